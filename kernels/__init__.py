@@ -1,0 +1,40 @@
+"""Every fused kernel of gpunn, one family a file: one C++ text for both machines and the NumPy body that defines it.
+
+Importing this package registers all kernels and compiles none. `get(name)` and `all_kernels()` give them out;
+`python -m gpunn.kernels build` compiles the texts for this CPU ahead of time.
+"""
+
+import importlib
+import pkgutil
+
+from ._registry import (
+    ADD,
+    MAX_OF_MAGNITUDES,
+    Combine,
+    Guard,
+    Kernel,
+    Launch,
+    all_kernels,
+    by_row,
+    elementwise,
+    get,
+    reduction,
+)
+
+for _found in pkgutil.iter_modules(__path__):
+    if not _found.name.startswith("_"):
+        importlib.import_module(f".{_found.name}", __name__)
+
+__all__ = [
+    "ADD",
+    "MAX_OF_MAGNITUDES",
+    "Combine",
+    "Guard",
+    "Kernel",
+    "Launch",
+    "all_kernels",
+    "by_row",
+    "elementwise",
+    "get",
+    "reduction",
+]

@@ -1,0 +1,19 @@
+"""Adagrad."""
+
+import numpy as np
+
+from ._rule import rule
+from .state import Slot
+
+
+@rule(
+    "v",
+    "v = v + g * g; theta = theta - lr * g / (sqrt(v) + eps);",
+    setup="const T lr = (T)state[LR], eps = (T)epsilon;",
+    scalars=("epsilon",),
+)
+def adagrad(g, state, epsilon, theta, v):
+    """v ← v + g², θ ← θ − ηg/(√v + ε). (E8's descendant; the form of PyTorch)"""
+    lr = theta.dtype.type(state[Slot.LR])
+    v = v + g * g
+    return theta - lr * g / (np.sqrt(v) + epsilon), v

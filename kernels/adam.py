@@ -1,0 +1,40 @@
+"""Adam."""
+
+import numpy as np
+
+from ._registry import by_row
+from ._rule import rule
+from .state import Slot
+
+
+@by_row(
+    "scalar float64 beta1, scalar float64 beta2 -> raw float64 state",
+    """
+const double t = state[STEP] + 1.0;
+state[RATE] = state[LR] / (1.0 - pow(beta1, t));
+state[ROOT] = sqrt(1.0 - pow(beta2, t));
+""",
+)
+def adam_corrections(beta1, beta2, state):
+    """η/(1 − β₁ᵗ) and √(1 − β₂ᵗ), t counted from 1: once a step, in float64."""
+    t = state[Slot.STEP] + 1
+    state[Slot.RATE] = state[Slot.LR] / (1 - beta1**t)
+    state[Slot.ROOT] = np.sqrt(1 - beta2**t)
+
+
+@rule(
+    "m v",
+    """m = keep1 * m + fresh1 * g;
+       v = keep2 * v + fresh2 * g * g;
+       theta = theta - rate * m / (sqrt(v) / root + eps);""",
+    setup="""const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);
+             const T rate = (T)state[RATE], root = (T)state[ROOT], eps = (T)epsilon;""",
+    scalars=("beta1", "beta2", "epsilon"),
+)
+def adam(g, state, beta1, beta2, epsilon, theta, m, v):
+    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε).
+    (E8's descendant; the form of PyTorch)"""
+    rate, root = theta.dtype.type(state[Slot.RATE]), theta.dtype.type(state[Slot.ROOT])
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    return theta - rate * m / (np.sqrt(v) / root + epsilon), m, v

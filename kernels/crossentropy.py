@@ -1,0 +1,83 @@
+"""Cross-entropy where sigmoid meets it, and the cross-entropies of probabilities."""
+
+import numpy as np
+
+from ._registry import by_row
+
+
+@by_row(
+    "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
+    """
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) {
+  const T x = z[k], t = y[k];
+  const T e = exp(-fabs(x));
+  const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);
+  sum += (x > (T)0 ? x - x * t : -(x * t)) + log1p(e);
+  a[k] = s;
+  delta[k] = w * (s - t);
+}
+loss = w * sum;
+""",
+)
+def sigmoid_crossentropy(z, y, w):
+    """a = σ(z), δ = w(a − y) and wℓ, ℓ = −Σ y log a + (1 − y) log(1 − a) = Σ max(z, 0) − zy + log(1 + e^−|z|). (E3, E4)"""
+    e = np.exp(-np.abs(z))
+    a = np.where(z >= 0, 1, e) / (1 + e)
+    loss = np.where(z > 0, z - z * y, -(z * y)) + np.log1p(e)
+    return a, w[:, None] * (a - y), w * loss.sum(axis=1)
+
+
+@by_row(
+    "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
+    """
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) {
+  const T t = y[k], p = a[k];
+  sum += (t == (T)0 ? (T)0 : t * log(p)) + (t == (T)1 ? (T)0 : ((T)1 - t) * log1p(-p));
+  g[k] = w * ((t == (T)1 ? (T)0 : ((T)1 - t) / ((T)1 - p)) - (t == (T)0 ? (T)0 : t / p));
+}
+loss = -w * sum;
+""",
+)
+def binary_crossentropy(a, y, w):
+    """wℓ with ℓ = −Σ y log a + (1 − y) log(1 − a), and g = ∂(wℓ)/∂a = w((1−y)/(1−a) − y/a), 0 log 0 = 0. (E3)"""
+    loss = np.where(y == 0, 0, y * np.log(a)) + np.where(y == 1, 0, (1 - y) * np.log1p(-a))
+    g = np.where(y == 1, 0, (1 - y) / (1 - a)) - np.where(y == 0, 0, y / a)
+    return w[:, None] * g, -w * loss.sum(axis=1)
+
+
+@by_row(
+    "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
+    """
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) {
+  const T t = y[k];
+  sum += t == (T)0 ? (T)0 : t * log(a[k]);
+  g[k] = t == (T)0 ? (T)0 : -w * t / a[k];
+}
+loss = -w * sum;
+""",
+)
+def categorical_crossentropy(a, y, w):
+    """wℓ with ℓ = −Σ yₖ log aₖ, and g = ∂(wℓ)/∂a = −w y/a, 0 log 0 = 0. (E3)"""
+    loss = np.where(y == 0, 0, y * np.log(a))
+    return np.where(y == 0, 0, -w[:, None] * y / a), -w * loss.sum(axis=1)
+
+
+@by_row(
+    "rows[m] T a, int32 y, T w -> rows[m] T g, T loss",
+    """
+const T picked = a[y];
+for (long long k = 0; k < m; ++k) g[k] = (T)0;
+g[y] = -w / picked;
+loss = -w * log(picked);
+""",
+)
+def sparse_categorical_crossentropy(a, y, w):
+    """wℓ with ℓ = −log a_y, and g = ∂(wℓ)/∂a, −w/a_y at the label and 0 elsewhere. (E3)"""
+    rows = np.arange(len(y))
+    picked = a[rows, y]
+    g = np.zeros_like(a)
+    g[rows, y] = -w / picked
+    return g, -w * np.log(picked)

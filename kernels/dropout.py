@@ -1,0 +1,94 @@
+"""Dropout with masks from a counter: Philox4x32-10 in integers, so that a CPU and a GPU draw the same bits.
+
+The mask of an element is a pure function of (seed, layer, step, element). It is drawn again on the way back instead
+of being stored, and resuming needs only the seed and the step. Source: Salmon, Moraes, Dror, Shaw, "Parallel random
+numbers: as easy as 1, 2, 3" (2011).
+"""
+
+import numpy as np
+
+from ._registry import by_row
+from .state import Slot
+
+_ROUNDS = """
+for (int round = 0; round < 10; ++round) {
+  const unsigned long long p0 = 0xD2511F53ULL * c0, p1 = 0xCD9E8D57ULL * c2;
+  const unsigned int n0 = (unsigned int)(p1 >> 32) ^ c1 ^ k0, n2 = (unsigned int)(p0 >> 32) ^ c3 ^ k1;
+  c1 = (unsigned int)p1; c3 = (unsigned int)p0; c0 = n0; c2 = n2;
+  k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;
+}
+"""
+
+
+def _rounds(c0, c1, c2, c3, k0, k1):
+    """Ten rounds on uint64 arrays that hold 32-bit words."""
+    low = np.uint64(0xFFFFFFFF)
+    shift = np.uint64(32)
+    for r in range(10):
+        p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+        key0 = np.uint64((int(k0) + r * 0x9E3779B9) & 0xFFFFFFFF)
+        key1 = np.uint64((int(k1) + r * 0xBB67AE85) & 0xFFFFFFFF)
+        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ key0, p1 & low, (p0 >> shift) ^ c3 ^ key1, p0 & low
+    return c0, c1, c2, c3
+
+
+@by_row(
+    "rows[m] uint32 counter, raw uint32 key -> rows[m] uint32 drawn",
+    f"""
+unsigned int c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
+{_ROUNDS}
+drawn[0] = c0; drawn[1] = c1; drawn[2] = c2; drawn[3] = c3;
+""",
+)
+def philox(counter, key):
+    """Four 32-bit numbers for each counter of four words under a key of two: Philox4x32-10. Shapes (n, 4), (2,)."""
+    words = [counter[:, k].astype(np.uint64) for k in range(4)]
+    return np.stack(_rounds(*words, key[0], key[1]), axis=1)
+
+
+@by_row(
+    """raw T x, raw float64 state, scalar uint32 threshold, scalar T factor, scalar uint32 layer, scalar int64 width,
+       scalar int64 elements -> raw T y""",
+    f"""
+const unsigned long long first = (unsigned long long)state[FIRST_ROW] * (unsigned long long)width;
+const unsigned long long block = first / 4 + (unsigned long long)i;
+unsigned int c0 = (unsigned int)block, c1 = (unsigned int)(block >> 32);
+unsigned int c2 = (unsigned int)state[STEP], c3 = layer;
+unsigned int k0 = (unsigned int)state[SEED_LOW], k1 = (unsigned int)state[SEED_HIGH];
+{_ROUNDS}
+const long long begin = (long long)(block * 4 - first);
+if (begin >= 0 && begin + 4 <= elements) {{
+  y[begin] = c0 >= threshold ? x[begin] * factor : (T)0;
+  y[begin + 1] = c1 >= threshold ? x[begin + 1] * factor : (T)0;
+  y[begin + 2] = c2 >= threshold ? x[begin + 2] * factor : (T)0;
+  y[begin + 3] = c3 >= threshold ? x[begin + 3] * factor : (T)0;
+}} else for (int lane = 0; lane < 4; ++lane) {{
+  const long long at = begin + lane;
+  const unsigned int drawn = lane == 0 ? c0 : (lane == 1 ? c1 : (lane == 2 ? c2 : c3));
+  if (at >= 0 && at < elements) y[at] = drawn >= threshold ? x[at] * factor : (T)0;
+}}
+""",
+)
+def dropout(i, x, state, threshold, factor, layer, width, elements, y):
+    """y = x ⊙ k · factor, k = 1 where the element's 32 bits are ≥ threshold = p·2³²; forward and backward alike. (E11)
+
+    Key = (seed low, seed high), counter = (block low, block high, step, layer) with block = element // 4 and
+    element = (row in the global batch) · width + column. One row of the launch is one block of four elements:
+    count = elements // 4 + 2 covers a batch that begins in the middle of one.
+    """
+    first = int(state[Slot.FIRST_ROW]) * int(width)
+    block = np.uint64(first // 4) + i.astype(np.uint64)
+    same = np.zeros_like(block)
+    words = (
+        block & np.uint64(0xFFFFFFFF),
+        block >> np.uint64(32),
+        same + np.uint64(int(state[Slot.STEP]) & 0xFFFFFFFF),
+        same + np.uint64(layer),
+    )
+    drawn = np.stack(_rounds(*words, state[Slot.SEED_LOW], state[Slot.SEED_HIGH]), axis=1).ravel()
+    begin = (first // 4 + int(i[0])) * 4 - first
+    low, high = max(begin, 0), min(begin + drawn.size, int(elements))
+    if low < high:
+        kept = drawn[low - begin : high - begin] >= threshold
+        into, source = y.reshape(-1), x.reshape(-1)
+        into[low:high] = np.where(kept, source[low:high] * source.dtype.type(factor), 0)

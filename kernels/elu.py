@@ -1,0 +1,21 @@
+"""The exponential linear unit."""
+
+import numpy as np
+
+from ._activation import activation
+
+
+@activation(
+    value="a = z > (T)0 ? z : alpha * expm1(z);",
+    slope="d = a > (T)0 ? (T)1 : a + alpha;",
+    stored="a",
+    constants=("alpha",),
+)
+class elu:
+    """f(z) = z for z > 0, α(eᶻ − 1) else; f′ = 1 or αeᶻ = a + α. (E2)"""
+
+    def f(z, alpha):
+        return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
+
+    def slope(a, alpha):
+        return np.where(a > 0, 1, a + alpha)

@@ -1,0 +1,56 @@
+"""The gather of a mini-batch: rows of the caller's table, in the shuffled order, cast into the plan's buffer.
+
+The table keeps its own type and layout; only the rows of one batch are ever converted. `order` was checked once
+against the number of rows, and the offset into it lives in the state array.
+"""
+
+import numpy as np
+
+from ._registry import by_row
+from .state import Slot
+
+
+@by_row(
+    "raw S source, raw int64 order, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] T x",
+    """
+const S* from = source + order[(long long)state[OFFSET] + i] * row_step;
+if (column_step == 1) for (long long k = 0; k < m; ++k) x[k] = (T)from[k];
+else for (long long k = 0; k < m; ++k) x[k] = (T)from[k * column_step];
+""",
+)
+def gather(i, source, order, state, row_step, column_step):
+    """xᵢ = source[order[offset + i]]; the steps are the table's strides in elements. (step 1 of the procedure)"""
+    return source.take(order[int(state[Slot.OFFSET]) + i], axis=0, mode="clip")
+
+
+@by_row(
+    "raw int32 source, raw int64 order, raw float64 state -> int32 y",
+    "y = source[order[(long long)state[OFFSET] + i]];",
+)
+def gather_labels(i, source, order, state):
+    """yᵢ = source[order[offset + i]]: the labels of the batch."""
+    return source.take(order[int(state[Slot.OFFSET]) + i], mode="clip")
+
+
+@by_row(
+    "raw S source, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] T x",
+    """
+const S* from = source + ((long long)state[OFFSET] + i) * row_step;
+if (column_step == 1) for (long long k = 0; k < m; ++k) x[k] = (T)from[k];
+else for (long long k = 0; k < m; ++k) x[k] = (T)from[k * column_step];
+""",
+)
+def take_rows(i, source, state, row_step, column_step):
+    """xᵢ = source[offset + i]: the rows as they stand, for prediction and evaluation."""
+    first = int(state[Slot.OFFSET])
+    return source[first + i[0] : first + i[-1] + 1]
+
+
+@by_row(
+    "raw int32 source, raw float64 state -> int32 y",
+    "y = source[(long long)state[OFFSET] + i];",
+)
+def take_labels(i, source, state):
+    """yᵢ = source[offset + i]."""
+    first = int(state[Slot.OFFSET])
+    return source[first + i[0] : first + i[-1] + 1]

@@ -1,0 +1,27 @@
+"""The Gaussian error linear unit, in its tanh form."""
+
+import numpy as np
+
+from ._activation import activation
+
+C = 0.7978845608028654  # √(2/π)
+K = 0.044715
+
+
+@activation(
+    value=f"a = (T)0.5 * z * ((T)1 + tanh((T){C} * (z + (T){K} * z * z * z)));",
+    slope=f"""const T t = tanh((T){C} * (z + (T){K} * z * z * z));
+              d = (T)0.5 * ((T)1 + t) + (T)0.5 * z * ((T)1 - t * t) * (T){C} * ((T)1 + (T)3 * (T){K} * z * z);""",
+    stored="z",
+    ulp=8,
+)
+class gelu:
+    """The tanh form, f(z) = ½z(1 + t), t = tanh(√(2/π)(z + 0.044715 z³)), not z Φ(z): NumPy has no erf, and it is the
+    form of cuBLASLt's epilogue. f′ = ½(1 + t) + ½z(1 − t²)√(2/π)(1 + 3·0.044715 z²). (E2)"""
+
+    def f(z):
+        return 0.5 * z * (1 + np.tanh(C * (z + K * z * z * z)))
+
+    def slope(z):
+        t = np.tanh(C * (z + K * z * z * z))
+        return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * C * (1 + 3 * K * z * z)

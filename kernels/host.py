@@ -1,0 +1,459 @@
+"""The kernels' C++ texts on a CPU: generated loops, compiled once into a private cache, called through ctypes.
+
+A compiled kernel takes ``(void* const* at, const long long* sizes, const double* numbers)``: where its arrays are, the
+sizes and strides, the scalars. All kernels share this form, so that a plan is a list of (function, at, sizes, numbers).
+
+GPUNN_CACHE names the cache folder (else the user's), GPUNN_COMPILE=0 turns compiling off, CXX names the compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _numpy
+from ._signature import VARIABLES, Operand
+from .state import PREAMBLE
+
+if TYPE_CHECKING:
+    from ._registry import Call, Kernel
+
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared", "-w")
+LANES = 16
+BLOCK_ROWS = 64
+TILE = 256
+
+_lock = threading.RLock()
+_libraries: dict[str, ctypes.CDLL | None] = {}
+_trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """Which body of the kernels runs on the CPU ("compiled" or "numpy"), why, and where its cache lies."""
+
+    body: str
+    reason: str
+    cache: str
+
+
+class CompileError(RuntimeError):
+    """A kernel's text does not compile; the message holds what the compiler said."""
+
+
+def variable_types(variable: str) -> tuple[str, ...]:
+    """The types that a type variable of a signature may stand for."""
+    return VARIABLES[variable]
+
+
+def cache_folder() -> Path:
+    """GPUNN_CACHE, else `gpunn` in the user's cache folder."""
+    named = os.environ.get("GPUNN_CACHE")
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "gpunn"
+
+
+def compiler() -> list[str] | None:
+    """The C++ compiler's command: CXX, else the first of c++, g++, clang++ on the PATH; None where there is none."""
+    named = os.environ.get("CXX")
+    if named:
+        command = shlex.split(named)
+        return command if shutil.which(command[0]) else None
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    return None
+
+
+def status() -> HostStatus:
+    """Which body runs on this CPU and why. Compiles nothing."""
+    cache = str(cache_folder())
+    if os.environ.get("GPUNN_COMPILE") == "0":
+        return HostStatus("numpy", "GPUNN_COMPILE=0", cache)
+    command = compiler()
+    if command is None:
+        return HostStatus("numpy", "no C++ compiler was found: install g++ or clang++", cache)
+    if _trouble is not None:
+        return HostStatus("numpy", _trouble, cache)
+    try:
+        _private_folder()
+    except OSError as error:
+        return HostStatus("numpy", f"the cache folder cannot be used: {error}", cache)
+    return HostStatus("compiled", f"{shlex.join(command)} compiles the kernels' texts once into the cache", cache)
+
+
+def bind(kernel: Kernel, call: Call) -> Callable[[], None]:
+    """The launch on the CPU: the compiled text where there is one, else the NumPy body."""
+    if _library(kernel.family) is None:
+        return _numpy.bind(kernel, call)
+    return bind_compiled(kernel, call)
+
+
+def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
+    """The launch of the compiled text; RuntimeError where it cannot be compiled."""
+    library = _library(kernel.family)
+    if library is None:
+        raise RuntimeError(f"kernel {kernel.name}: the compiled text cannot run: {status().reason}")
+    function = getattr(library, symbol(kernel, call.types))
+    function.argtypes = (ctypes.c_void_p,) * 3
+    function.restype = None
+    arrays = [
+        _row_contiguous(kernel, o, a) if o.kind == "rows" else a
+        for o, a in zip(kernel.signature.arrays, call.arrays, strict=True)
+    ]
+    sizes = list(call.shape)
+    if kernel.form == "by_row":
+        sizes += [call.widths[w] for w in kernel.signature.widths]
+        sizes += [a.strides[0] // a.itemsize for o, a in _strided(kernel, arrays)]
+    else:
+        views = [(o, _row_and_column_strides(o, a)) for o, a in _strided(kernel, arrays)]
+        n, m = call.shape
+        flat = all(o.kind == "element" and a.flags.c_contiguous for o, a in _strided(kernel, arrays))
+        if flat and kernel.over != "rows":
+            # one long row: the inner loop alone
+            sizes = [1, n * m]
+            views = [(o, (0, 1)) for o, _ in views]
+        for _, strides in views:
+            sizes += strides
+    values = [call.scalars[o.name] for o in kernel.signature.scalars]
+    block = (
+        (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)),
+        (ctypes.c_longlong * len(sizes))(*sizes),
+        (ctypes.c_double * max(1, len(values)))(*values),
+    )
+    launch = functools.partial(function, *map(ctypes.addressof, block))
+    launch.keep = (arrays, block)  # type: ignore[attr-defined]
+    return launch
+
+
+def _strided(kernel: Kernel, arrays: list[Any]) -> list[tuple[Operand, Any]]:
+    """The operands whose strides the generated loop is told; the result of a reduction is contiguous."""
+    return [
+        (o, a)
+        for o, a in zip(kernel.signature.arrays, arrays, strict=True)
+        if o.kind != "raw" and not (kernel.form == "reduction" and o.role == "out")
+    ]
+
+
+def _row_and_column_strides(operand: Operand, array: Any) -> tuple[int, int]:
+    steps = [stride // array.itemsize for stride in array.strides]
+    if operand.kind == "row":
+        return 0, steps[0]
+    if operand.kind == "col":
+        return steps[0], 0
+    return (0, steps[0]) if len(steps) == 1 else (steps[0], steps[1])
+
+
+def _row_contiguous(kernel: Kernel, operand: Operand, array: Any) -> Any:
+    """A by-row text walks a row with stride one: an input that does not is copied, an output refused."""
+    if array.shape[1] <= 1 or array.strides[1] == array.itemsize:
+        return array
+    if operand.role != "in":
+        raise ValueError(f"kernel {kernel.name}: the rows of output {operand.name} must be contiguous")
+    return np.ascontiguousarray(array)
+
+
+# --- the generated C++ ---------------------------------------------------------------------------------------------
+
+
+def symbol(kernel: Kernel, types: dict[str, str]) -> str:
+    """The name of the compiled function for given types: relu__float32."""
+    return "__".join([kernel.name, *(types[v] for v in kernel.signature.variables)])
+
+
+def source(kernels: list[Kernel]) -> str:
+    """The translation unit of a family: one template a kernel, one instance for every combination of types."""
+    parts = ["#include <math.h>", "#include <cmath>", "#include <cstddef>", PREAMBLE]
+    for kernel in kernels:
+        parts.append(_template(kernel))
+        for types in kernel.signature.type_combinations():
+            parts.append(_instance(kernel, types))
+    return "\n".join(parts) + "\n"
+
+
+def _instance(kernel: Kernel, types: dict[str, str]) -> str:
+    arguments = ", ".join(Operand("", v, "element", "in").ctype(types) for v in kernel.signature.variables)
+    call = f"{kernel.name}_<{arguments}>" if arguments else f"{kernel.name}_"
+    return (
+        f'extern "C" void {symbol(kernel, types)}(void* const* at, const long long* sizes, const double* numbers) '
+        f"{{ {call}(at, sizes, numbers); }}"
+    )
+
+
+def _ctype(operand: Operand) -> str:
+    return operand.type if operand.type in VARIABLES else operand.ctype({})
+
+
+def _template(kernel: Kernel) -> str:
+    body = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](kernel)
+    head = "template <" + ", ".join(f"typename {v}" for v in kernel.signature.variables) + "> "
+    head = head if kernel.signature.variables else ""
+    return (
+        f"{head}static inline void {kernel.name}_(void* const* at, const long long* sizes, const double* numbers) {{\n"
+        f"  (void)at; (void)sizes; (void)numbers;\n{body}}}\n"
+    )
+
+
+def _prologue(kernel: Kernel) -> str:
+    """Pointers to all arrays, scalars by name, then the setup and the guard: once a launch."""
+    lines = []
+    for k, o in enumerate(kernel.signature.arrays):
+        const = "const " if o.role == "in" else ""
+        name = o.name if o.kind == "raw" else f"p_{o.name}"
+        lines.append(f"  {const}{_ctype(o)}* {name} = ({const}{_ctype(o)}*)at[{k}];")
+    for k, o in enumerate(kernel.signature.scalars):
+        lines.append(f"  const {_ctype(o)} {o.name} = ({_ctype(o)})numbers[{k}];")
+    if kernel.when is not None:
+        lines.append(f"  if (!({kernel.when.text})) return;")
+    if kernel.setup:
+        lines.append(f"  {kernel.setup}")
+    return "\n".join(lines) + "\n"
+
+
+def _load(operand: Operand, at: str) -> str:
+    """Bring one operand's element into a local of its name."""
+    const = "const " if operand.role == "in" else ""
+    if operand.role == "out":
+        return f"{_ctype(operand)} {operand.name};"
+    return f"{const}{_ctype(operand)} {operand.name} = {at};"
+
+
+def _elementwise(kernel: Kernel) -> str:
+    operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
+    lines = [_prologue(kernel), "  const long long n = sizes[0], m = sizes[1];"]
+    for k, o in enumerate(operands):
+        lines.append(f"  const long long rs_{o.name} = sizes[{2 + 2 * k}], cs_{o.name} = sizes[{3 + 2 * k}];")
+    walking = [o for o in operands if o.kind != "col"]
+    unit = " && ".join(f"cs_{o.name} == 1" for o in walking) or "true"
+    lines.append("  for (long long i = 0; i < n; ++i) {")
+    for o in operands:
+        lines.append(f"    auto* q_{o.name} = p_{o.name} + i * rs_{o.name};")
+        if o.kind == "col":
+            lines.append("    " + _load(o, f"*q_{o.name}"))
+
+    def loop(index: Callable[[Operand], str]) -> list[str]:
+        loads = " ".join(_load(o, f"q_{o.name}[{index(o)}]") for o in walking)
+        stores = " ".join(f"q_{o.name}[{index(o)}] = {o.name};" for o in walking if o.role != "in")
+        return ["for (long long j = 0; j < m; ++j) {", f"  {loads}", f"  {kernel.text}", f"  {stores}", "}"]
+
+    lines += [f"    if ({unit}) {{", "#pragma GCC ivdep", *loop(lambda o: "j"), "    } else {"]
+    lines += [*loop(lambda o: f"j * cs_{o.name}"), "    }", "  }"]
+    return "\n".join(lines) + "\n"
+
+
+def _by_row(kernel: Kernel) -> str:
+    operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
+    widths = kernel.signature.widths
+    lines = [_prologue(kernel), "  const long long n = sizes[0];"]
+    lines += [f"  const long long {w} = sizes[{2 + k}];" for k, w in enumerate(widths)]
+    lines.append("  for (long long i = 0; i < n; ++i) {")
+    for k, o in enumerate(operands):
+        at = f"p_{o.name} + i * sizes[{2 + len(widths) + k}]"
+        const = "const " if o.role == "in" else ""
+        if o.kind == "rows":
+            lines.append(f"    {const}{_ctype(o)}* {o.name} = {at};")
+        else:
+            lines.append("    " + _load(o, f"*({at})"))
+    lines.append(f"    {kernel.text}")
+    for k, o in enumerate(operands):
+        if o.kind == "element" and o.role != "in":
+            lines.append(f"    p_{o.name}[i * sizes[{2 + len(widths) + k}]] = {o.name};")
+    lines.append("  }")
+    return "\n".join(lines) + "\n"
+
+
+def _reduction(kernel: Kernel) -> str:
+    combine = kernel.combine
+    assert combine is not None
+    operands = [o for o in kernel.signature.inputs if o.kind != "raw"]
+    (out,) = kernel.signature.outputs
+    accumulator = _ctype(out)
+    lines = [_prologue(kernel), "  const long long n = sizes[0], m = sizes[1];"]
+    for k, o in enumerate(operands):
+        lines.append(f"  const long long rs_{o.name} = sizes[{2 + 2 * k}], cs_{o.name} = sizes[{3 + 2 * k}];")
+    lines.append(f"  typedef {accumulator} A; const A identity = (A){combine.identity!r};")
+    lines.append(f"  auto combine = [](A a, A b) -> A {{ return {combine.text}; }};")
+    unit = " && ".join(f"cs_{o.name} == 1" for o in operands) or "true"
+
+    def term(index: Callable[[Operand], str]) -> str:
+        loads = " ".join(_load(o, f"q_{o.name}[{index(o)}]") for o in operands)
+        return f"{loads} {_ctype(out)} {out.name}; {kernel.text}"
+
+    rows = [f"auto* q_{o.name} = p_{o.name} + i * rs_{o.name};" for o in operands]
+    if kernel.over == "rows":
+        lines += [
+            f"  A part[{TILE}], total[{TILE}];",
+            f"  for (long long left = 0; left < m; left += {TILE}) {{",
+            f"    const long long w = m - left < {TILE} ? m - left : {TILE};",
+            "    for (long long j = 0; j < w; ++j) total[j] = identity;",
+            f"    for (long long top = 0; top < n; top += {BLOCK_ROWS}) {{",
+            f"      const long long end = top + {BLOCK_ROWS} < n ? top + {BLOCK_ROWS} : n;",
+            "      for (long long j = 0; j < w; ++j) part[j] = identity;",
+            "      for (long long i = top; i < end; ++i) {",
+            *rows,
+            f"        if ({unit}) {{",
+            "#pragma GCC ivdep",
+            f"          for (long long j = 0; j < w; ++j) {{ {term(lambda o: 'left + j')} "
+            f"part[j] = combine(part[j], {out.name}); }}",
+            f"        }} else for (long long j = 0; j < w; ++j) {{ {term(lambda o: f'(left + j) * cs_{o.name}')} "
+            f"part[j] = combine(part[j], {out.name}); }}",
+            "      }",
+            "      for (long long j = 0; j < w; ++j) total[j] = combine(total[j], part[j]);",
+            "    }",
+            f"    for (long long j = 0; j < w; ++j) p_{out.name}[left + j] = total[j];",
+            "  }",
+        ]
+    else:
+        lines += [
+            f"  A lane[{LANES}]; for (int l = 0; l < {LANES}; ++l) lane[l] = identity;",
+            "  for (long long i = 0; i < n; ++i) {",
+            *rows,
+            "    long long j = 0;",
+            f"    if ({unit}) for (; j + {LANES} <= m; j += {LANES}) {{",
+            "#pragma GCC ivdep",
+            f"      for (int l = 0; l < {LANES}; ++l) {{ {term(lambda o: 'j + l')} "
+            f"lane[l] = combine(lane[l], {out.name}); }}",
+            "    }",
+            f"    for (int l = 0; j < m; ++j, l = (l + 1) % {LANES}) {{ {term(lambda o: f'j * cs_{o.name}')} "
+            f"lane[l] = combine(lane[l], {out.name}); }}",
+            "  }",
+            f"  for (int l = 1; l < {LANES}; ++l) lane[0] = combine(lane[0], lane[l]);",
+            f"  p_{out.name}[0] = lane[0];",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+# --- the compiler and its cache ------------------------------------------------------------------------------------
+
+
+def _private_folder() -> Path:
+    """The cache folder, made with mode 0700; OSError where it belongs to somebody else or cannot be written."""
+    folder = cache_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if hasattr(os, "getuid"):
+        about = folder.stat()
+        if about.st_uid != os.getuid():
+            raise PermissionError(f"{folder} belongs to another user")
+        if stat.S_IMODE(about.st_mode) & 0o022:
+            folder.chmod(0o700)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} is not writable")
+    return folder
+
+
+@functools.cache
+def _cpu() -> str:
+    """What -march=native depends on: the processor's model and features."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "\n".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))}))
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+
+
+@functools.cache
+def _compiler_version(command: tuple[str, ...]) -> str:
+    return subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+
+
+def _library(family: str) -> ctypes.CDLL | None:
+    """The compiled library of a family of kernels, or None where the NumPy bodies must do."""
+    if os.environ.get("GPUNN_COMPILE") == "0":
+        return None
+    try:
+        return _libraries[family]
+    except KeyError:
+        pass
+    with _lock:
+        if family not in _libraries:
+            _libraries[family] = _load_or_compile(family)
+        return _libraries[family]
+
+
+def _load_or_compile(family: str) -> ctypes.CDLL | None:
+    global _trouble
+    command = compiler()
+    if command is None:
+        return None
+    from ._registry import all_kernels
+
+    text = source([k for k in all_kernels() if k.family == family])
+    try:
+        return ctypes.CDLL(str(compile_text(text, command)))
+    except (OSError, CompileError) as error:
+        _trouble = f"compiling the kernels of {family} failed: {error}"
+        return None
+
+
+def compile_text(text: str, command: list[str]) -> Path:
+    """Compile a translation unit into the cache and return its path; found there, it is not compiled again.
+
+    The name is the hash of source, compiler, flags and processor. The file is written beside and renamed, so that
+    two processes may compile at once. Raises CompileError with what the compiler said, OSError for the folder.
+    """
+    folder = _private_folder()
+    key = "\0".join([text, *command, _compiler_version(tuple(command)), *FLAGS, _cpu()])
+    target = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            unit, built = Path(scratch) / "kernels.cpp", Path(scratch) / "kernels.so"
+            unit.write_text(text)
+            done = subprocess.run(
+                [*command, *FLAGS, str(unit), "-o", str(built), "-lm"], capture_output=True, text=True, check=False
+            )
+            if done.returncode != 0:
+                raise CompileError(done.stderr.strip() or f"{shlex.join(command)} exited with {done.returncode}")
+            os.replace(built, target)
+    if hasattr(os, "getuid") and target.stat().st_uid != os.getuid():
+        raise PermissionError(f"{target} belongs to another user")
+    return target
+
+
+def forget(family: str | None = None) -> None:
+    """Forget one family's loaded library, or all and past trouble: what was declared or set since is seen."""
+    global _trouble
+    with _lock:
+        if family is not None:
+            _libraries.pop(family, None)
+        else:
+            _libraries.clear()
+            _trouble = None
+
+
+def build() -> list[str]:
+    """Compile every registered family, two at a time; returns the families. Raises CompileError or OSError."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ._registry import all_kernels
+
+    command = compiler()
+    if command is None:
+        raise CompileError("no C++ compiler was found: install g++ or clang++, or name one in CXX")
+    families = sorted({k.family for k in all_kernels()})
+    texts = [source([k for k in all_kernels() if k.family == f]) for f in families]
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        list(pool.map(lambda text: compile_text(text, command), texts))
+    return families

@@ -1,0 +1,16 @@
+"""The identity: z is a."""
+
+import numpy as np
+
+from ._activation import activation
+
+
+@activation(value="a = z;", slope="(void)a; d = (T)1;", stored="a", ulp=0)
+class identity:
+    """f(z) = z, f′ = 1. A network of identities only is a linear regression. (E2)"""
+
+    def f(z):
+        return z
+
+    def slope(a):
+        return np.ones_like(a)

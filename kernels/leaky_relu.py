@@ -1,0 +1,22 @@
+"""The leaky rectifier."""
+
+import numpy as np
+
+from ._activation import activation
+
+
+@activation(
+    value="a = z < (T)0 ? alpha * z : z;",
+    slope="d = a > (T)0 ? (T)1 : (a <= (T)0 ? alpha : a);",
+    stored="a",
+    constants=("alpha",),
+    ulp=0,
+)
+class leaky_relu:
+    """f(z) = z for z > 0, αz else; f′ = 1 or α (α at z = 0). 0 ≤ α, so that the sign of a is that of z. (E2)"""
+
+    def f(z, alpha):
+        return np.where(z < 0, alpha * z, z)
+
+    def slope(a, alpha):
+        return np.where(a > 0, 1, np.where(a <= 0, alpha, a)).astype(a.dtype)

@@ -1,0 +1,17 @@
+"""Gradient descent with momentum."""
+
+from ._rule import rule
+from .state import Slot
+
+
+@rule(
+    "v",
+    "v = mu * v + g; theta = theta - lr * v;",
+    setup="const T lr = (T)state[LR], mu = (T)momentum;",
+    scalars=("momentum",),
+)
+def momentum(g, state, momentum, theta, v):
+    """v ← μv + g, θ ← θ − ηv. (E8's descendant; the form of PyTorch)"""
+    lr = theta.dtype.type(state[Slot.LR])
+    v = momentum * v + g
+    return theta - lr * v, v

@@ -1,0 +1,17 @@
+"""Gradient descent with Nesterov's momentum."""
+
+from ._rule import rule
+from .state import Slot
+
+
+@rule(
+    "v",
+    "v = mu * v + g; theta = theta - lr * (g + mu * v);",
+    setup="const T lr = (T)state[LR], mu = (T)momentum;",
+    scalars=("momentum",),
+)
+def nesterov(g, state, momentum, theta, v):
+    """v ← μv + g, θ ← θ − η(g + μv). (E8's descendant; the form of PyTorch)"""
+    lr = theta.dtype.type(state[Slot.LR])
+    v = momentum * v + g
+    return theta - lr * (g + momentum * v), v

@@ -1,0 +1,71 @@
+"""Batch and layer normalisation."""
+
+import numpy as np
+
+from ._registry import by_row, elementwise
+
+
+@elementwise(
+    "T x, row T mean, row T variance, row T gamma, row T beta, scalar T epsilon -> T normal, T z",
+    "normal = (x - mean) / sqrt(variance + epsilon); z = gamma * normal + beta;",
+)
+def batch_normalize(x, mean, variance, gamma, beta, epsilon):
+    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² one number a column."""
+    normal = (x - mean) / np.sqrt(variance + epsilon)
+    return normal, gamma * normal + beta
+
+
+@elementwise(
+    """T g, T normal, row T variance, row T gamma, row T d_gamma, row T d_beta, scalar T factor, scalar T epsilon
+       -> T grad""",
+    "grad = gamma / sqrt(variance + epsilon) * (g - factor * (d_beta + normal * d_gamma));",
+)
+def batch_normalize_backward(g, normal, variance, gamma, d_gamma, d_beta, factor, epsilon):
+    """∂C/∂x = γ/√(σ² + ε) · (g − (Σg + x̂ Σ g x̂)/n): μ and σ² are functions of x. factor = 1/n. (E5)"""
+    return gamma / np.sqrt(variance + epsilon) * (g - factor * (d_beta + normal * d_gamma))
+
+
+@elementwise(
+    "T g, row T variance, row T gamma, scalar T epsilon -> T grad",
+    "grad = gamma / sqrt(variance + epsilon) * g;",
+)
+def batch_normalize_backward_fixed(g, variance, gamma, epsilon):
+    """∂C/∂x = γ/√(σ² + ε) · g where μ and σ² are the running values, which do not depend on x. (E5)"""
+    return gamma / np.sqrt(variance + epsilon) * g
+
+
+@by_row(
+    "rows[m] T x, raw T gamma, raw T beta, scalar T epsilon -> rows[m] T normal, rows[m] T z, T scale",
+    """
+T mean = (T)0, variance = (T)0;
+for (long long k = 0; k < m; ++k) mean += x[k];
+mean = mean / (T)m;
+for (long long k = 0; k < m; ++k) { const T c = x[k] - mean; variance += c * c; }
+scale = (T)1 / sqrt(variance / (T)m + epsilon);
+for (long long k = 0; k < m; ++k) { const T u = (x[k] - mean) * scale; normal[k] = u; z[k] = gamma[k] * u + beta[k]; }
+""",
+)
+def layer_normalize(x, gamma, beta, epsilon):
+    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² over the columns of a row; scale = 1/√(σ² + ε)."""
+    c = x - x.mean(axis=1, keepdims=True)
+    scale = 1 / np.sqrt((c * c).mean(axis=1) + epsilon)
+    normal = c * scale[:, None]
+    return normal, gamma * normal + beta, scale
+
+
+@by_row(
+    "rows[m] T g, rows[m] T normal, T scale, raw T gamma -> rows[m] T grad",
+    """
+T first = (T)0, second = (T)0;
+for (long long k = 0; k < m; ++k) { const T u = gamma[k] * g[k]; first += u; second += u * normal[k]; }
+first = first / (T)m;
+second = second / (T)m;
+for (long long k = 0; k < m; ++k) grad[k] = scale * (gamma[k] * g[k] - first - normal[k] * second);
+""",
+)
+def layer_normalize_backward(g, normal, scale, gamma):
+    """∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γ ⊙ g, means over the columns of a row. (E5)"""
+    u = gamma * g
+    first = u.mean(axis=1, keepdims=True)
+    second = (u * normal).mean(axis=1, keepdims=True)
+    return scale[:, None] * (u - first - normal * second)

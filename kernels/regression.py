@@ -1,0 +1,120 @@
+"""The regression losses: wℓ of a row and its gradient g = ∂(wℓ)/∂a in one pass. w = wᵢ/Σw, 1/n without weights.
+
+Half squared error sums over a row's outputs, as the text does; the others average over them, as Keras and PyTorch do.
+"""
+
+import numpy as np
+
+from ._registry import by_row
+
+SIGNATURE = "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss"
+
+
+@by_row(
+    SIGNATURE,
+    """
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) { const T e = a[k] - y[k]; sum += e * e; g[k] = w * e; }
+loss = w * ((T)0.5 * sum);
+""",
+)
+def half_squared_error(a, y, w):
+    """ℓ = ½ Σ (a − y)², g = w(a − y). (E3)"""
+    e = a - y
+    return w[:, None] * e, w * (0.5 * (e * e).sum(axis=1))
+
+
+@by_row(
+    SIGNATURE,
+    """
+T sum = (T)0;
+const T c = w * ((T)2 / (T)m);
+for (long long k = 0; k < m; ++k) { const T e = a[k] - y[k]; sum += e * e; g[k] = c * e; }
+loss = w * (sum / (T)m);
+""",
+)
+def mean_squared_error(a, y, w):
+    """ℓ = (1/m) Σ (a − y)², g = 2w(a − y)/m, m outputs. (E3)"""
+    e = a - y
+    return (w * e.dtype.type(2 / e.shape[1]))[:, None] * e, w * (e * e).mean(axis=1)
+
+
+@by_row(
+    SIGNATURE,
+    """
+T sum = (T)0;
+const T c = w / (T)m;
+for (long long k = 0; k < m; ++k) {
+  const T e = a[k] - y[k];
+  sum += fabs(e);
+  g[k] = e > (T)0 ? c : (e < (T)0 ? -c : (T)0 * e);
+}
+loss = w * (sum / (T)m);
+""",
+)
+def mean_absolute_error(a, y, w):
+    """ℓ = (1/m) Σ |a − y|, g = w sign(a − y)/m, 0 where a = y. (E3)"""
+    e = a - y
+    return (w / e.dtype.type(e.shape[1]))[:, None] * np.sign(e), w * np.abs(e).mean(axis=1)
+
+
+@by_row(
+    "rows[m] T a, rows[m] T y, T w, scalar T threshold -> rows[m] T g, T loss",
+    """
+T sum = (T)0;
+const T c = w / (T)m;
+for (long long k = 0; k < m; ++k) {
+  const T e = a[k] - y[k], u = fabs(e);
+  sum += u <= threshold ? (T)0.5 * e * e : threshold * (u - (T)0.5 * threshold);
+  g[k] = c * (u <= threshold ? e : (e > (T)0 ? threshold : (e < (T)0 ? -threshold : e)));
+}
+loss = w * (sum / (T)m);
+""",
+)
+def huber(a, y, w, threshold):
+    """ℓ = (1/m) Σ h(a − y), h(e) = ½e² for |e| ≤ δ and δ(|e| − ½δ) beyond; g = w h′/m, h′ = e clipped to ±δ. (E3)"""
+    e = a - y
+    u = np.abs(e)
+    h = np.where(u <= threshold, 0.5 * e * e, threshold * (u - 0.5 * threshold))
+    return (w / e.dtype.type(e.shape[1]))[:, None] * np.clip(e, -threshold, threshold), w * h.mean(axis=1)
+
+
+@by_row(
+    SIGNATURE,
+    """
+T sum = (T)0;
+const T c = w / (T)m;
+for (long long k = 0; k < m; ++k) {
+  const T t = y[k], p = a[k];
+  sum += t == (T)0 ? p : p - t * log(p);
+  g[k] = c * (t == (T)0 ? (T)1 : (T)1 - t / p);
+}
+loss = w * (sum / (T)m);
+""",
+)
+def poisson(a, y, w):
+    """ℓ = (1/m) Σ a − y log a, the Poisson deviance up to what does not depend on a; g = w(1 − y/a)/m. (E3)"""
+    loss = np.where(y == 0, a, a - y * np.log(a))
+    g = np.where(y == 0, 1, 1 - y / a)
+    return (w / a.dtype.type(a.shape[1]))[:, None] * g, w * loss.mean(axis=1)
+
+
+@by_row(
+    SIGNATURE,
+    """
+T sum = (T)0;
+const T c = w / (T)m;
+for (long long k = 0; k < m; ++k) {
+  const T e = a[k] - y[k], u = fabs(e);
+  sum += u + log1p(exp((T)-2 * u)) - (T)0.6931471805599453;
+  g[k] = c * tanh(e);
+}
+loss = w * (sum / (T)m);
+""",
+)
+def log_cosh(a, y, w):
+    """ℓ = (1/m) Σ log cosh(a − y) = (1/m) Σ |e| + log(1 + e^−2|e|) − log 2; g = w tanh(a − y)/m. (E3)"""
+    e = a - y
+    u = np.abs(e)
+    loss = u + np.log1p(np.exp(-2 * u)) - 0.6931471805599453
+    return (w / e.dtype.type(e.shape[1]))[:, None] * np.tanh(e), w * loss.mean(axis=1)

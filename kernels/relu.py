@@ -1,0 +1,21 @@
+"""The rectifier."""
+
+import numpy as np
+
+from ._activation import activation
+
+
+@activation(
+    value="a = z < (T)0 ? (T)0 : z;",
+    slope="d = a > (T)0 ? (T)1 : (a <= (T)0 ? (T)0 : a);",
+    stored="a",
+    ulp=0,
+)
+class relu:
+    """f(z) = max(0, z), f′(z) = 1 for z > 0 and 0 else (0 at z = 0). NaN passes through both. (E2)"""
+
+    def f(z):
+        return np.where(z < 0, 0, z)
+
+    def slope(a):
+        return np.where(a > 0, 1, np.where(a <= 0, 0, a))

@@ -1,0 +1,19 @@
+"""RMSprop."""
+
+import numpy as np
+
+from ._rule import rule
+from .state import Slot
+
+
+@rule(
+    "v",
+    "v = keep * v + fresh * g * g; theta = theta - lr * g / (sqrt(v) + eps);",
+    setup="const T lr = (T)state[LR], keep = (T)rho, fresh = (T)(1.0 - rho), eps = (T)epsilon;",
+    scalars=("rho", "epsilon"),
+)
+def rmsprop(g, state, rho, epsilon, theta, v):
+    """v ← ρv + (1 − ρ)g², θ ← θ − ηg/(√v + ε). (E8's descendant; the form of PyTorch)"""
+    lr = theta.dtype.type(state[Slot.LR])
+    v = rho * v + (1 - rho) * g * g
+    return theta - lr * g / (np.sqrt(v) + epsilon), v

@@ -1,0 +1,11 @@
+"""Gradient descent, the text's own step."""
+
+from ._rule import rule
+from .state import Slot
+
+
+@rule(text="theta = theta - lr * g;", setup="const T lr = (T)state[LR];")
+def sgd(g, state, theta):
+    """θ ← θ − η g. (E8)"""
+    lr = theta.dtype.type(state[Slot.LR])
+    return theta - lr * g

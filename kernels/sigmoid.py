@@ -1,0 +1,21 @@
+"""The logistic sigmoid."""
+
+import numpy as np
+
+from ._activation import activation
+
+
+@activation(
+    value="const T e = exp(-fabs(z)); a = (z >= (T)0 ? (T)1 : e) / ((T)1 + e);",
+    slope="d = a * ((T)1 - a);",
+    stored="a",
+)
+class sigmoid:
+    """f(z) = 1/(1 + e⁻ᶻ), f′ = a(1 − a). Never overflows: with e = e^−|z|, f is 1/(1+e) or e/(1+e). (E2)"""
+
+    def f(z):
+        e = np.exp(-np.abs(z))
+        return np.where(z >= 0, 1, e) / (1 + e)
+
+    def slope(a):
+        return a * (1 - a)

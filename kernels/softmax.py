@@ -1,0 +1,85 @@
+"""Softmax, and softmax where it meets its cross-entropy. One text works on one row."""
+
+import numpy as np
+
+from ._registry import by_row
+
+# the largest entry is taken off before exp, so that nothing overflows; NaN and +inf come out as NaN
+_SOFTMAX = """
+T top = z[0];
+for (long long k = 1; k < m; ++k) top = z[k] > top ? z[k] : top;
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) { const T e = exp(z[k] - top); a[k] = e; sum += e; }
+for (long long k = 0; k < m; ++k) a[k] = a[k] / sum;
+"""
+
+
+def _softmax(z):
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    total = e.sum(axis=1, keepdims=True)
+    return e / total, total[:, 0]
+
+
+@by_row("rows[m] T z -> rows[m] T a", _SOFTMAX)
+def softmax(z):
+    """aₖ = e^zₖ / Σⱼ e^zⱼ, by row. (E2)"""
+    return _softmax(z)[0]
+
+
+@by_row(
+    "rows[m] T a, rows[m] T g -> rows[m] T delta",
+    """
+T inner = (T)0;
+for (long long k = 0; k < m; ++k) inner += a[k] * g[k];
+for (long long k = 0; k < m; ++k) delta[k] = a[k] * (g[k] - inner);
+""",
+)
+def softmax_backward(a, g):
+    """δ = a ⊙ (g − Σₖ aₖgₖ), the transposed Jacobian of softmax times g = ∂C/∂a, by row. (E4)"""
+    return a * (g - (a * g).sum(axis=1, keepdims=True))
+
+
+@by_row(
+    "rows[m] T z, int32 y, T w -> rows[m] T a, rows[m] T delta, T loss",
+    """
+T top = z[0];
+for (long long k = 1; k < m; ++k) top = z[k] > top ? z[k] : top;
+const T picked = z[y] - top;
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) { const T e = exp(z[k] - top); a[k] = e; sum += e; }
+for (long long k = 0; k < m; ++k) { a[k] = a[k] / sum; delta[k] = w * (k == y ? a[k] - (T)1 : a[k]); }
+loss = w * (log(sum) - picked);
+""",
+)
+def softmax_crossentropy(z, y, w):
+    """Probabilities a, δ = w(a − y) and wℓ, ℓ = −log a_y = log Σ e^(zₖ−top) − (z_y − top), y the label. (E3, E4)
+
+    w is the row's weight wᵢ/Σw, 1/n without sample weights. δ is written after all of z was read, so it may be z.
+    """
+    rows = np.arange(len(y))
+    picked = z[rows, y] - z.max(axis=1)
+    a, total = _softmax(z)
+    delta = a.copy()
+    delta[rows, y] -= 1
+    return a, w[:, None] * delta, w * (np.log(total) - picked)
+
+
+@by_row(
+    "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
+    """
+T top = z[0];
+for (long long k = 1; k < m; ++k) top = z[k] > top ? z[k] : top;
+T mass = (T)0, picked = (T)0, sum = (T)0;
+for (long long k = 0; k < m; ++k) { mass += y[k]; picked += y[k] == (T)0 ? (T)0 : y[k] * (z[k] - top); }
+for (long long k = 0; k < m; ++k) { const T e = exp(z[k] - top); a[k] = e; sum += e; }
+for (long long k = 0; k < m; ++k) { a[k] = a[k] / sum; delta[k] = w * (mass * a[k] - y[k]); }
+loss = w * (mass * log(sum) - picked);
+""",
+)
+def softmax_crossentropy_dense(z, y, w):
+    """The same for a row y of probabilities: ℓ = −Σ yₖ log aₖ, δ = w(a Σy − y), Σy = 1 for probabilities. (E3, E4)"""
+    shifted = z - z.max(axis=1, keepdims=True)
+    picked = np.where(y == 0, 0, y * shifted).sum(axis=1)
+    mass = y.sum(axis=1)
+    a, total = _softmax(z)
+    return a, w[:, None] * (mass[:, None] * a - y), w * (mass * np.log(total) - picked)

@@ -1,0 +1,40 @@
+"""The state array: whatever changes from step to step lives in one small float64 array beside the buffers.
+
+Nothing that changes is ever baked into a launch, so a recorded step can be replayed (a CUDA graph) or walked by
+compiled code. Integers up to 2⁵³ are exact in float64, which a step count, an offset and 32-bit keys never exceed.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Slot(IntEnum):
+    """What each entry of the state array holds."""
+
+    STEP = 0  # t: updates taken so far
+    LR = 1  # η of this step, set by the schedule
+    OFFSET = 2  # first row of this batch in the shuffled order
+    FIRST_ROW = 3  # number of this batch's first row in the global batch (other processes hold the rows before it)
+    SEED_LOW = 4  # the seed's low 32 bits
+    SEED_HIGH = 5  # the seed's high 32 bits
+    BAD = 6  # 0, or 1 + the step at which a loss, a gradient or an update was not finite
+    SKIP = 7  # 1 while every weight of the batch is zero: such a batch changes nothing
+    CAREFUL = 8  # 1 once a value grew so large that an update could overflow: candidates are tried before they are written
+    LOSS = 9  # Σ wᵢℓᵢ / Σ wᵢ of this batch, the penalty not included
+    PENALTY = 10  # the penalty of E9 (and its l1 form)
+    WEIGHT = 11  # Σ wᵢ of this batch
+    LOSS_SUM = 12  # Σ over the epoch's batches of (loss + penalty) · weight
+    WEIGHT_SUM = 13  # Σ over the epoch's batches of weight
+    LARGEST = 14  # max(|g|, |θ|), not finite if one of them is not
+    PROBE = 15  # 0, or not finite where a candidate update is
+    NORM = 16  # Σ g², for clipping by the global norm
+    CAUSE = 17  # what was not finite first: 1 the loss, 2 a gradient or a parameter, 3 an update
+    BAD_LR = 18  # η at that step
+    RATE = 19  # Adam: η / (1 − β₁ᵗ)
+    ROOT = 20  # Adam: √(1 − β₂ᵗ)
+
+
+SIZE = 32
+
+PREAMBLE = "enum { " + ", ".join(f"{slot.name} = {int(slot)}" for slot in Slot) + " };"

@@ -1,0 +1,175 @@
+"""What surrounds the update of a step: the batch's weights, the non-finite flag, clipping, penalties, the tick."""
+
+import numpy as np
+
+from ._registry import Guard, by_row, elementwise, reduction
+from .state import Slot
+
+# updates write only while no step was bad and the batch has weight
+UPDATING = Guard("state[BAD] == 0.0 && state[SKIP] == 0.0", lambda s: s[Slot.BAD] == 0 and s[Slot.SKIP] == 0)
+CAREFUL = Guard(
+    "state[BAD] == 0.0 && state[SKIP] == 0.0 && state[CAREFUL] != 0.0",
+    lambda s: s[Slot.BAD] == 0 and s[Slot.SKIP] == 0 and s[Slot.CAREFUL] != 0,
+)
+
+
+@by_row("scalar float64 rows -> raw float64 state", "state[WEIGHT] = rows; state[SKIP] = 0.0;")
+def begin_batch(rows, state):
+    """Σ wᵢ of a batch without sample weights is its number of rows."""
+    state[Slot.WEIGHT] = rows
+    state[Slot.SKIP] = 0
+
+
+@by_row(
+    "scalar int64 rows -> raw T w, raw float64 state",
+    """
+double sum = 0.0;
+for (long long k = 0; k < rows; ++k) sum += (double)w[k];
+state[WEIGHT] = sum;
+state[SKIP] = sum > 0.0 ? 0.0 : 1.0;
+if (sum > 0.0) for (long long k = 0; k < rows; ++k) w[k] = (T)((double)w[k] / sum);
+""",
+)
+def weigh_batch(rows, w, state):
+    """wᵢ ← wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; a batch whose weights are all zero is marked to change nothing. (E3)"""
+    total = w.sum(dtype=np.float64)
+    state[Slot.WEIGHT] = total
+    state[Slot.SKIP] = 0 if total > 0 else 1
+    if total > 0:
+        np.divide(w, total, out=w, casting="unsafe")
+
+
+@elementwise(
+    "T theta, scalar T l2, scalar T l1 -> inout T g",
+    "g = g + (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",
+)
+def add_penalty_gradient(theta, l2, l1, g):
+    """∂C/∂W gains λW, and λ₁ sign(W) for the l1 form. (E9)"""
+    return g + (l2 * theta + l1 * np.sign(theta))
+
+
+@reduction(
+    "T theta, scalar float64 l2, scalar float64 l1 -> float64 s",
+    "const double u = (double)theta; s = 0.5 * l2 * u * u + l1 * fabs(u);",
+    over="all",
+)
+def penalty(theta, l2, l1):
+    """½λ Σ W² + λ₁ Σ |W|, added in float64. (E9)"""
+    u = theta.astype(np.float64)
+    return 0.5 * l2 * u * u + l1 * np.abs(u)
+
+
+@by_row(
+    "scalar float64 limit -> raw float64 state",
+    """
+if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
+  const double loss = state[LOSS] + state[PENALTY];
+  const double cause = loss - loss != 0.0 ? 1.0 : (state[LARGEST] - state[LARGEST] != 0.0 ? 2.0 : 0.0);
+  if (cause != 0.0) { state[BAD] = state[STEP] + 1.0; state[CAUSE] = cause; state[BAD_LR] = state[LR]; }
+  else if (state[LARGEST] > limit || fabs(state[LR]) > limit) state[CAREFUL] = 1.0;
+}
+""",
+)
+def judge(limit, state):
+    """Raise the flag where the loss, a gradient or a parameter is not finite; turn careful where one passes `limit`.
+
+    Below the limit no rule's update can overflow, so that most steps need no second look.
+    """
+    if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
+        loss = state[Slot.LOSS] + state[Slot.PENALTY]
+        cause = 1 if not np.isfinite(loss) else 2 if not np.isfinite(state[Slot.LARGEST]) else 0
+        if cause:
+            state[Slot.BAD] = state[Slot.STEP] + 1
+            state[Slot.CAUSE] = cause
+            state[Slot.BAD_LR] = state[Slot.LR]
+        elif state[Slot.LARGEST] > limit or abs(state[Slot.LR]) > limit:
+            state[Slot.CAREFUL] = 1
+
+
+@by_row(
+    "-> raw float64 state",
+    """
+if (state[PROBE] - state[PROBE] != 0.0) {
+  state[BAD] = state[STEP] + 1.0; state[CAUSE] = 3.0; state[BAD_LR] = state[LR];
+}
+""",
+    when=CAREFUL,
+)
+def judge_update(state):
+    """Raise the flag where a candidate update is not finite, before anything of it is written."""
+    if not np.isfinite(state[Slot.PROBE]):
+        state[Slot.BAD] = state[Slot.STEP] + 1
+        state[Slot.CAUSE] = 3
+        state[Slot.BAD_LR] = state[Slot.LR]
+
+
+@elementwise(
+    "scalar T limit -> inout T g",
+    "g = g > limit ? limit : (g < -limit ? -limit : g);",
+)
+def clip_value(limit, g):
+    """g ← g clipped to [−limit, limit], element by element."""
+    return np.clip(g, -limit, limit)
+
+
+@elementwise(
+    "raw float64 state, scalar float64 limit -> inout T g",
+    "g = scale * g;",
+    setup="const double norm = sqrt(state[NORM]); const T scale = (T)(norm > limit ? limit / norm : 1.0);",
+)
+def clip_norm(state, limit, g):
+    """g ← g · min(1, limit/‖g‖), ‖g‖ the Euclidean norm over all parameters."""
+    norm = np.sqrt(state[Slot.NORM])
+    return g.dtype.type(limit / norm if norm > limit else 1) * g
+
+
+@elementwise(
+    "row T squares, raw float64 state, scalar T limit -> inout T W",
+    "const T norm = sqrt(squares); W = norm > limit ? W * (limit / norm) : W;",
+    when=UPDATING,
+)
+def max_norm(squares, state, limit, W):
+    """Column j of W, the weights into neuron j, is scaled back to Euclidean norm `limit` where it is longer."""
+    norm = np.sqrt(squares)
+    return np.where(norm > limit, W * (limit / norm), W)
+
+
+@elementwise(
+    "row T observed, raw float64 state, scalar T momentum, scalar T factor -> inout T running",
+    "running = running + momentum * (factor * observed - running);",
+    when=UPDATING,
+)
+def track(observed, state, momentum, factor, running):
+    """running ← running + momentum · (factor · observed − running): a running mean or variance."""
+    return running + momentum * (factor * observed - running)
+
+
+@by_row(
+    "raw float64 terms, scalar int64 terms_n -> raw float64 sums, raw float64 state",
+    "if (state[BAD] == 0.0) for (long long k = 0; k < terms_n; ++k) sums[k] += terms[k] * state[WEIGHT];",
+)
+def accumulate(terms, terms_n, sums, state):
+    """An epoch's metrics: sums ← sums + terms · Σw, terms the weighted means over this batch."""
+    if state[Slot.BAD] == 0:
+        sums[: int(terms_n)] += terms[: int(terms_n)] * state[Slot.WEIGHT]
+
+
+@by_row(
+    "scalar float64 rows -> raw float64 state",
+    """
+if (state[BAD] == 0.0) {
+  state[LOSS_SUM] += (state[LOSS] + state[PENALTY]) * state[WEIGHT];
+  state[WEIGHT_SUM] += state[WEIGHT];
+  if (state[SKIP] == 0.0) state[STEP] += 1.0;
+}
+state[OFFSET] += rows;
+""",
+)
+def tick(rows, state):
+    """The step is over: t ← t + 1, the next batch begins `rows` further on, the epoch's sums grow."""
+    if state[Slot.BAD] == 0:
+        state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * state[Slot.WEIGHT]
+        state[Slot.WEIGHT_SUM] += state[Slot.WEIGHT]
+        if state[Slot.SKIP] == 0:
+            state[Slot.STEP] += 1
+    state[Slot.OFFSET] += rows

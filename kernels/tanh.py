@@ -1,0 +1,16 @@
+"""The hyperbolic tangent."""
+
+import numpy as np
+
+from ._activation import activation
+
+
+@activation(value="a = tanh(z);", slope="d = (T)1 - a * a;", stored="a")
+class tanh:
+    """f(z) = tanh z, f′ = 1 − a². (E2)"""
+
+    def f(z):
+        return np.tanh(z)
+
+    def slope(a):
+        return 1 - a * a
