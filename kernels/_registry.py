@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -257,6 +257,13 @@ def reduction(
     float64 result, terms in 16 interleaved lanes. The order is fixed, so the same input gives the same bits.
     """
     return _declare("reduction", signature, text, over=over, combine=combine, when=when, **options)
+
+
+def bind_all(calls: Iterable[tuple[Kernel, tuple[Any, ...], Any, int | None, dict[str, float]]]) -> list[Launch]:
+    """Bind many calls (kernel, inputs, out, count, scalars); texts that are not compiled yet are compiled side by side."""
+    checked = [(k, k._check(inputs, out, scalars, count)) for k, inputs, out, count, scalars in calls]
+    host.prepare({k.family for k, call in checked if call.on_host})
+    return [(host if call.on_host else _device).bind(k, call) for k, call in checked]
 
 
 def get(name: str) -> Kernel:

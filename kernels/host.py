@@ -8,6 +8,7 @@ GPUNN_CACHE names the cache folder (else the user's), GPUNN_COMPILE=0 turns comp
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -443,17 +445,32 @@ def forget(family: str | None = None) -> None:
             _trouble = None
 
 
-def build() -> list[str]:
-    """Compile every registered family, two at a time; returns the families. Raises CompileError or OSError."""
-    from concurrent.futures import ThreadPoolExecutor
+def prepare(families: set[str]) -> None:
+    """Have the libraries of these families at hand, compiling side by side the texts that the cache lacks."""
+    missing = sorted(f for f in families if f not in _libraries)
+    if len(missing) < 2 or os.environ.get("GPUNN_COMPILE") == "0" or compiler() is None:
+        return
+    # what goes wrong here goes wrong again, and is dealt with, when the library is loaded
+    with contextlib.suppress(CompileError, OSError):
+        _compile_together(missing)
 
+
+def build() -> list[str]:
+    """Compile every registered family; returns the families. Raises CompileError or OSError."""
+    from ._registry import all_kernels
+
+    if compiler() is None:
+        raise CompileError("no C++ compiler was found: install g++ or clang++, or name one in CXX")
+    families = sorted({k.family for k in all_kernels()})
+    _compile_together(families)
+    return families
+
+
+def _compile_together(families: list[str]) -> None:
     from ._registry import all_kernels
 
     command = compiler()
-    if command is None:
-        raise CompileError("no C++ compiler was found: install g++ or clang++, or name one in CXX")
-    families = sorted({k.family for k in all_kernels()})
+    assert command is not None
     texts = [source([k for k in all_kernels() if k.family == f]) for f in families]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         list(pool.map(lambda text: compile_text(text, command), texts))
-    return families

@@ -33,6 +33,8 @@ class Slot(IntEnum):
     BAD_LR = 18  # η at that step
     RATE = 19  # Adam: η / (1 − β₁ᵗ)
     ROOT = 20  # Adam: √(1 − β₂ᵗ)
+    BATCH = 21  # number of this batch in the epoch
+    BAD_BATCH = 22  # number of the batch at which the flag was raised
 
 
 SIZE = 32

@@ -65,7 +65,7 @@ def penalty(theta, l2, l1):
 if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
   const double loss = state[LOSS] + state[PENALTY];
   const double cause = loss - loss != 0.0 ? 1.0 : (state[LARGEST] - state[LARGEST] != 0.0 ? 2.0 : 0.0);
-  if (cause != 0.0) { state[BAD] = state[STEP] + 1.0; state[CAUSE] = cause; state[BAD_LR] = state[LR]; }
+  if (cause != 0.0) { state[BAD] = state[STEP] + 1.0; state[CAUSE] = cause; state[BAD_LR] = state[LR]; state[BAD_BATCH] = state[BATCH]; }
   else if (state[LARGEST] > limit || fabs(state[LR]) > limit) state[CAREFUL] = 1.0;
 }
 """,
@@ -81,7 +81,7 @@ def judge(limit, state):
         if cause:
             state[Slot.BAD] = state[Slot.STEP] + 1
             state[Slot.CAUSE] = cause
-            state[Slot.BAD_LR] = state[Slot.LR]
+            state[Slot.BAD_LR], state[Slot.BAD_BATCH] = state[Slot.LR], state[Slot.BATCH]
         elif state[Slot.LARGEST] > limit or abs(state[Slot.LR]) > limit:
             state[Slot.CAREFUL] = 1
 
@@ -90,7 +90,7 @@ def judge(limit, state):
     "-> raw float64 state",
     """
 if (state[PROBE] - state[PROBE] != 0.0) {
-  state[BAD] = state[STEP] + 1.0; state[CAUSE] = 3.0; state[BAD_LR] = state[LR];
+  state[BAD] = state[STEP] + 1.0; state[CAUSE] = 3.0; state[BAD_LR] = state[LR]; state[BAD_BATCH] = state[BATCH];
 }
 """,
     when=CAREFUL,
@@ -100,7 +100,7 @@ def judge_update(state):
     if not np.isfinite(state[Slot.PROBE]):
         state[Slot.BAD] = state[Slot.STEP] + 1
         state[Slot.CAUSE] = 3
-        state[Slot.BAD_LR] = state[Slot.LR]
+        state[Slot.BAD_LR], state[Slot.BAD_BATCH] = state[Slot.LR], state[Slot.BATCH]
 
 
 @elementwise(
@@ -146,30 +146,31 @@ def track(observed, state, momentum, factor, running):
 
 @by_row(
     "raw float64 terms, scalar int64 terms_n -> raw float64 sums, raw float64 state",
-    "if (state[BAD] == 0.0) for (long long k = 0; k < terms_n; ++k) sums[k] += terms[k] * state[WEIGHT];",
+    "if (state[BAD] == 0.0 && state[SKIP] == 0.0) for (long long k = 0; k < terms_n; ++k) sums[k] += terms[k] * state[WEIGHT];",
 )
 def accumulate(terms, terms_n, sums, state):
     """An epoch's metrics: sums ← sums + terms · Σw, terms the weighted means over this batch."""
-    if state[Slot.BAD] == 0:
+    if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
         sums[: int(terms_n)] += terms[: int(terms_n)] * state[Slot.WEIGHT]
 
 
 @by_row(
     "scalar float64 rows -> raw float64 state",
     """
-if (state[BAD] == 0.0) {
+if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
   state[LOSS_SUM] += (state[LOSS] + state[PENALTY]) * state[WEIGHT];
   state[WEIGHT_SUM] += state[WEIGHT];
-  if (state[SKIP] == 0.0) state[STEP] += 1.0;
+  state[STEP] += 1.0;
 }
 state[OFFSET] += rows;
+state[BATCH] += 1.0;
 """,
 )
 def tick(rows, state):
     """The step is over: t ← t + 1, the next batch begins `rows` further on, the epoch's sums grow."""
-    if state[Slot.BAD] == 0:
+    if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
         state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * state[Slot.WEIGHT]
         state[Slot.WEIGHT_SUM] += state[Slot.WEIGHT]
-        if state[Slot.SKIP] == 0:
-            state[Slot.STEP] += 1
+        state[Slot.STEP] += 1
     state[Slot.OFFSET] += rows
+    state[Slot.BATCH] += 1

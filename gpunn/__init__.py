@@ -1,0 +1,125 @@
+"""gpunn trains multi-layer perceptrons with NumPy on a CPU and CuPy on a GPU, from one text.
+
+>>> import gpunn
+>>> net = gpunn.Sequential([gpunn.Dense(256, activation="relu"), gpunn.Dropout(0.5), gpunn.Dense(10)], seed=0)
+>>> net.compile(optimizer=gpunn.Adam(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+
+Names are imported when they are first used: `import gpunn` itself imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+    from . import activations as activations
+    from . import backend as backend
+    from . import initializers as initializers
+    from . import kernels as kernels
+    from . import layers as layers
+    from . import losses as losses
+    from . import metrics as metrics
+    from . import optimizers as optimizers
+    from . import schedules as schedules
+    from . import theory as theory
+    from .backend import DeviceError, DeviceFallbackWarning, doctor
+    from .gradient_check import check_gradients
+    from .layers import Activation, BatchNormalization, Dense, Dropout, Layer, LayerNormalization
+    from .loading import load
+    from .model import Sequential
+    from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from .training import CheckpointError, DivergenceError, History
+    from .training.callbacks import Callback, ProgressBar
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Activation",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "BatchNormalization",
+    "Callback",
+    "CheckpointError",
+    "Dense",
+    "DeviceError",
+    "DeviceFallbackWarning",
+    "DivergenceError",
+    "Dropout",
+    "History",
+    "Layer",
+    "LayerNormalization",
+    "Momentum",
+    "Nesterov",
+    "Optimizer",
+    "ProgressBar",
+    "RMSprop",
+    "Sequential",
+    "__version__",
+    "activations",
+    "backend",
+    "check_gradients",
+    "doctor",
+    "initializers",
+    "kernels",
+    "layers",
+    "load",
+    "losses",
+    "metrics",
+    "optimizers",
+    "schedules",
+    "theory",
+]
+
+# where the names live that are not modules themselves
+_HOMES = {
+    "backend": "DeviceError DeviceFallbackWarning doctor",
+    "gradient_check": "check_gradients",
+    "layers": "Activation BatchNormalization Dense Dropout Layer LayerNormalization",
+    "loading": "load",
+    "model": "Sequential",
+    "optimizers": "SGD Adagrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
+    "training": "CheckpointError DivergenceError History",
+    "training.callbacks": "Callback ProgressBar",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    elif name in __all__:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Checkout:
+    """Finds `gpunn.kernels` in the folder kernels/ beside gpunn/, where a checkout has it; an installation has it here."""
+
+    folder = os.path.join(os.path.dirname(__path__[0]), "kernels")
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != f"{__name__}.kernels":
+            return None
+        init = os.path.join(cls.folder, "__init__.py")
+        return importlib.util.spec_from_file_location(name, init, submodule_search_locations=[cls.folder])
+
+
+if not os.path.isfile(os.path.join(__path__[0], "kernels", "__init__.py")):
+    # first, so that the kernels of another gpunn, installed in editable mode, are never taken for this one's
+    sys.meta_path.insert(0, _Checkout)

@@ -1,0 +1,8 @@
+"""`python -m gpunn` is the command `gpunn`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

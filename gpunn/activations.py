@@ -1,0 +1,292 @@
+"""Activations a = f(z) and their derivatives (E2, E4, E5).
+
+An activation of one's own is a subclass of `Activation` with two methods on plain arrays of the device:
+``f(self, z)`` returns a = f(z), and ``slope(self, z, a)`` returns f′(z), both of z's shape and type. It runs eagerly;
+one with a kernel file (see `gpunn.kernels`) runs as fast as the built-in ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .kernels import elu as _elu
+from .kernels import gelu as _gelu
+from .kernels import get as kernel
+from .kernels import identity as _identity
+from .kernels import leaky_relu as _leaky_relu
+from .kernels import relu as _relu
+from .kernels import sigmoid as _sigmoid
+from .kernels import silu as _silu
+from .kernels import softplus as _softplus
+from .kernels import tanh as _tanh
+from .kernels._activation import ActivationKernels
+from .recording import Array, Recorder
+
+_NAMES: dict[str, type[Activation]] = {}
+
+
+class Activation:
+    """The function f of a layer. `names` are what strings may call it, the first its own.
+
+    `needs_z` says that f′ cannot be had from a alone, so that a plan keeps z too. `rectifier` chooses the default
+    initial weights (He for rectifiers, E10). `elementwise` is False where aᵢ depends on other zⱼ of its row.
+    """
+
+    names: tuple[str, ...] = ()
+    needs_z = True
+    rectifier = False
+    elementwise = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in vars(cls).get("names", ()):
+            _NAMES[name] = cls
+
+    @property
+    def name(self) -> str:
+        """The name that strings use."""
+        return self.names[0] if self.names else type(self).__name__
+
+    def f(self, z: Array) -> Array:
+        """a = f(z), a new array of z's shape and type. (E2)"""
+        raise NotImplementedError(f"{type(self).__name__} must define f(self, z)")
+
+    def slope(self, z: Array, a: Array) -> Array:
+        """f′(z), a new array of z's shape and type; `a` = f(z) may help. (E4)"""
+        raise NotImplementedError(f"{type(self).__name__} must define slope(self, z, a)")
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON."""
+        return {}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+    # what a layer records; the defaults serve activations without kernels
+
+    def record(self, ops: Recorder, z: Array, a: Array) -> None:
+        """Record a = f(z). (E2)"""
+
+        def forward() -> None:
+            a[...] = _checked(self.f(z), z, f"{type(self).__name__}.f")
+
+        ops.call(forward, why=f"activation {self.name} is a Python function")
+
+    def record_with_bias(self, ops: Recorder, z: Array, b: Array, a: Array) -> None:
+        """Record a = f(z + b), where z holds the product a_prev W and then, if `needs_z`, z itself. (E1, E2)"""
+        ops(kernel("bias_identity"), z, b, out=z)
+        self.record(ops, z, a)
+
+    def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
+        """Record δ = f′(z) ⊙ ∂C/∂a. (E4, E5)"""
+
+        def backward() -> None:
+            slope = _checked(self.slope(z, a), z, f"{type(self).__name__}.slope")
+            delta[...] = slope * grad_a
+
+        ops.call(backward, why=f"activation {self.name} is a Python function")
+
+
+def _checked(result: Array, like: Array, what: str) -> Array:
+    if getattr(result, "shape", None) != like.shape:
+        raise ValueError(f"{what} must return an array of shape {like.shape}, got {getattr(result, 'shape', result)!r}")
+    return result
+
+
+class _Fused(Activation):
+    """An activation with kernels: value, derivative times upstream, and bias + value in one pass."""
+
+    kernels: ActivationKernels
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.needs_z = cls.kernels.stored == "z"
+
+    def f(self, z: Array) -> Array:
+        return self.kernels.value(z, **self.get_config())
+
+    def slope(self, z: Array, a: Array) -> Array:
+        _, d = self.kernels.with_slope(z, **self.get_config())
+        return d
+
+    def record(self, ops: Recorder, z: Array, a: Array) -> None:
+        ops(self.kernels.value, z, out=a, **self.get_config())
+
+    def record_with_bias(self, ops: Recorder, z: Array, b: Array, a: Array) -> None:
+        out = (z, a) if self.needs_z else a
+        ops(self.kernels.with_bias, z, b, out=out, **self.get_config())
+
+    def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
+        stored = z if self.needs_z else a
+        ops(self.kernels.backward, stored, grad_a, out=delta, **self.get_config())
+
+
+class ReLU(_Fused):
+    """f(z) = max(0, z); f′ = 1 for z > 0, else 0, at z = 0 too. (E2)"""
+
+    names = ("relu",)
+    rectifier = True
+    kernels = _relu.relu
+
+
+class LeakyReLU(_Fused):
+    """f(z) = z for z > 0, αz else. α = 0.01 unless given; ValueError where α < 0. (E2)"""
+
+    names = ("leaky_relu",)
+    rectifier = True
+    kernels = _leaky_relu.leaky_relu
+
+    def __init__(self, alpha: float = 0.01) -> None:
+        self.alpha = _constant("alpha", alpha)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"alpha": self.alpha}
+
+
+class ELU(_Fused):
+    """f(z) = z for z > 0, α(eᶻ − 1) else. α = 1 unless given; ValueError where α < 0. (E2)"""
+
+    names = ("elu",)
+    rectifier = True
+    kernels = _elu.elu
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = _constant("alpha", alpha)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"alpha": self.alpha}
+
+
+class GELU(_Fused):
+    """The tanh form, f(z) = ½z(1 + tanh(√(2/π)(z + 0.044715 z³))): close to zΦ(z), not equal to it. (E2)"""
+
+    names = ("gelu",)
+    rectifier = True
+    kernels = _gelu.gelu
+
+
+class SiLU(_Fused):
+    """f(z) = zσ(z), also called swish. (E2)"""
+
+    names = ("silu", "swish")
+    rectifier = True
+    kernels = _silu.silu
+
+
+class Softplus(_Fused):
+    """f(z) = log(1 + eᶻ). (E2)"""
+
+    names = ("softplus",)
+    rectifier = True
+    kernels = _softplus.softplus
+
+
+class Sigmoid(_Fused):
+    """f(z) = 1/(1 + e⁻ᶻ); scikit-learn calls it logistic. (E2)"""
+
+    names = ("sigmoid", "logistic")
+    kernels = _sigmoid.sigmoid
+
+
+class Tanh(_Fused):
+    """f(z) = tanh z. (E2)"""
+
+    names = ("tanh",)
+    kernels = _tanh.tanh
+
+
+class Identity(_Fused):
+    """f(z) = z; Keras calls it linear. (E2)"""
+
+    names = ("identity", "linear")
+    kernels = _identity.identity
+
+    def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
+        if delta is not grad_a:
+            super().record_backward(ops, z, a, grad_a, delta)
+
+
+class Softmax(Activation):
+    """aₖ = e^zₖ / Σⱼ e^zⱼ over the row: not elementwise, its backward pass is the transposed Jacobian. (E2, E4)"""
+
+    names = ("softmax",)
+    needs_z = False
+    elementwise = False
+
+    def f(self, z: Array) -> Array:
+        return kernel("softmax")(z)
+
+    def slope(self, z: Array, a: Array) -> Array:
+        raise TypeError("softmax is not elementwise: its derivative is a matrix a row (E4), not a slope")
+
+    def record(self, ops: Recorder, z: Array, a: Array) -> None:
+        ops(kernel("softmax"), z, out=a)
+
+    def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
+        """Record δ = a ⊙ (g − Σₖ aₖgₖ), g = ∂C/∂a. (E4)"""
+        ops(kernel("softmax_backward"), a, grad_a, out=delta)
+
+
+def get(activation: str | Activation | type[Activation] | None) -> Activation:
+    """The activation of a name, an object or a class; None is the identity. ValueError lists the names there are."""
+    if activation is None:
+        return Identity()
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, type) and issubclass(activation, Activation):
+        return activation()
+    if isinstance(activation, str):
+        if activation not in _NAMES:
+            raise ValueError(f"activation {activation!r} is unknown; there are {', '.join(sorted(_NAMES))}")
+        return _NAMES[activation]()
+    raise TypeError(
+        f"activation must be a name or a gpunn.activations.Activation, got {type(activation).__name__}; "
+        "to use a function of your own, subclass Activation with f(z) and slope(z, a)"
+    )
+
+
+def to_config(activation: Activation) -> dict[str, Any]:
+    """The activation as JSON: its name and its constants."""
+    return {"name": activation.name, **activation.get_config()}
+
+
+def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Activation:
+    """The inverse of `to_config`; `custom` maps the names of the user's own activations to their classes."""
+    arguments = {k: v for k, v in config.items() if k != "name"}
+    name = config["name"]
+    found = (custom or {}).get(name) or _NAMES.get(name)
+    if found is None:
+        raise ValueError(f"activation {name!r} is not built in: pass custom={{{name!r}: its class}}")
+    return found if isinstance(found, Activation) else found(**arguments)
+
+
+def _constant(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
+    return float(value)
+
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "Activation",
+    "Identity",
+    "LeakyReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "from_config",
+    "get",
+    "to_config",
+]

@@ -1,0 +1,22 @@
+"""The shim between gpunn and its two array libraries, NumPy on the CPU and CuPy on a GPU.
+
+`get` chooses the device; a `Backend` allocates, transfers, synchronises and binds matrix products; `doctor`
+says what is wrong. Importing this touches no CuPy: only `get`, asked for "auto" or "cuda", and `doctor` do.
+"""
+
+from .arrays import array_module, is_device_array, to_host
+from .devices import Backend, DeviceError, DeviceFallbackWarning, get
+from .examination import Check, Report, doctor
+
+__all__ = [
+    "Backend",
+    "Check",
+    "DeviceError",
+    "DeviceFallbackWarning",
+    "Report",
+    "array_module",
+    "doctor",
+    "get",
+    "is_device_array",
+    "to_host",
+]

@@ -1,0 +1,221 @@
+"""What comes in: features, targets and weights, checked once before anything changes, and the order of the batches."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from .backend import array_module, is_device_array
+from .losses import Loss
+from .network import generator_of
+from .recording import Array
+
+BLOCK = 1 << 16  # elements looked at together: a check never copies the set
+
+
+def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Array:
+    """X as a two-dimensional array of real numbers, its own type and layout kept.
+
+    Accepts NumPy and CuPy arrays, lists, pandas and polars tables, and whatever else offers `__dlpack__` or
+    `__array__`. Raises TypeError for what are not real numbers (text, dates, complex, sparse), ValueError for wrong
+    shapes, ragged lists, empty sets, NaN or infinity, and numbers too large for `dtype`.
+    """
+    array = _numbers(X, name)
+    if array.ndim != 2:
+        hint = f"; {name}.reshape(-1, 1) makes one column of it, {name}.reshape(1, -1) one row" if array.ndim == 1 else ""
+        raise ValueError(f"{name} must have shape (rows, columns), got shape {array.shape}{hint}")
+    if array.shape[0] == 0 or array.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one row and one column, got shape {array.shape}")
+    if n_in is not None and array.shape[1] != n_in:
+        raise ValueError(f"{name} has {array.shape[1]} columns, but the network takes {n_in}")
+    _check_finite(array, dtype, name)
+    return array
+
+
+def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str = "y") -> Array:
+    """y for that loss: int32 labels (n,), or values (n, n_out); never broadcast.
+
+    Raises TypeError and ValueError as `features`, and ValueError for labels out of range or not whole numbers.
+    """
+    array = _numbers(y, name)
+    if loss.targets == "labels":
+        if array.ndim != 1:
+            raise ValueError(
+                f"{name} must hold one label a row, shape ({n},), for loss {loss.name!r}, got shape {array.shape}; "
+                + (f"{name}.ravel() makes it so" if array.size == n else "for one-hot rows use categorical_crossentropy")
+            )
+        _check_rows(array, n, name)
+        return _labels(array, n_out, name)
+    if array.shape != (n, n_out):
+        hint = ""
+        if array.shape == (n,) and n_out == 1:
+            hint = f"; {name}.reshape(-1, 1) makes it so"
+        elif array.shape == (n,) and loss.name == "categorical_crossentropy":
+            hint = "; for integer labels use sparse_categorical_crossentropy"
+        raise ValueError(f"{name} must have shape ({n}, {n_out}) for loss {loss.name!r}, got shape {array.shape}{hint}")
+    _check_finite(array, dtype, name)
+    for rows in _row_blocks(array):
+        loss.check_targets(array[rows], array_module(array), name)
+    return array
+
+
+def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
+    """Sample weights (n,), finite, ≥ 0, not all 0, in the network's dtype. ValueError or TypeError otherwise."""
+    array = _numbers(w, name)
+    if array.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), one weight a row, got shape {array.shape}")
+    _check_finite(array[:, None], dtype, name)
+    if bool((array < 0).any()):
+        raise ValueError(f"{name} holds negative weights; weights must be ≥ 0")
+    converted = array.astype(dtype)
+    if not bool((converted > 0).any()):
+        raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
+    return converted
+
+
+def class_weights(class_weight: Any, y: Array, loss: Loss, dtype: np.dtype) -> Array:
+    """Weights (n,) from {class: weight}; a class that is not named weighs 1. (E3)"""
+    if not isinstance(class_weight, dict):
+        raise TypeError(f"class_weight must be a dict of class and weight, got {type(class_weight).__name__}")
+    host = np.asarray(y.get() if is_device_array(y) else y)
+    if loss.targets == "labels":
+        labels = host
+    elif host.ndim == 2 and host.shape[1] == 1 and loss.name == "binary_crossentropy":
+        labels = host[:, 0]
+    elif host.ndim == 2 and loss.name == "categorical_crossentropy":
+        labels = host.argmax(axis=1)
+    else:
+        raise ValueError(f"class_weight needs classes, which loss {loss.name!r} does not have; use sample_weight")
+    result = np.ones(len(labels), dtype)
+    for key, value in class_weight.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < np.inf:
+            raise ValueError(f"class_weight[{key!r}] must be a finite number ≥ 0, got {value!r}")
+        result[labels == key] = value
+    return result
+
+
+def order_of_epoch(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
+    """The rows' order in an epoch: a permutation from a generator keyed (seed, epoch), never from a running one."""
+    return generator_of(seed, epoch).permutation(n) if shuffle else np.arange(n)
+
+
+def split(n: int, fraction: float) -> int:
+    """How many of n rows train when the last `fraction` of them validate, as Keras splits. ValueError if none would."""
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:
+        raise ValueError(f"validation_split must be a number in [0, 1), got {fraction!r}")
+    rows = int(n * (1 - fraction))
+    if rows == 0 or (fraction > 0 and rows == n):
+        raise ValueError(f"validation_split={fraction} of {n} rows leaves one side without rows")
+    return rows
+
+
+def as_given(result: Array, like: Any) -> Array:
+    """A result as the kind that went in: CuPy for CuPy, NumPy for everything else; the caller's own copy."""
+    if is_device_array(like):
+        return array_module(like).array(result)
+    return np.array(result.get() if is_device_array(result) else result)
+
+
+def _numbers(x: Any, name: str) -> Array:
+    """x as an array of real numbers of a type that the kernels read."""
+    array = x if isinstance(x, np.ndarray) or is_device_array(x) else _converted(x, name)
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; fill the masked cells first ({name}.filled(…))")
+    kind = array.dtype.kind
+    if kind == "O" and array.size:
+        array = _from_objects(array, name)
+        kind = array.dtype.kind
+    if kind not in "biuf":
+        what = {"c": "complex numbers", "U": "text", "S": "text", "M": "dates", "m": "time differences"}.get(kind)
+        raise TypeError(f"{name} must hold real numbers, got {what or array.dtype}; encode them as numbers first")
+    if array.dtype.itemsize == 2 and kind == "f":
+        array = array.astype(np.float32)
+    elif kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    elif not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def _converted(x: Any, name: str) -> Array:
+    if x is None or isinstance(x, (str, bytes, dict, set)):
+        raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}")
+    if hasattr(x, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
+    if hasattr(x, "to_numpy"):
+        x = x.to_numpy()
+    elif hasattr(x, "__cuda_array_interface__"):
+        return importlib.import_module("cupy").asarray(x)
+    elif hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        x = np.from_dlpack(x)
+    elif hasattr(x, "detach"):
+        x = x.detach().cpu().numpy()
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} must be rectangular, every row as long as the others: {error}") from None
+
+
+def _from_objects(array: Array, name: str) -> Array:
+    """Objects that are all numbers as float64; anything else is named."""
+    for value in array.ravel():
+        if not isinstance(value, (int, float, np.number, np.bool_)) or isinstance(value, np.complexfloating):
+            raise TypeError(
+                f"{name} must hold real numbers, got {type(value).__name__} {value!r}; encode such values as numbers first"
+            )
+    try:
+        return array.astype(np.float64)
+    except OverflowError:
+        raise ValueError(f"{name} holds an integer too large for float64") from None
+
+
+def _row_blocks(array: Array) -> list[slice]:
+    step = max(1, BLOCK // max(1, array.shape[1]))
+    return [slice(k, k + step) for k in range(0, array.shape[0], step)]
+
+
+def _check_finite(array: Array, dtype: np.dtype, name: str) -> None:
+    """ValueError where a number is NaN, infinite, or beyond what `dtype` holds; names the first such place."""
+    if array.dtype.kind != "f":
+        return
+    xp = array_module(array)
+    limit = float(np.finfo(dtype).max)
+    narrows = array.dtype.itemsize > dtype.itemsize
+    for rows in _row_blocks(array):
+        block = array[rows]
+        top = xp.abs(block).max()
+        if bool(xp.isfinite(top)) and not (narrows and float(top) > limit):
+            continue
+        wrong = ~xp.isfinite(block)
+        if bool(wrong.any()):
+            r, c = (int(v[0]) for v in xp.nonzero(wrong))
+            value = float(block[r, c])
+            what = "NaN" if value != value else "infinity"
+            raise ValueError(
+                f"{name} contains {what}, first in row {rows.start + r}, column {c}; fill or drop such cells first"
+            )
+        raise ValueError(f"{name} holds values too large for {dtype} (beyond {limit:.3g}); scale it, or use dtype='float64'")
+
+
+def _check_rows(array: Array, n: int, name: str) -> None:
+    if array.shape[0] != n:
+        raise ValueError(f"{name} has {array.shape[0]} rows, but X has {n}")
+
+
+def _labels(array: Array, n_out: int, name: str) -> Array:
+    """Whole numbers 0 … n_out − 1 as int32; checked on the host, since a GPU wraps an index out of range."""
+    host = np.asarray(array.get() if is_device_array(array) else array)
+    if host.dtype.kind == "f":
+        if not np.isfinite(host).all():
+            raise ValueError(f"{name} contains NaN or infinity")
+        if (host != np.floor(host)).any():
+            raise ValueError(f"{name} must hold whole numbers as labels, got {host[host != np.floor(host)][0]!r}")
+    low, high = host.min(), host.max()
+    if low < 0 or high >= n_out:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"{name} holds label {int(wrong)}, but the network has {n_out} outputs: labels are 0 … {n_out - 1}"
+        )
+    return host.astype(np.int32)

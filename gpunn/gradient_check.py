@@ -1,0 +1,156 @@
+"""Is the derivative right? Back-propagation against central differences, coordinate by coordinate."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .kernels.state import Slot
+from .losses import MeanAbsoluteError
+from .model import Sequential
+from .network import Plan, evaluate
+from .recording import run
+
+STEP = 6e-6  # near the cube root of float64's unit round-off, where truncation and rounding are alike
+KINKED = ("relu", "leaky_relu", "elu")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One parameter (or the inputs): the largest difference over the largest derivative, what was tried, and kinks."""
+
+    name: str
+    relative_error: float
+    checked: int
+    kinks: int
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """What `check_gradients` found. `ok` says that every error is within the tolerance and the bits repeat."""
+
+    entries: list[Entry]
+    tolerance: float
+    repeats: bool
+    worst: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "worst", max((e.relative_error for e in self.entries), default=0.0))
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return self.repeats and self.worst <= self.tolerance
+
+    def __str__(self) -> str:
+        width = max([len(e.name) for e in self.entries] + [9])
+        lines = [f"{'parameter':<{width}}  relative error  checked  at a kink"]
+        lines += [f"{e.name:<{width}}  {e.relative_error:14.2e}  {e.checked:7d}  {e.kinks:9d}" for e in self.entries]
+        verdict = "right" if self.worst <= self.tolerance else "WRONG"
+        again = "the same bits" if self.repeats else "OTHER BITS"
+        lines.append(f"the derivative is {verdict} (worst {self.worst:.2e}, tolerance {self.tolerance:.0e}); twice gives {again}")
+        return "\n".join(lines)
+
+
+def check_gradients(
+    net: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    sample_weight: Any = None,
+    training: bool = True,
+    tolerance: float = 1e-6,
+    samples: int | None = None,
+) -> GradientReport:
+    """Compare ∂C/∂θ and ∂C/∂x of back-propagation (E4 to E9) with (C(θ + h) − C(θ − h))/2h, in float64.
+
+    Penalties, sample weights, batch statistics and the current step's dropout mask take part; the mask stays frozen.
+    A coordinate whose ±h moves a rectifier (or an absolute error) across its kink has no derivative there: it is
+    counted apart. `samples` limits the coordinates tried per parameter, spread evenly. The network is not changed.
+    The relative error is max |difference| / max |derivative| over a parameter. ValueError as `fit` for bad input.
+    """
+    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
+        raise ValueError(f"samples must be an integer ≥ 1 or None, got {samples!r}")
+    first = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
+    again = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
+    repeats = first[0] == again[0] and all(
+        np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True)
+    )
+    twin = _in_float64(net)
+    inner = twin._net
+    _, gradients = twin.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
+    wanted = dict(zip([(p.layer, p.parameter.name) for p in inner.ordered_places()], gradients, strict=True))
+    grad_x = twin.input_gradient(x, y, training=training, sample_weight=sample_weight)
+    x64, y64, w64 = twin._batch(x, y, sample_weight, None)
+    on_device = twin._on_device(np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64)
+    entries = []
+    options = {"training": bool(training), "loss": True, "weighted": w64 is not None}
+    with inner.backend.activate(), inner.plan(x64.shape[0], **options) as plan:
+        twin._copy_step(plan)
+        evaluate(plan, plan.source(on_device.X, on_device.y, on_device.w), 0)
+        for place in inner.ordered_places():
+            if inner.layers[place.layer].trainable:
+                name = f"{place.layer} {type(inner.layers[place.layer]).__name__} {place.parameter.name}"
+                analytic = wanted[place.layer, place.parameter.name].ravel()
+                entries.append(_compare(plan, name, inner.theta[place.start : place.stop], analytic, samples))
+        entries.append(_compare(plan, "inputs x", plan.x.reshape(-1), grad_x.ravel(), samples))
+    return GradientReport(entries, tolerance, repeats)
+
+
+def _in_float64(net: Sequential) -> Sequential:
+    """A twin with the same weights, step and seed in float64, on the same device."""
+    twin = copy.deepcopy(net)
+    inner = twin._net
+    inner.dtype = np.dtype(np.float64)
+    for name in ("theta", "running", "gradient"):
+        setattr(inner, name, getattr(inner, name).astype(np.float64))
+    inner.moments = {k: v.astype(np.float64) for k, v in inner.moments.items()}
+    return twin.to(net.device)
+
+
+def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: int | None) -> Entry:
+    """Central differences along coordinates of one flat buffer that the plan reads."""
+    count = analytic.size
+    tried = np.unique(np.linspace(0, count - 1, count if samples is None else min(samples, count)).astype(int))
+    _cost(plan)
+    still = _sides(plan)
+    worst = scale = 0.0
+    kinks = 0
+    for k in tried:
+        kept = float(flat[k])
+        h = STEP * max(1.0, abs(kept))
+        costs, crossed = [], False
+        for value in (kept + h, kept - h):
+            flat[k] = value
+            costs.append(_cost(plan))
+            crossed = crossed or not np.array_equal(_sides(plan), still)
+        flat[k] = kept
+        if crossed:
+            kinks += 1
+            continue
+        numeric = (costs[0] - costs[1]) / ((kept + h) - (kept - h))
+        worst = max(worst, abs(numeric - analytic[k]))
+        scale = max(scale, abs(numeric), abs(analytic[k]))
+    return Entry(name, worst / scale if scale else 0.0, len(tried) - kinks, kinks)
+
+
+def _cost(plan: Plan) -> float:
+    run(plan.forward)
+    run(plan.loss)
+    return float(plan.state[Slot.LOSS] + plan.state[Slot.PENALTY])
+
+
+def _sides(plan: Plan) -> np.ndarray:
+    """On which side of its kink every rectifier stands, and every term of an absolute error."""
+    net = plan.network
+    found = [
+        net.backend.to_host(t.a > 0).ravel()
+        for t, layer in zip(plan.layers, net.layers, strict=True)
+        if layer.activation.name in KINKED
+    ]
+    if isinstance(net.loss, MeanAbsoluteError):
+        found.append(net.backend.to_host(plan.output > plan.y).ravel())
+    return np.concatenate(found) if found else np.zeros(0, dtype=bool)

@@ -1,0 +1,21 @@
+"""The layers a network is made of."""
+
+from .activation import Activation
+from .base import Buffers, Layer, Parameter, Running, from_config, to_config
+from .dense import Dense
+from .dropout import Dropout
+from .normalization import BatchNormalization, LayerNormalization
+
+__all__ = [
+    "Activation",
+    "BatchNormalization",
+    "Buffers",
+    "Dense",
+    "Dropout",
+    "Layer",
+    "LayerNormalization",
+    "Parameter",
+    "Running",
+    "from_config",
+    "to_config",
+]

@@ -1,0 +1,45 @@
+"""An activation as a layer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import activations
+from ..recording import Array, Recorder
+from .base import Buffers, Layer
+
+
+class Activation(Layer):
+    """a = f(z), z = a_prev. (E2)  n_out = n_in."""
+
+    def __init__(self, activation: str | activations.Activation) -> None:
+        self.activation = activations.get(activation)
+
+    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
+        t.a = new((n, self.n_out or 0))
+        t.z = t.a_prev
+
+    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """a = f(z) (E2)"""
+        self.activation.record(ops, t.z, t.a)
+
+    def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """z is a_prev."""
+
+    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """δ = f′(z) ⊙ ∂C/∂a (E4, E5); z is a_prev, so that ∂C/∂a_prev = δ"""
+        if not t.delta_is_known:
+            self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
+        if t.grad_prev is not None:
+            ops.copy(t.delta, out=t.grad_prev)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"activation": activations.to_config(self.activation)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom: dict[str, Any]) -> Activation:
+        return cls(activations.from_config(config["activation"], custom))
+
+    def __repr__(self) -> str:
+        return f"Activation({self.activation.name!r})"

@@ -1,0 +1,139 @@
+"""The fully connected layer: the text's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .. import activations, initializers
+from ..activations import Activation
+from ..kernels import get as kernel
+from ..recording import Array, Recorder
+from .base import Buffers, Layer, Parameter
+
+
+class Dense(Layer):
+    """z = a_prev W + b, a = f(z). (E1, E2)
+
+    units               number of outputs
+    activation          f, a name or an object; None is the identity
+    use_bias            whether there are intercepts b
+    kernel_initializer  W's initial values; by default N(0, 2/n_in) before a rectifier, else N(0, 1/n_in) (E10)
+    bias_initializer    b's initial values, zeros
+    l2, l1              λ of the penalty ½λ Σ W² (E9), and of λ Σ |W|
+    max_norm            after an update, the weights into a neuron are scaled back to this Euclidean norm
+
+    a_prev (n, n_in), W (n_in, units), b (units,), z and a (n, units).
+    ValueError or TypeError names the argument that makes no sense.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Activation | None = None,
+        *,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        l2: float = 0.0,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+    ) -> None:
+        if isinstance(units, bool) or not hasattr(units, "__index__"):
+            raise TypeError(f"units must be an integer, got {units!r}")
+        if units < 1:
+            raise ValueError(f"units must be at least 1, got {units}")
+        self.units = units.__index__()
+        self.activation = activations.get(activation)
+        self.use_bias = bool(use_bias)
+        default = "he_normal" if self.activation.rectifier else "lecun_normal"
+        self.kernel_initializer = initializers.get(default if kernel_initializer is None else kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.l2 = _penalty("l2", l2)
+        self.l1 = _penalty("l1", l1)
+        self.max_norm = None if max_norm is None else _penalty("max_norm", max_norm)
+        if self.max_norm == 0:
+            raise ValueError("max_norm must be > 0, or None for no limit")
+
+    def build(self, n_in: int) -> int:
+        self.n_in, self.n_out = n_in, self.units
+        return self.units
+
+    def parameters(self) -> list[Parameter]:
+        assert self.n_in is not None
+        shape = (self.n_in, self.units)
+        weights = Parameter("W", shape, self.kernel_initializer, True, self.l2, self.l1, self.max_norm)
+        return [weights, Parameter("b", (self.units,), self.bias_initializer)] if self.use_bias else [weights]
+
+    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
+        t.a = new((n, self.units))
+        # where f′ comes from a, the product, z and a may share one buffer
+        t.z = new((n, self.units)) if keep or self.activation.needs_z else t.a
+
+    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """z = a_prev W + b (E1), a = f(z) (E2)"""
+        if self.use_bias and not ops.keep:
+            ops.matmul(t.a_prev, t.W, out=t.z)
+            self.activation.record_with_bias(ops, t.z, t.b, t.a)
+        else:
+            self.forward_to_z(ops, t, training)
+            self.activation.record(ops, t.z, t.a)
+
+    def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """z = a_prev W + b (E1)"""
+        ops.matmul(t.a_prev, t.W, out=t.z)
+        if self.use_bias:
+            ops(kernel("bias_identity"), t.z, t.b, out=t.z)
+
+    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """δ = f′(z) ⊙ ∂C/∂a (E4, E5), ∂C/∂W = a_prevᵀ δ (E6), ∂C/∂b = Σ δ (E7), ∂C/∂a_prev = δ Wᵀ (E5)"""
+        if not t.delta_is_known:
+            self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
+        if self.trainable:
+            ops.matmul(t.a_prev.T, t.delta, out=t.dW)
+            if self.use_bias:
+                ops(kernel("column_sum"), t.delta, out=t.db)
+        if t.grad_prev is not None:
+            ops.matmul(t.delta, t.W.T, out=t.grad_prev)
+
+    def after_update(self, ops: Recorder, t: Buffers) -> None:
+        """The column of W into neuron j is scaled back to `max_norm` where it is longer."""
+        if self.max_norm is not None and self.trainable:
+            squares = ops.backend.empty((self.units,), t.W.dtype)
+            ops(kernel("column_dot"), t.W, t.W, out=squares)
+            ops(kernel("max_norm"), squares, t.state, out=t.W, limit=self.max_norm)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "units": self.units,
+            "activation": activations.to_config(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.to_config(self.kernel_initializer),
+            "bias_initializer": initializers.to_config(self.bias_initializer),
+            "l2": self.l2,
+            "l1": self.l1,
+            "max_norm": self.max_norm,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom: dict[str, Any]) -> Dense:
+        return cls(
+            **config
+            | {
+                "activation": activations.from_config(config["activation"], custom),
+                "kernel_initializer": initializers.from_config(config["kernel_initializer"], custom),
+                "bias_initializer": initializers.from_config(config["bias_initializer"], custom),
+            }
+        )
+
+    def __repr__(self) -> str:
+        named = "" if self.activation.name == "identity" else f", activation={self.activation.name!r}"
+        extra = "".join(f", {k}={v!r}" for k in ("l2", "l1", "max_norm") if (v := getattr(self, k)))
+        return f"Dense({self.units}{named}{extra})"
+
+
+def _penalty(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
+    return float(value)

@@ -1,0 +1,137 @@
+"""Batch and layer normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import initializers
+from ..kernels import get as kernel
+from ..recording import Array, Recorder
+from .base import Buffers, Layer, Parameter, Running
+
+
+class BatchNormalization(Layer):
+    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, one μ, σ, γ and β a column. Shapes (n, n_in) in and out.
+
+    In training μ and σ² are the batch's mean and biased variance over its rows (sample weights do not enter), and the
+    running values move: running ← running + momentum · (batch − running), with the unbiased variance. At prediction,
+    and where the layer is frozen (trainable = False), they are the running values. In a batch of one row the unbiased
+    variance does not exist; the biased one, 0, is taken. Source: Ioffe and Szegedy 2015; PyTorch's conventions.
+    """
+
+    def __init__(self, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
+        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be a number in [0, 1], got {momentum!r}")
+        self.momentum = float(momentum)
+        self.epsilon = _epsilon(epsilon)
+
+    def parameters(self) -> list[Parameter]:
+        return _scale_and_shift(self.n_in)
+
+    def running(self) -> list[Running]:
+        assert self.n_in is not None
+        return [Running("running_mean", (self.n_in,), 0.0), Running("running_variance", (self.n_in,), 1.0)]
+
+    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
+        super().allocate(t, new, n, keep)
+        t.normal = new((n, self.n_in or 0))
+        t.mean, t.variance = new((self.n_in or 0,)), new((self.n_in or 0,))
+        t.d_gamma, t.d_beta = new((self.n_in or 0,)), new((self.n_in or 0,))
+
+    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """μ = mean x, σ² = mean (x − μ)², x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β"""
+        mean, variance = t.running_mean, t.running_variance
+        if self._of_batch(training):
+            mean, variance = t.mean, t.variance
+            ops(kernel("column_mean"), t.a_prev, out=mean, factor=1 / t.a.shape[0])
+            ops(kernel("column_variance"), t.a_prev, mean, out=variance, factor=1 / t.a.shape[0])
+        out = (t.normal, t.z)
+        ops(kernel("batch_normalize"), t.a_prev, mean, variance, t.gamma, t.beta, out=out, epsilon=self.epsilon)
+        if ops.keep:
+            ops.copy(t.z, out=t.a)
+
+    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = γ/√(σ² + ε) (g − (∂C/∂β + x̂ ∂C/∂γ)/n), g = ∂C/∂a"""
+        of_batch = self._of_batch(training)
+        d_gamma, d_beta = (t.dgamma, t.dbeta) if self.trainable else (t.d_gamma, t.d_beta)
+        if self.trainable or of_batch:
+            ops(kernel("column_dot"), t.grad_a, t.normal, out=d_gamma)
+            ops(kernel("column_sum"), t.grad_a, out=d_beta)
+        if t.grad_prev is None:
+            return
+        numbers = {"epsilon": self.epsilon}
+        if of_batch:
+            numbers["factor"] = 1 / t.a.shape[0]
+            reads = (t.grad_a, t.normal, t.variance, t.gamma, d_gamma, d_beta)
+            ops(kernel("batch_normalize_backward"), *reads, out=t.grad_prev, **numbers)
+        else:
+            reads = (t.grad_a, t.running_variance, t.gamma)
+            ops(kernel("batch_normalize_backward_fixed"), *reads, out=t.grad_prev, **numbers)
+
+    def after_update(self, ops: Recorder, t: Buffers) -> None:
+        """running ← running + momentum · (batch − running), unbiased variance"""
+        if not self._of_batch(True):
+            return
+        n = t.a.shape[0]
+        for running, observed, factor in (
+            (t.running_mean, t.mean, 1.0),
+            (t.running_variance, t.variance, n / max(n - 1, 1)),
+        ):
+            ops(kernel("track"), observed, t.state, out=running, momentum=self.momentum, factor=factor)
+
+    def _of_batch(self, training: bool) -> bool:
+        return training and self.trainable
+
+    def get_config(self) -> dict[str, Any]:
+        return {"momentum": self.momentum, "epsilon": self.epsilon}
+
+
+class LayerNormalization(Layer):
+    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² over the columns of each row. Shapes (n, n_in) in and out.
+
+    The same in training and at prediction. Source: Ba, Kiros and Hinton 2016.
+    """
+
+    def __init__(self, epsilon: float = 1e-5) -> None:
+        self.epsilon = _epsilon(epsilon)
+
+    def parameters(self) -> list[Parameter]:
+        return _scale_and_shift(self.n_in)
+
+    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
+        super().allocate(t, new, n, keep)
+        t.normal = new((n, self.n_in or 0))
+        t.scale = new((n,))
+
+    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β"""
+        out = (t.normal, t.z, t.scale)
+        ops(kernel("layer_normalize"), t.a_prev, t.gamma, t.beta, out=out, epsilon=self.epsilon)
+        if ops.keep:
+            ops.copy(t.z, out=t.a)
+
+    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
+        """∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γg, g = ∂C/∂a"""
+        if self.trainable:
+            ops(kernel("column_dot"), t.grad_a, t.normal, out=t.dgamma)
+            ops(kernel("column_sum"), t.grad_a, out=t.dbeta)
+        if t.grad_prev is not None:
+            ops(kernel("layer_normalize_backward"), t.grad_a, t.normal, t.scale, t.gamma, out=t.grad_prev)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon}
+
+
+def _scale_and_shift(n_in: int | None) -> list[Parameter]:
+    assert n_in is not None
+    return [
+        Parameter("gamma", (n_in,), initializers.get("ones")),
+        Parameter("beta", (n_in,), initializers.get("zeros")),
+    ]
+
+
+def _epsilon(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ValueError(f"epsilon must be a number in (0, 1), got {value!r}")
+    return float(value)

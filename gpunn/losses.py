@@ -1,0 +1,310 @@
+"""Losses ℓ(y, a) of a row and their gradients (E3), and where cross-entropy meets softmax or sigmoid (E4).
+
+Every loss is the weighted mean over rows, C = Σ wᵢℓᵢ / Σ wᵢ. Half squared error and the cross-entropies sum over the
+outputs within a row, as the text does; the others average over them, as Keras and PyTorch do.
+
+A loss of one's own is a function (y, a) → (ℓ, g) on arrays of the device, ℓ (n,) and g = ∂ℓ/∂a (n, n_out), not averaged.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from . import activations
+from .activations import Activation
+from .kernels import get as kernel
+from .recording import Array, Recorder
+
+_NAMES: dict[str, type[Loss]] = {}
+
+
+class Loss:
+    """ℓ(y, a). `targets` is "values", rows as wide as the outputs, or "labels", one integer a row."""
+
+    names: tuple[str, ...] = ()
+    targets: ClassVar[str] = "values"
+    merged = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in vars(cls).get("names", ()):
+            _NAMES[name] = cls
+
+    @property
+    def name(self) -> str:
+        """The name that strings use."""
+        return self.names[0] if self.names else type(self).__name__
+
+    def resolve(self, activation: Activation) -> Loss:
+        """This loss behind a last layer with that activation; ValueError where the two do not fit."""
+        return self
+
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
+        """Record terms = wℓ (n,) and grad_a = ∂(Σ wℓ)/∂a (n, n_out), w (n,) summing to one. (E3)"""
+        raise NotImplementedError
+
+    def record_merged(
+        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array
+    ) -> None:
+        """Record a, δ = ∂C/∂z and terms = wℓ from z, where `merged`. (E4)"""
+        raise NotImplementedError
+
+    def check_targets(self, y: Any, xp: Any, name: str) -> None:
+        """ValueError where targets of the right shape lie outside what the loss is defined for."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON."""
+        return {}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class _RowLoss(Loss):
+    """A loss with a kernel of its name that gives value and gradient in one pass."""
+
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
+        ops(kernel(self.names[0]), a, y, w, out=(grad_a, terms), **self._scalars())
+
+    def _scalars(self) -> dict[str, float]:
+        return {}
+
+
+class HalfSquaredError(_RowLoss):
+    """ℓ = ½‖y − a‖², summed over the outputs: the text's regression loss. (E3)"""
+
+    names = ("half_squared_error",)
+
+
+class MeanSquaredError(_RowLoss):
+    """ℓ = mean over the outputs of (y − a)². (E3)"""
+
+    names = ("mean_squared_error", "mse")
+
+
+class MeanAbsoluteError(_RowLoss):
+    """ℓ = mean over the outputs of |y − a|; its derivative is 0 where y = a. (E3)"""
+
+    names = ("mean_absolute_error", "mae")
+
+
+class Huber(_RowLoss):
+    """ℓ = mean of ½e² for |e| ≤ δ and δ(|e| − ½δ) beyond, e = a − y, δ = 1 unless given. (E3)"""
+
+    names = ("huber",)
+
+    def __init__(self, delta: float = 1.0) -> None:
+        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta < math.inf:
+            raise ValueError(f"delta must be a finite number > 0, got {delta!r}")
+        self.delta = float(delta)
+
+    def _scalars(self) -> dict[str, float]:
+        return {"threshold": self.delta}
+
+    def get_config(self) -> dict[str, Any]:
+        return {"delta": self.delta}
+
+
+class Poisson(_RowLoss):
+    """ℓ = mean of a − y log a, for counts y ≥ 0 and outputs a > 0 (softplus, say). (E3)"""
+
+    names = ("poisson",)
+
+    def check_targets(self, y: Any, xp: Any, name: str) -> None:
+        if bool((y < 0).any()):
+            raise ValueError(f"{name} holds negative values; the poisson loss is for counts, y ≥ 0")
+
+
+class LogCosh(_RowLoss):
+    """ℓ = mean of log cosh(a − y). (E3)"""
+
+    names = ("log_cosh", "logcosh")
+
+
+class _CrossEntropy(Loss):
+    """A cross-entropy looks at the last layer: probabilities are merged with it, logits are taken as they are.
+
+    from_logits=None decides by the activation: `probability` means probabilities, identity means logits, anything
+    else is refused. True takes whatever the last layer gives as logits, False as probabilities.
+    """
+
+    probability: ClassVar[str]
+    of_logits: ClassVar[str]
+    of_probabilities: ClassVar[str]
+
+    def __init__(self, from_logits: bool | None = None) -> None:
+        if from_logits not in (None, True, False):
+            raise ValueError(f"from_logits must be None, True or False, got {from_logits!r}")
+        self.from_logits = from_logits
+        self._form = ""
+
+    @property
+    def merged(self) -> bool:  # type: ignore[override]
+        return self._form == "merged"
+
+    @property
+    def takes_logits(self) -> bool:
+        """Whether the last layer's outputs are logits; known once resolved."""
+        return self._form == "logits"
+
+    def resolve(self, activation: Activation) -> Loss:
+        built_in = type(activation).__module__ == activations.__name__
+        found = copy.copy(self)
+        if activation.name == self.probability:
+            if self.from_logits:
+                raise ValueError(
+                    f"from_logits=True, but the last layer's {self.probability} gives probabilities; "
+                    "leave from_logits out, or end with activation=None"
+                )
+            found._form = "merged"
+        elif self.from_logits is True or (self.from_logits is None and activation.name == "identity"):
+            found._form = "logits"
+        elif self.from_logits is False and (not built_in or activation.name in ("sigmoid", "softmax")):
+            found._form = "probabilities"
+        else:
+            raise ValueError(
+                f"loss {self.name!r} needs {self.probability} (probabilities) or no activation (logits) in the last "
+                f"layer, got {activation.name}; write Dense(…, activation={self.probability!r}), or say what it gives "
+                "with from_logits="
+            )
+        return found
+
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
+        if self._form == "logits":
+            # a are the logits, so ∂C/∂a is what δ is behind the merged activation
+            probabilities = ops.backend.empty(a.shape, a.dtype)
+            ops(kernel(self.of_logits), a, y, w, out=(probabilities, grad_a, terms))
+        else:
+            ops(kernel(self.of_probabilities), a, y, w, out=(grad_a, terms))
+
+    def record_merged(
+        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array
+    ) -> None:
+        ops(kernel(self.of_logits), z, y, w, out=(a, delta, terms))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"from_logits": self.from_logits}
+
+
+class BinaryCrossentropy(_CrossEntropy):
+    """ℓ = −Σ y log a + (1 − y) log(1 − a), summed over the outputs, 0 ≤ y ≤ 1. (E3)"""
+
+    names = ("binary_crossentropy",)
+    probability = "sigmoid"
+    of_logits = "sigmoid_crossentropy"
+    of_probabilities = "binary_crossentropy"
+
+    def check_targets(self, y: Any, xp: Any, name: str) -> None:
+        if bool(((y < 0) | (y > 1)).any()):
+            raise ValueError(f"{name} holds values outside [0, 1]; binary_crossentropy is for probabilities or 0/1 labels")
+
+
+class CategoricalCrossentropy(_CrossEntropy):
+    """ℓ = −Σ yₖ log aₖ for rows y of probabilities (one-hot rows, say). (E3)"""
+
+    names = ("categorical_crossentropy",)
+    probability = "softmax"
+    of_logits = "softmax_crossentropy_dense"
+    of_probabilities = "categorical_crossentropy"
+
+    def check_targets(self, y: Any, xp: Any, name: str) -> None:
+        sums = y.sum(axis=1, dtype="float64")
+        if bool((y < 0).any()) or bool((abs(sums - 1) > 1e-3).any()):
+            raise ValueError(
+                f"{name} must hold rows of probabilities that add up to 1 (one-hot rows, say); "
+                "for integer labels use sparse_categorical_crossentropy"
+            )
+
+
+class SparseCategoricalCrossentropy(_CrossEntropy):
+    """ℓ = −log a_y for integer labels y = 0 … n_out − 1. (E3)"""
+
+    names = ("sparse_categorical_crossentropy",)
+    targets = "labels"
+    probability = "softmax"
+    of_logits = "softmax_crossentropy"
+    of_probabilities = "sparse_categorical_crossentropy"
+
+
+class FunctionLoss(Loss):
+    """A user's own loss: function(y, a) → (ℓ, g), ℓ (n,) and g = ∂ℓ/∂a (n, n_out), on arrays of the device. (E3)
+
+    ValueError at the step where the function returns other shapes. It runs eagerly, and `summary` says so.
+    """
+
+    def __init__(self, function: Callable[[Array, Array], tuple[Array, Array]]) -> None:
+        self.function = function
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
+        def evaluate() -> None:
+            result = self.function(y, a)
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise TypeError(f"loss {self.name} must return (ℓ, g), got {type(result).__name__}")
+            loss, g = result
+            for what, got, wanted in (("ℓ", loss, terms.shape), ("g = ∂ℓ/∂a", g, a.shape)):
+                if getattr(got, "shape", None) != wanted:
+                    raise ValueError(f"loss {self.name} must return {what} of shape {wanted}, got {getattr(got, 'shape', got)!r}")
+            grad_a[...] = w[:, None] * g
+            terms[...] = w * loss
+
+        ops.call(evaluate, why=f"loss {self.name} is a Python function")
+
+    def __repr__(self) -> str:
+        return f"FunctionLoss({self.name})"
+
+
+def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
+    """The loss of a name, an object, a class or a user's function. ValueError lists the names there are."""
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, type) and issubclass(loss, Loss):
+        return loss()
+    if isinstance(loss, str):
+        if loss not in _NAMES:
+            raise ValueError(f"loss {loss!r} is unknown; there are {', '.join(sorted(_NAMES))}")
+        return _NAMES[loss]()
+    if callable(loss):
+        return FunctionLoss(loss)
+    raise TypeError(f"loss must be a name, a gpunn.losses.Loss or a function (y, a) → (ℓ, g), got {type(loss).__name__}")
+
+
+def to_config(loss: Loss) -> dict[str, Any]:
+    """The loss as JSON: its name and its constants."""
+    return {"name": loss.name, **loss.get_config()}
+
+
+def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Loss:
+    """The inverse of `to_config`; `custom` maps the names of the user's own losses to their functions."""
+    arguments = {k: v for k, v in config.items() if k != "name"}
+    name = config["name"]
+    if custom and name in custom:
+        return get(custom[name])
+    if name not in _NAMES:
+        raise ValueError(f"loss {name!r} is not built in: pass custom={{{name!r}: the function}}")
+    return _NAMES[name](**arguments)
+
+
+__all__ = [
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "FunctionLoss",
+    "HalfSquaredError",
+    "Huber",
+    "LogCosh",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Poisson",
+    "SparseCategoricalCrossentropy",
+    "from_config",
+    "get",
+    "to_config",
+]

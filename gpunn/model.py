@@ -1,0 +1,721 @@
+"""Sequential, the front: compiles, fits, predicts, explains and saves. The numbers are made in `network`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import backend as backends
+from . import data as checks
+from . import layers as layer_registry
+from . import losses, metrics, optimizers
+from .kernels import get as kernel
+from .kernels.state import Slot
+from .layers import Layer
+from .losses import Loss
+from .network import Network, Plan, evaluate
+from .recording import Array, run
+from .training import checkpoint, loop
+from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
+from .training.history import History
+from .training.loop import Data
+
+BATCH = 32
+PREDICTION_BATCH = 1024
+
+
+class Summary(str):
+    """Text that a notebook or a prompt shows as it reads."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """One layer's numbers in a step: z, a, delta (n, n_out), dW and db (None where the layer has none).
+
+    `gradients` holds every parameter's gradient by name: {"W": dW, "b": db} of a Dense layer.
+    """
+
+    layer: str
+    z: Array
+    a: Array
+    delta: Array | None
+    dW: Array | None = None
+    db: Array | None = None
+    gradients: dict[str, Array] = field(default_factory=dict)
+
+
+class Sequential:
+    """Layers in a row, trained by back-propagation.
+
+    layers       Dense, Activation, Dropout, BatchNormalization, LayerNormalization, or a `Layer` of one's own
+    input_shape  the number of inputs, or (inputs,); None learns it from the first X
+    seed         of initial weights, shuffles and dropout masks; None draws one and keeps it in `net.seed`
+    dtype        "float32" or "float64", of parameters and activations
+
+    Weights are drawn when the number of inputs is known: here with `input_shape=`, at `build(n_in)`, or at the first
+    fit, predict or trace. ValueError or TypeError names the argument that makes no sense.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[Layer],
+        *,
+        input_shape: int | tuple[int] | None = None,
+        seed: int | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        found = list(layers)
+        if not found:
+            raise ValueError("layers is empty; a network needs at least one layer")
+        for k, layer in enumerate(found):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers[{k}] must be a gpunn layer, got {type(layer).__name__}")
+            if any(layer is other for other in found[:k]) or getattr(layer, "_belongs_to_a_network", False):
+                raise ValueError(f"layers[{k}] ({layer!r}) is in use already; make a new one, or copy.deepcopy it")
+        n_in = _inputs(input_shape)
+        net = Network(found, _seed(seed), _dtype(dtype))
+        for layer in found:
+            layer._belongs_to_a_network = True  # type: ignore[attr-defined]
+        self._net = net
+        self._compiled: dict[str, Any] | None = None
+        self._loss: Loss | None = None
+        self._epochs = 0
+        self._threads: int | None = None
+        self.stop_training = False
+        if n_in is not None:
+            self.build(n_in)
+
+    # --- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers, first to last; a new list of the network's own layers."""
+        return list(self._net.layers)
+
+    @property
+    def seed(self) -> int:
+        """The seed of initial weights, shuffles and dropout masks."""
+        return self._net.seed
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of parameters and activations."""
+        return self._net.dtype
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are: "cpu" or "cuda:N"."""
+        return self._net.backend.device
+
+    @property
+    def device_reason(self) -> str:
+        """One line: why that device was taken."""
+        return self._net.backend.reason
+
+    @property
+    def optimizer(self) -> optimizers.Optimizer:
+        """The compiled optimiser. RuntimeError before `compile`."""
+        self._need_compiled("optimizer")
+        return self._net.optimizer
+
+    @property
+    def loss(self) -> Loss:
+        """The compiled loss. RuntimeError before `compile`."""
+        self._need_compiled("loss")
+        assert self._loss is not None
+        return self._loss
+
+    def __len__(self) -> int:
+        return len(self._net.layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self._net.layers[index]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._net.layers)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(map(repr, self._net.layers))
+        shape = f", input_shape={self._net.n_in}" if self._net.is_built else ""
+        return f"Sequential([{inside}]{shape}, seed={self.seed}, dtype='{self.dtype}')"
+
+    def summary(self, batch_size: int = BATCH) -> Summary:
+        """A table of the layers, their parameters, the bytes of a training plan for `batch_size` rows, and whatever
+        leaves the fast path with the reason. Before the number of inputs is known, the layers alone."""
+        net = self._net
+        if not net.is_built:
+            return Summary(f"{self!r}\nnot built: the number of inputs is not known yet")
+        rows = [("layer", "outputs", "parameters", "")]
+        for k, layer in enumerate(net.layers):
+            count = sum(p.stop - p.start for p in net.places_of(k))
+            rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", "" if layer.trainable else "frozen"))
+        widths = [max(len(row[c]) for row in rows) for c in range(3)]
+        lines = [
+            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows
+        ]
+        trained = sum(b - a for a, b in net.segments())
+        lines.insert(1, "-" * max(map(len, lines)))
+        lines.append(lines[1])
+        lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
+        lines.append(f"device {self.device}: {self.device_reason}")
+        if self._compiled is not None:
+            _positive_integer("batch_size", batch_size)
+            net.ready()
+            with loop.training_plan(net, batch_size, weighted=False) as plan:
+                lines.append(f"a training plan for {batch_size} rows owns {_bytes(plan.bytes)}")
+                lines += [f"leaves the fast path: {why}" for why in plan.eager] or ["every launch of a step is fused"]
+        return Summary("\n".join(lines))
+
+    # --- weights ------------------------------------------------------------------------------------------------
+
+    def build(self, n_in: int) -> Sequential:
+        """Learn the number of inputs and draw the initial weights from the seed. RuntimeError if built already."""
+        if self._net.is_built:
+            raise RuntimeError(f"the network is built already, for {self._net.n_in} inputs")
+        self._net.build(_positive_integer("n_in", n_in))
+        return self
+
+    def get_weights(self) -> list[np.ndarray]:
+        """[W1, b1, W2, b2, …] as NumPy arrays, copies. RuntimeError before the number of inputs is known."""
+        self._need_built("get_weights")
+        net = self._net
+        return [np.array(net.backend.to_host(p.of(net.theta))) for p in net.ordered_places()]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Take weights in the order of `get_weights`. ValueError where their number or a shape differs, or one is not
+        finite; nothing is changed then. RuntimeError before the number of inputs is known."""
+        self._need_built("set_weights")
+        net = self._net
+        places = net.ordered_places()
+        if len(weights) != len(places):
+            raise ValueError(f"weights must hold {len(places)} arrays, got {len(weights)}")
+        arrays = []
+        for k, (given, place) in enumerate(zip(weights, places, strict=True)):
+            array = np.asarray(net.backend.to_host(given) if backends.is_device_array(given) else given)
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"weights[{k}] must hold real numbers, got {array.dtype}")
+            if array.shape != place.parameter.shape:
+                raise ValueError(f"weights[{k}] must have shape {place.parameter.shape}, got {array.shape}")
+            with np.errstate(over="ignore"):
+                converted = array.astype(net.dtype)
+            if not np.isfinite(converted).all():
+                raise ValueError(f"weights[{k}] holds NaN, infinity or a number too large for {net.dtype}")
+            arrays.append(converted)
+        for array, place in zip(arrays, places, strict=True):
+            place.of(net.theta)[...] = net.backend.asarray(array)
+
+    def to(self, device: str) -> Sequential:
+        """Bring the network to a device: "cpu", "cuda", "cuda:1" or "auto"."""
+        self._net.move(backends.get(device))
+        return self
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = None,
+        metrics: Iterable[Any] = (),
+        *,
+        device: Any = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> Sequential:
+        """Choose the update rule, the loss, metrics and the device. Called again it keeps the weights and resets the
+        optimiser's state.
+
+        optimizer  a name ("adam") or an object (`Adam(1e-3)`)
+        loss       a name, a `gpunn.losses` object, or a function (y, a) → (ℓ, g)
+        metrics    names ("accuracy") or objects, shown beside the loss
+        device     "auto", "cpu", "cuda" or "cuda:N"
+        precision  None: the products are in the network's own dtype
+        threads    the most threads that BLAS may use in a fit; None leaves it alone (extra `threads`)
+
+        ValueError or TypeError, before anything changes, where an argument makes no sense or loss and last layer do
+        not fit; DeviceError where the device cannot be used.
+        """
+        rule = optimizers.get(optimizer)
+        if loss is None:
+            raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
+        chosen = losses.get(loss)
+        resolved = chosen.resolve(self._net.layers[-1].activation)
+        if isinstance(metrics, (str, _metric_class())):
+            raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
+        watched = [_metric(m) for m in metrics]
+        names = [m.name for m in watched]
+        if len(set(names)) != len(names) or "loss" in names:
+            raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
+        for metric in watched:
+            metric.resolve(resolved, self._outputs())
+        if threads is not None:
+            _positive_integer("threads", threads)
+            _thread_limit(threads)
+        backend = backends.get(device)
+        _check_precision(precision, backend.device, self._net.dtype)
+        self._net.move(backend)
+        self._net.compile(rule, resolved, watched)
+        self._loss = chosen
+        self._threads = threads
+        self._epochs = 0
+        self._compiled = {"metrics": names}
+        return self
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        batch_size: int = BATCH,
+        epochs: int = 1,
+        shuffle: bool = True,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        sample_weight: Any = None,
+        class_weight: dict[Any, float] | None = None,
+        callbacks: Iterable[Callback] = (),
+        verbose: int = 1,
+    ) -> History:
+        """Train on X (n, n_in) and y by mini-batches for `epochs` epochs; returns a `History`.
+
+        y is (n,) labels for sparse_categorical_crossentropy, else (n, n_out). `validation_data` is (X, y) or (X, y,
+        sample_weight); `validation_split` takes the last part of X instead. `sample_weight` (n,) and `class_weight`
+        {class: weight} multiply. `verbose` 0 is silent, 1 a bar, 2 a line an epoch. A second fit goes on with the
+        optimiser's state and the next epoch's shuffle.
+
+        ValueError or TypeError, before anything changes, for input that makes no sense; DivergenceError at the first
+        step that is not finite, with the weights before it kept.
+        """
+        self._need_compiled("fit")
+        _positive_integer("batch_size", batch_size)
+        _positive_integer("epochs", epochs)
+        if verbose not in (0, 1, 2):
+            raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
+        chosen = list(callbacks)
+        X = checks.features(X, self._known_inputs(), self.dtype)
+        n_in, n_out = X.shape[1], self._outputs()
+        y = self._targets(y, X, n_out)
+        w = self._weights(sample_weight, class_weight, X, y)
+        validation = None
+        if validation_data is not None:
+            if checks.split(max(1, X.shape[0]), validation_split) != X.shape[0]:
+                raise ValueError("give validation_data or validation_split, not both")
+            validation = self._validation(validation_data, n_in, n_out)
+        else:
+            rows = checks.split(X.shape[0], validation_split)
+            if rows < X.shape[0]:
+                validation = (X[rows:], y[rows:], None if w is None else w[rows:])
+                X, y, w = X[:rows], y[:rows], None if w is None else w[:rows]
+                for part in (w, validation[2]):
+                    if part is not None and not bool((part > 0).any()):
+                        raise ValueError("validation_split leaves one side whose weights are all zero")
+        if verbose:
+            chosen.append(_progress(verbose))
+        params = {"epochs": epochs, "steps": -(-X.shape[0] // batch_size), "verbose": verbose}
+        hooks = CallbackList(chosen, self, params)
+        if not self._net.is_built:
+            self.build(n_in)
+        net = self._net
+        net.ready()
+        first = self._epochs
+        with net.backend.activate(), _thread_limit(self._threads):
+            try:
+                return loop.fit(
+                    net,
+                    self._on_device(X, y, w),
+                    None if validation is None else self._on_device(*validation),
+                    batch_size=batch_size,
+                    first_epoch=first,
+                    epochs=epochs,
+                    shuffle=bool(shuffle),
+                    callbacks=_Counting(hooks, self, first),
+                    model=self,
+                )
+            finally:
+                net.backend.free()
+
+    def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
+        """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included."""
+        self._need_compiled("train_on_batch")
+        x, y, w = self._batch(x, y, sample_weight, class_weight)
+        net = self._net
+        net.ready()
+        with net.backend.activate(), loop.training_plan(net, x.shape[0], weighted=w is not None) as plan:
+            on_device = self._on_device(x, y, w)
+            loop.set_learning_rate(net, self._epochs)
+            net.state[Slot.OFFSET] = 0
+            run(loop.whole_step(plan, plan.source(on_device.X, on_device.y, on_device.w)))
+            state = np.array(net.backend.to_host(net.state))
+        if state[Slot.BAD]:
+            raise loop.diverged(net, state, None, None)
+        return float(state[Slot.LOSS] + state[Slot.PENALTY])
+
+    def evaluate(self, X: Any, y: Any, *, batch_size: int = PREDICTION_BATCH, sample_weight: Any = None) -> dict[str, float]:
+        """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows."""
+        self._need_compiled("evaluate")
+        _positive_integer("batch_size", batch_size)
+        X, y, w = self._batch(X, y, sample_weight, None)
+        with self._net.backend.activate():
+            return loop.score(self._net, self._on_device(X, y, w), batch_size)
+
+    # --- prediction ---------------------------------------------------------------------------------------------
+
+    def predict(self, X: Any, *, batch_size: int = PREDICTION_BATCH) -> Array:
+        """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
+        _positive_integer("batch_size", batch_size)
+        array = checks.features(X, self._known_inputs(), self.dtype)
+        if not self._net.is_built:
+            self.build(array.shape[1])
+        with self._net.backend.activate():
+            result = loop.predict(self._net, self._net.backend.asarray(array), batch_size)
+            return checks.as_given(result, X)
+
+    def predict_proba(self, X: Any, *, batch_size: int = PREDICTION_BATCH) -> Array:
+        """Probabilities (n, n_out): aᴸ behind softmax or sigmoid, and that of the logits where the last layer gives
+        logits. ValueError where the network gives neither."""
+        activation = self._probability()
+        a = self.predict(X, batch_size=batch_size)
+        return a if activation is None else kernel(activation)(a)
+
+    def predict_classes(self, X: Any, *, batch_size: int = PREDICTION_BATCH) -> Array:
+        """Indices (n,) of the largest probability; of sigmoid outputs 0 or 1 each, (n,) for one output."""
+        sigmoid = (self._probability() or self._net.layers[-1].activation.name) == "sigmoid"
+        p = self.predict_proba(X, batch_size=batch_size)
+        if not sigmoid:
+            return p.argmax(axis=1)
+        yes = (p > 0.5).astype("int64")
+        return yes[:, 0] if yes.shape[1] == 1 else yes
+
+    def _probability(self) -> str | None:
+        """The activation that makes probabilities of aᴸ, None where it gives them itself."""
+        last = self._net.layers[-1].activation.name
+        if last in ("softmax", "sigmoid"):
+            return None
+        loss = self._net.loss if self._compiled is not None else None
+        if loss is not None and getattr(loss, "takes_logits", False):
+            return loss.probability  # type: ignore[attr-defined, no-any-return]
+        if loss is not None and getattr(loss, "probability", None) and not loss.merged:
+            return None
+        raise ValueError(
+            f"the last layer gives {last} outputs, which are not probabilities; end with softmax or sigmoid, or compile "
+            "with a cross-entropy loss"
+        )
+
+    # --- the student's window -----------------------------------------------------------------------------------
+
+    def loss_and_gradients(
+        self, x: Any, y: Any, *, training: bool = True, sample_weight: Any = None
+    ) -> tuple[float, list[np.ndarray]]:
+        """(C, [dW1, db1, …]) for x (n, n_in) and y as one batch, penalties included; moves nothing, not even the step.
+
+        With `training` it uses the current step's dropout masks and the batch's statistics: twice gives the same bits.
+        A frozen layer's gradients are zero.
+        """
+        self._need_compiled("loss_and_gradients")
+        x, y, w = self._batch(x, y, sample_weight, None)
+        net = self._net
+        with self._backward_plan(x, y, w, training) as plan:
+            state = net.backend.to_host(plan.state)
+            gradients = [np.array(net.backend.to_host(p.of(net.gradient))) for p in net.ordered_places()]
+            return float(state[Slot.LOSS] + state[Slot.PENALTY]), gradients
+
+    def input_gradient(self, x: Any, y: Any, *, training: bool = True, sample_weight: Any = None) -> np.ndarray:
+        """∂C/∂x (n, n_in), as `loss_and_gradients` computes the others."""
+        self._need_compiled("input_gradient")
+        x, y, w = self._batch(x, y, sample_weight, None)
+        with self._backward_plan(x, y, w, training, input_gradient=True) as plan:
+            return np.array(self._net.backend.to_host(plan.grad_x))
+
+    def trace(self, x: Any, y: Any = None, *, training: bool = False, sample_weight: Any = None) -> list[LayerTrace]:
+        """z, a, delta = ∂C/∂z, dW and db of every layer for x as one batch: the text's quantities, nothing merged.
+
+        Without y the forward pass alone; with y the network must be compiled.
+        """
+        if y is None:
+            array = checks.features(x, self._known_inputs(), self.dtype, "x")
+            if not self._net.is_built:
+                self.build(array.shape[1])
+            with self._net.backend.activate(), self._net.plan(array.shape[0], training=training, keep=True) as plan:
+                self._copy_step(plan)
+                plan.state[Slot.OFFSET] = 0
+                run(plan.source(self._net.backend.asarray(array)))
+                run(plan.forward)
+                return [self._layer_trace(plan, k) for k in range(len(self))]
+        self._need_compiled("trace with y")
+        x, y, w = self._batch(x, y, sample_weight, None)
+        with self._backward_plan(x, y, w, training, keep=True) as plan:
+            return [self._layer_trace(plan, k) for k in range(len(self))]
+
+    def _layer_trace(self, plan: Plan, k: int) -> LayerTrace:
+        net, t = self._net, plan.layers[k]
+
+        def copy(array: Array) -> np.ndarray:
+            return np.array(net.backend.to_host(array))
+
+        gradients = {}
+        if plan.backward:
+            gradients = {p.parameter.name: copy(p.of(net.gradient)) for p in net.places_of(k)}
+        return LayerTrace(
+            repr(net.layers[k]),
+            copy(t.z),
+            copy(t.a),
+            copy(t.delta) if plan.backward else None,
+            gradients.get("W"),
+            gradients.get("b"),
+            gradients,
+        )
+
+    @contextlib.contextmanager
+    def _backward_plan(self, x: Array, y: Array, w: Array | None, training: bool, **options: Any) -> Iterator[Plan]:
+        """A plan that has run forward and backward on that batch, and taken no step."""
+        net = self._net
+        net.ready()
+        options |= {"training": bool(training), "loss": True, "backward": True, "weighted": w is not None}
+        with net.backend.activate(), net.plan(x.shape[0], **options) as plan:
+            on_device = self._on_device(x, y, w)
+            self._copy_step(plan)
+            evaluate(plan, plan.source(on_device.X, on_device.y, on_device.w), 0)
+            run(plan.backward)
+            yield plan
+
+    def _copy_step(self, plan: Plan) -> None:
+        """Dropout masks are those of the current step."""
+        plan.state[...] = self._net.state
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write weights, running statistics, architecture and what was compiled to a safetensors file, as one step.
+
+        No pickle: own layers, activations and losses are kept by name, and `load(…, custom=…)` brings them. OSError
+        where it fails, the old file whole. RuntimeError before the number of inputs is known.
+        """
+        self._need_built("save")
+        tensors, metadata = self.to_tensors()
+        checkpoint.write(path, tensors, metadata)
+
+    def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and the JSON metadata that a file of this network holds."""
+        self._need_built("to_tensors")
+        net = self._net
+        tensors = {}
+        for k in range(len(net.layers)):
+            views = {p.parameter.name: p.of(net.theta) for p in net.places_of(k)} | net.running_of(k)
+            tensors |= {f"layers.{k}.{name}": np.array(net.backend.to_host(v)) for name, v in views.items()}
+        metadata: dict[str, Any] = {
+            "kind": "sequential",
+            "layers": [layer_registry.to_config(layer) for layer in net.layers],
+            "n_in": net.n_in,
+            "seed": str(net.seed),
+            "dtype": net.dtype.name,
+            "compiled": None,
+        }
+        if self._compiled is not None:
+            metadata["compiled"] = {
+                "optimizer": optimizers.to_config(net.optimizer),
+                "loss": losses.to_config(self.loss),
+                "metrics": self._compiled["metrics"],
+            }
+        # what cannot be written as JSON is found out before a file is touched
+        json.dumps(metadata, allow_nan=False)
+        return tensors, metadata
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: dict[str, np.ndarray],
+        metadata: dict[str, Any],
+        *,
+        custom: dict[str, Any] | None = None,
+        device: str = "cpu",
+    ) -> Sequential:
+        """The inverse of `to_tensors`. CheckpointError where the arrays do not fit the architecture."""
+        custom = custom or {}
+        if metadata.get("kind") != "sequential":
+            raise checkpoint.CheckpointError(f"the file holds a {metadata.get('kind')!r}, not a network")
+        layers = [layer_registry.from_config(c, custom) for c in metadata["layers"]]
+        model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"], input_shape=int(metadata["n_in"]))
+        net = model._net
+        for k in range(len(layers)):
+            views = {p.parameter.name: p.of(net.theta) for p in net.places_of(k)} | net.running_of(k)
+            for name, view in views.items():
+                found = tensors.get(f"layers.{k}.{name}")
+                if found is None or found.shape != view.shape or found.dtype != net.dtype:
+                    got = "nothing" if found is None else f"{found.dtype} {found.shape}"
+                    raise checkpoint.CheckpointError(f"layers.{k}.{name} should be {net.dtype} {view.shape}, got {got}")
+                view[...] = found
+        compiled = metadata["compiled"]
+        if compiled is not None:
+            model.compile(
+                optimizers.from_config(compiled["optimizer"]),
+                losses.from_config(compiled["loss"], custom),
+                [custom.get(m, m) for m in compiled["metrics"]],
+                device=device,
+            )
+        else:
+            model.to(device)
+        return model
+
+    # --- checks -------------------------------------------------------------------------------------------------
+
+    def _need_compiled(self, what: str) -> None:
+        if self._compiled is None:
+            raise RuntimeError(f"{what} needs a loss and an optimiser: call compile(optimizer=…, loss=…) first")
+
+    def _need_built(self, what: str) -> None:
+        if not self._net.is_built:
+            raise RuntimeError(
+                f"{what}: there are no weights yet, the number of inputs is not known; "
+                "give input_shape=, call build(n_in), or fit first"
+            )
+
+    def _known_inputs(self) -> int | None:
+        return self._net.n_in if self._net.is_built else None
+
+    def _outputs(self) -> int:
+        """n_out, which the last layer with a width of its own tells even before the inputs are known."""
+        if self._net.is_built:
+            return self._net.n_out
+        return next((layer.units for layer in reversed(self._net.layers) if hasattr(layer, "units")), 0)
+
+    def _targets(self, y: Any, X: Array, n_out: int) -> Array:
+        return checks.targets(y, self._net.loss, X.shape[0], n_out or X.shape[1], self.dtype)
+
+    def _weights(self, sample_weight: Any, class_weight: Any, X: Array, y: Array) -> Array | None:
+        w = None if sample_weight is None else checks.weights(sample_weight, X.shape[0], self.dtype)
+        if class_weight is not None:
+            by_class = checks.class_weights(class_weight, y, self._net.loss, self.dtype)
+            w = checks.weights(by_class if w is None else backends.to_host(w) * by_class, len(by_class), self.dtype)
+        return w
+
+    def _batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Array, Array, Array | None]:
+        array = checks.features(x, self._known_inputs(), self.dtype)
+        targets = self._targets(y, array, self._outputs())
+        w = self._weights(sample_weight, class_weight, array, targets)
+        if not self._net.is_built:
+            self.build(array.shape[1])
+        return array, targets, w
+
+    def _validation(self, given: Any, n_in: int, n_out: int) -> tuple[Array, Array, Array | None]:
+        if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+            raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+        X = checks.features(given[0], n_in, self.dtype, "validation X")
+        y = checks.targets(given[1], self._net.loss, X.shape[0], n_out or n_in, self.dtype, "validation y")
+        if len(given) == 2 or given[2] is None:
+            return X, y, None
+        return X, y, checks.weights(given[2], X.shape[0], self.dtype, "validation sample_weight")
+
+    def _on_device(self, X: Array, y: Array, w: Array | None) -> Data:
+        put = self._net.backend.asarray
+        return Data(put(X), put(y), None if w is None else put(w))
+
+
+class _Counting:
+    """The callbacks of a fit, and the number of epochs that the model has seen."""
+
+    def __init__(self, hooks: CallbackList, model: Sequential, first: int) -> None:
+        self.hooks, self.model, self.first = hooks, model, first
+        self.watch_batches = hooks.watch_batches
+
+    def __call__(self, hook: str, *arguments: Any) -> None:
+        if hook == "on_epoch_end":
+            self.model._epochs = self.first + arguments[0] + 1
+        self.hooks(hook, *arguments)
+
+
+def _metric_class() -> type:
+    return metrics.Metric
+
+
+def _metric(given: Any) -> metrics.Metric:
+    return metrics.get(given)
+
+
+def _progress(verbose: int) -> Callback:
+    """A bar where tqdm is installed, else a line an epoch."""
+    if verbose == 1:
+        with contextlib.suppress(ImportError):
+            return ProgressBar()
+    return EpochLines()
+
+
+@contextlib.contextmanager
+def _limited(threads: int) -> Iterator[None]:
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"') from None
+    with threadpool_limits(threads):
+        yield
+
+
+def _thread_limit(threads: int | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if threads is None else _limited(threads)
+
+
+def _check_precision(precision: str | None, device: str, dtype: np.dtype) -> None:
+    if precision is None or precision == dtype.name:
+        return
+    if precision not in ("tf32", "bf16", "float32", "float64"):
+        raise ValueError(f"precision must be None, 'tf32' or 'bf16', got {precision!r}")
+    if precision in ("float32", "float64"):
+        raise ValueError(f"precision={precision!r} does not fit a {dtype} network: give Sequential dtype={precision!r}")
+    if device == "cpu":
+        raise ValueError(f"precision={precision!r} is for GPUs, and the device is the CPU; leave precision out")
+    raise ValueError(f"precision={precision!r} is not available yet; leave precision out for {dtype}")
+
+
+def _inputs(shape: Any) -> int | None:
+    if shape is None:
+        return None
+    if isinstance(shape, (tuple, list)):
+        if len(shape) != 1:
+            raise ValueError(f"input_shape must be the number of inputs or (inputs,), got {shape!r}")
+        shape = shape[0]
+    return _positive_integer("input_shape", shape)
+
+
+def _positive_integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value.__index__())
+
+
+def _seed(seed: Any) -> int:
+    if seed is None:
+        return secrets.randbits(63)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"seed must be an integer or None, got {seed!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
+    return int(seed.__index__())
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.dtype("float32"), np.dtype("float64")):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return found  # type: ignore[return-value]
+
+
+def _bytes(count: int) -> str:
+    size, unit = float(count), "bytes"
+    for bigger in ("KiB", "MiB", "GiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, bigger
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

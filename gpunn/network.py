@@ -1,0 +1,470 @@
+"""The network: flat parameters, the forward pass, the δ-recursion, and the plans that run them. It knows no loop.
+
+All parameters live in one flat buffer: first all weights, then everything unpenalised (intercepts, γ, β). Gradients
+and the optimiser's moments lie in buffers of the same shape, and a layer holds views. A plan belongs to a batch size
+and owns every buffer of a step; making it records the step, and running it only writes in place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import backend as backends
+from .backend import Backend
+from .kernels import Launch
+from .kernels import get as kernel
+from .kernels.state import SIZE, Slot
+from .layers import Buffers, Layer, Parameter
+from .losses import Loss
+from .optimizers import Optimizer
+from .recording import Array, Recorder, run
+
+# above these magnitudes an update of finite numbers might overflow, and is tried before it is written
+LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
+POOL = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter lies in the flat buffer."""
+
+    layer: int
+    parameter: Parameter
+    start: int
+    stop: int
+
+    def of(self, flat: Array) -> Array:
+        """The parameter's view of a flat buffer."""
+        return flat[self.start : self.stop].reshape(self.parameter.shape)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A slice of the flat buffer with one l2 and one l1."""
+
+    start: int
+    stop: int
+    l2: float
+    l1: float
+
+
+class Plan:
+    """Every buffer of a step for n rows, and the step itself as lists of launches.
+
+    prepare   the batch's weights: wᵢ ← wᵢ/Σw
+    forward   steps (1), (2) of the procedure: x to aᴸ
+    loss      (3): C, and δᴸ or ∂C/∂aᴸ
+    backward  (4), (5): δ back to the first layer, gradients, penalties
+    update    (6): the flag, clipping, the optimiser, what follows it, the tick
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        n: int,
+        *,
+        training: bool,
+        loss: bool = False,
+        backward: bool = False,
+        update: bool = False,
+        weighted: bool = False,
+        keep: bool = False,
+        input_gradient: bool = False,
+    ) -> None:
+        self.network, self.n, self.training = network, n, training
+        self.backend = network.backend
+        self.bytes = 0
+        self.weighted = weighted
+        self.state = network.state if update else self._new((SIZE,), np.float64)
+        self.ops = Recorder(self.backend, keep=keep)
+        self.x = self._new((n, network.n_in))
+        self.grad_x = self._new((n, network.n_in)) if input_gradient else None
+        self.layers = self._allocate(keep, backward)
+        self.prepare: list[Launch] = []
+        self.loss: list[Launch] = []
+        self.backward: list[Launch] = []
+        self.update: list[Launch] = []
+        self._merged = loss and network.loss.merged
+        self._record_forward()
+        self.forward = self.ops.take()
+        if loss:
+            self._record_loss(backward)
+            self.loss = self.ops.take()
+        if backward:
+            self._record_backward()
+            self.backward = self.ops.take()
+        if update:
+            self._record_update()
+            self.update = self.ops.take()
+        self.ops.bind()
+        self.eager = list(dict.fromkeys(self.ops.eager))
+
+    def _new(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        made = self.backend.zeros(shape, dtype or self.network.dtype)
+        self.bytes += made.nbytes
+        return made
+
+    def _allocate(self, keep: bool, backward: bool) -> list[Buffers]:
+        """The layers' buffers, each reading the one before it and passing ∂C/∂a_prev back to it."""
+        net = self.network
+        found: list[Buffers] = []
+        a = self.x
+        for index, layer in enumerate(net.layers):
+            t = Buffers(index=index, a_prev=a, state=self.state, delta_is_known=False)
+            t.grad_a = t.delta = t.grad_prev = None
+            for place in net.places_of(index):
+                setattr(t, place.parameter.name, place.of(net.theta))
+                if backward:
+                    setattr(t, f"d{place.parameter.name}", place.of(net.gradient))
+            for name, view in net.running_of(index).items():
+                setattr(t, name, view)
+            if layer.passes_through(self.training):
+                t.z = t.a = a
+            else:
+                layer.allocate(t, self._new, self.n, keep)
+            found.append(t)
+            a = t.a
+        if backward:
+            grad = self._new((self.n, net.n_out))
+            for t, layer in zip(reversed(found), reversed(net.layers), strict=True):
+                t.grad_a = grad
+                # without an activation of its own, a layer's δ is ∂C/∂a
+                apart = keep and layer.activation.name != "identity"
+                t.delta = self._new(grad.shape) if apart else grad
+                if layer.passes_through(self.training):
+                    t.delta = t.grad_prev = grad
+                elif t.index > 0:
+                    t.grad_prev = grad = self._new((self.n, layer.n_in or 0))
+                else:
+                    t.grad_prev = self.grad_x
+        return found
+
+    @property
+    def output(self) -> Array:
+        """aᴸ (n, n_out)."""
+        return self.layers[-1].a
+
+    def _record_forward(self) -> None:
+        """(1) a⁰ = x; (2) feed forward by E1 and E2."""
+        last = len(self.layers) - 1
+        for t, layer in zip(self.layers, self.network.layers, strict=True):
+            if layer.passes_through(self.training):
+                continue
+            if t.index == last and self._merged:
+                layer.forward_to_z(self.ops, t, self.training)
+            else:
+                layer.forward(self.ops, t, self.training)
+
+    def _record_loss(self, backward: bool) -> None:
+        """(3) C = Σ wᵢℓᵢ + penalty (E3, E9) and δᴸ, or ∂C/∂aᴸ where the last layer turns it into δᴸ itself (E4)."""
+        net, n, ops = self.network, self.n, self.ops
+        labels = net.loss.targets == "labels"
+        self.y = self._new((n,), np.int32) if labels else self._new((n, net.n_out))
+        self.w = self._new((n,))
+        self.terms = self._new((n,))
+        if self.weighted:
+            ops(kernel("weigh_batch"), out=(self.w, self.state), count=1, rows=n)
+        else:
+            self.w.fill(1 / n)
+            ops(kernel("begin_batch"), out=self.state, count=1, rows=n)
+        self.prepare = ops.take()
+        t = self.layers[-1]
+        grad = t.delta if t.delta is not None else self._new((n, net.n_out))
+        if self._merged:
+            net.loss.record_merged(ops, t.z, self.y, self.w, t.a, grad, self.terms)
+            t.delta_is_known = True
+        else:
+            into = t.grad_a if t.grad_a is not None else grad
+            net.loss.record(ops, t.a, self.y, self.w, into, self.terms)
+        ops(kernel("total"), self.terms, out=_slot(self.state, Slot.LOSS))
+        self._record_penalty_value()
+        self.scores = self._new((max(1, len(net.metrics)),), np.float64)
+        for k, metric in enumerate(net.metrics):
+            metric.record(ops, t.a, self.y, self.w, self.terms)
+            ops(kernel("total"), self.terms, out=self.scores[k : k + 1])
+
+    def _record_penalty_value(self) -> None:
+        penalties = self.network.penalties()
+        if not penalties:
+            return
+        parts = self._new((len(penalties),), np.float64)
+        for k, p in enumerate(penalties):
+            theta = self.network.theta[p.start : p.stop]
+            self.ops(kernel("penalty"), theta, out=parts[k : k + 1], l2=p.l2, l1=p.l1)
+        self.ops(kernel("total"), parts, out=_slot(self.state, Slot.PENALTY))
+
+    def _record_backward(self) -> None:
+        """(4) δˡ by E5 down to the first layer; (5) gradients by E6 and E7; λW of E9."""
+        net = self.network
+        for t, layer in zip(reversed(self.layers), reversed(net.layers), strict=True):
+            if not layer.passes_through(self.training):
+                layer.backward(self.ops, t, self.training)
+        for p in net.penalties(trainable_only=True):
+            theta, g = net.theta[p.start : p.stop], net.gradient[p.start : p.stop]
+            self.ops(kernel("add_penalty_gradient"), theta, out=g, l2=p.l2, l1=p.l1)
+
+    def _record_update(self) -> None:
+        """(6) gradient step by E8 or a descendant of it, unless something is not finite."""
+        net, ops, state = self.network, self.ops, self.state
+        rule = net.optimizer
+        ops(kernel("largest"), net.gradient, net.theta, out=_slot(state, Slot.LARGEST))
+        ops(kernel("judge"), out=state, count=1, limit=LIMITS[net.dtype.name])
+        rule.record_clipping(ops, net.gradient, state)
+        rule.record_preparation(ops, state)
+        segments = [
+            (net.theta[a:b], net.gradient[a:b], {name: flat[a:b] for name, flat in net.moments.items()})
+            for a, b in net.segments()
+        ]
+        for record in (rule.record_trial, rule.record):
+            for theta, g, moments in segments:
+                record(ops, theta, g, moments, state)
+        for t, layer in zip(self.layers, net.layers, strict=True):
+            layer.after_update(ops, t)
+        if net.metrics:
+            ops(kernel("accumulate"), self.scores, out=(net.score_sums, state), count=1, terms_n=len(net.metrics))
+        ops(kernel("tick"), out=state, count=1, rows=self.n)
+
+    def source(self, X: Array, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
+        """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.
+
+        With `order` (int64, a permutation) row i of the batch is row order[offset + i], else row offset + i.
+        """
+        ops = Recorder(self.backend)
+        pairs = [(X, self.x)]
+        if y is not None:
+            if self.network.loss.targets == "labels":
+                if order is None:
+                    ops(kernel("take_labels"), y, self.state, out=self.y)
+                else:
+                    ops(kernel("gather_labels"), y, order, self.state, out=self.y)
+            else:
+                pairs.append((y, self.y))
+        if w is not None:
+            pairs.append((w[:, None], self.w[:, None]))
+        for whole, into in pairs:
+            steps = {
+                "row_step": whole.strides[0] // whole.itemsize,
+                "column_step": whole.strides[1] // whole.itemsize,
+            }
+            if order is None:
+                ops(kernel("take_rows"), whole, self.state, out=into, **steps)
+            else:
+                ops(kernel("gather"), whole, order, self.state, out=into, **steps)
+        launches = ops.take()
+        ops.bind()
+        return launches
+
+
+class Network:
+    """Layers with their parameters on a device, and what training them needs. `seed` draws everything."""
+
+    def __init__(self, layers: Sequence[Layer], seed: int, dtype: np.dtype) -> None:
+        self.layers = list(layers)
+        self.seed = seed
+        self.dtype = dtype
+        self.backend: Backend = backends.get("cpu")
+        self.n_in = self.n_out = 0
+        self.places: list[Place] = []
+        self.theta: Array = None
+        self.running: Array = None
+        self.gradient: Array = None
+        self.state: Array = None
+        self.moments: dict[str, Array] = {}
+        self.score_sums: Array = None
+        self.loss: Loss
+        self.optimizer: Optimizer
+        self.metrics: list[Any] = []
+        self._reset_plans()
+
+    # --- parameters ---------------------------------------------------------------------------------------------
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the number of inputs is known and the weights are drawn."""
+        return self.theta is not None
+
+    def build(self, n_in: int) -> None:
+        """Lay the parameters out and draw them on the host: layer by layer, from a Philox generator keyed by the
+        seed and the layer, so that a layer's weights do not depend on what stands before it. (E10)"""
+        width = n_in
+        for layer in self.layers:
+            width = layer.build(width)
+        self.n_in, self.n_out = n_in, width
+        listed = [(k, p) for k, layer in enumerate(self.layers) for p in layer.parameters()]
+        at = 0
+        self.places = []
+        for k, p in sorted(listed, key=lambda pair: not pair[1].penalised):
+            size = int(np.prod(p.shape))
+            self.places.append(Place(k, p, at, at + size))
+            at += size
+        theta = np.zeros(at, self.dtype)
+        for k in range(len(self.layers)):
+            generator = generator_of(self.seed, 2**64 - 1 - k)
+            for place in self.places_of(k):
+                place.of(theta)[...] = place.parameter.initializer(place.parameter.shape, generator)
+        statistics = [r for layer in self.layers for r in layer.running()]
+        running = np.concatenate([np.full(r.shape, r.initial, self.dtype).ravel() for r in statistics] or [theta[:0]])
+        self.theta, self.running = self.backend.asarray(theta), self.backend.asarray(running)
+        self.gradient = self.backend.zeros((at,), self.dtype)
+        self.state = self.backend.zeros((SIZE,), np.float64)
+        self._set_seed()
+        self._reset_plans()
+
+    def _set_seed(self) -> None:
+        self.state[Slot.SEED_LOW] = float(self.seed & 0xFFFFFFFF)
+        self.state[Slot.SEED_HIGH] = float(self.seed >> 32 & 0xFFFFFFFF)
+
+    def places_of(self, layer: int) -> list[Place]:
+        """The places of one layer's parameters, in the layer's own order."""
+        return sorted(
+            (p for p in self.places if p.layer == layer),
+            key=lambda p: [q.name for q in self.layers[layer].parameters()].index(p.parameter.name),
+        )
+
+    def ordered_places(self) -> list[Place]:
+        """All places in the order of `get_weights`: W1, b1, W2, b2, …"""
+        return [p for k in range(len(self.layers)) for p in self.places_of(k)]
+
+    def running_of(self, layer: int) -> dict[str, Array]:
+        """One layer's running statistics, views of their flat buffer."""
+        found, at = {}, 0
+        for k, each in enumerate(self.layers):
+            for r in each.running():
+                size = int(np.prod(r.shape))
+                if k == layer:
+                    found[r.name] = self.running[at : at + size].reshape(r.shape)
+                at += size
+        return found
+
+    def segments(self) -> list[tuple[int, int]]:
+        """The stretches of the flat buffer that train, neighbours joined: one, unless a layer is frozen."""
+        found: list[tuple[int, int]] = []
+        for p in self.places:
+            if not self.layers[p.layer].trainable:
+                continue
+            if found and found[-1][1] == p.start:
+                found[-1] = (found[-1][0], p.stop)
+            else:
+                found.append((p.start, p.stop))
+        return found
+
+    def penalties(self, *, trainable_only: bool = False) -> list[Penalty]:
+        """The stretches with a penalty, neighbours of equal λ joined: one, unless layers differ. (E9)"""
+        found: list[Penalty] = []
+        for p in self.places:
+            l2, l1 = p.parameter.l2, p.parameter.l1
+            if (l2 == 0 and l1 == 0) or (trainable_only and not self.layers[p.layer].trainable):
+                continue
+            if found and (found[-1].stop, found[-1].l2, found[-1].l1) == (p.start, l2, l1):
+                found[-1] = Penalty(found[-1].start, p.stop, l2, l1)
+            else:
+                found.append(Penalty(p.start, p.stop, l2, l1))
+        return found
+
+    # --- training state -----------------------------------------------------------------------------------------
+
+    def compile(self, optimizer: Optimizer, loss: Loss, metrics: list[Any]) -> None:
+        """Take an update rule, a resolved loss and metrics; the optimiser's state begins anew."""
+        self.optimizer, self.loss, self.metrics = optimizer, loss, metrics
+        self.moments, self.score_sums = {}, None
+        self._reset_plans()
+
+    def reset_optimizer(self) -> None:
+        """Moments as before the first step, t = 0."""
+        count = self.theta.shape[0]
+        self.moments = {}
+        for name in self.optimizer.moments:
+            self.moments[name] = self.backend.zeros((count,), self.dtype)
+            self.moments[name].fill(self.optimizer.initial(name))
+        self.score_sums = self.backend.zeros((max(1, len(self.metrics)),), np.float64)
+        self.state.fill(0)
+        self._set_seed()
+        self._reset_plans()
+
+    def ready(self) -> None:
+        """Make sure the optimiser's state exists, and that the plans fit what is frozen now."""
+        if self.score_sums is None:
+            self.reset_optimizer()
+        frozen = tuple(layer.trainable for layer in self.layers)
+        if frozen != self._frozen:
+            self._reset_plans()
+            self.gradient.fill(0)
+
+    def move(self, backend: Backend) -> None:
+        """Bring every buffer to another device; plans are made anew there."""
+        if backend.device == self.backend.device:
+            return
+        if self.is_built:
+            for name in ("theta", "running", "gradient", "state", "score_sums"):
+                array = getattr(self, name)
+                if array is not None:
+                    setattr(self, name, backend.asarray(self.backend.to_host(array)))
+            self.moments = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.moments.items()}
+        self.backend = backend
+        self._reset_plans()
+
+    # --- plans --------------------------------------------------------------------------------------------------
+
+    def _reset_plans(self) -> None:
+        self._lock = threading.Lock()
+        self._pool: dict[Any, list[Plan]] = {}
+        self._frozen = tuple(layer.trainable for layer in self.layers)
+
+    @contextmanager
+    def plan(self, n: int, **options: Any) -> Iterator[Plan]:
+        """A plan for n rows, from the pool of those not in use or made now. It serves one thread at a time."""
+        key = (n, *sorted(options.items()))
+        with self._lock:
+            free = self._pool.get(key)
+            plan = free.pop() if free else None
+        if plan is None:
+            plan = Plan(self, n, **options)
+        pool = self._pool
+        try:
+            yield plan
+        finally:
+            with self._lock:
+                # a pool that was dropped meanwhile does not take old plans back
+                if pool is self._pool:
+                    pool.setdefault(key, []).append(plan)
+                    while len(pool) > POOL:
+                        pool.pop(next(iter(pool)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickles and deep copies hold host arrays and no plans."""
+        state = {k: v for k, v in vars(self).items() if k not in ("_lock", "_pool", "_frozen", "backend")}
+        for name in ("theta", "running", "gradient", "state", "score_sums"):
+            if state[name] is not None:
+                state[name] = np.array(self.backend.to_host(state[name]))
+        state["moments"] = {k: np.array(self.backend.to_host(v)) for k, v in self.moments.items()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickled on the CPU, whatever device it came from."""
+        vars(self).update(state)
+        self.backend = backends.get("cpu")
+        self._reset_plans()
+
+
+def generator_of(seed: int, purpose: int) -> np.random.Generator:
+    """The host's generator for one purpose: Philox keyed (seed, purpose), never a running one."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64)))
+
+
+def _slot(state: Array, slot: Slot) -> Array:
+    return state[int(slot) : int(slot) + 1]
+
+
+def evaluate(plan: Plan, launches: list[Launch], offset: int) -> None:
+    """Run a plan's source and forward pass for the rows from `offset` on."""
+    plan.state[Slot.OFFSET] = offset
+    run(launches)
+    run(plan.prepare)
+    run(plan.forward)
+    run(plan.loss)

@@ -1,0 +1,40 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..kernels.adagrad import adagrad
+from .base import Optimizer, positive
+
+
+class Adagrad(Optimizer):
+    """v ← v + g², θ ← θ − ηg/(√v + ε), v = `initial_accumulator_value` at first.
+    (E8's descendant; PyTorch's form, Keras's defaults)"""
+
+    name = "adagrad"
+    rule = adagrad
+    moments = ("v",)
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-7,
+        **clipping: Any,
+    ) -> None:
+        super().__init__(learning_rate, **clipping)
+        if not isinstance(initial_accumulator_value, (int, float)) or not 0 <= initial_accumulator_value < math.inf:
+            raise ValueError(f"initial_accumulator_value must be a finite number ≥ 0, got {initial_accumulator_value!r}")
+        self.initial_accumulator_value = float(initial_accumulator_value)
+        self.epsilon = positive("epsilon", epsilon)
+
+    def hyper(self) -> dict[str, float]:
+        return {"epsilon": self.epsilon}
+
+    def initial(self, moment: str) -> float:
+        return self.initial_accumulator_value
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"initial_accumulator_value": self.initial_accumulator_value}

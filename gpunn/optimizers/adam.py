@@ -1,0 +1,41 @@
+"""Adam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..kernels.adam import adam, adam_corrections
+from ..recording import Array, Recorder
+from .base import Optimizer, fraction, positive
+
+
+class Adam(Optimizer):
+    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε), t = 1, 2, …
+    (E8's descendant; Kingma and Ba 2015; PyTorch's form, Keras's defaults)"""
+
+    name = "adam"
+    rule = adam
+    moments = ("m", "v")
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        **clipping: Any,
+    ) -> None:
+        super().__init__(learning_rate, **clipping)
+        self.beta_1 = fraction("beta_1", beta_1)
+        self.beta_2 = fraction("beta_2", beta_2)
+        self.epsilon = positive("epsilon", epsilon)
+
+    def hyper(self) -> dict[str, float]:
+        return {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
+
+    def record_preparation(self, ops: Recorder, state: Array) -> None:
+        ops(adam_corrections, out=state, count=1, beta1=self.beta_1, beta2=self.beta_2)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return config | {"beta_1": config.pop("beta1"), "beta_2": config.pop("beta2")}

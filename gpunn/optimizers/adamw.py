@@ -1,0 +1,34 @@
+"""Adam with decoupled weight decay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..kernels.adamw import adamw
+from .adam import Adam
+
+
+class AdamW(Adam):
+    """Adam's m and v; θ ← (1 − ηλ)θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε), λ = `weight_decay`, on every parameter.
+    (E8's descendant; Loshchilov and Hutter 2019; PyTorch's form, Keras's defaults)"""
+
+    name = "adamw"
+    rule = adamw
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        weight_decay: float = 0.004,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        **clipping: Any,
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **clipping)
+        if isinstance(weight_decay, bool) or not isinstance(weight_decay, (int, float)) or not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be a finite number ≥ 0, got {weight_decay!r}")
+        self.weight_decay = float(weight_decay)
+
+    def hyper(self) -> dict[str, float]:
+        return super().hyper() | {"weight_decay": self.weight_decay}

@@ -1,0 +1,126 @@
+"""What every update rule shares: the learning rate's schedule and clipping. A rule replaces E8 only."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import schedules
+from ..kernels import get as kernel
+from ..kernels._rule import Rule
+from ..kernels.state import Slot
+from ..recording import Array, Recorder
+
+_NAMES: dict[str, type[Optimizer]] = {}
+
+
+class Optimizer:
+    """An update rule θ ← θ − …: its hyper-parameters, not its state, so one object may serve many nets.
+
+    learning_rate  a number > 0 or a schedule of `gpunn.schedules`
+    clipvalue      clip every gradient entry to ±clipvalue first; None for no clipping
+    clipnorm       then scale the whole gradient back to this Euclidean norm where it is longer; None for no clipping
+
+    ValueError or TypeError where a hyper-parameter makes no sense.
+    """
+
+    name = ""
+    rule: Rule
+    moments: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _NAMES[cls.name] = cls
+
+    def __init__(self, learning_rate: Any, *, clipvalue: float | None = None, clipnorm: float | None = None) -> None:
+        self.schedule = schedules.get(learning_rate)
+        self.clipvalue = None if clipvalue is None else positive("clipvalue", clipvalue)
+        self.clipnorm = None if clipnorm is None else positive("clipnorm", clipnorm)
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate as it was given: a number, or the schedule."""
+        return self.schedule.learning_rate if type(self.schedule) is schedules.Constant else self.schedule
+
+    def hyper(self) -> dict[str, float]:
+        """The rule's numbers, by the names that its kernel gives them."""
+        return {}
+
+    def initial(self, moment: str) -> float:
+        """What a moment is filled with before the first step."""
+        return 0.0
+
+    def record_clipping(self, ops: Recorder, g: Array, state: Array) -> None:
+        """Record g ← g clipped by value, then by the global norm; nothing unless asked."""
+        if self.clipvalue is not None:
+            ops(kernel("clip_value"), out=g, limit=self.clipvalue)
+        if self.clipnorm is not None:
+            ops(kernel("sum_of_squares"), g, out=state[Slot.NORM : Slot.NORM + 1])
+            ops(kernel("clip_norm"), state, out=g, limit=self.clipnorm)
+
+    def record_preparation(self, ops: Recorder, state: Array) -> None:
+        """Record what the rule computes once a step, whatever the number of parameters."""
+
+    def record_trial(self, ops: Recorder, theta: Array, g: Array, moments: dict[str, Array], state: Array) -> None:
+        """Record the trial of the update, which runs only where numbers are large, and its judgement."""
+        mine = [moments[m] for m in self.moments]
+        probe = state[Slot.PROBE : Slot.PROBE + 1]
+        ops(self.rule.probe, g, theta, *mine, state, out=probe, **self.hyper())
+        ops(kernel("judge_update"), out=state, count=1)
+
+    def record(self, ops: Recorder, theta: Array, g: Array, moments: dict[str, Array], state: Array) -> None:
+        """Record the update of θ and the moments, flat buffers all. (E8)"""
+        out = (theta, *(moments[m] for m in self.moments))
+        ops(self.rule.update, g, state, out=out, **self.hyper())
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON."""
+        common = {"learning_rate": self.schedule.get_config(), "clipvalue": self.clipvalue, "clipnorm": self.clipnorm}
+        return common | self.hyper()
+
+    def __repr__(self) -> str:
+        numbers = "".join(f", {k}={v!r}" for k, v in self.hyper().items())
+        clips = "".join(f", {k}={v!r}" for k in ("clipvalue", "clipnorm") if (v := getattr(self, k)) is not None)
+        return f"{type(self).__name__}({self.learning_rate!r}{numbers}{clips})"
+
+
+def positive(name: str, value: Any) -> float:
+    """A finite number > 0, or ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
+    return float(value)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number in [0, 1), or ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+    return float(value)
+
+
+def get(optimizer: str | Optimizer | type[Optimizer]) -> Optimizer:
+    """The optimiser of a name, an object or a class. ValueError lists the names there are."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
+        return optimizer()  # type: ignore[call-arg]
+    if isinstance(optimizer, str):
+        if optimizer.lower() not in _NAMES:
+            raise ValueError(f"optimizer {optimizer!r} is unknown; there are {', '.join(sorted(_NAMES))}")
+        return _NAMES[optimizer.lower()]()  # type: ignore[call-arg]
+    raise TypeError(f"optimizer must be a name or a gpunn.optimizers.Optimizer, got {type(optimizer).__name__}")
+
+
+def to_config(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimiser as JSON: its name and its hyper-parameters."""
+    return {"name": optimizer.name, **optimizer.get_config()}
+
+
+def from_config(config: dict[str, Any]) -> Optimizer:
+    """The inverse of `to_config`."""
+    arguments = {k: v for k, v in config.items() if k != "name"}
+    if config["name"] not in _NAMES:
+        raise ValueError(f"optimizer {config['name']!r} is unknown; there are {', '.join(sorted(_NAMES))}")
+    if isinstance(arguments.get("learning_rate"), dict):
+        arguments["learning_rate"] = schedules.from_config(arguments["learning_rate"])
+    return _NAMES[config["name"]](**arguments)

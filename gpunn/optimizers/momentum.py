@@ -1,0 +1,23 @@
+"""Gradient descent with momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..kernels.momentum import momentum as rule
+from .base import Optimizer, fraction
+
+
+class Momentum(Optimizer):
+    """v ← μv + g, θ ← θ − ηv, v = 0 at first; μ = 0.9 unless given. (E8's descendant; PyTorch's form)"""
+
+    name = "momentum"
+    rule = rule
+    moments = ("v",)
+
+    def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.9, **clipping: Any) -> None:
+        super().__init__(learning_rate, **clipping)
+        self.momentum = fraction("momentum", momentum)
+
+    def hyper(self) -> dict[str, float]:
+        return {"momentum": self.momentum}

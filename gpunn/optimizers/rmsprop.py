@@ -1,0 +1,24 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..kernels.rmsprop import rmsprop
+from .base import Optimizer, fraction, positive
+
+
+class RMSprop(Optimizer):
+    """v ← ρv + (1 − ρ)g², θ ← θ − ηg/(√v + ε), v = 0 at first. (E8's descendant; PyTorch's form, Keras's defaults)"""
+
+    name = "rmsprop"
+    rule = rmsprop
+    moments = ("v",)
+
+    def __init__(self, learning_rate: Any = 1e-3, rho: float = 0.9, epsilon: float = 1e-7, **clipping: Any) -> None:
+        super().__init__(learning_rate, **clipping)
+        self.rho = fraction("rho", rho)
+        self.epsilon = positive("epsilon", epsilon)
+
+    def hyper(self) -> dict[str, float]:
+        return {"rho": self.rho, "epsilon": self.epsilon}

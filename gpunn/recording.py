@@ -1,0 +1,65 @@
+"""Recording a step: the layers say once what is to be computed, and the launches they leave are run step after step.
+
+A layer's text is imperative — ``ops.matmul(a_prev, W, out=z)`` — and runs once, when a plan is made. Each call binds
+its buffers and leaves a launch, a callable without arguments. A step is that list run in order: no shapes are
+checked, nothing is allocated, and nothing of it depends on Python beyond the loop over the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .backend import Backend
+from .kernels import Kernel, Launch, bind_all
+from .kernels import get as kernel
+
+Array = Any
+
+
+class Recorder:
+    """What a layer writes to. `keep=True` asks layers to keep z and δ apart from a and ∂C/∂a, for `trace`."""
+
+    def __init__(self, backend: Backend, *, keep: bool = False) -> None:
+        self.backend = backend
+        self.keep = keep
+        self.eager: list[str] = []
+        self._stages: list[list[Any]] = [[]]
+
+    def __call__(self, kernel: Kernel, *inputs: Array, out: Any, count: int | None = None, **scalars: float) -> None:
+        """Record out = kernel(inputs)."""
+        self._stages[-1].append((kernel, inputs, out, count, scalars))
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Record out = a b."""
+        self._stages[-1].append(self.backend.bind_matmul(a, b, out))
+
+    def copy(self, a: Array, out: Array) -> None:
+        """Record out = a."""
+        self(kernel("identity"), a, out=out)
+
+    def call(self, function: Callable[..., Any], *arguments: Any, why: str) -> None:
+        """Record a call of a Python function on the plan's arrays, which it writes in place.
+
+        Such a step runs eagerly: `why` says what leaves the fast path, and `summary` repeats it.
+        """
+        self._stages[-1].append(lambda: function(*arguments))
+        self.eager.append(why)
+
+    def take(self) -> list[Launch]:
+        """The list of what was recorded since the last call; its launches can run after `bind`."""
+        stage = self._stages[-1]
+        self._stages.append([])
+        return stage
+
+    def bind(self) -> None:
+        """Bind every kernel recorded so far, in the lists that `take` gave out; texts compile side by side."""
+        places = [(stage, k) for stage in self._stages for k, item in enumerate(stage) if isinstance(item, tuple)]
+        for (stage, k), launch in zip(places, bind_all(stage[k] for stage, k in places), strict=True):
+            stage[k] = launch
+
+
+def run(launches: Iterable[Launch]) -> None:
+    """Run recorded launches in order."""
+    for launch in launches:
+        launch()

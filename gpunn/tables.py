@@ -1,0 +1,439 @@
+"""Tables of numbers and categories: what turns their rows into a network's inputs and its outputs into the user's answers.
+
+`Encoding.of` learns it from the training rows, as plain numbers and words; `TableModel` keeps it with the network in
+one file, so that a prediction takes a table as the user has it and answers in the user's labels and units.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .model import Sequential
+from .training import checkpoint
+from .training.checkpoint import CheckpointError
+
+Frame = Any  # pandas.DataFrame
+Cells = Any  # pandas.Series
+
+CLASSES = 20  # integers with at most so many distinct values are classes
+CATEGORIES = 100  # the most frequent that become columns of their own
+
+_log = logging.getLogger("gpunn")
+
+
+def pandas() -> Any:
+    """The module pandas. ImportError names the extra where it is absent."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise ImportError('reading tables needs pandas: pip install "gpunn[cli]"') from None
+    return pd
+
+
+def read_csv(path: str | os.PathLike[str], texts: tuple[str, ...] = ()) -> Frame:
+    """The table in a CSV file with a line of names; comma, semicolon, tab and bar are told apart by that line.
+
+    Cells of the columns `texts` stay as they are written. OSError where the file cannot be read, ValueError where it
+    is no such table.
+    """
+    pd = pandas()
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            head = file.readline()
+            separator = max(",;\t|", key=head.count)
+            file.seek(0)
+            names = [name.strip() for name in next(csv.reader(file, delimiter=separator), [])]
+        if not any(names):
+            raise ValueError(f"{path} is empty: its first line should name the columns")
+        twice = sorted({name for name in names if name and names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{path} has more than one column {_listed(twice)}: give each a name of its own")
+        options: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "skipinitialspace": True}
+        # without index_col=False a line too long shifts the names instead of being refused
+        frame = pd.read_csv(path, **options, dtype=dict.fromkeys(texts, str), low_memory=False, index_col=False)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): save it as CSV"
+        ) from None
+    except (pd.errors.ParserError, csv.Error) as error:
+        reason = " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
+        raise ValueError(f"{path} is not a CSV table: {reason}") from None
+    frame.columns = [str(name).strip() for name in frame.columns]
+    if frame.shape[0] == 0:
+        raise ValueError(f"{path} has no rows below its line of names")
+    return frame
+
+
+# --- columns ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A numeric column as (x − mean) / scale, and 1 where the cell was missing and the median stands in for it.
+
+    scale      None: every training row held the same number, which tells nothing
+    indicator  whether a training cell was missing
+    """
+
+    name: str
+    median: float
+    mean: float
+    scale: float | None
+    indicator: bool
+
+    @property
+    def width(self) -> int:
+        return (self.scale is not None) + self.indicator
+
+    def encode(self, cells: Cells) -> tuple[np.ndarray, int]:
+        """The inputs (n, width), and 0 unseen cells. ValueError names the first cell that is not a number."""
+        x = numbers_of(cells, self.name)
+        missing = np.isnan(x)
+        x[missing] = self.median
+        columns = [] if self.scale is None else [(x - self.mean) / self.scale]
+        return np.column_stack([*columns, *([missing] if self.indicator else [])]), 0
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A column of categories: one input for each, 1 where the cell holds it. None is the category of a missing cell."""
+
+    name: str
+    values: tuple[str | None, ...]
+
+    @property
+    def width(self) -> int:
+        return len(self.values)
+
+    def encode(self, cells: Cells) -> tuple[np.ndarray, int]:
+        """The inputs (n, width), and the number of cells whose category is none of these: their row is all zero."""
+        held = words_of(cells)
+        x = np.column_stack([np.array([w == value for w in held], dtype=np.float64) for value in self.values])
+        return x, int(len(held) - x.sum())
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A target of classes: the user's own labels, in order; the network's output k stands for labels[k]."""
+
+    name: str
+    labels: tuple[Any, ...]
+    kind: str
+
+    @property
+    def n_out(self) -> int:
+        return len(self.labels)
+
+    def encode(self, cells: Cells) -> np.ndarray:
+        """The indices (n,) of the labels."""
+        place = {label: k for k, label in enumerate(self.labels)}
+        return np.array([place[label] for label in _labels(cells, self.kind)], dtype=np.int32)
+
+    def answer(self, net: Sequential, X: np.ndarray) -> np.ndarray:
+        """The labels (n,) that the network gives to rows of inputs."""
+        return np.array(self.labels)[net.predict_classes(X)]
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """A target of numbers, which the network learns as (y − mean) / scale and answers in the user's units."""
+
+    name: str
+    mean: float
+    scale: float
+    n_out = 1
+
+    def encode(self, cells: Cells) -> np.ndarray:
+        """The standardised targets (n, 1)."""
+        return ((numbers_of(cells, self.name) - self.mean) / self.scale)[:, None]
+
+    def answer(self, net: Sequential, X: np.ndarray) -> np.ndarray:
+        """The predictions (n,) in the user's units."""
+        return net.predict(X)[:, 0].astype(np.float64) * self.scale + self.mean
+
+
+@dataclass
+class Encoding:
+    """What each column becomes, learned from the training rows. `notes` tells the user what was left out, and why."""
+
+    columns: list[Numbers | Categories]
+    target: Classes | Amounts
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, frame: Frame, target: Classes | Amounts) -> Encoding:
+        """Learn the columns of the training rows, the target left aside. ValueError where none is of any use."""
+        columns: list[Numbers | Categories] = []
+        notes: list[str] = []
+        constant: list[str] = []
+        for name in frame.columns:
+            if name == target.name:
+                continue
+            column = _categories(frame[name], notes) if holds_words(frame[name], name) else _numbers(frame[name])
+            if column is not None and column.width:
+                columns.append(column)
+            elif column is not None:
+                constant.append(name)
+        if constant:
+            notes.append(f"left out, the same in every row: {_listed(constant)}")
+        if not columns:
+            raise ValueError(
+                f"no column beside {target.name!r} tells anything: " + ("; ".join(notes) or "there is none")
+            )
+        return cls(columns, target, notes)
+
+    def encode(self, frame: Frame, *, count_unseen: bool = True) -> np.ndarray:
+        """The inputs (n, width) of a table's rows, float32. ValueError where columns lack or a cell is no number.
+
+        Cells of a category unseen in training are counted through `logging`.
+        """
+        lacking = [column.name for column in self.columns if column.name not in frame.columns]
+        if lacking:
+            raise ValueError(f"the table lacks the column {_listed(lacking)}, which the model was trained on")
+        parts = []
+        for column in self.columns:
+            part, unseen = column.encode(frame[column.name])
+            parts.append(part.astype(np.float32))
+            if unseen and count_unseen:
+                _log.warning(
+                    "column %r: %d of %d cells hold a category unseen in training; they count as none of the known ones",
+                    column.name,
+                    unseen,
+                    len(frame),
+                )
+        return np.hstack(parts)
+
+    def get_config(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "columns": [{"type": type(c).__name__, **vars(c)} for c in self.columns],
+            "target": {"type": type(self.target).__name__, **vars(self.target)},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Encoding:
+        """The inverse of `get_config`. KeyError, TypeError or ValueError where it is not one."""
+        return cls([_from_config(c) for c in config["columns"]], _from_config(config["target"]))
+
+
+class TableModel:
+    """A network with the encoding of the tables that it answers for: what `gpunn train` saves.
+
+    net       the `Sequential`
+    encoding  what each column becomes
+    source    where the training table came from, in words
+    """
+
+    def __init__(self, net: Sequential, encoding: Encoding, source: str = "") -> None:
+        self.net, self.encoding, self.source = net, encoding, source
+
+    @property
+    def target(self) -> str:
+        """The name of the column that is predicted."""
+        return self.encoding.target.name
+
+    def predict(self, table: Frame | str | os.PathLike[str]) -> np.ndarray:
+        """The answers (n,) for the rows of a DataFrame or a CSV file: the user's own labels, or numbers in their units.
+
+        Columns are found by name; others are ignored. ValueError where one lacks or holds text among numbers; cells of
+        a category that training did not see count as none, and `logging` says how many.
+        """
+        if isinstance(table, (str, os.PathLike)):
+            table = read_csv(table, tuple(c.name for c in self.encoding.columns if isinstance(c, Categories)))
+        elif not hasattr(table, "columns") or not hasattr(table, "iloc"):
+            raise TypeError(f"table must be a pandas DataFrame or the path of a CSV file, got {type(table).__name__}")
+        if len(table) == 0:
+            raise ValueError("the table has no rows")
+        return self.encoding.target.answer(self.net, self.encoding.encode(table))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write network and encoding to a safetensors file, as one step; `gpunn.load` opens it."""
+        tensors, net = self.net.to_tensors()
+        table = {**self.encoding.get_config(), "source": self.source}
+        checkpoint.write(path, tensors, {"kind": "table", "net": net, "table": table})
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: dict[str, np.ndarray],
+        metadata: dict[str, Any],
+        *,
+        custom: dict[str, Any] | None = None,
+        device: str = "cpu",
+    ) -> TableModel:
+        """What `save` wrote. CheckpointError where encoding and network do not fit each other."""
+        net = Sequential.from_tensors(tensors, metadata["net"], custom=custom, device=device)
+        encoding = Encoding.from_config(metadata["table"])
+        width = sum(column.width for column in encoding.columns)
+        if width != metadata["net"]["n_in"]:
+            raise CheckpointError(f"the columns make {width} inputs, but the network has {metadata['net']['n_in']}")
+        return cls(net, encoding, metadata["table"]["source"])
+
+    def __repr__(self) -> str:
+        return f"TableModel({self.target!r} from {len(self.encoding.columns)} columns, {self.net!r})"
+
+
+# --- the target -----------------------------------------------------------------------------------------------------
+
+
+def target_of(frame: Frame, name: str, task: str = "auto") -> tuple[Classes | Amounts, str]:
+    """How the target is learned, and in words what was seen there. `frame` holds no row without a target.
+
+    task="auto": text, boolean, or integers with at most 20 distinct values is classification, all else regression.
+    ValueError where the target has no two values, or is text where numbers are due.
+    """
+    cells = frame[name]
+    distinct = cells.nunique()
+    kind = _kind(cells)
+    seen = f"{ {'text': 'text', 'boolean': 'boolean', 'integer': 'integers'}.get(kind, 'numbers') } with {distinct} distinct value{'s' * (distinct != 1)}"
+    if distinct < 2:
+        raise ValueError(
+            f"column {name!r} holds {_label(cells.iloc[0], kind)!r} in every row: there is nothing to learn"
+        )
+    if task == "auto":
+        few = kind in ("text", "boolean") or (kind == "integer" and distinct <= CLASSES)
+        task = "classification" if few else "regression"
+        if kind == "text":
+            holds_words(cells, name)
+    if task == "regression":
+        y = numbers_of(cells, name)
+        return Amounts(name, float(y.mean()), _scale(y) or 1.0), seen
+    if distinct > max(CLASSES, len(cells) // 2):
+        raise ValueError(
+            f"column {name!r} has {distinct} distinct values in {len(cells)} rows: "
+            "too many to be classes, each needs several rows to learn from"
+        )
+    return Classes(name, tuple(sorted(set(_labels(cells, kind)))), kind), seen
+
+
+def _kind(cells: Cells) -> str:
+    """ "text", "boolean", "integer" or "number": integers too where missing cells beside them made them floats."""
+    types = pandas().api.types
+    if types.is_bool_dtype(cells.dtype) or {type(v) for v in cells} <= {bool, np.bool_}:
+        return "boolean"
+    if not types.is_numeric_dtype(cells.dtype):
+        return "text"
+    if types.is_integer_dtype(cells.dtype):
+        return "integer"
+    return "number"
+
+
+def _labels(cells: Cells, kind: str) -> list[Any]:
+    return [_label(value, kind) for value in cells]
+
+
+def _label(value: Any, kind: str) -> Any:
+    """One cell of a target as the user knows it: a word, a truth value or a number, of Python's own types."""
+    if kind == "text":
+        return str(value)
+    if kind == "boolean":
+        return bool(value)
+    return int(value) if kind == "integer" else float(value)
+
+
+# --- columns of training rows ---------------------------------------------------------------------------------------
+
+
+def numbers_of(cells: Cells, name: str) -> np.ndarray:
+    """A column as float64, NaN where missing. ValueError names the first cell that is not a finite number."""
+    pd = pandas()
+    x: np.ndarray = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
+    wrong = (np.isnan(x) & ~cells.isna().to_numpy()) | np.isinf(x)
+    if wrong.any():
+        k = int(wrong.argmax())
+        raise ValueError(
+            f"column {name!r} should hold numbers, but row {k + 1} holds {str(cells.iloc[k])!r} "
+            f"({int(wrong.sum())} such cells): correct it, or leave the cell empty where the number is missing"
+        )
+    return x
+
+
+def words_of(cells: Cells) -> list[str | None]:
+    """A column as words, None where missing; a whole number is written without a decimal point."""
+    missing = cells.isna().to_numpy()
+    return [None if gone else _word(value) for value, gone in zip(cells, missing, strict=True)]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def holds_words(cells: Cells, name: str) -> bool:
+    """Whether a column holds categories. ValueError where it is a column of numbers with some text among them."""
+    pd = pandas()
+    if cells.isna().all():
+        raise ValueError(f"column {name!r} has no value in any row: delete it, or fill it")
+    if pd.api.types.is_bool_dtype(cells.dtype):
+        return True
+    if pd.api.types.is_numeric_dtype(cells.dtype) and not pd.api.types.is_complex_dtype(cells.dtype):
+        return False
+    there = cells.dropna()
+    if pd.api.types.is_datetime64_any_dtype(cells.dtype) or {type(v) for v in there} <= {bool, np.bool_}:
+        return True
+    x = pd.to_numeric(there, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    x = x[~np.isnan(x)]
+    if 2 * len(x) <= len(there):
+        return True
+    # codes like 1, 2, 3, A are categories; measurements with a word among them are numbers that need the user's care
+    measured = bool((x != np.floor(x)).any()) or there.nunique() > min(CLASSES, len(there) // 2)
+    if measured:
+        numbers_of(cells, name)
+    return len(x) < len(there)
+
+
+def _numbers(cells: Cells) -> Numbers:
+    x = numbers_of(cells, cells.name)
+    there = x[~np.isnan(x)]
+    median = float(np.median(there))
+    x[np.isnan(x)] = median
+    return Numbers(str(cells.name), median, float(x.mean()), _scale(x), len(there) < len(x))
+
+
+def _scale(x: np.ndarray) -> float | None:
+    """The standard deviation, None where it is no more than rounding."""
+    scale = float(x.std())
+    return scale if math.isfinite(scale) and scale > 1e-12 * float(np.abs(x).max()) else None
+
+
+def _categories(cells: Cells, notes: list[str]) -> Categories | None:
+    """The categories of a column, the most frequent where there are too many; None for a column of identifiers."""
+    name, words = str(cells.name), words_of(cells)
+    counts: dict[str | None, int] = {}
+    for word in words:
+        counts[word] = counts.get(word, 0) + 1
+    there = len(words) - counts.get(None, 0)
+    distinct = len(counts) - (None in counts)
+    if distinct > CLASSES and 2 * distinct > there:
+        notes.append(
+            f"left out: column {name!r} has {distinct} distinct texts in {there} rows, "
+            "like names, dates or identifiers, from which nothing general can be learned"
+        )
+        return None
+    frequent = sorted(counts, key=lambda word: (-counts[word], word or ""))[:CATEGORIES]
+    if len(counts) > CATEGORIES:
+        notes.append(f"column {name!r} has {distinct} categories: the {CATEGORIES} most frequent are used")
+    if len(frequent) == 1:
+        frequent = []
+    return Categories(name, tuple(sorted(frequent, key=lambda word: (word is None, word or ""))))
+
+
+def _from_config(config: dict[str, Any]) -> Any:
+    types = {kind.__name__: kind for kind in (Numbers, Categories, Classes, Amounts)}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return types[given.pop("type")](**given)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:6]))
+    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,67 @@
+"""The base of all callbacks, with Keras's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class Callback:
+    """Override what is needed. `self.model` is the model being fitted, `self.params` holds epochs, steps and verbose.
+
+    `logs` holds what is known at that moment: after an epoch its loss, metrics and their val_ forms; after a batch the
+    running loss of the epoch. Setting `self.model.stop_training = True` ends the fit after the current epoch.
+    """
+
+    model: Any = None
+    params: dict[str, Any]
+
+    def set_model(self, model: Any) -> None:
+        """Called once before training."""
+        self.model = model
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Called once before training."""
+        self.params = params
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Before the first epoch."""
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """After the last epoch, and after an error too."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Before an epoch, counted from 0."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """After an epoch and its validation."""
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Before a step, counted from 0 in each epoch."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """After a step; overriding this makes the loop return to Python after every step."""
+
+
+class CallbackList:
+    """Several callbacks called as one, in order."""
+
+    def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
+        self.callbacks = list(callbacks)
+        for callback in self.callbacks:
+            if not hasattr(callback, "on_epoch_end"):
+                raise TypeError(f"callbacks must be gpunn.Callback objects, got {type(callback).__name__}")
+        for callback in self.callbacks:
+            callback.set_model(model)
+            callback.set_params(params)
+        # a hook that nobody overrides is not called once a batch
+        self.watch_batches = any(
+            getattr(type(c), hook, None) is not getattr(Callback, hook)
+            for c in self.callbacks
+            for hook in ("on_train_batch_begin", "on_train_batch_end")
+        )
+
+    def __call__(self, hook: str, *arguments: Any) -> None:
+        """Call one hook on every callback."""
+        for callback in self.callbacks:
+            getattr(callback, hook)(*arguments)

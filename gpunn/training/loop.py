@@ -1,0 +1,216 @@
+"""The loop over epochs and batches. It runs recorded launches and looks at the state array; it computes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data import order_of_epoch
+from ..kernels import Launch
+from ..kernels.state import Slot
+from ..network import Network, Plan, evaluate
+from ..recording import Array, run
+from .callbacks import CallbackList
+from .history import History
+
+EVALUATION_ROWS = 1024
+LOOK_AFTER = 0.1  # seconds between two looks at the flag
+
+
+class DivergenceError(ArithmeticError):
+    """A loss, a gradient or an update was not finite. The weights are those before that step."""
+
+
+@dataclass
+class Data:
+    """A set on the device: X (n, d), y for the loss, and weights (n,) or None."""
+
+    X: Array
+    y: Array
+    w: Array | None = None
+
+    @property
+    def n(self) -> int:
+        return int(self.X.shape[0])
+
+
+CAUSES = {
+    1: "the loss is not finite",
+    2: "a gradient is not finite",
+    3: "an update would overflow",
+}
+
+
+def diverged(net: Network, state: np.ndarray, epoch: int | None, step: int | None) -> DivergenceError:
+    """The error for a raised flag, which is lowered, so that training can go on with other settings."""
+    cause, lr = int(state[Slot.CAUSE]), state[Slot.BAD_LR]
+    where = "" if epoch is None else f" in epoch {epoch + 1}, step {step}"
+    net.state[Slot.BAD] = 0
+    net.state[Slot.CAUSE] = 0
+    return DivergenceError(
+        f"training diverged{where} (update {int(state[Slot.BAD]) - 1}, learning rate {lr:.3g}): {CAUSES[cause]}. "
+        "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the rate, "
+        "clipnorm=1.0, or standardised inputs. The weights are those before that step."
+    )
+
+
+def fit(
+    net: Network,
+    data: Data,
+    validation: Data | None,
+    *,
+    batch_size: int,
+    first_epoch: int,
+    epochs: int,
+    shuffle: bool,
+    callbacks: CallbackList,
+    model: Any,
+) -> History:
+    """Train for `epochs` epochs, counted from `first_epoch`; the last, shorter batch is a plan of its own."""
+    history = History()
+    model.stop_training = False
+    batch = min(batch_size, data.n)
+    sizes = [batch] * (data.n // batch) + ([data.n % batch] if data.n % batch else [])
+    order = net.backend.asarray(np.arange(data.n))
+    callbacks("on_train_begin", {})
+    try:
+        with _steps(net, data, order, set(sizes)) as steps:
+            for k in range(epochs):
+                epoch = first_epoch + k
+                callbacks("on_epoch_begin", k, {})
+                if shuffle:
+                    order[...] = net.backend.asarray(order_of_epoch(data.n, net.seed, epoch, True))
+                _epoch(net, steps, sizes, epoch, k, callbacks)
+                logs = _epoch_logs(net)
+                if validation is not None:
+                    logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
+                history.add(k, logs)
+                callbacks("on_epoch_end", k, logs)
+                if model.stop_training:
+                    break
+    finally:
+        callbacks("on_train_end", {})
+    return history
+
+
+@contextmanager
+def _steps(net: Network, data: Data, order: Array, sizes: set[int]) -> Iterator[dict[int, list[Launch]]]:
+    """The whole step of each batch size as one list of launches, its data's gather first."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        steps = {}
+        for n in sizes:
+            plan = stack.enter_context(training_plan(net, n, weighted=data.w is not None))
+            steps[n] = whole_step(plan, plan.source(data.X, data.y, data.w, order))
+        yield steps
+
+
+def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
+    """A plan that takes steps on n rows."""
+    return net.plan(n, training=True, loss=True, backward=True, update=True, weighted=weighted)
+
+
+def whole_step(plan: Plan, source: list[Launch]) -> list[Launch]:
+    """The six steps of the procedure as one list."""
+    return [*source, *plan.prepare, *plan.forward, *plan.loss, *plan.backward, *plan.update]
+
+
+def set_learning_rate(net: Network, epoch: int, known: float | None = None) -> float:
+    """η of the coming step from the schedule, written to the state array where it is not there already."""
+    schedule = net.optimizer.schedule
+    t = epoch if schedule.per == "epoch" else int(net.state[Slot.STEP])
+    lr = float(schedule(t))
+    if lr != known:
+        net.state[Slot.LR] = lr
+    return lr
+
+
+def _epoch(
+    net: Network, steps: dict[int, list[Launch]], sizes: list[int], epoch: int, shown: int, callbacks: CallbackList
+) -> None:
+    state = net.state
+    for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM):
+        state[slot] = 0
+    net.score_sums.fill(0)
+    set_learning_rate(net, epoch)
+    fixed = net.optimizer.schedule.is_constant
+    looked = time.monotonic()
+    for number, n in enumerate(sizes):
+        if callbacks.watch_batches:
+            callbacks("on_train_batch_begin", number, {})
+        if not fixed:
+            set_learning_rate(net, epoch)
+        for launch in steps[n]:
+            launch()
+        now = time.monotonic()
+        if callbacks.watch_batches or now - looked > LOOK_AFTER:
+            looked = now
+            _look(net, shown, len(sizes))
+        if callbacks.watch_batches:
+            callbacks("on_train_batch_end", number, _epoch_logs(net))
+    _look(net, shown, len(sizes))
+
+
+def _look(net: Network, epoch: int, steps_an_epoch: int) -> None:
+    """Raise DivergenceError where the flag stands; the step at which it was raised is in the state."""
+    state = net.backend.to_host(net.state)
+    if state[Slot.BAD]:
+        raise diverged(net, np.array(state), epoch, int(state[Slot.BAD_BATCH]) + 1)
+
+
+def _epoch_logs(net: Network) -> dict[str, float]:
+    state = net.backend.to_host(net.state)
+    weight = float(state[Slot.WEIGHT_SUM])
+    logs = {"loss": float(state[Slot.LOSS_SUM]) / weight if weight else float("nan")}
+    sums = net.backend.to_host(net.score_sums)
+    for metric, total in zip(net.metrics, sums, strict=False):
+        logs[metric.name] = metric.finish(float(total) / weight) if weight else float("nan")
+    return logs
+
+
+def score(net: Network, data: Data, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
+    """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows."""
+    loss = weight = penalty = 0.0
+    sums = np.zeros(len(net.metrics))
+    full = min(batch_size, data.n)
+    for start, stop, n in _stretches(data.n, full):
+        with net.plan(n, training=False, loss=True, weighted=data.w is not None) as plan:
+            source = plan.source(data.X, data.y, data.w)
+            for offset in range(start, stop, n):
+                evaluate(plan, source, offset)
+                state = net.backend.to_host(plan.state)
+                here = float(state[Slot.WEIGHT])
+                loss += float(state[Slot.LOSS]) * here
+                weight += here
+                penalty = float(state[Slot.PENALTY])
+                sums += net.backend.to_host(plan.scores)[: len(sums)] * here
+    logs = {"loss": loss / weight + penalty}
+    return logs | {m.name: m.finish(float(s) / weight) for m, s in zip(net.metrics, sums, strict=True)}
+
+
+def predict(net: Network, X: Array, batch_size: int) -> Array:
+    """aᴸ (n, n_out) for the rows of X, a new array on the device."""
+    n = X.shape[0]
+    result = net.backend.empty((n, net.n_out), net.dtype)
+    for start, stop, rows in _stretches(n, min(batch_size, n)):
+        with net.plan(rows, training=False) as plan:
+            source = plan.source(X)
+            for offset in range(start, stop, rows):
+                plan.state[Slot.OFFSET] = offset
+                run(source)
+                run(plan.forward)
+                result[offset : offset + rows] = plan.output
+    return result
+
+
+def _stretches(n: int, full: int) -> list[tuple[int, int, int]]:
+    """(first row, last row + 1, rows a batch) of the whole batches, and of the shorter last one."""
+    whole = n // full * full
+    found = [(0, whole, full)] if whole else []
+    return found + ([(whole, n, n - whole)] if whole < n else [])
