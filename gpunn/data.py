@@ -114,7 +114,7 @@ def split(n: int, fraction: float) -> int:
 def as_given(result: Array, like: Any) -> Array:
     """A result as the kind that went in: CuPy for CuPy, NumPy for everything else; the caller's own copy."""
     if is_device_array(like):
-        return array_module(like).array(result)
+        return array_module(like).asarray(result).copy()
     return np.array(result.get() if is_device_array(result) else result)
 
 

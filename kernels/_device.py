@@ -185,7 +185,8 @@ def reduction_parts(kernel: Kernel) -> tuple[tuple[str, str, str], tuple[str, st
 
 @functools.cache
 def _compiled(parts: tuple[str, str, str], name: str) -> Any:
-    return _cupy().ElementwiseKernel(*parts, name, preamble=PREAMBLE, options=OPTIONS)
+    # a kernel of the bare name tanh would clash with the function
+    return _cupy().ElementwiseKernel(*parts, f"gpunn_{name}", preamble=PREAMBLE, options=OPTIONS)
 
 
 # --- the three forms -----------------------------------------------------------------------------------------------

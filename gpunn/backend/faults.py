@@ -158,7 +158,7 @@ def _brief(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip("= \t")]
     cause = [line for line in lines if line.startswith(("ImportError:", "ModuleNotFoundError:"))]
     text = cause[0] if cause else f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"
-    return text if len(text) <= 160 else text[:157] + "..."
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,0 +1,60 @@
+"""What every test gets: the CPU unless GPU tests run, a cache of its own, and a header that says which."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+GPU_MISSING = pytest.StashKey[str]()
+CACHE = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    if "GPUNN_CACHE" not in os.environ:
+        # one cache a run, also for the workers and subprocesses of the run, and never the user's
+        config.stash[CACHE] = os.environ["GPUNN_CACHE"] = tempfile.mkdtemp(prefix="gpunn-tests-")
+    missing = _why_no_gpu()
+    config.stash[GPU_MISSING] = missing
+    if missing:
+        os.environ["GPUNN_DEVICE"] = "cpu"
+
+
+def pytest_unconfigure(config):
+    if CACHE in config.stash:
+        del os.environ["GPUNN_CACHE"]
+        shutil.rmtree(config.stash[CACHE], ignore_errors=True)
+
+
+def pytest_report_header(config):
+    missing = config.stash[GPU_MISSING]
+    return f"GPU tests: NOT RUN ({missing})" if missing else "GPU tests: run"
+
+
+def pytest_runtest_setup(item):
+    missing = item.config.stash[GPU_MISSING]
+    if missing and item.get_closest_marker("gpu"):
+        if os.environ.get("GPUNN_REQUIRE_GPU") == "1":
+            pytest.fail(f"GPUNN_REQUIRE_GPU=1, but there is no GPU to test on: {missing}", pytrace=False)
+        pytest.skip(f"needs a GPU: {missing}")
+
+
+def _why_no_gpu():
+    """Why no GPU test can run, in one line, or "" where they can."""
+    if os.environ.get("GPUNN_DEVICE") == "cpu" and os.environ.get("GPUNN_REQUIRE_GPU") != "1":
+        return "GPUNN_DEVICE=cpu"
+    from gpunn.backend import DeviceError, get
+
+    try:
+        get("cuda")
+    except DeviceError as error:
+        return str(error).partition(", but ")[2].splitlines()[0]
+    return ""
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch):
+    """The fake CuPy of fake_cupy.py in CuPy's place. What passes on it is simulated, never a GPU result."""
+    import fake_cupy
+
+    return fake_cupy.install(monkeypatch)
