@@ -10,17 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .kernels import elu as _elu
-from .kernels import gelu as _gelu
+from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
-from .kernels import identity as _identity
-from .kernels import leaky_relu as _leaky_relu
-from .kernels import relu as _relu
-from .kernels import sigmoid as _sigmoid
-from .kernels import silu as _silu
-from .kernels import softplus as _softplus
-from .kernels import tanh as _tanh
-from .kernels._activation import ActivationKernels
 from .recording import Array, Recorder
 
 _NAMES: dict[str, type[Activation]] = {}
@@ -134,7 +125,7 @@ class ReLU(_Fused):
 
     names = ("relu",)
     rectifier = True
-    kernels = _relu.relu
+    kernels = activation_kernels("relu")
 
 
 class LeakyReLU(_Fused):
@@ -142,7 +133,7 @@ class LeakyReLU(_Fused):
 
     names = ("leaky_relu",)
     rectifier = True
-    kernels = _leaky_relu.leaky_relu
+    kernels = activation_kernels("leaky_relu")
 
     def __init__(self, alpha: float = 0.01) -> None:
         self.alpha = _constant("alpha", alpha)
@@ -156,7 +147,7 @@ class ELU(_Fused):
 
     names = ("elu",)
     rectifier = True
-    kernels = _elu.elu
+    kernels = activation_kernels("elu")
 
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = _constant("alpha", alpha)
@@ -170,7 +161,7 @@ class GELU(_Fused):
 
     names = ("gelu",)
     rectifier = True
-    kernels = _gelu.gelu
+    kernels = activation_kernels("gelu")
 
 
 class SiLU(_Fused):
@@ -178,7 +169,7 @@ class SiLU(_Fused):
 
     names = ("silu", "swish")
     rectifier = True
-    kernels = _silu.silu
+    kernels = activation_kernels("silu")
 
 
 class Softplus(_Fused):
@@ -186,28 +177,28 @@ class Softplus(_Fused):
 
     names = ("softplus",)
     rectifier = True
-    kernels = _softplus.softplus
+    kernels = activation_kernels("softplus")
 
 
 class Sigmoid(_Fused):
     """f(z) = 1/(1 + e⁻ᶻ); scikit-learn calls it logistic. (E2)"""
 
     names = ("sigmoid", "logistic")
-    kernels = _sigmoid.sigmoid
+    kernels = activation_kernels("sigmoid")
 
 
 class Tanh(_Fused):
     """f(z) = tanh z. (E2)"""
 
     names = ("tanh",)
-    kernels = _tanh.tanh
+    kernels = activation_kernels("tanh")
 
 
 class Identity(_Fused):
     """f(z) = z; Keras calls it linear. (E2)"""
 
     names = ("identity", "linear")
-    kernels = _identity.identity
+    kernels = activation_kernels("identity")
 
     def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
         if delta is not grad_a:

@@ -24,7 +24,9 @@ def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Arra
     """
     array = _numbers(X, name)
     if array.ndim != 2:
-        hint = f"; {name}.reshape(-1, 1) makes one column of it, {name}.reshape(1, -1) one row" if array.ndim == 1 else ""
+        hint = (
+            f"; {name}.reshape(-1, 1) makes one column of it, {name}.reshape(1, -1) one row" if array.ndim == 1 else ""
+        )
         raise ValueError(f"{name} must have shape (rows, columns), got shape {array.shape}{hint}")
     if array.shape[0] == 0 or array.shape[1] == 0:
         raise ValueError(f"{name} must have at least one row and one column, got shape {array.shape}")
@@ -44,7 +46,11 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
         if array.ndim != 1:
             raise ValueError(
                 f"{name} must hold one label a row, shape ({n},), for loss {loss.name!r}, got shape {array.shape}; "
-                + (f"{name}.ravel() makes it so" if array.size == n else "for one-hot rows use categorical_crossentropy")
+                + (
+                    f"{name}.ravel() makes it so"
+                    if array.size == n
+                    else "for one-hot rows use categorical_crossentropy"
+                )
             )
         _check_rows(array, n, name)
         return _labels(array, n_out, name)
@@ -163,7 +169,7 @@ def _from_objects(array: Array, name: str) -> Array:
     for value in array.ravel():
         if not isinstance(value, (int, float, np.number, np.bool_)) or isinstance(value, np.complexfloating):
             raise TypeError(
-                f"{name} must hold real numbers, got {type(value).__name__} {value!r}; encode such values as numbers first"
+                f"{name} must hold real numbers, got {type(value).__name__} {value!r}; encode it as numbers first"
             )
     try:
         return array.astype(np.float64)
@@ -196,7 +202,9 @@ def _check_finite(array: Array, dtype: np.dtype, name: str) -> None:
             raise ValueError(
                 f"{name} contains {what}, first in row {rows.start + r}, column {c}; fill or drop such cells first"
             )
-        raise ValueError(f"{name} holds values too large for {dtype} (beyond {limit:.3g}); scale it, or use dtype='float64'")
+        raise ValueError(
+            f"{name} holds values too large for {dtype} (beyond {limit:.3g}); scale it, or use dtype='float64'"
+        )
 
 
 def _check_rows(array: Array, n: int, name: str) -> None:

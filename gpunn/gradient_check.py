@@ -51,7 +51,9 @@ class GradientReport:
         lines += [f"{e.name:<{width}}  {e.relative_error:14.2e}  {e.checked:7d}  {e.kinks:9d}" for e in self.entries]
         verdict = "right" if self.worst <= self.tolerance else "WRONG"
         again = "the same bits" if self.repeats else "OTHER BITS"
-        lines.append(f"the derivative is {verdict} (worst {self.worst:.2e}, tolerance {self.tolerance:.0e}); twice gives {again}")
+        lines.append(
+            f"the derivative is {verdict} (worst {self.worst:.2e}, tolerance {self.tolerance:.0e}); twice gives {again}"
+        )
         return "\n".join(lines)
 
 
@@ -76,9 +78,7 @@ def check_gradients(
         raise ValueError(f"samples must be an integer ≥ 1 or None, got {samples!r}")
     first = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
     again = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
-    repeats = first[0] == again[0] and all(
-        np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True)
-    )
+    repeats = first[0] == again[0] and all(np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True))
     twin = _in_float64(net)
     inner = twin._net
     _, gradients = twin.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)

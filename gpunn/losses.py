@@ -3,7 +3,8 @@
 Every loss is the weighted mean over rows, C = Σ wᵢℓᵢ / Σ wᵢ. Half squared error and the cross-entropies sum over the
 outputs within a row, as the text does; the others average over them, as Keras and PyTorch do.
 
-A loss of one's own is a function (y, a) → (ℓ, g) on arrays of the device, ℓ (n,) and g = ∂ℓ/∂a (n, n_out), not averaged.
+A loss of one's own is a function (y, a) → (ℓ, g) on arrays of the device, ℓ (n,) and g = ∂ℓ/∂a (n, n_out), not
+averaged.
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ class Loss:
         """Record terms = wℓ (n,) and grad_a = ∂(Σ wℓ)/∂a (n, n_out), w (n,) summing to one. (E3)"""
         raise NotImplementedError
 
-    def record_merged(
-        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array
-    ) -> None:
+    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
         """Record a, δ = ∂C/∂z and terms = wℓ from z, where `merged`. (E4)"""
         raise NotImplementedError
 
@@ -181,9 +180,7 @@ class _CrossEntropy(Loss):
         else:
             ops(kernel(self.of_probabilities), a, y, w, out=(grad_a, terms))
 
-    def record_merged(
-        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array
-    ) -> None:
+    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
         ops(kernel(self.of_logits), z, y, w, out=(a, delta, terms))
 
     def get_config(self) -> dict[str, Any]:
@@ -200,7 +197,9 @@ class BinaryCrossentropy(_CrossEntropy):
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         if bool(((y < 0) | (y > 1)).any()):
-            raise ValueError(f"{name} holds values outside [0, 1]; binary_crossentropy is for probabilities or 0/1 labels")
+            raise ValueError(
+                f"{name} holds values outside [0, 1]; binary_crossentropy is for probabilities or 0/1 labels"
+            )
 
 
 class CategoricalCrossentropy(_CrossEntropy):
@@ -251,7 +250,9 @@ class FunctionLoss(Loss):
             loss, g = result
             for what, got, wanted in (("ℓ", loss, terms.shape), ("g = ∂ℓ/∂a", g, a.shape)):
                 if getattr(got, "shape", None) != wanted:
-                    raise ValueError(f"loss {self.name} must return {what} of shape {wanted}, got {getattr(got, 'shape', got)!r}")
+                    raise ValueError(
+                        f"loss {self.name} must return {what} of shape {wanted}, got {getattr(got, 'shape', got)!r}"
+                    )
             grad_a[...] = w[:, None] * g
             terms[...] = w * loss
 
@@ -272,8 +273,10 @@ def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
             raise ValueError(f"loss {loss!r} is unknown; there are {', '.join(sorted(_NAMES))}")
         return _NAMES[loss]()
     if callable(loss):
-        return FunctionLoss(loss)
-    raise TypeError(f"loss must be a name, a gpunn.losses.Loss or a function (y, a) → (ℓ, g), got {type(loss).__name__}")
+        return FunctionLoss(loss)  # type: ignore[arg-type]
+    raise TypeError(
+        f"loss must be a name, a gpunn.losses.Loss or a function (y, a) → (ℓ, g), got {type(loss).__name__}"
+    )
 
 
 def to_config(loss: Loss) -> dict[str, Any]:

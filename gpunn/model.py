@@ -160,9 +160,7 @@ class Sequential:
             count = sum(p.stop - p.start for p in net.places_of(k))
             rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", "" if layer.trainable else "frozen"))
         widths = [max(len(row[c]) for row in rows) for c in range(3)]
-        lines = [
-            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows
-        ]
+        lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
         trained = sum(b - a for a, b in net.segments())
         lines.insert(1, "-" * max(map(len, lines)))
         lines.append(lines[1])
@@ -359,7 +357,9 @@ class Sequential:
             raise loop.diverged(net, state, None, None)
         return float(state[Slot.LOSS] + state[Slot.PENALTY])
 
-    def evaluate(self, X: Any, y: Any, *, batch_size: int = PREDICTION_BATCH, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate(
+        self, X: Any, y: Any, *, batch_size: int = PREDICTION_BATCH, sample_weight: Any = None
+    ) -> dict[str, float]:
         """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows."""
         self._need_compiled("evaluate")
         _positive_integer("batch_size", batch_size)
@@ -406,7 +406,8 @@ class Sequential:
         if loss is not None and getattr(loss, "probability", None) and not loss.merged:
             return None
         raise ValueError(
-            f"the last layer gives {last} outputs, which are not probabilities; end with softmax or sigmoid, or compile "
+            f"the last layer gives {last} outputs, which are not probabilities; end with softmax or sigmoid, or "
+            "compile "
             "with a cross-entropy loss"
         )
 
@@ -507,7 +508,7 @@ class Sequential:
         """The arrays and the JSON metadata that a file of this network holds."""
         self._need_built("to_tensors")
         net = self._net
-        tensors = {}
+        tensors: dict[str, np.ndarray] = {}
         for k in range(len(net.layers)):
             views = {p.parameter.name: p.of(net.theta) for p in net.places_of(k)} | net.running_of(k)
             tensors |= {f"layers.{k}.{name}": np.array(net.backend.to_host(v)) for name, v in views.items()}
@@ -703,13 +704,11 @@ def _seed(seed: Any) -> int:
 
 
 def _dtype(dtype: Any) -> np.dtype:
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = None
-    if found not in (np.dtype("float32"), np.dtype("float64")):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    return found  # type: ignore[return-value]
+    with contextlib.suppress(TypeError):
+        for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
+            if np.dtype(dtype) == allowed:
+                return allowed
+    raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
 
 
 def _bytes(count: int) -> str:

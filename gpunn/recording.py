@@ -26,7 +26,7 @@ class Recorder:
         self.eager: list[str] = []
         self._stages: list[list[Any]] = [[]]
 
-    def __call__(self, kernel: Kernel, *inputs: Array, out: Any, count: int | None = None, **scalars: float) -> None:
+    def __call__(self, kernel: Kernel, *inputs: Array, out: Any, count: Any = None, **scalars: float) -> None:
         """Record out = kernel(inputs)."""
         self._stages[-1].append((kernel, inputs, out, count, scalars))
 

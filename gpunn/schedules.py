@@ -150,7 +150,9 @@ class PiecewiseConstant(Schedule):
         self.boundaries = [_count("boundaries", b) for b in boundaries]
         self.values = [_positive("values", v) for v in values]
         if len(self.values) != len(self.boundaries) + 1:
-            raise ValueError(f"values must hold one more entry than boundaries, got {len(values)} and {len(boundaries)}")
+            raise ValueError(
+                f"values must hold one more entry than boundaries, got {len(values)} and {len(boundaries)}"
+            )
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ValueError(f"boundaries must increase, got {list(boundaries)}")
 

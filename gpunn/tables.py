@@ -1,4 +1,4 @@
-"""Tables of numbers and categories: what turns their rows into a network's inputs and its outputs into the user's answers.
+"""Tables of numbers and categories: from their rows to a network's inputs, and from its outputs to the user's answers.
 
 `Encoding.of` learns it from the training rows, as plain numbers and words; `TableModel` keeps it with the network in
 one file, so that a prediction takes a table as the user has it and answers in the user's labels and units.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,26 +51,39 @@ def read_csv(path: str | os.PathLike[str], texts: tuple[str, ...] = ()) -> Frame
             head = file.readline()
             separator = max(",;\t|", key=head.count)
             file.seek(0)
-            names = [name.strip() for name in next(csv.reader(file, delimiter=separator), [])]
+            names = [name.strip() for name in next(csv.reader(file, delimiter=separator, skipinitialspace=True), [])]
         if not any(names):
             raise ValueError(f"{path} is empty: its first line should name the columns")
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             raise ValueError(f"{path} has more than one column {_listed(twice)}: give each a name of its own")
-        options: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "skipinitialspace": True}
-        # without index_col=False a line too long shifts the names instead of being refused
-        frame = pd.read_csv(path, **options, dtype=dict.fromkeys(texts, str), low_memory=False, index_col=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                sep=separator,
+                encoding="utf-8-sig",
+                skipinitialspace=True,
+                na_values=["?"],
+                dtype={k: str for k, name in enumerate(names) if name in texts},
+                low_memory=False,
+                index_col=False,  # a line too long warns, where pandas would otherwise shift the names
+            )
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): save it as CSV"
+            f"{path} is not text in UTF-8 (byte {error.start}: {error.reason}): save it as UTF-8"
         ) from None
+    except pd.errors.ParserWarning:
+        raise ValueError(f"{path} has lines with more cells than its first line has names") from None
     except (pd.errors.ParserError, csv.Error) as error:
         reason = " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
         raise ValueError(f"{path} is not a CSV table: {reason}") from None
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if frame.shape[0] == 0:
+    frame.columns = names
+    frame.index = range(1, len(frame) + 1)
+    if len(frame) == 0:
         raise ValueError(f"{path} has no rows below its line of names")
-    return frame
+    # a column without a name holds row numbers, as pandas and spreadsheets write them
+    return frame[[name for name in names if name]]
 
 
 # --- columns ------------------------------------------------------------------------------------------------------
@@ -96,7 +109,7 @@ class Numbers:
 
     def encode(self, cells: Cells) -> tuple[np.ndarray, int]:
         """The inputs (n, width), and 0 unseen cells. ValueError names the first cell that is not a number."""
-        x = numbers_of(cells, self.name)
+        x = numbers_of(cells)
         missing = np.isnan(x)
         x[missing] = self.median
         columns = [] if self.scale is None else [(x - self.mean) / self.scale]
@@ -116,9 +129,12 @@ class Categories:
 
     def encode(self, cells: Cells) -> tuple[np.ndarray, int]:
         """The inputs (n, width), and the number of cells whose category is none of these: their row is all zero."""
-        held = words_of(cells)
-        x = np.column_stack([np.array([w == value for w in held], dtype=np.float64) for value in self.values])
-        return x, int(len(held) - x.sum())
+        places = {value: k for k, value in enumerate(self.values)}
+        place = np.array([places.get(word, -1) for word in words_of(cells)])
+        x = np.zeros((len(place), self.width))
+        known = np.flatnonzero(place >= 0)
+        x[known, place[known]] = 1
+        return x, len(place) - len(known)
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,7 @@ class Classes:
     def encode(self, cells: Cells) -> np.ndarray:
         """The indices (n,) of the labels."""
         place = {label: k for k, label in enumerate(self.labels)}
-        return np.array([place[label] for label in _labels(cells, self.kind)], dtype=np.int32)
+        return np.array([place[_label(value, self.kind)] for value in cells], dtype=np.int32)
 
     def answer(self, net: Sequential, X: np.ndarray) -> np.ndarray:
         """The labels (n,) that the network gives to rows of inputs."""
@@ -154,7 +170,7 @@ class Amounts:
 
     def encode(self, cells: Cells) -> np.ndarray:
         """The standardised targets (n, 1)."""
-        return ((numbers_of(cells, self.name) - self.mean) / self.scale)[:, None]
+        return ((numbers_of(cells) - self.mean) / self.scale)[:, None]
 
     def answer(self, net: Sequential, X: np.ndarray) -> np.ndarray:
         """The predictions (n,) in the user's units."""
@@ -170,47 +186,50 @@ class Encoding:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, frame: Frame, target: Classes | Amounts) -> Encoding:
-        """Learn the columns of the training rows, the target left aside. ValueError where none is of any use."""
+    def of(cls, frame: Frame, target: Classes | Amounts, rows: np.ndarray) -> Encoding:
+        """Learn the columns from `rows` of a table (indices), the target left aside.
+
+        ValueError where a column has no value, holds text among numbers, or none tells anything.
+        """
         columns: list[Numbers | Categories] = []
         notes: list[str] = []
-        constant: list[str] = []
+        useless: list[str] = []
         for name in frame.columns:
             if name == target.name:
                 continue
-            column = _categories(frame[name], notes) if holds_words(frame[name], name) else _numbers(frame[name])
+            words = holds_words(frame[name])
+            cells = frame[name].iloc[rows]
+            if cells.isna().all():
+                useless.append(name)
+                continue
+            column = _categories(cells, notes) if words else _numbers(cells)
             if column is not None and column.width:
                 columns.append(column)
             elif column is not None:
-                constant.append(name)
-        if constant:
-            notes.append(f"left out, the same in every row: {_listed(constant)}")
+                useless.append(name)
+        if useless:
+            notes.append(f"left out, the same in every row: {_listed(useless)}")
         if not columns:
-            raise ValueError(
-                f"no column beside {target.name!r} tells anything: " + ("; ".join(notes) or "there is none")
-            )
+            raise ValueError(f"no column beside {target.name!r} to learn from: {'; '.join(notes) or 'there is none'}")
         return cls(columns, target, notes)
 
-    def encode(self, frame: Frame, *, count_unseen: bool = True) -> np.ndarray:
-        """The inputs (n, width) of a table's rows, float32. ValueError where columns lack or a cell is no number.
+    def encode(self, frame: Frame) -> tuple[np.ndarray, list[str]]:
+        """The inputs (n, width) of a table's rows, float32, and what to say about cells of unknown categories.
 
-        Cells of a category unseen in training are counted through `logging`.
+        ValueError where a column lacks, or holds text among numbers.
         """
         lacking = [column.name for column in self.columns if column.name not in frame.columns]
         if lacking:
-            raise ValueError(f"the table lacks the column {_listed(lacking)}, which the model was trained on")
-        parts = []
+            raise ValueError(f"the table lacks what the model was trained on: column {_listed(lacking)}")
+        parts, unknown = [], []
         for column in self.columns:
-            part, unseen = column.encode(frame[column.name])
+            part, count = column.encode(frame[column.name])
             parts.append(part.astype(np.float32))
-            if unseen and count_unseen:
-                _log.warning(
-                    "column %r: %d of %d cells hold a category unseen in training; they count as none of the known ones",
-                    column.name,
-                    unseen,
-                    len(frame),
+            if count:
+                unknown.append(
+                    f"column {column.name!r}: {count} of {len(frame)} cells hold a category that training did not see"
                 )
-        return np.hstack(parts)
+        return np.hstack(parts), unknown
 
     def get_config(self) -> dict[str, Any]:
         """As JSON."""
@@ -253,7 +272,10 @@ class TableModel:
             raise TypeError(f"table must be a pandas DataFrame or the path of a CSV file, got {type(table).__name__}")
         if len(table) == 0:
             raise ValueError("the table has no rows")
-        return self.encoding.target.answer(self.net, self.encoding.encode(table))
+        X, unknown = self.encoding.encode(table)
+        for line in unknown:
+            _log.warning(line)
+        return self.encoding.target.answer(self.net, X)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network and encoding to a safetensors file, as one step; `gpunn.load` opens it."""
@@ -285,74 +307,90 @@ class TableModel:
 # --- the target -----------------------------------------------------------------------------------------------------
 
 
-def target_of(frame: Frame, name: str, task: str = "auto") -> tuple[Classes | Amounts, str]:
-    """How the target is learned, and in words what was seen there. `frame` holds no row without a target.
+def with_target(frame: Frame, name: str) -> tuple[Frame, int]:
+    """The rows whose target is there, and how many are not. ValueError where no such column or row is."""
+    if name not in frame.columns:
+        raise ValueError(f"there is no column {name!r}; there are {_listed(list(frame.columns), 20)}")
+    there = frame[name].notna().to_numpy()
+    if not there.any():
+        raise ValueError(f"column {name!r} has no value in any row: there is nothing to learn")
+    if there.all():
+        return frame, 0
+    kept = frame[there].copy()
+    cells = kept[name]
+    if cells.dtype.kind == "f" and (cells % 1 == 0).all() and (cells.abs() < 2**53).all():
+        kept[name] = cells.astype("int64")  # the missing cells alone made floats of integers
+    return kept, int((~there).sum())
+
+
+def target_of(cells: Cells, task: str = "auto") -> tuple[Classes | Amounts, str]:
+    """How a target, none of it missing, is learned; and in words what was seen in it.
 
     task="auto": text, boolean, or integers with at most 20 distinct values is classification, all else regression.
-    ValueError where the target has no two values, or is text where numbers are due.
+    ValueError where all rows hold the same, or text stands where numbers are due.
     """
-    cells = frame[name]
-    distinct = cells.nunique()
-    kind = _kind(cells)
-    seen = f"{ {'text': 'text', 'boolean': 'boolean', 'integer': 'integers'}.get(kind, 'numbers') } with {distinct} distinct value{'s' * (distinct != 1)}"
-    if distinct < 2:
-        raise ValueError(
-            f"column {name!r} holds {_label(cells.iloc[0], kind)!r} in every row: there is nothing to learn"
-        )
+    name, kind = str(cells.name), _kind(cells)
+    labels = [_label(value, kind) for value in cells]
+    distinct = len(set(labels))
+    what = {"text": "text", "boolean": "true or false", "integer": "integers", "number": "numbers"}[kind]
+    if distinct == 1:
+        raise ValueError(f"column {name!r} holds {labels[0]!r} in every row: there is nothing to learn")
     if task == "auto":
+        if kind == "text":
+            holds_words(cells)  # numbers with a word among them are an error, not classes
         few = kind in ("text", "boolean") or (kind == "integer" and distinct <= CLASSES)
         task = "classification" if few else "regression"
-        if kind == "text":
-            holds_words(cells, name)
     if task == "regression":
-        y = numbers_of(cells, name)
-        return Amounts(name, float(y.mean()), _scale(y) or 1.0), seen
-    if distinct > max(CLASSES, len(cells) // 2):
+        y = numbers_of(cells)
+        mean, scale = _moments(y)
+        if scale is None:
+            raise ValueError(f"column {name!r} is the same number in every row, but for rounding: nothing to learn")
+        return Amounts(name, mean, scale), f"{what}, {distinct} distinct values"
+    if distinct > max(CLASSES, len(labels) // 2):
         raise ValueError(
-            f"column {name!r} has {distinct} distinct values in {len(cells)} rows: "
-            "too many to be classes, each needs several rows to learn from"
+            f"column {name!r} has {distinct} distinct values in {len(labels)} rows: "
+            "too many to be classes, each of which needs several rows to be learned from"
         )
-    return Classes(name, tuple(sorted(set(_labels(cells, kind)))), kind), seen
+    return Classes(name, tuple(sorted(set(labels))), kind), f"{what}, {distinct} distinct values"
 
 
 def _kind(cells: Cells) -> str:
-    """ "text", "boolean", "integer" or "number": integers too where missing cells beside them made them floats."""
     types = pandas().api.types
-    if types.is_bool_dtype(cells.dtype) or {type(v) for v in cells} <= {bool, np.bool_}:
+    if types.is_bool_dtype(cells.dtype) or _all_booleans(cells):
         return "boolean"
     if not types.is_numeric_dtype(cells.dtype):
         return "text"
-    if types.is_integer_dtype(cells.dtype):
-        return "integer"
-    return "number"
+    return "integer" if types.is_integer_dtype(cells.dtype) else "number"
 
 
-def _labels(cells: Cells, kind: str) -> list[Any]:
-    return [_label(value, kind) for value in cells]
+def _all_booleans(cells: Cells) -> bool:
+    return {type(value) for value in cells} <= {bool, np.bool_}
 
 
 def _label(value: Any, kind: str) -> Any:
     """One cell of a target as the user knows it: a word, a truth value or a number, of Python's own types."""
     if kind == "text":
-        return str(value)
-    if kind == "boolean":
-        return bool(value)
-    return int(value) if kind == "integer" else float(value)
+        return _word(value)
+    return {"boolean": bool, "integer": int, "number": float}[kind](value)
 
 
 # --- columns of training rows ---------------------------------------------------------------------------------------
 
 
-def numbers_of(cells: Cells, name: str) -> np.ndarray:
+def numbers_of(cells: Cells) -> np.ndarray:
     """A column as float64, NaN where missing. ValueError names the first cell that is not a finite number."""
     pd = pandas()
+    if cells.dtype.kind in "cmM" or isinstance(cells.dtype, (pd.CategoricalDtype, pd.DatetimeTZDtype)):
+        cells = cells.astype(object).map(str, na_action="ignore")
     x: np.ndarray = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
-    wrong = (np.isnan(x) & ~cells.isna().to_numpy()) | np.isinf(x)
+    wrong = (np.isnan(x) & cells.notna().to_numpy()) | np.isinf(x)
     if wrong.any():
         k = int(wrong.argmax())
+        count = int(wrong.sum())
         raise ValueError(
-            f"column {name!r} should hold numbers, but row {k + 1} holds {str(cells.iloc[k])!r} "
-            f"({int(wrong.sum())} such cells): correct it, or leave the cell empty where the number is missing"
+            f"column {cells.name!r} should hold numbers, but row {cells.index[k]} holds {str(cells.iloc[k])!r}"
+            + (f" ({count} such cells)" if count > 1 else "")
+            + "; leave a cell empty where the number is not known"
         )
     return x
 
@@ -369,41 +407,45 @@ def _word(value: Any) -> str:
     return str(value).strip()
 
 
-def holds_words(cells: Cells, name: str) -> bool:
-    """Whether a column holds categories. ValueError where it is a column of numbers with some text among them."""
+def holds_words(cells: Cells) -> bool:
+    """Whether a column holds categories rather than numbers (true and false count as 1 and 0).
+
+    ValueError where it is empty, or is a column of numbers with some text among them.
+    """
     pd = pandas()
-    if cells.isna().all():
-        raise ValueError(f"column {name!r} has no value in any row: delete it, or fill it")
-    if pd.api.types.is_bool_dtype(cells.dtype):
-        return True
-    if pd.api.types.is_numeric_dtype(cells.dtype) and not pd.api.types.is_complex_dtype(cells.dtype):
-        return False
     there = cells.dropna()
-    if pd.api.types.is_datetime64_any_dtype(cells.dtype) or {type(v) for v in there} <= {bool, np.bool_}:
+    if len(there) == 0:
+        raise ValueError(f"column {cells.name!r} has no value in any row: delete it, or fill it")
+    if (pd.api.types.is_numeric_dtype(cells.dtype) and cells.dtype.kind != "c") or _all_booleans(there):
+        return False
+    if cells.dtype.kind in "cmM" or isinstance(cells.dtype, pd.DatetimeTZDtype):
         return True
-    x = pd.to_numeric(there, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    x = pd.to_numeric(there.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     x = x[~np.isnan(x)]
     if 2 * len(x) <= len(there):
         return True
-    # codes like 1, 2, 3, A are categories; measurements with a word among them are numbers that need the user's care
-    measured = bool((x != np.floor(x)).any()) or there.nunique() > min(CLASSES, len(there) // 2)
-    if measured:
-        numbers_of(cells, name)
+    # codes like 1, 2, 3, A are categories; amounts with a word among them are numbers that need the user's care
+    if (x != np.floor(x)).any() or len(np.unique(x)) > min(CLASSES, len(there) // 2):
+        numbers_of(cells)
+        return False
     return len(x) < len(there)
 
 
 def _numbers(cells: Cells) -> Numbers:
-    x = numbers_of(cells, cells.name)
-    there = x[~np.isnan(x)]
-    median = float(np.median(there))
-    x[np.isnan(x)] = median
-    return Numbers(str(cells.name), median, float(x.mean()), _scale(x), len(there) < len(x))
+    x = numbers_of(cells)
+    missing = np.isnan(x)
+    median = float(np.median(x[~missing]))
+    x[missing] = median
+    return Numbers(str(cells.name), median, *_moments(x), bool(missing.any()))
 
 
-def _scale(x: np.ndarray) -> float | None:
-    """The standard deviation, None where it is no more than rounding."""
-    scale = float(x.std())
-    return scale if math.isfinite(scale) and scale > 1e-12 * float(np.abs(x).max()) else None
+def _moments(x: np.ndarray) -> tuple[float, float | None]:
+    """Mean and standard deviation, the latter None where it is no more than rounding."""
+    top = float(np.abs(x).max())
+    if top == 0:
+        return 0.0, None
+    mean, scale = float((x / top).mean()), float((x / top).std())
+    return mean * top, scale * top if scale > 1e-12 else None
 
 
 def _categories(cells: Cells, notes: list[str]) -> Categories | None:
@@ -434,6 +476,5 @@ def _from_config(config: dict[str, Any]) -> Any:
     return types[given.pop("type")](**given)
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:6]))
-    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+def _listed(names: list[str], most: int = 6) -> str:
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

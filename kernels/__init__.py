@@ -7,6 +7,7 @@ Importing this package registers all kernels and compiles none. `get(name)` and 
 import importlib
 import pkgutil
 
+from ._activation import ActivationKernels, activation, activation_kernels
 from ._registry import (
     ADD,
     MAX_OF_MAGNITUDES,
@@ -29,10 +30,13 @@ for _found in pkgutil.iter_modules(__path__):
 __all__ = [
     "ADD",
     "MAX_OF_MAGNITUDES",
+    "ActivationKernels",
     "Combine",
     "Guard",
     "Kernel",
     "Launch",
+    "activation",
+    "activation_kernels",
     "all_kernels",
     "bind_all",
     "by_row",

@@ -35,6 +35,14 @@ class ActivationKernels:
     slope: Callable[..., Any]
 
 
+_ACTIVATIONS: dict[str, ActivationKernels] = {}
+
+
+def activation_kernels(name: str) -> ActivationKernels:
+    """The kernels of the activation declared under that name."""
+    return _ACTIVATIONS[name]
+
+
 def _body(names: list[str], function: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
     """A NumPy body with the given parameter names."""
 
@@ -78,7 +86,9 @@ def activation(
             a = f(z, **pick(arguments))
             return a if stored == "a" else (z, a)
 
-        def make(kernel: str, signature: str, text: str, names: list[str], body: Callable[..., Any], what: str) -> Kernel:
+        def make(
+            kernel: str, signature: str, text: str, names: list[str], body: Callable[..., Any], what: str
+        ) -> Kernel:
             declared = elementwise(signature, text, name=kernel, family=family, ulp=ulp)
             made = _body([*names, *numbers], body)
             made.__doc__ = f"{what}\n\n{doc}"
@@ -86,13 +96,11 @@ def activation(
 
         outputs = "T a" if stored == "a" else "T z, T a"
         aggregate = "const T z = s + b;" if stored == "a" else "z = s + b;"
-        return ActivationKernels(
+        _ACTIVATIONS[name] = ActivationKernels(
             name,
             stored,
             constants,
-            make(
-                name, f"T z{scalars} -> T a", value, ["z"], lambda k: f(k["z"], **pick(k)), "a = f(z). (E2)"
-            ),
+            make(name, f"T z{scalars} -> T a", value, ["z"], lambda k: f(k["z"], **pick(k)), "a = f(z). (E2)"),
             make(
                 f"{name}_slope",
                 f"T z{scalars} -> T a, T d",
@@ -120,5 +128,6 @@ def activation(
             f,
             slope_of,
         )
+        return _ACTIVATIONS[name]
 
     return declare

@@ -100,7 +100,10 @@ def elementwise_parts(kernel: Kernel) -> tuple[str, str, str]:
 
 def by_row_parts(kernel: Kernel) -> tuple[str, str, str]:
     """(in_params, out_params, operation) of a by-row kernel: everything raw, one element a row."""
-    prologue, epilogue, ins, outs = [], [], [], []
+    prologue: list[str] = []
+    epilogue: list[str] = []
+    ins: list[str] = []
+    outs: list[str] = []
     for o in kernel.signature.arrays:
         params = outs if o.role != "in" else ins
         params.append(f"raw {o.type} {o.name}_")
@@ -199,9 +202,7 @@ def _elementwise(kernel: Kernel, call: Call) -> Callable[[], None]:
     function = _compiled(elementwise_parts(kernel), kernel.name)
     operands = kernel.signature.arrays
     flat = any(o.kind == "element" and a.ndim == 1 for o, a in zip(operands, call.arrays, strict=True))
-    arrays = [
-        a[:, None] if o.kind == "col" and not flat else a for o, a in zip(operands, call.arrays, strict=True)
-    ]
+    arrays = [a[:, None] if o.kind == "col" and not flat else a for o, a in zip(operands, call.arrays, strict=True)]
     split = len(kernel.signature.inputs)
     return _launch(function, [*arrays[:split], *_values(kernel, call), *arrays[split:]], None)
 

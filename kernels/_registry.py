@@ -71,8 +71,7 @@ class Kernel:
         Raises ValueError or TypeError naming the operand where shapes or types do not fit; nothing is broadcast.
         """
         call = self._check(inputs, out, scalars, count)
-        bind = (host if call.on_host else _device).bind
-        return bind(self, call)
+        return host.bind(self, call) if call.on_host else _device.bind(self, call)
 
     def __call__(self, *inputs: Any, out: Any = None, count: int | None = None, **scalars: float) -> Any:
         """Compute at once; without `out` the results are new arrays of the inputs' kind, type and shape."""
@@ -207,14 +206,16 @@ def _register(kernel: Kernel) -> Kernel:
     found = _REFUSED.search(kernel.text + kernel.setup)
     if found:
         raise ValueError(
-            f"kernel {kernel.name}: {found[1]}() means different things to C, C++ and CUDA; write fabs, fmin or a ternary"
+            f"kernel {kernel.name}: {found[1]}() differs between C, C++ and CUDA; write fabs, fmin or a ternary"
         )
     expected = {o.name for o in (*kernel.signature.inputs, *kernel.signature.scalars)}
     expected |= {o.name for o in kernel.signature.outputs if o.role == "inout"}
     optional = {"i", *kernel.signature.widths, *(o.name for o in kernel.signature.outputs if o.kind == "raw")}
     got = set(inspect.signature(kernel.body).parameters)
     if not expected <= got or got - expected - optional:
-        raise ValueError(f"kernel {kernel.name}: its NumPy body takes {sorted(got)}, the signature says {sorted(expected)}")
+        raise ValueError(
+            f"kernel {kernel.name}: its NumPy body takes {sorted(got)}, the signature says {sorted(expected)}"
+        )
     if kernel.name in _REGISTRY and _REGISTRY[kernel.name].family != kernel.family:
         raise ValueError(f"kernel {kernel.name} is registered already, in {_REGISTRY[kernel.name].family}")
     _REGISTRY[kernel.name] = kernel
@@ -227,9 +228,7 @@ def _declare(form: str, signature: str, text: str, **options: Any) -> Callable[[
         name = options.pop("name", None) or body.__name__
         doc = inspect.getdoc(body) or ""
         family = options.pop("family", None) or body.__module__
-        return _register(
-            Kernel(name, form, parse(signature), inspect.cleandoc(text), body, family, doc=doc, **options)
-        )
+        return _register(Kernel(name, form, parse(signature), inspect.cleandoc(text), body, family, doc=doc, **options))
 
     return declare
 
@@ -260,10 +259,10 @@ def reduction(
 
 
 def bind_all(calls: Iterable[tuple[Kernel, tuple[Any, ...], Any, int | None, dict[str, float]]]) -> list[Launch]:
-    """Bind many calls (kernel, inputs, out, count, scalars); texts that are not compiled yet are compiled side by side."""
+    """Bind many calls (kernel, inputs, out, count, scalars); texts not compiled yet are compiled side by side."""
     checked = [(k, k._check(inputs, out, scalars, count)) for k, inputs, out, count, scalars in calls]
     host.prepare({k.family for k, call in checked if call.on_host})
-    return [(host if call.on_host else _device).bind(k, call) for k, call in checked]
+    return [host.bind(k, call) if call.on_host else _device.bind(k, call) for k, call in checked]
 
 
 def get(name: str) -> Kernel:

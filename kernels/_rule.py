@@ -13,7 +13,7 @@ from .step import CAREFUL, UPDATING
 
 @dataclass(frozen=True)
 class Rule:
-    """`update` writes θ and the rule's moments; `probe` adds (x − x) of every value that `update` would write: 0, or NaN."""
+    """`update` writes θ and the moments; `probe` adds (x − x) of every value that `update` would write: 0, or NaN."""
 
     update: Kernel
     probe: Kernel
@@ -22,7 +22,7 @@ class Rule:
 def rule(
     slots: str = "", text: str = "", *, setup: str = "", scalars: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Rule]:
-    """Declare an update rule by its text for one parameter: g is the gradient, theta the parameter, `slots` the moments."""
+    """Declare an update rule by its text for one parameter: g the gradient, theta the parameter, `slots` the moments."""
     names = ["theta", *slots.split()]
     numbers = "".join(f", scalar float64 {s}" for s in scalars)
 

@@ -100,7 +100,9 @@ def parse(signature: str) -> Signature:
     left, arrow, right = signature.partition("->")
     if not arrow:
         raise ValueError(f"kernel signature {signature!r} has no '->' between inputs and outputs")
-    inputs, outputs, scalars = [], [], []
+    inputs: list[Operand] = []
+    outputs: list[Operand] = []
+    scalars: list[Operand] = []
     for side, texts in (("in", left), ("out", right)):
         for text in filter(None, (t.strip() for t in texts.split(","))):
             found = _OPERAND.match(text)

@@ -21,7 +21,8 @@ loss = w * sum;
 """,
 )
 def sigmoid_crossentropy(z, y, w):
-    """a = σ(z), δ = w(a − y) and wℓ, ℓ = −Σ y log a + (1 − y) log(1 − a) = Σ max(z, 0) − zy + log(1 + e^−|z|). (E3, E4)"""
+    """a = σ(z), δ = w(a − y) and wℓ, ℓ = −Σ y log a + (1 − y) log(1 − a) = Σ max(z, 0) − zy + log(1 + e^−|z|).
+    (E3, E4)"""
     e = np.exp(-np.abs(z))
     a = np.where(z >= 0, 1, e) / (1 + e)
     loss = np.where(z > 0, z - z * y, -(z * y)) + np.log1p(e)

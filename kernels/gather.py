@@ -4,8 +4,6 @@ The table keeps its own type and layout; only the rows of one batch are ever con
 against the number of rows, and the offset into it lives in the state array.
 """
 
-import numpy as np
-
 from ._registry import by_row
 from .state import Slot
 

@@ -146,7 +146,7 @@ def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
         (ctypes.c_longlong * len(sizes))(*sizes),
         (ctypes.c_double * max(1, len(values)))(*values),
     )
-    launch = functools.partial(function, *map(ctypes.addressof, block))
+    launch = functools.partial(function, *(ctypes.addressof(part) for part in block))
     launch.keep = (arrays, block)  # type: ignore[attr-defined]
     return launch
 

@@ -7,7 +7,11 @@ from ._registry import by_row
 
 @by_row(
     "rows[m] T a, int32 y, T w -> T term",
-    "long long best = 0; for (long long k = 1; k < m; ++k) best = a[k] > a[best] ? k : best; term = best == y ? w : (T)0;",
+    """
+long long best = 0;
+for (long long k = 1; k < m; ++k) best = a[k] > a[best] ? k : best;
+term = best == y ? w : (T)0;
+""",
 )
 def sparse_accuracy(a, y, w):
     """w where the largest output is the label's, else 0; of equal ones the first counts."""

@@ -20,7 +20,9 @@ class Slot(IntEnum):
     SEED_HIGH = 5  # the seed's high 32 bits
     BAD = 6  # 0, or 1 + the step at which a loss, a gradient or an update was not finite
     SKIP = 7  # 1 while every weight of the batch is zero: such a batch changes nothing
-    CAREFUL = 8  # 1 once a value grew so large that an update could overflow: candidates are tried before they are written
+    CAREFUL = (
+        8  # 1 once a value grew so large that an update could overflow: candidates are tried before they are written
+    )
     LOSS = 9  # Σ wᵢℓᵢ / Σ wᵢ of this batch, the penalty not included
     PENALTY = 10  # the penalty of E9 (and its l1 form)
     WEIGHT = 11  # Σ wᵢ of this batch

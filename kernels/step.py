@@ -65,8 +65,9 @@ def penalty(theta, l2, l1):
 if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
   const double loss = state[LOSS] + state[PENALTY];
   const double cause = loss - loss != 0.0 ? 1.0 : (state[LARGEST] - state[LARGEST] != 0.0 ? 2.0 : 0.0);
-  if (cause != 0.0) { state[BAD] = state[STEP] + 1.0; state[CAUSE] = cause; state[BAD_LR] = state[LR]; state[BAD_BATCH] = state[BATCH]; }
-  else if (state[LARGEST] > limit || fabs(state[LR]) > limit) state[CAREFUL] = 1.0;
+  if (cause != 0.0) {
+    state[BAD] = state[STEP] + 1.0; state[CAUSE] = cause; state[BAD_LR] = state[LR]; state[BAD_BATCH] = state[BATCH];
+  } else if (state[LARGEST] > limit || fabs(state[LR]) > limit) state[CAREFUL] = 1.0;
 }
 """,
 )
@@ -146,7 +147,10 @@ def track(observed, state, momentum, factor, running):
 
 @by_row(
     "raw float64 terms, scalar int64 terms_n -> raw float64 sums, raw float64 state",
-    "if (state[BAD] == 0.0 && state[SKIP] == 0.0) for (long long k = 0; k < terms_n; ++k) sums[k] += terms[k] * state[WEIGHT];",
+    """
+if (state[BAD] == 0.0 && state[SKIP] == 0.0)
+  for (long long k = 0; k < terms_n; ++k) sums[k] += terms[k] * state[WEIGHT];
+""",
 )
 def accumulate(terms, terms_n, sums, state):
     """An epoch's metrics: sums ← sums + terms · Σw, terms the weighted means over this batch."""

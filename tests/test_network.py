@@ -8,9 +8,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from gpunn.kernels.state import Slot
 
 import gpunn
-from gpunn.kernels.state import Slot
 from gpunn.training import loop
 
 WIDE = (1024, 1024, 1024, 1024, 10)

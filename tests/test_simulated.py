@@ -54,6 +54,7 @@ def test_the_same_fit_on_numpy_and_on_the_fake_cupy(fake_cupy):
 def test_a_step_on_the_device_only_launches(fake_cupy):
     """Nothing is read back, copied over or allocated in a step: what capture forbids, but for CuPy's own products."""
     from gpunn.kernels.state import Slot
+
     from gpunn.training import loop
 
     X, y, _ = _data(16)

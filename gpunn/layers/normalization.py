@@ -63,8 +63,17 @@ class BatchNormalization(Layer):
         numbers = {"epsilon": self.epsilon}
         if of_batch:
             numbers["factor"] = 1 / t.a.shape[0]
-            reads = (t.grad_a, t.normal, t.variance, t.gamma, d_gamma, d_beta)
-            ops(kernel("batch_normalize_backward"), *reads, out=t.grad_prev, **numbers)
+            sums = (d_gamma, d_beta)
+            ops(
+                kernel("batch_normalize_backward"),
+                t.grad_a,
+                t.normal,
+                t.variance,
+                t.gamma,
+                *sums,
+                out=t.grad_prev,
+                **numbers,
+            )
         else:
             reads = (t.grad_a, t.running_variance, t.gamma)
             ops(kernel("batch_normalize_backward_fixed"), *reads, out=t.grad_prev, **numbers)

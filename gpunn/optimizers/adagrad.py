@@ -26,7 +26,9 @@ class Adagrad(Optimizer):
     ) -> None:
         super().__init__(learning_rate, **clipping)
         if not isinstance(initial_accumulator_value, (int, float)) or not 0 <= initial_accumulator_value < math.inf:
-            raise ValueError(f"initial_accumulator_value must be a finite number ≥ 0, got {initial_accumulator_value!r}")
+            raise ValueError(
+                f"initial_accumulator_value must be a finite number ≥ 0, got {initial_accumulator_value!r}"
+            )
         self.initial_accumulator_value = float(initial_accumulator_value)
         self.epsilon = positive("epsilon", epsilon)
 

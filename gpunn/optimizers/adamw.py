@@ -26,7 +26,11 @@ class AdamW(Adam):
         **clipping: Any,
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **clipping)
-        if isinstance(weight_decay, bool) or not isinstance(weight_decay, (int, float)) or not 0 <= weight_decay < math.inf:
+        if (
+            isinstance(weight_decay, bool)
+            or not isinstance(weight_decay, (int, float))
+            or not 0 <= weight_decay < math.inf
+        ):
             raise ValueError(f"weight_decay must be a finite number ≥ 0, got {weight_decay!r}")
         self.weight_decay = float(weight_decay)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from ..kernels import Launch
 from ..kernels.state import Slot
 from ..network import Network, Plan, evaluate
 from ..recording import Array, run
-from .callbacks import CallbackList
 from .history import History
 
 EVALUATION_ROWS = 1024
@@ -24,6 +23,15 @@ LOOK_AFTER = 0.1  # seconds between two looks at the flag
 
 class DivergenceError(ArithmeticError):
     """A loss, a gradient or an update was not finite. The weights are those before that step."""
+
+
+class Hooks(Protocol):
+    """What calls the callbacks."""
+
+    watch_batches: bool
+
+    def __call__(self, hook: str, *arguments: Any) -> None:
+        """Call one hook."""
 
 
 @dataclass
@@ -54,7 +62,8 @@ def diverged(net: Network, state: np.ndarray, epoch: int | None, step: int | Non
     net.state[Slot.CAUSE] = 0
     return DivergenceError(
         f"training diverged{where} (update {int(state[Slot.BAD]) - 1}, learning rate {lr:.3g}): {CAUSES[cause]}. "
-        "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the rate, "
+        "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the "
+        "rate, "
         "clipnorm=1.0, or standardised inputs. The weights are those before that step."
     )
 
@@ -68,7 +77,7 @@ def fit(
     first_epoch: int,
     epochs: int,
     shuffle: bool,
-    callbacks: CallbackList,
+    callbacks: Hooks,
     model: Any,
 ) -> History:
     """Train for `epochs` epochs, counted from `first_epoch`; the last, shorter batch is a plan of its own."""
@@ -132,7 +141,7 @@ def set_learning_rate(net: Network, epoch: int, known: float | None = None) -> f
 
 
 def _epoch(
-    net: Network, steps: dict[int, list[Launch]], sizes: list[int], epoch: int, shown: int, callbacks: CallbackList
+    net: Network, steps: dict[int, list[Launch]], sizes: list[int], epoch: int, shown: int, callbacks: Hooks
 ) -> None:
     state = net.state
     for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM):

@@ -1,0 +1,448 @@
+"""The command line: `gpunn train`, `gpunn predict`, `gpunn doctor`. `python -m gpunn` is the same."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from . import __version__, backend, optimizers
+from .layers import Dense, Dropout, Layer
+from .loading import load
+from .model import Sequential
+from .tables import Amounts, Classes, Encoding, Frame, TableModel, read_csv, target_of, with_target
+from .training import DivergenceError, History, checkpoint
+
+BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
+HELD_OUT = 5  # one row in five
+LARGE = 20_000  # rows from which batches are larger
+SEEN = 60_000  # rows times epochs, about, where --epochs is not given
+
+TRAIN = """\
+Train a network on a table and measure it on rows held out, one in five.
+
+DATA is a CSV file whose first line names the columns, or one of scikit-learn's
+bundled sets, which need no download: digits, breast_cancer, wine, diabetes.
+
+Columns of numbers are standardised, and missing cells take the median; columns
+of words become one input for each category. All of this is saved with the
+network, so that `gpunn predict` answers in your own labels and units.
+
+Two files are written when training has ended: the model and a picture of its
+training and validation curves. A file that exists is not overwritten."""
+
+EXAMPLES = """\
+examples:
+  gpunn train digits
+  gpunn train houses.csv --target price --hidden 64,64 --epochs 200
+  gpunn train pupils.csv --target grade --task regression --out grades"""
+
+PREDICT = """\
+Predict the target for every row of a CSV file, in the labels and units of the
+table that the model was trained on. Columns are found by their names.
+
+The answers are written as CSV, one line a row below a line with the target's
+name. What could not be understood is counted on stderr."""
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; the message says why, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, where argparse prints the whole usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 2 for a user's error (one line on stderr), or 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (ValueError, OSError, ImportError, MemoryError, backend.DeviceError, DivergenceError) as error:
+        if isinstance(error, BrokenPipeError):
+            # whoever read the answers has seen enough; Python would complain once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"gpunn {options.command}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"gpunn {options.command}: interrupted, nothing was written", file=sys.stderr)
+        return 130
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="gpunn", description="Multi-layer perceptrons on NumPy and CuPy.")
+    parser.add_argument("--version", action="version", version=f"gpunn {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train", help="train a network on a table", description=TRAIN, epilog=EXAMPLES, formatter_class=layout
+    )
+    train.set_defaults(run=_train)
+    train.add_argument("data", metavar="DATA", help="a CSV file, or digits, breast_cancer, wine, diabetes")
+    train.add_argument("--target", metavar="COLUMN", help="the column to predict; a CSV file needs it")
+    train.add_argument(
+        "--task",
+        choices=["auto", "regression", "classification"],
+        default="auto",
+        help="auto: text, true/false, or integers with at most 20 distinct values are classes",
+    )
+    net = train.add_argument_group("the network and its training")
+    net.add_argument("--hidden", type=_sizes, default=(128, 64), metavar="N,N", help="hidden layers (default: 128,64)")
+    net.add_argument("--activation", default="relu", metavar="NAME", help="of the hidden layers (default: relu)")
+    net.add_argument(
+        "--dropout", type=_fraction, default=0.2, metavar="P", help="after each hidden layer (default: 0.2)"
+    )
+    net.add_argument(
+        "--epochs", type=_count, metavar="N", help="passes over the table (default: 5 to 100, fewer for larger tables)"
+    )
+    net.add_argument(
+        "--batch-size", type=_count, metavar="N", help=f"rows a step (default: 32; 128 from {LARGE} rows on)"
+    )
+    net.add_argument(
+        "--optimizer", default="adam", metavar="NAME", help="sgd, momentum, …, adam, adamw (default: adam)"
+    )
+    net.add_argument("--lr", type=_rate, metavar="RATE", help="learning rate (default: the optimizer's own)")
+    net.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, split and order (default: 0)")
+    net.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    files = train.add_argument_group("files")
+    files.add_argument("--out", metavar="FILE", help="the model (default: NAME.safetensors; the picture: NAME.png)")
+    files.add_argument("--force", action="store_true", help="overwrite files that exist")
+
+    predict = commands.add_parser(
+        "predict", help="predict the target of a table's rows", description=PREDICT, formatter_class=layout
+    )
+    predict.set_defaults(run=_predict)
+    predict.add_argument("model", metavar="MODEL", help="what `gpunn train` wrote")
+    predict.add_argument("data", metavar="FILE.csv", help="the rows to answer for")
+    predict.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    predict.add_argument("--out", metavar="FILE", help="where the answers go (default: stdout)")
+    predict.add_argument("--force", action="store_true", help="overwrite a file that exists")
+
+    doctor = commands.add_parser(
+        "doctor", help="say what works on this machine", description="Say what works on this machine, and what to mend."
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(_count(part) for part in text.split(","))
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return value
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+# --- gpunn train ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A table to learn from: its rows, the column to predict, its name, and where it came from, in words."""
+
+    frame: Frame
+    target: str
+    name: str
+    source: str
+
+
+def _train(options: argparse.Namespace) -> int:
+    data = _bundled(options) if options.data in BUNDLED else _table(options)
+    model_file, picture_file = _destinations(options, data)
+    figure = _figure()
+    frame, dropped = with_target(data.frame, data.target)
+    target, seen = target_of(frame[data.target], options.task)
+    training, held_out = _split(frame, target, options.seed)
+    encoding = Encoding.of(frame, target, training)
+    X, _ = encoding.encode(frame)
+    y = target.encode(frame[data.target])
+
+    is_class = isinstance(target, Classes)
+    metric = "accuracy" if is_class else "mean_absolute_error"
+    net = Sequential(_layers(options, target), input_shape=X.shape[1], seed=options.seed)
+    net.compile(
+        _optimizer(options),
+        "sparse_categorical_crossentropy" if is_class else "half_squared_error",
+        [metric],
+        device=options.device,
+    )
+    batch_size = options.batch_size or (32 if len(training) < LARGE else 128)
+    epochs = options.epochs or min(100, max(5, SEEN // len(training)))
+
+    print(f"task: {_task(target)} of {data.target!r} ({seen}); change it with --task {_other(target)}")
+    print(f"data: {data.source}, {len(training)} rows to learn from, {len(held_out)} held out, {X.shape[1]} inputs")
+    print(net.summary(batch_size), flush=True)
+    if dropped:
+        print(f"{dropped} rows without a value in {data.target!r} are not used", file=sys.stderr)
+    for note in encoding.notes:
+        print(note, file=sys.stderr)
+    history = net.fit(
+        X[training],
+        y[training],
+        batch_size=batch_size,
+        epochs=epochs,
+        validation_data=(X[held_out], y[held_out]),
+    )
+    model = TableModel(net, encoding, data.source)
+    score = _score(model, X[held_out], frame[data.target].iloc[held_out])
+    _draw(figure, history, target, f"{data.name}: {score}", "training, with dropout" if options.dropout else "training")
+    picture = _png(figure, data.source)
+    model.save(model_file)
+    checkpoint.replace(picture_file, picture)
+    print(f"{score}\nmodel:   {model_file}\npicture: {picture_file}")
+    return 0
+
+
+def _bundled(options: argparse.Namespace) -> _Set:
+    if options.target is not None:
+        raise UsageError(f"--target is for CSV files; the bundled set {options.data} has its own")
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise ImportError(f'the set {options.data} comes with scikit-learn: pip install "gpunn[sklearn]"') from None
+    more = {"scaled": False} if options.data == "diabetes" else {}
+    bunch = getattr(datasets, f"load_{options.data}")(as_frame=True, **more)
+    frame = bunch.frame
+    if options.data in ("breast_cancer", "wine"):
+        frame = frame.assign(target=[str(bunch.target_names[k]) for k in bunch.target])
+    return _Set(frame, "target", options.data, f"scikit-learn's {options.data}")
+
+
+def _table(options: argparse.Namespace) -> _Set:
+    path = Path(options.data)
+    if not path.exists():
+        sets = f", and no bundled set has that name ({', '.join(BUNDLED)})" if not path.suffix else ""
+        raise UsageError(f"there is no file {options.data}{sets}")
+    frame = read_csv(path)
+    if options.target is None:
+        raise UsageError(f"--target COLUMN is missing: which column is to be predicted? {_names(frame)}")
+    if options.target not in frame.columns:
+        raise UsageError(f"{path} has no column {options.target!r}; {_names(frame)}")
+    return _Set(frame, options.target, path.stem, str(path))
+
+
+def _names(frame: Frame) -> str:
+    names = [str(name) for name in frame.columns]
+    return "there are: " + ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _layers(options: argparse.Namespace, target: Classes | Amounts) -> list[Layer]:
+    layers: list[Layer] = []
+    for units in options.hidden:
+        layers.append(Dense(units, activation=options.activation))
+        if options.dropout:
+            layers.append(Dropout(options.dropout))
+    return [*layers, Dense(target.n_out, activation="softmax" if isinstance(target, Classes) else "identity")]
+
+
+def _optimizer(options: argparse.Namespace) -> optimizers.Optimizer:
+    rule = optimizers.get(options.optimizer)
+    return rule if options.lr is None else type(rule)(options.lr)
+
+
+def _split(frame: Frame, target: Classes | Amounts, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows to learn from and those held out: one in five, of every class alike."""
+    n = len(frame)
+    if n < HELD_OUT:
+        raise UsageError(
+            f"the table has {n} rows with a value in {target.name!r}; {HELD_OUT} are the least to learn from"
+        )
+    order = np.random.default_rng(seed).permutation(n)
+    if isinstance(target, Classes):
+        order = order[np.argsort(target.encode(frame[target.name])[order], kind="stable")]
+    held_out = np.arange(n) % HELD_OUT == HELD_OUT - 1
+    return np.sort(order[~held_out]), np.sort(order[held_out])
+
+
+def _task(target: Classes | Amounts) -> str:
+    return "classification" if isinstance(target, Classes) else "regression"
+
+
+def _other(target: Classes | Amounts) -> str:
+    return "regression" if isinstance(target, Classes) else "classification"
+
+
+def _score(model: TableModel, X: np.ndarray, cells: Any) -> str:
+    """How good the answers for held-out rows are, in words and in the user's units."""
+    target = model.encoding.target
+    answers = target.answer(model.net, X)
+    if isinstance(target, Classes):
+        right = int((np.array(target.labels)[target.encode(cells)] == answers).sum())
+        return f"held-out accuracy {right / len(X):.4f} ({right} of {len(X)} rows right)"
+    y = cells.to_numpy(dtype=np.float64)
+    error, spread = float(((y - answers) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
+    r2 = f"{1 - error / spread:.4f}" if spread else "undefined, all rows being equal"
+    return f"held-out R² {r2} (mean absolute error {np.abs(y - answers).mean():.4g} in {len(X)} rows)"
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _destinations(options: argparse.Namespace, data: _Set) -> tuple[Path, Path]:
+    """Where model and picture will go. UsageError where a file stands there, or none can be written."""
+    bundled = options.data in BUNDLED
+    model = Path(options.out or f"{data.name}.safetensors")
+    picture = model.with_suffix(".png")
+    if model == picture:
+        raise UsageError(
+            f"--out {options.out} names the model, and its picture takes the same name: choose another ending"
+        )
+    for path in (model, picture):
+        _writable(path, not bundled and Path(options.data))
+    there = [path for path in (model, picture) if os.path.lexists(path)]
+    replaceable = bundled and options.out is None and all(_own(path, data.source) for path in there)
+    if there and not options.force and not replaceable:
+        raise UsageError(f"{there[0]} exists: --force overwrites it, --out FILE takes another name")
+    return model, picture
+
+
+def _writable(path: Path, *sources: Any) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} in")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"the folder {path.parent} cannot be written")
+    for source in sources:
+        if source and path.exists() and path.samefile(source):
+            raise UsageError(f"{path} is read from, and would be overwritten: --out FILE takes another name")
+
+
+def _own(path: Path, source: str) -> bool:
+    """Whether a file is what an earlier run on the same bundled set wrote."""
+    if path.suffix == ".png":
+        return _comment(source).encode() in path.read_bytes()[:4096]
+    try:
+        return bool(checkpoint.read(path)[1]["table"]["source"] == source)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _comment(source: str) -> str:
+    return f"gpunn train: {source}"
+
+
+def _figure() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError('the picture of the curves needs matplotlib: pip install "gpunn[plot]"') from None
+    return Figure(figsize=(9, 3.6), layout="constrained")
+
+
+def _draw(figure: Any, history: History, target: Classes | Amounts, title: str, training: str) -> None:
+    """The loss and the metric over the epochs, in training and on the rows held out."""
+    what = history.history
+    epochs = np.array(history.epoch) + 1
+    style = {"marker": "."} if len(epochs) < 20 else {}
+    if isinstance(target, Classes):
+        panels = [("loss", "cross-entropy", 1.0), ("accuracy", "accuracy", 1.0)]
+    else:
+        name = f"mean absolute error of {target.name}"
+        panels = [("loss", "half squared error, standardised", 1.0), ("mean_absolute_error", name, target.scale)]
+    for axes, (key, label, unit) in zip(figure.subplots(1, 2), panels, strict=True):
+        axes.plot(epochs, unit * np.array(what[key]), label=training, **style)
+        axes.plot(epochs, unit * np.array(what[f"val_{key}"]), label="held out", **style)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.suptitle(title)
+
+
+def _png(figure: Any, source: str) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata={"Description": _comment(source)})
+    return file.getvalue()
+
+
+# --- gpunn predict, gpunn doctor ------------------------------------------------------------------------------------
+
+
+def _predict(options: argparse.Namespace) -> int:
+    if options.out is not None:
+        out = Path(options.out)
+        _writable(out, options.model, options.data)
+        if os.path.lexists(out) and not options.force:
+            raise UsageError(f"{out} exists: --force overwrites it, --out FILE takes another name")
+    model = load(options.model, device=options.device)
+    if not isinstance(model, TableModel):
+        raise UsageError(
+            f"{options.model} holds a network without the columns of a table: only `gpunn train` keeps them"
+        )
+    text = io.StringIO(newline="")
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow([model.target])
+    lines.writerows([[_written(answer)] for answer in model.predict(options.data)])
+    if options.out is None:
+        sys.stdout.write(text.getvalue())
+        sys.stdout.flush()
+    else:
+        checkpoint.replace(out, text.getvalue().encode())
+    return 0
+
+
+def _written(answer: Any) -> str:
+    """A label as it is; a number with the digits that float32 carries."""
+    return f"{answer:.7g}" if isinstance(answer, np.floating) else str(answer)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    report = backend.doctor()
+    print(report)
+    return 0 if report.ok else 1
