@@ -1,0 +1,178 @@
+"""Random networks with data that fit their losses, in float64: what back-propagation is compared on.
+
+A case is a function of its number, so that a failure can be looked at again. Every parameter and running value is
+drawn, so that no intercept, β or running mean is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import gpunn
+from gpunn import activations, losses
+
+# every built-in activation, some with constants of their own
+HIDDEN = [
+    "relu",
+    "leaky_relu",
+    activations.LeakyReLU(0.2),
+    "elu",
+    activations.ELU(0.7),
+    "gelu",
+    "silu",
+    "softplus",
+    "sigmoid",
+    "tanh",
+    "identity",
+    "softmax",
+]
+
+
+class OwnSigmoid(activations.Activation):
+    """A user's activation: the plan does not know it, so a cross-entropy behind it is never merged."""
+
+    def f(self, z):
+        return 1 / (1 + np.exp(-z))
+
+    def slope(self, z, a):
+        return a * (1 - a)
+
+
+class OwnSoftmax(activations.Softmax):
+    """Softmax under a name of its own, for the same reason."""
+
+    names = ()
+
+
+def quartic(y, a):
+    """A user's loss: ℓ = ¼ Σ (a − y)⁴, g = (a − y)³."""
+    e = a - y
+    return (e**4).sum(axis=1) / 4, e**3
+
+
+def _crossentropies():
+    for loss, merged, other, own in (
+        (losses.BinaryCrossentropy, "sigmoid", "softmax", OwnSigmoid()),
+        (losses.CategoricalCrossentropy, "softmax", "sigmoid", OwnSoftmax()),
+        (losses.SparseCategoricalCrossentropy, "softmax", "sigmoid", OwnSoftmax()),
+    ):
+        yield loss(), [merged], "merged"
+        yield loss(), ["identity"], "logits"
+        yield loss(from_logits=True), ["tanh", "elu", "relu"], "logits"
+        yield loss(from_logits=False), [other, own], "probabilities"
+
+
+# a loss, the last activations it may stand behind, and what it takes the outputs for
+LOSSES = [
+    ("half_squared_error", HIDDEN, "values"),
+    ("mean_squared_error", HIDDEN, "values"),
+    ("mean_absolute_error", HIDDEN, "values"),
+    (losses.Huber(0.3), HIDDEN, "values"),
+    (losses.Huber(), HIDDEN, "values"),
+    (losses.Huber(2.5), HIDDEN, "values"),
+    ("log_cosh", HIDDEN, "values"),
+    (quartic, HIDDEN, "values"),
+    ("poisson", ["softplus", "sigmoid", "softmax", OwnSigmoid()], "values"),
+    *_crossentropies(),
+]
+
+
+@dataclass
+class Case:
+    """A compiled network in float64, a batch for it, and what its loss takes the outputs for."""
+
+    net: gpunn.Sequential
+    x: np.ndarray
+    y: np.ndarray
+    w: np.ndarray | None
+    training: bool
+    meaning: str
+
+
+def random_case(number: int, rows: int = 17) -> Case:
+    """Case `number`: up to `rows` rows, widths 1 … 9, one to four blocks of layers."""
+    rng = np.random.default_rng([number, 2])
+    loss, last, meaning = LOSSES[number % len(LOSSES)]
+    n, n_in, n_out = (int(rng.integers(1, top + 1)) for top in (rows, 9, 9))
+    layers: list[Any] = []
+    for _ in range(rng.integers(0, 4)):
+        _block(rng, layers, HIDDEN[rng.integers(len(HIDDEN))], int(rng.integers(1, 10)))
+    if not layers and rng.random() < 0.3:
+        layers.append(gpunn.BatchNormalization())
+    _last(rng, layers, last[rng.integers(len(last))], n_out)
+    net = _with_drawn_values(rng, layers, n_in, seed=number)
+    net.compile(gpunn.SGD(0.1), loss, device="cpu")
+    w = None
+    if rng.random() < 0.5:
+        w = rng.uniform(0.1, 3, size=n) * (rng.random(n) < 0.8)
+        w[rng.integers(n)] = 1.5
+    x = rng.normal(size=(n, n_in))
+    return Case(net, x, _targets(rng, net.loss, n, n_out), w, bool(rng.random() < 0.7), meaning)
+
+
+def _block(rng, layers, activation, width):
+    """A hidden Dense layer with whatever may stand around it."""
+    apart = rng.random() < 0.3
+    layers.append(_dense(rng, width, None if apart else activation))
+    around = [
+        lambda: gpunn.BatchNormalization(momentum=0.3, epsilon=1e-3),
+        lambda: gpunn.LayerNormalization(),
+        lambda: gpunn.Dropout(0.4),
+        lambda: gpunn.Dropout(0.25, form="textbook"),
+    ]
+    if rng.random() < 0.6:
+        layers.append(around[rng.integers(len(around))]())
+    if apart:
+        layers.append(gpunn.Activation(activation))
+    for layer in layers[-2:]:
+        layer.trainable = bool(rng.random() < 0.9)
+
+
+def _last(rng, layers, activation, n_out):
+    kind = rng.integers(4)
+    if kind == 0:
+        layers += [_dense(rng, n_out, None), gpunn.Activation(activation)]
+    elif kind == 1:
+        layers += [_dense(rng, n_out, None), gpunn.LayerNormalization(), gpunn.Activation(activation)]
+    else:
+        layers.append(_dense(rng, n_out, activation))
+
+
+def _dense(rng, width, activation):
+    numbers = {"l2": rng.choice([0, 0, 0.01, 0.1]), "l1": rng.choice([0, 0, 0.02])}
+    return gpunn.Dense(
+        width, activation, use_bias=bool(rng.random() < 0.7), **{k: float(v) for k, v in numbers.items()}
+    )
+
+
+def _with_drawn_values(rng, layers, n_in, seed):
+    net = gpunn.Sequential(layers, input_shape=n_in, seed=seed, dtype="float64")
+    tensors, metadata = net.to_tensors()
+    draw = {
+        "W": lambda shape: rng.normal(size=shape) * shape[0] ** -0.5,
+        "gamma": lambda shape: rng.uniform(0.5, 1.5, size=shape),
+        "running_variance": lambda shape: rng.uniform(0.5, 2, size=shape),
+    }
+    drawn = {
+        name: draw.get(name.split(".")[-1], lambda shape: rng.normal(size=shape) / 2)(values.shape)
+        for name, values in tensors.items()
+    }
+    own = {"OwnSigmoid": OwnSigmoid(), "OwnSoftmax": OwnSoftmax()}
+    return gpunn.Sequential.from_tensors(drawn, metadata, custom=own)
+
+
+def _targets(rng, loss, n, n_out):
+    if loss.targets == "labels":
+        return rng.integers(0, n_out, size=n)
+    if loss.name == "poisson":
+        return rng.integers(0, 5, size=(n, n_out)).astype(float)
+    if loss.name == "binary_crossentropy":
+        # labels and probabilities
+        return rng.integers(0, 2, size=(n, n_out)) * rng.choice([1.0, 0.75], size=(n, n_out))
+    if loss.name == "categorical_crossentropy":
+        one_hot = np.eye(n_out)[rng.integers(0, n_out, size=n)]
+        return np.where(rng.random((n, 1)) < 0.5, one_hot, rng.dirichlet(np.ones(n_out), size=n))
+    return rng.normal(size=(n, n_out))

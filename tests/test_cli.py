@@ -1,0 +1,375 @@
+"""The command line, as a user has it: what it says, what it writes, and what it does with a user's mistakes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpunn
+from gpunn import cli
+
+pd = pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = ["--hidden", "8", "--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command: its exit status, what it wrote to stdout and to stderr."""
+
+    def command(*arguments):
+        try:
+            status = cli.main([str(a) for a in arguments])
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return command
+
+
+def flowers(n=60):
+    """A table of two sorts that are told apart easily, with a word and a missing cell among the columns."""
+    rng = np.random.default_rng(0)
+    sort = np.arange(n) % 2
+    frame = pd.DataFrame(
+        {"length": sort * 6 + rng.normal(size=n), "colour": np.where(rng.random(n) < 0.5, "red", "blue")}
+    )
+    frame.loc[3, "length"] = np.nan
+    return frame.assign(weight=1000 + 500 * frame["length"].fillna(2), sort=np.where(sort, "iris", "rose"))
+
+
+@pytest.fixture
+def table(folder):
+    flowers().to_csv(folder / "flowers.csv", index=False)
+    return "flowers.csv"
+
+
+# --- training and predicting ----------------------------------------------------------------------------------------
+
+
+def test_classes_are_learned_saved_and_answered_in_the_users_labels(run, table, folder):
+    status, out, err = run("train", table, "--target", "sort")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0] == "task: classification of 'sort' (text, 2 distinct values); change it with --task regression"
+    assert lines[1] == "data: flowers.csv, 48 rows to learn from, 12 held out, 5 inputs"
+    assert re.search(r"^device (cpu|cuda:0): ", out, re.M) and "Dense(128, activation='relu')" in out
+    assert float(re.search(r"held-out accuracy ([\d.]+) \(\d+ of 12 rows right\)", out)[1]) >= 0.9
+    assert lines[-2:] == ["model:   flowers.safetensors", "picture: flowers.png"]
+    assert "100/100" in err and "loss" in err and "accuracy" in err
+    assert (folder / "flowers.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir()) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
+
+    pd.DataFrame({"colour": ["blue", "red", "grey"], "length": [-1.0, 7.0, 6.5], "weight": [500, 4500, 4250]}).to_csv(
+        "new.csv"
+    )
+    status, out, err = run("predict", "flowers.safetensors", "new.csv")
+    assert (status, out) == (0, "sort\nrose\niris\niris\n")
+    model = gpunn.load("flowers.safetensors")
+    assert model.predict("new.csv").tolist() == ["rose", "iris", "iris"]
+    assert isinstance(model.net, gpunn.Sequential)
+
+
+def test_unknown_categories_are_counted_on_stderr(table):
+    gpunn_("train", table, "--target", "sort", *QUICK)
+    Path("new.csv").write_text("colour,length,weight\ngrey,1,1000\nred,2,1000\n", encoding="utf-8")
+    done = gpunn_("predict", "flowers.safetensors", "new.csv")
+    assert done.stderr == "column 'colour': 1 of 2 cells hold a category that training did not see\n"
+    assert done.stdout.splitlines()[0] == "sort" and len(done.stdout.splitlines()) == 3
+
+
+def test_amounts_are_answered_in_the_users_units(run, table):
+    status, out, _ = run("train", table, "--target", "weight", "--epochs", "100", "--dropout", "0", "--out", "m")
+    assert status == 0
+    assert out.startswith("task: regression of 'weight' (numbers, 60 distinct values); change it with --task class")
+    assert float(re.search(r"held-out R² ([\d.]+) \(mean absolute error", out)[1]) >= 0.9
+    status, out, _ = run("predict", "m", table, "--out", "answers.csv")
+    assert (status, out) == (0, "")
+    answers = pd.read_csv("answers.csv")
+    assert list(answers.columns) == ["weight"]
+    assert np.abs(answers["weight"] - flowers()["weight"]).mean() < 0.1 * flowers()["weight"].std()
+    assert Path("m.png").exists()
+
+
+def test_the_task_can_be_changed(run):
+    pd.DataFrame({"x": range(40), "stars": [k % 5 for k in range(40)]}).to_csv("t.csv", index=False)
+    assert run("train", "t.csv", "--target", "stars", *QUICK)[1].startswith(
+        "task: classification of 'stars' (integers, 5"
+    )
+    status, out, _ = run("train", "t.csv", "--target", "stars", "--task", "regression", "--force", *QUICK)
+    assert status == 0 and out.startswith("task: regression of 'stars'") and "R²" in out
+
+
+def test_what_is_not_used_is_said(run):
+    frame = flowers()
+    frame.loc[[5, 6], "sort"] = None
+    frame = frame.assign(name=[f"flower {k}" for k in range(60)], same=1)
+    frame.to_csv("t.csv", index=False)
+    status, out, err = run("train", "t.csv", "--target", "sort", *QUICK)
+    assert status == 0 and "47 rows to learn from, 11 held out" in out
+    assert "2 rows without a value in 'sort' are not used\n" in err
+    assert "left out: column 'name' has 47 distinct texts" in err
+    assert "left out, the same in every row: 'same'\n" in err
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(run, table):
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        assert run("train", table, "--target", "sort", "--seed", seed, "--out", f"{name}.safetensors", *QUICK)[0] == 0
+    a, b, c = (
+        np.concatenate([w.ravel() for w in gpunn.load(f"{name}.safetensors").net.get_weights()]) for name in "abc"
+    )
+    assert (a == b).all() and (a != c).any()
+
+
+@pytest.mark.parametrize("name", ["digits", "breast_cancer", "wine", "diabetes"])
+def test_bundled_sets_need_nothing_and_replace_their_own_output(run, name):
+    pytest.importorskip("sklearn")
+    for _ in range(2):
+        status, out, _ = run("train", name, *QUICK)
+        assert status == 0
+    assert out.splitlines()[-2:] == [f"model:   {name}.safetensors", f"picture: {name}.png"]
+    labels = {"digits": "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]", "breast_cancer": "['benign', 'malignant']"}
+    target = gpunn.load(f"{name}.safetensors").encoding.target
+    assert str(list(getattr(target, "labels", ()))) == labels.get(name, str(list(getattr(target, "labels", ()))))
+
+
+def test_digits_over_ten_splits(run):
+    pytest.importorskip("sklearn")
+    found = []
+    for seed in range(10):
+        status, out, _ = run("train", "digits", "--seed", seed)
+        assert status == 0
+        found.append(float(re.search(r"held-out accuracy ([\d.]+)", out)[1]))
+    assert np.mean(found) >= 0.97 and min(found) >= 0.95, found
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+MISTAKES = {
+    "no file": (["train", "none.csv", "--target", "y"], "there is no file none.csv"),
+    "no set": (
+        ["train", "iris"],
+        "there is no file iris, and no bundled set has that name (digits, breast_cancer, wine",
+    ),
+    "a folder": (["train", ".", "--target", "y"], ".: Is a directory"),
+    "no target": (
+        ["train", "good.csv"],
+        "--target COLUMN is missing: which column is to be predicted? there are: x, y",
+    ),
+    "unknown column": (["train", "good.csv", "--target", "z"], "good.csv has no column 'z'; there are: x, y"),
+    "empty": (["train", "empty.csv", "--target", "y"], "empty.csv is empty: its first line should name the columns"),
+    "no rows": (["train", "head.csv", "--target", "y"], "head.csv has no rows below its line of names"),
+    "few rows": (["train", "few.csv", "--target", "y"], "the table has 3 rows with a value in 'y'; 5 are the least"),
+    "text": (["train", "text.csv", "--target", "y"], "column 'x' should hold numbers, but row 3 holds 'abc'"),
+    "text target": (["train", "words.csv", "--target", "y", "--task", "regression"], "column 'y' should hold numbers"),
+    "all missing": (["train", "missing.csv", "--target", "y"], "column 'x' has no value in any row"),
+    "target missing": (["train", "missing.csv", "--target", "x"], "column 'x' has no value in any row"),
+    "target alone": (["train", "alone.csv", "--target", "y"], "no column beside 'y' to learn from: there is none"),
+    "activation": (["train", "good.csv", "--target", "y", "--activation", "rleu"], "'rleu'"),
+    "optimizer": (["train", "good.csv", "--target", "y", "--optimizer", "adma"], "'adma'"),
+    "device": (["train", "good.csv", "--target", "y", "--device", "gpu"], "device must be"),
+    "no gpu": (["train", "good.csv", "--target", "y", "--device", "cuda:99"], "device 'cuda:99' was asked for, but"),
+    "diverges": (
+        ["train", "good.csv", "--target", "y", "--optimizer", "sgd", "--lr", "1e30"],
+        "training diverged in epoch 1",
+    ),
+    "no folder": (["train", "good.csv", "--target", "y", "--out", "no/m"], "there is no folder no to write m in"),
+    "out is a folder": (["train", "good.csv", "--target", "y", "--out", "folder"], "folder is a folder: name a file"),
+    "out is a picture": (["train", "good.csv", "--target", "y", "--out", "m.png"], "--out m.png names the model"),
+    "out is the table": (
+        ["train", "good.csv", "--target", "y", "--out", "good.csv", "--force"],
+        "good.csv is read from",
+    ),
+    "target of a set": (
+        ["train", "wine", "--target", "y"],
+        "--target is for CSV files; the bundled set wine has its own",
+    ),
+    "predict: no model": (["predict", "none", "good.csv"], "none: No such file or directory"),
+    "predict: no such model": (["predict", "good.csv", "good.csv"], "good.csv is not a"),
+    "predict: a bare net": (
+        ["predict", "net.safetensors", "good.csv"],
+        "holds a network without the columns of a table",
+    ),
+    "predict: no table": (["predict", "model.safetensors", "none.csv"], "none.csv: No such file or directory"),
+    "predict: columns": (
+        ["predict", "model.safetensors", "words.csv"],
+        "the table lacks what the model was trained on: colu",
+    ),
+    "predict: text": (
+        ["predict", "model.safetensors", "text.csv"],
+        "column 'x' should hold numbers, but row 3 holds 'abc'",
+    ),
+    "predict: out": (
+        ["predict", "model.safetensors", "good.csv", "--out", "good.csv", "--force"],
+        "good.csv is read from",
+    ),
+    "epochs": (["train", "good.csv", "--epochs", "0"], "argument --epochs: '0' is not a whole number from 1 on"),
+    "hidden": (["train", "good.csv", "--hidden", "8,x"], "argument --hidden: 'x' is not a whole number"),
+    "dropout": (["train", "good.csv", "--dropout", "1"], "argument --dropout: '1' is not a number from 0 to below 1"),
+    "lr": (["train", "good.csv", "--lr", "nan"], "argument --lr: 'nan' is not a number above 0"),
+    "seed": (["train", "good.csv", "--seed", "-1"], "argument --seed: '-1' is not a whole number from 0 on"),
+    "option": (["train", "good.csv", "--traget", "y"], "unrecognized arguments: --traget y"),
+    "command": (["trian"], "invalid choice: 'trian'"),
+    "nothing": ([], "the following arguments are required: COMMAND"),
+}
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    (path / "t.csv").write_text("x,y\n" + "".join(f"{k},{k / 2}\n" for k in range(10)), encoding="utf-8")
+    model = path / "model.safetensors"
+    assert cli.main(["train", str(path / "t.csv"), "--target", "y", "--out", str(model), *QUICK]) == 0
+    return model.read_bytes()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_on_stderr_and_nothing_is_written(run, folder, model_file, mistake):
+    for name, text in {
+        "good": "x,y\n" + "".join(f"{k},{k / 2}\n" for k in range(10)),
+        "empty": "",
+        "head": "x,y\n",
+        "few": "x,y\n1,2\n2,3\n3,4\n",
+        "text": "x,y\n1.5,1\n2.5,2\nabc,3\n4.5,4\n5.5,5\n",
+        "words": "z,y\n1,low\n2,high\n3,low\n4,high\n5,low\n",
+        "missing": "x,y\n,1\n,2\n,3\n,4\n,5\n",
+        "alone": "y\n1.5\n2.5\n3\n4\n5\n",
+    }.items():
+        Path(f"{name}.csv").write_text(text, encoding="utf-8")
+    Path("folder").mkdir()
+    Path("model.safetensors").write_bytes(model_file)
+    gpunn.Sequential([gpunn.Dense(1)], input_shape=1, seed=0).save("net.safetensors")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    arguments, message = MISTAKES[mistake]
+    status, out, err = run(*arguments)
+    last = err.splitlines()[-1]
+    assert status == 2
+    assert re.match(r"gpunn( \w+)?: error: ", last) and message in last, err
+    assert mistake == "diverges" or (out == "" and len(err.splitlines()) == 1)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["flowers.safetensors", "flowers.png"])
+def test_files_that_exist_are_overwritten_by_force_alone(run, table, name):
+    Path(name).write_text("precious", encoding="utf-8")
+    status, out, err = run("train", table, "--target", "sort", *QUICK)
+    assert (status, out) == (2, "")
+    assert err == f"gpunn train: error: {name} exists: --force overwrites it, --out FILE takes another name\n"
+    assert Path(name).read_text(encoding="utf-8") == "precious"
+    assert run("train", table, "--target", "sort", "--force", *QUICK)[0] == 0
+    assert Path(name).read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("name", ["wine.safetensors", "wine.png"])
+def test_a_bundled_set_replaces_its_own_output_alone(run, name):
+    pytest.importorskip("sklearn")
+    Path(name).write_text("precious", encoding="utf-8")
+    assert run("train", "wine", *QUICK)[0] == 2
+    assert Path(name).read_text(encoding="utf-8") == "precious"
+    Path(name).unlink()
+    assert run("train", "wine", "--out", "wine.safetensors", *QUICK)[0] == 0
+    assert run("train", "wine", "--out", "wine.safetensors", *QUICK)[0] == 2
+    # the model of another table under the same name is not its own output either
+    flowers().to_csv("wine.csv", index=False)
+    assert run("train", "wine.csv", "--target", "sort", "--force", *QUICK)[0] == 0
+    assert run("train", "wine", *QUICK)[0] == 2
+
+
+def test_answers_do_not_overwrite(run, table):
+    assert run("train", table, "--target", "sort", *QUICK)[0] == 0
+    Path("answers.csv").write_text("precious", encoding="utf-8")
+    arguments = ["predict", "flowers.safetensors", table, "--out", "answers.csv"]
+    assert run(*arguments)[0] == 2
+    assert Path("answers.csv").read_text(encoding="utf-8") == "precious"
+    assert run(*arguments, "--force")[0] == 0
+    assert Path("answers.csv").read_text(encoding="utf-8").startswith("sort\n")
+
+
+def test_ctrl_c_writes_nothing(run, table, folder, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpunn.Sequential, "fit", interrupted)
+    status, _, err = run("train", table, "--target", "sort", *QUICK)
+    assert (status, err) == (130, "gpunn train: interrupted, nothing was written\n")
+    assert os.listdir(folder) == ["flowers.csv"]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("pandas", ["train", "flowers.csv", "--target", "sort"], "cli"),
+        ("matplotlib.figure", ["train", "flowers.csv", "--target", "sort"], "plot"),
+        ("sklearn", ["train", "digits"], "sklearn"),
+    ],
+)
+def test_an_absent_package_is_named_with_its_extra(run, table, monkeypatch, module, arguments, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert f'pip install "gpunn[{extra}]"' in err
+
+
+# --- help, the doctor, and the command itself -----------------------------------------------------------------------
+
+
+def gpunn_(*arguments, check=True):
+    """`python -m gpunn` in a process of its own, warnings being errors."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    command = [sys.executable, "-W", "error", "-m", "gpunn", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    assert done.returncode == 0 or not check, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["predict"], ["doctor"]])
+def test_help_fits_80_columns(run, monkeypatch, arguments):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run(*arguments, "--help")
+    assert status == 0 and out.startswith("usage: gpunn")
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_train_help_names_every_option(run):
+    out = run("train", "--help")[1]
+    options = "target task hidden activation dropout epochs batch-size optimizer lr seed device out force"
+    assert all(f"--{option}" in out for option in options.split())
+
+
+def test_the_doctor_speaks(run):
+    status, out, _ = run("doctor")
+    assert status in (0, 1) and "NumPy" in out and "verdict" in out
+
+
+def test_python_m_gpunn_is_the_command(table):
+    assert gpunn_("--version").stdout == f"gpunn {gpunn.__version__}\n"
+    assert "held-out accuracy" in gpunn_("train", table, "--target", "sort", *QUICK).stdout
+    done = gpunn_("train", "none.csv", "--target", "y", check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "gpunn train: error: there is no file none.csv\n")
+
+
+def test_a_reader_that_leaves_early_is_no_error(table):
+    gpunn_("train", table, "--target", "sort", *QUICK)
+    pd.concat([flowers()] * 2000).to_csv("many.csv", index=False)
+    command = f'"{sys.executable}" -m gpunn predict flowers.safetensors many.csv | head -n 1'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, env=environment, check=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("sort\n", "")

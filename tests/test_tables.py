@@ -1,0 +1,307 @@
+"""Tables: what becomes of columns and targets, by hand, and that a saved model answers in the user's own words."""
+
+import math
+
+import numpy as np
+import pytest
+
+import gpunn
+from gpunn import tables
+from gpunn.tables import Amounts, Categories, Classes, Encoding, Numbers, TableModel
+
+pd = pytest.importorskip("pandas")
+
+
+def encoding_of(frame, target="y", rows=None, task="auto"):
+    learned, _ = tables.target_of(frame[target], task)
+    return Encoding.of(frame, learned, np.arange(len(frame)) if rows is None else np.array(rows))
+
+
+def written(tmp_path, text, name="table.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- columns --------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_standardised_and_missing_ones_are_the_median_with_an_indicator():
+    frame = pd.DataFrame({"x": [1.0, 2.0, np.nan, 5.0], "y": [1.5, 2.5, 3.5, 4.5]})
+    encoding = encoding_of(frame)
+    # median 2; of 1, 2, 2, 5 the mean is 5/2 and the variance (9/4 + 1/4 + 1/4 + 25/4)/4 = 9/4
+    assert encoding.columns == [Numbers("x", median=2.0, mean=2.5, scale=1.5, indicator=True)]
+    X, unknown = encoding.encode(frame)
+    np.testing.assert_allclose(X, [[-1, 0], [-1 / 3, 0], [-1 / 3, 1], [5 / 3, 0]], rtol=1e-6)
+    assert X.dtype == np.float32 and unknown == []
+
+
+def test_the_columns_are_learned_from_the_training_rows_alone():
+    frame = pd.DataFrame({"x": [1.0, 3.0, 1000.0], "c": ["a", "b", "rare"], "y": [0.5, 1.5, 2.5]})
+    encoding = encoding_of(frame, rows=[0, 1])
+    assert encoding.columns == [Numbers("x", 2.0, 2.0, 1.0, False), Categories("c", ("a", "b"))]
+
+
+def test_categories_become_one_column_each_and_a_missing_one_its_own():
+    frame = pd.DataFrame({"c": ["b", "a", None, "b"], "y": [1.5, 2.5, 3.5, 4.5]})
+    encoding = encoding_of(frame)
+    assert encoding.columns == [Categories("c", ("a", "b", None))]
+    X, unknown = encoding.encode(frame)
+    assert X.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]] and unknown == []
+    X, unknown = encoding.encode(pd.DataFrame({"c": ["z", "a", "q"]}))
+    assert X.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert unknown == ["column 'c': 2 of 3 cells hold a category that training did not see"]
+
+
+def test_booleans_are_numbers_and_codes_with_letters_are_categories():
+    frame = pd.DataFrame({"b": [True, False, True, False], "code": ["1", "2", "A", "1"], "y": [1.5, 2.5, 3.5, 4.5]})
+    assert encoding_of(frame).columns == [Numbers("b", 0.5, 0.5, 0.5, False), Categories("code", ("1", "2", "A"))]
+
+
+def test_a_number_in_a_column_of_categories_is_found_however_it_is_typed():
+    frame = pd.DataFrame({"code": ["1", "2", "A", "1"], "y": [1.5, 2.5, 3.5, 4.5]})
+    encoding = encoding_of(frame)
+    for cells in ([1, 2], [1.0, 2.0], ["1", " 2 "]):
+        X, unknown = encoding.encode(pd.DataFrame({"code": cells}))
+        assert X.tolist() == [[1, 0, 0], [0, 1, 0]] and unknown == []
+
+
+def test_constant_columns_are_left_out_unless_cells_are_missing():
+    frame = pd.DataFrame({"k": [7, 7, 7], "w": ["q", "q", "q"], "m": [3.0, np.nan, 3.0], "y": [1.5, 2.5, 3.5]})
+    encoding = encoding_of(frame)
+    assert encoding.columns == [Numbers("m", 3.0, 3.0, None, True)]
+    assert encoding.encode(frame)[0].tolist() == [[0], [1], [0]]
+    assert encoding.notes == ["left out, the same in every row: 'k', 'w'"]
+
+
+def test_numbers_so_large_that_their_squares_overflow():
+    frame = pd.DataFrame({"x": [-1e300, 1e300], "y": [1.5, 2.5]})
+    assert encoding_of(frame).encode(frame)[0].tolist() == [[-1], [1]]
+
+
+def test_identifiers_are_left_out_and_said_to_be():
+    n = 60
+    frame = pd.DataFrame(
+        {
+            "name": [f"person {k}" for k in range(n)],
+            "day": pd.date_range("2024-01-01", periods=n),
+            "x": np.arange(n),
+            "y": np.arange(n) / 7,
+        }
+    )
+    encoding = encoding_of(frame)
+    assert [column.name for column in encoding.columns] == ["x"]
+    assert [note.split(" has ")[0] for note in encoding.notes] == ["left out: column 'name'", "left out: column 'day'"]
+
+
+def test_of_many_categories_the_most_frequent_are_kept():
+    words = [f"w{k % 150}" for k in range(600)] + [f"w{k}" for k in range(100)]
+    frame = pd.DataFrame({"c": words, "y": np.arange(700) / 3})
+    encoding = encoding_of(frame)
+    assert set(encoding.columns[0].values) == {f"w{k}" for k in range(100)}
+    assert encoding.notes == ["column 'c' has 150 categories: the 100 most frequent are used"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([np.nan, np.nan, np.nan, np.nan], r"column 'x' has no value in any row: delete it, or fill it"),
+        ([None, None, None, None], r"column 'x' has no value in any row"),
+        (["1.5", "2.5", "abc", "4"], r"column 'x' should hold numbers, but row 2 holds 'abc'; leave a cell empty"),
+        ([1.0, np.inf, 2.0, -np.inf], r"column 'x' should hold numbers, but row 1 holds 'inf' \(2 such cells\)"),
+        ([5, 5, 5, 5], r"no column beside 'y' to learn from: left out, the same in every row: 'x'"),
+    ],
+)
+def test_columns_that_are_refused(cells, message):
+    frame = pd.DataFrame({"x": cells, "y": [1.5, 2.5, 3.5, 4.5]})
+    with pytest.raises(ValueError, match=message):
+        encoding_of(frame)
+
+
+def test_a_table_of_other_columns_is_refused():
+    encoding = encoding_of(pd.DataFrame({"x": [1.0, 2.0], "z": [3.0, 5.0], "y": [1.5, 2.5]}))
+    with pytest.raises(ValueError, match=r"lacks what the model was trained on: column 'x', 'z'"):
+        encoding.encode(pd.DataFrame({"other": [1]}))
+    with pytest.raises(ValueError, match=r"column 'z' should hold numbers, but row 4 holds 'much'"):
+        encoding.encode(pd.DataFrame({"x": [1, 2], "z": ["1", "much"]}, index=[3, 4]))
+
+
+# --- the target -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels"),
+    [
+        (["no", "yes", "no", "yes"], ("no", "yes")),
+        ([True, False, True, True], (False, True)),
+        ([3, 1, 3, -2], (-2, 1, 3)),
+        (list(range(20)) * 2, tuple(range(20))),
+    ],
+)
+def test_classes_by_themselves(cells, labels):
+    target, _ = tables.target_of(pd.Series(cells, name="y"))
+    assert isinstance(target, Classes) and target.labels == labels
+    assert [target.labels[k] for k in target.encode(pd.Series(cells))] == cells
+
+
+@pytest.mark.parametrize("cells", [[1.0, 2.0, 1.0, 2.0], list(range(21))])
+def test_amounts_by_themselves(cells):
+    target, _ = tables.target_of(pd.Series(cells, name="y"))
+    assert isinstance(target, Amounts)
+    y = target.encode(pd.Series(cells))
+    assert y.shape == (len(cells), 1)
+    assert math.isclose(y.mean(), 0, abs_tol=1e-12) and math.isclose((y**2).mean(), 1)
+
+
+def test_the_task_can_be_chosen():
+    cells = pd.Series([1, 2, 1, 2], name="y")
+    assert tables.target_of(cells, "regression")[0] == Amounts("y", 1.5, 0.5)
+    assert tables.target_of(pd.Series([1.5, 2.5, 1.5], name="y"), "classification")[0].labels == (1.5, 2.5)
+
+
+def test_integers_stay_integers_where_missing_cells_made_floats_of_them():
+    frame, dropped = tables.with_target(pd.DataFrame({"y": [1.0, np.nan, 2.0], "x": [1, 2, 3]}), "y")
+    assert dropped == 1 and frame["x"].tolist() == [1, 3]
+    assert tables.target_of(frame["y"])[0].labels == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "task", "message"),
+    [
+        (["a", "a"], "auto", r"column 'y' holds 'a' in every row: there is nothing to learn"),
+        ([2.5, 2.5], "auto", r"column 'y' holds 2.5 in every row"),
+        (
+            ["low", "high", "low"],
+            "regression",
+            r"column 'y' should hold numbers, but row 0 holds 'low' \(3 such cells\)",
+        ),
+        (["1.5", "2.5", "n.a", "3.5"], "auto", r"column 'y' should hold numbers, but row 2 holds 'n.a'"),
+        ([f"name {k}" for k in range(30)], "auto", r"column 'y' has 30 distinct values in 30 rows: too many"),
+        ([k / 2 for k in range(30)], "classification", r"column 'y' has 30 distinct values in 30 rows: too many"),
+    ],
+)
+def test_targets_that_are_refused(cells, task, message):
+    with pytest.raises(ValueError, match=message):
+        tables.target_of(pd.Series(cells, name="y"), task)
+
+
+def test_rows_without_a_target():
+    with pytest.raises(ValueError, match=r"there is no column 'z'; there are 'x', 'y'"):
+        tables.with_target(pd.DataFrame({"x": [1], "y": [2]}), "z")
+    with pytest.raises(ValueError, match=r"column 'y' has no value in any row"):
+        tables.with_target(pd.DataFrame({"x": [1], "y": [np.nan]}), "y")
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_csv_file_is_read_whatever_separates_its_cells(tmp_path, separator):
+    lines = [["", " name", "size "], ["0", "a", "1.5"], ["1", "?", ""]]
+    path = written(tmp_path, "\ufeff" + "\r\n".join(separator.join(line) for line in lines))
+    frame = tables.read_csv(path)
+    assert list(frame.columns) == ["name", "size"] and list(frame.index) == [1, 2]
+    assert frame["size"].iloc[0] == 1.5 and frame.iloc[1].isna().all()
+
+
+def test_cells_of_categories_are_read_as_they_are_written(tmp_path):
+    frame = tables.read_csv(written(tmp_path, "code,x\n01,2\n1.0,3\n"), ("code",))
+    assert frame["code"].tolist() == ["01", "1.0"] and frame["x"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("a,b\n", "has no rows below its line of names"),
+        ("a,b,a\n1,2,3\n", "has more than one column 'a'"),
+        ("a,b\n1,2,3\n", "has lines with more cells than its first line has names"),
+        ("a,b\n1,2\n1,2,3\n", "is not a CSV table: Expected 2 fields in line 3, saw 3"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=f"table.csv {message}"):
+        tables.read_csv(written(tmp_path, text))
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"a,b\n\xff\xfe,1\n")
+    with pytest.raises(ValueError, match=r"table.csv is not text in UTF-8"):
+        tables.read_csv(path)
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def fitted(frame, target, epochs=1):
+    encoding = encoding_of(frame, target)
+    learned = encoding.target
+    is_class = isinstance(learned, Classes)
+    net = gpunn.Sequential([gpunn.Dense(learned.n_out, activation="softmax" if is_class else "identity")], seed=0)
+    net.compile(gpunn.Adam(0.1), "sparse_categorical_crossentropy" if is_class else "half_squared_error")
+    net.fit(encoding.encode(frame)[0], learned.encode(frame[target]), epochs=epochs, verbose=0)
+    return TableModel(net, encoding, "a test")
+
+
+FRAME = pd.DataFrame(
+    {
+        "size": [1.0, 2.0, np.nan, 4.0] * 8,
+        "kind": ["a", "b", "a", None] * 8,
+        "price": [1000.0, 2000.0, 2500.0, 4000.0] * 8,
+        "sort": ["low", "low", "high", "high"] * 8,
+        "many": [1, 1, 7, 7] * 8,
+        "sold": [False, False, True, True] * 8,
+    }
+)
+
+
+@pytest.mark.parametrize("target", ["sort", "many", "sold"])
+def test_answers_are_the_users_own_labels(target):
+    frame = FRAME[["size", "kind", target]]
+    answers = fitted(frame, target, epochs=60).predict(frame)
+    assert answers.tolist() == frame[target].tolist()
+
+
+def test_answers_are_in_the_users_units():
+    frame = FRAME[["size", "kind", "price"]]
+    answers = fitted(frame, "price", epochs=300).predict(frame)
+    np.testing.assert_allclose(answers, frame["price"], rtol=0.02)
+    assert answers.dtype == np.float64
+
+
+@pytest.mark.parametrize("target", ["sort", "many", "sold", "price"])
+def test_a_saved_model_gives_the_same_answers(tmp_path, target):
+    frame = FRAME[["size", "kind", target]]
+    model = fitted(frame, target, epochs=3)
+    model.save(tmp_path / "m.safetensors")
+    again = gpunn.load(tmp_path / "m.safetensors")
+    assert isinstance(again, TableModel) and isinstance(again.net, gpunn.Sequential)
+    assert (again.encoding.columns, again.encoding.target) == (model.encoding.columns, model.encoding.target)
+    assert again.target == target and again.source == "a test"
+    np.testing.assert_array_equal(again.predict(frame), model.predict(frame))
+    frame.to_csv(tmp_path / "rows.csv")
+    np.testing.assert_array_equal(again.predict(str(tmp_path / "rows.csv")), model.predict(frame))
+
+
+def test_unknown_categories_are_counted_in_the_log(caplog):
+    model = fitted(FRAME[["size", "kind", "price"]], "price")
+    model.predict(pd.DataFrame({"size": [1.0, 2.0], "kind": ["a", "new"]}))
+    assert caplog.messages == ["column 'kind': 1 of 2 cells hold a category that training did not see"]
+
+
+def test_what_is_no_table_is_refused():
+    model = fitted(FRAME[["size", "kind", "price"]], "price")
+    with pytest.raises(TypeError, match=r"table must be a pandas DataFrame or the path of a CSV file, got ndarray"):
+        model.predict(np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"the table has no rows"):
+        model.predict(FRAME.iloc[:0])
+
+
+def test_a_file_whose_columns_do_not_fit_its_network(tmp_path):
+    model = fitted(FRAME[["size", "kind", "price"]], "price")
+    model.encoding.columns.pop()
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(gpunn.CheckpointError, match=r"the columns make 2 inputs, but the network has 5"):
+        gpunn.load(tmp_path / "m.safetensors")
