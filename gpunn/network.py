@@ -399,6 +399,7 @@ class Network:
     def move(self, backend: Backend) -> None:
         """Bring every buffer to another device; plans are made anew there."""
         if backend.device == self.backend.device:
+            self.backend = backend  # the same device, perhaps for another reason
             return
         if self.is_built:
             for name in ("theta", "running", "gradient", "state", "score_sums"):

@@ -1,6 +1,7 @@
 """The plan: what a step allocates, writes, leaves alone, and repeats."""
 
 import copy
+import signal
 import subprocess
 import sys
 import threading
@@ -293,3 +294,31 @@ def test_the_flag_goes_up_before_a_step_that_would_overflow_writes_anything():
     # the same gradient with a rate that does not overflow goes through
     net.compile(gpunn.SGD(1e-3), "half_squared_error")
     assert net.train_on_batch([[1.0]], [[11.0]]) == 50.0
+
+
+def test_the_device_says_why_it_was_taken(monkeypatch):
+    monkeypatch.setenv("GPUNN_DEVICE", "cpu")
+    net = _classifier((6, 5, 4), device="auto")
+    assert (net.device, "GPUNN_DEVICE" in net.device_reason) == ("cpu", True)
+    net.compile("adam", "sparse_categorical_crossentropy", device="cpu")
+    assert net.device_reason == "asked for"
+
+
+def test_ctrl_c_leaves_the_network_after_a_whole_step():
+    X, y = _rows(40, 6, 4)
+
+    class Interrupt(gpunn.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    net, twin = _classifier((6, 5, 4)), _classifier((6, 5, 4))
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X, y, batch_size=8, shuffle=False, callbacks=[Interrupt()], verbose=0)
+    assert signal.getsignal(signal.SIGINT) is handler
+    # the interrupt came before the fourth step, which was taken whole
+    twin.fit(X[:32], y[:32], batch_size=8, shuffle=False, verbose=0)
+    for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert net._net.state[Slot.STEP] == twin._net.state[Slot.STEP] == 4

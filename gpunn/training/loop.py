@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,13 +90,13 @@ def fit(
     order = net.backend.asarray(np.arange(data.n))
     callbacks("on_train_begin", {})
     try:
-        with _steps(net, data, order, set(sizes)) as steps:
+        with _steps(net, data, order, set(sizes)) as steps, whole_steps() as between_steps:
             for k in range(epochs):
                 epoch = first_epoch + k
                 callbacks("on_epoch_begin", k, {})
                 if shuffle:
                     order[...] = net.backend.asarray(order_of_epoch(data.n, net.seed, epoch, True))
-                _epoch(net, steps, sizes, epoch, k, callbacks)
+                _epoch(net, steps, sizes, epoch, k, callbacks, between_steps)
                 logs = _epoch_logs(net)
                 if validation is not None:
                     logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
@@ -110,8 +112,6 @@ def fit(
 @contextmanager
 def _steps(net: Network, data: Data, order: Array, sizes: set[int]) -> Iterator[dict[int, list[Launch]]]:
     """The whole step of each batch size as one list of launches, its data's gather first."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         steps = {}
         for n in sizes:
@@ -130,18 +130,49 @@ def whole_step(plan: Plan, source: list[Launch]) -> list[Launch]:
     return [*source, *plan.prepare, *plan.forward, *plan.loss, *plan.backward, *plan.update]
 
 
-def set_learning_rate(net: Network, epoch: int, known: float | None = None) -> float:
-    """η of the coming step from the schedule, written to the state array where it is not there already."""
+def set_learning_rate(net: Network, epoch: int) -> None:
+    """η of the coming step, from the schedule into the state array."""
     schedule = net.optimizer.schedule
-    t = epoch if schedule.per == "epoch" else int(net.state[Slot.STEP])
-    lr = float(schedule(t))
-    if lr != known:
-        net.state[Slot.LR] = lr
-    return lr
+    net.state[Slot.LR] = float(schedule(epoch if schedule.per == "epoch" else int(net.state[Slot.STEP])))
+
+
+@contextmanager
+def whole_steps() -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C wait for the end of a step: the function that this gives, called between steps, raises what came.
+
+    A second Ctrl-C is raised at once. Where another handler is installed, or in another thread, nothing changes.
+    """
+    came: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    def between_steps() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield between_steps
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield between_steps
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    between_steps()
 
 
 def _epoch(
-    net: Network, steps: dict[int, list[Launch]], sizes: list[int], epoch: int, shown: int, callbacks: Hooks
+    net: Network,
+    steps: dict[int, list[Launch]],
+    sizes: list[int],
+    epoch: int,
+    shown: int,
+    callbacks: Hooks,
+    between_steps: Callable[[], None],
 ) -> None:
     state = net.state
     for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM):
@@ -157,16 +188,17 @@ def _epoch(
             set_learning_rate(net, epoch)
         for launch in steps[n]:
             launch()
+        between_steps()
         now = time.monotonic()
         if callbacks.watch_batches or now - looked > LOOK_AFTER:
             looked = now
-            _look(net, shown, len(sizes))
+            _look(net, shown)
         if callbacks.watch_batches:
             callbacks("on_train_batch_end", number, _epoch_logs(net))
-    _look(net, shown, len(sizes))
+    _look(net, shown)
 
 
-def _look(net: Network, epoch: int, steps_an_epoch: int) -> None:
+def _look(net: Network, epoch: int) -> None:
     """Raise DivergenceError where the flag stands; the step at which it was raised is in the state."""
     state = net.backend.to_host(net.state)
     if state[Slot.BAD]:
