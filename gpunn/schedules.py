@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 _NAMES: dict[str, type[Schedule]] = {}
 
 
 class Schedule:
-    """``schedule(t)`` is η at step t, or at epoch t with per="epoch". A schedule of one's own is a subclass with
-    ``__call__(self, t)``; it is pure, so that resuming needs t alone."""
+    """``schedule(t)`` is η at step t, or at epoch t with per="epoch".
+
+    A schedule of one's own is a subclass with a `name` and ``__call__(self, t)`` that keeps its constructor's
+    arguments, and nothing else, under their names: that is what is saved. It is pure, so that resuming needs t alone.
+    """
 
     name: ClassVar[str] = ""
     is_constant: ClassVar[bool] = False
@@ -91,7 +95,7 @@ class ExponentialDecay(Schedule):
         self.initial_learning_rate = _positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
         self.decay_rate = _positive("decay_rate", decay_rate)
-        self.staircase = bool(staircase)
+        self.staircase = _switch("staircase", staircase)
 
     def __call__(self, t: int) -> float:
         p = t // self.decay_steps if self.staircase else t / self.decay_steps
@@ -115,7 +119,7 @@ class InverseTimeDecay(Schedule):
         self.initial_learning_rate = _positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
         self.decay_rate = _positive("decay_rate", decay_rate)
-        self.staircase = bool(staircase)
+        self.staircase = _switch("staircase", staircase)
 
     def __call__(self, t: int) -> float:
         p = t // self.decay_steps if self.staircase else t / self.decay_steps
@@ -131,9 +135,7 @@ class CosineDecay(Schedule):
         super().__init__(per)
         self.initial_learning_rate = _positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be a number in [0, 1], got {alpha!r}")
-        self.alpha = float(alpha)
+        self.alpha = _fraction("alpha", alpha)
 
     def __call__(self, t: int) -> float:
         cosine = 0.5 * (1 + math.cos(math.pi * min(t, self.decay_steps) / self.decay_steps))
@@ -159,15 +161,24 @@ class PiecewiseConstant(Schedule):
     def __call__(self, t: int) -> float:
         return self.values[sum(t > b for b in self.boundaries)]
 
+    def get_config(self) -> dict[str, Any]:
+        # copies: the lists inside stay this object's
+        return {**super().get_config(), "boundaries": list(self.boundaries), "values": list(self.values)}
+
 
 class Warmup(Schedule):
-    """η(t) = s(0) · (t + 1)/W for t < W = warmup_steps, then s(t − W), s the schedule (or number) that follows."""
+    """η(t) = s(0) · (t + 1)/W for t < W = warmup_steps, then s(t − W), s the schedule (or number) that follows.
+
+    t counts what s counts; `per` is for a constant s, which counts nothing. ValueError where the two differ.
+    """
 
     name = "warmup"
 
-    def __init__(self, schedule: Schedule | float, warmup_steps: int) -> None:
+    def __init__(self, schedule: Schedule | float, warmup_steps: int, per: str | None = None) -> None:
         self.schedule = get(schedule)
-        super().__init__(self.schedule.per)
+        super().__init__(self.schedule.per if per is None else per)
+        if self.per != self.schedule.per and not self.schedule.is_constant:
+            raise ValueError(f"per must be {self.schedule.per!r}, as in the schedule that follows, got {per!r}")
         self.warmup_steps = _count("warmup_steps", warmup_steps)
 
     def __call__(self, t: int) -> float:
@@ -176,40 +187,52 @@ class Warmup(Schedule):
         return self.schedule(t - self.warmup_steps)
 
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "schedule": self.schedule.get_config(), "warmup_steps": self.warmup_steps}
+        return {**super().get_config(), "schedule": self.schedule.get_config()}
 
 
 def get(schedule: Schedule | float) -> Schedule:
     """A schedule as it is, or a number as a constant one. TypeError for anything else."""
     if isinstance(schedule, Schedule):
         return schedule
-    if isinstance(schedule, bool) or not isinstance(schedule, (int, float)):
+    if isinstance(schedule, bool) or not isinstance(schedule, Real):
         if hasattr(schedule, "__float__") and getattr(schedule, "ndim", None) == 0:
             return Constant(float(schedule))
         raise TypeError(f"learning_rate must be a number or a gpunn.schedules object, got {schedule!r}")
-    return Constant(schedule)
+    return Constant(float(schedule))
 
 
 def from_config(config: dict[str, Any]) -> Schedule:
     """The inverse of `get_config`."""
     arguments = {k: v for k, v in config.items() if k != "name"}
-    if config["name"] not in _NAMES:
-        raise ValueError(f"schedule {config['name']!r} is unknown; there are {', '.join(sorted(_NAMES))}")
+    if config.get("name") not in _NAMES:
+        raise ValueError(f"schedule {config.get('name')!r} is unknown; there are {', '.join(sorted(_NAMES))}")
     if isinstance(arguments.get("schedule"), dict):
         arguments["schedule"] = from_config(arguments["schedule"])
     return _NAMES[config["name"]](**arguments)
 
 
 def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
     return float(value)
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1, got {value!r}")
+def _fraction(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+    return float(value)
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
     return value
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be an integer ≥ 1, got {value!r}")
+    return int(value)
 
 
 __all__ = [

@@ -179,8 +179,9 @@ def row_weights(a: Array, w: Array | None = None) -> Array:
     ValueError for a negative weight.
     """
     _fit(a=(a, "n n_out"))
+    xp = array_module(a)
     if w is None:
-        return array_module(a).ones_like(a[:, 0]) / a.shape[0]
+        return xp.ones_like(a[:, 0]) / a.shape[0]
     _fit(a=(a, "n n_out"), w=(w, "n"))
     if not bool((w >= 0).all()):
         raise ValueError("w must hold weights ≥ 0, got a negative one or NaN")
@@ -253,7 +254,8 @@ def recursion(z: Array, delta_next: Array, W_next: Array, f: str) -> Array:
     z (n, n_l), delta_next (n, n_next), W_next (n_l, n_next) → δ (n, n_l).
     """
     _fit(z=(z, "n n_l"), W_next=(W_next, "n_l n_next"), delta_next=(delta_next, "n n_next"))
-    return slope(z, f) * (delta_next @ W_next.T)
+    grad_a = delta_next @ W_next.T
+    return slope(z, f) * grad_a
 
 
 # --- E6, E7, E8: gradients and the step -----------------------------------------------------------------------------
@@ -282,7 +284,8 @@ def gradient_step(theta: Array, g: Array, lr: float) -> Array:
     """
     axes = " ".join(f"axis_{k}" for k in range(theta.ndim))
     _fit(theta=(theta, axes), g=(g, axes))
-    return theta - _number("lr", lr) * g
+    lr = _number("lr", lr)
+    return theta - lr * g
 
 
 # --- E9, E10, E11: penalty, initial weights, dropout ----------------------------------------------------------------
@@ -290,12 +293,14 @@ def gradient_step(theta: Array, g: Array, lr: float) -> Array:
 
 def penalty(weights: Sequence[Array], lam: float) -> Array:
     """½λ Σ W² over all weights, not intercepts: what C gains. (E9)"""
-    return 0.5 * _number("lam", lam) * sum((W**2).sum() for W in weights)
+    lam = _number("lam", lam)
+    return 0.5 * lam * sum((W**2).sum() for W in weights)
 
 
 def penalty_gradient(W: Array, lam: float) -> Array:
     """λW: what ∂C/∂W gains. (E9)  W (n_in, n_out) → (n_in, n_out)."""
-    return _number("lam", lam) * W
+    lam = _number("lam", lam)
+    return lam * W
 
 
 def initial_weights(n_in: int, n_out: int, generator: Any, *, rectifier: bool = False) -> Array:

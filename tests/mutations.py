@@ -49,7 +49,7 @@ MUTATIONS = [
     _theory(4, "return slope(z, f) * grad_a\n\n\ndef matched", "return slope(z, f) + grad_a\n\n\ndef matched"),
     _theory(4, "a * (grad_a - (a * grad_a)", "a * (grad_a + (a * grad_a)"),
     _theory(4, "[:, None] * (a - y)", "[:, None] * (a + y)"),
-    _theory(5, "grad_a = delta_next @ W_next.T\n    _same", "grad_a = -delta_next @ W_next.T\n    _same"),
+    _theory(5, "grad_a = delta_next @ W_next.T", "grad_a = -delta_next @ W_next.T"),
     _theory(6, "return a_prev.T @ delta", "return 2 * (a_prev.T @ delta)"),
     _theory(7, "return delta.sum(axis=0)", "return delta.mean(axis=0)"),
     _theory(8, "return theta - lr * g", "return theta + lr * g"),

@@ -1,6 +1,6 @@
 """E1 to E11 one by one: hand-worked numbers, the claims of the text, and derivatives by differences."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import hand_worked as hand
 import numpy as np
@@ -227,6 +227,83 @@ def test_e11_keeps_the_expectation(form):
     assert (np.abs(training - theory.dropout(a, None, p, form=form)) <= bound).all()
 
 
+@pytest.mark.parametrize("p", [0.5, 0.25])
+def test_e11_expectation_over_every_mask(p):
+    """E11: Σ P(k) dropout(a, k) over all 2⁴ masks k, P(k) = p^zeros (1 − p)^ones, is what prediction gives."""
+    a = np.array([[1.0, -2.5, 0.125, 8]])
+    for form, scale in (("inverted", 1), ("textbook", 1 - p)):
+        expectation = 0
+        for bits in product([0.0, 1.0], repeat=4):
+            chance = np.prod([1 - p if bit else p for bit in bits])
+            expectation += chance * theory.dropout(a, np.array([bits]), p, form=form)
+        np.testing.assert_allclose(expectation, scale * a, rtol=1e-15)
+        np.testing.assert_array_equal(theory.dropout(a, None, p, form=form), scale * a)
+
+
+def test_e3_and_e4_where_a_softmax_has_rounded_to_0_and_1():
+    """E3, E4: a class that y rules out adds nothing, though its probability is exactly 0; and both ways agree."""
+    z, y = np.array([[800.0, 0, -800]]), np.array([[1.0, 0, 0]])
+    a = theory.activate(z, "softmax")
+    np.testing.assert_array_equal(a, [[1, 0, 0]])
+    for f, kind in (("softmax", "softmax_crossentropy"), ("identity", "sigmoid_crossentropy")):
+        assert theory.loss(y, a, kind) == 0
+        g = theory.loss_gradient(y, a, kind)
+        np.testing.assert_array_equal(g, [[-1, 0, 0]] if f == "softmax" else [[-1, 1, 1]])
+    by_definition = theory.output_error(z, theory.loss_gradient(y, a, "softmax_crossentropy"), "softmax")
+    np.testing.assert_array_equal(by_definition, theory.matched_output_error(y, a))
+
+
+def test_e3_a_weight_of_two_counts_a_row_twice_and_none_leaves_it_out():
+    """E3: w multiplies ℓ and row i of δ, and n is Σ w."""
+    x, y = np.array(hand.X), np.array(hand.Y)
+    weighted = theory.train_step(
+        _parameters(), x, y, 0.25, activations=["tanh", "identity"], w=np.array([2.0, 0, 1, 1]), lam=0.5
+    )
+    rows = [0, 0, 2, 3]
+    repeated = theory.train_step(_parameters(), x[rows], y[rows], 0.25, activations=["tanh", "identity"], lam=0.5)
+    np.testing.assert_allclose(weighted.C, repeated.C, rtol=1e-14)
+    for a, b in zip(weighted.parameters, repeated.parameters, strict=True):
+        for u, v in zip(a, b, strict=True):
+            np.testing.assert_allclose(u, v, rtol=1e-14)
+
+
+# --- the contract ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("f", list(theory.FUNCTIONS))
+@pytest.mark.parametrize("kind", theory.LOSSES)
+def test_float32_in_is_float32_all_the_way(f, kind):
+    """NumPy's float64 scalars and a boolean mask, which promote a careless float32, included; nothing is written to."""
+    rng = np.random.default_rng(7)
+    end = {"half_squared_error": "identity", "softmax_crossentropy": "softmax", "sigmoid_crossentropy": "sigmoid"}[kind]
+    draw = [rng.normal(size=s).astype("float32") for s in ((2, 3), 3, (3, 2), 2, (4, 2))]
+    y, w = np.eye(2, dtype="float32")[[0, 1, 1, 0]], np.array([1, 0, 2, 3], "float32")
+    for array in (*draw, y, w):
+        array.setflags(write=False)
+    step = theory.train_step(
+        [(draw[0], draw[1]), (draw[2], draw[3])],
+        draw[4],
+        y,
+        np.float64(0.1),
+        activations=[f, end],
+        kind=kind,
+        w=w,
+        lam=np.float64(0.1),
+        masks=[rng.uniform(size=(4, 3)) < 0.5],
+        p=np.float64(0.5),
+    )
+    arrays = [
+        *(array for pair in step.parameters for array in pair),
+        step.C,
+        *step.z,
+        *step.a,
+        *step.delta,
+        *step.dW,
+        *step.db,
+    ]
+    assert {a.dtype for a in arrays} == {np.dtype("float32")}
+
+
 # --- the claims of the text -----------------------------------------------------------------------------------------
 
 
@@ -240,6 +317,23 @@ def test_an_identity_network_fits_the_least_squares_solution():
     (W1, b1), (W2, b2) = parameters
     wanted, *_ = np.linalg.lstsq(np.column_stack([x, np.ones(40)]), y, rcond=None)
     np.testing.assert_allclose(np.vstack([W1 @ W2, b1 @ W2 + b2]), wanted, rtol=1e-9, atol=1e-11)
+
+
+def test_a_narrow_hidden_layer_makes_the_regression_one_of_reduced_rank():
+    """With x whitened (xᵀx = n I) C of the best map of rank 1 is that of least squares plus ½ Σ sᵢ² over the singular
+    values sᵢ of the least-squares coefficients but the first (Eckart and Young)."""
+    rng = np.random.default_rng(8)
+    x = np.linalg.qr(rng.normal(size=(40, 3)))[0] * np.sqrt(40)
+    coefficients = np.array([[2.0, 1, 0], [0, 1, 1], [1, 0, 1]])
+    y = x @ coefficients
+    s = np.linalg.svd(coefficients, compute_uv=False)
+    parameters = [(rng.normal(size=(3, 1)), np.zeros(1)), (rng.normal(size=(1, 3)), np.zeros(3))]
+    x, y = np.vstack([x, -x]), np.vstack([y, -y])  # so that no intercept helps
+    for _ in range(3000):
+        step = theory.train_step(parameters, x, y, 0.1, activations=["identity", "identity"])
+        parameters = step.parameters
+    np.testing.assert_allclose(step.C, 0.5 * (s[1:] ** 2).sum(), rtol=1e-10)
+    assert np.linalg.matrix_rank(parameters[0][0] @ parameters[1][0]) == 1
 
 
 def test_all_zero_weights_never_learn_behind_rectifiers():
@@ -268,6 +362,15 @@ def test_the_regulariser_shrinks_weights():
     assert sizes[0] > sizes[1] > sizes[2]
 
 
+def test_the_regulariser_alone_shrinks_weights_by_1_minus_eta_lambda():
+    """Where the net already fits, E8 and E9 leave W(1 − ηλ), here ⅞ W, and the intercepts as they are: exact."""
+    x = np.array(hand.X)
+    step = theory.train_step(_parameters(), x, np.array(hand.Z2), 0.25, activations=["relu", "identity"], lam=0.5)
+    for (W, b), (W_after, b_after) in zip(_parameters(), step.parameters, strict=True):
+        np.testing.assert_array_equal(W_after, W * 0.875)
+        np.testing.assert_array_equal(b_after, b)
+
+
 def test_a_batch_whose_weights_are_all_zero_changes_nothing():
     parameters = _parameters()
     x, y = np.array(hand.X), np.array(hand.Y)
@@ -283,17 +386,29 @@ def test_a_batch_whose_weights_are_all_zero_changes_nothing():
 @pytest.mark.parametrize(
     ("call", "names"),
     [
-        (lambda: theory.aggregate(np.ones((2, 3)), np.ones((4, 5)), np.ones(5)), "a_prev and rows of W"),
-        (lambda: theory.aggregate(np.ones((2, 3)), np.ones((3, 5)), np.ones(1)), "length of b"),
-        (lambda: theory.row_losses(np.ones(3), np.ones((3, 1))), r"y \(3,\), a \(3, 1\)"),
-        (lambda: theory.loss_gradient(np.ones((3, 1)), np.ones((3, 2))), r"y \(3, 1\), a \(3, 2\)"),
-        (lambda: theory.loss(np.ones((3, 1)), np.ones((3, 1)), w=np.ones(2)), "length of w"),
+        (
+            lambda: theory.aggregate(np.ones((2, 3)), np.ones((4, 5)), np.ones(5)),
+            r"W must have shape \(n_in = 3, n_out\), got \(4, 5\)",
+        ),
+        (
+            lambda: theory.aggregate(np.ones((2, 3)), np.ones((3, 5)), np.ones(1)),
+            r"b must have shape \(n_out = 5\), got \(1,\)",
+        ),
+        (lambda: theory.row_losses(np.ones(3), np.ones((3, 1))), r"y must have shape \(n = 3, n_out = 1\), got \(3,\)"),
+        (lambda: theory.loss_gradient(np.ones((3, 1)), np.ones((3, 2))), r"y must have shape \(n = 3, n_out = 2\)"),
+        (
+            lambda: theory.loss(np.ones((3, 1)), np.ones((3, 1)), w=np.ones(2)),
+            r"w must have shape \(n = 3\), got \(2,\)",
+        ),
         (lambda: theory.output_error(np.ones((3, 1)), np.ones((1, 1)), "relu"), "grad_a"),
         (lambda: theory.recursion(np.ones((3, 2)), np.ones((3, 1)), np.ones((2, 2)), "relu"), "delta_next"),
-        (lambda: theory.weight_gradient(np.ones((3, 2)), np.ones((1, 2))), "rows of a_prev"),
-        (lambda: theory.gradient_step(np.ones((2, 2)), np.ones(2), 0.1), "theta"),
+        (
+            lambda: theory.weight_gradient(np.ones((3, 2)), np.ones((1, 2))),
+            r"delta must have shape \(n = 3, n_out\), got \(1, 2\)",
+        ),
+        (lambda: theory.gradient_step(np.ones((2, 2)), np.ones(2), 0.1), "g must have shape"),
         (lambda: theory.dropout(np.ones((2, 2)), np.ones((1, 2)), 0.5), "mask"),
-        (lambda: theory.dropout(np.ones((2, 2)), None, 1.0), "p must lie"),
+        (lambda: theory.dropout(np.ones((2, 2)), None, 1.0), r"p must be a number in \[0, 1\)"),
         (lambda: theory.dropout(np.ones((2, 2)), None, 0.5, form="other"), "form"),
         (lambda: theory.activate(np.ones((1, 1)), "step"), "step"),
         (lambda: theory.slope(np.ones((1, 1)), "softmax"), "softmax"),
@@ -307,6 +422,56 @@ def test_a_batch_whose_weights_are_all_zero_changes_nothing():
 )
 def test_what_is_refused(call, names):
     with pytest.raises(ValueError, match=names):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        # each of these shapes NumPy would broadcast, to a wrong number and no error
+        (lambda: theory.aggregate(np.ones((3, 2)), np.ones((2, 3)), np.ones((3, 1))), "b must have shape"),
+        (lambda: theory.loss(np.ones((3, 2)), np.zeros((3, 2)), w=np.ones((3, 1))), "w must have shape"),
+        (lambda: theory.loss(np.ones((1, 2)), np.zeros((3, 2))), "y must have shape"),
+        (lambda: theory.matched_output_error(np.ones((3, 1)), np.zeros((3, 2))), "y must have shape"),
+        (lambda: theory.recursion(np.ones((3, 1)), np.ones((3, 4)), np.ones((2, 4)), "relu"), "W_next must have shape"),
+        (lambda: theory.intercept_gradient(np.ones(3)), "delta must have shape"),
+        (lambda: theory.dropout(np.ones((3, 2)), np.ones((3, 1)), 0.5), "mask must have shape"),
+        (lambda: theory.row_weights(np.ones((2, 1)), np.array([-1.0, 2])), "w must hold weights ≥ 0"),
+        (lambda: theory.row_weights(np.ones((2, 1)), np.array([np.nan, 2])), "w must hold weights ≥ 0"),
+        (lambda: theory.gradient_step(np.ones(2), np.ones(2), np.nan), "lr must be a finite number ≥ 0"),
+        (lambda: theory.gradient_step(np.ones(2), np.ones(2), -0.1), "lr must be a finite number ≥ 0"),
+        (lambda: theory.penalty_gradient(np.ones((2, 2)), np.inf), "lam must be a finite number ≥ 0"),
+        (lambda: theory.penalty([np.ones((2, 2))], -1), "lam must be a finite number ≥ 0"),
+        (
+            lambda: theory.train_step(
+                _parameters(), np.ones((1, 2)), np.ones((1, 1)), 0.1, activations=["relu"] * 2, masks=[None, None]
+            ),
+            "masks must be one a hidden layer, at most 1, got 2",
+        ),
+    ],
+)
+def test_nothing_is_broadcast_and_no_nonsense_taken(call, names):
+    with pytest.raises(ValueError, match=names):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (
+            lambda: theory.aggregate([[1.0]], np.ones((1, 1)), np.ones(1)),
+            "a_prev must be a NumPy or CuPy array, got list",
+        ),
+        (lambda: theory.activate(np.ones((1, 1), int), "relu"), "z must hold floating numbers, got int64"),
+        (
+            lambda: theory.weight_gradient(np.ones((1, 1), "float32"), np.ones((1, 1))),
+            "delta must be float32 as a_prev is, got float64",
+        ),
+        (lambda: theory.loss(np.ones((2, 1), int), np.ones((2, 1))), "y must be float64 as a is, got int64"),
+    ],
+)
+def test_no_type_is_promoted(call, names):
+    with pytest.raises(TypeError, match=names):
         call()
 
 
@@ -324,3 +489,18 @@ def test_the_theory_runs_on_arrays_of_the_device(fake_cupy):
         for a, b in zip(wanted.parameters, got.parameters, strict=True):
             for u, v in zip(a, b, strict=True):
                 np.testing.assert_allclose(v.get(), u, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.gpu
+def test_the_theory_on_a_gpu():
+    """The hand-worked numbers, exact on a GPU too: every product and sum of them is representable."""
+    import cupy
+
+    for dtype in ("float32", "float64"):
+        for rows, wanted in hand.AFTER.items():
+            x, y = (cupy.asarray(np.array(v, dtype)[list(rows)]) for v in (hand.X, hand.Y))
+            parameters = [tuple(map(cupy.asarray, pair)) for pair in _parameters(dtype)]
+            step = theory.train_step(parameters, x, y, hand.LR, activations=["relu", "identity"])
+            for got, exact in zip([array for pair in step.parameters for array in pair], wanted, strict=True):
+                assert got.dtype == dtype
+                np.testing.assert_array_equal(cupy.asnumpy(got), np.array(exact, dtype))
