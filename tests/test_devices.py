@@ -1,9 +1,22 @@
-"""The network on the fake CuPy: the device-agnostic code and the GPU's own kernel strings, simulated on a CPU."""
+"""The same run on a CPU and on a GPU, and simulated: on the fake CuPy, which runs the GPU's kernel strings on a CPU.
+
+What passes on the fake is called simulated, never a GPU result.
+"""
 
 import numpy as np
 import pytest
 
 import gpunn
+
+
+@pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request):
+    """CuPy: the fake one, and the real one where there is a GPU."""
+    if request.param == "simulated":
+        return request.getfixturevalue("fake_cupy")
+    import cupy
+
+    return cupy
 
 
 def _net(device, dtype="float64", **layers):
@@ -33,7 +46,7 @@ def _data(rows=37):
     return rng.normal(size=(rows, 5)), rng.integers(0, 4, size=rows), rng.uniform(0.5, 2, size=rows)
 
 
-def test_the_same_fit_on_numpy_and_on_the_fake_cupy(fake_cupy):
+def test_the_same_fit_on_both_devices(cuda):
     X, y, w = _data()
     histories, weights, predictions = [], [], []
     for device in ("cpu", "cuda"):
@@ -75,7 +88,7 @@ def test_a_step_on_the_device_only_launches(fake_cupy):
 
 
 @pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "RMSprop", "Adagrad", "Adam", "AdamW"])
-def test_every_rule_takes_the_same_steps(fake_cupy, name):
+def test_every_rule_takes_the_same_steps(cuda, name):
     X, y, _ = _data(12)
     results = []
     for device in ("cpu", "cuda"):
@@ -86,9 +99,8 @@ def test_every_rule_takes_the_same_steps(fake_cupy, name):
     np.testing.assert_allclose(results[1], results[0], rtol=1e-12)
 
 
-def test_arrays_come_back_as_the_kind_that_went_in(fake_cupy):
-    import cupy
-
+def test_arrays_come_back_as_the_kind_that_went_in(cuda):
+    cupy = cuda
     X, y, _ = _data()
     net = _net("cuda", "float32")
     net.fit(cupy.asarray(X), cupy.asarray(y), verbose=0)
@@ -98,7 +110,7 @@ def test_arrays_come_back_as_the_kind_that_went_in(fake_cupy):
     assert net.predict_classes(X).shape == (37,)
 
 
-def test_moving_a_network_keeps_its_state(fake_cupy):
+def test_moving_a_network_keeps_its_state(cuda):
     X, y, _ = _data()
     there, here = _net("cuda"), _net("cpu")
     for net in (there, here):
@@ -111,7 +123,7 @@ def test_moving_a_network_keeps_its_state(fake_cupy):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_trace_and_gradients_on_the_device(fake_cupy):
+def test_trace_and_gradients_on_the_device(cuda):
     X, y, w = _data(9)
     found = []
     for device in ("cpu", "cuda"):
@@ -120,3 +132,47 @@ def test_trace_and_gradients_on_the_device(fake_cupy):
         found.append([np.float64(loss), *gradients, *(r.delta for r in net.trace(X, y))])
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-13)
+
+
+def test_dropout_masks_are_the_same_bits(cuda):
+    X, _, _ = _data(33)
+    masks = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dropout(0.3), gpunn.Dense(2)], input_shape=5, seed=123456789012345)
+        net.compile("sgd", "mse", device=device)
+        masks.append(net.trace(np.ones_like(X), training=True)[0].a)
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert 0 < (masks[0] == 0).mean() < 1
+
+
+def test_initial_weights_and_shuffles_are_the_same_bits(cuda):
+    seen = {}
+
+    def loss(y, a):
+        seen[current].append(np.asarray(y.get() if hasattr(y, "get") else y)[:, 0].copy())
+        return 0.5 * ((a - y) ** 2).sum(axis=1), a - y
+
+    weights = []
+    for current in ("cpu", "cuda"):
+        seen[current] = []
+        net = gpunn.Sequential([gpunn.Dense(1)], input_shape=5, seed=9)
+        net.compile("sgd", loss, device=current)
+        weights.append(net.get_weights())
+        net.fit(_data(20)[0], np.arange(20.0)[:, None], batch_size=6, epochs=2, verbose=0)
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(np.concatenate(seen["cpu"]), np.concatenate(seen["cuda"]))
+
+
+def test_divergence_on_the_device_keeps_the_last_finite_weights(cuda):
+    nets = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dense(1, kernel_initializer="ones")], input_shape=1, seed=0, dtype="float64")
+        net.compile(gpunn.Momentum(1e200), "half_squared_error", device=device)
+        with pytest.raises(gpunn.DivergenceError) as caught:
+            net.fit([[1.0], [2.0]], [[3.0], [5.0]], batch_size=1, epochs=9, shuffle=False, verbose=0)
+        nets.append((str(caught.value), *net.get_weights()))
+    assert nets[0][0] == nets[1][0]
+    for a, b in zip(nets[0][1:], nets[1][1:], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+        assert np.isfinite(a).all()
