@@ -108,7 +108,7 @@ def __dir__() -> list[str]:
 
 
 class _Checkout:
-    """Finds `gpunn.kernels` in the folder kernels/ beside gpunn/, where a checkout has it; an installation has it here."""
+    """Finds `gpunn.kernels` in the folder kernels/ beside gpunn/, where a checkout has it."""
 
     folder = os.path.join(os.path.dirname(__path__[0]), "kernels")
 

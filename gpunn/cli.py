@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             # whoever read the answers has seen enough; Python would complain once more at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            return 1
         print(f"gpunn {options.command}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -215,12 +216,11 @@ def _train(options: argparse.Namespace) -> int:
     is_class = isinstance(target, Classes)
     metric = "accuracy" if is_class else "mean_absolute_error"
     net = Sequential(_layers(options, target), input_shape=X.shape[1], seed=options.seed)
-    net.compile(
-        _optimizer(options),
-        "sparse_categorical_crossentropy" if is_class else "half_squared_error",
-        [metric],
-        device=options.device,
-    )
+    loss = "sparse_categorical_crossentropy" if is_class else "half_squared_error"
+    with warnings.catch_warnings():
+        # the summary says which device was taken and why
+        warnings.simplefilter("ignore", backend.DeviceFallbackWarning)
+        net.compile(_optimizer(options), loss, [metric], device=options.device)
     batch_size = options.batch_size or (32 if len(training) < LARGE else 128)
     epochs = options.epochs or min(100, max(5, SEEN // len(training)))
 

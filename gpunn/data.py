@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from .backend import array_module, is_device_array
+from .backend import array_module, is_device_array, to_host
 from .losses import Loss
 from .network import generator_of
 from .recording import Array
@@ -16,13 +17,13 @@ BLOCK = 1 << 16  # elements looked at together: a check never copies the set
 
 
 def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Array:
-    """X as a two-dimensional array of real numbers, its own type and layout kept.
+    """X as a two-dimensional array of real numbers, its own type kept, and its layout where kernels can read it.
 
     Accepts NumPy and CuPy arrays, lists, pandas and polars tables, and whatever else offers `__dlpack__` or
     `__array__`. Raises TypeError for what are not real numbers (text, dates, complex, sparse), ValueError for wrong
     shapes, ragged lists, empty sets, NaN or infinity, and numbers too large for `dtype`.
     """
-    array = _numbers(X, name)
+    array = numbers(X, name)
     if array.ndim != 2:
         hint = (
             f"; {name}.reshape(-1, 1) makes one column of it, {name}.reshape(1, -1) one row" if array.ndim == 1 else ""
@@ -41,7 +42,7 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
 
     Raises TypeError and ValueError as `features`, and ValueError for labels out of range or not whole numbers.
     """
-    array = _numbers(y, name)
+    array = numbers(y, name)
     if loss.targets == "labels":
         if array.ndim != 1:
             raise ValueError(
@@ -69,7 +70,7 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
 
 def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
     """Sample weights (n,), finite, ≥ 0, not all 0, in the network's dtype. ValueError or TypeError otherwise."""
-    array = _numbers(w, name)
+    array = numbers(w, name)
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one weight a row, got shape {array.shape}")
     _check_finite(array[:, None], dtype, name)
@@ -81,22 +82,24 @@ def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Arr
     return converted
 
 
-def class_weights(class_weight: Any, y: Array, loss: Loss, dtype: np.dtype) -> Array:
-    """Weights (n,) from {class: weight}; a class that is not named weighs 1. (E3)"""
+def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.ndarray:
+    """Weights (n,), float64, from {class: weight}; a class that is not named weighs 1. (E3)"""
     if not isinstance(class_weight, dict):
         raise TypeError(f"class_weight must be a dict of class and weight, got {type(class_weight).__name__}")
-    host = np.asarray(y.get() if is_device_array(y) else y)
+    host, classes = to_host(y), n_out
     if loss.targets == "labels":
         labels = host
-    elif host.ndim == 2 and host.shape[1] == 1 and loss.name == "binary_crossentropy":
-        labels = host[:, 0]
-    elif host.ndim == 2 and loss.name == "categorical_crossentropy":
+    elif n_out == 1 and loss.name == "binary_crossentropy":
+        labels, classes = host[:, 0], 2
+    elif loss.name == "categorical_crossentropy":
         labels = host.argmax(axis=1)
     else:
         raise ValueError(f"class_weight needs classes, which loss {loss.name!r} does not have; use sample_weight")
-    result = np.ones(len(labels), dtype)
+    result = np.ones(len(labels))
     for key, value in class_weight.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < np.inf:
+        if key not in range(classes):
+            raise ValueError(f"class_weight names class {key!r}, but the classes are 0 … {classes - 1}")
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < np.inf:
             raise ValueError(f"class_weight[{key!r}] must be a finite number ≥ 0, got {value!r}")
         result[labels == key] = value
     return result
@@ -109,7 +112,7 @@ def order_of_epoch(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
 
 def split(n: int, fraction: float) -> int:
     """How many of n rows train when the last `fraction` of them validate, as Keras splits. ValueError if none would."""
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:
+    if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 <= fraction < 1:
         raise ValueError(f"validation_split must be a number in [0, 1), got {fraction!r}")
     rows = int(n * (1 - fraction))
     if rows == 0 or (fraction > 0 and rows == n):
@@ -121,11 +124,11 @@ def as_given(result: Array, like: Any) -> Array:
     """A result as the kind that went in: CuPy for CuPy, NumPy for everything else; the caller's own copy."""
     if is_device_array(like):
         return array_module(like).asarray(result).copy()
-    return np.array(result.get() if is_device_array(result) else result)
+    return np.array(to_host(result))
 
 
-def _numbers(x: Any, name: str) -> Array:
-    """x as an array of real numbers of a type that the kernels read."""
+def numbers(x: Any, name: str) -> Array:
+    """x as an array of real numbers of a type and a layout that the kernels read. TypeError or ValueError names it."""
     array = x if isinstance(x, np.ndarray) or is_device_array(x) else _converted(x, name)
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill the masked cells first ({name}.filled(…))")
@@ -139,10 +142,25 @@ def _numbers(x: Any, name: str) -> Array:
     if array.dtype.itemsize == 2 and kind == "f":
         array = array.astype(np.float32)
     elif kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
+        array = _from_long(array, name)
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    elif isinstance(array, np.ndarray) and not _is_regular(array):
+        array = array.copy()
     return array
+
+
+def _is_regular(array: np.ndarray) -> bool:
+    """Whether strides are whole numbers of elements, which a field of a record array's need not be."""
+    return array.flags.aligned and all(s % array.itemsize == 0 for s in array.strides)
+
+
+def _from_long(array: np.ndarray, name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        converted = array.astype(np.float64)
+    if (np.isinf(converted) & np.isfinite(array)).any():
+        raise ValueError(f"{name} holds values too large for float64; scale it")
+    return converted
 
 
 def _converted(x: Any, name: str) -> Array:
@@ -150,14 +168,17 @@ def _converted(x: Any, name: str) -> Array:
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}")
     if hasattr(x, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
-    if hasattr(x, "to_numpy"):
-        x = x.to_numpy()
-    elif hasattr(x, "__cuda_array_interface__"):
-        return importlib.import_module("cupy").asarray(x)
-    elif hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-        x = np.from_dlpack(x)
-    elif hasattr(x, "detach"):
-        x = x.detach().cpu().numpy()
+    try:
+        if hasattr(x, "to_numpy"):
+            x = x.to_numpy()
+        elif hasattr(x, "detach"):
+            x = x.detach().cpu().numpy()
+        elif hasattr(x, "__cuda_array_interface__"):
+            return importlib.import_module("cupy").asarray(x)
+        elif hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+            x = np.from_dlpack(x)
+    except (TypeError, ValueError, BufferError, RuntimeError) as error:
+        raise TypeError(f"{name}, of type {type(x).__name__}, cannot be read as an array: {error}") from error
     try:
         return np.asarray(x)
     except ValueError as error:
@@ -214,7 +235,7 @@ def _check_rows(array: Array, n: int, name: str) -> None:
 
 def _labels(array: Array, n_out: int, name: str) -> Array:
     """Whole numbers 0 … n_out − 1 as int32; checked on the host, since a GPU wraps an index out of range."""
-    host = np.asarray(array.get() if is_device_array(array) else array)
+    host = to_host(array)
     if host.dtype.kind == "f":
         if not np.isfinite(host).all():
             raise ValueError(f"{name} contains NaN or infinity")

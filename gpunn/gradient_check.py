@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from .kernels.state import Slot
-from .losses import MeanAbsoluteError
+from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
 from .network import Plan, evaluate
 from .recording import run
 
 STEP = 6e-6  # near the cube root of float64's unit round-off, where truncation and rounding are alike
+ROUNDINGS = 16  # of a cost, in units of float64's round-off: what its difference cannot tell from 0
 KINKED = ("relu", "leaky_relu", "elu")
 
 
@@ -70,8 +71,10 @@ def check_gradients(
     """Compare ∂C/∂θ and ∂C/∂x of back-propagation (E4 to E9) with (C(θ + h) − C(θ − h))/2h, in float64.
 
     Penalties, sample weights, batch statistics and the current step's dropout mask take part; the mask stays frozen.
-    A coordinate whose ±h moves a rectifier (or an absolute error) across its kink has no derivative there: it is
-    counted apart. `samples` limits the coordinates tried per parameter, spread evenly. The network is not changed.
+    A coordinate whose ±h moves a rectifier, an absolute or Huber error, or a weight under l1 across its kink has no
+    derivative there: it is counted apart. `samples` limits the coordinates tried per parameter, spread evenly. The
+    network is not changed. What lies within the rounding of the two costs is no error: the derivative of an intercept
+    in front of batch normalisation vanishes, and its difference is nothing but that rounding.
     The relative error is max |difference| / max |derivative| over a parameter. ValueError as `fit` for bad input.
     """
     if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
@@ -131,8 +134,10 @@ def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: in
         if crossed:
             kinks += 1
             continue
-        numeric = (costs[0] - costs[1]) / ((kept + h) - (kept - h))
-        worst = max(worst, abs(numeric - analytic[k]))
+        width = (kept + h) - (kept - h)
+        numeric = (costs[0] - costs[1]) / width
+        rounding = ROUNDINGS * np.finfo(np.float64).eps * max(map(abs, costs)) / width
+        worst = max(worst, abs(numeric - analytic[k]) - rounding)
         scale = max(scale, abs(numeric), abs(analytic[k]))
     return Entry(name, worst / scale if scale else 0.0, len(tried) - kinks, kinks)
 
@@ -144,13 +149,13 @@ def _cost(plan: Plan) -> float:
 
 
 def _sides(plan: Plan) -> np.ndarray:
-    """On which side of its kink every rectifier stands, and every term of an absolute error."""
+    """On which side of its kink every rectifier, every term of an absolute or Huber error, every l1 weight stands."""
     net = plan.network
-    found = [
-        net.backend.to_host(t.a > 0).ravel()
-        for t, layer in zip(plan.layers, net.layers, strict=True)
-        if layer.activation.name in KINKED
-    ]
+    found = [t.a > 0 for t, layer in zip(plan.layers, net.layers, strict=True) if layer.activation.name in KINKED]
     if isinstance(net.loss, MeanAbsoluteError):
-        found.append(net.backend.to_host(plan.output > plan.y).ravel())
-    return np.concatenate(found) if found else np.zeros(0, dtype=bool)
+        found.append(plan.output > plan.y)
+    if isinstance(net.loss, Huber):
+        error = plan.output - plan.y
+        found += [error > net.loss.delta, error < -net.loss.delta]
+    found += [net.theta[p.start : p.stop] > 0 for p in net.penalties() if p.l1]
+    return np.concatenate([np.zeros(0, dtype=bool), *(net.backend.to_host(f).ravel() for f in found)])

@@ -24,5 +24,5 @@ def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, 
         if kind == "table":
             return TableModel.from_tensors(tensors, metadata, custom=custom, device=device)
         return Sequential.from_tensors(tensors, metadata, custom=custom, device=device)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata does not describe a {kind!r}: {error!r}") from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar
 
 from . import activations
@@ -97,7 +98,7 @@ class Huber(_RowLoss):
     names = ("huber",)
 
     def __init__(self, delta: float = 1.0) -> None:
-        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta < math.inf:
+        if isinstance(delta, bool) or not isinstance(delta, Real) or not 0 < delta < math.inf:
             raise ValueError(f"delta must be a finite number > 0, got {delta!r}")
         self.delta = float(delta)
 
@@ -232,7 +233,8 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
 class FunctionLoss(Loss):
     """A user's own loss: function(y, a) → (ℓ, g), ℓ (n,) and g = ∂ℓ/∂a (n, n_out), on arrays of the device. (E3)
 
-    ValueError at the step where the function returns other shapes. It runs eagerly, and `summary` says so.
+    y and a are copies, the function's own. ValueError or TypeError at the step where it returns other shapes or no
+    real numbers. It runs eagerly, and `summary` says so.
     """
 
     def __init__(self, function: Callable[[Array, Array], tuple[Array, Array]]) -> None:
@@ -244,7 +246,7 @@ class FunctionLoss(Loss):
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
         def evaluate() -> None:
-            result = self.function(y, a)
+            result = self.function(y.copy(), a.copy())
             if not isinstance(result, tuple) or len(result) != 2:
                 raise TypeError(f"loss {self.name} must return (ℓ, g), got {type(result).__name__}")
             loss, g = result
@@ -253,6 +255,8 @@ class FunctionLoss(Loss):
                     raise ValueError(
                         f"loss {self.name} must return {what} of shape {wanted}, got {getattr(got, 'shape', got)!r}"
                     )
+                if got.dtype.kind not in "biuf":
+                    raise TypeError(f"loss {self.name} must return {what} of real numbers, got {got.dtype}")
             grad_a[...] = w[:, None] * g
             terms[...] = w * loss
 
@@ -280,19 +284,19 @@ def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
 
 
 def to_config(loss: Loss) -> dict[str, Any]:
-    """The loss as JSON: its name and its constants."""
-    return {"name": loss.name, **loss.get_config()}
+    """The loss as JSON: its name and its constants; a user's function is marked, whatever its name."""
+    own = {"own": True} if isinstance(loss, FunctionLoss) else {}
+    return {"name": loss.name, **own, **loss.get_config()}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Loss:
     """The inverse of `to_config`; `custom` maps the names of the user's own losses to their functions."""
-    arguments = {k: v for k, v in config.items() if k != "name"}
+    arguments = {k: v for k, v in config.items() if k not in ("name", "own")}
     name = config["name"]
-    if custom and name in custom:
-        return get(custom[name])
-    if name not in _NAMES:
+    found = (custom or {}).get(name) or (None if config.get("own") else _NAMES.get(name))
+    if found is None:
         raise ValueError(f"loss {name!r} is not built in: pass custom={{{name!r}: the function}}")
-    return _NAMES[name](**arguments)
+    return found(**arguments) if isinstance(found, type) and issubclass(found, Loss) else get(found)
 
 
 __all__ = [

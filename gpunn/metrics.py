@@ -13,7 +13,10 @@ _NAMES: dict[str, type[Metric]] = {}
 
 
 class Metric:
-    """A number a row; the metric is its weighted mean over rows, then `finish`."""
+    """A number a row; the metric is its weighted mean over rows, then `finish`.
+
+    A metric of one's own is a subclass with `record`, and `resolve` where it does not fit every loss.
+    """
 
     names: tuple[str, ...] = ()
 
@@ -23,7 +26,7 @@ class Metric:
             _NAMES[name] = cls
 
     def __init__(self, name: str | None = None) -> None:
-        self.name = name or self.names[0]
+        self.name = name or (self.names[0] if self.names else type(self).__name__)
 
     def resolve(self, loss: Loss, n_out: int) -> None:
         """ValueError where the metric does not fit the loss's targets."""
@@ -103,4 +106,18 @@ def get(metric: str | Metric | type[Metric]) -> Metric:
         if metric not in _NAMES:
             raise ValueError(f"metric {metric!r} is unknown; there are {', '.join(sorted(_NAMES))}")
         return _NAMES[metric](metric)
-    raise TypeError(f"a metric must be a name or a gpunn.metrics.Metric, got {type(metric).__name__}")
+    raise TypeError(f"metrics must hold names or gpunn.metrics.Metric objects, got {type(metric).__name__}")
+
+
+def to_config(metric: Metric) -> dict[str, Any]:
+    """The metric as JSON: which it is, and its name in the history."""
+    return {"metric": metric.names[0] if metric.names else type(metric).__name__, "name": metric.name}
+
+
+def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Metric:
+    """The inverse of `to_config`; `custom` maps the names of the user's own metrics to them."""
+    name = config["metric"]
+    found = (custom or {}).get(name) or _NAMES.get(name)
+    if found is None:
+        raise ValueError(f"metric {name!r} is not built in: pass custom={{{name!r}: its class}}")
+    return found if isinstance(found, Metric) else found(config["name"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import importlib.util
 import json
+import operator
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,26 +77,39 @@ class Sequential:
         seed: int | None = None,
         dtype: Any = "float32",
     ) -> None:
-        found = list(layers)
+        found = _listed("layers", layers, "gpunn layers")
         if not found:
             raise ValueError("layers is empty; a network needs at least one layer")
+        seen = set()
         for k, layer in enumerate(found):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{k}] must be a gpunn layer, got {type(layer).__name__}")
-            if any(layer is other for other in found[:k]) or getattr(layer, "_belongs_to_a_network", False):
+            if id(layer) in seen or layer.in_use:
                 raise ValueError(f"layers[{k}] ({layer!r}) is in use already; make a new one, or copy.deepcopy it")
+            seen.add(id(layer))
         n_in = _inputs(input_shape)
-        net = Network(found, _seed(seed), _dtype(dtype))
-        for layer in found:
-            layer._belongs_to_a_network = True  # type: ignore[attr-defined]
-        self._net = net
+        self._net = Network(found, _seed(seed), _dtype(dtype))
+        self._claim()
         self._compiled: dict[str, Any] | None = None
         self._loss: Loss | None = None
         self._epochs = 0
         self._threads: int | None = None
+        self._fitting = False
         self.stop_training = False
         if n_in is not None:
             self.build(n_in)
+
+    def _claim(self) -> None:
+        for layer in self._net.layers:
+            layer.in_use = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy made while a fit runs is not being fitted itself."""
+        return vars(self) | {"_fitting": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._claim()
 
     # --- what it is ---------------------------------------------------------------------------------------------
 
@@ -194,14 +210,12 @@ class Sequential:
         finite; nothing is changed then. RuntimeError before the number of inputs is known."""
         self._need_built("set_weights")
         net = self._net
-        places = net.ordered_places()
-        if len(weights) != len(places):
-            raise ValueError(f"weights must hold {len(places)} arrays, got {len(weights)}")
+        places, listed = net.ordered_places(), _listed("weights", weights, "arrays")
+        if len(listed) != len(places):
+            raise ValueError(f"weights must hold {len(places)} arrays, got {len(listed)}")
         arrays = []
-        for k, (given, place) in enumerate(zip(weights, places, strict=True)):
-            array = np.asarray(net.backend.to_host(given) if backends.is_device_array(given) else given)
-            if array.dtype.kind not in "biuf":
-                raise TypeError(f"weights[{k}] must hold real numbers, got {array.dtype}")
+        for k, (given, place) in enumerate(zip(listed, places, strict=True)):
+            array = backends.to_host(checks.numbers(given, f"weights[{k}]"))
             if array.shape != place.parameter.shape:
                 raise ValueError(f"weights[{k}] must have shape {place.parameter.shape}, got {array.shape}")
             with np.errstate(over="ignore"):
@@ -214,6 +228,7 @@ class Sequential:
 
     def to(self, device: str) -> Sequential:
         """Bring the network to a device: "cpu", "cuda", "cuda:1" or "auto"."""
+        self._need_rest("to")
         self._net.move(backends.get(device))
         return self
 
@@ -242,14 +257,16 @@ class Sequential:
         ValueError or TypeError, before anything changes, where an argument makes no sense or loss and last layer do
         not fit; DeviceError where the device cannot be used.
         """
+        self._need_rest("compile")
         rule = optimizers.get(optimizer)
         if loss is None:
             raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
         chosen = losses.get(loss)
         resolved = chosen.resolve(self._net.layers[-1].activation)
-        if isinstance(metrics, (str, _metric_class())):
+        if isinstance(metrics, str):
             raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
-        watched = [_metric(m) for m in metrics]
+        # copies, since resolving a metric ties it to this loss
+        watched = [copy.copy(_metric(m)) for m in _listed("metrics", metrics, "names or gpunn metrics")]
         names = [m.name for m in watched]
         if len(set(names)) != len(names) or "loss" in names:
             raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
@@ -257,7 +274,8 @@ class Sequential:
             metric.resolve(resolved, self._outputs())
         if threads is not None:
             _positive_integer("threads", threads)
-            _thread_limit(threads)
+            if importlib.util.find_spec("threadpoolctl") is None:
+                raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
         backend = backends.get(device)
         _check_precision(precision, backend.device, self._net.dtype)
         self._net.move(backend)
@@ -265,7 +283,7 @@ class Sequential:
         self._loss = chosen
         self._threads = threads
         self._epochs = 0
-        self._compiled = {"metrics": names}
+        self._compiled = {"metrics": [_metric_config(m) for m in watched]}
         return self
 
     def fit(
@@ -287,22 +305,25 @@ class Sequential:
 
         y is (n,) labels for sparse_categorical_crossentropy, else (n, n_out). `validation_data` is (X, y) or (X, y,
         sample_weight); `validation_split` takes the last part of X instead. `sample_weight` (n,) and `class_weight`
-        {class: weight} multiply. `verbose` 0 is silent, 1 a bar, 2 a line an epoch. A second fit goes on with the
-        optimiser's state and the next epoch's shuffle.
+        {class: weight} multiply; validation knows sample weights alone, as in Keras. `verbose` 0 is silent, 1 a bar, 2
+        a line an epoch. A second fit goes on with the optimiser's state and the next epoch's shuffle.
 
         ValueError or TypeError, before anything changes, for input that makes no sense; DivergenceError at the first
         step that is not finite, with the weights before it kept.
         """
         self._need_compiled("fit")
+        self._need_rest("fit")
         _positive_integer("batch_size", batch_size)
         _positive_integer("epochs", epochs)
         if verbose not in (0, 1, 2):
             raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
-        chosen = list(callbacks)
+        if shuffle not in (True, False):
+            raise ValueError(f"shuffle must be True or False, got {shuffle!r}")
+        chosen = _listed("callbacks", callbacks, "gpunn.Callback objects")
         X = checks.features(X, self._known_inputs(), self.dtype)
-        n_in, n_out = X.shape[1], self._outputs()
-        y = self._targets(y, X, n_out)
-        w = self._weights(sample_weight, class_weight, X, y)
+        n_in, n_out = X.shape[1], self._outputs(X.shape[1])
+        y = checks.targets(y, self._net.loss, X.shape[0], n_out, self.dtype)
+        w = None if sample_weight is None else checks.weights(sample_weight, X.shape[0], self.dtype)
         validation = None
         if validation_data is not None:
             if checks.split(max(1, X.shape[0]), validation_split) != X.shape[0]:
@@ -315,7 +336,8 @@ class Sequential:
                 X, y, w = X[:rows], y[:rows], None if w is None else w[:rows]
                 for part in (w, validation[2]):
                     if part is not None and not bool((part > 0).any()):
-                        raise ValueError("validation_split leaves one side whose weights are all zero")
+                        raise ValueError("validation_split leaves one side whose sample_weight is all zero")
+        w = self._with_classes(w, class_weight, y, n_out)
         if verbose:
             chosen.append(_progress(verbose))
         params = {"epochs": epochs, "steps": -(-X.shape[0] // batch_size), "verbose": verbose}
@@ -326,6 +348,7 @@ class Sequential:
         net.ready()
         first = self._epochs
         with net.backend.activate(), _thread_limit(self._threads):
+            self._fitting = True
             try:
                 return loop.fit(
                     net,
@@ -339,11 +362,13 @@ class Sequential:
                     model=self,
                 )
             finally:
+                self._fitting = False
                 net.backend.free()
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
         """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included."""
         self._need_compiled("train_on_batch")
+        self._need_rest("train_on_batch")
         x, y, w = self._batch(x, y, sample_weight, class_weight)
         net = self._net
         net.ready()
@@ -363,13 +388,13 @@ class Sequential:
         """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows."""
         self._need_compiled("evaluate")
         _positive_integer("batch_size", batch_size)
-        X, y, w = self._batch(X, y, sample_weight, None)
+        X, y, w = self._batch(X, y, sample_weight, None, "X")
         with self._net.backend.activate():
             return loop.score(self._net, self._on_device(X, y, w), batch_size)
 
     # --- prediction ---------------------------------------------------------------------------------------------
 
-    def predict(self, X: Any, *, batch_size: int = PREDICTION_BATCH) -> Array:
+    def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
         _positive_integer("batch_size", batch_size)
         array = checks.features(X, self._known_inputs(), self.dtype)
@@ -379,42 +404,40 @@ class Sequential:
             result = loop.predict(self._net, self._net.backend.asarray(array), batch_size)
             return checks.as_given(result, X)
 
-    def predict_proba(self, X: Any, *, batch_size: int = PREDICTION_BATCH) -> Array:
+    def predict_proba(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """Probabilities (n, n_out): aᴸ behind softmax or sigmoid, and that of the logits where the last layer gives
         logits. ValueError where the network gives neither."""
-        activation = self._probability()
+        meaning, are_logits = self._probability()
         a = self.predict(X, batch_size=batch_size)
-        return a if activation is None else kernel(activation)(a)
+        return kernel(meaning)(a) if are_logits else a
 
-    def predict_classes(self, X: Any, *, batch_size: int = PREDICTION_BATCH) -> Array:
+    def predict_classes(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """Indices (n,) of the largest probability; of sigmoid outputs 0 or 1 each, (n,) for one output."""
-        sigmoid = (self._probability() or self._net.layers[-1].activation.name) == "sigmoid"
+        meaning, _ = self._probability()
         p = self.predict_proba(X, batch_size=batch_size)
-        if not sigmoid:
+        if meaning != "sigmoid":
             return p.argmax(axis=1)
         yes = (p > 0.5).astype("int64")
         return yes[:, 0] if yes.shape[1] == 1 else yes
 
-    def _probability(self) -> str | None:
-        """The activation that makes probabilities of aᴸ, None where it gives them itself."""
+    def _probability(self) -> tuple[str, bool]:
+        """("softmax" | "sigmoid", whether aᴸ are its logits): what the loss says, else what the last layer is."""
+        loss = self._net.loss if self._compiled is not None else None
+        meaning = getattr(loss, "probability", None)
+        if meaning is not None:
+            return meaning, bool(getattr(loss, "takes_logits", False))
         last = self._net.layers[-1].activation.name
         if last in ("softmax", "sigmoid"):
-            return None
-        loss = self._net.loss if self._compiled is not None else None
-        if loss is not None and getattr(loss, "takes_logits", False):
-            return loss.probability  # type: ignore[attr-defined, no-any-return]
-        if loss is not None and getattr(loss, "probability", None) and not loss.merged:
-            return None
+            return last, False
         raise ValueError(
             f"the last layer gives {last} outputs, which are not probabilities; end with softmax or sigmoid, or "
-            "compile "
-            "with a cross-entropy loss"
+            "compile with a cross-entropy loss"
         )
 
     # --- the student's window -----------------------------------------------------------------------------------
 
     def loss_and_gradients(
-        self, x: Any, y: Any, *, training: bool = True, sample_weight: Any = None
+        self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None
     ) -> tuple[float, list[np.ndarray]]:
         """(C, [dW1, db1, …]) for x (n, n_in) and y as one batch, penalties included; moves nothing, not even the step.
 
@@ -426,17 +449,22 @@ class Sequential:
         net = self._net
         with self._backward_plan(x, y, w, training) as plan:
             state = net.backend.to_host(plan.state)
-            gradients = [np.array(net.backend.to_host(p.of(net.gradient))) for p in net.ordered_places()]
+            gradients = [
+                np.array(net.backend.to_host(p.of(net.gradient)))
+                if net.layers[p.layer].trainable
+                else np.zeros(p.parameter.shape, net.dtype)
+                for p in net.ordered_places()
+            ]
             return float(state[Slot.LOSS] + state[Slot.PENALTY]), gradients
 
-    def input_gradient(self, x: Any, y: Any, *, training: bool = True, sample_weight: Any = None) -> np.ndarray:
+    def input_gradient(self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None) -> np.ndarray:
         """∂C/∂x (n, n_in), as `loss_and_gradients` computes the others."""
         self._need_compiled("input_gradient")
         x, y, w = self._batch(x, y, sample_weight, None)
         with self._backward_plan(x, y, w, training, input_gradient=True) as plan:
             return np.array(self._net.backend.to_host(plan.grad_x))
 
-    def trace(self, x: Any, y: Any = None, *, training: bool = False, sample_weight: Any = None) -> list[LayerTrace]:
+    def trace(self, x: Any, y: Any = None, training: bool = False, *, sample_weight: Any = None) -> list[LayerTrace]:
         """z, a, delta = ∂C/∂z, dW and db of every layer for x as one batch: the text's quantities, nothing merged.
 
         Without y the forward pass alone; with y the network must be compiled.
@@ -445,7 +473,9 @@ class Sequential:
             array = checks.features(x, self._known_inputs(), self.dtype, "x")
             if not self._net.is_built:
                 self.build(array.shape[1])
-            with self._net.backend.activate(), self._net.plan(array.shape[0], training=training, keep=True) as plan:
+            self._net.follow_trainable()
+            options = {"training": bool(training), "keep": True}
+            with self._net.backend.activate(), self._net.plan(array.shape[0], **options) as plan:
                 self._copy_step(plan)
                 plan.state[Slot.OFFSET] = 0
                 run(plan.source(self._net.backend.asarray(array)))
@@ -544,22 +574,21 @@ class Sequential:
         if metadata.get("kind") != "sequential":
             raise checkpoint.CheckpointError(f"the file holds a {metadata.get('kind')!r}, not a network")
         layers = [layer_registry.from_config(c, custom) for c in metadata["layers"]]
-        model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"], input_shape=int(metadata["n_in"]))
+        model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"])
+        # before the architecture is believed and memory taken for it
+        _check_tensors(layers, metadata["n_in"], model.dtype, tensors)
         net = model._net
+        net.build(metadata["n_in"], draw=False)
         for k in range(len(layers)):
             views = {p.parameter.name: p.of(net.theta) for p in net.places_of(k)} | net.running_of(k)
             for name, view in views.items():
-                found = tensors.get(f"layers.{k}.{name}")
-                if found is None or found.shape != view.shape or found.dtype != net.dtype:
-                    got = "nothing" if found is None else f"{found.dtype} {found.shape}"
-                    raise checkpoint.CheckpointError(f"layers.{k}.{name} should be {net.dtype} {view.shape}, got {got}")
-                view[...] = found
+                view[...] = tensors[f"layers.{k}.{name}"]
         compiled = metadata["compiled"]
         if compiled is not None:
             model.compile(
                 optimizers.from_config(compiled["optimizer"]),
                 losses.from_config(compiled["loss"], custom),
-                [custom.get(m, m) for m in compiled["metrics"]],
+                [metrics.from_config(m, custom) for m in compiled["metrics"]],
                 device=device,
             )
         else:
@@ -572,6 +601,11 @@ class Sequential:
         if self._compiled is None:
             raise RuntimeError(f"{what} needs a loss and an optimiser: call compile(optimizer=…, loss=…) first")
 
+    def _need_rest(self, what: str) -> None:
+        """A fit owns the network's state; a callback may look, change weights and stop it, but not begin another."""
+        if self._fitting:
+            raise RuntimeError(f"{what} cannot be called while fit runs; set stop_training = True to end it first")
+
     def _need_built(self, what: str) -> None:
         if not self._net.is_built:
             raise RuntimeError(
@@ -582,26 +616,38 @@ class Sequential:
     def _known_inputs(self) -> int | None:
         return self._net.n_in if self._net.is_built else None
 
-    def _outputs(self) -> int:
-        """n_out, which the last layer with a width of its own tells even before the inputs are known."""
+    def _outputs(self, n_in: int | None = None) -> int:
+        """n_out for n_in inputs; before they are known what the last layers tell by themselves, or 0."""
         if self._net.is_built:
             return self._net.n_out
-        return next((layer.units for layer in reversed(self._net.layers) if hasattr(layer, "units")), 0)
+        if n_in is not None:
+            width = n_in
+            for layer in copy.deepcopy(self._net.layers):
+                width = layer.build(width)
+            return width
+        for layer in reversed(self._net.layers):
+            if type(layer).build is not Layer.build:
+                return getattr(layer, "units", 0)
+        return 0
 
-    def _targets(self, y: Any, X: Array, n_out: int) -> Array:
-        return checks.targets(y, self._net.loss, X.shape[0], n_out or X.shape[1], self.dtype)
+    def _with_classes(self, w: Array | None, class_weight: Any, y: Array, n_out: int) -> Array | None:
+        """Sample weights times the weights of the classes."""
+        if class_weight is None:
+            return w
+        by_class = checks.class_weights(class_weight, y, self._net.loss, n_out)
+        if w is None:
+            return checks.weights(by_class, len(by_class), self.dtype, "class_weight")
+        both = backends.to_host(w) * by_class
+        return checks.weights(both, len(both), self.dtype, "sample_weight times class_weight")
 
-    def _weights(self, sample_weight: Any, class_weight: Any, X: Array, y: Array) -> Array | None:
-        w = None if sample_weight is None else checks.weights(sample_weight, X.shape[0], self.dtype)
-        if class_weight is not None:
-            by_class = checks.class_weights(class_weight, y, self._net.loss, self.dtype)
-            w = checks.weights(by_class if w is None else backends.to_host(w) * by_class, len(by_class), self.dtype)
-        return w
-
-    def _batch(self, x: Any, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Array, Array, Array | None]:
-        array = checks.features(x, self._known_inputs(), self.dtype)
-        targets = self._targets(y, array, self._outputs())
-        w = self._weights(sample_weight, class_weight, array, targets)
+    def _batch(
+        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, name: str = "x"
+    ) -> tuple[Array, Array, Array | None]:
+        array = checks.features(x, self._known_inputs(), self.dtype, name)
+        n, n_out = array.shape[0], self._outputs(array.shape[1])
+        targets = checks.targets(y, self._net.loss, n, n_out, self.dtype)
+        w = None if sample_weight is None else checks.weights(sample_weight, n, self.dtype)
+        w = self._with_classes(w, class_weight, targets, n_out)
         if not self._net.is_built:
             self.build(array.shape[1])
         return array, targets, w
@@ -610,7 +656,7 @@ class Sequential:
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
         X = checks.features(given[0], n_in, self.dtype, "validation X")
-        y = checks.targets(given[1], self._net.loss, X.shape[0], n_out or n_in, self.dtype, "validation y")
+        y = checks.targets(given[1], self._net.loss, X.shape[0], n_out, self.dtype, "validation y")
         if len(given) == 2 or given[2] is None:
             return X, y, None
         return X, y, checks.weights(given[2], X.shape[0], self.dtype, "validation sample_weight")
@@ -633,12 +679,16 @@ class _Counting:
         self.hooks(hook, *arguments)
 
 
-def _metric_class() -> type:
-    return metrics.Metric
+# `compile` has an argument of the module's name
+_metric = metrics.get
+_metric_config = metrics.to_config
 
 
-def _metric(given: Any) -> metrics.Metric:
-    return metrics.get(given)
+def _listed(name: str, given: Any, what: str) -> list[Any]:
+    """The entries of a list that an argument should be."""
+    if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a list of {what}, got {given!r}")
+    return list(given)
 
 
 def _progress(verbose: int) -> Callback:
@@ -686,29 +736,49 @@ def _inputs(shape: Any) -> int | None:
 
 
 def _positive_integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
+    number = _integer(name, value, "an integer")
+    if number < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value.__index__())
+    return number
+
+
+def _integer(name: str, value: Any, wanted: str) -> int:
+    with contextlib.suppress(TypeError):
+        if not isinstance(value, bool):
+            return operator.index(value)
+    raise TypeError(f"{name} must be {wanted}, got {value!r}")
 
 
 def _seed(seed: Any) -> int:
     if seed is None:
         return secrets.randbits(63)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"seed must be an integer or None, got {seed!r}")
-    if not 0 <= seed < 2**64:
+    number = _integer("seed", seed, "an integer or None")
+    if not 0 <= number < 2**64:
         raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
-    return int(seed.__index__())
+    return number
 
 
 def _dtype(dtype: Any) -> np.dtype:
     with contextlib.suppress(TypeError):
         for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
-            if np.dtype(dtype) == allowed:
+            # NumPy takes None for float64
+            if dtype is not None and np.dtype(dtype) == allowed:
                 return allowed
     raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+
+
+def _check_tensors(layers: list[Layer], n_in: int, dtype: np.dtype, tensors: dict[str, np.ndarray]) -> None:
+    """CheckpointError unless the arrays are those of the layers, and no others."""
+    width, expected = _positive_integer("n_in", n_in), {}
+    for k, layer in enumerate(layers):
+        width = layer.build(width)
+        expected |= {f"layers.{k}.{each.name}": each.shape for each in (*layer.parameters(), *layer.running())}
+    for name in sorted({*expected, *tensors}):
+        shape, found = expected.get(name), tensors.get(name)
+        if shape is None or found is None or found.shape != shape or found.dtype != dtype:
+            wanted = "nothing" if shape is None else f"{dtype} {shape}"
+            got = "nothing" if found is None else f"{found.dtype} {found.shape}"
+            raise checkpoint.CheckpointError(f"{name} should be {wanted}, got {got}")
 
 
 def _bytes(count: int) -> str:

@@ -139,6 +139,8 @@ class Plan:
                 t.delta = self._new(grad.shape) if apart else grad
                 if layer.passes_through(self.training):
                     t.delta = t.grad_prev = grad
+                    if t.index == 0 and self.grad_x is not None:
+                        self.grad_x = grad
                 elif t.index > 0:
                     t.grad_prev = grad = self._new((self.n, layer.n_in or 0))
                 else:
@@ -289,9 +291,10 @@ class Network:
         """Whether the number of inputs is known and the weights are drawn."""
         return self.theta is not None
 
-    def build(self, n_in: int) -> None:
+    def build(self, n_in: int, *, draw: bool = True) -> None:
         """Lay the parameters out and draw them on the host: layer by layer, from a Philox generator keyed by the
-        seed and the layer, so that a layer's weights do not depend on what stands before it. (E10)"""
+        seed and the layer, so that a layer's weights do not depend on what stands before it. (E10)
+        Without `draw` they are zeros, for whoever brings the values."""
         width = n_in
         for layer in self.layers:
             width = layer.build(width)
@@ -304,7 +307,7 @@ class Network:
             self.places.append(Place(k, p, at, at + size))
             at += size
         theta = np.zeros(at, self.dtype)
-        for k in range(len(self.layers)):
+        for k in range(len(self.layers) if draw else 0):
             generator = generator_of(self.seed, 2**64 - 1 - k)
             for place in self.places_of(k):
                 place.of(theta)[...] = place.parameter.initializer(place.parameter.shape, generator)
@@ -391,6 +394,10 @@ class Network:
         """Make sure the optimiser's state exists, and that the plans fit what is frozen now."""
         if self.score_sums is None:
             self.reset_optimizer()
+        self.follow_trainable()
+
+    def follow_trainable(self) -> None:
+        """Drop plans that were made while other layers were frozen; a frozen layer's gradients are zero."""
         frozen = tuple(layer.trainable for layer in self.layers)
         if frozen != self._frozen:
             self._reset_plans()

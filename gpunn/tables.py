@@ -174,7 +174,8 @@ class Amounts:
 
     def answer(self, net: Sequential, X: np.ndarray) -> np.ndarray:
         """The predictions (n,) in the user's units."""
-        return net.predict(X)[:, 0].astype(np.float64) * self.scale + self.mean
+        a: np.ndarray = net.predict(X)[:, 0]
+        return a.astype(np.float64) * self.scale + self.mean
 
 
 @dataclass
@@ -471,9 +472,9 @@ def _categories(cells: Cells, notes: list[str]) -> Categories | None:
 
 
 def _from_config(config: dict[str, Any]) -> Any:
-    types = {kind.__name__: kind for kind in (Numbers, Categories, Classes, Amounts)}
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (Numbers, Categories, Classes, Amounts)}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    return types[given.pop("type")](**given)
+    return kinds[str(given.pop("type"))](**given)
 
 
 def _listed(names: list[str], most: int = 6) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._signature import Operand
+from .host import after_copies
 from .state import PREAMBLE
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def reduction_parts(kernel: Kernel) -> tuple[tuple[str, str, str], tuple[str, st
     else:
         walk = (
             "for (long long k = i; k < n_rows * n_columns; k += n_parts) {"
-            f" const long long r = k / n_columns, c = k % n_columns; {step} {join} }}"
+            f" const long long r = k / n_columns, c = k % n_columns; {{ {step} {join} }} }}"
         )
         second_index = "k"
     first = "\n".join([*prologue, begin, kernel.setup, walk, "parts[i] = total;"])
@@ -186,10 +187,14 @@ def reduction_parts(kernel: Kernel) -> tuple[tuple[str, str, str], tuple[str, st
     )
 
 
-@functools.cache
 def _compiled(parts: tuple[str, str, str], name: str) -> Any:
     # a kernel of the bare name tanh would clash with the function
-    return _cupy().ElementwiseKernel(*parts, f"gpunn_{name}", preamble=PREAMBLE, options=OPTIONS)
+    return _made(_cupy().ElementwiseKernel, parts, f"gpunn_{name}")
+
+
+@functools.cache
+def _made(elementwise_kernel: Any, parts: tuple[str, str, str], name: str) -> Any:
+    return elementwise_kernel(*parts, name, preamble=PREAMBLE, options=OPTIONS)
 
 
 # --- the three forms -----------------------------------------------------------------------------------------------
@@ -213,23 +218,21 @@ def _by_row(kernel: Kernel, call: Call) -> Callable[[], None]:
         return nothing
     function = _compiled(by_row_parts(kernel), kernel.name)
     xp = _cupy()
-    arrays = []
+    arrays, copies = [], []
     for o, a in zip(kernel.signature.arrays, call.arrays, strict=True):
-        if o.kind == "rows" and a.shape[1] > 1 and a.strides[1] != a.itemsize:
+        if o.kind in ("rows", "element") and a.shape[-1] > 1 and a.strides[-1] != a.itemsize:
             if o.role != "in":
                 raise ValueError(f"kernel {kernel.name}: the rows of output {o.name} must be contiguous")
-            a = xp.ascontiguousarray(a)
-        elif o.kind == "element" and a.shape[0] > 1 and a.strides[0] != a.itemsize:
-            if o.role != "in":
-                raise ValueError(f"kernel {kernel.name}: output {o.name} must be contiguous")
-            a = xp.ascontiguousarray(a)
+            copies.append((xp.empty(a.shape, a.dtype), a))
+            a = copies[-1][0]
         arrays.append(a)
     numbers = [call.widths[w] for w in kernel.signature.widths]
     numbers += [
         a.strides[0] // a.itemsize for o, a in zip(kernel.signature.arrays, arrays, strict=True) if o.kind == "rows"
     ]
     split = len(kernel.signature.inputs)
-    return _launch(function, [*arrays[:split], *_values(kernel, call), *numbers, *arrays[split:]], n)
+    launch = _launch(function, [*arrays[:split], *_values(kernel, call), *numbers, *arrays[split:]], n)
+    return after_copies(copies, launch) if copies else launch
 
 
 def _reduction(kernel: Kernel, call: Call) -> Callable[[], None]:
@@ -238,11 +241,9 @@ def _reduction(kernel: Kernel, call: Call) -> Callable[[], None]:
     xp = _cupy()
     combine = kernel.combine
     assert combine is not None
-    if n * m == 0:
-        return functools.partial(result.fill, combine.identity)
     rows = kernel.over == "rows"
     n_parts = -(-n // BLOCK_ROWS) if rows else min(LANES, n * m)
-    parts = xp.empty(n_parts * m if rows else n_parts, dtype=result.dtype)
+    parts = xp.empty(max(1, n_parts * m if rows else n_parts), dtype=result.dtype)
     first_parts, second_parts = reduction_parts(kernel)
     first = _compiled(first_parts, f"{kernel.name}_parts")
     second = _compiled(second_parts, f"{kernel.name}_combine")
@@ -258,6 +259,8 @@ def _reduction(kernel: Kernel, call: Call) -> Callable[[], None]:
     run_first = _launch(first, [*inputs, *_values(kernel, call), *numbers, parts], parts.size)
     guarded = [state] if kernel.when is not None else []
     run_second = _launch(second, [*guarded, parts, m, n_parts, result], m if rows else 1)
+    if n * m == 0:
+        return run_second
 
     def launch() -> None:
         run_first()

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from . import _device, _numpy, host
-from ._signature import Operand, Signature, parse, type_name
+from ._signature import TAKEN_IN_REDUCTIONS, Operand, Signature, parse, type_name
+from .state import SIZE
 
 Launch = Callable[[], None]
 
@@ -145,6 +146,13 @@ class Kernel:
             raise TypeError(f"kernel {self.name}: {operand.name} must be {wanted}, got {got}")
         if operand.role != "in" and isinstance(array, np.ndarray) and not array.flags.writeable:
             raise ValueError(f"kernel {self.name}: output {operand.name} is read-only")
+        if isinstance(array, np.ndarray) and not array.flags.aligned:
+            raise ValueError(f"kernel {self.name}: {operand.name} is not aligned in memory: pass a copy")
+        # raw tables (type S) come with their steps
+        whole = operand.kind == "raw" and operand.type != "S"
+        whole = whole or (self.form == "reduction" and operand.role != "in")
+        if whole and not array.flags.c_contiguous:
+            raise ValueError(f"kernel {self.name}: {operand.name} must be contiguous, got strides {array.strides}")
 
     def _shape(
         self, operands: tuple[Operand, ...], arrays: list[Any], count: int | None
@@ -159,7 +167,8 @@ class Kernel:
                 if a.ndim != 2:
                     raise ValueError(f"kernel {self.name}: {o.name} must have two dimensions, got shape {a.shape}")
                 n = a.shape[0] if n is None else n
-                widths.setdefault(o.width or "", a.shape[1])
+                if widths.setdefault(o.width or "", a.shape[1]) == 0:
+                    raise ValueError(f"kernel {self.name}: {o.name} must have at least one column, got {a.shape}")
             elif o.kind == "element" and self.form == "by_row":
                 n = a.shape[0] if n is None and a.ndim == 1 else n
             elif o.kind == "element" and not (self.form == "reduction" and o.role == "out") and m is None:
@@ -176,7 +185,9 @@ class Kernel:
             if o.kind == "rows":
                 wanted: tuple[int, ...] = (n, widths[o.width or ""])
             elif o.kind == "raw":
-                continue
+                if o.width is None and o.name != "state":
+                    continue
+                wanted = (SIZE,) if o.width is None else (widths[o.width],)
             elif o.kind == "row":
                 wanted = (m,)
             elif o.kind == "col" or self.form == "by_row":
@@ -203,11 +214,16 @@ class Call:
 
 
 def _register(kernel: Kernel) -> Kernel:
-    found = _REFUSED.search(kernel.text + kernel.setup)
+    texts = [kernel.text, kernel.setup, kernel.when.text if kernel.when else "", kernel.combine.text if kernel.combine else ""]
+    found = _REFUSED.search("\n".join(texts))
     if found:
         raise ValueError(
             f"kernel {kernel.name}: {found[1]}() differs between C, C++ and CUDA; write fabs, fmin or a ternary"
         )
+    operands = (*kernel.signature.arrays, *kernel.signature.scalars)
+    taken = {o.name for o in operands} & (TAKEN_IN_REDUCTIONS if kernel.form == "reduction" else set())
+    if taken:
+        raise ValueError(f"kernel {kernel.name}: the name {min(taken)!r} is taken by the loops of a reduction")
     expected = {o.name for o in (*kernel.signature.inputs, *kernel.signature.scalars)}
     expected |= {o.name for o in kernel.signature.outputs if o.role == "inout"}
     optional = {"i", *kernel.signature.widths, *(o.name for o in kernel.signature.outputs if o.kind == "raw")}

@@ -10,7 +10,8 @@ Before the arrow stand inputs, after it outputs; ``inout`` marks an output that 
 ``row``        one value per column, the same for every row: an intercept, a mean. Shape (m,)
 ``col``        one value per row, the same for every column: a row's weight. Shape (n,)
 ``rows[m]``    by row only: a pointer to this row, m columns wide. Shape (n, m)
-``raw``        a pointer to the whole array, for the text to index
+``raw``        a pointer to the whole contiguous array, for the text to index (of type S: in any layout)
+``raw[m]``     by row only: the same, of shape (m,), m the width of the rows
 ``scalar``     a number, fixed when the launch is bound
 =============  ============================================================================================
 
@@ -40,9 +41,11 @@ C_TYPES = {
 }
 VARIABLES = {"T": ("float32", "float64"), "S": tuple(C_TYPES)}
 TAKEN = {"i", "j", "n", "at", "sizes", "numbers"}
+# names of the loops around a reduction's text, where an operand of that name would silently stand for another
+TAKEN_IN_REDUCTIONS = set("A a b block c combine end identity k l lane left m part parts r result top total w".split())
 
 _OPERAND = re.compile(
-    r"^(?P<inout>inout\s+)?(?:(?P<kind>row|col|raw|scalar|rows\[(?P<width>[a-z]\w*)\])\s+)?(?P<type>\w+)\s+(?P<name>[A-Za-z]\w*)$"
+    r"^(?P<inout>inout\s+)?(?:(?P<kind>row|col|scalar|raw|(?:raw|rows)\[(?P<width>[a-z]\w*)\])\s+)?(?P<type>\w+)\s+(?P<name>[A-Za-z]\w*)$"
 )
 
 

@@ -36,7 +36,7 @@ from .state import PREAMBLE
 if TYPE_CHECKING:
     from ._registry import Call, Kernel
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared", "-w")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared", "-w")
 LANES = 16
 BLOCK_ROWS = 64
 TILE = 256
@@ -80,14 +80,18 @@ def cache_folder() -> Path:
 
 def compiler() -> list[str] | None:
     """The C++ compiler's command: CXX, else the first of c++, g++, clang++ on the PATH; None where there is none."""
-    named = os.environ.get("CXX")
+    named = shlex.split(os.environ.get("CXX", ""))
     if named:
-        command = shlex.split(named)
-        return command if shutil.which(command[0]) else None
+        return named if shutil.which(named[0]) else None
     for name in ("c++", "g++", "clang++"):
         if shutil.which(name):
             return [name]
     return None
+
+
+def _no_compiler() -> str:
+    named = os.environ.get("CXX", "").strip()
+    return f"CXX names {named}, which was not found" if named else "no C++ compiler was found: install g++ or clang++"
 
 
 def status() -> HostStatus:
@@ -97,7 +101,7 @@ def status() -> HostStatus:
         return HostStatus("numpy", "GPUNN_COMPILE=0", cache)
     command = compiler()
     if command is None:
-        return HostStatus("numpy", "no C++ compiler was found: install g++ or clang++", cache)
+        return HostStatus("numpy", _no_compiler(), cache)
     if _trouble is not None:
         return HostStatus("numpy", _trouble, cache)
     try:
@@ -122,10 +126,15 @@ def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
     function = getattr(library, symbol(kernel, call.types))
     function.argtypes = (ctypes.c_void_p,) * 3
     function.restype = None
-    arrays = [
-        _row_contiguous(kernel, o, a) if o.kind == "rows" else a
-        for o, a in zip(kernel.signature.arrays, call.arrays, strict=True)
-    ]
+    arrays, copies = [], []
+    for o, a in zip(kernel.signature.arrays, call.arrays, strict=True):
+        if o.kind == "rows" and a.shape[1] > 1 and a.strides[1] != a.itemsize:
+            # a by-row text walks a row with stride one
+            if o.role != "in":
+                raise ValueError(f"kernel {kernel.name}: the rows of output {o.name} must be contiguous")
+            copies.append((np.empty(a.shape, a.dtype), a))
+            a = copies[-1][0]
+        arrays.append(a)
     sizes = list(call.shape)
     if kernel.form == "by_row":
         sizes += [call.widths[w] for w in kernel.signature.widths]
@@ -148,7 +157,18 @@ def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
     )
     launch = functools.partial(function, *(ctypes.addressof(part) for part in block))
     launch.keep = (arrays, block)  # type: ignore[attr-defined]
-    return launch
+    return after_copies(copies, launch) if copies else launch
+
+
+def after_copies(copies: list[tuple[Any, Any]], launch: Callable[[], None]) -> Callable[[], None]:
+    """The launch preceded by its copies, (into, source): what was bound is read when it runs, not when it was bound."""
+
+    def copy_and_launch() -> None:
+        for into, source in copies:
+            into[...] = source
+        launch()
+
+    return copy_and_launch
 
 
 def _strided(kernel: Kernel, arrays: list[Any]) -> list[tuple[Operand, Any]]:
@@ -167,15 +187,6 @@ def _row_and_column_strides(operand: Operand, array: Any) -> tuple[int, int]:
     if operand.kind == "col":
         return steps[0], 0
     return (0, steps[0]) if len(steps) == 1 else (steps[0], steps[1])
-
-
-def _row_contiguous(kernel: Kernel, operand: Operand, array: Any) -> Any:
-    """A by-row text walks a row with stride one: an input that does not is copied, an output refused."""
-    if array.shape[1] <= 1 or array.strides[1] == array.itemsize:
-        return array
-    if operand.role != "in":
-        raise ValueError(f"kernel {kernel.name}: the rows of output {operand.name} must be contiguous")
-    return np.ascontiguousarray(array)
 
 
 # --- the generated C++ ---------------------------------------------------------------------------------------------
@@ -352,7 +363,7 @@ def _reduction(kernel: Kernel) -> str:
 
 
 def _private_folder() -> Path:
-    """The cache folder, made with mode 0700; OSError where it belongs to somebody else or cannot be written."""
+    """The cache folder, made with mode 0700; OSError where others own it or may write to it, or the user may not."""
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if hasattr(os, "getuid"):
@@ -360,7 +371,8 @@ def _private_folder() -> Path:
         if about.st_uid != os.getuid():
             raise PermissionError(f"{folder} belongs to another user")
         if stat.S_IMODE(about.st_mode) & 0o022:
-            folder.chmod(0o700)
+            # not changed here: it may be a folder that the user shares on purpose
+            raise PermissionError(f"{folder} can be written by others: chmod 700, or name another in GPUNN_CACHE")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder} is not writable")
     return folder
@@ -460,7 +472,7 @@ def build() -> list[str]:
     from ._registry import all_kernels
 
     if compiler() is None:
-        raise CompileError("no C++ compiler was found: install g++ or clang++, or name one in CXX")
+        raise CompileError(_no_compiler())
     families = sorted({k.family for k in all_kernels()})
     _compile_together(families)
     return families

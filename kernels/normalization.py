@@ -35,7 +35,7 @@ def batch_normalize_backward_fixed(g, variance, gamma, epsilon):
 
 
 @by_row(
-    "rows[m] T x, raw T gamma, raw T beta, scalar T epsilon -> rows[m] T normal, rows[m] T z, T scale",
+    "rows[m] T x, raw[m] T gamma, raw[m] T beta, scalar T epsilon -> rows[m] T normal, rows[m] T z, T scale",
     """
 T mean = (T)0, variance = (T)0;
 for (long long k = 0; k < m; ++k) mean += x[k];
@@ -54,7 +54,7 @@ def layer_normalize(x, gamma, beta, epsilon):
 
 
 @by_row(
-    "rows[m] T g, rows[m] T normal, T scale, raw T gamma -> rows[m] T grad",
+    "rows[m] T g, rows[m] T normal, T scale, raw[m] T gamma -> rows[m] T grad",
     """
 T first = (T)0, second = (T)0;
 for (long long k = 0; k < m; ++k) { const T u = gamma[k] * g[k]; first += u; second += u * normal[k]; }

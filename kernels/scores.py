@@ -9,12 +9,12 @@ from ._registry import by_row
     "rows[m] T a, int32 y, T w -> T term",
     """
 long long best = 0;
-for (long long k = 1; k < m; ++k) best = a[k] > a[best] ? k : best;
+for (long long k = 1; k < m; ++k) best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;
 term = best == y ? w : (T)0;
 """,
 )
 def sparse_accuracy(a, y, w):
-    """w where the largest output is the label's, else 0; of equal ones the first counts."""
+    """w where the largest output is the label's, else 0; of equal ones the first counts, and NaN for the largest."""
     return np.where(a.argmax(axis=1) == y, w, 0)
 
 
@@ -22,12 +22,15 @@ def sparse_accuracy(a, y, w):
     "rows[m] T a, rows[m] T y, T w -> T term",
     """
 long long best = 0, wanted = 0;
-for (long long k = 1; k < m; ++k) { best = a[k] > a[best] ? k : best; wanted = y[k] > y[wanted] ? k : wanted; }
+for (long long k = 1; k < m; ++k) {
+  best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;
+  wanted = y[wanted] == y[wanted] && !(y[k] <= y[wanted]) ? k : wanted;
+}
 term = best == wanted ? w : (T)0;
 """,
 )
 def categorical_accuracy(a, y, w):
-    """w where the largest output and the largest target stand in the same column, else 0."""
+    """w where the largest output and the largest target stand in the same column, else 0; NaN as above."""
     return np.where(a.argmax(axis=1) == y.argmax(axis=1), w, 0)
 
 

@@ -48,7 +48,7 @@ def _why_no_gpu():
     try:
         get("cuda")
     except DeviceError as error:
-        return str(error).partition(", but ")[2].splitlines()[0]
+        return str(error).partition(", but ")[2].partition(". Remedy")[0]
     return ""
 
 

@@ -6,9 +6,11 @@ A layer of one's own is a subclass of `Layer`:
 - ``parameters()`` lists its `Parameter`s;
 - ``forward(ops, t, training)`` records how ``t.a`` (n, n_out) comes from ``t.a_prev`` (n, n_in);
 - ``backward(ops, t, training)`` records how ``t.grad_prev`` = ∂C/∂a_prev and the gradients ``t.dNAME`` of its
-  parameters come from ``t.grad_a`` = ∂C/∂a. ``t.grad_prev`` is None in the first layer.
+  parameters come from ``t.grad_a`` = ∂C/∂a. ``t.grad_prev`` may be None in the first layer, and the gradients of a
+  frozen layer (``self.trainable`` False) are left alone;
+- ``get_config()`` gives the constructor's arguments as JSON, where it has any.
 
-``t`` holds the plan's buffers for this layer; a parameter NAME is ``t.NAME``, its gradient ``t.dNAME``. ``ops`` is a
+A saved network keeps the class's name, and `gpunn.load(…, custom={name: class})` brings it back. ``t`` holds the plan's buffers for this layer; a parameter NAME is ``t.NAME``, its gradient ``t.dNAME``. ``ops`` is a
 `gpunn.recording.Recorder`: ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, or ``ops.call(function, …, why=…)``
 for Python on the arrays themselves.
 """
@@ -64,10 +66,18 @@ class Layer:
     n_in: int | None = None
     n_out: int | None = None
     activation: Activation = activations.Identity()
+    in_use = False  # whether a network has it; two networks cannot share one
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        known = _LAYERS.get(cls.__name__)
+        if known is not None and known.__module__.startswith(__package__):
+            raise TypeError(f"gpunn has a layer {cls.__name__} already: give yours another name, files keep it")
         _LAYERS[cls.__name__] = cls
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is in no network."""
+        return {k: v for k, v in vars(self).items() if k != "in_use"}
 
     def build(self, n_in: int) -> int:
         """Learn the number of inputs; returns the number of outputs. The default has as many outputs as inputs."""
@@ -87,9 +97,8 @@ class Layer:
         return False
 
     def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
-        """Give `t` its buffers z and a, and whatever else the layer writes."""
-        t.a = new((n, self.n_out or 0))
-        t.z = new((n, self.n_out or 0)) if keep else t.a
+        """Give `t` its buffers z and a, and whatever else the layer writes. Without an activation z is a."""
+        t.z = t.a = new((n, self.n_out or 0))
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """Record a from a_prev. (E1, E2)"""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import operator
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from .. import activations, initializers
@@ -40,12 +43,10 @@ class Dense(Layer):
         l1: float = 0.0,
         max_norm: float | None = None,
     ) -> None:
-        if isinstance(units, bool) or not hasattr(units, "__index__"):
-            raise TypeError(f"units must be an integer, got {units!r}")
-        if units < 1:
-            raise ValueError(f"units must be at least 1, got {units}")
-        self.units = units.__index__()
+        self.units = _width(units)
         self.activation = activations.get(activation)
+        if use_bias not in (True, False):
+            raise ValueError(f"use_bias must be True or False, got {use_bias!r}")
         self.use_bias = bool(use_bias)
         default = "he_normal" if self.activation.rectifier else "lecun_normal"
         self.kernel_initializer = initializers.get(default if kernel_initializer is None else kernel_initializer)
@@ -134,6 +135,15 @@ class Dense(Layer):
 
 
 def _penalty(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
     return float(value)
+
+
+def _width(units: Any) -> int:
+    with contextlib.suppress(TypeError):
+        if not isinstance(units, bool):
+            if operator.index(units) < 1:
+                raise ValueError(f"units must be at least 1, got {units}")
+            return operator.index(units)
+    raise TypeError(f"units must be an integer, got {units!r}")

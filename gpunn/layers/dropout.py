@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from ..kernels import get as kernel
@@ -20,7 +21,7 @@ class Dropout(Layer):
     """
 
     def __init__(self, rate: float, *, form: str = "inverted") -> None:
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= rate < 1:
             raise ValueError(f"rate must be a number in [0, 1), got {rate!r}")
         if form not in ("inverted", "textbook"):
             raise ValueError(f'form must be "inverted" or "textbook", got {form!r}')
@@ -33,8 +34,6 @@ class Dropout(Layer):
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """a = a_prev ⊙ k/(1 − p) (E11)"""
         self._scale(ops, t, t.a_prev, t.a, training)
-        if ops.keep:
-            ops.copy(t.a, out=t.z)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """∂C/∂a_prev = ∂C/∂a ⊙ k/(1 − p), the same mask and scale (E11)"""

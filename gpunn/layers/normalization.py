@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from .. import initializers
@@ -21,7 +22,7 @@ class BatchNormalization(Layer):
     """
 
     def __init__(self, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
-        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
+        if isinstance(momentum, bool) or not isinstance(momentum, Real) or not 0 <= momentum <= 1:
             raise ValueError(f"momentum must be a number in [0, 1], got {momentum!r}")
         self.momentum = float(momentum)
         self.epsilon = _epsilon(epsilon)
@@ -48,8 +49,6 @@ class BatchNormalization(Layer):
             ops(kernel("column_variance"), t.a_prev, mean, out=variance, factor=1 / t.a.shape[0])
         out = (t.normal, t.z)
         ops(kernel("batch_normalize"), t.a_prev, mean, variance, t.gamma, t.beta, out=out, epsilon=self.epsilon)
-        if ops.keep:
-            ops.copy(t.z, out=t.a)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = γ/√(σ² + ε) (g − (∂C/∂β + x̂ ∂C/∂γ)/n), g = ∂C/∂a"""
@@ -117,8 +116,6 @@ class LayerNormalization(Layer):
         """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β"""
         out = (t.normal, t.z, t.scale)
         ops(kernel("layer_normalize"), t.a_prev, t.gamma, t.beta, out=out, epsilon=self.epsilon)
-        if ops.keep:
-            ops.copy(t.z, out=t.a)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γg, g = ∂C/∂a"""
@@ -141,6 +138,6 @@ def _scale_and_shift(n_in: int | None) -> list[Parameter]:
 
 
 def _epsilon(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1:
         raise ValueError(f"epsilon must be a number in (0, 1), got {value!r}")
     return float(value)

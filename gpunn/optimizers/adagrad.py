@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..kernels.adagrad import adagrad
-from .base import Optimizer, positive
+from .base import Optimizer, nonnegative, positive
 
 
 class Adagrad(Optimizer):
@@ -25,11 +24,7 @@ class Adagrad(Optimizer):
         **clipping: Any,
     ) -> None:
         super().__init__(learning_rate, **clipping)
-        if not isinstance(initial_accumulator_value, (int, float)) or not 0 <= initial_accumulator_value < math.inf:
-            raise ValueError(
-                f"initial_accumulator_value must be a finite number ≥ 0, got {initial_accumulator_value!r}"
-            )
-        self.initial_accumulator_value = float(initial_accumulator_value)
+        self.initial_accumulator_value = nonnegative("initial_accumulator_value", initial_accumulator_value)
         self.epsilon = positive("epsilon", epsilon)
 
     def hyper(self) -> dict[str, float]:

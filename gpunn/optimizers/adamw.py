@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..kernels.adamw import adamw
 from .adam import Adam
+from .base import nonnegative
 
 
 class AdamW(Adam):
@@ -26,13 +26,7 @@ class AdamW(Adam):
         **clipping: Any,
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **clipping)
-        if (
-            isinstance(weight_decay, bool)
-            or not isinstance(weight_decay, (int, float))
-            or not 0 <= weight_decay < math.inf
-        ):
-            raise ValueError(f"weight_decay must be a finite number ≥ 0, got {weight_decay!r}")
-        self.weight_decay = float(weight_decay)
+        self.weight_decay = nonnegative("weight_decay", weight_decay)
 
     def hyper(self) -> dict[str, float]:
         return super().hyper() | {"weight_decay": self.weight_decay}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 from .. import schedules
@@ -79,21 +80,27 @@ class Optimizer:
         return common | self.hyper()
 
     def __repr__(self) -> str:
-        numbers = "".join(f", {k}={v!r}" for k, v in self.hyper().items())
-        clips = "".join(f", {k}={v!r}" for k in ("clipvalue", "clipnorm") if (v := getattr(self, k)) is not None)
-        return f"{type(self).__name__}({self.learning_rate!r}{numbers}{clips})"
+        shown = {k: v for k, v in self.get_config().items() if k != "learning_rate" and v is not None}
+        return f"{type(self).__name__}({self.learning_rate!r}{''.join(f', {k}={v!r}' for k, v in shown.items())})"
 
 
 def positive(name: str, value: Any) -> float:
     """A finite number > 0, or ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
+    return float(value)
+
+
+def nonnegative(name: str, value: Any) -> float:
+    """A finite number ≥ 0, or ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
     return float(value)
 
 
 def fraction(name: str, value: Any) -> float:
     """A number in [0, 1), or ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
     return float(value)
 

@@ -7,13 +7,14 @@ synced, renamed, and the folder synced, so that a failed save leaves the old fil
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
@@ -38,10 +39,16 @@ def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and metadata of a file that `write` made. CheckpointError names what is wrong with any other."""
+    """The arrays and metadata of a file that `write` made. CheckpointError names what is wrong with any other,
+    OSError where there is no file that could be read."""
     path = Path(path)
-    data = path.read_bytes()
-    header = _header(path, data)
+    # a pipe or a device might never end
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a file that could hold a model", str(path))
+    with open(path, "rb") as file:
+        start = _start(path, file)
+        header = _header(path, start)
+        data = start + file.read()
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but not one that gpunn wrote")
     version = header.get("version", "")
@@ -56,19 +63,32 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     text = header.get("metadata", "")
     if header.get("digest") != _digest(arrays, text, int(version)):
         raise CheckpointError(f"{path} is damaged: its content does not match its digest")
-    # safetensors hands out read-only views of the bytes
-    return {name: np.array(a) for name, a in arrays.items()}, json.loads(text)
-
-
-def _header(path: Path, data: bytes) -> dict[str, str]:
-    """The safetensors header's own metadata, read with care: nothing in the file is believed yet."""
-    if len(data) < 8:
-        raise CheckpointError(f"{path} is not a gpunn file: it has {len(data)} bytes")
-    length = int.from_bytes(data[:8], "little")
-    if length > min(HEADER_LIMIT, len(data) - 8):
-        raise CheckpointError(f"{path} is not a whole gpunn file: its header claims {length} bytes of {len(data) - 8}")
     try:
-        header = json.loads(data[8 : 8 + length])
+        metadata = json.loads(text)
+    except (ValueError, RecursionError):
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: its metadata cannot be read")
+    # safetensors hands out read-only views of the bytes
+    return {name: np.array(a) for name, a in arrays.items()}, metadata
+
+
+def _start(path: Path, file: BinaryIO) -> bytes:
+    """The header's length and the header, of a file that is long enough for what it claims."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    if len(start) < 8:
+        raise CheckpointError(f"{path} is not a gpunn file: it has {len(start)} bytes")
+    length = int.from_bytes(start, "little")
+    if length > min(HEADER_LIMIT, size - 8):
+        raise CheckpointError(f"{path} is not a whole gpunn file: its header claims {length} bytes of {size - 8}")
+    return start + file.read(length)
+
+
+def _header(path: Path, start: bytes) -> dict[str, str]:
+    """The safetensors header's own metadata, read with care: nothing in the file is believed yet."""
+    try:
+        header = json.loads(start[8:])
         found = header["__metadata__"]
         if not all(isinstance(v, str) for v in found.values()):
             raise TypeError

@@ -65,8 +65,7 @@ def diverged(net: Network, state: np.ndarray, epoch: int | None, step: int | Non
     return DivergenceError(
         f"training diverged{where} (update {int(state[Slot.BAD]) - 1}, learning rate {lr:.3g}): {CAUSES[cause]}. "
         "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the "
-        "rate, "
-        "clipnorm=1.0, or standardised inputs. The weights are those before that step."
+        "rate, clipnorm=1.0, or standardised inputs. The weights are those before that step."
     )
 
 
@@ -89,6 +88,7 @@ def fit(
     sizes = [batch] * (data.n // batch) + ([data.n % batch] if data.n % batch else [])
     order = net.backend.asarray(np.arange(data.n))
     callbacks("on_train_begin", {})
+    logs: dict[str, float] = {}
     try:
         with _steps(net, data, order, set(sizes)) as steps, whole_steps() as between_steps:
             for k in range(epochs):
@@ -105,7 +105,7 @@ def fit(
                 if model.stop_training:
                     break
     finally:
-        callbacks("on_train_end", {})
+        callbacks("on_train_end", logs)
     return history
 
 
@@ -186,8 +186,7 @@ def _epoch(
             callbacks("on_train_batch_begin", number, {})
         if not fixed:
             set_learning_rate(net, epoch)
-        for launch in steps[n]:
-            launch()
+        run(steps[n])
         between_steps()
         now = time.monotonic()
         if callbacks.watch_batches or now - looked > LOOK_AFTER:

@@ -28,7 +28,7 @@ class Callback:
         """Before the first epoch."""
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """After the last epoch, and after an error too."""
+        """After the last epoch, whose logs it gets, and after an error too."""
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Before an epoch, counted from 0."""
@@ -49,14 +49,14 @@ class CallbackList:
     def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
         self.callbacks = list(callbacks)
         for callback in self.callbacks:
-            if not hasattr(callback, "on_epoch_end"):
-                raise TypeError(f"callbacks must be gpunn.Callback objects, got {type(callback).__name__}")
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must be gpunn.Callback objects, got {callback!r}")
         for callback in self.callbacks:
             callback.set_model(model)
             callback.set_params(params)
         # a hook that nobody overrides is not called once a batch
         self.watch_batches = any(
-            getattr(type(c), hook, None) is not getattr(Callback, hook)
+            getattr(getattr(c, hook), "__func__", None) is not getattr(Callback, hook)
             for c in self.callbacks
             for hook in ("on_train_batch_begin", "on_train_batch_end")
         )

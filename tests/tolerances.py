@@ -1,0 +1,44 @@
+"""Every tolerance of the tests, and why it is what it is. u is the unit roundoff, half the spacing of numbers at 1."""
+
+import numpy as np
+
+# what a GPU may add to a kernel's `ulp`: its exp, tanh and log1p err by up to 2 ulp where the host's err by 1, and each
+# multiply-add that is fused skips a rounding that NumPy makes
+DEVICE_ULP = 6
+
+
+def unit_roundoff(dtype):
+    return np.finfo(dtype).eps / 2
+
+
+def sums(dtype, terms, scale):
+    """64·u·√K·scale: two sums of K terms in different orders, K the longest reduction, scale the largest entry."""
+    return 64 * unit_roundoff(dtype) * np.sqrt(max(terms, 1)) * scale
+
+
+def ulps(dtype, count, scale):
+    """`count` units in the last place of `scale`, the largest term in play; never less than `count` subnormals."""
+    limits = np.finfo(dtype)
+    return count * np.maximum(np.abs(scale) * limits.eps, float(limits.smallest_subnormal))
+
+
+def assert_within(got, wanted, atol, what=""):
+    """|got − wanted| ≤ atol where both are finite; NaN meets NaN, and an infinity the same infinity."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert got.dtype == wanted.dtype and got.shape == wanted.shape, f"{what}: {got.dtype}{got.shape}"
+    if got.dtype.kind != "f":
+        np.testing.assert_array_equal(got, wanted, err_msg=what)
+        return
+    finite = np.isfinite(wanted)
+    np.testing.assert_array_equal(got[~finite], wanted[~finite], err_msg=f"{what}: non-finite values")
+    assert np.isfinite(got[finite]).all(), f"{what}: not finite where the other is"
+    # in float64, and halved so that the difference of two huge numbers is one
+    half = np.float64(0.5)
+    apart = np.abs(got[finite] * half - wanted[finite] * half) * 2
+    bound = np.broadcast_to(atol, got.shape)[finite]
+    if (apart > bound).any():
+        k = int(np.argmax(apart - bound))
+        raise AssertionError(
+            f"{what}: {got[finite][k]!r} against {wanted[finite][k]!r}, apart by {apart[k]:.3g} where {bound[k]:.3g} "
+            f"is allowed, and {int((apart > bound).sum())} more of {apart.size}"
+        )
