@@ -131,7 +131,7 @@ class Kernel:
         return Call(arrays, {k: float(v) for k, v in scalars.items()}, types, shape, widths, on_host)
 
     def _check_type(self, operand: Operand, array: Any, types: dict[str, str]) -> None:
-        if not hasattr(array, "dtype") or not hasattr(array, "strides"):
+        if not hasattr(array, "dtype") or not hasattr(array, "strides") or isinstance(array, np.generic):
             raise TypeError(f"kernel {self.name}: {operand.name} must be an array, got {type(array).__name__}")
         got = type_name(array.dtype)
         if not array.dtype.isnative:

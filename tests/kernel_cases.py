@@ -17,6 +17,7 @@ OFFSET = 2  # the batch begins at this row of the table
 POISON = 77
 LAYOUTS = ("C", "F", "strided", "offset", "reversed")
 SIZES = ((0, 3), (1, 1), (1, 31), (33, 1), (3, 33), (130, 67), (2, 8200))
+FLAT = (0, 1, 31, 33, 9001)
 EMPTY_ROWS = (4, 0)  # for kernels that do not work row by row: those have at least one column
 
 
@@ -35,12 +36,12 @@ def by_kernel(variables=("T", "S")):
     return parameters
 
 
-def edges(dtype, huge=True):
-    """±0, ±1, ±inf, NaN, subnormal, tiny and huge, and where exp overflows or vanishes in float32 and float64."""
+def edges(dtype, extremes=True):
+    """±0, ±1, ±inf, NaN, tiny, and where exp overflows or vanishes; the extremes are subnormal and huge numbers."""
     limits = np.finfo(dtype)
-    positive = [0.0, 1.0, 1e-3, 0.5, 3.0, 17.0, 88.5, 104.0, np.inf]
-    positive += [float(limits.smallest_subnormal), float(limits.tiny) / 8, float(limits.tiny), float(limits.eps)]
-    positive += [710.0, float(limits.max), float(limits.max) / 3] if huge else []
+    positive = [0.0, 1.0, 1e-3, 0.5, 3.0, 17.0, 88.5, 104.0, 710.0, np.inf, float(limits.tiny), float(limits.eps)]
+    if extremes:
+        positive += [float(limits.smallest_subnormal), float(limits.tiny) / 8, float(limits.max), float(limits.max) / 3]
     return np.array([*positive, *(-x for x in positive), np.nan], dtype)
 
 
@@ -198,14 +199,14 @@ def _values(ask, operand, index):
         shape = ask.shape(operand)
         made = ask.rng.normal(size=shape) if dtype.kind == "f" else ask.rng.integers(0, 2**31, size=shape)
     made = np.asarray(made).astype(dtype)
-    if ask.values == "edges" and dtype.kind == "f" and operand.kind != "raw" and operand.type == "T":
+    if ask.values != "ordinary" and dtype.kind == "f" and operand.kind != "raw" and operand.type == "T":
         made = _with_edges(ask, operand, made, index)
     return made
 
 
 def _with_edges(ask, operand, made, index):
     """Edge values: every pair of the first two operands of an elementwise kernel, one a row elsewhere."""
-    special = edges(made.dtype, huge=ask.kernel.form != "reduction")
+    special = edges(made.dtype, ask.values == "edges" and ask.kernel.form != "reduction")
     if operand.name in NON_NEGATIVE:
         special = np.abs(special)
     if ask.kernel.form == "elementwise":
@@ -259,8 +260,8 @@ class Case:
 
 def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed=0, xp=np):
     """The same case for the same arguments, in new arrays. `flat` asks for arrays of one dimension."""
-    if values == "edges" and kernel.form == "elementwise":
-        n = m = len(edges(types.get("T", "float64")))
+    if values != "ordinary" and kernel.form == "elementwise":
+        n = m = len(edges(types.get("T", "float64"), values == "edges"))
     m = WIDTHS.get(kernel.name, m)
     ask = Asked(kernel, types, n, m, values, np.random.default_rng([seed, n, m]))
     inputs, outputs, scalars, before, elements = [], [], {}, {}, 0
@@ -309,36 +310,36 @@ def _count(kernel, n, m):
     return n * m // 4 + 2 if any(o.name == "elements" for o in kernel.signature.scalars) else 1
 
 
-def cases(kernel, types, *, layouts=LAYOUTS, sizes=SIZES, edge_values=True, xp=np):
-    """Arguments for `make`: every layout and size, arrays of one dimension, and edge values."""
+def cases(kernel, types, *, layouts=LAYOUTS, sizes=SIZES, flat=FLAT, values="edges"):
+    """Arguments for `make`: every layout and size, arrays of one dimension, and `values` ("edges", or "mild edges"
+    without the extremes)."""
     layouts = (*layouts, "mixed") if len(layouts) > 1 else layouts
     if kernel.form != "by_row":
         sizes = (*sizes, EMPTY_ROWS)
     asked = [{"n": n, "m": m, "layout": layout} for n, m in sizes for layout in layouts]
     if kernel.form == "elementwise" or kernel.over == "all":
-        asked += [{"n": 1, "m": m, "layout": x, "flat": True} for m in (0, 1, 31, 33, 9001) for x in layouts]
-    if edge_values:
-        asked += [{"n": 40, "m": 7, "values": "edges", "layout": x} for x in layouts]
-    return [a | {"kernel": kernel, "types": types, "xp": xp} for a in asked]
+        asked += [{"n": 1, "m": m, "layout": x, "flat": True} for m in flat for x in layouts]
+    asked += [{"n": 40, "m": 7, "values": values, "layout": x} for x in layouts]
+    return [a | {"kernel": kernel, "types": types} for a in asked]
 
 
 # --- the comparison -------------------------------------------------------------------------------------------------
 
 
-def assert_same(got, wanted, extra_ulp=0):
-    """Two runs of one case agree: what another machine may add to the kernel's ulps is `extra_ulp`."""
+def assert_same(got, wanted, on_gpu=False):
+    """Two runs of one case agree. A GPU flushes subnormals, fuses multiply-adds and has functions of its own."""
     kernel = got.kernel
     for k, operand in enumerate(kernel.signature.outputs):
         a, b = got.results()[k], wanted.results()[k]
         what = f"{got.what}: {operand.name}"
         if b.dtype.kind == "f":
-            tolerances.assert_within(a, b, _allowed(wanted, b, operand, extra_ulp), what)
+            tolerances.assert_within(a, b, _allowed(wanted, b, operand, on_gpu), what)
         else:
             np.testing.assert_array_equal(a, b, err_msg=what)
     got.assert_rest_untouched()
 
 
-def _allowed(case, reference, operand, extra_ulp):
+def _allowed(case, reference, operand, on_gpu):
     """`kernel.ulp` ulps of the largest term of each element; 64·u·√K of the largest of a row, a column, or all."""
     kernel, (n, m) = case.kernel, case.shape
     scale = _magnitude(reference)
@@ -352,7 +353,11 @@ def _allowed(case, reference, operand, extra_ulp):
     if kernel.form == "elementwise":
         for o, x in read:
             scale = np.maximum(scale, x[:, None] if o.kind == "col" and reference.ndim == 2 else x)
-        return tolerances.ulps(reference.dtype, kernel.ulp + extra_ulp, scale)
+        if on_gpu:
+            return tolerances.ulps(reference.dtype, kernel.ulp + tolerances.DEVICE_ULP, scale) + tolerances.flushed(
+                reference.dtype, scale
+            )
+        return tolerances.ulps(reference.dtype, kernel.ulp, scale)
     if kernel.form == "by_row":
         if reference.ndim == 2:
             return tolerances.sums(reference.dtype, m, _largest(scale, axis=1)[:, None])

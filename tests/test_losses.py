@@ -69,8 +69,8 @@ CLOSE = [
 @pytest.mark.parametrize(("loss", "a", "y", "value", "gradient"), CLOSE, ids=str)
 def test_values_with_logarithms(loss, a, y, value, gradient):
     net = _giving(len(a), loss)
-    assert net.evaluate([a], [y])["loss"] == pytest.approx(value, rel=1e-15)
-    np.testing.assert_allclose(net.input_gradient([a], [y]), [gradient], rtol=1e-15)
+    assert net.evaluate([a], [y])["loss"] == pytest.approx(value, rel=1e-14)
+    np.testing.assert_allclose(net.input_gradient([a], [y]), [gradient], rtol=1e-14)
 
 
 # z = log of these give softmax = their shares: ½, ¼, ¼
@@ -97,8 +97,8 @@ CROSSENTROPIES = [
 @pytest.mark.parametrize("form", ["probabilities merged", "logits"])
 def test_cross_entropies(loss, last, z, y, value, delta, form):
     net = _giving(len(z), loss, last if form.startswith("prob") else "identity")
-    assert net.evaluate([z], [y])["loss"] == pytest.approx(value, rel=1e-15)
-    np.testing.assert_allclose(net.input_gradient([z], [y]), [delta], rtol=1e-15, atol=1e-16)
+    assert net.evaluate([z], [y])["loss"] == pytest.approx(value, rel=1e-14)
+    np.testing.assert_allclose(net.input_gradient([z], [y]), [delta], rtol=1e-14, atol=1e-16)
 
 
 @pytest.mark.parametrize(("loss", "last", "z", "y", "value", "delta"), CROSSENTROPIES, ids=str)
@@ -164,7 +164,7 @@ def test_which_losses_sum_over_the_outputs_and_which_average(loss):
     one = _giving(1, loss, last).evaluate([[0.75]], [[0.25]])["loss"]
     three = _giving(3, loss, last).evaluate([[0.75] * 3], [[0.25] * 3])["loss"]
     assert one != 0
-    assert three == pytest.approx(3 * one if loss in SUMMED else one, rel=1e-15)
+    assert three == pytest.approx(3 * one if loss in SUMMED else one, rel=1e-14)
 
 
 def test_the_names_there_are():

@@ -22,6 +22,11 @@ def ulps(dtype, count, scale):
     return count * np.maximum(np.abs(scale) * limits.eps, float(limits.smallest_subnormal))
 
 
+def flushed(dtype, scale):
+    """CuPy compiles with -ftz=true: a float32 below the smallest normal number is 0, and so is what it multiplies."""
+    return float(np.finfo(dtype).tiny) * np.maximum(1, scale) if dtype == np.float32 else 0.0
+
+
 def assert_within(got, wanted, atol, what=""):
     """|got − wanted| ≤ atol where both are finite; NaN meets NaN, and an infinity the same infinity."""
     got, wanted = np.asarray(got), np.asarray(wanted)

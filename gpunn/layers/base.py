@@ -142,5 +142,7 @@ def from_config(config: dict[str, Any], custom: dict[str, Any]) -> Layer:
     if found is None:
         raise ValueError(f"layer {name!r} is not built in: pass custom={{{name!r}: its class}}")
     layer = found.from_config(config["config"], custom)
-    layer.trainable = bool(config["trainable"])
+    if not isinstance(config["trainable"], bool):
+        raise TypeError(f"trainable must be true or false, got {config['trainable']!r}")
+    layer.trainable = config["trainable"]
     return layer

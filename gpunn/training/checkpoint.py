@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -32,7 +33,7 @@ class CheckpointError(ValueError):
 def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
     """Write arrays and JSON metadata to `path`, replacing it as one step. OSError where that fails."""
     # safetensors writes wrong values for arrays that are not C-contiguous, and says nothing
-    arrays = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
+    arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     header = {"format": FORMAT, "version": str(VERSION), "metadata": text, "digest": _digest(arrays, text, VERSION)}
     replace(Path(path), save(arrays, header))
@@ -52,7 +53,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but not one that gpunn wrote")
     version = header.get("version", "")
-    if not version.isdigit() or int(version) < 1:
+    if not re.fullmatch("[1-9][0-9]{0,99}", version):
         raise CheckpointError(f"{path}: its version {version!r} is not a number")
     if int(version) > VERSION:
         raise CheckpointError(f"{path} has version {version}, this gpunn reads up to {VERSION}: update gpunn")

@@ -32,15 +32,37 @@ class Body:
         return self.name
 
 
-@pytest.fixture(params=["numpy", "compiled", "simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
-def body(request):
-    """Each way in turn. What passes in "simulated" is no GPU result."""
+@pytest.fixture(scope="session")
+def compiled_texts():
+    """All texts compiled for this CPU, side by side; skipped where they cannot be."""
+    if host.status().body != "compiled":
+        pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
+    host.build()
+
+
+def _body(request):
     if request.param == "simulated":
         return Body("simulated", request.getfixturevalue("fake_cupy"))
     if request.param == "gpu":
         import cupy
 
         return Body("gpu", cupy)
-    if request.param == "compiled" and host.status().body != "compiled":
-        pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
+    if request.param == "compiled":
+        request.getfixturevalue("compiled_texts")
     return Body(request.param, np)
+
+
+ON_HOST = ["numpy", "compiled"]
+ON_GPU = pytest.param("gpu", marks=pytest.mark.gpu)
+
+
+@pytest.fixture(params=[*ON_HOST, ON_GPU])
+def body(request):
+    """Each way but the simulated one, which is held against the NumPy bodies, kernel by kernel."""
+    return _body(request)
+
+
+@pytest.fixture(params=[*ON_HOST, "simulated", ON_GPU])
+def any_body(request):
+    """Each way in turn. What passes in "simulated" is no GPU result."""
+    return _body(request)

@@ -6,7 +6,6 @@ import pytest
 from kernel_cases import make, state_array
 
 from gpunn import kernels
-from gpunn.kernels import host
 from gpunn.kernels.state import Slot
 from gpunn.kernels.step import CAREFUL, UPDATING
 
@@ -18,8 +17,7 @@ def launcher(request):
     """The way to a kernel's launch in one body."""
     if request.param == "numpy":
         return lambda kernel: kernel.in_numpy
-    if host.status().body != "compiled":
-        pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
+    request.getfixturevalue("compiled_texts")
     return lambda kernel: kernel.in_compiled_text
 
 

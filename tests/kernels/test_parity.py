@@ -15,12 +15,7 @@ SOME_SIZES = ((1, 1), (33, 33), (130, 67))
 BODIES = ("numpy", "compiled")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled():
-    """All texts compiled side by side; skipped where they cannot be."""
-    if host.status().body != "compiled":
-        pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
-    host.build()
+pytestmark = pytest.mark.usefixtures("compiled_texts")
 
 
 def _without_numpy(kernel):
@@ -140,7 +135,7 @@ PLANTS = [
 
 
 @pytest.fixture(scope="module")
-def planted(compiled):
+def planted(compiled_texts):
     """Copies of the kernels with an error in one output each, registered in families of their own, by (name, output)."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:

@@ -137,7 +137,7 @@ REFUSED = {
     "flat": ("relu_backward", [ROW, X], ROW.copy(), {}, "g must have shape (3,), got (4, 3)"),
     "a short row": ("bias_relu", [X, np.zeros(1)], X.copy(), {}, "b must have shape (3,), got (1,)"),
     "a row of two dimensions": ("bias_relu", [X, ROW[None]], X.copy(), {}, "b must have shape (3,), got (1, 3)"),
-    "no dimension": ("relu", [np.float64(1) + np.zeros(())], X.copy(), {}, "z must have one or two dimensions"),
+    "no dimension": ("relu", [np.zeros(())], X.copy(), {}, "z must have one or two dimensions"),
     "three dimensions": ("relu", [np.zeros((2, 2, 2))], X.copy(), {}, "z must have one or two dimensions"),
     "targets of one dimension": (
         "half_squared_error", [X[:, :1], COLUMN, COLUMN], (X[:, :1].copy(), COLUMN.copy()), {},
@@ -175,6 +175,7 @@ REFUSED = {
     "the other byte order": ("relu", [X.astype(">f8")], X.copy(), {}, "z is not in the machine's byte order"),
     "a list": ("relu", [[1.0, 2.0]], np.zeros(2), {}, "z must be an array, got list"),
     "a number": ("relu", [1.0], np.zeros(1), {}, "z must be an array, got float"),
+    "a NumPy number": ("relu", [np.float64(1)], np.zeros(1), {}, "z must be an array, got float64"),
     # memory
     "read-only": ("relu", [X], _read_only(X), {}, "output a is read-only"),
     "a read-only parameter": ("sgd", [X, STATE], _read_only(X), {}, "output theta is read-only"),

@@ -1,0 +1,469 @@
+"""Files: written as one step, read with suspicion."""
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+from snapshots import bits
+
+import gpunn
+from gpunn.training import checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TENSORS = {
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.array([1.5, -0.0, np.inf, np.nan]),
+    "ü, spaces": np.array([[1, 2]], np.int32),
+    "empty": np.zeros((0, 3), np.float32),
+    "scalar": np.array(2.5),
+}
+METADATA = {"kind": "test", "text": 'ü "quoted" \\ \n', "numbers": [1, 2.5, 1e-300, 2**70], "none": None, "yes": True}
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "run.safetensors"
+
+
+def _net():
+    net = gpunn.Sequential([gpunn.Dense(3, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)], input_shape=4, seed=1)
+    return net.compile("adam", "mse", ["mae"], device="cpu")
+
+
+# --- what is written is what is read ---------------------------------------------------------------------------------
+
+
+def test_round_trip(file):
+    checkpoint.write(file, TENSORS, METADATA)
+    tensors, metadata = checkpoint.read(file)
+    assert metadata == METADATA
+    assert {k: bits(v) for k, v in tensors.items()} == {k: bits(v) for k, v in TENSORS.items()}
+    for a in tensors.values():
+        a[...] = 0  # they are the caller's own
+
+
+@pytest.mark.parametrize("order", ["F", "strided", "reversed"])
+def test_arrays_of_any_layout(file, order):
+    """safetensors itself writes such arrays in the wrong order, and says nothing."""
+    a = np.arange(24.0).reshape(4, 6)
+    given = {"F": np.asfortranarray(a), "strided": a[::2, ::3], "reversed": a[::-1]}[order]
+    checkpoint.write(file, {"a": given}, {})
+    np.testing.assert_array_equal(checkpoint.read(file)[0]["a"], given)
+
+
+def test_metadata_that_json_cannot_hold_touches_no_file(file):
+    for wrong in ({"a": float("nan")}, {"a": object()}, {"a": {1, 2}}):
+        with pytest.raises((ValueError, TypeError)):
+            checkpoint.write(file, TENSORS, wrong)
+    assert not list(file.parent.iterdir())
+
+
+# --- one step --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace", "os.chmod"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_write_that_fails_leaves_the_old_file_whole_and_nothing_else(file, monkeypatch, call, error, existing):
+    if existing:
+        checkpoint.write(file, TENSORS, METADATA)
+    before = {p.name: p.read_bytes() for p in file.parent.iterdir()}
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(os, call.removeprefix("os."), fail)
+    with pytest.raises(type(error)):
+        _net().save(file)
+    monkeypatch.undo()
+    assert {p.name: p.read_bytes() for p in file.parent.iterdir()} == before
+
+
+@posix
+def test_a_disk_that_is_full(file):
+    """The real thing: the process may not write more than 600 bytes to a file."""
+    _net().save(file)
+    before = file.read_bytes()
+    script = (
+        "import resource, signal, sys, gpunn\n"
+        "net = gpunn.load(sys.argv[1])\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n"
+        "try:\n"
+        "    net.save(sys.argv[1])\n"
+        "except OSError as error:\n"
+        "    print('OSError', error.errno)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(file)], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout == f"OSError {errno.EFBIG}\n"
+    assert file.read_bytes() == before and len(before) > 600 and list(file.parent.iterdir()) == [file]
+
+
+def test_readers_see_the_old_file_or_the_new_one(file):
+    """While one thread writes again and again, every read is whole."""
+    nets = [{"a": np.full(5000, k, np.float32)} for k in range(2)]
+    checkpoint.write(file, nets[0], {})
+    stop, seen = threading.Event(), set()
+
+    def write():
+        k = 0
+        while not stop.is_set():
+            k += 1
+            checkpoint.write(file, nets[k % 2], {"k": k})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(100):
+            a = checkpoint.read(file)[0]["a"]
+            assert (a == a[0]).all()
+            seen.add(float(a[0]))
+    finally:
+        stop.set()
+        writer.join()
+    assert seen == {0.0, 1.0}
+
+
+@posix
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_mode_that_the_umask_leaves(file, umask, mode):
+    before = os.umask(umask)
+    try:
+        checkpoint.write(file, TENSORS, METADATA)
+        assert stat.S_IMODE(file.stat().st_mode) == mode
+        assert os.umask(umask) == umask, "the umask is as it was"
+    finally:
+        os.umask(before)
+
+
+@posix
+def test_an_old_files_mode_is_kept(file):
+    checkpoint.write(file, TENSORS, METADATA)
+    file.chmod(0o640)
+    checkpoint.write(file, TENSORS, {})
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640 and checkpoint.read(file)[1] == {}
+
+
+@posix
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_link_is_followed(tmp_path, existing):
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "real.safetensors", tmp_path / "link.safetensors"
+    if existing:
+        checkpoint.write(target, TENSORS, METADATA)
+    link.symlink_to(target)
+    checkpoint.write(link, TENSORS, {"kind": "new"})
+    assert link.is_symlink() and not target.is_symlink()
+    assert checkpoint.read(target)[1] == checkpoint.read(link)[1] == {"kind": "new"}
+    assert {p.name for p in tmp_path.iterdir()} == {"far", "link.safetensors"}
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    for wrong in (tmp_path / "no" / "such" / "folder.safetensors", tmp_path):
+        with pytest.raises(OSError):
+            _net().save(wrong)
+    assert not list(tmp_path.iterdir())
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def _refused(file, match=None):
+    began = time.monotonic()
+    with pytest.raises(gpunn.CheckpointError, match=match) as caught:
+        gpunn.load(file)
+    assert time.monotonic() - began < 5
+    assert isinstance(caught.value, ValueError)
+
+
+def test_every_flipped_bit_is_noticed(file):
+    """In the length, the header, its padding, the metadata, the digest and the numbers."""
+    _net().save(file)
+    data = file.read_bytes()
+    rng = np.random.default_rng(0)
+    header = 8 + int.from_bytes(data[:8], "little")
+    places = {*range(0, 16), *range(header - 16, header + 8), len(data) - 1, *rng.integers(8, len(data), size=500)}
+    for place in sorted(int(p) for p in places):
+        bit = int(rng.integers(8))
+        file.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        with pytest.raises(gpunn.CheckpointError):
+            gpunn.load(file)
+    file.write_bytes(data)
+    gpunn.load(file)
+
+
+def test_every_bit_of_the_header_flipped(file):
+    """All of them, in a small file."""
+    checkpoint.write(file, {"a": np.zeros(2, np.float32)}, {"e": 1e-5})
+    data = file.read_bytes()
+    for place in range(len(data)):
+        for bit in range(8):
+            file.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+            with pytest.raises(checkpoint.CheckpointError):
+                checkpoint.read(file)
+
+
+def test_every_truncation_is_noticed(file):
+    _net().save(file)
+    data = file.read_bytes()
+    for length in [*range(0, 40), *range(40, len(data), 37), len(data) - 1]:
+        file.write_bytes(data[:length])
+        _refused(file)
+    file.write_bytes(data + b"\0")
+    _refused(file)
+
+
+def test_numbers_that_change_places_are_noticed(file):
+    """Two tensors of one shape swapped, a tensor renamed, a tensor added: all of it with a header that is right."""
+    a, b = np.arange(4, dtype=np.float32), np.arange(4, 8, dtype=np.float32)
+    checkpoint.write(file, {"a": a, "b": b}, {"kind": "test"})
+    data = file.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    changed = (
+        {"a": b, "b": a},
+        {"a": a, "c": b},
+        {"a": a},
+        {"a": a, "b": b, "c": a},
+        {"a": a.reshape(2, 2), "b": b},
+        {"a": a.view(np.int32), "b": b},
+    )
+    for tensors in changed:
+        file.write_bytes(save(tensors, header))
+        with pytest.raises(checkpoint.CheckpointError, match="does not match its digest"):
+            checkpoint.read(file)
+    file.write_bytes(save({"a": a, "b": b}, header))
+    assert checkpoint.read(file)[1] == {"kind": "test"}
+
+
+# --- what is not a file of ours --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"abc",
+        b"\0" * 8,
+        b"\0" * 100,
+        b"\xff" * 8,
+        b"\xff" * 100,
+        (2**63 - 1).to_bytes(8, "little") + b"{}",
+        (2**40).to_bytes(8, "little") + b'{"__metadata__":{}}',
+        (100).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (4).to_bytes(8, "little") + b"null",
+        (4).to_bytes(8, "little") + b"\xff\xfe\xfd\xfc",
+        (20).to_bytes(8, "little") + b'{"__metadata__": 5} ',
+        (20).to_bytes(8, "little") + b'{"__metadata__":[]} ',
+        (25).to_bytes(8, "little") + b'{"__metadata__":{"a": 1}}',
+        (100_000).to_bytes(8, "little") + b"[" * 100_000,
+        (900_016).to_bytes(8, "little") + b'{"__metadata__":' + b'{"a":' * 180_000,
+        b"PK\x03\x04" + b"\0" * 60,
+        b"\x93NUMPY\x01\0v\0{'descr': '<f8'}" + b" " * 90,
+        b"\x89HDF\r\n\x1a\n" + b"\0" * 90,
+    ],
+    ids=lambda c: repr(c[:24]),
+)
+def test_other_bytes_are_refused(file, content):
+    file.write_bytes(content)
+    _refused(file, match="run.safetensors")
+
+
+def test_a_pickle_is_not_opened(file):
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(file.parent / "sprung"),)
+
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        file.write_bytes(pickle.dumps({"net": _net(), "trap": Trap()}, protocol=protocol))
+        _refused(file)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_nothing_here_imports_pickle():
+    script = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        assert name not in ('pickle', '_pickle', 'torch', 'joblib'), name\n"
+        "import gpunn.training.checkpoint, gpunn.model\n"
+        "import pickle, _pickle\n"
+        "def refuse(*_, **__): raise AssertionError('unpickled')\n"
+        "pickle.load = pickle.loads = pickle.Unpickler = _pickle.Unpickler = refuse\n"
+        "net = gpunn.load(sys.argv[1])\n"
+        "net.save(sys.argv[1])\n"
+        "print('opened')\n"
+    )
+    path = ROOT / "tests" / "files" / "version1.safetensors"
+    copied = Path(os.environ["GPUNN_CACHE"]) / "copied.safetensors"
+    copied.write_bytes(path.read_bytes())
+    done = subprocess.run([sys.executable, "-c", script, str(copied)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "opened\n", done.stderr
+
+
+def test_a_safetensors_file_of_someone_else(file):
+    for header in (None, {}, {"format": "pt"}):
+        file.write_bytes(save({"a": np.zeros(3)}, header))
+        _refused(file, match="not a gpunn file|not one that gpunn wrote")
+
+
+def _with_header(file, **changes):
+    """A small file whose header is changed and whose digest is right for what it then holds."""
+    metadata = json.dumps({"kind": "sequential"})
+    header = {"format": "gpunn", "version": "1", "metadata": metadata} | changes
+    arrays = {"a": np.zeros(2, np.float32)}
+    version = int(header["version"]) if header["version"].isdecimal() else 1
+    header["digest"] = checkpoint._digest(arrays, header["metadata"], version)
+    file.write_bytes(save(arrays, {k: v for k, v in header.items() if v is not None}))
+
+
+@pytest.mark.parametrize("version", ["2", "17", "99999999999999999999"])
+def test_a_newer_version_says_so(file, version):
+    _with_header(file, version=version)
+    _refused(file, match=f"has version {version}, this gpunn reads up to 1: update gpunn")
+
+
+@pytest.mark.parametrize("version", ["", "0", "-1", "1.0", "one", " 1", "²"])
+def test_a_version_that_is_none(file, version):
+    _with_header(file, version=version)
+    _refused(file, match="version")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", '"text"', "[" * 100_000, '{"a":' * 100_000])
+def test_metadata_that_is_none(file, text):
+    _with_header(file, metadata=text)
+    _refused(file, match="metadata cannot be read")
+
+
+# --- files with a right digest and a mind of their own ---------------------------------------------------------------
+
+
+def _forged(file, **changes):
+    """A file of a small network, its metadata changed, its digest right."""
+    tensors, metadata = _net().to_tensors()
+    for path, value in changes.items():
+        at = metadata
+        *parents, last = path.split("__")
+        for key in parents:
+            at = at[int(key) if key.isdigit() else key]
+        at[last] = value
+    checkpoint.write(file, tensors, metadata)
+
+
+FORGED = {
+    "another kind": {"kind": "estimator"},
+    "no kind": {"kind": None},
+    "a kind that is a list": {"kind": []},
+    "no layers": {"layers": []},
+    "layers that are no list": {"layers": 5},
+    "layers that are text": {"layers": "Dense"},
+    "a layer that is text": {"layers": ["Dense"]},
+    "a class that is a list": {"layers": [{"class": [], "trainable": True, "config": {}}]},
+    "an argument too many": {"layers__0__config__trap": 1},
+    "no arguments": {"layers__0__config": {}},
+    "arguments that are a list": {"layers__0__config": []},
+    "no units": {"layers__0__config__units": 0},
+    "units as text": {"layers__0__config__units": "3"},
+    "huge units": {"layers__0__config__units": 10**12},
+    "units beyond memory": {"layers__0__config__units": 10**30},
+    "huge inputs": {"n_in": 10**12},
+    "no inputs": {"n_in": 0},
+    "inputs as text": {"n_in": "4"},
+    "inputs none": {"n_in": None},
+    "another number of inputs": {"n_in": 5},
+    "seed as text": {"seed": "many"},
+    "seed of many digits": {"seed": "9" * 5000},
+    "seed as a list": {"seed": []},
+    "an unknown dtype": {"dtype": "float16"},
+    "another dtype": {"dtype": "float64"},
+    "dtype as a list": {"dtype": []},
+    "a million layers": {"layers": [{"class": "Dropout", "trainable": True, "config": {"rate": 0.5}}] * 30_000},
+    "an unknown loss": {"compiled__loss": {"name": "no such"}},
+    "a loss that is text": {"compiled__loss": "mse"},
+    "a loss that does not fit": {"compiled__loss": {"name": "sparse_categorical_crossentropy", "from_logits": False}},
+    "an unknown optimiser": {"compiled__optimizer": {"name": "no such"}},
+    "an optimiser's number": {"compiled__optimizer__beta_1": 7},
+    "a learning rate as a list": {"compiled__optimizer__learning_rate": []},
+    "metrics as text": {"compiled__metrics": "mae"},
+    "an unknown metric": {"compiled__metrics": [{"metric": "no such", "name": "x"}]},
+    "a metric twice": {"compiled__metrics": [{"metric": "mae", "name": "x"}] * 2},
+    "compiled as text": {"compiled": "yes"},
+    "an activation that is a list": {"layers__0__config__activation": []},
+    "an initialiser that is a list": {"layers__0__config__kernel_initializer": []},
+    "a trainable that is text": {"layers__0__trainable": "no"},
+}
+
+
+@pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
+def test_a_forged_file_is_answered_at_once_with_a_value_error(file, changes):
+    _forged(file, **changes)
+    began = time.monotonic()
+    with pytest.raises(ValueError):
+        gpunn.load(file)
+    assert time.monotonic() - began < 5
+
+
+def test_an_array_too_many_or_too_few(file):
+    tensors, metadata = _net().to_tensors()
+    for wrong, match in (
+        ({k: v for k, v in tensors.items() if k != "layers.2.b"}, r"layers.2.b should be float32 \(2,\), got nothing"),
+        (tensors | {"layers.9.W": np.zeros(2, np.float32)}, r"layers.9.W should be nothing, got float32 \(2,\)"),
+        (tensors | {"layers.0.W": np.zeros((3, 4), np.float32)}, r"layers.0.W should be float32 \(4, 3\), got .*\(3, 4\)"),
+        (tensors | {"layers.0.W": np.zeros((4, 3))}, r"layers.0.W should be float32 \(4, 3\), got float64"),
+    ):
+        checkpoint.write(file, wrong, metadata)
+        _refused(file, match=match)
+
+
+# --- what is no file -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        gpunn.load(tmp_path / "none.safetensors")
+    with pytest.raises(OSError, match="not a file that could hold a model"):
+        gpunn.load(tmp_path)
+
+
+@posix
+def test_a_pipe_or_a_device_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
+        began = time.monotonic()
+        with pytest.raises(OSError, match="not a file that could hold a model"):
+            gpunn.load(path)
+        assert time.monotonic() - began < 5
+
+
+@posix
+def test_a_huge_file_of_zeros_is_refused_at_its_head(tmp_path):
+    path = tmp_path / "sparse"
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    began = time.monotonic()
+    with pytest.raises(gpunn.CheckpointError):
+        gpunn.load(path)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+def test_a_file_that_may_not_be_read(file):
+    _net().save(file)
+    file.chmod(0)
+    with pytest.raises(PermissionError):
+        gpunn.load(file)
