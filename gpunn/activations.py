@@ -7,9 +7,9 @@ one with a kernel file (see `gpunn.kernels`) runs as fast as the built-in ones.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from .arguments import nonnegative
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
 from .recording import Array, Recorder
@@ -136,7 +136,7 @@ class LeakyReLU(_Fused):
     kernels = activation_kernels("leaky_relu")
 
     def __init__(self, alpha: float = 0.01) -> None:
-        self.alpha = _constant("alpha", alpha)
+        self.alpha = nonnegative("alpha", alpha)
 
     def get_config(self) -> dict[str, Any]:
         return {"alpha": self.alpha}
@@ -150,7 +150,7 @@ class ELU(_Fused):
     kernels = activation_kernels("elu")
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = _constant("alpha", alpha)
+        self.alpha = nonnegative("alpha", alpha)
 
     def get_config(self) -> dict[str, Any]:
         return {"alpha": self.alpha}
@@ -257,12 +257,6 @@ def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) ->
     if found is None:
         raise ValueError(f"activation {name!r} is not built in: pass custom={{{name!r}: its class}}")
     return found if isinstance(found, Activation) else found(**arguments)
-
-
-def _constant(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
-    return float(value)
 
 
 __all__ = [

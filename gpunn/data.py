@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from .arguments import fraction, nonnegative
 from .backend import array_module, is_device_array, to_host
 from .losses import Loss
 from .network import generator_of
@@ -99,9 +99,7 @@ def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.nda
     for key, value in class_weight.items():
         if key not in range(classes):
             raise ValueError(f"class_weight names class {key!r}, but the classes are 0 … {classes - 1}")
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < np.inf:
-            raise ValueError(f"class_weight[{key!r}] must be a finite number ≥ 0, got {value!r}")
-        result[labels == key] = value
+        result[labels == key] = nonnegative(f"class_weight[{key!r}]", value)
     return result
 
 
@@ -110,13 +108,12 @@ def order_of_epoch(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
     return generator_of(seed, epoch).permutation(n) if shuffle else np.arange(n)
 
 
-def split(n: int, fraction: float) -> int:
-    """How many of n rows train when the last `fraction` of them validate, as Keras splits. ValueError if none would."""
-    if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 <= fraction < 1:
-        raise ValueError(f"validation_split must be a number in [0, 1), got {fraction!r}")
-    rows = int(n * (1 - fraction))
-    if rows == 0 or (fraction > 0 and rows == n):
-        raise ValueError(f"validation_split={fraction} of {n} rows leaves one side without rows")
+def split(n: int, validation_split: float) -> int:
+    """How many of n rows train when the last `validation_split` of them validate, as in Keras. ValueError for none."""
+    held = fraction("validation_split", validation_split)
+    rows = int(n * (1 - held))
+    if rows == 0 or (held > 0 and rows == n):
+        raise ValueError(f"validation_split={held} of {n} rows leaves one side without rows")
     return rows
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+
+from .arguments import finite
 
 _NAMES: dict[str, type[Initializer]] = {}
 
@@ -59,7 +60,7 @@ class Constant(Initializer):
     names = ("constant",)
 
     def __init__(self, value: float = 0.0) -> None:
-        self.value = _finite("value", value)
+        self.value = finite("value", value)
 
     def __call__(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         return np.full(shape, self.value)
@@ -71,7 +72,7 @@ class Normal(Initializer):
     names = ("normal", "random_normal")
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.05) -> None:
-        self.mean, self.stddev = _finite("mean", mean), _finite("stddev", stddev)
+        self.mean, self.stddev = finite("mean", mean), finite("stddev", stddev)
         if self.stddev < 0:
             raise ValueError(f"stddev must be ≥ 0, got {stddev!r}")
 
@@ -85,7 +86,7 @@ class Uniform(Initializer):
     names = ("uniform", "random_uniform")
 
     def __init__(self, minval: float = -0.05, maxval: float = 0.05) -> None:
-        self.minval, self.maxval = _finite("minval", minval), _finite("maxval", maxval)
+        self.minval, self.maxval = finite("minval", minval), finite("maxval", maxval)
         if self.minval > self.maxval:
             raise ValueError(f"minval must not exceed maxval, got {minval!r} and {maxval!r}")
 
@@ -164,7 +165,7 @@ class Orthogonal(Initializer):
     names = ("orthogonal",)
 
     def __init__(self, gain: float = 1.0) -> None:
-        self.gain = _finite("gain", gain)
+        self.gain = finite("gain", gain)
 
     def __call__(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         if len(shape) != 2:
@@ -238,12 +239,6 @@ def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) ->
 
     unknown.__name__ = name
     return FunctionInitializer(unknown)
-
-
-def _finite(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    return float(value)
 
 
 __all__ = [

@@ -10,13 +10,12 @@ averaged.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, ClassVar
 
 from . import activations
 from .activations import Activation
+from .arguments import positive
 from .kernels import get as kernel
 from .recording import Array, Recorder
 
@@ -98,9 +97,7 @@ class Huber(_RowLoss):
     names = ("huber",)
 
     def __init__(self, delta: float = 1.0) -> None:
-        if isinstance(delta, bool) or not isinstance(delta, Real) or not 0 < delta < math.inf:
-            raise ValueError(f"delta must be a finite number > 0, got {delta!r}")
-        self.delta = float(delta)
+        self.delta = positive("delta", delta)
 
     def _scalars(self) -> dict[str, float]:
         return {"threshold": self.delta}

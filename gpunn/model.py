@@ -769,10 +769,12 @@ def _dtype(dtype: Any) -> np.dtype:
 
 def _check_tensors(layers: list[Layer], n_in: int, dtype: np.dtype, tensors: dict[str, np.ndarray]) -> None:
     """CheckpointError unless the arrays are those of the layers, and no others."""
-    width, expected = _positive_integer("n_in", n_in), {}
+    width = _positive_integer("n_in", n_in)
+    expected: dict[str, tuple[int, ...]] = {}
     for k, layer in enumerate(layers):
         width = layer.build(width)
-        expected |= {f"layers.{k}.{each.name}": each.shape for each in (*layer.parameters(), *layer.running())}
+        expected |= {f"layers.{k}.{p.name}": p.shape for p in layer.parameters()}
+        expected |= {f"layers.{k}.{r.name}": r.shape for r in layer.running()}
     for name in sorted({*expected, *tensors}):
         shape, found = expected.get(name), tensors.get(name)
         if shape is None or found is None or found.shape != shape or found.dtype != dtype:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
+from .arguments import positive, share
+
 _NAMES: dict[str, type[Schedule]] = {}
 
 
@@ -52,7 +54,7 @@ class Constant(Schedule):
 
     def __init__(self, learning_rate: float) -> None:
         super().__init__()
-        self.learning_rate = _positive("learning_rate", learning_rate)
+        self.learning_rate = positive("learning_rate", learning_rate)
 
     def __call__(self, t: int) -> float:
         return self.learning_rate
@@ -70,9 +72,9 @@ class StepDecay(Schedule):
         self, initial_learning_rate: float, decay_steps: int, decay_rate: float = 0.1, per: str = "step"
     ) -> None:
         super().__init__(per)
-        self.initial_learning_rate = _positive("initial_learning_rate", initial_learning_rate)
+        self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
-        self.decay_rate = _positive("decay_rate", decay_rate)
+        self.decay_rate = positive("decay_rate", decay_rate)
 
     def __call__(self, t: int) -> float:
         return self.initial_learning_rate * self.decay_rate ** (t // self.decay_steps)
@@ -92,9 +94,9 @@ class ExponentialDecay(Schedule):
         per: str = "step",
     ) -> None:
         super().__init__(per)
-        self.initial_learning_rate = _positive("initial_learning_rate", initial_learning_rate)
+        self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
-        self.decay_rate = _positive("decay_rate", decay_rate)
+        self.decay_rate = positive("decay_rate", decay_rate)
         self.staircase = _switch("staircase", staircase)
 
     def __call__(self, t: int) -> float:
@@ -116,9 +118,9 @@ class InverseTimeDecay(Schedule):
         per: str = "step",
     ) -> None:
         super().__init__(per)
-        self.initial_learning_rate = _positive("initial_learning_rate", initial_learning_rate)
+        self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
-        self.decay_rate = _positive("decay_rate", decay_rate)
+        self.decay_rate = positive("decay_rate", decay_rate)
         self.staircase = _switch("staircase", staircase)
 
     def __call__(self, t: int) -> float:
@@ -133,9 +135,9 @@ class CosineDecay(Schedule):
 
     def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0, per: str = "step") -> None:
         super().__init__(per)
-        self.initial_learning_rate = _positive("initial_learning_rate", initial_learning_rate)
+        self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
-        self.alpha = _fraction("alpha", alpha)
+        self.alpha = share("alpha", alpha)
 
     def __call__(self, t: int) -> float:
         cosine = 0.5 * (1 + math.cos(math.pi * min(t, self.decay_steps) / self.decay_steps))
@@ -150,7 +152,7 @@ class PiecewiseConstant(Schedule):
     def __init__(self, boundaries: Sequence[int], values: Sequence[float], per: str = "step") -> None:
         super().__init__(per)
         self.boundaries = [_count("boundaries", b) for b in boundaries]
-        self.values = [_positive("values", v) for v in values]
+        self.values = [positive("values", v) for v in values]
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
                 f"values must hold one more entry than boundaries, got {len(values)} and {len(boundaries)}"
@@ -209,18 +211,6 @@ def from_config(config: dict[str, Any]) -> Schedule:
     if isinstance(arguments.get("schedule"), dict):
         arguments["schedule"] = from_config(arguments["schedule"])
     return _NAMES[config["name"]](**arguments)
-
-
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
-    return float(value)
-
-
-def _fraction(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
-    return float(value)
 
 
 def _switch(name: str, value: Any) -> bool:

@@ -176,7 +176,8 @@ def reduction_parts(kernel: Kernel) -> tuple[tuple[str, str, str], tuple[str, st
         rest = [x for x in prologue if x not in pointers]
         inner = "\n".join([*rest, begin, kernel.setup, walk, "parts[i] = total;"])
         first = "\n".join([*pointers, f"if ({guard}) {{", inner, "}"])
-    second = f"{begin}\nfor (long long k = 0; k < n_parts; ++k) {{ {a} {out.name} = parts[{second_index}]; {join} }}\nresult[i] = total;"
+    walk_parts = f"for (long long k = 0; k < n_parts; ++k) {{ {a} {out.name} = parts[{second_index}]; {join} }}"
+    second = f"{begin}\n{walk_parts}\nresult[i] = total;"
     second_ins = f"raw {out.type} parts, int64 n_columns, int64 n_parts"
     if guard:
         second_ins = f"raw float64 state_, {second_ins}"

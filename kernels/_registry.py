@@ -214,8 +214,8 @@ class Call:
 
 
 def _register(kernel: Kernel) -> Kernel:
-    texts = [kernel.text, kernel.setup, kernel.when.text if kernel.when else "", kernel.combine.text if kernel.combine else ""]
-    found = _REFUSED.search("\n".join(texts))
+    shared = [part.text for part in (kernel.when, kernel.combine) if part is not None]
+    found = _REFUSED.search("\n".join([kernel.text, kernel.setup, *shared]))
     if found:
         raise ValueError(
             f"kernel {kernel.name}: {found[1]}() differs between C, C++ and CUDA; write fabs, fmin or a ternary"

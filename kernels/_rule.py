@@ -22,7 +22,7 @@ class Rule:
 def rule(
     slots: str = "", text: str = "", *, setup: str = "", scalars: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Rule]:
-    """Declare an update rule by its text for one parameter: g the gradient, theta the parameter, `slots` the moments."""
+    """Declare an update rule by its text for one parameter: g the gradient, theta the parameter, `slots` moments."""
     names = ["theta", *slots.split()]
     numbers = "".join(f", scalar float64 {s}" for s in scalars)
 

@@ -36,7 +36,9 @@ from .state import PREAMBLE
 if TYPE_CHECKING:
     from ._registry import Call, Kernel
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared", "-w")
+# -fno-trapping-math changes no result: without it comparisons that might meet NaN are not vectorised
+NUMERICS = ("-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
+FLAGS = ("-O3", *NUMERICS, "-std=c++17", "-fPIC", "-shared", "-w")
 LANES = 16
 BLOCK_ROWS = 64
 TILE = 256

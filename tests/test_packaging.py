@@ -19,7 +19,7 @@ OPTIONAL = "cupy cupyx sklearn scipy torch jax onnx matplotlib pandas tqdm polar
 
 # from the ground up: a module imports its own row or those above it here, never one below
 HOUSE = """
-kernels
+kernels arguments
 backend
 recording
 initializers activations losses schedules

@@ -10,7 +10,9 @@ A layer of one's own is a subclass of `Layer`:
   frozen layer (``self.trainable`` False) are left alone;
 - ``get_config()`` gives the constructor's arguments as JSON, where it has any.
 
-A saved network keeps the class's name, and `gpunn.load(…, custom={name: class})` brings it back. ``t`` holds the plan's buffers for this layer; a parameter NAME is ``t.NAME``, its gradient ``t.dNAME``. ``ops`` is a
+A saved network keeps the class's name, and `gpunn.load(…, custom={name: class})` brings it back.
+
+``t`` holds the plan's buffers for this layer; a parameter NAME is ``t.NAME``, its gradient ``t.dNAME``. ``ops`` is a
 `gpunn.recording.Recorder`: ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, or ``ops.call(function, …, why=…)``
 for Python on the arrays themselves.
 """

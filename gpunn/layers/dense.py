@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import operator
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from .. import activations, initializers
 from ..activations import Activation
+from ..arguments import nonnegative
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
 from .base import Buffers, Layer, Parameter
@@ -51,9 +50,9 @@ class Dense(Layer):
         default = "he_normal" if self.activation.rectifier else "lecun_normal"
         self.kernel_initializer = initializers.get(default if kernel_initializer is None else kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
-        self.l2 = _penalty("l2", l2)
-        self.l1 = _penalty("l1", l1)
-        self.max_norm = None if max_norm is None else _penalty("max_norm", max_norm)
+        self.l2 = nonnegative("l2", l2)
+        self.l1 = nonnegative("l1", l1)
+        self.max_norm = None if max_norm is None else nonnegative("max_norm", max_norm)
         if self.max_norm == 0:
             raise ValueError("max_norm must be > 0, or None for no limit")
 
@@ -132,12 +131,6 @@ class Dense(Layer):
         named = "" if self.activation.name == "identity" else f", activation={self.activation.name!r}"
         extra = "".join(f", {k}={v!r}" for k in ("l2", "l1", "max_norm") if (v := getattr(self, k)))
         return f"Dense({self.units}{named}{extra})"
-
-
-def _penalty(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
-    return float(value)
 
 
 def _width(units: Any) -> int:

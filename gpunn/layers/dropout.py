@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
+from ..arguments import fraction
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
 from .base import Buffers, Layer
@@ -21,11 +21,9 @@ class Dropout(Layer):
     """
 
     def __init__(self, rate: float, *, form: str = "inverted") -> None:
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= rate < 1:
-            raise ValueError(f"rate must be a number in [0, 1), got {rate!r}")
         if form not in ("inverted", "textbook"):
             raise ValueError(f'form must be "inverted" or "textbook", got {form!r}')
-        self.rate = float(rate)
+        self.rate = fraction("rate", rate)
         self.form = form
 
     def passes_through(self, training: bool) -> bool:

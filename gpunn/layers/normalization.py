@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from .. import initializers
+from ..arguments import between_0_and_1, share
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
 from .base import Buffers, Layer, Parameter, Running
@@ -22,10 +22,8 @@ class BatchNormalization(Layer):
     """
 
     def __init__(self, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
-        if isinstance(momentum, bool) or not isinstance(momentum, Real) or not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must be a number in [0, 1], got {momentum!r}")
-        self.momentum = float(momentum)
-        self.epsilon = _epsilon(epsilon)
+        self.momentum = share("momentum", momentum)
+        self.epsilon = between_0_and_1("epsilon", epsilon)
 
     def parameters(self) -> list[Parameter]:
         return _scale_and_shift(self.n_in)
@@ -102,7 +100,7 @@ class LayerNormalization(Layer):
     """
 
     def __init__(self, epsilon: float = 1e-5) -> None:
-        self.epsilon = _epsilon(epsilon)
+        self.epsilon = between_0_and_1("epsilon", epsilon)
 
     def parameters(self) -> list[Parameter]:
         return _scale_and_shift(self.n_in)
@@ -135,9 +133,3 @@ def _scale_and_shift(n_in: int | None) -> list[Parameter]:
         Parameter("gamma", (n_in,), initializers.get("ones")),
         Parameter("beta", (n_in,), initializers.get("zeros")),
     ]
-
-
-def _epsilon(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1:
-        raise ValueError(f"epsilon must be a number in (0, 1), got {value!r}")
-    return float(value)

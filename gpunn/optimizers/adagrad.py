@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import nonnegative, positive
 from ..kernels.adagrad import adagrad
-from .base import Optimizer, nonnegative, positive
+from .base import Optimizer
 
 
 class Adagrad(Optimizer):

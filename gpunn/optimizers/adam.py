@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import fraction, positive
 from ..kernels.adam import adam, adam_corrections
 from ..recording import Array, Recorder
-from .base import Optimizer, fraction, positive
+from .base import Optimizer
 
 
 class Adam(Optimizer):

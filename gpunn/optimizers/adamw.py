@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import nonnegative
 from ..kernels.adamw import adamw
 from .adam import Adam
-from .base import nonnegative
 
 
 class AdamW(Adam):

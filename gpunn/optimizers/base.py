@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any
 
 from .. import schedules
+from ..arguments import positive
 from ..kernels import get as kernel
 from ..kernels._rule import Rule
 from ..kernels.state import Slot
@@ -82,27 +81,6 @@ class Optimizer:
     def __repr__(self) -> str:
         shown = {k: v for k, v in self.get_config().items() if k != "learning_rate" and v is not None}
         return f"{type(self).__name__}({self.learning_rate!r}{''.join(f', {k}={v!r}' for k, v in shown.items())})"
-
-
-def positive(name: str, value: Any) -> float:
-    """A finite number > 0, or ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
-    return float(value)
-
-
-def nonnegative(name: str, value: Any) -> float:
-    """A finite number ≥ 0, or ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
-        raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
-    return float(value)
-
-
-def fraction(name: str, value: Any) -> float:
-    """A number in [0, 1), or ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
-        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
-    return float(value)
 
 
 def get(optimizer: str | Optimizer | type[Optimizer]) -> Optimizer:

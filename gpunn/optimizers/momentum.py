@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import fraction
 from ..kernels.momentum import momentum as rule
-from .base import Optimizer, fraction
+from .base import Optimizer
 
 
 class Momentum(Optimizer):

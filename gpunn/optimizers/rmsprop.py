@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import fraction, positive
 from ..kernels.rmsprop import rmsprop
-from .base import Optimizer, fraction, positive
+from .base import Optimizer
 
 
 class RMSprop(Optimizer):

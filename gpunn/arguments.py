@@ -1,0 +1,54 @@
+"""Checks of numbers that users give: each returns a Python float, or raises ValueError naming the argument."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+
+def positive(name: str, value: Any) -> float:
+    """A finite number > 0."""
+    if not 0 < _real(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
+    return float(value)
+
+
+def nonnegative(name: str, value: Any) -> float:
+    """A finite number ≥ 0."""
+    if not 0 <= _real(value) < math.inf:
+        raise ValueError(f"{name} must be a finite number ≥ 0, got {value!r}")
+    return float(value)
+
+
+def finite(name: str, value: Any) -> float:
+    """A finite number."""
+    if not math.isfinite(_real(value)):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number in [0, 1)."""
+    if not 0 <= _real(value) < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+    return float(value)
+
+
+def share(name: str, value: Any) -> float:
+    """A number in [0, 1]."""
+    if not 0 <= _real(value) <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+    return float(value)
+
+
+def between_0_and_1(name: str, value: Any) -> float:
+    """A number in (0, 1)."""
+    if not 0 < _real(value) < 1:
+        raise ValueError(f"{name} must be a number in (0, 1), got {value!r}")
+    return float(value)
+
+
+def _real(value: Any) -> float:
+    """Python's and NumPy's real numbers as a float; NaN, which lies nowhere, for everything else."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan

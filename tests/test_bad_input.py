@@ -1,0 +1,660 @@
+"""What makes no sense is refused with a ValueError or TypeError that names the argument, before anything changes.
+
+Each case says what is given and what the message must say: the argument, what came, what was wanted.
+"""
+
+import copy
+import datetime
+import re
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from snapshots import bits, nothing_moves, state_of
+
+import gpunn
+from gpunn import losses
+
+NAN, INF = float("nan"), float("inf")
+RNG = np.random.default_rng(8)
+ROWS, COLUMNS = 12, 4
+X = RNG.normal(size=(ROWS, COLUMNS))
+LABELS = np.arange(ROWS) % 3
+VALUES = RNG.normal(size=(ROWS, 1))
+
+
+def _net(loss="sparse_categorical_crossentropy", n_in=COLUMNS, dtype="float32"):
+    last = {"binary_crossentropy": (1, "sigmoid"), "half_squared_error": (1, None), "poisson": (1, "softplus")}
+    outputs, activation = last.get(loss, (3, "softmax"))
+    layers = [gpunn.Dense(5, "relu"), gpunn.BatchNormalization(), gpunn.Dense(outputs, activation)]
+    net = gpunn.Sequential(layers, input_shape=n_in, seed=1, dtype=dtype)
+    return net.compile(gpunn.Adam(0.01), loss)
+
+
+def _targets(loss):
+    one_hot = np.eye(3)[LABELS]
+    return {"sparse_categorical_crossentropy": LABELS, "categorical_crossentropy": one_hot}.get(loss, abs(VALUES) % 1)
+
+
+def _with(array, place, value):
+    changed = np.array(array, dtype=np.result_type(array, float))
+    changed[place] = value
+    return changed
+
+
+def _refused(call, error, message):
+    """The call raises that, and the message says so."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    assert type(caught.value) is error, caught.value
+    assert re.search(message, str(caught.value)), caught.value
+
+
+def _unchanged(given):
+    """The bits of every array among the values, so that a test can say that they stayed."""
+    return {k: bits(v) for k, v in given.items() if isinstance(v, np.ndarray) and v.dtype != object}
+
+
+# --- X ---------------------------------------------------------------------------------------------------------------
+
+BAD_X = {
+    "NaN": (_with(X, (7, 2), NAN), ValueError, r"{x} contains NaN, first in row 7, column 2; fill or drop"),
+    "infinity": (_with(X, (0, 3), INF), ValueError, r"{x} contains infinity, first in row 0, column 3"),
+    "−infinity": (_with(X, (11, 0), -INF), ValueError, r"{x} contains infinity, first in row 11, column 0"),
+    "NaN in float16": (_with(X, (1, 1), NAN).astype("f2"), ValueError, r"{x} contains NaN, first in row 1, column 1"),
+    "NaN among objects": (_with(X, (1, 1), NAN).astype(object), ValueError, r"{x} contains NaN, first in row 1"),
+    "too large for float32": (_with(X, (3, 3), 1e39), ValueError, r"{x} holds values too large for float32 .*'float64'"),
+    "an integer too large": ([[10**40] * 4] * ROWS, ValueError, r"{x} holds values too large for float32"),
+    "an integer too large for all": ([[10**400] * 4] * ROWS, ValueError, r"{x} holds an integer too large for float64"),
+    "too large for float64": (np.full((ROWS, 4), np.longdouble("1e400")), ValueError, "{x} .*too large for float64"),
+    "one row, flat": (X[0], ValueError, r"{x} must have shape \(rows, columns\), got shape \(4,\); {x}.reshape\(-1, 1\)"),
+    "a number": (5.0, ValueError, r"{x} must have shape \(rows, columns\), got shape \(\)"),
+    "three axes": (X[:, :, None], ValueError, r"{x} must have shape \(rows, columns\), got shape \(12, 4, 1\)"),
+    "no rows": (X[:0], ValueError, r"{x} must have at least one row and one column, got shape \(0, 4\)"),
+    "no columns": (X[:, :0], ValueError, r"{x} must have at least one row and one column, got shape \(12, 0\)"),
+    "an empty list": ([], ValueError, r"{x} must have shape \(rows, columns\), got shape \(0,\)"),
+    "a list of empty lists": ([[]], ValueError, r"{x} must have at least one row and one column"),
+    "a column too few": (X[:, :3], ValueError, "{x} has 3 columns, but the network takes 4"),
+    "a column too many": (np.hstack([X, X]), ValueError, "{x} has 8 columns, but the network takes 4"),
+    "text": (X.astype(str), TypeError, "{x} must hold real numbers, got text; encode"),
+    "bytes": (X.astype(bytes), TypeError, "{x} must hold real numbers, got text"),
+    "a word": ("digits", TypeError, "{x} must be an array of numbers, got str"),
+    "words among numbers": ([[1, 2, 3, "four"]] * ROWS, TypeError, "{x} must hold real numbers, got text"),
+    "an object of text": (np.array([[1, 2, 3, "four"]] * ROWS, object), TypeError, "{x} must .*got str 'four'"),
+    "dates": (np.full((ROWS, 4), np.datetime64("2024-01-01")), TypeError, "{x} must hold real numbers, got dates"),
+    "Python dates": ([[datetime.date(2024, 1, 1)] * 4] * ROWS, TypeError, "{x} must hold real numbers, got date "),
+    "spans of time": (np.ones((ROWS, 4), "m8[s]"), TypeError, "{x} must hold real numbers, got time differences"),
+    "complex": (X + 1j, TypeError, "{x} must hold real numbers, got complex numbers"),
+    "complex objects": ((X + 1j).astype(object), TypeError, "{x} must hold real numbers, got complex"),
+    "decimals": ([[Decimal(1)] * 4] * ROWS, TypeError, "{x} must hold real numbers, got Decimal"),
+    "ragged": ([[1, 2, 3, 4], [1, 2]], ValueError, "{x} must be rectangular, every row as long as the others"),
+    "ragged arrays": ([X[0], X[0, :2]], ValueError, "{x} must be rectangular"),
+    "None": (None, TypeError, "{x} must be an array of numbers, got NoneType"),
+    "None among numbers": ([[1, 2, 3, None]] * ROWS, TypeError, "{x} must hold real numbers, got NoneType None"),
+    "a dict": ({"a": [1, 2]}, TypeError, "{x} must be an array of numbers, got dict"),
+    "a set": ({1, 2}, TypeError, "{x} must be an array of numbers, got set"),
+    "a generator": ((row for row in X), ValueError, r"{x} must have shape \(rows, columns\)|{x} must hold real numbers"),
+    "masked": (np.ma.masked_less(X, 0), TypeError, r"{x} is a masked array; fill the masked cells first"),
+    "records": (np.zeros((ROWS, 4), [("a", "f4")]), TypeError, "{x} must hold real numbers, got"),
+    "a function": (np.sin, TypeError, "{x} must hold real numbers|{x} must be an array"),
+}
+BAD_X["a generator"] = (BAD_X["a generator"][0], TypeError, "{x} must hold real numbers, got generator")
+
+CALLS = {
+    "fit": lambda net, x: net.fit(x, LABELS, epochs=2, verbose=0),
+    "validation": lambda net, x: net.fit(X, LABELS, validation_data=(x, LABELS), verbose=0),
+    "evaluate": lambda net, x: net.evaluate(x, LABELS),
+    "train_on_batch": lambda net, x: net.train_on_batch(x, LABELS),
+    "loss_and_gradients": lambda net, x: net.loss_and_gradients(x, LABELS),
+    "input_gradient": lambda net, x: net.input_gradient(x, LABELS),
+    "predict": lambda net, x: net.predict(x),
+    "predict_proba": lambda net, x: net.predict_proba(x),
+    "predict_classes": lambda net, x: net.predict_classes(x),
+    "trace": lambda net, x: net.trace(x),
+    "trace with y": lambda net, x: net.trace(x, LABELS),
+}
+NAMES = {"validation": "validation X"} | dict.fromkeys(["fit", "evaluate", *[c for c in CALLS if "predict" in c]], "X")
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """One network for all refusals: if one of them moved it, that very test says so."""
+    net = _net()
+    net.fit(X, LABELS, epochs=2, batch_size=5, verbose=0)
+    return net
+
+
+@pytest.fixture(scope="module")
+def regressor():
+    net = _net("half_squared_error")
+    net.fit(X, VALUES, epochs=2, batch_size=5, verbose=0)
+    return net
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("x", "error", "message"), BAD_X.values(), ids=BAD_X)
+def test_x(classifier, call, x, error, message):
+    name = NAMES.get(call, "x")
+    before = _unchanged({"x": x})
+    with nothing_moves(classifier, X):
+        _refused(lambda: CALLS[call](classifier, x), error, "^" + message.replace("{x}", name))
+    assert _unchanged({"x": x}) == before
+
+
+@pytest.mark.parametrize("case", [c for c in BAD_X if "column" not in c])
+def test_a_refused_x_builds_nothing(case):
+    x, error, _ = BAD_X[case]
+    net = gpunn.Sequential([gpunn.Dense(3, "softmax")], seed=1)
+    before = state_of(net)
+    with pytest.raises(error):
+        net.predict(x)
+    net.compile("adam", "sparse_categorical_crossentropy")
+    compiled = state_of(net)
+    for call in CALLS.values():
+        with pytest.raises(error):
+            call(net, x) if call is not CALLS["validation"] else net.fit(x, LABELS, verbose=0)
+    assert before | {"compiled": 0} == state_of(net) | {"compiled": 0} and compiled == state_of(net)
+    with pytest.raises(RuntimeError, match="no weights yet"):
+        net.get_weights()
+
+
+def test_values_too_large_for_float32_fit_into_float64():
+    net = _net(dtype="float64")
+    assert np.isfinite(net.predict(_with(X, (3, 3), 1e39))).all()
+    top = float(np.finfo(np.float32).max)
+    assert np.isfinite(gpunn.Sequential([gpunn.Dropout(0.5)]).predict([[top, -top]])).all()
+
+
+def test_sparse_matrices_say_how():
+    scipy = pytest.importorskip("scipy.sparse")
+    with pytest.raises(TypeError, match=r"X is a sparse matrix; pass X.toarray\(\)"):
+        _net().predict(scipy.csr_matrix(X))
+
+
+def test_pandas_tables_that_hold_other_things():
+    pandas = pytest.importorskip("pandas")
+    net = _net()
+    table = pandas.DataFrame(X, columns=list("abcd"))
+    for column, error, message in (
+        (["x"] * ROWS, TypeError, "X must hold real numbers, got str 'x'"),
+        (pandas.date_range("2024", periods=ROWS), TypeError, "X must hold real numbers"),
+        (pandas.array([1, None] * 6, dtype="Int64"), TypeError, "X must hold real numbers, got NAType <NA>"),
+        ([NAN, 1] * 6, ValueError, "X contains NaN, first in row 0, column 1"),
+    ):
+        with nothing_moves(net, X):
+            _refused(lambda column=column: net.predict(table.assign(b=column)), error, message)
+
+
+# --- y ---------------------------------------------------------------------------------------------------------------
+
+SPARSE, ONE_HOT, BINARY, SQUARED = (
+    "sparse_categorical_crossentropy",
+    "categorical_crossentropy",
+    "binary_crossentropy",
+    "half_squared_error",
+)
+BAD_Y = {
+    # shapes: never broadcast
+    "(n,) against (n, 1)": (SQUARED, VALUES[:, 0], ValueError, r"y must have shape \(12, 1\) .*got shape \(12,\); y.resh"),
+    "(n,) against (n, 1), yes or no": (BINARY, LABELS > 0, ValueError, r"\(12, 1\) .*got shape \(12,\); y.reshape"),
+    "(1, n)": (SQUARED, VALUES.T, ValueError, r"y must have shape \(12, 1\) for loss 'half_squared_error', got .*\(1, 12\)"),
+    "(n, 2)": (SQUARED, np.hstack([VALUES, VALUES]), ValueError, r"y must have shape \(12, 1\) .*got shape \(12, 2\)"),
+    "(n, 1, 1)": (SQUARED, VALUES[:, :, None], ValueError, r"y must have shape \(12, 1\) .*got shape \(12, 1, 1\)"),
+    "a number": (SQUARED, 1.0, ValueError, r"y must have shape \(12, 1\) .*got shape \(\)"),
+    "one row": (SQUARED, VALUES[:1], ValueError, r"y must have shape \(12, 1\) .*got shape \(1, 1\)"),
+    "a row too few": (SQUARED, VALUES[1:], ValueError, r"y must have shape \(12, 1\) .*got shape \(11, 1\)"),
+    "no rows": (SQUARED, VALUES[:0], ValueError, r"y must have shape \(12, 1\) .*got shape \(0, 1\)"),
+    "labels, a row too few": (SPARSE, LABELS[1:], ValueError, "y has 11 rows, but X has 12"),
+    "no labels": (SPARSE, LABELS[:0], ValueError, "y has 0 rows, but X has 12"),
+    "labels as a column": (SPARSE, LABELS[:, None], ValueError, r"y must hold one label a row, .*got shape \(12, 1\); y.ravel"),
+    "labels one-hot": (SPARSE, np.eye(3)[LABELS], ValueError, "for one-hot rows use categorical_crossentropy"),
+    "one-hot as labels": (ONE_HOT, LABELS, ValueError, "for integer labels use sparse_categorical_crossentropy"),
+    "a class too many": (ONE_HOT, np.eye(4)[LABELS], ValueError, r"y must have shape \(12, 3\) .*got shape \(12, 4\)"),
+    # values
+    "NaN": (SQUARED, _with(VALUES, 5, NAN), ValueError, "y contains NaN, first in row 5, column 0"),
+    "infinity": (SQUARED, _with(VALUES, 5, INF), ValueError, "y contains infinity, first in row 5, column 0"),
+    "too large": (SQUARED, _with(VALUES, 5, -1e39), ValueError, "y holds values too large for float32"),
+    "labels with NaN": (SPARSE, _with(LABELS, 5, NAN), ValueError, "y contains NaN"),
+    "labels with infinity": (SPARSE, _with(LABELS, 5, INF), ValueError, "y contains NaN or infinity"),
+    "a label too large": (SPARSE, _with(LABELS, 5, 3), ValueError, "y holds label 3, but the network has 3 outputs: .*0 … 2"),
+    "a negative label": (SPARSE, _with(LABELS, 5, -1), ValueError, "y holds label -1, but the network has 3 outputs"),
+    "a huge label": (SPARSE, _with(LABELS, 5, 1e300), ValueError, "y holds label 1000.*, but the network has 3 outputs"),
+    "half a label": (SPARSE, _with(LABELS, 5, 0.5), ValueError, "y must hold whole numbers as labels, got .*0.5"),
+    "labels as words": (SPARSE, ["cat"] * ROWS, TypeError, "y must hold real numbers, got text; encode them as numbers"),
+    "labels as numerals": (SPARSE, LABELS.astype(str), TypeError, "y must hold real numbers, got text"),
+    "dates": (SQUARED, np.full((ROWS, 1), np.datetime64("2024")), TypeError, "y must hold real numbers, got dates"),
+    "complex": (SQUARED, VALUES + 1j, TypeError, "y must hold real numbers, got complex numbers"),
+    "complex labels": (SPARSE, LABELS + 0j, TypeError, "y must hold real numbers, got complex numbers"),
+    "ragged": (SQUARED, [[1], [2, 3]], ValueError, "y must be rectangular"),
+    "None": (SQUARED, None, TypeError, "y must be an array of numbers, got NoneType"),
+    "None among values": (SQUARED, [[None]] * ROWS, TypeError, "y must hold real numbers, got NoneType None"),
+    "a word": (SPARSE, "target", TypeError, "y must be an array of numbers, got str"),
+    "more than yes": (BINARY, _with(VALUES * 0, 5, 1.5), ValueError, r"y holds values outside \[0, 1\]; binary_cross"),
+    "less than no": (BINARY, _with(VALUES * 0, 5, -0.5), ValueError, r"y holds values outside \[0, 1\]"),
+    "two classes at once": (ONE_HOT, np.ones((ROWS, 3)), ValueError, "y must hold rows of probabilities that add up to 1"),
+    "no class": (ONE_HOT, np.zeros((ROWS, 3)), ValueError, "y must hold rows of probabilities that add up to 1"),
+    "a negative share": (ONE_HOT, np.tile([2, -1, 0], (ROWS, 1)), ValueError, "y must hold rows of probabilities"),
+    "negative counts": ("poisson", _with(abs(VALUES), 5, -1), ValueError, "y holds negative values; the poisson loss is for"),
+}
+Y_CALLS = {
+    "fit": lambda net, y: net.fit(X, y, epochs=2, verbose=0),
+    "validation": lambda net, y: net.fit(X, _targets(net.loss.name), validation_data=(X, y), verbose=0),
+    "evaluate": lambda net, y: net.evaluate(X, y),
+    "train_on_batch": lambda net, y: net.train_on_batch(X, y),
+    "loss_and_gradients": lambda net, y: net.loss_and_gradients(X, y),
+    "trace": lambda net, y: net.trace(X, y),
+}
+
+
+@pytest.fixture(scope="module")
+def by_loss():
+    nets = {loss: _net(loss) for loss in {case[0] for case in BAD_Y.values()}}
+    for loss, net in nets.items():
+        net.fit(X, _targets(loss), epochs=2, batch_size=5, verbose=0)
+    return nets
+
+
+@pytest.mark.parametrize("call", Y_CALLS)
+@pytest.mark.parametrize(("loss", "y", "error", "message"), BAD_Y.values(), ids=BAD_Y)
+def test_y(by_loss, call, loss, y, error, message):
+    if call == "trace" and y is None:
+        return  # trace without y is the forward pass
+    net = by_loss[loss]
+    before = _unchanged({"y": y})
+    with nothing_moves(net, X):
+        _refused(lambda: Y_CALLS[call](net, y), error, message)
+    assert _unchanged({"y": y}) == before
+
+
+@pytest.mark.parametrize("case", BAD_Y)
+def test_a_refused_y_builds_nothing(case):
+    loss, y, error, message = BAD_Y[case]
+    net = _net(loss, n_in=None)
+    before = state_of(net)
+    for call in ("fit", "evaluate", "train_on_batch", "loss_and_gradients"):
+        _refused(lambda call=call: Y_CALLS[call](net, y), error, message)
+    assert state_of(net) == before
+    with pytest.raises(RuntimeError, match="no weights yet"):
+        net.get_weights()
+
+
+# --- what else fit takes ---------------------------------------------------------------------------------------------
+
+ONES = np.ones(ROWS)
+BAD_FIT = {
+    "batch_size=0": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+    "batch_size=-1": ({"batch_size": -1}, ValueError, "batch_size must be at least 1, got -1"),
+    "batch_size=2.5": ({"batch_size": 2.5}, TypeError, "batch_size must be an integer, got 2.5"),
+    "batch_size=True": ({"batch_size": True}, TypeError, "batch_size must be an integer, got True"),
+    "batch_size='32'": ({"batch_size": "32"}, TypeError, "batch_size must be an integer, got '32'"),
+    "batch_size=None": ({"batch_size": None}, TypeError, "batch_size must be an integer, got None"),
+    "epochs=0": ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+    "epochs=-3": ({"epochs": -3}, ValueError, "epochs must be at least 1, got -3"),
+    "epochs=1.5": ({"epochs": 1.5}, TypeError, "epochs must be an integer, got 1.5"),
+    "epochs=nan": ({"epochs": NAN}, TypeError, "epochs must be an integer, got nan"),
+    "epochs='10'": ({"epochs": "10"}, TypeError, "epochs must be an integer, got '10'"),
+    "verbose=3": ({"verbose": 3}, ValueError, "verbose must be 0, 1 or 2, got 3"),
+    "verbose='yes'": ({"verbose": "yes"}, ValueError, "verbose must be 0, 1 or 2, got 'yes'"),
+    "shuffle='batch'": ({"shuffle": "batch"}, ValueError, "shuffle must be True or False, got 'batch'"),
+    "validation_split=1": ({"validation_split": 1}, ValueError, r"validation_split must be a number in \[0, 1\), got 1"),
+    "validation_split=-0.1": ({"validation_split": -0.1}, ValueError, r"validation_split must be .*got -0\.1"),
+    "validation_split=nan": ({"validation_split": NAN}, ValueError, "validation_split must be .*got nan"),
+    "validation_split=True": ({"validation_split": True}, ValueError, "validation_split must be .*got True"),
+    "validation_split='half'": ({"validation_split": "half"}, ValueError, "validation_split must be .*got 'half'"),
+    "validation_split=0.001": ({"validation_split": 1e-9}, ValueError, "validation_split=1e-09 of 12 rows leaves one side"),
+    "validation_split=0.99": ({"validation_split": 0.99}, ValueError, "validation_split=0.99 of 12 rows leaves one side"),
+    "validation twice": (
+        {"validation_split": 0.5, "validation_data": (X, LABELS)},
+        ValueError,
+        "give validation_data or validation_split, not both",
+    ),
+    "validation_data=X": ({"validation_data": X}, ValueError, r"validation_data must be \(X, y\) or \(X, y, sample_weight\)"),
+    "validation_data=(X,)": ({"validation_data": (X,)}, ValueError, "validation_data must be"),
+    "validation_data of four": ({"validation_data": (X, LABELS, ONES, 1)}, ValueError, "validation_data must be"),
+    "validation weights too few": (
+        {"validation_data": (X, LABELS, ONES[1:])},
+        ValueError,
+        r"validation sample_weight must have shape \(12,\), one weight a row, got shape \(11,\)",
+    ),
+    "validation rows differ": ({"validation_data": (X, LABELS[1:])}, ValueError, "validation y has 11 rows, but X has 12"),
+    "callbacks=None": ({"callbacks": None}, TypeError, "callbacks must be a list of gpunn.Callback objects, got None"),
+    "callbacks=one": ({"callbacks": gpunn.Callback()}, TypeError, "callbacks must be a list of gpunn.Callback objects"),
+    "callbacks='x'": ({"callbacks": ["x"]}, TypeError, "callbacks must be gpunn.Callback objects, got 'x'"),
+    "callbacks=[class]": ({"callbacks": [gpunn.Callback]}, TypeError, "callbacks must be gpunn.Callback objects, got <class"),
+    "a good callback and a bad one": ({"callbacks": [gpunn.Callback(), 5]}, TypeError, "callbacks must be .*got 5"),
+    # weights of rows
+    "weights negative": (
+        {"sample_weight": _with(ONES, 3, -1)},
+        ValueError,
+        "sample_weight holds negative weights; weights must be ≥ 0",
+    ),
+    "weights all zero": ({"sample_weight": 0 * ONES}, ValueError, "sample_weight is zero in every row"),
+    "weights that vanish in float32": ({"sample_weight": 1e-60 * ONES}, ValueError, "sample_weight is zero in every row"),
+    "weights too few": ({"sample_weight": ONES[1:]}, ValueError, r"sample_weight must have shape \(12,\), .*got shape \(11,\)"),
+    "weights as a column": ({"sample_weight": ONES[:, None]}, ValueError, r"sample_weight must have .*\(12, 1\)"),
+    "one weight": ({"sample_weight": 2.0}, ValueError, r"sample_weight must have shape \(12,\), .*got shape \(\)"),
+    "no weights": ({"sample_weight": []}, ValueError, r"sample_weight must have shape \(12,\), .*got shape \(0,\)"),
+    "weights with NaN": ({"sample_weight": _with(ONES, 3, NAN)}, ValueError, "sample_weight contains NaN, first in row 3"),
+    "weights with infinity": ({"sample_weight": _with(ONES, 3, INF)}, ValueError, "sample_weight contains infinity"),
+    "weights too large": ({"sample_weight": 1e39 * ONES}, ValueError, "sample_weight holds values too large for float32"),
+    "weights as words": ({"sample_weight": ["a"] * ROWS}, TypeError, "sample_weight must hold real numbers, got text"),
+    "weights complex": ({"sample_weight": ONES + 1j}, TypeError, "sample_weight must hold real numbers, got complex"),
+    "weights by class": ({"sample_weight": {0: 1.0}}, TypeError, "sample_weight must be an array of numbers, got dict"),
+    "zero weights on one side": (
+        {"sample_weight": np.r_[np.ones(6), np.zeros(6)], "validation_split": 0.5},
+        ValueError,
+        "validation_split leaves one side whose sample_weight is all zero",
+    ),
+    # weights of classes
+    "class_weight='balanced'": ({"class_weight": "balanced"}, TypeError, "class_weight must be a dict .*got str"),
+    "class_weight=[1, 2, 3]": ({"class_weight": [1, 2, 3]}, TypeError, "class_weight must be a dict .*got list"),
+    "a class there is not": ({"class_weight": {3: 1.0}}, ValueError, "class_weight names class 3, but the classes are 0 … 2"),
+    "a class -1": ({"class_weight": {-1: 1.0}}, ValueError, "class_weight names class -1, but the classes are 0 … 2"),
+    "a class by name": ({"class_weight": {"cat": 1.0}}, ValueError, "class_weight names class 'cat'"),
+    "half a class": ({"class_weight": {0.5: 1.0}}, ValueError, "class_weight names class 0.5"),
+    "class None": ({"class_weight": {None: 1.0}}, ValueError, "class_weight names class None"),
+    "a negative class weight": ({"class_weight": {0: -1}}, ValueError, r"class_weight\[0\] must be a finite number ≥ 0, got -1"),
+    "a class weight NaN": ({"class_weight": {0: NAN}}, ValueError, r"class_weight\[0\] must be a finite number ≥ 0, got nan"),
+    "a class weight of infinity": ({"class_weight": {1: INF}}, ValueError, r"class_weight\[1\] must be .*got inf"),
+    "a class weight as text": ({"class_weight": {1: "2"}}, ValueError, r"class_weight\[1\] must be .*got '2'"),
+    "a class weight True": ({"class_weight": {1: True}}, ValueError, r"class_weight\[1\] must be .*got True"),
+    "class weights all zero": ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, "class_weight is zero in every row"),
+    "class weights too large": ({"class_weight": {0: 1e39}}, ValueError, "class_weight holds values too large for float32"),
+    "together all zero": (
+        {"class_weight": {0: 0}, "sample_weight": (LABELS == 0) * 1.0},
+        ValueError,
+        "sample_weight times class_weight is zero in every row",
+    ),
+    "together too large": (
+        {"class_weight": {0: 1e30}, "sample_weight": 1e30 * ONES},
+        ValueError,
+        "sample_weight times class_weight holds values too large",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "error", "message"), BAD_FIT.values(), ids=BAD_FIT)
+def test_fit(classifier, given, error, message):
+    before = _unchanged(given)
+    options = {"verbose": 0} | given
+    with nothing_moves(classifier, X):
+        _refused(lambda: classifier.fit(X, LABELS, **options), error, message)
+    assert _unchanged(given) == before
+    fresh = _net(n_in=None)
+    standing = state_of(fresh)
+    _refused(lambda: fresh.fit(X, LABELS, **options), error, message)
+    assert state_of(fresh) == standing
+
+
+@pytest.mark.parametrize("case", [c for c in BAD_FIT if "weight" in c and "validation" not in c and "side" not in c])
+def test_weights_elsewhere(classifier, case):
+    given, error, message = BAD_FIT[case]
+    with nothing_moves(classifier, X):
+        _refused(lambda: classifier.train_on_batch(X, LABELS, **given), error, message)
+        if "class_weight" not in given:
+            for call in (classifier.evaluate, classifier.loss_and_gradients, classifier.trace):
+                _refused(lambda call=call: call(X, LABELS, **given), error, message)
+
+
+def test_class_weights_where_there_are_no_classes(regressor):
+    with nothing_moves(regressor, X):
+        for call in (lambda **o: regressor.fit(X, VALUES, verbose=0, **o), lambda **o: regressor.train_on_batch(X, VALUES, **o)):
+            _refused(lambda call=call: call(class_weight={0: 1}), ValueError, "class_weight needs classes, which loss 'half_sq")
+
+
+@pytest.mark.parametrize("ask", ["evaluate", "predict", "predict_proba", "predict_classes"])
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError), ("8", TypeError)])
+def test_batch_sizes_of_prediction(classifier, ask, value, error):
+    arguments = (X, LABELS) if ask == "evaluate" else (X,)
+    with nothing_moves(classifier, X):
+        _refused(lambda: getattr(classifier, ask)(*arguments, batch_size=value), error, r"^batch_size must be .*got")
+        _refused(lambda: classifier.summary(value), error, r"^batch_size must be .*got")
+
+
+# --- set_weights -----------------------------------------------------------------------------------------------------
+
+GOOD = [w.copy() for w in _net().get_weights()]
+BAD_WEIGHTS = {
+    "None": (None, TypeError, "weights must be a list of arrays, got None"),
+    "a number": (5, TypeError, "weights must be a list of arrays, got 5"),
+    "text": ("weights", TypeError, "weights must be a list of arrays, got 'weights'"),
+    "too few": (GOOD[:-1], ValueError, "weights must hold 6 arrays, got 5"),
+    "too many": ([*GOOD, GOOD[0]], ValueError, "weights must hold 6 arrays, got 7"),
+    "transposed": ([GOOD[0].T, *GOOD[1:]], ValueError, r"weights\[0\] must have shape \(4, 5\), got \(5, 4\)"),
+    "a scalar": ([*GOOD[:-1], 0.0], ValueError, r"weights\[5\] must have shape \(3,\), got \(\)"),
+    "a row for a vector": ([*GOOD[:-1], GOOD[-1][None]], ValueError, r"weights\[5\] must have shape \(3,\), got \(1, 3\)"),
+    "NaN in the last": ([*GOOD[:-1], _with(GOOD[-1], 1, NAN)], ValueError, r"weights\[5\] holds NaN, infinity or a number"),
+    "infinity": ([_with(GOOD[0], (1, 1), INF), *GOOD[1:]], ValueError, r"weights\[0\] holds NaN, infinity"),
+    "too large": ([_with(GOOD[0], (1, 1), 1e39), *GOOD[1:]], ValueError, r"weights\[0\] .*too large for float32"),
+    "complex": ([GOOD[0] + 1j, *GOOD[1:]], TypeError, r"weights\[0\] must hold real numbers, got complex"),
+    "words": ([GOOD[0].astype(str), *GOOD[1:]], TypeError, r"weights\[0\] must hold real numbers, got text"),
+    "ragged": ([[[1, 2], [3]], *GOOD[1:]], ValueError, r"weights\[0\] must be rectangular"),
+    "None inside": ([*GOOD[:-1], None], TypeError, r"weights\[5\] must be an array of numbers, got NoneType"),
+}
+
+
+@pytest.mark.parametrize(("weights", "error", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
+def test_set_weights(classifier, weights, error, message):
+    with nothing_moves(classifier, X):
+        _refused(lambda: classifier.set_weights(weights), error, message)
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+INTEGERS = {
+    "0": (0, ValueError, "at least 1, got 0"),
+    "-1": (-1, ValueError, "at least 1, got -1"),
+    "2.5": (2.5, TypeError, "an integer, got 2.5"),
+    "2.0": (2.0, TypeError, "an integer, got 2.0"),
+    "True": (True, TypeError, "an integer, got True"),
+    "'10'": ("10", TypeError, "an integer, got '10'"),
+    "nan": (NAN, TypeError, "an integer, got nan"),
+    "[3]": ([3], TypeError, r"an integer, got \[3\]"),
+    "array([3])": (np.array([3]), TypeError, r"an integer, got array\(\[3\]\)"),
+}
+
+
+@pytest.mark.parametrize(("value", "error", "message"), INTEGERS.values(), ids=INTEGERS)
+def test_counts(value, error, message):
+    _refused(lambda: gpunn.Dense(value), error, "^units must be " + message)
+    net = gpunn.Sequential([gpunn.Dense(2)])
+    _refused(lambda: net.build(value), error, "^n_in must be " + message)
+    if value != [3]:
+        _refused(lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=value), error, "^input_shape must be " + message)
+        _refused(lambda: net.compile("sgd", "mse", threads=value), error, "^threads must be " + message)
+    with pytest.raises(RuntimeError, match="no weights yet"):
+        net.get_weights()
+
+
+def _optimizer_names():
+    return r"unknown; there are adagrad, adam, adamw, momentum, nesterov, rmsprop, sgd"
+
+
+BAD_MAKING = {
+    # layers
+    "units=None": (lambda: gpunn.Dense(None), TypeError, "units must be an integer, got None"),
+    "an unknown activation": (
+        lambda: gpunn.Dense(2, "rellu"),
+        ValueError,
+        "activation 'rellu' is unknown; there are elu, gelu, identity, leaky_relu, linear, logistic, relu, ",
+    ),
+    "an activation that is a function": (lambda: gpunn.Dense(2, np.tanh), TypeError, "activation must be a name .*subclass"),
+    "activation=5": (lambda: gpunn.Activation(5), TypeError, "activation must be a name or a gpunn.activations"),
+    "an unknown initialiser": (
+        lambda: gpunn.Dense(2, kernel_initializer="xavier"),
+        ValueError,
+        "initializer 'xavier' is unknown; there are constant, glorot_normal, glorot_uniform, he_normal",
+    ),
+    "kernel_initializer=5": (lambda: gpunn.Dense(2, kernel_initializer=5), TypeError, "initializer"),
+    "use_bias='no'": (lambda: gpunn.Dense(2, use_bias="no"), ValueError, "use_bias must be True or False, got 'no'"),
+    "l2=-1": (lambda: gpunn.Dense(2, l2=-1), ValueError, "l2 must be a finite number ≥ 0, got -1"),
+    "l2=nan": (lambda: gpunn.Dense(2, l2=NAN), ValueError, "l2 must be a finite number ≥ 0, got nan"),
+    "l1='0.1'": (lambda: gpunn.Dense(2, l1="0.1"), ValueError, "l1 must be a finite number ≥ 0, got '0.1'"),
+    "l1=inf": (lambda: gpunn.Dense(2, l1=INF), ValueError, "l1 must be a finite number ≥ 0, got inf"),
+    "l1=True": (lambda: gpunn.Dense(2, l1=True), ValueError, "l1 must be a finite number ≥ 0, got True"),
+    "max_norm=0": (lambda: gpunn.Dense(2, max_norm=0), ValueError, "max_norm must be > 0, or None"),
+    "max_norm=-1": (lambda: gpunn.Dense(2, max_norm=-1), ValueError, "max_norm must be a finite number ≥ 0, got -1"),
+    "rate=1": (lambda: gpunn.Dropout(1), ValueError, r"rate must be a number in \[0, 1\), got 1"),
+    "rate=-0.1": (lambda: gpunn.Dropout(-0.1), ValueError, r"rate must be a number in \[0, 1\), got -0.1"),
+    "form='other'": (lambda: gpunn.Dropout(0.5, form="other"), ValueError, 'form must be "inverted" or "textbook", got'),
+    "momentum=2": (lambda: gpunn.BatchNormalization(2), ValueError, r"momentum must be a number in \[0, 1\], got 2"),
+    "epsilon=0": (lambda: gpunn.LayerNormalization(0), ValueError, r"epsilon must be a number in \(0, 1\), got 0"),
+    # the network
+    "no layers": (lambda: gpunn.Sequential([]), ValueError, "layers is empty; a network needs at least one layer"),
+    "layers=None": (lambda: gpunn.Sequential(None), TypeError, "layers must be a list of gpunn layers, got None"),
+    "layers=one": (lambda: gpunn.Sequential(gpunn.Dense(2)), TypeError, r"layers must be a list .*got Dense\(2\)"),
+    "layers=['Dense']": (lambda: gpunn.Sequential(["Dense"]), TypeError, r"layers\[0\] must be a gpunn layer, got str"),
+    "layers=[class]": (lambda: gpunn.Sequential([gpunn.Dense]), TypeError, r"layers\[0\] must be a gpunn layer, got type"),
+    "an optimiser as a layer": (lambda: gpunn.Sequential([gpunn.Dense(2), gpunn.SGD()]), TypeError, r"layers\[1\] .*got SGD"),
+    "input_shape=(2, 3)": (
+        lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=(2, 3)),
+        ValueError,
+        r"input_shape must be the number of inputs or \(inputs,\), got \(2, 3\)",
+    ),
+    "input_shape=()": (lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=()), ValueError, "input_shape must be"),
+    "input_shape=(0,)": (lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=(0,)), ValueError, "input_shape .*got 0"),
+    "seed=-1": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=-1), ValueError, r"seed must lie in \[0, 2⁶⁴\), got -1"),
+    "seed=2**64": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=2**64), ValueError, "seed must lie in"),
+    "seed=1.0": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=1.0), TypeError, "seed must be an integer or None, got 1.0"),
+    "seed=True": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=True), TypeError, "seed must be an integer or None, got T"),
+    "seed='0'": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed="0"), TypeError, "seed must be an integer or None, got '0'"),
+    "seed=generator": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=RNG), TypeError, "seed must be an integer or None"),
+    **{
+        f"dtype={d!r}": (
+            lambda d=d: gpunn.Sequential([gpunn.Dense(2)], dtype=d),
+            ValueError,
+            "dtype must be 'float32' or 'float64', got",
+        )
+        for d in ("float16", "int32", "float", None, 5, "complex64", ">f4")
+        if d != "float"
+    },
+    # losses and optimisers
+    "Huber(0)": (lambda: losses.Huber(0), ValueError, "delta must be a finite number > 0, got 0"),
+    "Huber(nan)": (lambda: losses.Huber(NAN), ValueError, "delta must be a finite number > 0, got nan"),
+    "Huber('1')": (lambda: losses.Huber("1"), ValueError, "delta must be a finite number > 0, got '1'"),
+    "from_logits='yes'": (
+        lambda: losses.BinaryCrossentropy("yes"),
+        ValueError,
+        "from_logits must be None, True or False, got 'yes'",
+    ),
+    **{
+        f"{cls.__name__}({rate!r})": (lambda cls=cls, rate=rate: cls(rate), error, "learning_rate must be ")
+        for cls in (gpunn.SGD, gpunn.Adam)
+        for rate, error in (
+            (0, ValueError),
+            (-1, ValueError),
+            (NAN, ValueError),
+            (INF, ValueError),
+            ("0.1", TypeError),
+            (True, TypeError),
+            (None, TypeError),
+            ([0.1], TypeError),
+        )
+    },
+    "momentum=1": (lambda: gpunn.Momentum(0.1, momentum=1), ValueError, r"momentum must be a number in \[0, 1\), got 1"),
+    "beta_1=1": (lambda: gpunn.Adam(beta_1=1), ValueError, r"beta_1 must be a number in \[0, 1\), got 1"),
+    "clipnorm=0": (lambda: gpunn.SGD(clipnorm=0), ValueError, "clipnorm must be a finite number > 0, got 0"),
+    "clipvalue=-1": (lambda: gpunn.SGD(clipvalue=-1), ValueError, "clipvalue must be a finite number > 0, got -1"),
+    "weight_decay=-1": (lambda: gpunn.AdamW(weight_decay=-1), ValueError, "weight_decay must be a finite number ≥ 0, got -1"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), BAD_MAKING.values(), ids=BAD_MAKING)
+def test_making(make, error, message):
+    _refused(make, error, message)
+
+
+# --- compiling -------------------------------------------------------------------------------------------------------
+
+KNOWN_LOSSES = "binary_crossentropy, categorical_crossentropy, half_squared_error, huber, log_cosh"
+BAD_COMPILE = {
+    "an unknown optimiser": ({"optimizer": "sdg"}, ValueError, "optimizer 'sdg' is unknown; there are adagrad, adam, adamw, mom"),
+    "optimizer=None": ({"optimizer": None}, TypeError, "optimizer must be a name or a gpunn.optimizers.Optimizer, got NoneType"),
+    "optimizer=0.1": ({"optimizer": 0.1}, TypeError, "optimizer must be a name .*got float"),
+    "an unknown loss": ({"loss": "crossentropy"}, ValueError, f"loss 'crossentropy' is unknown; there are {KNOWN_LOSSES}"),
+    "loss=None": ({"loss": None}, TypeError, "loss is missing: name one"),
+    "loss=5": ({"loss": 5}, TypeError, r"loss must be a name, a gpunn.losses.Loss or a function .*got int"),
+    "an unknown metric": ({"metrics": ["accurate"]}, ValueError, "metric 'accurate' is unknown; there are acc, accuracy, mae"),
+    "metrics as text": ({"metrics": "accuracy"}, TypeError, r"metrics must be a list, write metrics=\['accuracy'\]"),
+    "metrics=None": ({"metrics": None}, TypeError, "metrics must be a list of names or gpunn metrics, got None"),
+    "metrics=[5]": ({"metrics": [5]}, TypeError, "metrics must hold names or gpunn.metrics.Metric objects, got int"),
+    "a metric twice": ({"metrics": ["accuracy", "accuracy"]}, ValueError, "metrics must have different names"),
+    "a metric called loss": (
+        {"metrics": [gpunn.metrics.Accuracy(name="loss")]},
+        ValueError,
+        "metrics must have different names, none of them 'loss'",
+    ),
+    "a metric of values for labels": (
+        {"metrics": ["mae"]},
+        ValueError,
+        "metric 'mae' compares values, but loss 'sparse_categorical_crossentropy' takes labels",
+    ),
+    "accuracy of one value": (
+        {"loss": "mse", "metrics": ["accuracy"], "outputs": 1, "last": None},
+        ValueError,
+        "metric 'accuracy' does not fit loss 'mean_squared_error' with one output",
+    ),
+    "a loss that does not fit": (
+        {"last": "relu"},
+        ValueError,
+        r"needs softmax \(probabilities\) or no activation \(logits\) in the last layer, got relu",
+    ),
+    "sigmoid behind softmax's loss": ({"last": "sigmoid"}, ValueError, "needs softmax .*got sigmoid"),
+    "softmax behind sigmoid's loss": ({"loss": "binary_crossentropy"}, ValueError, "needs sigmoid .*got softmax"),
+    "logits said, probabilities given": (
+        {"loss": losses.SparseCategoricalCrossentropy(from_logits=True)},
+        ValueError,
+        "from_logits=True, but the last layer's softmax gives probabilities",
+    ),
+    "probabilities said, logits given": (
+        {"loss": losses.SparseCategoricalCrossentropy(from_logits=False), "last": None},
+        ValueError,
+        "from_logits=",
+    ),
+    "precision='tf32' on a CPU": (
+        {"precision": "tf32", "device": "cpu"},
+        ValueError,
+        "precision='tf32' is for GPUs, and the device is the CPU; leave precision out",
+    ),
+    "precision='bf16' on a CPU": ({"precision": "bf16", "device": "cpu"}, ValueError, "precision='bf16' is for GPUs"),
+    "precision='half'": ({"precision": "half"}, ValueError, "precision must be None, 'tf32' or 'bf16', got 'half'"),
+    "precision='float64' of a float32 net": (
+        {"precision": "float64"},
+        ValueError,
+        "precision='float64' does not fit a float32 network: give Sequential dtype='float64'",
+    ),
+    "an unknown device": ({"device": "gpu"}, ValueError, "device.*'gpu'"),
+    "device=0": ({"device": 0}, TypeError, "device"),
+}
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize(("given", "error", "message"), BAD_COMPILE.values(), ids=BAD_COMPILE)
+def test_compile(given, error, message, built):
+    given = dict(given)
+    layers = [gpunn.Dense(5, "relu"), gpunn.Dense(given.pop("outputs", 3), given.pop("last", "softmax"))]
+    net = gpunn.Sequential(layers, input_shape=COLUMNS if built else None, seed=1)
+    arguments = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"} | given
+    before = state_of(net)
+    _refused(lambda: net.compile(**arguments), error, message)
+    assert state_of(net) == before
+    with pytest.raises(RuntimeError, match="compile"):
+        net.evaluate(X, LABELS)
+
+
+@pytest.mark.parametrize("case", [c for c in BAD_COMPILE if not {"outputs", "last"} & set(BAD_COMPILE[c][0])])
+def test_a_refused_compile_leaves_what_was_compiled(case):
+    given, error, message = BAD_COMPILE[case]
+    net = _net()
+    net.fit(X, LABELS, verbose=0)
+    optimizer, loss = net.optimizer, net.loss
+    twin = copy.deepcopy(net)
+    with nothing_moves(net, X):
+        _refused(lambda: net.compile(**{"optimizer": "sgd", "loss": loss} | given), error, message)
+    assert net.optimizer is optimizer and net.loss is loss
+    if net.device == "cpu":
+        assert net.fit(X, LABELS, verbose=0).history == twin.fit(X, LABELS, verbose=0).history
+
+
+def test_there_are_many_cases():
+    assert sum(map(len, (BAD_X, BAD_Y, BAD_FIT, BAD_WEIGHTS, INTEGERS, BAD_MAKING, BAD_COMPILE))) >= 200
