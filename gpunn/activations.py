@@ -31,13 +31,16 @@ class Activation:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in vars(cls).get("names", ()):
-            _NAMES[name] = cls
+        names = vars(cls).get("names", ())
+        for name in names or (cls.__name__,):
+            if name in _NAMES and _NAMES[name].__module__ == __name__:
+                raise TypeError(f"gpunn has an activation {name!r} already: give yours another name, files keep it")
+        _NAMES.update(dict.fromkeys(names, cls))
 
     @property
     def name(self) -> str:
-        """The name that strings use."""
-        return self.names[0] if self.names else type(self).__name__
+        """The name that strings use; a subclass without `names` of its own goes by its class's."""
+        return next(iter(vars(type(self)).get("names", ())), type(self).__name__)
 
     def f(self, z: Array) -> Array:
         """a = f(z), a new array of z's shape and type. (E2)"""
@@ -99,7 +102,13 @@ class _Fused(Activation):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.needs_z = cls.kernels.stored == "z"
+        if "kernels" in vars(cls):
+            cls.needs_z = cls.kernels.stored == "z"
+        elif {"f", "slope"} & vars(cls).keys():
+            # the kernels do not know a subclass's own f
+            cls.needs_z = True
+            for hook in ("record", "record_with_bias", "record_backward"):
+                setattr(cls, hook, vars(Activation)[hook])
 
     def f(self, z: Array) -> Array:
         return self.kernels.value(z, **self.get_config())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from numbers import Real
 from typing import Any
@@ -51,4 +52,7 @@ def between_0_and_1(name: str, value: Any) -> float:
 
 def _real(value: Any) -> float:
     """Python's and NumPy's real numbers as a float; NaN, which lies nowhere, for everything else."""
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    with contextlib.suppress(OverflowError):
+        if isinstance(value, Real) and not isinstance(value, bool):
+            return float(value)
+    return math.nan

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 
 from .arguments import fraction, nonnegative
-from .backend import array_module, is_device_array, to_host
-from .losses import Loss
+from .backend import array_module, from_cuda_interface, is_device_array, to_host
+from .losses import BinaryCrossentropy, CategoricalCrossentropy, Loss
 from .network import generator_of
 from .recording import Array
 
@@ -25,9 +24,8 @@ def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Arra
     """
     array = numbers(X, name)
     if array.ndim != 2:
-        hint = (
-            f"; {name}.reshape(-1, 1) makes one column of it, {name}.reshape(1, -1) one row" if array.ndim == 1 else ""
-        )
+        it = _it(name)
+        hint = f"; {it}.reshape(-1, 1) makes one column of it, {it}.reshape(1, -1) one row" if array.ndim == 1 else ""
         raise ValueError(f"{name} must have shape (rows, columns), got shape {array.shape}{hint}")
     if array.shape[0] == 0 or array.shape[1] == 0:
         raise ValueError(f"{name} must have at least one row and one column, got shape {array.shape}")
@@ -48,7 +46,7 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
             raise ValueError(
                 f"{name} must hold one label a row, shape ({n},), for loss {loss.name!r}, got shape {array.shape}; "
                 + (
-                    f"{name}.ravel() makes it so"
+                    f"{_it(name)}.ravel() makes it so"
                     if array.size == n
                     else "for one-hot rows use categorical_crossentropy"
                 )
@@ -58,7 +56,7 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
     if array.shape != (n, n_out):
         hint = ""
         if array.shape == (n,) and n_out == 1:
-            hint = f"; {name}.reshape(-1, 1) makes it so"
+            hint = f"; {_it(name)}.reshape(-1, 1) makes it so"
         elif array.shape == (n,) and loss.name == "categorical_crossentropy":
             hint = "; for integer labels use sparse_categorical_crossentropy"
         raise ValueError(f"{name} must have shape ({n}, {n_out}) for loss {loss.name!r}, got shape {array.shape}{hint}")
@@ -89,9 +87,9 @@ def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.nda
     host, classes = to_host(y), n_out
     if loss.targets == "labels":
         labels = host
-    elif n_out == 1 and loss.name == "binary_crossentropy":
+    elif n_out == 1 and isinstance(loss, BinaryCrossentropy):
         labels, classes = host[:, 0], 2
-    elif loss.name == "categorical_crossentropy":
+    elif isinstance(loss, CategoricalCrossentropy):
         labels = host.argmax(axis=1)
     else:
         raise ValueError(f"class_weight needs classes, which loss {loss.name!r} does not have; use sample_weight")
@@ -128,7 +126,7 @@ def numbers(x: Any, name: str) -> Array:
     """x as an array of real numbers of a type and a layout that the kernels read. TypeError or ValueError names it."""
     array = x if isinstance(x, np.ndarray) or is_device_array(x) else _converted(x, name)
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; fill the masked cells first ({name}.filled(…))")
+        raise TypeError(f"{name} is a masked array; fill the masked cells first ({_it(name)}.filled(…))")
     kind = array.dtype.kind
     if kind == "O" and array.size:
         array = _from_objects(array, name)
@@ -145,6 +143,11 @@ def numbers(x: Any, name: str) -> Array:
     elif isinstance(array, np.ndarray) and not _is_regular(array):
         array = array.copy()
     return array
+
+
+def _it(name: str) -> str:
+    """What the user calls it: y of "validation y"."""
+    return name.split()[-1]
 
 
 def _is_regular(array: np.ndarray) -> bool:
@@ -164,14 +167,14 @@ def _converted(x: Any, name: str) -> Array:
     if x is None or isinstance(x, (str, bytes, dict, set)):
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}")
     if hasattr(x, "tocsr"):
-        raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
+        raise TypeError(f"{name} is a sparse matrix; pass {_it(name)}.toarray()")
     try:
         if hasattr(x, "to_numpy"):
             x = x.to_numpy()
         elif hasattr(x, "detach"):
             x = x.detach().cpu().numpy()
         elif hasattr(x, "__cuda_array_interface__"):
-            return importlib.import_module("cupy").asarray(x)
+            return from_cuda_interface(x)
         elif hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
             x = np.from_dlpack(x)
     except (TypeError, ValueError, BufferError, RuntimeError) as error:

@@ -31,13 +31,16 @@ class Loss:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in vars(cls).get("names", ()):
-            _NAMES[name] = cls
+        names = vars(cls).get("names", ())
+        for name in names or (cls.__name__,):
+            if name in _NAMES and _NAMES[name].__module__ == __name__:
+                raise TypeError(f"gpunn has a loss {name!r} already: give yours another name, files keep it")
+        _NAMES.update(dict.fromkeys(names, cls))
 
     @property
     def name(self) -> str:
-        """The name that strings use."""
-        return self.names[0] if self.names else type(self).__name__
+        """The name that strings use; a subclass without `names` of its own goes by its class's."""
+        return next(iter(vars(type(self)).get("names", ())), type(self).__name__)
 
     def resolve(self, activation: Activation) -> Loss:
         """This loss behind a last layer with that activation; ValueError where the two do not fit."""
@@ -92,7 +95,10 @@ class MeanAbsoluteError(_RowLoss):
 
 
 class Huber(_RowLoss):
-    """ℓ = mean of ½e² for |e| ≤ δ and δ(|e| − ½δ) beyond, e = a − y, δ = 1 unless given. (E3)"""
+    """ℓ = mean of ½e² for |e| ≤ κ and κ(|e| − ½κ) beyond, e = a − y. (E3)
+
+    κ is the argument `delta`, as Keras and PyTorch call it, 1 unless given; it is no ∂C/∂z.
+    """
 
     names = ("huber",)
 
@@ -173,7 +179,7 @@ class _CrossEntropy(Loss):
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
         if self._form == "logits":
             # a are the logits, so ∂C/∂a is what δ is behind the merged activation
-            probabilities = ops.backend.empty(a.shape, a.dtype)
+            probabilities = ops.new(a.shape, a.dtype)
             ops(kernel(self.of_logits), a, y, w, out=(probabilities, grad_a, terms))
         else:
             ops(kernel(self.of_probabilities), a, y, w, out=(grad_a, terms))

@@ -22,11 +22,14 @@ class Metric:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in vars(cls).get("names", ()):
-            _NAMES[name] = cls
+        names = vars(cls).get("names", ())
+        for name in names or (cls.__name__,):
+            if name in _NAMES and _NAMES[name].__module__ == __name__:
+                raise TypeError(f"gpunn has a metric {name!r} already: give yours another name, files keep it")
+        _NAMES.update(dict.fromkeys(names, cls))
 
     def __init__(self, name: str | None = None) -> None:
-        self.name = name or (self.names[0] if self.names else type(self).__name__)
+        self.name = name or _name(type(self))
 
     def resolve(self, loss: Loss, n_out: int) -> None:
         """ValueError where the metric does not fit the loss's targets."""
@@ -111,7 +114,11 @@ def get(metric: str | Metric | type[Metric]) -> Metric:
 
 def to_config(metric: Metric) -> dict[str, Any]:
     """The metric as JSON: which it is, and its name in the history."""
-    return {"metric": metric.names[0] if metric.names else type(metric).__name__, "name": metric.name}
+    return {"metric": _name(type(metric)), "name": metric.name}
+
+
+def _name(cls: type[Metric]) -> str:
+    return next(iter(vars(cls).get("names", ())), cls.__name__)
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Metric:

@@ -19,9 +19,10 @@ from . import backend as backends
 from . import data as checks
 from . import layers as layer_registry
 from . import losses, metrics, optimizers
+from .activations import Activation
 from .kernels import get as kernel
 from .kernels.state import Slot
-from .layers import Layer
+from .layers import Dense, Layer
 from .losses import Loss
 from .network import Network, Plan, evaluate
 from .recording import Array, run
@@ -89,7 +90,6 @@ class Sequential:
             seen.add(id(layer))
         n_in = _inputs(input_shape)
         self._net = Network(found, _seed(seed), _dtype(dtype))
-        self._claim()
         self._compiled: dict[str, Any] | None = None
         self._loss: Loss | None = None
         self._epochs = 0
@@ -98,6 +98,7 @@ class Sequential:
         self.stop_training = False
         if n_in is not None:
             self.build(n_in)
+        self._claim()
 
     def _claim(self) -> None:
         for layer in self._net.layers:
@@ -187,7 +188,7 @@ class Sequential:
             net.ready()
             with loop.training_plan(net, batch_size, weighted=False) as plan:
                 lines.append(f"a training plan for {batch_size} rows owns {_bytes(plan.bytes)}")
-                lines += [f"leaves the fast path: {why}" for why in plan.eager] or ["every launch of a step is fused"]
+                lines += [f"leaves the fast path: {why}" for why in plan.eager] or ["nothing leaves the fast path"]
         return Summary("\n".join(lines))
 
     # --- weights ------------------------------------------------------------------------------------------------
@@ -262,7 +263,8 @@ class Sequential:
         if loss is None:
             raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
         chosen = losses.get(loss)
-        resolved = chosen.resolve(self._net.layers[-1].activation)
+        self._net.check_rule(rule)
+        resolved = chosen.resolve(self._last_activation(chosen))
         if isinstance(metrics, str):
             raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
         # copies, since resolving a metric ties it to this loss
@@ -389,6 +391,7 @@ class Sequential:
         self._need_compiled("evaluate")
         _positive_integer("batch_size", batch_size)
         X, y, w = self._batch(X, y, sample_weight, None, "X")
+        self._net.follow_layers()
         with self._net.backend.activate():
             return loop.score(self._net, self._on_device(X, y, w), batch_size)
 
@@ -400,6 +403,7 @@ class Sequential:
         array = checks.features(X, self._known_inputs(), self.dtype)
         if not self._net.is_built:
             self.build(array.shape[1])
+        self._net.follow_layers()
         with self._net.backend.activate():
             result = loop.predict(self._net, self._net.backend.asarray(array), batch_size)
             return checks.as_given(result, X)
@@ -450,7 +454,7 @@ class Sequential:
         with self._backward_plan(x, y, w, training) as plan:
             state = net.backend.to_host(plan.state)
             gradients = [
-                np.array(net.backend.to_host(p.of(net.gradient)))
+                np.array(net.backend.to_host(p.of(plan.gradient)))
                 if net.layers[p.layer].trainable
                 else np.zeros(p.parameter.shape, net.dtype)
                 for p in net.ordered_places()
@@ -473,7 +477,7 @@ class Sequential:
             array = checks.features(x, self._known_inputs(), self.dtype, "x")
             if not self._net.is_built:
                 self.build(array.shape[1])
-            self._net.follow_trainable()
+            self._net.follow_layers()
             options = {"training": bool(training), "keep": True}
             with self._net.backend.activate(), self._net.plan(array.shape[0], **options) as plan:
                 self._copy_step(plan)
@@ -494,7 +498,7 @@ class Sequential:
 
         gradients = {}
         if plan.backward:
-            gradients = {p.parameter.name: copy(p.of(net.gradient)) for p in net.places_of(k)}
+            gradients = {p.parameter.name: copy(p.of(plan.gradient)) for p in net.places_of(k)}
         return LayerTrace(
             repr(net.layers[k]),
             copy(t.z),
@@ -596,6 +600,22 @@ class Sequential:
         return model
 
     # --- checks -------------------------------------------------------------------------------------------------
+
+    def _last_activation(self, loss: Loss) -> Activation:
+        """The last layer's activation; the identity of a layer that has none. ValueError where a cross-entropy would
+        take thinned or normalised probabilities for logits."""
+        *before, last = self._net.layers
+        for layer in reversed(before):
+            if last.activation.name != "identity" or isinstance(last, Dense):
+                break
+            if layer.activation.name in ("softmax", "sigmoid") and hasattr(loss, "from_logits"):
+                raise ValueError(
+                    f"loss {loss.name!r}: {last!r} stands behind {layer.activation.name}, so that the outputs are "
+                    f"neither its probabilities nor logits; put {type(last).__name__} before the layer with it"
+                )
+            if isinstance(layer, Dense):
+                break
+        return last.activation
 
     def _need_compiled(self, what: str) -> None:
         if self._compiled is None:

@@ -82,6 +82,10 @@ class Plan:
         self.bytes = 0
         self.weighted = weighted
         self.state = network.state if update else self._new((SIZE,), np.float64)
+        # a plan that takes no step may run beside others, so its gradients are its own
+        self.gradient = network.gradient if update else None
+        if backward and not update:
+            self.gradient = self._new((network.theta.shape[0],))
         self.ops = Recorder(self.backend, keep=keep)
         self.x = self._new((n, network.n_in))
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
@@ -103,6 +107,7 @@ class Plan:
             self._record_update()
             self.update = self.ops.take()
         self.ops.bind()
+        self.bytes += self.ops.bytes
         self.eager = list(dict.fromkeys(self.ops.eager))
 
     def _new(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
@@ -121,7 +126,7 @@ class Plan:
             for place in net.places_of(index):
                 setattr(t, place.parameter.name, place.of(net.theta))
                 if backward:
-                    setattr(t, f"d{place.parameter.name}", place.of(net.gradient))
+                    setattr(t, f"d{place.parameter.name}", place.of(self.gradient))
             for name, view in net.running_of(index).items():
                 setattr(t, name, view)
             if layer.passes_through(self.training):
@@ -208,7 +213,7 @@ class Plan:
             if not layer.passes_through(self.training):
                 layer.backward(self.ops, t, self.training)
         for p in net.penalties(trainable_only=True):
-            theta, g = net.theta[p.start : p.stop], net.gradient[p.start : p.stop]
+            theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]
             self.ops(kernel("add_penalty_gradient"), theta, out=g, l2=p.l2, l1=p.l1)
 
     def _record_update(self) -> None:
@@ -216,7 +221,7 @@ class Plan:
         net, ops, state = self.network, self.ops, self.state
         rule = net.optimizer
         ops(kernel("largest"), net.gradient, net.theta, out=_slot(state, Slot.LARGEST))
-        ops(kernel("judge"), out=state, count=1, limit=LIMITS[net.dtype.name])
+        ops(kernel("judge"), out=state, count=1, limit=net.limit())
         rule.record_clipping(ops, net.gradient, state)
         rule.record_preparation(ops, state)
         segments = [
@@ -361,7 +366,8 @@ class Network:
         """The stretches with a penalty, neighbours of equal λ joined: one, unless layers differ. (E9)"""
         found: list[Penalty] = []
         for p in self.places:
-            l2, l1 = p.parameter.l2, p.parameter.l1
+            now = {q.name: q for q in self.layers[p.layer].parameters()}[p.parameter.name]
+            l2, l1 = now.l2, now.l1
             if (l2 == 0 and l1 == 0) or (trainable_only and not self.layers[p.layer].trainable):
                 continue
             if found and (found[-1].stop, found[-1].l2, found[-1].l1) == (p.start, l2, l1):
@@ -377,6 +383,14 @@ class Network:
         self.optimizer, self.loss, self.metrics = optimizer, loss, metrics
         self.moments, self.score_sums = {}, None
         self._reset_plans()
+
+    def check_rule(self, optimizer: Optimizer) -> None:
+        """ValueError where a hyper-parameter is 0 or infinite in the network's dtype."""
+        for name, value in optimizer.hyper().items():
+            with np.errstate(over="ignore", under="ignore"):
+                held = float(self.dtype.type(value))
+            if not np.isfinite(held) or (held == 0) != (value == 0):
+                raise ValueError(f"{name}={value!r} is {held} in {self.dtype}: choose another, or dtype='float64'")
 
     def reset_optimizer(self) -> None:
         """Moments as before the first step, t = 0."""
@@ -394,26 +408,39 @@ class Network:
         """Make sure the optimiser's state exists, and that the plans fit what is frozen now."""
         if self.score_sums is None:
             self.reset_optimizer()
-        self.follow_trainable()
+        self.follow_layers()
 
-    def follow_trainable(self) -> None:
-        """Drop plans that were made while other layers were frozen; a frozen layer's gradients are zero."""
-        frozen = tuple(layer.trainable for layer in self.layers)
-        if frozen != self._frozen:
-            self._reset_plans()
+    def follow_layers(self) -> bool:
+        """Drop plans that were made when a layer was set otherwise; whether there were any. A frozen layer's gradients
+        are zero."""
+        if self._recorded == self._settings():
+            return False
+        self._reset_plans()
+        if self.is_built:
             self.gradient.fill(0)
+        return True
+
+    def _settings(self) -> list[Any]:
+        """What is recorded in a plan and may be changed on a layer: frozen or not, penalties, a rate."""
+        return [(layer.trainable, repr(layer.get_config())) for layer in self.layers]
+
+    def limit(self) -> float:
+        """The magnitude from which on an update is tried before it is written; 0 where a rule's numbers are extreme."""
+        plain = all(h == 0 or 1e-30 <= abs(h) <= 1e6 for h in self.optimizer.hyper().values())
+        return LIMITS[self.dtype.name] if plain else 0.0
 
     def move(self, backend: Backend) -> None:
         """Bring every buffer to another device; plans are made anew there."""
         if backend.device == self.backend.device:
             self.backend = backend  # the same device, perhaps for another reason
             return
-        if self.is_built:
-            for name in ("theta", "running", "gradient", "state", "score_sums"):
-                array = getattr(self, name)
-                if array is not None:
-                    setattr(self, name, backend.asarray(self.backend.to_host(array)))
-            self.moments = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.moments.items()}
+        # everything is there before anything is let go: the other device may lack the memory
+        names = ("theta", "running", "gradient", "state", "score_sums")
+        arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        moved = {name: backend.asarray(self.backend.to_host(array)) for name, array in arrays.items()}
+        moments = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.moments.items()}
+        vars(self).update(moved)
+        self.moments = moments
         self.backend = backend
         self._reset_plans()
 
@@ -422,7 +449,7 @@ class Network:
     def _reset_plans(self) -> None:
         self._lock = threading.Lock()
         self._pool: dict[Any, list[Plan]] = {}
-        self._frozen = tuple(layer.trainable for layer in self.layers)
+        self._recorded = self._settings()
 
     @contextmanager
     def plan(self, n: int, **options: Any) -> Iterator[Plan]:
@@ -446,7 +473,7 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles and deep copies hold host arrays and no plans."""
-        state = {k: v for k, v in vars(self).items() if k not in ("_lock", "_pool", "_frozen", "backend")}
+        state = {k: v for k, v in vars(self).items() if k not in ("_lock", "_pool", "_recorded", "backend")}
         for name in ("theta", "running", "gradient", "state", "score_sums"):
             if state[name] is not None:
                 state[name] = np.array(self.backend.to_host(state[name]))

@@ -26,11 +26,18 @@ class Recorder:
         self.backend = backend
         self.keep = keep
         self.eager: list[str] = []
+        self.bytes = 0
         self._stages: list[list[Any]] = [[]]
 
     def __call__(self, kernel: Kernel, *inputs: Array, out: Any, count: Any = None, **scalars: float) -> None:
         """Record out = kernel(inputs)."""
         self._stages[-1].append((kernel, inputs, out, count, scalars))
+
+    def new(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Scratch for what is being recorded; it counts among the plan's bytes."""
+        made = self.backend.empty(shape, dtype)
+        self.bytes += made.nbytes
+        return made
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""

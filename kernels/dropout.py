@@ -53,7 +53,7 @@ def philox(counter, key):
 const unsigned long long first = (unsigned long long)state[FIRST_ROW] * (unsigned long long)width;
 const unsigned long long block = first / 4 + (unsigned long long)i;
 unsigned int c0 = (unsigned int)block, c1 = (unsigned int)(block >> 32);
-unsigned int c2 = (unsigned int)state[STEP], c3 = layer;
+unsigned int c2 = (unsigned int)state[STEP], c3 = layer + 65536u * (unsigned int)state[NET];
 unsigned int k0 = (unsigned int)state[SEED_LOW], k1 = (unsigned int)state[SEED_HIGH];
 {_ROUNDS}
 const long long begin = (long long)(block * 4 - first);
@@ -72,7 +72,7 @@ if (begin >= 0 && begin + 4 <= elements) {{
 def dropout(i, x, state, threshold, factor, layer, width, elements, y):
     """y = x ⊙ k · factor, k = 1 where the element's 32 bits are ≥ threshold = p·2³²; forward and backward alike. (E11)
 
-    Key = (seed low, seed high), counter = (block low, block high, step, layer) with block = element // 4 and
+    Key = (seed low, seed high), counter = (block low, block high, step, layer + 2¹⁶ · net) with block = element // 4 and
     element = (row in the global batch) · width + column. One row of the launch is one block of four elements:
     count = elements // 4 + 2 covers a batch that begins in the middle of one.
     """
@@ -83,7 +83,7 @@ def dropout(i, x, state, threshold, factor, layer, width, elements, y):
         block & np.uint64(0xFFFFFFFF),
         block >> np.uint64(32),
         same + np.uint64(int(state[Slot.STEP]) & 0xFFFFFFFF),
-        same + np.uint64(layer),
+        same + np.uint64(int(layer) + 65536 * int(state[Slot.NET])),
     )
     drawn = np.stack(_rounds(*words, state[Slot.SEED_LOW], state[Slot.SEED_HIGH]), axis=1).ravel()
     begin = (first // 4 + int(i[0])) * 4 - first

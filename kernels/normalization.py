@@ -7,11 +7,11 @@ from ._registry import by_row, elementwise
 
 @elementwise(
     "T x, row T mean, row T variance, row T gamma, row T beta, scalar T epsilon -> T normal, T z",
-    "normal = (x - mean) / sqrt(variance + epsilon); z = gamma * normal + beta;",
+    "normal = (x - mean) / sqrt(variance + epsilon) + (variance - variance); z = gamma * normal + beta;",
 )
 def batch_normalize(x, mean, variance, gamma, beta, epsilon):
-    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² one number a column."""
-    normal = (x - mean) / np.sqrt(variance + epsilon)
+    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² one number a column. A σ² that overflowed makes x̂ NaN, not 0."""
+    normal = (x - mean) / np.sqrt(variance + epsilon) + (variance - variance)
     return normal, gamma * normal + beta
 
 
@@ -41,14 +41,16 @@ T mean = (T)0, variance = (T)0;
 for (long long k = 0; k < m; ++k) mean += x[k];
 mean = mean / (T)m;
 for (long long k = 0; k < m; ++k) { const T c = x[k] - mean; variance += c * c; }
-scale = (T)1 / sqrt(variance / (T)m + epsilon);
+scale = (T)1 / sqrt(variance / (T)m + epsilon) + (variance - variance);
 for (long long k = 0; k < m; ++k) { const T u = (x[k] - mean) * scale; normal[k] = u; z[k] = gamma[k] * u + beta[k]; }
 """,
 )
 def layer_normalize(x, gamma, beta, epsilon):
-    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² over the columns of a row; scale = 1/√(σ² + ε)."""
+    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² over the columns of a row; scale = 1/√(σ² + ε). A σ² that
+    overflowed makes x̂ NaN, not 0."""
     c = x - x.mean(axis=1, keepdims=True)
-    scale = 1 / np.sqrt((c * c).mean(axis=1) + epsilon)
+    variance = (c * c).mean(axis=1)
+    scale = 1 / np.sqrt(variance + epsilon) + (variance - variance)
     normal = c * scale[:, None]
     return normal, gamma * normal + beta, scale
 

@@ -72,7 +72,7 @@ loss = w * (sum / (T)m);
 """,
 )
 def huber(a, y, w, threshold):
-    """ℓ = (1/m) Σ h(a − y), h(e) = ½e² for |e| ≤ δ and δ(|e| − ½δ) beyond; g = w h′/m, h′ = e clipped to ±δ. (E3)"""
+    """ℓ = (1/m) Σ h(a − y), h(e) = ½e² for |e| ≤ κ and κ(|e| − ½κ) beyond; g = w h′/m, h′ = e clipped to ±κ. (E3)"""
     e = a - y
     u = np.abs(e)
     h = np.where(u <= threshold, 0.5 * e * e, threshold * (u - 0.5 * threshold))

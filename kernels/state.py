@@ -37,6 +37,7 @@ class Slot(IntEnum):
     ROOT = 20  # Adam: √(1 − β₂ᵗ)
     BATCH = 21  # number of this batch in the epoch
     BAD_BATCH = 22  # number of the batch at which the flag was raised
+    NET = 23  # index of this net among many that share one plan; part of the counter of dropout masks
 
 
 SIZE = 32

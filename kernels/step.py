@@ -67,7 +67,7 @@ if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
   const double cause = loss - loss != 0.0 ? 1.0 : (state[LARGEST] - state[LARGEST] != 0.0 ? 2.0 : 0.0);
   if (cause != 0.0) {
     state[BAD] = state[STEP] + 1.0; state[CAUSE] = cause; state[BAD_LR] = state[LR]; state[BAD_BATCH] = state[BATCH];
-  } else if (state[LARGEST] > limit || fabs(state[LR]) > limit) state[CAREFUL] = 1.0;
+  } else if (state[LARGEST] > limit || !(fabs(state[LR]) <= limit)) state[CAREFUL] = 1.0;
 }
 """,
 )
@@ -83,7 +83,7 @@ def judge(limit, state):
             state[Slot.BAD] = state[Slot.STEP] + 1
             state[Slot.CAUSE] = cause
             state[Slot.BAD_LR], state[Slot.BAD_BATCH] = state[Slot.LR], state[Slot.BATCH]
-        elif state[Slot.LARGEST] > limit or abs(state[Slot.LR]) > limit:
+        elif state[Slot.LARGEST] > limit or not abs(state[Slot.LR]) <= limit:
             state[Slot.CAREFUL] = 1
 
 
@@ -116,11 +116,12 @@ def clip_value(limit, g):
 @elementwise(
     "raw float64 state, scalar float64 limit -> inout T g",
     "g = scale * g;",
-    setup="const double norm = sqrt(state[NORM]); const T scale = (T)(norm > limit ? limit / norm : 1.0);",
+    setup="""const double unit = state[LARGEST] > 1e100 ? state[LARGEST] : 1.0;
+             const double norm = sqrt(state[NORM]) * unit; const T scale = (T)(norm > limit ? limit / norm : 1.0);""",
 )
 def clip_norm(state, limit, g):
     """g ← g · min(1, limit/‖g‖), ‖g‖ the Euclidean norm over all parameters."""
-    norm = np.sqrt(state[Slot.NORM])
+    norm = np.sqrt(state[Slot.NORM]) * (state[Slot.LARGEST] if state[Slot.LARGEST] > 1e100 else 1.0)
     return g.dtype.type(limit / norm if norm > limit else 1) * g
 
 

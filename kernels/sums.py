@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._registry import MAX_OF_MAGNITUDES, reduction
+from .state import Slot
 
 
 @reduction("T x -> T s", "s = x;", over="rows")
@@ -36,10 +37,16 @@ def total(x):
     return x
 
 
-@reduction("T x -> float64 s", "const double u = (double)x; s = u * u;", over="all")
-def sum_of_squares(x):
-    """s = Σ x², squared and added in float64, so that no float32 overflows it."""
-    u = x.astype(np.float64)
+@reduction(
+    "T x, raw float64 state -> float64 s",
+    "const double u = (double)x * inverse; s = u * u;",
+    setup="const double inverse = state[LARGEST] > 1e100 ? 1.0 / state[LARGEST] : 1.0;",
+    over="all",
+)
+def sum_of_squares(x, state):
+    """s = Σ x², squared and added in float64: no float32 overflows it; where a float64 would, of x/max|x|."""
+    largest = state[Slot.LARGEST]
+    u = x.astype(np.float64) * (1 / largest if largest > 1e100 else 1.0)
     return u * u
 
 

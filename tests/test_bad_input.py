@@ -63,11 +63,19 @@ BAD_X = {
     "−infinity": (_with(X, (11, 0), -INF), ValueError, r"{x} contains infinity, first in row 11, column 0"),
     "NaN in float16": (_with(X, (1, 1), NAN).astype("f2"), ValueError, r"{x} contains NaN, first in row 1, column 1"),
     "NaN among objects": (_with(X, (1, 1), NAN).astype(object), ValueError, r"{x} contains NaN, first in row 1"),
-    "too large for float32": (_with(X, (3, 3), 1e39), ValueError, r"{x} holds values too large for float32 .*'float64'"),
+    "too large for float32": (
+        _with(X, (3, 3), 1e39),
+        ValueError,
+        r"{x} holds values too large for float32 .*'float64'",
+    ),
     "an integer too large": ([[10**40] * 4] * ROWS, ValueError, r"{x} holds values too large for float32"),
     "an integer too large for all": ([[10**400] * 4] * ROWS, ValueError, r"{x} holds an integer too large for float64"),
     "too large for float64": (np.full((ROWS, 4), np.longdouble("1e400")), ValueError, "{x} .*too large for float64"),
-    "one row, flat": (X[0], ValueError, r"{x} must have shape \(rows, columns\), got shape \(4,\); {x}.reshape\(-1, 1\)"),
+    "one row, flat": (
+        X[0],
+        ValueError,
+        r"{x} must have shape \(rows, columns\), got shape \(4,\); [xX].reshape\(-1, 1\)",
+    ),
     "a number": (5.0, ValueError, r"{x} must have shape \(rows, columns\), got shape \(\)"),
     "three axes": (X[:, :, None], ValueError, r"{x} must have shape \(rows, columns\), got shape \(12, 4, 1\)"),
     "no rows": (X[:0], ValueError, r"{x} must have at least one row and one column, got shape \(0, 4\)"),
@@ -93,12 +101,11 @@ BAD_X = {
     "None among numbers": ([[1, 2, 3, None]] * ROWS, TypeError, "{x} must hold real numbers, got NoneType None"),
     "a dict": ({"a": [1, 2]}, TypeError, "{x} must be an array of numbers, got dict"),
     "a set": ({1, 2}, TypeError, "{x} must be an array of numbers, got set"),
-    "a generator": ((row for row in X), ValueError, r"{x} must have shape \(rows, columns\)|{x} must hold real numbers"),
+    "a generator": ((row for row in X), TypeError, "{x} must hold real numbers, got generator"),
     "masked": (np.ma.masked_less(X, 0), TypeError, r"{x} is a masked array; fill the masked cells first"),
     "records": (np.zeros((ROWS, 4), [("a", "f4")]), TypeError, "{x} must hold real numbers, got"),
-    "a function": (np.sin, TypeError, "{x} must hold real numbers|{x} must be an array"),
+    "a function": (np.sin, TypeError, "{x} must hold real numbers, got ufunc"),
 }
-BAD_X["a generator"] = (BAD_X["a generator"][0], TypeError, "{x} must hold real numbers, got generator")
 
 CALLS = {
     "fit": lambda net, x: net.fit(x, LABELS, epochs=2, verbose=0),
@@ -195,9 +202,19 @@ SPARSE, ONE_HOT, BINARY, SQUARED = (
 )
 BAD_Y = {
     # shapes: never broadcast
-    "(n,) against (n, 1)": (SQUARED, VALUES[:, 0], ValueError, r"y must have shape \(12, 1\) .*got shape \(12,\); y.resh"),
+    "(n,) against (n, 1)": (
+        SQUARED,
+        VALUES[:, 0],
+        ValueError,
+        r"y must have shape \(12, 1\) .*got shape \(12,\); y.resh",
+    ),
     "(n,) against (n, 1), yes or no": (BINARY, LABELS > 0, ValueError, r"\(12, 1\) .*got shape \(12,\); y.reshape"),
-    "(1, n)": (SQUARED, VALUES.T, ValueError, r"y must have shape \(12, 1\) for loss 'half_squared_error', got .*\(1, 12\)"),
+    "(1, n)": (
+        SQUARED,
+        VALUES.T,
+        ValueError,
+        r"y must have shape \(12, 1\) for loss 'half_squared_error', got .*\(1, 12\)",
+    ),
     "(n, 2)": (SQUARED, np.hstack([VALUES, VALUES]), ValueError, r"y must have shape \(12, 1\) .*got shape \(12, 2\)"),
     "(n, 1, 1)": (SQUARED, VALUES[:, :, None], ValueError, r"y must have shape \(12, 1\) .*got shape \(12, 1, 1\)"),
     "a number": (SQUARED, 1.0, ValueError, r"y must have shape \(12, 1\) .*got shape \(\)"),
@@ -206,7 +223,12 @@ BAD_Y = {
     "no rows": (SQUARED, VALUES[:0], ValueError, r"y must have shape \(12, 1\) .*got shape \(0, 1\)"),
     "labels, a row too few": (SPARSE, LABELS[1:], ValueError, "y has 11 rows, but X has 12"),
     "no labels": (SPARSE, LABELS[:0], ValueError, "y has 0 rows, but X has 12"),
-    "labels as a column": (SPARSE, LABELS[:, None], ValueError, r"y must hold one label a row, .*got shape \(12, 1\); y.ravel"),
+    "labels as a column": (
+        SPARSE,
+        LABELS[:, None],
+        ValueError,
+        r"y must hold one label a row, .*got shape \(12, 1\); y.ravel",
+    ),
     "labels one-hot": (SPARSE, np.eye(3)[LABELS], ValueError, "for one-hot rows use categorical_crossentropy"),
     "one-hot as labels": (ONE_HOT, LABELS, ValueError, "for integer labels use sparse_categorical_crossentropy"),
     "a class too many": (ONE_HOT, np.eye(4)[LABELS], ValueError, r"y must have shape \(12, 3\) .*got shape \(12, 4\)"),
@@ -216,11 +238,26 @@ BAD_Y = {
     "too large": (SQUARED, _with(VALUES, 5, -1e39), ValueError, "y holds values too large for float32"),
     "labels with NaN": (SPARSE, _with(LABELS, 5, NAN), ValueError, "y contains NaN"),
     "labels with infinity": (SPARSE, _with(LABELS, 5, INF), ValueError, "y contains NaN or infinity"),
-    "a label too large": (SPARSE, _with(LABELS, 5, 3), ValueError, "y holds label 3, but the network has 3 outputs: .*0 … 2"),
+    "a label too large": (
+        SPARSE,
+        _with(LABELS, 5, 3),
+        ValueError,
+        "y holds label 3, but the network has 3 outputs: .*0 … 2",
+    ),
     "a negative label": (SPARSE, _with(LABELS, 5, -1), ValueError, "y holds label -1, but the network has 3 outputs"),
-    "a huge label": (SPARSE, _with(LABELS, 5, 1e300), ValueError, "y holds label 1000.*, but the network has 3 outputs"),
+    "a huge label": (
+        SPARSE,
+        _with(LABELS, 5, 1e300),
+        ValueError,
+        "y holds label 1000.*, but the network has 3 outputs",
+    ),
     "half a label": (SPARSE, _with(LABELS, 5, 0.5), ValueError, "y must hold whole numbers as labels, got .*0.5"),
-    "labels as words": (SPARSE, ["cat"] * ROWS, TypeError, "y must hold real numbers, got text; encode them as numbers"),
+    "labels as words": (
+        SPARSE,
+        ["cat"] * ROWS,
+        TypeError,
+        "y must hold real numbers, got text; encode them as numbers",
+    ),
     "labels as numerals": (SPARSE, LABELS.astype(str), TypeError, "y must hold real numbers, got text"),
     "dates": (SQUARED, np.full((ROWS, 1), np.datetime64("2024")), TypeError, "y must hold real numbers, got dates"),
     "complex": (SQUARED, VALUES + 1j, TypeError, "y must hold real numbers, got complex numbers"),
@@ -231,10 +268,20 @@ BAD_Y = {
     "a word": (SPARSE, "target", TypeError, "y must be an array of numbers, got str"),
     "more than yes": (BINARY, _with(VALUES * 0, 5, 1.5), ValueError, r"y holds values outside \[0, 1\]; binary_cross"),
     "less than no": (BINARY, _with(VALUES * 0, 5, -0.5), ValueError, r"y holds values outside \[0, 1\]"),
-    "two classes at once": (ONE_HOT, np.ones((ROWS, 3)), ValueError, "y must hold rows of probabilities that add up to 1"),
+    "two classes at once": (
+        ONE_HOT,
+        np.ones((ROWS, 3)),
+        ValueError,
+        "y must hold rows of probabilities that add up to 1",
+    ),
     "no class": (ONE_HOT, np.zeros((ROWS, 3)), ValueError, "y must hold rows of probabilities that add up to 1"),
     "a negative share": (ONE_HOT, np.tile([2, -1, 0], (ROWS, 1)), ValueError, "y must hold rows of probabilities"),
-    "negative counts": ("poisson", _with(abs(VALUES), 5, -1), ValueError, "y holds negative values; the poisson loss is for"),
+    "negative counts": (
+        "poisson",
+        _with(abs(VALUES), 5, -1),
+        ValueError,
+        "y holds negative values; the poisson loss is for",
+    ),
 }
 Y_CALLS = {
     "fit": lambda net, y: net.fit(X, y, epochs=2, verbose=0),
@@ -296,19 +343,35 @@ BAD_FIT = {
     "verbose=3": ({"verbose": 3}, ValueError, "verbose must be 0, 1 or 2, got 3"),
     "verbose='yes'": ({"verbose": "yes"}, ValueError, "verbose must be 0, 1 or 2, got 'yes'"),
     "shuffle='batch'": ({"shuffle": "batch"}, ValueError, "shuffle must be True or False, got 'batch'"),
-    "validation_split=1": ({"validation_split": 1}, ValueError, r"validation_split must be a number in \[0, 1\), got 1"),
+    "validation_split=1": (
+        {"validation_split": 1},
+        ValueError,
+        r"validation_split must be a number in \[0, 1\), got 1",
+    ),
     "validation_split=-0.1": ({"validation_split": -0.1}, ValueError, r"validation_split must be .*got -0\.1"),
     "validation_split=nan": ({"validation_split": NAN}, ValueError, "validation_split must be .*got nan"),
     "validation_split=True": ({"validation_split": True}, ValueError, "validation_split must be .*got True"),
     "validation_split='half'": ({"validation_split": "half"}, ValueError, "validation_split must be .*got 'half'"),
-    "validation_split=0.001": ({"validation_split": 1e-9}, ValueError, "validation_split=1e-09 of 12 rows leaves one side"),
-    "validation_split=0.99": ({"validation_split": 0.99}, ValueError, "validation_split=0.99 of 12 rows leaves one side"),
+    "validation_split=1e-17": (
+        {"validation_split": 1e-17},
+        ValueError,
+        "validation_split=1e-17 of 12 rows leaves one side",
+    ),
+    "validation_split=0.99": (
+        {"validation_split": 0.99},
+        ValueError,
+        "validation_split=0.99 of 12 rows leaves one side",
+    ),
     "validation twice": (
         {"validation_split": 0.5, "validation_data": (X, LABELS)},
         ValueError,
         "give validation_data or validation_split, not both",
     ),
-    "validation_data=X": ({"validation_data": X}, ValueError, r"validation_data must be \(X, y\) or \(X, y, sample_weight\)"),
+    "validation_data=X": (
+        {"validation_data": X},
+        ValueError,
+        r"validation_data must be \(X, y\) or \(X, y, sample_weight\)",
+    ),
     "validation_data=(X,)": ({"validation_data": (X,)}, ValueError, "validation_data must be"),
     "validation_data of four": ({"validation_data": (X, LABELS, ONES, 1)}, ValueError, "validation_data must be"),
     "validation weights too few": (
@@ -316,11 +379,19 @@ BAD_FIT = {
         ValueError,
         r"validation sample_weight must have shape \(12,\), one weight a row, got shape \(11,\)",
     ),
-    "validation rows differ": ({"validation_data": (X, LABELS[1:])}, ValueError, "validation y has 11 rows, but X has 12"),
+    "validation rows differ": (
+        {"validation_data": (X, LABELS[1:])},
+        ValueError,
+        "validation y has 11 rows, but X has 12",
+    ),
     "callbacks=None": ({"callbacks": None}, TypeError, "callbacks must be a list of gpunn.Callback objects, got None"),
     "callbacks=one": ({"callbacks": gpunn.Callback()}, TypeError, "callbacks must be a list of gpunn.Callback objects"),
     "callbacks='x'": ({"callbacks": ["x"]}, TypeError, "callbacks must be gpunn.Callback objects, got 'x'"),
-    "callbacks=[class]": ({"callbacks": [gpunn.Callback]}, TypeError, "callbacks must be gpunn.Callback objects, got <class"),
+    "callbacks=[class]": (
+        {"callbacks": [gpunn.Callback]},
+        TypeError,
+        "callbacks must be gpunn.Callback objects, got <class",
+    ),
     "a good callback and a bad one": ({"callbacks": [gpunn.Callback(), 5]}, TypeError, "callbacks must be .*got 5"),
     # weights of rows
     "weights negative": (
@@ -329,14 +400,30 @@ BAD_FIT = {
         "sample_weight holds negative weights; weights must be ≥ 0",
     ),
     "weights all zero": ({"sample_weight": 0 * ONES}, ValueError, "sample_weight is zero in every row"),
-    "weights that vanish in float32": ({"sample_weight": 1e-60 * ONES}, ValueError, "sample_weight is zero in every row"),
-    "weights too few": ({"sample_weight": ONES[1:]}, ValueError, r"sample_weight must have shape \(12,\), .*got shape \(11,\)"),
+    "weights that vanish in float32": (
+        {"sample_weight": 1e-60 * ONES},
+        ValueError,
+        "sample_weight is zero in every row",
+    ),
+    "weights too few": (
+        {"sample_weight": ONES[1:]},
+        ValueError,
+        r"sample_weight must have shape \(12,\), .*got shape \(11,\)",
+    ),
     "weights as a column": ({"sample_weight": ONES[:, None]}, ValueError, r"sample_weight must have .*\(12, 1\)"),
     "one weight": ({"sample_weight": 2.0}, ValueError, r"sample_weight must have shape \(12,\), .*got shape \(\)"),
     "no weights": ({"sample_weight": []}, ValueError, r"sample_weight must have shape \(12,\), .*got shape \(0,\)"),
-    "weights with NaN": ({"sample_weight": _with(ONES, 3, NAN)}, ValueError, "sample_weight contains NaN, first in row 3"),
+    "weights with NaN": (
+        {"sample_weight": _with(ONES, 3, NAN)},
+        ValueError,
+        "sample_weight contains NaN, first in row 3",
+    ),
     "weights with infinity": ({"sample_weight": _with(ONES, 3, INF)}, ValueError, "sample_weight contains infinity"),
-    "weights too large": ({"sample_weight": 1e39 * ONES}, ValueError, "sample_weight holds values too large for float32"),
+    "weights too large": (
+        {"sample_weight": 1e39 * ONES},
+        ValueError,
+        "sample_weight holds values too large for float32",
+    ),
     "weights as words": ({"sample_weight": ["a"] * ROWS}, TypeError, "sample_weight must hold real numbers, got text"),
     "weights complex": ({"sample_weight": ONES + 1j}, TypeError, "sample_weight must hold real numbers, got complex"),
     "weights by class": ({"sample_weight": {0: 1.0}}, TypeError, "sample_weight must be an array of numbers, got dict"),
@@ -348,18 +435,34 @@ BAD_FIT = {
     # weights of classes
     "class_weight='balanced'": ({"class_weight": "balanced"}, TypeError, "class_weight must be a dict .*got str"),
     "class_weight=[1, 2, 3]": ({"class_weight": [1, 2, 3]}, TypeError, "class_weight must be a dict .*got list"),
-    "a class there is not": ({"class_weight": {3: 1.0}}, ValueError, "class_weight names class 3, but the classes are 0 … 2"),
+    "a class there is not": (
+        {"class_weight": {3: 1.0}},
+        ValueError,
+        "class_weight names class 3, but the classes are 0 … 2",
+    ),
     "a class -1": ({"class_weight": {-1: 1.0}}, ValueError, "class_weight names class -1, but the classes are 0 … 2"),
     "a class by name": ({"class_weight": {"cat": 1.0}}, ValueError, "class_weight names class 'cat'"),
     "half a class": ({"class_weight": {0.5: 1.0}}, ValueError, "class_weight names class 0.5"),
     "class None": ({"class_weight": {None: 1.0}}, ValueError, "class_weight names class None"),
-    "a negative class weight": ({"class_weight": {0: -1}}, ValueError, r"class_weight\[0\] must be a finite number ≥ 0, got -1"),
-    "a class weight NaN": ({"class_weight": {0: NAN}}, ValueError, r"class_weight\[0\] must be a finite number ≥ 0, got nan"),
+    "a negative class weight": (
+        {"class_weight": {0: -1}},
+        ValueError,
+        r"class_weight\[0\] must be a finite number ≥ 0, got -1",
+    ),
+    "a class weight NaN": (
+        {"class_weight": {0: NAN}},
+        ValueError,
+        r"class_weight\[0\] must be a finite number ≥ 0, got nan",
+    ),
     "a class weight of infinity": ({"class_weight": {1: INF}}, ValueError, r"class_weight\[1\] must be .*got inf"),
     "a class weight as text": ({"class_weight": {1: "2"}}, ValueError, r"class_weight\[1\] must be .*got '2'"),
     "a class weight True": ({"class_weight": {1: True}}, ValueError, r"class_weight\[1\] must be .*got True"),
     "class weights all zero": ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, "class_weight is zero in every row"),
-    "class weights too large": ({"class_weight": {0: 1e39}}, ValueError, "class_weight holds values too large for float32"),
+    "class weights too large": (
+        {"class_weight": {0: 1e39}},
+        ValueError,
+        "class_weight holds values too large for float32",
+    ),
     "together all zero": (
         {"class_weight": {0: 0}, "sample_weight": (LABELS == 0) * 1.0},
         ValueError,
@@ -398,12 +501,21 @@ def test_weights_elsewhere(classifier, case):
 
 def test_class_weights_where_there_are_no_classes(regressor):
     with nothing_moves(regressor, X):
-        for call in (lambda **o: regressor.fit(X, VALUES, verbose=0, **o), lambda **o: regressor.train_on_batch(X, VALUES, **o)):
-            _refused(lambda call=call: call(class_weight={0: 1}), ValueError, "class_weight needs classes, which loss 'half_sq")
+        for call in (
+            lambda **o: regressor.fit(X, VALUES, verbose=0, **o),
+            lambda **o: regressor.train_on_batch(X, VALUES, **o),
+        ):
+            _refused(
+                lambda call=call: call(class_weight={0: 1}),
+                ValueError,
+                "class_weight needs classes, which loss 'half_sq",
+            )
 
 
 @pytest.mark.parametrize("ask", ["evaluate", "predict", "predict_proba", "predict_classes"])
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError), ("8", TypeError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError), ("8", TypeError)]
+)
 def test_batch_sizes_of_prediction(classifier, ask, value, error):
     arguments = (X, LABELS) if ask == "evaluate" else (X,)
     with nothing_moves(classifier, X):
@@ -422,8 +534,16 @@ BAD_WEIGHTS = {
     "too many": ([*GOOD, GOOD[0]], ValueError, "weights must hold 6 arrays, got 7"),
     "transposed": ([GOOD[0].T, *GOOD[1:]], ValueError, r"weights\[0\] must have shape \(4, 5\), got \(5, 4\)"),
     "a scalar": ([*GOOD[:-1], 0.0], ValueError, r"weights\[5\] must have shape \(3,\), got \(\)"),
-    "a row for a vector": ([*GOOD[:-1], GOOD[-1][None]], ValueError, r"weights\[5\] must have shape \(3,\), got \(1, 3\)"),
-    "NaN in the last": ([*GOOD[:-1], _with(GOOD[-1], 1, NAN)], ValueError, r"weights\[5\] holds NaN, infinity or a number"),
+    "a row for a vector": (
+        [*GOOD[:-1], GOOD[-1][None]],
+        ValueError,
+        r"weights\[5\] must have shape \(3,\), got \(1, 3\)",
+    ),
+    "NaN in the last": (
+        [*GOOD[:-1], _with(GOOD[-1], 1, NAN)],
+        ValueError,
+        r"weights\[5\] holds NaN, infinity or a number",
+    ),
     "infinity": ([_with(GOOD[0], (1, 1), INF), *GOOD[1:]], ValueError, r"weights\[0\] holds NaN, infinity"),
     "too large": ([_with(GOOD[0], (1, 1), 1e39), *GOOD[1:]], ValueError, r"weights\[0\] .*too large for float32"),
     "complex": ([GOOD[0] + 1j, *GOOD[1:]], TypeError, r"weights\[0\] must hold real numbers, got complex"),
@@ -460,14 +580,12 @@ def test_counts(value, error, message):
     net = gpunn.Sequential([gpunn.Dense(2)])
     _refused(lambda: net.build(value), error, "^n_in must be " + message)
     if value != [3]:
-        _refused(lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=value), error, "^input_shape must be " + message)
+        _refused(
+            lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=value), error, "^input_shape must be " + message
+        )
         _refused(lambda: net.compile("sgd", "mse", threads=value), error, "^threads must be " + message)
     with pytest.raises(RuntimeError, match="no weights yet"):
         net.get_weights()
-
-
-def _optimizer_names():
-    return r"unknown; there are adagrad, adam, adamw, momentum, nesterov, rmsprop, sgd"
 
 
 BAD_MAKING = {
@@ -478,7 +596,11 @@ BAD_MAKING = {
         ValueError,
         "activation 'rellu' is unknown; there are elu, gelu, identity, leaky_relu, linear, logistic, relu, ",
     ),
-    "an activation that is a function": (lambda: gpunn.Dense(2, np.tanh), TypeError, "activation must be a name .*subclass"),
+    "an activation that is a function": (
+        lambda: gpunn.Dense(2, np.tanh),
+        TypeError,
+        "activation must be a name .*subclass",
+    ),
     "activation=5": (lambda: gpunn.Activation(5), TypeError, "activation must be a name or a gpunn.activations"),
     "an unknown initialiser": (
         lambda: gpunn.Dense(2, kernel_initializer="xavier"),
@@ -496,7 +618,11 @@ BAD_MAKING = {
     "max_norm=-1": (lambda: gpunn.Dense(2, max_norm=-1), ValueError, "max_norm must be a finite number ≥ 0, got -1"),
     "rate=1": (lambda: gpunn.Dropout(1), ValueError, r"rate must be a number in \[0, 1\), got 1"),
     "rate=-0.1": (lambda: gpunn.Dropout(-0.1), ValueError, r"rate must be a number in \[0, 1\), got -0.1"),
-    "form='other'": (lambda: gpunn.Dropout(0.5, form="other"), ValueError, 'form must be "inverted" or "textbook", got'),
+    "form='other'": (
+        lambda: gpunn.Dropout(0.5, form="other"),
+        ValueError,
+        'form must be "inverted" or "textbook", got',
+    ),
     "momentum=2": (lambda: gpunn.BatchNormalization(2), ValueError, r"momentum must be a number in \[0, 1\], got 2"),
     "epsilon=0": (lambda: gpunn.LayerNormalization(0), ValueError, r"epsilon must be a number in \(0, 1\), got 0"),
     # the network
@@ -504,29 +630,60 @@ BAD_MAKING = {
     "layers=None": (lambda: gpunn.Sequential(None), TypeError, "layers must be a list of gpunn layers, got None"),
     "layers=one": (lambda: gpunn.Sequential(gpunn.Dense(2)), TypeError, r"layers must be a list .*got Dense\(2\)"),
     "layers=['Dense']": (lambda: gpunn.Sequential(["Dense"]), TypeError, r"layers\[0\] must be a gpunn layer, got str"),
-    "layers=[class]": (lambda: gpunn.Sequential([gpunn.Dense]), TypeError, r"layers\[0\] must be a gpunn layer, got type"),
-    "an optimiser as a layer": (lambda: gpunn.Sequential([gpunn.Dense(2), gpunn.SGD()]), TypeError, r"layers\[1\] .*got SGD"),
+    "layers=[class]": (
+        lambda: gpunn.Sequential([gpunn.Dense]),
+        TypeError,
+        r"layers\[0\] must be a gpunn layer, got type",
+    ),
+    "an optimiser as a layer": (
+        lambda: gpunn.Sequential([gpunn.Dense(2), gpunn.SGD()]),
+        TypeError,
+        r"layers\[1\] .*got SGD",
+    ),
     "input_shape=(2, 3)": (
         lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=(2, 3)),
         ValueError,
         r"input_shape must be the number of inputs or \(inputs,\), got \(2, 3\)",
     ),
     "input_shape=()": (lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=()), ValueError, "input_shape must be"),
-    "input_shape=(0,)": (lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=(0,)), ValueError, "input_shape .*got 0"),
-    "seed=-1": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=-1), ValueError, r"seed must lie in \[0, 2⁶⁴\), got -1"),
+    "input_shape=(0,)": (
+        lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=(0,)),
+        ValueError,
+        "input_shape .*got 0",
+    ),
+    "seed=-1": (
+        lambda: gpunn.Sequential([gpunn.Dense(2)], seed=-1),
+        ValueError,
+        r"seed must lie in \[0, 2⁶⁴\), got -1",
+    ),
     "seed=2**64": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=2**64), ValueError, "seed must lie in"),
-    "seed=1.0": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=1.0), TypeError, "seed must be an integer or None, got 1.0"),
-    "seed=True": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=True), TypeError, "seed must be an integer or None, got T"),
-    "seed='0'": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed="0"), TypeError, "seed must be an integer or None, got '0'"),
-    "seed=generator": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=RNG), TypeError, "seed must be an integer or None"),
+    "seed=1.0": (
+        lambda: gpunn.Sequential([gpunn.Dense(2)], seed=1.0),
+        TypeError,
+        "seed must be an integer or None, got 1.0",
+    ),
+    "seed=True": (
+        lambda: gpunn.Sequential([gpunn.Dense(2)], seed=True),
+        TypeError,
+        "seed must be an integer or None, got T",
+    ),
+    "seed='0'": (
+        lambda: gpunn.Sequential([gpunn.Dense(2)], seed="0"),
+        TypeError,
+        "seed must be an integer or None, got '0'",
+    ),
+    "seed=generator": (
+        lambda: gpunn.Sequential([gpunn.Dense(2)], seed=RNG),
+        TypeError,
+        "seed must be an integer or None",
+    ),
     **{
         f"dtype={d!r}": (
             lambda d=d: gpunn.Sequential([gpunn.Dense(2)], dtype=d),
             ValueError,
             "dtype must be 'float32' or 'float64', got",
         )
-        for d in ("float16", "int32", "float", None, 5, "complex64", ">f4")
-        if d != "float"
+        for d in ("float16", "int32", None, 5, "complex64", ">f4")
     },
     # losses and optimisers
     "Huber(0)": (lambda: losses.Huber(0), ValueError, "delta must be a finite number > 0, got 0"),
@@ -551,11 +708,19 @@ BAD_MAKING = {
             ([0.1], TypeError),
         )
     },
-    "momentum=1": (lambda: gpunn.Momentum(0.1, momentum=1), ValueError, r"momentum must be a number in \[0, 1\), got 1"),
+    "momentum=1": (
+        lambda: gpunn.Momentum(0.1, momentum=1),
+        ValueError,
+        r"momentum must be a number in \[0, 1\), got 1",
+    ),
     "beta_1=1": (lambda: gpunn.Adam(beta_1=1), ValueError, r"beta_1 must be a number in \[0, 1\), got 1"),
     "clipnorm=0": (lambda: gpunn.SGD(clipnorm=0), ValueError, "clipnorm must be a finite number > 0, got 0"),
     "clipvalue=-1": (lambda: gpunn.SGD(clipvalue=-1), ValueError, "clipvalue must be a finite number > 0, got -1"),
-    "weight_decay=-1": (lambda: gpunn.AdamW(weight_decay=-1), ValueError, "weight_decay must be a finite number ≥ 0, got -1"),
+    "weight_decay=-1": (
+        lambda: gpunn.AdamW(weight_decay=-1),
+        ValueError,
+        "weight_decay must be a finite number ≥ 0, got -1",
+    ),
 }
 
 
@@ -568,13 +733,29 @@ def test_making(make, error, message):
 
 KNOWN_LOSSES = "binary_crossentropy, categorical_crossentropy, half_squared_error, huber, log_cosh"
 BAD_COMPILE = {
-    "an unknown optimiser": ({"optimizer": "sdg"}, ValueError, "optimizer 'sdg' is unknown; there are adagrad, adam, adamw, mom"),
-    "optimizer=None": ({"optimizer": None}, TypeError, "optimizer must be a name or a gpunn.optimizers.Optimizer, got NoneType"),
+    "an unknown optimiser": (
+        {"optimizer": "sdg"},
+        ValueError,
+        "optimizer 'sdg' is unknown; there are adagrad, adam, adamw, mom",
+    ),
+    "optimizer=None": (
+        {"optimizer": None},
+        TypeError,
+        "optimizer must be a name or a gpunn.optimizers.Optimizer, got NoneType",
+    ),
     "optimizer=0.1": ({"optimizer": 0.1}, TypeError, "optimizer must be a name .*got float"),
-    "an unknown loss": ({"loss": "crossentropy"}, ValueError, f"loss 'crossentropy' is unknown; there are {KNOWN_LOSSES}"),
+    "an unknown loss": (
+        {"loss": "crossentropy"},
+        ValueError,
+        f"loss 'crossentropy' is unknown; there are {KNOWN_LOSSES}",
+    ),
     "loss=None": ({"loss": None}, TypeError, "loss is missing: name one"),
     "loss=5": ({"loss": 5}, TypeError, r"loss must be a name, a gpunn.losses.Loss or a function .*got int"),
-    "an unknown metric": ({"metrics": ["accurate"]}, ValueError, "metric 'accurate' is unknown; there are acc, accuracy, mae"),
+    "an unknown metric": (
+        {"metrics": ["accurate"]},
+        ValueError,
+        "metric 'accurate' is unknown; there are acc, accuracy, mae",
+    ),
     "metrics as text": ({"metrics": "accuracy"}, TypeError, r"metrics must be a list, write metrics=\['accuracy'\]"),
     "metrics=None": ({"metrics": None}, TypeError, "metrics must be a list of names or gpunn metrics, got None"),
     "metrics=[5]": ({"metrics": [5]}, TypeError, "metrics must hold names or gpunn.metrics.Metric objects, got int"),

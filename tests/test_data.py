@@ -67,7 +67,9 @@ def test_the_layout_of_targets_does_not_matter(layout):
     assert twin.fit(X, VALUES, batch_size=2, epochs=2, verbose=0).history == a
 
 
-@pytest.mark.parametrize("kind", "float16 float32 float64 longdouble int8 uint8 int16 int32 uint32 int64 uint64".split())
+@pytest.mark.parametrize(
+    "kind", "float16 float32 float64 longdouble int8 uint8 int16 int32 uint32 int64 uint64".split()
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_type_of_number_counts_as_its_value(kind, dtype):
     net = _net(dtype=dtype)

@@ -219,7 +219,10 @@ def test_anything_else_is_refused_at_compile(loss, activation):
     matching, other, _ = PAIRS[loss]
     activation = other if activation == "the other" else activation
     net = gpunn.Sequential([gpunn.Dense(3, activation)], input_shape=4)
-    with nothing_moves(net), pytest.raises(ValueError, match=rf"{loss}.*needs {matching}.*got {activation}.*{matching}"):
+    with (
+        nothing_moves(net),
+        pytest.raises(ValueError, match=rf"{loss}.*needs {matching}.*got {activation}.*{matching}"),
+    ):
         net.compile("sgd", loss)
     with pytest.raises(RuntimeError, match="compile"):
         net.evaluate(X, LABELS)

@@ -214,6 +214,38 @@ def test_what_needs_a_loss_says_so(call):
             getattr(net, name)
 
 
+def test_threads_is_a_limit_that_a_fit_keeps():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    seen = []
+    callback = gpunn.Callback()
+    callback.on_epoch_end = lambda epoch, logs=None: seen.extend(
+        pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"
+    )
+    net = _net().compile("adam", "sparse_categorical_crossentropy", threads=1)
+    net.fit(X, Y, callbacks=[callback], verbose=0)
+    assert set(seen) == {1}
+
+
+def test_threads_without_its_package_is_refused_at_compile(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
+    net = _net()
+    with nothing_moves(net), pytest.raises(ImportError, match=r"pip install \"gpunn\[threads\]\""):
+        net.compile("adam", "sparse_categorical_crossentropy", threads=2)
+
+
+def test_to_a_device():
+    net = _net()
+    assert net.to("cpu") is net and net.device == "cpu"
+    before = state_of(net)
+    for wrong in ("gpu", "cuda:-1", "", "cpu:1"):
+        with pytest.raises(ValueError, match="device"):
+            net.to(wrong)
+    assert state_of(net) == before
+    net.fit(X, Y, verbose=0)
+
+
 def test_one_metric_object_serves_two_nets():
     accuracy = gpunn.metrics.Accuracy()
     one = gpunn.Sequential([gpunn.Dense(3, "softmax")], input_shape=4, seed=0)
@@ -576,7 +608,7 @@ def test_summary_shows_parameters_and_bytes():
     total = 4 * 6 + 6 + 6 + 6 + 6 * 3 + 3
     assert f"parameters {total} ({total} trained), float32" in text
     assert f"device {net.device}: " in text
-    assert "every launch of a step is fused" in text
+    assert "nothing leaves the fast path" in text
     assert repr(text) == str(text)
 
     def plan_bytes(batch_size):
@@ -601,4 +633,4 @@ def test_summary_says_what_leaves_the_fast_path_and_why():
     text = net.summary()
     assert "leaves the fast path: loss own_loss is a Python function" in text
     assert "leaves the fast path: activation OwnSigmoid is a Python function" in text
-    assert "every launch of a step is fused" not in text
+    assert "nothing leaves the fast path" not in text

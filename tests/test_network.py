@@ -12,7 +12,6 @@ import pytest
 from gpunn.kernels.state import Slot
 
 import gpunn
-from gpunn.training import loop
 
 WIDE = (1024, 1024, 1024, 1024, 10)
 
@@ -29,31 +28,34 @@ def _rows(n, d, classes=10, seed=0):
     return rng.normal(size=(n, d)).astype(np.float32), rng.integers(0, classes, size=n)
 
 
+class _Peaks(gpunn.Callback):
+    """tracemalloc's peak within each step of a fit, above what was allocated when it began."""
+
+    def on_train_begin(self, logs=None):
+        self.peaks = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        tracemalloc.start()
+        self.start, _ = tracemalloc.get_traced_memory()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.peaks.append(tracemalloc.get_traced_memory()[1] - self.start)
+        tracemalloc.stop()
+
+
 def _peak_of_a_step(sizes, batch):
-    net = _classifier(sizes)
-    X, y = _rows(batch, sizes[0])
-    net.train_on_batch(X, y)
-    inner = net._net
-    with loop.training_plan(inner, batch, weighted=False) as plan:
-        step = loop.whole_step(plan, plan.source(X, y.astype(np.int32)))
-        peaks = []
-        for _ in range(2):
-            inner.state[Slot.OFFSET] = 0
-            tracemalloc.start()
-            start, _ = tracemalloc.get_traced_memory()
-            for launch in step:
-                launch()
-            peaks.append(tracemalloc.get_traced_memory()[1] - start)
-            tracemalloc.stop()
-    return peaks[-1]
+    net, peaks = _classifier(sizes), _Peaks()
+    X, y = _rows(2 * batch, sizes[0])
+    net.fit(X, y, batch_size=batch, epochs=2, callbacks=[peaks], verbose=0)
+    return max(peaks.peaks[1:])
 
 
 def test_a_step_allocates_nothing_that_grows():
-    wide = _peak_of_a_step(WIDE, 512)
-    assert wide < 256 * 1024
-    # neither with the batch nor with the width, beyond what a block of the NumPy bodies varies by
-    assert _peak_of_a_step((256, 256, 10), 1024) < 256 * 1024
-    assert _peak_of_a_step((256, 256, 10), 2048) < 256 * 1024
+    # a block of a NumPy body holds 8192 elements, whatever the sizes: some 200 KiB at once
+    assert _peak_of_a_step(WIDE, 512) < 256 * 1024
+    narrow, wide, tall = (_peak_of_a_step(s, n) for s, n in (((256,) * 3, 512), ((1024,) * 3, 512), ((256,) * 3, 2048)))
+    assert max(narrow, wide, tall) < 256 * 1024
+    assert abs(wide - narrow) < 64 * 1024 and abs(tall - narrow) < 64 * 1024
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -304,7 +306,15 @@ def test_the_device_says_why_it_was_taken(monkeypatch):
     assert net.device_reason == "asked for"
 
 
-def test_ctrl_c_leaves_the_network_after_a_whole_step():
+@pytest.fixture
+def default_interrupt():
+    """Python's own handler of Ctrl-C, which a shell's background job starts without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_leaves_the_network_after_a_whole_step(default_interrupt):
     X, y = _rows(40, 6, 4)
 
     class Interrupt(gpunn.Callback):
@@ -322,3 +332,107 @@ def test_ctrl_c_leaves_the_network_after_a_whole_step():
     for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert net._net.state[Slot.STEP] == twin._net.state[Slot.STEP] == 4
+
+
+def test_gradients_of_several_threads_do_not_mix():
+    net = _classifier((20, 30, 4))
+    net.build(20)
+    batches = [_rows(16, 20, 4, seed) for seed in range(4)]
+    wanted = [net.loss_and_gradients(*batch) for batch in batches]
+    wrong = []
+
+    def ask(k):
+        for _ in range(30):
+            loss, gradients = net.loss_and_gradients(*batches[k])
+            same = all(np.array_equal(a, b) for a, b in zip(gradients, wanted[k][1], strict=True))
+            if loss != wanted[k][0] or not same:
+                wrong.append(k)
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+class _NaNFromStep3(gpunn.schedules.Schedule):
+    name = "nan_from_step_3"
+
+    def __call__(self, t):
+        return 0.1 if t < 3 else float("nan")
+
+
+@pytest.mark.parametrize("case", ["a schedule's NaN", "a decay that overflows"])
+def test_an_update_that_is_not_finite_is_never_written(case):
+    X, y = _rows(32, 6, 4)
+    rule = gpunn.SGD(_NaNFromStep3()) if case == "a schedule's NaN" else gpunn.AdamW(1.0, weight_decay=1e38)
+    steps = 3 if case == "a schedule's NaN" else 0
+    net, twin = _classifier((6, 5, 4), optimizer=rule), _classifier((6, 5, 4), optimizer=gpunn.SGD(0.1))
+    net.build(6).set_weights([w * 100 for w in net.get_weights()])
+    twin.build(6).set_weights(net.get_weights())
+    with pytest.raises(gpunn.DivergenceError, match="an update"):
+        net.fit(X, y, batch_size=8, shuffle=False, verbose=0)
+    for k in range(steps):
+        twin.train_on_batch(X[8 * k : 8 * k + 8], y[8 * k : 8 * k + 8])
+    for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"), [(gpunn.Adam(epsilon=1e-50), "epsilon"), (gpunn.AdamW(weight_decay=1e45), "weight_decay")]
+)
+def test_a_number_that_float32_does_not_hold_is_refused(rule, name):
+    with pytest.raises(ValueError, match=f"{name}=.* in float32"):
+        _classifier((6, 5, 4), optimizer=rule)
+    _classifier((6, 5, 4), "float64", optimizer=rule)
+
+
+def test_a_variance_that_overflows_stops_the_fit():
+    X, y = _rows(32, 6, 4)
+    for layer in (gpunn.BatchNormalization(), gpunn.LayerNormalization()):
+        net = gpunn.Sequential([layer, gpunn.Dense(4, "softmax")], seed=0)
+        net.compile("adam", "sparse_categorical_crossentropy")
+        with pytest.raises(gpunn.DivergenceError):
+            net.fit(X * np.float32(1e25), y, verbose=0)
+        assert all(np.isfinite(w).all() for w in net.get_weights())
+        assert np.isfinite(net._net.running).all()
+
+
+def test_clipping_by_a_norm_whose_square_overflows():
+    # ∂C/∂W = x(Wx − y) = 10²⁰⁰, its square beyond float64; the clipped gradient is 1
+    net = gpunn.Sequential([gpunn.Dense(1, use_bias=False, kernel_initializer="ones")], input_shape=1, dtype="float64")
+    net.compile(gpunn.SGD(0.125, clipnorm=1.0), "half_squared_error")
+    net.train_on_batch([[1e100]], [[0.0]])
+    assert net.get_weights()[0][0, 0] == pytest.approx(0.875, rel=1e-15)
+
+
+def test_what_is_set_on_a_layer_holds_from_the_next_call_on():
+    X, y = _rows(32, 6, 4)
+    net = _classifier((6, 5, 4), "float64")
+    plain = net.evaluate(X, y)["loss"]
+    net[0].l2 = 2.0
+    W = net.get_weights()[0]
+    assert net.evaluate(X, y)["loss"] == pytest.approx(plain + (W**2).sum(), rel=1e-13)
+
+    class Freeze(gpunn.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model[0].trainable = False
+            self.weights = self.model.get_weights()
+
+    freeze = Freeze()
+    net.fit(X, y, batch_size=8, epochs=1, callbacks=[freeze], verbose=0)
+    net[0].trainable = True
+    net.fit(X, y, batch_size=8, epochs=2, callbacks=[freeze], verbose=0)
+    before = freeze.weights
+    assert (net.get_weights()[2] == before[2]).all(), "the callback saw the last epoch's weights"
+    moved = net.get_weights()
+    net.fit(X, y, batch_size=8, epochs=1, verbose=0)
+    assert (net.get_weights()[0] == moved[0]).all() and (net.get_weights()[2] != moved[2]).any()
+
+
+@pytest.mark.parametrize("last", [gpunn.Dropout(0.5), gpunn.BatchNormalization()])
+def test_probabilities_are_never_taken_for_logits(last):
+    net = gpunn.Sequential([gpunn.Dense(3, "softmax"), last], seed=0)
+    with pytest.raises(ValueError, match="neither its probabilities nor logits"):
+        net.compile("adam", "sparse_categorical_crossentropy")

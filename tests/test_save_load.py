@@ -261,7 +261,7 @@ def test_the_file_is_safetensors_with_json_and_no_pickle(file, trained):
         *(f"layers.1.{name}" for name in ("gamma", "beta", "running_mean", "running_variance")),
         *(f"layers.5.{name}" for name in ("gamma", "beta")),
     }
-    arrays, metadata = checkpoint.read(file)
+    _, metadata = checkpoint.read(file)
     assert json.loads(json.dumps(metadata)) == metadata and metadata["kind"] == "sequential"
     assert not zipfile.is_zipfile(file)
     data = file.read_bytes()

@@ -4,7 +4,7 @@
 says what is wrong. Importing this touches no CuPy: only `get`, asked for "auto" or "cuda", and `doctor` do.
 """
 
-from .arrays import array_module, is_device_array, to_host
+from .arrays import array_module, from_cuda_interface, is_device_array, to_host
 from .devices import Backend, DeviceError, DeviceFallbackWarning, get
 from .examination import Check, Report, doctor
 
@@ -16,6 +16,7 @@ __all__ = [
     "Report",
     "array_module",
     "doctor",
+    "from_cuda_interface",
     "get",
     "is_device_array",
     "to_host",

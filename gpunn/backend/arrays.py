@@ -19,6 +19,13 @@ def array_module(x: Any) -> Any:
     return sys.modules["cupy"] if is_device_array(x) else np
 
 
+def from_cuda_interface(x: Any) -> Any:
+    """An array that another library holds on a GPU and offers through `__cuda_array_interface__`, as a CuPy array."""
+    import cupy
+
+    return cupy.asarray(x)
+
+
 def to_host(x: Any) -> np.ndarray:
     """`x` as a NumPy array: copied from the GPU if it lives there, else `numpy.asarray(x)`."""
     return np.asarray(x.get() if is_device_array(x) else x)

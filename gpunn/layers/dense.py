@@ -100,7 +100,7 @@ class Dense(Layer):
     def after_update(self, ops: Recorder, t: Buffers) -> None:
         """The column of W into neuron j is scaled back to `max_norm` where it is longer."""
         if self.max_norm is not None and self.trainable:
-            squares = ops.backend.empty((self.units,), t.W.dtype)
+            squares = ops.new((self.units,), t.W.dtype)
             ops(kernel("column_dot"), t.W, t.W, out=squares)
             ops(kernel("max_norm"), squares, t.state, out=t.W, limit=self.max_norm)
 

@@ -30,6 +30,8 @@ class Optimizer:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        # a subclass without a name of its own goes by its class's, and takes no other's place
+        cls.name = vars(cls).get("name", cls.__name__)
         _NAMES[cls.name] = cls
 
     def __init__(self, learning_rate: Any, *, clipvalue: float | None = None, clipnorm: float | None = None) -> None:
@@ -55,7 +57,7 @@ class Optimizer:
         if self.clipvalue is not None:
             ops(kernel("clip_value"), out=g, limit=self.clipvalue)
         if self.clipnorm is not None:
-            ops(kernel("sum_of_squares"), g, out=state[Slot.NORM : Slot.NORM + 1])
+            ops(kernel("sum_of_squares"), g, state, out=state[Slot.NORM : Slot.NORM + 1])
             ops(kernel("clip_norm"), state, out=g, limit=self.clipnorm)
 
     def record_preparation(self, ops: Recorder, state: Array) -> None:

@@ -64,8 +64,19 @@ def diverged(net: Network, state: np.ndarray, epoch: int | None, step: int | Non
     net.state[Slot.CAUSE] = 0
     return DivergenceError(
         f"training diverged{where} (update {int(state[Slot.BAD]) - 1}, learning rate {lr:.3g}): {CAUSES[cause]}. "
+        f"{_advice(int(state[Slot.BAD]) - 1)} The weights are those before that step."
+    )
+
+
+def _advice(update: int) -> str:
+    if update == 0:
+        return (
+            "No update was taken yet, so the likely cause lies in the first outputs: inputs or targets that are not "
+            "scaled, or outputs that the loss is not defined for (a ≤ 0 for poisson, say)."
+        )
+    return (
         "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the "
-        "rate, clipnorm=1.0, or standardised inputs. The weights are those before that step."
+        "rate, clipnorm=1.0, or standardised inputs."
     )
 
 
@@ -90,10 +101,14 @@ def fit(
     callbacks("on_train_begin", {})
     logs: dict[str, float] = {}
     try:
-        with _steps(net, data, order, set(sizes)) as steps, whole_steps() as between_steps:
+        with ExitStack() as plans, whole_steps() as between_steps:
+            steps = plans.enter_context(_steps(net, data, order, set(sizes)))
             for k in range(epochs):
                 epoch = first_epoch + k
                 callbacks("on_epoch_begin", k, {})
+                if net.follow_layers():
+                    # a callback froze a layer, say: the steps are recorded anew
+                    steps = plans.enter_context(_steps(net, data, order, set(sizes)))
                 if shuffle:
                     order[...] = net.backend.asarray(order_of_epoch(data.n, net.seed, epoch, True))
                 _epoch(net, steps, sizes, epoch, k, callbacks, between_steps)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gpunn.kernels import elementwise, host
 
 from gpunn import kernels
-from gpunn.kernels import elementwise, host
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_COMPILER = host.compiler() is not None
@@ -51,7 +51,7 @@ def _relu_runs():
 
 def _in_a_process(*arguments, **environment):
     command = [sys.executable, "-m", "gpunn.kernels", *arguments]
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
+    env = os.environ | environment
     return subprocess.Popen(
         command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
@@ -292,10 +292,8 @@ def test_two_processes_compile_at_once(cache):
         "import numpy as np; from gpunn import kernels; a = np.empty(2);"
         "kernels.get('relu').in_compiled_text(np.array([-1.0, 2.0]), out=a)(); print(a.tolist())"
     )
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     both = [
-        subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, text=True, stdout=subprocess.PIPE) for _ in range(2)
     ]
     assert [p.communicate()[0].strip() for p in both] == ["[0.0, 2.0]"] * 2
     (library,) = cache.iterdir()

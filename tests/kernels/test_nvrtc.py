@@ -9,10 +9,10 @@ import re
 
 import numpy as np
 import pytest
+from gpunn.kernels import _device
 from kernel_cases import by_kernel
 
 from gpunn import kernels
-from gpunn.kernels import _device
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # how arrays come: one contiguous row of elements, or two dimensions with strides and long indices
@@ -106,18 +106,18 @@ def _compile(nvrtc, sources, architecture):
 
 @pytest.fixture(scope="module")
 def compiled(nvrtc):
-    """Per architecture, the functions that came out of everything compiled as one unit; None where that fails."""
-
-    def together(architecture):
+    """Per architecture, the functions that came out of everything as one unit. None where that fails: then each kernel
+    is compiled alone, for that architecture and no further ones, and the test of the one at fault fails."""
+    found = {}
+    for architecture in [a for a in ARCHITECTURES if a in nvrtc.getSupportedArchs()]:
         layouts = _layouts(architecture)
+        everything = {k: v for p in by_kernel() for k, v in _sources(*p.values, layouts).items()}
         try:
-            return _compile(
-                nvrtc, {k: v for p in by_kernel() for k, v in _sources(*p.values, layouts).items()}, architecture
-            )
+            found[architecture] = _compile(nvrtc, everything, architecture)
         except AssertionError:
-            return None  # then each kernel is compiled alone, and the test of the one at fault fails
-
-    return {a: together(a) for a in ARCHITECTURES if a in nvrtc.getSupportedArchs()}
+            found[architecture] = None
+            break
+    return found
 
 
 @pytest.mark.parametrize(("kernel", "types"), by_kernel())

@@ -6,10 +6,10 @@ import dataclasses
 import kernel_cases
 import numpy as np
 import pytest
+from gpunn.kernels import _registry, host
 from kernel_cases import assert_same, by_kernel, make, names
 
 from gpunn import kernels
-from gpunn.kernels import _registry, host
 
 SOME_SIZES = ((1, 1), (33, 33), (130, 67))
 BODIES = ("numpy", "compiled")
@@ -136,7 +136,7 @@ PLANTS = [
 
 @pytest.fixture(scope="module")
 def planted(compiled_texts):
-    """Copies of the kernels with an error in one output each, registered in families of their own, by (name, output)."""
+    """Copies of the kernels with an error in one output each, in families of their own, by (name, output)."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         # what is planted shows at any level of optimisation, and this one compiles fast

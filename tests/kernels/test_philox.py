@@ -1,10 +1,11 @@
 """Philox4x32-10 against Random123's known answers, and the dropout masks that are drawn with it, bit for bit."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from kernel_cases import state_array
-
 from gpunn.kernels.state import Slot
+from kernel_cases import state_array
 
 # tests/kat_vectors of Random123 (D. E. Shaw Research): philox4x32 10, counter[4] key[2] answer[4]
 KNOWN_ANSWERS = """
@@ -97,9 +98,7 @@ def test_the_parts_of_a_batch_have_the_masks_of_the_whole(width, any_body):
     x = np.ones((29, width))
     whole = _dropout(any_body, x, 2**31, first_row=4)
     for cuts in ([0, 29], [0, 1, 2, 29], [0, 13, 28, 29], [0, 10, 20, 29]):
-        parts = [
-            _dropout(any_body, x[a:b].copy(), 2**31, first_row=4 + a) for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-        ]
+        parts = [_dropout(any_body, x[a:b].copy(), 2**31, first_row=4 + a) for a, b in pairwise(cuts)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 

@@ -1,16 +1,16 @@
-"""The numbers are right: kernels against textbook formulas in extended precision, differences, and hand calculations."""
+"""The numbers are right: kernels against formulas in extended precision, differences, and hand calculations."""
 
 import math
 
 import numpy as np
 import pytest
 import tolerances
+from gpunn.kernels import _activation
+from gpunn.kernels._signature import C_TYPES
+from gpunn.kernels.state import SIZE, Slot
 from kernel_cases import Arena, state_array
 
 from gpunn import kernels
-from gpunn.kernels import _activation
-from gpunn.kernels._signature import C_TYPES
-from gpunn.kernels.state import Slot
 
 DTYPES = ["float32", "float64"]
 LONG = np.longdouble
@@ -132,8 +132,13 @@ def test_nothing_overflows_far_from_zero(dtype, body):
     """Limits at z = ±10⁴, where e^|z| is no float any more."""
     z = np.array([-1e4, 1e4], dtype)
     limits = {
-        "sigmoid": [0, 1], "tanh": [-1, 1], "softplus": [0, 1e4], "silu": [0, 1e4], "gelu": [0, 1e4], "elu": [-0.75, 1e4]
-    }  # fmt: skip
+        "sigmoid": [0, 1],
+        "tanh": [-1, 1],
+        "softplus": [0, 1e4],
+        "silu": [0, 1e4],
+        "gelu": [0, 1e4],
+        "elu": [-0.75, 1e4],
+    }
     slopes = {"sigmoid": [0, 0], "tanh": [0, 0]}
     for name, values in limits.items():
         constants = CONSTANTS.get(name, {})
@@ -170,8 +175,8 @@ LOSSES = {
     "binary_crossentropy": lambda a, y: -(_xlogy(y, a) + _xlogy(1 - y, 1 - a)).sum(axis=1),
     "categorical_crossentropy": lambda a, y: -_xlogy(y, a).sum(axis=1),
     "softmax_crossentropy_dense": lambda z, y: -_xlogy(y, _softmax(z)).sum(axis=1),
-    "sigmoid_crossentropy": lambda z, y: -(_xlogy(y, 1 / (1 + np.exp(-z))) + _xlogy(1 - y, 1 / (1 + np.exp(z)))).sum(
-        axis=1
+    "sigmoid_crossentropy": lambda z, y: (
+        -(_xlogy(y, 1 / (1 + np.exp(-z))) + _xlogy(1 - y, 1 / (1 + np.exp(z)))).sum(axis=1)
     ),
 }
 SPARSE = {
@@ -370,8 +375,26 @@ def test_clipping(body):
     np.testing.assert_array_equal(body("clip_value", out=g, limit=2.0), [0.5, -2, 2, np.nan, 2, -2])
     for limit, wanted in ((2.5, [1.5, -2.0]), (5.0, [3.0, -4.0]), (9.0, [3.0, -4.0])):
         g, state = np.array([3.0, -4.0]), state_array()
-        state[Slot.NORM] = body("sum_of_squares", g, out=np.empty(1))[0]
+        state[Slot.NORM] = body("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
         np.testing.assert_array_equal(body("clip_norm", state, out=g, limit=limit), wanted)
+
+
+def test_clipping_where_squares_are_beyond_float64(body):
+    """‖(3, −4)·10²⁰⁰‖ = 5·10²⁰⁰, by the largest magnitude, which the state array holds by then."""
+    g, state = np.array([3e200, -4e200]), state_array(LARGEST=4e200)
+    state[Slot.NORM] = body("sum_of_squares", g, state, out=np.empty(1))[0]
+    np.testing.assert_allclose(body("clip_norm", state, out=g, limit=2.5), [1.5, -2], rtol=1e-15)
+
+
+def test_a_variance_that_overflowed_shows(body):
+    """x̂ is NaN then, never 0: the flag must see it."""
+    x = np.array([[1e200, -1e200, 0.0], [1.0, 2.0, 3.0]])
+    normal, z, scale = np.empty_like(x), np.empty_like(x), np.empty(2)
+    body("layer_normalize", x, np.ones(3), np.zeros(3), out=(normal, z, scale), epsilon=1e-3)
+    assert np.isnan(z[0]).all() and np.isfinite(z[1]).all()
+    statistics = np.zeros(3), np.array([np.inf, 1.0, 1.0]), np.ones(3), np.zeros(3)
+    body("batch_normalize", x, *statistics, out=(normal, z), epsilon=1e-3)
+    assert np.isnan(z[:, 0]).all() and np.isfinite(z[:, 1:]).all()
 
 
 def test_max_norm(body):
@@ -407,7 +430,7 @@ def test_sums_are_exact_to_rounding(shape, dtype, body):
 
 def test_float32_squares_do_not_overflow(body):
     x = np.full(50, 1e30, np.float32)
-    assert body("sum_of_squares", x, out=np.empty(1))[0] == pytest.approx(50e60, rel=1e-6)
+    assert body("sum_of_squares", x, np.zeros(SIZE), out=np.empty(1))[0] == pytest.approx(50e60, rel=1e-6)
 
 
 @pytest.mark.parametrize("where", [0, 17, 39])

@@ -132,7 +132,7 @@ def test_summary_says_that_they_leave_the_fast_path():
     text = _net(*_all()).build(4).summary()
     assert "leaves the fast path: Scale is written in Python" in text
     assert "leaves the fast path: activation Cubic is a Python function" in text
-    assert "every launch of a step is fused" in _net(Both(), gpunn.Dense(3)).build(4).summary()
+    assert "nothing leaves the fast path" in _net(Both(), gpunn.Dense(3)).build(4).summary()
 
 
 def test_an_own_width_is_known_before_anything_is_built():
@@ -187,7 +187,7 @@ def test_saving_and_loading(tmp_path):
     assert weights_of(again) == weights_of(net) and repr(again) == repr(net)
     assert again[0].activation == Cubic(0.25) and again[1].start == 1.5
     assert bits(again.predict(X)) == bits(net.predict(X)) and again.evaluate(X, Y) == net.evaluate(X, Y)
-    with pytest.raises(ValueError, match="activation 'Cubic' is not built in: pass custom={'Cubic': its class}"):
+    with pytest.raises(ValueError, match=r"activation 'Cubic' is not built in: pass custom={'Cubic': its class}"):
         gpunn.load(tmp_path / "own.safetensors")
 
 
@@ -199,12 +199,46 @@ def test_a_process_that_does_not_know_them_asks_for_them(tmp_path):
 
 
 def test_a_name_of_gpunns_own_is_refused():
-    with pytest.raises(TypeError, match="gpunn has a layer Dense already: give yours another name"):
+    """Files keep names: another class behind one of them would take its place unseen."""
+    bases = [gpunn.Layer, gpunn.activations.Activation, gpunn.losses.Loss, gpunn.metrics.Metric]
+    for base, taken in zip(bases, ["Dense", "softmax", "huber", "accuracy"], strict=True):
+        with pytest.raises(TypeError, match=f"gpunn has an? .*{taken}.* already: give yours another name"):
+            type(taken, (base,), {})
+    with pytest.raises(TypeError, match="gpunn has an activation 'swish' already"):
+        type("Mine", (gpunn.activations.Activation,), {"names": ("mine", "swish")})
+    assert type(gpunn.activations.get("swish")) is gpunn.activations.SiLU
+    with pytest.raises(ValueError, match="activation 'mine' is unknown"):
+        gpunn.Dense(3, "mine")
+    assert type(gpunn.metrics.get("accuracy")) is gpunn.metrics.Accuracy
 
-        class Dense(gpunn.Layer):
-            pass
 
-    assert gpunn.layers.base._LAYERS["Dense"] is gpunn.Dense
+def test_a_subclass_of_a_built_in_class_is_not_taken_for_it(tmp_path, monkeypatch):
+    """A sigmoid twice as steep: a cross-entropy does not merge with it, and a file does not forget it."""
+    known = gpunn.optimizers.base._NAMES
+    monkeypatch.setattr(gpunn.optimizers.base, "_NAMES", dict(known))
+
+    class Steep(gpunn.activations.Sigmoid):
+        def f(self, z):
+            return super().f(2 * z)
+
+        def slope(self, z, a):
+            return 2 * a * (1 - a)
+
+    class Patient(gpunn.Adam):
+        pass
+
+    assert Steep().name == "Steep" and type(gpunn.activations.get("sigmoid")) is gpunn.activations.Sigmoid
+    assert type(gpunn.optimizers.get("adam")) is gpunn.Adam
+    net = gpunn.Sequential([gpunn.Dense(1, Steep())], input_shape=4, seed=0, dtype="float64")
+    with pytest.raises(ValueError, match=r"needs sigmoid .*got Steep"):
+        net.compile("sgd", "binary_crossentropy")
+    net.compile(Patient(0.5), gpunn.losses.BinaryCrossentropy(from_logits=False), device="cpu")
+    assert gpunn.check_gradients(net, X, Y[:, :1] > 0).ok
+    net.save(tmp_path / "steep.safetensors")
+    with pytest.raises(ValueError, match="activation 'Steep' is not built in"):
+        gpunn.load(tmp_path / "steep.safetensors")
+    again = gpunn.load(tmp_path / "steep.safetensors", custom={"Steep": Steep})
+    assert bits(again.predict(X)) == bits(net.predict(X)) and type(again.optimizer) is Patient
 
 
 def test_what_is_missing_is_said():

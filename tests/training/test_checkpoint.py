@@ -423,7 +423,10 @@ def test_an_array_too_many_or_too_few(file):
     for wrong, match in (
         ({k: v for k, v in tensors.items() if k != "layers.2.b"}, r"layers.2.b should be float32 \(2,\), got nothing"),
         (tensors | {"layers.9.W": np.zeros(2, np.float32)}, r"layers.9.W should be nothing, got float32 \(2,\)"),
-        (tensors | {"layers.0.W": np.zeros((3, 4), np.float32)}, r"layers.0.W should be float32 \(4, 3\), got .*\(3, 4\)"),
+        (
+            tensors | {"layers.0.W": np.zeros((3, 4), np.float32)},
+            r"layers.0.W should be float32 \(4, 3\), got .*\(3, 4\)",
+        ),
         (tensors | {"layers.0.W": np.zeros((4, 3))}, r"layers.0.W should be float32 \(4, 3\), got float64"),
     ):
         checkpoint.write(file, wrong, metadata)

@@ -267,8 +267,8 @@ def test_without_tqdm_there_are_lines(caplog, monkeypatch):
 # --- divergence ------------------------------------------------------------------------------------------------------
 
 SAYS = re.compile(
-    r"training diverged in epoch (\d+), step (\d+) \(update (\d+), learning rate (\S+)\): (.*?)\. The likely cause is a "
-    r"learning rate that is too large, .* The weights are those before that step\."
+    r"training diverged in epoch (\d+), step (\d+) \(update (\d+), learning rate (\S+)\): (.*?)\. The likely cause is "
+    r"a learning rate that is too large, .* The weights are those before that step\."
 )
 
 
@@ -387,7 +387,7 @@ def test_finite_numbers_whose_products_are_not(which):
     else:
         (x if which == "X" else y)[3] = 2e38
     before = _kept(net)
-    with pytest.raises(gpunn.DivergenceError, match="epoch 1, step 1 .*the loss is not finite"):
+    with pytest.raises(gpunn.DivergenceError, match=r"epoch 1, step 1 .*the loss is not finite"):
         net.fit(x, y, batch_size=23, verbose=0)
     assert _kept(net) == before
 
@@ -417,7 +417,9 @@ def test_the_same_rate_diverges_again_and_says_so_again():
 
 def test_train_on_batch_diverges_alike():
     net, twin = _regression(gpunn.Momentum(1e4)), _regression(gpunn.Momentum(1e4))
-    with pytest.raises(gpunn.DivergenceError, match=r"\(update (\d+), learning rate 1e\+04\): .*likely cause") as caught:
+    with pytest.raises(
+        gpunn.DivergenceError, match=r"\(update (\d+), learning rate 1e\+04\): .*likely cause"
+    ) as caught:
         for _ in range(100):
             net.train_on_batch(X, X[:, :1])
     update = int(re.search(r"update (\d+)", str(caught.value))[1])
