@@ -72,7 +72,7 @@ if (begin >= 0 && begin + 4 <= elements) {{
 def dropout(i, x, state, threshold, factor, layer, width, elements, y):
     """y = x ⊙ k · factor, k = 1 where the element's 32 bits are ≥ threshold = p·2³²; forward and backward alike. (E11)
 
-    Key = (seed low, seed high), counter = (block low, block high, step, layer + 2¹⁶ · net) with block = element // 4 and
+    Key = (seed low, seed high), counter = (block low, block high, step, layer + 2¹⁶ net) with block = element // 4 and
     element = (row in the global batch) · width + column. One row of the launch is one block of four elements:
     count = elements // 4 + 2 covers a batch that begins in the middle of one.
     """
