@@ -83,7 +83,7 @@ class Plan:
         self.weighted = weighted
         self.state = network.state if update else self._new((SIZE,), np.float64)
         # a plan that takes no step may run beside others, so its gradients are its own
-        self.gradient = network.gradient if update else None
+        self.gradient: Array = network.gradient if update else None
         if backward and not update:
             self.gradient = self._new((network.theta.shape[0],))
         self.ops = Recorder(self.backend, keep=keep)
