@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arguments import nonnegative
+from .arguments import complete, nonnegative
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
 from .recording import Array, Recorder
@@ -255,7 +255,7 @@ def get(activation: str | Activation | type[Activation] | None) -> Activation:
 
 def to_config(activation: Activation) -> dict[str, Any]:
     """The activation as JSON: its name and its constants."""
-    return {"name": activation.name, **activation.get_config()}
+    return {"name": activation.name, **complete(activation, activation.get_config())}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Activation:

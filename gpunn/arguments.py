@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from numbers import Real
 from typing import Any
@@ -56,3 +57,15 @@ def _real(value: Any) -> float:
         if isinstance(value, Real) and not isinstance(value, bool):
             return float(value)
     return math.nan
+
+
+def complete(thing: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """`config` if it holds every argument that the thing's class takes, or ValueError: a file would forget it."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    wanted = [p.name for p in inspect.signature(type(thing)).parameters.values() if p.kind in named]
+    missing = [name for name in wanted if name not in config]
+    if missing:
+        raise ValueError(
+            f"{type(thing).__name__}.get_config() lacks {', '.join(missing)}: a saved file would forget it"
+        )
+    return config

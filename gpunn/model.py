@@ -590,7 +590,7 @@ class Sequential:
         compiled = metadata["compiled"]
         if compiled is not None:
             model.compile(
-                optimizers.from_config(compiled["optimizer"]),
+                optimizers.from_config(compiled["optimizer"], custom),
                 losses.from_config(compiled["loss"], custom),
                 [metrics.from_config(m, custom) for m in compiled["metrics"]],
                 device=device,

@@ -15,8 +15,9 @@ _NAMES: dict[str, type[Schedule]] = {}
 class Schedule:
     """``schedule(t)`` is η at step t, or at epoch t with per="epoch".
 
-    A schedule of one's own is a subclass with a `name` and ``__call__(self, t)`` that keeps its constructor's
-    arguments, and nothing else, under their names: that is what is saved. It is pure, so that resuming needs t alone.
+    A schedule of one's own is a subclass with ``__call__(self, t)`` that keeps its constructor's arguments, and
+    nothing else, under their names: that is what is saved, and `gpunn.load(…, custom={class name: class})` reads. It is
+    pure, so that resuming needs t alone.
     """
 
     name: ClassVar[str] = ""
@@ -25,8 +26,13 @@ class Schedule:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if vars(cls).get("name"):
-            _NAMES[cls.name] = cls
+        # a subclass without a name of its own goes by its class's, and takes no built-in one's place
+        cls.name = vars(cls).get("name", cls.__name__)
+        if cls.name in _NAMES and _NAMES[cls.name].__module__ == __name__:
+            raise TypeError(f"gpunn has a schedule {cls.name!r} already: give yours another name, files keep it")
+        _NAMES[cls.name] = cls
+        if "__call__" in vars(cls) and "is_constant" not in vars(cls):
+            cls.is_constant = False
 
     def __init__(self, per: str = "step") -> None:
         if per not in ("step", "epoch"):
@@ -203,14 +209,15 @@ def get(schedule: Schedule | float) -> Schedule:
     return Constant(float(schedule))
 
 
-def from_config(config: dict[str, Any]) -> Schedule:
-    """The inverse of `get_config`."""
+def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Schedule:
+    """The inverse of `get_config`; `custom` maps the names of the user's own schedules to their classes."""
     arguments = {k: v for k, v in config.items() if k != "name"}
-    if config.get("name") not in _NAMES:
+    found = (custom or {}).get(config.get("name")) or _NAMES.get(config.get("name", ""))
+    if found is None:
         raise ValueError(f"schedule {config.get('name')!r} is unknown; there are {', '.join(sorted(_NAMES))}")
     if isinstance(arguments.get("schedule"), dict):
-        arguments["schedule"] = from_config(arguments["schedule"])
-    return _NAMES[config["name"]](**arguments)
+        arguments["schedule"] = from_config(arguments["schedule"], custom)
+    return found(**arguments)
 
 
 def _switch(name: str, value: Any) -> bool:

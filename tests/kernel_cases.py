@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tolerances
+
 from gpunn.kernels import all_kernels
 from gpunn.kernels.state import SIZE, Slot
 

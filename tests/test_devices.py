@@ -67,7 +67,6 @@ def test_the_same_fit_on_both_devices(cuda):
 def test_a_step_on_the_device_only_launches(fake_cupy):
     """Nothing is read back, copied over or allocated in a step: what capture forbids, but for CuPy's own products."""
     from gpunn.kernels.state import Slot
-
     from gpunn.training import loop
 
     X, y, _ = _data(16)

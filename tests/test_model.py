@@ -6,11 +6,11 @@ import pickle
 import hand_worked as hand
 import numpy as np
 import pytest
-from gpunn.kernels.state import Slot
 from snapshots import bits, nothing_moves, state_of, weights_of
 
 import gpunn
 from gpunn.backend import to_host
+from gpunn.kernels.state import Slot
 
 
 def _layers(last="softmax"):

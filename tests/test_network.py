@@ -9,9 +9,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from gpunn.kernels.state import Slot
 
 import gpunn
+from gpunn.kernels.state import Slot
 
 WIDE = (1024, 1024, 1024, 1024, 10)
 

@@ -299,3 +299,49 @@ def test_the_file_of_version_1_opens():
     assert [layer.trainable for layer in net] == [True, True, True, False, True, True, True, True]
     assert type(net.optimizer) is gpunn.Adam and net.optimizer.learning_rate == 0.01
     assert net.evaluate(x, [0, 1, 2]) == pytest.approx(expected["evaluated"], rel=1e-5)
+
+
+class Forgetful(gpunn.Layer):
+    """An own layer with an argument that its get_config leaves out."""
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+
+    def forward(self, ops, t, training):
+        ops.copy(t.a_prev, out=t.a)
+
+    def backward(self, ops, t, training):
+        if t.grad_prev is not None:
+            ops.copy(t.grad_a, out=t.grad_prev)
+
+
+def test_an_argument_that_a_file_would_forget_is_refused_at_save(tmp_path):
+    net = gpunn.Sequential([Forgetful(3.0), gpunn.Dense(2)], input_shape=2, seed=0)
+    with pytest.raises(ValueError, match=r"Forgetful.*lacks factor"):
+        net.save(tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class Halving(gpunn.schedules.Schedule):
+    """η₀/2ᵗ, without a name of its own."""
+
+    def __init__(self, start, per="step"):
+        super().__init__(per)
+        self.start = start
+
+    def __call__(self, t):
+        return self.start / 2**t
+
+
+class Quarter(gpunn.SGD):
+    """A rule of one's own: gradient descent under another name."""
+
+
+def test_own_schedules_and_rules_are_kept_by_name(tmp_path):
+    net = gpunn.Sequential([gpunn.Dense(2)], input_shape=2, seed=0)
+    net.compile(Quarter(gpunn.schedules.Warmup(Halving(0.5), 3)), "mse")
+    net.save(tmp_path / "m.safetensors")
+    again = gpunn.load(tmp_path / "m.safetensors", custom={"Halving": Halving, "Quarter": Quarter})
+    assert type(again.optimizer) is Quarter
+    assert [again.optimizer.schedule(t) for t in range(6)] == [net.optimizer.schedule(t) for t in range(6)]
+    assert type(gpunn.optimizers.get("sgd")) is gpunn.SGD

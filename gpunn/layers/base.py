@@ -26,6 +26,7 @@ from typing import Any
 
 from .. import activations
 from ..activations import Activation
+from ..arguments import complete
 from ..initializers import Initializer
 from ..recording import Array, Recorder
 
@@ -134,7 +135,7 @@ class Layer:
 
 def to_config(layer: Layer) -> dict[str, Any]:
     """The layer as JSON: its class, its arguments, and whether it is frozen."""
-    return {"class": type(layer).__name__, "trainable": layer.trainable, "config": layer.get_config()}
+    return {"class": type(layer).__name__, "trainable": layer.trainable, "config": complete(layer, layer.get_config())}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any]) -> Layer:

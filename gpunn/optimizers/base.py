@@ -93,7 +93,7 @@ def get(optimizer: str | Optimizer | type[Optimizer]) -> Optimizer:
         return optimizer()  # type: ignore[call-arg]
     if isinstance(optimizer, str):
         if optimizer.lower() not in _NAMES:
-            raise ValueError(f"optimizer {optimizer!r} is unknown; there are {', '.join(sorted(_NAMES))}")
+            raise ValueError(f"optimizer {optimizer!r} is unknown; there are {_built_in()}")
         return _NAMES[optimizer.lower()]()  # type: ignore[call-arg]
     raise TypeError(f"optimizer must be a name or a gpunn.optimizers.Optimizer, got {type(optimizer).__name__}")
 
@@ -103,11 +103,16 @@ def to_config(optimizer: Optimizer) -> dict[str, Any]:
     return {"name": optimizer.name, **optimizer.get_config()}
 
 
-def from_config(config: dict[str, Any]) -> Optimizer:
-    """The inverse of `to_config`."""
+def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Optimizer:
+    """The inverse of `to_config`; `custom` maps the names of the user's own rules and schedules to their classes."""
     arguments = {k: v for k, v in config.items() if k != "name"}
-    if config["name"] not in _NAMES:
-        raise ValueError(f"optimizer {config['name']!r} is unknown; there are {', '.join(sorted(_NAMES))}")
+    found = (custom or {}).get(config["name"]) or _NAMES.get(config["name"])
+    if found is None:
+        raise ValueError(f"optimizer {config['name']!r} is unknown; there are {_built_in()}")
     if isinstance(arguments.get("learning_rate"), dict):
-        arguments["learning_rate"] = schedules.from_config(arguments["learning_rate"])
-    return _NAMES[config["name"]](**arguments)
+        arguments["learning_rate"] = schedules.from_config(arguments["learning_rate"], custom)
+    return found(**arguments)
+
+
+def _built_in() -> str:
+    return ", ".join(sorted(name for name, rule in _NAMES.items() if rule.__module__.startswith("gpunn.")))

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from gpunn.kernels import host
 
 from gpunn import kernels
+from gpunn.kernels import host
 
 
 class Body:

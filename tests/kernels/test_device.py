@@ -3,10 +3,10 @@
 import kernel_cases
 import numpy as np
 import pytest
-from gpunn.kernels import _device
 from kernel_cases import assert_same, by_kernel, make, state_array
 
 from gpunn import kernels
+from gpunn.kernels import _device
 
 # float32 for all; float64 differs in the compiler's typedef alone, and the network's simulated tests run it
 SIMULATED = by_kernel(variables=())

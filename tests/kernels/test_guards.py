@@ -3,11 +3,11 @@
 import kernel_cases
 import numpy as np
 import pytest
-from gpunn.kernels.state import Slot
-from gpunn.kernels.step import CAREFUL, UPDATING
 from kernel_cases import make, state_array
 
 from gpunn import kernels
+from gpunn.kernels.state import Slot
+from gpunn.kernels.step import CAREFUL, UPDATING
 
 RULES = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
 

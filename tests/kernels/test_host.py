@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpunn.kernels import elementwise, host
 
 from gpunn import kernels
+from gpunn.kernels import elementwise, host
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_COMPILER = host.compiler() is not None

@@ -9,10 +9,10 @@ import re
 
 import numpy as np
 import pytest
-from gpunn.kernels import _device
 from kernel_cases import by_kernel
 
 from gpunn import kernels
+from gpunn.kernels import _device
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # how arrays come: one contiguous row of elements, or two dimensions with strides and long indices

@@ -6,10 +6,10 @@ import dataclasses
 import kernel_cases
 import numpy as np
 import pytest
-from gpunn.kernels import _registry, host
 from kernel_cases import assert_same, by_kernel, make, names
 
 from gpunn import kernels
+from gpunn.kernels import _registry, host
 
 SOME_SIZES = ((1, 1), (33, 33), (130, 67))
 BODIES = ("numpy", "compiled")

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from gpunn.kernels import _registry, elementwise, reduction
-from gpunn.kernels._signature import parse
-from gpunn.kernels.state import SIZE
 from kernel_cases import state_array
 
 from gpunn import kernels
+from gpunn.kernels import _registry, elementwise, reduction
+from gpunn.kernels._signature import parse
+from gpunn.kernels.state import SIZE
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import tolerances
-from gpunn.kernels import _activation
-from gpunn.kernels._signature import C_TYPES
-from gpunn.kernels.state import SIZE, Slot
 from kernel_cases import Arena, state_array
 
 from gpunn import kernels
+from gpunn.kernels import _activation
+from gpunn.kernels._signature import C_TYPES
+from gpunn.kernels.state import SIZE, Slot
 
 DTYPES = ["float32", "float64"]
 LONG = np.longdouble

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpunn.kernels.state import Slot
 from snapshots import bits, nothing_moves, state_of, weights_of
 
 import gpunn
 from gpunn.backend import to_host
+from gpunn.kernels.state import Slot
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RNG = np.random.default_rng(4)
