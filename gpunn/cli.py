@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import os
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from . import __version__, backend, optimizers
+from . import __version__, backend, kernels, optimizers
 from .layers import Dense, Dropout, Layer
 from .loading import load
 from .model import Sequential
@@ -202,10 +204,28 @@ class _Set:
     source: str
 
 
+# what nearly every training runs
+USUAL = ("gather", "identity", "relu", "dropout", "softmax", "total", "judge", "adam", "sparse_accuracy")
+
+
+@contextlib.contextmanager
+def _compiling_meanwhile() -> Iterator[None]:
+    """Compile the usual kernels, where the cache lacks them, while pandas, scikit-learn and matplotlib are imported."""
+    families = {kernels.get(name).family for name in USUAL}
+    thread = threading.Thread(target=kernels.host.prepare, args=(families,))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _train(options: argparse.Namespace) -> int:
-    data = _bundled(options) if options.data in BUNDLED else _table(options)
-    model_file, picture_file = _destinations(options, data)
-    figure = _figure()
+    # a table may hold a mistake, which is answered at once, before anything is compiled
+    with _compiling_meanwhile() if options.data in BUNDLED else contextlib.nullcontext():
+        data = _bundled(options) if options.data in BUNDLED else _table(options)
+        model_file, picture_file = _destinations(options, data)
+        figure = _figure()
     frame, dropped = with_target(data.frame, data.target)
     target, seen = target_of(frame[data.target], options.task)
     training, held_out = _split(frame, target, options.seed)

@@ -212,7 +212,7 @@ def get(schedule: Schedule | float) -> Schedule:
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Schedule:
     """The inverse of `get_config`; `custom` maps the names of the user's own schedules to their classes."""
     arguments = {k: v for k, v in config.items() if k != "name"}
-    found = (custom or {}).get(config.get("name")) or _NAMES.get(config.get("name", ""))
+    found = (custom or {}).get(config.get("name", "")) or _NAMES.get(config.get("name", ""))
     if found is None:
         raise ValueError(f"schedule {config.get('name')!r} is unknown; there are {', '.join(sorted(_NAMES))}")
     if isinstance(arguments.get("schedule"), dict):
