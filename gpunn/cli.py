@@ -293,6 +293,10 @@ def _table(options: argparse.Namespace) -> _Set:
         raise UsageError(f"--target COLUMN is missing: which column is to be predicted? {_names(frame)}")
     if options.target not in frame.columns:
         raise UsageError(f"{path} has no column {options.target!r}; {_names(frame)}")
+    words = read_csv(path, (options.target,))[options.target]
+    if words.str.match(r"\s*[+-]?0\d").any():
+        # 01 and 1 are two labels: what is written with a leading zero is a word, not a number
+        frame = frame.assign(**{options.target: words})
     return _Set(frame, options.target, path.stem, str(path))
 
 

@@ -84,6 +84,16 @@ def test_classes_are_learned_saved_and_answered_in_the_users_labels(run, table, 
     assert isinstance(model.net, gpunn.Sequential)
 
 
+def test_labels_written_with_leading_zeros_come_back_as_written(run, folder):
+    rows = [f"{x},{'01' if x < 15 else '02'}" for x in range(30)]
+    Path("codes.csv").write_text("x,code\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    status, out, _ = run("train", "codes.csv", "--target", "code", *QUICK)
+    assert status == 0 and "classification of 'code' (text, 2 distinct values)" in out
+    Path("new.csv").write_text("x\n1\n29\n", encoding="utf-8")
+    _, out, _ = run("predict", "codes.safetensors", "new.csv")
+    assert set(out.split()) <= {"code", "01", "02"} and len(out.split()) == 3
+
+
 def test_unknown_categories_are_counted_on_stderr(table):
     gpunn_("train", table, "--target", "sort", *QUICK)
     Path("new.csv").write_text("colour,length,weight\ngrey,1,1000\nred,2,1000\n", encoding="utf-8")
