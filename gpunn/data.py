@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -75,12 +74,10 @@ def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Arr
     _check_finite(array[:, None], dtype, name)
     if bool((array < 0).any()):
         raise ValueError(f"{name} holds negative weights; weights must be ≥ 0")
-    top = float(array.max())
-    if top == 0:
+    converted = array.astype(dtype)
+    if not bool((converted > 0).any()):
         raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
-    # only ratios of weights count: where the dtype would lose some, they are scaled by a power of two, which is exact
-    exponent = math.frexp(top)[1]
-    return (array if abs(exponent) < 60 else array * 2.0**-exponent).astype(dtype)
+    return converted
 
 
 def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.ndarray:

@@ -436,12 +436,3 @@ def test_probabilities_are_never_taken_for_logits(last):
     net = gpunn.Sequential([gpunn.Dense(3, "softmax"), last], seed=0)
     with pytest.raises(ValueError, match="neither its probabilities nor logits"):
         net.compile("adam", "sparse_categorical_crossentropy")
-
-
-@pytest.mark.parametrize("scale", [1e-300, 2.0**-70, 1e-44, 1e30])
-def test_only_ratios_of_weights_count(scale):
-    X, y = _rows(16, 6, 4)
-    w = np.linspace(1, 2, 16)
-    net = _classifier((6, 5, 4))
-    wanted = net.build(6).evaluate(X, y, sample_weight=w)["loss"]
-    assert net.evaluate(X, y, sample_weight=w * scale)["loss"] == pytest.approx(wanted, rel=1e-6)
