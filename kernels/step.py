@@ -13,11 +13,12 @@ CAREFUL = Guard(
 )
 
 
-@by_row("scalar float64 rows -> raw float64 state", "state[WEIGHT] = rows; state[SKIP] = 0.0;")
+@by_row("scalar float64 rows -> raw float64 state", "state[WEIGHT] = rows; state[SKIP] = 0.0; state[PENALTY] = 0.0;")
 def begin_batch(rows, state):
-    """Σ wᵢ of a batch without sample weights is its number of rows."""
+    """Σ wᵢ of a batch without sample weights is its number of rows. No penalty is known yet."""
     state[Slot.WEIGHT] = rows
     state[Slot.SKIP] = 0
+    state[Slot.PENALTY] = 0
 
 
 @by_row(
@@ -27,6 +28,7 @@ double sum = 0.0;
 for (long long k = 0; k < rows; ++k) sum += (double)w[k];
 state[WEIGHT] = sum;
 state[SKIP] = sum > 0.0 ? 0.0 : 1.0;
+state[PENALTY] = 0.0;
 if (sum > 0.0) for (long long k = 0; k < rows; ++k) w[k] = (T)((double)w[k] / sum);
 """,
 )
@@ -35,6 +37,7 @@ def weigh_batch(rows, w, state):
     total = w.sum(dtype=np.float64)
     state[Slot.WEIGHT] = total
     state[Slot.SKIP] = 0 if total > 0 else 1
+    state[Slot.PENALTY] = 0
     if total > 0:
         np.divide(w, total, out=w, casting="unsafe")
 

@@ -436,3 +436,14 @@ def test_probabilities_are_never_taken_for_logits(last):
     net = gpunn.Sequential([gpunn.Dense(3, "softmax"), last], seed=0)
     with pytest.raises(ValueError, match="neither its probabilities nor logits"):
         net.compile("adam", "sparse_categorical_crossentropy")
+
+
+def test_a_penalty_that_is_taken_away_leaves_nothing_in_the_loss():
+    X, y = _rows(32, 6, 4)
+    net = _classifier((6, 5, 4), "float64")
+    net.build(6)[0].l2 = 2.0
+    net.train_on_batch(X, y)
+    net[0].l2 = 0.0
+    wanted = net.evaluate(X, y)["loss"]
+    assert net.loss_and_gradients(X, y)[0] == pytest.approx(wanted, rel=1e-13)
+    assert net.train_on_batch(X, y) == pytest.approx(wanted, rel=1e-13)
