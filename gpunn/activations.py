@@ -189,6 +189,13 @@ class Softplus(_Fused):
     kernels = activation_kernels("softplus")
 
 
+class Exponential(_Fused):
+    """f(z) = eᶻ: positive outputs, for counts and rates. (E2)"""
+
+    names = ("exponential", "exp")
+    kernels = activation_kernels("exp")
+
+
 class Sigmoid(_Fused):
     """f(z) = 1/(1 + e⁻ᶻ); scikit-learn calls it logistic. (E2)"""
 
@@ -272,6 +279,7 @@ __all__ = [
     "ELU",
     "GELU",
     "Activation",
+    "Exponential",
     "Identity",
     "LeakyReLU",
     "ReLU",

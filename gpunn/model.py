@@ -9,7 +9,7 @@ import json
 import operator
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from . import data as checks
 from . import layers as layer_registry
 from . import losses, metrics, optimizers
 from .activations import Activation
+from .arguments import positive
 from .kernels import get as kernel
 from .kernels.state import Slot
 from .layers import Dense, Layer
@@ -151,6 +152,22 @@ class Sequential:
         self._need_compiled("loss")
         assert self._loss is not None
         return self._loss
+
+    @property
+    def learning_rate(self) -> float:
+        """η of the next step: what it was set to, else what the optimiser's schedule gives. RuntimeError before
+        `compile`.
+
+        Setting it holds the rate there, whatever the schedule says, until it is set again or `compile` is called; None
+        returns to the schedule. ValueError or TypeError where it is no positive number.
+        """
+        self._need_compiled("learning_rate")
+        return loop.rate(self._net, self._epochs)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | None) -> None:
+        self._need_compiled("learning_rate")
+        self._net.held_rate = None if rate is None else positive("learning_rate", rate)
 
     def __len__(self) -> int:
         return len(self._net.layers)
@@ -342,10 +359,33 @@ class Sequential:
         w = self._with_classes(w, class_weight, y, n_out)
         if verbose:
             chosen.append(_progress(verbose))
-        params = {"epochs": epochs, "steps": -(-X.shape[0] // batch_size), "verbose": verbose}
-        hooks = CallbackList(chosen, self, params)
+        n, seed = X.shape[0], self.seed
+        return self._train(
+            (X, y, w),
+            validation,
+            batch_size=batch_size,
+            epochs=epochs,
+            order_of=(lambda epoch: checks.order_of_epoch(n, seed, epoch, True)) if shuffle else None,
+            callbacks=chosen,
+            verbose=verbose,
+        )
+
+    def _train(
+        self,
+        training: tuple[Array, Array, Array | None],
+        validation: tuple[Array, Array, Array | None] | None,
+        *,
+        batch_size: int,
+        epochs: int,
+        order_of: Callable[[int], np.ndarray] | None,
+        callbacks: list[Callback],
+        verbose: Any = 0,
+    ) -> History:
+        """Train on what was checked: (X, y, weights or None) with rows in the order that `order_of(epoch)` tells."""
+        n = training[0].shape[0]
+        hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
         if not self._net.is_built:
-            self.build(n_in)
+            self.build(training[0].shape[1])
         net = self._net
         net.ready()
         first = self._epochs
@@ -354,14 +394,15 @@ class Sequential:
             try:
                 return loop.fit(
                     net,
-                    self._on_device(X, y, w),
+                    self._on_device(*training),
                     None if validation is None else self._on_device(*validation),
                     batch_size=batch_size,
-                    first_epoch=first,
                     epochs=epochs,
-                    shuffle=bool(shuffle),
+                    order_of=order_of,
                     callbacks=_Counting(hooks, self, first),
                     model=self,
+                    history=History(),
+                    first_epoch=first,
                 )
             finally:
                 self._fitting = False

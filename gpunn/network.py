@@ -45,6 +45,32 @@ class Place:
 
 
 @dataclass(frozen=True)
+class CompressedRows:
+    """A table (n, m) of which only what is not 0 is stored, on the device: row r holds values[k] in column columns[k]
+    for k = starts[r] … starts[r + 1] − 1. values (any real type), columns (int32), starts (int64, n + 1)."""
+
+    values: Array
+    columns: Array
+    starts: Array
+    shape: tuple[int, int]
+
+
+Table = Any  # an Array (n, m), or CompressedRows
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """The kernels that say how a penalty and a batch count in the cost and in its mean over an epoch.
+
+    As they stand: the penalty of E9 in full, and batches by their weight.
+    """
+
+    penalty_gradient: str = "add_penalty_gradient"
+    after_penalty: str | None = None
+    tick: str = "tick"
+
+
+@dataclass(frozen=True)
 class Penalty:
     """A slice of the flat buffer with one l2 and one l1."""
 
@@ -205,6 +231,8 @@ class Plan:
             theta = self.network.theta[p.start : p.stop]
             self.ops(kernel("penalty"), theta, out=parts[k : k + 1], l2=p.l2, l1=p.l1)
         self.ops(kernel("total"), parts, out=_slot(self.state, Slot.PENALTY))
+        if self.network.accounting.after_penalty is not None:
+            self.ops(kernel(self.network.accounting.after_penalty), out=self.state, count=1)
 
     def _record_backward(self) -> None:
         """(4) δˡ by E5 down to the first layer; (5) gradients by E6 and E7; λW of E9."""
@@ -214,7 +242,7 @@ class Plan:
                 layer.backward(self.ops, t, self.training)
         for p in net.penalties(trainable_only=True):
             theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]
-            self.ops(kernel("add_penalty_gradient"), theta, out=g, l2=p.l2, l1=p.l1)
+            self.ops(kernel(net.accounting.penalty_gradient), theta, self.state, out=g, l2=p.l2, l1=p.l1)
 
     def _record_update(self) -> None:
         """(6) gradient step by E8 or a descendant of it, unless something is not finite."""
@@ -235,9 +263,9 @@ class Plan:
             layer.after_update(ops, t)
         if net.metrics:
             ops(kernel("accumulate"), self.scores, out=(net.score_sums, state), count=1, terms_n=len(net.metrics))
-        ops(kernel("tick"), out=state, count=1, rows=self.n)
+        ops(kernel(net.accounting.tick), out=state, count=1, rows=self.n)
 
-    def source(self, X: Array, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
+    def source(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
         """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.
 
         With `order` (int64, a permutation) row i of the batch is row order[offset + i], else row offset + i.
@@ -255,6 +283,13 @@ class Plan:
         if w is not None:
             pairs.append((w[:, None], self.w[:, None]))
         for whole, into in pairs:
+            if isinstance(whole, CompressedRows):
+                stored = (whole.values, whole.columns, whole.starts)
+                if order is None:
+                    ops(kernel("take_compressed"), *stored, self.state, out=into)
+                else:
+                    ops(kernel("gather_compressed"), *stored, order, self.state, out=into)
+                continue
             steps = {
                 "row_step": whole.strides[0] // whole.itemsize,
                 "column_step": whole.strides[1] // whole.itemsize,
@@ -287,6 +322,8 @@ class Network:
         self.loss: Loss
         self.optimizer: Optimizer
         self.metrics: list[Any] = []
+        self.accounting = Accounting()
+        self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
         self._reset_plans()
 
     # --- parameters ---------------------------------------------------------------------------------------------
@@ -378,9 +415,12 @@ class Network:
 
     # --- training state -----------------------------------------------------------------------------------------
 
-    def compile(self, optimizer: Optimizer, loss: Loss, metrics: list[Any]) -> None:
+    def compile(
+        self, optimizer: Optimizer, loss: Loss, metrics: list[Any], accounting: Accounting = Accounting()
+    ) -> None:
         """Take an update rule, a resolved loss and metrics; the optimiser's state begins anew."""
-        self.optimizer, self.loss, self.metrics = optimizer, loss, metrics
+        self.optimizer, self.loss, self.metrics, self.accounting = optimizer, loss, metrics, accounting
+        self.held_rate = None
         self.moments, self.score_sums = {}, None
         self._reset_plans()
 

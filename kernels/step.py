@@ -43,10 +43,10 @@ def weigh_batch(rows, w, state):
 
 
 @elementwise(
-    "T theta, scalar T l2, scalar T l1 -> inout T g",
+    "T theta, raw float64 state, scalar T l2, scalar T l1 -> inout T g",
     "g = g + (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",
 )
-def add_penalty_gradient(theta, l2, l1, g):
+def add_penalty_gradient(theta, state, l2, l1, g):
     """∂C/∂W gains λW, and λ₁ sign(W) for the l1 form. (E9)"""
     return g + (l2 * theta + l1 * np.sign(theta))
 

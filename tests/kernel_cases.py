@@ -146,6 +146,16 @@ def _table(ask, operand):
     return ask.rng.integers(limits.min, limits.max, size=shape, dtype=dtype, endpoint=True)
 
 
+def _stored(ask, operand):
+    """The values of a table in compressed rows with every place stored; `_columns` and `starts` say where."""
+    return _table(ask, operand).ravel()
+
+
+def _columns(ask, operand):
+    """Any column, some twice in a row: what is stored twice adds up."""
+    return ask.rng.integers(0, ask.m, size=(ask.n + OFFSET) * ask.m) if ask.m else np.empty(0)
+
+
 def _targets(ask, operand):
     if ask.dtype(operand).kind in "iu":
         return ask.rng.integers(0, ask.m, size=ask.n).astype(ask.dtype(operand))
@@ -171,6 +181,9 @@ SPECIAL = {
     "state": lambda ask, operand: state_array(),
     "order": lambda ask, operand: ask.rng.permutation(ask.n + OFFSET),
     "source": _table,
+    "values": _stored,
+    "columns": _columns,
+    "starts": lambda ask, operand: np.arange(ask.n + OFFSET + 1) * ask.m,
     "y": _targets,
     "a": _probabilities,
     "w": _magnitudes,
@@ -293,7 +306,7 @@ def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed
 
 
 def _layout_of(kernel, operand, layout):
-    if operand.kind == "raw" and operand.type != "S":
+    if operand.kind == "raw" and operand.name != "source":
         return "offset" if layout == "offset" else "C"
     if kernel.form == "reduction" and operand.role == "out":
         return "C"

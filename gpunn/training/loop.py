@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..data import order_of_epoch
 from ..kernels import Launch
 from ..kernels.state import Slot
 from ..network import Network, Plan, evaluate
@@ -86,14 +85,19 @@ def fit(
     validation: Data | None,
     *,
     batch_size: int,
-    first_epoch: int,
     epochs: int,
-    shuffle: bool,
+    order_of: Callable[[int], np.ndarray] | None,
     callbacks: Hooks,
     model: Any,
+    history: History,
+    first_epoch: int = 0,
+    done: int = 0,
 ) -> History:
-    """Train for `epochs` epochs, counted from `first_epoch`; the last, shorter batch is a plan of its own."""
-    history = History()
+    """Train until `epochs` epochs are done, `done` of them already; the last, shorter batch is a plan of its own.
+
+    `order_of(epoch)` is the order (n,) of the rows in that epoch, counted from `first_epoch`; None leaves them as they
+    stand. `history` gains an entry an epoch.
+    """
     model.stop_training = False
     batch = min(batch_size, data.n)
     sizes = [batch] * (data.n // batch) + ([data.n % batch] if data.n % batch else [])
@@ -103,14 +107,14 @@ def fit(
     try:
         with ExitStack() as plans, whole_steps() as between_steps:
             steps = plans.enter_context(_steps(net, data, order, set(sizes)))
-            for k in range(epochs):
+            for k in range(done, epochs):
                 epoch = first_epoch + k
                 callbacks("on_epoch_begin", k, {})
                 if net.follow_layers():
                     # a callback froze a layer, say: the steps are recorded anew
                     steps = plans.enter_context(_steps(net, data, order, set(sizes)))
-                if shuffle:
-                    order[...] = net.backend.asarray(order_of_epoch(data.n, net.seed, epoch, True))
+                if order_of is not None:
+                    order[...] = net.backend.asarray(order_of(epoch))
                 _epoch(net, steps, sizes, epoch, k, callbacks, between_steps)
                 logs = _epoch_logs(net)
                 if validation is not None:
@@ -145,10 +149,19 @@ def whole_step(plan: Plan, source: list[Launch]) -> list[Launch]:
     return [*source, *plan.prepare, *plan.forward, *plan.loss, *plan.backward, *plan.update]
 
 
-def set_learning_rate(net: Network, epoch: int) -> None:
-    """η of the coming step, from the schedule into the state array."""
+def rate(net: Network, epoch: int) -> float:
+    """η of the coming step: what it is held at, else what the schedule gives."""
+    if net.held_rate is not None:
+        return net.held_rate
     schedule = net.optimizer.schedule
-    net.state[Slot.LR] = float(schedule(epoch if schedule.per == "epoch" else int(net.state[Slot.STEP])))
+    if schedule.per == "epoch":
+        return float(schedule(epoch))
+    return float(schedule(int(net.state[Slot.STEP]) if net.is_built else 0))
+
+
+def set_learning_rate(net: Network, epoch: int) -> None:
+    """η of the coming step into the state array."""
+    net.state[Slot.LR] = rate(net, epoch)
 
 
 @contextmanager
@@ -194,7 +207,8 @@ def _epoch(
         state[slot] = 0
     net.score_sums.fill(0)
     set_learning_rate(net, epoch)
-    fixed = net.optimizer.schedule.is_constant
+    # a batch hook may set the learning rate
+    fixed = not callbacks.watch_batches and (net.optimizer.schedule.is_constant or net.held_rate is not None)
     looked = time.monotonic()
     for number, n in enumerate(sizes):
         if callbacks.watch_batches:

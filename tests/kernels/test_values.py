@@ -366,7 +366,7 @@ def test_penalties(body):
     theta = np.array([3.0, -4.0, 0.0])
     value = body("penalty", theta, out=np.empty(1), l2=0.5, l1=2.0)
     assert value[0] == 0.25 * 25 + 2 * 7
-    g = body("add_penalty_gradient", theta, out=np.array([1.0, 1.0, 1.0]), l2=0.5, l1=2.0)
+    g = body("add_penalty_gradient", theta, state_array(), out=np.array([1.0, 1.0, 1.0]), l2=0.5, l1=2.0)
     np.testing.assert_array_equal(g, [1 + 1.5 + 2, 1 - 2 - 2, 1])
 
 

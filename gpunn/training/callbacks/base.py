@@ -15,6 +15,15 @@ class Callback:
 
     model: Any = None
     params: dict[str, Any]
+    last = False  # whether its hooks are called after those of the others, whose state it keeps, say
+
+    def get_state(self) -> dict[str, Any]:
+        """What the callback must remember when a fit is resumed: numbers, text, lists and dicts as JSON has them, and
+        NumPy arrays as entries of the dict itself. A callback without a memory has none."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`, called after `on_train_begin` of a fit that is resumed."""
 
     def set_model(self, model: Any) -> None:
         """Called once before training."""
@@ -51,6 +60,7 @@ class CallbackList:
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be gpunn.Callback objects, got {callback!r}")
+        self.callbacks.sort(key=lambda callback: callback.last)
         for callback in self.callbacks:
             callback.set_model(model)
             callback.set_params(params)

@@ -1,0 +1,16 @@
+"""The exponential: positive outputs for counts and rates."""
+
+import numpy as np
+
+from ._activation import activation
+
+
+@activation(value="a = exp(z);", slope="d = a;", stored="a")
+class exp:
+    """f(z) = eᶻ, f′ = a. (E2)"""
+
+    def f(z):
+        return np.exp(z)
+
+    def slope(a):
+        return a

@@ -1,0 +1,149 @@
+"""scikit-learn's own conventions, where they differ from the text's: what makes the estimators' fits the same.
+
+Its penalty is shared among the rows, αW/Σw, where E9 adds λW; an epoch's loss is the mean of its batches' losses by
+rows, not by weights; momentum holds the learning rate inside v; Adam's ε stands outside the bias correction.
+(scikit-learn 1.9, `_multilayer_perceptron.py` and `_stochastic_optimizers.py`)
+"""
+
+import numpy as np
+
+from ._registry import by_row, elementwise
+from ._rule import rule
+from .state import Slot
+
+
+@elementwise(
+    "T theta, raw float64 state, scalar T l2, scalar T l1 -> inout T g",
+    "g = g + share * (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",
+    setup="const T share = (T)(state[WEIGHT] > 0.0 ? 1.0 / state[WEIGHT] : 0.0);",
+)
+def add_shared_penalty_gradient(theta, state, l2, l1, g):
+    """∂C/∂W gains αW/Σw, and α₁ sign(W)/Σw for the l1 form, Σw the weight of the batch. (E9)"""
+    weight = state[Slot.WEIGHT]
+    share = g.dtype.type(1 / weight if weight > 0 else 0)
+    return g + share * (l2 * theta + l1 * np.sign(theta))
+
+
+@by_row("-> raw float64 state", "state[PENALTY] = state[WEIGHT] > 0.0 ? state[PENALTY] / state[WEIGHT] : 0.0;")
+def share_penalty(state):
+    """The penalty's part in a batch's loss: ½α ΣW²/Σw. (E9)"""
+    weight = state[Slot.WEIGHT]
+    state[Slot.PENALTY] = state[Slot.PENALTY] / weight if weight > 0 else 0
+
+
+@by_row(
+    "scalar float64 rows -> raw float64 state",
+    """
+if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
+  state[LOSS_SUM] += (state[LOSS] + state[PENALTY]) * rows;
+  state[WEIGHT_SUM] += rows;
+  state[STEP] += 1.0;
+}
+state[OFFSET] += rows;
+state[BATCH] += 1.0;
+""",
+)
+def tick_by_rows(rows, state):
+    """The step is over, as `tick`; the batch counts in the epoch's loss by its rows, whatever their weights."""
+    if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
+        state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * rows
+        state[Slot.WEIGHT_SUM] += rows
+        state[Slot.STEP] += 1
+    state[Slot.OFFSET] += rows
+    state[Slot.BATCH] += 1
+
+
+@by_row(
+    "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
+    """
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) { const T e = a[k] - y[k]; sum += e * e; g[k] = w * e; }
+loss = w * ((T)0.5 * sum / (T)m);
+""",
+)
+def mean_half_squared_error(a, y, w):
+    """ℓ = ½ (1/m) Σ (a − y)² is reported, and g = w(a − y), the gradient of the sum, is what is followed. (E3)"""
+    e = a - y
+    return w[:, None] * e, w * (0.5 * (e * e).mean(axis=1))
+
+
+@by_row(
+    "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
+    """
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) {
+  const T t = y[k], p = exp(z[k]);
+  const T d = z[k] - log(t);
+  sum += t == (T)0 ? p : (fabs(d) < (T)1 ? t * (expm1(d) - d) : p - t - t * d);
+  a[k] = p;
+  delta[k] = w * (p - t);
+}
+loss = w * sum;
+""",
+)
+def exp_poisson(z, y, w):
+    """a = eᶻ, δ = w(a − y) and wℓ, ℓ = Σ y log(y/a) − y + a, half the Poisson deviance. (E3, E4)
+
+    With d = log(a/y) = z − log y it is y(eᵈ − 1 − d), which near d = 0 is written so: a − y − yd would cancel.
+    """
+    a = np.exp(z)
+    d = z - np.log(y)
+    loss = np.where(y == 0, a, np.where(np.abs(d) < 1, y * (np.expm1(d) - d), a - y - y * d))
+    return a, w[:, None] * (a - y), w * loss.sum(axis=1)
+
+
+@rule(
+    "v",
+    "v = mu * v - lr * g; theta = theta + v;",
+    setup="const T lr = (T)state[LR], mu = (T)momentum;",
+    scalars=("momentum",),
+)
+def momentum_with_rate(g, state, momentum, theta, v):
+    """v ← μv − ηg, θ ← θ + v: a change of η reaches what v gathers from then on. (E8's descendant)"""
+    lr = theta.dtype.type(state[Slot.LR])
+    v = momentum * v - lr * g
+    return theta + v, v
+
+
+@rule(
+    "v",
+    "v = mu * v - lr * g; theta = theta + (mu * v - lr * g);",
+    setup="const T lr = (T)state[LR], mu = (T)momentum;",
+    scalars=("momentum",),
+)
+def nesterov_with_rate(g, state, momentum, theta, v):
+    """v ← μv − ηg, θ ← θ + μv − ηg. (E8's descendant)"""
+    lr = theta.dtype.type(state[Slot.LR])
+    v = momentum * v - lr * g
+    return theta + (momentum * v - lr * g), v
+
+
+@by_row(
+    "scalar float64 beta1, scalar float64 beta2 -> raw float64 state",
+    """
+const double t = state[STEP] + 1.0;
+state[RATE] = state[LR] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, t));
+""",
+)
+def plain_adam_corrections(beta1, beta2, state):
+    """η√(1 − β₂ᵗ)/(1 − β₁ᵗ), t counted from 1: once a step, in float64."""
+    t = state[Slot.STEP] + 1
+    state[Slot.RATE] = state[Slot.LR] * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+
+
+@rule(
+    "m v",
+    """m = keep1 * m + fresh1 * g;
+       v = keep2 * v + fresh2 * (g * g);
+       theta = theta - rate * m / (sqrt(v) + eps);""",
+    setup="""const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);
+             const T rate = (T)state[RATE], eps = (T)epsilon;""",
+    scalars=("beta1", "beta2", "epsilon"),
+)
+def plain_adam(g, state, beta1, beta2, epsilon, theta, m, v):
+    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε).
+    (E8's descendant; Kingma and Ba 2015, the form at the end of section 2)"""
+    rate = theta.dtype.type(state[Slot.RATE])
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * (g * g)
+    return theta - rate * m / (np.sqrt(v) + epsilon), m, v
