@@ -199,7 +199,7 @@ SPECIAL = {
 WIDTHS = {"philox": 4}  # the number of columns that a text insists on
 NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}
 SCALARS = {
-    "alpha": 0.3, "epsilon": 1e-3, "beta1": 0.9, "beta2": 0.99, "rho": 0.9, "momentum": 0.3, "weight_decay": 0.01,
+    "alpha": 0.3, "epsilon": 1e-3, "beta1": 0.9, "beta2": 0.99, "rho": 0.9, "momentum": 0.55, "weight_decay": 0.01,
     "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "terms_n": 3,
 }  # fmt: skip
 THRESHOLD = 0x60000000  # of dropout: p = 3/8
@@ -306,7 +306,7 @@ def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed
 
 
 def _layout_of(kernel, operand, layout):
-    if operand.kind == "raw" and operand.name != "source":
+    if operand.kind == "raw" and (operand.type != "S" or operand.name == "values"):
         return "offset" if layout == "offset" else "C"
     if kernel.form == "reduction" and operand.role == "out":
         return "C"

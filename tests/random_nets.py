@@ -28,6 +28,7 @@ HIDDEN = [
     "tanh",
     "identity",
     "softmax",
+    "exponential",
 ]
 
 
