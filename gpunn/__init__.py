@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from . import schedules as schedules
     from . import theory as theory
     from .backend import DeviceError, DeviceFallbackWarning, doctor
+    from .estimators import MLPClassifier, MLPRegressor
     from .gradient_check import check_gradients
     from .layers import Activation, BatchNormalization, Dense, Dropout, Layer, LayerNormalization
     from .loading import load
     from .model import Sequential
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
     from .training import CheckpointError, DivergenceError, History
-    from .training.callbacks import Callback, ProgressBar
+    from .training.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
 
 __version__ = "0.1.0"
 
@@ -53,9 +54,13 @@ __all__ = [
     "DeviceFallbackWarning",
     "DivergenceError",
     "Dropout",
+    "EarlyStopping",
     "History",
     "Layer",
     "LayerNormalization",
+    "MLPClassifier",
+    "MLPRegressor",
+    "ModelCheckpoint",
     "Momentum",
     "Nesterov",
     "Optimizer",
@@ -81,13 +86,14 @@ __all__ = [
 # where the names live that are not modules themselves
 _HOMES = {
     "backend": "DeviceError DeviceFallbackWarning doctor",
+    "estimators": "MLPClassifier MLPRegressor",
     "gradient_check": "check_gradients",
     "layers": "Activation BatchNormalization Dense Dropout Layer LayerNormalization",
     "loading": "load",
     "model": "Sequential",
     "optimizers": "SGD Adagrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
     "training": "CheckpointError DivergenceError History",
-    "training.callbacks": "Callback ProgressBar",
+    "training.callbacks": "Callback EarlyStopping ModelCheckpoint ProgressBar",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

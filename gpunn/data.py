@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 
 from .arguments import fraction, nonnegative
-from .backend import array_module, from_cuda_interface, is_device_array, to_host
+from .backend import Backend, array_module, from_cuda_interface, is_device_array, to_host
 from .losses import BinaryCrossentropy, CategoricalCrossentropy, Loss
-from .network import generator_of
+from .network import CompressedRows, Table, generator_of
 from .recording import Array
 
 BLOCK = 1 << 16  # elements looked at together: a check never copies the set
@@ -19,10 +20,11 @@ def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Arra
     """X as a two-dimensional array of real numbers, its own type kept, and its layout where kernels can read it.
 
     Accepts NumPy and CuPy arrays, lists, pandas and polars tables, and whatever else offers `__dlpack__` or
-    `__array__`. Raises TypeError for what are not real numbers (text, dates, complex, sparse), ValueError for wrong
-    shapes, ragged lists, empty sets, NaN or infinity, and numbers too large for `dtype`.
+    `__array__`; SciPy's sparse matrices come out as one in compressed rows. Raises TypeError for what are not real
+    numbers (text, dates, complex), ValueError for wrong shapes, ragged lists, empty sets, NaN or infinity, and numbers
+    too large for `dtype`.
     """
-    array = numbers(X, name)
+    array = _compressed(X, name) if hasattr(X, "tocsr") else numbers(X, name)
     if array.ndim != 2:
         it = _it(name)
         hint = f"; {it}.reshape(-1, 1) makes one column of it, {it}.reshape(1, -1) one row" if array.ndim == 1 else ""
@@ -31,8 +33,19 @@ def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Arra
         raise ValueError(f"{name} must have at least one row and one column, got shape {array.shape}")
     if n_in is not None and array.shape[1] != n_in:
         raise ValueError(f"{name} has {array.shape[1]} columns, but the network takes {n_in}")
-    _check_finite(array, dtype, name)
+    if hasattr(array, "tocsr"):
+        _check_stored(array, dtype, name)
+    else:
+        _check_finite(array, dtype, name)
     return array
+
+
+def on_device(X: Any, backend: Backend) -> Table:
+    """What `features` gave, on a device: an array, or compressed rows."""
+    if not hasattr(X, "tocsr"):
+        return backend.asarray(X)
+    parts = (X.data, X.indices.astype(np.int32, copy=False), X.indptr.astype(np.int64, copy=False))
+    return CompressedRows(*(backend.asarray(np.ascontiguousarray(part)) for part in parts), X.shape)
 
 
 def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str = "y") -> Array:
@@ -122,6 +135,16 @@ def as_given(result: Array, like: Any) -> Array:
     return np.array(to_host(result))
 
 
+def floating(dtype: Any) -> np.dtype:
+    """float32 or float64, by whatever name. ValueError for any other."""
+    with contextlib.suppress(TypeError):
+        for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
+            # NumPy takes None for float64
+            if dtype is not None and np.dtype(dtype) == allowed:
+                return allowed
+    raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+
+
 def numbers(x: Any, name: str) -> Array:
     """x as an array of real numbers of a type and a layout that the kernels read. TypeError or ValueError names it."""
     array = x if isinstance(x, np.ndarray) or is_device_array(x) else _converted(x, name)
@@ -167,7 +190,7 @@ def _converted(x: Any, name: str) -> Array:
     if x is None or isinstance(x, (str, bytes, dict, set)):
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}")
     if hasattr(x, "tocsr"):
-        raise TypeError(f"{name} is a sparse matrix; pass {_it(name)}.toarray()")
+        raise TypeError(f"{name} is a sparse matrix, which only X may be; pass {_it(name)}.toarray()")
     try:
         if hasattr(x, "to_numpy"):
             x = x.to_numpy()
@@ -226,6 +249,33 @@ def _check_finite(array: Array, dtype: np.dtype, name: str) -> None:
         raise ValueError(
             f"{name} holds values too large for {dtype} (beyond {limit:.3g}); scale it, or use dtype='float64'"
         )
+
+
+def _compressed(X: Any, name: str) -> Any:
+    """SciPy's sparse matrix in compressed rows, of a type that the kernels read, its indices checked."""
+    X = X.tocsr()
+    if X.ndim != 2 or X.shape[1] >= 2**31:
+        raise ValueError(f"{name} must have shape (rows, columns), fewer than 2³¹ columns, got shape {X.shape}")
+    try:
+        X.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(f"{name} is no valid sparse matrix: {error}") from None
+    stored = numbers(X.data, name)
+    return X if stored is X.data else type(X)((stored, X.indices, X.indptr), shape=X.shape)
+
+
+def _check_stored(X: Any, dtype: np.dtype, name: str) -> None:
+    """`_check_finite` of what a sparse matrix stores."""
+    try:
+        _check_finite(X.data[:, None], dtype, name)
+    except ValueError:
+        with np.errstate(over="ignore"):
+            k = int(np.flatnonzero(~np.isfinite(X.data.astype(dtype)))[0])
+        r = int(np.searchsorted(X.indptr, k, side="right")) - 1
+        raise ValueError(
+            f"{name} contains {X.data[k]!r} in row {r}, column {X.indices[k]}, which {dtype} does not hold as a finite "
+            "number; fill, drop or scale such cells first"
+        ) from None
 
 
 def _check_rows(array: Array, n: int, name: str) -> None:

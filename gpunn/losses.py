@@ -269,6 +269,11 @@ class FunctionLoss(Loss):
         return f"FunctionLoss({self.name})"
 
 
+def built_in() -> list[str]:
+    """The names of gpunn's own losses."""
+    return sorted(name for name, cls in _NAMES.items() if cls.__module__ == __name__)
+
+
 def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
     """The loss of a name, an object, a class or a user's function. ValueError lists the names there are."""
     if isinstance(loss, Loss):
@@ -277,7 +282,7 @@ def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
         return loss()
     if isinstance(loss, str):
         if loss not in _NAMES:
-            raise ValueError(f"loss {loss!r} is unknown; there are {', '.join(sorted(_NAMES))}")
+            raise ValueError(f"loss {loss!r} is unknown; there are {', '.join(built_in())}")
         return _NAMES[loss]()
     if callable(loss):
         return FunctionLoss(loss)  # type: ignore[arg-type]
@@ -314,6 +319,7 @@ __all__ = [
     "MeanSquaredError",
     "Poisson",
     "SparseCategoricalCrossentropy",
+    "built_in",
     "from_config",
     "get",
     "to_config",

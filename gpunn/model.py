@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ from .training import checkpoint, loop
 from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .training.history import History
 from .training.loop import Data
+from .training.run import Position, Run, Saved, check_arrays, print_of, shapes_of, views_of
 
 BATCH = 32
 PREDICTION_BATCH = 1024
@@ -90,12 +92,13 @@ class Sequential:
                 raise ValueError(f"layers[{k}] ({layer!r}) is in use already; make a new one, or copy.deepcopy it")
             seen.add(id(layer))
         n_in = _inputs(input_shape)
-        self._net = Network(found, _seed(seed), _dtype(dtype))
+        self._net = Network(found, _seed(seed), checks.floating(dtype))
         self._compiled: dict[str, Any] | None = None
         self._loss: Loss | None = None
         self._epochs = 0
         self._threads: int | None = None
-        self._fitting = False
+        self._fitting = threading.Lock()
+        self._run: Run | None = None
         self.stop_training = False
         if n_in is not None:
             self.build(n_in)
@@ -107,10 +110,11 @@ class Sequential:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy made while a fit runs is not being fitted itself."""
-        return vars(self) | {"_fitting": False}
+        return {k: v for k, v in vars(self).items() if k != "_fitting"} | {"_run": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._fitting = threading.Lock()
         self._claim()
 
     # --- what it is ---------------------------------------------------------------------------------------------
@@ -319,6 +323,7 @@ class Sequential:
         class_weight: dict[Any, float] | None = None,
         callbacks: Iterable[Callback] = (),
         verbose: int = 1,
+        resume: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train on X (n, n_in) and y by mini-batches for `epochs` epochs; returns a `History`.
 
@@ -327,8 +332,13 @@ class Sequential:
         {class: weight} multiply; validation knows sample weights alone, as in Keras. `verbose` 0 is silent, 1 a bar, 2
         a line an epoch. A second fit goes on with the optimiser's state and the next epoch's shuffle.
 
-        ValueError or TypeError, before anything changes, for input that makes no sense; DivergenceError at the first
-        step that is not finite, with the weights before it kept.
+        `resume` names the checkpoint, written by a `ModelCheckpoint`, of a fit like this one that was stopped: its
+        weights, optimiser, history and callbacks come back, and what follows is bit for bit what would have followed.
+        `epochs` is then the total, and where there is no such file the fit begins anew.
+
+        ValueError or TypeError, before anything changes, for input that makes no sense, CheckpointError for a
+        checkpoint that is damaged or of another fit; DivergenceError at the first step that is not finite, with the
+        weights before it kept.
         """
         self._need_compiled("fit")
         self._need_rest("fit")
@@ -368,6 +378,7 @@ class Sequential:
             order_of=(lambda epoch: checks.order_of_epoch(n, seed, epoch, True)) if shuffle else None,
             callbacks=chosen,
             verbose=verbose,
+            resume=resume,
         )
 
     def _train(
@@ -380,33 +391,48 @@ class Sequential:
         order_of: Callable[[int], np.ndarray] | None,
         callbacks: list[Callback],
         verbose: Any = 0,
+        rows: np.ndarray | None = None,
+        resume: str | os.PathLike[str] | None = None,
+        subject: Any = None,
     ) -> History:
-        """Train on what was checked: (X, y, weights or None) with rows in the order that `order_of(epoch)` tells."""
-        n = training[0].shape[0]
-        hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
-        if not self._net.is_built:
-            self.build(training[0].shape[1])
+        """Train on what was checked: (X, y, weights or None), on `rows` of it where not all train, in the order that
+        `order_of(epoch)` tells. A checkpoint is the file of `subject`, this network unless given."""
         net = self._net
-        net.ready()
-        first = self._epochs
-        with net.backend.activate(), _thread_limit(self._threads):
-            self._fitting = True
-            try:
-                return loop.fit(
-                    net,
-                    self._on_device(*training),
-                    None if validation is None else self._on_device(*validation),
-                    batch_size=batch_size,
-                    epochs=epochs,
-                    order_of=order_of,
-                    callbacks=_Counting(hooks, self, first),
-                    model=self,
-                    history=History(),
-                    first_epoch=first,
-                )
-            finally:
-                self._fitting = False
-                net.backend.free()
+        n, n_in = training[0].shape[0] if rows is None else len(rows), training[0].shape[1]
+        with self._alone("fit"):
+            hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
+            facts = {
+                "batch_size": batch_size,
+                "shuffle": order_of is not None,
+                "training data": print_of(training, n),
+                "validation data": print_of(validation),
+            }
+            of = self if subject is None else subject
+            under_way = Run(net, of, hooks, facts=facts, n_in=n_in, first=self._epochs)
+            saved = None if resume is None else under_way.open(resume, epochs)
+            if not net.is_built:
+                self.build(n_in)
+            net.ready()
+            with net.backend.activate(), _thread_limit(self._threads):
+                self._run = under_way
+                try:
+                    return loop.fit(
+                        net,
+                        self._on_device(*training),
+                        None if validation is None else self._on_device(*validation),
+                        batch_size=batch_size,
+                        epochs=epochs,
+                        order_of=order_of,
+                        callbacks=_Counting(hooks, self, under_way, saved),
+                        model=self,
+                        history=under_way.history,
+                        first_epoch=self._epochs if saved is None else saved.position.first,
+                        done=0 if saved is None else saved.position.done,
+                        rows=rows,
+                    )
+                finally:
+                    self._run = None
+                    net.backend.free()
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
         """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included."""
@@ -446,7 +472,7 @@ class Sequential:
             self.build(array.shape[1])
         self._net.follow_layers()
         with self._net.backend.activate():
-            result = loop.predict(self._net, self._net.backend.asarray(array), batch_size)
+            result = loop.predict(self._net, checks.on_device(array, self._net.backend), batch_size)
             return checks.as_given(result, X)
 
     def predict_proba(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
@@ -523,7 +549,7 @@ class Sequential:
             with self._net.backend.activate(), self._net.plan(array.shape[0], **options) as plan:
                 self._copy_step(plan)
                 plan.state[Slot.OFFSET] = 0
-                run(plan.source(self._net.backend.asarray(array)))
+                run(plan.source(checks.on_device(array, self._net.backend)))
                 run(plan.forward)
                 return [self._layer_trace(plan, k) for k in range(len(self))]
         self._need_compiled("trace with y")
@@ -579,14 +605,20 @@ class Sequential:
         tensors, metadata = self.to_tensors()
         checkpoint.write(path, tensors, metadata)
 
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Write the fit under way, for `fit(…, resume=path)`; `gpunn.load` opens it as the network at that epoch.
+
+        For a callback's `on_epoch_complete`: RuntimeError elsewhere. OSError where it fails, the old file whole.
+        """
+        if self._run is None:
+            raise RuntimeError("save_checkpoint writes a fit under way, and none is; save keeps the network")
+        self._run.save(path)
+
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this network holds."""
         self._need_built("to_tensors")
         net = self._net
-        tensors: dict[str, np.ndarray] = {}
-        for k in range(len(net.layers)):
-            views = {p.parameter.name: p.of(net.theta) for p in net.places_of(k)} | net.running_of(k)
-            tensors |= {f"layers.{k}.{name}": np.array(net.backend.to_host(v)) for name, v in views.items()}
+        tensors = {name: np.array(net.backend.to_host(view)) for name, view in views_of(net).items()}
         metadata: dict[str, Any] = {
             "kind": "sequential",
             "layers": [layer_registry.to_config(layer) for layer in net.layers],
@@ -621,13 +653,12 @@ class Sequential:
         layers = [layer_registry.from_config(c, custom) for c in metadata["layers"]]
         model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"])
         # before the architecture is believed and memory taken for it
-        _check_tensors(layers, metadata["n_in"], model.dtype, tensors)
+        parameters, running = shapes_of(layers, _positive_integer("n_in", metadata["n_in"]))
+        check_arrays(parameters | running, model.dtype, tensors)
         net = model._net
         net.build(metadata["n_in"], draw=False)
-        for k in range(len(layers)):
-            views = {p.parameter.name: p.of(net.theta) for p in net.places_of(k)} | net.running_of(k)
-            for name, view in views.items():
-                view[...] = tensors[f"layers.{k}.{name}"]
+        for name, view in views_of(net).items():
+            view[...] = tensors[name]
         compiled = metadata["compiled"]
         if compiled is not None:
             model.compile(
@@ -664,8 +695,18 @@ class Sequential:
 
     def _need_rest(self, what: str) -> None:
         """A fit owns the network's state; a callback may look, change weights and stop it, but not begin another."""
-        if self._fitting:
+        if self._fitting.locked():
             raise RuntimeError(f"{what} cannot be called while fit runs; set stop_training = True to end it first")
+
+    @contextlib.contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """One fit at a time, whichever threads ask."""
+        if not self._fitting.acquire(blocking=False):
+            raise RuntimeError(f"{what} cannot be called while fit runs; set stop_training = True to end it first")
+        try:
+            yield
+        finally:
+            self._fitting.release()
 
     def _need_built(self, what: str) -> None:
         if not self._net.is_built:
@@ -722,22 +763,43 @@ class Sequential:
             return X, y, None
         return X, y, checks.weights(given[2], X.shape[0], self.dtype, "validation sample_weight")
 
-    def _on_device(self, X: Array, y: Array, w: Array | None) -> Data:
+    def _on_device(self, X: Any, y: Array, w: Array | None) -> Data:
         put = self._net.backend.asarray
-        return Data(put(X), put(y), None if w is None else put(w))
+        return Data(checks.on_device(X, self._net.backend), put(y), None if w is None else put(w))
 
 
 class _Counting:
-    """The callbacks of a fit, and the number of epochs that the model has seen."""
+    """The callbacks of a fit, and the number of epochs that the model has seen; brings a checkpoint back."""
 
-    def __init__(self, hooks: CallbackList, model: Sequential, first: int) -> None:
-        self.hooks, self.model, self.first = hooks, model, first
+    def __init__(self, hooks: CallbackList, model: Sequential, under_way: Run, saved: Saved | None) -> None:
+        self.hooks, self.model, self.run, self.saved = hooks, model, under_way, saved
         self.watch_batches = hooks.watch_batches
 
     def __call__(self, hook: str, *arguments: Any) -> None:
+        if hook == "on_train_begin" and self.saved is not None:
+            self._resume(self.saved, *arguments)
+            return
         if hook == "on_epoch_end":
-            self.model._epochs = self.first + arguments[0] + 1
-        self.hooks(hook, *arguments)
+            self.run.done = arguments[0] + 1
+            self.model._epochs = self.run.first + self.run.done
+        with self.run.whole() if hook == "on_epoch_complete" else contextlib.nullcontext():
+            self.hooks(hook, *arguments)
+
+    def _resume(self, saved: Saved, logs: dict[str, float]) -> None:
+        before = self.run.position()
+        try:
+            self._take(saved.position)
+            self.hooks("on_train_begin", logs)
+            # again: what a callback sets at the beginning was set, and trained on, long ago
+            self._take(saved.position)
+            saved.restore_callbacks()
+        except BaseException:
+            self._take(before)
+            raise
+
+    def _take(self, position: Position) -> None:
+        self.run.restore(position)
+        self.model._epochs = position.first + position.done
 
 
 # `compile` has an argument of the module's name
@@ -817,31 +879,6 @@ def _seed(seed: Any) -> int:
     if not 0 <= number < 2**64:
         raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
     return number
-
-
-def _dtype(dtype: Any) -> np.dtype:
-    with contextlib.suppress(TypeError):
-        for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
-            # NumPy takes None for float64
-            if dtype is not None and np.dtype(dtype) == allowed:
-                return allowed
-    raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-
-
-def _check_tensors(layers: list[Layer], n_in: int, dtype: np.dtype, tensors: dict[str, np.ndarray]) -> None:
-    """CheckpointError unless the arrays are those of the layers, and no others."""
-    width = _positive_integer("n_in", n_in)
-    expected: dict[str, tuple[int, ...]] = {}
-    for k, layer in enumerate(layers):
-        width = layer.build(width)
-        expected |= {f"layers.{k}.{p.name}": p.shape for p in layer.parameters()}
-        expected |= {f"layers.{k}.{r.name}": r.shape for r in layer.running()}
-    for name in sorted({*expected, *tensors}):
-        shape, found = expected.get(name), tensors.get(name)
-        if shape is None or found is None or found.shape != shape or found.dtype != dtype:
-            wanted = "nothing" if shape is None else f"{dtype} {shape}"
-            got = "nothing" if found is None else f"{found.dtype} {found.shape}"
-            raise checkpoint.CheckpointError(f"{name} should be {wanted}, got {got}")
 
 
 def _bytes(count: int) -> str:

@@ -69,6 +69,10 @@ class Accounting:
     after_penalty: str | None = None
     tick: str = "tick"
 
+    def over(self, penalty: float, batch: float, weight: float) -> float:
+        """The penalty in the mean loss over a set of that weight, from its part in the loss of one batch."""
+        return penalty if self.after_penalty is None else penalty * batch / weight
+
 
 @dataclass(frozen=True)
 class Penalty:

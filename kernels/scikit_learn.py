@@ -1,7 +1,8 @@
 """scikit-learn's own conventions, where they differ from the text's: what makes the estimators' fits the same.
 
 Its penalty is shared among the rows, αW/Σw, where E9 adds λW; an epoch's loss is the mean of its batches' losses by
-rows, not by weights; momentum holds the learning rate inside v; Adam's ε stands outside the bias correction.
+rows, not by weights; a cross-entropy is reported, not followed, as if probabilities were clipped to [ε, 1 − ε], ε the
+spacing of numbers at 1; momentum holds the learning rate inside v; Adam's ε stands outside the bias correction.
 (scikit-learn 1.9, `_multilayer_perceptron.py` and `_stochastic_optimizers.py`)
 """
 
@@ -65,6 +66,40 @@ def mean_half_squared_error(a, y, w):
     """ℓ = ½ (1/m) Σ (a − y)² is reported, and g = w(a − y), the gradient of the sum, is what is followed. (E3)"""
     e = a - y
     return w[:, None] * e, w * (0.5 * (e * e).mean(axis=1))
+
+
+@elementwise(
+    "T w, scalar T low, scalar T high -> inout T loss",
+    "const T least = w * low, most = w * high; loss = loss < least ? least : (loss > most ? most : loss);",
+)
+def clip_log_loss(w, low, high, loss):
+    """wℓ with ℓ = −log a_y as if a_y had been clipped to [ε, 1 − ε]: low = −log(1 − ε), high = −log ε. (E3)"""
+    return np.clip(loss, w * low, w * high)
+
+
+@by_row(
+    "rows[m] T z, rows[m] T y, T w, scalar T low, scalar T high -> rows[m] T a, rows[m] T delta, T loss",
+    """
+T sum = (T)0;
+for (long long k = 0; k < m; ++k) {
+  const T x = z[k], t = y[k];
+  const T e = exp(-fabs(x));
+  const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);
+  const T term = (x > (T)0 ? x - x * t : -(x * t)) + log1p(e);
+  sum += term < low ? low : (term > high ? high : term);
+  a[k] = s;
+  delta[k] = w * (s - t);
+}
+loss = w * sum;
+""",
+)
+def sigmoid_log_loss(z, y, w, low, high):
+    """a = σ(z), δ = w(a − y), and wℓ with ℓ = −Σ y log a + (1 − y) log(1 − a) as if each a had been clipped to
+    [ε, 1 − ε], y 0 or 1: low = −log(1 − ε), high = −log ε. (E3, E4)"""
+    e = np.exp(-np.abs(z))
+    a = np.where(z >= 0, 1, e) / (1 + e)
+    loss = np.where(z > 0, z - z * y, -(z * y)) + np.log1p(e)
+    return a, w[:, None] * (a - y), w * np.clip(loss, low, high).sum(axis=1)
 
 
 @by_row(

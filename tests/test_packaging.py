@@ -137,8 +137,29 @@ def python(code, *, cwd=None, path=ROOT):
 
 
 def test_no_public_name_imports_an_optional_package(tmp_path):
-    code = "import sys, gpunn; [getattr(gpunn, name) for name in gpunn.__all__]; print(*sys.modules)"
+    # the estimators are scikit-learn's own, extended
+    code = (
+        "import sys, gpunn, gpunn.estimators; "
+        "[getattr(gpunn, name) for name in gpunn.__all__ if name not in gpunn.estimators.__all__]; print(*sys.modules)"
+    )
     assert not {*OPTIONAL} & {*python(code, cwd=tmp_path).split()}
+
+
+def test_without_scikit_learn_the_estimators_names_say_what_they_need(tmp_path):
+    code = (
+        "import importlib.util, gpunn\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *more: None if name == 'sklearn' else find(name, *more)\n"
+        "from gpunn import *\n"
+        "for name in ('MLPClassifier', 'MLPRegressor'):\n"
+        "    try:\n"
+        "        getattr(gpunn, name)(hidden_layer_sizes=(3,))\n"
+        "    except ImportError as error:\n"
+        "        print(error)\n"
+    )
+    said = python(code, cwd=tmp_path).splitlines()
+    assert [line.split(" needs ")[0] for line in said] == ["gpunn.MLPClassifier", "gpunn.MLPRegressor"]
+    assert all('pip install "gpunn[sklearn]"' in line for line in said)
 
 
 def test_import_takes_no_longer_than_numpys_and_50_ms(tmp_path):

@@ -115,4 +115,4 @@ def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) ->
 
 
 def _built_in() -> str:
-    return ", ".join(sorted(name for name, rule in _NAMES.items() if rule.__module__.startswith("gpunn.")))
+    return ", ".join(sorted(name for name, rule in _NAMES.items() if rule.__module__.startswith(f"{__package__}.")))

@@ -92,22 +92,25 @@ def fit(
     history: History,
     first_epoch: int = 0,
     done: int = 0,
+    rows: np.ndarray | None = None,
 ) -> History:
     """Train until `epochs` epochs are done, `done` of them already; the last, shorter batch is a plan of its own.
 
     `order_of(epoch)` is the order (n,) of the rows in that epoch, counted from `first_epoch`; None leaves them as they
-    stand. `history` gains an entry an epoch.
+    stand. Of a fit that is resumed `history` holds the epochs done; a callback that is restored in `on_train_begin` may
+    find that it had stopped already. `rows` are those that train, all unless given. `history` gains an entry an epoch.
     """
     model.stop_training = False
-    batch = min(batch_size, data.n)
-    sizes = [batch] * (data.n // batch) + ([data.n % batch] if data.n % batch else [])
-    order = net.backend.asarray(np.arange(data.n))
+    order = net.backend.asarray(np.arange(data.n) if rows is None else np.array(rows))
+    n = int(order.shape[0])
+    batch = min(batch_size, n)
+    sizes = [batch] * (n // batch) + ([n % batch] if n % batch else [])
     callbacks("on_train_begin", {})
-    logs: dict[str, float] = {}
+    logs = {name: values[-1] for name, values in history.history.items()}
     try:
         with ExitStack() as plans, whole_steps() as between_steps:
             steps = plans.enter_context(_steps(net, data, order, set(sizes)))
-            for k in range(done, epochs):
+            for k in range(done, done if done and model.stop_training else epochs):
                 epoch = first_epoch + k
                 callbacks("on_epoch_begin", k, {})
                 if net.follow_layers():
@@ -121,8 +124,10 @@ def fit(
                     logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
                 history.add(k, logs)
                 callbacks("on_epoch_end", k, logs)
+                callbacks("on_epoch_complete", k, logs)
                 if model.stop_training:
                     break
+        callbacks("on_train_complete", logs)
     finally:
         callbacks("on_train_end", logs)
     return history
@@ -245,7 +250,7 @@ def _epoch_logs(net: Network) -> dict[str, float]:
 
 def score(net: Network, data: Data, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
     """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows."""
-    loss = weight = penalty = 0.0
+    loss = weight = penalty = last = 0.0
     sums = np.zeros(len(net.metrics))
     full = min(batch_size, data.n)
     for start, stop, n in _stretches(data.n, full):
@@ -257,9 +262,9 @@ def score(net: Network, data: Data, batch_size: int = EVALUATION_ROWS) -> dict[s
                 here = float(state[Slot.WEIGHT])
                 loss += float(state[Slot.LOSS]) * here
                 weight += here
-                penalty = float(state[Slot.PENALTY])
+                penalty, last = float(state[Slot.PENALTY]), here
                 sums += net.backend.to_host(plan.scores)[: len(sums)] * here
-    logs = {"loss": loss / weight + penalty}
+    logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
     return logs | {m.name: m.finish(float(s) / weight) for m, s in zip(net.metrics, sums, strict=True)}
 
 

@@ -1,0 +1,571 @@
+"""What both estimators share: scikit-learn's `fit` with gpunn's network, loop and devices in the place of its own.
+
+scikit-learn's classes validate, encode labels, draw weights and choose what to report; everything that computes is
+overridden here and runs as recorded launches: `_fit_stochastic`, `_loss_grad_lbfgs`, `_forward_pass_fast`.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from .. import activations, initializers, optimizers
+from .. import data as checks
+from ..activations import Activation
+from ..backend import array_module, is_device_array, to_host
+from ..initializers import Initializer
+from ..kernels.state import Slot
+from ..layers import Dense, Dropout, Layer
+from ..losses import Loss
+from ..model import Sequential
+from ..network import Network, Plan, evaluate
+from ..optimizers import Optimizer
+from ..recording import run
+from ..training.callbacks import Callback, ProgressBar
+from ..training.history import History
+from ..training.loop import DivergenceError
+from .course import Course
+from .rules import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
+
+LBFGS_ELEMENTS = 1 << 22  # of the widest layer that one evaluation for lbfgs holds at once
+SOLVER_ONLY = ("solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum",
+               "beta_1", "beta_2", "epsilon")  # fmt: skip
+ACTIVATIONS = StrOptions(
+    {"elu", "exp", "exponential", "gelu", "identity", "leaky_relu", "linear", "logistic", "relu", "sigmoid", "silu",
+     "softplus", "swish", "tanh"}
+)  # fmt: skip
+OUTPUTS = StrOptions({*ACTIVATIONS.options, "softmax"})
+
+
+class Perceptron:
+    """gpunn's half of an estimator; scikit-learn's class is the other.
+
+    activation          one for all hidden layers, or a list with one each: gpunn's names or objects
+    dropout             the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
+    loss, out_activation  a loss and an activation of gpunn for the outputs; None takes scikit-learn's
+    kernel_initializer  initial weights; None draws scikit-learn's, with its intercepts; else intercepts begin at 0
+    optimizer           an update rule of gpunn; `solver`, `learning_rate` and their like then stay at their defaults
+    clipnorm            the longest gradient (Euclidean norm over all parameters); None for no limit
+    callbacks           `gpunn.Callback` objects; their `model` is the network, `net_`
+    dtype               None is scikit-learn's rule: float32 X is fitted in float32 (by lbfgs in float64), all else in
+                        float64; "float32" asks for the fast path
+    device              "auto", "cpu", "cuda" or "cuda:N"
+    precision           "tf32" or "bf16" on a GPU; None computes in `dtype`
+    verbose             as in scikit-learn, or "bar" for a progress bar
+    """
+
+    _gpunn_constraints: ClassVar[dict[str, list[Any]]] = {
+        "activation": [ACTIVATIONS, Activation, list, tuple],
+        "verbose": ["verbose", StrOptions({"bar"})],
+        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
+        "out_activation": [OUTPUTS, Activation, None],
+        "kernel_initializer": [str, Initializer, None],
+        "optimizer": [str, Optimizer, None],
+        "clipnorm": [Interval(Real, 0, None, closed="neither"), None],
+        "callbacks": [list, tuple, None],
+        "dtype": [StrOptions({"float32", "float64"}), type, np.dtype, None],
+        "device": [str],
+        "precision": [StrOptions({"tf32", "bf16", "float32", "float64"}), None],
+    }
+
+    net_: Sequential
+
+    # --- fitting ------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None, resume: Any = None) -> Any:
+        """Fit to X (n, n_in), dense, CSR or CSC, and y (n,) or (n, n_outputs); returns the estimator.
+
+        `sample_weight` (n,), ≥ 0; `validation_data` is (X, y) or (X, y, sample_weight), whose loss after each epoch is
+        kept in `validation_loss_curve_`. `resume` names a file that `ModelCheckpoint` writes: where it exists the fit
+        goes on from there, as if it had never stopped.
+
+        ValueError or TypeError, with the estimator as it was, for input that makes no sense; ValueError where training
+        diverges, with the weights before that step.
+        """
+        with self._one_fit(validation_data, resume):
+            return self._fit(_host(X), _host(y), sample_weight=_host(sample_weight), incremental=False)
+
+    @contextmanager
+    def _one_fit(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
+        """One fit at a time, and the estimator as before where it is refused."""
+        lock = self.__dict__.setdefault("_fit_lock", threading.Lock())
+        if not lock.acquire(blocking=False):
+            raise RuntimeError("fit is running already, in another thread or around a callback; use a clone of it")
+        before = dict(vars(self))
+        self._validation_data, self._resume, self._training = validation_data, resume, False
+        try:
+            yield
+        except BaseException:
+            if not self._training:
+                vars(self).clear()
+                vars(self).update(before)
+            raise
+        finally:
+            for name in ("_validation_data", "_resume", "_training"):
+                vars(self).pop(name, None)
+            lock.release()
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        self._check_gpunn_parameters(incremental)
+        if not reset:
+            self._check_same_shape()
+        X, y = super()._validate_input(X, y, incremental, reset)  # type: ignore[misc]
+        self._net_dtype = self._dtype_for(X)
+        return X, y
+
+    def _initialize(self, y: Any, layer_units: list[int], dtype: Any) -> None:
+        if self._resume is not None:
+            self._resume_generator()
+        self._generator_state = self._random_state.get_state()
+        self._next_layer = 0
+        super()._initialize(y, layer_units, self._net_dtype)  # type: ignore[misc]
+        del self._next_layer
+        self.validation_loss_curve_: list[float] | None = [] if self._validation_data is not None else None
+        self.out_activation_ = self._name_of_output()
+
+    def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        """W ~ U(−β, β) and b too, β = √(6/(n_in + n_out)), √(2/…) for logistic hidden layers; or as asked. (E10)"""
+        k, self._next_layer = self._next_layer, self._next_layer + 1
+        if self.kernel_initializer is not None:
+            generator = np.random.default_rng(self._random_state.randint(2**31 - 1))
+            W = initializers.get(self.kernel_initializer)((fan_in, fan_out), generator)
+            return W.astype(dtype), np.zeros(fan_out, dtype)
+        hidden = self._hidden_activations()
+        logistic = bool(hidden) and hidden[min(k, len(hidden) - 1)].name == "sigmoid"
+        bound = np.sqrt((2.0 if logistic else 6.0) / (fan_in + fan_out))
+        W = self._random_state.uniform(-bound, bound, (fan_in, fan_out))
+        b = self._random_state.uniform(-bound, bound, fan_out)
+        return W.astype(dtype, copy=False), b.astype(dtype, copy=False)
+
+    def _fit_stochastic(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        activations: Any,
+        deltas: Any,
+        coef_grads: Any,
+        intercept_grads: Any,
+        layer_units: list[int],
+        incremental: bool,
+    ) -> None:
+        if self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        continues = incremental and hasattr(self, "_optimizer")
+        if not continues:
+            self._optimizer = self._new_optimizer()
+        rows, held_out = self._split(X, y, sample_weight)
+        if self.batch_size != "auto" and self.batch_size > len(rows):
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
+            )
+        batch_size = min(200 if self.batch_size == "auto" else self.batch_size, len(rows))
+        model = self._network(layer_units, continues)
+        training = self._targets(model, X, y, self._weighted(y, sample_weight))
+        validation = self._validation(model)
+        course = Course(self, held_out, rows)
+        callbacks = [course, *(self.callbacks or ()), *([ProgressBar()] if self.verbose == "bar" else [])]
+        # curves of an earlier fit are the caller's
+        self.loss_curve_ = list(self.loss_curve_)
+        if self.validation_scores_ is not None:
+            self.validation_scores_ = list(self.validation_scores_)
+        self.n_iter_ = 0
+        self.net_, self._training = model, True
+        try:
+            self.history_: History = model._train(
+                training,
+                validation,
+                batch_size=batch_size,
+                epochs=1 if incremental else self.max_iter,
+                order_of=course.order_of if self.shuffle else None,
+                callbacks=callbacks,
+                verbose=self.verbose,
+                rows=rows,
+            )
+        except DivergenceError as error:
+            if not self.validation_scores_:
+                raise ValueError(
+                    "Solver produced non-finite parameter weights. The input data may contain large values and need to "
+                    f"be preprocessed. {error}"
+                ) from error
+            # with early stopping the best weights so far are a result
+            model.stop_training = True
+            self.loss_ = float("nan")
+            self.loss_curve_.append(self.loss_)
+            self.validation_scores_.append(float("nan"))
+            warnings.warn(f"{error} The best weights so far are kept.", ConvergenceWarning, stacklevel=2)
+        finally:
+            if held_out is not None:
+                self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
+                self._take_weights()
+            self._show_weights()
+        if not incremental and self.n_iter_ == self.max_iter and not model.stop_training:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
+                "converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    def _fit_lbfgs(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        activations: Any,
+        deltas: Any,
+        coef_grads: Any,
+        intercept_grads: Any,
+        layer_units: list[int],
+    ) -> None:
+        model = self._network(layer_units, False)
+        w = self._weighted(y, sample_weight)
+        self._evaluate = _Evaluation(model, self._targets(model, X, y, w), float(self.alpha))
+        try:
+            super()._fit_lbfgs(  # type: ignore[misc]
+                X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, layer_units
+            )
+        finally:
+            del self._evaluate
+        self.net_ = model
+        self._take_weights()
+        self._show_weights()
+
+    def _loss_grad_lbfgs(self, packed: np.ndarray, *arguments: Any) -> tuple[float, np.ndarray]:
+        """(C, ∂C/∂θ) at the packed θ: all weights, then all intercepts, as the network's own buffer has them."""
+        # scikit-learn reads the result off these
+        self._unpack(packed)
+        return self._evaluate(packed)
+
+    # --- what a fit is made of ----------------------------------------------------------------------------------
+
+    def _check_gpunn_parameters(self, incremental: bool) -> None:
+        """ValueError or TypeError where gpunn's own arguments do not fit each other or scikit-learn's."""
+        hidden = self._hidden_sizes()
+        for name in ("activation", "dropout"):
+            given = getattr(self, name)
+            if isinstance(given, (list, tuple)) and len(given) != len(hidden):
+                raise ValueError(
+                    f"{name} has {len(given)} entries, but there are {len(hidden)} hidden layers: give one for each"
+                )
+        self._hidden_activations()
+        self._dropouts()
+        if self.dtype is not None:
+            checks.floating(self.dtype)
+        if self.optimizer is not None:
+            optimizers.get(self.optimizer)
+            defaults = type(self)()
+            changed = [p for p in SOLVER_ONLY if getattr(self, p) != getattr(defaults, p)]
+            if changed:
+                raise ValueError(
+                    f"optimizer={self.optimizer!r} takes the place of {', '.join(changed)}: leave "
+                    f"{'it' if len(changed) == 1 else 'them'} at the default, and set the optimizer's own arguments"
+                )
+            if self.clipnorm is not None:
+                raise ValueError("clipnorm with optimizer=: give it to the optimizer, gpunn.Adam(clipnorm=…) say")
+        if self._by_lbfgs:
+            refused = {
+                "dropout": any(self._dropouts()),
+                "callbacks": bool(self.callbacks),
+                "clipnorm": self.clipnorm is not None,
+                "verbose='bar'": self.verbose == "bar",
+                "validation_data": self._validation_data is not None,
+                "resume": self._resume is not None,
+            }
+            for name, given in refused.items():
+                if given:
+                    raise ValueError(f"{name} needs mini-batches: choose solver='adam' or 'sgd' instead of 'lbfgs'")
+        for callback in self.callbacks or ():
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must be gpunn.Callback objects, got {callback!r}")
+        if incremental and isinstance(self._class_weight(), str):
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit, which does not see all rows: pass a dict, "
+                "or sample_weight"
+            )
+
+    def _check_same_shape(self) -> None:
+        """ValueError where a warm start or partial_fit meets weights of another shape."""
+        have = [b.shape[0] for b in self.intercepts_[:-1]]
+        if have != self._hidden_sizes():
+            raise ValueError(
+                f"hidden_layer_sizes is now {self._hidden_sizes()}, but the fitted weights are of layers {have}: set "
+                "it back, or fit anew with warm_start=False"
+            )
+
+    def _class_weight(self) -> Any:
+        """The classes' weights; a regressor has none."""
+        return None
+
+    @property
+    def _by_lbfgs(self) -> bool:
+        return bool(self.solver == "lbfgs")
+
+    def _hidden_sizes(self) -> list[int]:
+        sizes = self.hidden_layer_sizes
+        return list(sizes) if isinstance(sizes, Iterable) else [sizes]
+
+    def _hidden_activations(self) -> list[Activation]:
+        given = self.activation
+        each = given if isinstance(given, (list, tuple)) else [given] * len(self._hidden_sizes())
+        return [activations.get(a) for a in each]
+
+    def _dropouts(self) -> list[float]:
+        given = self.dropout
+        each = given if isinstance(given, (list, tuple)) else [given] * len(self._hidden_sizes())
+        return [Dropout(rate).rate for rate in each]
+
+    def _dtype_for(self, X: Any) -> np.dtype:
+        if self.dtype is not None:
+            return checks.floating(self.dtype)
+        if self._by_lbfgs:
+            return np.dtype(np.float64)
+        return np.dtype(X.dtype)
+
+    def _output(self) -> tuple[Loss, Activation]:
+        """The loss, and the activation of the last layer."""
+        raise NotImplementedError
+
+    def _name_of_output(self) -> str:
+        """The activation of the last layer by scikit-learn's name, where it has one."""
+        name = self._output()[1].name
+        return {"sigmoid": "logistic", "exponential": "exp"}.get(name, name)
+
+    def _new_optimizer(self) -> Any:
+        """scikit-learn's object that keeps the learning rate and decides at an epoch's end; it holds no weights."""
+        if self.solver == "sgd":
+            return SGDOptimizer(
+                [], self.learning_rate_init, self.learning_rate, self.momentum, self.nesterovs_momentum, self.power_t
+            )
+        return AdamOptimizer([], self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
+
+    def _rule(self) -> Optimizer:
+        if self.optimizer is not None:
+            return optimizers.get(self.optimizer)
+        if self.solver == "sgd":
+            rule = ScikitLearnNesterov if self.nesterovs_momentum else ScikitLearnSGD
+            return rule(self.learning_rate_init, self.momentum, clipnorm=self.clipnorm)
+        return ScikitLearnAdam(self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon, clipnorm=self.clipnorm)
+
+    def _layers(self, layer_units: list[int]) -> list[Layer]:
+        layers: list[Layer] = []
+        l2 = 0.0 if self._by_lbfgs else float(self.alpha)
+        for units, activation, rate in zip(
+            layer_units[1:-1], self._hidden_activations(), self._dropouts(), strict=True
+        ):
+            layers.append(Dense(units, activation, l2=l2))
+            if rate:
+                layers.append(Dropout(rate))
+        return [*layers, Dense(layer_units[-1], self._output()[1], l2=l2)]
+
+    def _network(self, layer_units: list[int], continues: bool) -> Sequential:
+        """The network with the estimator's weights: the one there is where a `partial_fit` goes on, else a new one."""
+        if continues:
+            self._follow_weights()
+            for layer in self.net_.layers:
+                if isinstance(layer, Dense):
+                    layer.l2 = float(self.alpha)  # which may have been set anew
+            return self.net_
+        # only where dropout draws from it, so that scikit-learn's draws stay as they are
+        seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
+        model = Sequential(self._layers(layer_units), seed=seed, dtype=self._net_dtype)
+        model._net.build(layer_units[0], draw=False)
+        model.compile(self._rule(), self._output()[0], device=self.device, precision=self.precision)
+        model._net.accounting = SHARED
+        _write_weights(model._net, self.coefs_, self.intercepts_)
+        return model
+
+    def _targets(self, model: Sequential, X: Any, y: Any, w: Any, name: str = "") -> tuple[Any, Any, Any]:
+        """X, y and weights as the network takes them."""
+        X = checks.features(X, X.shape[1], model.dtype, f"{name}X")
+        if model.loss.targets == "labels":
+            y = y.argmax(axis=1)
+        y = checks.targets(y, model._net.loss, X.shape[0], model._net.n_out, model.dtype, f"{name}y")
+        return X, y, None if w is None else checks.weights(w, X.shape[0], model.dtype, f"{name}sample_weight")
+
+    def _weighted(self, y: Any, sample_weight: Any) -> Any:
+        """Sample weights times class weights."""
+        if self._class_weight() is None:
+            return sample_weight
+        by_class = compute_sample_weight(self._class_weight(), self._labels_of(y))
+        return by_class if sample_weight is None else by_class * sample_weight
+
+    def _labels_of(self, y: Any) -> Any:
+        """y as the user gave it, from y as it is fitted."""
+        return y
+
+    def _split(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, tuple[Any, Any, Any] | None]:
+        """The rows that train, and (X, y, sample_weight) of those held out for early stopping.
+
+        The split is of indices, drawn as scikit-learn draws it; the table is not copied.
+        """
+        rows = np.arange(X.shape[0])
+        if not self.early_stopping:
+            return rows, None
+        training, held = train_test_split(
+            rows,
+            random_state=self._random_state,
+            test_size=self.validation_fraction,
+            stratify=self._stratify(y),
+        )
+        if len(held) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        if X.__class__.__name__.startswith("csc"):
+            X = X.tocsr()
+        weights = None if sample_weight is None else sample_weight[held]
+        return training, (X[held], self._labels_of(y[held]), weights)
+
+    def _stratify(self, y: Any) -> Any:
+        return None
+
+    def _validation(self, model: Sequential) -> tuple[Any, Any, Any] | None:
+        given = self._validation_data
+        if given is None:
+            return None
+        if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+            raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+        X, y, w = map(_host, (*given, None)[:3])
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        y = self._encode(y, X)
+        if w is not None:
+            w = _check_sample_weight(w, X)
+        return self._targets(model, X, y, w, "validation ")
+
+    def _encode(self, y: Any, X: Any) -> Any:
+        """Targets (n, n_outputs) of validation data, as `_validate_input` makes those of training data."""
+        raise NotImplementedError
+
+    # --- weights ------------------------------------------------------------------------------------------------
+
+    def _show_weights(self) -> None:
+        """`coefs_` and `intercepts_` are the network's own parameters: views on a CPU, read-only copies of a GPU's."""
+        net = self.net_._net
+        shown: dict[str, list[np.ndarray]] = {"W": [], "b": []}
+        for place in net.ordered_places():
+            array = to_host(place.of(net.theta))
+            if is_device_array(net.theta):
+                array.flags.writeable = False
+            shown[place.parameter.name].append(array)
+        self.coefs_, self.intercepts_ = shown["W"], shown["b"]
+        self._shown = [*self.coefs_, *self.intercepts_]
+
+    def _take_weights(self) -> None:
+        """The network's parameters become `coefs_` and `intercepts_`."""
+        _write_weights(self.net_._net, self.coefs_, self.intercepts_)
+
+    def _follow_weights(self) -> None:
+        """Take over what was put in the place of an array in `coefs_` or `intercepts_`; in place, nothing is to do."""
+        now = [*self.coefs_, *self.intercepts_]
+        if len(now) != len(self._shown) or any(a is not b for a, b in zip(now, self._shown, strict=True)):
+            self._take_weights()
+            self._show_weights()
+
+    # --- prediction ---------------------------------------------------------------------------------------------
+
+    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
+        """aᴸ (n, n_outputs), probabilities for a classifier."""
+        if check_input:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        self._follow_weights()
+        return self._outputs(X)
+
+    def _outputs(self, X: Any) -> np.ndarray:
+        return self.net_.predict(X)
+
+    # --- copies -------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy shares no arrays and no lock; weights that are the network's own are kept once, with the network."""
+        state = dict(super().__getstate__())  # type: ignore[misc]
+        state.pop("_fit_lock", None)
+        if hasattr(self, "_shown"):
+            self._follow_weights()
+            for name in ("coefs_", "intercepts_", "_shown"):
+                state.pop(name)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        if hasattr(self, "net_"):
+            self._show_weights()
+
+
+class _Evaluation:
+    """C and ∂C/∂θ over a whole set, for solvers that step by themselves; in parts, so that memory stays bounded."""
+
+    def __init__(self, model: Sequential, data: tuple[Any, Any, Any], alpha: float) -> None:
+        net = model._net
+        self.net, self.alpha = net, alpha
+        self.set = model._on_device(*data)
+        self.weight = float(data[0].shape[0] if data[2] is None else data[2].sum(dtype=np.float64))
+        self.penalised = sum(p.stop - p.start for p in net.places if p.parameter.penalised)
+        widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))
+        rows, n = max(1024, LBFGS_ELEMENTS // widest), self.set.n
+        self.parts = [(start, min(rows, n - start)) for start in range(0, n, rows)]
+
+    def __call__(self, packed: np.ndarray) -> tuple[float, np.ndarray]:
+        """C = Σwℓ/Σw + ½α ΣW²/Σw and its gradient (E3, E6, E7, E9) in float64."""
+        net = self.net
+        net.theta[...] = net.backend.asarray(packed.astype(net.dtype))
+        gradient, loss = np.zeros(len(packed)), 0.0
+        options = {"training": True, "loss": True, "backward": True, "weighted": self.set.w is not None}
+        with net.backend.activate():
+            for start, n in self.parts:
+                with net.plan(n, **options) as plan:
+                    loss += self._part(plan, start, gradient)
+        W = packed[: self.penalised]
+        gradient[: self.penalised] += self.alpha * W / self.weight
+        return loss + 0.5 * self.alpha * float(W @ W) / self.weight, gradient
+
+    def _part(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
+        evaluate(plan, plan.source(self.set.X, self.set.y, self.set.w), start)
+        run(plan.backward)
+        state = self.net.backend.to_host(plan.state)
+        share = float(state[Slot.WEIGHT]) / self.weight
+        if share:
+            gradient += share * self.net.backend.to_host(plan.gradient)
+        return share * float(state[Slot.LOSS]) if share else 0.0
+
+
+def _write_weights(net: Network, coefs: list[Any], intercepts: list[Any]) -> None:
+    """Copy weights and intercepts, layer by layer, into a network's parameters. ValueError where shapes differ."""
+    given = {"W": iter(coefs), "b": iter(intercepts)}
+    for place in net.ordered_places():
+        view, array = place.of(net.theta), np.asarray(next(given[place.parameter.name]))
+        if array.shape != view.shape:
+            raise ValueError(f"coefs_ and intercepts_ must keep their shapes: {view.shape}, got {array.shape}")
+        view[...] = net.backend.asarray(array.astype(net.dtype))
+
+
+def _host(x: Any) -> Any:
+    """Arrays of a GPU and of torch as NumPy has them; everything else as it is, for scikit-learn to look at."""
+    if is_device_array(x):
+        return to_host(x)
+    if hasattr(x, "detach"):
+        return x.detach().cpu().numpy()
+    if hasattr(x, "__dlpack__") and not any(hasattr(x, k) for k in ("__array__", "__dataframe__")):
+        return np.from_dlpack(x)
+    return x
+
+
+def like(result: Any, given: Any) -> Any:
+    """A result as the kind of array that went in: CuPy for CuPy where it holds numbers."""
+    if is_device_array(given) and result.dtype.kind in "biuf":
+        return array_module(given).asarray(result)
+    return result

@@ -1,0 +1,181 @@
+"""The classifier."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn import neural_network
+from sklearn.base import _fit_context
+from sklearn.metrics import accuracy_score
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import column_or_1d
+
+from .. import activations, losses
+from ..activations import Activation
+from ..losses import Loss
+from .base import Perceptron, _host, like
+from .rules import ScikitLearnBinaryLogLoss, ScikitLearnLogLoss
+
+
+class MLPClassifier(Perceptron, neural_network.MLPClassifier):
+    """scikit-learn's `MLPClassifier` on gpunn's network: its parameters, defaults, attributes and, in float64 on a CPU
+    with the same `random_state`, its very fit.
+
+    Beyond it, by keyword:
+
+    loss               "log_loss", or a loss of gpunn for targets that are one-hot rows (one 0/1 column for two classes)
+    out_activation     None is softmax for several classes, logistic for two and for multilabel targets
+    class_weight       None, "balanced", or {class: weight}; for multilabel targets a list of such dicts
+    activation         one for all hidden layers, or a list with one each: gpunn's names or objects
+    dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
+    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, verbose="bar"
+                       see `gpunn.estimators.base.Perceptron`
+
+    `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
+    `history_`, `validation_loss_curve_`. Ctrl-C leaves the weights of the last whole step and is raised again.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **neural_network.MLPClassifier._parameter_constraints,
+        **Perceptron._gpunn_constraints,
+        "loss": [StrOptions({"log_loss", *losses.built_in()}), Loss, callable],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        loss: Any = "log_loss",
+        out_activation: Any = None,
+        class_weight: Any = None,
+        dropout: Any = 0.0,
+        kernel_initializer: Any = None,
+        optimizer: Any = None,
+        clipnorm: float | None = None,
+        callbacks: Any = None,
+        dtype: Any = None,
+        device: str = "auto",
+        precision: str | None = None,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+        )
+        self.loss = loss
+        self.out_activation = out_activation
+        self.class_weight = class_weight
+        self.dropout = dropout
+        self.kernel_initializer = kernel_initializer
+        self.optimizer = optimizer
+        self.clipnorm = clipnorm
+        self.callbacks = callbacks
+        self.dtype = dtype
+        self.device = device
+        self.precision = precision
+
+    @available_if(lambda estimator: estimator._check_solver())
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
+        """One epoch over X (n, n_in), y (n,) and sample_weight (n,); goes on where the last call ended.
+
+        `classes` lists all labels; the first call needs it. ValueError or TypeError, with the estimator as it was, for
+        input that makes no sense.
+        """
+        with self._one_fit():
+            return super().partial_fit(_host(X), _host(y), sample_weight=_host(sample_weight), classes=classes)
+
+    def predict(self, X: Any) -> Any:
+        """The classes (n,), or for multilabel targets 0 and 1 (n, n_outputs). CuPy in, CuPy out where they are
+        numbers."""
+        return like(super().predict(_host(X)), X)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities (n, n_classes), columns in the order of `classes_`. CuPy in, CuPy out."""
+        return like(super().predict_proba(_host(X)), X)
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """The logarithm of `predict_proba`. CuPy in, CuPy out."""
+        return like(super().predict_log_proba(_host(X)), X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows that are classified right."""
+        return float(accuracy_score(_host(y), _host(self.predict(X)), sample_weight=_host(sample_weight)))
+
+    # --- what a fit is made of ----------------------------------------------------------------------------------
+
+    def _class_weight(self) -> Any:
+        return self.class_weight
+
+    def _output(self) -> tuple[Loss, Activation]:
+        several = self._label_binarizer.y_type_ == "multiclass"
+        default = "softmax" if several else "sigmoid"
+        activation = activations.get(default if self.out_activation is None else self.out_activation)
+        if self.loss == "log_loss":
+            return ScikitLearnLogLoss() if several else ScikitLearnBinaryLogLoss(), activation
+        return losses.get(self.loss), activation
+
+    def _labels_of(self, y: Any) -> Any:
+        return self._label_binarizer.inverse_transform(y)
+
+    def _stratify(self, y: Any) -> Any:
+        # not in multilabel classification
+        return y if self.n_outputs_ == 1 else None
+
+    def _encode(self, y: Any, X: Any) -> Any:
+        y = np.asarray(y)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if y.ndim == 1:
+            unknown = np.setdiff1d(y, self.classes_)
+            if len(unknown):
+                raise ValueError(f"validation y has classes that y lacks: {unknown.tolist()}")
+        return self._label_binarizer.transform(y).astype(bool)
+
+    def _outputs(self, X: Any) -> np.ndarray:
+        return self.net_.predict_proba(X)

@@ -1,0 +1,106 @@
+"""What scikit-learn does at the end of an epoch, as a callback of the training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..training.callbacks import Callback
+
+# what changes from epoch to epoch, in the order of scikit-learn's documentation
+NUMBERS = ("n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count")
+CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
+
+
+class Course(Callback):
+    """Counts, curves, the learning rate and when to stop, by scikit-learn's rules.
+
+    estimator   whose fitted attributes it keeps
+    held_out    (X, y, sample_weight) of early stopping, or None
+    rows        (n,) indices of the rows that train; shuffled anew each epoch from the estimator's generator
+    incremental whether this is one epoch of `partial_fit`
+    """
+
+    def __init__(self, estimator: Any, held_out: tuple[Any, Any, Any] | None, rows: np.ndarray) -> None:
+        self.estimator, self.held_out, self.rows = estimator, held_out, rows
+        self.order = np.arange(len(rows))
+        self.rate = estimator._optimizer.learning_rate
+
+    def order_of(self, epoch: int) -> np.ndarray:
+        """The rows in the order of the next epoch: the order before it, shuffled again, as scikit-learn does."""
+        # `shuffle(order)` of scikit-learn is a permutation of indices, drawn in place
+        picks = np.arange(len(self.order))
+        self.estimator._random_state.shuffle(picks)
+        self.order = self.order[picks]
+        return self.rows[self.order]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        est, logs = self.estimator, logs or {}
+        est.n_iter_ += 1
+        est.loss_ = logs["loss"]
+        est.t_ += len(self.rows)
+        est.loss_curve_.append(est.loss_)
+        if "val_loss" in logs:
+            est.validation_loss_curve_.append(logs["val_loss"])
+        lines = est.verbose and est.verbose != "bar"
+        if lines:
+            print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
+        self._count_improvement(lines)
+        est._optimizer.iteration_ends(est.t_)
+        if est._no_improvement_count > est.n_iter_no_change:
+            what = "Validation score" if self.held_out else "Training loss"
+            improved = f"did not improve more than tol={est.tol:f}"
+            message = f"{what} {improved} for {est.n_iter_no_change} consecutive epochs."
+            if est._optimizer.trigger_stopping(message, lines):
+                self.model.stop_training = True
+            else:
+                est._no_improvement_count = 0
+        if est._optimizer.learning_rate != self.rate:
+            self.rate = est._optimizer.learning_rate
+            # not by the property, which refuses the 0 that a large power_t comes to
+            self.model._net.held_rate = float(self.rate)
+
+    def _count_improvement(self, lines: bool) -> None:
+        """How many epochs in a row brought less than tol, and the best so far."""
+        est = self.estimator
+        if self.held_out is None:
+            loss = est.loss_curve_[-1]
+            est._no_improvement_count = est._no_improvement_count + 1 if loss > est.best_loss_ - est.tol else 0
+            est.best_loss_ = min(est.best_loss_, loss)
+            return
+        est._show_weights()
+        score = est._score(*self.held_out[:2], sample_weight=self.held_out[2])
+        est.validation_scores_.append(score)
+        if lines:
+            print(f"Validation score: {score:f}")
+        worse = score < est.best_validation_score_ + est.tol
+        est._no_improvement_count = est._no_improvement_count + 1 if worse else 0
+        if score > est.best_validation_score_:
+            est.best_validation_score_ = score
+            est._best_coefs = [np.array(c) for c in est.coefs_]
+            est._best_intercepts = [np.array(b) for b in est.intercepts_]
+
+    # --- resuming ---------------------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        est = self.estimator
+        _, keys, position, has_gauss, gauss = est._random_state.get_state()
+        state: dict[str, Any] = {name: getattr(est, name) for name in NUMBERS}
+        state |= {name: None if getattr(est, name) is None else list(getattr(est, name)) for name in CURVES}
+        state |= {"position": int(position), "has_gauss": int(has_gauss), "gauss": float(gauss)}
+        state |= {"keys": np.array(keys), "order": self.order, "learning_rate": float(est._optimizer.learning_rate)}
+        for k, (c, b) in enumerate(zip(est._best_coefs, est._best_intercepts, strict=True)):
+            state |= {f"best_coefs.{k}": np.array(c), f"best_intercepts.{k}": np.array(b)}
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        est = self.estimator
+        for name in (*NUMBERS, *CURVES):
+            setattr(est, name, state[name])
+        est._random_state.set_state(("MT19937", state["keys"], state["position"], state["has_gauss"], state["gauss"]))
+        self.order = state["order"]
+        est._optimizer.learning_rate = self.rate = state["learning_rate"]
+        count = len(est._best_coefs)
+        est._best_coefs = [state[f"best_coefs.{k}"] for k in range(count)]
+        est._best_intercepts = [state[f"best_intercepts.{k}"] for k in range(count)]

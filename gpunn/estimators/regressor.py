@@ -1,0 +1,146 @@
+"""The regressor."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn import neural_network
+from sklearn.base import _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils import check_array
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
+
+from .. import activations, losses
+from ..activations import Activation
+from ..losses import Loss
+from .base import Perceptron, _host, like
+from .rules import ScikitLearnPoisson, ScikitLearnSquaredError
+
+OWN = {"squared_error": (ScikitLearnSquaredError, "identity"), "poisson": (ScikitLearnPoisson, "exponential")}
+
+
+class MLPRegressor(Perceptron, neural_network.MLPRegressor):
+    """scikit-learn's `MLPRegressor` on gpunn's network: its parameters, defaults, attributes and, in float64 on a CPU
+    with the same `random_state`, its very fit.
+
+    loss  "squared_error" and "poisson" are scikit-learn's; or a loss of gpunn ("huber", say)
+
+    Beyond it, by keyword:
+
+    out_activation     None is the identity, and the exponential for "poisson"
+    activation         one for all hidden layers, or a list with one each: gpunn's names or objects
+    dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
+    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, verbose="bar"
+                       see `gpunn.estimators.base.Perceptron`
+
+    `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
+    `history_`, `validation_loss_curve_`. Ctrl-C leaves the weights of the last whole step and is raised again.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **neural_network.MLPRegressor._parameter_constraints,
+        **Perceptron._gpunn_constraints,
+        "loss": [StrOptions({*OWN, *losses.built_in()}), Loss, callable],
+    }
+
+    def __init__(
+        self,
+        loss: Any = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        out_activation: Any = None,
+        dropout: Any = 0.0,
+        kernel_initializer: Any = None,
+        optimizer: Any = None,
+        clipnorm: float | None = None,
+        callbacks: Any = None,
+        dtype: Any = None,
+        device: str = "auto",
+        precision: str | None = None,
+    ) -> None:
+        super().__init__(
+            loss=loss,
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+        )
+        self.out_activation = out_activation
+        self.dropout = dropout
+        self.kernel_initializer = kernel_initializer
+        self.optimizer = optimizer
+        self.clipnorm = clipnorm
+        self.callbacks = callbacks
+        self.dtype = dtype
+        self.device = device
+        self.precision = precision
+
+    @available_if(lambda estimator: estimator._check_solver())
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
+        """One epoch over X (n, n_in), y (n,) or (n, n_outputs) and sample_weight (n,); goes on where the last call
+        ended. ValueError or TypeError, with the estimator as it was, for input that makes no sense."""
+        with self._one_fit():
+            return super().partial_fit(_host(X), _host(y), sample_weight=_host(sample_weight))
+
+    def predict(self, X: Any) -> Any:
+        """The predicted values (n,) or (n, n_outputs), in the units of y. CuPy in, CuPy out."""
+        return like(super().predict(_host(X)), X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R² of the predictions, the mean over the outputs."""
+        return float(r2_score(_host(y), _host(self.predict(X)), sample_weight=_host(sample_weight)))
+
+    # --- what a fit is made of ----------------------------------------------------------------------------------
+
+    def _output(self) -> tuple[Loss, Activation]:
+        own = isinstance(self.loss, str) and self.loss in OWN
+        loss, default = OWN[self.loss] if own else (self.loss, "identity")
+        return losses.get(loss), activations.get(default if self.out_activation is None else self.out_activation)
+
+    def _encode(self, y: Any, X: Any) -> np.ndarray:
+        y = check_array(y, ensure_2d=False, dtype="numeric", input_name="validation y")
+        return y.reshape(-1, 1) if y.ndim == 1 else y

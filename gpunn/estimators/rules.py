@@ -1,0 +1,115 @@
+"""scikit-learn's own update rules and losses, where its conventions are not those of the rest of gpunn."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..activations import Activation
+from ..kernels import get as kernel
+from ..kernels.scikit_learn import momentum_with_rate, nesterov_with_rate, plain_adam, plain_adam_corrections
+from ..losses import BinaryCrossentropy, Loss, SparseCategoricalCrossentropy
+from ..network import Accounting
+from ..optimizers import Optimizer
+from ..recording import Array, Recorder
+
+# the penalty αW/Σw of a batch, and an epoch's loss as the mean of its batches' by rows
+SHARED = Accounting("add_shared_penalty_gradient", "share_penalty", "tick_by_rows")
+
+
+class ScikitLearnSGD(Optimizer):
+    """v ← μv − ηg, θ ← θ + v. (E8's descendant; scikit-learn's form)"""
+
+    rule = momentum_with_rate
+    moments = ("v",)
+
+    def __init__(self, learning_rate: Any, momentum: float, **clipping: Any) -> None:
+        super().__init__(learning_rate, **clipping)
+        self.momentum = float(momentum)
+
+    def hyper(self) -> dict[str, float]:
+        return {"momentum": self.momentum}
+
+
+class ScikitLearnNesterov(ScikitLearnSGD):
+    """v ← μv − ηg, θ ← θ + μv − ηg. (E8's descendant; scikit-learn's form)"""
+
+    rule = nesterov_with_rate
+
+
+class ScikitLearnAdam(Optimizer):
+    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε).
+    (E8's descendant; scikit-learn's form, ε outside the bias correction)"""
+
+    rule = plain_adam
+    moments = ("m", "v")
+
+    def __init__(self, learning_rate: Any, beta_1: float, beta_2: float, epsilon: float, **clipping: Any) -> None:
+        super().__init__(learning_rate, **clipping)
+        self.beta_1, self.beta_2, self.epsilon = float(beta_1), float(beta_2), float(epsilon)
+
+    def hyper(self) -> dict[str, float]:
+        return {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
+
+    def record_preparation(self, ops: Recorder, state: Array) -> None:
+        ops(plain_adam_corrections, out=state, count=1, beta1=self.beta_1, beta2=self.beta_2)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return config | {"beta_1": config.pop("beta1"), "beta_2": config.pop("beta2")}
+
+
+def _clipping(dtype: np.dtype) -> dict[str, float]:
+    """The least and the largest −log p of a probability clipped to [ε, 1 − ε]."""
+    eps = float(np.finfo(dtype).eps)
+    return {"low": -math.log1p(-eps), "high": -math.log(eps)}
+
+
+class ScikitLearnLogLoss(SparseCategoricalCrossentropy):
+    """ℓ = −log a_y for labels y, a_y clipped to [ε, 1 − ε] where it is reported and not where it is followed. (E3)"""
+
+    names = ()
+
+    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
+        super().record_merged(ops, z, y, w, a, delta, terms)
+        ops(kernel("clip_log_loss"), w, out=terms, **_clipping(a.dtype))
+
+
+class ScikitLearnBinaryLogLoss(BinaryCrossentropy):
+    """ℓ = −Σ y log a + (1 − y) log(1 − a), a clipped to [ε, 1 − ε] where it is reported and not where it is followed;
+    y is 0 or 1. (E3)"""
+
+    names = ()
+
+    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
+        ops(kernel("sigmoid_log_loss"), z, y, w, out=(a, delta, terms), **_clipping(a.dtype))
+
+
+class ScikitLearnSquaredError(Loss):
+    """ℓ = ½ · the mean over the outputs of (y − a)² is reported, and the gradient of the sum, a − y, is followed. (E3)
+
+    For one output it is half the squared error.
+    """
+
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
+        ops(kernel("mean_half_squared_error"), a, y, w, out=(grad_a, terms))
+
+
+class ScikitLearnPoisson(Loss):
+    """ℓ = Σ y log(y/a) − y + a, half the Poisson deviance, behind a = eᶻ; y ≥ 0. (E3, E4)"""
+
+    merged = True
+
+    def resolve(self, activation: Activation) -> Loss:
+        if activation.name != "exponential":
+            raise ValueError(f"loss='poisson' needs out_activation='exp', got {activation.name!r}")
+        return self
+
+    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
+        ops(kernel("exp_poisson"), z, y, w, out=(a, delta, terms))
+
+    def check_targets(self, y: Any, xp: Any, name: str) -> None:
+        if bool((y < 0).any()):
+            raise ValueError(f"{name} holds negative values; loss='poisson' is for counts, y ≥ 0")
