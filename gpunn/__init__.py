@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .backend import DeviceError, DeviceFallbackWarning, doctor
     from .estimators import MLPClassifier, MLPRegressor
     from .gradient_check import check_gradients
+    from .interchange.scikit_learn import from_sklearn
     from .layers import Activation, BatchNormalization, Dense, Dropout, Layer, LayerNormalization
     from .loading import load
     from .model import Sequential
@@ -72,6 +73,7 @@ __all__ = [
     "backend",
     "check_gradients",
     "doctor",
+    "from_sklearn",
     "initializers",
     "kernels",
     "layers",
@@ -88,6 +90,7 @@ _HOMES = {
     "backend": "DeviceError DeviceFallbackWarning doctor",
     "estimators": "MLPClassifier MLPRegressor",
     "gradient_check": "check_gradients",
+    "interchange.scikit_learn": "from_sklearn",
     "layers": "Activation BatchNormalization Dense Dropout Layer LayerNormalization",
     "loading": "load",
     "model": "Sequential",

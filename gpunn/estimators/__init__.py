@@ -27,6 +27,11 @@ class _Absent:
             "gpunn.Sequential works without it"
         )
 
+    @classmethod
+    def from_tensors(cls, *arguments: Any, **options: Any) -> Any:
+        """ImportError."""
+        return cls()
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:

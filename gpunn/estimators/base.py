@@ -6,6 +6,7 @@ overridden here and runs as recorded launches: `_fit_stochastic`, `_loss_grad_lb
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
@@ -20,13 +21,14 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from .. import activations, initializers, optimizers
 from .. import data as checks
 from ..activations import Activation
 from ..backend import array_module, is_device_array, to_host
 from ..initializers import Initializer
+from ..interchange.scikit_learn import to_sklearn
 from ..kernels.state import Slot
 from ..layers import Dense, Dropout, Layer
 from ..losses import Loss
@@ -34,9 +36,11 @@ from ..model import Sequential
 from ..network import Network, Plan, evaluate
 from ..optimizers import Optimizer
 from ..recording import run
+from ..training import checkpoint
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
 from ..training.loop import DivergenceError
+from . import saving
 from .course import Course
 from .rules import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
 
@@ -81,6 +85,7 @@ class Perceptron:
         "precision": [StrOptions({"tf32", "bf16", "float32", "float64"}), None],
     }
 
+    _kind: ClassVar[str]  # the name in files
     net_: Sequential
 
     # --- fitting ------------------------------------------------------------------------------------------------
@@ -384,10 +389,14 @@ class Perceptron:
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
         model = Sequential(self._layers(layer_units), seed=seed, dtype=self._net_dtype)
         model._net.build(layer_units[0], draw=False)
-        model.compile(self._rule(), self._output()[0], device=self.device, precision=self.precision)
-        model._net.accounting = SHARED
+        self._equip(model, self.device)
         _write_weights(model._net, self.coefs_, self.intercepts_)
         return model
+
+    def _equip(self, model: Sequential, device: str) -> None:
+        """Give a network the estimator's update rule, loss and accounting."""
+        model.compile(self._rule(), self._output()[0], device=device, precision=self.precision)
+        model._net.accounting = SHARED
 
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any, name: str = "") -> tuple[Any, Any, Any]:
         """X, y and weights as the network takes them."""
@@ -469,6 +478,12 @@ class Perceptron:
         """The network's parameters become `coefs_` and `intercepts_`."""
         _write_weights(self.net_._net, self.coefs_, self.intercepts_)
 
+    def _adopt_weights(self) -> None:
+        """Make the network of `coefs_` and `intercepts_`, which come from elsewhere."""
+        self._net_dtype = np.dtype(self.coefs_[0].dtype)
+        self.net_ = self._network([self.n_features_in_, *self._hidden_sizes(), self.n_outputs_], False)
+        self._show_weights()
+
     def _follow_weights(self) -> None:
         """Take over what was put in the place of an array in `coefs_` or `intercepts_`; in place, nothing is to do."""
         now = [*self.coefs_, *self.intercepts_]
@@ -487,6 +502,38 @@ class Perceptron:
 
     def _outputs(self, X: Any) -> np.ndarray:
         return self.net_.predict(X)
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator to a safetensors file, as one step and without pickle; `gpunn.load` opens it.
+
+        Parameters, weights, classes and curves are kept; callbacks and the optimiser's state are not. OSError where it
+        fails, the old file whole; NotFittedError before `fit`.
+        """
+        checkpoint.write(path, *self.to_tensors())
+
+    def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and the JSON metadata that a file of this estimator holds."""
+        check_is_fitted(self)
+        self._follow_weights()
+        return saving.to_tensors(self, self._kind)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: dict[str, np.ndarray],
+        metadata: dict[str, Any],
+        *,
+        custom: dict[str, Any] | None = None,
+        device: str = "cpu",
+    ) -> Any:
+        """The inverse of `to_tensors`. CheckpointError where the parts do not fit each other."""
+        return saving.from_tensors(cls, tensors, metadata, custom, device)
+
+    def to_sklearn(self) -> Any:
+        """The fitted estimator as scikit-learn's own: see `gpunn.interchange.scikit_learn.to_sklearn`."""
+        return to_sklearn(self)
 
     # --- copies -------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     `history_`, `validation_loss_curve_`. Ctrl-C leaves the weights of the last whole step and is raised again.
     """
 
+    _kind = "MLPClassifier"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **neural_network.MLPClassifier._parameter_constraints,
         **Perceptron._gpunn_constraints,

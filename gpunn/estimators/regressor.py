@@ -39,6 +39,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
     `history_`, `validation_loss_curve_`. Ctrl-C leaves the weights of the last whole step and is raised again.
     """
 
+    _kind = "MLPRegressor"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **neural_network.MLPRegressor._parameter_constraints,
         **Perceptron._gpunn_constraints,

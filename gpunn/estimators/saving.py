@@ -1,0 +1,132 @@
+"""An estimator as a file: its parameters and what it has learned as JSON, its network as arrays. No pickle.
+
+Callbacks are not kept, nor is the state of a generator given as `random_state`; the optimiser's state begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from sklearn.preprocessing import LabelBinarizer
+
+from .. import activations, initializers, losses, optimizers
+from ..activations import Activation
+from ..initializers import Initializer
+from ..losses import FunctionLoss, Loss
+from ..model import Sequential
+from ..optimizers import Optimizer
+from ..training.checkpoint import CheckpointError
+
+FITTED = (
+    "n_features_in_", "n_layers_", "n_outputs_", "out_activation_", "n_iter_", "t_", "loss_", "best_loss_",
+    "loss_curve_", "validation_scores_", "best_validation_score_", "validation_loss_curve_",
+)  # fmt: skip
+OBJECTS = {"activation": Activation, "loss": Loss, "optimizer": Optimizer, "initializer": Initializer}
+MODULES = {"activation": activations, "loss": losses, "optimizer": optimizers, "initializer": initializers}
+
+
+def to_tensors(estimator: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the JSON metadata that a file of a fitted estimator holds."""
+    tensors, net = estimator.net_.to_tensors()
+    parameters = {name: None if name == "callbacks" else value for name, value in estimator.get_params(False).items()}
+    fitted = {name: getattr(estimator, name) for name in FITTED if hasattr(estimator, name)}
+    if hasattr(estimator, "feature_names_in_"):
+        fitted["feature_names_in_"] = estimator.feature_names_in_.tolist()
+    if hasattr(estimator, "classes_"):
+        fitted["classes_"] = {"values": estimator.classes_.tolist(), "dtype": estimator.classes_.dtype.str}
+        fitted["targets"] = estimator._label_binarizer.y_type_
+    # as text of its own, which may hold NaN and infinities
+    text = json.dumps({"parameters": {k: _plain(k, v) for k, v in parameters.items()}, "fitted": _plain("", fitted)})
+    return tensors, {"kind": "estimator", "class": kind, "estimator": text, "net": net | {"compiled": None}}
+
+
+def from_tensors(
+    cls: Any, tensors: dict[str, np.ndarray], metadata: dict[str, Any], custom: dict[str, Any] | None, device: str
+) -> Any:
+    """The inverse of `to_tensors`. CheckpointError where the parts do not fit each other."""
+    told = json.loads(metadata["estimator"])
+    estimator = cls(**{name: _object(value, custom or {}) for name, value in told["parameters"].items()})
+    try:
+        estimator._validate_params()
+    except ValueError as error:
+        raise CheckpointError(f"its parameters are none of {cls.__name__}: {error}") from None
+    fitted = _object(told["fitted"], custom or {})
+    classes, targets = fitted.pop("classes_", None), fitted.pop("targets", None)
+    if not set(fitted) <= {*FITTED, "feature_names_in_"}:
+        raise CheckpointError(f"it holds more than an estimator learns: {sorted(set(fitted) - {*FITTED})}")
+    vars(estimator).update(fitted)
+    if "feature_names_in_" in fitted:
+        estimator.feature_names_in_ = np.array(fitted["feature_names_in_"], dtype=object)
+    if classes is not None:
+        estimator.classes_ = np.array(classes["values"], dtype=classes["dtype"])
+        estimator._label_binarizer = binarizer(estimator.classes_, targets)
+    model = Sequential.from_tensors(tensors, metadata["net"], custom=custom, device=device)
+    units = [estimator.n_features_in_, *estimator._hidden_sizes(), estimator.n_outputs_]
+    expected = [repr(layer) for layer in estimator._layers(units)]
+    if [repr(layer) for layer in model.layers] != expected or model._net.n_in != estimator.n_features_in_:
+        raise CheckpointError(f"its parameters ask for {expected}, but its network is {model!r}")
+    return adopt(estimator, model, device)
+
+
+def adopt(estimator: Any, model: Sequential, device: str) -> Any:
+    """The estimator with that network, whose weights it shows; its optimiser begins anew."""
+    estimator._equip(model, device)
+    estimator.net_ = model
+    estimator._show_weights()
+    estimator._no_improvement_count = 0
+    estimator._best_coefs = [np.array(c) for c in estimator.coefs_]
+    estimator._best_intercepts = [np.array(b) for b in estimator.intercepts_]
+    return estimator
+
+
+def binarizer(classes: np.ndarray, targets: str) -> LabelBinarizer:
+    """scikit-learn's encoder of labels as it was fitted: `targets` is its word for their kind."""
+    if targets == "multilabel-indicator":
+        return LabelBinarizer().fit(np.eye(len(classes), dtype=int))
+    fitted = LabelBinarizer().fit(classes)
+    if fitted.y_type_ != targets:
+        raise CheckpointError(f"its classes are {fitted.y_type_}, but it says {targets!r}")
+    return fitted
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A parameter as JSON."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, np.ndarray)):
+        return {"list": [_plain(name, v) for v in value]}
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(name, v) for v in value]}
+    if isinstance(value, dict):
+        return {"dict": [[_plain(name, k), _plain(name, v)] for k, v in value.items()]}
+    if isinstance(value, np.random.RandomState):
+        return None
+    for kind, cls in OBJECTS.items():
+        if isinstance(value, cls):
+            return {kind: MODULES[kind].to_config(value)}  # type: ignore[attr-defined]
+    if isinstance(value, (type, np.dtype)):
+        return np.dtype(value).name
+    if callable(value):
+        return {"loss": losses.to_config(FunctionLoss(value))}
+    raise TypeError(f"parameter {name} cannot be kept in a file: {value!r}")
+
+
+def _object(value: Any, custom: dict[str, Any]) -> Any:
+    """The inverse of `_plain`."""
+    if not isinstance(value, dict):
+        return value
+    if len(value) != 1:
+        raise CheckpointError(f"it holds {len(value)} things where one is due: {', '.join(map(str, value))}")
+    ((kind, held),) = value.items()
+    if kind == "list":
+        return [_object(v, custom) for v in held]
+    if kind == "tuple":
+        return tuple(_object(v, custom) for v in held)
+    if kind == "dict":
+        return {_object(k, custom): _object(v, custom) for k, v in held}
+    found = MODULES[kind].from_config(held, custom)  # type: ignore[attr-defined]
+    return found.function if isinstance(found, FunctionLoss) else found
