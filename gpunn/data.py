@@ -44,8 +44,11 @@ def on_device(X: Any, backend: Backend) -> Table:
     """What `features` gave, on a device: an array, or compressed rows."""
     if not hasattr(X, "tocsr"):
         return backend.asarray(X)
-    parts = (X.data, X.indices.astype(np.int32, copy=False), X.indptr.astype(np.int64, copy=False))
-    return CompressedRows(*(backend.asarray(np.ascontiguousarray(part)) for part in parts), X.shape)
+    values, columns, starts = (
+        backend.asarray(np.ascontiguousarray(part))
+        for part in (X.data, X.indices.astype(np.int32, copy=False), X.indptr.astype(np.int64, copy=False))
+    )
+    return CompressedRows(values, columns, starts, X.shape)
 
 
 def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str = "y") -> Array:

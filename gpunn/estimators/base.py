@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -87,6 +87,13 @@ class Perceptron:
 
     _kind: ClassVar[str]  # the name in files
     net_: Sequential
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """scikit-learn's half, which has no types."""
 
     # --- fitting ------------------------------------------------------------------------------------------------
 
@@ -539,7 +546,7 @@ class Perceptron:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy shares no arrays and no lock; weights that are the network's own are kept once, with the network."""
-        state = dict(super().__getstate__())  # type: ignore[misc]
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
         state.pop("_fit_lock", None)
         if hasattr(self, "_shown"):
             self._follow_weights()

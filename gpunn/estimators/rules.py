@@ -70,8 +70,6 @@ def _clipping(dtype: np.dtype) -> dict[str, float]:
 class ScikitLearnLogLoss(SparseCategoricalCrossentropy):
     """ℓ = −log a_y for labels y, a_y clipped to [ε, 1 − ε] where it is reported and not where it is followed. (E3)"""
 
-    names = ()
-
     def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
         super().record_merged(ops, z, y, w, a, delta, terms)
         ops(kernel("clip_log_loss"), w, out=terms, **_clipping(a.dtype))
@@ -80,8 +78,6 @@ class ScikitLearnLogLoss(SparseCategoricalCrossentropy):
 class ScikitLearnBinaryLogLoss(BinaryCrossentropy):
     """ℓ = −Σ y log a + (1 − y) log(1 − a), a clipped to [ε, 1 − ε] where it is reported and not where it is followed;
     y is 0 or 1. (E3)"""
-
-    names = ()
 
     def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
         ops(kernel("sigmoid_log_loss"), z, y, w, out=(a, delta, terms), **_clipping(a.dtype))

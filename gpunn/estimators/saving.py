@@ -107,7 +107,7 @@ def _plain(name: str, value: Any) -> Any:
         return None
     for kind, cls in OBJECTS.items():
         if isinstance(value, cls):
-            return {kind: MODULES[kind].to_config(value)}  # type: ignore[attr-defined]
+            return {kind: MODULES[kind].to_config(value)}
     if isinstance(value, (type, np.dtype)):
         return np.dtype(value).name
     if callable(value):
@@ -128,5 +128,5 @@ def _object(value: Any, custom: dict[str, Any]) -> Any:
         return tuple(_object(v, custom) for v in held)
     if kind == "dict":
         return {_object(k, custom): _object(v, custom) for k, v in held}
-    found = MODULES[kind].from_config(held, custom)  # type: ignore[attr-defined]
+    found = MODULES[kind].from_config(held, custom)
     return found.function if isinstance(found, FunctionLoss) else found
