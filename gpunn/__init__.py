@@ -37,7 +37,16 @@ if TYPE_CHECKING:
     from .model import Sequential
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
     from .training import CheckpointError, DivergenceError, History
-    from .training.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
+    from .training.callbacks import (
+        Callback,
+        CSVLogger,
+        EarlyStopping,
+        LearningRateScheduler,
+        ModelCheckpoint,
+        ProgressBar,
+        ReduceLROnPlateau,
+        TerminateOnNaN,
+    )
 
 __version__ = "0.1.0"
 
@@ -48,6 +57,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "BatchNormalization",
+    "CSVLogger",
     "Callback",
     "CheckpointError",
     "Dense",
@@ -59,6 +69,7 @@ __all__ = [
     "History",
     "Layer",
     "LayerNormalization",
+    "LearningRateScheduler",
     "MLPClassifier",
     "MLPRegressor",
     "ModelCheckpoint",
@@ -67,7 +78,9 @@ __all__ = [
     "Optimizer",
     "ProgressBar",
     "RMSprop",
+    "ReduceLROnPlateau",
     "Sequential",
+    "TerminateOnNaN",
     "__version__",
     "activations",
     "backend",
@@ -96,7 +109,8 @@ _HOMES = {
     "model": "Sequential",
     "optimizers": "SGD Adagrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
     "training": "CheckpointError DivergenceError History",
-    "training.callbacks": "Callback EarlyStopping ModelCheckpoint ProgressBar",
+    "training.callbacks": "CSVLogger Callback EarlyStopping LearningRateScheduler ModelCheckpoint ProgressBar "
+    "ReduceLROnPlateau TerminateOnNaN",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
+import operator
 from numbers import Real
 from typing import Any
 
@@ -51,6 +53,19 @@ def between_0_and_1(name: str, value: Any) -> float:
     return float(value)
 
 
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """An integer ≥ `least`. TypeError where it is no integer."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return number
+
+
 def _real(value: Any) -> float:
     """Python's and NumPy's real numbers as a float; NaN, which lies nowhere, for everything else."""
     with contextlib.suppress(OverflowError):
@@ -61,11 +76,16 @@ def _real(value: Any) -> float:
 
 def complete(thing: Any, config: dict[str, Any]) -> dict[str, Any]:
     """`config` if it holds every argument that the thing's class takes, or ValueError: a file would forget it."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    wanted = [p.name for p in inspect.signature(type(thing)).parameters.values() if p.kind in named]
-    missing = [name for name in wanted if name not in config]
+    missing = [name for name in _taken(type(thing)) if name not in config]
     if missing:
         raise ValueError(
             f"{type(thing).__name__}.get_config() lacks {', '.join(missing)}: a saved file would forget it"
         )
     return config
+
+
+@functools.cache
+def _taken(cls: type) -> list[str]:
+    """The names of the arguments that a class takes."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in inspect.signature(cls).parameters.values() if p.kind in named]

@@ -306,7 +306,7 @@ class Sequential:
         self._loss = chosen
         self._threads = threads
         self._epochs = 0
-        self._compiled = {"metrics": [_metric_config(m) for m in watched]}
+        self._compiled = {"metrics": watched}
         return self
 
     def fit(
@@ -614,6 +614,18 @@ class Sequential:
             raise RuntimeError("save_checkpoint writes a fit under way, and none is; save keeps the network")
         self._run.save(path)
 
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the network as an ONNX graph, as one step: input "X" (N, n_in), output "output" (N, n_out), N any number
+        of rows, which gives what `predict` gives.
+
+        ImportError without onnx (extra `onnx`), ValueError for a layer or an activation of one's own, RuntimeError
+        before the number of inputs is known; OSError where writing fails, the old file whole.
+        """
+        # the front alone knows no format: the one import that points up
+        from .interchange import onnx
+
+        onnx.write(onnx.network(self), path)
+
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this network holds."""
         self._need_built("to_tensors")
@@ -631,7 +643,7 @@ class Sequential:
             metadata["compiled"] = {
                 "optimizer": optimizers.to_config(net.optimizer),
                 "loss": losses.to_config(self.loss),
-                "metrics": self._compiled["metrics"],
+                "metrics": [_metric_config(m) for m in self._compiled["metrics"]],
             }
         # what cannot be written as JSON is found out before a file is touched
         json.dumps(metadata, allow_nan=False)

@@ -59,6 +59,15 @@ Table = Any  # an Array (n, m), or CompressedRows
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What the network said of every row of an epoch or of a set: outputs (n, n_out), targets, weights (n,) or None."""
+
+    a: Array
+    y: Array
+    w: Array | None
+
+
+@dataclass(frozen=True)
 class Accounting:
     """The kernels that say how a penalty and a batch count in the cost and in its mean over an epoch.
 
@@ -221,10 +230,9 @@ class Plan:
             net.loss.record(ops, t.a, self.y, self.w, into, self.terms)
         ops(kernel("total"), self.terms, out=_slot(self.state, Slot.LOSS))
         self._record_penalty_value()
-        self.scores = self._new((max(1, len(net.metrics)),), np.float64)
-        for k, metric in enumerate(net.metrics):
-            metric.record(ops, t.a, self.y, self.w, self.terms)
-            ops(kernel("total"), self.terms, out=self.scores[k : k + 1])
+        self.means = self._new((max(1, net.n_scores),), np.float64)
+        for metric, part in net.score_parts():
+            metric.record_means(ops, t.a, self.y, self.w, self.terms, self.means[part])
 
     def _record_penalty_value(self) -> None:
         penalties = self.network.penalties()
@@ -265,9 +273,33 @@ class Plan:
                 record(ops, theta, g, moments, state)
         for t, layer in zip(self.layers, net.layers, strict=True):
             layer.after_update(ops, t)
-        if net.metrics:
-            ops(kernel("accumulate"), self.scores, out=(net.score_sums, state), count=1, terms_n=len(net.metrics))
+        self._record_sums(ops, net.score_sums)
         ops(kernel(net.accounting.tick), out=state, count=1, rows=self.n)
+
+    def _record_sums(self, ops: Recorder, sums: Array) -> None:
+        for metric, part in self.network.score_parts():
+            metric.record_sums(ops, self.y, self.means[part], sums[part], self.state)
+
+    def tally(self, sums: Array) -> list[Launch]:
+        """Launches that add the batch's metrics to `sums`; a step that updates has its own."""
+        ops = Recorder(self.backend)
+        self._record_sums(ops, sums)
+        launches = ops.take()
+        ops.bind()
+        return launches
+
+    def keep(self, kept: Kept | None) -> list[Launch]:
+        """Launches that keep outputs, targets and weights of the batch's rows, where there is room for them."""
+        if kept is None:
+            return []
+        ops, labels = Recorder(self.backend), self.network.loss.targets == "labels"
+        ops(kernel("keep_rows"), self.output, self.state, out=kept.a)
+        ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y)
+        if kept.w is not None:
+            ops(kernel("keep_weights"), self.w, self.state, out=kept.w)
+        launches = ops.take()
+        ops.bind()
+        return launches
 
     def source(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
         """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.
@@ -443,10 +475,31 @@ class Network:
         for name in self.optimizer.moments:
             self.moments[name] = self.backend.zeros((count,), self.dtype)
             self.moments[name].fill(self.optimizer.initial(name))
-        self.score_sums = self.backend.zeros((max(1, len(self.metrics)),), np.float64)
+        self.score_sums = self.backend.zeros((max(1, self.n_scores),), np.float64)
         self.state.fill(0)
         self._set_seed()
         self._reset_plans()
+
+    def score_parts(self) -> list[tuple[Any, slice]]:
+        """The metrics, and where their numbers lie among those of all."""
+        ends = np.cumsum([metric.size(self.n_out) for metric in self.metrics], dtype=int)
+        return [
+            (metric, slice(int(end) - metric.size(self.n_out), int(end)))
+            for metric, end in zip(self.metrics, ends, strict=True)
+        ]
+
+    @property
+    def n_scores(self) -> int:
+        """How many numbers the metrics take together."""
+        return sum(metric.size(self.n_out) for metric in self.metrics)
+
+    def room(self, n: int, *, weighted: bool) -> Kept | None:
+        """Room for n rows where a metric looks at all rows together, else None."""
+        if not any(metric.needs_rows for metric in self.metrics):
+            return None
+        new, labels = self.backend.empty, self.loss.targets == "labels"
+        y = new((n,), np.int32) if labels else new((n, self.n_out), self.dtype)
+        return Kept(new((n, self.n_out), self.dtype), y, new((n,), np.float64) if weighted else None)
 
     def ready(self) -> None:
         """Make sure the optimiser's state exists, and that the plans fit what is frozen now."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .interchange import onnx
 from .model import Sequential
 from .training import checkpoint
 from .training.checkpoint import CheckpointError
@@ -283,6 +284,19 @@ class TableModel:
         tensors, net = self.net.to_tensors()
         table = {**self.encoding.get_config(), "source": self.source}
         checkpoint.write(path, tensors, {"kind": "table", "net": net, "table": table})
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write network and encoding as one ONNX graph, as one step.
+
+        Its inputs are the columns by name, (N, 1) each, N any number of rows: float64 for numbers, NaN where one is
+        missing; text for categories, the empty text where one is missing. Its outputs are "label" (N,) and
+        "probabilities" (N, number of labels) for classes, or "variable" (N,), float64 in the target's units: what
+        `predict` answers.
+
+        ImportError without onnx (extra `onnx`), ValueError for a layer or an activation of one's own; OSError where
+        writing fails, the old file whole.
+        """
+        onnx.write(onnx.table(self.net, self.encoding), path)
 
     @classmethod
     def from_tensors(

@@ -1,8 +1,13 @@
-"""The metrics of a batch that are means over rows: one text gives the row's term, times its weight w = wᵢ/Σw."""
+"""The metrics of a batch that are means over rows: one text gives the row's term, times its weight w = wᵢ/Σw.
+
+Where a metric takes more than one mean (precision: two for every class) a row has as many terms, in float64.
+"""
 
 import numpy as np
 
 from ._registry import by_row
+from .state import Slot
+from .step import UPDATING
 
 
 @by_row(
@@ -68,3 +73,156 @@ def squared_error(a, y, w):
     """w times the mean squared error over the row's outputs."""
     e = a - y
     return w * (e * e).mean(axis=1)
+
+
+@by_row(
+    "rows[m] T a, int32 y, T w, scalar int64 top -> T term",
+    """
+const T right = a[y];
+const bool lost = right != right;
+long long before = 0;
+for (long long k = 0; k < m; ++k)
+  before += a[k] != a[k] ? !lost || k < y : !lost && (a[k] > right || (a[k] == right && k < y));
+term = before < top ? w : (T)0;
+""",
+)
+def sparse_top_k(a, y, w, top):
+    """w where the label's output is among the `top` largest, else 0; of equal ones the first count, and NaN for the
+    largest."""
+    return np.where(_before(a, y) < top, w, 0)
+
+
+@by_row(
+    "rows[m] T a, rows[m] T y, T w, scalar int64 top -> T term",
+    """
+long long wanted = 0;
+for (long long k = 1; k < m; ++k) wanted = y[wanted] == y[wanted] && !(y[k] <= y[wanted]) ? k : wanted;
+const T right = a[wanted];
+const bool lost = right != right;
+long long before = 0;
+for (long long k = 0; k < m; ++k)
+  before += a[k] != a[k] ? !lost || k < wanted : !lost && (a[k] > right || (a[k] == right && k < wanted));
+term = before < top ? w : (T)0;
+""",
+)
+def categorical_top_k(a, y, w, top):
+    """w where the output of the largest target's column is among the `top` largest, else 0; the rest as above."""
+    return np.where(_before(a, y.argmax(axis=1)) < top, w, 0)
+
+
+def _before(a, wanted):
+    """How many outputs of the row stand before the wanted one: larger ones, equal ones to its left, NaN first."""
+    columns, wanted = np.arange(a.shape[1]), wanted[:, None]
+    right = np.take_along_axis(a, wanted, axis=1)
+    lost, left = np.isnan(right), columns < wanted
+    ahead = ~lost & ((a > right) | ((a == right) & left))
+    return np.where(np.isnan(a), ~lost | left, ahead).sum(axis=1)
+
+
+@by_row(
+    "rows[m] T a, int32 y, T w -> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
+    """
+long long best = 0;
+for (long long k = 1; k < m; ++k) best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;
+for (long long k = 0; k < m; ++k) {
+  said[k] = k == best ? (double)w : 0.0;
+  wanted[k] = k == y ? (double)w : 0.0;
+  right[k] = k == best && k == y ? (double)w : 0.0;
+}
+""",
+)
+def count_labels(a, y, w):
+    """w in the column of the answer (said), of the label (wanted), and where they are the same one (right); 0
+    elsewhere. The answer is the largest output, as in `sparse_accuracy`."""
+    return _counted(np.arange(a.shape[1]) == a.argmax(axis=1)[:, None], np.arange(a.shape[1]) == y[:, None], w)
+
+
+@by_row(
+    "rows[m] T a, rows[m] T y, T w -> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
+    """
+long long best = 0, label = 0;
+for (long long k = 1; k < m; ++k) {
+  best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;
+  label = y[label] == y[label] && !(y[k] <= y[label]) ? k : label;
+}
+for (long long k = 0; k < m; ++k) {
+  said[k] = k == best ? (double)w : 0.0;
+  wanted[k] = k == label ? (double)w : 0.0;
+  right[k] = k == best && k == label ? (double)w : 0.0;
+}
+""",
+)
+def count_largest(a, y, w):
+    """The same where the label is the column of the largest target."""
+    columns = np.arange(a.shape[1])
+    return _counted(columns == a.argmax(axis=1)[:, None], columns == y.argmax(axis=1)[:, None], w)
+
+
+@by_row(
+    "rows[m] T a, rows[m] T y, T w, scalar T threshold "
+    "-> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
+    """
+for (long long k = 0; k < m; ++k) {
+  said[k] = a[k] > threshold ? (double)w : 0.0;
+  wanted[k] = y[k] > (T)0.5 ? (double)w : 0.0;
+  right[k] = a[k] > threshold && y[k] > (T)0.5 ? (double)w : 0.0;
+}
+""",
+)
+def count_positives(a, y, w, threshold):
+    """w in every column that the output says yes to (said), that the target does (wanted), and that both do."""
+    return _counted(a > threshold, y > 0.5, w)
+
+
+def _counted(said, wanted, w):
+    w = w.astype(np.float64)[:, None]
+    return np.where(said & wanted, w, 0), np.where(said, w, 0), np.where(wanted, w, 0)
+
+
+@by_row(
+    "rows[m] T a, rows[m] T y, raw[m] T first, T w "
+    "-> rows[m] float64 error, rows[m] float64 away, rows[m] float64 square, rows[m] float64 weight",
+    """
+for (long long k = 0; k < m; ++k) {
+  const double e = (double)a[k] - (double)y[k], d = (double)y[k] - (double)first[k], v = (double)w;
+  error[k] = v * (e * e); away[k] = v * d; square[k] = v * (d * d); weight[k] = v;
+}
+""",
+)
+def spread_terms(a, y, first, w):
+    """w(a − y)², w(y − y₀), w(y − y₀)² and w, y₀ the batch's first row: near the mean, so that nothing cancels."""
+    a, y, v = a.astype(np.float64), y.astype(np.float64), w.astype(np.float64)[:, None]
+    e, d = a - y, y - first
+    return v * (e * e), v * d, v * (d * d), np.broadcast_to(v, d.shape)
+
+
+@by_row(
+    "raw float64 means, raw T first, raw float64 state, scalar int64 columns -> raw float64 spread",
+    """
+const double w = means[3 * columns + i], batch = w * state[WEIGHT], before = spread[3 * columns + i];
+if (before == 0.0) spread[4 * columns + i] = (double)first[i];
+const double away = means[columns + i] / w, total = before + batch;
+const double apart = ((double)first[i] - spread[4 * columns + i]) + away - spread[columns + i];
+spread[i] += means[i] * state[WEIGHT];
+spread[columns + i] += apart * (batch / total);
+spread[2 * columns + i] += (means[2 * columns + i] - away * away * w) * state[WEIGHT]
+                           + apart * apart * (before * (batch / total));
+spread[3 * columns + i] = total;
+""",
+    when=UPDATING,
+)
+def accumulate_spread(i, means, first, state, columns, spread):
+    """Σw(a − y)², the mean of y − c, Σw(y − mean)², Σw and c of the batches so far, column by column. `means` holds
+    the batch's means of `spread_terms`; c is the first batch's y₀, again near the mean.
+    (Chan, Golub and LeVeque 1983: two parts' sums about their own means)"""
+    m = int(columns)
+    error, away, square, w = means[: 4 * m].reshape(4, m)[:, i]
+    sums = spread[: 5 * m].reshape(5, m)
+    batch, before = w * state[Slot.WEIGHT], sums[3, i]
+    sums[4, i] = np.where(before == 0, first[i], sums[4, i])
+    away, total = away / w, before + batch
+    apart = (first[i] - sums[4, i]) + away - sums[1, i]
+    sums[0, i] += error * state[Slot.WEIGHT]
+    sums[1, i] += apart * (batch / total)
+    sums[2, i] += (square - away * away * w) * state[Slot.WEIGHT] + apart * apart * (before * (batch / total))
+    sums[3, i] = total

@@ -171,6 +171,16 @@ def _probabilities(ask, operand):
     return ask.rng.uniform(0.05, 0.95, size=ask.shape(operand)) if operand.kind == "rows" else None
 
 
+def _kept(ask, operand):
+    """Room for what every row leaves behind."""
+    return np.zeros((ask.n + OFFSET) * max(ask.m, 1))
+
+
+def _first(ask, operand):
+    """The first row of a batch: as wide as the rows where there are any, else of two columns."""
+    return None if operand.width else ask.rng.normal(size=2)
+
+
 def _magnitudes(ask, operand):
     shape = (ask.n,) if operand.kind == "raw" else ask.shape(operand)
     return np.abs(ask.rng.normal(size=shape)) + 0.05
@@ -195,6 +205,10 @@ SPECIAL = {
     "key": lambda ask, operand: ask.rng.integers(0, 2**32, size=2),
     "terms": lambda ask, operand: ask.rng.normal(size=3),
     "sums": lambda ask, operand: ask.rng.normal(size=3),
+    "kept": _kept,
+    "first": _first,
+    "means": lambda ask, operand: np.abs(ask.rng.normal(size=10)) + 0.05,
+    "spread": lambda ask, operand: np.abs(ask.rng.normal(size=10)) + 0.05,
 }
 WIDTHS = {"philox": 4}  # the number of columns that a text insists on
 NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}

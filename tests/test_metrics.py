@@ -1,4 +1,4 @@
-"""Metrics: weighted means over rows, by hand and against scikit-learn, in the history and in evaluate."""
+"""Metrics by hand and against scikit-learn, in the history and in evaluate."""
 
 import numpy as np
 import pytest
@@ -160,6 +160,342 @@ def test_accuracy_of_several_columns_against_sklearn(rng, X):
     assert net.evaluate(X, y, batch_size=7, sample_weight=w)["accuracy"] == pytest.approx(wanted, rel=1e-12)
 
 
+# --- classes, against scikit-learn -----------------------------------------------------------------------------------
+
+LABELS = "sparse_categorical_crossentropy"
+FORMS = {
+    # last activation, loss, outputs, how targets are drawn
+    "labels": ("softmax", LABELS, 4, "labels"),
+    "labels of logits": (None, LABELS, 4, "labels"),
+    "two labels": ("softmax", LABELS, 2, "labels"),
+    "one-hot rows": ("softmax", "categorical_crossentropy", 3, "rows"),
+    "rows and a loss of values": ("tanh", "mse", 3, "rows"),
+    "yes and no": ("sigmoid", "binary_crossentropy", 1, "columns"),
+    "yes and no of logits": (None, "binary_crossentropy", 1, "columns"),
+    "several yes and no": ("sigmoid", "binary_crossentropy", 3, "columns"),
+}
+
+
+def _of_form(rng, X, form, watched, dtype="float64"):
+    """A network, its targets, and labels and answers as scikit-learn has them."""
+    last, loss, n_out, kind = FORMS[form]
+    net = _net(n_out, last, loss, watched, dtype=dtype)
+    y = rng.integers(0, max(n_out, 2), size=len(X)) if kind != "columns" else rng.integers(0, 2, size=(len(X), n_out))
+    a = net.predict(X)
+    if kind == "columns":
+        return net, y, (y[:, 0] if n_out == 1 else y), (net.predict_classes(X) if loss != "mse" else None)
+    return net, (np.eye(n_out)[y] if kind == "rows" else y), y, a.argmax(axis=1)
+
+
+def _averages(form):
+    if form in ("two labels", "yes and no", "yes and no of logits"):
+        return ["binary"] if "yes" in form else ["binary", "macro", "micro"]
+    return ["macro", "micro"]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+@pytest.mark.parametrize("form", FORMS)
+def test_precision_recall_and_f1_against_sklearn(rng, X, form, batch_size, weighted):
+    scores = oracle("sklearn.metrics")
+    w = _weights(rng, weighted)
+    own = {"precision": metrics.Precision, "recall": metrics.Recall, "f1": metrics.F1Score}
+    theirs = {"precision": scores.precision_score, "recall": scores.recall_score, "f1": scores.f1_score}
+    watched = [make(average, name=f"{name} {average}") for name, make in own.items() for average in _averages(form)]
+    net, y, labels, answers = _of_form(rng, X, form, [*own, *watched])
+    found = net.evaluate(X, y, batch_size=batch_size, sample_weight=w)
+    # rows without weight are none
+    there = np.ones(ROWS, bool) if w is None else w > 0
+    options = {"sample_weight": None if w is None else w[there], "zero_division": 0}
+    for name, score in theirs.items():
+        for average in _averages(form):
+            wanted = score(labels[there], answers[there], average=average, **options)
+            assert found[f"{name} {average}"] == pytest.approx(wanted, rel=1e-12)
+            assert 0 < wanted < 1
+        assert found[name] == found[f"{name} {_averages(form)[0]}"], "auto"
+
+
+@pytest.mark.parametrize("form", ["yes and no", "yes and no of logits", "several yes and no"])
+def test_a_threshold_of_ones_own(rng, X, form):
+    scores = oracle("sklearn.metrics")
+    watched = [metrics.Precision("micro", 0.55, name="p"), metrics.Recall("micro", threshold=0.55, name="r")]
+    net, y, labels, _ = _of_form(rng, X, form, watched)
+    answers = (net.predict_proba(X) > 0.55).astype(int).reshape(labels.shape)
+    assert 0 < answers.mean() < 1
+    average = "binary" if labels.ndim == 1 else "micro"
+    assert net.evaluate(X, y) == pytest.approx(
+        {
+            "loss": net.evaluate(X, y)["loss"],
+            "p": scores.precision_score(labels, answers, average=average),
+            "r": scores.recall_score(labels, answers, average=average),
+        },
+        rel=1e-12,
+    )
+
+
+def test_precision_recall_and_f1_by_hand():
+    """Class 1 is right once of two answers and three rows, class 0 twice of three and two, class 2 never comes."""
+    net = _as_given(3, LABELS, ["precision", "recall", "f1", metrics.F1Score("micro", name="all")])
+    a = np.eye(3)[[0, 0, 0, 1, 1]]
+    found = net.evaluate(a, [0, 0, 1, 1, 1], batch_size=2)
+    del found["loss"]
+    f1 = (2 * 2 / (3 + 2) + 2 * 2 / (2 + 3)) / 2
+    assert found == pytest.approx({"precision": (2 / 3 + 1) / 2, "recall": (1 + 2 / 3) / 2, "f1": f1, "all": 4 / 5})
+    # nothing was said to be 1, nothing is 1: 0, without a warning
+    net = _as_given(1, "binary_crossentropy", ["precision", "recall", "f1"])
+    found = net.evaluate([[-1.0], [-2.0]], [[1], [0]])
+    assert (found["precision"], found["recall"], found["f1"]) == (0, 0, 0)
+    found = net.evaluate([[1.0], [-2.0]], [[0], [0]])
+    assert (found["precision"], found["recall"], found["f1"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("form", ["labels", "labels of logits", "one-hot rows"])
+def test_top_k_against_sklearn(rng, X, form, k, weighted):
+    scores = oracle("sklearn.metrics")
+    if form == "one-hot rows" and k == 3:
+        k = 2
+    w = _weights(rng, weighted)
+    net, y, labels, _ = _of_form(rng, X, form, [metrics.TopKCategoricalAccuracy(k), "accuracy"])
+    wanted = scores.top_k_accuracy_score(
+        labels, net.predict_proba(X), k=k, sample_weight=w, labels=range(net[-1].units)
+    )
+    for batch_size in BATCHES:
+        found = net.evaluate(X, y, batch_size=batch_size, sample_weight=w)
+        assert found["top_k_categorical_accuracy"] == pytest.approx(wanted, rel=1e-12) and 0 < wanted < 1
+        assert k > 1 or found["top_k_categorical_accuracy"] == found["accuracy"]
+
+
+def test_top_k_by_hand_where_outputs_are_equal_or_nan():
+    """Of equal ones the first count, as in accuracy."""
+    nan = float("nan")
+    a = np.array([[1, 2, 2, 0], [1, 2, 2, 0], [0, 0, 0, 0], [nan, 1, 2, nan], [nan, 1, 2, nan], [5, 4, 3, 2.0]])
+    labels = np.array([1, 2, 2, 0, 3, 2])
+    places = [0, 1, 2, 0, 1, 2]  # how many stand before the label's
+    term = np.empty(6)
+    for top in (1, 2, 3):
+        wanted = [p < top for p in places]
+        gpunn.kernels.get("sparse_top_k")(a, labels.astype(np.int32), np.ones(6), top=top, out=term)
+        np.testing.assert_array_equal(term, wanted)
+        gpunn.kernels.get("categorical_top_k")(a, np.eye(4)[labels], np.ones(6), top=top, out=term)
+        np.testing.assert_array_equal(term, wanted)
+
+
+# --- the area under the curve ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_auc_against_sklearn(rng, X, form, weighted, dtype):
+    scores = oracle("sklearn.metrics")
+    w = _weights(rng, weighted)
+    net, y, labels, _ = _of_form(rng, X, form, ["auc"], dtype=dtype)
+    if FORMS[form][1] == "mse":
+        columns = net.predict(X)
+        wanted = np.mean([scores.roc_auc_score(labels == k, columns[:, k], sample_weight=w) for k in range(3)])
+    else:
+        p = net.predict_proba(X).astype(np.float64)
+        if p.shape[1] == 2:
+            p = p[:, 1]
+        elif FORMS[form][3] != "columns":
+            p /= p.sum(axis=1, keepdims=True)
+        wanted = scores.roc_auc_score(
+            labels, p if p.ndim > 1 and p.shape[1] > 1 else p.ravel(), sample_weight=w, multi_class="ovr"
+        )
+    assert 0.2 < wanted < 0.8
+    for batch_size in BATCHES:
+        found = net.evaluate(X, y, batch_size=batch_size, sample_weight=w)["auc"]
+        assert found == pytest.approx(wanted, rel=1e-12 if dtype == "float64" else 1e-6)
+
+
+def test_auc_by_hand():
+    net = _as_given(1, "binary_crossentropy", ["auc", metrics.AUC(name="again")])
+    scores, y = np.array([[1.0], [2.0], [2.0], [3.0], [0.0]]), np.array([[0], [1], [0], [1], [0]])
+    # pairs: 2 against 1, 2, 0 is 1 + ½ + 1; 3 against all of them 3
+    found = net.evaluate(scores, y, batch_size=2)
+    assert found["auc"] == found["again"] == pytest.approx(5.5 / 6, rel=1e-15)
+    # the yes of score 2 three times as heavy, the no of score 2 not there at all
+    assert net.evaluate(scores, y, sample_weight=[1, 3, 0, 1, 1])["auc"] == 1
+    assert net.evaluate(-scores, y, sample_weight=[1, 3, 0, 1, 1])["auc"] == 0
+    assert np.isnan(net.evaluate(scores, np.ones_like(y))["auc"])
+    # a class without rows is left out: 2 of 3
+    net = _as_given(3, LABELS, ["auc"])
+    outputs = np.log([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.4, 0.5, 0.1], [0.65, 0.25, 0.1]])
+    assert net.evaluate(outputs, [0, 0, 1, 1])["auc"] == pytest.approx((3 / 4 + 3 / 4) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch_size", [5, 23])
+def test_the_auc_of_an_epoch_ranks_all_its_rows_as_they_were_met(rng, X, batch_size, weighted):
+    scores = oracle("sklearn.metrics")
+    w = _weights(rng, weighted)
+    net, y, labels, _ = _of_form(rng, X, "yes and no", ["auc", "f1"])
+    walker = _of_form(np.random.default_rng(0), X, "yes and no", [])[0]
+    data = (X[:7], y[:7])
+    seen = []
+
+    class Watch(gpunn.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(list(logs))
+
+    history = net.fit(
+        X, y, batch_size=batch_size, epochs=2, shuffle=False, sample_weight=w, validation_data=data, verbose=0
+    ).history
+    assert list(history) == ["loss", "auc", "f1", "val_loss", "val_auc", "val_f1"]
+    for epoch in range(2):
+        p = np.zeros(ROWS)
+        for start in range(0, ROWS, batch_size):
+            batch = slice(start, start + batch_size)
+            p[batch] = walker.predict(X[batch])[:, 0]
+            if w is None or w[batch].any():
+                walker.train_on_batch(X[batch], y[batch], **({} if w is None else {"sample_weight": w[batch]}))
+        assert history["auc"][epoch] == pytest.approx(scores.roc_auc_score(labels, p, sample_weight=w), rel=1e-12)
+        wanted = scores.f1_score(labels, p > 0.5, sample_weight=w, zero_division=0)
+        assert history["f1"][epoch] == pytest.approx(wanted, rel=1e-12)
+    assert history["val_auc"][-1] == scores.roc_auc_score(labels[:7], net.predict(X[:7])[:, 0])
+    net.fit(X, y, callbacks=[Watch()], verbose=0)
+    assert seen == [["loss", "f1"]], "what looks at all rows is not among the running numbers"
+
+
+def test_the_auc_follows_the_shuffle(rng, X):
+    """Of a frozen network the epoch's numbers are those of evaluate, whatever the order of the rows."""
+    net, y, _, _ = _of_form(rng, X, "labels", ["auc", "precision", "accuracy"])
+    for layer in net.layers:
+        layer.trainable = False
+    w = _weights(rng, True)
+    history = net.fit(X, y, batch_size=5, sample_weight=w, verbose=0).history
+    assert {k: v[0] for k, v in history.items()} == pytest.approx(net.evaluate(X, y, sample_weight=w), rel=1e-12)
+
+
+# --- R² --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch_size", BATCHES)
+@pytest.mark.parametrize(("shift", "scale"), [(0, 1), (1e9, 1), (-3e5, 1e-4)])
+def test_r2_against_sklearn(rng, X, shift, scale, batch_size, weighted):
+    """Also where the targets' mean is a thousand million times their spread: nothing cancels."""
+    scores = oracle("sklearn.metrics")
+    w = _weights(rng, weighted)
+    net = _as_given(4, "mse", ["r2"])
+    y = shift + scale * rng.normal(size=(ROWS, 4))
+    a = y + 0.3 * scale * X
+    wanted = scores.r2_score(y, a, sample_weight=w)
+    assert net.evaluate(a, y, batch_size=batch_size, sample_weight=w)["r2"] == pytest.approx(wanted, rel=1e-12)
+    assert 0.5 < wanted < 1
+
+
+def test_r2_by_hand():
+    net = _as_given(1, "mse", ["r2", "r2_score"])
+    # about the mean 2: 1 + 0 + 1; errors ½ and 1
+    found = net.evaluate([[1.5], [2.0], [2.0]], [[1.0], [2.0], [3.0]], batch_size=2)
+    assert found["r2"] == found["r2_score"] == 1 - 1.25 / 2
+    # nothing to explain
+    assert net.evaluate([[1.0], [1.0]], [[1.0], [1.0]])["r2"] == 1
+    assert net.evaluate([[1.0], [1.5]], [[1.0], [1.0]], batch_size=1)["r2"] == 0
+    assert net.evaluate([[5.0], [0.0], [1.0]], [[1.0], [1.0], [3.0]], batch_size=1)["r2"] < -5
+
+
+def test_the_r2_of_an_epoch_is_over_its_rows(rng, X):
+    scores = oracle("sklearn.metrics")
+    y, w = 50 + rng.normal(size=(ROWS, 2)), _weights(rng, True)
+    net, walker = (_net(2, None, "half_squared_error", ["r2"]) for _ in range(2))
+    history = net.fit(X, y, batch_size=5, shuffle=False, sample_weight=w, verbose=0).history
+    a = np.zeros((ROWS, 2))
+    for start in range(0, ROWS, 5):
+        batch = slice(start, start + 5)
+        a[batch] = walker.predict(X[batch])
+        if w[batch].any():
+            walker.train_on_batch(X[batch], y[batch], sample_weight=w[batch])
+    assert history["r2"][0] == pytest.approx(scores.r2_score(y, a, sample_weight=w), rel=1e-12)
+
+
+# --- metrics of one's own --------------------------------------------------------------------------------------------
+
+
+class Worst(metrics.SetMetric):
+    """The largest error of any row that counts."""
+
+    def of_rows(self, a, y, w):
+        errors = np.abs(a - y).max(axis=1)
+        return errors.max() if w is None else errors[w > 0].max()
+
+
+class Bias(metrics.Metric):
+    """The ratio of two means: of a − y, and of |y|."""
+
+    def __init__(self, unit=1.0, name=None):
+        self.unit = unit
+        super().__init__(name)
+
+    def size(self, n_out):
+        return 2
+
+    def record(self, ops, a, y, w, terms):
+        def compute():
+            terms[:, 0] = w * (a - y).mean(axis=1)
+            terms[:, 1] = w * np.abs(y).mean(axis=1)
+
+        ops.call(compute, why="a metric of one's own")
+
+    def finish(self, mean):
+        return self.unit * mean[0] / mean[1]
+
+    def get_config(self):
+        return {"unit": self.unit}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_metrics_of_ones_own(rng, X, weighted):
+    y, w = rng.normal(size=(ROWS, 2)), _weights(rng, weighted)
+    net = _net(2, None, "mse", [Worst, Bias(100.0)])
+    a, v = net.predict(X), np.ones(ROWS) if w is None else w
+    bias = 100 * (v * (a - y).mean(axis=1)).sum() / (v * np.abs(y).mean(axis=1)).sum()
+    found = net.evaluate(X, y, batch_size=4, sample_weight=w)
+    assert found["Bias"] == pytest.approx(bias, rel=1e-12)
+    assert found["Worst"] == np.abs(a - y)[v > 0].max()
+    assert list(net.fit(X, y, verbose=0).history) == ["loss", "Worst", "Bias"]
+
+
+def test_arguments_of_metrics_are_kept_in_files(rng, X, tmp_path):
+    watched = [metrics.TopKCategoricalAccuracy(2), metrics.F1Score("micro", name="f"), "auc", "precision"]
+    net, y, _, _ = _of_form(rng, X, "labels", watched)
+    net.save(tmp_path / "net.safetensors")
+    again = gpunn.load(tmp_path / "net.safetensors")
+    assert again.evaluate(X, y) == net.evaluate(X, y)
+    assert list(again.evaluate(X, y)) == ["loss", "top_k_categorical_accuracy", "f", "auc", "precision"]
+    assert repr(again._net.metrics) == repr(net._net.metrics)
+    assert repr(metrics.F1Score("micro", name="f")) == "F1Score(average='micro', threshold=0.5, name='f')"
+    y = rng.normal(size=(ROWS, 2))
+    net = _net(2, None, "mse", [Bias(3.0, name="b")])
+    net.save(tmp_path / "own.safetensors")
+    again = gpunn.load(tmp_path / "own.safetensors", custom={"Bias": Bias})
+    assert again.evaluate(X, y) == net.evaluate(X, y)
+
+    class Forgetful(Bias):
+        def get_config(self):
+            return {}
+
+    with pytest.raises(ValueError, match=r"Forgetful.get_config\(\) lacks unit: a saved file would forget it"):
+        _net(2, None, "mse", [Forgetful(3.0)]).save(tmp_path / "own.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: metrics.TopKCategoricalAccuracy(0), ValueError, "k must be at least 1, got 0"),
+        (lambda: metrics.TopKCategoricalAccuracy(2.5), TypeError, "k must be an integer, got 2.5"),
+        (lambda: metrics.Precision("weighted"), ValueError, "average must be one of 'auto', 'binary'.* got 'weighted'"),
+        (lambda: metrics.F1Score(threshold=1.0), ValueError, r"threshold must be a number in \(0, 1\), got 1.0"),
+    ],
+)
+def test_arguments_of_metrics_that_make_no_sense(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
 # --- in the history --------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +580,7 @@ def test_the_history_takes_the_names_that_were_given(rng, X):
 @pytest.mark.parametrize(
     ("n_out", "loss", "watched", "error", "message"),
     [
-        (2, "mse", ["f1"], ValueError, "metric 'f1' is unknown; there are acc, accuracy, mae"),
+        (2, "mse", ["f2"], ValueError, "metric 'f2' is unknown; there are acc, accuracy, auc, f1, f1_score, mae"),
         (2, "mse", [0.5], TypeError, "metrics must hold names or .*Metric objects, got float"),
         (2, "mse", "mae", TypeError, r"metrics must be a list, write metrics=\['mae'\]"),
         (2, "mse", metrics.MeanAbsoluteError(), TypeError, "metrics must be a list"),
@@ -252,6 +588,14 @@ def test_the_history_takes_the_names_that_were_given(rng, X):
         (2, "mse", [metrics.MeanAbsoluteError("loss")], ValueError, "none of them 'loss'"),
         (1, "mse", ["accuracy"], ValueError, "'accuracy' does not fit loss 'mean_squared_error' with one output"),
         (3, "sparse_categorical_crossentropy", ["mae"], ValueError, "'mae' compares values, but loss .* takes labels"),
+        (3, "sparse_categorical_crossentropy", ["r2"], ValueError, "'r2' compares values, but loss .* takes labels"),
+        (1, "mse", ["precision"], ValueError, "'precision' does not fit .* with one output: it counts classes"),
+        (1, "mse", ["auc"], ValueError, "'auc' does not fit .* with one output: it counts classes"),
+        (5, LABELS, ["top_k_categorical_accuracy"], ValueError, "with k=5 is always 1 for 5 classes: take a smaller k"),
+        (7, "binary_crossentropy", ["top_k_categorical_accuracy"], ValueError, "every output is its own"),
+        (3, LABELS, [metrics.Recall("binary")], ValueError, "'recall': average='binary' is for two classes"),
+        (2, "binary_crossentropy", [metrics.F1Score("binary")], ValueError, "average='binary' is for two classes"),
+        (3, LABELS, [metrics.Recall(threshold=0.4)], ValueError, "threshold=0.4 is for outputs that are each a yes"),
     ],
 )
 def test_what_is_no_metric_is_refused_before_anything_changes(n_out, loss, watched, error, message):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import is_device_array, to_host
-from .faults import Fault, absent, out_of_memory
+from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
 from .probe import load_cupy, probe
 from .products import bind_matmul
@@ -108,6 +108,16 @@ class CUDA(Backend):
     def __init__(self, cupy: Any, index: int, reason: str) -> None:
         self.xp, self.index, self.reason = cupy, index, reason
         self.device = f"cuda:{index}"
+        self.process = os.getpid()
+
+    def to_host(self, x: Any) -> np.ndarray:
+        self.check_process()
+        return to_host(x)
+
+    def check_process(self) -> None:
+        """DeviceError in a process that was forked from the one that used the GPU."""
+        if os.getpid() != self.process:
+            raise DeviceError(f"{self.device} cannot be used: {forked()}")
 
     def asarray(self, x: Any, dtype: Any = None) -> Any:
         with self.activate():
@@ -119,6 +129,7 @@ class CUDA(Backend):
             self.xp.cuda.runtime.deviceSynchronize()
 
     def activate(self) -> AbstractContextManager[Any]:
+        self.check_process()
         return _Active(self)
 
     def free(self) -> None:
@@ -150,11 +161,13 @@ class _Active:
 
 @dataclass
 class _Choice:
-    """What was chosen in this process: backends by device or reason, what "auto" took, whether it warned."""
+    """What was chosen in this process: backends by device or reason, what "auto" took, whether it warned; and the
+    process that used a GPU."""
 
     backends: dict[str, Backend] = field(default_factory=dict)
     auto: tuple[Backend, Fault | None] | None = None
     warned: bool = False
+    process: int | None = None
 
 
 _choice = _Choice()
@@ -195,7 +208,8 @@ def choose(device: str | Backend = "auto") -> tuple[Backend, Fault | None]:
         if device == "cpu":
             return _cpu(f"asked for{by}"), None
         if device == "auto":
-            _choice.auto = _choice.auto or _find()
+            if _choice.auto is None or (isinstance(_choice.auto[0], CUDA) and _is_forked()):
+                _choice.auto = _find()
             return _choice.auto
         found = _cuda(int(match[1] or 0), f"asked for{by}")
     if isinstance(found, Fault):
@@ -209,6 +223,10 @@ def _find() -> tuple[Backend, Fault | None]:
     return (_cpu(found.verdict), found) if isinstance(found, Fault) else (found, None)
 
 
+def _is_forked() -> bool:
+    return _choice.process not in (None, os.getpid())
+
+
 def _cpu(reason: str) -> Backend:
     return _choice.backends.setdefault(reason, CPU(reason))
 
@@ -216,6 +234,8 @@ def _cpu(reason: str) -> Backend:
 def _cuda(index: int, why: str) -> Backend | Fault:
     """The backend of one GPU, probed at first use. A fault is not kept: it may pass."""
     key = f"cuda:{index}"
+    if _is_forked():
+        return forked()
     if key not in _choice.backends:
         cupy = load_cupy()
         about = cupy if isinstance(cupy, Fault) else probe(cupy, index)
@@ -223,4 +243,5 @@ def _cuda(index: int, why: str) -> Backend | Fault:
             return about
         reason = f"{why}, and ran a kernel and a matrix product rightly ({about})"
         _choice.backends[key] = CUDA(cupy, index, reason)
+        _choice.process = os.getpid()
     return _choice.backends[key]

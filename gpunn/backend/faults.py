@@ -92,6 +92,16 @@ def broken(error: BaseException) -> Fault:
     return Fault("broken", f"CuPy is broken: it cannot be imported ({_brief(error)})", pip_reinstall())
 
 
+def forked() -> Fault:
+    """CUDA's context belongs to the process that made it: in a fork of it every call fails, or never returns."""
+    what = "this process was forked from one that had used the GPU, and CUDA does not work in it"
+    remedy = (
+        'start workers with multiprocessing.get_context("spawn") '
+        '(ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))), or use the GPU only after forking'
+    )
+    return Fault("forked", what, remedy)
+
+
 def no_device(asked: str, visible: int) -> Fault:
     """The driver is there, but not the device asked for."""
     if visible:

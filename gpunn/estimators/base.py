@@ -6,6 +6,8 @@ overridden here and runs as recorded launches: `_fit_stochastic`, `_loss_grad_lb
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import threading
 import warnings
@@ -20,12 +22,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
 from .. import activations, initializers, optimizers
 from .. import data as checks
 from ..activations import Activation
+from ..arguments import fraction
 from ..backend import array_module, is_device_array, to_host
 from ..initializers import Initializer
 from ..interchange.scikit_learn import to_sklearn
@@ -37,11 +44,11 @@ from ..network import Network, Plan, evaluate
 from ..optimizers import Optimizer
 from ..recording import run
 from ..training import checkpoint
+from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
-from ..training.history import History
 from ..training.loop import DivergenceError
 from . import saving
-from .course import Course
+from .course import Course, generator_from
 from .rules import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
 
 LBFGS_ELEMENTS = 1 << 22  # of the widest layer that one evaluation for lbfgs holds at once
@@ -52,6 +59,7 @@ ACTIVATIONS = StrOptions(
      "softplus", "swish", "tanh"}
 )  # fmt: skip
 OUTPUTS = StrOptions({*ACTIVATIONS.options, "softmax"})
+UNDER_WAY = ("_validation_data", "_resume", "_moved")  # attributes that an estimator has while it is fitted
 
 
 class Perceptron:
@@ -117,32 +125,41 @@ class Perceptron:
         lock = self.__dict__.setdefault("_fit_lock", threading.Lock())
         if not lock.acquire(blocking=False):
             raise RuntimeError("fit is running already, in another thread or around a callback; use a clone of it")
-        before = dict(vars(self))
-        self._validation_data, self._resume, self._training = validation_data, resume, False
+        before, shared = dict(vars(self)), self.random_state
+        drawn = shared.get_state() if isinstance(shared, np.random.RandomState) else None
+        self._validation_data, self._resume, self._moved = validation_data, resume, lambda: False
         try:
             yield
         except BaseException:
-            if not self._training:
-                vars(self).clear()
+            if not self._moved():
                 vars(self).update(before)
+                for name in set(vars(self)) - set(before):
+                    delattr(self, name)
+                if drawn is not None:
+                    shared.set_state(drawn)
             raise
         finally:
-            for name in ("_validation_data", "_resume", "_training"):
+            for name in UNDER_WAY:
                 vars(self).pop(name, None)
             lock.release()
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         self._check_gpunn_parameters(incremental)
-        if not reset:
-            self._check_same_shape()
+        if not reset and self._resume is not None:
+            raise ValueError("resume with warm_start=True begins from two places: use a new estimator, or clone it")
         X, y = super()._validate_input(X, y, incremental, reset)  # type: ignore[misc]
+        if not reset:
+            self._check_same_shape(y)
+        self._check_output()
         self._net_dtype = self._dtype_for(X)
         return X, y
 
     def _initialize(self, y: Any, layer_units: list[int], dtype: Any) -> None:
-        if self._resume is not None:
-            self._resume_generator()
-        self._generator_state = self._random_state.get_state()
+        remembered = None if self._resume is None else run_file.remembered(self._resume, Course.__name__)
+        if remembered is not None:
+            # the same draws of weights, split and seed as then, whatever random_state is
+            self._random_state = generator_from(remembered, "begin")
+        self._generator_begun = copy.deepcopy(self._random_state)
         self._next_layer = 0
         super()._initialize(y, layer_units, self._net_dtype)  # type: ignore[misc]
         del self._next_layer
@@ -156,8 +173,9 @@ class Perceptron:
             generator = np.random.default_rng(self._random_state.randint(2**31 - 1))
             W = initializers.get(self.kernel_initializer)((fan_in, fan_out), generator)
             return W.astype(dtype), np.zeros(fan_out, dtype)
-        hidden = self._hidden_activations()
-        logistic = bool(hidden) and hidden[min(k, len(hidden) - 1)].name == "sigmoid"
+        given = self.activation
+        each = given if isinstance(given, (list, tuple)) else [given]
+        logistic = bool(each) and activations.get(each[min(k, len(each) - 1)]).name == "sigmoid"
         bound = np.sqrt((2.0 if logistic else 6.0) / (fan_in + fan_out))
         W = self._random_state.uniform(-bound, bound, (fan_in, fan_out))
         b = self._random_state.uniform(-bound, bound, fan_out)
@@ -189,16 +207,18 @@ class Perceptron:
         model = self._network(layer_units, continues)
         training = self._targets(model, X, y, self._weighted(y, sample_weight))
         validation = self._validation(model)
+        for layer in model.layers:
+            if isinstance(layer, Dense):
+                layer.l2 = float(self.alpha)  # which may have been set anew
         course = Course(self, held_out, rows)
         callbacks = [course, *(self.callbacks or ()), *([ProgressBar()] if self.verbose == "bar" else [])]
-        # curves of an earlier fit are the caller's
-        self.loss_curve_ = list(self.loss_curve_)
-        if self.validation_scores_ is not None:
-            self.validation_scores_ = list(self.validation_scores_)
+        self._continue_curves()
         self.n_iter_ = 0
-        self.net_, self._training = model, True
+        updates = _updates(model)
+        self.net_, self._moved = model, lambda: _updates(model) != updates
+        self._show_weights()
         try:
-            self.history_: History = model._train(
+            model._train(
                 training,
                 validation,
                 batch_size=batch_size,
@@ -207,7 +227,10 @@ class Perceptron:
                 callbacks=callbacks,
                 verbose=self.verbose,
                 rows=rows,
+                resume=self._resume,
+                subject=self,
             )
+            self._take_best(held_out)
         except DivergenceError as error:
             if not self.validation_scores_:
                 raise ValueError(
@@ -220,10 +243,8 @@ class Perceptron:
             self.loss_curve_.append(self.loss_)
             self.validation_scores_.append(float("nan"))
             warnings.warn(f"{error} The best weights so far are kept.", ConvergenceWarning, stacklevel=2)
+            self._take_best(held_out)
         finally:
-            if held_out is not None:
-                self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
-                self._take_weights()
             self._show_weights()
         if not incremental and self.n_iter_ == self.max_iter and not model.stop_training:
             warnings.warn(
@@ -247,21 +268,57 @@ class Perceptron:
         model = self._network(layer_units, False)
         w = self._weighted(y, sample_weight)
         self._evaluate = _Evaluation(model, self._targets(model, X, y, w), float(self.alpha))
+        # scikit-learn puts the result into these lists, and those of an earlier fit are the caller's
+        self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         try:
             super()._fit_lbfgs(  # type: ignore[misc]
                 X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, layer_units
             )
+        except KeyboardInterrupt:
+            if self._evaluate.falls < 2:
+                raise
+            # the least loss so far: every step of L-BFGS comes down
+            self.loss_ = self._evaluate.least
+            self._unpack(self._evaluate.best)
+            self._moved = lambda: True
+            self._adopt(model)
+            raise
         finally:
             del self._evaluate
+        self._adopt(model)
+
+    def _adopt(self, model: Sequential) -> None:
+        """Put a network with `coefs_` and `intercepts_` in the place of the one there was."""
         self.net_ = model
         self._take_weights()
         self._show_weights()
 
     def _loss_grad_lbfgs(self, packed: np.ndarray, *arguments: Any) -> tuple[float, np.ndarray]:
         """(C, ∂C/∂θ) at the packed θ: all weights, then all intercepts, as the network's own buffer has them."""
-        # scikit-learn reads the result off these
-        self._unpack(packed)
         return self._evaluate(packed)
+
+    def _continue_curves(self) -> None:
+        """Curves to append to: new lists, since those of an earlier fit are the caller's, and new ones where an
+        earlier fit had another solver or another `early_stopping`."""
+        self.loss_curve_ = list(getattr(self, "loss_curve_", ()))
+        self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
+        if self._validation_data is not None:
+            self.validation_loss_curve_ = list(self.validation_loss_curve_ or ())
+        scores = getattr(self, "validation_scores_", None)
+        if self.early_stopping:
+            self.validation_scores_, self.best_loss_ = list(scores or ()), None
+            if scores is None:
+                self.best_validation_score_ = -np.inf
+                self._best_coefs = [np.array(c) for c in self.coefs_]
+                self._best_intercepts = [np.array(b) for b in self.intercepts_]
+        elif getattr(self, "best_loss_", None) is None:
+            self.best_loss_, self.validation_scores_, self.best_validation_score_ = np.inf, None, None
+
+    def _take_best(self, held_out: Any) -> None:
+        """With early stopping the best weights are the result."""
+        if held_out is not None:
+            self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
+            self._take_weights()
 
     # --- what a fit is made of ----------------------------------------------------------------------------------
 
@@ -310,14 +367,33 @@ class Perceptron:
                 "or sample_weight"
             )
 
-    def _check_same_shape(self) -> None:
+    def _check_same_shape(self, y: Any) -> None:
         """ValueError where a warm start or partial_fit meets weights of another shape."""
-        have = [b.shape[0] for b in self.intercepts_[:-1]]
+        *have, outputs = [b.shape[0] for b in self.intercepts_]
         if have != self._hidden_sizes():
             raise ValueError(
                 f"hidden_layer_sizes is now {self._hidden_sizes()}, but the fitted weights are of layers {have}: set "
                 "it back, or fit anew with warm_start=False"
             )
+        asked = 1 if y.ndim == 1 else y.shape[1]
+        if asked != outputs:
+            raise ValueError(
+                f"y has {asked} outputs, but the fitted weights are of {outputs}: fit anew with warm_start=False"
+            )
+
+    def _check_output(self) -> None:
+        """ValueError where loss and out_activation do not fit each other or y."""
+        loss, activation = self._output()
+        try:
+            loss.resolve(activation)
+        except ValueError as error:
+            wanted = getattr(loss, "probability", None)
+            if wanted is None:
+                raise
+            raise ValueError(
+                f"loss={self.loss!r} does not fit out_activation={self.out_activation!r}, here {activation.name}: "
+                f"choose {wanted!r}, or 'identity' for outputs that are logits"
+            ) from error
 
     def _class_weight(self) -> Any:
         """The classes' weights; a regressor has none."""
@@ -338,8 +414,9 @@ class Perceptron:
 
     def _dropouts(self) -> list[float]:
         given = self.dropout
-        each = given if isinstance(given, (list, tuple)) else [given] * len(self._hidden_sizes())
-        return [Dropout(rate).rate for rate in each]
+        if isinstance(given, (list, tuple)):
+            return [fraction(f"dropout[{k}]", rate) for k, rate in enumerate(given)]
+        return [fraction("dropout", given)] * len(self._hidden_sizes())
 
     def _dtype_for(self, X: Any) -> np.dtype:
         if self.dtype is not None:
@@ -388,37 +465,42 @@ class Perceptron:
         """The network with the estimator's weights: the one there is where a `partial_fit` goes on, else a new one."""
         if continues:
             self._follow_weights()
-            for layer in self.net_.layers:
-                if isinstance(layer, Dense):
-                    layer.l2 = float(self.alpha)  # which may have been set anew
-            return self.net_
+            if self._asked() != self._network_asked:
+                raise ValueError(
+                    "partial_fit goes on with the network there is: leave activation, dropout, loss, out_activation, "
+                    "optimizer and clipnorm as they were, or fit anew (warm_start=True keeps the weights)"
+                )
+            return self.net_.to(self.device)
         # only where dropout draws from it, so that scikit-learn's draws stay as they are
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
         model = Sequential(self._layers(layer_units), seed=seed, dtype=self._net_dtype)
         model._net.build(layer_units[0], draw=False)
         self._equip(model, self.device)
         _write_weights(model._net, self.coefs_, self.intercepts_)
+        self._network_asked = self._asked()
         return model
+
+    def _asked(self) -> str:
+        """What of the parameters the network is made of, beside its sizes and its penalty."""
+        parts = self._hidden_activations(), self._dropouts(), *self._output(), self.optimizer, self.clipnorm
+        return repr(parts)
 
     def _equip(self, model: Sequential, device: str) -> None:
         """Give a network the estimator's update rule, loss and accounting."""
         model.compile(self._rule(), self._output()[0], device=device, precision=self.precision)
         model._net.accounting = SHARED
 
-    def _targets(self, model: Sequential, X: Any, y: Any, w: Any, name: str = "") -> tuple[Any, Any, Any]:
+    def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
         """X, y and weights as the network takes them."""
-        X = checks.features(X, X.shape[1], model.dtype, f"{name}X")
+        X = checks.features(X, X.shape[1], model.dtype)
         if model.loss.targets == "labels":
             y = y.argmax(axis=1)
-        y = checks.targets(y, model._net.loss, X.shape[0], model._net.n_out, model.dtype, f"{name}y")
-        return X, y, None if w is None else checks.weights(w, X.shape[0], model.dtype, f"{name}sample_weight")
+        y = checks.targets(y, model._net.loss, X.shape[0], model._net.n_out, model.dtype)
+        return X, y, None if w is None else checks.weights(w, X.shape[0], model.dtype)
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
         """Sample weights times class weights."""
-        if self._class_weight() is None:
-            return sample_weight
-        by_class = compute_sample_weight(self._class_weight(), self._labels_of(y))
-        return by_class if sample_weight is None else by_class * sample_weight
+        return sample_weight
 
     def _labels_of(self, y: Any) -> Any:
         """y as the user gave it, from y as it is fitted."""
@@ -457,13 +539,18 @@ class Perceptron:
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
         X, y, w = map(_host, (*given, None)[:3])
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        y = self._encode(y, X)
-        if w is not None:
-            w = _check_sample_weight(w, X)
-        return self._targets(model, X, y, w, "validation ")
+        try:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            check_consistent_length(X, y)
+            y = self._encode(y)
+            if w is not None:
+                w = _check_sample_weight(w, X)
+            return self._targets(model, X, y, w)
+        except (ValueError, TypeError) as error:
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(f"validation_data: {error}") from error
 
-    def _encode(self, y: Any, X: Any) -> Any:
+    def _encode(self, y: Any) -> Any:
         """Targets (n, n_outputs) of validation data, as `_validate_input` makes those of training data."""
         raise NotImplementedError
 
@@ -504,7 +591,9 @@ class Perceptron:
         """aᴸ (n, n_outputs), probabilities for a classifier."""
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        self._follow_weights()
+        # a fit under way shows its weights by itself
+        if "_moved" not in vars(self):
+            self._follow_weights()
         return self._outputs(X)
 
     def _outputs(self, X: Any) -> np.ndarray:
@@ -547,7 +636,8 @@ class Perceptron:
     def __getstate__(self) -> dict[str, Any]:
         """A copy shares no arrays and no lock; weights that are the network's own are kept once, with the network."""
         state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
-        state.pop("_fit_lock", None)
+        for name in ("_fit_lock", *UNDER_WAY):
+            state.pop(name, None)
         if hasattr(self, "_shown"):
             self._follow_weights()
             for name in ("coefs_", "intercepts_", "_shown"):
@@ -572,6 +662,8 @@ class _Evaluation:
         widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))
         rows, n = max(1024, LBFGS_ELEMENTS // widest), self.set.n
         self.parts = [(start, min(rows, n - start)) for start in range(0, n, rows)]
+        # the least C so far, its θ, and how often C fell to a new least
+        self.least, self.best, self.falls = math.inf, np.empty(0), 0
 
     def __call__(self, packed: np.ndarray) -> tuple[float, np.ndarray]:
         """C = Σwℓ/Σw + ½α ΣW²/Σw and its gradient (E3, E6, E7, E9) in float64."""
@@ -585,7 +677,10 @@ class _Evaluation:
                     loss += self._part(plan, start, gradient)
         W = packed[: self.penalised]
         gradient[: self.penalised] += self.alpha * W / self.weight
-        return loss + 0.5 * self.alpha * float(W @ W) / self.weight, gradient
+        loss += 0.5 * self.alpha * float(W @ W) / self.weight
+        if loss < self.least:
+            self.least, self.best, self.falls = loss, np.array(packed), self.falls + 1
+        return loss, gradient
 
     def _part(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
         evaluate(plan, plan.source(self.set.X, self.set.y, self.set.w), start)
@@ -599,12 +694,20 @@ class _Evaluation:
 
 def _write_weights(net: Network, coefs: list[Any], intercepts: list[Any]) -> None:
     """Copy weights and intercepts, layer by layer, into a network's parameters. ValueError where shapes differ."""
-    given = {"W": iter(coefs), "b": iter(intercepts)}
+    given, layers = {"W": iter(coefs), "b": iter(intercepts)}, len(net.places) // 2
+    if not len(coefs) == len(intercepts) == layers:
+        raise ValueError(f"coefs_ and intercepts_ must hold {layers} arrays each, one for each layer")
     for place in net.ordered_places():
         view, array = place.of(net.theta), np.asarray(next(given[place.parameter.name]))
         if array.shape != view.shape:
             raise ValueError(f"coefs_ and intercepts_ must keep their shapes: {view.shape}, got {array.shape}")
         view[...] = net.backend.asarray(array.astype(net.dtype))
+
+
+def _updates(model: Sequential) -> int:
+    """How many updates a network's weights have had."""
+    net = model._net
+    return 0 if net.state is None else int(net.backend.to_host(net.state)[Slot.STEP])
 
 
 def _host(x: Any) -> Any:

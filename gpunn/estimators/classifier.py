@@ -9,6 +9,7 @@ from sklearn import neural_network
 from sklearn.base import _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
@@ -153,13 +154,50 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     def _class_weight(self) -> Any:
         return self.class_weight
 
+    @property
+    def _several(self) -> bool:
+        """Whether each row has one of several classes: neither one of two, nor some of them."""
+        return bool(self._label_binarizer.y_type_ == "multiclass")
+
     def _output(self) -> tuple[Loss, Activation]:
-        several = self._label_binarizer.y_type_ == "multiclass"
-        default = "softmax" if several else "sigmoid"
+        default = "softmax" if self._several else "sigmoid"
         activation = activations.get(default if self.out_activation is None else self.out_activation)
         if self.loss == "log_loss":
-            return ScikitLearnLogLoss() if several else ScikitLearnBinaryLogLoss(), activation
+            return ScikitLearnLogLoss() if self._several else ScikitLearnBinaryLogLoss(), activation
         return losses.get(self.loss), activation
+
+    def _check_output(self) -> None:
+        super()._check_output()
+        loss, activation = self._output()
+        meaning = getattr(loss, "probability", activation.name)
+        if meaning == "sigmoid" or (meaning == "softmax" and self._several):
+            return
+        if meaning == "softmax":
+            raise ValueError(
+                f"loss={self.loss!r} with out_activation={self.out_activation!r} is for more than two classes, of which "
+                "each row has one; for two classes or multilabel targets choose loss='log_loss'"
+            )
+        raise ValueError(
+            f"out_activation={self.out_activation!r} with loss={self.loss!r} gives no probabilities: choose 'softmax' "
+            "for several classes, 'logistic' for two or for multilabel targets, or loss='log_loss'"
+        )
+
+    def _weighted(self, y: Any, sample_weight: Any) -> Any:
+        if self.class_weight is None:
+            return sample_weight
+        try:
+            if self._label_binarizer.y_type_ == "multilabel-indicator":
+                by_class = compute_sample_weight(self.class_weight, y.astype(int))
+            else:
+                each = compute_class_weight(self.class_weight, classes=self.classes_, y=self._labels_of(y))
+                by_class = each[y.argmax(axis=1) if self._several else y[:, 0].astype(int)]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"class_weight={self.class_weight!r}: {error}") from error
+        if not (np.isfinite(by_class).all() and (by_class >= 0).all() and (by_class > 0).any()):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} must hold finite numbers ≥ 0, not 0 for every class in y"
+            )
+        return by_class if sample_weight is None else by_class * sample_weight
 
     def _labels_of(self, y: Any) -> Any:
         return self._label_binarizer.inverse_transform(y)
@@ -168,14 +206,14 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         # not in multilabel classification
         return y if self.n_outputs_ == 1 else None
 
-    def _encode(self, y: Any, X: Any) -> Any:
+    def _encode(self, y: Any) -> Any:
         y = np.asarray(y)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if y.ndim == 1:
             unknown = np.setdiff1d(y, self.classes_)
             if len(unknown):
-                raise ValueError(f"validation y has classes that y lacks: {unknown.tolist()}")
+                raise ValueError(f"its y has classes that y lacks: {unknown.tolist()}")
         return self._label_binarizer.transform(y).astype(bool)
 
     def _outputs(self, X: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ from ..training.callbacks import Callback
 
 # what changes from epoch to epoch, in the order of scikit-learn's documentation
 NUMBERS = ("n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count")
+RULES = ("early_stopping", "validation_fraction", "tol", "n_iter_no_change", "solver", "learning_rate", "power_t")
 CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 
 
@@ -34,6 +35,10 @@ class Course(Callback):
         self.estimator._random_state.shuffle(picks)
         self.order = self.order[picks]
         return self.rows[self.order]
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        # from the beginning, so that it is there when the fit is interrupted
+        self.estimator.history_ = self.model._run.history
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         est, logs = self.estimator, logs or {}
@@ -85,22 +90,49 @@ class Course(Callback):
 
     def get_state(self) -> dict[str, Any]:
         est = self.estimator
-        _, keys, position, has_gauss, gauss = est._random_state.get_state()
         state: dict[str, Any] = {name: getattr(est, name) for name in NUMBERS}
         state |= {name: None if getattr(est, name) is None else list(getattr(est, name)) for name in CURVES}
-        state |= {"position": int(position), "has_gauss": int(has_gauss), "gauss": float(gauss)}
-        state |= {"keys": np.array(keys), "order": self.order, "learning_rate": float(est._optimizer.learning_rate)}
+        state |= {"order": self.order, "learning_rate": float(self.rate), "stopped": bool(self.model.stop_training)}
+        state |= {"rules": {name: getattr(est, name) for name in RULES}}
+        state |= {f"now.{name}": value for name, value in generator_state(est._random_state).items()}
+        state |= {f"begin.{name}": value for name, value in generator_state(est._generator_begun).items()}
         for k, (c, b) in enumerate(zip(est._best_coefs, est._best_intercepts, strict=True)):
             state |= {f"best_coefs.{k}": np.array(c), f"best_intercepts.{k}": np.array(b)}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         est = self.estimator
+        for name, there in state["rules"].items():
+            if there != getattr(est, name):
+                raise ValueError(f"{name} is {there!r} in the file and {getattr(est, name)!r} here")
+        generator = generator_from(state, "now")
+        best = [[state[f"{name}.{k}"] for k in range(len(est.coefs_))] for name in ("best_coefs", "best_intercepts")]
+        if sorted(state["order"]) != list(range(len(self.rows))):
+            raise ValueError(f"its order is none of {len(self.rows)} rows")
         for name in (*NUMBERS, *CURVES):
             setattr(est, name, state[name])
-        est._random_state.set_state(("MT19937", state["keys"], state["position"], state["has_gauss"], state["gauss"]))
-        self.order = state["order"]
+        est._random_state = generator
+        est._best_coefs, est._best_intercepts = best
         est._optimizer.learning_rate = self.rate = state["learning_rate"]
-        count = len(est._best_coefs)
-        est._best_coefs = [state[f"best_coefs.{k}"] for k in range(count)]
-        est._best_intercepts = [state[f"best_intercepts.{k}"] for k in range(count)]
+        self.order, self.model.stop_training = state["order"], state["stopped"]
+
+
+def generator_state(generator: np.random.RandomState) -> dict[str, Any]:
+    """What scikit-learn's generator needs to go on. ValueError where it is none of the usual ones."""
+    state = generator.get_state(legacy=False)
+    if state["bit_generator"] != "MT19937":
+        raise ValueError(f"random_state draws from {state['bit_generator']}; checkpoints are kept of MT19937 alone")
+    return {
+        "keys": np.array(state["state"]["key"]),
+        "position": int(state["state"]["pos"]),
+        "has_gauss": int(state["has_gauss"]),
+        "gauss": float(state["gauss"]),
+    }
+
+
+def generator_from(state: dict[str, Any], when: str) -> np.random.RandomState:
+    """A generator as it was: "begin" of the fit, or "now"."""
+    keys, position, has_gauss, gauss = (state[f"{when}.{name}"] for name in ("keys", "position", "has_gauss", "gauss"))
+    generator = np.random.RandomState()
+    generator.set_state(("MT19937", keys, position, has_gauss, gauss))
+    return generator

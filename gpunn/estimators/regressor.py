@@ -142,6 +142,11 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         loss, default = OWN[self.loss] if own else (self.loss, "identity")
         return losses.get(loss), activations.get(default if self.out_activation is None else self.out_activation)
 
-    def _encode(self, y: Any, X: Any) -> np.ndarray:
-        y = check_array(y, ensure_2d=False, dtype="numeric", input_name="validation y")
+    def _check_output(self) -> None:
+        super()._check_output()
+        if losses.get(self._output()[0]).targets == "labels":
+            raise ValueError(f"loss={self.loss!r} is for classes, which MLPClassifier has")
+
+    def _encode(self, y: Any) -> np.ndarray:
+        y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         return y.reshape(-1, 1) if y.ndim == 1 else y

@@ -14,6 +14,8 @@ import os
 import re
 import stat
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +23,15 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load, save
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = "gpunn"
 VERSION = 1
-HEADER_LIMIT = 100_000_000
+HEADER_LIMIT = 10_000_000  # bytes; JSON of that size is read within two seconds and 300 MiB
+LEFT_AFTER = 60  # seconds after which a temporary file that nobody holds was left by a process that is dead
 
 
 class CheckpointError(ValueError):
@@ -31,12 +39,19 @@ class CheckpointError(ValueError):
 
 
 def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
-    """Write arrays and JSON metadata to `path`, replacing it as one step. OSError where that fails."""
-    # safetensors writes wrong values for arrays that are not C-contiguous, and says nothing
-    arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
+    """Write arrays and JSON metadata to `path`, replacing it as one step. OSError where that fails, ValueError for
+    more metadata than is ever read back."""
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
-    header = {"format": FORMAT, "version": str(VERSION), "metadata": text, "digest": _digest(arrays, text, VERSION)}
-    replace(Path(path), save(arrays, header))
+    # where no file can be made, that is found out before the work
+    with replacing(Path(path)) as file:
+        # safetensors writes wrong values for arrays that are not C-contiguous, and says nothing
+        arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
+        header = {"format": FORMAT, "version": str(VERSION), "metadata": text, "digest": _digest(arrays, text, VERSION)}
+        data = save(arrays, header)
+        length = int.from_bytes(data[:8], "little")
+        if length > HEADER_LIMIT:
+            raise ValueError(f"{path} would have a header of {length} bytes, but {HEADER_LIMIT} are the most that is read")
+        file.write(data)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -47,9 +62,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a file that could hold a model", str(path))
     with open(path, "rb") as file:
-        start = _start(path, file)
-        header = _header(path, start)
-        data = start + file.read()
+        header = _header(path, file)
+        # what the header promises is there, and nothing else
+        file.seek(0)
+        data = file.read()
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file, but not one that gpunn wrote")
     version = header.get("version", "")
@@ -74,8 +90,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     return {name: np.array(a) for name, a in arrays.items()}, metadata
 
 
-def _start(path: Path, file: BinaryIO) -> bytes:
-    """The header's length and the header, of a file that is long enough for what it claims."""
+def _header(path: Path, file: BinaryIO) -> dict[str, str]:
+    """The safetensors header's own metadata, read with care: nothing in the file is believed yet."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     if len(start) < 8:
@@ -83,18 +99,16 @@ def _start(path: Path, file: BinaryIO) -> bytes:
     length = int.from_bytes(start, "little")
     if length > min(HEADER_LIMIT, size - 8):
         raise CheckpointError(f"{path} is not a whole gpunn file: its header claims {length} bytes of {size - 8}")
-    return start + file.read(length)
-
-
-def _header(path: Path, start: bytes) -> dict[str, str]:
-    """The safetensors header's own metadata, read with care: nothing in the file is believed yet."""
     try:
-        header = json.loads(start[8:])
-        found = header["__metadata__"]
+        header = json.loads(file.read(length))
+        found = header.pop("__metadata__")
         if not all(isinstance(v, str) for v in found.values()):
             raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        end = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError):
         raise CheckpointError(f"{path} is not a gpunn file: its header cannot be read") from None
+    if end != size:
+        raise CheckpointError(f"{path} is damaged: its header tells of {end} bytes, and it has {size}")
     return dict(found)
 
 
@@ -104,12 +118,20 @@ def _digest(arrays: dict[str, np.ndarray], metadata: str, version: int) -> str:
     for name in sorted(arrays):
         a = arrays[name]
         h.update(f"{name}\0{a.dtype.str}\0{a.shape}\0".encode())
-        h.update(a.tobytes())
+        h.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8))
     return h.hexdigest()
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write bytes beside `path` and rename; links are followed, the old file's mode is kept."""
+    """Write bytes to `path`, replacing it as one step. OSError where that fails."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place when all is written, or goes if anything fails; links are followed, the
+    old file's mode is kept."""
     target = Path(os.path.realpath(path))
     folder = target.parent
     try:
@@ -118,17 +140,60 @@ def replace(path: Path, data: bytes) -> None:
         mode = 0o666 & ~_umask()
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, target)
+        with contextlib.ExitStack() as held:
+            with os.fdopen(handle, "wb") as file:
+                held.enter_context(_lock(file.fileno()))
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, mode)
+            os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     _sync_folder(folder)
+    _sweep(target)
+
+
+@contextlib.contextmanager
+def _lock(handle: int) -> Iterator[None]:
+    """Hold a temporary file, also when it is closed, for as long as its writer lives: the system lets go of it."""
+    if fcntl is None:
+        yield
+        return
+    held = os.dup(handle)
+    try:
+        # a file system without locks is never swept
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(held)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what processes that were killed in a save of `target` left beside it."""
+    if fcntl is None:
+        return
+    ours = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.tmp")
+    with contextlib.suppress(OSError):
+        for left in [p for p in target.parent.iterdir() if ours.fullmatch(p.name)]:
+            with contextlib.suppress(OSError):
+                _remove_if_left(left)
+
+
+def _remove_if_left(path: Path) -> None:
+    """Remove a temporary file that is a minute old and that nobody holds. OSError where it is held."""
+    # a younger one may be about to be locked
+    if time.time() - path.stat().st_mtime < LEFT_AFTER:
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

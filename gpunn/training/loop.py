@@ -14,7 +14,7 @@ import numpy as np
 
 from ..kernels import Launch
 from ..kernels.state import Slot
-from ..network import Network, Plan, evaluate
+from ..network import Kept, Network, Plan, evaluate
 from ..recording import Array, run
 from .history import History
 
@@ -100,28 +100,71 @@ def fit(
     stand. Of a fit that is resumed `history` holds the epochs done; a callback that is restored in `on_train_begin` may
     find that it had stopped already. `rows` are those that train, all unless given. `history` gains an entry an epoch.
     """
-    model.stop_training = False
     order = net.backend.asarray(np.arange(data.n) if rows is None else np.array(rows))
     n = int(order.shape[0])
     batch = min(batch_size, n)
     sizes = [batch] * (n // batch) + ([n % batch] if n % batch else [])
+    kept = net.room(n, weighted=data.w is not None)
+    steps: dict[int, list[Launch]] = {}
+    with ExitStack() as plans:
+
+        def steps_of(epoch: int) -> Iterator[list[Launch]]:
+            nonlocal steps
+            # recorded anew where a callback froze a layer, say
+            if net.follow_layers() or not steps:
+                steps = plans.enter_context(_steps(net, data, order, set(sizes), kept))
+            if order_of is not None:
+                order[...] = net.backend.asarray(order_of(epoch))
+            return (steps[size] for size in sizes)
+
+        return train(
+            net,
+            steps_of,
+            validation,
+            epochs=epochs,
+            callbacks=callbacks,
+            model=model,
+            history=history,
+            first_epoch=first_epoch,
+            done=done,
+            kept=kept,
+        )
+
+
+def train(
+    net: Network,
+    steps_of: Callable[[int], Iterator[list[Launch]]],
+    validation: Data | None,
+    *,
+    epochs: int,
+    callbacks: Hooks,
+    model: Any,
+    history: History,
+    first_epoch: int,
+    done: int,
+    kept: Kept | None = None,
+) -> History:
+    """The epochs of `fit`, the steps of each, as lists of launches, given by `steps_of(epoch)`."""
+    model.stop_training = False
     callbacks("on_train_begin", {})
     logs = {name: values[-1] for name, values in history.history.items()}
     try:
-        with ExitStack() as plans, whole_steps() as between_steps:
-            steps = plans.enter_context(_steps(net, data, order, set(sizes)))
+        with whole_steps() as between_steps:
             for k in range(done, done if done and model.stop_training else epochs):
                 epoch = first_epoch + k
                 callbacks("on_epoch_begin", k, {})
-                if net.follow_layers():
-                    # a callback froze a layer, say: the steps are recorded anew
-                    steps = plans.enter_context(_steps(net, data, order, set(sizes)))
-                if order_of is not None:
-                    order[...] = net.backend.asarray(order_of(epoch))
-                _epoch(net, steps, sizes, epoch, k, callbacks, between_steps)
-                logs = _epoch_logs(net)
+                try:
+                    _epoch(net, steps_of(epoch), epoch, k, callbacks, between_steps)
+                except DivergenceError as error:
+                    model.stop_training = False
+                    callbacks("on_divergence", error)
+                    if not model.stop_training:
+                        raise
+                    break
+                logs = _epoch_logs(net, kept)
                 if validation is not None:
                     logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
+                callbacks("on_epoch_logs", k, logs)
                 history.add(k, logs)
                 callbacks("on_epoch_end", k, logs)
                 callbacks("on_epoch_complete", k, logs)
@@ -134,13 +177,15 @@ def fit(
 
 
 @contextmanager
-def _steps(net: Network, data: Data, order: Array, sizes: set[int]) -> Iterator[dict[int, list[Launch]]]:
+def _steps(
+    net: Network, data: Data, order: Array, sizes: set[int], kept: Kept | None
+) -> Iterator[dict[int, list[Launch]]]:
     """The whole step of each batch size as one list of launches, its data's gather first."""
     with ExitStack() as stack:
         steps = {}
         for n in sizes:
             plan = stack.enter_context(training_plan(net, n, weighted=data.w is not None))
-            steps[n] = whole_step(plan, plan.source(data.X, data.y, data.w, order))
+            steps[n] = whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept))
         yield steps
 
 
@@ -149,9 +194,9 @@ def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
     return net.plan(n, training=True, loss=True, backward=True, update=True, weighted=weighted)
 
 
-def whole_step(plan: Plan, source: list[Launch]) -> list[Launch]:
-    """The six steps of the procedure as one list."""
-    return [*source, *plan.prepare, *plan.forward, *plan.loss, *plan.backward, *plan.update]
+def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
+    """The six steps of the procedure as one list; what `keep` keeps is what the batch's rows gave before the update."""
+    return [*source, *plan.prepare, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
 
 
 def rate(net: Network, epoch: int) -> float:
@@ -200,8 +245,7 @@ def whole_steps() -> Iterator[Callable[[], None]]:
 
 def _epoch(
     net: Network,
-    steps: dict[int, list[Launch]],
-    sizes: list[int],
+    steps: Iterator[list[Launch]],
     epoch: int,
     shown: int,
     callbacks: Hooks,
@@ -215,17 +259,20 @@ def _epoch(
     # a batch hook may set the learning rate
     fixed = not callbacks.watch_batches and (net.optimizer.schedule.is_constant or net.held_rate is not None)
     looked = time.monotonic()
-    for number, n in enumerate(sizes):
+    for number, step in enumerate(steps):
         if callbacks.watch_batches:
             callbacks("on_train_batch_begin", number, {})
         if not fixed:
             set_learning_rate(net, epoch)
-        run(steps[n])
+        run(step)
         between_steps()
         now = time.monotonic()
-        if callbacks.watch_batches or now - looked > LOOK_AFTER:
-            looked = now
+        due = now - looked > LOOK_AFTER
+        if callbacks.watch_batches or due:
             _look(net, shown)
+        if due:
+            looked = now
+            callbacks("on_progress", number + 1, _epoch_logs(net))
         if callbacks.watch_batches:
             callbacks("on_train_batch_end", number, _epoch_logs(net))
     _look(net, shown)
@@ -238,34 +285,45 @@ def _look(net: Network, epoch: int) -> None:
         raise diverged(net, np.array(state), epoch, int(state[Slot.BAD_BATCH]) + 1)
 
 
-def _epoch_logs(net: Network) -> dict[str, float]:
+def _epoch_logs(net: Network, kept: Kept | None = None) -> dict[str, float]:
+    """The epoch's loss and metrics so far; those that look at all rows together where these are kept."""
     state = net.backend.to_host(net.state)
     weight = float(state[Slot.WEIGHT_SUM])
     logs = {"loss": float(state[Slot.LOSS_SUM]) / weight if weight else float("nan")}
-    sums = net.backend.to_host(net.score_sums)
-    for metric, total in zip(net.metrics, sums, strict=False):
-        logs[metric.name] = metric.finish(float(total) / weight) if weight else float("nan")
-    return logs
+    return logs | _values(net, net.backend.to_host(net.score_sums), weight, kept)
+
+
+def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) -> dict[str, float]:
+    """Every metric's value from the sums over rows of that weight, or from the rows."""
+    found = {}
+    for metric, part in net.score_parts():
+        if not metric.needs_rows:
+            found[metric.name] = metric.value(sums[part], weight) if weight else float("nan")
+        elif kept is not None:
+            rows = (None if array is None else net.backend.to_host(array) for array in (kept.a, kept.y, kept.w))
+            found[metric.name] = float(metric.of_rows(*rows))
+    return found
 
 
 def score(net: Network, data: Data, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
     """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows."""
     loss = weight = penalty = last = 0.0
-    sums = np.zeros(len(net.metrics))
+    weighted = data.w is not None
+    sums, kept = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(data.n, weighted=weighted)
     full = min(batch_size, data.n)
     for start, stop, n in _stretches(data.n, full):
-        with net.plan(n, training=False, loss=True, weighted=data.w is not None) as plan:
-            source = plan.source(data.X, data.y, data.w)
+        with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
+            source, tally = plan.source(data.X, data.y, data.w), plan.tally(sums) + plan.keep(kept)
             for offset in range(start, stop, n):
                 evaluate(plan, source, offset)
+                run(tally)
                 state = net.backend.to_host(plan.state)
                 here = float(state[Slot.WEIGHT])
                 loss += float(state[Slot.LOSS]) * here
                 weight += here
                 penalty, last = float(state[Slot.PENALTY]), here
-                sums += net.backend.to_host(plan.scores)[: len(sums)] * here
     logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
-    return logs | {m.name: m.finish(float(s) / weight) for m, s in zip(net.metrics, sums, strict=True)}
+    return logs | _values(net, net.backend.to_host(sums), weight, kept)
 
 
 def predict(net: Network, X: Array, batch_size: int) -> Array:

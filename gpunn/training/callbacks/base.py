@@ -11,11 +11,15 @@ class Callback:
 
     `logs` holds what is known at that moment: after an epoch its loss, metrics and their val_ forms; after a batch the
     running loss of the epoch. Setting `self.model.stop_training = True` ends the fit after the current epoch.
+
+    A fit that is resumed has the callbacks of the one before it, by their classes; `get_state` and `set_state` carry
+    what they remember. One with `only_watches` may be there or not: it changes nothing of the run.
     """
 
     model: Any = None
     params: dict[str, Any]
     last = False  # whether its hooks are called after those of the others, whose state it keeps, say
+    only_watches = False  # whether the run is the same without it: it shows or writes, and decides nothing
 
     def get_state(self) -> dict[str, Any]:
         """What the callback must remember when a fit is resumed: numbers, text, lists and dicts as JSON has them, and
@@ -39,11 +43,30 @@ class Callback:
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """After the last epoch, whose logs it gets, and after an error too."""
 
+    def on_train_complete(self, logs: dict[str, float] | None = None) -> None:
+        """Before `on_train_end`, where no error or Ctrl-C ended the fit. Keras does not have it."""
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Before an epoch, counted from 0."""
 
+    def on_progress(self, steps: int, logs: dict[str, float] | None = None) -> None:
+        """About ten times a second within an epoch, which `steps` steps were taken of; `logs` holds its running
+        numbers. Unlike a batch hook it costs next to nothing. Keras does not have it."""
+
+    def on_epoch_logs(self, epoch: int, logs: dict[str, float]) -> None:
+        """After an epoch and its validation, before anyone looks: numbers may be added to `logs`, and go into the
+        history as well. Keras does not have it."""
+
+    def on_divergence(self, error: ArithmeticError) -> None:
+        """At a step that is not finite, its update not written. The fit raises `error`, unless this hook sets
+        `self.model.stop_training = True`: then it ends there as if it had been stopped. Keras does not have it."""
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """After an epoch and its validation."""
+
+    def on_epoch_complete(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """After every callback's `on_epoch_end`: the run is whole, and `self.model.save_checkpoint(path)` writes it.
+        Keras does not have it."""
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Before a step, counted from 0 in each epoch."""

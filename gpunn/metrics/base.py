@@ -1,0 +1,159 @@
+"""What a metric is, and the names by which metrics are found again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arguments import complete
+from ..kernels import get as kernel
+from ..losses import BinaryCrossentropy, Loss
+from ..recording import Array, Recorder
+
+_NAMES: dict[str, type[Metric]] = {}
+
+
+class Metric:
+    """A number a row, or a few; the metric is made of their weighted means over rows by `finish`.
+
+    A metric of one's own is a subclass with `record`: by kernels, or in Python by `ops.call`. It overrides `resolve`
+    where it does not fit every loss, `size` and `finish` where it takes more than one mean, and `get_config` where its
+    constructor takes more than a name.
+    """
+
+    names: tuple[str, ...] = ()
+    needs_rows = False  # whether it looks at all rows together
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        names = vars(cls).get("names", ())
+        for name in names or (cls.__name__,):
+            if name in _NAMES and _is_ours(_NAMES[name]):
+                raise TypeError(f"gpunn has a metric {name!r} already: give yours another name, files keep it")
+        _NAMES.update(dict.fromkeys(names, cls))
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or _name(type(self))
+
+    def resolve(self, loss: Loss, n_out: int) -> None:
+        """ValueError where the metric does not fit the loss's targets; n_out is 0 where it is not known yet."""
+
+    def size(self, n_out: int) -> int:
+        """How many numbers a row gives."""
+        return 1
+
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
+        """Record terms = w · (the row's numbers), w (n,) with Σw = 1, a (n, n_out) and y as the loss has it.
+
+        `terms` is (n,) where the size is 1, else (n, size), float64.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define record(self, ops, a, y, w, terms)")
+
+    def finish(self, mean: Any) -> float:
+        """The metric from the mean over rows: a float where the size is 1, else an array (size,)."""
+        return float(mean)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments beside the name, as JSON."""
+        return {}
+
+    def __repr__(self) -> str:
+        arguments = [f"{k}={v!r}" for k, v in self.get_config().items()]
+        arguments += [f"name={self.name!r}"] if self.name != _name(type(self)) else []
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+    # --- what the step calls ----------------------------------------------------------------------------------------
+
+    def record_means(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array, means: Array) -> None:
+        """Record means (size,), float64, of one batch. `terms` is scratch (n,)."""
+        if means.shape[0] == 1:
+            self.record(ops, a, y, w, terms)
+            ops(kernel("total"), terms, out=means)
+        elif means.shape[0] > 1:
+            table = ops.new((a.shape[0], means.shape[0]), np.float64)
+            self.record(ops, a, y, w, table)
+            ops(kernel("column_sum"), table, out=means)
+
+    def record_sums(self, ops: Recorder, y: Array, means: Array, sums: Array, state: Array) -> None:
+        """Record what a batch adds to the sums (size,) over an epoch or a set: its means times its weight."""
+        if means.shape[0]:
+            ops(kernel("accumulate"), means, out=(sums, state), count=1, terms_n=means.shape[0])
+
+    def value(self, sums: np.ndarray, weight: float) -> float:
+        """The metric from the sums over rows of that weight."""
+        return self.finish(float(sums[0]) / weight if len(sums) == 1 else sums / weight)
+
+
+class SetMetric(Metric):
+    """A metric that no means over rows give: `of_rows` sees all rows of an epoch or of a set at once, on the host.
+
+    Their outputs are kept for it, in training as each batch found them: (n, n_out) numbers beside targets and weights.
+    It is not among the running numbers of a batch hook, and not among the training numbers of a fit on a stream, whose
+    rows nobody counts. A metric of one's own is a subclass with `of_rows`, written with NumPy or any library.
+    """
+
+    needs_rows = True
+
+    def size(self, n_out: int) -> int:
+        return 0
+
+    def of_rows(self, a: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> float:
+        """The metric of the outputs a (n, n_out), targets y as the loss has them, and weights w (n,) or None."""
+        raise NotImplementedError(f"{type(self).__name__} must define of_rows(self, a, y, w)")
+
+
+def meaning_of(metric: Metric, loss: Loss, n_out: int) -> str:
+    """How outputs and targets tell classes under that loss: "labels", one integer a row; "columns", a yes or no each;
+    "largest", the column of the largest one. ValueError where one output stands for no class."""
+    if loss.targets == "labels":
+        return "labels"
+    if isinstance(loss, BinaryCrossentropy):
+        return "columns"
+    if n_out == 1:
+        raise ValueError(f"metric {metric.name!r} does not fit loss {loss.name!r} with one output: it counts classes")
+    return "largest"
+
+
+def built_in() -> list[str]:
+    """The names of gpunn's own metrics."""
+    return sorted(name for name, cls in _NAMES.items() if _is_ours(cls))
+
+
+def get(metric: str | Metric | type[Metric]) -> Metric:
+    """The metric of a name (which the history then uses), an object or a class. ValueError lists the names."""
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, type) and issubclass(metric, Metric):
+        return metric()
+    if isinstance(metric, str):
+        if metric not in _NAMES:
+            raise ValueError(f"metric {metric!r} is unknown; there are {', '.join(built_in())}")
+        return _NAMES[metric](name=metric)
+    raise TypeError(f"metrics must hold names or gpunn.metrics.Metric objects, got {type(metric).__name__}")
+
+
+def to_config(metric: Metric) -> dict[str, Any]:
+    """The metric as JSON: which it is, its arguments, and its name in the history."""
+    config = {"name": metric.name, **metric.get_config()}
+    return {"metric": _name(type(metric)), **complete(metric, config)}
+
+
+def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Metric:
+    """The inverse of `to_config`; `custom` maps the names of the user's own metrics to them."""
+    name = config["metric"]
+    found = (custom or {}).get(name) or _NAMES.get(name)
+    if found is None:
+        raise ValueError(f"metric {name!r} is not built in: pass custom={{{name!r}: its class}}")
+    if isinstance(found, Metric):
+        return found
+    arguments = {k: v for k, v in config.items() if k != "metric"}
+    return found(**arguments)
+
+
+def _name(cls: type[Metric]) -> str:
+    return next(iter(vars(cls).get("names", ())), cls.__name__)
+
+
+def _is_ours(cls: type[Metric]) -> bool:
+    return cls.__module__.rpartition(".")[0] == __package__

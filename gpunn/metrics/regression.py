@@ -1,0 +1,78 @@
+"""How far values are from what they should be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..kernels import get as kernel
+from ..losses import Loss
+from ..recording import Array, Recorder
+from .base import Metric
+
+
+class _OfValues(Metric):
+    kernel_name: str
+
+    def resolve(self, loss: Loss, n_out: int) -> None:
+        if loss.targets != "values":
+            raise ValueError(f"metric {self.name!r} compares values, but loss {loss.name!r} takes labels")
+
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
+        ops(kernel(self.kernel_name), a, y, w, out=terms)
+
+
+class MeanAbsoluteError(_OfValues):
+    """The mean over rows and outputs of |a − y|, in the units of y."""
+
+    names = ("mean_absolute_error", "mae")
+    kernel_name = "absolute_error"
+
+
+class MeanSquaredError(_OfValues):
+    """The mean over rows and outputs of (a − y)², in the square of the units of y."""
+
+    names = ("mean_squared_error", "mse")
+    kernel_name = "squared_error"
+
+
+class RootMeanSquaredError(_OfValues):
+    """The square root of the mean over rows and outputs of (a − y)², in the units of y."""
+
+    names = ("root_mean_squared_error", "rmse")
+    kernel_name = "squared_error"
+
+    def finish(self, mean: Any) -> float:
+        return math.sqrt(mean)
+
+
+class R2Score(_OfValues):
+    """R² = 1 − Σw(a − y)²/Σw(y − ȳ)², ȳ the weighted mean of y; of several outputs the mean of theirs. No units.
+
+    Where all y are equal it is 1 if the outputs are too, else 0. As scikit-learn's r2_score, over the whole set and not
+    a mean over batches: a batch's sums about its own mean are joined to those of the batches before it.
+    """
+
+    names = ("r2_score", "r2")
+
+    def size(self, n_out: int) -> int:
+        return 5 * n_out
+
+    def record_means(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array, means: Array) -> None:
+        n, m = a.shape
+        table = ops.new((n, 4 * m), np.float64)
+        parts = tuple(table[:, k * m : (k + 1) * m] for k in range(4))
+        ops(kernel("spread_terms"), a, y, y[0], w, out=parts)
+        ops(kernel("column_sum"), table, out=means[: 4 * m])
+
+    def record_sums(self, ops: Recorder, y: Array, means: Array, sums: Array, state: Array) -> None:
+        m = means.shape[0] // 5
+        ops(kernel("accumulate_spread"), means, y[0], state, out=sums, count=m, columns=m)
+
+    def value(self, sums: np.ndarray, weight: float) -> float:
+        error, _, spread, _, _ = sums.reshape(5, -1)
+        known = np.where(spread > 0, spread, 1)
+        scores = np.where(spread > 0, 1 - error / known, error == 0)
+        return float(scores.mean())
