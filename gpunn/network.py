@@ -146,6 +146,8 @@ class Plan:
             self._record_update()
             self.update = self.ops.take()
         self.ops.bind()
+        stages = (self.prepare, self.forward, self.loss, self.backward, self.update)
+        self.prepare, self.forward, self.loss, self.backward, self.update = map(self.backend.join, stages)
         self.bytes += self.ops.bytes
         self.eager = list(dict.fromkeys(self.ops.eager))
 

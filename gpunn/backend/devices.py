@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import is_device_array, to_host
+from .compiled import bind_product, join
 from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
 from .probe import load_cupy, probe
@@ -73,6 +74,11 @@ class Backend:
         """out = a b on fixed buffers, as a callable without arguments; see `gpunn.backend.products`."""
         return bind_matmul(self.xp, a, b, out)
 
+    def join(self, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
+        """The same launches in order, as few as this device can make of them; one that has `repeat` runs step after
+        step by itself."""
+        return list(launches)
+
     def free(self) -> None:
         """Give memory that the array library keeps but does not use back to the device."""
 
@@ -100,6 +106,13 @@ class CPU(Backend):
 
     def asarray(self, x: Any, dtype: Any = None) -> Any:
         return np.asarray(to_host(x), dtype=dtype)
+
+    def bind_matmul(self, a: Any, b: Any, out: Any) -> Callable[[], Any]:
+        launch = bind_matmul(np, a, b, out)
+        return bind_product(a, b, out) or launch
+
+    def join(self, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
+        return join(launches)
 
 
 class CUDA(Backend):

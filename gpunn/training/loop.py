@@ -20,6 +20,7 @@ from .history import History
 
 EVALUATION_ROWS = 1024
 LOOK_AFTER = 0.1  # seconds between two looks at the flag
+RATES_AHEAD = 4096  # learning rates made at once where a schedule changes them from step to step
 
 
 class DivergenceError(ArithmeticError):
@@ -46,6 +47,14 @@ class Data:
     @property
     def n(self) -> int:
         return int(self.X.shape[0])
+
+
+@dataclass(frozen=True)
+class Several:
+    """The same whole step so many times in a row, each on the batch that the state's offset tells."""
+
+    launches: list[Launch]
+    times: int = 1
 
 
 CAUSES = {
@@ -108,14 +117,14 @@ def fit(
     steps: dict[int, list[Launch]] = {}
     with ExitStack() as plans:
 
-        def steps_of(epoch: int) -> Iterator[list[Launch]]:
+        def steps_of(epoch: int) -> Iterator[Several]:
             nonlocal steps
             # recorded anew where a callback froze a layer, say
             if net.follow_layers() or not steps:
                 steps = plans.enter_context(_steps(net, data, order, set(sizes), kept))
             if order_of is not None:
                 order[...] = net.backend.asarray(order_of(epoch))
-            return (steps[size] for size in sizes)
+            return (Several(steps[size], sizes.count(size)) for size in dict.fromkeys(sizes))
 
         return train(
             net,
@@ -133,7 +142,7 @@ def fit(
 
 def train(
     net: Network,
-    steps_of: Callable[[int], Iterator[list[Launch]]],
+    steps_of: Callable[[int], Iterator[Several]],
     validation: Data | None,
     *,
     epochs: int,
@@ -144,7 +153,7 @@ def train(
     done: int,
     kept: Kept | None = None,
 ) -> History:
-    """The epochs of `fit`, the steps of each, as lists of launches, given by `steps_of(epoch)`."""
+    """The epochs of `fit`, the steps of each given by `steps_of(epoch)`."""
     model.stop_training = False
     callbacks("on_train_begin", {})
     logs = {name: values[-1] for name, values in history.history.items()}
@@ -185,7 +194,7 @@ def _steps(
         steps = {}
         for n in sizes:
             plan = stack.enter_context(training_plan(net, n, weighted=data.w is not None))
-            steps[n] = whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept))
+            steps[n] = net.backend.join(whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept)))
         yield steps
 
 
@@ -245,7 +254,7 @@ def whole_steps() -> Iterator[Callable[[], None]]:
 
 def _epoch(
     net: Network,
-    steps: Iterator[list[Launch]],
+    steps: Iterator[Several],
     epoch: int,
     shown: int,
     callbacks: Hooks,
@@ -256,26 +265,45 @@ def _epoch(
         state[slot] = 0
     net.score_sums.fill(0)
     set_learning_rate(net, epoch)
-    # a batch hook may set the learning rate
-    fixed = not callbacks.watch_batches and (net.optimizer.schedule.is_constant or net.held_rate is not None)
-    looked = time.monotonic()
-    for number, step in enumerate(steps):
-        if callbacks.watch_batches:
-            callbacks("on_train_batch_begin", number, {})
-        if not fixed:
-            set_learning_rate(net, epoch)
-        run(step)
-        between_steps()
-        now = time.monotonic()
-        due = now - looked > LOOK_AFTER
-        if callbacks.watch_batches or due:
-            _look(net, shown)
-        if due:
-            looked = now
-            callbacks("on_progress", number + 1, _epoch_logs(net))
-        if callbacks.watch_batches:
-            callbacks("on_train_batch_end", number, _epoch_logs(net))
+    looked, number = time.monotonic(), 0
+    for several in steps:
+        left = several.times
+        while left:
+            if callbacks.watch_batches:
+                callbacks("on_train_batch_begin", number, {})
+            taken = _take(net, several.launches, 1 if callbacks.watch_batches else left, epoch)
+            left, number = left - taken, number + taken
+            between_steps()
+            now = time.monotonic()
+            due = now - looked > LOOK_AFTER
+            if callbacks.watch_batches or due:
+                _look(net, shown)
+            if due:
+                looked = now
+                callbacks("on_progress", number, _epoch_logs(net))
+            if callbacks.watch_batches:
+                callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
+            elif left and net.state[Slot.BAD]:
+                break
     _look(net, shown)
+
+
+def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
+    """Run a step, or several where one launch does it all by itself; how many it were."""
+    schedule = net.optimizer.schedule
+    changes = not schedule.is_constant and schedule.per == "step" and net.held_rate is None
+    walk = launches[0] if len(launches) == 1 and hasattr(launches[0], "repeat") else None
+    if walk is None or steps == 1:
+        set_learning_rate(net, epoch)
+        run(launches)
+        return 1
+    if not changes:
+        set_learning_rate(net, epoch)
+        return int(walk.repeat(steps, net.state, seconds=LOOK_AFTER))
+    first = int(net.state[Slot.STEP])
+    ahead = min(steps, RATES_AHEAD)
+    rates = np.array([float(schedule(t)) for t in range(first, first + ahead)])
+    return int(walk.repeat(ahead, net.state, rates, first, seconds=LOOK_AFTER))
 
 
 def _look(net: Network, epoch: int) -> None:
