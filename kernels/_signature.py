@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -76,16 +77,16 @@ class Signature:
     outputs: tuple[Operand, ...]
     scalars: tuple[Operand, ...]
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[Operand, ...]:
         return self.inputs + self.outputs
 
-    @property
+    @cached_property
     def variables(self) -> tuple[str, ...]:
         """The type variables that occur, in the order T, S."""
         return tuple(v for v in VARIABLES if any(o.type == v for o in self.arrays))
 
-    @property
+    @cached_property
     def widths(self) -> tuple[str, ...]:
         """The names of the row widths, in the order of first use."""
         return tuple(dict.fromkeys(o.width for o in self.arrays if o.width is not None))
