@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from . import activations as activations
     from . import backend as backend
     from . import initializers as initializers
+    from . import interchange as interchange
     from . import kernels as kernels
     from . import layers as layers
     from . import losses as losses
@@ -88,6 +89,7 @@ __all__ = [
     "doctor",
     "from_sklearn",
     "initializers",
+    "interchange",
     "kernels",
     "layers",
     "load",

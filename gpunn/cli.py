@@ -411,21 +411,14 @@ def _figure() -> Any:
 
 def _draw(figure: Any, history: History, target: Classes | Amounts, title: str, training: str) -> None:
     """The loss and the metric over the epochs, in training and on the rows held out."""
-    what = history.history
-    epochs = np.array(history.epoch) + 1
-    style = {"marker": "."} if len(epochs) < 20 else {}
-    if isinstance(target, Classes):
-        panels = [("loss", "cross-entropy", 1.0), ("accuracy", "accuracy", 1.0)]
-    else:
-        name = f"mean absolute error of {target.name}"
-        panels = [("loss", "half squared error, standardised", 1.0), ("mean_absolute_error", name, target.scale)]
-    for axes, (key, label, unit) in zip(figure.subplots(1, 2), panels, strict=True):
-        axes.plot(epochs, unit * np.array(what[key]), label=training, **style)
-        axes.plot(epochs, unit * np.array(what[f"val_{key}"]), label="held out", **style)
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    metric, scales, labels = "accuracy", {}, {"loss": "cross-entropy"}
+    if isinstance(target, Amounts):
+        metric = "mean_absolute_error"
+        labels = {"loss": "half squared error, standardised", metric: f"mean absolute error of {target.name}"}
+        scales = {metric: target.scale}
+    history.plot(
+        ["loss", metric], axes=figure.subplots(1, 2), labels=labels, scales=scales, names=(training, "held out")
+    )
     figure.suptitle(title)
 
 

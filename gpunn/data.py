@@ -84,22 +84,32 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
 
 def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
     """Sample weights (n,), finite, ≥ 0, not all 0, in the network's dtype. ValueError or TypeError otherwise."""
+    converted = weights_of_a_batch(w, n, dtype, name)
+    if not bool((converted > 0).any()):
+        raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
+    return converted
+
+
+def weights_of_a_batch(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
+    """The same, of a batch, whose weights may all be 0: it changes nothing then."""
     array = numbers(w, name)
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one weight a row, got shape {array.shape}")
     _check_finite(array[:, None], dtype, name)
     if bool((array < 0).any()):
         raise ValueError(f"{name} holds negative weights; weights must be ≥ 0")
-    converted = array.astype(dtype)
-    if not bool((converted > 0).any()):
-        raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
-    return converted
+    return array.astype(dtype)
 
 
 def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.ndarray:
-    """Weights (n,), float64, from {class: weight}; a class that is not named weighs 1. (E3)"""
-    if not isinstance(class_weight, dict):
-        raise TypeError(f"class_weight must be a dict of class and weight, got {type(class_weight).__name__}")
+    """Weights (n,), float64, from {class: weight}; a class that is not named weighs 1. (E3)
+
+    "balanced" gives every class that y has the same weight in all: n/(k · rows of the class), k the number of classes,
+    as scikit-learn does.
+    """
+    if not isinstance(class_weight, dict) and not (isinstance(class_weight, str) and class_weight == "balanced"):
+        got = repr(class_weight) if isinstance(class_weight, str) else type(class_weight).__name__
+        raise TypeError(f"class_weight must be a dict of class and weight, or 'balanced', got {got}")
     host, classes = to_host(y), n_out
     if loss.targets == "labels":
         labels = host
@@ -109,6 +119,11 @@ def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.nda
         labels = host.argmax(axis=1)
     else:
         raise ValueError(f"class_weight needs classes, which loss {loss.name!r} does not have; use sample_weight")
+    if class_weight == "balanced":
+        present, which, rows = np.unique(labels, return_inverse=True, return_counts=True)
+        if not np.isin(present, range(classes)).all():
+            raise ValueError("class_weight='balanced' needs targets that are 0 or 1; pass sample_weight")
+        return (len(labels) / (len(present) * rows))[which]
     result = np.ones(len(labels))
     for key, value in class_weight.items():
         if key not in range(classes):

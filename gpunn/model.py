@@ -28,7 +28,7 @@ from .layers import Dense, Layer
 from .losses import Loss
 from .network import Network, Plan, evaluate
 from .recording import Array, run
-from .training import checkpoint, loop
+from .training import checkpoint, loop, stream
 from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .training.history import History
 from .training.loop import Data
@@ -312,7 +312,7 @@ class Sequential:
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         *,
         batch_size: int = BATCH,
         epochs: int = 1,
@@ -320,17 +320,25 @@ class Sequential:
         validation_data: Any = None,
         validation_split: float = 0.0,
         sample_weight: Any = None,
-        class_weight: dict[Any, float] | None = None,
+        class_weight: dict[Any, float] | str | None = None,
         callbacks: Iterable[Callback] = (),
         verbose: int = 1,
         resume: str | os.PathLike[str] | None = None,
+        steps_per_epoch: int | None = None,
     ) -> History:
         """Train on X (n, n_in) and y by mini-batches for `epochs` epochs; returns a `History`.
 
         y is (n,) labels for sparse_categorical_crossentropy, else (n, n_out). `validation_data` is (X, y) or (X, y,
         sample_weight); `validation_split` takes the last part of X instead. `sample_weight` (n,) and `class_weight`
-        {class: weight} multiply; validation knows sample weights alone, as in Keras. `verbose` 0 is silent, 1 a bar, 2
-        a line an epoch. A second fit goes on with the optimiser's state and the next epoch's shuffle.
+        {class: weight} or "balanced" multiply; validation knows sample weights alone, as in Keras. `verbose` 0 is
+        silent, 1 a bar, 2 a line an epoch. A second fit goes on with the optimiser's state and the next epoch's
+        shuffle.
+
+        Memory-mapped arrays are read batch by batch, and X may instead be a stream, of which one batch is held at a
+        time: an iterable that is no array, list or table, or a function without arguments that returns one, giving
+        (x, y) or (x, y, sample_weight). y is left out then, size and order of the batches are the stream's, and an
+        epoch is all that it gives, or `steps_per_epoch` batches. An epoch begins the stream anew, but goes on with an
+        iterator, which is given out once, where the last one ended.
 
         `resume` names the checkpoint, written by a `ModelCheckpoint`, of a fit like this one that was stopped: its
         weights, optimiser, history and callbacks come back, and what follows is bit for bit what would have followed.
@@ -349,6 +357,23 @@ class Sequential:
         if shuffle not in (True, False):
             raise ValueError(f"shuffle must be True or False, got {shuffle!r}")
         chosen = _listed("callbacks", callbacks, "gpunn.Callback objects")
+        if y is None and stream.is_stream(X):
+            if sample_weight is not None:
+                raise ValueError("sample_weight comes in the batches of a stream: (x, y, sample_weight)")
+            if validation_split != 0:
+                raise ValueError("validation_split needs all rows, and X is a stream: give validation_data")
+            return self._fit_stream(
+                X,
+                steps_per_epoch,
+                epochs=epochs,
+                validation_data=validation_data,
+                class_weight=class_weight,
+                callbacks=[*chosen, *([_progress(verbose)] if verbose else [])],
+                verbose=verbose,
+                resume=resume,
+            )
+        if steps_per_epoch is not None:
+            raise ValueError("steps_per_epoch is for streams; an array's epoch is all its rows")
         X = checks.features(X, self._known_inputs(), self.dtype)
         n_in, n_out = X.shape[1], self._outputs(X.shape[1])
         y = checks.targets(y, self._net.loss, X.shape[0], n_out, self.dtype)
@@ -397,17 +422,94 @@ class Sequential:
     ) -> History:
         """Train on what was checked: (X, y, weights or None), on `rows` of it where not all train, in the order that
         `order_of(epoch)` tells. A checkpoint is the file of `subject`, this network unless given."""
-        net = self._net
         n, n_in = training[0].shape[0] if rows is None else len(rows), training[0].shape[1]
+        facts = {"batch_size": batch_size, "shuffle": order_of is not None, "training data": print_of(training, n)}
+
+        def go(**run: Any) -> History:
+            on_device = self._on_device(*training)
+            return loop.fit(self._net, on_device, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+
+        params = {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose}
+        of = self if subject is None else subject
+        return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=of)
+
+    def _fit_stream(
+        self,
+        X: Any,
+        steps: int | None,
+        *,
+        epochs: int,
+        validation_data: Any,
+        class_weight: Any,
+        callbacks: list[Callback],
+        verbose: int,
+        resume: Any,
+    ) -> History:
+        """`fit` on batches that X gives one after another."""
+        if steps is not None:
+            _positive_integer("steps_per_epoch", steps)
+        batches = stream.Stream(X, steps)
+        if isinstance(class_weight, str):
+            raise ValueError(f"class_weight={class_weight!r} needs all rows, and X is a stream: pass a dict")
+        if batches.only_once and resume is not None:
+            raise ValueError("resume needs batches that can be begun anew, not an iterator: pass a function")
+        if batches.only_once and steps is None and epochs > 1:
+            raise ValueError(
+                f"X is an iterator, which gives its batches once, and epochs={epochs}: pass steps_per_epoch, or a "
+                "function that makes a new iterator for every epoch"
+            )
+        n_in = self._of_stream(batches.peek(), 0, class_weight)[0].shape[1]
+        validation = None
+        if validation_data is not None:
+            validation = self._validation(validation_data, n_in, self._outputs(n_in))
+
+        def go(**run: Any) -> History:
+            def check(batch: Any, number: int) -> Data:
+                return self._on_device(*self._of_stream(batch, number, class_weight))
+
+            return stream.fit(self._net, batches, check, **run)
+
+        count = len(X) if steps is None and hasattr(X, "__len__") else steps
+        params = {"epochs": epochs, "steps": count, "verbose": verbose}
+        facts = {"training data": "a stream", "steps_per_epoch": steps}
+        return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=self)
+
+    def _of_stream(self, batch: Any, number: int, class_weight: Any) -> tuple[Array, Array, Array | None]:
+        """A batch of a stream, checked. TypeError or ValueError says which one it is, counted from 1."""
+        it = f"batch {number + 1}"
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            got = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
+            raise TypeError(f"{it} of X must be (x, y) or (x, y, sample_weight), got {got}")
+        x = checks.features(batch[0], self._known_inputs(), self.dtype, f"{it}: x")
+        n, n_out = x.shape[0], self._outputs(x.shape[1])
+        y = checks.targets(batch[1], self._net.loss, n, n_out, self.dtype, f"{it}: y")
+        w = None
+        if len(batch) == 3 and batch[2] is not None:
+            w = checks.weights_of_a_batch(batch[2], n, self.dtype, f"{it}: sample_weight")
+        if class_weight is not None:
+            by_class = checks.class_weights(class_weight, y, self._net.loss, n_out)
+            both = by_class if w is None else backends.to_host(w) * by_class
+            w = checks.weights_of_a_batch(both, n, self.dtype, f"{it}: class_weight")
+        return x, y, w
+
+    def _run_fit(
+        self,
+        go: Callable[..., History],
+        validation: tuple[Array, Array, Array | None] | None,
+        params: dict[str, Any],
+        callbacks: list[Callback],
+        *,
+        n_in: int,
+        facts: dict[str, Any],
+        resume: Any,
+        of: Any,
+    ) -> History:
+        """Take a fit through its epochs by `go`, from a checkpoint's on where there is one; `of` is the model whose
+        file a checkpoint is."""
+        net, epochs = self._net, params["epochs"]
         with self._alone("fit"):
-            hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
-            facts = {
-                "batch_size": batch_size,
-                "shuffle": order_of is not None,
-                "training data": print_of(training, n),
-                "validation data": print_of(validation),
-            }
-            of = self if subject is None else subject
+            hooks = CallbackList(callbacks, self, params)
+            facts = facts | {"validation data": print_of(validation)}
             under_way = Run(net, of, hooks, facts=facts, n_in=n_in, first=self._epochs)
             saved = None if resume is None else under_way.open(resume, epochs)
             if not net.is_built:
@@ -416,19 +518,14 @@ class Sequential:
             with net.backend.activate(), _thread_limit(self._threads):
                 self._run = under_way
                 try:
-                    return loop.fit(
-                        net,
-                        self._on_device(*training),
-                        None if validation is None else self._on_device(*validation),
-                        batch_size=batch_size,
+                    return go(
+                        validation=None if validation is None else self._on_device(*validation),
                         epochs=epochs,
-                        order_of=order_of,
                         callbacks=_Counting(hooks, self, under_way, saved),
                         model=self,
                         history=under_way.history,
                         first_epoch=self._epochs if saved is None else saved.position.first,
                         done=0 if saved is None else saved.position.done,
-                        rows=rows,
                     )
                 finally:
                     self._run = None
@@ -757,6 +854,8 @@ class Sequential:
     def _batch(
         self, x: Any, y: Any, sample_weight: Any, class_weight: Any, name: str = "x"
     ) -> tuple[Array, Array, Array | None]:
+        if isinstance(class_weight, str):
+            raise ValueError(f"class_weight={class_weight!r} needs all rows, and this is one batch: pass a dict")
         array = checks.features(x, self._known_inputs(), self.dtype, name)
         n, n_out = array.shape[0], self._outputs(array.shape[1])
         targets = checks.targets(y, self._net.loss, n, n_out, self.dtype)

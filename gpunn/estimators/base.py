@@ -35,6 +35,7 @@ from ..activations import Activation
 from ..arguments import fraction
 from ..backend import array_module, is_device_array, to_host
 from ..initializers import Initializer
+from ..interchange import onnx
 from ..interchange.scikit_learn import to_sklearn
 from ..kernels.state import Slot
 from ..layers import Dense, Dropout, Layer
@@ -46,6 +47,7 @@ from ..recording import run
 from ..training import checkpoint
 from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
+from ..training.history import History
 from ..training.loop import DivergenceError
 from . import saving
 from .course import Course, generator_from
@@ -95,6 +97,7 @@ class Perceptron:
 
     _kind: ClassVar[str]  # the name in files
     net_: Sequential
+    history_: History
     loss_curve_: list[float]
     validation_scores_: list[float] | None
 
@@ -626,6 +629,22 @@ class Perceptron:
     ) -> Any:
         """The inverse of `to_tensors`. CheckpointError where the parts do not fit each other."""
         return saving.from_tensors(cls, tensors, metadata, custom, device)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator as an ONNX graph, as one step: input "X" (N, n_features_in_), N any number of rows.
+
+        A classifier's outputs are "label" and "probabilities" (N, n_classes), a regressor's is "variable", in the dtype
+        of the network: what `predict` and `predict_proba` give.
+
+        ImportError without onnx (extra `onnx`), ValueError for an activation of one's own, NotFittedError before `fit`;
+        OSError where writing fails, the old file whole.
+        """
+        check_is_fitted(self)
+        self._follow_weights()
+        onnx.write(self._graph(), path)
+
+    def _graph(self) -> onnx.Graph:
+        raise NotImplementedError
 
     def to_sklearn(self) -> Any:
         """The fitted estimator as scikit-learn's own: see `gpunn.interchange.scikit_learn.to_sklearn`."""

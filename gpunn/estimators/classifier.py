@@ -15,6 +15,7 @@ from sklearn.utils.validation import column_or_1d
 
 from .. import activations, losses
 from ..activations import Activation
+from ..interchange import onnx
 from ..losses import Loss
 from .base import Perceptron, _host, like
 from .rules import ScikitLearnBinaryLogLoss, ScikitLearnLogLoss
@@ -174,8 +175,8 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
             return
         if meaning == "softmax":
             raise ValueError(
-                f"loss={self.loss!r} with out_activation={self.out_activation!r} is for more than two classes, of which "
-                "each row has one; for two classes or multilabel targets choose loss='log_loss'"
+                f"loss={self.loss!r} with out_activation={self.out_activation!r} is for several classes, of which each "
+                "row has one; for two classes or multilabel targets choose loss='log_loss'"
             )
         raise ValueError(
             f"out_activation={self.out_activation!r} with loss={self.loss!r} gives no probabilities: choose 'softmax' "
@@ -218,3 +219,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
 
     def _outputs(self, X: Any) -> np.ndarray:
         return self.net_.predict_proba(X)
+
+    def _graph(self) -> onnx.Graph:
+        several = self._label_binarizer.y_type_ == "multilabel-indicator"
+        return onnx.classifier(self.net_, None if several else self.classes_)

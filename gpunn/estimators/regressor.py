@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 
 from .. import activations, losses
 from ..activations import Activation
+from ..interchange import onnx
 from ..losses import Loss
 from .base import Perceptron, _host, like
 from .rules import ScikitLearnPoisson, ScikitLearnSquaredError
@@ -150,3 +151,6 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
     def _encode(self, y: Any) -> np.ndarray:
         y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         return y.reshape(-1, 1) if y.ndim == 1 else y
+
+    def _graph(self) -> onnx.Graph:
+        return onnx.regressor(self.net_)

@@ -172,9 +172,12 @@ def table(net: Sequential, encoding: Encoding) -> Graph:
     the empty text is a category beside the missing cell.
     """
     graph = Graph(net.dtype)
-    columns = [_COLUMNS[type(column).__name__](graph, column) for column in encoding.columns]
+    columns = encoding.columns
+    # all inputs before any node, so that each has its column's name
+    inputs = [_INPUTS[type(column).__name__](graph, column) for column in columns]
+    parts = [_PARTS[type(column).__name__](graph, x, column) for x, column in zip(inputs, columns, strict=True)]
     # as `Encoding.encode` does: made in float64, kept as float32
-    x = graph("Concat", *columns, axis=1)
+    x = graph("Concat", *parts, axis=1)
     a = _forward(graph, net, x if net.dtype == np.float32 else graph.cast(x, net.dtype))
     _TARGETS[type(encoding.target).__name__](graph, net, a, encoding.target)
     return graph
@@ -188,9 +191,21 @@ def _from_X(graph: Graph, net: Sequential) -> str:
     return _forward(graph, net, graph.input("X", net.dtype, net._net.n_in))
 
 
-def _numbers(graph: Graph, column: Numbers) -> str:
+def _input_of_numbers(graph: Graph, column: Numbers) -> str:
+    return graph.input(column.name, np.float64, 1, "a number; NaN where it is missing")
+
+
+def _input_of_categories(graph: Graph, column: Categories) -> str:
+    if {"", None} <= {*column.values}:
+        raise ValueError(
+            f"column {column.name!r} has the empty text as a category beside missing cells, which ONNX cannot tell "
+            "apart: train on a table that has only one of them"
+        )
+    return graph.input(column.name, object, 1, "a category; empty where it is missing")
+
+
+def _numbers(graph: Graph, x: str, column: Numbers) -> str:
     """(x − mean) / scale, the median where x is NaN, and 1 or 0 for whether it is."""
-    x = graph.input(column.name, np.float64, 1, "a number; NaN where it is missing")
     graph.part = f"{column.name}."
     missing = graph("IsNaN", x)
     parts = []
@@ -204,14 +219,8 @@ def _numbers(graph: Graph, column: Numbers) -> str:
     return parts[0] if len(parts) == 1 else graph("Concat", *parts, axis=1)
 
 
-def _categories(graph: Graph, column: Categories) -> str:
+def _categories(graph: Graph, x: str, column: Categories) -> str:
     """1 for the category that the cell holds, nothing but 0 for one that training did not see."""
-    if {"", None} <= {*column.values}:
-        raise ValueError(
-            f"column {column.name!r} has the empty text as a category beside missing cells, which ONNX cannot tell "
-            "apart: train on a table that has only one of them"
-        )
-    x = graph.input(column.name, object, 1, "a category; empty where it is missing")
     graph.part = f"{column.name}."
     words = [value or "" for value in column.values]
     each = graph("OneHotEncoder", x, domain="ai.onnx.ml", cats_strings=words, zeros=1)
@@ -231,7 +240,8 @@ def _labels(graph: Graph, net: Sequential, a: str, target: Classes) -> None:
 
 
 # by the names that files give them
-_COLUMNS: dict[str, Callable[[Graph, Any], str]] = {"Numbers": _numbers, "Categories": _categories}
+_INPUTS: dict[str, Callable[[Graph, Any], str]] = {"Numbers": _input_of_numbers, "Categories": _input_of_categories}
+_PARTS: dict[str, Callable[[Graph, str, Any], str]] = {"Numbers": _numbers, "Categories": _categories}
 _TARGETS: dict[str, Callable[[Graph, Sequential, str, Any], None]] = {"Classes": _labels, "Amounts": _amounts}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import losses, metrics, optimizers
 from ..backend import is_device_array, to_host
-from ..kernels.state import SIZE
+from ..kernels.state import SIZE, Slot
 from ..layers import Layer
 from ..network import Network
 from ..recording import Array
@@ -286,7 +286,11 @@ class Run:
         count = sum(math.prod(shape) for shape in parameters.values())
         moments = {f"moments/{name}": (count,) for name in net.optimizer.moments}
         check_arrays(moments, net.dtype, {n: a for n, a in extra.items() if n.startswith("moments/")})
-        check_arrays({"state": (SIZE,)}, np.dtype(np.float64), {"state": extra["state"]})
+        state = extra["state"]
+        check_arrays({"state": (SIZE,)}, np.dtype(np.float64), {"state": state})
+        seed = int(state[Slot.SEED_LOW]) | int(state[Slot.SEED_HIGH]) << 32
+        if seed != net.seed or state[Slot.BAD] != 0 or int(state[Slot.STEP]) != state[Slot.STEP] or state[Slot.STEP] < 0:
+            raise CheckpointError("its state holds what no training gives")
         first, done, rate = training["first"], training["done"], training["held_rate"]
         if not all(type(number) is int and number >= 0 for number in (first, done)):
             raise CheckpointError(f"its counts of epochs are {first!r} and {done!r}")
@@ -304,7 +308,7 @@ class Run:
             done,
             {name: a for name, a in arrays.items() if a is not None},
             {name: extra[f"moments/{name}"] for name in net.optimizer.moments},
-            extra["state"],
+            state,
             rate,
             training["changed"],
         )

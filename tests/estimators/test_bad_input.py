@@ -45,6 +45,8 @@ def held(value):
         return bits(value)
     if isinstance(value, gpunn.Sequential):
         return id(value), state_of(value), [repr(layer) for layer in value.layers], value._net.held_rate
+    if isinstance(value, gpunn.Callback):
+        return id(value)  # which remembers the last model that it was given
     if isinstance(value, np.random.RandomState):
         return [held(part) for part in value.get_state()]
     if isinstance(value, (list, tuple)):
@@ -125,7 +127,7 @@ TARGETS |= {"warm lbfgs": VALUES, "warm regressor": VALUES}
 
 
 class Nothing(gpunn.Callback):
-    """A callback that does nothing."""
+    """A callback without hooks."""
 
 
 # kind of estimator, what is set, what fit is given beside or instead of X and y, the error, its message
@@ -157,14 +159,14 @@ FIT = {
     "weights short": ("text", {}, {"sample_weight": np.ones(3)}, ValueError, "sample_weight.shape == "),
     "weights NaN": ("text", {}, {"sample_weight": _with(np.ones(ROWS), 1, NAN)}, ValueError, "sample_weight contains"),
     "weights negative": ("text", {}, {"sample_weight": -np.ones(ROWS)}, ValueError, "sample_weight holds negative"),
-    "weights zero": ("two", {}, {"sample_weight": np.zeros(ROWS)}, ValueError, "sample_weight.* zero"),
+    "weights zero": ("two", {}, {"sample_weight": np.zeros(ROWS)}, ValueError, "(?i)sample.weight.*zero"),
     "weights text": ("two", {}, {"sample_weight": LABELS}, ValueError, "could not convert string"),
-    "weights zero, lbfgs": ("lbfgs", {}, {"sample_weight": np.zeros(ROWS)}, ValueError, "sample_weight.* zero"),
+    "weights zero, lbfgs": ("lbfgs", {}, {"sample_weight": np.zeros(ROWS)}, ValueError, "(?i)sample.weight.*zero"),
     # validation_data
     "validation not a pair": ("text", {}, {"validation_data": X}, ValueError, r"validation_data must be \(X, y\) or"),
     "validation of one": ("text", {}, {"validation_data": (X,)}, ValueError, "validation_data must be"),
     "validation of four": ("text", {}, {"validation_data": (X,) * 4}, ValueError, "validation_data must be"),
-    "validation None inside": ("text", {}, {"validation_data": (X, None)}, ValueError, "validation_data"),
+    "validation None inside": ("text", {}, {"validation_data": (X, None)}, TypeError, "validation_data"),
     "validation text": ("text", {}, {"validation_data": "Xy"}, ValueError, "validation_data must be"),
     "validation columns": ("text", {}, {"validation_data": (X[:, :2], LABELS)}, ValueError, "validation_data.*2 feat"),
     "validation NaN": (
@@ -183,7 +185,7 @@ FIT = {
         "text", {}, {"validation_data": (X, LABELS, np.ones(3))}, ValueError, "validation_data.*sample_weight.shape"
     ),
     "validation weights negative": (
-        "text", {}, {"validation_data": (X, LABELS, -np.ones(ROWS))}, ValueError, "validation sample_weight holds neg"
+        "text", {}, {"validation_data": (X, LABELS, -np.ones(ROWS))}, ValueError, "validation_data.*sample_weight holds neg"
     ),
     "validation of counts": (
         "regressor", {"loss": "poisson"}, {"y": abs(VALUES), "validation_data": (X, VALUES)}, ValueError, "validation"
@@ -217,7 +219,7 @@ FIT = {
     "class_weight lists short": ("multilabel", {"class_weight": [{0: 1, 1: 2}]}, {}, ValueError, "class_weight"),
     "class_weight negative": ("text", {"class_weight": {"ale": -1.0}}, {}, ValueError, "class_weight.*negative|≥ 0"),
     "class_weight NaN": ("binary", {"class_weight": {True: NAN}}, {}, ValueError, "class_weight"),
-    "class_weight text": ("binary", {"class_weight": {True: "2"}}, {}, ValueError, "class_weight"),
+    "class_weight text": ("binary", {"class_weight": {True: "two"}}, {}, ValueError, "class_weight"),
     "class_weight zero": (
         "text", {"class_weight": {"ale": 0, "bock": 0, "cider": 0}}, {}, ValueError, "class_weight"
     ),
@@ -225,7 +227,7 @@ FIT = {
     "loss unknown": ("text", {"loss": "squared_error"}, {}, InvalidParameterError, "'loss' .*'log_loss'"),
     "loss None": ("regressor", {"loss": None}, {}, InvalidParameterError, "'loss' parameter"),
     "loss of probabilities": ("regressor", {"loss": "binary_crossentropy"}, {}, ValueError, "y holds values outside"),
-    "loss of labels": ("regressor", {"loss": "sparse_categorical_crossentropy"}, {}, ValueError, "loss.*classif"),
+    "loss of labels": ("regressor", {"loss": "sparse_categorical_crossentropy"}, {}, ValueError, "loss=.* is for classes, which MLPClassifier"),
     "loss of labels, binary": (
         "binary", {"loss": "sparse_categorical_crossentropy", "out_activation": "softmax"}, {}, ValueError, "loss"
     ),
@@ -315,3 +317,305 @@ def test_a_refused_first_fit_leaves_no_trace(case):
     assert after == before
     with pytest.raises(NotFittedError):
         estimator.predict(X)
+
+
+# --- partial_fit, predict, score, set_params -----------------------------------------------------------------------
+
+# kind of estimator, the call, the error, its message
+CALLS = {
+    "partial_fit X NaN": ("text", lambda e: e.partial_fit(_with(X, (0, 0), NAN), LABELS), ValueError, "X contains NaN"),
+    "partial_fit columns": ("text", lambda e: e.partial_fit(X[:, :3], LABELS), ValueError, "X has 3 features"),
+    "partial_fit unknown class": ("text", lambda e: e.partial_fit(X, LABELS + "s"), ValueError, "classes not in `self.cl"),
+    "partial_fit other classes": (
+        "text", lambda e: e.partial_fit(X, LABELS, classes=["ale", "bock"]), ValueError, "`classes=.* is not the same"
+    ),
+    "partial_fit length": ("regressor", lambda e: e.partial_fit(X, VALUES[:3]), ValueError, "inconsistent numbers"),
+    "partial_fit y NaN": ("regressor", lambda e: e.partial_fit(X, VALUES * NAN), ValueError, "y contains NaN"),
+    "partial_fit outputs": ("regressor", lambda e: e.partial_fit(X, TWO), ValueError, "y has 2 outputs, .* of 1"),
+    "partial_fit outputs, fewer": ("two", lambda e: e.partial_fit(X, VALUES), ValueError, "y has 1 outputs, .* of 2"),
+    "partial_fit weights": ("two", lambda e: e.partial_fit(X, TWO, np.ones(2)), ValueError, "sample_weight.shape"),
+    "partial_fit weights negative": ("two", lambda e: e.partial_fit(X, TWO, -np.ones(ROWS)), ValueError, "sample_weight"),
+    "partial_fit by lbfgs": ("lbfgs", lambda e: e.partial_fit(X, LABELS), AttributeError, "has no attribute 'partial_fit'"),
+    "partial_fit by lbfgs, regressor": ("warm lbfgs", lambda e: e.partial_fit(X, VALUES), AttributeError, "partial_fit"),
+    "partial_fit, stopping early": ("stopping", lambda e: e.partial_fit(X, LABELS), ValueError, "does not support early"),
+    "partial_fit, no validation": (
+        "text", lambda e: e.partial_fit(X, LABELS, validation_data=(X, LABELS)), TypeError, "unexpected keyword argument"
+    ),
+    "predict columns": ("text", lambda e: e.predict(X[:, :3]), ValueError, "X has 3 features, but MLPClassifier is exp"),
+    "predict NaN": ("regressor", lambda e: e.predict(X * NAN), ValueError, "X contains NaN"),
+    "predict flat": ("two", lambda e: e.predict(X[0]), ValueError, "Expected 2D array, got 1D array"),
+    "predict nothing": ("two", lambda e: e.predict(X[:0]), ValueError, "0 sample"),
+    "predict text": ("text", lambda e: e.predict(np.full((2, 4), "a")), ValueError, "could not convert"),
+    "predict a dict": ("text", lambda e: e.predict({"a": 1}), TypeError, "float\\(\\) argument|real number"),
+    "predict None": ("text", lambda e: e.predict(None), ValueError, "array"),
+    "predict complex": ("lbfgs", lambda e: e.predict(X + 1j), ValueError, "Complex data not supported"),
+    "predict sparse, columns": ("text", lambda e: e.predict(sparse.csr_matrix(X[:, :2])), ValueError, "X has 2 features"),
+    "proba columns": ("binary", lambda e: e.predict_proba(X[:, :3]), ValueError, "X has 3 features"),
+    "log_proba infinite": ("multilabel", lambda e: e.predict_log_proba(X * INF), ValueError, "X contains"),
+    "score length": ("text", lambda e: e.score(X, LABELS[:2]), ValueError, "inconsistent numbers of samples"),
+    "score NaN": ("regressor", lambda e: e.score(X, VALUES * NAN), ValueError, "NaN"),
+    "score of values": ("text", lambda e: e.score(X, VALUES), ValueError, "mix of"),
+    "no such parameter": ("text", lambda e: e.set_params(droput=0.5), ValueError, "Invalid parameter 'droput' for est"),
+    "no such argument": ("text", lambda e: gpunn.MLPClassifier(droput=0.5), TypeError, "unexpected .* 'droput'"),
+    "by position": ("text", lambda e: gpunn.MLPClassifier((5,), "relu", "adam"), TypeError, "positional arguments"),
+    "weights of another shape": ("text", lambda e: shrunk(e).predict(X), ValueError, "coefs_ .* keep their shapes"),
+    "weights too few": ("text", lambda e: shorter(e).predict(X), ValueError, "coefs_ and intercepts_ must hold 3 arrays"),
+}  # fmt: skip
+
+
+def shrunk(estimator):
+    import copy
+
+    copied = copy.deepcopy(estimator)
+    copied.coefs_[1] = copied.coefs_[1][:, :2]
+    return copied
+
+
+def shorter(estimator):
+    import copy
+
+    copied = copy.deepcopy(estimator)
+    copied.coefs_.pop()
+    return copied
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_a_refused_call_changes_nothing(case, fitted):
+    kind, call, error, message = CALLS[case]
+    with unchanged(fitted[kind]):
+        refused(lambda: call(fitted[kind]), error, message)
+
+
+CHANGED = {
+    "activation": {"activation": "tanh"},
+    "dropout": {"dropout": 0.5},
+    "loss": {"loss": "categorical_crossentropy"},
+    "out_activation": {"out_activation": "identity"},
+    "optimizer": {"optimizer": "sgd"},
+    "clipnorm": {"clipnorm": 1.0},
+    "hidden_layer_sizes": {"hidden_layer_sizes": (6,)},
+    "class_weight": {"class_weight": "balanced"},
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_partial_fit_says_what_it_cannot_change(name, fitted):
+    estimator = fitted["text"]
+    before = estimator.get_params()
+    estimator.set_params(**CHANGED[name])
+    try:
+        with unchanged(estimator):
+            refused(lambda: estimator.partial_fit(X, LABELS), ValueError, name)
+    finally:
+        estimator.set_params(**before)
+
+
+def test_there_are_many_cases():
+    assert len(FIT) + len(CALLS) + len(CHANGED) >= 120
+
+
+# --- in the midst of training --------------------------------------------------------------------------------------
+
+
+class Stumble(gpunn.Callback):
+    """Raises at a step, and remembers the weights of that moment."""
+
+    def __init__(self, error, hook="on_train_batch_end", after=5):
+        self.error, self.hook, self.left = error, hook, after
+        for name in ("on_train_batch_begin", "on_train_batch_end", "on_epoch_begin", "on_epoch_end"):
+            setattr(self, name, self._called(name))
+
+    def _called(self, name):
+        def hook(*arguments):
+            if name != self.hook:
+                return
+            self.left -= 1
+            if self.left == 0:
+                self.weights = self.model.get_weights()
+                raise self.error
+
+        return hook
+
+
+def assert_holds(estimator, weights):
+    """The estimator has those weights, predicts with them, and can be used and trained on."""
+    now = [a for pair in zip(estimator.coefs_, estimator.intercepts_, strict=True) for a in pair]
+    for a, b in zip(now, weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    a = X
+    for k, (W, b) in enumerate(zip(estimator.coefs_, estimator.intercepts_, strict=True)):
+        a = a @ W + b
+        a = np.maximum(a, 0) if k < len(estimator.coefs_) - 1 else a
+    p = np.exp(a - a.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(estimator.predict_proba(X), p / p.sum(axis=1, keepdims=True), rtol=1e-9)
+    assert len(estimator.loss_curve_) == len(estimator.history_.epoch)
+    assert not {"_moved", "_validation_data", "_resume"} & set(vars(estimator))
+    if not estimator.early_stopping:
+        estimator.partial_fit(X, LABELS)
+        assert any((a != b).any() for a, b in zip(estimator.coefs_, weights[::2], strict=True))
+    estimator.set_params(callbacks=None).fit(X, LABELS)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt(), MemoryError("mine"), SystemExit(3)])
+@pytest.mark.parametrize(
+    ("hook", "after"), [("on_train_batch_end", 5), ("on_train_batch_begin", 6), ("on_epoch_end", 2), ("on_epoch_begin", 3)]
+)
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_callback_that_raises_ends_the_fit_at_a_whole_step(error, hook, after, early_stopping):
+    stumble = Stumble(error, hook, after)
+    estimator = gpunn.MLPClassifier(
+        callbacks=[stumble], random_state=1, early_stopping=early_stopping, validation_fraction=0.3, **SMALL
+    )
+    with pytest.raises(type(error)) as caught:
+        estimator.fit(X, LABELS)
+    assert caught.value is error
+    assert_holds(estimator, stumble.weights)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_epoch_begin"])
+def test_before_the_first_step_the_model_is_as_it_was(hook, fitted):
+    estimator = fitted["text"]
+    estimator.set_params(callbacks=[Stumble(RuntimeError("mine"), hook, 1)])
+    with unchanged(estimator), pytest.raises(RuntimeError, match="mine"):
+        estimator.fit(X, LABELS)
+    estimator.set_params(callbacks=None)
+
+
+def test_partial_fit_is_interrupted_at_a_whole_step():
+    stumble = Stumble(KeyboardInterrupt(), after=2)
+    estimator = gpunn.MLPClassifier(random_state=1, **SMALL).fit(X, LABELS)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.set_params(callbacks=[stumble]).partial_fit(X, LABELS)
+    assert_holds(estimator, stumble.weights)
+
+
+class Interrupt(gpunn.Callback):
+    """Sends this process a real SIGINT from another thread once training is well under way."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            self.thread = threading.Thread(target=self._send)
+            self.thread.start()
+
+    def _send(self):
+        time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_real_interrupt_ends_the_fit_at_a_whole_step(early_stopping):
+    interrupt = Interrupt()
+    estimator = gpunn.MLPClassifier(
+        callbacks=[interrupt], random_state=1, early_stopping=early_stopping, validation_fraction=0.3, tol=0,
+        n_iter_no_change=np.inf, **SMALL | {"max_iter": 10**6},
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(X, LABELS)
+    interrupt.thread.join()
+    assert 2 <= estimator.n_iter_ < 10**6
+    estimator.set_params(max_iter=3)
+    assert_holds(estimator, estimator.net_.get_weights())
+
+
+def test_an_interrupt_of_lbfgs_keeps_the_least_loss_so_far():
+    calls = []
+
+    def loss(y, a):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return 0.5 * ((a - y) ** 2).sum(axis=1), a - y
+
+    estimator = gpunn.MLPRegressor(loss=loss, solver="lbfgs", random_state=0, max_iter=50, alpha=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(X, VALUES)
+    assert len(calls) == 9
+    expected = 0.5 * np.mean((estimator.predict(X) - VALUES) ** 2)
+    assert estimator.loss_ == pytest.approx(expected, rel=1e-12)
+    begun = gpunn.MLPRegressor(random_state=0, max_iter=1, learning_rate_init=1e-300).fit(X, VALUES)
+    assert expected < 0.5 * np.mean((begun.predict(X) - VALUES) ** 2)
+    estimator.fit(X, VALUES)
+    assert estimator.loss_ < expected
+
+
+def test_an_interrupt_before_lbfgs_came_anywhere_leaves_what_was(fitted):
+    estimator = fitted["warm lbfgs"]
+
+    def loss(y, a):
+        raise KeyboardInterrupt
+
+    before = estimator.get_params()
+    estimator.set_params(loss=loss)
+    with unchanged(estimator), pytest.raises(KeyboardInterrupt):
+        estimator.fit(X, VALUES)
+    estimator.set_params(**before)
+
+
+def test_divergence_keeps_the_weights_before_it():
+    kept = []
+
+    class Keep(gpunn.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            kept.append(self.model.get_weights())
+
+    estimator = gpunn.MLPRegressor(
+        (), solver="sgd", learning_rate_init=1e60, momentum=0, random_state=0, max_iter=50, callbacks=[Keep()]
+    )
+    with pytest.raises(ValueError, match="non-finite parameter weights.*training diverged.*learning rate") as caught:
+        estimator.fit(X, VALUES)
+    assert type(caught.value) is ValueError
+    assert len(kept) > 2
+    np.testing.assert_array_equal(estimator.coefs_[0], kept[-1][0])
+    np.testing.assert_array_equal(estimator.predict(X), X @ kept[-1][0][:, 0] + kept[-1][1])
+    assert estimator.n_iter_ == len(estimator.loss_curve_) == len(kept) - 1
+
+
+def test_what_diverges_at_once_leaves_the_fitted_model(fitted):
+    estimator = fitted["regressor"]
+    with unchanged(estimator):
+        refused(lambda: estimator.fit(X, VALUES * 1e300), ValueError, "non-finite.*inputs or targets that are not scaled")
+
+
+def test_lbfgs_that_diverges_leaves_the_fitted_model(fitted):
+    estimator = fitted["warm lbfgs"]
+    with unchanged(estimator), np.errstate(all="ignore"):
+        refused(lambda: estimator.fit(X, VALUES * 1e300), ValueError, "non-finite")
+
+
+# --- two at once ---------------------------------------------------------------------------------------------------
+
+
+def test_a_second_fit_is_refused_while_one_runs():
+    began, go_on = threading.Event(), threading.Event()
+
+    class Wait(gpunn.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            began.set()
+            assert go_on.wait(20)
+
+    estimator = gpunn.MLPClassifier(random_state=0, callbacks=[Wait()], **SMALL)
+    thread = threading.Thread(target=lambda: estimator.fit(X, LABELS))
+    thread.start()
+    try:
+        assert began.wait(20)
+        for call in (
+            lambda: estimator.fit(X, LABELS),
+            lambda: estimator.partial_fit(X, LABELS),
+        ):
+            refused(call, RuntimeError, "fit is running already, in another thread or around a callback; use a clone")
+    finally:
+        go_on.set()
+        thread.join()
+    expected = gpunn.MLPClassifier(random_state=0, **SMALL).fit(X, LABELS)
+    np.testing.assert_array_equal(estimator.predict_proba(X), expected.predict_proba(X))
+    estimator.fit(X, LABELS)
+
+
+def test_a_callback_does_not_begin_another_fit():
+    class Again(gpunn.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            estimator.fit(X, LABELS)
+
+    estimator = gpunn.MLPClassifier(random_state=0, callbacks=[Again()], **SMALL)
+    refused(lambda: estimator.fit(X, LABELS), RuntimeError, "fit is running already")
+    estimator.set_params(callbacks=None).fit(X, LABELS)

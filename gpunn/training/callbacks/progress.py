@@ -38,30 +38,33 @@ class ProgressBar(Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._epoch = epoch
         if self._bar is None:
-            total = self.params["epochs"]
-            self._bar = self._tqdm(total=total, initial=epoch, bar_format=FORMAT, dynamic_ncols=True)
+            options = {"desc": self._title(), "bar_format": FORMAT, "dynamic_ncols": True}
+            self._bar = self._tqdm(total=self.params["epochs"], initial=epoch, **options)
             self._numbers: dict[str, float] = {}
         self._done: float = epoch
 
     def on_progress(self, steps: int, logs: dict[str, float] | None = None) -> None:
         all_steps = self.params.get("steps")
         # what was validated last stays to be seen
-        self._numbers |= logs or {}
+        self._numbers = {**self._numbers, **(logs or {})}
         self._done = self._epoch + (steps / all_steps if all_steps else 0)
         self._draw()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._numbers, self._done = logs or {}, epoch + 1
+        self._numbers, self._done = dict(logs or {}), epoch + 1
         if time.monotonic() - self._shown > BETWEEN:
             self._draw()
 
     def _draw(self) -> None:
         self._shown = time.monotonic()
-        total = self.params["epochs"]
         self._bar.n = self._done
-        self._bar.set_description_str(f"epoch {self._epoch + 1:{len(str(total))}}/{total}", refresh=False)
+        self._bar.set_description_str(self._title(), refresh=False)
         self._bar.set_postfix_str(_in_pairs(self._numbers), refresh=False)
         self._bar.refresh()
+
+    def _title(self) -> str:
+        total = self.params["epochs"]
+        return f"epoch {self._epoch + 1:{len(str(total))}}/{total}"
 
     def on_train_complete(self, logs: dict[str, float] | None = None) -> None:
         if self._bar is not None:

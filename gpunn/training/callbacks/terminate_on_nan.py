@@ -12,7 +12,7 @@ _log = logging.getLogger("gpunn")
 
 
 class TerminateOnNaN(Callback):
-    """End the fit, where it would raise DivergenceError, at the first step whose loss, gradient or update is not finite.
+    """End the fit at the first step whose loss, gradient or update is not finite, instead of a DivergenceError.
 
     The weights are those before that step, and its epoch is not in the history. The fit also ends after an epoch whose
     loss on the validation set is not finite. Why is said by `logging`, logger "gpunn", level WARNING;
