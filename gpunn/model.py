@@ -449,8 +449,8 @@ class Sequential:
         if steps is not None:
             _positive_integer("steps_per_epoch", steps)
         batches = stream.Stream(X, steps)
-        if isinstance(class_weight, str):
-            raise ValueError(f"class_weight={class_weight!r} needs all rows, and X is a stream: pass a dict")
+        if isinstance(class_weight, str) and class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs all rows, and X is a stream: pass a dict")
         if batches.only_once and resume is not None:
             raise ValueError("resume needs batches that can be begun anew, not an iterator: pass a function")
         if batches.only_once and steps is None and epochs > 1:
@@ -854,8 +854,8 @@ class Sequential:
     def _batch(
         self, x: Any, y: Any, sample_weight: Any, class_weight: Any, name: str = "x"
     ) -> tuple[Array, Array, Array | None]:
-        if isinstance(class_weight, str):
-            raise ValueError(f"class_weight={class_weight!r} needs all rows, and this is one batch: pass a dict")
+        if isinstance(class_weight, str) and class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs all rows, and this is one batch: pass a dict")
         array = checks.features(x, self._known_inputs(), self.dtype, name)
         n, n_out = array.shape[0], self._outputs(array.shape[1])
         targets = checks.targets(y, self._net.loss, n, n_out, self.dtype)

@@ -433,7 +433,7 @@ BAD_FIT = {
         "validation_split leaves one side whose sample_weight is all zero",
     ),
     # weights of classes
-    "class_weight='balanced'": ({"class_weight": "balanced"}, TypeError, "class_weight must be a dict .*got str"),
+    "class_weight='balance'": ({"class_weight": "balance"}, TypeError, "class_weight must be a dict .*got 'balance'"),
     "class_weight=[1, 2, 3]": ({"class_weight": [1, 2, 3]}, TypeError, "class_weight must be a dict .*got list"),
     "a class there is not": (
         {"class_weight": {3: 1.0}},
@@ -754,7 +754,7 @@ BAD_COMPILE = {
     "an unknown metric": (
         {"metrics": ["accurate"]},
         ValueError,
-        "metric 'accurate' is unknown; there are acc, accuracy, mae",
+        "metric 'accurate' is unknown; there are acc, accuracy, auc, f1",
     ),
     "metrics as text": ({"metrics": "accuracy"}, TypeError, r"metrics must be a list, write metrics=\['accuracy'\]"),
     "metrics=None": ({"metrics": None}, TypeError, "metrics must be a list of names or gpunn metrics, got None"),

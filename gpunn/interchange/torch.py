@@ -140,6 +140,9 @@ def from_torch(
     for name, array in state.items():
         groups.setdefault(_position(where, name), {})[name.partition(".")[2]] = array
     given = modules if isinstance(modules, Mapping) else _between(groups, modules)
+    wrong = [k for k in given if not isinstance(k, int) or k < 0]
+    if wrong:
+        raise TypeError(f"modules must name positions by whole numbers ≥ 0, got {wrong[0]!r}")
     made: list[Layer] = []
     for k in range(max([*groups, *given]) + 1):
         what = given.get(k)

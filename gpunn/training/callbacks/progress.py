@@ -36,22 +36,23 @@ class ProgressBar(Callback):
         self._bar, self._shown = None, -math.inf
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._epoch = epoch
+        self._epoch, self._steps = epoch, 0
+        self._done: float = epoch
         if self._bar is None:
+            self._numbers: dict[str, float] = {}
             options = {"desc": self._title(), "bar_format": FORMAT, "dynamic_ncols": True}
             self._bar = self._tqdm(total=self.params["epochs"], initial=epoch, **options)
-            self._numbers: dict[str, float] = {}
-        self._done: float = epoch
 
     def on_progress(self, steps: int, logs: dict[str, float] | None = None) -> None:
         all_steps = self.params.get("steps")
         # what was validated last stays to be seen
         self._numbers = {**self._numbers, **(logs or {})}
         self._done = self._epoch + (steps / all_steps if all_steps else 0)
+        self._steps = 0 if all_steps else steps
         self._draw()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._numbers, self._done = dict(logs or {}), epoch + 1
+        self._numbers, self._done, self._steps = dict(logs or {}), epoch + 1, 0
         if time.monotonic() - self._shown > BETWEEN:
             self._draw()
 
@@ -64,7 +65,8 @@ class ProgressBar(Callback):
 
     def _title(self) -> str:
         total = self.params["epochs"]
-        return f"epoch {self._epoch + 1:{len(str(total))}}/{total}"
+        step = f", step {self._steps}" if self._steps else ""
+        return f"epoch {self._epoch + 1:{len(str(total))}}/{total}{step}"
 
     def on_train_complete(self, logs: dict[str, float] | None = None) -> None:
         if self._bar is not None:
