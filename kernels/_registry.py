@@ -35,16 +35,20 @@ class Guard:
 
 @dataclass(frozen=True)
 class Combine:
-    """How a reduction joins two partial results: C++ text over a and b, NumPy ufunc, and the neutral element."""
+    """How a reduction joins two partial results: C++ text over a and b, NumPy ufunc, and the neutral element.
+
+    `picks` says that the result is one of the two, so that partial results need no wider type than the elements'.
+    """
 
     text: str
     ufunc: np.ufunc
     identity: float
+    picks: bool = False
 
 
 ADD = Combine("a + b", np.add, 0.0)
 # NaN wins on either side: a NaN a is kept by a != a, and a NaN b fails both comparisons
-MAX_OF_MAGNITUDES = Combine("(a > b || a != a) ? a : b", np.maximum, 0.0)
+MAX_OF_MAGNITUDES = Combine("(a > b || a != a) ? a : b", np.maximum, 0.0, picks=True)
 
 
 @dataclass(frozen=True)

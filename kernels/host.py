@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # -fno-trapping-math changes no result: without it comparisons that might meet NaN are not vectorised
 NUMERICS = ("-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
 FLAGS = ("-O3", *NUMERICS, "-std=c++17", "-fPIC", "-shared", "-w")
-LANES = 16
+LANES = 32
 BLOCK_ROWS = 64
 TILE = 256
 
@@ -305,7 +305,7 @@ def _reduction(kernel: Kernel) -> str:
     assert combine is not None
     operands = [o for o in kernel.signature.inputs if o.kind != "raw"]
     (out,) = kernel.signature.outputs
-    accumulator = _ctype(out)
+    accumulator = "T" if combine.picks and "T" in kernel.signature.variables else _ctype(out)
     lines = [_prologue(kernel), "  const long long n = sizes[0], m = sizes[1];"]
     for k, o in enumerate(operands):
         lines.append(f"  const long long rs_{o.name} = sizes[{2 + 2 * k}], cs_{o.name} = sizes[{3 + 2 * k}];")

@@ -74,7 +74,8 @@ def mean_half_squared_error(a, y, w):
 )
 def clip_log_loss(w, low, high, loss):
     """wℓ with ℓ = −log a_y as if a_y had been clipped to [ε, 1 − ε]: low = −log(1 − ε), high = −log ε. (E3)"""
-    return np.clip(loss, w * low, w * high)
+    least, most = w * low, w * high
+    return np.where(loss < least, least, np.where(loss > most, most, loss))
 
 
 @by_row(
