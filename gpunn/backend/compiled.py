@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -117,8 +118,9 @@ def blas(dtype: str) -> tuple[int, str] | None:
     if library() is None:
         return None
     try:
-        loaded = ctypes.CDLL(np._core._multiarray_umath.__file__)
-    except (OSError, AttributeError):
+        # what an extension module was linked with is found through it
+        loaded = ctypes.CDLL(str(importlib.import_module("numpy._core._multiarray_umath").__file__))
+    except (OSError, ImportError):
         return None
     for name in EXPORTED:
         name = name if dtype == "float32" else name.replace("sgemm", "dgemm")

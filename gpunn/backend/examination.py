@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .compiled import blas, library
 from .devices import DeviceError, choose
 from .faults import Fault, absent, broken, diagnose, no_device, two_wheels
 from .installation import dotted, system_driver, wheels
@@ -89,6 +90,7 @@ def doctor() -> Report:
         look.ask("NumPy", lambda: f"{np.__version__} with {_blas()}")
         look.ask("gpunn", _own_version)
         look.ask("CPU kernels", _host_kernels)
+        look.ask("CPU steps", _host_steps)
         look.ask("cache folder", _cache_folder)
         faults_of_the_cpu, look.faults = look.faults, []
         try:
@@ -174,6 +176,18 @@ def _host_kernels() -> str | Check:
     status = host.status()
     well = True if status.body == "compiled" else None
     return Check("CPU kernels", well, f"{status.body}: {status.reason}")
+
+
+def _host_steps() -> str | Check:
+    """Whether a whole step runs in compiled code on this CPU."""
+    if library() is None:
+        return Check("CPU steps", None, "launched one by one from Python, since nothing is compiled")
+    found = blas("float32")
+    if found is None:
+        return Check(
+            "CPU steps", None, "back to Python for each product: NumPy's BLAS exports none that could be called"
+        )
+    return f"compiled, one after another without Python; products by {found[1]}"
 
 
 def _cache_folder() -> str | Fault:

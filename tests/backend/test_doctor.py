@@ -97,7 +97,7 @@ def test_each_fault_has_its_verdict_and_its_remedy(fake_cupy, monkeypatch, break
 def test_a_gpu_that_works_is_well(fake_cupy):
     report = doctor()
     assert report.ok and report.verdict == "all is well; gpunn uses cuda:0" and report.remedy == ""
-    assert all(c.ok for c in report.checks if c.name != "CPU kernels")
+    assert all(c.ok for c in report.checks if c.name not in ("CPU kernels", "CPU steps"))
     assert check(report, "driver").detail == "supports CUDA 13.0; CuPy was built for 12.9"
     assert "Simulated GPU, 7.0 GiB of 8.0 GiB free" in check(report, "devices").detail
     assert check(report, "NVRTC").detail == "12.9"
@@ -319,3 +319,17 @@ def test_with_the_real_cupy_and_no_driver():
 def test_a_real_gpu_is_well():
     report = doctor()
     assert report.ok and report.verdict == "all is well; gpunn uses cuda:0", str(report)
+
+
+def test_the_doctor_says_how_steps_run(monkeypatch):
+    from gpunn.backend import examination
+
+    steps = lambda: next(c for c in doctor().checks if c.name == "CPU steps")  # noqa: E731
+    monkeypatch.setattr(examination, "blas", lambda dtype: (1, "cblas_sgemm"))
+    monkeypatch.setattr(examination, "library", lambda: object())
+    assert steps().ok is True
+    assert steps().detail.endswith("without Python; products by cblas_sgemm")
+    monkeypatch.setattr(examination, "blas", lambda dtype: None)
+    assert (steps().ok, steps().detail[:31]) == (None, "back to Python for each product")
+    monkeypatch.setattr(examination, "library", lambda: None)
+    assert (steps().ok, steps().detail[:19]) == (None, "launched one by one")
