@@ -276,7 +276,9 @@ def _known(labels: Any) -> np.ndarray:
     """Labels as a type that ONNX has: int64, float64, bool, or text (objects)."""
     array = np.asarray(labels)
     if array.dtype.kind == "O":
-        array = np.array(array.tolist())
+        typed = np.array(array.tolist())
+        # text and numbers together would all become text
+        array = typed if np.array_equal(typed.astype(object), array) else array
     if array.ndim != 1 or array.dtype.kind not in "biufU" or array.dtype == np.uint64:
         raise ValueError(f"labels must be whole numbers, text, truth values or floats, got {labels!r}")
     return array.astype({"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_, "U": object}[array.dtype.kind])

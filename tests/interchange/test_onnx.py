@@ -117,6 +117,14 @@ def test_by_hand(tmp_path):
     assert got.tolist() == [[5.5], [-8.5]]
 
 
+@pytest.mark.parametrize("epsilon", [1e-5, 0.25])
+def test_the_constant_of_layer_normalisation(tmp_path, epsilon):
+    """(−1, 1)/√(1 + ε)."""
+    net = gpunn.Sequential([gpunn.LayerNormalization(epsilon)], input_shape=2, dtype="float64")
+    got = exported(net, tmp_path / "m.onnx", np.array([[3.0, 5.0]]))
+    np.testing.assert_allclose(got, [[-((1 + epsilon) ** -0.5), (1 + epsilon) ** -0.5]], rtol=1e-14)
+
+
 def test_the_text_form_of_dropout_scales(tmp_path):
     net = gpunn.Sequential([gpunn.Dropout(0.25, form="textbook"), gpunn.Dropout(0.5)], input_shape=2)
     assert exported(net, tmp_path / "m.onnx", np.array([[4, -8]], "f4")).tolist() == [[3, -6]]
@@ -293,6 +301,7 @@ def test_regression(tmp_path, n_out):
         (1, "sigmoid", [], "labels must be two for a single output, got 0"),
         (2, "softmax", [1j, 2j], "labels must be whole numbers, text, truth values or floats"),
         (2, "softmax", [[1, 2], [3, 4]], "labels must be whole numbers"),
+        (2, "softmax", np.array([1, "a"], object), "labels must be whole numbers"),
         (2, "softmax", np.array([1, 2**64 - 1], np.uint64), "labels must be whole numbers"),
         (2, "tanh", [1, 2], "the last layer gives tanh outputs, which are not probabilities"),
     ],
