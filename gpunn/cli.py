@@ -23,6 +23,7 @@ from .loading import load
 from .model import Sequential
 from .tables import Amounts, Classes, Encoding, Frame, TableModel, read_csv, target_of, with_target
 from .training import DivergenceError, History, checkpoint
+from .training.callbacks import ModelCheckpoint
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 HELD_OUT = 5  # one row in five
@@ -80,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gpunn {options.command}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"gpunn {options.command}: interrupted, nothing was written", file=sys.stderr)
+        resumable = getattr(options, "resume", False)
+        what = "the same command goes on after the last whole epoch" if resumable else "nothing was written"
+        print(f"gpunn {options.command}: interrupted, {what}", file=sys.stderr)
         return 130
 
 
@@ -132,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     files = train.add_argument_group("files")
     files.add_argument("--out", metavar="FILE", help="the model (default: NAME.safetensors; the picture: NAME.png)")
     files.add_argument("--force", action="store_true", help="overwrite files that exist")
+    files.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep a checkpoint beside the model (NAME.checkpoint.safetensors) while training, and go on from the one "
+        "that an interrupted run of the same command left; it is removed when training has ended",
+    )
 
     predict = commands.add_parser(
         "predict", help="predict the target of a table's rows", description=PREDICT, formatter_class=layout
@@ -251,12 +260,17 @@ def _train(options: argparse.Namespace) -> int:
         print(f"{dropped} rows without a value in {data.target!r} are not used", file=sys.stderr)
     for note in encoding.notes:
         print(note, file=sys.stderr)
+    kept = model_file.with_suffix(".checkpoint.safetensors") if options.resume else None
+    if kept is not None and kept.exists():
+        print(f"going on from {kept}")
     history = net.fit(
         X[training],
         y[training],
         batch_size=batch_size,
         epochs=epochs,
         validation_data=(X[held_out], y[held_out]),
+        callbacks=[] if kept is None else [ModelCheckpoint(kept)],
+        resume=kept,
     )
     model = TableModel(net, encoding, data.source)
     score = _score(model, X[held_out], frame[data.target].iloc[held_out])
@@ -264,6 +278,8 @@ def _train(options: argparse.Namespace) -> int:
     picture = _png(figure, data.source)
     model.save(model_file)
     checkpoint.replace(picture_file, picture)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
     print(f"{score}\nmodel:   {model_file}\npicture: {picture_file}")
     return 0
 

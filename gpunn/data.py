@@ -119,7 +119,7 @@ def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.nda
         labels = host.argmax(axis=1)
     else:
         raise ValueError(f"class_weight needs classes, which loss {loss.name!r} does not have; use sample_weight")
-    if class_weight == "balanced":
+    if not isinstance(class_weight, dict):
         present, which, rows = np.unique(labels, return_inverse=True, return_counts=True)
         if not np.isin(present, range(classes)).all():
             raise ValueError("class_weight='balanced' needs targets that are 0 or 1; pass sample_weight")

@@ -423,7 +423,7 @@ class Sequential:
         """Train on what was checked: (X, y, weights or None), on `rows` of it where not all train, in the order that
         `order_of(epoch)` tells. A checkpoint is the file of `subject`, this network unless given."""
         n, n_in = training[0].shape[0] if rows is None else len(rows), training[0].shape[1]
-        facts = {"batch_size": batch_size, "shuffle": order_of is not None, "training data": print_of(training, n)}
+        facts = {"training data": print_of(training, n), "batch_size": batch_size, "shuffle": order_of is not None}
 
         def go(**run: Any) -> History:
             on_device = self._on_device(*training)
@@ -712,8 +712,8 @@ class Sequential:
         self._run.save(path)
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the network as an ONNX graph, as one step: input "X" (N, n_in), output "output" (N, n_out), N any number
-        of rows, which gives what `predict` gives.
+        """Write the network as an ONNX graph, as one step: input "X" (N, n_in), output "output" (N, n_out), for any
+        number N of rows, which gives what `predict` gives.
 
         ImportError without onnx (extra `onnx`), ValueError for a layer or an activation of one's own, RuntimeError
         before the number of inputs is known; OSError where writing fails, the old file whole.

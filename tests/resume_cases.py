@@ -121,6 +121,29 @@ def _after_another_fit():
     return net, data, options, []
 
 
+def _streamed():
+    def batches():
+        for k in range(0, ROWS, 6):
+            yield X[k : k + 6], LABELS[k : k + 6], WEIGHTS[k : k + 6] + 0.5
+
+    return _classifier(gpunn.Adam(0.02)), (batches,), {"validation_data": (VX, VLABELS)}, []
+
+
+def _watched():
+    """Metrics that are more than means, and the other callbacks."""
+    net = gpunn.Sequential([gpunn.Dense(8, "relu"), gpunn.Dropout(0.3), gpunn.Dense(1, "sigmoid")], seed=5)
+    watched = ["accuracy", "auc", "precision", "recall", "f1"]
+    net.compile(gpunn.Momentum(0.3), "binary_crossentropy", watched, device="cpu")
+    callbacks = [
+        gpunn.LearningRateScheduler(lambda epoch, rate: rate if epoch % 3 else 0.3 / (1 + epoch)),
+        gpunn.ReduceLROnPlateau("val_auc", factor=0.5, patience=1),
+        gpunn.EarlyStopping("val_auc", patience=20),
+        gpunn.TerminateOnNaN(),
+    ]
+    data = X, (LABELS[:, None] > 0).astype(int)
+    return net, data, {"validation_data": (VX, (VLABELS[:, None] > 0).astype(int))}, callbacks
+
+
 def _overflowing():
     """A validation loss that is infinite, in the history and among what a callback remembers."""
     net, data, _, _ = _regression([], dtype="float32")
@@ -148,6 +171,8 @@ CASES = {
     "a layer that thaws": _thawed,
     "after another fit": _after_another_fit,
     "infinite numbers": _overflowing,
+    "a stream": _streamed,
+    "all metrics and callbacks": _watched,
     "early stopping that waits": lambda: _regression(
         [gpunn.EarlyStopping("val_mae", patience=2, min_delta=0.1)], gpunn.SGD(0.05)
     ),
@@ -169,7 +194,7 @@ def run(name, path=None, *, stop=None, resume=False, epochs=EPOCHS):
         callbacks = [gpunn.ModelCheckpoint(path), *callbacks]
     if stop is not None:
         callbacks = [*callbacks, Stop(stop)]
-    options = {"batch_size": 8, "verbose": 0, **options}
+    options = {"verbose": 0, **options} if callable(data[0]) else {"batch_size": 8, "verbose": 0, **options}
     history = None
     try:
         history = net.fit(*data, epochs=epochs, callbacks=callbacks, resume=path if resume else None, **options)

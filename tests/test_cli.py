@@ -321,6 +321,75 @@ def test_ctrl_c_writes_nothing(run, table, folder, monkeypatch):
     assert os.listdir(folder) == ["flowers.csv"]
 
 
+# --- going on after an interruption ---------------------------------------------------------------------------------
+
+
+class _Interrupt(gpunn.Callback):
+    """Ctrl-C in an epoch."""
+
+    only_watches = True
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupted(run, monkeypatch):
+    """A run of the command that is interrupted in an epoch, counted from 0."""
+    fit = gpunn.Sequential.fit
+
+    def command(epoch, *arguments):
+        def stopped(net, *data, callbacks=(), **options):
+            return fit(net, *data, callbacks=[*callbacks, _Interrupt(epoch)], **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(gpunn.Sequential, "fit", stopped)
+            return run(*arguments)
+
+    return command
+
+
+def test_resume_goes_on_with_what_was_interrupted(run, interrupted, table, folder):
+    command = ["train", table, "--target", "sort", "--hidden", "8", "--epochs", "7"]
+    assert run(*command)[0] == 0
+    whole = gpunn.load("flowers.safetensors").net.get_weights()
+    again = [*command, "--out", "again.safetensors", "--resume"]
+    for epoch in (2, 5):
+        status, out, err = interrupted(epoch, *again)
+        assert status == 130
+        assert err.endswith("gpunn train: interrupted, the same command goes on after the last whole epoch\n")
+        assert ("going on from again.checkpoint.safetensors\n" in out) == (epoch == 5)
+        assert not os.path.exists("again.safetensors")
+        assert len(gpunn.load("again.checkpoint.safetensors").get_weights()) == len(whole)
+    status, out, err = run(*again)
+    assert status == 0 and "going on from again.checkpoint.safetensors" in out and "7/7" in err
+    for a, b in zip(gpunn.load("again.safetensors").net.get_weights(), whole, strict=True):
+        assert np.array_equal(a, b)
+    assert not [name for name in os.listdir(folder) if "checkpoint" in name]
+
+
+def test_resume_of_another_command_is_refused(run, interrupted, table):
+    command = ["train", table, "--target", "sort", "--resume"]
+    assert interrupted(1, *command, *QUICK)[0] == 130
+    kept = Path("flowers.checkpoint.safetensors").read_bytes()
+    status, _, err = run(*command, *QUICK, "--lr", "0.5")
+    assert status == 2
+    assert err.splitlines()[-1].startswith("gpunn train: error: flowers.checkpoint.safetensors: ")
+    assert "optimizer.learning_rate" in err and "delete the file" in err
+    assert Path("flowers.checkpoint.safetensors").read_bytes() == kept and not Path("flowers.safetensors").exists()
+    assert run(*command, *QUICK)[0] == 0
+
+
+def test_without_resume_there_is_no_checkpoint(interrupted, table, folder):
+    status, _, err = interrupted(1, "train", table, "--target", "sort", *QUICK)
+    assert status == 130 and err.endswith("gpunn train: interrupted, nothing was written\n")
+    assert os.listdir(folder) == ["flowers.csv"]
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "extra"),
     [
@@ -358,7 +427,7 @@ def test_help_fits_80_columns(run, monkeypatch, arguments):
 
 def test_train_help_names_every_option(run):
     out = run("train", "--help")[1]
-    options = "target task hidden activation dropout epochs batch-size optimizer lr seed device out force"
+    options = "target task hidden activation dropout epochs batch-size optimizer lr seed device out force resume"
     assert all(f"--{option}" in out for option in options.split())
 
 

@@ -173,7 +173,11 @@ FORGED = {
     "epochs below none": (lambda t, m: m["training"].update(done=-1), "its counts of epochs are 0 and -1"),
     "epochs that are true": (lambda t, m: m["training"].update(done=True), "its counts of epochs are 0 and True"),
     "epochs in part": (lambda t, m: m["training"].update(done=2.5), "its counts of epochs are 0 and 2.5"),
-    "epochs beyond all": (lambda t, m: m["training"].update(done=10**9), "holds 1000000000 epochs|history"),
+    "epochs beyond all": (
+        lambda t, m: m["training"].update(done=10**9),
+        "it holds 1000000000 epochs, more than epochs=9",
+    ),
+    "epochs that have no history": (lambda t, m: m["training"].update(done=5), "its history has 3 epochs, not 5"),
     "a first epoch below none": (lambda t, m: m["training"].update(first=-5), "its counts of epochs are -5 and 3"),
     "a rate below 0": (lambda t, m: m["training"].update(held_rate=-0.1), "its learning rate is -0.1"),
     "a rate that is text": (lambda t, m: m["training"].update(held_rate="1"), "its learning rate is '1'"),
@@ -192,7 +196,10 @@ FORGED = {
         "its history of 'loss' is not a number an epoch",
     ),
     "changed layers beyond": (lambda t, m: m["training"].update(changed={"7": {"units": 3}}), "not describe a fit"),
-    "changed layers before": (lambda t, m: m["training"].update(changed={"-1": {"l1": 3.0}}), "cannot be set|describe"),
+    "changed layers before": (
+        lambda t, m: m["training"].update(changed={"-1": {"l1": 3.0}}),
+        "does not describe a fit",
+    ),
     "changed layers in words": (lambda t, m: m["training"].update(changed={"a": {}}), "does not describe a fit"),
     "a method changed": (
         lambda t, m: m["training"].update(changed={"0": {"forward": None}}),
@@ -202,7 +209,10 @@ FORGED = {
         lambda t, m: m["training"].update(changed={"0": {"trainable": 0.5}}),
         r"layers\[0\].trainable cannot be set to 0.5",
     ),
-    "units changed": (lambda t, m: m["training"].update(changed={"0": {"units": 9}}), r"layers\[0\].units cannot be"),
+    "units changed": (
+        lambda t, m: m["training"].update(changed={"0": {"units": 9}}),
+        r"layers.0.W should be float64 \(6, 9\)",
+    ),
     "no moments": (lambda t, m: t.pop("training/moments/m"), "moments/m should be float64 .*, got nothing"),
     "moments of another": (
         lambda t, m: t.update({"training/moments/z": t["training/moments/m"]}),
@@ -295,7 +305,7 @@ def test_a_forged_fit_is_still_a_model_that_opens(whole, file):
     # but arrays that are nobody's are none of a model's
     del metadata["training"]
     checkpoint.write(file, tensors, metadata)
-    with pytest.raises(gpunn.CheckpointError, match="training/.* should be nothing"):
+    with pytest.raises(gpunn.CheckpointError, match=r"training/.* should be nothing"):
         gpunn.load(file)
 
 
@@ -337,7 +347,9 @@ contents = {
     "brackets": filled(known + b'"a":', b"[", b"", limit),
     "names": framed(known + b",".join(b'"%x":[]' % k for k in range(limit // 12)) + b"}"),
     "arrays": framed(
-        known + b",".join(b'"%x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % k for k in range(limit // 58)) + b"}"
+        known
+        + b",".join(b'"%x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % k for k in range(limit // 58))
+        + b"}"
     ),
     "metadata": framed(
         b'{"__metadata__":{"format":"gpunn","version":"1","metadata":"' + b"[]," * (limit // 3 - 40) + b'"}}'
@@ -392,7 +404,7 @@ def test_whatever_it_holds_is_answered_within_5_s_and_1_gib(whole, tmp_path):
 def test_a_model_whose_description_nobody_would_read_is_not_written(file):
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=2, seed=0)
     tensors, metadata = net.to_tensors()
-    with pytest.raises(ValueError, match="would have a header of .* bytes, but 10000000 are the most that is read"):
+    with pytest.raises(ValueError, match=r"would have a header of .* bytes; 10000000 are the most that is read"):
         checkpoint.write(file, tensors, metadata | {"more": "x" * checkpoint.HEADER_LIMIT})
     assert not list(file.parent.iterdir())
     checkpoint.write(file, tensors, metadata | {"more": "x" * (checkpoint.HEADER_LIMIT - 10_000)})

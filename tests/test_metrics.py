@@ -6,6 +6,8 @@ from oracles import oracle
 
 import gpunn
 from gpunn import losses, metrics
+from gpunn.kernels.state import Slot
+from gpunn.training import loop
 
 ROWS, COLUMNS = 23, 4
 BATCHES = [1, 5, 8, 23, 100]
@@ -410,6 +412,61 @@ def test_the_r2_of_an_epoch_is_over_its_rows(rng, X):
         if w[batch].any():
             walker.train_on_batch(X[batch], y[batch], sample_weight=w[batch])
     assert history["r2"][0] == pytest.approx(scores.r2_score(y, a, sample_weight=w), rel=1e-12)
+
+
+# --- on another device -----------------------------------------------------------------------------------------------
+
+ALL = ["accuracy", "precision", "recall", "f1", "auc", metrics.TopKCategoricalAccuracy(2)]
+
+
+@pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request):
+    """CuPy: the fake one, whose passes are no GPU results, and the real one where there is a GPU."""
+    if request.param == "simulated":
+        return request.getfixturevalue("fake_cupy")
+    import cupy
+
+    return cupy
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("form", ["labels", "labels of logits", "one-hot rows", "yes and no", "values"])
+def test_the_same_numbers_on_both_devices(rng, X, cuda, form, weighted):
+    """In training and on the validation set, with an odd last batch."""
+    w = _weights(rng, weighted)
+    last, loss, n_out, kind = FORMS.get(form, (None, "mse", 2, "values"))
+    y = rng.normal(size=(ROWS, n_out)) if kind == "values" else rng.integers(0, max(n_out, 2), size=ROWS)
+    y = np.eye(n_out)[y] if kind == "rows" else y[:, None] if kind == "columns" else y
+    watched = ["r2", "mae", "rmse"] if kind == "values" else ALL[:-1] if kind == "columns" else ALL
+    found = []
+    for device in ("cpu", "cuda"):
+        net = _net(n_out, last, loss, watched)
+        net.compile(gpunn.SGD(0.1), loss, watched, device=device)
+        data = (X[:9], y[:9]) if w is None else (X[:9], y[:9], w[:9])
+        history = net.fit(X, y, batch_size=5, epochs=2, sample_weight=w, validation_data=data, verbose=0).history
+        found.append(history | {"after": list(net.evaluate(X, y, batch_size=4, sample_weight=w).values())})
+    assert list(found[0]) == list(found[1]) and len(found[0]) == 2 * len(watched) + 3
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-10, err_msg=name)
+
+
+def test_metrics_in_a_step_on_the_device_only_launch(rng, X, fake_cupy):
+    """Nothing is read back, copied over or allocated, also where the outputs of all rows are kept."""
+    y = rng.integers(0, 4, size=ROWS)
+    net = _net(4, "softmax", LABELS, ALL)
+    net.compile("adam", LABELS, ALL, device="cuda")
+    net.train_on_batch(X, y)
+    data = net._on_device(X, y.astype(np.int32), None)
+    room = net._net.room(ROWS, weighted=False)
+    with loop.training_plan(net._net, ROWS, weighted=False) as plan:
+        step = loop.whole_step(plan, plan.source(data.X, data.y), plan.keep(room))
+        net._net.state[Slot.OFFSET] = 0
+        fake_cupy.state.calls.clear()
+        for launch in step:
+            launch()
+    seen = set(fake_cupy.state.calls)
+    assert {s for s in seen if not s.startswith("kernel ")} == {"matmul"}
+    assert {"kernel gpunn_count_labels", "kernel gpunn_keep_rows"} <= seen
 
 
 # --- metrics of one's own --------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ class Perceptron:
         if not lock.acquire(blocking=False):
             raise RuntimeError("fit is running already, in another thread or around a callback; use a clone of it")
         before, shared = dict(vars(self)), self.random_state
-        drawn = shared.get_state() if isinstance(shared, np.random.RandomState) else None
+        drawn = shared.get_state(legacy=False) if isinstance(shared, np.random.RandomState) else None
         self._validation_data, self._resume, self._moved = validation_data, resume, lambda: False
         try:
             yield
@@ -473,6 +473,10 @@ class Perceptron:
                     "partial_fit goes on with the network there is: leave activation, dropout, loss, out_activation, "
                     "optimizer and clipnorm as they were, or fit anew (warm_start=True keeps the weights)"
                 )
+            theta = self.net_._net.theta
+            if isinstance(theta, np.ndarray) and not theta.flags.writeable:
+                # joblib's memory maps are for reading
+                self.net_ = copy.deepcopy(self.net_)
             return self.net_.to(self.device)
         # only where dropout draws from it, so that scikit-learn's draws stay as they are
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0

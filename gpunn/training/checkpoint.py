@@ -50,7 +50,7 @@ def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata
         data = save(arrays, header)
         length = int.from_bytes(data[:8], "little")
         if length > HEADER_LIMIT:
-            raise ValueError(f"{path} would have a header of {length} bytes, but {HEADER_LIMIT} are the most that is read")
+            raise ValueError(f"{path} would have a header of {length} bytes; {HEADER_LIMIT} are the most that is read")
         file.write(data)
 
 
@@ -118,7 +118,7 @@ def _digest(arrays: dict[str, np.ndarray], metadata: str, version: int) -> str:
     for name in sorted(arrays):
         a = arrays[name]
         h.update(f"{name}\0{a.dtype.str}\0{a.shape}\0".encode())
-        h.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8))
+        h.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
     return h.hexdigest()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 
@@ -93,6 +95,12 @@ class History:
         return f"History({len(self.epoch)} epochs; last: {last})" if self.epoch else "History(0 epochs)"
 
 
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
+
+
 def _axes(given: Any, count: int) -> tuple[Any, list[Any]]:
     """The figure, and the axes of the panels, the user's or new ones: at most three beside one another."""
     if given is None:
@@ -102,12 +110,15 @@ def _axes(given: Any, count: int) -> tuple[Any, list[Any]]:
             raise ImportError('History.plot needs matplotlib: pip install "gpunn[plot]"') from None
         columns = min(count, 3 if count != 4 else 2)
         rows = -(-count // columns)
-        figure = Figure(figsize=(4.5 * columns, 3.4 * rows), layout="constrained")
+        figure: Any = Figure(figsize=(4.5 * columns, 3.4 * rows), layout="constrained")
+        # a notebook shows figures of pyplot by itself, others where they say how
+        figure._repr_png_ = partial(_png, figure)
         on = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax in on[count:]:
             ax.remove()
         return figure, list(on[:count])
-    on = list(given.ravel() if hasattr(given, "ravel") else given if isinstance(given, (list, tuple)) else [given])
-    if len(on) != count:
-        raise ValueError(f"axes: there are {count} panels to draw, but {len(on)} axes")
-    return on[0].figure, on
+    several = given.ravel() if hasattr(given, "ravel") else given
+    own = list(several) if hasattr(several, "__len__") else [several]
+    if len(own) != count:
+        raise ValueError(f"axes: there are {count} panels to draw, but {len(own)} axes")
+    return own[0].figure, own

@@ -262,47 +262,54 @@ class Run:
             difference = _difference(metadata[TRAINING]["facts"], self.facts())
             if difference:
                 raise CheckpointError(
-                    f"the checkpoint is of another fit: {difference}. Go on as it was begun, or begin anew elsewhere"
+                    f"the checkpoint is of another fit: {difference}. Go on as it was begun, or delete the file"
                 )
-            saved = self._saved(str(name), metadata[TRAINING], tensors)
+            saved = self._saved(str(name), metadata[TRAINING], tensors, epochs)
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from None
         except MISFITS as error:
             raise CheckpointError(f"{name}: its metadata does not describe a fit: {error!r}") from error
-        if saved.position.done > epochs:
-            raise CheckpointError(
-                f"{name} holds {saved.position.done} epochs, more than epochs={epochs}, which counts them in: ask for more"
-            )
         self.history = saved.history
         return saved
 
-    def _saved(self, path: str, training: dict[str, Any], tensors: dict[str, np.ndarray]) -> Saved:
+    def _saved(self, path: str, training: dict[str, Any], tensors: dict[str, np.ndarray], epochs: int) -> Saved:
+        """What the file holds, each part of it looked at before it is believed."""
         net = self.net
         extra = {name.removeprefix(PREFIX): a for name, a in tensors.items() if name.startswith(PREFIX)}
-        parameters, running = shapes_of(copy.deepcopy(net.layers), self.n_in)
+        layers = copy.deepcopy(net.layers)
+        self._check_changed(training["changed"])
+        for k, changed in training["changed"].items():
+            for name, value in changed.items():
+                setattr(layers[int(k)], name, value)
+        parameters, running = shapes_of(layers, self.n_in)
         shapes = parameters | running
         arrays = {name: extra.get(name, tensors.get(name)) for name in shapes}
         check_arrays(shapes, net.dtype, {name: a for name, a in arrays.items() if a is not None})
         count = sum(math.prod(shape) for shape in parameters.values())
-        moments = {f"moments/{name}": (count,) for name in net.optimizer.moments}
+        moments: Shapes = {f"moments/{name}": (count,) for name in net.optimizer.moments}
         check_arrays(moments, net.dtype, {n: a for n, a in extra.items() if n.startswith("moments/")})
         state = extra["state"]
         check_arrays({"state": (SIZE,)}, np.dtype(np.float64), {"state": state})
         seed = int(state[Slot.SEED_LOW]) | int(state[Slot.SEED_HIGH]) << 32
-        if seed != net.seed or state[Slot.BAD] != 0 or int(state[Slot.STEP]) != state[Slot.STEP] or state[Slot.STEP] < 0:
+        step = float(state[Slot.STEP])
+        if seed != net.seed or state[Slot.BAD] != 0 or step < 0 or not step.is_integer():
             raise CheckpointError("its state holds what no training gives")
         first, done, rate = training["first"], training["done"], training["held_rate"]
         if not all(type(number) is int and number >= 0 for number in (first, done)):
             raise CheckpointError(f"its counts of epochs are {first!r} and {done!r}")
         if not (rate is None or (type(rate) is float and 0 < rate < math.inf)):
             raise CheckpointError(f"its learning rate is {rate!r}")
+        if done > epochs:
+            raise CheckpointError(f"it holds {done} epochs, more than epochs={epochs}, which counts them in")
         history = History()
-        history.epoch = list(range(done))
         for name in training["history"]:
             values = extra[f"history/{name}"]
             if values.shape[1:] or len(values) > done or values.dtype != np.float64:
                 raise CheckpointError(f"its history of {name!r} is not a number an epoch")
             history.history[name] = values.tolist()
+        if len(history.history["loss"]) != done:
+            raise CheckpointError(f"its history has {len(history.history['loss'])} epochs, not {done}")
+        history.epoch = list(range(done))
         position = Position(
             first,
             done,
@@ -312,13 +319,13 @@ class Run:
             rate,
             training["changed"],
         )
-        self._check_changed(position.changed)
         return Saved(path, position, history, self._states(training["callbacks"], extra))
 
     def _check_changed(self, given: dict[str, dict[str, Any]]) -> None:
         """CheckpointError unless it says what to set on layers: a number, a word, or frozen or not."""
+        settings = {str(k): began["set"] for k, began in enumerate(self._began)}
         for k, changed in given.items():
-            known = self._began[int(k)]["set"]
+            known = settings[k]
             for name, value in changed.items():
                 plain = value is None or isinstance(value, (bool, int, float, str))
                 if name not in known or not plain or (name == "trainable" and not isinstance(value, bool)):

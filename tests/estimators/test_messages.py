@@ -179,8 +179,8 @@ INPUT = {
     "first partial_fit without classes": lambda m: classifier(m).partial_fit(X, LABELS),
     "a class that classes lacks": lambda m: classifier(m).partial_fit(X, LABELS, classes=[0, 1]),
     "a class that was not there": lambda m: classifier(m).fit(X, LABELS).partial_fit(X, LABELS + 1),
-    "other classes": lambda m: classifier(m).partial_fit(X, LABELS, classes=[0, 1, 2]).partial_fit(
-        X, LABELS, classes=[0, 1]
+    "other classes": lambda m: (
+        classifier(m).partial_fit(X, LABELS, classes=[0, 1, 2]).partial_fit(X, LABELS, classes=[0, 1])
     ),
     "partial_fit and early stopping": lambda m: regressor(m, early_stopping=True).partial_fit(X, VALUES),
     "partial_fit by lbfgs": lambda m: classifier(m, solver="lbfgs").partial_fit(X, LABELS, classes=[0, 1, 2]),

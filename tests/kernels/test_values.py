@@ -504,3 +504,72 @@ def test_metrics(body):
     a[2, 1] = 0.5
     np.testing.assert_allclose(body("absolute_error", a, y, w, out=term), w * np.abs(a - y).mean(axis=1), rtol=1e-15)
     np.testing.assert_allclose(body("squared_error", a, y, w, out=term), w * ((a - y) ** 2).mean(axis=1), rtol=1e-15)
+
+
+def test_counts_of_classes(body):
+    """Three rows of weights 1, 2 and 4: right, wrong, and an answer that is not a number, which is the largest."""
+    a = np.array([[0.1, 0.7, 0.2], [0.4, 0.2, 0.4], [0.1, np.nan, 0.9]])
+    w, labels = np.array([1.0, 2, 4]), np.array([1, 2, 1], np.int32)
+    right, said, wanted = out = tuple(np.full((3, 3), 7.0) for _ in range(3))
+    for name, y in (("count_labels", labels), ("count_largest", np.eye(3)[labels])):
+        body(name, a, y, w, out=out)
+        np.testing.assert_array_equal(said, [[0, 1, 0], [2, 0, 0], [0, 4, 0]])
+        np.testing.assert_array_equal(wanted, [[0, 1, 0], [0, 0, 2], [0, 4, 0]])
+        np.testing.assert_array_equal(right, [[0, 1, 0], [0, 0, 0], [0, 4, 0]])
+    y = np.array([[0.0, 1, 1], [1, 0, 1], [0, 1, 1]])
+    body("count_positives", a, y, w, out=out, threshold=0.4)
+    np.testing.assert_array_equal(said, [[0, 1, 0], [0, 0, 0], [0, 0, 4]])
+    np.testing.assert_array_equal(wanted, [[0, 1, 1], [2, 0, 2], [0, 4, 4]])
+    np.testing.assert_array_equal(right, [[0, 1, 0], [0, 0, 0], [0, 0, 4]])
+
+
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_the_largest_so_many(top, body):
+    """How many outputs stand before the label's: larger ones, equal ones to its left; NaN is the largest."""
+    nan = np.nan
+    a = np.array([[1, 2, 2, 0], [1, 2, 2, 0], [0, 0, 0, 0], [nan, 1, 2, nan], [nan, 1, 2, nan], [5, 4, nan, 2.0]])
+    w, labels, before = np.arange(1.0, 7), np.array([1, 2, 2, 0, 3, 0], np.int32), np.array([0, 1, 2, 0, 1, 1])
+    term = np.empty(6)
+    for name, y in (("sparse_top_k", labels), ("categorical_top_k", np.eye(4)[labels])):
+        np.testing.assert_array_equal(body(name, a, y, w, out=term, top=top), np.where(before < top, w, 0))
+
+
+def test_sums_about_the_mean(body):
+    """Of two batches in turn, far from 0: Σw(a − y)², the mean, Σw(y − mean)² and Σw, by column."""
+    far = 2.0**30
+    y = np.array([[0.0, far], [4, far + 4], [2, far], [2, far + 8], [8, far]])
+    a, w = y + np.array([1.0, 2]), np.array([1.0, 3, 2, 1, 1])
+    spread = np.zeros(10)
+    for rows in (slice(0, 2), slice(2, 5)):
+        v = w[rows] / w[rows].sum()
+        table = np.empty((len(v), 8))
+        body("spread_terms", a[rows], y[rows], y[rows][0], v, out=tuple(np.split(table, 4, axis=1)))
+        body(
+            "accumulate_spread", table.sum(axis=0), y[rows][0].copy(), state_array(WEIGHT=w[rows].sum()),
+            out=spread, count=2, columns=2,
+        )  # fmt: skip
+    # Σw = 8, Σw·1² and Σw·2²; means 26/8 and 20/8 beside `far`
+    np.testing.assert_allclose(spread[:2], [8, 32], rtol=1e-15)
+    np.testing.assert_allclose(spread[2:4] + spread[8:], [26 / 8, far + 20 / 8], rtol=1e-15)
+    squares = [w @ (y[:, 0] - 26 / 8) ** 2, w @ (y[:, 1] - far - 20 / 8) ** 2]
+    np.testing.assert_allclose(spread[4:6], squares, rtol=1e-14)
+    np.testing.assert_allclose(spread[6:8], 8, rtol=1e-15)
+    # a batch without weight, or after a bad one, changes nothing
+    before = spread.copy()
+    for state in (state_array(SKIP=1), state_array(BAD=1)):
+        body("accumulate_spread", table.sum(axis=0), y[0].copy(), state, out=spread, count=2, columns=2)
+    np.testing.assert_array_equal(spread, before)
+
+
+def test_what_is_kept_of_rows(body):
+    """It goes where the batch begins; a weight is the row's own, not its share of the batch."""
+    x, state = np.arange(6.0).reshape(3, 2), state_array(OFFSET=4, WEIGHT=8)
+    kept = np.zeros((8, 2))
+    body("keep_rows", x, state, out=kept)
+    np.testing.assert_array_equal(kept, [[0, 0]] * 4 + [[0, 1], [2, 3], [4, 5]] + [[0, 0]])
+    labels, places = np.array([5, 6, 7], np.int32), np.zeros(8, np.int32)
+    body("keep_labels", labels, state, out=places)
+    np.testing.assert_array_equal(places, [0, 0, 0, 0, 5, 6, 7, 0])
+    weights = np.zeros(8)
+    body("keep_weights", np.array([0.25, 0.5, 0.25], np.float32), state, out=weights)
+    np.testing.assert_array_equal(weights, [0, 0, 0, 0, 2, 4, 2, 0])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from oracles import oracle
 from snapshots import bits, nothing_moves, state_of, weights_of
 
 import gpunn
@@ -156,6 +157,37 @@ def test_class_weights_of_one_hot_rows_and_of_yes_and_no(outputs, activation, lo
         net.compile("adam", loss).fit(X, y, verbose=0, **options)
         nets.append(net)
     assert weights_of(nets[0]) == weights_of(nets[1])
+
+
+@pytest.mark.parametrize("sample_weight", [None, np.linspace(0.5, 2, 23)])
+def test_balanced_classes_weigh_the_same_in_all(sample_weight):
+    """n/(k · rows of the class), as scikit-learn's compute_class_weight, over the rows that train."""
+    y = np.array([0] * 11 + [2] * 5 + [0] * 4 + [1] * 3)
+    rows = 18  # four fifths of 23, among them 13 of class 0, 5 of class 2 and none of class 1
+    counts = {0: 13, 2: 5}
+    weights = {c: rows / (2 * count) for c, count in counts.items()}
+    assert sum(weights[c] * count for c, count in counts.items()) == rows
+    one, other = _net(), _net()
+    options = {"validation_split": 0.2, "sample_weight": sample_weight, "verbose": 0, "epochs": 2}
+    a = one.fit(X, y, class_weight="balanced", **options).history
+    assert other.fit(X, y, class_weight=weights, **options).history == a
+    assert weights_of(one) == weights_of(other)
+
+
+def test_balanced_against_sklearn():
+    scikit = oracle("sklearn.utils.class_weight")
+    y = RNG.integers(0, 2, size=(23, 1))
+    wanted = scikit.compute_sample_weight("balanced", y[:, 0])
+    nets = []
+    for options in ({"class_weight": "balanced"}, {"sample_weight": wanted}):
+        net = gpunn.Sequential([gpunn.Dense(1, "sigmoid")], input_shape=4, seed=1)
+        net.compile("adam", "binary_crossentropy").fit(X, y, verbose=0, **options)
+        nets.append(net)
+    assert weights_of(nets[0]) == weights_of(nets[1])
+    with pytest.raises(ValueError, match="class_weight='balanced' needs targets that are 0 or 1"):
+        nets[0].fit(X, 0.5 * y, class_weight="balanced", verbose=0)
+    with pytest.raises(ValueError, match="class_weight='balanced' needs all rows, and this is one batch"):
+        nets[0].train_on_batch(X, y, class_weight="balanced")
 
 
 def test_uniform_weights_change_nothing():

@@ -300,7 +300,7 @@ def _freeze(net):
         ("training data.weights is False in the file and True here", {"sample_weight": np.ones(29)}),
         ("validation data.rows is 13 in the file and 12 here", {"validation_data": (VX[:12], VX[:12, :1])}),
         ("validation data.weights is False", {"validation_data": (VX, VX[:, :1], np.ones(13))}),
-        ("holds 2 epochs, more than epochs=1, which counts them in", {"epochs": 1}),
+        ("it holds 2 epochs, more than epochs=1, which counts them in", {"epochs": 1}),
         ("callbacks is .'EarlyStopping'. in the file and .. here", {"callbacks": []}),
         (
             r"callbacks\[0\] is 'EarlyStopping' in the file and 'Halve' here",

@@ -1,0 +1,33 @@
+"""`python -m benchmarks COMMAND`: each command is a module of its own here, with HELP, `add_arguments` and `run`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import cpu
+
+COMMANDS = {"cpu": cpu}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    found = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="How gpunn compares. From the checkout's root; see benchmarks/README.md.",
+    )
+    commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=module.HELP))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    arguments = parser().parse_args(argv)
+    return COMMANDS[arguments.command].run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

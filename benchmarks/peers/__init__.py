@@ -1,0 +1,30 @@
+"""The contestants, one file each, with one interface; nothing but a worker process imports them.
+
+A module has a function `prepare(task, threads)` that gives a `Prepared`, and `PACKAGES`, the packages whose versions
+count. What `Prepared` computes is done when a method returns.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Prepared(Protocol):
+    """A contestant with a net, in the state that training has brought it to."""
+
+    def losses(self, n: int) -> list[float]:
+        """The losses before each of the first steps, n or more of them, which it takes; called once, first."""
+
+    def train(self, epochs: int) -> None:
+        """Train for so many epochs, the rows of each in the task's order for it. For `fit`: from the beginning."""
+
+    def predict(self) -> np.ndarray:
+        """aᴸ (rows, n_out) of the task's rows, on the host: values or probabilities."""
+
+    def weights(self) -> list[np.ndarray]:
+        """[W1, b1, W2, b2, …] as they are now, with W (n_in, n_out)."""
+
+    def setup(self) -> None:
+        """A new model, from its constructor to the end of its first step, on one batch. Only for mode "setup"."""

@@ -1,0 +1,48 @@
+"""JAX with a whole epoch as one computation: `lax.scan` over its steps."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from ..nets import PREDICTION_ROWS, Net
+from ..translator import Task
+from .jax_jit import Array, JaxJit, State, outputs, set_up, step
+
+PACKAGES = ("jax", "jaxlib", "numpy")
+
+
+class JaxScan(JaxJit):
+    """As `JaxJit`, without Python between the steps of an epoch or the blocks of a prediction."""
+
+    def compile(self, net: Net) -> None:
+        """The functions that are jitted, for this net."""
+
+        def one_epoch(state: State, X: Array, y: Array, order: Array) -> tuple[State, Array]:
+            return jax.lax.scan(lambda state, rows: step(state, X, y, rows, net), state, order)
+
+        def all_outputs(p: list[Array], X: Array) -> Array:
+            blocks = X.reshape(-1, PREDICTION_ROWS, X.shape[1])
+            return jax.lax.map(lambda x: outputs(p, x, net), blocks).reshape(X.shape[0], -1)
+
+        self.one_epoch = jax.jit(one_epoch, donate_argnums=0)
+        self.all_outputs = jax.jit(all_outputs)
+
+    def losses(self, n: int) -> list[float]:
+        """Of a whole epoch, which is what is compiled."""
+        self.state, found = self.one_epoch(self.state, self.X, self.y, self.order())
+        return [float(loss) for loss in np.asarray(found)]
+
+    def train(self, epochs: int) -> None:
+        for _ in range(epochs):
+            self.state, _ = self.one_epoch(self.state, self.X, self.y, self.order())
+        jax.block_until_ready(self.state)
+
+    def predict(self) -> np.ndarray:
+        return np.asarray(self.all_outputs(self.state["p"], self.X))
+
+
+def prepare(task: Task, threads: int) -> JaxScan:
+    """`threads` is what the environment has told XLA before it was imported."""
+    set_up(task)
+    return JaxScan(task)

@@ -1,0 +1,113 @@
+"""NumPy as a textbook would write it: one expression an equation, nothing fused, nothing reused. Also the reference,
+in float64, for everybody's losses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..nets import PREDICTION_ROWS
+from ..translator import BETA_1, BETA_2, EPSILON, Task
+
+PACKAGES = ("numpy",)
+
+
+class NumpyPlain:
+    """Weights and moments as lists of arrays; `rule` is the form of Adam."""
+
+    def __init__(self, task: Task, rule: str) -> None:
+        self.task, self.rule = task, rule
+        self.W = [w.copy() for w in task.weights[0::2]]
+        self.b = [b.copy() for b in task.weights[1::2]]
+        self.m = [np.zeros_like(p) for p in self.W + self.b]
+        self.v = [np.zeros_like(p) for p in self.W + self.b]
+        self.t = self.epoch = 0
+
+    def forward(self, x: np.ndarray) -> list[np.ndarray]:
+        """[a⁰, a¹, …, zᴸ] (E1, E2)."""
+        a = [x]
+        for k, (W, b) in enumerate(zip(self.W, self.b, strict=True)):
+            z = a[-1] @ W + b
+            a.append(np.maximum(z, 0) if k < len(self.W) - 1 else z)
+        return a
+
+    def output_error(self, z: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+        """C and δᴸ (E3, E4)."""
+        n = len(z)
+        if self.task.net.loss == "half_squared_error":
+            return float(0.5 * ((z - y) ** 2).sum() / n), (z - y) / n
+        shifted = z - z.max(axis=1, keepdims=True)
+        e = np.exp(shifted)
+        total = e.sum(axis=1, keepdims=True)
+        rows = np.arange(n)
+        loss = float((np.log(total[:, 0]) - shifted[rows, y]).mean())
+        p = e / total
+        p[rows, y] -= 1
+        return loss, p / n
+
+    def step(self, x: np.ndarray, y: np.ndarray) -> float:
+        """The six steps of the procedure; the loss before the update."""
+        a = self.forward(x)
+        loss, delta = self.output_error(a[-1], y)
+        dW: list[np.ndarray] = []
+        db: list[np.ndarray] = []
+        for k in reversed(range(len(self.W))):
+            dW.insert(0, a[k].T @ delta)
+            db.insert(0, delta.sum(axis=0))
+            if k:
+                delta = (delta @ self.W[k].T) * (a[k] > 0)
+        self.update(dW + db)
+        return loss
+
+    def update(self, gradients: list[np.ndarray]) -> None:
+        """SGD, or Adam in either form (E8)."""
+        self.t += 1
+        lr = self.task.net.learning_rate
+        c1, c2 = 1 - BETA_1**self.t, math.sqrt(1 - BETA_2**self.t)
+        for k, (p, g) in enumerate(zip(self.W + self.b, gradients, strict=True)):
+            if self.task.net.rule == "sgd":
+                p -= lr * g
+                continue
+            self.m[k] = BETA_1 * self.m[k] + (1 - BETA_1) * g
+            self.v[k] = BETA_2 * self.v[k] + (1 - BETA_2) * g**2
+            if self.rule == "pytorch":
+                p -= lr / c1 * self.m[k] / (np.sqrt(self.v[k]) / c2 + EPSILON)
+            else:
+                p -= lr * c2 / c1 * self.m[k] / (np.sqrt(self.v[k]) + EPSILON)
+
+    def steps(self, n: int) -> list[float]:
+        """The losses of n steps of the epoch that comes."""
+        X, y, batch = self.task.X, self.task.y, self.task.net.batch
+        order = self.task.order(self.epoch)
+        self.epoch += 1
+        found = []
+        for start in range(0, n * batch, batch):
+            rows = order[start : start + batch]
+            found.append(self.step(X[rows], y[rows]))
+        return found
+
+    def losses(self, n: int) -> list[float]:
+        return self.steps(n)
+
+    def train(self, epochs: int) -> None:
+        for _ in range(epochs):
+            self.steps(self.task.net.steps)
+
+    def predict(self) -> np.ndarray:
+        X, parts = self.task.X, []
+        for start in range(0, len(X), PREDICTION_ROWS):
+            z = self.forward(X[start : start + PREDICTION_ROWS])[-1]
+            if self.task.net.loss == "crossentropy":
+                e = np.exp(z - z.max(axis=1, keepdims=True))
+                z = e / e.sum(axis=1, keepdims=True)
+            parts.append(z)
+        return np.concatenate(parts)
+
+    def weights(self) -> list[np.ndarray]:
+        return [p for pair in zip(self.W, self.b, strict=True) for p in pair]
+
+
+def prepare(task: Task, threads: int, rule: str = "pytorch") -> NumpyPlain:
+    """`threads` is what the environment has told BLAS."""
+    return NumpyPlain(task, rule)

@@ -1,0 +1,81 @@
+"""PyTorch, eager, with its fused optimisers, as its users write it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..nets import PREDICTION_ROWS, Net
+from ..translator import BETA_1, BETA_2, EPSILON, Task
+
+PACKAGES = ("torch", "numpy")
+
+
+def cost(net: Net, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """C of a batch, the mean over its rows."""
+    if net.loss == "half_squared_error":
+        # `mean` is over all elements: for one output, over the rows
+        return 0.5 * F.mse_loss(z, y)
+    return F.cross_entropy(z, y)
+
+
+class TorchEager:
+    """An `nn.Sequential` with the task's weights, transposed, and its optimiser."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.epoch = task, 0
+        self.X, self.y = torch.from_numpy(task.X), torch.from_numpy(task.y)
+        sizes, layers = task.net.sizes, []
+        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+            layers += [torch.nn.Linear(n_in, n_out, dtype=self.X.dtype), torch.nn.ReLU()]
+        self.model = torch.nn.Sequential(*layers[:-1])
+        with torch.no_grad():
+            for p, w in zip(self.model.parameters(), task.weights, strict=True):
+                p.copy_(torch.from_numpy(np.ascontiguousarray(w.T)))
+        lr = task.net.learning_rate
+        if task.net.rule == "sgd":
+            self.rule: torch.optim.Optimizer = torch.optim.SGD(self.model.parameters(), lr, fused=True)
+        else:
+            betas = (BETA_1, BETA_2)
+            self.rule = torch.optim.Adam(self.model.parameters(), lr, betas, eps=EPSILON, fused=True)
+
+    def batches(self) -> tuple[torch.Tensor, ...]:
+        """The rows of each step of the epoch that comes."""
+        order = torch.from_numpy(self.task.order(self.epoch))
+        self.epoch += 1
+        return order.split(self.task.net.batch)
+
+    def step(self, rows: torch.Tensor) -> torch.Tensor:
+        """One step; the loss before it."""
+        x, y = self.X.index_select(0, rows), self.y.index_select(0, rows)
+        self.rule.zero_grad(set_to_none=True)
+        loss = cost(self.task.net, self.model(x), y)
+        loss.backward()
+        self.rule.step()
+        return loss
+
+    def losses(self, n: int) -> list[float]:
+        return [self.step(rows).item() for rows in self.batches()[:n]]
+
+    def train(self, epochs: int) -> None:
+        for _ in range(epochs):
+            for rows in self.batches():
+                self.step(rows)
+
+    @torch.inference_mode()
+    def predict(self) -> np.ndarray:
+        parts = []
+        for x in self.X.split(PREDICTION_ROWS):
+            z = self.model(x)
+            parts.append(F.softmax(z, dim=1) if self.task.net.loss == "crossentropy" else z)
+        return torch.cat(parts).numpy()
+
+    def weights(self) -> list[np.ndarray]:
+        return [p.detach().numpy().T.copy() for p in self.model.parameters()]
+
+
+def prepare(task: Task, threads: int) -> TorchEager:
+    """PyTorch with so many threads."""
+    torch.set_num_threads(threads)
+    return TorchEager(task)

@@ -1,0 +1,199 @@
+"""A result as pictures: time of a step by net, ratio to the best peer, the sweeps, memory. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from .results import Row
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter  # noqa: E402
+
+# a colour is a family, a marker tells its members apart; the same in every picture
+STYLES = {
+    "gpunn": ("#d1495b", "o"),
+    "gpunn-watched": ("#d1495b", "^"),
+    "gpunn-estimator": ("#d1495b", "s"),
+    "scikit-learn": ("#edae49", "s"),
+    "torch-eager": ("#7a5195", "v"),
+    "torch-compiled": ("#7a5195", "D"),
+    "jax-jit": ("#2e86ab", "v"),
+    "jax-scan": ("#2e86ab", "D"),
+    "numpy": ("#5a8f5a", "P"),
+    "floor": ("#888888", "_"),
+}
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}")
+
+
+def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]:
+    """Write the pictures that the result has numbers for, and return their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        f"{device}.png": times(result["rows"]),
+        f"{device}-ratios.png": ratios(result["rows"]),
+        f"{device}-sweeps.png": sweeps(result.get("sweeps", [])),
+        f"{device}-memory.png": memory(result["rows"]),
+    }
+    names = []
+    for name, figure in drawn.items():
+        if figure is not None:
+            figure.savefig(folder / name, dpi=110)
+            plt.close(figure)
+            names.append(name)
+    return names
+
+
+def _threads(n: int) -> str:
+    return "one thread" if n == 1 else f"{n} threads"
+
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["us_per_step"] is not None]
+
+
+def _grid(rows: Sequence[Row], modes: Sequence[str], height: float) -> tuple[Any, dict[tuple[str, int], Axes]]:
+    """A column of axes a mode, a row a number of threads."""
+    threads = sorted({row["threads"] for row in rows})
+    modes = [mode for mode in modes if any(row["mode"] == mode for row in rows)]
+    size = (1.2 + 4.6 * len(modes), 0.9 + height * len(threads))
+    figure, axes = plt.subplots(len(threads), len(modes), figsize=size, squeeze=False, layout="constrained")
+    return figure, {(m, n): axes[r][c] for r, n in enumerate(threads) for c, m in enumerate(modes)}
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = [name for name in STYLES if name in handles] + [name for name in handles if name not in STYLES]
+    figure.legend(
+        [handles[n] for n in order], order, loc="outside lower center", ncols=min(5, len(order)), frameon=False
+    )
+
+
+def times(rows: Sequence[Row]) -> Any:
+    """µs of a step by net and contestant; None without numbers."""
+    rows = _measured(rows)
+    if not rows:
+        return None
+    figure, grid = _grid(rows, ("train", "fit", "predict"), 3.1)
+    titles = {"train": "training", "fit": "fit", "predict": "prediction"}
+    for (mode, n), ax in grid.items():
+        of = [row for row in rows if (row["mode"], row["threads"]) == (mode, n)]
+        nets = list(dict.fromkeys(row["net"] for row in of))
+        names = [name for name in STYLES if any(row["contestant"] == name for row in of)]
+        for k, name in enumerate(names):
+            mine = [row for row in of if row["contestant"] == name]
+            colour, marker = STYLES[name]
+            x = [nets.index(row["net"]) + 0.6 * ((k + 0.5) / len(names) - 0.5) for row in mine]
+            ax.plot(x, [row["us_per_step"] for row in mine], marker, color=colour, label=name, ms=7, mew=1.6)
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(PLAIN)
+        ax.set_xticks(range(len(nets)), nets)
+        ax.set_xlim(-0.5, len(nets) - 0.5)
+        for edge in range(len(nets) - 1):
+            ax.axvline(edge + 0.5, color="#dddddd", lw=0.8)
+        ax.grid(axis="y", color="#eeeeee")
+        ax.set_axisbelow(True)
+        ax.set_title(f"{titles[mode]}, {_threads(n)}")
+        ax.set_ylabel("µs a step")
+    _legend(figure, grid.values())
+    return figure
+
+
+def ratios(rows: Sequence[Row]) -> Any:
+    """Medians and quartiles of the ratio of gpunn to the best peer, by net; None without numbers."""
+    ours = [row for row in _measured(rows) if row["contestant"] in ("gpunn", "gpunn-estimator")]
+    ours = [row for row in ours if row.get("ratio_to_best_peer") is not None and row["mode"] != "setup"]
+    ours = [row for row in ours if row["contestant"] == "gpunn" or row["mode"] == "fit"]
+    if not ours:
+        return None
+    figure, grid = _grid(ours, ("train", "fit", "predict"), 2.6)
+    titles = {"train": "training", "fit": "fit, beside scikit-learn's", "predict": "prediction"}
+    for (mode, n), ax in grid.items():
+        of = [row for row in ours if (row["mode"], row["threads"]) == (mode, n)]
+        for k, row in enumerate(of):
+            low, high = row["ratio_to_best_peer_quartiles"]
+            colour = STYLES[row["contestant"]][0]
+            ax.plot([k, k], [low, high], color=colour, lw=2)
+            ax.plot([k], [row["ratio_to_best_peer"]], "o", color=colour, ms=8)
+            ax.annotate(
+                f"{row['ratio_to_best_peer']:.2f}", (k, high), (0, 5), textcoords="offset points", ha="center"
+            )
+        ax.axhline(1, color="#444444", lw=1)
+        top = max(1.0, *(row["ratio_to_best_peer_quartiles"][1] for row in of)) if of else 1.0
+        ax.set_ylim(0, 1.2 * top)
+        ax.set_xlim(-0.5, max(1, len(of)) - 0.5)
+        ax.set_xticks(range(len(of)), [f"{row['net']}\n{row['best_peer']}" for row in of], fontsize=8)
+        ax.set_title(f"{titles[mode]}, {_threads(n)}")
+        ax.set_ylabel("gpunn ÷ best peer")
+        ax.grid(axis="y", color="#eeeeee")
+        ax.set_axisbelow(True)
+    return figure
+
+
+def sweeps(rows: Sequence[Row]) -> Any:
+    """µs of a training step as batch and as width grow; None without numbers."""
+    rows = _measured(rows)
+    if not rows:
+        return None
+    names = list(dict.fromkeys(row["sweep"] for row in rows))
+    figure, axes = plt.subplots(1, len(names), figsize=(1 + 4.8 * len(names), 4.4), squeeze=False, layout="constrained")
+    labels = {"batch": "rows of a batch (128-256-256-10)", "width": "width w (128-w-w-10, batch 128)"}
+    for ax, sweep in zip(axes[0], names, strict=True):
+        of = [row for row in rows if row["sweep"] == sweep]
+        for name, (colour, marker) in STYLES.items():
+            mine = sorted((row["at"], row["us_per_step"]) for row in of if row["contestant"] == name)
+            if mine:
+                line = "--" if name == "floor" else "-"
+                ax.plot(*zip(*mine, strict=True), line, marker=marker, color=colour, label=name, ms=5)
+        points = sorted({row["at"] for row in of})
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.xaxis.set_major_locator(FixedLocator(points))
+        ax.xaxis.set_major_formatter(PLAIN)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_formatter(PLAIN)
+        ax.grid(color="#eeeeee")
+        ax.set_xlabel(labels.get(sweep, sweep))
+        ax.set_ylabel("µs a training step")
+        ax.set_title(_threads(of[0]["threads"]))
+    _legend(figure, axes[0])
+    return figure
+
+
+def memory(rows: Sequence[Row]) -> Any:
+    """Peak memory of a training process with its imports, and beyond them, by net; None without numbers."""
+    rows = [row for row in _measured(rows) if row.get("peak_mib") is not None]
+    if not rows:
+        return None
+    n = min(row["threads"] for row in rows)
+    rows = [row for row in rows if row["threads"] == n]
+    nets = list(dict.fromkeys(row["net"] for row in rows))
+    names = [name for name in STYLES if any(row["contestant"] == name for row in rows)]
+    figure, axes = plt.subplots(
+        1, len(nets), figsize=(1.6 + 2.5 * len(nets), 1.2 + 0.3 * len(names)), squeeze=False, layout="constrained"
+    )
+    for ax, net in zip(axes[0], nets, strict=True):
+        mine = {row["contestant"]: row for row in rows if row["net"] == net}
+        for k, name in enumerate(names):
+            if name not in mine:
+                continue
+            peak, beyond = mine[name]["peak_mib"], mine[name]["peak_beyond_imports_mib"]
+            colour = STYLES[name][0]
+            ax.barh(k, peak - beyond, color=colour, alpha=0.35)
+            ax.barh(k, beyond, left=peak - beyond, color=colour)
+            ax.annotate(f"{peak:.0f}", (peak, k), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.set_yticks(range(len(names)), names if ax is axes[0][0] else [""] * len(names))
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1.25 * max(row["peak_mib"] for row in mine.values()))
+        ax.set_title(net)
+    figure.suptitle(f"Peak memory of a training process, MiB: imports pale, the rest full ({_threads(n)})", fontsize=11)
+    return figure

@@ -1,0 +1,34 @@
+"""Medians and quartiles of per-round ratios: what is quoted, since absolute times on a shared machine are not stable."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Quartiles(NamedTuple):
+    """The lower quartile, the median and the upper quartile."""
+
+    lower: float
+    median: float
+    upper: float
+
+
+def quartiles(values: Sequence[float]) -> Quartiles:
+    """By linear interpolation between the ordered values, the least and the largest included. ValueError for none."""
+    if not values:
+        raise ValueError("no values to take quartiles of")
+    if len(values) == 1:
+        return Quartiles(values[0], values[0], values[0])
+    return Quartiles(*statistics.quantiles(values, n=4, method="inclusive"))
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Quartiles:
+    """The quartiles of ours/theirs, round by round. ValueError where the rounds are not the same number."""
+    return quartiles([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def best(times: Mapping[str, Sequence[float]]) -> str | None:
+    """Whose median is smallest; None where there is nobody."""
+    return min(times, key=lambda name: statistics.median(times[name]), default=None)

@@ -1,0 +1,204 @@
+"""A result as Markdown: tables of times and ratios, what was not measured, and the goals at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .goals import Verdict
+from .nets import NETS, PREDICTION_ROWS
+from .results import Row
+
+TITLES = {
+    "train": "Training, µs a step",
+    "fit": "`fit` from beginning to end, µs a step",
+    "predict": "Prediction, µs for as many rows as a batch has",
+    "setup": "A new model and its first step, µs",
+}
+
+
+def markdown(result: dict[str, Any], verdicts: Sequence[Verdict], pictures: Sequence[str] = ()) -> str:
+    """The whole report."""
+    rows = result["rows"]
+    parts = [_head(result)]
+    parts += [f"![{name}]({name})" for name in pictures]
+    parts += ["## gpunn beside the best peer and the floor", _summary(rows)]
+    for mode, title in TITLES.items():
+        for threads in sorted({row["threads"] for row in rows}):
+            of = [row for row in rows if row["mode"] == mode and row["threads"] == threads]
+            if any(row["us_per_step"] is not None for row in of):
+                parts += [f"## {title}, {_threads(threads)}", _times(of)]
+    for name, title, note in (
+        ("first_step_s", "Time to the first step, s", "From the weights to the end of the first step, compilation "
+         "included (caches of compiled code as they were found), imports not."),
+        ("peak_mib", "Peak memory of a training process, MiB", "With all imports; in brackets beyond what they take."),
+    ):  # fmt: skip
+        table = _by_contestant(rows, name)
+        if table:
+            parts += [f"## {title}", note, table]
+    for sweep in dict.fromkeys(row["sweep"] for row in result.get("sweeps", [])):
+        parts += [f"## As the {sweep} grows, µs a training step", _sweep(result["sweeps"], sweep)]
+    parts += ["## Not measured", _unmeasured([*rows, *result.get("sweeps", [])])]
+    parts += ["## Goals", _goals(verdicts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, the first column to the left."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people: so many significant digits, never an exponent; a dash where there is none."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{digits}g}")
+    whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
+    if whole >= digits:
+        return f"{rounded:,.0f}".replace(",", " ")
+    if whole:
+        return f"{rounded:.{digits - whole}f}"
+    return f"{rounded:.{digits}f}".rstrip("0") if abs(rounded) >= 0.01 else f"{rounded:.{digits + 3}f}".rstrip("0")
+
+
+def _threads(n: int) -> str:
+    return "one thread" if n == 1 else f"{n} threads"
+
+
+def _head(result: dict[str, Any]) -> str:
+    m = result["machine"]
+    versions = ", ".join(f"{name} {v}" for name, v in m["versions"].items())
+    lines = [
+        "# Benchmarks on the CPU",
+        "",
+        f"Made by `{m['command']}`; not to be edited.",
+        "",
+        f"{m['cpu']}, {m['cores']} cores, {m['system']} {m['architecture']}. Python {m['python']}; {versions}. "
+        f"BLAS {m['blas']}; compiler {m['compiler']}. {m['precision']}, seed {m['seed']}, commit {m['commit']}, "
+        f"{m['date']}. {m['rounds']} rounds of windows of {m['seconds']} s at least.",
+    ]
+    if m["rounds"] < 9:
+        lines += ["", f"**A quick look: {m['rounds']} rounds where 9 are needed for figures that can be quoted.**"]
+    nets = [NETS[name] for name in dict.fromkeys(row["net"] for row in result["rows"]) if name in NETS]
+    shown = [
+        (n.name, "-".join(map(str, n.sizes)), str(n.batch), str(n.rows), "SGD" if n.rule == "sgd" else "Adam", n.loss)
+        for n in nets
+    ]
+    lines += ["", table(("net", "sizes", "batch", "rows", "rule", "loss"), shown), ""]
+    lines.append(
+        "Ratios are medians of per-round ratios, in brackets their quartiles; below 1 gpunn is faster. The floor is the "
+        f"matrix products of a step alone. A prediction is of the whole set, in blocks of {PREDICTION_ROWS} rows."
+    )
+    return "\n".join(lines)
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        if row["contestant"] not in ("gpunn", "gpunn-estimator") or row["us_per_step"] is None:
+            continue
+        if row["contestant"] == "gpunn-estimator" and row["mode"] != "fit":
+            continue
+        lines.append(
+            (
+                row["net"],
+                row["mode"],
+                str(row["threads"]),
+                number(row["us_per_step"]),
+                row.get("best_peer") or "–",
+                _ratio(row, "ratio_to_best_peer"),
+                _ratio(row, "ratio_to_floor"),
+            )
+        )
+    return table(("net", "mode", "threads", "gpunn, µs", "best peer", "ratio to it", "ratio to the floor"), lines)
+
+
+def _ratio(row: Row, name: str) -> str:
+    if row.get(name) is None:
+        return "–"
+    low, high = row[f"{name}_quartiles"]
+    return f"{number(row[name])} ({number(low)}–{number(high)})"
+
+
+def _times(rows: Sequence[Row]) -> str:
+    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    nets = list(dict.fromkeys(row["net"] for row in rows))
+    cells = {(row["net"], row["contestant"]): row for row in rows}
+    return table(
+        ("net", *names), [(net, *(_time(cells.get((net, name))) for name in names)) for net in nets]
+    )  # fmt: skip
+
+
+def _time(row: Row | None) -> str:
+    """A time, or in a word why there is none."""
+    if row is None:
+        return "–"
+    if row["us_per_step"] is None:
+        return str(row["note"]).partition(" (")[0]
+    return number(row["us_per_step"])
+
+
+def _by_contestant(rows: Sequence[Row], name: str) -> str:
+    found = [row for row in rows if row.get(name) is not None]
+    if not found:
+        return ""
+    names = list(dict.fromkeys(row["contestant"] for row in found))
+    lines = []
+    for net, threads in dict.fromkeys((row["net"], row["threads"]) for row in found):
+        cells = {row["contestant"]: row for row in found if (row["net"], row["threads"]) == (net, threads)}
+        lines.append((net, str(threads), *(_amount(cells.get(c), name) for c in names)))
+    return table(("net", "threads", *names), lines)
+
+
+def _amount(row: Row | None, name: str) -> str:
+    if row is None:
+        return "–"
+    beyond = row.get("peak_beyond_imports_mib") if name == "peak_mib" else None
+    return number(row[name]) + (f" ({number(beyond)})" if beyond is not None else "")
+
+
+def _sweep(rows: Sequence[Row], sweep: str) -> str:
+    of = [row for row in rows if row["sweep"] == sweep]
+    names = list(dict.fromkeys(row["contestant"] for row in of))
+    cells = {(row["at"], row["contestant"]): row for row in of}
+    points = list(dict.fromkeys(row["at"] for row in of))
+    return table((sweep, *names), [(str(at), *(_time(cells.get((at, name))) for name in names)) for at in points])
+
+
+def _unmeasured(rows: Sequence[Row]) -> str:
+    """Every reason once, with the contestants, nets and modes that it holds for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["us_per_step"] is None:
+            where = f"{row['net']} {row['mode']} ({_threads(row['threads'])})"
+            reasons.setdefault((row["contestant"], row["note"]), []).append(where)
+    if not reasons:
+        return "Nothing: every contestant was measured at every net."
+    lines = []
+    for (contestant, note), places in reasons.items():
+        all_of = len(places) == sum(row["contestant"] == contestant for row in rows)
+        lines.append(f"- **{contestant}**: {note}{'' if all_of else ': ' + ', '.join(places)}")
+    return "\n".join(lines)
+
+
+def _goals(verdicts: Sequence[Verdict]) -> str:
+    lines = []
+    for v in verdicts:
+        g = v.goal
+        against = "" if g.against is None else (v.whom or g.against) if g.against != "best peer" else _best(v)
+        limit = f"{number(g.limit / 1e3)} ms" if g.against is None else f"{g.limit:.2f} ×"
+        what = "memory" if g.what == "memory" else g.mode
+        scale = 1e3 if g.against is None else 1.0
+        shown = [number(None if value is None else value / scale) for value in (v.median, v.upper)]
+        said = {"met": "met", "missed": "**missed**", "not measured": "not measured"}[v.said]
+        lines.append((str(g.number), g.net, what, str(v.threads), g.contestant, f"{limit} {against}".strip(), *shown, said))
+    head = ("goal", "net", "mode", "threads", "who", "at most", "median", "upper quartile", "this run says")
+    note = "A ratio of 1 is met where the median is ≤ 1.00 and the upper quartile ≤ 1.02, in two runs."
+    return table(head, lines) + "\n\n" + note
+
+
+def _best(v: Verdict) -> str:
+    return "the best peer" + (f" ({v.whom})" if v.whom else "")

@@ -1,0 +1,114 @@
+"""What a worker does when it is asked: prepare a net, give its first losses, time a window, tell its memory."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from . import memory
+from .nets import Net
+from .translator import STEPS_THAT_AGREE, Task, forward, task
+
+CHECKED_ROWS = 256  # of the first and of the last rows whose predictions are checked
+
+
+class Session:
+    """A contestant's module, and the net that it has prepared."""
+
+    def __init__(self, module: ModuleType, threads: int) -> None:
+        self.module, self.threads = module, threads
+        self.task: Task
+        self.prepared: Any = None
+        self.imports = memory.now()
+        self.pace: dict[str, float] = {}  # seconds of a unit
+
+    def hello(self, seconds: float) -> dict[str, Any]:
+        """What is known after the imports."""
+        return {"import_s": seconds, "versions": {name: version(name) for name in self.module.PACKAGES}}
+
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The answer to {"ask": method, argument: value, …}."""
+        arguments = {name: value for name, value in asked.items() if name != "ask"}
+        answers = {
+            "prepare": self.prepare,
+            "losses": self.losses,
+            "warm": self.warm,
+            "window": self.window,
+            "memory": self.memory,
+            "outputs": self.outputs,
+        }
+        return answers[asked["ask"]](**arguments)
+
+    def prepare(
+        self, net: dict[str, Any], seed: int, precision: str, exactly: bool = False, **options: Any
+    ) -> dict[str, Any]:
+        """Draw the set and prepare the contestant; `exactly` computes in float64 with the numbers of `precision`."""
+        self.prepared, self.pace = None, {}
+        self.task = task(Net(**{**net, "sizes": tuple(net["sizes"])}), seed, precision)
+        if exactly:
+            self.task = self.task.in_float64()
+        begun = time.perf_counter()
+        self.prepared = self.module.prepare(self.task, self.threads, **options)
+        self.preparing = time.perf_counter() - begun
+        return {}
+
+    def losses(self) -> dict[str, Any]:
+        """The losses before the first steps; `seconds` from `prepare` on, for `steps` steps."""
+        begun = time.perf_counter()
+        found = self.prepared.losses(STEPS_THAT_AGREE)
+        seconds = self.preparing + time.perf_counter() - begun
+        return {"losses": found[:STEPS_THAT_AGREE], "seconds": seconds, "steps": len(found)}
+
+    def run(self, mode: str, units: int) -> float:
+        """The seconds that so many units took: epochs of train and fit, passes of predict, models of setup."""
+        begun = time.perf_counter()
+        if mode in ("train", "fit"):
+            self.prepared.train(units)
+        else:
+            call = self.prepared.predict if mode == "predict" else self.prepared.setup
+            for _ in range(units):
+                call()
+        return time.perf_counter() - begun
+
+    def warm(self, mode: str) -> dict[str, Any]:
+        """A first unit, after which everything is compiled, and a second for the pace."""
+        first = self.run(mode, 1)
+        self.pace[mode] = first if first > 0.5 else self.run(mode, 1)
+        return {}
+
+    def window(self, mode: str, seconds: float) -> dict[str, Any]:
+        """Work for at least so many seconds; the microseconds of a step."""
+        units, spent, wanted = 0, 0.0, seconds * 1.05
+        while spent < seconds:
+            more = max(1, math.ceil((wanted - spent) / self.pace[mode]))
+            spent += self.run(mode, more)
+            units += more
+            self.pace[mode] = spent / units
+        steps = 1 if mode == "setup" else self.task.net.steps
+        return {"us_per_step": 1e6 * spent / (units * steps)}
+
+    def memory(self) -> dict[str, Any]:
+        """The process's peak so far, and what it held after the imports, in bytes."""
+        return {"peak": memory.peak(), "imports": self.imports}
+
+    def outputs(self) -> dict[str, Any]:
+        """How far predictions are from those of the contestant's own weights in float64, as part of the largest."""
+        found = np.asarray(self.prepared.predict())
+        wanted_shape = (self.task.net.rows, self.task.net.sizes[-1])
+        if found.shape != wanted_shape:
+            raise ValueError(f"predictions have shape {found.shape}, wanted {wanted_shape}")
+        rows = np.r_[:CHECKED_ROWS, -CHECKED_ROWS:0]
+        wanted = forward(self.prepared.weights(), self.task.X[rows], self.task.net.loss)
+        far = float(np.abs(found[rows] - wanted).max() / np.abs(wanted).max())
+        return {"disagreement": far if math.isfinite(far) else None}
+
+
+def version(package: str) -> str:
+    """A package's version, of gpunn the checkout's own."""
+    return str(sys.modules["gpunn"].__version__) if package == "gpunn" else metadata.version(package)

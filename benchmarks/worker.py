@@ -1,0 +1,54 @@
+"""The process of one contestant: `python -m benchmarks.worker MODULE THREADS [CORE …]`, asked by lines of JSON.
+
+It is pinned to its cores before NumPy or a peer is imported, so that libraries which count the cores count these.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import sys
+import time
+from typing import Any, TextIO
+
+
+def main() -> None:
+    """Import the contestant, say so or why not, and answer until the pipe is closed."""
+    module, threads, *cores = sys.argv[1:]
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [int(core) for core in cores])
+    # the pipe is for answers alone; what a library prints goes to stderr
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    begun = time.perf_counter()
+    try:
+        contestant = importlib.import_module(module)
+    except ImportError as error:
+        _say(answers, {"absent": reason(error)})
+        return
+    # only now, since it imports NumPy
+    session = importlib.import_module("benchmarks.session").Session(contestant, int(threads))
+    _say(answers, session.hello(time.perf_counter() - begun))
+    for line in sys.stdin:
+        try:
+            _say(answers, session.answer(json.loads(line)))
+        except Exception as error:
+            _say(answers, {"error": reason(error)})
+
+
+def _say(answers: TextIO, what: dict[str, Any]) -> None:
+    answers.write(json.dumps(what) + "\n")
+    answers.flush()
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, without the folders of this machine."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    text = re.sub(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"()]+[/\\])+", "", text)
+    return f"{type(error).__name__}: {text[:200]}".rstrip(": ")
+
+
+if __name__ == "__main__":
+    main()
