@@ -24,7 +24,7 @@ writes only where --out or --json says. Progress goes to stderr.
 --quick looks at seed, tabular and digits with one thread, in 3 rounds, without
 sweeps, memory and torch-compiled (which compiles for long): within a minute on
 two cores. --nets, --peers, --threads, --rounds and --sweep bring back what they
-name.
+name. Exit status 1 says that a contestant disagreed or failed.
 """
 QUICK_NETS = ("seed", "tabular", "digits")
 QUICK_ROUNDS, FULL_ROUNDS, SWEEP_ROUNDS = 3, 9, 5
@@ -33,7 +33,7 @@ QUICK_ROUNDS, FULL_ROUNDS, SWEEP_ROUNDS = 3, 9, 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description, parser.epilog = f"{HELP}.".capitalize(), EPILOG
+    parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
     parser.add_argument("--quick", action="store_true", help="a look within a minute, see below")
     parser.add_argument("--nets", type=_names(NETS), metavar="A,B", help=f"of {', '.join(NETS)}")
     peers = [name for name, c in CPU.items() if c.kind == "peer"]

@@ -12,9 +12,9 @@ from .results import Row
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 # a colour is a family, a marker tells its members apart; the same in every picture
 STYLES = {
@@ -124,9 +124,7 @@ def ratios(rows: Sequence[Row]) -> Any:
             colour = STYLES[row["contestant"]][0]
             ax.plot([k, k], [low, high], color=colour, lw=2)
             ax.plot([k], [row["ratio_to_best_peer"]], "o", color=colour, ms=8)
-            ax.annotate(
-                f"{row['ratio_to_best_peer']:.2f}", (k, high), (0, 5), textcoords="offset points", ha="center"
-            )
+            ax.annotate(f"{row['ratio_to_best_peer']:.2g}", (k, high), (0, 5), textcoords="offset points", ha="center")
         ax.axhline(1, color="#444444", lw=1)
         top = max(1.0, *(row["ratio_to_best_peer_quartiles"][1] for row in of)) if of else 1.0
         ax.set_ylim(0, 1.2 * top)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -131,10 +132,8 @@ class Worker:
     def close(self) -> None:
         """End the process, by closing its pipe or else by force."""
         if self._process.stdin is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self._process.stdin.close()
-            except OSError:
-                pass
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:

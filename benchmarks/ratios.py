@@ -1,4 +1,4 @@
-"""Medians and quartiles of per-round ratios: what is quoted, since absolute times on a shared machine are not stable."""
+"""Medians and quartiles of per-round ratios: what is quoted, since times on a shared machine are not stable."""
 
 from __future__ import annotations
 

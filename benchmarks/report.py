@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .contestants import CPU
 from .goals import Verdict
 from .nets import NETS, PREDICTION_ROWS
 from .results import Row
@@ -89,8 +90,8 @@ def _head(result: dict[str, Any]) -> str:
     ]
     lines += ["", table(("net", "sizes", "batch", "rows", "rule", "loss"), shown), ""]
     lines.append(
-        "Ratios are medians of per-round ratios, in brackets their quartiles; below 1 gpunn is faster. The floor is the "
-        f"matrix products of a step alone. A prediction is of the whole set, in blocks of {PREDICTION_ROWS} rows."
+        "Ratios are medians of per-round ratios, in brackets their quartiles; below 1 gpunn is faster. The floor is "
+        f"the matrix products of a step alone. A prediction is of the whole set, in blocks of {PREDICTION_ROWS} rows."
     )
     return "\n".join(lines)
 
@@ -123,13 +124,17 @@ def _ratio(row: Row, name: str) -> str:
     return f"{number(row[name])} ({number(low)}–{number(high)})"
 
 
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Who is among the rows, in the order in which contestants are listed."""
+    there = dict.fromkeys(row["contestant"] for row in rows)
+    return [name for name in CPU if name in there] + [name for name in there if name not in CPU]
+
+
 def _times(rows: Sequence[Row]) -> str:
-    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    names = _names(rows)
     nets = list(dict.fromkeys(row["net"] for row in rows))
     cells = {(row["net"], row["contestant"]): row for row in rows}
-    return table(
-        ("net", *names), [(net, *(_time(cells.get((net, name))) for name in names)) for net in nets]
-    )  # fmt: skip
+    return table(("net", *names), [(net, *(_time(cells.get((net, name))) for name in names)) for net in nets])
 
 
 def _time(row: Row | None) -> str:
@@ -145,7 +150,7 @@ def _by_contestant(rows: Sequence[Row], name: str) -> str:
     found = [row for row in rows if row.get(name) is not None]
     if not found:
         return ""
-    names = list(dict.fromkeys(row["contestant"] for row in found))
+    names = _names(found)
     lines = []
     for net, threads in dict.fromkeys((row["net"], row["threads"]) for row in found):
         cells = {row["contestant"]: row for row in found if (row["net"], row["threads"]) == (net, threads)}
@@ -156,13 +161,14 @@ def _by_contestant(rows: Sequence[Row], name: str) -> str:
 def _amount(row: Row | None, name: str) -> str:
     if row is None:
         return "–"
-    beyond = row.get("peak_beyond_imports_mib") if name == "peak_mib" else None
-    return number(row[name]) + (f" ({number(beyond)})" if beyond is not None else "")
+    if name == "first_step_s":
+        return number(row[name]) if row[name] >= 0.001 else "< 0.001"
+    return f"{number(row[name])} ({number(row['peak_beyond_imports_mib'])})"
 
 
 def _sweep(rows: Sequence[Row], sweep: str) -> str:
     of = [row for row in rows if row["sweep"] == sweep]
-    names = list(dict.fromkeys(row["contestant"] for row in of))
+    names = _names(of)
     cells = {(row["at"], row["contestant"]): row for row in of}
     points = list(dict.fromkeys(row["at"] for row in of))
     return table((sweep, *names), [(str(at), *(_time(cells.get((at, name))) for name in names)) for at in points])
@@ -194,7 +200,8 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
         scale = 1e3 if g.against is None else 1.0
         shown = [number(None if value is None else value / scale) for value in (v.median, v.upper)]
         said = {"met": "met", "missed": "**missed**", "not measured": "not measured"}[v.said]
-        lines.append((str(g.number), g.net, what, str(v.threads), g.contestant, f"{limit} {against}".strip(), *shown, said))
+        limit = f"{limit} {against}".strip()
+        lines.append((str(g.number), g.net, what, str(v.threads), g.contestant, limit, *shown, said))
     head = ("goal", "net", "mode", "threads", "who", "at most", "median", "upper quartile", "this run says")
     note = "A ratio of 1 is met where the median is ≤ 1.00 and the upper quartile ≤ 1.02, in two runs."
     return table(head, lines) + "\n\n" + note

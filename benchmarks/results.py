@@ -109,5 +109,3 @@ def write(result: dict[str, Any], path: Path) -> None:
         raise ValueError(f"the result takes {len(text.encode())} bytes, more than the {LARGEST_FILE} that are kept")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def initial_weights(sizes: Sequence[int], seed: int, dtype: Any) -> list[np.ndar
     """[W1, b1, …], uniform within ±√(6/(n_in + n_out)), as scikit-learn draws them from `random_state=seed`: its `fit`
     takes no weights, so that the others begin with its own."""
     draws, weights = np.random.RandomState(seed), []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in pairwise(sizes):
         bound = math.sqrt(6 / (n_in + n_out))
         weights += [draws.uniform(-bound, bound, shape).astype(dtype) for shape in ((n_in, n_out), (n_out,))]
     return weights

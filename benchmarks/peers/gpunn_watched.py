@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+import tqdm  # noqa: F401  without it there would be no bar to time
+
 import gpunn
 
 from ..translator import Task

@@ -6,8 +6,6 @@ outside, was no faster than eager on small nets. `cpp_wrapper` takes Python out 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 import torch._inductor.config

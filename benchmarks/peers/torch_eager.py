@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -27,7 +29,7 @@ class TorchEager:
         self.task, self.epoch = task, 0
         self.X, self.y = torch.from_numpy(task.X), torch.from_numpy(task.y)
         sizes, layers = task.net.sizes, []
-        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        for n_in, n_out in pairwise(sizes):
             layers += [torch.nn.Linear(n_in, n_out, dtype=self.X.dtype), torch.nn.ReLU()]
         self.model = torch.nn.Sequential(*layers[:-1])
         with torch.no_grad():

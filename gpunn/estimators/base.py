@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -96,6 +96,7 @@ class Perceptron:
     }
 
     _kind: ClassVar[str]  # the name in files
+    _score_function: ClassVar[Callable[..., float]]  # of y and predictions
     net_: Sequential
     history_: History
     loss_curve_: list[float]
@@ -593,6 +594,14 @@ class Perceptron:
             self._show_weights()
 
     # --- prediction ---------------------------------------------------------------------------------------------
+
+    def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The score that early stopping goes by, NaN where a prediction is not finite."""
+        # not by super(): scikit-learn 1.7 and 1.8 stumble over labels that are text
+        predicted = self._predict(X, check_input=False)
+        if predicted.dtype.kind == "f" and not np.isfinite(predicted).all():
+            return math.nan
+        return float(self._score_function(y, predicted, sample_weight=sample_weight))
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """aᴸ (n, n_outputs), probabilities for a classifier."""

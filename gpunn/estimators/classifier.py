@@ -40,6 +40,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     """
 
     _kind = "MLPClassifier"
+    _score_function = staticmethod(accuracy_score)
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **neural_network.MLPClassifier._parameter_constraints,
         **Perceptron._gpunn_constraints,

@@ -41,6 +41,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
     """
 
     _kind = "MLPRegressor"
+    _score_function = staticmethod(r2_score)
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **neural_network.MLPRegressor._parameter_constraints,
         **Perceptron._gpunn_constraints,

@@ -356,7 +356,6 @@ class Run:
             for name, value in (began["set"] | position.changed.get(str(k), {})).items():
                 if now["set"][name] != value:
                     setattr(layer, name, value)
-        net.follow_layers()
         put = net.backend.asarray
         for name, view in views_of(net).items():
             view[...] = put(position.arrays[name])

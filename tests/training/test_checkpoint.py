@@ -139,6 +139,52 @@ def test_readers_see_the_old_file_or_the_new_one(file):
     assert seen == {0.0, 1.0}
 
 
+def _old(path):
+    os.utime(path, (time.time() - 3600,) * 2)
+
+
+@posix
+def test_what_a_killed_save_left_is_removed_by_a_later_one(file):
+    """After a minute, if nobody holds it; files of other names stay."""
+    left, young = (file.parent / f".run.safetensors.{name}.tmp" for name in ("abc_4567", "abcd4567"))
+    others = [".run.safetensors.mine.tmp", ".other.safetensors.abc_4567.tmp", "run.safetensors.abc_4567.tmp"]
+    others = [file.parent / name for name in others]
+    for path in (left, young, *others):
+        path.write_bytes(b"left")
+    for path in (left, *others):
+        _old(path)
+    checkpoint.write(file, TENSORS, METADATA)
+    assert {*file.parent.iterdir()} == {file, young, *others}
+
+
+@posix
+def test_a_save_that_takes_long_is_not_taken_for_a_killed_one(file):
+    """In this process or in another, which holds its temporary file as long as it lives."""
+    script = (
+        "import sys\n"
+        "from gpunn.training import checkpoint\n"
+        "with checkpoint.replacing(checkpoint.Path(sys.argv[1])) as f:\n"
+        "    print('writing', flush=True)\n"
+        "    f.write(sys.stdin.buffer.read())\n"
+    )
+    command = [sys.executable, "-c", script, str(file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as other:
+        assert other.stdout.readline() == b"writing\n"
+        with checkpoint.replacing(file) as mine:
+            mine.write(b"mine")
+            being_written = [*file.parent.iterdir()]
+            assert len(being_written) == 2
+            for path in being_written:
+                _old(path)
+            checkpoint.write(file, TENSORS, METADATA)
+            assert {*file.parent.iterdir()} == {file, *being_written}
+        assert file.read_bytes() == b"mine"
+        other.stdin.write(b"theirs")
+        other.stdin.close()
+    assert other.returncode == 0 and file.read_bytes() == b"theirs" and [*file.parent.iterdir()] == [file]
+
+
 @posix
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_a_new_file_has_the_mode_that_the_umask_leaves(file, umask, mode):

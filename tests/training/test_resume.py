@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import resume_cases
-from resume_cases import CASES, EPOCHS, VALUES, VX, X, outcome, run
+from resume_cases import CASES, EPOCHS, ROWS, VALUES, VX, X, outcome, run
 from snapshots import bits, nothing_moves, weights_of
 
 import gpunn
+from gpunn.data import order_of_epoch
 from gpunn.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -172,6 +173,30 @@ def test_a_checkpoint_opens_as_the_network_at_that_epoch(file):
     opened.save(file)
     assert "training" not in checkpoint.read(file)[1]
     assert not [name for name in checkpoint.read(file)[0] if name.startswith("training/")]
+
+
+class Shown:
+    """A model of which a network is a part, and that shows half of what the network's weights are."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def to_tensors(self):
+        tensors, metadata = self.net.to_tensors()
+        return {name: a / 2 for name, a in tensors.items()}, metadata
+
+
+def test_the_file_is_the_model_that_is_shown_and_the_fit_goes_on_from_what_trains(file):
+    whole = run("adam")
+    for epochs in (4, EPOCHS):
+        net, (x, y), _, _ = CASES["adam"]()
+        orders = {"order_of": lambda epoch: order_of_epoch(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
+        valid = (resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
+        options = {"callbacks": [gpunn.ModelCheckpoint(file)], "resume": file, "subject": Shown(net), **orders}
+        history = net._train((x, y.astype("int32"), None), valid, epochs=epochs, **options)
+        for a, b in zip(gpunn.load(file).get_weights(), net.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b / 2)
+    assert outcome(net, history) == outcome(*whole[:2])
 
 
 def test_a_gpu_and_a_cpu_go_on_from_each_others_checkpoints(file, fake_cupy, monkeypatch):
