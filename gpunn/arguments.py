@@ -85,7 +85,7 @@ def complete(thing: Any, config: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _taken(cls: type) -> list[str]:
+def _taken(cls: Any) -> list[str]:
     """The names of the arguments that a class takes."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [p.name for p in inspect.signature(cls).parameters.values() if p.kind in named]

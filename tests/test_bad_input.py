@@ -588,7 +588,7 @@ BAD_MAKING = {
     "an unknown activation": (
         lambda: gpunn.Dense(2, "rellu"),
         ValueError,
-        "activation 'rellu' is unknown; there are elu, exp, exponential, gelu, identity, leaky_relu, linear, logistic, ",
+        "activation 'rellu' is unknown; there are elu, exp, exponential, gelu, identity, leaky_relu, linear, ",
     ),
     "an activation that is a function": (
         lambda: gpunn.Dense(2, np.tanh),

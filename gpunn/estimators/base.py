@@ -99,8 +99,13 @@ class Perceptron:
     _score_function: ClassVar[Callable[..., float]]  # of y and predictions
     net_: Sequential
     history_: History
+    coefs_: list[np.ndarray]
+    intercepts_: list[np.ndarray]
+    best_loss_: float | None
     loss_curve_: list[float]
     validation_scores_: list[float] | None
+    _network_asked: Any
+    _moved: Callable[[], bool]
 
     if TYPE_CHECKING:
 
@@ -644,7 +649,7 @@ class Perceptron:
         return saving.from_tensors(cls, tensors, metadata, custom, device)
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator as an ONNX graph, as one step: input "X" (N, n_features_in_), N any number of rows.
+        """Write the fitted estimator as an ONNX graph, as one step: input "X" (N, n_features_in_), N any number.
 
         A classifier's outputs are "label" and "probabilities" (N, n_classes), a regressor's is "variable", in the dtype
         of the network: what `predict` and `predict_proba` give.
