@@ -76,7 +76,7 @@ def _real(value: Any) -> float:
 
 def complete(thing: Any, config: dict[str, Any]) -> dict[str, Any]:
     """`config` if it holds every argument that the thing's class takes, or ValueError: a file would forget it."""
-    missing = [name for name in _taken(type(thing)) if name not in config]
+    missing = [name for name in _taken(thing.__class__) if name not in config]
     if missing:
         raise ValueError(
             f"{type(thing).__name__}.get_config() lacks {', '.join(missing)}: a saved file would forget it"

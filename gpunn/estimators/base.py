@@ -102,6 +102,7 @@ class Perceptron:
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
     best_loss_: float | None
+    best_validation_score_: float | None
     loss_curve_: list[float]
     validation_scores_: list[float] | None
     _network_asked: Any
