@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
     arguments = parser().parse_args(argv)
-    return COMMANDS[arguments.command].run(arguments)
+    status: int = COMMANDS[arguments.command].run(arguments)
+    return status
 
 
 if __name__ == "__main__":

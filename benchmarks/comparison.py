@@ -131,7 +131,7 @@ def compare(
     asked = [c for c in contestants if not c.nets or net.name in c.nets]
     asked = [dataclasses.replace(c, modes=tuple(m for m in c.modes if m in modes)) for c in asked]
     entries = [Entry(c, workers.threads) for c in asked if c.modes]
-    rules = {e.contestant.rule for e in entries if e.contestant.kind != "floor"}
+    rules: set[str] = {e.contestant.rule for e in entries if e.contestant.kind != "floor"}
     wanted = {rule: references.losses(net, rule) for rule in sorted(rules)}
     for entry in entries:
         _begin(entry, net, wanted, workers, settings, say)

@@ -28,6 +28,7 @@ name. Exit status 1 says that a contestant disagreed or failed.
 """
 QUICK_NETS = ("seed", "tabular", "digits")
 QUICK_ROUNDS, FULL_ROUNDS, SWEEP_ROUNDS = 3, 9, 5
+LARGEST_FILE = 300 * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,13 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     verdicts = goals.verdicts(result)
     result["goals"] = [_as_data(v) for v in verdicts]
     if arguments.json is not None:
-        results.write(result, arguments.json)
+        _write(result, arguments.json)
     folder = arguments.out
     if folder is None and arguments.json is None and _is_full(arguments):
         folder = FOLDER
     names: list[str] = []
     if folder is not None:
-        results.write(result, folder / "cpu.json")
+        _write(result, folder / "cpu.json")
         names = _draw(result, folder)
         (folder / "cpu.md").write_text(report.markdown(result, verdicts, names), encoding="utf-8")
     print(report.markdown(result, verdicts))
@@ -166,6 +167,12 @@ def _sweep(
     finally:
         workers.close()
     return rows
+
+
+def _write(result: dict[str, Any], path: Path) -> None:
+    size = results.write(result, path)
+    if size > LARGEST_FILE:
+        _say(f"{path.name} takes {size / 1024:.0f} KiB, more than the {LARGEST_FILE // 1024} that the repository keeps")
 
 
 def _draw(result: dict[str, Any], folder: Path) -> list[str]:

@@ -82,7 +82,8 @@ class Worker:
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         # a thread reads, so that a worker which never answers is noticed on every system
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         try:
             self.hello = self._answer()
         except BaseException:
@@ -139,6 +140,9 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         self._errors.close()
 
     def __enter__(self) -> Worker:

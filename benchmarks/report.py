@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -57,12 +58,8 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits}g}")
-    whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
-    if whole >= digits:
-        return f"{rounded:,.0f}".replace(",", " ")
-    if whole:
-        return f"{rounded:.{digits - whole}f}"
-    return f"{rounded:.{digits}f}".rstrip("0") if abs(rounded) >= 0.01 else f"{rounded:.{digits + 3}f}".rstrip("0")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{decimals}f}".replace(",", " ")
 
 
 def _threads(n: int) -> str:

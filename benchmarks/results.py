@@ -15,7 +15,6 @@ from .ratios import Quartiles
 
 Row = dict[str, Any]
 DIGITS = 5  # significant digits of what was measured
-LARGEST_FILE = 300 * 1024
 
 
 def rows(net: Net, entries: Iterable[Entry], precision: str, device: str = "cpu") -> list[Row]:
@@ -95,8 +94,8 @@ def medians(rows: Iterable[Row]) -> dict[str, float]:
     return {row["contestant"]: row["us_per_step"] for row in rows if row["us_per_step"] is not None}
 
 
-def write(result: dict[str, Any], path: Path) -> None:
-    """As JSON, one row a line, so that two results can be compared line by line. ValueError where it is too large."""
+def write(result: dict[str, Any], path: Path) -> int:
+    """As JSON, one row a line, so that two results can be compared line by line; how many bytes it takes."""
     parts = []
     for name, value in result.items():
         if isinstance(value, list):
@@ -105,7 +104,5 @@ def write(result: dict[str, Any], path: Path) -> None:
         else:
             parts.append(f'"{name}": ' + json.dumps(value, ensure_ascii=False, allow_nan=False))
     text = "{\n" + ",\n".join(parts) + "\n}\n"
-    if len(text.encode()) > LARGEST_FILE:
-        raise ValueError(f"the result takes {len(text.encode())} bytes, more than the {LARGEST_FILE} that are kept")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    return path.write_bytes(text.encode())

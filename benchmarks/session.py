@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from types import ModuleType
 from typing import Any
@@ -35,7 +36,7 @@ class Session:
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The answer to {"ask": method, argument: value, …}."""
         arguments = {name: value for name, value in asked.items() if name != "ask"}
-        answers = {
+        answers: dict[str, Callable[..., dict[str, Any]]] = {
             "prepare": self.prepare,
             "losses": self.losses,
             "warm": self.warm,

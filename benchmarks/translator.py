@@ -95,7 +95,8 @@ def forward(weights: Sequence[np.ndarray], X: np.ndarray, loss: str) -> np.ndarr
     if loss == "half_squared_error":
         return a
     e = np.exp(a - a.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    p: np.ndarray = e / e.sum(axis=1, keepdims=True)
+    return p
 
 
 def disagreement(found: Sequence[float], wanted: Sequence[float]) -> float:

@@ -19,7 +19,8 @@ class JaxScan(JaxJit):
         """The functions that are jitted, for this net."""
 
         def one_epoch(state: State, X: Array, y: Array, order: Array) -> tuple[State, Array]:
-            return jax.lax.scan(lambda state, rows: step(state, X, y, rows, net), state, order)
+            scanned: tuple[State, Array] = jax.lax.scan(lambda s, rows: step(s, X, y, rows, net), state, order)
+            return scanned
 
         def all_outputs(p: list[Array], X: Array) -> Array:
             blocks = X.reshape(-1, PREDICTION_ROWS, X.shape[1])

@@ -89,14 +89,15 @@ class TorchCompiled:
 
     @torch.inference_mode()
     def predict(self) -> np.ndarray:
-        return torch.cat([self.forward(self.p, x) for x in self.X.split(PREDICTION_ROWS)]).numpy()
+        found: np.ndarray = torch.cat([self.forward(self.p, x) for x in self.X.split(PREDICTION_ROWS)]).numpy()
+        return found
 
     def weights(self) -> list[np.ndarray]:
         return [p.numpy().T.copy() for p in self.p]
 
 
 def prepare(task: Task, threads: int) -> TorchCompiled:
-    """PyTorch with so many threads. ValueError where torch.compile has no compiler shows at the first step."""
+    """PyTorch with so many threads; that a C++ compiler is missing shows at the first step."""
     torch.set_num_threads(threads)
     torch._inductor.config.cpp_wrapper = True
     return TorchCompiled(task)

@@ -46,7 +46,8 @@ class TorchEager:
         """The rows of each step of the epoch that comes."""
         order = torch.from_numpy(self.task.order(self.epoch))
         self.epoch += 1
-        return order.split(self.task.net.batch)
+        batches: tuple[torch.Tensor, ...] = order.split(self.task.net.batch)
+        return batches
 
     def step(self, rows: torch.Tensor) -> torch.Tensor:
         """One step; the loss before it."""
@@ -71,7 +72,8 @@ class TorchEager:
         for x in self.X.split(PREDICTION_ROWS):
             z = self.model(x)
             parts.append(F.softmax(z, dim=1) if self.task.net.loss == "crossentropy" else z)
-        return torch.cat(parts).numpy()
+        found: np.ndarray = torch.cat(parts).numpy()
+        return found
 
     def weights(self) -> list[np.ndarray]:
         return [p.detach().numpy().T.copy() for p in self.model.parameters()]

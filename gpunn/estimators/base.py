@@ -120,8 +120,9 @@ class Perceptron:
         """Fit to X (n, n_in), dense, CSR or CSC, and y (n,) or (n, n_outputs); returns the estimator.
 
         `sample_weight` (n,), ≥ 0; `validation_data` is (X, y) or (X, y, sample_weight), whose loss after each epoch is
-        kept in `validation_loss_curve_`. `resume` names a file that `ModelCheckpoint` writes: where it exists the fit
-        goes on from there, as if it had never stopped.
+        kept in `validation_loss_curve_`; `gpunn.EarlyStopping("val_loss")` among the callbacks stops by it, while
+        `early_stopping` holds out rows of X, as in scikit-learn. `resume` names a file that `ModelCheckpoint` writes:
+        where it exists the fit goes on from there, as if it had never stopped.
 
         ValueError or TypeError, with the estimator as it was, for input that makes no sense; ValueError where training
         diverges, with the weights before that step.
@@ -174,7 +175,7 @@ class Perceptron:
         super()._initialize(y, layer_units, self._net_dtype)  # type: ignore[misc]
         del self._next_layer
         self.validation_loss_curve_: list[float] | None = [] if self._validation_data is not None else None
-        self.out_activation_ = self._name_of_output()
+        self.out_activation_ = saving.scikit_learns_name(self._output()[1])
 
     def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         """W ~ U(−β, β) and b too, β = √(6/(n_in + n_out)), √(2/…) for logistic hidden layers; or as asked. (E10)"""
@@ -438,11 +439,6 @@ class Perceptron:
     def _output(self) -> tuple[Loss, Activation]:
         """The loss, and the activation of the last layer."""
         raise NotImplementedError
-
-    def _name_of_output(self) -> str:
-        """The activation of the last layer by scikit-learn's name, where it has one."""
-        name = self._output()[1].name
-        return {"sigmoid": "logistic", "exponential": "exp"}.get(name, name)
 
     def _new_optimizer(self) -> Any:
         """scikit-learn's object that keeps the learning rate and decides at an epoch's end; it holds no weights."""

@@ -30,7 +30,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
 
     Beyond it, by keyword:
 
-    out_activation     None is the identity, and the exponential for "poisson"
+    out_activation     None is the identity, the exponential for "poisson", and logistic or softmax for a cross-entropy
     activation         one for all hidden layers, or a list with one each: gpunn's names or objects
     dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
     kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, verbose="bar"
@@ -141,8 +141,10 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
 
     def _output(self) -> tuple[Loss, Activation]:
         own = isinstance(self.loss, str) and self.loss in OWN
-        loss, default = OWN[self.loss] if own else (self.loss, "identity")
-        return losses.get(loss), activations.get(default if self.out_activation is None else self.out_activation)
+        given, default = OWN[self.loss] if own else (self.loss, None)
+        loss = losses.get(given)
+        default = default or getattr(loss, "probability", "identity")
+        return loss, activations.get(default if self.out_activation is None else self.out_activation)
 
     def _check_output(self) -> None:
         super()._check_output()

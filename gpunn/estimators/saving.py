@@ -14,6 +14,7 @@ from sklearn.preprocessing import LabelBinarizer
 from .. import activations, initializers, losses, optimizers
 from ..activations import Activation
 from ..initializers import Initializer
+from ..layers import Dense
 from ..losses import FunctionLoss, Loss
 from ..model import Sequential
 from ..optimizers import Optimizer
@@ -63,10 +64,17 @@ def from_tensors(
         estimator.classes_ = np.array(classes["values"], dtype=classes["dtype"])
         estimator._label_binarizer = binarizer(estimator.classes_, targets)
     model = Sequential.from_tensors(tensors, metadata["net"], custom=custom, device=device)
-    units = [estimator.n_features_in_, *estimator._hidden_sizes(), estimator.n_outputs_]
-    expected = [repr(layer) for layer in estimator._layers(units)]
-    if [repr(layer) for layer in model.layers] != expected or model._net.n_in != estimator.n_features_in_:
-        raise CheckpointError(f"its parameters ask for {expected}, but its network is {model!r}")
+    # parameters may have been set anew since the fit, as on any estimator: what was fitted is what must agree
+    dense = [layer for layer in model.layers if isinstance(layer, Dense)]
+    fits = {
+        "n_features_in_": model._net.n_in,
+        "n_outputs_": model._net.n_out,
+        "n_layers_": len(dense) + 1,
+        "out_activation_": scikit_learns_name(dense[-1].activation) if dense else "",
+    }
+    for name, found in fits.items():
+        if getattr(estimator, name) != found:
+            raise CheckpointError(f"its {name} is {getattr(estimator, name)!r}, but its network has {found!r}")
     return adopt(estimator, model, device)
 
 
@@ -79,6 +87,11 @@ def adopt(estimator: Any, model: Sequential, device: str) -> Any:
     estimator._best_coefs = [np.array(c) for c in estimator.coefs_]
     estimator._best_intercepts = [np.array(b) for b in estimator.intercepts_]
     return estimator
+
+
+def scikit_learns_name(activation: Activation) -> str:
+    """The name that scikit-learn has for an activation, where it has one of its own."""
+    return {"sigmoid": "logistic", "exponential": "exp"}.get(activation.name, activation.name)
 
 
 def binarizer(classes: np.ndarray, targets: str) -> LabelBinarizer:

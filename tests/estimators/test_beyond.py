@@ -292,8 +292,12 @@ def test_outputs_of_a_regressor():
     theirs, exp = (regressor(loss="poisson", out_activation=o).fit(X, counts) for o in (None, "exp"))
     assert_equal(theirs, exp)
     shares = softmax(TWO, axis=1)
-    mixed = regressor(loss="categorical_crossentropy", out_activation="softmax").fit(X, shares)
+    mixed = regressor(loss="categorical_crossentropy").fit(X, shares)
     np.testing.assert_allclose(mixed.predict(X).sum(axis=1), 1.0, rtol=1e-12)
+    rate = regressor(loss="binary_crossentropy").fit(X, y)
+    logit = regressor(loss="binary_crossentropy", out_activation="identity").fit(X, y)
+    assert (rate.out_activation_, logit.out_activation_) == ("logistic", "identity")
+    np.testing.assert_allclose(rate.predict(X), expit(logit.predict(X)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("y", [NAMES, LABELS == 1, MULTI], ids=["several", "two", "multilabel"])

@@ -338,6 +338,50 @@ def test_sample_weights_are_routed():
         assert len(piped[-1].validation_loss_curve_) == 8
 
 
+class Exporting:
+    """An array of another library: `__dlpack__` is all that it offers."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+class Arraylike:
+    """Another, that offers `__array__`."""
+
+    def __init__(self, array):
+        self.array, self.shape = array, array.shape
+
+    def __len__(self):
+        return len(self.array)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype=dtype)
+
+
+@pytest.mark.parametrize("of", [Exporting, Arraylike, list], ids=["__dlpack__", "__array__", "lists"])
+def test_arrays_of_other_libraries(of):
+    w = np.linspace(1, 2, len(X))
+    expected = classifier().fit(X, LABELS, sample_weight=w, validation_data=(X, LABELS, w))
+    given = of(X.tolist() if of is list else X), of(LABELS), of(w)
+    fitted = classifier().fit(*given, validation_data=given)
+    np.testing.assert_array_equal(fitted.predict_proba(given[0]), expected.predict_proba(X))
+    assert fitted.validation_loss_curve_ == expected.validation_loss_curve_
+    assert isinstance(fitted.predict(given[0]), np.ndarray)
+    assert fitted.score(*given) == expected.score(X, LABELS, w)
+
+
+def test_tensors_of_torch():
+    torch = oracle("torch")
+    fitted = regressor().fit(torch.tensor(X, requires_grad=True), torch.tensor(VALUES))
+    np.testing.assert_array_equal(fitted.predict(torch.tensor(X)), regressor().fit(X, VALUES).predict(X))
+
+
 # --- threads and memory -------------------------------------------------------------------------------------------
 
 

@@ -131,6 +131,15 @@ def test_what_is_loaded_can_be_trained_on(tmp_path):
     assert len(again.loss_curve_) == len(fitted.loss_curve_) + 5
 
 
+def test_parameters_set_after_the_fit_are_kept_beside_what_was_fitted(tmp_path):
+    fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS)
+    new = {"alpha": 1.0, "activation": "tanh", "hidden_layer_sizes": (7, 7), "dropout": 0.5, "solver": "lbfgs"}
+    fitted.set_params(**new).save(tmp_path / "c.safetensors")
+    loaded = gpunn.load(tmp_path / "c.safetensors")
+    np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+    assert {name: getattr(loaded, name) for name in new} == new
+
+
 def test_another_process_loads_it(tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS)
     fitted.save(tmp_path / "c.safetensors")
@@ -167,7 +176,8 @@ HOSTILE = {
     "a regressor": lambda t, m, told: m.update({"class": "MLPRegressor"}),
     "no such parameter": _set("parameters", "colour", "red"),
     "a parameter out of range": _set("parameters", "alpha", -1.0),
-    "other layers": _set("parameters", "hidden_layer_sizes", {"tuple": [5]}),
+    "more layers": lambda t, m, told: told["fitted"]["dict"].append(["n_layers_", 4]),
+    "another output": lambda t, m, told: told["fitted"]["dict"].append(["out_activation_", "logistic"]),
     "an unknown thing": _set("parameters", "activation", {"eval": "1"}),
     "two things at once": _set("parameters", "activation", {"loss": {}, "list": []}),
     "parameters as a list": lambda t, m, told: told.update({"parameters": []}),
