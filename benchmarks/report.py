@@ -32,7 +32,7 @@ def markdown(result: dict[str, Any], verdicts: Sequence[Verdict], pictures: Sequ
                 parts += [f"## {title}, {_threads(threads)}", _times(of)]
     for name, title, note in (
         ("first_step_s", "Time to the first step, s", "From the weights to the end of the first step, compilation "
-         "included (caches of compiled code as they were found), imports not."),
+         "included (caches of compiled code as they were found), imports not; a dash where further steps drown it."),
         ("peak_mib", "Peak memory of a training process, MiB", "With all imports; in brackets beyond what they take."),
     ):  # fmt: skip
         table = _by_contestant(rows, name)
@@ -159,7 +159,7 @@ def _amount(row: Row | None, name: str) -> str:
     if row is None:
         return "–"
     if name == "first_step_s":
-        return number(row[name]) if row[name] >= 0.001 else "< 0.001"
+        return number(row[name], 2)
     return f"{number(row[name])} ({number(row['peak_beyond_imports_mib'])})"
 
 

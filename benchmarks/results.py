@@ -61,7 +61,10 @@ def _row(net: Net, entry: Entry, mode: str, entries: list[Entry], precision: str
         row["losses_differ"] = _rounded(entry.disagreement, 2)
     if entry.first is not None and mode == "train":
         seconds, steps = entry.first
-        row["first_step_s"] = _rounded(max(0.0, seconds - (steps - 1) * q.median / 1e6), 3)
+        first = seconds - (steps - 1) * q.median / 1e6
+        # a small difference of large times would be noise
+        if first > 0.1 * seconds:
+            row["first_step_s"] = _rounded(first, 3)
     if entry.memory is not None and entry.memory["peak"] is not None and mode in ("train", "fit"):
         peak, imports = entry.memory["peak"], entry.memory["imports"] or 0
         row |= {"peak_mib": _rounded(peak / 2**20), "peak_beyond_imports_mib": _rounded((peak - imports) / 2**20)}

@@ -87,9 +87,9 @@ class TorchCompiled:
         for _ in range(epochs):
             self.steps(self.task.net.steps)
 
-    @torch.inference_mode()
     def predict(self) -> np.ndarray:
-        found: np.ndarray = torch.cat([self.forward(self.p, x) for x in self.X.split(PREDICTION_ROWS)]).numpy()
+        with torch.inference_mode():
+            found: np.ndarray = torch.cat([self.forward(self.p, x) for x in self.X.split(PREDICTION_ROWS)]).numpy()
         return found
 
     def weights(self) -> list[np.ndarray]:

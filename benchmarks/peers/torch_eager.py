@@ -66,13 +66,13 @@ class TorchEager:
             for rows in self.batches():
                 self.step(rows)
 
-    @torch.inference_mode()
     def predict(self) -> np.ndarray:
         parts = []
-        for x in self.X.split(PREDICTION_ROWS):
-            z = self.model(x)
-            parts.append(F.softmax(z, dim=1) if self.task.net.loss == "crossentropy" else z)
-        found: np.ndarray = torch.cat(parts).numpy()
+        with torch.inference_mode():
+            for x in self.X.split(PREDICTION_ROWS):
+                z = self.model(x)
+                parts.append(F.softmax(z, dim=1) if self.task.net.loss == "crossentropy" else z)
+            found: np.ndarray = torch.cat(parts).numpy()
         return found
 
     def weights(self) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import memory, results
-from benchmarks.comparison import References, Settings, Workers, compare
+from benchmarks.comparison import Entry, References, Settings, Workers, compare
 from benchmarks.contestants import CPU, Contestant
 from benchmarks.nets import Net
 from benchmarks.process import Absent, Worker
@@ -156,7 +156,15 @@ def test_the_schema(rows, tmp_path):
     assert ours["ratios"][best["contestant"]][1] == ours["ratio_to_best_peer"]
     assert ours["samples_per_s"] == pytest.approx(32e6 / ours["us_per_step"], rel=1e-4)
     assert ours["losses_differ"] < 1e-5
-    assert ours["first_step_s"] > 0
+
+
+def test_the_time_to_the_first_step_by_hand():
+    """20 steps of 1 ms within 1 s leave 981 ms for the first and all before it; within 20 ms they leave nothing."""
+    for seconds, expected in ((1.0, 0.981), (0.02, None)):
+        entry = Entry(CPU["numpy"], 1, {"train": [1000.0, 900.0, 1100.0]}, first=(seconds, 20))
+        found = row(results.rows(NET, [entry], "float32"), "numpy", "train")
+        assert found["us_per_step"] == 1000
+        assert found.get("first_step_s") == expected
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not tell it apart")

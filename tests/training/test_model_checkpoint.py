@@ -151,6 +151,28 @@ def test_the_best_so_far_is_remembered_when_a_fit_is_resumed(tmp_path, stopped, 
         assert _epochs(best) == 1 + int(np.argmin(values[:epochs]))
 
 
+def test_the_best_is_written_before_what_says_that_it_was(tmp_path):
+    """A crash between the two files must not leave one that takes the other for written."""
+    last, best = tmp_path / "last.safetensors", tmp_path / "best.safetensors"
+    keeper = gpunn.ModelCheckpoint(best, monitor="val_loss", save_best_only=True)
+
+    class Crash(gpunn.Callback):
+        only_watches = True
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                best.unlink()
+                best.mkdir()
+
+    with pytest.raises(OSError):
+        _fit(_net(), Dictate([3, 4, 1]), gpunn.ModelCheckpoint(last), keeper, Crash(), epochs=3)
+    assert _epochs(last) == 2
+    best.rmdir()
+    keeper = gpunn.ModelCheckpoint(best, monitor="val_loss", save_best_only=True)
+    _fit(_net(), Dictate([3, 4, 1]), gpunn.ModelCheckpoint(last), keeper, epochs=3, resume=last)
+    assert _epochs(best) == _epochs(last) == 3
+
+
 # --- where it cannot write -------------------------------------------------------------------------------------------
 
 
