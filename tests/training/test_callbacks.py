@@ -99,7 +99,9 @@ def test_several_callbacks_are_called_in_their_order():
     assert hooks[4] == "first on_train_begin"
 
 
-@pytest.mark.parametrize("given", [(), [], iter([]), (gpunn.Callback(),), {gpunn.Callback()}], ids=repr)
+@pytest.mark.parametrize(
+    "given", [(), [], iter([]), (gpunn.Callback(),), {gpunn.Callback()}], ids="tuple list iterator one set".split()
+)
 def test_callbacks_may_come_in_any_collection(given):
     _net().fit(X, Y, callbacks=given, verbose=0)
 
