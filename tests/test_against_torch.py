@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from oracles import oracle
-from random_nets import HIDDEN, LOSSES, random_case
+from random_nets import LOSSES, OUTPUTS, random_case
 
 import gpunn
 
@@ -33,6 +33,7 @@ ACTIVATIONS = {
     "softplus": F.softplus,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
+    "exponential": torch.exp,
     "identity": lambda z: z,
     "softmax": lambda z: F.softmax(z, dim=1),
     "OwnSigmoid": torch.sigmoid,
@@ -142,7 +143,7 @@ def test_the_cases_hold_everything():
     """Every activation, loss, layer and option that the random networks may have, they have."""
     cases = [random_case(k) for k in range(CASES)]
     layers = [layer for case in cases for layer in case.net.layers]
-    assert {layer.activation for layer in layers} >= {gpunn.activations.get(a) for a in HIDDEN}
+    assert {layer.activation for layer in layers} >= {gpunn.activations.get(a) for a in OUTPUTS}
     seen = {repr(case.net.loss) for case in cases}
     assert seen == {repr(gpunn.losses.get(loss)) for loss, *_ in LOSSES}
     merged = {"sigmoid", "softmax"}

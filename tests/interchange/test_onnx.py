@@ -4,7 +4,7 @@ labels and units."""
 import numpy as np
 import pytest
 from oracles import oracle
-from random_nets import HIDDEN, OwnSigmoid, OwnSoftmax, random_case
+from random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
 from snapshots import nothing_moves
 
 import gpunn
@@ -71,7 +71,7 @@ def test_random_networks(tmp_path, dtype):
 
 
 def test_every_activation_is_known():
-    assert {type(activations.get(f)) for f in HIDDEN} == {*interchange._ACTIVATIONS}
+    assert {type(activations.get(f)) for f in OUTPUTS} == {*interchange._ACTIVATIONS}
 
 
 # where exp overflows and where sums cancel; ±1e4 stands for what no function should multiply a rounding error by
@@ -79,7 +79,7 @@ Z = np.array([-1e4, -300, -88, -20, -17, -1, -0.1, -1e-6, 0, 1e-6, 0.1, 1, 17, 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("f", [f for f in HIDDEN if f != "softmax"], ids=str)
+@pytest.mark.parametrize("f", [f for f in OUTPUTS if f != "softmax"], ids=str)
 def test_activations_far_from_zero_and_near_it(tmp_path, f, dtype):
     """Each entry on its own, so that no large one hides it; only where σ is all but 0 or 1 an absolute error counts."""
     net = gpunn.Sequential([gpunn.Activation(f)], input_shape=1, dtype=dtype)

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 from oracles import oracle
-from random_nets import HIDDEN, OwnSigmoid, OwnSoftmax, random_case
+from random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from snapshots import bits, nothing_moves
@@ -405,7 +405,7 @@ def test_random_networks_predict_the_same_in_torch(tmp_path, dtype):
         np.testing.assert_allclose(net.predict(x), wanted, rtol=0, atol=tolerance)
         seen |= {type(layer) for layer in net.layers} | {type(layer.activation) for layer in net.layers}
     layers = (gpunn.Dense, gpunn.Activation, gpunn.Dropout, gpunn.BatchNormalization, gpunn.LayerNormalization)
-    assert seen == {*layers, OwnSigmoid, OwnSoftmax, *(type(activations.get(f)) for f in HIDDEN)}
+    assert seen == {*layers, OwnSigmoid, OwnSoftmax, *(type(activations.get(f)) for f in OUTPUTS)}
 
 
 def torchs_own(torch, dtype):
