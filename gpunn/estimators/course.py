@@ -17,10 +17,9 @@ CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 class Course(Callback):
     """Counts, curves, the learning rate and when to stop, by scikit-learn's rules.
 
-    estimator   whose fitted attributes it keeps
-    held_out    (X, y, sample_weight) of early stopping, or None
-    rows        (n,) indices of the rows that train; shuffled anew each epoch from the estimator's generator
-    incremental whether this is one epoch of `partial_fit`
+    estimator  whose fitted attributes it keeps
+    held_out   (X, y, sample_weight) of early stopping, or None
+    rows       (n,) indices of the rows that train; shuffled anew each epoch from the estimator's generator
     """
 
     def __init__(self, estimator: Any, held_out: tuple[Any, Any, Any] | None, rows: np.ndarray) -> None:
