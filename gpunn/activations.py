@@ -216,6 +216,10 @@ class Identity(_Fused):
     names = ("identity", "linear")
     kernels = activation_kernels("identity")
 
+    def record(self, ops: Recorder, z: Array, a: Array) -> None:
+        if a is not z:
+            super().record(ops, z, a)
+
     def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
         if delta is not grad_a:
             super().record_backward(ops, z, a, grad_a, delta)

@@ -17,12 +17,18 @@ BLOCK = 1 << 16  # elements looked at together: a check never copies the set
 
 
 def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Array:
+    """As `table`, its numbers finite and within `dtype`: ValueError names the first that is not."""
+    array = table(X, n_in, name)
+    check_numbers(array, dtype, name)
+    return array
+
+
+def table(X: Any, n_in: int | None, name: str = "X") -> Array:
     """X as a two-dimensional array of real numbers, its own type kept, and its layout where kernels can read it.
 
     Accepts NumPy and CuPy arrays, lists, pandas and polars tables, and whatever else offers `__dlpack__` or
     `__array__`; SciPy's sparse matrices come out as one in compressed rows. Raises TypeError for what are not real
-    numbers (text, dates, complex), ValueError for wrong shapes, ragged lists, empty sets, NaN or infinity, and numbers
-    too large for `dtype`.
+    numbers (text, dates, complex), ValueError for wrong shapes, ragged lists and empty sets.
     """
     array = _compressed(X, name) if hasattr(X, "tocsr") else numbers(X, name)
     if array.ndim != 2:
@@ -33,11 +39,15 @@ def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Arra
         raise ValueError(f"{name} must have at least one row and one column, got shape {array.shape}")
     if n_in is not None and array.shape[1] != n_in:
         raise ValueError(f"{name} has {array.shape[1]} columns, but the network takes {n_in}")
-    if hasattr(array, "tocsr"):
-        _check_stored(array, dtype, name)
-    else:
-        _check_finite(array, dtype, name)
     return array
+
+
+def check_numbers(X: Any, dtype: np.dtype, name: str = "X") -> None:
+    """ValueError for NaN, infinity, and numbers too large for `dtype`, in what `table` gave."""
+    if hasattr(X, "tocsr"):
+        _check_stored(X, dtype, name)
+    else:
+        _check_finite(X, dtype, name)
 
 
 def on_device(X: Any, backend: Backend) -> Table:
@@ -147,10 +157,8 @@ def split(n: int, validation_split: float) -> int:
 
 
 def as_given(result: Array, like: Any) -> Array:
-    """A result as the kind that went in: CuPy for CuPy, NumPy for everything else; the caller's own copy."""
-    if is_device_array(like):
-        return array_module(like).asarray(result).copy()
-    return np.array(to_host(result))
+    """A result, made for the caller alone, as the kind that went in: CuPy for CuPy, NumPy for everything else."""
+    return array_module(like).asarray(result) if is_device_array(like) else to_host(result)
 
 
 def floating(dtype: Any) -> np.dtype:

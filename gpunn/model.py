@@ -564,12 +564,14 @@ class Sequential:
     def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
         _positive_integer("batch_size", batch_size)
-        array = checks.features(X, self._known_inputs(), self.dtype)
+        array = checks.table(X, self._known_inputs())
         if not self._net.is_built:
+            checks.check_numbers(array, self.dtype)
             self.build(array.shape[1])
         self._net.follow_layers()
         with self._net.backend.activate():
-            result = loop.predict(self._net, checks.on_device(array, self._net.backend), batch_size)
+            on_device = checks.on_device(array, self._net.backend)
+            result = loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(array, self.dtype))
             return checks.as_given(result, X)
 
     def predict_proba(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
@@ -683,7 +685,6 @@ class Sequential:
             on_device = self._on_device(x, y, w)
             self._copy_step(plan)
             evaluate(plan, plan.source(on_device.X, on_device.y, on_device.w), 0)
-            run(plan.backward)
             yield plan
 
     def _copy_step(self, plan: Plan) -> None:

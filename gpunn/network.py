@@ -8,7 +8,7 @@ and owns every buffer of a step; making it records the step, and running it only
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from .kernels.state import SIZE, Slot
 from .layers import Buffers, Layer, Parameter
 from .losses import Loss
 from .optimizers import Optimizer
-from .recording import Array, Recorder, run
+from .recording import LOOK_AFTER, Array, Recorder, run
 
 # above these magnitudes an update of finite numbers might overflow, and is tried before it is written
 LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
@@ -127,6 +127,7 @@ class Plan:
             self.gradient = self._new((network.theta.shape[0],))
         self.ops = Recorder(self.backend, keep=keep)
         self.x = self._new((n, network.n_in))
+        self._along: Any = None
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
         self.layers = self._allocate(keep, backward)
         self.prepare: list[Launch] = []
@@ -146,8 +147,6 @@ class Plan:
             self._record_update()
             self.update = self.ops.take()
         self.ops.bind()
-        stages = (self.prepare, self.forward, self.loss, self.backward, self.update)
-        self.prepare, self.forward, self.loss, self.backward, self.update = map(self.backend.join, stages)
         self.bytes += self.ops.bytes
         self.eager = list(dict.fromkeys(self.ops.eager))
 
@@ -284,8 +283,39 @@ class Plan:
 
     def tally(self, sums: Array) -> list[Launch]:
         """Launches that add the batch's metrics to `sums`; a step that updates has its own."""
+        return self._launches(lambda ops: self._record_sums(ops, sums))
+
+    def advance(self, kernel_name: str) -> list[Launch]:
+        """The launch that brings the state's offset to the next batch: "count_batch" or "move_on"."""
+        return self._launches(lambda ops: ops(kernel(kernel_name), out=self.state, count=1, rows=self.n))
+
+    def put(self, into: Array) -> list[Launch]:
+        """The launch that keeps aᴸ in the rows of `into` from the state's offset on."""
+        return self._launches(lambda ops: ops(kernel("keep_rows"), self.output, self.state, out=into))
+
+    def along(self, X: Table, result: Array, start: int, stop: int) -> float | None:
+        """aᴸ of rows start … stop of X, whole blocks, into those rows of `result`; returns max |x|, NaN where an x is.
+
+        X and the result are read and written where they are, block after block; None, with nothing done, where X is not
+        of the network's type and layout or this device does not do so.
+        """
+        if self._along is None:
+            largest = self._new((1,), np.float64)
+            look = self._launches(lambda ops: ops(kernel("largest_magnitude"), self.x, out=largest))
+            walk = self.backend.along_rows([*look, *self.forward], [self.x, self.output, largest])
+            # a network that passes everything through writes nothing
+            self._along = False if walk is None or self.output is self.x else walk
+        usual = not isinstance(X, CompressedRows) and X.dtype == self.network.dtype and X.flags.c_contiguous
+        if self._along is False or not usual:
+            return None
+        blocks = (stop - start) // self.n
+        found = self.backend.empty((blocks,), np.float64)
+        self._along.along((X[start:stop], result[start:stop], found), blocks, seconds=LOOK_AFTER)
+        return float(found.max())
+
+    def _launches(self, record: Callable[[Recorder], None]) -> list[Launch]:
         ops = Recorder(self.backend)
-        self._record_sums(ops, sums)
+        record(ops)
         launches = ops.take()
         ops.bind()
         return launches
@@ -521,7 +551,7 @@ class Network:
 
     def _settings(self) -> list[Any]:
         """What is recorded in a plan and may be changed on a layer: frozen or not, penalties, a rate."""
-        return [(layer.trainable, repr(layer.get_config())) for layer in self.layers]
+        return [layer.settings() for layer in self.layers]
 
     def limit(self) -> float:
         """The magnitude from which on an update is tried before it is written; 0 where a rule's numbers are extreme."""
@@ -595,10 +625,7 @@ def _slot(state: Array, slot: Slot) -> Array:
     return state[int(slot) : int(slot) + 1]
 
 
-def evaluate(plan: Plan, launches: list[Launch], offset: int) -> None:
-    """Run a plan's source and forward pass for the rows from `offset` on."""
+def evaluate(plan: Plan, source: list[Launch], offset: int) -> None:
+    """Run a plan's source, forward pass, loss, and the backward pass if it has one, for the rows from `offset` on."""
     plan.state[Slot.OFFSET] = offset
-    run(launches)
-    run(plan.prepare)
-    run(plan.forward)
-    run(plan.loss)
+    run(plan.backend.join([*source, *plan.prepare, *plan.forward, *plan.loss, *plan.backward]))

@@ -8,7 +8,7 @@ checked, nothing is allocated, and nothing of it depends on Python beyond the lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from .kernels import Kernel, Launch, bind_all
 from .kernels import get as kernel
 
 Array = Any
+LOOK_AFTER = 0.1  # seconds that compiled code runs at most before Python looks again
 
 
 class Recorder:
@@ -42,6 +43,16 @@ class Recorder:
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""
         self._stages[-1].append(self.backend.bind_matmul(a, b, out))
+
+    def affine(self, a: Array, W: Array, b: Array, out: Array, f: str | None = None) -> Literal["", "z", "a"]:
+        """Record out = a W + b where this device does so in one launch, and the activation named `f` with it where it
+        can; which of them `out` then holds, z or a, or "" where nothing was recorded."""
+        found = self.backend.bind_affine(a, W, b, out, f)
+        if found is None:
+            return ""
+        launch, activated = found
+        self._stages[-1].append(launch)
+        return "a" if activated else "z"
 
     def copy(self, a: Array, out: Array) -> None:
         """Record out = a."""
@@ -73,3 +84,25 @@ def run(launches: Iterable[Launch]) -> None:
     with np.errstate(all="ignore"):
         for launch in launches:
             launch()
+
+
+def is_walk(launches: list[Any]) -> bool:
+    """Whether one launch does it all, and may do so again and again by itself."""
+    return len(launches) == 1 and hasattr(launches[0], "repeat")
+
+
+def repeat(launches: list[Any], times: int, state: Array, *, seconds: float, **rates: Any) -> int:
+    """Run the same launches again and again; how many times it was: fewer where `seconds` are over or a step was bad.
+
+    `rates` are the learning rates that a `Walk` takes. Launches that are not one walk run once.
+    """
+    if times > 1 and is_walk(launches):
+        return int(launches[0].repeat(times, state, seconds=seconds, **rates))
+    run(launches)
+    return 1
+
+
+def repeat_all(launches: list[Any], times: int, state: Array) -> None:
+    """Run the same launches so many times; now and then Python looks whether somebody interrupts."""
+    while times > 0:
+        times -= repeat(launches, times, state, seconds=LOOK_AFTER)

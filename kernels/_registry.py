@@ -38,22 +38,27 @@ class Combine:
     """How a reduction joins two partial results: C++ text over a and b, NumPy ufunc, and the neutral element.
 
     `picks` says that the result is one of the two, so that partial results need no wider type than the elements'.
+    `joined_by` names the kernel that joins the partial results (float64) of several threads.
     """
 
     text: str
     ufunc: np.ufunc
     identity: float
     picks: bool = False
+    joined_by: str | None = None
 
 
-ADD = Combine("a + b", np.add, 0.0)
+ADD = Combine("a + b", np.add, 0.0, joined_by="total")
 # NaN wins on either side: a NaN a is kept by a != a, and a NaN b fails both comparisons
-MAX_OF_MAGNITUDES = Combine("(a > b || a != a) ? a : b", np.maximum, 0.0, picks=True)
+MAX_OF_MAGNITUDES = Combine("(a > b || a != a) ? a : b", np.maximum, 0.0, picks=True, joined_by="largest_magnitude")
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One registered kernel. Calling it computes at once; `bind` fixes the buffers and returns the launch."""
+    """One registered kernel. Calling it computes at once; `bind` fixes the buffers and returns the launch.
+
+    `apart` says that row i writes a place of its own in a raw output, so that rows may run beside one another.
+    """
 
     name: str
     form: str
@@ -65,8 +70,14 @@ class Kernel:
     when: Guard | None = None
     combine: Combine | None = None
     over: str = ""
+    apart: bool = False
     ulp: int = 4
     doc: str = field(default="", repr=False)
+
+    @property
+    def joined_by(self) -> str | None:
+        """The kernel that joins partial results, where that may be done whatever a guard says."""
+        return self.combine.joined_by if self.combine is not None and self.when is None else None
 
     def bind(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
         """Fix the buffers and return a launch: a callable without arguments that computes into `out`.

@@ -21,6 +21,7 @@ caller's table happens to hold) or a NumPy type name such as ``int32``.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,6 +136,7 @@ def parse(signature: str) -> Signature:
     return Signature(tuple(inputs), tuple(outputs), tuple(scalars))
 
 
+@functools.cache
 def type_name(dtype: np.dtype) -> str:
     """The NumPy name of a dtype as the kernels spell it; byte order must be the machine's own."""
     return np.dtype(dtype).name

@@ -12,21 +12,21 @@ from .state import Slot
     """
 const double t = state[STEP] + 1.0;
 state[RATE] = state[LR] / (1.0 - pow(beta1, t));
-state[ROOT] = sqrt(1.0 - pow(beta2, t));
+state[ROOT] = 1.0 / sqrt(1.0 - pow(beta2, t));
 """,
 )
 def adam_corrections(beta1, beta2, state):
-    """η/(1 − β₁ᵗ) and √(1 − β₂ᵗ), t counted from 1: once a step, in float64."""
+    """η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ), t counted from 1: once a step, in float64."""
     t = state[Slot.STEP] + 1
     state[Slot.RATE] = state[Slot.LR] / (1 - beta1**t)
-    state[Slot.ROOT] = np.sqrt(1 - beta2**t)
+    state[Slot.ROOT] = 1 / np.sqrt(1 - beta2**t)
 
 
 @rule(
     "m v",
     """m = keep1 * m + fresh1 * g;
        v = keep2 * v + fresh2 * g * g;
-       theta = theta - rate * m / (sqrt(v) / root + eps);""",
+       theta = theta - rate * m / (sqrt(v) * root + eps);""",
     setup="""const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);
              const T rate = (T)state[RATE], root = (T)state[ROOT], eps = (T)epsilon;""",
     scalars=("beta1", "beta2", "epsilon"),
@@ -37,4 +37,4 @@ def adam(g, state, beta1, beta2, epsilon, theta, m, v):
     rate, root = theta.dtype.type(state[Slot.RATE]), theta.dtype.type(state[Slot.ROOT])
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
-    return theta - rate * m / (np.sqrt(v) / root + epsilon), m, v
+    return theta - rate * m / (np.sqrt(v) * root + epsilon), m, v

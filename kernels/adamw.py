@@ -10,7 +10,7 @@ from .state import Slot
     "m v",
     """m = keep1 * m + fresh1 * g;
        v = keep2 * v + fresh2 * g * g;
-       theta = theta * shrink - rate * m / (sqrt(v) / root + eps);""",
+       theta = theta * shrink - rate * m / (sqrt(v) * root + eps);""",
     setup="""const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);
              const T rate = (T)state[RATE], root = (T)state[ROOT], eps = (T)epsilon;
              const T shrink = (T)(1.0 - state[LR] * weight_decay);""",
@@ -22,4 +22,4 @@ def adamw(g, state, beta1, beta2, epsilon, weight_decay, theta, m, v):
     shrink = theta.dtype.type(1 - state[Slot.LR] * weight_decay)
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
-    return theta * shrink - rate * m / (np.sqrt(v) / root + epsilon), m, v
+    return theta * shrink - rate * m / (np.sqrt(v) * root + epsilon), m, v

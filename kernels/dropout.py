@@ -68,6 +68,7 @@ if (begin >= 0 && begin + 4 <= elements) {{
   if (at >= 0 && at < elements) y[at] = drawn >= threshold ? x[at] * factor : (T)0;
 }}
 """,
+    apart=True,
 )
 def dropout(i, x, state, threshold, factor, layer, width, elements, y):
     """y = x ⊙ k · factor, k = 1 where the element's 32 bits are ≥ threshold = p·2³²; forward and backward alike. (E11)

@@ -9,9 +9,11 @@ GPUNN_CACHE names the cache folder (else the user's), GPUNN_COMPILE=0 turns comp
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import shlex
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,41 +127,230 @@ def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
     library = _library(kernel.family)
     if library is None:
         raise RuntimeError(f"kernel {kernel.name}: the compiled text cannot run: {status().reason}")
-    function = getattr(library, symbol(kernel, call.types))
-    function.argtypes = (ctypes.c_void_p,) * 3
-    function.restype = None
-    arrays, copies = [], []
-    for o, a in zip(kernel.signature.arrays, call.arrays, strict=True):
-        if o.kind == "rows" and a.shape[1] > 1 and a.strides[1] != a.itemsize:
-            # a by-row text walks a row with stride one
-            if o.role != "in":
-                raise ValueError(f"kernel {kernel.name}: the rows of output {o.name} must be contiguous")
-            copies.append((np.empty(a.shape, a.dtype), a))
-            a = copies[-1][0]
-        arrays.append(a)
-    sizes = list(call.shape)
+    operands = kernel.signature.arrays
+    arrays, copies = call.arrays, []
     if kernel.form == "by_row":
-        sizes += [call.widths[w] for w in kernel.signature.widths]
+        arrays = list(arrays)
+        for k, (o, a) in enumerate(zip(operands, arrays, strict=True)):
+            # a by-row text walks a row with stride one
+            if o.kind == "rows" and a.shape[1] > 1 and a.strides[1] != a.itemsize:
+                if o.role != "in":
+                    raise ValueError(f"kernel {kernel.name}: the rows of output {o.name} must be contiguous")
+                arrays[k] = np.empty(a.shape, a.dtype)
+                copies.append((arrays[k], a))
+    n, m = call.shape
+    ways = _ways(kernel, arrays, n, m)
+    if kernel.form == "by_row":
+        sizes = [0, n, *(call.widths[w] for w in kernel.signature.widths)]
         sizes += [a.strides[0] // a.itemsize for o, a in _strided(kernel, arrays)]
+    elif ways == "flat":
+        # one long row: the inner loop alone
+        sizes = [0, 1, 0, n * m, *(0, 1) * len(_strided(kernel, arrays))]
     else:
-        views = [(o, _row_and_column_strides(o, a)) for o, a in _strided(kernel, arrays)]
-        n, m = call.shape
-        flat = all(o.kind == "element" and a.flags.c_contiguous for o, a in _strided(kernel, arrays))
-        if flat and kernel.over != "rows":
-            # one long row: the inner loop alone
-            sizes = [1, n * m]
-            views = [(o, (0, 1)) for o, _ in views]
-        for _, strides in views:
-            sizes += strides
+        sizes = [0, n, 0, m]
+        for o, a in _strided(kernel, arrays):
+            sizes += _row_and_column_strides(o, a)
+    if kernel.over == "all":
+        sizes.append(0)  # where the result goes, of those of several shares
     values = [call.scalars[o.name] for o in kernel.signature.scalars]
-    block = (
-        (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)),
-        (ctypes.c_longlong * len(sizes))(*sizes),
-        (ctypes.c_double * max(1, len(values)))(*values),
+    launch = Compiled(
+        function_of(library, symbol(kernel, call.types)),
+        arrays,
+        sizes,
+        values,
+        work=0.4 * n * max(m, *call.widths.values(), 1),
+        splitting=_Splitting(kernel, ways),
     )
-    launch = functools.partial(function, *(ctypes.addressof(part) for part in block))
-    launch.keep = (arrays, block)  # type: ignore[attr-defined]
     return after_copies(copies, launch) if copies else launch
+
+
+def function_of(library: ctypes.CDLL, name: str) -> Any:
+    """A compiled launch's function by name, its address as `address`."""
+    found = getattr(library, name)
+    if not hasattr(found, "address"):
+        found.argtypes, found.restype = (ctypes.c_void_p,) * 3, None
+        found.address = ctypes.cast(found, ctypes.c_void_p).value
+    return found
+
+
+@dataclass(frozen=True)
+class Share:
+    """One thread's part of a launch, and the bytes (from, to) that it reads and writes."""
+
+    launch: Compiled
+    reads: list[tuple[int, int]]
+    writes: list[tuple[int, int]]
+
+
+class Compiled:
+    """A launch in compiled code: (function, at, sizes, numbers). Called, it runs all of it.
+
+    work       about how many nanoseconds it takes
+    splitting  what tells the shares of several threads: (launch, parts) → `Split`
+    """
+
+    __slots__ = ("_arguments", "_block", "_sizes", "arrays", "at", "function", "numbers", "splitting", "work")
+
+    def __init__(
+        self,
+        function: Any,
+        arrays: list[Any],
+        sizes: list[int],
+        numbers: Sequence[float] = (),
+        *,
+        addresses: tuple[int, ...] = (),
+        work: float,
+        splitting: Callable[[Compiled, int], Split] | None = None,
+    ) -> None:
+        self.function, self.arrays, self.work, self.splitting = function, arrays, work, splitting
+        self.at = (ctypes.c_void_p * (len(arrays) + len(addresses)))(*map(address_of, arrays), *addresses)
+        self.numbers = (ctypes.c_double * max(1, len(numbers)))(*numbers)
+        self._sizes = sizes
+        self._block = (ctypes.c_longlong * len(sizes))(*sizes)
+        self._arguments = tuple(map(ctypes.addressof, (self.at, self._block, self.numbers)))
+
+    def __call__(self) -> None:
+        self.function(*self._arguments)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes that it was made with."""
+        return self._sizes
+
+    def apart(self) -> Compiled:
+        """The same launch with places of its own for its arrays' addresses."""
+        made = copy.copy(self)
+        made.at = type(self.at)(*self.at)
+        made._arguments = (ctypes.addressof(made.at), *self._arguments[1:])
+        return made
+
+    def resized(self, sizes: list[int]) -> Compiled:
+        """The same launch with other sizes."""
+        made = copy.copy(self)
+        made._sizes, made._block = sizes, (ctypes.c_longlong * len(sizes))(*sizes)
+        made._arguments = (self._arguments[0], ctypes.addressof(made._block), self._arguments[2])
+        return made
+
+    @property
+    def node(self) -> tuple[int, int, int, int]:
+        """(function, at, sizes, numbers) as addresses."""
+        return (self.function.address, *self._arguments)
+
+    def split(self, parts: int) -> Split:
+        """What `parts` threads do of it, at most one share each, and what must follow."""
+        if self.splitting is not None:
+            return self.splitting(self, parts)
+        everything = [span(a) for a in self.arrays]
+        return Split([Share(self, everything, everything)])
+
+
+@dataclass(frozen=True)
+class Split:
+    """A launch's shares, at most one for each thread, and a launch that joins what they leave."""
+
+    shares: list[Share]
+    then: Compiled | None = None
+
+
+def cuts(n: int, parts: int, grain: int) -> list[tuple[int, int]]:
+    """0 … n in at most so many stretches (from, to), the inner ends multiples of `grain`. The same for all launches,
+    so that a thread goes on with the rows that it has in its cache."""
+    ends = [min(n, round(n * k / parts / grain) * grain) for k in range(parts)] + [n]
+    return [(a, b) for a, b in itertools.pairwise(ends) if a < b]
+
+
+ROW_GRAIN, ELEMENT_GRAIN = 4, 64
+WORTH_A_JOIN = 4000.0  # nanoseconds of a reduction from which on several results and their join pay
+
+
+def address_of(array: Any) -> int:
+    """Where an array's first element lies."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+def span(array: Any) -> tuple[int, int]:
+    """The bytes (from, to) that an array's elements lie in; (0, 0) for none."""
+    if array.size == 0:
+        return 0, 0
+    first = last = address_of(array)
+    for size, stride in zip(array.shape, array.strides, strict=True):
+        if stride < 0:
+            first += stride * (size - 1)
+        else:
+            last += stride * (size - 1)
+    return first, last + array.itemsize
+
+
+def _ways(kernel: Kernel, arrays: list[Any], n: int, m: int) -> str:
+    """How a launch may be shared: by "rows", by "columns", "flat" (one long row), or "whole"."""
+    if kernel.form == "by_row":
+        # a row's own place in a raw output is its own
+        whole = any(o.kind == "raw" and o.role != "in" for o in kernel.signature.arrays) and not kernel.apart
+        return "whole" if whole else "rows"
+    if kernel.over == "rows":
+        return "columns"
+    flat = all(o.kind == "element" and a.flags.c_contiguous for o, a in _strided(kernel, arrays))
+    return "flat" if flat else "rows"
+
+
+class _Splitting:
+    """The shares of a kernel's launch."""
+
+    def __init__(self, kernel: Kernel, ways: str) -> None:
+        self.kernel, self.ways = kernel, ways
+
+    def __call__(self, launch: Compiled, parts: int) -> Split:
+        kernel, ways, sizes = self.kernel, self.ways, launch.sizes
+        low, grain = (0, ROW_GRAIN) if ways == "rows" else (2, ELEMENT_GRAIN)
+        stretches = [] if ways == "whole" else cuts(sizes[low + 1], parts, grain)
+        if kernel.over == "all":
+            if len(stretches) > 1 and launch.work > WORTH_A_JOIN and kernel.joined_by is not None:
+                return self._partial(launch, stretches)
+            stretches = []
+        if len(stretches) < 2:
+            return Split([self._share(launch, None)])
+        return Split([self._share(launch, stretch, low) for stretch in stretches])
+
+    def _share(self, launch: Compiled, stretch: tuple[int, int] | None, low: int = 0) -> Share:
+        sizes = list(launch.sizes)
+        if stretch is not None:
+            sizes[low : low + 2] = stretch
+        reads, writes = [], []
+        for o, a in zip(self.kernel.signature.arrays, launch.arrays, strict=True):
+            place = span(a if stretch is None else self._part(o, a, *stretch))
+            if o.role != "out":
+                reads.append(place)
+            if o.role != "in":
+                writes.append(place)
+        return Share(launch.resized(sizes), reads, writes)
+
+    def _part(self, operand: Operand, array: Any, low: int, high: int) -> Any:
+        if operand.kind == "raw":
+            return array
+        if self.ways == "rows":
+            return array if operand.kind == "row" else array[low:high]
+        if self.ways == "flat":
+            return array.reshape(-1)[low:high]
+        return array if operand.kind == "col" else array[..., low:high]
+
+    def _partial(self, launch: Compiled, stretches: list[tuple[int, int]]) -> Split:
+        """A reduction over everything: every share writes a result of its own, and a last launch joins them."""
+        from ._registry import get
+
+        kernel, low = self.kernel, 0 if self.ways == "rows" else 2
+        parts = np.zeros(len(stretches))
+        where = next(k for k, o in enumerate(kernel.signature.arrays) if o.role == "out")
+        arrays = [*launch.arrays[:where], parts, *launch.arrays[where + 1 :]]
+        partial = Compiled(launch.function, arrays, launch.sizes, list(launch.numbers), work=launch.work)
+        shares = []
+        for k, stretch in enumerate(stretches):
+            share = self._share(partial, stretch, low)
+            mine = share.launch.resized([*share.launch.sizes[:-1], k])
+            shares.append(Share(mine, share.reads, [span(parts[k : k + 1])]))
+        then = get(kernel.joined_by or "").in_compiled_text(parts, out=launch.arrays[where])
+        assert isinstance(then, Compiled)
+        return Split(shares, then)
 
 
 def after_copies(copies: list[tuple[Any, Any]], launch: Callable[[], None]) -> Callable[[], None]:
@@ -258,12 +449,12 @@ def _load(operand: Operand, at: str) -> str:
 
 def _elementwise(kernel: Kernel) -> str:
     operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
-    lines = [_prologue(kernel), "  const long long n = sizes[0], m = sizes[1];"]
+    lines = [_prologue(kernel), "  const long long n = sizes[1], j0 = sizes[2], m = sizes[3];"]
     for k, o in enumerate(operands):
-        lines.append(f"  const long long rs_{o.name} = sizes[{2 + 2 * k}], cs_{o.name} = sizes[{3 + 2 * k}];")
+        lines.append(f"  const long long rs_{o.name} = sizes[{4 + 2 * k}], cs_{o.name} = sizes[{5 + 2 * k}];")
     walking = [o for o in operands if o.kind != "col"]
     unit = " && ".join(f"cs_{o.name} == 1" for o in walking) or "true"
-    lines.append("  for (long long i = 0; i < n; ++i) {")
+    lines.append("  for (long long i = sizes[0]; i < n; ++i) {")
     for o in operands:
         lines.append(f"    auto* q_{o.name} = p_{o.name} + i * rs_{o.name};")
         if o.kind == "col":
@@ -272,7 +463,7 @@ def _elementwise(kernel: Kernel) -> str:
     def loop(index: Callable[[Operand], str]) -> list[str]:
         loads = " ".join(_load(o, f"q_{o.name}[{index(o)}]") for o in walking)
         stores = " ".join(f"q_{o.name}[{index(o)}] = {o.name};" for o in walking if o.role != "in")
-        return ["for (long long j = 0; j < m; ++j) {", f"  {loads}", f"  {kernel.text}", f"  {stores}", "}"]
+        return ["for (long long j = j0; j < m; ++j) {", f"  {loads}", f"  {kernel.text}", f"  {stores}", "}"]
 
     lines += [f"    if ({unit}) {{", "#pragma GCC ivdep", *loop(lambda o: "j"), "    } else {"]
     lines += [*loop(lambda o: f"j * cs_{o.name}"), "    }", "  }"]
@@ -282,9 +473,9 @@ def _elementwise(kernel: Kernel) -> str:
 def _by_row(kernel: Kernel) -> str:
     operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
     widths = kernel.signature.widths
-    lines = [_prologue(kernel), "  const long long n = sizes[0];"]
+    lines = [_prologue(kernel), "  const long long n = sizes[1];"]
     lines += [f"  const long long {w} = sizes[{2 + k}];" for k, w in enumerate(widths)]
-    lines.append("  for (long long i = 0; i < n; ++i) {")
+    lines.append("  for (long long i = sizes[0]; i < n; ++i) {")
     for k, o in enumerate(operands):
         at = f"p_{o.name} + i * sizes[{2 + len(widths) + k}]"
         const = "const " if o.role == "in" else ""
@@ -306,9 +497,9 @@ def _reduction(kernel: Kernel) -> str:
     operands = [o for o in kernel.signature.inputs if o.kind != "raw"]
     (out,) = kernel.signature.outputs
     accumulator = "T" if combine.picks and "T" in kernel.signature.variables else _ctype(out)
-    lines = [_prologue(kernel), "  const long long n = sizes[0], m = sizes[1];"]
+    lines = [_prologue(kernel), "  const long long i0 = sizes[0], n = sizes[1], j0 = sizes[2], m = sizes[3];"]
     for k, o in enumerate(operands):
-        lines.append(f"  const long long rs_{o.name} = sizes[{2 + 2 * k}], cs_{o.name} = sizes[{3 + 2 * k}];")
+        lines.append(f"  const long long rs_{o.name} = sizes[{4 + 2 * k}], cs_{o.name} = sizes[{5 + 2 * k}];")
     lines.append(f"  typedef {accumulator} A; const A identity = (A){combine.identity!r};")
     lines.append(f"  auto combine = [](A a, A b) -> A {{ return {combine.text}; }};")
     unit = " && ".join(f"cs_{o.name} == 1" for o in operands) or "true"
@@ -321,10 +512,10 @@ def _reduction(kernel: Kernel) -> str:
     if kernel.over == "rows":
         lines += [
             f"  A part[{TILE}], total[{TILE}];",
-            f"  for (long long left = 0; left < m; left += {TILE}) {{",
+            f"  for (long long left = j0; left < m; left += {TILE}) {{",
             f"    const long long w = m - left < {TILE} ? m - left : {TILE};",
             "    for (long long j = 0; j < w; ++j) total[j] = identity;",
-            f"    for (long long top = 0; top < n; top += {BLOCK_ROWS}) {{",
+            f"    for (long long top = i0; top < n; top += {BLOCK_ROWS}) {{",
             f"      const long long end = top + {BLOCK_ROWS} < n ? top + {BLOCK_ROWS} : n;",
             "      for (long long j = 0; j < w; ++j) part[j] = identity;",
             "      for (long long i = top; i < end; ++i) {",
@@ -344,9 +535,9 @@ def _reduction(kernel: Kernel) -> str:
     else:
         lines += [
             f"  A lane[{LANES}]; for (int l = 0; l < {LANES}; ++l) lane[l] = identity;",
-            "  for (long long i = 0; i < n; ++i) {",
+            "  for (long long i = i0; i < n; ++i) {",
             *rows,
-            "    long long j = 0;",
+            "    long long j = j0;",
             f"    if ({unit}) for (; j + {LANES} <= m; j += {LANES}) {{",
             "#pragma GCC ivdep",
             f"      for (int l = 0; l < {LANES}; ++l) {{ {term(lambda o: 'j + l')} "
@@ -356,7 +547,7 @@ def _reduction(kernel: Kernel) -> str:
             f"lane[l] = combine(lane[l], {out.name}); }}",
             "  }",
             f"  for (int l = 1; l < {LANES}; ++l) lane[0] = combine(lane[0], lane[l]);",
-            f"  p_{out.name}[0] = lane[0];",
+            f"  p_{out.name}[sizes[{4 + 2 * len(operands)}]] = lane[0];",
         ]
     return "\n".join(lines) + "\n"
 
@@ -424,21 +615,25 @@ def _load_or_compile(family: str) -> ctypes.CDLL | None:
         return None
 
 
-def compile_text(text: str, command: list[str]) -> Path:
-    """Compile a translation unit into the cache and return its path; found there, it is not compiled again.
+def compile_text(text: str, command: list[str], more: tuple[str, ...] = ()) -> Path:
+    """Compile a translation unit into the cache and return its path; found there, it is not compiled again. `more` are
+    flags after the usual ones.
 
     The name is the hash of source, compiler, flags and processor. The file is written beside and renamed, so that
     two processes may compile at once. Raises CompileError with what the compiler said, OSError for the folder.
     """
     folder = _private_folder()
-    key = "\0".join([text, *command, _compiler_version(tuple(command)), *FLAGS, _cpu()])
+    key = "\0".join([text, *command, _compiler_version(tuple(command)), *FLAGS, *more, _cpu()])
     target = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             unit, built = Path(scratch) / "kernels.cpp", Path(scratch) / "kernels.so"
             unit.write_text(text)
             done = subprocess.run(
-                [*command, *FLAGS, str(unit), "-o", str(built), "-lm"], capture_output=True, text=True, check=False
+                [*command, *FLAGS, *more, str(unit), "-o", str(built), "-lm"],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode != 0:
                 raise CompileError(done.stderr.strip() or f"{shlex.join(command)} exited with {done.returncode}")

@@ -10,19 +10,24 @@ from .state import Slot
 @by_row(
     "rows[m] T x, raw float64 state -> raw T kept",
     "for (long long k = 0; k < m; ++k) kept[((long long)state[OFFSET] + i) * m + k] = x[k];",
+    apart=True,
 )
 def keep_rows(i, m, x, state, kept):
     """Row offset + i of the table `kept` is xᵢ."""
     kept.reshape(-1, m)[int(state[Slot.OFFSET]) + i] = x
 
 
-@by_row("int32 y, raw float64 state -> raw int32 kept", "kept[(long long)state[OFFSET] + i] = y;")
+@by_row("int32 y, raw float64 state -> raw int32 kept", "kept[(long long)state[OFFSET] + i] = y;", apart=True)
 def keep_labels(i, y, state, kept):
     """Entry offset + i of `kept` is yᵢ."""
     kept[int(state[Slot.OFFSET]) + i] = y
 
 
-@by_row("T w, raw float64 state -> raw float64 kept", "kept[(long long)state[OFFSET] + i] = (double)w * state[WEIGHT];")
+@by_row(
+    "T w, raw float64 state -> raw float64 kept",
+    "kept[(long long)state[OFFSET] + i] = (double)w * state[WEIGHT];",
+    apart=True,
+)
 def keep_weights(i, w, state, kept):
     """Entry offset + i of `kept` is wᵢ Σw: the row's own weight, which the step divides by the batch's."""
     kept[int(state[Slot.OFFSET]) + i] = w.astype("float64") * state[Slot.WEIGHT]

@@ -34,7 +34,7 @@ class Slot(IntEnum):
     CAUSE = 17  # what was not finite first: 1 the loss, 2 a gradient or a parameter, 3 an update
     BAD_LR = 18  # η at that step
     RATE = 19  # Adam: η / (1 − β₁ᵗ)
-    ROOT = 20  # Adam: √(1 − β₂ᵗ)
+    ROOT = 20  # Adam: 1/√(1 − β₂ᵗ)
     BATCH = 21  # number of this batch in the epoch
     BAD_BATCH = 22  # number of the batch at which the flag was raised
     NET = 23  # index of this net among many that share one plan; part of the counter of dropout masks

@@ -182,3 +182,24 @@ def tick(rows, state):
         state[Slot.STEP] += 1
     state[Slot.OFFSET] += rows
     state[Slot.BATCH] += 1
+
+
+@by_row(
+    "scalar float64 rows -> raw float64 state",
+    """
+state[LOSS_SUM] += state[LOSS] * state[WEIGHT];
+state[WEIGHT_SUM] += state[WEIGHT];
+state[OFFSET] += rows;
+""",
+)
+def count_batch(rows, state):
+    """A batch that is looked at and trains nothing is over: the sums of its loss, without penalties, grow."""
+    state[Slot.LOSS_SUM] += state[Slot.LOSS] * state[Slot.WEIGHT]
+    state[Slot.WEIGHT_SUM] += state[Slot.WEIGHT]
+    state[Slot.OFFSET] += rows
+
+
+@by_row("scalar float64 rows -> raw float64 state", "state[OFFSET] += rows;")
+def move_on(rows, state):
+    """The next block of rows begins `rows` further on."""
+    state[Slot.OFFSET] += rows

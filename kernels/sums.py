@@ -59,3 +59,9 @@ def sum_of_squares(x, state):
 def largest(g, theta):
     """s = max(|g|, |θ|), the non-finite flag's measure: NaN where one of them is NaN, inf where one is infinite."""
     return np.maximum(np.abs(g), np.abs(theta))
+
+
+@reduction("T x -> float64 s", "s = (double)fabs(x);", over="all", combine=MAX_OF_MAGNITUDES)
+def largest_magnitude(x):
+    """s = max |x|, NaN where one of them is NaN."""
+    return np.abs(x)

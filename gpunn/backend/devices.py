@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from .arrays import is_device_array, to_host
-from .compiled import bind_product, join
+from .blas import bind_affine, bind_product
+from .compiled import join, walk_along
 from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
 from .probe import load_cupy, probe
@@ -74,10 +75,22 @@ class Backend:
         """out = a b on fixed buffers, as a callable without arguments; see `gpunn.backend.products`."""
         return bind_matmul(self.xp, a, b, out)
 
-    def join(self, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
+    def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
         """The same launches in order, as few as this device can make of them; one that has `repeat` runs step after
-        step by itself."""
+        step by itself. `flush` allows numbers too small to be normal to be 0 while they run."""
         return list(launches)
+
+    def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
+        """The launches as one that has `along`, which takes blocks of larger arrays in the place of those in `moving`;
+        None where this device cannot."""
+        return None
+
+    def bind_affine(
+        self, a: Any, W: Any, b: Any, out: Any, f: str | None = None
+    ) -> tuple[Callable[[], Any], bool] | None:
+        """out = a W + b on fixed buffers as one launch, and whether it applies the activation named `f` too; None where
+        the product and the sum are two launches."""
+        return None
 
     def free(self) -> None:
         """Give memory that the array library keeps but does not use back to the device."""
@@ -111,8 +124,17 @@ class CPU(Backend):
         launch = bind_matmul(np, a, b, out)
         return bind_product(a, b, out) or launch
 
-    def join(self, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
-        return join(launches)
+    def bind_affine(
+        self, a: Any, W: Any, b: Any, out: Any, f: str | None = None
+    ) -> tuple[Callable[[], Any], bool] | None:
+        bind_matmul(np, a, W, out)  # which checks them
+        return bind_affine(a, W, b, out, f)
+
+    def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
+        return join(launches, flush=flush)
+
+    def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
+        return walk_along(launches, moving)
 
 
 class CUDA(Backend):

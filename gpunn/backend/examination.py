@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .compiled import blas, library
+from . import blas, library
 from .devices import DeviceError, choose
 from .faults import Fault, absent, broken, diagnose, no_device, two_wheels
 from .installation import dotted, system_driver, wheels
@@ -180,14 +180,18 @@ def _host_kernels() -> str | Check:
 
 def _host_steps() -> str | Check:
     """Whether a whole step runs in compiled code on this CPU."""
-    if library() is None:
+    if library.walk() is None:
         return Check("CPU steps", None, "launched one by one from Python, since nothing is compiled")
-    found = blas("float32")
+    found = blas.find("float32")
     if found is None:
         return Check(
             "CPU steps", None, "back to Python for each product: NumPy's BLAS exports none that could be called"
         )
-    return f"compiled, one after another without Python; products by {found[1]}"
+    threads = blas.threads()
+    return (
+        f"compiled, one after another without Python, on {threads} thread{'s' * (threads > 1)} at most; products by "
+        f"{found.name}, small ones in registers"
+    )
 
 
 def _cache_folder() -> str | Fault:

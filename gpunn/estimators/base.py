@@ -43,7 +43,6 @@ from ..losses import Loss
 from ..model import Sequential
 from ..network import Network, Plan, evaluate
 from ..optimizers import Optimizer
-from ..recording import run
 from ..training import checkpoint
 from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
@@ -718,7 +717,6 @@ class _Evaluation:
 
     def _part(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
         evaluate(plan, plan.source(self.set.X, self.set.y, self.set.w), start)
-        run(plan.backward)
         state = self.net.backend.to_host(plan.state)
         share = float(state[Slot.WEIGHT]) / self.weight
         if share:

@@ -118,6 +118,10 @@ class Layer:
     def after_update(self, ops: Recorder, t: Buffers) -> None:
         """Record what follows the optimiser's update: a constraint, a running statistic."""
 
+    def settings(self) -> Any:
+        """What a plan records of the layer and somebody may change on it: compared before a plan is used again."""
+        return self.trainable, repr(self.get_config())
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON."""
         return {}

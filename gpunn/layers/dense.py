@@ -73,15 +73,21 @@ class Dense(Layer):
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """z = a_prev W + b (E1), a = f(z) (E2)"""
-        if self.use_bias and not ops.keep:
-            ops.matmul(t.a_prev, t.W, out=t.z)
-            self.activation.record_with_bias(ops, t.z, t.b, t.a)
-        else:
+        if not self.use_bias or ops.keep:
             self.forward_to_z(ops, t, training)
             self.activation.record(ops, t.z, t.a)
+            return
+        done = ops.affine(t.a_prev, t.W, t.b, out=t.z, f=self.activation.name if t.z is t.a else None)
+        if done == "z":
+            self.activation.record(ops, t.z, t.a)
+        elif not done:
+            ops.matmul(t.a_prev, t.W, out=t.z)
+            self.activation.record_with_bias(ops, t.z, t.b, t.a)
 
     def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """z = a_prev W + b (E1)"""
+        if self.use_bias and ops.affine(t.a_prev, t.W, t.b, out=t.z):
+            return
         ops.matmul(t.a_prev, t.W, out=t.z)
         if self.use_bias:
             ops(kernel("bias_identity"), t.z, t.b, out=t.z)
@@ -103,6 +109,10 @@ class Dense(Layer):
             squares = ops.new((self.units,), t.W.dtype)
             ops(kernel("column_dot"), t.W, t.W, out=squares)
             ops(kernel("max_norm"), squares, t.state, out=t.W, limit=self.max_norm)
+
+    def settings(self) -> Any:
+        # what initialises parameters is in no plan
+        return self.trainable, self.units, self.use_bias, self.l2, self.l1, self.max_norm, repr(self.activation)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -14,12 +15,11 @@ import numpy as np
 
 from ..kernels import Launch
 from ..kernels.state import Slot
-from ..network import Kept, Network, Plan, evaluate
-from ..recording import Array, run
+from ..network import Kept, Network, Plan
+from ..recording import LOOK_AFTER, Array, is_walk, repeat, repeat_all
 from .history import History
 
 EVALUATION_ROWS = 1024
-LOOK_AFTER = 0.1  # seconds between two looks at the flag
 RATES_AHEAD = 4096  # learning rates made at once where a schedule changes them from step to step
 
 
@@ -194,7 +194,7 @@ def _steps(
         steps = {}
         for n in sizes:
             plan = stack.enter_context(training_plan(net, n, weighted=data.w is not None))
-            steps[n] = net.backend.join(whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept)))
+            steps[n] = whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept))
         yield steps
 
 
@@ -204,8 +204,12 @@ def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
 
 
 def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
-    """The six steps of the procedure as one list; what `keep` keeps is what the batch's rows gave before the update."""
-    return [*source, *plan.prepare, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
+    """The six steps of the procedure as one list; what `keep` keeps is what the batch's rows gave before the update.
+
+    Numbers too small to be normal may be 0: such moments and gradients move nothing, and cost a CPU more than all
+    others."""
+    whole = [*source, *plan.prepare, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
+    return plan.backend.join(whole, flush=True)
 
 
 def rate(net: Network, epoch: int) -> float:
@@ -290,20 +294,15 @@ def _epoch(
 
 def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
     """Run a step, or several where one launch does it all by itself; how many it were."""
-    schedule = net.optimizer.schedule
+    schedule, state = net.optimizer.schedule, net.state
     changes = not schedule.is_constant and schedule.per == "step" and net.held_rate is None
-    walk = launches[0] if len(launches) == 1 and hasattr(launches[0], "repeat") else None
-    if walk is None or steps == 1:
+    if not changes or steps == 1 or not is_walk(launches):
         set_learning_rate(net, epoch)
-        run(launches)
-        return 1
-    if not changes:
-        set_learning_rate(net, epoch)
-        return int(walk.repeat(steps, net.state, seconds=LOOK_AFTER))
-    first = int(net.state[Slot.STEP])
+        return repeat(launches, steps, state, seconds=LOOK_AFTER)
+    first = int(state[Slot.STEP])
     ahead = min(steps, RATES_AHEAD)
     rates = np.array([float(schedule(t)) for t in range(first, first + ahead)])
-    return int(walk.repeat(ahead, net.state, rates, first, seconds=LOOK_AFTER))
+    return repeat(launches, ahead, state, rates=rates, first=first, seconds=LOOK_AFTER)
 
 
 def _look(net: Network, epoch: int) -> None:
@@ -338,34 +337,37 @@ def score(net: Network, data: Data, batch_size: int = EVALUATION_ROWS) -> dict[s
     loss = weight = penalty = last = 0.0
     weighted = data.w is not None
     sums, kept = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(data.n, weighted=weighted)
-    full = min(batch_size, data.n)
-    for start, stop, n in _stretches(data.n, full):
+    for start, stop, n in _stretches(data.n, min(batch_size, data.n)):
         with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
-            source, tally = plan.source(data.X, data.y, data.w), plan.tally(sums) + plan.keep(kept)
-            for offset in range(start, stop, n):
-                evaluate(plan, source, offset)
-                run(tally)
-                state = net.backend.to_host(plan.state)
-                here = float(state[Slot.WEIGHT])
-                loss += float(state[Slot.LOSS]) * here
-                weight += here
-                penalty, last = float(state[Slot.PENALTY]), here
+            for slot, value in ((Slot.OFFSET, start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
+                plan.state[slot] = value
+            whole = [*plan.source(data.X, data.y, data.w), *plan.prepare, *plan.forward, *plan.loss]
+            whole += [*plan.tally(sums), *plan.keep(kept), *plan.advance("count_batch")]
+            repeat_all(net.backend.join(whole), (stop - start) // n, plan.state)
+            state = net.backend.to_host(plan.state)
+            loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
+            penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
     logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
     return logs | _values(net, net.backend.to_host(sums), weight, kept)
 
 
-def predict(net: Network, X: Array, batch_size: int) -> Array:
-    """aᴸ (n, n_out) for the rows of X, a new array on the device."""
+def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) -> Array:
+    """aᴸ (n, n_out) for the rows of X, a new array on the device; `check` raises where a number of X makes no sense."""
     n = X.shape[0]
     result = net.backend.empty((n, net.n_out), net.dtype)
+    checked = False
     for start, stop, rows in _stretches(n, min(batch_size, n)):
         with net.plan(rows, training=False) as plan:
-            source = plan.source(X)
-            for offset in range(start, stop, rows):
-                plan.state[Slot.OFFSET] = offset
-                run(source)
-                run(plan.forward)
-                result[offset : offset + rows] = plan.output
+            if not checked:
+                # which has looked at the numbers on its way, at those of these rows
+                largest = plan.along(X, result, start, stop)
+                if largest is not None and math.isfinite(largest):
+                    continue
+                check()
+                checked = True
+            plan.state[Slot.OFFSET] = start
+            whole = [*plan.source(X), *plan.forward, *plan.put(result), *plan.advance("move_on")]
+            repeat_all(net.backend.join(whole), (stop - start) // rows, plan.state)
     return result
 
 

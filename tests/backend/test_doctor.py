@@ -325,11 +325,12 @@ def test_the_doctor_says_how_steps_run(monkeypatch):
     from gpunn.backend import examination
 
     steps = lambda: next(c for c in doctor().checks if c.name == "CPU steps")  # noqa: E731
-    monkeypatch.setattr(examination, "blas", lambda dtype: (1, "cblas_sgemm"))
-    monkeypatch.setattr(examination, "library", lambda: object())
+    monkeypatch.setattr(examination.blas, "find", lambda dtype: examination.blas.Blas(1, "cblas_sgemm"))
+    monkeypatch.setattr(examination.blas, "threads", lambda: 3)
+    monkeypatch.setattr(examination.library, "walk", lambda: object())
     assert steps().ok is True
-    assert steps().detail.endswith("without Python; products by cblas_sgemm")
-    monkeypatch.setattr(examination, "blas", lambda dtype: None)
+    assert steps().detail.endswith("on 3 threads at most; products by cblas_sgemm, small ones in registers")
+    monkeypatch.setattr(examination.blas, "find", lambda dtype: None)
     assert (steps().ok, steps().detail[:31]) == (None, "back to Python for each product")
-    monkeypatch.setattr(examination, "library", lambda: None)
+    monkeypatch.setattr(examination.library, "walk", lambda: None)
     assert (steps().ok, steps().detail[:19]) == (None, "launched one by one")

@@ -46,7 +46,7 @@ def _relu_runs():
     launch = kernels.get("relu").bind(x, out=a)
     launch()
     np.testing.assert_array_equal(a, [0, 2])
-    return "compiled" if isinstance(getattr(launch, "func", None), ctypes._CFuncPtr) else "numpy"
+    return "compiled" if isinstance(getattr(launch, "function", None), ctypes._CFuncPtr) else "numpy"
 
 
 def _in_a_process(*arguments, **environment):

@@ -53,7 +53,7 @@ def test_what_runs_by_default_is_the_compiled_text(name):
     case = make(kernel, kernel.signature.type_combinations()[0], 4, 5)
     inputs, options = case.arguments()
     launch = _without_numpy(kernel).bind(*inputs, **options)
-    assert isinstance(launch.func, ctypes._CFuncPtr)
+    assert isinstance(launch.function, ctypes._CFuncPtr)
     assert kernels.bind_all([(kernel, inputs, options.pop("out"), options.pop("count", None), options)])
     launch()
 

@@ -1,0 +1,46 @@
+"""The compiled libraries of the CPU's backend: the walk with its team of threads, and products in registers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+
+from ..kernels import host
+from . import texts
+
+_lock = threading.Lock()
+_libraries: dict[str, ctypes.CDLL | None] = {}
+
+
+def walk() -> ctypes.CDLL | None:
+    """The walk and the call of BLAS, compiled at first use; None where nothing is (`gpunn doctor` says why)."""
+    return _load("walk")
+
+
+def products(dtype: str) -> ctypes.CDLL | None:
+    """Products of small matrices of one type, as `walk`."""
+    return _load(dtype)
+
+
+def _load(name: str) -> ctypes.CDLL | None:
+    if os.environ.get("GPUNN_COMPILE") == "0":
+        return None
+    with _lock:
+        if name not in _libraries:
+            command, text = host.compiler(), texts.WALK if name == "walk" else texts.products(name)
+            try:
+                made = None if command is None else host.compile_text(text, command, texts.FLAGS)
+                _libraries[name] = None if made is None else ctypes.CDLL(str(made))
+            except (OSError, host.CompileError):
+                _libraries[name] = None
+            for function in ("walk", "vector_bytes"):
+                if _libraries[name] is not None and hasattr(_libraries[name], function):
+                    getattr(_libraries[name], function).restype = ctypes.c_longlong
+        return _libraries[name]
+
+
+def forget() -> None:
+    """Forget what was loaded."""
+    with _lock:
+        _libraries.clear()
