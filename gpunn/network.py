@@ -8,6 +8,7 @@ and owns every buffer of a step; making it records the step, and running it only
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,7 +117,9 @@ class Plan:
         keep: bool = False,
         input_gradient: bool = False,
     ) -> None:
-        self.network, self.n, self.training = network, n, training
+        # the network holds its plans; a circle would keep all of it until Python looks for circles
+        self._network = weakref.ref(network)
+        self.n, self.training = n, training
         self.backend = network.backend
         self.bytes = 0
         self.weighted = weighted
@@ -190,6 +193,13 @@ class Plan:
                     t.grad_prev = grad = self._new((self.n, layer.n_in or 0))
                 else:
                     t.grad_prev = self.grad_x
+        return found
+
+    @property
+    def network(self) -> Network:
+        """The network whose plan it is."""
+        found = self._network()
+        assert found is not None
         return found
 
     @property

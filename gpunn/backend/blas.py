@@ -28,6 +28,7 @@ CALL = 2000  # multiplications up to which a call of BLAS costs more than the pr
 # elements of B up to which products in registers are no slower than BLAS, by the width of a vector in bytes, where B's
 # columns fill vectors and lie as they are used
 RESIDENT = {32: 4096}
+COLUMN_GRAIN = 32  # whole vectors of every type
 NANOSECONDS = 0.025  # of a multiplication, about
 
 
@@ -188,18 +189,20 @@ def _product(how: str, arrays: list[np.ndarray], *addresses: int, relu: bool = F
 
 
 def _split(launch: Compiled, parts: int, *, addresses: tuple[int, ...]) -> Split:
-    """Every thread computes rows of its own of the result."""
+    """Every thread computes rows of its own of the result, or columns where these are more: the operand that is packed
+    for all of them is the shorter one then."""
     a, b, out, *bias = launch.arrays
     shares = []
-    for low, high in cuts(a.shape[0], parts, ROW_GRAIN):
-        mine = Compiled(
-            launch.function,
-            [a[low:high], b, out[low:high], *bias],
-            [high - low, *launch.sizes[1:]],
-            addresses=addresses,
-            work=launch.work,
-        )
-        shares.append(Share(mine, [span(a[low:high]), span(b), *map(span, bias)], [span(out[low:high])]))
+    by_columns = out.shape[1] > out.shape[0]
+    for low, high in cuts(max(out.shape), parts, COLUMN_GRAIN if by_columns else ROW_GRAIN):
+        sizes = list(launch.sizes)
+        sizes[2 if by_columns else 0] = high - low
+        if by_columns:
+            mine = [a, b[:, low:high], out[:, low:high], *(x[low:high] for x in bias)]
+        else:
+            mine = [a[low:high], b, out[low:high], *bias]
+        part = Compiled(launch.function, mine, sizes, addresses=addresses, work=launch.work)
+        shares.append(Share(part, [span(mine[0]), span(mine[1]), *map(span, mine[3:])], [span(mine[2])]))
     return Split(shares)
 
 
