@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from . import cpu
+from . import cpu, readme
 
-COMMANDS = {"cpu": cpu}
+COMMANDS: dict[str, Any] = {"cpu": cpu, "readme": readme}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -274,7 +274,8 @@ class Sequential:
         metrics    names ("accuracy") or objects, shown beside the loss
         device     "auto", "cpu", "cuda" or "cuda:N"
         precision  None: the products are in the network's own dtype
-        threads    the most threads that BLAS may use in a fit; None leaves it alone (extra `threads`)
+        threads    the most threads that a fit uses, in BLAS and around it; None takes as many as BLAS is set to
+                   (extra `threads`)
 
         ValueError or TypeError, before anything changes, where an argument makes no sense or loss and last layer do
         not fit; DeviceError where the device cannot be used.

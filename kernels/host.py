@@ -33,6 +33,7 @@ import numpy as np
 
 from . import _numpy
 from ._signature import VARIABLES, Operand
+from ._vector_math import TEXT as VECTOR_MATH
 from .state import PREAMBLE
 
 if TYPE_CHECKING:
@@ -392,7 +393,7 @@ def symbol(kernel: Kernel, types: dict[str, str]) -> str:
 
 def source(kernels: list[Kernel]) -> str:
     """The translation unit of a family: one template a kernel, one instance for every combination of types."""
-    parts = ["#include <math.h>", "#include <cmath>", "#include <cstddef>", PREAMBLE]
+    parts = ["#include <math.h>", "#include <cmath>", "#include <cstddef>", PREAMBLE, VECTOR_MATH]
     for kernel in kernels:
         parts.append(_template(kernel))
         for types in kernel.signature.type_combinations():
@@ -473,21 +474,29 @@ def _elementwise(kernel: Kernel) -> str:
 def _by_row(kernel: Kernel) -> str:
     operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
     widths = kernel.signature.widths
+    steps = {o.name: f"sizes[{2 + len(widths) + k}]" for k, o in enumerate(operands)}
+
+    def rows(step: Callable[[Operand], str]) -> list[str]:
+        made = ["  for (long long i = sizes[0]; i < n; ++i) {"]
+        for o in operands:
+            at = f"p_{o.name} + i * {step(o)}"
+            const = "const " if o.role == "in" else ""
+            pointer = f"{const}{_ctype(o)}* {o.name} = {at};"
+            made.append("    " + (pointer if o.kind == "rows" else _load(o, f"*({at})")))
+        made.append(f"    {kernel.text}")
+        made += [
+            f"    p_{o.name}[i * {step(o)}] = {o.name};" for o in operands if o.kind == "element" and o.role != "in"
+        ]
+        return [*made, "  }"]
+
     lines = [_prologue(kernel), "  const long long n = sizes[1];"]
+    if widths and not any(o.kind == "raw" and o.role != "in" for o in kernel.signature.arrays):
+        # rows of one column are one long row: with the width known, the loop over rows is the one that is vectorised
+        one = " && ".join(f"{x} == 1" for x in [*(f"sizes[{2 + k}]" for k in range(len(widths))), *steps.values()])
+        lines += [f"  if ({one}) {{", *(f"  const long long {w} = 1;" for w in widths), "#pragma GCC ivdep"]
+        lines += [*rows(lambda o: "1"), "  return; }"]
     lines += [f"  const long long {w} = sizes[{2 + k}];" for k, w in enumerate(widths)]
-    lines.append("  for (long long i = sizes[0]; i < n; ++i) {")
-    for k, o in enumerate(operands):
-        at = f"p_{o.name} + i * sizes[{2 + len(widths) + k}]"
-        const = "const " if o.role == "in" else ""
-        if o.kind == "rows":
-            lines.append(f"    {const}{_ctype(o)}* {o.name} = {at};")
-        else:
-            lines.append("    " + _load(o, f"*({at})"))
-    lines.append(f"    {kernel.text}")
-    for k, o in enumerate(operands):
-        if o.kind == "element" and o.role != "in":
-            lines.append(f"    p_{o.name}[i * sizes[{2 + len(widths) + k}]] = {o.name};")
-    lines.append("  }")
+    lines += rows(lambda o: steps[o.name])
     return "\n".join(lines) + "\n"
 
 

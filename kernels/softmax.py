@@ -4,13 +4,29 @@ import numpy as np
 
 from ._registry import by_row
 
-# the largest entry is taken off before exp, so that nothing overflows; NaN and +inf come out as NaN
-_SOFTMAX = """
-T top = z[0];
-for (long long k = 1; k < m; ++k) top = z[k] > top ? z[k] : top;
-T sum = (T)0;
-for (long long k = 0; k < m; ++k) { const T e = exp(z[k] - top); a[k] = e; sum += e; }
-for (long long k = 0; k < m; ++k) a[k] = a[k] / sum;
+# the largest entry is taken off before exp, so that nothing overflows; NaN and +inf come out as NaN. Maximum and sum
+# have four partial results, so that no step waits for the one before it
+_TOP = """
+T t0 = z[0], t1 = t0, t2 = t0, t3 = t0;
+long long k = 1;
+for (; k + 4 <= m; k += 4) {
+  t0 = z[k] > t0 ? z[k] : t0; t1 = z[k + 1] > t1 ? z[k + 1] : t1;
+  t2 = z[k + 2] > t2 ? z[k + 2] : t2; t3 = z[k + 3] > t3 ? z[k + 3] : t3;
+}
+for (; k < m; ++k) t0 = z[k] > t0 ? z[k] : t0;
+t0 = t1 > t0 ? t1 : t0; t2 = t3 > t2 ? t3 : t2;
+const T top = t2 > t0 ? t2 : t0;
+"""
+_EXP_AND_SUM = """
+VECTOR_LOOP
+for (k = 0; k < m; ++k) a[k] = exp(z[k] - top);
+T s0 = (T)0, s1 = (T)0, s2 = (T)0, s3 = (T)0;
+for (k = 0; k + 4 <= m; k += 4) { s0 += a[k]; s1 += a[k + 1]; s2 += a[k + 2]; s3 += a[k + 3]; }
+for (; k < m; ++k) s0 += a[k];
+const T sum = (s0 + s1) + (s2 + s3);
+"""
+_SOFTMAX = f"""{_TOP}{_EXP_AND_SUM}
+for (k = 0; k < m; ++k) a[k] = a[k] / sum;
 """
 
 
@@ -41,14 +57,14 @@ def softmax_backward(a, g):
 
 @by_row(
     "rows[m] T z, int32 y, T w -> rows[m] T a, rows[m] T delta, T loss",
-    """
-T top = z[0];
-for (long long k = 1; k < m; ++k) top = z[k] > top ? z[k] : top;
+    # log in parentheses is the library's on a CPU as well: for one number it is the faster one
+    f"""{_TOP}
 const T picked = z[y] - top;
-T sum = (T)0;
-for (long long k = 0; k < m; ++k) { const T e = exp(z[k] - top); a[k] = e; sum += e; }
-for (long long k = 0; k < m; ++k) { a[k] = a[k] / sum; delta[k] = w * (k == y ? a[k] - (T)1 : a[k]); }
-loss = w * (log(sum) - picked);
+{_EXP_AND_SUM}
+VECTOR_LOOP
+for (k = 0; k < m; ++k) {{ const T p = a[k] / sum; a[k] = p; delta[k] = w * p; }}
+delta[y] = w * (a[y] - (T)1);
+loss = w * ((log)(sum) - picked);
 """,
 )
 def softmax_crossentropy(z, y, w):
@@ -66,14 +82,13 @@ def softmax_crossentropy(z, y, w):
 
 @by_row(
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
-    """
-T top = z[0];
-for (long long k = 1; k < m; ++k) top = z[k] > top ? z[k] : top;
-T mass = (T)0, picked = (T)0, sum = (T)0;
-for (long long k = 0; k < m; ++k) { mass += y[k]; picked += y[k] == (T)0 ? (T)0 : y[k] * (z[k] - top); }
-for (long long k = 0; k < m; ++k) { const T e = exp(z[k] - top); a[k] = e; sum += e; }
-for (long long k = 0; k < m; ++k) { a[k] = a[k] / sum; delta[k] = w * (mass * a[k] - y[k]); }
-loss = w * (mass * log(sum) - picked);
+    f"""{_TOP}
+T mass = (T)0, picked = (T)0;
+for (k = 0; k < m; ++k) {{ mass += y[k]; picked += y[k] == (T)0 ? (T)0 : y[k] * (z[k] - top); }}
+{_EXP_AND_SUM}
+VECTOR_LOOP
+for (k = 0; k < m; ++k) {{ const T p = a[k] / sum; a[k] = p; delta[k] = w * (mass * p - y[k]); }}
+loss = w * (mass * (log)(sum) - picked);
 """,
 )
 def softmax_crossentropy_dense(z, y, w):

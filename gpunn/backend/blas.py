@@ -28,6 +28,7 @@ CALL = 2000  # multiplications up to which a call of BLAS costs more than the pr
 # elements of B up to which products in registers are no slower than BLAS, by the width of a vector in bytes, where B's
 # columns fill vectors and lie as they are used
 RESIDENT = {32: 4096}
+RESIDENT_AND_SPARED = {32: 8192}  # where that spares a pass over the result, whatever its columns, if they are many
 COLUMN_GRAIN = 32  # whole vectors of every type
 NANOSECONDS = 0.025  # of a multiplication, about
 
@@ -139,24 +140,25 @@ def bind_affine(
 ) -> tuple[Callable[[], Any], bool] | None:
     """The launch of out = a W + b, b in every row (E1), where one launch computes both, and whether it applies the
     activation named `f` too (E2); else None."""
-    if library.walk() is None or not _regular(a, W, out) or not is_small(a, W):
+    fused = f in FUSED
+    if library.walk() is None or not _regular(a, W, out) or not is_small(a, W, spares=fused):
         return None
-    return _in_registers([a, W, out, b], f in FUSED), f in FUSED
+    return _in_registers([a, W, out, b], fused), fused
 
 
-def is_small(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether a b is computed in registers rather than by BLAS."""
+def is_small(a: np.ndarray, b: np.ndarray, *, spares: bool = False) -> bool:
+    """Whether a b is computed in registers rather than by BLAS. `spares` says that it spares a pass over the result."""
     k, m = b.shape
-    if a.size * m > CALL and b.size > max(RESIDENT.values()):
+    if a.size * m > CALL and b.size > max(RESIDENT_AND_SPARED.values()):
         return False
     compiled = library.products(b.dtype.name)
     if compiled is None or a.size * m <= CALL:
         return compiled is not None
     width = int(compiled.vector_bytes())
-    if b.size > RESIDENT.get(width, 0):
-        return False
-    pair = 2 * width // b.itemsize
-    return m == 1 or (m % pair == 0 and (k <= pair or b.strides[1] == b.itemsize))
+    pair, as_used = 2 * width // b.itemsize, b.strides[1] == b.itemsize
+    if spares and as_used and m >= 4 * pair and b.size <= RESIDENT_AND_SPARED.get(width, 0):
+        return True
+    return b.size <= RESIDENT.get(width, 0) and (m == 1 or (m % pair == 0 and (k <= pair or as_used)))
 
 
 def _regular(*arrays: np.ndarray) -> bool:

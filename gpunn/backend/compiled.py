@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.host import Compiled, Share, span
+from ..kernels.host import Compiled, Share, address_of, span
 from ..kernels.state import Slot
 from . import blas, library
 
@@ -71,6 +71,9 @@ class Walk:
         self._counts = (ctypes.c_longlong * len(lists))(*map(len, lists))
         self._walk = found.walk
         self._moving = [self._slots_in(array) for array in moving]
+        each = [_Move(ctypes.addressof(slot), size) for slots, size in self._moving for slot, _ in slots]
+        self._block = (_Move * max(1, len(each)))(*each)
+        self._moves = (ctypes.c_void_p(ctypes.addressof(self._block)), ctypes.c_longlong(len(each)))
         self._what = (
             ctypes.c_void_p(ctypes.addressof(self._lists)),
             ctypes.c_void_p(ctypes.addressof(self._counts)),
@@ -105,9 +108,9 @@ class Walk:
         )
         return done
 
-    def _slots_in(self, array: np.ndarray) -> tuple[list[tuple[int, int]], int]:
-        """Where an address in that array stands among all nodes, (address of the place, bytes from the array's
-        beginning) of each, and the array's bytes. ValueError where there is none."""
+    def _slots_in(self, array: np.ndarray) -> tuple[list[tuple[ctypes.c_void_p, int]], int]:
+        """Where an address in that array stands among all nodes, (the place, bytes from the array's beginning) of each,
+        and the array's bytes. ValueError where there is none."""
         low, high = span(array)
         found = {}
         for launch in (launch for each in self._kept for launch in each if launch is not None):
@@ -116,25 +119,22 @@ class Walk:
                     found[ctypes.addressof(launch.at) + k * ctypes.sizeof(ctypes.c_void_p)] = address - low
         if not found:
             raise ValueError("no launch reads or writes an array that is to move")
-        return list(found.items()), array.nbytes
+        return [(ctypes.c_void_p.from_address(place), offset) for place, offset in found.items()], array.nbytes
 
     def along(self, wholes: Sequence[np.ndarray], steps: int, *, seconds: float) -> None:
         """Run them `steps` times, step k with the k-th block of each of `wholes` in the place of the array that was
         named as moving: contiguous arrays of its type, with as many rows more as there are steps. After so many
         `seconds` Python may look whether somebody interrupts."""
-        moves = []
-        for (places, size), whole in zip(self._moving, wholes, strict=True):
+        for (slots, size), whole in zip(self._moving, wholes, strict=True):
             if whole.nbytes < steps * size:
                 raise ValueError(f"{steps} blocks of {size} bytes were asked for, of an array of {whole.nbytes}")
-            for place, offset in places:
-                ctypes.c_void_p.from_address(place).value = whole.ctypes.data + offset
-                moves.append(_Move(place, size))
-        block = (_Move * max(1, len(moves)))(*moves)
+            begin = address_of(whole)
+            for slot, offset in slots:
+                slot.value = begin + offset
         while steps > 0:
             steps -= self._walk(
                 *self._what,
-                ctypes.c_void_p(ctypes.addressof(block)),
-                ctypes.c_longlong(len(moves)),
+                *self._moves,
                 ctypes.c_longlong(steps),
                 None,
                 None,

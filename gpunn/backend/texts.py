@@ -121,13 +121,19 @@ template <typename T> static void dots(Int n, Int K, const T* a, Int ai, const T
 template <typename T>
 static void in_registers(Int n, Int K, Int m, const T* a, Int ai, Int ak, const T* b, Int bk, Int bj, T* c, Int ldc,
                          After<T> after) {
-  enum { L = BYTES / sizeof(T), W = 2 * L, DEPTH = 256 };
+  enum { L = BYTES / sizeof(T), W = 2 * L, DEPTH = 256, ROWS = 96 };
   if (m == 1 && ak == 1 && bk == 1) return dots(n, K, a, ai, b, c, ldc, after);
   if (m == 1 && ldc == 1 && !after.bias) {  // one column: C' = B' A', its elements side by side
     const T *a0 = a;
     a = b, b = a0, m = n, n = 1;
     const Int i = ai, k = ak;
     ai = 0, ak = bk, bj = i, bk = k, ldc = m;
+  }
+  // rows that stay in the nearest cache while all columns pass by, where B needs no packing
+  if (bj == 1 && n > 2 * ROWS) {
+    for (; n > 0; n -= ROWS, a += ROWS * ai, c += ROWS * ldc)
+      in_registers(n < ROWS ? n : (Int)ROWS, K, m, a, ai, ak, b, bk, bj, c, ldc, after);
+    return;
   }
   T packed[DEPTH * W];
   for (Int k0 = 0; k0 < K; k0 += DEPTH) {

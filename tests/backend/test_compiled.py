@@ -282,6 +282,23 @@ def test_subnormal_numbers_are_zero_in_a_step_and_nowhere_else():
         assert (scaled * np.float32(0.5) > 0).all()
 
 
+def test_who_limits_blas_limits_the_team():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    if blas.threads() < 2:
+        pytest.skip("BLAS has one thread here")
+    assert compiled.how_many(1e9) == min(blas.threads(), compiled.MOST_THREADS)
+    assert compiled.how_many(2 * compiled.WORTH_A_THREAD - 1) == 1
+    with threadpoolctl.threadpool_limits(1):
+        assert compiled.how_many(1e9) == 1
+
+
+def test_blas_has_its_threads_back_after_a_walk():
+    before = blas.threads()
+    x = np.ones((64, 64))
+    compiled.Walk([kernel("tanh").bind(x, out=x)], threads=2)()
+    assert blas.threads() == before
+
+
 def test_a_forked_process_has_a_team_of_its_own():
     if not hasattr(__import__("os"), "fork"):
         pytest.skip("no fork here")

@@ -1,0 +1,94 @@
+"""`python -m benchmarks readme`: the comparison in README.md, made from results/cpu.json; nobody writes it by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from . import report
+from .results import Row
+
+HELP = "put the results into README.md, between its two markers"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- python -m benchmarks readme -->", "<!-- until here -->"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has none."""
+    parser.description = f"{HELP[0].upper()}{HELP[1:]}; results/cpu.json is what it reads."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write README.md anew."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    result = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
+    readme.write_text(replaced(text, result), encoding="utf-8")
+    return 0
+
+
+def replaced(text: str, result: dict[str, Any]) -> str:
+    """README's text with the result between its markers. ValueError where there is not one of each, in order."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after or END in after:
+        raise ValueError(f"README.md must hold {BEGIN} and, behind it, {END}, once each")
+    return f"{before}{BEGIN}\n{part(result)}\n{END}{after}"
+
+
+def part(result: dict[str, Any]) -> str:
+    """What README shows of a result: whose it is, a table of ratios, and the goals that were missed."""
+    m = result["machine"]
+    head = f"Measured on {m['cpu']} ({m['cores']} cores, {m['date']}, commit {m['commit']}), float32:"
+    return "\n".join([head, "", ratios(result["rows"]), "", missed(result["goals"])])
+
+
+def ratios(rows: list[Row]) -> str:
+    """gpunn's time as a part of each one's, by net, mode and number of threads."""
+    lines = []
+    for row in rows:
+        ours = row["contestant"] == ("gpunn-estimator" if row["mode"] == "fit" else "gpunn")
+        if not ours or row["us_per_step"] is None or row["mode"] == "setup":
+            continue
+        best = f"{row['best_peer']} {_interval(row, 'ratio_to_best_peer')}" if row.get("best_peer") else "–"
+        others = [_against(row, names) for names in (("torch-eager", "torch-compiled"), ("scikit-learn",))]
+        floor = _interval(row, "ratio_to_floor")
+        time = report.number(row["us_per_step"])
+        lines.append((row["net"], row["mode"], str(row["threads"]), time, best, *others, floor))
+    head = ("net", "mode", "threads", "µs a step", "÷ best peer", "÷ PyTorch", "÷ scikit-learn", "÷ products alone")
+    return report.table(head, lines)
+
+
+def _against(row: Row, names: tuple[str, ...]) -> str:
+    """The ratio to the faster of several."""
+    found = [row["ratios"][name][1] for name in names if name in row.get("ratios", {})]
+    return report.number(max(found), 2) if found else "–"
+
+
+def _interval(row: Row, name: str) -> str:
+    if row.get(name) is None:
+        return "–"
+    low, high = row[f"{name}_quartiles"]
+    return f"{report.number(row[name], 2)} ({report.number(low, 2)}–{report.number(high, 2)})"
+
+
+def missed(goals: list[dict[str, Any]]) -> str:
+    """How many goals the run met, and those that it missed."""
+    measured = [g for g in goals if g["said"] != "not measured"]
+    lines = [f"- {_sentence(g)}" for g in measured if g["said"] == "missed"]
+    met = len(measured) - len(lines)
+    begin = f"Of the {len(measured)} goals measured (`benchmarks/goals.py`), {met} were met"
+    return "\n".join([f"{begin}; these were missed:", "", *lines]) if lines else f"{begin}."
+
+
+def _sentence(goal: dict[str, Any]) -> str:
+    against = goal["whom"] or goal["against"]
+    scale = 1e3 if against is None else 1.0
+    unit = " ms" if against is None else f" × {against}"
+    what = "memory" if goal["what"] == "memory" else goal["mode"]
+    threads = f"{goal['threads']} thread{'s' * (goal['threads'] > 1)}"
+    got, limit = (report.number(value / scale, 3) for value in (goal["median"], goal["limit"]))
+    return f"{goal['net']}, {what}, {threads}: {goal['contestant']} {got}{unit}, wanted {limit}"
