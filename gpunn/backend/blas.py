@@ -104,7 +104,9 @@ def forget() -> None:
 def _thread_functions() -> tuple[Any, Any] | None:
     """OpenBLAS's functions that tell and set its number of threads, made known to the walk; None for another BLAS."""
     compiled = library.walk()
-    for name in THREADS if compiled is not None else ():
+    if compiled is None:
+        return None
+    for name in THREADS:
         get, put = _exported(name.format("get")), _exported(name.format("set"))
         if get is not None and put is not None:
             get.restype = ctypes.c_int

@@ -64,7 +64,7 @@ class Walk:
         self.threads = len(lists)
         self._kept = lists
         self._nodes = [
-            (_Node * max(1, len(each)))(*(_WAIT if launch is None else launch.node for launch in each))
+            (_Node * max(1, len(each)))(*(_Node() if launch is None else _Node(*launch.node) for launch in each))
             for each in lists
         ]
         self._lists = (ctypes.c_void_p * len(lists))(*map(ctypes.addressof, self._nodes))
@@ -144,7 +144,7 @@ class Walk:
             )
 
 
-_ONE, _NONE, _NO_TIME, _WAIT = ctypes.c_longlong(1), ctypes.c_longlong(0), ctypes.c_double(0), (None,) * 4
+_ONE, _NONE, _NO_TIME = ctypes.c_longlong(1), ctypes.c_longlong(0), ctypes.c_double(0)
 
 
 def how_many(work: float) -> int:
