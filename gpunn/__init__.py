@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from . import schedules as schedules
     from . import theory as theory
     from .backend import DeviceError, DeviceFallbackWarning, doctor
+    from .device_comparison import compare_devices
     from .estimators import MLPClassifier, MLPRegressor
     from .gradient_check import check_gradients
     from .interchange.scikit_learn import from_sklearn
@@ -86,6 +87,7 @@ __all__ = [
     "activations",
     "backend",
     "check_gradients",
+    "compare_devices",
     "doctor",
     "from_sklearn",
     "initializers",
@@ -104,6 +106,7 @@ __all__ = [
 _HOMES = {
     "backend": "DeviceError DeviceFallbackWarning doctor",
     "estimators": "MLPClassifier MLPRegressor",
+    "device_comparison": "compare_devices",
     "gradient_check": "check_gradients",
     "interchange.scikit_learn": "from_sklearn",
     "layers": "Activation BatchNormalization Dense Dropout Layer LayerNormalization",

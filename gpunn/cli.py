@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import __version__, backend, kernels, optimizers
+from .device_comparison import DeviceReport, compare_devices
 from .layers import Dense, Dropout, Layer
 from .loading import load
 from .model import Sequential
@@ -154,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser(
         "doctor", help="say what works on this machine", description="Say what works on this machine, and what to mend."
+    )
+    doctor.add_argument(
+        "--compare",
+        action="store_true",
+        help="also train a small network on two devices and show how far they part: the GPU against the CPU where one "
+        "works, else the kernels' compiled texts against their NumPy bodies",
     )
     doctor.set_defaults(run=_doctor)
     return parser
@@ -478,4 +485,21 @@ def _written(answer: Any) -> str:
 def _doctor(options: argparse.Namespace) -> int:
     report = backend.doctor()
     print(report)
-    return 0 if report.ok else 1
+    well = report.ok
+    if options.compare:
+        try:
+            found = _small_comparison()
+        except (backend.DeviceError, ValueError) as error:
+            print(f"\nnothing to compare: {error}")
+            return 1
+        print(f"\n{found}")
+        well = well and found.ok
+    return 0 if well else 1
+
+
+def _small_comparison() -> DeviceReport:
+    """A network with a rectifier, dropout, tanh and a softmax on numbers drawn for it."""
+    draws = np.random.default_rng(0)
+    layers = [Dense(64, "relu"), Dropout(0.2), Dense(32, "tanh"), Dense(5, "softmax")]
+    net = Sequential(layers, seed=0).compile("adam", "sparse_categorical_crossentropy")
+    return compare_devices(net, draws.standard_normal((256, 20), dtype=np.float32), draws.integers(0, 5, 256))

@@ -9,6 +9,7 @@ GPUNN_CACHE names the cache folder (else the user's), GPUNN_COMPILE=0 turns comp
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import ctypes
 import functools
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +100,28 @@ def _no_compiler() -> str:
     return f"CXX names {named}, which was not found" if named else "no C++ compiler was found: install g++ or clang++"
 
 
+_numpy_bodies = contextvars.ContextVar("numpy_bodies", default=False)
+
+
+@contextlib.contextmanager
+def numpy_bodies() -> Iterator[None]:
+    """What is bound meanwhile, in this thread, runs the NumPy bodies, as with GPUNN_COMPILE=0."""
+    token = _numpy_bodies.set(True)
+    try:
+        yield
+    finally:
+        _numpy_bodies.reset(token)
+
+
+def compiles() -> bool:
+    """Whether texts are to be compiled at all."""
+    return os.environ.get("GPUNN_COMPILE") != "0" and not _numpy_bodies.get()
+
+
 def status() -> HostStatus:
     """Which body runs on this CPU and why. Compiles nothing."""
     cache = str(cache_folder())
-    if os.environ.get("GPUNN_COMPILE") == "0":
+    if not compiles():
         return HostStatus("numpy", "GPUNN_COMPILE=0", cache)
     command = compiler()
     if command is None:
@@ -555,7 +574,8 @@ def _reduction(kernel: Kernel) -> str:
             f"    for (int l = 0; j < m; ++j, l = (l + 1) % {LANES}) {{ {term(lambda o: f'j * cs_{o.name}')} "
             f"lane[l] = combine(lane[l], {out.name}); }}",
             "  }",
-            f"  for (int l = 1; l < {LANES}; ++l) lane[0] = combine(lane[0], lane[l]);",
+            f"  for (int half = {LANES // 2}; half > 0; half /= 2)",
+            "    for (int l = 0; l < half; ++l) lane[l] = combine(lane[l], lane[l + half]);",
             f"  p_{out.name}[sizes[{4 + 2 * len(operands)}]] = lane[0];",
         ]
     return "\n".join(lines) + "\n"
@@ -597,7 +617,7 @@ def _compiler_version(command: tuple[str, ...]) -> str:
 
 def _library(family: str) -> ctypes.CDLL | None:
     """The compiled library of a family of kernels, or None where the NumPy bodies must do."""
-    if os.environ.get("GPUNN_COMPILE") == "0":
+    if not compiles():
         return None
     try:
         return _libraries[family]
@@ -666,7 +686,7 @@ def forget(family: str | None = None) -> None:
 def prepare(families: set[str]) -> None:
     """Have the libraries of these families at hand, compiling side by side the texts that the cache lacks."""
     missing = sorted(f for f in families if f not in _libraries)
-    if len(missing) < 2 or os.environ.get("GPUNN_COMPILE") == "0" or compiler() is None:
+    if len(missing) < 2 or not compiles() or compiler() is None:
         return
     # what goes wrong here goes wrong again, and is dealt with, when the library is loaded
     with contextlib.suppress(CompileError, OSError):

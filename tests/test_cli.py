@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gpunn
-from gpunn import cli
+from gpunn import cli, kernels
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -429,6 +429,16 @@ def test_train_help_names_every_option(run):
     out = run("train", "--help")[1]
     options = "target task hidden activation dropout epochs batch-size optimizer lr seed device out force resume"
     assert all(f"--{option}" in out for option in options.split())
+
+
+def test_the_doctor_compares(run):
+    if kernels.host.status().body != "compiled":
+        status, out, _ = run("doctor", "--compare")
+        assert status == 1 and "nothing to compare" in out
+        return
+    status, out, _ = run("doctor", "--compare")
+    assert status == 0 and "cpu against numpy, float32" in out and out.rstrip().endswith("the same to rounding")
+    assert max(map(len, out.splitlines()[-9:])) <= 80
 
 
 def test_the_doctor_speaks(run):

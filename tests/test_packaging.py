@@ -27,7 +27,7 @@ layers optimizers
 network
 data metrics training
 model
-gradient_check estimators tables interchange
+gradient_check device_comparison estimators tables interchange
 loading
 cli
 __main__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 
 from ..kernels import host
@@ -24,7 +23,7 @@ def products(dtype: str) -> ctypes.CDLL | None:
 
 
 def _load(name: str) -> ctypes.CDLL | None:
-    if os.environ.get("GPUNN_COMPILE") == "0":
+    if not host.compiles():
         return None
     with _lock:
         if name not in _libraries:

@@ -122,8 +122,9 @@ template <typename T>
 static void in_registers(Int n, Int K, Int m, const T* a, Int ai, Int ak, const T* b, Int bk, Int bj, T* c, Int ldc,
                          After<T> after) {
   enum { L = BYTES / sizeof(T), W = 2 * L, DEPTH = 256, ROWS = 96 };
-  if (m == 1 && ak == 1 && bk == 1) return dots(n, K, a, ai, b, c, ldc, after);
-  if (m == 1 && ldc == 1 && !after.bias) {  // one column: C' = B' A', its elements side by side
+  const bool side_by_side = m == 1 && ldc == 1 && ai == 1 && !after.bias;
+  if (m == 1 && ak == 1 && bk == 1 && !(side_by_side && K == 1)) return dots(n, K, a, ai, b, c, ldc, after);
+  if (side_by_side) {  // one column: C' = B' A', its elements side by side
     const T *a0 = a;
     a = b, b = a0, m = n, n = 1;
     const Int i = ai, k = ak;
