@@ -228,12 +228,17 @@ USUAL = ("gather", "identity", "relu", "dropout", "softmax", "total", "judge", "
 def _compiling_meanwhile() -> Iterator[None]:
     """Compile the usual kernels, where the cache lacks them, while pandas, scikit-learn and matplotlib are imported."""
     families = {kernels.get(name).family for name in USUAL}
-    thread = threading.Thread(target=kernels.host.prepare, args=(families,))
-    thread.start()
+    threads = [
+        threading.Thread(target=kernels.host.prepare, args=(families,)),
+        threading.Thread(target=backend.prepare),
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -35,6 +36,7 @@ import numpy as np
 from . import _numpy
 from ._signature import VARIABLES, Operand
 from ._vector_math import TEXT as VECTOR_MATH
+from ._vector_math import ULP as VECTOR_MATH_ULP
 from .state import PREAMBLE
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ FLAGS = ("-O3", *NUMERICS, "-std=c++17", "-fPIC", "-shared", "-w")
 LANES = 32
 BLOCK_ROWS = 64
 TILE = 256
+
+_MATH = re.compile(rf"\b({'|'.join(VECTOR_MATH_ULP)})\s*\(")
 
 _lock = threading.RLock()
 _libraries: dict[str, ctypes.CDLL | None] = {}
@@ -412,7 +416,10 @@ def symbol(kernel: Kernel, types: dict[str, str]) -> str:
 
 def source(kernels: list[Kernel]) -> str:
     """The translation unit of a family: one template a kernel, one instance for every combination of types."""
-    parts = ["#include <math.h>", "#include <cmath>", "#include <cstddef>", PREAMBLE, VECTOR_MATH]
+    parts = ["#include <math.h>", "#include <cmath>", "#include <cstddef>", PREAMBLE]
+    if any(_MATH.search(f"{kernel.text}\n{kernel.setup}") for kernel in kernels):
+        # only there: compiling it takes as long as a family of kernels does
+        parts.append(VECTOR_MATH)
     for kernel in kernels:
         parts.append(_template(kernel))
         for types in kernel.signature.type_combinations():

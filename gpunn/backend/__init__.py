@@ -7,6 +7,7 @@ says what is wrong. Importing this touches no CuPy: only `get`, asked for "auto"
 from .arrays import array_module, from_cuda_interface, is_device_array, to_host
 from .devices import Backend, DeviceError, DeviceFallbackWarning, get
 from .examination import Check, Report, doctor
+from .library import prepare
 
 __all__ = [
     "Backend",
@@ -19,5 +20,6 @@ __all__ = [
     "from_cuda_interface",
     "get",
     "is_device_array",
+    "prepare",
     "to_host",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,9 @@ def threads() -> int:
     """How many threads the products of a walk may use: as many as BLAS is set to, where that can be told; else 1, and
     BLAS does as it does."""
     found = _thread_functions()
-    return 1 if found is None else max(1, int(found[0]()))
+    # a process may have been pinned to fewer cores since BLAS counted them
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if found is None else max(1, min(int(found[0]()), cores))
 
 
 # --- products ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,12 @@ def products(dtype: str) -> ctypes.CDLL | None:
     return _load(dtype)
 
 
+def prepare() -> None:
+    """Have what a step in float32 takes at hand."""
+    walk()
+    products("float32")
+
+
 def _load(name: str) -> ctypes.CDLL | None:
     if not host.compiles():
         return None

@@ -1,5 +1,6 @@
 """Walks over recorded steps in compiled code: in order, shared among threads, and along larger arrays."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -292,6 +293,16 @@ def test_who_limits_blas_limits_the_team():
         assert compiled.how_many(1e9) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_a_pinned_process_has_no_more_threads_than_cores():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(before)])
+        assert blas.threads() == 1 == compiled.how_many(1e9)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def test_blas_has_its_threads_back_after_a_walk():
     before = blas.threads()
     x = np.ones((64, 64))
@@ -300,7 +311,7 @@ def test_blas_has_its_threads_back_after_a_walk():
 
 
 def test_a_forked_process_has_a_team_of_its_own():
-    if not hasattr(__import__("os"), "fork"):
+    if not hasattr(os, "fork"):
         pytest.skip("no fork here")
     code = """
 import os, sys
