@@ -416,7 +416,14 @@ def symbol(kernel: Kernel, types: dict[str, str]) -> str:
 
 def source(kernels: list[Kernel]) -> str:
     """The translation unit of a family: one template a kernel, one instance for every combination of types."""
-    parts = ["#include <math.h>", "#include <cmath>", "#include <cstddef>", PREAMBLE]
+    # libstdc++'s special functions take as long to read as all the rest, and no text calls one
+    parts = [
+        "#include <cstddef>",
+        "#undef _GLIBCXX_USE_STD_SPEC_FUNCS",
+        "#include <math.h>",
+        "#include <cmath>",
+        PREAMBLE,
+    ]
     if any(_MATH.search(f"{kernel.text}\n{kernel.setup}") for kernel in kernels):
         # only there: compiling it takes as long as a family of kernels does
         parts.append(VECTOR_MATH)
@@ -716,6 +723,7 @@ def _compile_together(families: list[str]) -> None:
 
     command = compiler()
     assert command is not None
-    texts = [source([k for k in all_kernels() if k.family == f]) for f in families]
+    # the longest first, so that none of them is waited for alone
+    texts = sorted((source([k for k in all_kernels() if k.family == f]) for f in families), key=len, reverse=True)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         list(pool.map(lambda text: compile_text(text, command), texts))
