@@ -92,12 +92,6 @@ def is_the_product(address: int, dtype: str) -> bool:
     return True
 
 
-def forget() -> None:
-    """Forget what was found: what was set since is seen."""
-    for cached in (_loaded, find, _thread_functions):
-        cached.cache_clear()
-
-
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 

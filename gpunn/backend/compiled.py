@@ -28,12 +28,6 @@ class _Node(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("run", "at", "sizes", "numbers")]
 
 
-def forget() -> None:
-    """Forget what was compiled and found: what was set since is seen."""
-    library.forget()
-    blas.forget()
-
-
 class _Move(ctypes.Structure):
     _fields_ = [("slot", ctypes.c_void_p), ("bytes", ctypes.c_longlong)]
 

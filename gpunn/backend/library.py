@@ -43,9 +43,3 @@ def _load(name: str) -> ctypes.CDLL | None:
                 if _libraries[name] is not None and hasattr(_libraries[name], function):
                     getattr(_libraries[name], function).restype = ctypes.c_longlong
         return _libraries[name]
-
-
-def forget() -> None:
-    """Forget what was loaded."""
-    with _lock:
-        _libraries.clear()
