@@ -334,14 +334,15 @@ class Plan:
         """Launches that keep outputs, targets and weights of the batch's rows, where there is room for them."""
         if kept is None:
             return []
-        ops, labels = Recorder(self.backend), self.network.loss.targets == "labels"
-        ops(kernel("keep_rows"), self.output, self.state, out=kept.a)
-        ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y)
-        if kept.w is not None:
-            ops(kernel("keep_weights"), self.w, self.state, out=kept.w)
-        launches = ops.take()
-        ops.bind()
-        return launches
+        labels = self.network.loss.targets == "labels"
+
+        def record(ops: Recorder) -> None:
+            ops(kernel("keep_rows"), self.output, self.state, out=kept.a)
+            ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y)
+            if kept.w is not None:
+                ops(kernel("keep_weights"), self.w, self.state, out=kept.w)
+
+        return self._launches(record)
 
     def source(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
         """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.

@@ -163,7 +163,7 @@ def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
                 arrays[k] = np.empty(a.shape, a.dtype)
                 copies.append((arrays[k], a))
     n, m = call.shape
-    ways = _ways(kernel, arrays, n, m)
+    ways = _ways(kernel, arrays)
     if kernel.form == "by_row":
         sizes = [0, n, *(call.widths[w] for w in kernel.signature.widths)]
         sizes += [a.strides[0] // a.itemsize for o, a in _strided(kernel, arrays)]
@@ -306,7 +306,7 @@ def span(array: Any) -> tuple[int, int]:
     return first, last + array.itemsize
 
 
-def _ways(kernel: Kernel, arrays: list[Any], n: int, m: int) -> str:
+def _ways(kernel: Kernel, arrays: list[Any]) -> str:
     """How a launch may be shared: by "rows", by "columns", "flat" (one long row), or "whole"."""
     if kernel.form == "by_row":
         # a row's own place in a raw output is its own

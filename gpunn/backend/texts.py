@@ -199,6 +199,7 @@ template <typename T> static void blas_product(void* const* at, const Int* s) {
 }
 extern "C" void blas_product__float32(void* const* at, const Int* s, const double*) { blas_product<float>(at, s); }
 extern "C" void blas_product__float64(void* const* at, const Int* s, const double*) { blas_product<double>(at, s); }
+
 // ---- the walk's own ----
 
 struct Move { void** slot; Int bytes; };  // an address that goes on so far after each step
