@@ -143,7 +143,7 @@ def compare_devices(
 
 def _sides(devices: Any) -> tuple[str, str]:
     if devices is None:
-        return ("cpu", "cuda") if backends.get("auto").device != "cpu" else ("numpy", "cpu")
+        devices = ("cpu", "cuda") if backends.get("auto").device != "cpu" else ("numpy", "cpu")
     if not isinstance(devices, (tuple, list)) or len(devices) != 2 or not all(isinstance(d, str) for d in devices):
         raise TypeError(f"devices must be two names, of 'numpy', 'cpu', 'cuda' and 'cuda:N', got {devices!r}")
     for device in devices:
