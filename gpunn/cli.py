@@ -220,16 +220,22 @@ class _Set:
     source: str
 
 
-# what nearly every training runs
-USUAL = ("gather", "identity", "relu", "dropout", "softmax", "total", "judge", "adam", "sparse_accuracy")
+# what nearly every training runs: a kernel of each text that is compiled, and its types
+_SINGLE = {"T": "float32"}
+USUAL = (
+    *((name, _SINGLE) for name in ("identity", "relu", "dropout", "softmax", "total", "adam", "sparse_accuracy")),
+    *((name, {}) for name in ("judge", "adam_corrections", "gather_labels")),
+    ("gather", {"T": "float32", "S": "float32"}),
+    ("total", {"T": "float64"}),
+)
 
 
 @contextlib.contextmanager
 def _compiling_meanwhile() -> Iterator[None]:
     """Compile the usual kernels, where the cache lacks them, while pandas, scikit-learn and matplotlib are imported."""
-    families = {kernels.get(name).family for name in USUAL}
+    units = [kernels.host.unit_of(kernels.get(name), types) for name, types in USUAL]
     threads = [
-        threading.Thread(target=kernels.host.prepare, args=(families,)),
+        threading.Thread(target=kernels.host.prepare, args=(units,)),
         threading.Thread(target=backend.prepare),
     ]
     for thread in threads:

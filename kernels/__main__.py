@@ -13,11 +13,11 @@ def main() -> int:
     command = parser.parse_args().command
     if command == "build":
         try:
-            families = host.build()
+            units = host.build()
         except (host.CompileError, OSError) as error:
             print(f"the kernels were not compiled: {error}", file=sys.stderr)
             return 1
-        print(f"compiled {len(all_kernels())} kernels of {len(families)} families into {host.cache_folder()}")
+        print(f"compiled {len(all_kernels())} kernels, {len(units)} texts, into {host.cache_folder()}")
         return 0
     found = host.status()
     print(f"body on this CPU: {found.body} ({found.reason})\ncache: {found.cache}")

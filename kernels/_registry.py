@@ -292,7 +292,7 @@ def reduction(
 def bind_all(calls: Iterable[tuple[Kernel, tuple[Any, ...], Any, int | None, dict[str, float]]]) -> list[Launch]:
     """Bind many calls (kernel, inputs, out, count, scalars); texts not compiled yet are compiled side by side."""
     checked = [(k, k._check(inputs, out, scalars, count)) for k, inputs, out, count, scalars in calls]
-    host.prepare({k.family for k, call in checked if call.on_host})
+    host.prepare(host.unit_of(k, call.types) for k, call in checked if call.on_host)
     return [host.bind(k, call) if call.on_host else _device.bind(k, call) for k, call in checked]
 
 

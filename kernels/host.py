@@ -25,11 +25,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -51,8 +51,21 @@ TILE = 256
 
 _MATH = re.compile(rf"\b({'|'.join(VECTOR_MATH_ULP)})\s*\(")
 
+
+class Unit(NamedTuple):
+    """What is compiled together: a family's kernels for one meaning of their type variables."""
+
+    family: str
+    types: tuple[tuple[str, str], ...]
+
+
+def unit_of(kernel: Kernel, types: dict[str, str]) -> Unit:
+    """The unit that holds a kernel for these types."""
+    return Unit(kernel.family, tuple((v, types[v]) for v in kernel.signature.variables))
+
+
 _lock = threading.RLock()
-_libraries: dict[str, ctypes.CDLL | None] = {}
+_libraries: dict[Unit, ctypes.CDLL | None] = {}
 _trouble: str | None = None
 
 
@@ -141,14 +154,14 @@ def status() -> HostStatus:
 
 def bind(kernel: Kernel, call: Call) -> Callable[[], None]:
     """The launch on the CPU: the compiled text where there is one, else the NumPy body."""
-    if _library(kernel.family) is None:
+    if _library(unit_of(kernel, call.types)) is None:
         return _numpy.bind(kernel, call)
     return bind_compiled(kernel, call)
 
 
 def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
     """The launch of the compiled text; RuntimeError where it cannot be compiled."""
-    library = _library(kernel.family)
+    library = _library(unit_of(kernel, call.types))
     if library is None:
         raise RuntimeError(f"kernel {kernel.name}: the compiled text cannot run: {status().reason}")
     operands = kernel.signature.arrays
@@ -414,8 +427,12 @@ def symbol(kernel: Kernel, types: dict[str, str]) -> str:
     return "__".join([kernel.name, *(types[v] for v in kernel.signature.variables)])
 
 
-def source(kernels: list[Kernel]) -> str:
-    """The translation unit of a family: one template a kernel, one instance for every combination of types."""
+def source(unit: Unit) -> str:
+    """The text of a unit: one template a kernel, and its instance."""
+    from ._registry import all_kernels
+
+    types = dict(unit.types)
+    kernels = [k for k in all_kernels() if k.family == unit.family and k.signature.variables == tuple(types)]
     # libstdc++'s special functions take as long to read as all the rest, and no text calls one
     parts = [
         "#include <cstddef>",
@@ -428,9 +445,7 @@ def source(kernels: list[Kernel]) -> str:
         # only there: compiling it takes as long as a family of kernels does
         parts.append(VECTOR_MATH)
     for kernel in kernels:
-        parts.append(_template(kernel))
-        for types in kernel.signature.type_combinations():
-            parts.append(_instance(kernel, types))
+        parts += [_template(kernel), _instance(kernel, types)]
     return "\n".join(parts) + "\n"
 
 
@@ -629,32 +644,29 @@ def _compiler_version(command: tuple[str, ...]) -> str:
     return subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
 
 
-def _library(family: str) -> ctypes.CDLL | None:
-    """The compiled library of a family of kernels, or None where the NumPy bodies must do."""
+def _library(unit: Unit) -> ctypes.CDLL | None:
+    """The compiled library of a unit, or None where the NumPy bodies must do."""
     if not compiles():
         return None
     try:
-        return _libraries[family]
+        return _libraries[unit]
     except KeyError:
         pass
     with _lock:
-        if family not in _libraries:
-            _libraries[family] = _load_or_compile(family)
-        return _libraries[family]
+        if unit not in _libraries:
+            _libraries[unit] = _load_or_compile(unit)
+        return _libraries[unit]
 
 
-def _load_or_compile(family: str) -> ctypes.CDLL | None:
+def _load_or_compile(unit: Unit) -> ctypes.CDLL | None:
     global _trouble
     command = compiler()
     if command is None:
         return None
-    from ._registry import all_kernels
-
-    text = source([k for k in all_kernels() if k.family == family])
     try:
-        return ctypes.CDLL(str(compile_text(text, command)))
+        return ctypes.CDLL(str(compile_text(source(unit), command)))
     except (OSError, CompileError) as error:
-        _trouble = f"compiling the kernels of {family} failed: {error}"
+        _trouble = f"compiling the kernels of {unit.family} failed: {error}"
         return None
 
 
@@ -687,19 +699,18 @@ def compile_text(text: str, command: list[str], more: tuple[str, ...] = ()) -> P
 
 
 def forget(family: str | None = None) -> None:
-    """Forget one family's loaded library, or all and past trouble: what was declared or set since is seen."""
+    """Forget one family's loaded libraries, or all and past trouble: what was declared or set since is seen."""
     global _trouble
     with _lock:
-        if family is not None:
-            _libraries.pop(family, None)
-        else:
-            _libraries.clear()
+        for unit in [u for u in _libraries if family in (None, u.family)]:
+            del _libraries[unit]
+        if family is None:
             _trouble = None
 
 
-def prepare(families: set[str]) -> None:
-    """Have the libraries of these families at hand, compiling side by side the texts that the cache lacks."""
-    missing = sorted(f for f in families if f not in _libraries)
+def prepare(units: Iterable[Unit]) -> None:
+    """Have the libraries of these units at hand, compiling side by side the texts that the cache lacks."""
+    missing = {u for u in units if u not in _libraries}
     if len(missing) < 2 or not compiles() or compiler() is None:
         return
     # what goes wrong here goes wrong again, and is dealt with, when the library is loaded
@@ -707,23 +718,21 @@ def prepare(families: set[str]) -> None:
         _compile_together(missing)
 
 
-def build() -> list[str]:
-    """Compile every registered family; returns the families. Raises CompileError or OSError."""
+def build() -> set[Unit]:
+    """Compile every registered kernel for all its types; returns the units. Raises CompileError or OSError."""
     from ._registry import all_kernels
 
     if compiler() is None:
         raise CompileError(_no_compiler())
-    families = sorted({k.family for k in all_kernels()})
-    _compile_together(families)
-    return families
+    units = {unit_of(k, types) for k in all_kernels() for types in k.signature.type_combinations()}
+    _compile_together(units)
+    return units
 
 
-def _compile_together(families: list[str]) -> None:
-    from ._registry import all_kernels
-
+def _compile_together(units: set[Unit]) -> None:
     command = compiler()
     assert command is not None
     # the longest first, so that none of them is waited for alone
-    texts = sorted((source([k for k in all_kernels() if k.family == f]) for f in families), key=len, reverse=True)
+    texts = sorted(map(source, units), key=len, reverse=True)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         list(pool.map(lambda text: compile_text(text, command), texts))

@@ -172,16 +172,15 @@ extern "C" void small_product__TYPE(void* const* at, const Int* s, const double*
 """
 
 WALK = """
+#include <pthread.h>  // of C++'s own threads and locks the headers alone take half a second to read
+#include <sched.h>
 #include <time.h>
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
 #ifndef _WIN32
 #include <unistd.h>
 #endif
 #if defined(__x86_64__) || defined(__i386__)
-#include <immintrin.h>
+#include <xmmintrin.h>
 #endif
 
 typedef long long Int;
@@ -231,8 +230,14 @@ struct Flushed {
 
 // ---- the team: threads that wait, spinning for a moment and then asleep, for a walk to share ----
 
+struct Locked {
+  pthread_mutex_t& door;
+  explicit Locked(pthread_mutex_t& door) : door(door) { pthread_mutex_lock(&door); }
+  ~Locked() { pthread_mutex_unlock(&door); }
+};
+
 static inline void pause_a_moment(Int tried) {
-  if (tried > 4000) std::this_thread::yield();
+  if (tried > 4000) sched_yield();
 #if defined(__x86_64__) || defined(__i386__)
   else _mm_pause();
 #endif
@@ -242,8 +247,8 @@ struct Job { const Node* const* nodes; const Int* counts; bool flush; };
 
 struct Team {
   Int size = 1;  // the caller included
-  std::mutex caller, door;
-  std::condition_variable bell;
+  pthread_mutex_t caller = PTHREAD_MUTEX_INITIALIZER, door = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t bell = PTHREAD_COND_INITIALIZER;
   Job job{};
   Int wanted = 0;                // threads of the job
   std::atomic<Int> rounds{0};    // jobs given out so far
@@ -270,8 +275,8 @@ struct Team {
     for (Int seen = 0;;) {
       for (Int tried = 0; rounds.load(std::memory_order_acquire) == seen && tried < 4000; ++tried) pause_a_moment(0);
       {
-        std::unique_lock<std::mutex> lock(door);
-        bell.wait(lock, [&] { return rounds.load(std::memory_order_relaxed) != seen; });
+        const Locked locked(door);
+        while (rounds.load(std::memory_order_relaxed) == seen) pthread_cond_wait(&bell, &door);
         seen = rounds.load(std::memory_order_relaxed);
         if (who >= wanted) continue;
       }
@@ -280,13 +285,28 @@ struct Team {
       wait();
     }
   }
+  struct Member { Team* team; Int who; };
+  static void* joins(void* given) {
+    const Member member = *(Member*)given;
+    delete (Member*)given;
+    member.team->serve(member.who);
+    return nullptr;
+  }
+  bool grow(Int threads) {
+    for (; size < threads; ++size) {
+      Member* const member = new Member{this, size};
+      pthread_t thread;
+      if (pthread_create(&thread, nullptr, joins, member) != 0) { delete member; return false; }
+      pthread_detach(thread);
+    }
+    return true;
+  }
   void begin(const Job& given, Int threads) {
-    for (; size < threads; ++size) std::thread([this](Int who) { serve(who); }, size).detach();
-    std::lock_guard<std::mutex> lock(door);
+    const Locked locked(door);
     job = given, wanted = threads;
     over.store(false, std::memory_order_relaxed);
     rounds.fetch_add(1, std::memory_order_release);
-    bell.notify_all();
+    pthread_cond_broadcast(&bell);
   }
   void end() {
     over.store(true, std::memory_order_relaxed);
@@ -296,10 +316,10 @@ struct Team {
 };
 
 static Team* team() {
-  static std::mutex once;
+  static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
   static Team* found = nullptr;
   static long owner = -1;
-  std::lock_guard<std::mutex> lock(once);
+  const Locked locked(once);
 #ifdef _WIN32
   const long here = 0;
 #else
@@ -318,18 +338,18 @@ extern "C" void use_blas_threads(void* get, void* set) {
   blas_threads = (int (*)())get, set_blas_threads = (void (*)(int))set;
 }
 struct OneThread {
-  static std::mutex& door() { static std::mutex m; return m; }
+  static pthread_mutex_t& door() { static pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER; return m; }
   static int& users() { static int n = 0; return n; }
   static int& before() { static int n = 1; return n; }
   const bool on;
   explicit OneThread(bool asked) : on(asked && set_blas_threads) {
     if (!on) return;
-    std::lock_guard<std::mutex> lock(door());
+    const Locked locked(door());
     if (users()++ == 0) { before() = blas_threads(); set_blas_threads(1); }
   }
   ~OneThread() {
     if (!on) return;
-    std::lock_guard<std::mutex> lock(door());
+    const Locked locked(door());
     if (--users() == 0) set_blas_threads(before());
   }
 };
@@ -361,9 +381,8 @@ extern "C" Int walk(const Node* const* nodes, const Int* counts, Int threads, In
   const OneThread one(threads > 1);
   const Flushed flushed(flush != 0);
   Team* crew = threads > 1 ? team() : nullptr;
-  std::unique_lock<std::mutex> lock;
-  if (crew) lock = std::unique_lock<std::mutex>(crew->caller, std::try_to_lock);
-  const bool together = crew && lock.owns_lock();
+  const bool mine = crew && pthread_mutex_trylock(&crew->caller) == 0;
+  const bool together = mine && crew->grow(threads);
   if (together) crew->begin(Job{nodes, counts, flush != 0}, threads);
   Int look = 1, done = 0;
   for (;;) {
@@ -391,6 +410,7 @@ extern "C" Int walk(const Node* const* nodes, const Int* counts, Int threads, In
     }
   }
   if (together) crew->end();
+  if (mine) pthread_mutex_unlock(&crew->caller);
   return done;
 }
 """

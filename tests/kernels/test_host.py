@@ -278,8 +278,21 @@ def test_a_text_that_does_not_compile_leaves_the_others_alone():
 
 def test_the_host_source_takes_the_math_of_c_first():
     """With <cmath> alone, abs(-0.75f) is 0 where the C library's integer abs is found."""
-    text = host.source(kernels.all_kernels()[:1])
+    text = host.source(host.unit_of(kernels.get("relu"), {"T": "float32"}))
     assert text.index("#include <math.h>") < text.index("#include <cmath>")
+
+
+@needs_compiler
+def test_a_kernel_is_compiled_for_the_types_that_are_asked_for(cache):
+    """Its family's others of the same type variables come with it; another type is a text of its own."""
+    relu = kernels.get("relu")
+    single = host.source(host.unit_of(relu, {"T": "float32"})).split()
+    assert {"relu__float32(void*", "relu_backward__float32(void*"} <= {*single}
+    assert not any("__float64" in word for word in single)
+    for dtype, texts in (("float32", 1), ("float32", 1), ("float64", 2)):
+        a = np.empty(2, dtype)
+        relu.in_compiled_text(np.array([-1, 2], dtype), out=a)()
+        assert a.tolist() == [0, 2] and len(list(cache.glob("*.so"))) == texts
 
 
 # --- the command, and processes side by side ------------------------------------------------------------------------
@@ -309,17 +322,19 @@ echo > "$2"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the compiler")
-def test_the_command_builds_every_family(cache, tmp_path):
-    """`python -m gpunn.kernels build`: one library a family, by a compiler that makes empty ones."""
+def test_the_command_builds_every_kernel(cache, tmp_path):
+    """`python -m gpunn.kernels build`: one library a family and meaning of its types, by a compiler that makes empty
+    ones."""
     stub = tmp_path / "stub"
     stub.write_text(STUB)
     stub.chmod(0o700)
-    families = {k.family for k in kernels.all_kernels()}
+    texts = {(k.family, *t.items()) for k in kernels.all_kernels() for t in k.signature.type_combinations()}
     process = _in_a_process("build", CXX=str(stub))
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert out == f"compiled {len(kernels.all_kernels())} kernels of {len(families)} families into {cache}\n"
-    assert len(list(cache.glob("*.so"))) == len(list(cache.iterdir())) == len(families)
+    wanted = f"compiled {len(kernels.all_kernels())} kernels, {len(texts)} texts, into {cache}\n"
+    assert out == wanted
+    assert len(list(cache.glob("*.so"))) == len(list(cache.iterdir())) == len(texts)
 
 
 def test_the_command_says_what_is_wrong(cache):

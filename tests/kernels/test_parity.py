@@ -149,7 +149,9 @@ def planted(compiled_texts):
                     kernel, name=f"{kernel.name}_planted_{output}", text=text, family=f"planted {len(made) % 6}"
                 )
                 made[kernel.name, output] = _registry._register(copy)
-            host.prepare({copy.family for copy in made.values()})
+            host.prepare(
+                host.unit_of(copy, types) for copy in made.values() for types in copy.signature.type_combinations()
+            )
             yield made
         finally:
             for copy in made.values():
