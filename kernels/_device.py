@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,22 +38,38 @@ def empty_like(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     return xp.empty(shape, dtype=dtype)
 
 
-def bind(kernel: Kernel, call: Call) -> Callable[[], None]:
-    """The launch on the GPU that holds the arrays."""
-    launch: Callable[[], None] = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](
-        kernel, call
-    )
-    return launch
+class DeviceLaunch:
+    """Calls on a GPU, in order, that a stream may capture: they allocate nothing, read nothing back, and do the same
+    work whenever they are run.
+
+    reads, writes  the arrays that they read and write
+    product        whether it is a matrix product: work that a GPU may do beside another
+    """
+
+    __slots__ = ("calls", "product", "reads", "writes")
+
+    def __init__(
+        self, calls: Sequence[Callable[[], Any]], reads: Sequence[Any], writes: Sequence[Any], *, product: bool = False
+    ) -> None:
+        self.calls, self.reads, self.writes, self.product = tuple(calls), tuple(reads), tuple(writes), product
+
+    def __call__(self) -> None:
+        for call in self.calls:
+            call()
+
+
+def bind(kernel: Kernel, call: Call) -> DeviceLaunch:
+    """The launch on the GPU that holds the arrays; without elements it is a launch of nothing."""
+    calls = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](kernel, call)
+    pairs = list(zip(kernel.signature.arrays, call.arrays, strict=True))
+    reads = [a for o, a in pairs if o.role != "out"]
+    return DeviceLaunch(calls, reads, [a for o, a in pairs if o.role != "in"])
 
 
 def _launch(function: Any, arguments: list[Any], size: int | None) -> Callable[[], None]:
     if size is None:
         return functools.partial(function, *arguments)
     return functools.partial(function, *arguments, size=size)
-
-
-def nothing() -> None:
-    """The launch of a kernel without elements."""
 
 
 # --- parameters and texts ------------------------------------------------------------------------------------------
@@ -201,22 +217,25 @@ def _made(elementwise_kernel: Any, parts: tuple[str, str, str], name: str) -> An
 # --- the three forms -----------------------------------------------------------------------------------------------
 
 
-def _elementwise(kernel: Kernel, call: Call) -> Callable[[], None]:
+Calls = list[Callable[[], Any]]
+
+
+def _elementwise(kernel: Kernel, call: Call) -> Calls:
     n, m = call.shape
     if n * m == 0:
-        return nothing
+        return []
     function = _compiled(elementwise_parts(kernel), kernel.name)
     operands = kernel.signature.arrays
     flat = any(o.kind == "element" and a.ndim == 1 for o, a in zip(operands, call.arrays, strict=True))
     arrays = [a[:, None] if o.kind == "col" and not flat else a for o, a in zip(operands, call.arrays, strict=True)]
     split = len(kernel.signature.inputs)
-    return _launch(function, [*arrays[:split], *_values(kernel, call), *arrays[split:]], None)
+    return [_launch(function, [*arrays[:split], *_values(kernel, call), *arrays[split:]], None)]
 
 
-def _by_row(kernel: Kernel, call: Call) -> Callable[[], None]:
+def _by_row(kernel: Kernel, call: Call) -> Calls:
     n = call.shape[0]
     if n == 0:
-        return nothing
+        return []
     function = _compiled(by_row_parts(kernel), kernel.name)
     xp = _cupy()
     arrays, copies = [], []
@@ -233,10 +252,10 @@ def _by_row(kernel: Kernel, call: Call) -> Callable[[], None]:
     ]
     split = len(kernel.signature.inputs)
     launch = _launch(function, [*arrays[:split], *_values(kernel, call), *numbers, *arrays[split:]], n)
-    return after_copies(copies, launch) if copies else launch
+    return [after_copies(copies, launch) if copies else launch]
 
 
-def _reduction(kernel: Kernel, call: Call) -> Callable[[], None]:
+def _reduction(kernel: Kernel, call: Call) -> Calls:
     n, m = call.shape
     *inputs, result = call.arrays
     xp = _cupy()
@@ -260,11 +279,4 @@ def _reduction(kernel: Kernel, call: Call) -> Callable[[], None]:
     run_first = _launch(first, [*inputs, *_values(kernel, call), *numbers, parts], parts.size)
     guarded = [state] if kernel.when is not None else []
     run_second = _launch(second, [*guarded, parts, m, n_parts, result], m if rows else 1)
-    if n * m == 0:
-        return run_second
-
-    def launch() -> None:
-        run_first()
-        run_second()
-
-    return launch
+    return [run_first, run_second] if n * m else [run_second]

@@ -203,3 +203,12 @@ def count_batch(rows, state):
 def move_on(rows, state):
     """The next block of rows begins `rows` further on."""
     state[Slot.OFFSET] += rows
+
+
+@by_row(
+    "raw float64 rates -> raw float64 state",
+    "state[LR] = rates[1 + (long long)(state[STEP] - rates[0])];",
+)
+def scheduled_rate(rates, state):
+    """η of the optimiser's step t is rates[1 + t − first], and rates[0] is first: a schedule made ahead."""
+    state[Slot.LR] = rates[1 + int(state[Slot.STEP] - rates[0])]

@@ -2,19 +2,21 @@
 
 Strict: only names that gpunn uses exist, its arrays refuse NumPy's, integer indices wrap around as CuPy's.
 Running: an ElementwiseKernel compiles the CUDA C++ text it is given with the host's compiler and runs it.
-Recording: `cupy.state.calls` lists allocations, transfers and launches; while `cupy.state.capturing` is true,
-what stream capture forbids raises. Breakable: each part is replaceable, see tests/backend/breakages.py.
+Recording: `cupy.state.calls` lists allocations, transfers and launches; while `cupy.state.capturing` is true, what
+capture forbids raises, and launches are kept (fake_graphs.py). Breakable: parts are replaceable, see breakages.py.
 """
 
 import ctypes
 import functools
 import importlib.machinery
+import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import types
 
+import fake_graphs
 import numpy as np
 import pytest
 
@@ -46,7 +48,7 @@ class State:
 
     def reset(self, devices=1):
         self.devices, self.current, self.capturing, self.calls, self.error = devices, 0, False, [], None
-        self.free, self.total = 7 << 30, 8 << 30
+        self.free, self.total, self.stream = 7 << 30, 8 << 30, fake_graphs.DEFAULT
 
     def saw(self, what, forbidden=False, answer=None):
         if self.error or (forbidden and self.capturing):
@@ -92,6 +94,7 @@ def _apply(function, *args, **kwargs):
 class ndarray:
     __module__, __hash__ = "cupy", None
     T = property(lambda self: self.transpose())
+    data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data))
 
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
@@ -149,21 +152,7 @@ def asarray(x, dtype=None):
     return _wrap(state.saw("to_device", forbidden=True, answer=host))
 
 
-PRELUDE = """#include <math.h>
-#include <stddef.h>
-#define __device__
-template <class T> struct CArray {  // d: contiguous, ndim, size, shape, strides in bytes
-  T* p; const ptrdiff_t* d;
-  ptrdiff_t size() const { return d[2]; }
-  T& operator[](ptrdiff_t k) const {
-    if (d[0]) return p[k];
-    ptrdiff_t at = 0;
-    for (ptrdiff_t j = d[1]; j-- > 0; k /= d[3 + j]) at += (k % d[3 + j]) * d[3 + d[1] + j];
-    return *(T*)((char*)p + at);
-  }
-};
-struct CIndexer { ptrdiff_t n; ptrdiff_t size() const { return n; } };
-"""
+PRELUDE = (pathlib.Path(__file__).parent / "fake_cuda.h").read_text()
 COMPILER = shutil.which("c++") or shutil.which("g++") or "clang++"
 FLAGS = ["-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-x", "c++", "-"]
 _folder = tempfile.TemporaryDirectory(prefix="fake-cupy-")
@@ -208,7 +197,8 @@ class ElementwiseKernel:
                 raise ValueError("Output arguments type must be cupy.ndarray, or Out shape is mismatched")
         state.saw(f"kernel {self.name}")
         if 0 not in shape:
-            self._run(bare[: self.nin] + [x._a for x in results], dtypes, shape)
+            out = [x._a for x in results]
+            fake_graphs.run_or_record(state, self._run, (bare[: self.nin] + out, dtypes, shape), out)
         return results[0] if len(results) == 1 else tuple(results)
 
     def _dtypes(self, bare):
@@ -272,7 +262,7 @@ runtime.deviceSynchronize = lambda: state.saw("synchronize", forbidden=True)
 memory, nvrtc = _module("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError), _module("cupy.cuda.nvrtc")
 nvrtc.getVersion = lambda: (12, 9)
 cuda = _module("cupy.cuda", cublas="cuBLAS", Device=Device, runtime=runtime, memory=memory, nvrtc=nvrtc)
-cuda.Stream = lambda non_blocking=False: Device(state.current)
+fake_graphs.add_to(cuda, state)
 cupy = _module("cupy", __version__="14.2.0", ndarray=ndarray, asarray=asarray, cuda=cuda, state=state)
 cupy.__dict__.update({name: functools.partial(_apply, getattr(np, name)) for name in FUNCTIONS})
 cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
