@@ -542,8 +542,7 @@ class Sequential:
         with net.backend.activate(), loop.training_plan(net, x.shape[0], weighted=w is not None) as plan:
             on_device = self._on_device(x, y, w)
             loop.set_learning_rate(net, self._epochs)
-            net.state[Slot.OFFSET] = 0
-            run(loop.whole_step(plan, plan.source(on_device.X, on_device.y, on_device.w)))
+            run(loop.step_on(plan, on_device))
             state = np.array(net.backend.to_host(net.state))
         if state[Slot.BAD]:
             raise loop.diverged(net, state, None, None)

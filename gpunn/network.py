@@ -131,6 +131,7 @@ class Plan:
         self.ops = Recorder(self.backend, keep=keep)
         self.x = self._new((n, network.n_in))
         self._along: Any = None
+        self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
         self.layers = self._allocate(keep, backward)
         self.prepare: list[Launch] = []
@@ -343,6 +344,17 @@ class Plan:
                 ops(kernel("keep_weights"), self.w, self.state, out=kept.w)
 
         return self._launches(record)
+
+    def feed(self, X: Table, y: Array, w: Array = None) -> None:
+        """Bring one batch, arrays on the device, into the plan's x, y and w."""
+        self.state[Slot.OFFSET] = 0
+        if isinstance(X, CompressedRows):
+            run(self.source(X, y, w))
+            return
+        with np.errstate(all="ignore"):
+            self.x[...], self.y[...] = X, y
+            if w is not None:
+                self.w[...] = w
 
     def source(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
         """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.

@@ -50,7 +50,10 @@ def place(launches: Sequence[DeviceLaunch]) -> tuple[list[Placed], bool]:
     since: tuple[list[DeviceLaunch], list[DeviceLaunch]] = ([], [])
     entered = False  # a second stream joins a capture by waiting for the first
     for launch, after in zip(launches, [*launches[1:], None], strict=True):
-        apart = after is not None and launch.product and _size(launch) < FILLS and not _depends(after, launch)
+        beside = not placed or placed[-1].branch == 0
+        apart = (
+            beside and launch.product and _size(launch) < FILLS and after is not None and not _depends(after, launch)
+        )
         branch = int(apart)
         others = since[1 - branch]
         wait = any(_depends(launch, other) for other in others) or (apart and not entered)

@@ -212,6 +212,15 @@ def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = Non
     return plan.backend.join(whole, flush=True)
 
 
+def step_on(plan: Plan, data: Data) -> list[Launch]:
+    """The step on one batch that the plan holds already: the same launches whatever the batch, so that they are joined
+    once."""
+    plan.feed(data.X, data.y, data.w)
+    if plan.fed is None:
+        plan.fed = whole_step(plan, [])
+    return plan.fed
+
+
 def rate(net: Network, epoch: int) -> float:
     """η of the coming step: what it is held at, else what the schedule gives."""
     if net.held_rate is not None:
@@ -219,7 +228,8 @@ def rate(net: Network, epoch: int) -> float:
     schedule = net.optimizer.schedule
     if schedule.per == "epoch":
         return float(schedule(epoch))
-    return float(schedule(int(net.state[Slot.STEP]) if net.is_built else 0))
+    # a step count lies on the device, which would have to be waited for
+    return float(schedule(0 if schedule.is_constant or not net.is_built else int(net.state[Slot.STEP])))
 
 
 def set_learning_rate(net: Network, epoch: int) -> None:
