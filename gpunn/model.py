@@ -28,7 +28,7 @@ from .layers import Dense, Layer
 from .losses import Loss
 from .network import Network, Plan, evaluate
 from .recording import Array, run
-from .training import checkpoint, loop, stream
+from .training import blocks, checkpoint, loop, stream
 from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .training.history import History
 from .training.loop import Data
@@ -427,8 +427,10 @@ class Sequential:
         facts = {"training data": print_of(training, n), "batch_size": batch_size, "shuffle": order_of is not None}
 
         def go(**run: Any) -> History:
-            on_device = self._on_device(*training)
-            return loop.fit(self._net, on_device, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+            data = self._place(*training)
+            fit: Any = blocks.fit if isinstance(data, blocks.HostData) else loop.fit
+            found: History = fit(self._net, data, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+            return found
 
         params = {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose}
         of = self if subject is None else subject
@@ -520,7 +522,7 @@ class Sequential:
                 self._run = under_way
                 try:
                     return go(
-                        validation=None if validation is None else self._on_device(*validation),
+                        validation=None if validation is None else self._place(*validation),
                         epochs=epochs,
                         callbacks=_Counting(hooks, self, under_way, saved),
                         model=self,
@@ -557,7 +559,7 @@ class Sequential:
         X, y, w = self._batch(X, y, sample_weight, None, "X")
         self._net.follow_layers()
         with self._net.backend.activate():
-            return loop.score(self._net, self._on_device(X, y, w), batch_size)
+            return loop.score(self._net, self._place(X, y, w), batch_size)
 
     # --- prediction ---------------------------------------------------------------------------------------------
 
@@ -570,9 +572,16 @@ class Sequential:
             self.build(array.shape[1])
         self._net.follow_layers()
         with self._net.backend.activate():
-            on_device = checks.on_device(array, self._net.backend)
-            result = loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(array, self.dtype))
-            return checks.as_given(result, X)
+            backend = self._net.backend
+            parts = blocks.pieces(backend, array)
+            if len(parts) == 1:
+                return checks.as_given(self._predict(array, batch_size), X)
+            return np.concatenate([backend.to_host(self._predict(part, batch_size)) for part in parts])
+
+    def _predict(self, X: Any, batch_size: int) -> Array:
+        """aᴸ on the device for rows that it has room for."""
+        on_device = checks.on_device(X, self._net.backend)
+        return loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(X, self.dtype))
 
     def predict_proba(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """Probabilities (n, n_out): aᴸ behind softmax or sigmoid, and that of the logits where the last layer gives
@@ -878,6 +887,9 @@ class Sequential:
     def _on_device(self, X: Any, y: Array, w: Array | None) -> Data:
         put = self._net.backend.asarray
         return Data(checks.on_device(X, self._net.backend), put(y), None if w is None else put(w))
+
+    def _place(self, X: Any, y: Array, w: Array | None) -> Data | blocks.HostData:
+        return blocks.place(self._net.backend, X, y, w, self._on_device)
 
 
 class _Counting:

@@ -67,6 +67,10 @@ class Kept:
     y: Array
     w: Array | None
 
+    def rows(self, start: int, stop: int) -> Kept:
+        """The room of those rows."""
+        return Kept(self.a[start:stop], self.y[start:stop], None if self.w is None else self.w[start:stop])
+
 
 @dataclass(frozen=True)
 class Accounting:

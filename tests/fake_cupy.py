@@ -51,7 +51,7 @@ class State:
         self.free, self.total, self.stream = 7 << 30, 8 << 30, fake_graphs.DEFAULT
 
     def saw(self, what, forbidden=False, answer=None):
-        if self.error or (forbidden and self.capturing):
+        if self.error or (forbidden and fake_graphs.under_way(self)):
             raise self.error or CUDARuntimeError(CAPTURING)
         self.calls.append(what)
         return answer
@@ -82,7 +82,7 @@ def _apply(function, *args, **kwargs):
     """A NumPy function on the arrays inside; an array it wrote into comes back as the same object."""
     bare, options = [_bare(x) for x in args], {k: _bare(v) for k, v in kwargs.items()}
     if getattr(function, "__name__", "") in ("matmul", "dot", "__matmul__"):
-        if state.capturing:
+        if fake_graphs.under_way(state):
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
         state.saw("matmul", answer=cuda.cublas)
     with np.errstate(all="ignore"):
@@ -129,10 +129,10 @@ class ndarray:
     def get(self):
         return state.saw("to_host", forbidden=True, answer=self._a.copy())
 
-    def set(self, host):
+    def set(self, host, stream=None):
         if not isinstance(host, np.ndarray) or (host.dtype, host.shape) != (self.dtype, self.shape):
             raise TypeError("only a numpy.ndarray of equal dtype and shape can be set to a cupy.ndarray")
-        self._a[...] = state.saw("to_device", forbidden=True, answer=host)
+        (stream or fake_graphs.DEFAULT).copy(self._a, state.saw("to_device", forbidden=True, answer=host))
 
 
 ndarray.__len__ = lambda self: len(self._a)
@@ -271,7 +271,7 @@ cupy.asnumpy = lambda x: x.get() if isinstance(x, ndarray) else np.asarray(x)
 cupy.empty = lambda shape, dtype=float: _wrap(np.empty(shape, dtype))
 cupy.zeros = lambda shape, dtype=float: _wrap(np.zeros(shape, dtype))
 cupy.may_share_memory = lambda a, b: np.may_share_memory(_bare(a), _bare(b))
-_pool = types.SimpleNamespace(free_all_blocks=lambda: state.saw("free"))
+_pool = types.SimpleNamespace(free_all_blocks=lambda: state.saw("free"), free_bytes=lambda: 0)
 cupy.get_default_memory_pool = cupy.get_default_pinned_memory_pool = lambda: _pool
 
 

@@ -23,7 +23,9 @@ from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
 from .probe import load_cupy, probe
 from .products import bind_matmul
+from .staging import PinnedStaging, Staging
 
+MOST_OF_MEMORY = 0.75  # of what is free, for a set; the rest is for what is computed with it
 ACCEPTED = '"auto", "cpu", "cuda" or "cuda:N" (N = 0, 1, …)'
 
 
@@ -92,6 +94,14 @@ class Backend:
         """out = a W + b on fixed buffers as one launch, and whether it applies the activation named `f` too; None where
         the product and the sum are two launches."""
         return None
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes find room on the device, and leave some for what is to be computed."""
+        return True
+
+    def staging(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[Staging]:
+        """For each (shape, dtype) an array of the device that the host fills while the device computes."""
+        return [Staging(np.empty(shape, dtype)) for shape, dtype in like]
 
     def free(self) -> None:
         """Give memory that the array library keeps but does not use back to the device."""
@@ -171,6 +181,16 @@ class CUDA(Backend):
     def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
         # CuPy compiles its kernels so that numbers too small to be normal are 0
         return graph.join(self, launches)
+
+    def has_room(self, size: int) -> bool:
+        with self.activate():
+            free = self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
+        return bool(size <= MOST_OF_MEMORY * free)
+
+    def staging(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[Staging]:
+        with self.activate():
+            stream = self.xp.cuda.Stream(non_blocking=True)
+            return [PinnedStaging(self.xp, shape, dtype, stream) for shape, dtype in like]
 
     def free(self) -> None:
         with self.activate():

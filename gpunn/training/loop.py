@@ -48,6 +48,10 @@ class Data:
     def n(self) -> int:
         return int(self.X.shape[0])
 
+    def parts(self, backend: Any) -> Iterator[tuple[int, Data]]:
+        """The set in its own order, as parts on the device, each with the number of its first row: here all of it."""
+        yield 0, self
+
 
 @dataclass(frozen=True)
 class Several:
@@ -342,21 +346,23 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) ->
     return found
 
 
-def score(net: Network, data: Data, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
+def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
     """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows."""
     loss = weight = penalty = last = 0.0
     weighted = data.w is not None
     sums, kept = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(data.n, weighted=weighted)
-    for start, stop, n in _stretches(data.n, min(batch_size, data.n)):
-        with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
-            for slot, value in ((Slot.OFFSET, start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
-                plan.state[slot] = value
-            whole = [*plan.source(data.X, data.y, data.w), *plan.prepare, *plan.forward, *plan.loss]
-            whole += [*plan.tally(sums), *plan.keep(kept), *plan.advance("count_batch")]
-            repeat_all(net.backend.join(whole), (stop - start) // n, plan.state)
-            state = net.backend.to_host(plan.state)
-            loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
-            penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
+    for first, part in data.parts(net.backend):
+        room = None if kept is None else kept.rows(first, first + part.n)
+        for start, stop, n in _stretches(part.n, min(batch_size, part.n)):
+            with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
+                for slot, value in ((Slot.OFFSET, start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
+                    plan.state[slot] = value
+                whole = [*plan.source(part.X, part.y, part.w), *plan.prepare, *plan.forward, *plan.loss]
+                whole += [*plan.tally(sums), *plan.keep(room), *plan.advance("count_batch")]
+                repeat_all(net.backend.join(whole), (stop - start) // n, plan.state)
+                state = net.backend.to_host(plan.state)
+                loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
+                penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
     logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
     return logs | _values(net, net.backend.to_host(sums), weight, kept)
 
