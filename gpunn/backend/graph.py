@@ -158,12 +158,15 @@ class Graph:
                 return done
 
     def _put_rates(self, state: Any, rates: np.ndarray, first: int) -> None:
+        made = self._set_rate is None
         if self._set_rate is None:
             self._rates = self.backend.zeros((RATES + 1,), np.float64)
             bound = kernel("scheduled_rate").bind(self._rates, out=state, count=1)
             assert isinstance(bound, DeviceLaunch)
             self._set_rate = bound
         self._rates[: len(rates) + 1] = self.backend.asarray(np.concatenate([[first], rates]))
+        if made:
+            self._set_rate()  # its module is loaded before a capture
 
     def _take(self, steps: int, *, rated: bool) -> None:
         """So many steps, asked of the device and not waited for."""

@@ -84,18 +84,23 @@ class Feeder:
         """(slot, rows) of one block after another, whose rows are those of the set that `order` tells. What is to be
         done on a block must have been asked of the device when the next is asked for."""
         cuts = [order[start : start + self.rows] for start in range(0, len(order), self.rows)]
-        with ThreadPoolExecutor(1) as thread:
-            coming = thread.submit(self._bring, 0, cuts[0])
-            for k, rows in enumerate(cuts):
-                slot = k % 2
-                coming.result()
-                if k + 1 < len(cuts):
-                    coming = thread.submit(self._bring, 1 - slot, cuts[k + 1])
-                for staging in self.slots[slot]:
-                    staging.arrived()
-                yield slot, len(rows)
-                for staging in self.slots[slot]:
-                    staging.used()
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                coming = thread.submit(self._bring, 0, cuts[0])
+                for k, rows in enumerate(cuts):
+                    slot = k % 2
+                    coming.result()
+                    if k + 1 < len(cuts):
+                        coming = thread.submit(self._bring, 1 - slot, cuts[k + 1])
+                    for staging in self.slots[slot]:
+                        staging.arrived()
+                    yield slot, len(rows)
+                    for staging in self.slots[slot]:
+                        staging.used()
+        finally:
+            # whoever stops on the way may let go of the memory that a copy is still reading
+            for staging in (*self.slots[0], *self.slots[1]):
+                staging.emptied()
 
     def _bring(self, slot: int, rows: np.ndarray) -> None:
         with self.backend.activate():
