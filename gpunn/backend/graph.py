@@ -144,17 +144,19 @@ class Graph:
         if rates is not None:
             steps = min(steps, RATES)
             self._put_rates(state, rates[:steps], first)
-        begin, done = time.monotonic(), 0
+        begin = now = time.monotonic()
+        done = 0
         while True:
             # what was asked of the device is done when the clock is looked at
             some = max(1, int(seconds / LOOKS / self._each)) if self._each > 0 else 1
             some = min(some, steps - done)
             self._take(some, rated=rates is not None)
             self.backend.synchronize()
+            before, now = now, time.monotonic()
             done += some
-            passed = time.monotonic() - begin
-            self._each = passed / done
-            if done == steps or passed >= seconds:
+            # of these steps alone: the first ones compile
+            self._each = (now - before) / some
+            if done == steps or now - begin >= seconds:
                 return done
 
     def _put_rates(self, state: Any, rates: np.ndarray, first: int) -> None:
