@@ -135,6 +135,11 @@ class Sequential:
         return self._net.dtype
 
     @property
+    def precision(self) -> str | None:
+        """What `compile` was given: "tf32" or "bf16" for products on a GPU, None for products in `dtype`."""
+        return self._net.precision
+
+    @property
     def device(self) -> str:
         """Where the parameters are: "cpu" or "cuda:N"."""
         return self._net.backend.device
@@ -204,6 +209,9 @@ class Sequential:
         lines.append(lines[1])
         lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
         lines.append(f"device {self.device}: {self.device_reason}")
+        if net.precision is not None:
+            here = net.backend.why_no_lower_precision(asked=True)
+            lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if here else ""))
         if self._compiled is not None:
             _positive_integer("batch_size", batch_size)
             net.ready()
@@ -249,9 +257,17 @@ class Sequential:
             place.of(net.theta)[...] = net.backend.asarray(array)
 
     def to(self, device: str) -> Sequential:
-        """Bring the network to a device: "cpu", "cuda", "cuda:1" or "auto"."""
+        """Bring the network to a device: "cpu", "cuda", "cuda:1" or "auto". On a CPU its products are in its dtype,
+        whatever `precision` they have on a GPU. ValueError where that GPU cannot have it."""
         self._need_rest("to")
-        self._net.move(backends.get(device))
+        return self._move(device, self._net.precision, asked=False)
+
+    def _move(self, device: str, precision: str | None, *, asked: bool) -> Sequential:
+        """To a device, with that precision there; `asked` is that of `Backend.why_no_lower_precision`."""
+        backend = backends.get(device)
+        lower = _lower_precision(precision, backend, self._net.dtype, asked=asked)
+        self._net.move(backend)
+        self._net.compute_in(lower)
         return self
 
     # --- training -----------------------------------------------------------------------------------------------
@@ -273,7 +289,9 @@ class Sequential:
         loss       a name, a `gpunn.losses` object, or a function (y, a) → (ℓ, g)
         metrics    names ("accuracy") or objects, shown beside the loss
         device     "auto", "cpu", "cuda" or "cuda:N"
-        precision  None: the products are in the network's own dtype
+        precision  of products in a float32 network on a GPU: None for float32, "tf32" for operands cut to 11 bits,
+                   "bf16" for operands rounded to 8; sums, activations, gradients, parameters and the optimiser's state
+                   stay float32
         threads    the most threads that a fit uses, in BLAS and around it; None takes as many as BLAS is set to
                    (extra `threads`)
 
@@ -301,9 +319,9 @@ class Sequential:
             if importlib.util.find_spec("threadpoolctl") is None:
                 raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
         backend = backends.get(device)
-        _check_precision(precision, backend.device, self._net.dtype)
+        lower = _lower_precision(precision, backend, self._net.dtype)
         self._net.move(backend)
-        self._net.compile(rule, resolved, watched)
+        self._net.compile(rule, resolved, watched, precision=lower)
         self._loss = chosen
         self._threads = threads
         self._epochs = 0
@@ -751,6 +769,7 @@ class Sequential:
                 "optimizer": optimizers.to_config(net.optimizer),
                 "loss": losses.to_config(self.loss),
                 "metrics": [_metric_config(m) for m in self._compiled["metrics"]],
+                "precision": net.precision,
             }
         # what cannot be written as JSON is found out before a file is touched
         json.dumps(metadata, allow_nan=False)
@@ -786,6 +805,7 @@ class Sequential:
                 [metrics.from_config(m, custom) for m in compiled["metrics"]],
                 device=device,
             )
+            model._move(device, compiled.get("precision"), asked=False)
         else:
             model.to(device)
         return model
@@ -960,16 +980,20 @@ def _thread_limit(threads: int | None) -> contextlib.AbstractContextManager[None
     return contextlib.nullcontext() if threads is None else _limited(threads)
 
 
-def _check_precision(precision: str | None, device: str, dtype: np.dtype) -> None:
+def _lower_precision(precision: str | None, backend: backends.Backend, dtype: np.dtype, *, asked: bool = True) -> Any:
+    """The precision of products, None for the dtype's own. ValueError where it makes no sense."""
     if precision is None or precision == dtype.name:
-        return
+        return None
     if precision not in ("tf32", "bf16", "float32", "float64"):
         raise ValueError(f"precision must be None, 'tf32' or 'bf16', got {precision!r}")
     if precision in ("float32", "float64"):
         raise ValueError(f"precision={precision!r} does not fit a {dtype} network: give Sequential dtype={precision!r}")
-    if device == "cpu":
-        raise ValueError(f"precision={precision!r} is for GPUs, and the device is the CPU; leave precision out")
-    raise ValueError(f"precision={precision!r} is not available yet; leave precision out for {dtype}")
+    why = backend.why_no_lower_precision(asked=asked)
+    if not why and dtype != np.float32:
+        why = f"is for float32, and the network is in {dtype}; give dtype='float32', or leave precision out"
+    if why:
+        raise ValueError(f"precision={precision!r} {why}")
+    return precision
 
 
 def _inputs(shape: Any) -> int | None:

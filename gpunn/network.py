@@ -7,6 +7,7 @@ and owns every buffer of a step; making it records the step, and running it only
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -132,7 +133,7 @@ class Plan:
         self.gradient: Array = network.gradient if update else None
         if backward and not update:
             self.gradient = self._new((network.theta.shape[0],))
-        self.ops = Recorder(self.backend, keep=keep)
+        self.ops = Recorder(self.backend, keep=keep, precision=network.precision)
         self.x = self._new((n, network.n_in))
         self._along: Any = None
         self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
@@ -170,7 +171,8 @@ class Plan:
         a = self.x
         for index, layer in enumerate(net.layers):
             t = Buffers(index=index, a_prev=a, state=self.state, delta_is_known=False)
-            t.grad_a = t.delta = t.grad_prev = None
+            t.grad_a = t.delta = t.grad_prev = t.below = t.kept = None
+            t.keeps = t.db_is_known = False
             for place in net.places_of(index):
                 setattr(t, place.parameter.name, place.of(net.theta))
                 if backward:
@@ -198,7 +200,15 @@ class Plan:
                     t.grad_prev = grad = self._new((self.n, layer.n_in or 0))
                 else:
                     t.grad_prev = self.grad_x
+            self._let_products_meet(found, keep)
         return found
+
+    def _let_products_meet(self, found: list[Buffers], keep: bool) -> None:
+        """Neighbours of which the upper's product may apply the lower's f′; `trace` wants ∂C/∂a and δ apart."""
+        pairs = [(t, k) for t, k in zip(found, self.network.layers, strict=True) if not k.passes_through(self.training)]
+        for (t, layer), (upper, above) in itertools.pairwise(pairs):
+            if not keep and layer.meets_in_a_product and above.meets_in_a_product:
+                upper.below, t.keeps = t, True
 
     @property
     def network(self) -> Network:
@@ -418,6 +428,7 @@ class Network:
         self.optimizer: Optimizer
         self.metrics: list[Any] = []
         self.accounting = Accounting()
+        self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
         self._reset_plans()
 
@@ -511,13 +522,26 @@ class Network:
     # --- training state -----------------------------------------------------------------------------------------
 
     def compile(
-        self, optimizer: Optimizer, loss: Loss, metrics: list[Any], accounting: Accounting = Accounting()
+        self,
+        optimizer: Optimizer,
+        loss: Loss,
+        metrics: list[Any],
+        accounting: Accounting = Accounting(),
+        precision: str | None = None,
     ) -> None:
-        """Take an update rule, a resolved loss and metrics; the optimiser's state begins anew."""
+        """Take an update rule, a resolved loss, metrics, and the precision of products on a GPU; the optimiser's state
+        begins anew."""
         self.optimizer, self.loss, self.metrics, self.accounting = optimizer, loss, metrics, accounting
+        self.precision = precision
         self.held_rate = None
         self.moments, self.score_sums = {}, None
         self._reset_plans()
+
+    def compute_in(self, precision: str | None) -> None:
+        """Products on a GPU in that precision from now on."""
+        if precision != self.precision:
+            self.precision = precision
+            self._reset_plans()
 
     def check_rule(self, optimizer: Optimizer) -> None:
         """ValueError where a hyper-parameter is 0 or infinite in the network's dtype."""

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import types
 
+import fake_cublaslt
 import fake_graphs
 import numpy as np
 import pytest
@@ -236,6 +237,8 @@ class ElementwiseKernel:
 
 
 class Device:
+    compute_capability = "90"
+
     def __init__(self, device=0):
         self.id = device
 
@@ -276,7 +279,7 @@ cupy.get_default_memory_pool = cupy.get_default_pinned_memory_pool = lambda: _po
 
 
 def install(monkeypatch, devices=1):
-    """Put the fake in CuPy's place, with nothing seen and no device chosen yet; returns it."""
+    """Put the fake in CuPy's place, with a fake cuBLASLt, nothing seen and no device chosen yet; returns it."""
     from gpunn.backend import devices as chosen
 
     if not shutil.which(COMPILER):
@@ -285,4 +288,5 @@ def install(monkeypatch, devices=1):
     for module in (cupy, cuda, runtime, memory):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(chosen, "_choice", chosen._Choice())
+    state.cublaslt = fake_cublaslt.install(monkeypatch, state)
     return cupy

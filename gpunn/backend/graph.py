@@ -124,6 +124,7 @@ class Graph:
         self.taken = 0
         self._captured: dict[tuple[int, bool], Any] = {}
         self._streams: list[Any] = []
+        self._needs: list[Any] = []
         self._placed: dict[bool, tuple[list[Placed], bool]] = {}
         self._rates: Any = None
         self._set_rate: DeviceLaunch | None = None
@@ -212,6 +213,8 @@ class Graph:
         placed, joins = self._placed[rated]
         if not self._streams:
             self._streams = [cuda.Stream(non_blocking=True) for _ in range(2)]
+            # nothing may be allocated while they capture
+            self._needs = [self.backend.prepare(stream) for stream in self._streams]
         main = self._streams[0]
 
         def wait(branch: int) -> None:

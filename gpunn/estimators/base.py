@@ -479,7 +479,7 @@ class Perceptron:
             if isinstance(theta, np.ndarray) and not theta.flags.writeable:
                 # joblib's memory maps are for reading
                 self.net_ = copy.deepcopy(self.net_)
-            return self.net_.to(self.device)
+            return self.net_._move(self.device, self.precision, asked=True)
         # only where dropout draws from it, so that scikit-learn's draws stay as they are
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
         model = Sequential(self._layers(layer_units), seed=seed, dtype=self._net_dtype)
@@ -494,9 +494,10 @@ class Perceptron:
         parts = self._hidden_activations(), self._dropouts(), *self._output(), self.optimizer, self.clipnorm
         return repr(parts)
 
-    def _equip(self, model: Sequential, device: str) -> None:
-        """Give a network the estimator's update rule, loss and accounting."""
-        model.compile(self._rule(), self._output()[0], device=device, precision=self.precision)
+    def _equip(self, model: Sequential, device: str, *, asked: bool = True) -> None:
+        """Give a network the estimator's update rule, loss, accounting and precision; `asked` as in `Sequential`."""
+        model.compile(self._rule(), self._output()[0], device=device)
+        model._move(device, self.precision, asked=asked)
         model._net.accounting = SHARED
 
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
