@@ -25,11 +25,12 @@ def begin_batch(rows, state):
     "scalar int64 rows -> raw T w, raw float64 state",
     """
 double sum = 0.0;
-for (long long k = 0; k < rows; ++k) sum += (double)w[k];
+for (long long k = LANE; k < rows; k += LANES) sum += (double)w[k];
+sum = sum_of_lanes<LANES>(sum);
 state[WEIGHT] = sum;
 state[SKIP] = sum > 0.0 ? 0.0 : 1.0;
 state[PENALTY] = 0.0;
-if (sum > 0.0) for (long long k = 0; k < rows; ++k) w[k] = (T)((double)w[k] / sum);
+if (sum > 0.0) for (long long k = LANE; k < rows; k += LANES) w[k] = (T)((double)w[k] / sum);
 """,
 )
 def weigh_batch(rows, w, state):

@@ -228,12 +228,14 @@ class ElementwiseKernel:
             arrays.append(a)
         letters = {p.letter: C_TYPES[d.name] for p, d in zip(self.params, dtypes, strict=True) if p.letter}
         lines = [PRELUDE, *(f"typedef {c} {letter};" for letter, c in letters.items()), self.preamble]
-        lines += [f'extern "C" void {self.name}(ptrdiff_t _size, void** _p, const ptrdiff_t** _d) {{', *head]
-        lines += ["CIndexer _ind = {_size};", "for (ptrdiff_t i = 0; i < _size; ++i) {", *loop]
-        run = _compile("\n".join([*lines, self.operation + ";", "}", "}"]), self.name)
+        lines += [f'extern "C" int {self.name}(ptrdiff_t _size, void** _p, const ptrdiff_t** _d) {{', *head]
+        lines += ["CIndexer _ind = {_size};", "auto _body = [&](ptrdiff_t i) {", *loop, self.operation + ";", "};"]
+        how = "warps" if "__shfl" in self.preamble + self.operation else "threads"
+        run = _compile("\n".join([*lines, f"return run_{how}(_size, _body);", "}"]), self.name)
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         tables = (ctypes.c_void_p * len(arrays))(*(ctypes.addressof(t) for t in layouts))
-        run(ctypes.c_ssize_t(int(np.prod(shape))), pointers, tables)
+        if run(ctypes.c_ssize_t(int(np.prod(shape))), pointers, tables):
+            raise RuntimeError(f"{self.name}: threads of a warp meet where others do not")
 
 
 class Device:
