@@ -185,7 +185,7 @@ def _draw(result: dict[str, Any], folder: Path) -> list[str]:
 
 
 def _as_data(v: goals.Verdict) -> dict[str, Any]:
-    return {**vars(v.goal), "threads": v.threads, "said": v.said, "median": v.median, "upper": v.upper, "whom": v.whom}
+    return {**vars(v.goal), "threads": v.under, "said": v.said, "median": v.median, "upper": v.upper, "whom": v.whom}
 
 
 def _command(arguments: argparse.Namespace) -> str:

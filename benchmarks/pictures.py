@@ -8,7 +8,8 @@ from typing import Any
 
 import matplotlib
 
-from .results import Row
+from .report import under
+from .results import Row, setting
 
 matplotlib.use("Agg")
 
@@ -20,14 +21,19 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 STYLES = {
     "gpunn": ("#d1495b", "o"),
     "gpunn-watched": ("#d1495b", "^"),
+    "gpunn-shuffling": ("#d1495b", "^"),
     "gpunn-estimator": ("#d1495b", "s"),
     "scikit-learn": ("#edae49", "s"),
     "torch-eager": ("#7a5195", "v"),
     "torch-compiled": ("#7a5195", "D"),
+    "torch-reduce-overhead": ("#7a5195", "<"),
+    "torch-max-autotune": ("#7a5195", ">"),
+    "torch-graph": ("#7a5195", "s"),
     "jax-jit": ("#2e86ab", "v"),
     "jax-scan": ("#2e86ab", "D"),
     "numpy": ("#5a8f5a", "P"),
     "floor": ("#888888", "_"),
+    "bytes": ("#888888", "|"),
 }
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}")
 
@@ -50,17 +56,13 @@ def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]
     return names
 
 
-def _threads(n: int) -> str:
-    return "one thread" if n == 1 else f"{n} threads"
-
-
 def _measured(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["us_per_step"] is not None]
 
 
-def _grid(rows: Sequence[Row], modes: Sequence[str], height: float) -> tuple[Any, dict[tuple[str, int], Axes]]:
-    """A column of axes a mode, a row a number of threads."""
-    threads = sorted({row["threads"] for row in rows})
+def _grid(rows: Sequence[Row], modes: Sequence[str], height: float) -> tuple[Any, dict[tuple[str, int | str], Axes]]:
+    """A column of axes a mode, a row a number of threads or a precision."""
+    threads = sorted({setting(row) for row in rows}, key=lambda u: (isinstance(u, str), u))
     modes = [mode for mode in modes if any(row["mode"] == mode for row in rows)]
     size = (1.2 + 4.6 * len(modes), 0.9 + height * len(threads))
     figure, axes = plt.subplots(len(threads), len(modes), figsize=size, squeeze=False, layout="constrained")
@@ -86,7 +88,7 @@ def times(rows: Sequence[Row]) -> Any:
     figure, grid = _grid(rows, ("train", "fit", "predict"), 3.1)
     titles = {"train": "training", "fit": "fit", "predict": "prediction"}
     for (mode, n), ax in grid.items():
-        of = [row for row in rows if (row["mode"], row["threads"]) == (mode, n)]
+        of = [row for row in rows if (row["mode"], setting(row)) == (mode, n)]
         nets = list(dict.fromkeys(row["net"] for row in of))
         names = [name for name in STYLES if any(row["contestant"] == name for row in of)]
         for k, name in enumerate(names):
@@ -102,7 +104,7 @@ def times(rows: Sequence[Row]) -> Any:
             ax.axvline(edge + 0.5, color="#dddddd", lw=0.8)
         ax.grid(axis="y", color="#eeeeee")
         ax.set_axisbelow(True)
-        ax.set_title(f"{titles[mode]}, {_threads(n)}")
+        ax.set_title(f"{titles[mode]}, {under(n)}")
         ax.set_ylabel("µs a step")
     _legend(figure, grid.values())
     return figure
@@ -118,7 +120,7 @@ def ratios(rows: Sequence[Row]) -> Any:
     figure, grid = _grid(ours, ("train", "fit", "predict"), 2.6)
     titles = {"train": "training", "fit": "fit, beside scikit-learn's", "predict": "prediction"}
     for (mode, n), ax in grid.items():
-        of = [row for row in ours if (row["mode"], row["threads"]) == (mode, n)]
+        of = [row for row in ours if (row["mode"], setting(row)) == (mode, n)]
         for k, row in enumerate(of):
             low, high = row["ratio_to_best_peer_quartiles"]
             colour = STYLES[row["contestant"]][0]
@@ -130,7 +132,7 @@ def ratios(rows: Sequence[Row]) -> Any:
         ax.set_ylim(0, 1.2 * top)
         ax.set_xlim(-0.5, max(1, len(of)) - 0.5)
         ax.set_xticks(range(len(of)), [f"{row['net']}\n{row['best_peer']}" for row in of], fontsize=8)
-        ax.set_title(f"{titles[mode]}, {_threads(n)}")
+        ax.set_title(f"{titles[mode]}, {under(n)}")
         ax.set_ylabel("gpunn ÷ best peer")
         ax.grid(axis="y", color="#eeeeee")
         ax.set_axisbelow(True)
@@ -162,7 +164,7 @@ def sweeps(rows: Sequence[Row]) -> Any:
         ax.grid(color="#eeeeee")
         ax.set_xlabel(labels.get(sweep, sweep))
         ax.set_ylabel("µs a training step")
-        ax.set_title(_threads(of[0]["threads"]))
+        ax.set_title(under(setting(of[0])))
     _legend(figure, axes[0])
     return figure
 
@@ -172,8 +174,8 @@ def memory(rows: Sequence[Row]) -> Any:
     rows = [row for row in _measured(rows) if row.get("peak_mib") is not None]
     if not rows:
         return None
-    n = min(row["threads"] for row in rows)
-    rows = [row for row in rows if row["threads"] == n]
+    n = min(setting(row) for row in rows)
+    rows = [row for row in rows if setting(row) == n]
     nets = list(dict.fromkeys(row["net"] for row in rows))
     names = [name for name in STYLES if any(row["contestant"] == name for row in rows)]
     figure, axes = plt.subplots(
@@ -193,5 +195,5 @@ def memory(rows: Sequence[Row]) -> Any:
         ax.invert_yaxis()
         ax.set_xlim(0, 1.25 * max(row["peak_mib"] for row in mine.values()))
         ax.set_title(net)
-    figure.suptitle(f"Peak memory of a training process, MiB: imports pale, the rest full ({_threads(n)})", fontsize=11)
+    figure.suptitle(f"Peak memory of a training process, MiB: imports pale, the rest full ({under(n)})", fontsize=11)
     return figure
