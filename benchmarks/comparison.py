@@ -44,6 +44,7 @@ class Settings:
     device     "cpu" or "cuda"
     together   whether contestants are prepared side by side, but for those that must be alone
     until      when to stop, by the monotonic clock: rounds that are left are not run
+    patience   seconds for one answer, the compilation of a step included
     store      a folder for sets that many processes read
     """
 
@@ -55,6 +56,7 @@ class Settings:
     device: str = "cpu"
     together: bool = False
     until: float = math.inf
+    patience: float = PATIENCE
     store: str | None = None
 
     @property
@@ -259,7 +261,7 @@ def _begin(
         return
     with _guarded(entry, workers):
         say(f"  preparing {contestant.name}")
-        worker.patience = max(1.0, min(PATIENCE, settings.left))
+        worker.patience = max(1.0, min(settings.patience, settings.left))
         worker.ask("prepare", **_question(net, settings), **dict(contestant.options))
         if not entry.computes:
             return

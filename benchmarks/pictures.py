@@ -41,11 +41,12 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{val
 def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]:
     """Write the pictures that the result has numbers for, and return their names."""
     folder.mkdir(parents=True, exist_ok=True)
+    rows = result.get("rows", [])
     drawn = {
-        f"{device}.png": times(result["rows"]),
-        f"{device}-ratios.png": ratios(result["rows"]),
+        f"{device}.png": times(rows) if rows else small_things(result),
+        f"{device}-ratios.png": ratios(rows),
         f"{device}-sweeps.png": sweeps(result.get("sweeps", [])),
-        f"{device}-memory.png": memory(result["rows"]),
+        f"{device}-memory.png": memory(rows),
     }
     names = []
     for name, figure in drawn.items():
@@ -136,6 +137,32 @@ def ratios(rows: Sequence[Row]) -> Any:
         ax.set_ylabel("gpunn ÷ best peer")
         ax.grid(axis="y", color="#eeeeee")
         ax.set_axisbelow(True)
+    return figure
+
+
+def small_things(result: dict[str, Any]) -> Any:
+    """What launches cost, and how near kernels come to a copy's bandwidth; None without numbers."""
+    launches = [row for row in result.get("launches", []) if row["us"] is not None]
+    kernels = [row for row in result.get("kernels", []) if row["us"] is not None]
+    if not launches and not kernels:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    for k, row in enumerate(launches):
+        left.barh(k, row["us"], color=STYLES["gpunn"][0])
+        left.annotate(f"{row['us']:.3g}", (row["us"], k), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    left.set_yticks(range(len(launches)), [row["what"] for row in launches])
+    left.invert_yaxis()
+    left.set_xscale("log")
+    left.xaxis.set_major_formatter(PLAIN)
+    left.set_xlabel("µs each, one after another")
+    for k, row in enumerate(kernels):
+        right.barh(k, row["of_copy"], color=STYLES["gpunn"][0])
+        right.plot(row["of_copy_quartiles"], [k, k], color="#444444", lw=2)
+    right.axvline(1, color="#444444", lw=1)
+    right.axvline(kernels[0]["wanted"] if kernels else 1, color="#444444", lw=1, ls="--")
+    right.set_yticks(range(len(kernels)), [f"{row['kernel']}, {row['dtype']}" for row in kernels])
+    right.invert_yaxis()
+    right.set_xlabel("part of a copy's bandwidth")
     return figure
 
 
