@@ -1,4 +1,4 @@
-"""`python -m benchmarks larger`: a set that stays on the host, as one larger than the GPU must, beside one on the GPU."""
+"""`python -m benchmarks larger`: a set on the host, as one larger than the GPU must be, beside one on the GPU."""
 
 from __future__ import annotations
 
