@@ -22,6 +22,7 @@ from .nets import GPU_NETS
 from .process import available_cores
 
 HELP = "compare training and prediction on a GPU"
+DEVICE = "cuda"
 PRECISIONS = ("float32", "tf32", "bf16")
 EPILOG = """
 Without anything that narrows it, or with --out, it writes gpu.json, gpu.md and
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else FULL_ROUNDS),
         fresh=False,
-        device="cuda",
+        device=DEVICE,
         together=True,
         until=until,
         patience=PATIENCE,
@@ -179,7 +180,7 @@ def takes_part(name: str, arguments: argparse.Namespace) -> bool:
 def add(result: dict[str, Any], net: str, precision: str, entries: list[Entry], settings: Settings) -> None:
     """Put a comparison's rows in the place of those that there were. It is done where time was left at its end."""
     result["rows"] = [r for r in result["rows"] if (r["net"], r["precision"]) != (net, precision)]
-    result["rows"] += results.rows(GPU_NETS[net], entries, precision, settings.device)
+    result["rows"] += results.rows(GPU_NETS[net], entries, precision, "cuda")
     whole = all(len(t) == settings.rounds for e in entries for t in e.times.values())
     if whole and settings.left > 0:
         result["done"].append(f"{net}/{precision}")
