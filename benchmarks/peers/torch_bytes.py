@@ -12,15 +12,15 @@ from .torch_device import release, to_host
 __all__ = ["CHUNK", "PACKAGES", "prepare", "release", "to_host"]
 
 PACKAGES = ("torch", "numpy")
-CHUNK = 1 << 30  # bytes of a buffer
+CHUNK = {"cpu": 1 << 24, "cuda": 1 << 30}  # bytes of a buffer
 
 
 class TorchBytes:
     """Two buffers."""
 
-    def __init__(self, task: Task, chunk: int = CHUNK) -> None:
+    def __init__(self, task: Task) -> None:
         self.task, self.clock = task, torch_device.clock(task)
-        self.source = torch.randint(256, (chunk,), dtype=torch.uint8, device=task.device)
+        self.source = torch.randint(256, (CHUNK[task.device],), dtype=torch.uint8, device=task.device)
         self.target = torch.empty_like(self.source)
         self.copied = 0
 
