@@ -40,6 +40,9 @@ def _row(net: Net, entry: Entry, mode: str, entries: list[Entry], precision: str
         return row
     q = ratios.quartiles(mine)
     row |= {"us_per_step": _rounded(q.median), "us_quartiles": _outer(q), "rounds": len(mine)}
+    by_events = entry.by_events.get(mode)
+    if by_events:
+        row["us_by_events"] = _rounded(ratios.quartiles(by_events).median)
     if mode != "setup":
         row["samples_per_s"] = _rounded(1e6 * net.batch / q.median)
     times = {e.contestant.name: e.times[mode] for e in entries if len(e.times.get(mode, ())) == len(mine)}
@@ -48,17 +51,21 @@ def _row(net: Net, entry: Entry, mode: str, entries: list[Entry], precision: str
     if row["best_peer"] is not None:
         over = ratios.ratio(mine, times[row["best_peer"]])
         row |= {"ratio_to_best_peer": _rounded(over.median), "ratio_to_best_peer_quartiles": _outer(over)}
-    # the products of a step are the same whether `fit` begins from nothing or goes on
-    floors = [e.times.get("train" if mode == "fit" else mode, []) for e in entries if e.contestant.kind == "floor"]
-    if floors and len(floors[0]) == len(mine):
-        over = ratios.ratio(mine, floors[0])
-        row |= {"ratio_to_floor": _rounded(over.median), "ratio_to_floor_quartiles": _outer(over)}
+    for kind in ("floor", "bytes"):
+        # the products of a step are the same whether `fit` begins from nothing or goes on
+        floors = [e.times.get("train" if mode == "fit" else mode, []) for e in entries if e.contestant.kind == kind]
+        if floors and len(floors[0]) == len(mine):
+            over = ratios.ratio(mine, floors[0])
+            row |= {f"ratio_to_{kind}": _rounded(over.median), f"ratio_to_{kind}_quartiles": _outer(over)}
     if entry.contestant.kind in ("ours", "variant"):
         others = {name: ratios.ratio(mine, t) for name, t in times.items() if name != entry.contestant.name}
-        row["ratios"] = {name: _rounded(list(over)) for name, over in others.items() if kinds[name] != "floor"}
+        bounds = ("floor", "bytes")
+        row["ratios"] = {name: _rounded(list(over)) for name, over in others.items() if kinds[name] not in bounds}
     row["us_rounds"] = _rounded(mine)
     if entry.disagreement is not None and mode in ("train", "fit"):
         row["losses_differ"] = _rounded(entry.disagreement, 2)
+        if entry.product_error is not None:
+            row["product_error"] = _rounded(entry.product_error, 2)
     if entry.first is not None and mode == "train":
         seconds, steps = entry.first
         first = seconds - (steps - 1) * q.median / 1e6
@@ -84,10 +91,16 @@ def _rounded(value: Any, digits: int = DIGITS) -> Any:
     return float(f"{value:.{digits}g}")
 
 
-def find(result: dict[str, Any], net: str, mode: str, contestant: str, threads: int) -> Row | None:
-    """The row of a contestant that was measured, or None."""
+def setting(row: Row) -> int | str:
+    """What a net is measured under more than once: numbers of threads on a CPU, precisions on a GPU."""
+    found: int | str = row["precision"] if row.get("device", "cpu") != "cpu" else row["threads"]
+    return found
+
+
+def find(result: dict[str, Any], net: str, mode: str, contestant: str, under: int | str) -> Row | None:
+    """The row of a contestant that was measured under that setting, or None."""
     for row in result["rows"]:
-        if (row["net"], row["mode"], row["contestant"], row["threads"]) == (net, mode, contestant, threads):
+        if (row["net"], row["mode"], row["contestant"], setting(row)) == (net, mode, contestant, under):
             return row if row["us_per_step"] is not None else None
     return None
 
