@@ -22,13 +22,14 @@ from . import layers as layer_registry
 from . import losses, metrics, optimizers
 from .activations import Activation
 from .arguments import positive
+from .backend.courses import Course
 from .kernels import get as kernel
 from .kernels.state import Slot
 from .layers import Dense, Layer
 from .losses import Loss
 from .network import Network, Plan, evaluate
 from .recording import Array, run
-from .training import checkpoint, loop, stream
+from .training import checkpoint, loop, stream, unwatched
 from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .training.history import History
 from .training.loop import Data
@@ -433,6 +434,47 @@ class Sequential:
         params = {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose}
         of = self if subject is None else subject
         return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=of)
+
+    def _course(
+        self,
+        training: tuple[Array, Array, Array | None],
+        validation: tuple[Array, Array, Array | None] | None = None,
+        *,
+        batch_size: int,
+        epochs: int,
+        order_of: Callable[[int], np.ndarray] | None,
+        callbacks: Iterable[Callback] = (),
+        verbose: Any = 0,
+        rows: np.ndarray | None = None,
+        ahead: unwatched.Ahead | None = None,
+        put: Callable[[Any], Array] | None = None,
+    ) -> Course:
+        """`_train` as a course, for fits that nobody watches from step to step; `ahead` as in `unwatched.course`, and
+        `put` brings arrays to the device where fits share them."""
+        net, n = self._net, training[0].shape[0] if rows is None else len(rows)
+        with self._alone("fit"):
+            hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
+            self._run = Run(net, self, hooks, facts={}, n_in=training[0].shape[1], first=self._epochs)
+            try:
+                if not net.is_built:
+                    self.build(training[0].shape[1])
+                net.ready()
+                yield from unwatched.course(
+                    net,
+                    self._on_device(*training, put=put),
+                    None if validation is None else self._on_device(*validation, put=put),
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    order_of=order_of,
+                    callbacks=_Counting(hooks, self, self._run, None),
+                    model=self,
+                    history=self._run.history,
+                    first_epoch=self._epochs,
+                    rows=rows,
+                    ahead=ahead,
+                )
+            finally:
+                self._run = None
 
     def _fit_stream(
         self,
@@ -876,7 +918,11 @@ class Sequential:
             return X, y, None
         return X, y, checks.weights(given[2], X.shape[0], self.dtype, "validation sample_weight")
 
-    def _on_device(self, X: Any, y: Array, w: Array | None) -> Data:
+    def _on_device(
+        self, X: Any, y: Array, w: Array | None, *, put: Callable[[Any], Array] | None = None
+    ) -> Data:
+        if put is not None:
+            return Data(put(X), put(y), None if w is None else put(w))
         put = self._net.backend.asarray
         return Data(checks.on_device(X, self._net.backend), put(y), None if w is None else put(w))
 

@@ -43,7 +43,7 @@ from ..losses import Loss
 from ..model import Sequential
 from ..network import Network, Plan, evaluate
 from ..optimizers import Optimizer
-from ..training import checkpoint
+from ..training import checkpoint, unwatched
 from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
@@ -227,19 +227,19 @@ class Perceptron:
         updates = _updates(model)
         self.net_, self._moved = model, lambda: _updates(model) != updates
         self._show_weights()
+        fit: dict[str, Any] = {
+            "batch_size": batch_size,
+            "epochs": 1 if incremental else self.max_iter,
+            "order_of": course.order_of if self.shuffle else None,
+            "callbacks": callbacks,
+            "verbose": self.verbose,
+            "rows": rows,
+        }
         try:
-            model._train(
-                training,
-                validation,
-                batch_size=batch_size,
-                epochs=1 if incremental else self.max_iter,
-                order_of=course.order_of if self.shuffle else None,
-                callbacks=callbacks,
-                verbose=self.verbose,
-                rows=rows,
-                resume=self._resume,
-                subject=self,
-            )
+            if incremental or validation is not None or self._resume is not None or self._watched() is not None:
+                model._train(training, validation, resume=self._resume, subject=self, **fit)
+            else:
+                unwatched.alone(model._net, model._course(training, ahead=course.ahead, **fit))
             self._take_best(held_out)
         except DivergenceError as error:
             if not self.validation_scores_:
@@ -306,6 +306,18 @@ class Perceptron:
     def _loss_grad_lbfgs(self, packed: np.ndarray, *arguments: Any) -> tuple[float, np.ndarray]:
         """(C, ∂C/∂θ) at the packed θ: all weights, then all intercepts, as the network's own buffer has them."""
         return self._evaluate(packed)
+
+    def _watched(self) -> str | None:
+        """What must be asked after every epoch, or None where epochs may pass without Python."""
+        if self.callbacks:
+            return "callbacks"
+        if self.early_stopping:
+            return "early_stopping=True, which scores after every epoch"
+        if self.verbose == "bar":
+            return "verbose='bar'"
+        if self.optimizer is None and self.solver == "sgd" and self.learning_rate == "invscaling":
+            return "learning_rate='invscaling', which changes the rate after every epoch"
+        return None
 
     def _continue_curves(self) -> None:
         """Curves to append to: new lists, since those of an earlier fit are the caller's, and new ones where an

@@ -121,7 +121,7 @@ def fit(
             nonlocal steps
             # recorded anew where a callback froze a layer, say
             if net.follow_layers() or not steps:
-                steps = plans.enter_context(_steps(net, data, order, set(sizes), kept))
+                steps = plans.enter_context(whole_steps_of(net, data, order, set(sizes), kept))
             if order_of is not None:
                 order[...] = net.backend.asarray(order_of(epoch))
             return (Several(steps[size], sizes.count(size)) for size in dict.fromkeys(sizes))
@@ -170,13 +170,7 @@ def train(
                     if not model.stop_training:
                         raise
                     break
-                logs = _epoch_logs(net, kept)
-                if validation is not None:
-                    logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
-                callbacks("on_epoch_logs", k, logs)
-                history.add(k, logs)
-                callbacks("on_epoch_end", k, logs)
-                callbacks("on_epoch_complete", k, logs)
+                logs = epoch_ends(net, k, _epoch_logs(net, kept), validation, callbacks, history)
                 if model.stop_training:
                     break
         callbacks("on_train_complete", logs)
@@ -185,8 +179,21 @@ def train(
     return history
 
 
+def epoch_ends(
+    net: Network, k: int, logs: dict[str, float], validation: Data | None, callbacks: Hooks, history: History
+) -> dict[str, float]:
+    """What follows the last step of the k-th epoch; its numbers with those of validation."""
+    if validation is not None:
+        logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
+    callbacks("on_epoch_logs", k, logs)
+    history.add(k, logs)
+    callbacks("on_epoch_end", k, logs)
+    callbacks("on_epoch_complete", k, logs)
+    return logs
+
+
 @contextmanager
-def _steps(
+def whole_steps_of(
     net: Network, data: Data, order: Array, sizes: set[int], kept: Kept | None
 ) -> Iterator[dict[int, list[Launch]]]:
     """The whole step of each batch size as one list of launches, its data's gather first."""
@@ -256,6 +263,14 @@ def whole_steps() -> Iterator[Callable[[], None]]:
     between_steps()
 
 
+def begin(net: Network, epoch: int) -> None:
+    """The state array as it is before the first step of an epoch."""
+    for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCH):
+        net.state[slot] = 0
+    net.score_sums.fill(0)
+    set_learning_rate(net, epoch)
+
+
 def _epoch(
     net: Network,
     steps: Iterator[Several],
@@ -264,11 +279,7 @@ def _epoch(
     callbacks: Hooks,
     between_steps: Callable[[], None],
 ) -> None:
-    state = net.state
-    for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM):
-        state[slot] = 0
-    net.score_sums.fill(0)
-    set_learning_rate(net, epoch)
+    begin(net, epoch)
     looked, number = time.monotonic(), 0
     for several in steps:
         left = several.times
@@ -315,9 +326,13 @@ def _look(net: Network, epoch: int) -> None:
 def _epoch_logs(net: Network, kept: Kept | None = None) -> dict[str, float]:
     """The epoch's loss and metrics so far; those that look at all rows together where these are kept."""
     state = net.backend.to_host(net.state)
-    weight = float(state[Slot.WEIGHT_SUM])
-    logs = {"loss": float(state[Slot.LOSS_SUM]) / weight if weight else float("nan")}
-    return logs | _values(net, net.backend.to_host(net.score_sums), weight, kept)
+    loss, weight = float(state[Slot.LOSS_SUM]), float(state[Slot.WEIGHT_SUM])
+    return logs_of(net, loss, weight, net.backend.to_host(net.score_sums), kept)
+
+
+def logs_of(net: Network, loss: float, weight: float, sums: np.ndarray, kept: Kept | None) -> dict[str, float]:
+    """Loss and metrics from Σ loss · weight, Σ weight and the metrics' sums over the batches of an epoch."""
+    return {"loss": loss / weight if weight else float("nan")} | _values(net, sums, weight, kept)
 
 
 def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) -> dict[str, float]:
