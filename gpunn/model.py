@@ -222,6 +222,13 @@ class Sequential:
         self._net.build(_positive_integer("n_in", n_in))
         return self
 
+    def _reseed(self, seed: int, name: str) -> None:
+        """Another seed, before anything was trained; weights that there are already are drawn anew. ValueError or
+        TypeError names the argument."""
+        self._net.seed = _seed(seed, name)
+        if self._net.is_built:
+            self._net.build(self._net.n_in)
+
     def get_weights(self) -> list[np.ndarray]:
         """[W1, b1, W2, b2, …] as NumPy arrays, copies. RuntimeError before the number of inputs is known."""
         self._need_built("get_weights")
@@ -447,6 +454,7 @@ class Sequential:
         verbose: Any = 0,
         rows: np.ndarray | None = None,
         ahead: unwatched.Ahead | None = None,
+        history: History | None = None,
         put: Callable[[Any], Array] | None = None,
     ) -> Course:
         """`_train` as a course, for fits that nobody watches from step to step; `ahead` as in `unwatched.course`, and
@@ -455,6 +463,8 @@ class Sequential:
         with self._alone("fit"):
             hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
             self._run = Run(net, self, hooks, facts={}, n_in=training[0].shape[1], first=self._epochs)
+            if history is not None:
+                self._run.history = history
             try:
                 if not net.is_built:
                     self.build(training[0].shape[1])
@@ -918,9 +928,7 @@ class Sequential:
             return X, y, None
         return X, y, checks.weights(given[2], X.shape[0], self.dtype, "validation sample_weight")
 
-    def _on_device(
-        self, X: Any, y: Array, w: Array | None, *, put: Callable[[Any], Array] | None = None
-    ) -> Data:
+    def _on_device(self, X: Any, y: Array, w: Array | None, *, put: Callable[[Any], Array] | None = None) -> Data:
         if put is not None:
             return Data(put(X), put(y), None if w is None else put(w))
         put = self._net.backend.asarray
@@ -1031,12 +1039,12 @@ def _integer(name: str, value: Any, wanted: str) -> int:
     raise TypeError(f"{name} must be {wanted}, got {value!r}")
 
 
-def _seed(seed: Any) -> int:
+def _seed(seed: Any, name: str = "seed") -> int:
     if seed is None:
         return secrets.randbits(63)
-    number = _integer("seed", seed, "an integer or None")
+    number = _integer(name, seed, "an integer or None")
     if not 0 <= number < 2**64:
-        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
+        raise ValueError(f"{name} must lie in [0, 2⁶⁴), got {seed}")
     return number
 
 

@@ -591,6 +591,10 @@ class Network:
         self._pool: dict[Any, list[Plan]] = {}
         self._recorded = self._settings()
 
+    def drop_plans(self) -> None:
+        """Give back the memory of plans that are not in use; they are made anew where they are needed."""
+        self._reset_plans()
+
     @contextmanager
     def plan(self, n: int, **options: Any) -> Iterator[Plan]:
         """A plan for n rows, from the pool of those not in use or made now. It serves one thread at a time."""

@@ -16,6 +16,7 @@ from .epochs import Epochs
 
 Course = Generator[Epochs, None, Any]
 
+
 class Stopped(BaseException):
     """Another course failed, or somebody interrupts: what is raised in the courses that this ends."""
 

@@ -92,7 +92,7 @@ def course(
                 finally:
                     state = np.array(net.backend.to_host(net.state))
                     ended = int(state[Slot.EPOCH])
-                    numbers = net.backend.to_host(record)[: ended]
+                    numbers = net.backend.to_host(record)[:ended]
                     for j, (loss, weight, *sums) in enumerate(numbers):
                         found = logs_of(net, float(loss), float(weight), np.array(sums), kept)
                         logs = epoch_ends(net, done + j, found, validation, callbacks, history)
