@@ -99,7 +99,8 @@ class WalkedEpochs(Epochs):
 
 def walked(parts: Sequence[Part], state: Any, *, flush: bool) -> Epochs:
     """Epochs of those parts, in compiled code where all of them are compiled."""
-    walks = [(join(launches, flush=flush), times) for launches, times in parts]
-    if library.walk() is None or not all(len(found) == 1 and isinstance(found[0], Walk) for found, _ in walks):
-        return Epochs(walks, state)
-    return WalkedEpochs([(found[0], times) for found, times in walks], state, flush=flush)
+    joined = [(join(launches, flush=flush), times) for launches, times in parts]
+    walks = [(found[0], times) for found, times in joined if len(found) == 1 and isinstance(found[0], Walk)]
+    if len(walks) < len(joined):
+        return Epochs(joined, state)
+    return WalkedEpochs(walks, state, flush=flush)

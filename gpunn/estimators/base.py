@@ -99,7 +99,6 @@ class Perceptron:
     }
 
     _kind: ClassVar[str]  # the name in files
-    _under_way: ClassVar[tuple[str, ...]] = UNDER_WAY
     _score_function: ClassVar[Callable[..., float]]  # of y and predictions
     net_: Sequential
     history_: History

@@ -16,6 +16,9 @@ from ..training import unwatched
 
 SAME = ("n_features_in_", "feature_names_in_", "n_layers_", "n_outputs_", "out_activation_", "classes_",
         "_label_binarizer")  # fmt: skip
+# what a fit leaves in an estimator beside the attributes whose names end with _
+LEFT = ("_best_coefs", "_best_intercepts", "_generator_begun", "_label_binarizer", "_net_dtype", "_network_asked",
+        "_no_improvement_count", "_optimizer", "_random_state", "_shown")  # fmt: skip
 
 
 def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any, resume: Any) -> Any:
@@ -56,8 +59,7 @@ def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any,
 
 def forget(estimator: Any) -> None:
     """Take away what an earlier fit, of one net or of several, has left."""
-    kept = {*estimator.get_params(deep=False), "_fit_lock", *estimator._under_way}
-    for name in set(vars(estimator)) - kept:
+    for name in [name for name in vars(estimator) if name.endswith("_") or name in LEFT]:
         delattr(estimator, name)
 
 
