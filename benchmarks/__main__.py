@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import cpu, readme
+from . import cpu, many, readme
 
-COMMANDS: dict[str, Any] = {"cpu": cpu, "readme": readme}
+COMMANDS: dict[str, Any] = {"cpu": cpu, "many": many, "readme": readme}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -419,7 +419,8 @@ extern "C" Int walk(const Node* const* nodes, const Int* counts, Int threads, In
 struct Part { const Node* const* nodes; const Int* counts; Int threads; Int times; };
 
 // Goes on from `at` (epochs, parts, times done) until so many epochs are done or a step was bad, which gives 1, or
-// until `seconds` are over, which gives 0. A rate is read before every walk: `rates` holds one more than there are steps.
+// until `seconds` are over, which gives 0. A rate is read before every walk: `rates` holds one more than there are
+// steps.
 extern "C" Int walk_epochs(const Part* parts, Int count, Int epochs, Int* at, Int flush, double* state,
                            const double* rates, Int first, Int step_slot, Int rate_slot, Int bad_slot,
                            double seconds) {
