@@ -34,6 +34,11 @@ class Recorder:
         """Record out = kernel(inputs)."""
         self._stages[-1].append((kernel, inputs, out, count, scalars))
 
+    @property
+    def last(self) -> tuple[list[Any], int]:
+        """Where the launch that was recorded last will stand."""
+        return self._stages[-1], len(self._stages[-1]) - 1
+
     def new(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Scratch for what is being recorded; it counts among the plan's bytes."""
         made = self.backend.empty(shape, dtype)

@@ -19,7 +19,7 @@ from .arrays import is_device_array, to_host
 from .blas import bind_affine, bind_product, one_thread, threads
 from .compiled import join, walk_along
 from .courses import Course, in_threads, in_turn
-from .epochs import Epochs, Part, walked
+from .epochs import Epochs, Movable, Part, movable, walked
 from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
 from .probe import load_cupy, probe
@@ -86,6 +86,10 @@ class Backend:
         """The launches of each part so many times, part after part, as something that runs epoch after epoch by
         itself; `state` is the state array that they write. `flush` as in `join`."""
         return Epochs(parts, state)
+
+    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+        """What gives recorded epochs other arrays in the place of these; None where they stay as they are."""
+        return None
 
     def abreast(self) -> int:
         """How many small jobs, a thread each, this device runs side by side: 1 where each has all of it."""
@@ -155,6 +159,9 @@ class CPU(Backend):
 
     def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
         return walked(parts, state, flush=flush)
+
+    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+        return movable(epochs, arrays)
 
     def abreast(self) -> int:
         return threads()

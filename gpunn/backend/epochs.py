@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.host import address_of, span
 from ..kernels.state import Slot
 from . import library
 from .arrays import to_host
@@ -70,6 +71,7 @@ class WalkedEpochs(Epochs):
     def __init__(self, walks: Sequence[tuple[Walk, int]], state: np.ndarray, *, flush: bool) -> None:
         super().__init__([([walk], times) for walk, times in walks], state)
         self._flush = flush
+        self.threads = max(walk.threads for walk, _ in walks)
         found = library.walk()
         assert found is not None
         self._walk = found.walk_epochs
@@ -95,6 +97,38 @@ class WalkedEpochs(Epochs):
                 ctypes.c_double(seconds),
             )
         )
+
+
+class Movable:
+    """Places in compiled launches where the addresses of some arrays stand, so that others may take their place."""
+
+    def __init__(self, epochs: WalkedEpochs, arrays: Sequence[np.ndarray]) -> None:
+        launches = [launch for walks, _ in epochs.parts for walk in walks for launch in walk.launches]
+        self._places: list[list[tuple[Any, int, int]]] = []
+        for array in arrays:
+            low, high = span(array)
+            self._places.append(
+                [
+                    (launch.at, k, address - low)
+                    for launch in launches
+                    for k, address in enumerate(launch.at)
+                    if address is not None and low <= address < high
+                ]
+            )
+
+    def to(self, arrays: Sequence[np.ndarray]) -> None:
+        """These arrays, of the same types and layouts, from now on. Whoever calls this keeps them alive."""
+        for places, array in zip(self._places, arrays, strict=True):
+            begin = address_of(array)
+            for at, k, offset in places:
+                at[k] = begin + offset
+
+
+def movable(epochs: Epochs, arrays: Sequence[np.ndarray]) -> Movable | None:
+    """Where those arrays stand; None where not all is compiled, or threads share launches."""
+    if not isinstance(epochs, WalkedEpochs) or epochs.threads > 1:
+        return None
+    return Movable(epochs, arrays)
 
 
 def walked(parts: Sequence[Part], state: Any, *, flush: bool) -> Epochs:

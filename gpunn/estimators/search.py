@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 
 from .. import backend as backends
+from ..training.recordings import kept
 from .base import Perceptron
 
 
@@ -48,7 +49,8 @@ class MLPSearchCV(GridSearchCV):
         return self
 
     def _run_search(self, evaluate_candidates: Any) -> None:
-        with self._backend().one_thread_each() if self._abreast() > 1 else contextlib.nullcontext():
+        one_each = self._backend().one_thread_each() if self._abreast() > 1 else contextlib.nullcontext()
+        with one_each, kept():
             evaluate_candidates(ParameterGrid(self.param_grid))
 
     def _backend(self) -> Any:

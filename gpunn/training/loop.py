@@ -20,6 +20,7 @@ from ..recording import LOOK_AFTER, Array, is_walk, repeat, repeat_all
 from .history import History
 
 EVALUATION_ROWS = 1024
+STEP = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
 RATES_AHEAD = 4096  # learning rates made at once where a schedule changes them from step to step
 
 
@@ -121,7 +122,7 @@ def fit(
             nonlocal steps
             # recorded anew where a callback froze a layer, say
             if net.follow_layers() or not steps:
-                steps = plans.enter_context(whole_steps_of(net, data, order, set(sizes), kept))
+                steps = plans.enter_context(_steps(net, data, order, set(sizes), kept))
             if order_of is not None:
                 order[...] = net.backend.asarray(order_of(epoch))
             return (Several(steps[size], sizes.count(size)) for size in dict.fromkeys(sizes))
@@ -193,7 +194,7 @@ def epoch_ends(
 
 
 @contextmanager
-def whole_steps_of(
+def _steps(
     net: Network, data: Data, order: Array, sizes: set[int], kept: Kept | None
 ) -> Iterator[dict[int, list[Launch]]]:
     """The whole step of each batch size as one list of launches, its data's gather first."""
@@ -207,7 +208,7 @@ def whole_steps_of(
 
 def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
     """A plan that takes steps on n rows."""
-    return net.plan(n, training=True, loss=True, backward=True, update=True, weighted=weighted)
+    return net.plan(n, weighted=weighted, **STEP)
 
 
 def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:

@@ -6,7 +6,6 @@ Several such courses may go side by side, and a device takes the epochs of one w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,12 @@ from ..backend import Backend
 from ..backend.courses import Course, drive
 from ..kernels import get as kernel
 from ..kernels.state import Slot
-from ..network import Network
-from ..recording import LOOK_AFTER, Array, Recorder
+from ..network import Kept, Network, Plan
+from ..recording import LOOK_AFTER, Recorder
 from .history import History
-from .loop import Data, DivergenceError, Hooks, begin, diverged, epoch_ends, logs_of, whole_steps, whole_steps_of
+from .loop import STEP, Data, DivergenceError, Hooks, begin, diverged, epoch_ends, logs_of, whole_step, whole_steps
+from .recordings import Recording, recording
+from .recordings import kept as recordings_kept
 
 AT_ONCE = 64  # epochs that are taken at once at most
 ORDERED = 1 << 18  # rows whose order is kept for epochs ahead at most, a single epoch's apart
@@ -60,16 +61,13 @@ def course(
         at_once = 1 if schedule.per == "epoch" else max(1, min(at_once, RATES // len(sizes)))
     if kept is not None or validation is not None:
         at_once = 1
-    order = net.backend.empty((at_once * n,), np.int64)
     model.stop_training = False
     callbacks("on_train_begin", {})
     logs: dict[str, float] = {}
     try:
-        with ExitStack() as plans:
-            steps = plans.enter_context(whole_steps_of(net, data, order, set(sizes), kept))
-            record, end = _end_of_epoch(net, at_once)
-            parts = [(steps[size], sizes.count(size)) for size in dict.fromkeys(sizes)]
-            taking = net.backend.epochs([*parts, (end, 1)], net.state, flush=True)
+        extent = (tuple(sizes), at_once) if kept is None else None
+        with recording(net, data, extent, lambda: _record(net, data, sizes, at_once, kept)) as recorded:
+            taking, order, record = recorded.taking, recorded.order, recorded.record
             done = 0
             while done < epochs and not model.stop_training:
                 count = int(min(epochs - done, at_once, max(1, ahead() if ahead is not None else at_once)))
@@ -119,7 +117,7 @@ def side_by_side(backend: Backend, courses: Sequence[Course]) -> None:
     """Take many courses to their ends, as many at a time as the device does; Ctrl-C as in `alone`."""
     with backend.activate():
         try:
-            with whole_steps() as look:
+            with whole_steps() as look, recordings_kept():
                 backend.side_by_side(courses, LOOK_AFTER, look)
         finally:
             backend.free()
@@ -134,12 +132,23 @@ def _diverged(net: Network, state: np.ndarray, epoch: int, callbacks: Hooks, mod
         raise error
 
 
-def _end_of_epoch(net: Network, epochs: int) -> tuple[Array, list[Any]]:
-    """Where the numbers of so many epochs are kept, and the launch that keeps those of one."""
+def _record(net: Network, data: Data, sizes: list[int], at_once: int, kept: Kept | None) -> Recording:
+    """Epochs of batches of those sizes, of which so many are taken at once; no other fit uses these plans."""
+    order = net.backend.empty((at_once * sum(sizes),), np.int64)
+    plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in dict.fromkeys(sizes)}
+    parts = []
+    for size, plan in plans.items():
+        step = whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept))
+        parts.append((step, sizes.count(size)))
     sums = net.score_sums
-    record = net.backend.zeros((epochs, 2 + sums.shape[0]), np.float64)
+    record = net.backend.zeros((at_once, 2 + sums.shape[0]), np.float64)
     ops = Recorder(net.backend)
     ops(kernel("end_epoch"), out=(record, sums, net.state), count=1, sums_n=sums.shape[0])
-    launches = ops.take()
+    end = ops.take()
     ops.bind()
-    return record, launches
+
+    def set_l2(values: list[float]) -> None:
+        for plan in plans.values():
+            plan.set_l2(values)
+
+    return Recording(net.backend.epochs([*parts, (end, 1)], net.state, flush=True), order, record, set_l2)
