@@ -22,13 +22,14 @@ from . import layers as layer_registry
 from . import losses, metrics, optimizers
 from .activations import Activation
 from .arguments import positive
+from .backend.courses import Course
 from .kernels import get as kernel
 from .kernels.state import Slot
 from .layers import Dense, Layer
 from .losses import Loss
 from .network import Network, Plan, evaluate
 from .recording import Array, run
-from .training import blocks, checkpoint, loop, stream
+from .training import blocks, checkpoint, loop, stream, unwatched
 from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .training.history import History
 from .training.loop import Data
@@ -228,6 +229,13 @@ class Sequential:
             raise RuntimeError(f"the network is built already, for {self._net.n_in} inputs")
         self._net.build(_positive_integer("n_in", n_in))
         return self
+
+    def _reseed(self, seed: int, name: str) -> None:
+        """Another seed, before anything was trained; weights that there are already are drawn anew. ValueError or
+        TypeError names the argument."""
+        self._net.seed = _seed(seed, name)
+        if self._net.is_built:
+            self._net.build(self._net.n_in)
 
     def get_weights(self) -> list[np.ndarray]:
         """[W1, b1, W2, b2, …] as NumPy arrays, copies. RuntimeError before the number of inputs is known."""
@@ -453,6 +461,50 @@ class Sequential:
         params = {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose}
         of = self if subject is None else subject
         return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=of)
+
+    def _course(
+        self,
+        training: tuple[Array, Array, Array | None],
+        validation: tuple[Array, Array, Array | None] | None = None,
+        *,
+        batch_size: int,
+        epochs: int,
+        order_of: Callable[[int], np.ndarray] | None,
+        callbacks: Iterable[Callback] = (),
+        verbose: Any = 0,
+        rows: np.ndarray | None = None,
+        ahead: unwatched.Ahead | None = None,
+        history: History | None = None,
+        put: Callable[[Any], Array] | None = None,
+    ) -> Course:
+        """`_train` as a course, for fits that nobody watches from step to step; `ahead` as in `unwatched.course`, and
+        `put` brings arrays to the device where fits share them."""
+        net, n = self._net, training[0].shape[0] if rows is None else len(rows)
+        with self._alone("fit"):
+            hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
+            self._run = Run(net, self, hooks, facts={}, n_in=training[0].shape[1], first=self._epochs)
+            if history is not None:
+                self._run.history = history
+            try:
+                if not net.is_built:
+                    self.build(training[0].shape[1])
+                net.ready()
+                yield from unwatched.course(
+                    net,
+                    self._on_device(*training, put=put),
+                    None if validation is None else self._on_device(*validation, put=put),
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    order_of=order_of,
+                    callbacks=_Counting(hooks, self, self._run, None),
+                    model=self,
+                    history=self._run.history,
+                    first_epoch=self._epochs,
+                    rows=rows,
+                    ahead=ahead,
+                )
+            finally:
+                self._run = None
 
     def _fit_stream(
         self,
@@ -904,7 +956,9 @@ class Sequential:
             return X, y, None
         return X, y, checks.weights(given[2], X.shape[0], self.dtype, "validation sample_weight")
 
-    def _on_device(self, X: Any, y: Array, w: Array | None) -> Data:
+    def _on_device(self, X: Any, y: Array, w: Array | None, *, put: Callable[[Any], Array] | None = None) -> Data:
+        if put is not None:
+            return Data(put(X), put(y), None if w is None else put(w))
         put = self._net.backend.asarray
         return Data(checks.on_device(X, self._net.backend), put(y), None if w is None else put(w))
 
@@ -1020,12 +1074,12 @@ def _integer(name: str, value: Any, wanted: str) -> int:
     raise TypeError(f"{name} must be {wanted}, got {value!r}")
 
 
-def _seed(seed: Any) -> int:
+def _seed(seed: Any, name: str = "seed") -> int:
     if seed is None:
         return secrets.randbits(63)
-    number = _integer("seed", seed, "an integer or None")
+    number = _integer(name, seed, "an integer or None")
     if not 0 <= number < 2**64:
-        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
+        raise ValueError(f"{name} must lie in [0, 2⁶⁴), got {seed}")
     return number
 
 

@@ -139,6 +139,7 @@ class Plan:
         self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
         self.layers = self._allocate(keep, backward)
+        self._of_penalties: list[tuple[list[Any], int, int]] = []
         self.prepare: list[Launch] = []
         self.loss: list[Launch] = []
         self.backward: list[Launch] = []
@@ -268,6 +269,7 @@ class Plan:
         for k, p in enumerate(penalties):
             theta = self.network.theta[p.start : p.stop]
             self.ops(kernel("penalty"), theta, out=parts[k : k + 1], l2=p.l2, l1=p.l1)
+            self._of_penalties.append((*self.ops.last, k))
         self.ops(kernel("total"), parts, out=_slot(self.state, Slot.PENALTY))
         if self.network.accounting.after_penalty is not None:
             self.ops(kernel(self.network.accounting.after_penalty), out=self.state, count=1)
@@ -278,9 +280,16 @@ class Plan:
         for t, layer in zip(reversed(self.layers), reversed(net.layers), strict=True):
             if not layer.passes_through(self.training):
                 layer.backward(self.ops, t, self.training)
+        everyone = net.penalties()
         for p in net.penalties(trainable_only=True):
             theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]
             self.ops(kernel(net.accounting.penalty_gradient), theta, self.state, out=g, l2=p.l2, l1=p.l1)
+            self._of_penalties += [(*self.ops.last, k) for k, q in enumerate(everyone) if q.start <= p.start < q.stop]
+
+    def set_l2(self, values: list[float]) -> None:
+        """λ of every penalty, in their order, into launches that are compiled."""
+        for stage, at, k in self._of_penalties:
+            stage[at].numbers[0] = values[k]
 
     def _record_update(self) -> None:
         """(6) gradient step by E8 or a descendant of it, unless something is not finite."""
@@ -630,6 +639,10 @@ class Network:
         self._lock = threading.Lock()
         self._pool: dict[Any, list[Plan]] = {}
         self._recorded = self._settings()
+
+    def drop_plans(self) -> None:
+        """Give back the memory of plans that are not in use; they are made anew where they are needed."""
+        self._reset_plans()
 
     @contextmanager
     def plan(self, n: int, **options: Any) -> Iterator[Plan]:

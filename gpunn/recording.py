@@ -40,6 +40,11 @@ class Recorder:
         self._stages[-1].append((kernel, inputs, out, count, scalars))
         self._operands.wrote(*(out if isinstance(out, tuple) else (out,)))
 
+    @property
+    def last(self) -> tuple[list[Any], int]:
+        """Where the launch that was recorded last will stand."""
+        return self._stages[-1], len(self._stages[-1]) - 1
+
     def new(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Scratch for what is being recorded; it counts among the plan's bytes."""
         made = self.backend.empty(shape, dtype)

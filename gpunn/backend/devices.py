@@ -18,8 +18,10 @@ import numpy as np
 
 from . import graph
 from .arrays import is_device_array, to_host
-from .blas import bind_affine, bind_product
+from .blas import bind_affine, bind_product, one_thread, threads
 from .compiled import join, walk_along
+from .courses import Course, in_threads, in_turn
+from .epochs import Epochs, Movable, Part, movable, walked
 from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
 from .precision import UNIT_ROUNDOFF, InBfloat16, Operands
@@ -101,6 +103,28 @@ class Backend:
         """The same launches in order, as few as this device can make of them; one that has `repeat` runs step after
         step by itself. `flush` allows numbers too small to be normal to be 0 while they run."""
         return list(launches)
+
+    def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
+        """The launches of each part so many times, part after part, as something that runs epoch after epoch by
+        itself; `state` is the state array that they write. `flush` as in `join`."""
+        return Epochs(parts, state)
+
+    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+        """What gives recorded epochs other arrays in the place of these; None where they stay as they are."""
+        return None
+
+    def abreast(self) -> int:
+        """How many small jobs, a thread each, this device runs side by side: 1 where each has all of it."""
+        return 1
+
+    def one_thread_each(self) -> AbstractContextManager[Any]:
+        """A context in which what is recorded and run takes one thread of the host, so that jobs may run abreast."""
+        return contextlib.nullcontext()
+
+    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
+        """Take courses to their ends. A course gives epochs to be taken, one after another, and goes on when they are;
+        `look`, called every so many seconds, raises what stops them all, Ctrl-C say, in each of them."""
+        in_turn(courses, seconds, look)
 
     def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
         """The launches as one that has `along`, which takes blocks of larger arrays in the place of those in `moving`;
@@ -204,6 +228,21 @@ class CPU(Backend):
 
     def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
         return join(launches, flush=flush)
+
+    def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
+        return walked(parts, state, flush=flush)
+
+    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+        return movable(epochs, arrays)
+
+    def abreast(self) -> int:
+        return threads()
+
+    def one_thread_each(self) -> AbstractContextManager[Any]:
+        return one_thread()
+
+    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
+        in_threads(courses, seconds, look, min(self.abreast(), len(courses)))
 
     def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
         return walk_along(launches, moving)

@@ -20,6 +20,7 @@ from ..recording import LOOK_AFTER, Array, is_walk, repeat, repeat_all
 from .history import History
 
 EVALUATION_ROWS = 1024
+STEP = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
 RATES_AHEAD = 4096  # learning rates made at once where a schedule changes them from step to step
 
 
@@ -174,19 +175,26 @@ def train(
                     if not model.stop_training:
                         raise
                     break
-                logs = _epoch_logs(net, kept)
-                if validation is not None:
-                    logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
-                callbacks("on_epoch_logs", k, logs)
-                history.add(k, logs)
-                callbacks("on_epoch_end", k, logs)
-                callbacks("on_epoch_complete", k, logs)
+                logs = epoch_ends(net, k, _epoch_logs(net, kept), validation, callbacks, history)
                 if model.stop_training:
                     break
         callbacks("on_train_complete", logs)
     finally:
         callbacks("on_train_end", logs)
     return history
+
+
+def epoch_ends(
+    net: Network, k: int, logs: dict[str, float], validation: Data | None, callbacks: Hooks, history: History
+) -> dict[str, float]:
+    """What follows the last step of the k-th epoch; its numbers with those of validation."""
+    if validation is not None:
+        logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
+    callbacks("on_epoch_logs", k, logs)
+    history.add(k, logs)
+    callbacks("on_epoch_end", k, logs)
+    callbacks("on_epoch_complete", k, logs)
+    return logs
 
 
 @contextmanager
@@ -204,7 +212,7 @@ def _steps(
 
 def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
     """A plan that takes steps on n rows."""
-    return net.plan(n, training=True, loss=True, backward=True, update=True, weighted=weighted)
+    return net.plan(n, weighted=weighted, **STEP)
 
 
 def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
@@ -270,6 +278,14 @@ def whole_steps() -> Iterator[Callable[[], None]]:
     between_steps()
 
 
+def begin(net: Network, epoch: int) -> None:
+    """The state array as it is before the first step of an epoch."""
+    for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCH):
+        net.state[slot] = 0
+    net.score_sums.fill(0)
+    set_learning_rate(net, epoch)
+
+
 def _epoch(
     net: Network,
     steps: Iterator[Several],
@@ -278,11 +294,7 @@ def _epoch(
     callbacks: Hooks,
     between_steps: Callable[[], None],
 ) -> None:
-    state = net.state
-    for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM):
-        state[slot] = 0
-    net.score_sums.fill(0)
-    set_learning_rate(net, epoch)
+    begin(net, epoch)
     looked, number = time.monotonic(), 0
     for several in steps:
         left = several.times
@@ -329,9 +341,13 @@ def _look(net: Network, epoch: int) -> None:
 def _epoch_logs(net: Network, kept: Kept | None = None) -> dict[str, float]:
     """The epoch's loss and metrics so far; those that look at all rows together where these are kept."""
     state = net.backend.to_host(net.state)
-    weight = float(state[Slot.WEIGHT_SUM])
-    logs = {"loss": float(state[Slot.LOSS_SUM]) / weight if weight else float("nan")}
-    return logs | _values(net, net.backend.to_host(net.score_sums), weight, kept)
+    loss, weight = float(state[Slot.LOSS_SUM]), float(state[Slot.WEIGHT_SUM])
+    return logs_of(net, loss, weight, net.backend.to_host(net.score_sums), kept)
+
+
+def logs_of(net: Network, loss: float, weight: float, sums: np.ndarray, kept: Kept | None) -> dict[str, float]:
+    """Loss and metrics from Σ loss · weight, Σ weight and the metrics' sums over the batches of an epoch."""
+    return {"loss": loss / weight if weight else float("nan")} | _values(net, sums, weight, kept)
 
 
 def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) -> dict[str, float]:
