@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .loading import load
     from .model import Sequential
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from .parallel import DataParallel, Rows
     from .training import CheckpointError, DivergenceError, History
     from .training.callbacks import (
         Callback,
@@ -62,6 +63,7 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CheckpointError",
+    "DataParallel",
     "Dense",
     "DeviceError",
     "DeviceFallbackWarning",
@@ -81,6 +83,7 @@ __all__ = [
     "ProgressBar",
     "RMSprop",
     "ReduceLROnPlateau",
+    "Rows",
     "Sequential",
     "TerminateOnNaN",
     "__version__",
@@ -113,6 +116,7 @@ _HOMES = {
     "loading": "load",
     "model": "Sequential",
     "optimizers": "SGD Adagrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
+    "parallel": "DataParallel Rows",
     "training": "CheckpointError DivergenceError History",
     "training.callbacks": "CSVLogger Callback EarlyStopping LearningRateScheduler ModelCheckpoint ProgressBar "
     "ReduceLROnPlateau TerminateOnNaN",

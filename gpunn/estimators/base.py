@@ -43,6 +43,8 @@ from ..losses import Loss
 from ..model import Sequential
 from ..network import Network, Plan, evaluate
 from ..optimizers import Optimizer
+from ..parallel import DataParallel
+from ..recording import ALONE
 from ..training import checkpoint
 from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
@@ -77,6 +79,8 @@ class Perceptron:
                         float64; "float32" asks for the fast path
     device              "auto", "cpu", "cuda" or "cuda:N"
     precision           "tf32" or "bf16" on a GPU; None computes in `dtype`
+    strategy            `gpunn.DataParallel()` where `mpiexec` started several processes, which then fit together, each
+                        given the same arguments; None fits in this process alone
     verbose             as in scikit-learn, or "bar" for a progress bar
     """
 
@@ -92,6 +96,7 @@ class Perceptron:
         "dtype": [StrOptions({"float32", "float64"}), type, np.dtype, None],
         "device": [str],
         "precision": [StrOptions({"tf32", "bf16", "float32", "float64"}), None],
+        "strategy": [DataParallel, None],
     }
 
     _kind: ClassVar[str]  # the name in files
@@ -131,7 +136,14 @@ class Perceptron:
 
     @contextmanager
     def _one_fit(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
-        """One fit at a time, and the estimator as before where it is refused."""
+        """One fit at a time, and the estimator as before where it is refused; processes that fit together hear of
+        it."""
+        group = self.strategy.start() if isinstance(self.strategy, DataParallel) else ALONE
+        with group.together(), self._one_fit_here(validation_data, resume):
+            yield
+
+    @contextmanager
+    def _one_fit_here(self, validation_data: Any, resume: Any) -> Iterator[None]:
         lock = self.__dict__.setdefault("_fit_lock", threading.Lock())
         if not lock.acquire(blocking=False):
             raise RuntimeError("fit is running already, in another thread or around a callback; use a clone of it")
@@ -364,6 +376,7 @@ class Perceptron:
                 "verbose='bar'": self.verbose == "bar",
                 "validation_data": self._validation_data is not None,
                 "resume": self._resume is not None,
+                "strategy": self.strategy is not None,
             }
             for name, given in refused.items():
                 if given:
@@ -479,6 +492,8 @@ class Perceptron:
             if isinstance(theta, np.ndarray) and not theta.flags.writeable:
                 # joblib's memory maps are for reading
                 self.net_ = copy.deepcopy(self.net_)
+            if (self.strategy is None) != (self.net_._net.group is ALONE):
+                self.net_.join(self.strategy)
             return self.net_.to(self.device)
         # only where dropout draws from it, so that scikit-learn's draws stay as they are
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
@@ -496,7 +511,7 @@ class Perceptron:
 
     def _equip(self, model: Sequential, device: str) -> None:
         """Give a network the estimator's update rule, loss and accounting."""
-        model.compile(self._rule(), self._output()[0], device=device, precision=self.precision)
+        model.compile(self._rule(), self._output()[0], device=device, precision=self.precision, strategy=self.strategy)
         model._net.accounting = SHARED
 
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:

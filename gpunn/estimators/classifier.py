@@ -32,7 +32,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     class_weight       None, "balanced", or {class: weight}; for multilabel targets a list of such dicts
     activation         one for all hidden layers, or a list with one each: gpunn's names or objects
     dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
-    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, verbose="bar"
+    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, strategy, verbose="bar"
                        see `gpunn.estimators.base.Perceptron`
 
     `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
@@ -85,6 +85,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         dtype: Any = None,
         device: str = "auto",
         precision: str | None = None,
+        strategy: Any = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes=hidden_layer_sizes,
@@ -122,6 +123,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         self.dtype = dtype
         self.device = device
         self.precision = precision
+        self.strategy = strategy
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)

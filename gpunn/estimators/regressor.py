@@ -33,7 +33,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
     out_activation     None is the identity, the exponential for "poisson", and logistic or softmax for a cross-entropy
     activation         one for all hidden layers, or a list with one each: gpunn's names or objects
     dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
-    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, verbose="bar"
+    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, strategy, verbose="bar"
                        see `gpunn.estimators.base.Perceptron`
 
     `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
@@ -84,6 +84,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         dtype: Any = None,
         device: str = "auto",
         precision: str | None = None,
+        strategy: Any = None,
     ) -> None:
         super().__init__(
             loss=loss,
@@ -120,6 +121,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         self.dtype = dtype
         self.device = device
         self.precision = precision
+        self.strategy = strategy
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
