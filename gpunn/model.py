@@ -1200,7 +1200,7 @@ def _a_few_rows(training: tuple[Any, Any, Any]) -> list[int]:
         n = array.shape[0]
         rows = array[[0, n // 2, n - 1]]
         host = backends.to_host(rows.toarray() if hasattr(rows, "toarray") else rows)
-        found.append(zlib.crc32(np.ascontiguousarray(host)))
+        found.append(zlib.crc32(np.ascontiguousarray(host).data))
     return found
 
 

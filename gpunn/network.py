@@ -565,7 +565,7 @@ class Network:
         if not self.is_built:
             return None
         theta, running = (np.ascontiguousarray(self.backend.to_host(a)) for a in (self.theta, self.running))
-        return zlib.crc32(running, zlib.crc32(theta))
+        return zlib.crc32(running.data, zlib.crc32(theta.data))
 
     def room(self, n: int, *, weighted: bool) -> Kept | None:
         """Room for n rows where a metric looks at all rows together, else None."""

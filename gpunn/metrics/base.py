@@ -82,7 +82,7 @@ class Metric:
 
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
         """The sums (size,) over a set from those over its parts."""
-        return np.sum(parts, axis=0)
+        return np.asarray(np.sum(parts, axis=0))
 
     def value(self, sums: np.ndarray, weight: float) -> float:
         """The metric from the sums over rows of that weight."""

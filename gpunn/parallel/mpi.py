@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..recording import Array, Launch
+from ..kernels import Launch
+from ..recording import Array
 from .watch import Watch
 
 # what the launchers of MPICH and Intel MPI, Open MPI, and Slurm with PMIx tell a process: its number, and how many

@@ -53,7 +53,7 @@ class Rows:
         self.dtype = first.dtype
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return int(self.shape[0])
 
     @property
     def ndim(self) -> int:
@@ -90,7 +90,8 @@ class _Npy:
         self.shape, self.dtype = self._rows.shape, self._rows.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        return self._rows[start:stop]
+        found: np.ndarray = self._rows[start:stop]
+        return found
 
 
 class _Parquet:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..arguments import positive
 from ..backend import Backend
-from ..recording import Array, Launch
+from ..kernels import Launch
+from ..recording import Array
 from . import mpi
 
 

@@ -18,22 +18,27 @@ class Member:
 
     def __init__(self, crew, rank):
         self.crew, self.rank, self.size, self.local_rank = crew, rank, crew.size, rank
-        self.inside, self.agreed, self.sums = 0, False, 0
+        self.inside, self.agreed, self.sums, self.told = 0, False, 0, None
 
     def _share(self, value):
         self.crew.table[self.rank] = value
-        self.crew.barrier.wait(60)
+        self.crew.barrier.wait(20)
         found = list(self.crew.table)
-        self.crew.barrier.wait(60)
+        self.crew.barrier.wait(20)
         return found
 
     def meet(self, where, value):
-        entries = self._share((where, value))
-        assert len({where for where, _ in entries}) == 1, entries
-        return [value for _, value in entries]
+        entries = self._share(("here", where, value))
+        for rank, (word, place, said) in enumerate(entries):
+            if word == "failed":
+                self.told = RuntimeError(f"process {rank} failed: {said}")
+                raise self.told
+            assert place == where
+        return [said for _, _, said in entries]
 
     def tell(self, error, seconds):
-        self.crew.barrier.abort()
+        if error is not self.told:
+            self._share(("failed", "", str(error)))
 
     def bind_sum(self, arrays):
         def launch():
@@ -43,7 +48,7 @@ class Member:
                 # in the order of ranks, so that every run gives the same bits
                 a[...] = sum((each[k] for each in theirs[1:]), start=theirs[0][k])
 
-        return [launch]
+        return [launch] if arrays else []
 
 
 class Crew:
