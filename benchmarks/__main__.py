@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import cpu, readme
+from . import cpu, readme, scale
 
-COMMANDS: dict[str, Any] = {"cpu": cpu, "readme": readme}
+COMMANDS: dict[str, Any] = {"cpu": cpu, "readme": readme, "scale": scale}
 
 
 def parser() -> argparse.ArgumentParser:
