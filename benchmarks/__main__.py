@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import cpu, devices, draw, gpu, gpu_check, kernels, larger, launches, many, readme
+from . import cpu, devices, draw, gpu, gpu_check, kernels, larger, launches, many, readme, scale
 
 COMMANDS: dict[str, Any] = {
     "cpu": cpu,
@@ -18,6 +18,7 @@ COMMANDS: dict[str, Any] = {
     "devices": devices,
     "larger": larger,
     "many": many,
+    "scale": scale,
     "draw": draw,
     "readme": readme,
 }

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .many import fit_many
     from .model import Sequential
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from .parallel import DataParallel, Rows
     from .training import CheckpointError, DivergenceError, History
     from .training.callbacks import (
         Callback,
@@ -63,6 +64,7 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CheckpointError",
+    "DataParallel",
     "Dense",
     "DeviceError",
     "DeviceFallbackWarning",
@@ -83,6 +85,7 @@ __all__ = [
     "ProgressBar",
     "RMSprop",
     "ReduceLROnPlateau",
+    "Rows",
     "Sequential",
     "TerminateOnNaN",
     "__version__",
@@ -117,6 +120,7 @@ _HOMES = {
     "many": "fit_many",
     "model": "Sequential",
     "optimizers": "SGD Adagrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
+    "parallel": "DataParallel Rows",
     "training": "CheckpointError DivergenceError History",
     "training.callbacks": "CSVLogger Callback EarlyStopping LearningRateScheduler ModelCheckpoint ProgressBar "
     "ReduceLROnPlateau TerminateOnNaN",

@@ -225,6 +225,8 @@ def _net(
         raise TypeError(f"build must return a compiled Sequential, got {type(net).__name__} for {name}")
     if net._compiled is None:
         raise ValueError(f"build must return a compiled Sequential: call compile(…) in it ({name})")
+    if net._net.group.size > 1:
+        raise ValueError(f"build must leave strategy out of compile: processes share the batches of one net ({name})")
     if net._epochs or any(net is other for other in others):
         raise ValueError(f"build must return a new net at each call, not one that it gave before or trained ({name})")
     if "seed" in candidate:

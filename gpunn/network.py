@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from .kernels.state import SIZE, Slot
 from .layers import Buffers, Layer, Parameter
 from .losses import Loss
 from .optimizers import Optimizer
-from .recording import LOOK_AFTER, Array, Recorder, run
+from .recording import ALONE, LOOK_AFTER, Array, Group, Recorder, Share, run
 
 # above these magnitudes an update of finite numbers might overflow, and is tried before it is written
 LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
@@ -102,6 +103,9 @@ class Penalty:
 class Plan:
     """Every buffer of a step for n rows, and the step itself as lists of launches.
 
+    Where processes share a batch the n rows are this one's part of it, `share`: what is summed over rows is summed over
+    the processes as well, before it is used.
+
     prepare   the batch's weights: wᵢ ← wᵢ/Σw
     forward   steps (1), (2) of the procedure: x to aᴸ
     loss      (3): C, and δᴸ or ∂C/∂aᴸ
@@ -121,10 +125,12 @@ class Plan:
         weighted: bool = False,
         keep: bool = False,
         input_gradient: bool = False,
+        share: Share | None = None,
     ) -> None:
         # the network holds its plans; a circle would keep all of it until Python looks for circles
         self._network = weakref.ref(network)
         self.n, self.training = n, training
+        self.share = Share.of(n) if share is None else share
         self.backend = network.backend
         self.bytes = 0
         self.weighted = weighted
@@ -133,7 +139,7 @@ class Plan:
         self.gradient: Array = network.gradient if update else None
         if backward and not update:
             self.gradient = self._new((network.theta.shape[0],))
-        self.ops = Recorder(self.backend, keep=keep, precision=network.precision)
+        self.ops = Recorder(self.backend, keep=keep, precision=network.precision, share=self.share)
         self.x = self._new((n, network.n_in))
         self._along: Any = None
         self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
@@ -241,11 +247,17 @@ class Plan:
         self.y = self._new((n,), np.int32) if labels else self._new((n, net.n_out))
         self.w = self._new((n,))
         self.terms = self._new((n,))
-        if self.weighted:
+        if self.share.group is not ALONE:
+            ops(kernel("begin_part"), out=self.state, count=1, first=self.share.first)
+        if not self.weighted:
+            self.w.fill(1 / self.share.rows)
+            ops(kernel("begin_batch"), out=self.state, count=1, rows=self.share.rows)
+        elif self.share.group is ALONE:
             ops(kernel("weigh_batch"), out=(self.w, self.state), count=1, rows=n)
         else:
-            self.w.fill(1 / n)
-            ops(kernel("begin_batch"), out=self.state, count=1, rows=n)
+            ops(kernel("total"), self.w, out=_slot(self.state, Slot.WEIGHT))
+            ops.over_processes(_slot(self.state, Slot.WEIGHT))
+            ops(kernel("weigh_part"), out=(self.w, self.state), count=1, rows=n)
         self.prepare = ops.take()
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
@@ -280,6 +292,8 @@ class Plan:
         for t, layer in zip(reversed(self.layers), reversed(net.layers), strict=True):
             if not layer.passes_through(self.training):
                 layer.backward(self.ops, t, self.training)
+        # the parts' gradients, losses and metrics become those of the batch; a penalty is no part's
+        self.ops.over_processes(self.gradient, _slot(self.state, Slot.LOSS), self.means)
         everyone = net.penalties()
         for p in net.penalties(trainable_only=True):
             theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]
@@ -309,7 +323,7 @@ class Plan:
         for t, layer in zip(self.layers, net.layers, strict=True):
             layer.after_update(ops, t)
         self._record_sums(ops, net.score_sums)
-        ops(kernel(net.accounting.tick), out=state, count=1, rows=self.n)
+        ops(kernel(net.accounting.tick), out=state, count=1, rows=self.share.rows)
 
     def _record_sums(self, ops: Recorder, sums: Array) -> None:
         for metric, part in self.network.score_parts():
@@ -360,11 +374,13 @@ class Plan:
             return []
         labels = self.network.loss.targets == "labels"
 
+        first = self.share.first
+
         def record(ops: Recorder) -> None:
-            ops(kernel("keep_rows"), self.output, self.state, out=kept.a)
-            ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y)
+            ops(kernel("keep_rows"), self.output, self.state, out=kept.a[first:])
+            ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y[first:])
             if kept.w is not None:
-                ops(kernel("keep_weights"), self.w, self.state, out=kept.w)
+                ops(kernel("keep_weights"), self.w, self.state, out=kept.w[first:])
 
         return self._launches(record)
 
@@ -385,6 +401,8 @@ class Plan:
         With `order` (int64, a permutation) row i of the batch is row order[offset + i], else row offset + i.
         """
         ops = Recorder(self.backend)
+        if order is not None:
+            order = order[self.share.first :]
         pairs = [(X, self.x)]
         if y is not None:
             if self.network.loss.targets == "labels":
@@ -438,6 +456,7 @@ class Network:
         self.metrics: list[Any] = []
         self.accounting = Accounting()
         self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
+        self.group: Group = ALONE  # the processes that share its steps
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
         self._reset_plans()
 
@@ -552,6 +571,11 @@ class Network:
             self.precision = precision
             self._reset_plans()
 
+    def join(self, group: Group) -> None:
+        """Share steps with the processes of a group from now on."""
+        self.group = group
+        self._reset_plans()
+
     def check_rule(self, optimizer: Optimizer) -> None:
         """ValueError where a hyper-parameter is 0 or infinite in the network's dtype."""
         for name, value in optimizer.hyper().items():
@@ -584,6 +608,13 @@ class Network:
     def n_scores(self) -> int:
         """How many numbers the metrics take together."""
         return sum(metric.size(self.n_out) for metric in self.metrics)
+
+    def fingerprint(self) -> int | None:
+        """A number that tells these parameters and running statistics from others; None before there are any."""
+        if not self.is_built:
+            return None
+        theta, running = (np.ascontiguousarray(self.backend.to_host(a)) for a in (self.theta, self.running))
+        return zlib.crc32(running.data, zlib.crc32(theta.data))
 
     def room(self, n: int, *, weighted: bool) -> Kept | None:
         """Room for n rows where a metric looks at all rows together, else None."""
@@ -666,7 +697,7 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles and deep copies hold host arrays and no plans."""
-        state = {k: v for k, v in vars(self).items() if k not in ("_lock", "_pool", "_recorded", "backend")}
+        state = {k: v for k, v in vars(self).items() if k not in ("_lock", "_pool", "_recorded", "backend", "group")}
         for name in ("theta", "running", "gradient", "state", "score_sums"):
             if state[name] is not None:
                 state[name] = np.array(self.backend.to_host(state[name]))
@@ -676,7 +707,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickled on the CPU, whatever device it came from."""
         vars(self).update(state)
-        self.backend = backends.get("cpu")
+        self.backend, self.group = backends.get("cpu"), ALONE
         self._reset_plans()
 
 

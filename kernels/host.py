@@ -170,7 +170,7 @@ def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
         arrays = list(arrays)
         for k, (o, a) in enumerate(zip(operands, arrays, strict=True)):
             # a by-row text walks a row with stride one
-            if o.kind == "rows" and a.shape[1] > 1 and a.strides[1] != a.itemsize:
+            if o.kind == "rows" and a.size and a.shape[1] > 1 and a.strides[1] != a.itemsize:
                 if o.role != "in":
                     raise ValueError(f"kernel {kernel.name}: the rows of output {o.name} must be contiguous")
                 arrays[k] = np.empty(a.shape, a.dtype)

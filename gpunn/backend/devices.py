@@ -24,6 +24,7 @@ from .courses import Course, in_threads, in_turn
 from .epochs import Epochs, Movable, Part, movable, walked
 from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
+from .nccl import Nccl, Processes
 from .precision import UNIT_ROUNDOFF, InBfloat16, Operands
 from .probe import load_cupy, probe
 from .products import Affine, Products, bind_matmul, check
@@ -176,6 +177,15 @@ class Backend:
 
     def free(self) -> None:
         """Give memory that the array library keeps but does not use back to the device."""
+
+    def of_process(self, processes: Processes) -> Backend:
+        """The device that is this process's own where several on one machine ask for the same. DeviceError where there
+        are fewer."""
+        return self
+
+    def adder(self, processes: Processes) -> Processes | Nccl:
+        """What adds arrays of this device over processes, all of which call this: it has `bind_sum`."""
+        return processes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Backend) and other.device == self.device
@@ -351,6 +361,19 @@ class CUDA(Backend):
         with self.activate():
             stream = self.xp.cuda.Stream(non_blocking=True)
             return [PinnedStaging(self.xp, shape, dtype, stream) for shape, dtype in like]
+
+    def of_process(self, processes: Processes) -> Backend:
+        count = int(self.xp.cuda.runtime.getDeviceCount())
+        if processes.local_rank >= count:
+            raise DeviceError(
+                f"process {processes.rank} is number {processes.local_rank + 1} on this machine, which has {count} "
+                "GPUs: start one process a GPU, or use device='cpu'"
+            )
+        return get(f"cuda:{processes.local_rank}")
+
+    def adder(self, processes: Processes) -> Processes | Nccl:
+        with self.activate():
+            return Nccl(self.xp, processes)
 
     def free(self) -> None:
         with self.activate():

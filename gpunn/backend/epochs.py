@@ -41,12 +41,7 @@ class Epochs:
             while self.part < len(self.parts):
                 launches, times = self.parts[self.part]
                 while self.time < times:
-                    if self.rates is not None:
-                        self.state[Slot.LR] = self.rates[int(to_host(self.state)[Slot.STEP]) - self.first]
-                    with np.errstate(all="ignore"):
-                        for launch in launches:
-                            launch()
-                    self.time += 1
+                    self.time += self._take(launches, times - self.time, end - time.monotonic())
                     if time.monotonic() > end:
                         return False
                 self.part, self.time = self.part + 1, 0
@@ -54,6 +49,22 @@ class Epochs:
             if to_host(self.state)[Slot.BAD]:
                 return True
         return True
+
+
+    def _take(self, launches: list[Any], times: int, seconds: float) -> int:
+        """The launches so many times, or until so many `seconds` are over; how many times it was, at least once."""
+        rates, first = None, 0
+        if self.rates is not None:
+            first = int(to_host(self.state)[Slot.STEP])
+            rates = self.rates[first - self.first :][:times]
+        if times > 1 and len(launches) == 1 and hasattr(launches[0], "repeat"):
+            return int(launches[0].repeat(times, self.state, rates, first, seconds=seconds))
+        if rates is not None:
+            self.state[Slot.LR] = rates[0]
+        with np.errstate(all="ignore"):
+            for launch in launches:
+                launch()
+        return 1
 
 
 class _Part(ctypes.Structure):

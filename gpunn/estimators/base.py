@@ -43,7 +43,9 @@ from ..losses import Loss
 from ..model import Sequential
 from ..network import Network, Plan, evaluate
 from ..optimizers import Optimizer
-from ..training import checkpoint, unwatched
+from ..parallel import DataParallel
+from ..recording import ALONE
+from ..training import blocks, checkpoint, unwatched
 from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
@@ -80,6 +82,8 @@ class Perceptron:
     n_models            how many nets, with seeds of their own, are trained side by side; the mean of their outputs is
                         predicted, and `return_std=True` asks for their spread. Then `estimators_` holds the nets as
                         estimators, `coefs_` and `intercepts_` copies of their weights with a leading axis of that size
+    strategy            `gpunn.DataParallel()` where `mpiexec` started several processes, which then fit together, each
+                        given the same arguments; None fits in this process alone
     verbose             as in scikit-learn, or "bar" for a progress bar
     """
 
@@ -96,6 +100,7 @@ class Perceptron:
         "device": [str],
         "precision": [StrOptions({"tf32", "bf16", "float32", "float64"}), None],
         "n_models": [Interval(Integral, 1, None, closed="left")],
+        "strategy": [DataParallel, None],
     }
 
     _kind: ClassVar[str]  # the name in files
@@ -140,7 +145,14 @@ class Perceptron:
 
     @contextmanager
     def _one_fit(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
-        """One fit at a time, and the estimator as before where it is refused."""
+        """One fit at a time, and the estimator as before where it is refused; processes that fit together hear of
+        it."""
+        group = self.strategy.start() if isinstance(self.strategy, DataParallel) else ALONE
+        with group.together(), self._one_fit_here(validation_data, resume):
+            yield
+
+    @contextmanager
+    def _one_fit_here(self, validation_data: Any, resume: Any) -> Iterator[None]:
         lock = self.__dict__.setdefault("_fit_lock", threading.Lock())
         if not lock.acquire(blocking=False):
             raise RuntimeError("fit is running already, in another thread or around a callback; use a clone of it")
@@ -245,7 +257,8 @@ class Perceptron:
             "rows": rows,
         }
         try:
-            if incremental or validation is not None or self._resume is not None or self._watched() is not None:
+            watched = incremental or validation is not None or self._resume is not None or self._watched() is not None
+            if watched or blocks.stays(model._net.backend, *training):
                 model._train(training, validation, resume=self._resume, subject=self, **fit)
             else:
                 unwatched.alone(model._net, model._course(training, ahead=course.ahead, **fit))
@@ -322,6 +335,8 @@ class Perceptron:
             return "callbacks"
         if self.early_stopping:
             return "early_stopping=True, which scores after every epoch"
+        if self.strategy is not None:
+            return "strategy=…, whose processes meet after every epoch"
         if self.verbose == "bar":
             return "verbose='bar'"
         if self.optimizer is None and self.solver == "sgd" and self.learning_rate == "invscaling":
@@ -385,6 +400,7 @@ class Perceptron:
                 "verbose='bar'": self.verbose == "bar",
                 "validation_data": self._validation_data is not None,
                 "resume": self._resume is not None,
+                "strategy": self.strategy is not None,
             }
             for name, given in refused.items():
                 if given:
@@ -500,6 +516,8 @@ class Perceptron:
             if isinstance(theta, np.ndarray) and not theta.flags.writeable:
                 # joblib's memory maps are for reading
                 self.net_ = copy.deepcopy(self.net_)
+            if (self.strategy is None) != (self.net_._net.group is ALONE):
+                self.net_.join(self.strategy)
             return self.net_._move(self.device, self.precision, asked=True)
         # only where dropout draws from it, so that scikit-learn's draws stay as they are
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
@@ -517,7 +535,7 @@ class Perceptron:
 
     def _equip(self, model: Sequential, device: str, *, asked: bool = True) -> None:
         """Give a network the estimator's update rule, loss, accounting and precision; `asked` as in `Sequential`."""
-        model.compile(self._rule(), self._output()[0], device=device)
+        model.compile(self._rule(), self._output()[0], device=device, strategy=self.strategy)
         model._move(device, self.precision, asked=asked)
         model._net.accounting = SHARED
 

@@ -32,7 +32,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     class_weight       None, "balanced", or {class: weight}; for multilabel targets a list of such dicts
     activation         one for all hidden layers, or a list with one each: gpunn's names or objects
     dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
-    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models, verbose="bar"
+    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models, strategy, verbose="bar"
                        see `gpunn.estimators.base.Perceptron`
 
     `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
@@ -86,6 +86,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         device: str = "auto",
         precision: str | None = None,
         n_models: int = 1,
+        strategy: Any = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes=hidden_layer_sizes,
@@ -124,6 +125,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         self.device = device
         self.precision = precision
         self.n_models = n_models
+        self.strategy = strategy
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)

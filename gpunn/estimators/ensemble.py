@@ -30,6 +30,8 @@ def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any,
         raise ValueError("resume goes on with one net: leave n_models at 1")
     if ensemble.warm_start:
         raise ValueError("warm_start=True goes on with one net: leave n_models at 1, or warm_start at False")
+    if ensemble.strategy is not None:
+        raise ValueError("strategy shares one net's batches among processes: leave n_models at 1, or strategy at None")
     ensemble._validate_params()
     backend = backends.get(ensemble.device)
     generator = check_random_state(ensemble.random_state)

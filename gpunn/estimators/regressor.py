@@ -33,7 +33,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
     out_activation     None is the identity, the exponential for "poisson", and logistic or softmax for a cross-entropy
     activation         one for all hidden layers, or a list with one each: gpunn's names or objects
     dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
-    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models, verbose="bar"
+    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models, strategy, verbose="bar"
                        see `gpunn.estimators.base.Perceptron`
 
     `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
@@ -85,6 +85,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         device: str = "auto",
         precision: str | None = None,
         n_models: int = 1,
+        strategy: Any = None,
     ) -> None:
         super().__init__(
             loss=loss,
@@ -122,6 +123,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         self.device = device
         self.precision = precision
         self.n_models = n_models
+        self.strategy = strategy
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)

@@ -26,11 +26,13 @@ BLOCK_BYTES = 1 << 26  # of rows that go over together
 
 @dataclass
 class HostData:
-    """A set on the host: X (n, d), y for the loss, and weights (n,) or None."""
+    """A set on the host: X (n, d), y for the loss, and weights (n,) or None; first and whole as of `loop.Data`."""
 
     X: np.ndarray
     y: np.ndarray
     w: np.ndarray | None = None
+    first: int = 0
+    whole: int | None = None
 
     @property
     def n(self) -> int:
@@ -52,12 +54,10 @@ class HostData:
             yield start, Data(*(backend.asarray(np.ascontiguousarray(a[start : start + rows])) for a in self.arrays()))
 
 
-def place(backend: Backend, X: Any, y: Any, w: Any, put: Callable[[Any, Any, Any], Data]) -> Data | HostData:
-    """A set where it is to lie: on the device, by `put`, where that has room for it."""
-    arrays = [a for a in (X, y, w) if a is not None]
-    if all(isinstance(a, np.ndarray) for a in arrays) and not backend.has_room(sum(a.nbytes for a in arrays)):
-        return HostData(X, y, w)
-    return put(X, y, w)
+def stays(backend: Backend, *arrays: Any) -> bool:
+    """Whether a set of those arrays is one of the host for which the device has no room."""
+    given = [a for a in arrays if a is not None]
+    return all(isinstance(a, np.ndarray) for a in given) and not backend.has_room(sum(a.nbytes for a in given))
 
 
 def pieces(backend: Backend, X: Any) -> list[Any]:

@@ -16,7 +16,8 @@ import numpy as np
 from ..kernels import Launch
 from ..kernels.state import Slot
 from ..network import Kept, Network, Plan
-from ..recording import LOOK_AFTER, Array, is_walk, repeat, repeat_all
+from ..recording import ALONE, LOOK_AFTER, Array, Group, Share, is_walk, repeat, repeat_all
+from . import together
 from .history import History
 
 EVALUATION_ROWS = 1024
@@ -39,11 +40,15 @@ class Hooks(Protocol):
 
 @dataclass
 class Data:
-    """A set on the device: X (n, d), y for the loss, and weights (n,) or None."""
+    """A set on the device: X (n, d), y for the loss, and weights (n,) or None.
+
+    Where a process has only its own rows of a set of `whole` rows, they begin with row `first`."""
 
     X: Array
     y: Array
     w: Array | None = None
+    first: int = 0
+    whole: int | None = None
 
     @property
     def n(self) -> int:
@@ -161,12 +166,14 @@ def train(
     """The epochs of `fit`, the steps of each given by `steps_of(epoch)`."""
     model.stop_training = False
     callbacks("on_train_begin", {})
+    together.compare(net, model, "before the first epoch")
     logs = {name: values[-1] for name, values in history.history.items()}
     try:
         with whole_steps() as between_steps:
             for k in range(done, done if done and model.stop_training else epochs):
                 epoch = first_epoch + k
                 callbacks("on_epoch_begin", k, {})
+                together.empty(kept, net.group)
                 try:
                     _epoch(net, steps_of(epoch), epoch, k, callbacks, between_steps)
                 except DivergenceError as error:
@@ -175,7 +182,10 @@ def train(
                     if not model.stop_training:
                         raise
                     break
+                together.average_statistics(net)
+                together.join(kept, net.group)
                 logs = epoch_ends(net, k, _epoch_logs(net, kept), validation, callbacks, history)
+                together.compare(net, model, f"after epoch {k + 1}")
                 if model.stop_training:
                     break
         callbacks("on_train_complete", logs)
@@ -189,7 +199,7 @@ def epoch_ends(
 ) -> dict[str, float]:
     """What follows the last step of the k-th epoch; its numbers with those of validation."""
     if validation is not None:
-        logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
+        logs |= {f"val_{name}": value for name, value in score(net, validation, group=net.group).items()}
     callbacks("on_epoch_logs", k, logs)
     history.add(k, logs)
     callbacks("on_epoch_end", k, logs)
@@ -211,8 +221,9 @@ def _steps(
 
 
 def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
-    """A plan that takes steps on n rows."""
-    return net.plan(n, weighted=weighted, **STEP)
+    """A plan that takes steps on batches of n rows: on this process's part of them, where a group shares them."""
+    share = Share.of(n, net.group)
+    return net.plan(share.n, weighted=weighted, share=share, **STEP)
 
 
 def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
@@ -306,14 +317,15 @@ def _epoch(
             between_steps()
             now = time.monotonic()
             due = now - looked > LOOK_AFTER
-            if callbacks.watch_batches or due:
+            # a group's processes must look, and raise, at the same step, and clocks differ
+            if (callbacks.watch_batches or due) and net.group.size == 1:
                 _look(net, shown)
             if due:
                 looked = now
                 callbacks("on_progress", number, _epoch_logs(net))
             if callbacks.watch_batches:
                 callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
-            elif left and net.state[Slot.BAD]:
+            if left and net.state[Slot.BAD]:
                 break
     _look(net, shown)
 
@@ -362,25 +374,35 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) ->
     return found
 
 
-def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
-    """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows."""
+def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Group = ALONE) -> dict[str, float]:
+    """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows.
+
+    A group shares the rows: each process looks at its part, and all get the numbers of the whole."""
     loss = weight = penalty = last = 0.0
     weighted = data.w is not None
-    sums, kept = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(data.n, weighted=weighted)
-    for first, part in data.parts(net.backend):
-        room = None if kept is None else kept.rows(first, first + part.n)
-        for start, stop, n in _stretches(part.n, min(batch_size, part.n)):
+    rows = data.n if data.whole is None else data.whole
+    share = Share.of(rows, group)
+    sums, kept = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(rows, weighted=weighted)
+    together.empty(kept, group)
+    mine, own = together.beginning(kept, data.first), share.first - data.first
+    for begun, piece in data.parts(net.backend):
+        room = None if mine is None else mine.rows(begun, begun + piece.n)
+        low, high = max(begun, own), min(begun + piece.n, own + share.n)
+        for start, stop, n in _stretches(max(0, high - low), min(batch_size, rows)):
             with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
-                for slot, value in ((Slot.OFFSET, start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
+                for slot, value in ((Slot.OFFSET, low - begun + start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
                     plan.state[slot] = value
-                whole = [*plan.source(part.X, part.y, part.w), *plan.prepare, *plan.forward, *plan.loss]
+                whole = [*plan.source(piece.X, piece.y, piece.w), *plan.prepare, *plan.forward, *plan.loss]
                 whole += [*plan.tally(sums), *plan.keep(room), *plan.advance("count_batch")]
                 repeat_all(net.backend.join(whole), (stop - start) // n, plan.state)
                 state = net.backend.to_host(plan.state)
                 loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
                 penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
+    (loss, weight), totals = together.totals(net, group, (loss, weight), net.backend.to_host(sums))
+    together.join(kept, group)
+    penalty, last = group.meet("the penalty of a set", (penalty, last))[0]
     logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
-    return logs | _values(net, net.backend.to_host(sums), weight, kept)
+    return logs | _values(net, totals, weight, kept)
 
 
 def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) -> Array:

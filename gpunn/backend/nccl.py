@@ -1,0 +1,62 @@
+"""Sums over processes in the memory of their GPUs, by NCCL through CuPy.
+
+Source: NCCL's user guide, and CuPy's `cupy.cuda.nccl.NcclCommunicator`. NOT RUN on a GPU: tested on a stand-in for
+CuPy's interface alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+Launch = Callable[[], None]
+TYPES = {"float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64", "int32": "NCCL_INT32", "int64": "NCCL_INT64"}
+
+
+class Processes(Protocol):
+    """Those that add: this one's number, how many there are, and how they tell each other Python objects."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    def meet(self, where: str, value: Any) -> list[Any]: ...
+
+    def bind_sum(self, arrays: Sequence[Any]) -> list[Launch]: ...
+
+
+class Nccl:
+    """Sums on one GPU a process. Made by all processes at once; the first one's identifier goes to all by MPI."""
+
+    def __init__(self, xp: Any, processes: Processes) -> None:
+        try:
+            from_cupy = xp.cuda.nccl
+            first = from_cupy.get_unique_id() if processes.rank == 0 else None
+        except (AttributeError, ImportError) as error:
+            raise RuntimeError(
+                "several processes with GPUs need NCCL, which this CuPy lacks: install NVIDIA's nccl, or train with "
+                f"device='cpu' ({error})"
+            ) from error
+        self._nccl, self._xp = from_cupy, xp
+        identifier = processes.meet("the start of NCCL", first)[0]
+        self._communicator = from_cupy.NcclCommunicator(processes.size, identifier, processes.rank)
+
+    def bind_sum(self, arrays: Sequence[Any]) -> list[Launch]:
+        """One launch after which each array holds the sum over all processes: one NCCL group in the current stream."""
+        nccl, add = self._nccl, self._communicator.allReduce
+        calls = [
+            (a.data.ptr, a.data.ptr, a.size, getattr(nccl, TYPES[a.dtype.name]), nccl.NCCL_SUM)
+            for a in arrays
+            if a.size
+        ]
+        kept = list(arrays)  # their memory, for as long as the launch lives
+
+        def launch() -> None:
+            assert kept is not None
+            stream = self._xp.cuda.get_current_stream().ptr
+            nccl.groupStart()
+            for call in calls:
+                add(*call, stream)
+            nccl.groupEnd()
+
+        return [launch] if calls else []
