@@ -115,7 +115,8 @@ def candidates(major: int) -> Iterator[str]:
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists():
         paths = [line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "libcublasLt" in line]
-        yield from dict.fromkeys(p for p in paths if pathlib.Path(p).name.startswith("libcublasLt.so"))
+        loaded = dict.fromkeys(p for p in paths if pathlib.Path(p).name.startswith("libcublasLt.so"))
+        yield from sorted(loaded, key=lambda p: f".so.{major}" not in p)
     name = "cublasLt64_{}.dll" if sys.platform == "win32" else "libcublasLt.so.{}"
     spec = importlib.util.find_spec("nvidia")
     for m in majors:
