@@ -189,14 +189,10 @@ def compare(
     hold_to_the_best(entries, settings)
     draws = random.Random(settings.seed)
     for together in TOGETHER:
+        if settings.left <= 0:
+            break
         members = [(e, m) for e in entries for m in e.contestant.modes if m in together and m not in e.notes]
-        for entry, mode in members:
-            with _guarded(entry, workers, mode):
-                worker = workers.get(entry.contestant)
-                if mode == "predict" and entry.computes:
-                    _check_outputs(entry, worker.ask("outputs")["disagreement"], settings)
-                if mode not in entry.notes:
-                    worker.ask("warm", mode=mode)
+        _warm_all(members, workers, settings)
         members = [(e, m) for e, m in members if m not in e.notes]
         if members:
             say(f"  {settings.rounds} rounds of {', '.join(dict.fromkeys(m for _, m in members))}")
@@ -244,6 +240,27 @@ def _begin_all(
     for entry in entries:
         if entry.contestant.alone:
             _begin(entry, net, wanted, workers, settings, say)
+
+
+def _warm_all(members: list[tuple[Entry, str]], workers: Workers, settings: Settings) -> None:
+    """Hold predictions against float64, compile what is left to compile, and learn everybody's pace."""
+
+    def warm(entry: Entry, mode: str) -> None:
+        with _guarded(entry, workers, mode):
+            worker = workers.get(entry.contestant)
+            if mode == "predict" and entry.computes:
+                _check_outputs(entry, worker.ask("outputs")["disagreement"], settings)
+            if mode not in entry.notes:
+                worker.ask("warm", mode=mode)
+
+    if settings.together:
+        crowd = [(e, m) for e, m in members if not e.contestant.alone]
+        with ThreadPoolExecutor(max(1, len(crowd))) as pool:
+            for done in [pool.submit(warm, e, m) for e, m in crowd]:
+                done.result()
+    for entry, mode in members:  # once more where it was not alone, for the pace
+        if mode not in entry.notes:
+            warm(entry, mode)
 
 
 def _begin(

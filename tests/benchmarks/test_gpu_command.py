@@ -260,7 +260,7 @@ def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
         @property
         def left(self):
             Ending.looks += 1
-            return 3 - Ending.looks
+            return 4 - Ending.looks
 
     monkeypatch.setattr(comparison, "PAUSE", 0.0)
     monkeypatch.setattr(comparison, "_begin_all", lambda *given: None)
