@@ -275,10 +275,12 @@ def test_everyone_begins_side_by_side_but_those_that_choose_by_timing(monkeypatc
     began, started = [], []
 
     class Workers:
+        side_by_side = comparison.Workers.side_by_side
+
         def start(self, contestant):
             started.append(contestant.name)
 
-    def begin(entry, *given):
+    def begin(entry, **given):
         began.append(("begins", entry.contestant.name))
         time.sleep(0.05)
         began.append(("ends", entry.contestant.name))
