@@ -35,8 +35,8 @@ DIR/gpu-check.json holds what is done after every stage, gpu.json the
 comparison: the next call goes on behind it. Nothing is installed, and no
 network is needed. DIR is benchmarks/results unless --out says where.
 
-Exit status 0: all is done and well; 1: something failed or differs; 2: something
-is left, call it again; 3: there is no GPU, and nothing was written.
+Exit status 0: all is done and well; 1: something failed or differs; 2:
+something is left, call it again; 3: there is no GPU, and nothing was written.
 """
 WOULD = "run the gpu tests, compare CPU and GPU on six nets, time launches and kernels, and make the whole comparison"
 FAILED, LEFT = 1, 2
