@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -19,6 +21,28 @@ _begun = time.monotonic()
 def say(line: str) -> None:
     """Progress, on stderr, with the seconds since the beginning."""
     print(f"{time.monotonic() - _begun:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+
+def earlier(path: Path, gpu: str) -> dict[str, Any] | None:
+    """What earlier calls have written on such a GPU. What is of another is set aside under that one's name, and comes
+    back there. None where there is nothing, or nothing that makes sense."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        whose = str(found["machine"]["gpu"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if whose == gpu:
+        return found
+    path.replace(_aside(path, whose))
+    say(f"{path.name} was of {whose}: set aside as {_aside(path, whose).name}")
+    if not _aside(path, gpu).exists():
+        return None
+    _aside(path, gpu).replace(path)
+    return earlier(path, gpu)
+
+
+def _aside(path: Path, gpu: str) -> Path:
+    return path.with_name(f"{path.stem}-{re.sub('[^a-z0-9]+', '-', gpu.lower()).strip('-')}{path.suffix}")
 
 
 def write(result: dict[str, Any], path: Path) -> None:

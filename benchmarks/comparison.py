@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -132,11 +133,11 @@ class Workers:
             self.versions.update(worker.hello["versions"])
         return worker
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, patience: float = 5.0) -> None:
         """End a process."""
         worker = self._running.pop(name, None)
         if worker is not None:
-            worker.close()
+            worker.close(patience)
 
     def release(self) -> None:
         """Let all of them give back the device's memory."""
@@ -146,12 +147,23 @@ class Workers:
             except (Failed, Absent):
                 self.drop(name)
 
-    def close(self) -> None:
+    def close(self, patience: float = 5.0) -> None:
         """End all of them."""
         for worker in self._running.values():
             worker.farewell()
         for name in list(self._running):
-            self.drop(name)
+            self.drop(name, patience)
+
+    def side_by_side(self, calls: Sequence[Callable[[], None]]) -> None:
+        """Make the calls at the same time. Whoever is interrupted meanwhile ends them and does not wait."""
+        with ThreadPoolExecutor(max(1, len(calls))) as pool:
+            asked = [pool.submit(call) for call in calls]
+            try:
+                for one in asked:
+                    one.result()
+            except BaseException:
+                self.close(patience=0.0)
+                raise
 
 
 class References:
@@ -189,14 +201,10 @@ def compare(
     hold_to_the_best(entries, settings)
     draws = random.Random(settings.seed)
     for together in TOGETHER:
+        if settings.left <= 0:
+            break
         members = [(e, m) for e in entries for m in e.contestant.modes if m in together and m not in e.notes]
-        for entry, mode in members:
-            with _guarded(entry, workers, mode):
-                worker = workers.get(entry.contestant)
-                if mode == "predict" and entry.computes:
-                    _check_outputs(entry, worker.ask("outputs")["disagreement"], settings)
-                if mode not in entry.notes:
-                    worker.ask("warm", mode=mode)
+        _warm_all(members, workers, settings)
         members = [(e, m) for e, m in members if m not in e.notes]
         if members:
             say(f"  {settings.rounds} rounds of {', '.join(dict.fromkeys(m for _, m in members))}")
@@ -237,13 +245,29 @@ def _begin_all(
         return
     for entry in entries:  # here, since a process ends with the thread that started it
         workers.start(entry.contestant)
-    crowd = [e for e in entries if not e.contestant.alone]
-    with ThreadPoolExecutor(max(1, len(crowd))) as pool:
-        for done in [pool.submit(_begin, e, net, wanted, workers, settings, say) for e in crowd]:
-            done.result()
+    begin = functools.partial(_begin, net=net, wanted=wanted, workers=workers, settings=settings, say=say)
+    workers.side_by_side([functools.partial(begin, e) for e in entries if not e.contestant.alone])
     for entry in entries:
         if entry.contestant.alone:
-            _begin(entry, net, wanted, workers, settings, say)
+            begin(entry)
+
+
+def _warm_all(members: list[tuple[Entry, str]], workers: Workers, settings: Settings) -> None:
+    """Hold predictions against float64, compile what is left to compile, and learn everybody's pace."""
+
+    def warm(entry: Entry, mode: str) -> None:
+        with _guarded(entry, workers, mode):
+            worker = workers.get(entry.contestant)
+            if mode == "predict" and entry.computes:
+                _check_outputs(entry, worker.ask("outputs")["disagreement"], settings)
+            if mode not in entry.notes:
+                worker.ask("warm", mode=mode)
+
+    if settings.together:
+        workers.side_by_side([functools.partial(warm, e, m) for e, m in members if not e.contestant.alone])
+    for entry, mode in members:  # once more where it was not alone, for the pace
+        if mode not in entry.notes:
+            warm(entry, mode)
 
 
 def _begin(

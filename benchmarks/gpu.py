@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import math
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import child, goals, machine, presence, report, results
-from .command import FOLDER, as_data, draw, names, positive, say, write, write_text
+from .command import FOLDER, as_data, draw, earlier, names, positive, say, write, write_text
 from .comparison import Entry, References, Settings, Workers, compare
 from .contestants import GPU
 from .nets import GPU_NETS
@@ -31,8 +30,9 @@ precision; called again it goes on with those that are not in gpu.json yet.
 --anew forgets what is there. --budget stops in time: what is cut short is saved
 with the rounds that it had, and measured again by the next call.
 
---quick takes 3 rounds and leaves out torch-max-autotune. Exit status 1 says that
-a contestant disagreed or failed, 2 that something is left, 3 that there is no GPU.
+--quick takes 3 rounds and leaves out torch-max-autotune. Exit status 1 says
+that a contestant disagreed or failed, 2 that something is left, 3 that there
+is no GPU.
 """
 QUICK_ROUNDS, FULL_ROUNDS = 3, 9
 LEAST = 60.0  # seconds without which no net is begun
@@ -114,14 +114,13 @@ def combinations(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 def begun(path: Path | None, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     """What an earlier call has measured on such a machine with such settings, else nothing."""
-    made = {"seed": settings.seed, "rounds": settings.rounds, "gpu": presence.facts()["gpu"]}
-    if path is not None and path.exists() and not arguments.anew:
-        with contextlib.suppress(ValueError, KeyError):
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            differs = [name for name, value in made.items() if found["machine"][name] != value]
-            if not differs and isinstance(found["done"], list):
-                return found
-            say(f"{path.name} is of another {' and '.join(differs)}: begun anew")
+    found = None if path is None or arguments.anew else earlier(path, presence.facts()["gpu"])
+    if found is not None and path is not None:
+        wanted = {"seed": settings.seed, "rounds": settings.rounds}
+        differs = [name for name, value in wanted.items() if found["machine"].get(name) != value]
+        if not differs and isinstance(found.get("done"), list):
+            return found
+        say(f"{path.name} is of another {' and '.join(differs) or 'kind'}: begun anew")
     return {"machine": {}, "done": [], "rows": []}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import importlib.util
 import json
@@ -14,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from . import child, devices, gpu, kernels, larger, launches, machine, presence, stages
-from .command import FOLDER, draw, names, say, write, write_text
+from .command import FOLDER, draw, earlier, names, say, write, write_text
 from .process import ROOT
 from .report import table
 from .stages import Stage, State
@@ -31,13 +30,13 @@ SHORT = (
 EPILOG = """
 Stages, in this order: doctor, a short form of the tests, six nets on CPU and
 GPU, launches, kernels, the comparison where goals name it, a set on the host,
-all gpu tests, the rest of the comparison. Each is a process of its own. After
-every stage DIR/gpu-check.json holds what is done, and gpu.json the comparison:
-the next call goes on behind it. Nothing is installed, and no network is needed.
-DIR is benchmarks/results unless --out says where.
+all gpu tests, the rest of the comparison. Each is a process of its own.
+DIR/gpu-check.json holds what is done after every stage, gpu.json the
+comparison: the next call goes on behind it. Nothing is installed, and no
+network is needed. DIR is benchmarks/results unless --out says where.
 
-Exit status 0: all is done and well; 1: something failed or differs; 2: something
-is left, call it again; 3: there is no GPU, and nothing was written.
+Exit status 0: all is done and well; 1: something failed or differs; 2:
+something is left, call it again; 3: there is no GPU, and nothing was written.
 """
 WOULD = "run the gpu tests, compare CPU and GPU on six nets, time launches and kernels, and make the whole comparison"
 FAILED, LEFT = 1, 2
@@ -100,12 +99,8 @@ def check(
 
 def begun(path: Path, facts: dict[str, Any]) -> State:
     """What earlier calls did on such a GPU, else nothing."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        found: State = json.loads(path.read_text(encoding="utf-8"))
-        if found["machine"]["gpu"] == facts["gpu"] and isinstance(found["stages"], dict):
-            return found
-        say(f"{path.name} is of another GPU: begun anew")
-    return {"machine": facts, "stages": {}}
+    found = earlier(path, str(facts["gpu"]))
+    return found if found is not None and isinstance(found.get("stages"), dict) else {"machine": facts, "stages": {}}
 
 
 def status(state: State, asked: Sequence[Stage]) -> int:

@@ -25,7 +25,7 @@ WOULD = "time an ElementwiseKernel, a RawKernel, matmul with out, cuBLASLt, and 
 NODES = (1, 20, 640)
 SIZE = 1024  # elements of what the kernels write: nothing, to a GPU
 SIDE = 64  # of the products
-RAW = """extern "C" __global__ void next(float* x, int n) {
+RAW = """extern "C" __global__ void benchmark_next(float* x, int n) {
   const int i = blockDim.x * blockIdx.x + threadIdx.x;
   if (i < n) x[i] = x[i] + 1.0f;
 }"""
@@ -87,7 +87,7 @@ def kinds(device: Any) -> dict[str, Callable[[], Timed]]:
         return lambda: kernel(x)
 
     def raw() -> Callable[[], Any]:
-        kernel, n = xp.RawKernel(RAW, "next"), np.int32(SIZE)
+        kernel, n = xp.RawKernel(RAW, "benchmark_next"), np.int32(SIZE)
         return lambda: kernel((SIZE // 256,), (256,), (x, n))
 
     def product() -> Callable[[], Any]:

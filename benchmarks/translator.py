@@ -99,7 +99,9 @@ def task(net: Net, seed: int, precision: str, device: str = "cpu", store: str | 
 
 
 def stored(net: Net, seed: int, dtype: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The set out of the folder, drawn where it is not there yet; what is read is mapped, and never written back."""
+    """The set out of the folder, drawn where it is not there yet; what is read is mapped, and never written back.
+
+    They are plain arrays: gpunn trains on one that says it is mapped batch by batch."""
     paths = [folder / f"{net.name}-{seed}-{dtype}-{part}.npy" for part in ("y", "X")]
     if not paths[1].exists():
         X, y = drawn(net, seed, dtype)
@@ -107,7 +109,7 @@ def stored(net: Net, seed: int, dtype: Any, folder: Path) -> tuple[np.ndarray, n
             beside = path.with_suffix(f".{os.getpid()}.npy")
             np.save(beside, array)
             beside.replace(path)
-    y, X = (np.load(path, mmap_mode="c") for path in paths)
+    y, X = (np.asarray(np.load(path, mmap_mode="c")) for path in paths)
     return X, y
 
 

@@ -138,10 +138,12 @@ class JaxJit:
 
 
 def set_up(task: Task) -> None:
-    """JAX on the task's device, in its precision; TF32, which it would take by itself on a GPU, only where asked."""
+    """JAX on the task's device, in its precision; TF32, which a GPU takes by default, only where asked."""
     jax.config.update("jax_platforms", task.device)
     jax.config.update("jax_enable_x64", task.precision == "float64")
-    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if task.precision == "tf32" else "highest")
+    if task.device != "cpu":
+        said = {"tf32": "tensorfloat32", "bf16": None}.get(task.precision, "highest")
+        jax.config.update("jax_default_matmul_precision", said)
 
 
 def release() -> None:

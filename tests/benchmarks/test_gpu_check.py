@@ -146,6 +146,9 @@ def test_another_gpu_and_a_broken_file_begin_anew(tmp_path):
     check(machine, THREE, tmp_path, 1000)
     check(machine, THREE, tmp_path, 1000, facts={**FACTS, "gpu": "another"})
     assert len(machine.ran) == 6
+    check(machine, THREE, tmp_path, 1000)
+    assert len(machine.ran) == 6, "what was done on the first is still known"
+    assert {p.name for p in tmp_path.glob("*.json")} == {"gpu-check.json", "gpu-check-another.json"}
     (tmp_path / gpu_check.FILE).write_text("{", encoding="utf-8")
     check(machine, THREE, tmp_path, 1000)
     assert len(machine.ran) == 9
@@ -293,6 +296,37 @@ def test_a_process_ends_with_the_one_that_started_it_even_by_force(tmp_path, mon
     assert Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     driver.kill()
     driver.wait()
+    assert is_gone(pid)
+
+
+PREPARING = """
+import sys
+from benchmarks import comparison
+from benchmarks.contestants import Contestant
+from benchmarks.nets import NETS
+workers = comparison.Workers(1, {}, {}, lambda line: None)
+entries = [comparison.Entry(Contestant(name, "planted_slow", "peer"), 1) for name in "ab"]
+settings = comparison.Settings(together=True)
+comparison._begin_all(entries, NETS["digits"], {}, workers, settings, lambda line: None)
+"""
+
+
+@linux
+def test_who_interrupts_a_preparation_does_not_wait_for_it(tmp_path, monkeypatch):
+    text = textwrap.dedent(f"""
+        import os, pathlib, time
+        PACKAGES = ()
+        def prepare(task, threads):
+            pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+            time.sleep(100)
+    """)
+    (tmp_path / "planted_slow.py").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    driver = subprocess.Popen([sys.executable, "-c", PREPARING], cwd=ROOT, stderr=subprocess.DEVNULL)
+    pid = number_in(tmp_path / "pid")
+    begun = time.monotonic()
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=60) != 0 and time.monotonic() - begun < 30
     assert is_gone(pid)
 
 

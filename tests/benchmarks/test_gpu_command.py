@@ -260,7 +260,7 @@ def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
         @property
         def left(self):
             Ending.looks += 1
-            return 3 - Ending.looks
+            return 4 - Ending.looks
 
     monkeypatch.setattr(comparison, "PAUSE", 0.0)
     monkeypatch.setattr(comparison, "_begin_all", lambda *given: None)
@@ -275,10 +275,12 @@ def test_everyone_begins_side_by_side_but_those_that_choose_by_timing(monkeypatc
     began, started = [], []
 
     class Workers:
+        side_by_side = comparison.Workers.side_by_side
+
         def start(self, contestant):
             started.append(contestant.name)
 
-    def begin(entry, *given):
+    def begin(entry, **given):
         began.append(("begins", entry.contestant.name))
         time.sleep(0.05)
         began.append(("ends", entry.contestant.name))

@@ -256,5 +256,6 @@ def test_a_set_that_is_stored_is_the_one_that_is_drawn(tmp_path):
         np.testing.assert_array_equal(kept.X, plain.X)
         np.testing.assert_array_equal(kept.y, plain.y)
     assert len(list(tmp_path.iterdir())) == 2
+    assert type(kept.X) is type(kept.y) is np.ndarray
     kept.X[0] = 0  # a reader's own
     np.testing.assert_array_equal(translator.task(NET, 1, "bf16", store=str(tmp_path)).X, plain.X)
