@@ -12,7 +12,7 @@ import gpunn
 from gpunn import backend
 from gpunn.backend import courses, epochs
 from gpunn.kernels.state import SIZE, Slot
-from gpunn.training import DivergenceError, unwatched
+from gpunn.training import DivergenceError, recordings, unwatched
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(61, 5))
@@ -165,6 +165,100 @@ def test_simulated_on_a_gpu(fake_cupy):
         np.testing.assert_allclose(history.history["loss"], there_history.history["loss"], rtol=1e-10)
         for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+# --- recordings that pass from net to net ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """How often a step is recorded, in one thread."""
+    made = []
+    record = unwatched._record
+    monkeypatch.setattr(unwatched, "_record", lambda *given: made.append(given) or record(*given))
+    monkeypatch.setattr(backend.devices.CPU, "abreast", lambda self: 1)
+    return made
+
+
+def test_nets_of_one_shape_record_once(recorded):
+    """Seed, rate, rows and λ are the only differences, and none of them is recorded."""
+    same = [{"l2": 0.1 * (k + 1), "seed": k, "lr": 0.01 * (k + 1), "dropout": 0.4} for k in range(4)]
+    same += [{"l2": 0.3, "dropout": 0.4, "rows": np.roll(np.arange(61), 9)}]
+    found = gpunn.fit_many(build, X, LABELS, same, epochs=3, batch_size=20)
+    for candidate, fitted in zip(same, found, strict=True):
+        assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=20))
+    assert len(recorded) == 1
+    assert not recordings._shelf.found and not recordings._shelf.users
+
+
+OTHERS = {
+    "a penalty": [{}, {"l2": 0.1}],
+    "dropout": [{"dropout": 0.2}, {"dropout": 0.3}],
+    "a width": [{"width": 3}, {"width": 4}],
+    "rows": [{"rows": HALF}, {"rows": BACK}],
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_nets_that_differ_in_what_is_recorded_record_each(recorded, case):
+    found = gpunn.fit_many(build, X, LABELS, OTHERS[case], epochs=3, batch_size=16)
+    for candidate, fitted in zip(OTHERS[case], found, strict=True):
+        assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=16))
+    assert len(recorded) == 2
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (gpunn.Adam(0.01), gpunn.Adam(0.01, beta_1=0.8)),
+        (gpunn.Adam(0.01), gpunn.Adam(0.01, clipnorm=0.1)),
+        (gpunn.Momentum(0.01), gpunn.Nesterov(0.01)),
+    ],
+    ids=["a constant", "clipping", "a rule"],
+)
+def test_rules_that_differ_record_each(recorded, one, other):
+    def with_rule(rule):
+        made = gpunn.Sequential([gpunn.Dense(3, activation="softmax")], seed=0)
+        return made.compile(rule, "sparse_categorical_crossentropy", device="cpu")
+
+    found = gpunn.fit_many(with_rule, X, LABELS, [{"rule": one}, {"rule": other}, {"rule": one}], epochs=2)
+    for rule, (made, history) in zip((one, other, one), found, strict=True):
+        wanted = with_rule(rule)
+        assert_same((made, history), (wanted, wanted.fit(X, LABELS, epochs=2, verbose=0)))
+    assert len(recorded) == 2
+
+
+def test_an_activation_of_ones_own_is_recorded_for_each_net(recorded):
+    class Square(gpunn.activations.Activation):
+        def f(self, z):
+            return z * z
+
+        def slope(self, z, a):
+            return 2 * z
+
+    def own():
+        made = gpunn.Sequential([gpunn.Dense(4, activation=Square()), gpunn.Dense(2)], seed=0)
+        return made.compile("sgd", "half_squared_error", device="cpu")
+
+    found = gpunn.fit_many(own, X, VALUES, [{}, {}], epochs=2)
+    for fitted in found:
+        wanted = own()
+        assert_same(fitted, (wanted, wanted.fit(X, VALUES, epochs=2, verbose=0)))
+    assert len(recorded) == 2
+
+
+def test_few_recordings_wait(recorded, monkeypatch):
+    monkeypatch.setattr(recordings, "MOST", 1)
+    waiting = []
+    put = gpunn.Sequential._course
+
+    def course(self, *given, **more):
+        yield from put(self, *given, **more)
+        waiting.append(len(recordings._shelf.found))
+
+    monkeypatch.setattr(gpunn.Sequential, "_course", course)
+    gpunn.fit_many(build, X, LABELS, [{"width": 3}, {"width": 4}, {"width": 3}], epochs=1)
+    assert waiting == [1, 1, 1] and len(recorded) == 3
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------

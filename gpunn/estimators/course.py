@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -40,7 +38,7 @@ class Course(Callback):
     def ahead(self) -> float:
         """How many epochs from now on cannot stop the fit nor change its rate, whatever their losses."""
         est = self.estimator
-        return math.floor(est.n_iter_no_change) + 1 - est._no_improvement_count if est.n_iter_no_change < inf else inf
+        return float(est.n_iter_no_change) + 1 - est._no_improvement_count
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         # from the beginning, so that it is there when the fit is interrupted

@@ -16,6 +16,7 @@ from ..backend.epochs import Epochs, Movable
 from ..network import CompressedRows, Network
 from ..recording import Array
 
+MOST = 16  # kinds of recordings that wait at most
 PLAIN = (type(None), bool, int, float, str, type)
 # what of a layer no step depends on, and its λ, which is set anew
 LEFT_OUT = ("kernel_initializer", "bias_initializer", "in_use", "l2")
@@ -87,6 +88,8 @@ def recording(net: Network, data: Any, extent: Any, make: Callable[[], Recording
         with _shelf.lock:
             if _shelf.users:
                 _shelf.found.setdefault(key, []).append(found)
+                while len(_shelf.found) > MOST:
+                    _shelf.found.pop(next(iter(_shelf.found)))
 
 
 def _arrays(net: Network, data: Any) -> list[Array]:
@@ -130,6 +133,8 @@ def _told(thing: Any, left_out: tuple[str, ...] = ()) -> Any:
         return thing
     if isinstance(thing, (list, tuple)):
         return tuple(map(_told, thing))
+    if isinstance(thing, dict):
+        return tuple((k, _told(v)) for k, v in sorted(thing.items()))
     if not type(thing).__module__.startswith("gpunn."):
         raise _Own
     return type(thing), tuple((k, _told(v)) for k, v in sorted(vars(thing).items()) if k not in left_out)
