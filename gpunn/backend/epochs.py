@@ -50,7 +50,6 @@ class Epochs:
                 return True
         return True
 
-
     def _take(self, launches: list[Any], times: int, seconds: float) -> int:
         """The launches so many times, or until so many `seconds` are over; how many times it was, at least once."""
         rates, first = None, 0
