@@ -175,3 +175,27 @@ def test_divergence_on_the_device_keeps_the_last_finite_weights(cuda):
     for a, b in zip(nets[0][1:], nets[1][1:], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
         assert np.isfinite(a).all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_derivative_and_its_column_sums_are_one_pass_over_the_batch(fake_cupy, activation):
+    """δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ of a hidden layer (E5, E7): no launch reads δ for its sums alone, where the
+    activation is not a user's own."""
+
+    class Own(type(gpunn.activations.get(activation))):
+        names = ()
+
+        def record_backward(self, ops, z, a, grad_a, delta):
+            super().record_backward(ops, z, a, grad_a, delta)
+
+    X, y, _ = _data(16)
+    gradients = []
+    for f, apart in ((activation, 1), (Own(), 2)):
+        net = gpunn.Sequential([gpunn.Dense(8, f), gpunn.Dense(4)], input_shape=5, seed=2, dtype="float64")
+        net.compile("sgd", "sparse_categorical_crossentropy", device="cuda")
+        fake_cupy.state.calls.clear()
+        gradients.append(net.loss_and_gradients(X, y)[1])
+        seen = [c for c in fake_cupy.state.calls if "column_sum" in c and "join" not in c]
+        assert len(seen) == apart
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-15)

@@ -94,11 +94,15 @@ class Dense(Layer):
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """δ = f′(z) ⊙ ∂C/∂a (E4, E5), ∂C/∂W = a_prevᵀ δ (E6), ∂C/∂b = Σ δ (E7), ∂C/∂a_prev = δ Wᵀ (E5)"""
+        summed = False
         if not t.delta_is_known:
-            self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
+            given = (ops, t.z, t.a, t.grad_a, t.delta)
+            summed = self.trainable and self.use_bias and self.activation.record_backward_and_sum(*given, t.db)
+            if not summed:
+                self.activation.record_backward(*given)
         if self.trainable:
             ops.matmul(t.a_prev.T, t.delta, out=t.dW)
-            if self.use_bias:
+            if self.use_bias and not summed:
                 ops(kernel("column_sum"), t.delta, out=t.db)
         if t.grad_prev is not None:
             ops.matmul(t.delta, t.W.T, out=t.grad_prev)
