@@ -778,9 +778,9 @@ class Sequential:
             if not net.is_built:
                 self.build(n_in)
             net.ready()
-            with net.backend.activate(), _thread_limit(self._threads):
-                self._run = under_way
-                try:
+            try:
+                with net.backend.activate(), _thread_limit(self._threads):
+                    self._run = under_way
                     return go(
                         validation=None if held is None else held.on_device(self._place),
                         epochs=epochs,
@@ -790,9 +790,10 @@ class Sequential:
                         first_epoch=self._epochs if saved is None else saved.position.first,
                         done=0 if saved is None else saved.position.done,
                     )
-                finally:
-                    self._run = None
-                    net.backend.free()
+            finally:
+                # behind the context: where memory ran out, its message says what was free then
+                self._run = None
+                net.backend.free()
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
         """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included."""

@@ -204,6 +204,14 @@ class Recorder:
         self._stages[-1].append(launch)
         self._operands.wrote(*written)
 
+    def with_column_sums(self, kernel: Kernel, *inputs: Array, out: Array, sums: Array, **scalars: float) -> bool:
+        """Record out = kernel(inputs) and sums = Σ over the rows of `out` where this device does both in one pass;
+        whether it did."""
+        launch = kernel.bind_with_column_sums(*inputs, out=out, sums=sums, **scalars)
+        if launch is not None:
+            self._stages[-1].append(launch)
+        return launch is not None
+
     def copy(self, a: Array, out: Array) -> None:
         """Record out = a."""
         self(kernel("identity"), a, out=out)

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _lanes
-from ._device_texts import GROUP, WARP, Text, by_row_text, elementwise_text, flat_text, reduction_texts
+from ._device_texts import (
+    GROUP,
+    WARP,
+    Text,
+    by_row_text,
+    can_be_summed,
+    elementwise_text,
+    flat_text,
+    reduction_texts,
+    summed_text,
+)
 from .host import after_copies
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
 
 THREADS = 2**18  # as many as a large GPU runs at a time
 EACH = 16  # elements that a thread of a reduction combines at least
+EACH_SUMMED = 8  # rows that a thread takes at least where it also writes them
 ONE_WARP = 2**17  # elements up to which column sums take one launch, a warp a column
 OPTIONS = ("-std=c++17",)
 
@@ -204,10 +215,35 @@ def _reduction(kernel: Kernel, call: Call) -> Calls:
         parts = scratch(n_parts)
         begin("_parts", m * n_parts, n_parts, parts)
     guarded = [a for o, a in zip(kernel.signature.inputs, inputs, strict=True) if o.name == "state" and kernel.when]
+    return calls + _joins(kernel, guarded, parts, n_parts, result)
+
+
+def _joins(kernel: Kernel, guarded: list[Any], parts: Any, n_parts: int, result: Any) -> Calls:
+    """The launches that join `n_parts` partial results of every result, 256 a warp, until one is left."""
+    function = _compiled(reduction_texts(kernel)["_join"], f"{kernel.name}_join")
+    calls: Calls = []
     while n_parts != 1:
         n_groups = max(1, -(-n_parts // GROUP))
-        into = scratch(n_groups)
-        function = _compiled(made["_join"], f"{kernel.name}_join")
-        calls.append(_launch(function, [*guarded, parts, n_parts, n_groups, into], results * n_groups * WARP))
+        into = result if n_groups == 1 else _cupy().empty(result.size * n_groups, dtype=result.dtype)
+        calls.append(_launch(function, [*guarded, parts, n_parts, n_groups, into], result.size * n_groups * WARP))
         parts, n_parts = into, n_groups
     return calls
+
+
+def bind_summed(kernel: Kernel, call: Call, column_sum: Kernel, sums: Any) -> DeviceLaunch | None:
+    """An elementwise kernel and the column sums of what it writes in one pass; None where that is not done: on other
+    layouts than contiguous matrices, and on no elements."""
+    n, m = call.shape
+    *inputs, out = call.arrays
+    if not can_be_summed(kernel) or out.ndim != 2 or n * m == 0:
+        return None
+    column_sum._check((out,), sums, {}, None)
+    if not (pack := _pack(kernel, call)):
+        return None
+    pack = pack if m % pack == 0 else 1
+    n_parts = max(1, min(THREADS // (m // pack), n // EACH_SUMMED))
+    parts = sums if n_parts == 1 else _cupy().empty(m * n_parts, dtype=sums.dtype)
+    function = _compiled(summed_text(kernel, pack), f"{kernel.name}_summed")
+    arguments = [*inputs, *_values(kernel, call), n, m, n_parts, out, parts]
+    calls = [_launch(function, arguments, m // pack * n_parts)]
+    return DeviceLaunch([*calls, *_joins(column_sum, [], parts, n_parts, sums)], inputs, [out, sums])

@@ -38,7 +38,8 @@ def texts(kernel: Kernel) -> dict[str, Text]:
         shared = {"_shared": by_row_text(kernel, WARP)} if _lanes.is_shared(kernel.text) else {}
         return {"": by_row_text(kernel, 1), **shared}
     flat = {"_packed": flat_text(kernel, 4, "int"), "_single": flat_text(kernel, 1, "long long")}
-    return {"": elementwise_text(kernel), **flat}
+    summed = {"_summed": summed_text(kernel, 4)} if can_be_summed(kernel) else {}
+    return {"": elementwise_text(kernel), **flat, **summed}
 
 
 # --- operands ------------------------------------------------------------------------------------------------------
@@ -122,6 +123,47 @@ def flat_text(kernel: Kernel, pack: int, index: str) -> Text:
     ins = _raw(kernel.signature.inputs) + _scalars(kernel) + ["int64 flat_count", "int64 flat_columns"]
     operation = _guarded(kernel, pointers, inner)
     return Text(", ".join(ins), ", ".join(_raw(kernel.signature.outputs)), operation, PREAMBLE + _lanes.PACKS)
+
+
+def can_be_summed(kernel: Kernel) -> bool:
+    """Whether an elementwise kernel can add up the columns of what it writes: of one matrix from several."""
+    inputs, outputs = kernel.signature.inputs, kernel.signature.outputs
+    alike = all(o.kind == "element" and o.type == "T" for o in inputs + outputs)
+    return alike and kernel.when is None and len(inputs) > 1 and [o.role for o in outputs] == ["out"]
+
+
+def summed_text(kernel: Kernel, pack: int) -> Text:
+    """The element's text on contiguous matrices, and partial sums of the columns of what it writes, in one pass.
+
+    Thread (part, columns) takes rows part, part + n_parts, … of `pack` columns side by side, as `reduction_texts`.
+    """
+    operands, (out,) = kernel.signature.arrays, kernel.signature.outputs
+    held = f"Pack<T, {pack}>"
+    parameters = ", ".join(f"{'const ' if o.role == 'in' else ''}{_value(o)}{o.name}" for o in operands)
+    several = ", ".join(f"v_{o.name}.e[at_e]" for o in operands)
+    inner = [
+        kernel.setup,
+        f"auto flat_element = [&]({parameters}) {{ {kernel.text} }};",
+        f"const long long flat_packs = flat_columns / {pack}, at_c = i % flat_packs * {pack}, part = i / flat_packs;",
+        f"T flat_sums[{pack}];",
+        f"for (int at_e = 0; at_e < {pack}; ++at_e) flat_sums[at_e] = (T)0;",
+        "for (long long at_r = part; at_r < flat_rows; at_r += n_parts) {",
+        "const long long at_k = at_r * flat_columns + at_c;",
+        *(f"{held} v_{o.name} = *(const {held}*)(p_{o.name} + at_k);" for o in kernel.signature.inputs),
+        f"{held} v_{out.name};",
+        f"for (int at_e = 0; at_e < {pack}; ++at_e) {{",
+        f"flat_element({several});",
+        f"flat_sums[at_e] += v_{out.name}.e[at_e];",
+        "}",
+        f"*({held}*)(p_{out.name} + at_k) = v_{out.name};",
+        "}",
+        f"for (int at_e = 0; at_e < {pack}; ++at_e) parts[(at_c + at_e) * n_parts + part] = flat_sums[at_e];",
+    ]
+    numbers = ["int64 flat_rows", "int64 flat_columns", "int64 n_parts"]
+    ins = _raw(kernel.signature.inputs) + _scalars(kernel) + numbers
+    outs = [*_raw(kernel.signature.outputs), "raw T parts"]
+    pointers = [_pointer(o, f"p_{o.name}") for o in operands]
+    return Text(", ".join(ins), ", ".join(outs), _guarded(kernel, pointers, inner), PREAMBLE + _lanes.PACKS)
 
 
 def _value(operand: Operand) -> str:

@@ -122,7 +122,9 @@ class ndarray:
         return tuple(k % n if kind in "iu" else k for k, n, kind in zip(keys, sizes, kinds, strict=True))
 
     def __getitem__(self, key):
-        return _wrap(self._a[self._key(key)], self._a)
+        keys = self._key(key)
+        # a single element is a view too
+        return _wrap(self._a[keys if any(k is ... for k in keys) else (*keys, ...)], self._a)
 
     def __setitem__(self, key, value):
         self._a[self._key(key)] = _bare(value)

@@ -3,6 +3,7 @@
 import kernel_cases
 import numpy as np
 import pytest
+import tolerances
 from kernel_cases import assert_same, by_kernel, make, names, state_array
 
 from gpunn import kernels
@@ -241,3 +242,56 @@ def test_simulated_rows_that_a_text_cannot_write(fake_cupy):
     ):
         with pytest.raises(ValueError, match=f"{name}: .* must be contiguous"):
             kernels.get(name).bind(*(fake_cupy.zeros(shape) for shape in inputs), out=tuple(out))
+
+
+SUMMED = [p for p in by_kernel(variables=("T",)) if p.values[0].name.endswith("_backward")]
+SUMMED = [p for p in SUMMED if _device_texts.can_be_summed(p.values[0])]
+
+
+def _assert_summed(kernel, types, xp, on_gpu=False):
+    for n, m, layout in ((1, 1, "C"), (7, 5, "C"), (33, 8, "C"), (130, 67, "C"), (40, 12, "offset"), (2100, 4, "C")):
+        case, apart = (make(kernel, types, n, m, layout=layout, xp=xp) for _ in range(2))
+        inputs, options = case.arguments()
+        sums = xp.zeros((m,), np.dtype(types["T"]))
+        kernel.bind_with_column_sums(*inputs, **options, sums=sums)()
+        assert_same(case, _in_numpy(kernel=kernel, types=types, n=n, m=m, layout=layout), on_gpu=on_gpu)
+        inputs, options = apart.arguments()
+        kernel.bind(*inputs, **options)()
+        (delta,), (same) = case.results(), apart.results()[0]
+        np.testing.assert_array_equal(delta, same, err_msg=case.what)
+        scale = np.abs(delta).max(axis=0)
+        tolerances.assert_within(sums.get(), delta.sum(axis=0), tolerances.sums(delta.dtype, n, scale), case.what)
+
+
+@pytest.mark.parametrize(("kernel", "types"), SUMMED)
+def test_simulated_derivative_and_column_sum_in_one_pass(kernel, types, fake_cupy):
+    """δ has the bits that it has alone, and its column sums are right."""
+    _assert_summed(kernel, types, fake_cupy)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kernel", "types"), SUMMED)
+def test_gpu_derivative_and_column_sum_in_one_pass(kernel, types):
+    import cupy
+
+    _assert_summed(kernel, types, cupy, on_gpu=True)
+
+
+def test_every_activation_has_a_derivative_that_can_be_summed():
+    names = {p.values[0].name for p in SUMMED}
+    assert {"relu_backward", "gelu_backward", "tanh_backward", "leaky_relu_backward", "sigmoid_backward"} <= names
+
+
+def test_what_one_pass_does_not_sum(fake_cupy):
+    """Other layouts, no elements, and arrays of the host: two launches."""
+    relu = kernels.get("relu_backward")
+    a, g, delta, db = (fake_cupy.zeros(shape) for shape in ((4, 3), (4, 3), (4, 3), (3,)))
+    assert relu.bind_with_column_sums(a, g, out=delta, sums=db) is not None
+    turned = fake_cupy.zeros((3, 4)).T
+    assert relu.bind_with_column_sums(turned, g, out=delta, sums=db) is None
+    none = fake_cupy.zeros((0, 3))
+    assert relu.bind_with_column_sums(none, none, out=none, sums=db) is None
+    host = np.zeros((4, 3))
+    assert relu.bind_with_column_sums(host, host, out=host, sums=np.zeros(3)) is None
+    with pytest.raises(ValueError, match="column_sum: s must have shape"):
+        relu.bind_with_column_sums(a, g, out=delta, sums=fake_cupy.zeros((4,)))
