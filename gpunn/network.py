@@ -289,11 +289,25 @@ class Plan:
     def _record_backward(self) -> None:
         """(4) δˡ by E5 down to the first layer; (5) gradients by E6 and E7; λW of E9."""
         net = self.network
+        bucket = self.share.group.bucket_bytes
+        begun: list[Launch] = []
+        # weights lie in the layers' order, so that those from `ready` to `sent` are the ones that wait to be sent
+        sent = ready = sum(p.stop - p.start for p in net.places if p.parameter.penalised)
+        unpenalised = ready
         for t, layer in zip(reversed(self.layers), reversed(net.layers), strict=True):
             if not layer.passes_through(self.training):
                 layer.backward(self.ops, t, self.training)
+            ready = min([ready, *(p.start for p in net.places_of(t.index) if p.parameter.penalised)])
+            if bucket is not None and (sent - ready) * self.gradient.itemsize >= bucket:
+                begun += self.ops.begin_over_processes(self.gradient[ready:sent])
+                sent = ready
         # the parts' gradients, losses and metrics become those of the batch; a penalty is no part's
-        self.ops.over_processes(self.gradient, _slot(self.state, Slot.LOSS), self.means)
+        numbers = (_slot(self.state, Slot.LOSS), self.means)
+        if bucket is None:
+            self.ops.over_processes(self.gradient, *numbers)
+        else:
+            begun += self.ops.begin_over_processes(self.gradient[:sent], self.gradient[unpenalised:], *numbers)
+            self.ops.finish(begun)
         everyone = net.penalties()
         for p in net.penalties(trainable_only=True):
             theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]

@@ -28,6 +28,7 @@ class Group(Protocol):
 
     rank, size               this process's number, counted from 0, and how many there are
     synchronized_batch_norm  whether a batch's mean and variance are over the rows of all of them
+    bucket_bytes             how many bytes of gradients are sent as soon as they are there; None sends them all at once
     """
 
     @property
@@ -38,6 +39,13 @@ class Group(Protocol):
 
     @property
     def synchronized_batch_norm(self) -> bool: ...
+
+    @property
+    def bucket_bytes(self) -> int | None: ...
+
+    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+        """The launches of `bind_sum` in two halves: those that send the arrays off, which nobody may touch from then
+        on, and those after which they hold the sums."""
 
     def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
         """Launches after which each array holds the sum of those of all processes, the same bits on every one."""
@@ -61,7 +69,11 @@ class Group(Protocol):
 class Alone:
     """One process, which has all rows."""
 
-    rank, size, synchronized_batch_norm = 0, 1, False
+    rank, size, synchronized_batch_norm, bucket_bytes = 0, 1, False, None
+
+    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+        """Nothing to add."""
+        return [], []
 
     def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
         """Nothing to add."""
@@ -222,6 +234,17 @@ class Recorder:
         """Record that each array becomes the sum of those of all processes; alone it is that already."""
         self._stages[-1] += self.share.group.bind_sum(arrays)
         self._operands.wrote(*arrays)
+
+    def begin_over_processes(self, *arrays: Array) -> list[Launch]:
+        """Record that the arrays are sent off to be summed over the processes; returns what `finish` takes, before
+        which nobody may touch them."""
+        begin, finish = self.share.group.bind_begun_sum(arrays)
+        self._stages[-1] += begin
+        return finish
+
+    def finish(self, begun: Iterable[Launch]) -> None:
+        """Record that what was sent off comes back."""
+        self._stages[-1] += begun
 
     def first_row(self, table: Array) -> Array:
         """Row 0 of the batch, of the table (n, m) that holds this process's rows of it."""

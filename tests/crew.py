@@ -40,15 +40,24 @@ class Member:
         if error is not self.told:
             self._share(("failed", "", str(error)))
 
-    def bind_sum(self, arrays):
-        def launch():
+    def bind_begun_sum(self, arrays, *, at_once):
+        sent = []
+
+        def begin():
             self.sums += 1
-            theirs = self._share([np.array(a) for a in arrays])
+            sent.append([np.array(a) for a in arrays])
+            if not at_once:
+                # whoever reads or writes them now is found out
+                for a in arrays:
+                    a.fill(np.nan)
+
+        def finish():
+            theirs = self._share(sent.pop())
             for k, a in enumerate(arrays):
                 # in the order of ranks, so that every run gives the same bits
                 a[...] = sum((each[k] for each in theirs[1:]), start=theirs[0][k])
 
-        return [launch] if arrays else []
+        return ([begin], [finish]) if arrays else ([], [])
 
 
 class Crew:
@@ -70,5 +79,5 @@ class Crew:
     def _one(self, work, rank, options):
         mine = gpunn.DataParallel(**options)
         member = self.members[rank]
-        mine.start = lambda: strategy.Team(member, mine.synchronized_batch_norm)
+        mine.start = lambda: strategy.Team(member, mine.synchronized_batch_norm, mine.bucket_bytes)
         return work(mine)

@@ -184,7 +184,7 @@ class Backend:
         return self
 
     def adder(self, processes: Processes) -> Processes | Nccl:
-        """What adds arrays of this device over processes, all of which call this: it has `bind_sum`."""
+        """What adds arrays of this device over processes, all of which call this: it has `bind_begun_sum`."""
         return processes
 
     def __eq__(self, other: object) -> bool:

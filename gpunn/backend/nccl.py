@@ -22,7 +22,7 @@ class Processes(Protocol):
 
     def meet(self, where: str, value: Any) -> list[Any]: ...
 
-    def bind_sum(self, arrays: Sequence[Any]) -> list[Launch]: ...
+    def bind_begun_sum(self, arrays: Sequence[Any], *, at_once: bool) -> tuple[list[Launch], list[Launch]]: ...
 
 
 class Nccl:
@@ -38,12 +38,15 @@ class Nccl:
                 f"device='cpu' ({error})"
             ) from error
         self._nccl, self._xp = from_cupy, xp
+        self._stream: Any = None
         identifier = processes.meet("the start of NCCL", first)[0]
         self._communicator = from_cupy.NcclCommunicator(processes.size, identifier, processes.rank)
 
-    def bind_sum(self, arrays: Sequence[Any]) -> list[Launch]:
-        """One launch after which each array holds the sum over all processes: one NCCL group in the current stream."""
-        nccl, add = self._nccl, self._communicator.allReduce
+    def bind_begun_sum(self, arrays: Sequence[Any], *, at_once: bool) -> tuple[list[Launch], list[Launch]]:
+        """A launch that sends arrays off, as one NCCL group, and one after which each holds the sum over all processes:
+        in the current stream where both are `at_once`, else in a stream of its own that waits for it and is waited for.
+        """
+        nccl, add, cuda = self._nccl, self._communicator.allReduce, self._xp.cuda
         calls = [
             (a.data.ptr, a.data.ptr, a.size, getattr(nccl, TYPES[a.dtype.name]), nccl.NCCL_SUM)
             for a in arrays
@@ -51,12 +54,25 @@ class Nccl:
         ]
         kept = list(arrays)  # their memory, for as long as the launch lives
 
-        def launch() -> None:
-            assert kept is not None
-            stream = self._xp.cuda.get_current_stream().ptr
+        def send(stream: Any) -> None:
+            assert len(kept) >= len(calls)
             nccl.groupStart()
             for call in calls:
-                add(*call, stream)
+                add(*call, stream.ptr)
             nccl.groupEnd()
 
-        return [launch] if calls else []
+        if not calls:
+            return [], []
+        if at_once:
+            return [lambda: send(cuda.get_current_stream())], []
+        if self._stream is None:
+            self._stream = cuda.Stream(non_blocking=True)
+        apart, before, after = self._stream, cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
+
+        def begin() -> None:
+            before.record(cuda.get_current_stream())
+            apart.wait_event(before)
+            send(apart)
+            after.record(apart)
+
+        return [begin], [lambda: cuda.get_current_stream().wait_event(after)]

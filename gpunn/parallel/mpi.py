@@ -8,6 +8,7 @@ come next, or, where they do not come, ends them: nobody waits for a process tha
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
@@ -98,54 +99,57 @@ class World:
 
     # --- arrays -----------------------------------------------------------------------------------------------------
 
-    def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
-        """Launches after which each array, in the host's memory and contiguous, holds the sum over all processes.
+    def bind_begun_sum(self, arrays: Sequence[Array], *, at_once: bool) -> tuple[list[Launch], list[Launch]]:
+        """Launches that send arrays off, in the host's memory and contiguous, and launches after which each holds the
+        sum over all processes; `at_once` says that nothing happens between them.
 
         MPI gives every process the same bits. Small arrays of a type travel together.
         """
-        launches: list[Launch] = []
+        begin: list[Launch] = []
+        finish: list[Launch] = []
         small: dict[str, list[np.ndarray]] = {}
         for array in arrays:
             flat = array.reshape(-1)
-            if not np.shares_memory(flat, array):
+            if flat.size and not np.shares_memory(flat, array):
                 raise ValueError("sums over processes need contiguous arrays")
             if flat.size > SMALL:
-                launches.append(self._sum(flat))
+                self._add(flat, begin, finish, at_once)
             elif flat.size:
                 small.setdefault(flat.dtype.str, []).append(flat)
         for together in small.values():
-            launches += [self._sum(together[0])] if len(together) == 1 else [self._sum_packed(together)]
-        return launches
+            if len(together) == 1:
+                self._add(together[0], begin, finish, at_once)
+                continue
+            packed = np.concatenate(together)
+            parts = np.split(packed, np.cumsum([flat.size for flat in together])[:-1])
+            begin.append(functools.partial(_copy, together, parts))
+            self._add(packed, begin, finish, at_once)
+            finish.append(functools.partial(_copy, parts, together))
+        return begin, finish
 
-    def _sum(self, flat: np.ndarray) -> Launch:
-        into = self._data.Allreduce
+    def _add(self, flat: np.ndarray, begin: list[Launch], finish: list[Launch], at_once: bool) -> None:
         in_place = self._mpi.IN_PLACE
 
-        def launch() -> None:
+        def add() -> None:
             with self._watch.waiting(self.timeout, self._stuck):
-                into(in_place, flat)
+                self._data.Allreduce(in_place, flat)
 
-        return launch
+        under_way: list[Any] = []
 
-    def _sum_packed(self, flats: list[np.ndarray]) -> Launch:
-        packed = np.concatenate(flats)
-        ends = np.cumsum([flat.size for flat in flats])
-        parts = [packed[end - flat.size : end] for end, flat in zip(ends, flats, strict=True)]
-        add = self._sum(packed)
+        def send() -> None:
+            under_way.append(self._data.Iallreduce(in_place, flat))
 
-        def launch() -> None:
-            for part, flat in zip(parts, flats, strict=True):
-                part[...] = flat
-            add()
-            for part, flat in zip(parts, flats, strict=True):
-                flat[...] = part
+        def receive() -> None:
+            with self._watch.waiting(self.timeout, self._stuck):
+                under_way.pop().Wait()
 
-        return launch
-
-    # --- what is told -----------------------------------------------------------------------------------------------
+        begin.append(add if at_once else send)
+        finish += [] if at_once else [receive]
 
     def _stuck(self) -> str:
         return f"waited {self.timeout:.0f} s for the others in vain: one of them is stuck, or gone"
+
+    # --- what is told -----------------------------------------------------------------------------------------------
 
     def _gather(self, value: Any, seconds: float, say: Callable[[], str]) -> list[Any]:
         with self._watch.waiting(seconds, say):
@@ -209,6 +213,11 @@ class World:
             self._mpi.COMM_WORLD.Abort(1)
         # a launcher ends the others where one ends without a farewell
         os._exit(1)
+
+
+def _copy(sources: list[np.ndarray], into: list[np.ndarray]) -> None:
+    for source, target in zip(sources, into, strict=True):
+        target[...] = source
 
 
 def _marked(error: BaseException) -> BaseException:

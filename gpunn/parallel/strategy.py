@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..arguments import positive
+from ..arguments import positive, whole
 from ..backend import Backend
 from ..kernels import Launch
 from ..recording import Array
@@ -20,6 +20,10 @@ class DataParallel:
     synchronized_batch_norm  whether BatchNormalization's mean and variance are over the rows of all processes, as in
                              one process, by three small sums more for each such layer; else over each process's own,
                              and running values become the mean of the processes' at an epoch's end
+    bucket_bytes             None sends all gradients at once, when the last of them is there; a number sends them as
+                             soon as so many bytes are there, while δ goes on to the layers before. It pays where the
+                             network works by itself meanwhile: NCCL has a stream of its own, and of MPI some need a
+                             thread for it (MPICH_ASYNC_PROGRESS=1)
     timeout                  seconds that a process waits for the others before it ends them all with a message
 
     Every process runs the same script and makes the same calls with the same arguments. Callbacks that only watch, a
@@ -27,17 +31,20 @@ class DataParallel:
     RuntimeError without `mpiexec`, both at `compile`; ValueError on every process where they disagree.
     """
 
-    def __init__(self, *, synchronized_batch_norm: bool = False, timeout: float = 600.0) -> None:
+    def __init__(
+        self, *, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None, timeout: float = 600.0
+    ) -> None:
         if synchronized_batch_norm not in (True, False):
             raise ValueError(f"synchronized_batch_norm must be True or False, got {synchronized_batch_norm!r}")
         self.synchronized_batch_norm = bool(synchronized_batch_norm)
+        self.bucket_bytes = None if bucket_bytes is None else whole("bucket_bytes", bucket_bytes)
         self.timeout = positive("timeout", timeout)
 
     def start(self) -> Team:
         """The processes of this launch, without a device yet."""
         world = mpi.world()
         world.timeout = self.timeout
-        return Team(world, self.synchronized_batch_norm)
+        return Team(world, self.synchronized_batch_norm, self.bucket_bytes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DataParallel) and vars(self) == vars(other)
@@ -46,16 +53,16 @@ class DataParallel:
         return hash(tuple(vars(self).values()))
 
     def __repr__(self) -> str:
-        return f"DataParallel(synchronized_batch_norm={self.synchronized_batch_norm}, timeout={self.timeout:g})"
+        return f"DataParallel({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 class Team:
     """The processes that train one network together: what `gpunn.recording.Group` asks for, and more."""
 
-    def __init__(self, processes: Any, synchronized_batch_norm: bool = False) -> None:
+    def __init__(self, processes: Any, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None) -> None:
         self._processes = self._adder = processes
         self.rank, self.size = processes.rank, processes.size
-        self.synchronized_batch_norm = synchronized_batch_norm
+        self.synchronized_batch_norm, self.bucket_bytes = synchronized_batch_norm, bucket_bytes
 
     def backend(self, backend: Backend, asked: Any) -> Backend:
         """The device of this process: one of its own on a machine, unless one was asked for by its number."""
@@ -67,7 +74,13 @@ class Team:
 
     def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
         """Launches after which each array holds the sum over the processes."""
-        return list(self._adder.bind_sum(arrays))
+        begin, finish = self._adder.bind_begun_sum(arrays, at_once=True)
+        return [*begin, *finish]
+
+    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+        """The same in two halves: what sends the arrays off, and what gives the sums."""
+        begin, finish = self._adder.bind_begun_sum(arrays, at_once=False)
+        return list(begin), list(finish)
 
     def meet(self, where: str, value: Any) -> list[Any]:
         """What every process brings, in their order. `gpunn.parallel.mpi.ProcessError`, on all, where one fails."""

@@ -137,6 +137,22 @@ def test_one_sum_of_the_gradient_a_step():
     assert [member.sums for member in crew.members] == [7, 7]
 
 
+@pytest.mark.parametrize("size, bucket", [(2, 1), (3, 300), (2, 10**9)])
+def test_gradients_that_are_sent_as_they_come(size, bucket):
+    """What was sent is NaN until it is back, so that a layer which touched it would be seen."""
+    crew = Crew(size)
+    assert_one(crew.run(trained, synchronized_batch_norm=True, bucket_bytes=bucket), trained(None))
+
+    def steps(strategy):
+        net = net_of(strategy, metrics=(), norm=False)
+        net.fit(X, Y, batch_size=ROWS, epochs=7, verbose=0)
+
+    crew.run(steps, bucket_bytes=bucket)
+    # weights of three layers (504, 360 and 120 bytes from the first on), and the rest
+    sums = {1: 4, 300: 3, 10**9: 1}[bucket]
+    assert [member.sums for member in crew.members] == [7 * sums] * size
+
+
 def test_an_update_that_diverges_is_raised_by_all_with_the_weights_before_it():
     def diverge(strategy):
         net = net_of(strategy, gpunn.SGD(1e200), metrics=())
@@ -283,10 +299,12 @@ def test_what_is_no_strategy(wrong):
         net_of(wrong)
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": "1"}, {"synchronized_batch_norm": "yes"}])
-def test_options_that_make_no_sense(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        gpunn.DataParallel(**options)
+@pytest.mark.parametrize(
+    "name, value", [("timeout", 0), ("timeout", "1"), ("synchronized_batch_norm", "yes"), ("bucket_bytes", 0)]
+)
+def test_options_that_make_no_sense(name, value):
+    with pytest.raises(ValueError, match=name):
+        gpunn.DataParallel(**{name: value})
 
 
 # --- parts, copies ----------------------------------------------------------------------------------------------------

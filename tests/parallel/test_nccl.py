@@ -51,7 +51,8 @@ def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy):
     assert nccl == [*(["id"] if rank == 0 else []), ("communicator", 2, (1, 2, 3), rank)]
     nccl.clear()
     arrays = [on_a_gpu(100, np.zeros((4, 5), np.float32)), on_a_gpu(200, np.zeros(3)), on_a_gpu(0, np.zeros(0))]
-    (launch,) = adder.bind_sum(arrays)
+    (launch,), last = adder.bind_begun_sum(arrays, at_once=True)
+    assert last == []
     assert nccl == []
     launch()
     launch()
@@ -60,7 +61,32 @@ def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy):
 
 
 def test_nothing_to_add_is_no_launch(cupy):
-    assert Nccl(cupy, processes()).bind_sum([]) == []
+    assert Nccl(cupy, processes()).bind_begun_sum([], at_once=True) == ([], [])
+
+
+def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy):
+    nccl, said = cupy.cuda.nccl, cupy.cuda.nccl.append
+    events = iter(["computed", "added"])
+
+    def stream(name, ptr):
+        return SimpleNamespace(ptr=ptr, name=name, wait_event=lambda event: said((name, "waits for", event.name)))
+
+    def event(disable_timing):
+        made = SimpleNamespace(name=next(events))
+        made.record = lambda stream: said((made.name, "in", stream.name))
+        return made
+
+    here, apart = stream("here", 1), stream("apart", 2)
+    cupy.cuda.get_current_stream, cupy.cuda.Stream, cupy.cuda.Event = lambda: here, lambda non_blocking: apart, event
+    adder = Nccl(cupy, processes())
+    nccl.clear()
+    (begin,), (finish,) = adder.bind_begun_sum([on_a_gpu(100, np.zeros(9, np.float32))], at_once=False)
+    begin()
+    before = [("computed", "in", "here"), ("apart", "waits for", "computed")]
+    assert nccl == [*before, "begin", ("allReduce", 100, 100, 9, "f4", "sum", 2), "end", ("added", "in", "apart")]
+    nccl.clear()
+    finish()
+    assert nccl == [("here", "waits for", "added")]
 
 
 def test_without_nccl_the_remedy_is_named(cupy):
@@ -91,6 +117,9 @@ def test_one_process_adds_nothing_on_a_gpu():
     alone = processes(size=1)
     alone.meet = lambda where, value: [value]
     with backend.activate():
-        for launch in backend.adder(alone).bind_sum([array]):
-            launch()
+        adder = backend.adder(alone)
+        for at_once in (True, False):
+            begin, finish = adder.bind_begun_sum([array], at_once=at_once)
+            for launch in (*begin, *finish):
+                launch()
     assert (backend.to_host(array) == np.arange(6.0)).all() and gpunn.__version__
