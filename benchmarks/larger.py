@@ -24,6 +24,7 @@ from .worker import reason
 
 HELP = "measure training on a set that does not fit a GPU"
 WOULD = "train on a set on the host, batch by batch, beside the same set on the GPU"
+BLOCKS = "in blocks"  # of a set for which the GPU has no room
 WIDTHS, BATCH, BATCHES, EPOCHS = (1024, 1024, 1024, 10), 8192, 16, 2
 
 
@@ -69,6 +70,7 @@ def measure(
         sets: dict[str, tuple[Any, ...]] = {
             "on the GPU": (device.asarray(X), device.asarray(y)),
             "memory-mapped": (X, y),
+            BLOCKS: (X, y),
             "a stream": (stream,),
         }
         ways = {}
@@ -82,7 +84,8 @@ def measure(
                 watching = SecondEpochOn(clock_of(device), EPOCHS)
                 options = {} if callable(given[0]) else {"batch_size": batch}
                 try:
-                    with counted(device) as count:
+                    without = without_room(device) if name == BLOCKS else contextlib.nullcontext()
+                    with without, counted(device) as count:
                         net.fit(*given, epochs=EPOCHS, verbose=0, callbacks=[watching], **options)
                     assert watching.span is not None
                     times.setdefault(name, []).append(watching.span.host / ((EPOCHS - 1) * batches))
@@ -90,7 +93,7 @@ def measure(
                 except Exception as error:
                     notes[name] = f"not measured ({reason(error)})"
                     times.pop(name, None)
-    return [_row(name, times, notes, pinned) for name in ("on the GPU", "memory-mapped", "a stream")]
+    return [_row(name, times, notes, pinned) for name in ("on the GPU", "memory-mapped", BLOCKS, "a stream")]
 
 
 def _row(name: str, times: dict[str, list[float]], notes: dict[str, str], pinned: dict[str, int]) -> dict[str, Any]:
@@ -101,6 +104,7 @@ def _row(name: str, times: dict[str, list[float]], notes: dict[str, str], pinned
     if name != "on the GPU" and "on the GPU" in times:
         over = ratios.ratio(times[name], times["on the GPU"])
         row |= {"over_resident": short(over.median), "quartiles": [short(over.lower), short(over.upper)]}
+    if name == BLOCKS:
         # what gpunn was seen to do while it trained
         row["pinned"] = bool(pinned[name])
         if not row["pinned"]:
@@ -112,6 +116,16 @@ def _model(device: Any, widths: tuple[int, ...]) -> gpunn.Sequential:
     layers = [gpunn.Dense(w, "relu") for w in widths[1:-1]] + [gpunn.Dense(widths[-1], "softmax")]
     net = gpunn.Sequential(layers, input_shape=widths[0], seed=0)
     return net.compile(gpunn.Adam(1e-5), "sparse_categorical_crossentropy", device=device)
+
+
+@contextlib.contextmanager
+def without_room(device: Any) -> Iterator[None]:
+    """While it lasts, the device has no room for a set."""
+    device.has_room = lambda size: False
+    try:
+        yield
+    finally:
+        del device.has_room
 
 
 @contextlib.contextmanager

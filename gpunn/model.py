@@ -1189,8 +1189,8 @@ class _Validation(NamedTuple):
     first: int = 0
     rows: int | None = None
 
-    def on_device(self, put: Callable[..., Data]) -> Data:
-        """The same on the device."""
+    def on_device(self, put: Callable[..., Any]) -> Any:
+        """The same where `put` brings it."""
         return dataclasses.replace(put(self.X, self.y, self.w), first=self.first, whole=self.rows)
 
 

@@ -21,7 +21,7 @@ from . import together
 from .history import History
 
 EVALUATION_ROWS = 1024
-STEP = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
+STEP: dict[str, Any] = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
 RATES_AHEAD = 4096  # learning rates made at once where a schedule changes them from step to step
 
 
