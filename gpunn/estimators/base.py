@@ -236,6 +236,7 @@ class Perceptron:
         updates = _updates(model)
         self.net_, self._moved = model, lambda: _updates(model) != updates
         self._show_weights()
+        orders = course.orders if self.shuffle else None
         fit: dict[str, Any] = {
             "batch_size": batch_size,
             "epochs": 1 if incremental else self.max_iter,
@@ -248,7 +249,7 @@ class Perceptron:
             if incremental or validation is not None or self._resume is not None or self._watched() is not None:
                 model._train(training, validation, resume=self._resume, subject=self, **fit)
             else:
-                unwatched.alone(model._net, model._course(training, ahead=course.ahead, **fit))
+                unwatched.alone(model._net, model._course(training, ahead=course.ahead, orders=orders, **fit))
             self._take_best(held_out)
         except DivergenceError as error:
             if not self.validation_scores_:
