@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import cpu, devices, draw, gpu, gpu_check, kernels, larger, launches, readme
+from . import cpu, devices, draw, gpu, gpu_check, kernels, larger, launches, many, readme, scale
 
 COMMANDS: dict[str, Any] = {
     "cpu": cpu,
@@ -17,6 +17,8 @@ COMMANDS: dict[str, Any] = {
     "kernels": kernels,
     "devices": devices,
     "larger": larger,
+    "many": many,
+    "scale": scale,
     "draw": draw,
     "readme": readme,
 }

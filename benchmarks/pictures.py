@@ -57,6 +57,21 @@ def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]
     return names
 
 
+def searches(rows: Sequence[Row]) -> Any:
+    """How many times as long scikit-learn's search took, with what was wanted as a line across each bar."""
+    figure, ax = plt.subplots(figsize=(6.4, 0.9 + 0.55 * len(rows)), layout="constrained")
+    names = [f"hidden {tuple(row['hidden'])}, {row['precision']}" for row in rows]
+    for k, row in enumerate(rows):
+        low, median, high = row["times_as_long"]
+        ax.barh(k, median, 0.6, color=STYLES["gpunn"][0], xerr=[[median - low], [high - median]], ecolor="#444444")
+        ax.plot([row["wanted"]] * 2, [k - 0.4, k + 0.4], color="black", linewidth=1.5)
+    ax.set(xlabel="scikit-learn's time ÷ gpunn's; the line is the goal", yticks=range(len(rows)), yticklabels=names)
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def _measured(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["us_per_step"] is not None]
 

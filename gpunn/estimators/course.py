@@ -35,6 +35,11 @@ class Course(Callback):
         self.order = self.order[picks]
         return self.rows[self.order]
 
+    def ahead(self) -> float:
+        """How many epochs from now on cannot stop the fit nor change its rate, whatever their losses."""
+        est = self.estimator
+        return float(est.n_iter_no_change) + 1 - est._no_improvement_count
+
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         # from the beginning, so that it is there when the fit is interrupted
         self.estimator.history_ = self.model._run.history
@@ -47,7 +52,8 @@ class Course(Callback):
         est.loss_curve_.append(est.loss_)
         if "val_loss" in logs:
             est.validation_loss_curve_.append(logs["val_loss"])
-        lines = est.verbose and est.verbose != "bar"
+        # of processes that fit together the first one shows
+        lines = est.verbose and est.verbose != "bar" and self.model._net.group.rank == 0
         if lines:
             print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
         self._count_improvement(lines)
@@ -75,6 +81,8 @@ class Course(Callback):
             return
         est._show_weights()
         score = est._score(*self.held_out[:2], sample_weight=self.held_out[2])
+        # processors may differ in the last bit: one score decides for all
+        score = self.model._net.group.meet("the validation score", score)[0]
         est.validation_scores_.append(score)
         if lines:
             print(f"Validation score: {score:f}")
