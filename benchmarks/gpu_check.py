@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from . import child, devices, gpu, kernels, larger, launches, machine, presence, stages
 from .command import FOLDER, draw, earlier, names, say, write, write_text
-from .process import ROOT
+from .process import ROOT, available_cores
 from .report import table
 from .stages import Stage, State
 
@@ -165,7 +165,7 @@ def _compared(status: int) -> str:
 
 def _tests(name: str, paths: list[str], least: float, most: float) -> Stage:
     # plugins that happen to be installed must not warn: warnings are errors
-    beside = ["-p", "xdist", "-n", "8"] if importlib.util.find_spec("xdist") else []
+    beside = ["-p", "xdist", "-n", str(min(8, len(available_cores())))] if importlib.util.find_spec("xdist") else []
     options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", *beside]
     return Stage(
         name,
