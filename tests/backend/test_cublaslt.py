@@ -249,9 +249,10 @@ def test_a_mask_that_stands_at_0_is_not_used(fake_cupy):
         tolerances.assert_within(a, b, tolerances.sums(np.float32, 128, np.abs(b).max()))
     calls = launches_of(fake_cupy, nets[0])
     assert [c for c in calls if c.startswith("product")] == [
-        *["product relu"] * 3, "product bias", *["product sums", "product none"] * 3, "product sums",
+        *["product relu"] * 3, "product bias", "product sums", *["product none"] * 6,
     ]  # fmt: skip
-    assert calls.count("relu_backward") == 3
+    # the derivative takes the intercepts' sums along
+    assert sum("relu_backward" in c for c in calls) >= 3 and not any("column_sum" in c for c in calls), calls
     # a library that is believed without a trial gives others
     taken = cublaslt.Door._is_right
     try:
