@@ -178,7 +178,8 @@ class Perceptron:
         if remembered is not None:
             # the same draws of weights, split and seed as then, whatever random_state is
             self._random_state = generator_from(remembered, "begin")
-        self._generator_begun = copy.deepcopy(self._random_state)
+        # its state alone: to make another generator takes longer than all the draws of a small net
+        self._generator_begun = self._random_state.get_state(legacy=False)
         self._next_layer = 0
         super()._initialize(y, layer_units, self._net_dtype)  # type: ignore[misc]
         del self._next_layer

@@ -24,7 +24,7 @@ LEFT = ("_best_coefs", "_best_intercepts", "_generator_begun", "_label_binarizer
 def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any, resume: Any) -> Any:
     """Fit E clones with n_models=1, whose seeds are drawn from the ensemble's `random_state`, to the same rows.
 
-    Each is bit for bit what it would be by itself. ValueError where the ensemble asks for what one net alone can do.
+    Each is, to rounding, what it would be by itself. ValueError where the ensemble asks for what one net alone can do.
     """
     if resume is not None:
         raise ValueError("resume goes on with one net: leave n_models at 1")
