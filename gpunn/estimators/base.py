@@ -652,7 +652,7 @@ class Perceptron:
     def _need_one(self, what: str) -> None:
         """ValueError for an ensemble, where `what` is for one net."""
         if hasattr(self, "estimators_"):
-            raise ValueError(f"{what} is for one net, and this are {len(self.estimators_)}: use those in estimators_")
+            raise ValueError(f"{what} is for one net, and these are {len(self.estimators_)}: use those in estimators_")
 
     # --- files ---------------------------------------------------------------------------------------------------
 
@@ -667,7 +667,8 @@ class Perceptron:
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this estimator holds."""
         check_is_fitted(self)
-        self._need_one("save")
+        if hasattr(self, "estimators_"):
+            return ensemble.to_tensors(self, self._kind)
         self._follow_weights()
         return saving.to_tensors(self, self._kind)
 
@@ -681,6 +682,8 @@ class Perceptron:
         device: str = "cpu",
     ) -> Any:
         """The inverse of `to_tensors`. CheckpointError where the parts do not fit each other."""
+        if "ensemble" in metadata:
+            return ensemble.from_tensors(cls, tensors, metadata["ensemble"], custom, device)
         return saving.from_tensors(cls, tensors, metadata, custom, device)
 
     def export(self, path: str | os.PathLike[str]) -> None:
