@@ -1210,7 +1210,10 @@ class _Counting:
         if hook == "on_epoch_end":
             self.run.done = arguments[0] + 1
             self.model._epochs = self.run.first + self.run.done
-        with self.run.whole() if hook == "on_epoch_complete" else contextlib.nullcontext():
+        if hook != "on_epoch_complete":
+            self.hooks(hook, *arguments)
+            return
+        with self.run.whole():
             self.hooks(hook, *arguments)
 
     def _resume(self, saved: Saved, logs: dict[str, float]) -> None:

@@ -252,7 +252,10 @@ def test_a_mask_that_stands_at_0_is_not_used(fake_cupy):
         *["product relu"] * 3, "product bias", "product sums", *["product none"] * 6,
     ]  # fmt: skip
     # the derivative takes the intercepts' sums along
-    assert [c for c in calls if "relu_backward" in c or "column_sum" in c] == 3 * ["relu_backward_sum", "column_sum_join"]
+    assert [c for c in calls if "relu_backward" in c or "column_sum" in c] == 3 * [
+        "relu_backward_summed",
+        "column_sum_join",
+    ]
     # a library that is believed without a trial gives others
     taken = cublaslt.Door._is_right
     try:
