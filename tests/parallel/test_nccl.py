@@ -108,6 +108,43 @@ def test_a_cpu_serves_all_processes():
     assert backend.of_process(us) is backend and backend.adder(us) is us
 
 
+@pytest.mark.parametrize("bucket", [None, 100])
+def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
+    """The whole path of a fit, with one process, whose sums are what they are already: simulated."""
+    import gpunn
+    from gpunn.parallel.strategy import Team
+
+    nccl, stream = Calls(), SimpleNamespace(ptr=7, wait_event=lambda event: None)
+    monkeypatch.setattr(
+        fake_cupy.ndarray, "data", property(lambda a: SimpleNamespace(ptr=a._a.ctypes.data)), raising=False
+    )
+    monkeypatch.setattr(fake_cupy.cuda, "nccl", nccl, raising=False)
+    monkeypatch.setattr(fake_cupy.cuda, "get_current_stream", lambda: stream, raising=False)
+    event = SimpleNamespace(record=lambda stream: None)
+    monkeypatch.setattr(fake_cupy.cuda, "Event", lambda disable_timing: event, raising=False)
+    monkeypatch.setattr(fake_cupy.cuda, "Stream", lambda non_blocking: stream)
+    alone = processes(size=1)
+    alone.meet, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
+    strategy = gpunn.DataParallel(bucket_bytes=bucket)
+    strategy.start = lambda: Team(alone, False, bucket)
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(21, 5)).astype("float32"), rng.normal(size=(21, 2)).astype("float32")
+
+    def fitted(device, strategy):
+        layers = [gpunn.Dense(8, "relu", l2=0.01), gpunn.BatchNormalization(), gpunn.Dropout(0.2), gpunn.Dense(2)]
+        net = gpunn.Sequential(layers, seed=0).compile("adam", "mse", ["r2"], device=device, strategy=strategy)
+        history = net.fit(X, Y, batch_size=8, epochs=3, sample_weight=np.ones(21), validation_data=(X, Y), verbose=0)
+        assert net.device.startswith(device)
+        return net.get_weights(), history.history
+
+    found, wanted = fitted("cuda", strategy), fitted("cuda", None)
+    assert all((a == b).all() for a, b in zip(found[0], wanted[0], strict=True))
+    assert found[1] == wanted[1]
+    sums = sum(call[0] == "allReduce" for call in nccl if isinstance(call, tuple))
+    # a step's gradient (of buckets the weights of each layer, and the rest), loss and metrics, and its weight
+    assert sums == 9 * (4 if bucket is None else 5)
+
+
 @pytest.mark.gpu
 def test_one_process_adds_nothing_on_a_gpu():
     import gpunn
