@@ -19,6 +19,7 @@ from .model import BATCH, Sequential
 QUANTITIES = ("z", "a", "delta", "dW", "db")
 SHOWN = ("z", "a", "δ", "∂W", "∂b")
 ROUNDINGS = 64  # times u√K: two sums of K terms in different orders
+CUTS = 4  # times the rounding of operands, where they are rounded: once a product, forward and back
 EXACT = 1e-9  # of the largest loss, in float64
 
 
@@ -26,7 +27,8 @@ EXACT = 1e-9  # of the largest loss, in float64
 class Difference:
     """How far two arrays are apart: max |a − b| over max |a|, and the same in units in the last place of max |a|.
 
-    `allowed` is 64·u·√K, K the longest sum in the network.
+    `allowed` is 64·u·√K, K the longest sum in the network; where a device rounds the operands of products by r of them,
+    as `precision` asks, 8·L·r more in L layers.
     """
 
     relative: float
@@ -122,13 +124,14 @@ def compare_devices(
     for side in sides:
         twin = copy.deepcopy(start)
         with _on(side):
-            twin.to("cpu" if side == "numpy" else side)
+            twin.to(_named(side))
             traces.append(twin.trace(X[batches[0]], y[batches[0]], training=True))
             losses.append([twin.train_on_batch(X[rows], y[rows]) for rows in batches])
     inner = start._net
     longest = max(len(batches[0]), inner.n_in, *(layer.n_out or 1 for layer in inner.layers))
     unit = float(np.finfo(inner.dtype).eps) / 2
-    allowed = ROUNDINGS * unit * longest**0.5
+    cut = max(backends.get(_named(side)).rounding_of(inner.precision) for side in sides)
+    allowed = ROUNDINGS * unit * longest**0.5 + CUTS * 2 * len(inner.layers) * cut
     layers = [
         (
             f"{k} {type(layer).__name__}",
@@ -152,6 +155,10 @@ def _sides(devices: Any) -> tuple[str, str]:
     if "cpu" in devices and host.status().body != "compiled":
         raise ValueError(f"'cpu' means the kernels' compiled texts, which do not run here: {host.status().reason}")
     return devices[0], devices[1]
+
+
+def _named(side: str) -> str:
+    return "cpu" if side == "numpy" else side
 
 
 def _on(side: str) -> AbstractContextManager[None]:

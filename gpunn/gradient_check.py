@@ -120,7 +120,7 @@ def _in_float64(net: Sequential) -> Sequential:
     """A twin with the same weights, step and seed in float64, on the same device."""
     twin = copy.deepcopy(net)
     inner = twin._net
-    inner.dtype = np.dtype(np.float64)
+    inner.dtype, inner.precision = np.dtype(np.float64), None
     for name in ("theta", "running", "gradient"):
         setattr(inner, name, getattr(inner, name).astype(np.float64))
     inner.moments = {k: v.astype(np.float64) for k, v in inner.moments.items()}

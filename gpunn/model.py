@@ -25,6 +25,7 @@ from . import data as checks
 from . import layers as layer_registry
 from .activations import Activation
 from .arguments import positive
+from .backend.courses import Course
 from .kernels import get as kernel
 from .kernels.state import Slot
 from .layers import Dense, Layer
@@ -33,7 +34,8 @@ from .network import Network, Plan, evaluate
 from .parallel import DataParallel, Rows
 from .parallel.rows import Blocks, of_fit
 from .recording import ALONE, Array, Group, part, run
-from .training import checkpoint, loop, stream
+from .training import blocks as host_blocks
+from .training import checkpoint, loop, stream, unwatched
 from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .training.history import History
 from .training.loop import Data
@@ -140,6 +142,11 @@ class Sequential:
         return self._net.dtype
 
     @property
+    def precision(self) -> str | None:
+        """What `compile` was given: "tf32" or "bf16" for products on a GPU, None for products in `dtype`."""
+        return self._net.precision
+
+    @property
     def device(self) -> str:
         """Where the parameters are: "cpu" or "cuda:N"."""
         return self._net.backend.device
@@ -209,6 +216,9 @@ class Sequential:
         lines.append(lines[1])
         lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
         lines.append(f"device {self.device}: {self.device_reason}")
+        if net.precision is not None:
+            here = net.backend.why_no_lower_precision(asked=True)
+            lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if here else ""))
         if self._compiled is not None:
             _positive_integer("batch_size", batch_size)
             net.ready()
@@ -225,6 +235,13 @@ class Sequential:
             raise RuntimeError(f"the network is built already, for {self._net.n_in} inputs")
         self._net.build(_positive_integer("n_in", n_in))
         return self
+
+    def _reseed(self, seed: int, name: str) -> None:
+        """Another seed, before anything was trained; weights that there are already are drawn anew. ValueError or
+        TypeError names the argument."""
+        self._net.seed = _seed(seed, name)
+        if self._net.is_built:
+            self._net.build(self._net.n_in)
 
     def get_weights(self) -> list[np.ndarray]:
         """[W1, b1, W2, b2, …] as NumPy arrays, copies. RuntimeError before the number of inputs is known."""
@@ -254,13 +271,20 @@ class Sequential:
             place.of(net.theta)[...] = net.backend.asarray(array)
 
     def to(self, device: str) -> Sequential:
-        """Bring the network to a device: "cpu", "cuda", "cuda:1" or "auto"."""
+        """Bring the network to a device: "cpu", "cuda", "cuda:1" or "auto". On a CPU its products are in its dtype,
+        whatever `precision` they have on a GPU. ValueError where that GPU cannot have it."""
         self._need_rest("to")
+        return self._move(device, self._net.precision, asked=False)
+
+    def _move(self, device: str, precision: str | None, *, asked: bool) -> Sequential:
+        """To a device, with that precision there; `asked` is that of `Backend.why_no_lower_precision`."""
         group = self._net.group
         with group.together():
             backend = group.backend(backends.get(device), device)
+            lower = _lower_precision(precision, backend, self._net.dtype, asked=asked)
             group.meet("to", None)
             self._net.move(backend)
+            self._net.compute_in(lower)
             group.use(backend)
         return self
 
@@ -284,7 +308,9 @@ class Sequential:
         loss       a name, a `gpunn.losses` object, or a function (y, a) → (ℓ, g)
         metrics    names ("accuracy") or objects, shown beside the loss
         device     "auto", "cpu", "cuda" or "cuda:N"
-        precision  None: the products are in the network's own dtype
+        precision  of products in a float32 network on a GPU: None for float32, "tf32" for operands cut to 11 bits,
+                   "bf16" for operands rounded to 8; sums, activations, gradients, parameters and the optimiser's state
+                   stay float32
         threads    the most threads that a fit uses, in BLAS and around it; None takes as many as BLAS is set to
                    (extra `threads`)
         strategy   `DataParallel()` where `mpiexec` started several processes, which then share every step's rows; None
@@ -329,7 +355,7 @@ class Sequential:
             if importlib.util.find_spec("threadpoolctl") is None:
                 raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
         backend = group.backend(backends.get(device), device)
-        _check_precision(precision, backend.device, self._net.dtype)
+        lower = _lower_precision(precision, backend, self._net.dtype)
         group.agree(
             "compile",
             lambda: {
@@ -342,11 +368,12 @@ class Sequential:
                 "loss": resolved.name,
                 "metrics": names,
                 "the kind of device": backend.device.partition(":")[0],
+                "precision": lower,
                 "strategy": [group.size, group.synchronized_batch_norm],
             },
         )
         self._net.move(backend)
-        self._net.compile(rule, resolved, watched)
+        self._net.compile(rule, resolved, watched, precision=lower)
         group.use(backend)
         self._net.join(group)
         self._loss = chosen
@@ -604,12 +631,61 @@ class Sequential:
         seen = None if blocks is not None else training
 
         def go(**run: Any) -> History:
-            on_device = self._on_device(*training)
-            return loop.fit(self._net, on_device, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+            # several processes read their own rows of a set that is too large for one
+            data = self._place(*training) if self._net.group.size == 1 else self._on_device(*training)
+            fit: Any = host_blocks.fit if isinstance(data, host_blocks.HostData) else loop.fit
+            found: History = fit(self._net, data, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+            return found
 
         params = {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose}
         of = self if subject is None else subject
         return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=of, seen=seen)
+
+    def _course(
+        self,
+        training: tuple[Array, Array, Array | None],
+        validation: tuple[Array, Array, Array | None] | None = None,
+        *,
+        batch_size: int,
+        epochs: int,
+        order_of: Callable[[int], np.ndarray] | None,
+        callbacks: Iterable[Callback] = (),
+        verbose: Any = 0,
+        rows: np.ndarray | None = None,
+        ahead: unwatched.Ahead | None = None,
+        orders: Callable[[int], np.ndarray] | None = None,
+        history: History | None = None,
+        put: Callable[[Any], Array] | None = None,
+    ) -> Course:
+        """`_train` as a course, for fits that nobody watches from step to step; `ahead` and `orders` as in
+        `unwatched.course`, and `put` brings arrays to the device where fits share them."""
+        net, n = self._net, training[0].shape[0] if rows is None else len(rows)
+        with self._alone("fit"):
+            hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
+            self._run = Run(net, self, hooks, facts={}, n_in=training[0].shape[1], first=self._epochs)
+            if history is not None:
+                self._run.history = history
+            try:
+                if not net.is_built:
+                    self.build(training[0].shape[1])
+                net.ready()
+                yield from unwatched.course(
+                    net,
+                    self._on_device(*training, put=put),
+                    None if validation is None else self._on_device(*validation, put=put),
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    order_of=order_of,
+                    callbacks=_Counting(hooks, self, self._run, None),
+                    model=self,
+                    history=self._run.history,
+                    first_epoch=self._epochs,
+                    rows=rows,
+                    ahead=ahead,
+                    orders=orders,
+                )
+            finally:
+                self._run = None
 
     def _fit_stream(
         self,
@@ -708,11 +784,11 @@ class Sequential:
             if not net.is_built:
                 self.build(n_in)
             net.ready()
-            with net.backend.activate(), _thread_limit(self._threads):
-                self._run = under_way
-                try:
+            try:
+                with net.backend.activate(), _thread_limit(self._threads):
+                    self._run = under_way
                     return go(
-                        validation=None if held is None else held.on_device(self._on_device),
+                        validation=None if held is None else held.on_device(self._place),
                         epochs=epochs,
                         callbacks=_Counting(hooks, self, under_way, saved),
                         model=self,
@@ -720,9 +796,10 @@ class Sequential:
                         first_epoch=self._epochs if saved is None else saved.position.first,
                         done=0 if saved is None else saved.position.done,
                     )
-                finally:
-                    self._run = None
-                    net.backend.free()
+            finally:
+                # behind the context: where memory ran out, its message says what was free then
+                self._run = None
+                net.backend.free()
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
         """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. Processes
@@ -742,8 +819,7 @@ class Sequential:
         with net.backend.activate(), loop.training_plan(net, n, weighted=w is not None) as plan:
             on_device = self._on_device(*(_rows(array, plan.share.first, plan.share.n) for array in (x, y, w)))
             loop.set_learning_rate(net, self._epochs)
-            net.state[Slot.OFFSET] = 0
-            run(loop.whole_step(plan, plan.source(on_device.X, on_device.y, on_device.w)))
+            run(loop.step_on(plan, on_device))
             state = np.array(net.backend.to_host(net.state))
         if state[Slot.BAD]:
             raise loop.diverged(net, state, None, None)
@@ -759,7 +835,7 @@ class Sequential:
         X, y, w = self._batch(X, y, sample_weight, None, "X")
         self._net.follow_layers()
         with self._net.backend.activate():
-            return loop.score(self._net, self._on_device(X, y, w), batch_size)
+            return loop.score(self._net, self._place(X, y, w), batch_size)
 
     # --- prediction ---------------------------------------------------------------------------------------------
 
@@ -772,9 +848,16 @@ class Sequential:
             self.build(array.shape[1])
         self._net.follow_layers()
         with self._net.backend.activate():
-            on_device = checks.on_device(array, self._net.backend)
-            result = loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(array, self.dtype))
-            return checks.as_given(result, X)
+            backend = self._net.backend
+            parts = host_blocks.pieces(backend, array)
+            if len(parts) == 1:
+                return checks.as_given(self._predict(array, batch_size), X)
+            return np.concatenate([backend.to_host(self._predict(part, batch_size)) for part in parts])
+
+    def _predict(self, X: Any, batch_size: int) -> Array:
+        """aᴸ on the device for rows that it has room for."""
+        on_device = checks.on_device(X, self._net.backend)
+        return loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(X, self.dtype))
 
     def predict_proba(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """Probabilities (n, n_out): aᴸ behind softmax or sigmoid, and that of the logits where the last layer gives
@@ -947,6 +1030,7 @@ class Sequential:
                 "optimizer": optimizers.to_config(net.optimizer),
                 "loss": losses.to_config(self.loss),
                 "metrics": [_metric_config(m) for m in self._compiled["metrics"]],
+                "precision": net.precision,
             }
         # what cannot be written as JSON is found out before a file is touched
         json.dumps(metadata, allow_nan=False)
@@ -982,6 +1066,7 @@ class Sequential:
                 [metrics.from_config(m, custom) for m in compiled["metrics"]],
                 device=device,
             )
+            model._move(device, compiled.get("precision"), asked=False)
         else:
             model.to(device)
         return model
@@ -1092,9 +1177,15 @@ class Sequential:
             w = look(w, X.shape[0], self.dtype, "validation sample_weight")
         return _Validation(X, y, w, first, rows)
 
-    def _on_device(self, X: Any, y: Array, w: Array | None) -> Data:
+    def _on_device(self, X: Any, y: Array, w: Array | None, *, put: Callable[[Any], Array] | None = None) -> Data:
+        if put is not None:
+            return Data(put(X), put(y), None if w is None else put(w))
         put = self._net.backend.asarray
         return Data(checks.on_device(X, self._net.backend), put(y), None if w is None else put(w))
+
+    def _place(self, X: Any, y: Array, w: Array | None) -> Data | host_blocks.HostData:
+        stays = host_blocks.stays(self._net.backend, X, y, w)
+        return host_blocks.HostData(X, y, w) if stays else self._on_device(X, y, w)
 
 
 class _Validation(NamedTuple):
@@ -1106,8 +1197,8 @@ class _Validation(NamedTuple):
     first: int = 0
     rows: int | None = None
 
-    def on_device(self, put: Callable[..., Data]) -> Data:
-        """The same on the device."""
+    def on_device(self, put: Callable[..., Any]) -> Any:
+        """The same where `put` brings it."""
         return dataclasses.replace(put(self.X, self.y, self.w), first=self.first, whole=self.rows)
 
 
@@ -1229,16 +1320,20 @@ def _thread_limit(threads: int | None) -> contextlib.AbstractContextManager[None
     return contextlib.nullcontext() if threads is None else _limited(threads)
 
 
-def _check_precision(precision: str | None, device: str, dtype: np.dtype) -> None:
+def _lower_precision(precision: str | None, backend: backends.Backend, dtype: np.dtype, *, asked: bool = True) -> Any:
+    """The precision of products, None for the dtype's own. ValueError where it makes no sense."""
     if precision is None or precision == dtype.name:
-        return
+        return None
     if precision not in ("tf32", "bf16", "float32", "float64"):
         raise ValueError(f"precision must be None, 'tf32' or 'bf16', got {precision!r}")
     if precision in ("float32", "float64"):
         raise ValueError(f"precision={precision!r} does not fit a {dtype} network: give Sequential dtype={precision!r}")
-    if device == "cpu":
-        raise ValueError(f"precision={precision!r} is for GPUs, and the device is the CPU; leave precision out")
-    raise ValueError(f"precision={precision!r} is not available yet; leave precision out for {dtype}")
+    why = backend.why_no_lower_precision(asked=asked)
+    if not why and dtype != np.float32:
+        why = f"is for float32, and the network is in {dtype}; give dtype='float32', or leave precision out"
+    if why:
+        raise ValueError(f"precision={precision!r} {why}")
+    return precision
 
 
 def _inputs(shape: Any) -> int | None:
@@ -1265,12 +1360,12 @@ def _integer(name: str, value: Any, wanted: str) -> int:
     raise TypeError(f"{name} must be {wanted}, got {value!r}")
 
 
-def _seed(seed: Any) -> int:
+def _seed(seed: Any, name: str = "seed") -> int:
     if seed is None:
         return secrets.randbits(63)
-    number = _integer("seed", seed, "an integer or None")
+    number = _integer(name, seed, "an integer or None")
     if not 0 <= number < 2**64:
-        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
+        raise ValueError(f"{name} must lie in [0, 2⁶⁴), got {seed}")
     return number
 
 

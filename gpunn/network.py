@@ -7,6 +7,7 @@ and owns every buffer of a step; making it records the step, and running it only
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 import zlib
@@ -67,6 +68,10 @@ class Kept:
     a: Array
     y: Array
     w: Array | None
+
+    def rows(self, start: int, stop: int) -> Kept:
+        """The room of those rows."""
+        return Kept(self.a[start:stop], self.y[start:stop], None if self.w is None else self.w[start:stop])
 
 
 @dataclass(frozen=True)
@@ -134,11 +139,13 @@ class Plan:
         self.gradient: Array = network.gradient if update else None
         if backward and not update:
             self.gradient = self._new((network.theta.shape[0],))
-        self.ops = Recorder(self.backend, keep=keep, share=self.share)
+        self.ops = Recorder(self.backend, keep=keep, precision=network.precision, share=self.share)
         self.x = self._new((n, network.n_in))
         self._along: Any = None
+        self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
         self.layers = self._allocate(keep, backward)
+        self._of_penalties: list[tuple[list[Any], int, int]] = []
         self.prepare: list[Launch] = []
         self.loss: list[Launch] = []
         self.backward: list[Launch] = []
@@ -171,7 +178,8 @@ class Plan:
         a = self.x
         for index, layer in enumerate(net.layers):
             t = Buffers(index=index, a_prev=a, state=self.state, delta_is_known=False)
-            t.grad_a = t.delta = t.grad_prev = None
+            t.grad_a = t.delta = t.grad_prev = t.below = t.kept = None
+            t.keeps = t.db_is_known = False
             for place in net.places_of(index):
                 setattr(t, place.parameter.name, place.of(net.theta))
                 if backward:
@@ -199,7 +207,15 @@ class Plan:
                     t.grad_prev = grad = self._new((self.n, layer.n_in or 0))
                 else:
                     t.grad_prev = self.grad_x
+            self._let_products_meet(found, keep)
         return found
+
+    def _let_products_meet(self, found: list[Buffers], keep: bool) -> None:
+        """Neighbours of which the upper's product may apply the lower's f′; `trace` wants ∂C/∂a and δ apart."""
+        pairs = [(t, k) for t, k in zip(found, self.network.layers, strict=True) if not k.passes_through(self.training)]
+        for (t, layer), (upper, above) in itertools.pairwise(pairs):
+            if not keep and layer.meets_in_a_product and above.meets_in_a_product:
+                upper.below, t.keeps = t, True
 
     @property
     def network(self) -> Network:
@@ -265,6 +281,7 @@ class Plan:
         for k, p in enumerate(penalties):
             theta = self.network.theta[p.start : p.stop]
             self.ops(kernel("penalty"), theta, out=parts[k : k + 1], l2=p.l2, l1=p.l1)
+            self._of_penalties.append((*self.ops.last, k))
         self.ops(kernel("total"), parts, out=_slot(self.state, Slot.PENALTY))
         if self.network.accounting.after_penalty is not None:
             self.ops(kernel(self.network.accounting.after_penalty), out=self.state, count=1)
@@ -291,9 +308,16 @@ class Plan:
         else:
             begun += self.ops.begin_over_processes(self.gradient[:sent], self.gradient[unpenalised:], *numbers)
             self.ops.finish(begun)
+        everyone = net.penalties()
         for p in net.penalties(trainable_only=True):
             theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]
             self.ops(kernel(net.accounting.penalty_gradient), theta, self.state, out=g, l2=p.l2, l1=p.l1)
+            self._of_penalties += [(*self.ops.last, k) for k, q in enumerate(everyone) if q.start <= p.start < q.stop]
+
+    def set_l2(self, values: list[float]) -> None:
+        """λ of every penalty, in their order, into launches that are compiled."""
+        for stage, at, k in self._of_penalties:
+            stage[at].numbers[0] = values[k]
 
     def _record_update(self) -> None:
         """(6) gradient step by E8 or a descendant of it, unless something is not finite."""
@@ -374,6 +398,17 @@ class Plan:
 
         return self._launches(record)
 
+    def feed(self, X: Table, y: Array, w: Array = None) -> None:
+        """Bring one batch, arrays on the device, into the plan's x, y and w."""
+        self.state[Slot.OFFSET] = 0
+        if isinstance(X, CompressedRows):
+            run(self.source(X, y, w))
+            return
+        with np.errstate(all="ignore"):
+            self.x[...], self.y[...] = X, y
+            if w is not None:
+                self.w[...] = w
+
     def source(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
         """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.
 
@@ -434,6 +469,7 @@ class Network:
         self.optimizer: Optimizer
         self.metrics: list[Any] = []
         self.accounting = Accounting()
+        self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
         self.group: Group = ALONE  # the processes that share its steps
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
         self._reset_plans()
@@ -528,13 +564,26 @@ class Network:
     # --- training state -----------------------------------------------------------------------------------------
 
     def compile(
-        self, optimizer: Optimizer, loss: Loss, metrics: list[Any], accounting: Accounting = Accounting()
+        self,
+        optimizer: Optimizer,
+        loss: Loss,
+        metrics: list[Any],
+        accounting: Accounting = Accounting(),
+        precision: str | None = None,
     ) -> None:
-        """Take an update rule, a resolved loss and metrics; the optimiser's state begins anew."""
+        """Take an update rule, a resolved loss, metrics, and the precision of products on a GPU; the optimiser's state
+        begins anew."""
         self.optimizer, self.loss, self.metrics, self.accounting = optimizer, loss, metrics, accounting
+        self.precision = precision
         self.held_rate = None
         self.moments, self.score_sums = {}, None
         self._reset_plans()
+
+    def compute_in(self, precision: str | None) -> None:
+        """Products on a GPU in that precision from now on."""
+        if precision != self.precision:
+            self.precision = precision
+            self._reset_plans()
 
     def join(self, group: Group) -> None:
         """Share steps with the processes of a group from now on."""
@@ -635,6 +684,10 @@ class Network:
         self._lock = threading.Lock()
         self._pool: dict[Any, list[Plan]] = {}
         self._recorded = self._settings()
+
+    def drop_plans(self) -> None:
+        """Give back the memory of plans that are not in use; they are made anew where they are needed."""
+        self._reset_plans()
 
     @contextmanager
     def plan(self, n: int, **options: Any) -> Iterator[Plan]:

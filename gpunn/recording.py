@@ -123,12 +123,25 @@ class Share:
 
 
 class Recorder:
-    """What a layer writes to. `keep=True` asks layers to keep z and δ apart from a and ∂C/∂a, for `trace`; `share` is
-    the part of a batch whose rows other processes have too."""
+    """What a layer writes to.
 
-    def __init__(self, backend: Backend, *, keep: bool = False, share: Share | None = None) -> None:
+    keep       asks layers to keep z and δ apart from a and ∂C/∂a, for `trace`
+    precision  of the products: None for the arrays' own, else "tf32" or "bf16"
+    share      the part of a batch whose rows other processes have too
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        keep: bool = False,
+        precision: str | None = None,
+        share: Share | None = None,
+    ) -> None:
         self.backend = backend
         self.keep = keep
+        self.precision = precision
+        self._operands = backend.operands(precision)
         self.share = Share.of(0) if share is None else share
         self._first_rows: dict[int, Array] = {}
         self.eager: list[str] = []
@@ -138,6 +151,12 @@ class Recorder:
     def __call__(self, kernel: Kernel, *inputs: Array, out: Any, count: Any = None, **scalars: float) -> None:
         """Record out = kernel(inputs)."""
         self._stages[-1].append((kernel, inputs, out, count, scalars))
+        self._operands.wrote(*(out if isinstance(out, tuple) else (out,)))
+
+    @property
+    def last(self) -> tuple[list[Any], int]:
+        """Where the launch that was recorded last will stand."""
+        return self._stages[-1], len(self._stages[-1]) - 1
 
     def new(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Scratch for what is being recorded; it counts among the plan's bytes."""
@@ -147,17 +166,63 @@ class Recorder:
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""
-        self._stages[-1].append(self.backend.bind_matmul(a, b, out))
+        a, b = self._read(a), self._read(b)
+        self._product(self.backend.bind_matmul(a, b, out, self.precision), out)
 
-    def affine(self, a: Array, W: Array, b: Array, out: Array, f: str | None = None) -> Literal["", "z", "a"]:
-        """Record out = a W + b where this device does so in one launch, and the activation named `f` with it where it
-        can; which of them `out` then holds, z or a, or "" where nothing was recorded."""
-        found = self.backend.bind_affine(a, W, b, out, f)
+    def affine(
+        self, a: Array, W: Array, b: Array, z: Array, out: Array, f: str, *, judged: bool = False, keeps: bool = False
+    ) -> tuple[Literal["", "z", "a"], Array]:
+        """Record z = a W + b where this device does so in one launch, and out = f(z) with it where it can; which of
+        them was recorded, z or a, or "" where nothing was, and what f′ can be had from in `matmul_through`.
+
+        judged  a flag looks at what follows, so that a NaN need not pass through f
+        keeps   a product is to apply f′ in the backward pass
+        """
+        a, W = self._read(a), self._read(W)
+        found = self.backend.bind_affine(a, W, b, z, out, f, judged=judged, keeps=keeps, precision=self.precision)
         if found is None:
-            return ""
-        launch, activated = found
+            return "", None
+        self._product(found.launch, z, out)
+        if found.kept is not None and found.kept is not z:
+            self.bytes += found.kept.nbytes
+        return found.holds, found.kept
+
+    def matmul_through(self, delta: Array, W_T: Array, out: Array, f: str, kept: Array, sums: Array = None) -> bool:
+        """Record out = f′(z) ⊙ (δ Wᵀ), and its sums over rows where `sums` is there, where this device does so in one
+        launch, and whether it was. `kept` is what `affine` gave."""
+        delta, W_T = self._read(delta), self._read(W_T)
+        launch = self.backend.bind_through(delta, W_T, out, f, kept, sums, self.precision)
+        if launch is not None:
+            self._product(launch, out)
+        return launch is not None
+
+    def matmul_with_sums(self, a: Array, b: Array, out: Array, sums: Array) -> bool:
+        """Record out = a b and b's sums over rows where this device does so in one launch, and whether it was."""
+        a, b = self._read(a), self._read(b)
+        launch = self.backend.bind_with_sums(a, b, out, sums, self.precision)
+        if launch is not None:
+            self._product(launch, out)
+        return launch is not None
+
+    def _read(self, a: Array) -> Array:
+        """What a product reads in the place of `a`, recorded if it has to be made."""
+        before = self._operands.bytes
+        read, made = self._operands.of(a)
+        self._stages[-1] += made
+        self.bytes += self._operands.bytes - before
+        return read
+
+    def _product(self, launch: Callable[[], Any], *written: Array) -> None:
         self._stages[-1].append(launch)
-        return "a" if activated else "z"
+        self._operands.wrote(*written)
+
+    def with_column_sums(self, kernel: Kernel, *inputs: Array, out: Array, sums: Array, **scalars: float) -> bool:
+        """Record out = kernel(inputs) and sums = Σ over the rows of `out` where this device does both in one pass;
+        whether it did."""
+        launch = kernel.bind_with_column_sums(*inputs, out=out, sums=sums, **scalars)
+        if launch is not None:
+            self._stages[-1].append(launch)
+        return launch is not None
 
     def copy(self, a: Array, out: Array) -> None:
         """Record out = a."""
@@ -168,6 +233,7 @@ class Recorder:
     def over_processes(self, *arrays: Array) -> None:
         """Record that each array becomes the sum of those of all processes; alone it is that already."""
         self._stages[-1] += self.share.group.bind_sum(arrays)
+        self._operands.wrote(*arrays)
 
     def begin_over_processes(self, *arrays: Array) -> list[Launch]:
         """Record that the arrays are sent off to be summed over the processes; returns what `finish` takes, before
@@ -216,6 +282,7 @@ class Recorder:
         Such a step runs eagerly: `why` says what leaves the fast path, and `summary` repeats it.
         """
         self._stages[-1].append(lambda: function(*arguments))
+        self._operands.forget()
         self.eager.append(why)
 
     def take(self) -> list[Launch]:

@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 
 from ._activation import ActivationKernels, activation, activation_kernels
+from ._device import DeviceLaunch
 from ._registry import (
     ADD,
     MAX_OF_MAGNITUDES,
@@ -32,6 +33,7 @@ __all__ = [
     "MAX_OF_MAGNITUDES",
     "ActivationKernels",
     "Combine",
+    "DeviceLaunch",
     "Guard",
     "Kernel",
     "Launch",

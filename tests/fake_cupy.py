@@ -2,25 +2,28 @@
 
 Strict: only names that gpunn uses exist, its arrays refuse NumPy's, integer indices wrap around as CuPy's.
 Running: an ElementwiseKernel compiles the CUDA C++ text it is given with the host's compiler and runs it.
-Recording: `cupy.state.calls` lists allocations, transfers and launches; while `cupy.state.capturing` is true,
-what stream capture forbids raises. Breakable: each part is replaceable, see tests/backend/breakages.py.
+Recording: `cupy.state.calls` lists allocations, transfers and launches; while `cupy.state.capturing` is true, what
+capture forbids raises, and launches are kept (fake_graphs.py). Breakable: parts are replaceable, see breakages.py.
 """
 
 import ctypes
 import functools
 import importlib.machinery
+import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import types
 
+import fake_cublaslt
+import fake_graphs
 import numpy as np
 import pytest
 
 FUNCTIONS = """abs add all any arange argmax array_equal ascontiguousarray broadcast_to clip concatenate
     divide dot empty_like equal exp expm1 eye full full_like isfinite isinf isnan log log1p logical_and
-    logical_not logical_or matmul max maximum mean min minimum multiply ones ones_like power sign sqrt square
+    logical_not logical_or matmul max maximum mean min minimum multiply nonzero ones ones_like power sign sqrt square
     stack subtract sum take tanh transpose where zeros_like""".split()
 CONSTANTS = "bool_ finfo float32 float64 inf int32 int64 nan newaxis pi uint8 uint32 uint64".split()
 FACTS = "dtype flags itemsize nbytes ndim shape size strides".split()
@@ -46,10 +49,10 @@ class State:
 
     def reset(self, devices=1):
         self.devices, self.current, self.capturing, self.calls, self.error = devices, 0, False, [], None
-        self.free, self.total = 7 << 30, 8 << 30
+        self.free, self.total, self.stream = 7 << 30, 8 << 30, fake_graphs.DEFAULT
 
     def saw(self, what, forbidden=False, answer=None):
-        if self.error or (forbidden and self.capturing):
+        if self.error or (forbidden and fake_graphs.under_way(self)):
             raise self.error or CUDARuntimeError(CAPTURING)
         self.calls.append(what)
         return answer
@@ -80,7 +83,7 @@ def _apply(function, *args, **kwargs):
     """A NumPy function on the arrays inside; an array it wrote into comes back as the same object."""
     bare, options = [_bare(x) for x in args], {k: _bare(v) for k, v in kwargs.items()}
     if getattr(function, "__name__", "") in ("matmul", "dot", "__matmul__"):
-        if state.capturing:
+        if fake_graphs.under_way(state):
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
         state.saw("matmul", answer=cuda.cublas)
     with np.errstate(all="ignore"):
@@ -92,6 +95,7 @@ def _apply(function, *args, **kwargs):
 class ndarray:
     __module__, __hash__ = "cupy", None
     T = property(lambda self: self.transpose())
+    data = property(lambda self: types.SimpleNamespace(ptr=self._a.ctypes.data))
 
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
@@ -118,7 +122,9 @@ class ndarray:
         return tuple(k % n if kind in "iu" else k for k, n, kind in zip(keys, sizes, kinds, strict=True))
 
     def __getitem__(self, key):
-        return _wrap(self._a[self._key(key)], self._a)
+        keys = self._key(key)
+        # a single element is a view too
+        return _wrap(self._a[keys if any(k is ... for k in keys) else (*keys, ...)], self._a)
 
     def __setitem__(self, key, value):
         self._a[self._key(key)] = _bare(value)
@@ -126,10 +132,10 @@ class ndarray:
     def get(self):
         return state.saw("to_host", forbidden=True, answer=self._a.copy())
 
-    def set(self, host):
+    def set(self, host, stream=None):
         if not isinstance(host, np.ndarray) or (host.dtype, host.shape) != (self.dtype, self.shape):
             raise TypeError("only a numpy.ndarray of equal dtype and shape can be set to a cupy.ndarray")
-        self._a[...] = state.saw("to_device", forbidden=True, answer=host)
+        (stream or fake_graphs.DEFAULT).copy(self._a, state.saw("to_device", forbidden=True, answer=host))
 
 
 ndarray.__len__ = lambda self: len(self._a)
@@ -149,21 +155,7 @@ def asarray(x, dtype=None):
     return _wrap(state.saw("to_device", forbidden=True, answer=host))
 
 
-PRELUDE = """#include <math.h>
-#include <stddef.h>
-#define __device__
-template <class T> struct CArray {  // d: contiguous, ndim, size, shape, strides in bytes
-  T* p; const ptrdiff_t* d;
-  ptrdiff_t size() const { return d[2]; }
-  T& operator[](ptrdiff_t k) const {
-    if (d[0]) return p[k];
-    ptrdiff_t at = 0;
-    for (ptrdiff_t j = d[1]; j-- > 0; k /= d[3 + j]) at += (k % d[3 + j]) * d[3 + d[1] + j];
-    return *(T*)((char*)p + at);
-  }
-};
-struct CIndexer { ptrdiff_t n; ptrdiff_t size() const { return n; } };
-"""
+PRELUDE = (pathlib.Path(__file__).parent / "fake_cuda.h").read_text()
 COMPILER = shutil.which("c++") or shutil.which("g++") or "clang++"
 FLAGS = ["-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-x", "c++", "-"]
 _folder = tempfile.TemporaryDirectory(prefix="fake-cupy-")
@@ -208,7 +200,8 @@ class ElementwiseKernel:
                 raise ValueError("Output arguments type must be cupy.ndarray, or Out shape is mismatched")
         state.saw(f"kernel {self.name}")
         if 0 not in shape:
-            self._run(bare[: self.nin] + [x._a for x in results], dtypes, shape)
+            out = [x._a for x in results]
+            fake_graphs.run_or_record(state, self._run, (bare[: self.nin] + out, dtypes, shape), out)
         return results[0] if len(results) == 1 else tuple(results)
 
     def _dtypes(self, bare):
@@ -237,15 +230,19 @@ class ElementwiseKernel:
             arrays.append(a)
         letters = {p.letter: C_TYPES[d.name] for p, d in zip(self.params, dtypes, strict=True) if p.letter}
         lines = [PRELUDE, *(f"typedef {c} {letter};" for letter, c in letters.items()), self.preamble]
-        lines += [f'extern "C" void {self.name}(ptrdiff_t _size, void** _p, const ptrdiff_t** _d) {{', *head]
-        lines += ["CIndexer _ind = {_size};", "for (ptrdiff_t i = 0; i < _size; ++i) {", *loop]
-        run = _compile("\n".join([*lines, self.operation + ";", "}", "}"]), self.name)
+        lines += [f'extern "C" int {self.name}(ptrdiff_t _size, void** _p, const ptrdiff_t** _d) {{', *head]
+        lines += ["CIndexer _ind = {_size};", "auto _body = [&](ptrdiff_t i) {", *loop, self.operation + ";", "};"]
+        how = "warps" if "__shfl" in self.preamble + self.operation else "threads"
+        run = _compile("\n".join([*lines, f"return run_{how}(_size, _body);", "}"]), self.name)
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         tables = (ctypes.c_void_p * len(arrays))(*(ctypes.addressof(t) for t in layouts))
-        run(ctypes.c_ssize_t(int(np.prod(shape))), pointers, tables)
+        if run(ctypes.c_ssize_t(int(np.prod(shape))), pointers, tables):
+            raise RuntimeError(f"{self.name}: threads of a warp meet where others do not")
 
 
 class Device:
+    compute_capability = "90"
+
     def __init__(self, device=0):
         self.id = device
 
@@ -272,7 +269,7 @@ runtime.deviceSynchronize = lambda: state.saw("synchronize", forbidden=True)
 memory, nvrtc = _module("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError), _module("cupy.cuda.nvrtc")
 nvrtc.getVersion = lambda: (12, 9)
 cuda = _module("cupy.cuda", cublas="cuBLAS", Device=Device, runtime=runtime, memory=memory, nvrtc=nvrtc)
-cuda.Stream = lambda non_blocking=False: Device(state.current)
+fake_graphs.add_to(cuda, state)
 cupy = _module("cupy", __version__="14.2.0", ndarray=ndarray, asarray=asarray, cuda=cuda, state=state)
 cupy.__dict__.update({name: functools.partial(_apply, getattr(np, name)) for name in FUNCTIONS})
 cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
@@ -281,12 +278,12 @@ cupy.asnumpy = lambda x: x.get() if isinstance(x, ndarray) else np.asarray(x)
 cupy.empty = lambda shape, dtype=float: _wrap(np.empty(shape, dtype))
 cupy.zeros = lambda shape, dtype=float: _wrap(np.zeros(shape, dtype))
 cupy.may_share_memory = lambda a, b: np.may_share_memory(_bare(a), _bare(b))
-_pool = types.SimpleNamespace(free_all_blocks=lambda: state.saw("free"))
+_pool = types.SimpleNamespace(free_all_blocks=lambda: state.saw("free"), free_bytes=lambda: 0)
 cupy.get_default_memory_pool = cupy.get_default_pinned_memory_pool = lambda: _pool
 
 
 def install(monkeypatch, devices=1):
-    """Put the fake in CuPy's place, with nothing seen and no device chosen yet; returns it."""
+    """Put the fake in CuPy's place, with a fake cuBLASLt, nothing seen and no device chosen yet; returns it."""
     from gpunn.backend import devices as chosen
 
     if not shutil.which(COMPILER):
@@ -295,4 +292,5 @@ def install(monkeypatch, devices=1):
     for module in (cupy, cuda, runtime, memory):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(chosen, "_choice", chosen._Choice())
+    state.cublaslt = fake_cublaslt.install(monkeypatch, state)
     return cupy

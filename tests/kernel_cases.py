@@ -205,6 +205,7 @@ SPECIAL = {
     "key": lambda ask, operand: ask.rng.integers(0, 2**32, size=2),
     "terms": lambda ask, operand: ask.rng.normal(size=3),
     "sums": lambda ask, operand: ask.rng.normal(size=3),
+    "rates": lambda ask, operand: np.array([2.0, *ask.rng.normal(size=3)]),  # of step 2 and the two behind it
     "kept": _kept,
     "first": _first,
     "means": lambda ask, operand: np.abs(ask.rng.normal(size=10)) + 0.05,

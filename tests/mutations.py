@@ -19,7 +19,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Mutation:
-    """One line made wrong: the equation, where ("theory" or "plan"), the file, the text and its replacement."""
+    """One line made wrong: the equation, where ("theory", "plan" or "door"), file, text and replacement."""
 
     equation: int
     where: str
@@ -37,6 +37,10 @@ def _theory(equation: int, old: str, new: str) -> Mutation:
 
 def _plan(equation: int, file: str, old: str, new: str) -> Mutation:
     return Mutation(equation, "plan", file, old, new)
+
+
+def _door(equation: int, file: str, old: str, new: str) -> Mutation:
+    return Mutation(equation, "door", file, old, new)
 
 
 MUTATIONS = [
@@ -77,8 +81,16 @@ MUTATIONS = [
     _plan(10, "gpunn/initializers.py", "return 2 / n_in", "return 1 / n_in"),
     _plan(11, "gpunn/layers/dropout.py", "1 / kept if self.form", "kept if self.form"),
     _plan(11, "gpunn/layers/dropout.py", "t.grad_a, t.grad_prev, training)", "t.grad_a, t.grad_prev, False)"),
+    _door(2, "gpunn/backend/devices.py", 'fused(out, epilogue="relu_mask", kept', 'fused(out, epilogue="gelu_z", kept'),
+    _door(5, "gpunn/layers/dense.py", "ops.matmul_through(t.delta, t.W.T", "ops.matmul_through(t.delta, -t.W.T"),
+    _door(6, "gpunn/layers/dense.py", "sums(t.a_prev.T, t.delta, out", "sums((-t.a_prev).T, t.delta, out"),
+    _door(7, "gpunn/layers/dense.py", "below.db if below.wants_db else None", "below.db if t.wants_db else t.b"),
 ]
-TESTS = {"theory": ["tests/test_theory.py"], "plan": ["tests/test_equations.py", "tests/test_theory.py"]}
+TESTS = {
+    "theory": ["tests/test_theory.py"],
+    "plan": ["tests/test_equations.py", "tests/test_theory.py"],
+    "door": ["tests/backend/test_cublaslt.py"],
+}
 
 
 def survives(mutation: Mutation, checkout: Path) -> bool:

@@ -30,7 +30,7 @@ layers optimizers
 network
 data metrics training
 model
-gradient_check device_comparison estimators tables interchange
+gradient_check device_comparison estimators tables interchange many
 loading
 cli
 __main__

@@ -47,3 +47,13 @@ def assert_within(got, wanted, atol, what=""):
             f"{what}: {got[finite][k]!r} against {wanted[finite][k]!r}, apart by {apart[k]:.3g} where {bound[k]:.3g} "
             f"is allowed, and {int((apart > bound).sum())} more of {apart.size}"
         )
+
+
+def rounded_operands(terms, scale, roundoff):
+    """Two sums of K products whose operands, a float32 roundoff apart, are rounded once more: to bfloat16, say.
+
+    Rounding sends nearly all such pairs to the same number, and a pair that straddles a midpoint, about one in 2¹⁶ of
+    them, to neighbours 2·roundoff apart. So: the sums as float32 adds them, and one such pair beside it, `scale` being
+    the largest product.
+    """
+    return sums(np.float32, terms, scale) + 2 * roundoff * scale

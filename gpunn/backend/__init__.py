@@ -8,12 +8,14 @@ from .arrays import array_module, from_cuda_interface, is_device_array, to_host
 from .devices import Backend, DeviceError, DeviceFallbackWarning, get
 from .examination import Check, Report, doctor
 from .library import prepare
+from .products import ProductWarning
 
 __all__ = [
     "Backend",
     "Check",
     "DeviceError",
     "DeviceFallbackWarning",
+    "ProductWarning",
     "Report",
     "array_module",
     "doctor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import threading
@@ -15,15 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from . import graph
 from .arrays import is_device_array, to_host
-from .blas import bind_affine, bind_product
+from .blas import bind_affine, bind_product, one_thread, threads
 from .compiled import join, walk_along
+from .courses import Course, in_threads, in_turn
+from .epochs import Epochs, Movable, Part, movable, walked
 from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
 from .nccl import Nccl, Processes
+from .precision import UNIT_ROUNDOFF, InBfloat16, Operands
 from .probe import load_cupy, probe
-from .products import bind_matmul
+from .products import Affine, Products, bind_matmul, check
+from .staging import PinnedStaging, Staging
 
+MOST_OF_MEMORY = 0.75  # of what is free, for a set; the rest is for what is computed with it
 ACCEPTED = '"auto", "cpu", "cuda" or "cuda:N" (N = 0, 1, …)'
 
 
@@ -72,14 +79,53 @@ class Backend:
         """A context in which arrays and launches go to this device; its MemoryErrors say what to change."""
         return contextlib.nullcontext()
 
-    def bind_matmul(self, a: Any, b: Any, out: Any) -> Callable[[], Any]:
+    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Callable[[], Any]:
         """out = a b on fixed buffers, as a callable without arguments; see `gpunn.backend.products`."""
         return bind_matmul(self.xp, a, b, out)
+
+    def why_no_lower_precision(self, *, asked: bool) -> str:
+        """Why products cannot be in TF32 or bfloat16 on this device, with what to do; "" where they can. `asked` for by
+        name for this device, and not brought along by a network from another, to which it matters no more."""
+        raise NotImplementedError
+
+    def rounding_of(self, precision: str | None) -> float:
+        """How far, as a part of it, an operand of a product is rounded on this device before it is multiplied."""
+        return 0.0
+
+    def operands(self, precision: str | None) -> Operands:
+        """What products in that precision read in the place of arrays; see `gpunn.backend.precision`."""
+        return Operands()
+
+    def prepare(self, stream: Any) -> Any:
+        """Make what launches on a stream need, before it captures; to be held as long as the capture is used."""
+        return None
 
     def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
         """The same launches in order, as few as this device can make of them; one that has `repeat` runs step after
         step by itself. `flush` allows numbers too small to be normal to be 0 while they run."""
         return list(launches)
+
+    def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
+        """The launches of each part so many times, part after part, as something that runs epoch after epoch by
+        itself; `state` is the state array that they write. `flush` as in `join`."""
+        return Epochs(parts, state)
+
+    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+        """What gives recorded epochs other arrays in the place of these; None where they stay as they are."""
+        return None
+
+    def abreast(self) -> int:
+        """How many small jobs, a thread each, this device runs side by side: 1 where each has all of it."""
+        return 1
+
+    def one_thread_each(self) -> AbstractContextManager[Any]:
+        """A context in which what is recorded and run takes one thread of the host, so that jobs may run abreast."""
+        return contextlib.nullcontext()
+
+    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
+        """Take courses to their ends. A course gives epochs to be taken, one after another, and goes on when they are;
+        `look`, called every so many seconds, raises what stops them all, Ctrl-C say, in each of them."""
+        in_turn(courses, seconds, look)
 
     def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
         """The launches as one that has `along`, which takes blocks of larger arrays in the place of those in `moving`;
@@ -87,11 +133,47 @@ class Backend:
         return None
 
     def bind_affine(
-        self, a: Any, W: Any, b: Any, out: Any, f: str | None = None
-    ) -> tuple[Callable[[], Any], bool] | None:
-        """out = a W + b on fixed buffers as one launch, and whether it applies the activation named `f` too; None where
-        the product and the sum are two launches."""
+        self,
+        a: Any,
+        W: Any,
+        b: Any,
+        z: Any,
+        out: Any,
+        f: str,
+        *,
+        judged: bool = False,
+        keeps: bool = False,
+        precision: str | None = None,
+    ) -> Affine | None:
+        """z = a W + b (E1) on fixed buffers as one launch, with out = f(z) (E2) in it where this device does so; None
+        where the product and the sum are two launches. z and `out` may be one buffer, and z need not be written where
+        they are.
+
+        judged  a flag looks at what follows, so that a NaN need not pass through f
+        keeps   a product is to apply f′ in the backward pass
+        """
         return None
+
+    def bind_through(
+        self, delta: Any, W_T: Any, out: Any, f: str, kept: Any, sums: Any = None, precision: str | None = None
+    ) -> Callable[[], Any] | None:
+        """out = f′(z) ⊙ (δ Wᵀ) (E5), and its sums over rows (E7) where `sums` is there, as one launch; None where this
+        device does not. `kept` is what `bind_affine` kept of z."""
+        return None
+
+    def bind_with_sums(
+        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
+    ) -> Callable[[], Any] | None:
+        """out = a b and b's sums over rows (E6, E7) as one launch; None where these are two."""
+        return None
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes find room on the device, and leave some for what is to be computed."""
+        return True
+
+    def staging(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[Staging]:
+        """For each (shape, dtype) an array of the device that the host fills while the device computes."""
+        return [Staging(np.empty(shape, dtype)) for shape, dtype in like]
 
     def free(self) -> None:
         """Give memory that the array library keeps but does not use back to the device."""
@@ -130,18 +212,47 @@ class CPU(Backend):
     def asarray(self, x: Any, dtype: Any = None) -> Any:
         return np.asarray(to_host(x), dtype=dtype)
 
-    def bind_matmul(self, a: Any, b: Any, out: Any) -> Callable[[], Any]:
+    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Callable[[], Any]:
         launch = bind_matmul(np, a, b, out)
         return bind_product(a, b, out) or launch
 
+    def why_no_lower_precision(self, *, asked: bool) -> str:
+        return "" if not asked else "is for GPUs, and the device is the CPU; leave precision out"
+
     def bind_affine(
-        self, a: Any, W: Any, b: Any, out: Any, f: str | None = None
-    ) -> tuple[Callable[[], Any], bool] | None:
-        bind_matmul(np, a, W, out)  # which checks them
-        return bind_affine(a, W, b, out, f)
+        self,
+        a: Any,
+        W: Any,
+        b: Any,
+        z: Any,
+        out: Any,
+        f: str,
+        *,
+        judged: bool = False,
+        keeps: bool = False,
+        precision: str | None = None,
+    ) -> Affine | None:
+        check(np, a, W, z)
+        found = bind_affine(a, W, b, z, f if z is out else None)
+        return None if found is None else Affine(found[0], "a" if found[1] else "z")
 
     def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
         return join(launches, flush=flush)
+
+    def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
+        return walked(parts, state, flush=flush)
+
+    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+        return movable(epochs, arrays)
+
+    def abreast(self) -> int:
+        return threads()
+
+    def one_thread_each(self) -> AbstractContextManager[Any]:
+        return one_thread()
+
+    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
+        in_threads(courses, seconds, look, min(self.abreast(), len(courses)))
 
     def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
         return walk_along(launches, moving)
@@ -154,6 +265,7 @@ class CUDA(Backend):
         self.xp, self.index, self.reason = cupy, index, reason
         self.device = f"cuda:{index}"
         self.process = os.getpid()
+        self.products = Products(cupy, self.device)
 
     def to_host(self, x: Any) -> np.ndarray:
         self.check_process()
@@ -176,6 +288,79 @@ class CUDA(Backend):
     def activate(self) -> AbstractContextManager[Any]:
         self.check_process()
         return _Active(self)
+
+    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Callable[[], Any]:
+        with self.activate():
+            return self.products.bind(a, b, out, precision)
+
+    def bind_affine(
+        self,
+        a: Any,
+        W: Any,
+        b: Any,
+        z: Any,
+        out: Any,
+        f: str,
+        *,
+        judged: bool = False,
+        keeps: bool = False,
+        precision: str | None = None,
+    ) -> Affine | None:
+        fused = functools.partial(self.products.fused, a, W, precision=precision, vector=b)
+        with self.activate():
+            # the library's rectifier makes 0 of NaN
+            if f == "relu" and z is out and judged:
+                mask = self.products.new_mask(*out.shape) if keeps else None
+                if mask is not None and (launch := fused(out, epilogue="relu_mask", kept=mask)):
+                    return Affine(launch, "a", mask)
+                if launch := fused(out, epilogue="relu"):
+                    return Affine(launch, "a")
+            # how exactly it computes tanh is nowhere written: only where less was asked for by name
+            if f == "gelu" and z is not out and precision and (launch := fused(out, epilogue="gelu_z", kept=z)):
+                return Affine(launch, "a", z)
+            launch = fused(z, epilogue="bias")
+            return None if launch is None else Affine(launch, "z")
+
+    def bind_through(
+        self, delta: Any, W_T: Any, out: Any, f: str, kept: Any, sums: Any = None, precision: str | None = None
+    ) -> Callable[[], Any] | None:
+        epilogue = f"d{f}" if sums is None else f"d{f}_sums"
+        with self.activate():
+            return self.products.fused(delta, W_T, out, precision, epilogue, sums, kept)
+
+    def bind_with_sums(
+        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
+    ) -> Callable[[], Any] | None:
+        with self.activate():
+            return self.products.fused(a, b, out, precision, "sums", sums)
+
+    def why_no_lower_precision(self, *, asked: bool) -> str:
+        with self.activate():
+            return self.products.why_not(self.xp.cuda.Device(self.index).compute_capability)
+
+    def rounding_of(self, precision: str | None) -> float:
+        return UNIT_ROUNDOFF.get(precision or "", 0.0)
+
+    def operands(self, precision: str | None) -> Operands:
+        return InBfloat16(self) if precision == "bf16" else Operands()
+
+    def prepare(self, stream: Any) -> Any:
+        with self.activate():
+            return self.products.prepare(stream)
+
+    def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
+        # CuPy compiles its kernels so that numbers too small to be normal are 0
+        return graph.join(self, launches)
+
+    def has_room(self, size: int) -> bool:
+        with self.activate():
+            free = self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
+        return bool(size <= MOST_OF_MEMORY * free)
+
+    def staging(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[Staging]:
+        with self.activate():
+            stream = self.xp.cuda.Stream(non_blocking=True)
+            return [PinnedStaging(self.xp, shape, dtype, stream) for shape, dtype in like]
 
     def of_process(self, processes: Processes) -> Backend:
         count = int(self.xp.cuda.runtime.getDeviceCount())

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from . import blas, library
+from . import blas, cublaslt, library
 from .devices import DeviceError, choose
 from .faults import Fault, absent, broken, diagnose, no_device, two_wheels
 from .installation import dotted, system_driver, wheels
 from .probe import describe, load_cupy, probe
+from .products import LEAST
 
 WIDTH = 80
 
@@ -122,6 +123,10 @@ def _examine_gpu(look: _Examination) -> None:
     look.ask("NVRTC", lambda: "{}.{}".format(*cupy.cuda.nvrtc.getVersion()), cupy)
     look.ask("cuBLAS", lambda: f"found ({getattr(cupy.cuda.cublas, '__name__', 'cublas')})", cupy)
     look.ask("probe", lambda: _probe(cupy), cupy)
+    works = look.checks[-1].ok
+    look.ask(
+        "GPU products", lambda: _products(cupy) if works else Check("GPU products", None, "no GPU to ask on"), cupy
+    )
 
 
 def _driver(cupy: Any) -> str | Fault:
@@ -143,6 +148,21 @@ def _devices(cupy: Any) -> str | Fault:
 def _probe(cupy: Any) -> str | Fault:
     found = probe(cupy, 0)
     return found if isinstance(found, Fault) else "cuda:0 ran a kernel and a matrix product rightly"
+
+
+def _products(cupy: Any) -> str | Fault:
+    """Which library multiplies matrices in a captured step, and in which types."""
+    device = cupy.cuda.Device(0)
+    with device:
+        found = cublaslt.open_door(cupy)
+        if isinstance(found, Fault):
+            return found
+        kinds = {"float32": ("float32", None), "float64": ("float64", None)}
+        if int(device.compute_capability) >= LEAST:
+            kinds |= {"TF32": ("float32", "tf32"), "bfloat16": ("uint16", "bf16")}
+        types = ", ".join(name for name, kind in kinds.items() if found.can(*kind, "none"))
+        followed = ", ".join(e for e in cublaslt.NUMBERS if e != "none" and found.can("float32", None, e))
+    return f"captured with the step, by {found}: {types}; in the same launch: {followed or 'nothing'}"
 
 
 def _chosen() -> str | Check | Fault:

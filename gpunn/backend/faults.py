@@ -122,6 +122,19 @@ def wrong_numbers(device: str, what: str) -> Fault:
     return Fault("numbers", f"{device} ran {what}, but its numbers are wrong", remedy)
 
 
+def products_missing(told: str) -> Fault:
+    """cuBLASLt cannot be loaded."""
+    return Fault(
+        "products", f"cuBLASLt, which multiplies matrices in a captured step, is missing ({told})", pip_complete()
+    )
+
+
+def no_products(brief: str) -> Fault:
+    """cuBLASLt is there and does not work."""
+    what = f"cuBLASLt, which multiplies matrices in a captured step, does not work ({brief})"
+    return Fault("products", what, pip_reinstall())
+
+
 def out_of_memory(error: BaseException, cupy: Any, device: str) -> Fault:
     """Memory of the device ran out: what was needed, what is free, what to change."""
     try:

@@ -81,7 +81,7 @@ def from_tensors(
 
 def adopt(estimator: Any, model: Sequential, device: str) -> Any:
     """The estimator with that network, whose weights it shows; its optimiser begins anew."""
-    estimator._equip(model, device)
+    estimator._equip(model, device, asked=False)
     estimator.net_ = model
     estimator._show_weights()
     estimator._no_improvement_count = 0

@@ -82,6 +82,11 @@ class Layer:
         """A copy is in no network."""
         return {k: v for k, v in vars(self).items() if k != "in_use"}
 
+    @property
+    def meets_in_a_product(self) -> bool:
+        """Whether ∂C/∂a_prev is one product, which may apply the f′ of a layer below that says so too."""
+        return False
+
     def build(self, n_in: int) -> int:
         """Learn the number of inputs; returns the number of outputs. The default has as many outputs as inputs."""
         self.n_in = self.n_out = n_in

@@ -56,6 +56,11 @@ class Dense(Layer):
         if self.max_norm == 0:
             raise ValueError("max_norm must be > 0, or None for no limit")
 
+    @property
+    def meets_in_a_product(self) -> bool:
+        """True, but for a subclass with a pass of its own: it does not know what a product has done before."""
+        return type(self).forward is Dense.forward and type(self).backward is Dense.backward
+
     def build(self, n_in: int) -> int:
         self.n_in, self.n_out = n_in, self.units
         return self.units
@@ -77,7 +82,9 @@ class Dense(Layer):
             self.forward_to_z(ops, t, training)
             self.activation.record(ops, t.z, t.a)
             return
-        done = ops.affine(t.a_prev, t.W, t.b, out=t.z, f=self.activation.name if t.z is t.a else None)
+        f = self.activation.name
+        t.f, t.wants_db = f, self.trainable
+        done, t.kept = ops.affine(t.a_prev, t.W, t.b, t.z, t.a, f, judged=training, keeps=t.keeps)
         if done == "z":
             self.activation.record(ops, t.z, t.a)
         elif not done:
@@ -86,7 +93,7 @@ class Dense(Layer):
 
     def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """z = a_prev W + b (E1)"""
-        if self.use_bias and ops.affine(t.a_prev, t.W, t.b, out=t.z):
+        if self.use_bias and ops.affine(t.a_prev, t.W, t.b, t.z, t.z, "identity")[0]:
             return
         ops.matmul(t.a_prev, t.W, out=t.z)
         if self.use_bias:
@@ -94,14 +101,33 @@ class Dense(Layer):
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """δ = f′(z) ⊙ ∂C/∂a (E4, E5), ∂C/∂W = a_prevᵀ δ (E6), ∂C/∂b = Σ δ (E7), ∂C/∂a_prev = δ Wᵀ (E5)"""
+        summed = False
         if not t.delta_is_known:
-            self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
+            given = (ops, t.z, t.a, t.grad_a, t.delta)
+            summed = self.trainable and self.use_bias and self.activation.record_backward_and_sum(*given, t.db)
+            if not summed:
+                self.activation.record_backward(*given)
         if self.trainable:
-            ops.matmul(t.a_prev.T, t.delta, out=t.dW)
-            if self.use_bias:
-                ops(kernel("column_sum"), t.delta, out=t.db)
-        if t.grad_prev is not None:
+            wants_db = self.use_bias and not (summed or t.db_is_known)
+            if not (wants_db and ops.matmul_with_sums(t.a_prev.T, t.delta, out=t.dW, sums=t.db)):
+                ops.matmul(t.a_prev.T, t.delta, out=t.dW)
+                if wants_db:
+                    ops(kernel("column_sum"), t.delta, out=t.db)
+        if t.grad_prev is not None and not self._through_the_layer_below(ops, t):
             ops.matmul(t.delta, t.W.T, out=t.grad_prev)
+
+    def _through_the_layer_below(self, ops: Recorder, t: Buffers) -> bool:
+        """δˡ⁻¹ = f′(zˡ⁻¹) ⊙ (δ Wᵀ) (E5) and Σ δˡ⁻¹ (E7) in one product, where the layer below kept what f′ is made of.
+
+        Whether it was: that layer knows its δ then.
+        """
+        below = t.below
+        if below is None or below.kept is None:
+            return False
+        db = below.db if below.wants_db else None
+        if ops.matmul_through(t.delta, t.W.T, t.grad_prev, below.f, below.kept, db):
+            below.delta_is_known, below.db_is_known = True, db is not None
+        return bool(below.delta_is_known)
 
     def after_update(self, ops: Recorder, t: Buffers) -> None:
         """The column of W into neuron j is scaled back to `max_norm` where it is longer."""

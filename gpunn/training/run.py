@@ -174,6 +174,7 @@ class Run:
             "inputs": self.n_in,
             "layers": self._began,
             "dtype": net.dtype.name,
+            "precision": net.precision,
             "seed": str(net.seed),
             "optimizer": optimizers.to_config(net.optimizer),
             "loss": losses.to_config(net.loss),

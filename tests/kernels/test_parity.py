@@ -115,7 +115,9 @@ PLANTED = """
 def _planted(kernel):
     """(output, text with an error in it) for every output that the text assigns."""
     for o in kernel.signature.outputs:
-        if kernel.form == "elementwise":
+        if kernel.form == "elementwise" and np.dtype(o.type if o.type not in "TS" else "f4").kind in "iu":
+            yield o, f"{kernel.text} {o.name} ^= 1;"
+        elif kernel.form == "elementwise":
             # 8 ulp, where the bodies agree to the bit; the allowance is per element, of its largest term
             yield o, kernel.text + PLANTED % {"x": o.name, "ulp": 8 + kernel.ulp}
         elif o.kind == "raw" or (o.type != "T" and kernel.form != "reduction"):

@@ -1,0 +1,246 @@
+"""The whole training step as one CUDA graph: what walking in compiled code is to a CPU.
+
+A recorded step is a list of launches on fixed buffers, and whatever changes from step to step lies in the state array.
+So the list can be captured once and replayed: the host then pays one launch for a whole step, or for many. Replay does
+what the launches do when they are called one by one, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..kernels import DeviceLaunch
+from ..kernels import get as kernel
+
+WARM_UP = 3  # steps before capture: modules are loaded then, and libraries have made what they need
+MOST_NODES = 640  # launches of one graph, about
+MOST_STEPS = 32  # steps of one graph
+LOOKS = 8  # how often the host looks at the clock within the time it was given
+RATES = 4096  # learning rates on the device at once
+FILLS = 132 * 128 * 128  # elements of a product from which on it fills a GPU by itself: a tile for every multiprocessor
+
+
+class CaptureWarning(UserWarning):
+    """A step could not be captured as a CUDA graph and runs launch by launch; the message says why."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A launch and the branch of the graph on which it lies; `wait`: after all of the other branch so far."""
+
+    launch: DeviceLaunch
+    branch: int
+    wait: bool
+
+
+def place(launches: Sequence[DeviceLaunch]) -> tuple[list[Placed], bool]:
+    """The launches on two branches, and whether the first must wait for the second at the end.
+
+    A product that leaves part of a GPU idle, and on which the launch behind it does not depend, goes to the second:
+    ∂W = a_prevᵀ δ (E6) beside δ Wᵀ (E5). A branch waits for the other where it reads what that has written, or writes
+    what that has read or written, since it last waited.
+    """
+    placed: list[Placed] = []
+    since: tuple[list[DeviceLaunch], list[DeviceLaunch]] = ([], [])
+    entered = False  # a second stream joins a capture by waiting for the first
+    for launch, after in zip(launches, [*launches[1:], None], strict=True):
+        beside = not placed or placed[-1].branch == 0
+        apart = (
+            beside and launch.product and _size(launch) < FILLS and after is not None and not _depends(after, launch)
+        )
+        branch = int(apart)
+        others = since[1 - branch]
+        wait = any(_depends(launch, other) for other in others) or (apart and not entered)
+        if wait:
+            others.clear()
+        entered = entered or apart
+        since[branch].append(launch)
+        placed.append(Placed(launch, branch, wait))
+    return placed, bool(since[1])
+
+
+def _size(launch: DeviceLaunch) -> int:
+    return max((int(array.size) for array in launch.writes), default=0)
+
+
+def _depends(later: DeviceLaunch, earlier: DeviceLaunch) -> bool:
+    """Whether the order of the two counts."""
+    written, touched = _spans(earlier.writes), _spans([*earlier.reads, *earlier.writes])
+    return _meet(_spans(later.reads), written) or _meet(_spans(later.writes), touched)
+
+
+def _spans(arrays: Sequence[Any]) -> list[tuple[int, int]]:
+    """The bytes (from, to) in which an array's elements lie."""
+    found = []
+    for a in arrays:
+        if a.size:
+            steps = [(n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)]
+            low = int(a.data.ptr) + sum(s for s in steps if s < 0)
+            found.append((low, int(a.data.ptr) + sum(s for s in steps if s > 0) + int(a.itemsize)))
+    return found
+
+
+def _meet(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> bool:
+    return any(a < d and c < b for a, b in some for c, d in others)
+
+
+def join(backend: Any, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
+    """The same launches, neighbours that a stream may capture joined into graphs."""
+    joined: list[Callable[[], Any]] = []
+    pending: list[DeviceLaunch] = []
+
+    def end() -> None:
+        if pending:
+            joined.append(Graph(backend, pending) if len(pending) > 1 else pending[0])
+            pending.clear()
+
+    for launch in launches:
+        if isinstance(launch, DeviceLaunch):
+            pending.append(launch)
+        else:
+            end()
+            joined.append(launch)
+    end()
+    return joined
+
+
+class Graph:
+    """Launches as one: called, it runs them in order; `repeat` does so for step after step.
+
+    The first steps run launch by launch; then one step is captured, and several in one graph where there are many to
+    take. It is launched on the stream that is current, and captured on streams of its own.
+    """
+
+    def __init__(self, backend: Any, launches: Sequence[DeviceLaunch]) -> None:
+        self.backend = backend
+        self.launches = list(launches)
+        self.fault: str | None = None
+        self.taken = 0
+        self._captured: dict[tuple[int, bool], Any] = {}
+        self._streams: list[Any] = []
+        self._needs: list[Any] = []
+        self._placed: dict[bool, tuple[list[Placed], bool]] = {}
+        self._rates: Any = None
+        self._set_rate: DeviceLaunch | None = None
+        self._each = 0.0
+        nodes = max(1, sum(len(launch.calls) for launch in self.launches))
+        self.steps = max(1, min(MOST_STEPS, MOST_NODES // nodes))
+
+    def __call__(self) -> None:
+        """Run the launches once, in order."""
+        self._take(1, rated=False)
+
+    def repeat(self, steps: int, state: Any, rates: np.ndarray | None = None, first: int = 0, *, seconds: float) -> int:
+        """Run them `steps` times, or until `seconds` are over; how many times it was. A step for which the flag in
+        `state` stands changes nothing.
+
+        rates[t − first] is the learning rate of the optimiser's step t; None leaves it as it stands.
+        """
+        if rates is not None:
+            steps = min(steps, RATES)
+            self._put_rates(state, rates[:steps], first)
+        begin = now = time.monotonic()
+        done = 0
+        while True:
+            # what was asked of the device is done when the clock is looked at
+            some = max(1, int(seconds / LOOKS / self._each)) if self._each > 0 else 1
+            some = min(some, steps - done)
+            self._take(some, rated=rates is not None)
+            self.backend.synchronize()
+            before, now = now, time.monotonic()
+            done += some
+            # of these steps alone: the first ones compile
+            self._each = (now - before) / some
+            if done == steps or now - begin >= seconds:
+                return done
+
+    def _put_rates(self, state: Any, rates: np.ndarray, first: int) -> None:
+        made = self._set_rate is None
+        if self._set_rate is None:
+            self._rates = self.backend.zeros((RATES + 1,), np.float64)
+            bound = kernel("scheduled_rate").bind(self._rates, out=state, count=1)
+            assert isinstance(bound, DeviceLaunch)
+            self._set_rate = bound
+        self._rates[: len(rates) + 1] = self.backend.asarray(np.concatenate([[first], rates]))
+        if made:
+            self._set_rate()  # its module is loaded before a capture
+
+    def _take(self, steps: int, *, rated: bool) -> None:
+        """So many steps, asked of the device and not waited for."""
+        while steps > 0:
+            several = self.steps if steps >= self.steps else 1
+            graph = self._graph(several, rated)
+            if graph is None:
+                several = 1
+                for launch in self._list(rated):
+                    launch()
+            else:
+                graph.launch()
+            steps -= several
+            self.taken += several
+
+    def _list(self, rated: bool) -> list[DeviceLaunch]:
+        return [self._set_rate, *self.launches] if rated and self._set_rate is not None else self.launches
+
+    def _graph(self, steps: int, rated: bool) -> Any:
+        """The graph of so many steps, captured at first use; None while steps run launch by launch."""
+        if self.taken < WARM_UP or self.fault is not None:
+            return None
+        if (steps, rated) not in self._captured:
+            try:
+                self._captured[steps, rated] = self._capture(steps, rated)
+            except Exception as error:
+                # nothing has run: what capture refuses, the launches do one by one
+                self.fault = f"{type(error).__name__}: {error}"
+                warnings.warn(
+                    f"a step is not captured as a CUDA graph and runs launch by launch, which is slower: {self.fault}",
+                    CaptureWarning,
+                    stacklevel=2,
+                )
+                return None
+        return self._captured[steps, rated]
+
+    def _capture(self, steps: int, rated: bool) -> Any:
+        cuda = self.backend.xp.cuda
+        if rated not in self._placed:
+            self._placed[rated] = place(self._list(rated))
+        placed, joins = self._placed[rated]
+        if not self._streams:
+            self._streams = [cuda.Stream(non_blocking=True) for _ in range(2)]
+            # nothing may be allocated while they capture
+            self._needs = [self.backend.prepare(stream) for stream in self._streams]
+        main = self._streams[0]
+
+        def wait(branch: int) -> None:
+            event = cuda.Event(disable_timing=True)
+            self._streams[1 - branch].record(event)
+            self._streams[branch].wait_event(event)
+
+        main.begin_capture()
+        try:
+            for _ in range(steps):
+                for p in placed:
+                    if p.wait:
+                        wait(p.branch)
+                    with self._streams[p.branch]:
+                        p.launch()
+                if joins:
+                    wait(0)
+        except BaseException:
+            _abandon(main)
+            raise
+        return main.end_capture()
+
+
+def _abandon(stream: Any) -> None:
+    """End a capture of which something failed; that it failed is known."""
+    try:
+        stream.end_capture()
+    except Exception:
+        return

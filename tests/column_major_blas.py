@@ -1,0 +1,67 @@
+"""A product as a column-major library computes it, in NumPy on bare memory, with the epilogues of cuBLASLt.
+
+Element (i, j) of a matrix lies at i + j·leading. The rectifier's mask has bit i + j·leading for element (i, j) of D.
+"""
+
+import ctypes
+
+import numpy as np
+
+
+def matrix(pointer, dtype, rows, columns, leading):
+    """The matrix at an address, as a view."""
+    dtype = np.dtype(dtype)
+    count = (columns - 1) * leading + rows
+    memory = np.frombuffer((ctypes.c_byte * (count * dtype.itemsize)).from_address(pointer), dtype)
+    return np.lib.stride_tricks.as_strided(memory, (rows, columns), (dtype.itemsize, leading * dtype.itemsize))
+
+
+def numbers(x):
+    """float32 of bfloat16 patterns, else the numbers themselves."""
+    return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
+
+
+def bits(pointer, m, n, leading):
+    """The mask's rows of bytes, one a column of D."""
+    return matrix(pointer, np.uint8, leading // 8, n, leading // 8).T
+
+
+def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, kept=None, zero_is_above=False):
+    """D = op(A) op(B), then the epilogue; views of memory, `vector` and `kept` too, `mask` as `bits` gives it.
+
+    `zero_is_above`: the mask stands where z ≥ 0, as NVIDIA's tests of it have it.
+    """
+    left, right = (numbers(x).T if t else numbers(x) for x, t in zip((A, B), transposed, strict=True))
+    with np.errstate(all="ignore"):
+        z = np.matmul(left, right, dtype=D.dtype)
+        if epilogue in ("bias", "relu", "relu_mask", "gelu", "gelu_z"):
+            z = z + vector[:, None]
+        if epilogue in ("relu", "relu_mask"):
+            # a NaN is not above 0, so that it becomes 0: as the library does it
+            above = z > 0
+            if epilogue == "relu_mask":
+                above = above | (z == 0) if zero_is_above else above
+                mask[:, : -(-len(z) // 8)] = np.packbits(above.T, axis=1, bitorder="little")
+            z = np.where(above, z, 0)
+        elif epilogue in ("gelu", "gelu_z"):
+            if epilogue == "gelu_z":
+                kept[...] = z
+            z = gelu(z)[0]
+        elif epilogue.startswith("drelu"):
+            z = np.where(np.unpackbits(mask, axis=1, count=len(z), bitorder="little").T, z, 0)
+        elif epilogue.startswith("dgelu"):
+            z = z * gelu(kept)[1]
+        D[...] = z
+        if epilogue.endswith("lu_sums"):
+            vector[...] = z.sum(axis=1)
+        elif epilogue == "sums":
+            vector[...] = left.sum(axis=1)
+
+
+def gelu(z):
+    """The tanh form and its derivative."""
+    c, k = np.sqrt(2 / np.pi), 0.044715
+    t = np.tanh(c * (z + k * z**3))
+    return tuple(
+        x.astype(z.dtype) for x in (z / 2 * (1 + t), (1 + t) / 2 + z / 2 * (1 - t * t) * c * (1 + 3 * k * z * z))
+    )

@@ -1,0 +1,289 @@
+"""TF32 and bfloat16 by name: simulated on the fake cuBLASLt, against a step in NumPy that rounds the same operands."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import tolerances
+from backend.test_cublaslt import data, missing, net_of, rounded
+
+import gpunn
+from gpunn import MLPClassifier, MLPRegressor
+from gpunn.backend import get, to_host
+from gpunn.backend.products import ProductWarning
+from gpunn.kernels import get as kernel
+from gpunn.recording import Recorder
+from gpunn.training.checkpoint import CheckpointError
+
+BF16 = 2.0**-8
+
+
+# --- what is rounded --------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_bfloat16():
+    """1 + 2⁻⁸ lies between 1 and 1 + 2⁻⁷ and goes to the even one, as 1 + 3·2⁻⁸ does; then by the definition."""
+    x = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8 + 2**-20), 3.4e38, np.inf, -0.0], np.float32)
+    patterns = kernel("to_bfloat16")(x[None])[0]
+    wanted = [0x3F80, 0x3F80, 0x3F82, 0xBF81, 0x7F80, 0x7F80, 0x8000]
+    assert patterns.tolist() == wanted
+    x = np.random.default_rng(0).normal(size=(1, 4096)) * 2.0 ** np.arange(-60, 68)[:, None]
+    x = x.astype(np.float32)
+    found = (kernel("to_bfloat16")(x).astype(np.uint32) << 16).view(np.float32)
+    assert np.array_equal(found, rounded(x))
+
+
+def step(X, y, W, b, f, slope):
+    """Gradients of softmax and cross-entropy with bfloat16 operands: E1 to E7, operands rounded."""
+    a, z = [X], []
+    for k in range(len(W)):
+        z.append(rounded(a[-1]) @ rounded(W[k]) + b[k])
+        a.append(f(z[-1]) if k + 1 < len(W) else z[-1])
+    e = np.exp(z[-1] - z[-1].max(axis=1, keepdims=True))
+    delta = ((e / e.sum(axis=1, keepdims=True) - np.eye(z[-1].shape[1])[y]) / len(y)).astype(np.float32)
+    found = []
+    for k in reversed(range(len(W))):
+        # the last layer's intercepts add what its weights' product reads; below, what a product has written
+        db = (rounded(delta) if k + 1 == len(W) else delta).sum(axis=0)
+        found = [rounded(a[k]).T @ rounded(delta), db, *found]
+        if k:
+            delta = ((rounded(delta) @ rounded(W[k]).T) * slope(z[k - 1])).astype(np.float32)
+    return found
+
+
+RELU = (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(np.float32))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_step_in_bfloat16_rounds_the_operands_of_products_and_nothing_else(fake_cupy, activation):
+    from gpunn.kernels import activation_kernels
+
+    kernels = activation_kernels(activation)
+    f, slope = RELU if activation == "relu" else (lambda z: kernels.f(z).astype(np.float32), kernels.slope)
+    X, y = data(24)
+    X = X.astype(np.float32)
+    net = net_of("cuda", sizes=(32, 16), activation=activation, precision="bf16", optimizer=gpunn.SGD(0.5))
+    exact = net_of("cuda", sizes=(32, 16), activation=activation, optimizer=gpunn.SGD(0.5))
+    weights = net.get_weights()
+    apart = 0.0
+    for _ in range(3):
+        wanted = step(X, y, weights[::2], weights[1::2], f, slope)
+        got = net.loss_and_gradients(X, y)[1]
+        for a, b in zip(got, wanted, strict=True):
+            allowed = tolerances.rounded_operands(32, np.abs(b).max(), BF16)
+            tolerances.assert_within(a, b.astype(np.float32), allowed)
+        plain = exact.loss_and_gradients(X, y)[1]
+        apart = max(apart, *(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(got, plain, strict=True)))
+        net.train_on_batch(X, y)
+        # the weights themselves are float32, and move by what they are told
+        for w, g, now in zip(weights, got, net.get_weights(), strict=True):
+            tolerances.assert_within(now, w - np.float32(0.5) * g, tolerances.ulps(np.float32, 2, np.abs(w).max() + 1))
+        weights = net.get_weights()
+        exact.set_weights(weights)
+    assert apart > 1e-3  # the roundings show
+    names = {c.removeprefix("product ") for c in fake_cupy.state.calls if c.startswith("product")}
+    assert ("gelu_z" in names and "dgelu_sums" in names) == (activation == "gelu")
+
+
+def test_every_operand_is_rounded_once_a_step(fake_cupy):
+    """x, the weights, the activations and δ of every layer: 3L roundings for 3L − 1 products."""
+    from gpunn.training import loop
+
+    net = net_of("cuda", sizes=(32, 16), precision="bf16")
+    net.train_on_batch(*data(8))
+    with loop.training_plan(net._net, 8, weighted=False) as plan:
+        for _ in range(2):
+            fake_cupy.state.calls.clear()
+            for launch in [*plan.forward, *plan.loss, *plan.backward, *plan.update]:
+                launch()
+            assert fake_cupy.state.calls.count("kernel gpunn_to_bfloat16") == 9
+            assert sum(c.startswith("product") for c in fake_cupy.state.calls) == 8
+        low = plan.bytes
+    plain = net_of("cuda", sizes=(32, 16))
+    plain.train_on_batch(*data(8))
+    with loop.training_plan(plain._net, 8, weighted=False) as plan:
+        # two bytes an element: x and W, a and W, a and W, δ, δ, δ, their columns filled up to multiples of 8
+        copies = 8 * 8 + 6 * 32, 8 * 32 + 32 * 16, 8 * 16 + 16 * 8, 8 * 8, 8 * 16, 8 * 32
+        assert low - plan.bytes == 2 * sum(copies)
+
+
+def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
+    backend = get("cuda")
+    a, b, c = (backend.asarray(np.eye(4, dtype=np.float32) * k) for k in (1, 2, 3))
+    outs = [backend.empty((4, 4), np.float32) for _ in range(7)]
+    ops = Recorder(backend, precision="bf16")
+
+    def casts():
+        return sum(isinstance(item, tuple) and item[0].name == "to_bfloat16" for item in ops._stages[0])
+
+    ops.matmul(a, b, out=outs[0])
+    ops.matmul(a.T, b, out=outs[1])
+    ops.matmul(b, a.T, out=outs[2])
+    assert casts() == 2
+    ops(kernel("identity"), c, out=a)
+    ops.matmul(a, b, out=outs[3])
+    assert casts() == 3
+    ops(kernel("identity"), c[:1], out=b[1:2])  # a part of it
+    ops.matmul(a, b, out=outs[4])
+    assert casts() == 4
+    ops.matmul(outs[4], b, out=outs[5])
+    ops.matmul(c, b, out=outs[4])
+    ops.matmul(outs[4], b, out=outs[6])
+    assert casts() == 7
+    ops.call(lambda: None, why="nobody knows what it writes")
+    ops.matmul(a, b, out=outs[0])
+    assert casts() == 9
+    stage = ops.take()
+    ops.bind()
+    for launch in stage:
+        launch()
+    changed = np.diag([2.0, 2.0, 2.0, 2.0])
+    changed[1] = [3, 0, 0, 0]
+    assert np.array_equal(to_host(outs[0]), 3 * changed) and np.array_equal(to_host(outs[3]), 6 * np.eye(4))
+    assert np.array_equal(to_host(outs[6]), 3 * changed @ changed)
+
+
+def test_rows_of_copies_begin_where_fast_products_want_them(fake_cupy):
+    backend = get("cuda")
+    copy, _ = backend.operands("bf16").of(backend.asarray(np.ones((5, 3), np.float32)))
+    assert copy.shape == (5, 3) and copy.strides == (16, 2)
+
+
+def test_tf32_is_how_products_are_computed_and_nothing_else(fake_cupy):
+    library = fake_cupy.state.cublaslt
+    net = net_of("cuda", precision="tf32")
+    net.fit(*data(), batch_size=8, epochs=2, verbose=0)
+    assert {key[0] for key, *_ in library._algorithms.values()} == {77}  # CUBLAS_COMPUTE_32F_FAST_TF32
+    assert "kernel gpunn_to_bfloat16" not in fake_cupy.state.calls
+    assert net.precision == "tf32" and net._net.theta.dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_whole_fits_are_captured_too(fake_cupy, precision):
+    net = net_of("cuda", precision=precision)
+    before = net.evaluate(*data())["loss"]
+    net.fit(*data(), batch_size=8, epochs=6, verbose=0)
+    assert any(c.startswith("graph of") for c in fake_cupy.state.calls)
+    assert net.evaluate(*data())["loss"] < before and fake_cupy.state.calls.count("matmul") == 1
+
+
+# --- by name, and never silently --------------------------------------------------------------------------------------
+
+
+def test_what_a_device_cannot_is_refused_with_the_remedy_and_nothing_changes(fake_cupy, monkeypatch):
+    net = net_of("cuda")
+    ask = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "device": "cuda"}
+    monkeypatch.setattr(fake_cupy.cuda.Device, "compute_capability", "75")
+    with pytest.raises(ValueError, match=r"precision='tf32' needs compute capability 8\.0, and cuda:0 has 7\.5; leave"):
+        net.compile(**ask, precision="tf32")
+    monkeypatch.undo()
+
+
+def test_without_the_library_less_precision_is_refused(fake_cupy, monkeypatch):
+    missing(monkeypatch)
+    for precision in ("tf32", "bf16"):
+        with pytest.raises(ValueError, match=f"precision='{precision}' needs cuBLASLt: .*missing.*Remedy.*or leave"):
+            net_of("cuda", precision=precision)
+
+
+def test_float64_networks_have_no_less_precision(fake_cupy):
+    with pytest.raises(ValueError, match="precision='bf16' is for float32, and the network is in float64; give dtype="):
+        net_of("cuda", dtype="float64", precision="bf16")
+
+
+def test_a_product_that_the_library_refuses(fake_cupy):
+    """bfloat16 has no other way; TF32 has float32's, and it is said."""
+    fake_cupy.state.cublaslt.refuse = {"none"}
+    with pytest.raises(
+        RuntimeError, match=r"precision='bf16': cuBLASLt takes no product of \(8, 3\) by \(3, 8\): .*; leave"
+    ):
+        net_of("cuda", precision="bf16").train_on_batch(*data(8))
+    with pytest.warns(ProductWarning, match="no algorithm"):
+        net_of("cuda", precision="tf32").train_on_batch(*data(8))
+
+
+def test_networks_keep_their_precision(fake_cupy, tmp_path):
+    net = net_of("cuda", precision="bf16")
+    net.save(tmp_path / "m.safetensors")
+    there = gpunn.load(tmp_path / "m.safetensors", device="cuda")
+    here = gpunn.load(tmp_path / "m.safetensors", device="cpu")
+    for copied in (there, here, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert copied.precision == "bf16"
+    assert "\nproducts in bf16\n" in str(net.summary())
+    assert "\nproducts in bf16 on a GPU; here in float32\n" in str(here.summary())
+    assert "products in" not in str(net_of("cuda").summary())
+    X, _ = data()
+    np.testing.assert_array_equal(there.predict(X), net.predict(X))
+    plain = net_of("cpu")
+    np.testing.assert_array_equal(here.predict(X), plain.predict(X))
+    assert (there.predict(X) != plain.predict(X)).any()
+    np.testing.assert_array_equal(here.to("cuda").predict(X), net.predict(X))
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda")
+    assert net.precision is None
+    np.testing.assert_allclose(net.predict(X), plain.predict(X), rtol=1e-5)
+
+
+def test_a_file_with_a_precision_that_is_none_is_refused(fake_cupy, tmp_path):
+    net = net_of("cuda", precision="bf16")
+    tensors, metadata = net.to_tensors()
+    metadata["compiled"]["precision"] = "half"
+    with pytest.raises(ValueError, match="precision must be None, 'tf32' or 'bf16', got 'half'"):
+        gpunn.Sequential.from_tensors(tensors, metadata)
+    del metadata["compiled"]["precision"]  # of an older version
+    assert gpunn.Sequential.from_tensors(tensors, metadata).precision is None
+
+
+def test_a_fit_goes_on_in_the_precision_that_it_began_in(fake_cupy, tmp_path):
+    path = tmp_path / "c.safetensors"
+    fit = {"batch_size": 8, "verbose": 0}
+    whole = net_of("cuda", precision="bf16")
+    whole.fit(*data(), epochs=4, **fit)
+    first = net_of("cuda", precision="bf16")
+    first.fit(*data(), epochs=2, callbacks=[gpunn.ModelCheckpoint(path)], **fit)
+    with pytest.raises(CheckpointError, match="of another fit: precision is 'bf16' in the file and None here"):
+        net_of("cuda").fit(*data(), epochs=4, callbacks=[gpunn.ModelCheckpoint(path)], resume=path, **fit)
+    again = net_of("cuda", precision="bf16")
+    again.fit(*data(), epochs=4, callbacks=[gpunn.ModelCheckpoint(path)], resume=path, **fit)
+    for a, b in zip(again.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def estimator(cls=MLPClassifier, **options):
+    options = {"hidden_layer_sizes": (8,), "max_iter": 2, "random_state": 0, "device": "cuda"} | options
+    return cls(**options)
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_estimators_take_it_by_name(fake_cupy, tmp_path):
+    X, y = data()
+    with pytest.raises(ValueError, match="precision='bf16' is for float32, and the network is in float64"):
+        estimator(precision="bf16").fit(X, y)
+    for cls in (MLPClassifier, MLPRegressor):
+        low, plain = (estimator(cls, dtype="float32", precision=p).fit(X, y) for p in ("bf16", None))
+        assert low.net_.precision == "bf16" and any(
+            (a != b).any() for a, b in zip(low.coefs_, plain.coefs_, strict=True)
+        )
+    low = estimator(dtype="float32", precision="bf16").fit(X, y)
+    low.partial_fit(X, y)
+    assert low.net_.precision == "bf16"
+    low.set_params(precision=None).partial_fit(X, y)
+    assert low.net_.precision is None
+    with pytest.raises(ValueError, match="precision='tf32' is for GPUs"):
+        low.set_params(precision="tf32", device="cpu").partial_fit(X, y)
+    assert low.net_.device == "cuda:0"
+    low.set_params(precision="tf32", device="cuda").save(tmp_path / "e.safetensors")
+    assert gpunn.load(tmp_path / "e.safetensors", device="cuda").net_.precision == "tf32"
+    assert gpunn.load(tmp_path / "e.safetensors", device="cpu").net_.device == "cpu"
+
+
+def test_checks_know_it(fake_cupy):
+    """Gradients are checked in float64, and two devices may part by what was rounded."""
+    X, y = data(12)
+    net = net_of("cuda", sizes=(16,), activation="tanh", precision="bf16")
+    assert gpunn.check_gradients(net, X, y).ok and net.precision == "bf16"
+    low = gpunn.compare_devices(net, X, y, steps=2, devices=("cpu", "cuda"))
+    high = gpunn.compare_devices(net_of("cuda", sizes=(16,), activation="tanh"), X, y, steps=2, devices=("cpu", "cuda"))
+    assert low.ok and high.ok
+    found = [max(d.relative for _, row in r.layers for d in row.values()) for r in (low, high)]
+    assert found[1] < 1e-5 < found[0] < low.allowed < 0.2
