@@ -69,12 +69,14 @@ def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy):
     events = iter(["computed", "added"])
 
     def stream(name, ptr):
-        return SimpleNamespace(ptr=ptr, name=name, wait_event=lambda event: said((name, "waits for", event.name)))
+        return SimpleNamespace(
+            ptr=ptr,
+            record=lambda event: said((event.name, "in", name)),
+            wait_event=lambda event: said((name, "waits for", event.name)),
+        )
 
     def event(disable_timing):
-        made = SimpleNamespace(name=next(events))
-        made.record = lambda stream: said((made.name, "in", stream.name))
-        return made
+        return SimpleNamespace(name=next(events))
 
     here, apart = stream("here", 1), stream("apart", 2)
     cupy.cuda.get_current_stream, cupy.cuda.Stream, cupy.cuda.Event = lambda: here, lambda non_blocking: apart, event
@@ -114,15 +116,8 @@ def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     import gpunn
     from gpunn.parallel.strategy import Team
 
-    nccl, stream = Calls(), SimpleNamespace(ptr=7, wait_event=lambda event: None)
-    monkeypatch.setattr(
-        fake_cupy.ndarray, "data", property(lambda a: SimpleNamespace(ptr=a._a.ctypes.data)), raising=False
-    )
+    nccl = Calls()
     monkeypatch.setattr(fake_cupy.cuda, "nccl", nccl, raising=False)
-    monkeypatch.setattr(fake_cupy.cuda, "get_current_stream", lambda: stream, raising=False)
-    event = SimpleNamespace(record=lambda stream: None)
-    monkeypatch.setattr(fake_cupy.cuda, "Event", lambda disable_timing: event, raising=False)
-    monkeypatch.setattr(fake_cupy.cuda, "Stream", lambda non_blocking: stream)
     alone = processes(size=1)
     alone.meet, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
     strategy = gpunn.DataParallel(bucket_bytes=bucket)
