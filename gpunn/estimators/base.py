@@ -76,7 +76,7 @@ class Perceptron:
     dtype               None is scikit-learn's rule: float32 X is fitted in float32 (by lbfgs in float64), all else in
                         float64; "float32" asks for the fast path
     device              "auto", "cpu", "cuda" or "cuda:N"
-    precision           "tf32" or "bf16" on a GPU; None computes in `dtype`
+    precision           "tf32" or "bf16" on a GPU, with dtype="float32"; None computes in `dtype`
     verbose             as in scikit-learn, or "bar" for a progress bar
     """
 
