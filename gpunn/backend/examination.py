@@ -157,7 +157,7 @@ def _products(cupy: Any) -> str | Fault:
         found = cublaslt.open_door(cupy)
         if isinstance(found, Fault):
             return found
-        kinds = {"float32": ("float32", None), "float64": ("float64", None)}
+        kinds: dict[str, tuple[str, str | None]] = {"float32": ("float32", None), "float64": ("float64", None)}
         if int(device.compute_capability) >= LEAST:
             kinds |= {"TF32": ("float32", "tf32"), "bfloat16": ("uint16", "bf16")}
         types = ", ".join(name for name, kind in kinds.items() if found.can(*kind, "none"))
