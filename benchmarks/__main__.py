@@ -7,9 +7,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import cpu, readme
+from . import cpu, devices, draw, gpu, gpu_check, kernels, larger, launches, many, readme, scale
 
-COMMANDS: dict[str, Any] = {"cpu": cpu, "readme": readme}
+COMMANDS: dict[str, Any] = {
+    "cpu": cpu,
+    "gpu": gpu,
+    "gpu-check": gpu_check,
+    "launches": launches,
+    "kernels": kernels,
+    "devices": devices,
+    "larger": larger,
+    "many": many,
+    "scale": scale,
+    "draw": draw,
+    "readme": readme,
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from . import goals, machine, report, results
+from .command import FOLDER, as_data, draw, names, positive, say, write, write_text
 from .comparison import References, Settings, Workers, compare
 from .contestants import CPU, Contestant
 from .nets import NETS, SWEEPS
 from .process import available_cores
 
 HELP = "compare training and prediction on the CPU"
-FOLDER = Path(__file__).resolve().parent / "results"
 EPILOG = """
 A full run, without --quick or anything that narrows it, writes cpu.json, cpu.md
 and the pictures to benchmarks/results. Any other run prints its tables and
@@ -28,7 +26,6 @@ name. Exit status 1 says that a contestant disagreed or failed.
 """
 QUICK_NETS = ("seed", "tabular", "digits")
 QUICK_ROUNDS, FULL_ROUNDS, SWEEP_ROUNDS = 3, 9, 5
-LARGEST_FILE = 300 * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
     parser.add_argument("--quick", action="store_true", help="a look within a minute, see below")
-    parser.add_argument("--nets", type=_names(NETS), metavar="A,B", help=f"of {', '.join(NETS)}")
+    parser.add_argument("--nets", type=names(NETS), metavar="A,B", help=f"of {', '.join(NETS)}")
     peers = [name for name, c in CPU.items() if c.kind == "peer"]
     parser.add_argument(
         "--peers",
-        type=_names(dict.fromkeys(peers)),
+        type=names(dict.fromkeys(peers)),
         metavar="A,B",
         help=f"of {', '.join(peers)}; gpunn and the floor always take part",
     )
@@ -48,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_threads, metavar="1,all", help="one thread pinned to a core, all cores; both unless --quick"
     )
     parser.add_argument("--precision", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=_positive, metavar="N", help=f"{FULL_ROUNDS}; with --quick {QUICK_ROUNDS}")
+    parser.add_argument("--rounds", type=positive, metavar="N", help=f"{FULL_ROUNDS}; with --quick {QUICK_ROUNDS}")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sets, weights and orders")
     parser.add_argument(
         "--sweep", action=argparse.BooleanOptionalAction, help="cost as batch and width grow; part of a full run"
@@ -61,17 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write; 1 where a contestant disagreed or failed, else 0."""
     result = measure(arguments)
     verdicts = goals.verdicts(result)
-    result["goals"] = [_as_data(v) for v in verdicts]
+    result["goals"] = [as_data(v) for v in verdicts]
     if arguments.json is not None:
-        _write(result, arguments.json)
+        write(result, arguments.json)
     folder = arguments.out
     if folder is None and arguments.json is None and _is_full(arguments):
         folder = FOLDER
-    names: list[str] = []
     if folder is not None:
-        _write(result, folder / "cpu.json")
-        names = _draw(result, folder)
-        (folder / "cpu.md").write_text(report.markdown(result, verdicts, names), encoding="utf-8")
+        write(result, folder / "cpu.json")
+        pictures = draw(result, folder)
+        write_text(report.markdown(result, verdicts, pictures), folder / "cpu.md")
     print(report.markdown(result, verdicts))
     notes = [row["note"] for row in [*result["rows"], *result.get("sweeps", [])] if row["us_per_step"] is None]
     return int(any(note.startswith(("disagrees", "failed")) for note in notes))
@@ -87,7 +83,7 @@ def _is_full(arguments: argparse.Namespace) -> bool:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The result of a run, without its goals."""
     quick = arguments.quick
-    names = arguments.nets or (QUICK_NETS if quick else tuple(NETS))
+    nets = arguments.nets or (QUICK_NETS if quick else tuple(NETS))
     settings = Settings(
         seed=arguments.seed,
         precision=arguments.precision,
@@ -103,11 +99,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     references = References(settings, cores)
     rows: list[results.Row] = []
     for n in counts:
-        workers = Workers(n, absent, versions, _say)
+        workers = Workers(n, absent, versions, say)
         try:
-            for name in names:
-                _say(f"{name}, {n} thread{'s' * (n > 1)}")
-                entries = compare(NETS[name], everyone, workers, references, settings, _say)
+            for name in nets:
+                say(f"{name}, {n} thread{'s' * (n > 1)}")
+                entries = compare(NETS[name], everyone, workers, references, settings, say)
                 rows += results.rows(NETS[name], entries, settings.precision)
                 if settings.fresh:
                     workers.close()
@@ -115,11 +111,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             workers.close()
     for contestant in CPU.values():
         if contestant not in everyone:
-            rows += _left_out(contestant, names, counts, arguments)
+            rows += _left_out(contestant, nets, counts, arguments)
     result: dict[str, Any] = {"machine": {}, "rows": rows}
     if arguments.sweep or (arguments.sweep is None and not quick and arguments.nets is None):
         sweepers = [c for c in everyone if c.sweeps]
-        result["sweeps"] = _sweep(sweepers, Workers(counts[0], absent, versions, _say), references, settings)
+        result["sweeps"] = _sweep(sweepers, Workers(counts[0], absent, versions, say), references, settings)
     result["machine"] = machine.record(
         versions,
         threads=counts,
@@ -139,7 +135,7 @@ def _takes_part(contestant: Contestant, arguments: argparse.Namespace) -> bool:
 
 
 def _left_out(
-    contestant: Contestant, names: tuple[str, ...], counts: list[int], arguments: argparse.Namespace
+    contestant: Contestant, nets: tuple[str, ...], counts: list[int], arguments: argparse.Namespace
 ) -> list[results.Row]:
     """Rows that say who was not asked."""
     why = "not run (not among --peers)" if arguments.peers is not None else "not run (left out by --quick)"
@@ -147,7 +143,7 @@ def _left_out(
     return [
         {"net": name, "mode": mode, **row, "threads": n, "us_per_step": None, "note": why}
         for n in counts
-        for name in names
+        for name in nets
         for mode in contestant.modes
     ]
 
@@ -161,31 +157,12 @@ def _sweep(
     try:
         for sweep, points in SWEEPS.items():
             for at, net in points.items():
-                _say(f"{sweep} {at}, {workers.threads} thread{'s' * (workers.threads > 1)}")
-                entries = compare(net, contestants, workers, references, fewer, _say, ("train",))
+                say(f"{sweep} {at}, {workers.threads} thread{'s' * (workers.threads > 1)}")
+                entries = compare(net, contestants, workers, references, fewer, say, ("train",))
                 rows += [{"sweep": sweep, "at": at, **row} for row in results.rows(net, entries, fewer.precision)]
     finally:
         workers.close()
     return rows
-
-
-def _write(result: dict[str, Any], path: Path) -> None:
-    size = results.write(result, path)
-    if size > LARGEST_FILE:
-        _say(f"{path.name} takes {size / 1024:.0f} KiB, more than the {LARGEST_FILE // 1024} that the repository keeps")
-
-
-def _draw(result: dict[str, Any], folder: Path) -> list[str]:
-    try:
-        from . import pictures
-    except ImportError as error:
-        _say(f'no pictures: {error}; pip install -e ".[plot]"')
-        return []
-    return pictures.draw(result, folder)
-
-
-def _as_data(v: goals.Verdict) -> dict[str, Any]:
-    return {**vars(v.goal), "threads": v.threads, "said": v.said, "median": v.median, "upper": v.upper, "whom": v.whom}
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -201,32 +178,5 @@ def _command(arguments: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-_begun = time.monotonic()
-
-
-def _say(line: str) -> None:
-    print(f"{time.monotonic() - _begun:6.0f} s  {line}", file=sys.stderr, flush=True)
-
-
-def _names(known: Any) -> Any:
-    """A parser of names, separated by commas, that are all known."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        given = tuple(dict.fromkeys(text.split(",")))
-        for name in given:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is unknown; there are {', '.join(known)}")
-        return given
-
-    return parse
-
-
 def _threads(text: str) -> tuple[str, ...]:
-    return tuple(_names(dict.fromkeys(("1", "all")))(text))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    return tuple(names(dict.fromkeys(("1", "all")))(text))

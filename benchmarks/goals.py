@@ -1,19 +1,22 @@
-"""What gpunn set out to reach on a CPU, as data, and what a result says of it. A goal that is missed stays here."""
+"""What gpunn set out to reach, as data, and what a result says of it. A goal that is missed stays here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .results import find
+from .contestants import COMPILED
+from .results import find, setting
 
 
 @dataclass(frozen=True)
 class Goal:
     """`contestant` at `net` in `mode` takes at most `limit` of what `against` takes.
 
-    against  a contestant, "best peer" or "floor"; None: `limit` is µs
-    what     the time of a step, or the peak memory of the process that trains
+    against    a contestant, "best peer", "best compiled" (of the peers that are compiled or captured as a whole),
+               "floor" or "bytes"; None: `limit` is µs
+    what       the time of a step, or the peak memory of the process that trains
+    precision  the only one that it is held to; None: every number of threads there is
     """
 
     number: int
@@ -23,6 +26,7 @@ class Goal:
     against: str | None
     limit: float
     what: Literal["time", "memory"] = "time"
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Verdict:
     """What a run says of a goal: met, missed or not measured; medians and upper quartiles of ratios, or of µs."""
 
     goal: Goal
-    threads: int
+    under: int | str  # threads or precision
     said: Literal["met", "missed", "not measured"]
     median: float | None = None
     upper: float | None = None
@@ -61,14 +65,39 @@ GOALS = [
 ]
 
 
+# "so many times faster" is a limit of one over it, "products are so much of the step" likewise
+GPU_GOALS = [
+    goal
+    for net, precision, eager, compiled in (
+        ("small", "float32", 10, 1.5),
+        ("mid", "bf16", 2, 1.15),
+        ("large", "bf16", 1.15, 1.03),
+        ("narrow", "bf16", 3, 1.5),
+    )
+    for goal in (
+        Goal(1, net, "train", "gpunn", "torch-eager", 1 / eager, precision=precision),
+        Goal(2, net, "train", "gpunn", "best compiled", 1 / compiled, precision=precision),
+    )
+] + [
+    Goal(3, "mid", "train", "gpunn", "floor", 1 / 0.75, precision="bf16"),
+    Goal(3, "large", "train", "gpunn", "floor", 1 / 0.88, precision="bf16"),
+    Goal(4, "narrow", "train", "gpunn", "bytes", 1.5, precision="bf16"),
+    # with layers merged into one another
+    Goal(5, "narrow", "train", "gpunn", "best compiled", 1 / 3, precision="bf16"),
+]
+
+
 def verdicts(result: dict[str, Any], goals: list[Goal] | None = None) -> list[Verdict]:
-    """Every goal for every number of threads in the result."""
-    threads = sorted({row["threads"] for row in result["rows"]})
-    return [verdict(goal, result, n) for goal in (GOALS if goals is None else goals) for n in threads]
+    """Every goal for every number of threads in the result, or for the precision that it names."""
+    under = sorted({setting(row) for row in result["rows"]}, key=lambda u: (isinstance(u, str), u))
+    found = []
+    for goal in GOALS if goals is None else goals:
+        found += [verdict(goal, result, u) for u in (under if goal.precision is None else [goal.precision])]
+    return found
 
 
-def verdict(goal: Goal, result: dict[str, Any], threads: int) -> Verdict:
-    """One goal for one number of threads."""
+def verdict(goal: Goal, result: dict[str, Any], threads: int | str) -> Verdict:
+    """One goal for one number of threads, or one precision."""
     row = find(result, goal.net, goal.mode, goal.contestant, threads)
     nothing = Verdict(goal, threads, "not measured")
     if row is None:
@@ -80,23 +109,28 @@ def verdict(goal: Goal, result: dict[str, Any], threads: int) -> Verdict:
         return _judged(goal, threads, row["peak_mib"] / other["peak_mib"], None, goal.against)
     if goal.against is None:
         return _judged(goal, threads, row["us_per_step"], row["us_quartiles"][1], None)
-    if goal.against in ("best peer", "floor"):
-        name = "ratio_to_floor" if goal.against == "floor" else "ratio_to_best_peer"
+    if goal.against in ("best peer", "floor", "bytes"):
+        name = "ratio_to_best_peer" if goal.against == "best peer" else f"ratio_to_{goal.against}"
         if name not in row:
             return nothing
-        whom = "floor" if goal.against == "floor" else row["best_peer"]
+        whom = row["best_peer"] if goal.against == "best peer" else goal.against
         return _judged(goal, threads, row[name], row[f"{name}_quartiles"][1], whom)
-    if goal.against not in row.get("ratios", {}):
+    over = row.get("ratios", {})
+    whom = goal.against
+    if whom == "best compiled":
+        # over the fastest the ratio is largest
+        whom = max((name for name in COMPILED if name in over), key=lambda name: over[name][1], default=None)
+    if whom not in over:
         return nothing
-    _, median, upper = row["ratios"][goal.against]
-    return _judged(goal, threads, median, upper, goal.against)
+    _, median, upper = over[whom]
+    return _judged(goal, threads, median, upper, whom)
 
 
 def _mode_of(goal: Goal) -> str:
     return "fit" if goal.against == "scikit-learn" else "train"
 
 
-def _judged(goal: Goal, threads: int, median: float, upper: float | None, whom: str | None) -> Verdict:
+def _judged(goal: Goal, threads: int | str, median: float, upper: float | None, whom: str | None) -> Verdict:
     met = median <= goal.limit
     if goal.limit == 1.0 and upper is not None:
         met = met and upper <= UPPER_AT_ONE

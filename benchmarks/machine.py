@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -68,7 +69,8 @@ def commit() -> str:
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        # a copy of the checkout without its history may be told
+        return os.environ.get("GPUNN_COMMIT", "unknown")
     return head + ("+" if changed else "")
 
 

@@ -18,9 +18,11 @@ class Net:
 
     sizes  inputs, hidden widths, outputs
     batch  rows of a step
-    rows   rows of the set: at least 20 steps an epoch, no shorter last batch, a multiple of PREDICTION_ROWS
+    rows   rows of the set: at least 20 steps an epoch, no shorter last batch, a multiple of `block`
     rule   "adam" or "sgd", of that learning rate
     loss   "half_squared_error", or "crossentropy" of a softmax
+    block  rows that a prediction handles at once, where the contestant lets it be chosen
+    orders how many orders of the rows there are, drawn beforehand and used in turn; 0: every epoch draws its own
     """
 
     name: str
@@ -30,9 +32,11 @@ class Net:
     rule: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
     loss: Literal["half_squared_error", "crossentropy"] = "crossentropy"
+    block: int = PREDICTION_ROWS
+    orders: int = 0
 
     def __post_init__(self) -> None:
-        if self.rows % self.batch or self.rows % PREDICTION_ROWS or self.steps < 20:
+        if self.rows % self.batch or self.rows % self.block or self.steps < 20:
             raise ValueError(f"{self.name}: {self.rows} rows do not make 20 or more whole batches of {self.batch}")
 
     @property
@@ -44,6 +48,29 @@ class Net:
     def parameters(self) -> int:
         """How many weights and intercepts there are."""
         return sum((n_in + 1) * n_out for n_in, n_out in pairwise(self.sizes))
+
+    def bytes_of_step(self, precision: str) -> int:
+        """What a training step must move through a GPU's memory where no equation is merged with another: every matrix
+        is read once by each equation that uses it and written once by the one that makes it.
+
+        With s the bytes of an activation (2 in bf16, else 4), n rows, w the widths and P the parameters:
+
+        gather   n·w₀ read in float32, n·w₀·s written
+        E1, E2   aˡ⁻¹ read, aˡ written
+        E4       zᴸ read, δᴸ written
+        E5       δˡ and aˡ⁻¹ read, δˡ⁻¹ written, for l > 1
+        E6, E7   aˡ⁻¹ and δˡ read
+        E8       g, m, v, θ read, m, v, θ written, in float32; in bf16 θ is written once more for the products
+
+        Weights beside activations, labels and the state are left out: they are small where this floor counts.
+        """
+        s, n, P = 2 if precision == "bf16" else 4, self.batch, self.parameters
+        moved = n * self.sizes[0] * (4 + s) + 2 * n * self.sizes[-1] * s
+        for layer, (w_in, w_out) in enumerate(pairwise(self.sizes)):
+            moved += n * (w_in + w_out) * s  # E1, E2
+            moved += n * (w_in + w_out) * s  # E6, E7
+            moved += n * (w_out + 2 * w_in) * s if layer else 0  # E5
+        return moved + 28 * P + (2 * P if precision == "bf16" else 0)
 
 
 NETS = {
@@ -66,4 +93,16 @@ SWEEPS = {
     "width": {
         w: Net(f"width-{w}", (128, w, w, 10), 128, 3072, learning_rate=CALM) for w in (16, 64, 256, 512, 1024, 2048)
     },
+}
+
+# on a GPU: the orders make at least 64 batches that differ, and are drawn beforehand, since a host needs longer to draw
+# one than a GPU to train on it; the sets lie in the GPU's memory and beyond its caches
+GPU_NETS = {
+    net.name: net
+    for net in (
+        Net("small", (784, 512, 512, 10), 128, 128 * 256, learning_rate=CALM, orders=2),
+        Net("mid", (*[1024] * 4, 10), 4096, 4096 * 64, learning_rate=CALM, block=4096, orders=2),
+        Net("large", (*[4096] * 6, 10), 8192, 8192 * 20, learning_rate=CALM, block=8192, orders=4),
+        Net("narrow", (*[64] * 4, 10), 1 << 18, 20 << 18, learning_rate=CALM, block=1 << 18, orders=4),
+    )
 }

@@ -8,7 +8,8 @@ from typing import Any
 
 import matplotlib
 
-from .results import Row
+from .report import under
+from .results import Row, setting
 
 matplotlib.use("Agg")
 
@@ -20,14 +21,19 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 STYLES = {
     "gpunn": ("#d1495b", "o"),
     "gpunn-watched": ("#d1495b", "^"),
+    "gpunn-shuffling": ("#d1495b", "^"),
     "gpunn-estimator": ("#d1495b", "s"),
     "scikit-learn": ("#edae49", "s"),
     "torch-eager": ("#7a5195", "v"),
     "torch-compiled": ("#7a5195", "D"),
+    "torch-reduce-overhead": ("#7a5195", "<"),
+    "torch-max-autotune": ("#7a5195", ">"),
+    "torch-graph": ("#7a5195", "s"),
     "jax-jit": ("#2e86ab", "v"),
     "jax-scan": ("#2e86ab", "D"),
     "numpy": ("#5a8f5a", "P"),
     "floor": ("#888888", "_"),
+    "bytes": ("#888888", "|"),
 }
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}")
 
@@ -35,11 +41,12 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{val
 def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]:
     """Write the pictures that the result has numbers for, and return their names."""
     folder.mkdir(parents=True, exist_ok=True)
+    rows = result.get("rows", [])
     drawn = {
-        f"{device}.png": times(result["rows"]),
-        f"{device}-ratios.png": ratios(result["rows"]),
+        f"{device}.png": times(rows) if rows else small_things(result),
+        f"{device}-ratios.png": ratios(rows),
         f"{device}-sweeps.png": sweeps(result.get("sweeps", [])),
-        f"{device}-memory.png": memory(result["rows"]),
+        f"{device}-memory.png": memory(rows),
     }
     names = []
     for name, figure in drawn.items():
@@ -50,17 +57,28 @@ def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]
     return names
 
 
-def _threads(n: int) -> str:
-    return "one thread" if n == 1 else f"{n} threads"
+def searches(rows: Sequence[Row]) -> Any:
+    """How many times as long scikit-learn's search took, with what was wanted as a line across each bar."""
+    figure, ax = plt.subplots(figsize=(6.4, 0.9 + 0.55 * len(rows)), layout="constrained")
+    names = [f"hidden {tuple(row['hidden'])}, {row['precision']}" for row in rows]
+    for k, row in enumerate(rows):
+        low, median, high = row["times_as_long"]
+        ax.barh(k, median, 0.6, color=STYLES["gpunn"][0], xerr=[[median - low], [high - median]], ecolor="#444444")
+        ax.plot([row["wanted"]] * 2, [k - 0.4, k + 0.4], color="black", linewidth=1.5)
+    ax.set(xlabel="scikit-learn's time ÷ gpunn's; the line is the goal", yticks=range(len(rows)), yticklabels=names)
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["us_per_step"] is not None]
 
 
-def _grid(rows: Sequence[Row], modes: Sequence[str], height: float) -> tuple[Any, dict[tuple[str, int], Axes]]:
-    """A column of axes a mode, a row a number of threads."""
-    threads = sorted({row["threads"] for row in rows})
+def _grid(rows: Sequence[Row], modes: Sequence[str], height: float) -> tuple[Any, dict[tuple[str, int | str], Axes]]:
+    """A column of axes a mode, a row a number of threads or a precision."""
+    threads = sorted({setting(row) for row in rows}, key=lambda u: (isinstance(u, str), u))
     modes = [mode for mode in modes if any(row["mode"] == mode for row in rows)]
     size = (1.2 + 4.6 * len(modes), 0.9 + height * len(threads))
     figure, axes = plt.subplots(len(threads), len(modes), figsize=size, squeeze=False, layout="constrained")
@@ -86,7 +104,7 @@ def times(rows: Sequence[Row]) -> Any:
     figure, grid = _grid(rows, ("train", "fit", "predict"), 3.1)
     titles = {"train": "training", "fit": "fit", "predict": "prediction"}
     for (mode, n), ax in grid.items():
-        of = [row for row in rows if (row["mode"], row["threads"]) == (mode, n)]
+        of = [row for row in rows if (row["mode"], setting(row)) == (mode, n)]
         nets = list(dict.fromkeys(row["net"] for row in of))
         names = [name for name in STYLES if any(row["contestant"] == name for row in of)]
         for k, name in enumerate(names):
@@ -102,7 +120,7 @@ def times(rows: Sequence[Row]) -> Any:
             ax.axvline(edge + 0.5, color="#dddddd", lw=0.8)
         ax.grid(axis="y", color="#eeeeee")
         ax.set_axisbelow(True)
-        ax.set_title(f"{titles[mode]}, {_threads(n)}")
+        ax.set_title(f"{titles[mode]}, {under(n)}")
         ax.set_ylabel("µs a step")
     _legend(figure, grid.values())
     return figure
@@ -118,7 +136,7 @@ def ratios(rows: Sequence[Row]) -> Any:
     figure, grid = _grid(ours, ("train", "fit", "predict"), 2.6)
     titles = {"train": "training", "fit": "fit, beside scikit-learn's", "predict": "prediction"}
     for (mode, n), ax in grid.items():
-        of = [row for row in ours if (row["mode"], row["threads"]) == (mode, n)]
+        of = [row for row in ours if (row["mode"], setting(row)) == (mode, n)]
         for k, row in enumerate(of):
             low, high = row["ratio_to_best_peer_quartiles"]
             colour = STYLES[row["contestant"]][0]
@@ -130,10 +148,36 @@ def ratios(rows: Sequence[Row]) -> Any:
         ax.set_ylim(0, 1.2 * top)
         ax.set_xlim(-0.5, max(1, len(of)) - 0.5)
         ax.set_xticks(range(len(of)), [f"{row['net']}\n{row['best_peer']}" for row in of], fontsize=8)
-        ax.set_title(f"{titles[mode]}, {_threads(n)}")
+        ax.set_title(f"{titles[mode]}, {under(n)}")
         ax.set_ylabel("gpunn ÷ best peer")
         ax.grid(axis="y", color="#eeeeee")
         ax.set_axisbelow(True)
+    return figure
+
+
+def small_things(result: dict[str, Any]) -> Any:
+    """What launches cost, and how near kernels come to a copy's bandwidth; None without numbers."""
+    launches = [row for row in result.get("launches", []) if row["us"] is not None]
+    kernels = [row for row in result.get("kernels", []) if row["us"] is not None]
+    if not launches and not kernels:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    for k, row in enumerate(launches):
+        left.barh(k, row["us"], color=STYLES["gpunn"][0])
+        left.annotate(f"{row['us']:.3g}", (row["us"], k), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    left.set_yticks(range(len(launches)), [row["what"] for row in launches])
+    left.invert_yaxis()
+    left.set_xscale("log")
+    left.xaxis.set_major_formatter(PLAIN)
+    left.set_xlabel("µs each, one after another")
+    for k, row in enumerate(kernels):
+        right.barh(k, row["of_copy"], color=STYLES["gpunn"][0])
+        right.plot(row["of_copy_quartiles"], [k, k], color="#444444", lw=2)
+    right.axvline(1, color="#444444", lw=1)
+    right.axvline(kernels[0]["wanted"] if kernels else 1, color="#444444", lw=1, ls="--")
+    right.set_yticks(range(len(kernels)), [f"{row['kernel']}, {row['dtype']}" for row in kernels])
+    right.invert_yaxis()
+    right.set_xlabel("part of a copy's bandwidth")
     return figure
 
 
@@ -162,7 +206,7 @@ def sweeps(rows: Sequence[Row]) -> Any:
         ax.grid(color="#eeeeee")
         ax.set_xlabel(labels.get(sweep, sweep))
         ax.set_ylabel("µs a training step")
-        ax.set_title(_threads(of[0]["threads"]))
+        ax.set_title(under(setting(of[0])))
     _legend(figure, axes[0])
     return figure
 
@@ -172,8 +216,8 @@ def memory(rows: Sequence[Row]) -> Any:
     rows = [row for row in _measured(rows) if row.get("peak_mib") is not None]
     if not rows:
         return None
-    n = min(row["threads"] for row in rows)
-    rows = [row for row in rows if row["threads"] == n]
+    n = min(setting(row) for row in rows)
+    rows = [row for row in rows if setting(row) == n]
     nets = list(dict.fromkeys(row["net"] for row in rows))
     names = [name for name in STYLES if any(row["contestant"] == name for row in rows)]
     figure, axes = plt.subplots(
@@ -193,5 +237,5 @@ def memory(rows: Sequence[Row]) -> Any:
         ax.invert_yaxis()
         ax.set_xlim(0, 1.25 * max(row["peak_mib"] for row in mine.values()))
         ax.set_title(net)
-    figure.suptitle(f"Peak memory of a training process, MiB: imports pale, the rest full ({_threads(n)})", fontsize=11)
+    figure.suptitle(f"Peak memory of a training process, MiB: imports pale, the rest full ({under(n)})", fontsize=11)
     return figure

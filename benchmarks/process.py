@@ -7,12 +7,13 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from . import child
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 600.0  # seconds for one answer, the compilation of a step included
@@ -35,6 +36,10 @@ class Failed(Exception):
     """A contestant that raised an error, died or did not answer; the message says how."""
 
 
+class Declined(Exception):
+    """A contestant that does not offer what was asked for; the message says what."""
+
+
 def available_cores() -> list[int]:
     """The cores that this process may use; where the system does not tell, as many as there are."""
     if hasattr(os, "sched_getaffinity"):
@@ -47,17 +52,21 @@ def cores_for(threads: int) -> list[int]:
     return available_cores()[-threads:]
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(threads: int, device: str = "cpu") -> dict[str, str]:
     """The environment of a worker."""
     settings = {name: str(threads) for name in THREAD_VARIABLES}
     settings |= {
-        "GPUNN_DEVICE": "cpu",
-        "JAX_PLATFORMS": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
+        "GPUNN_DEVICE": device,
+        "JAX_PLATFORMS": device,
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # compiling in a pool of processes would leave them behind
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        # compiling in a pool of processes pays where Triton tries many ways; they end with the worker's session
+        "TORCHINDUCTOR_COMPILE_THREADS": "1" if device == "cpu" else str(min(8, threads)),
     }
+    if device == "cpu":
+        settings["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        # many processes share the GPU: none may take three quarters of its memory in advance
+        settings |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if threads == 1:
         flags = os.environ.get("XLA_FLAGS", "")
         settings["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
@@ -65,18 +74,21 @@ def environment(threads: int) -> dict[str, str]:
 
 
 class Worker:
-    """A contestant in its own process. `Absent` or `Failed` where it cannot be had; a context manager that ends it."""
+    """A contestant in its own process. `Absent` or `Failed` where it cannot be had; a context manager that ends it.
 
-    def __init__(self, module: str, threads: int) -> None:
+    With `wait` false it is started and not waited for: `greet` does so.
+    """
+
+    def __init__(self, module: str, threads: int, device: str = "cpu", *, wait: bool = True) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, "-m", "benchmarks.worker", module, str(threads), *map(str, cores_for(threads))]
-        self._process = subprocess.Popen(
-            command,
+        self.patience = PATIENCE
+        self._process = child.start(
+            ["benchmarks.worker", module, str(threads), *map(str, cores_for(threads))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=ROOT,
-            env=environment(threads),
+            env=environment(threads, device),
             text=True,
             encoding="utf-8",
         )
@@ -84,6 +96,14 @@ class Worker:
         # a thread reads, so that a worker which never answers is noticed on every system
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        self.hello: dict[str, Any] = {}
+        if wait:
+            self.greet()
+
+    def greet(self) -> None:
+        """Wait until everything is imported. `Absent` or `Failed` where it cannot be; the process is ended then."""
+        if self.hello:
+            return
         try:
             self.hello = self._answer()
         except BaseException:
@@ -100,7 +120,7 @@ class Worker:
         self._lines.put("")
 
     def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to a question. `Failed` where there is none."""
+        """The answer to a question. `Failed` where there is none, `Declined` where the contestant does not offer it."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"ask": what, **arguments}) + "\n")
@@ -108,16 +128,18 @@ class Worker:
         except OSError:
             raise Failed(self._last_words()) from None
         answer = self._answer()
+        if "declined" in answer:
+            raise Declined(answer["declined"])
         if "error" in answer:
             raise Failed(answer["error"])
         return answer
 
     def _answer(self) -> dict[str, Any]:
         try:
-            line = self._lines.get(timeout=PATIENCE)
+            line = self._lines.get(timeout=self.patience)
         except queue.Empty:
-            self._process.kill()
-            raise Failed(f"no answer within {PATIENCE:.0f} s") from None
+            child.end(self._process)
+            raise Failed(f"no answer within {self.patience:.0f} s") from None
         if not line:
             raise Failed(self._last_words())
         answer: dict[str, Any] = json.loads(line)
@@ -130,16 +152,18 @@ class Worker:
         said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing on stderr")
         return f"the process ended with code {code}: {said[:200]}"
 
-    def close(self) -> None:
-        """End the process, by closing its pipe or else by force."""
+    def farewell(self) -> None:
+        """Close the pipe, upon which the process ends when it has done what it is at."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+
+    def close(self, patience: float = 5.0) -> None:
+        """End the process, by closing its pipe or else by force, and whatever it has started by force."""
+        self.farewell()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=patience)
+        child.end(self._process)
         self._reader.join()
         if self._process.stdout is not None:
             self._process.stdout.close()

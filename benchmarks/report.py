@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .contestants import CPU
+from .contestants import CPU, GPU
 from .goals import Verdict
-from .nets import NETS, PREDICTION_ROWS
-from .results import Row
+from .nets import GPU_NETS, NETS, PREDICTION_ROWS
+from .results import Row, setting
 
 TITLES = {
     "train": "Training, µs a step",
@@ -26,10 +26,10 @@ def markdown(result: dict[str, Any], verdicts: Sequence[Verdict], pictures: Sequ
     parts += [f"![{name}]({name})" for name in pictures]
     parts += ["## gpunn beside the best peer and the floor", _summary(rows)]
     for mode, title in TITLES.items():
-        for threads in sorted({row["threads"] for row in rows}):
-            of = [row for row in rows if row["mode"] == mode and row["threads"] == threads]
+        for value in dict.fromkeys(setting(row) for row in rows):
+            of = [row for row in rows if row["mode"] == mode and setting(row) == value]
             if any(row["us_per_step"] is not None for row in of):
-                parts += [f"## {title}, {_threads(threads)}", _times(of)]
+                parts += [f"## {title}, {under(value)}", _times(of)]
     for name, title, note in (
         ("first_step_s", "Time to the first step, s", "From the weights to the end of the first step, compilation "
          "included (caches of compiled code as they were found), imports not; a dash where further steps drown it."),
@@ -62,39 +62,53 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{rounded:,.{decimals}f}".replace(",", " ")
 
 
-def _threads(n: int) -> str:
-    return "one thread" if n == 1 else f"{n} threads"
+def under(value: int | str) -> str:
+    """A number of threads, or a precision, in words."""
+    if isinstance(value, str):
+        return value
+    return "one thread" if value == 1 else f"{value} threads"
 
 
 def _head(result: dict[str, Any]) -> str:
     m = result["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in m["versions"].items())
     lines = [
-        "# Benchmarks on the CPU",
+        "# Benchmarks on the CPU" if m.get("gpu") is None else "# Benchmarks on a GPU",
         "",
         f"Made by `{m['command']}`; not to be edited.",
         "",
+        *([] if m.get("gpu") is None else [f"{m['gpu']}, driver {m['driver']}. ", ""]),
         f"{m['cpu']}, {m['cores']} cores, {m['system']} {m['architecture']}. Python {m['python']}; {versions}. "
         f"BLAS {m['blas']}; compiler {m['compiler']}. {m['precision']}, seed {m['seed']}, commit {m['commit']}, "
         f"{m['date']}. {m['rounds']} rounds of windows of {m['seconds']} s at least.",
     ]
-    if m["rounds"] < 9:
-        lines += ["", f"**A quick look: {m['rounds']} rounds where 9 are needed for figures that can be quoted.**"]
-    nets = [NETS[name] for name in dict.fromkeys(row["net"] for row in result["rows"]) if name in NETS]
+    fewest = min([m["rounds"], *(row["rounds"] for row in result["rows"] if row["us_per_step"] and "rounds" in row)])
+    if fewest < 9:
+        lines += ["", f"**A quick look: {fewest} rounds where 9 are needed for figures that can be quoted.**"]
+    known = {**NETS, **GPU_NETS}
+    nets = [known[name] for name in dict.fromkeys(row["net"] for row in result["rows"]) if name in known]
     shown = [
         (n.name, "-".join(map(str, n.sizes)), str(n.batch), str(n.rows), "SGD" if n.rule == "sgd" else "Adam", n.loss)
         for n in nets
     ]
     lines += ["", table(("net", "sizes", "batch", "rows", "rule", "loss"), shown), ""]
+    blocks = sorted({n.block for n in nets}) or [PREDICTION_ROWS]
     lines.append(
         "Ratios are medians of per-round ratios, in brackets their quartiles; below 1 gpunn is faster. The floor is "
-        f"the matrix products of a step alone. A prediction is of the whole set, in blocks of {PREDICTION_ROWS} rows."
+        "the matrix products of a step alone. A prediction is of the whole set, in blocks of "
+        f"{' or '.join(map(str, blocks))} rows."
     )
+    if any("ratio_to_bytes" in row for row in result["rows"]):
+        lines.append(
+            "`bytes` is a copy of as many bytes as a step must move through the memory where no equation is merged "
+            "with another (`nets.py`). In bf16 parameters and moments are float32 on every side."
+        )
     return "\n".join(lines)
 
 
 def _summary(rows: Sequence[Row]) -> str:
     lines = []
+    with_bytes = any("ratio_to_bytes" in row for row in rows)
     for row in rows:
         if row["contestant"] not in ("gpunn", "gpunn-estimator") or row["us_per_step"] is None:
             continue
@@ -104,14 +118,21 @@ def _summary(rows: Sequence[Row]) -> str:
             (
                 row["net"],
                 row["mode"],
-                str(row["threads"]),
+                str(setting(row)),
                 number(row["us_per_step"]),
                 row.get("best_peer") or "–",
                 _ratio(row, "ratio_to_best_peer"),
                 _ratio(row, "ratio_to_floor"),
+                *([_ratio(row, "ratio_to_bytes")] if with_bytes else []),
             )
         )
-    return table(("net", "mode", "threads", "gpunn, µs", "best peer", "ratio to it", "ratio to the floor"), lines)
+    head = ("net", "mode", _column(rows), "gpunn, µs", "best peer", "ratio to it", "ratio to the floor")
+    return table((*head, "ratio to bytes") if with_bytes else head, lines)
+
+
+def _column(rows: Iterable[Row]) -> str:
+    """What the settings are called."""
+    return "precision" if any(isinstance(setting(row), str) for row in rows) else "threads"
 
 
 def _ratio(row: Row, name: str) -> str:
@@ -124,7 +145,8 @@ def _ratio(row: Row, name: str) -> str:
 def _names(rows: Sequence[Row]) -> list[str]:
     """Who is among the rows, in the order in which contestants are listed."""
     there = dict.fromkeys(row["contestant"] for row in rows)
-    return [name for name in CPU if name in there] + [name for name in there if name not in CPU]
+    known = dict.fromkeys([*CPU, *GPU])
+    return [name for name in known if name in there] + [name for name in there if name not in known]
 
 
 def _times(rows: Sequence[Row]) -> str:
@@ -149,10 +171,10 @@ def _by_contestant(rows: Sequence[Row], name: str) -> str:
         return ""
     names = _names(found)
     lines = []
-    for net, threads in dict.fromkeys((row["net"], row["threads"]) for row in found):
-        cells = {row["contestant"]: row for row in found if (row["net"], row["threads"]) == (net, threads)}
+    for net, threads in dict.fromkeys((row["net"], setting(row)) for row in found):
+        cells = {row["contestant"]: row for row in found if (row["net"], setting(row)) == (net, threads)}
         lines.append((net, str(threads), *(_amount(cells.get(c), name) for c in names)))
-    return table(("net", "threads", *names), lines)
+    return table(("net", _column(found), *names), lines)
 
 
 def _amount(row: Row | None, name: str) -> str:
@@ -176,7 +198,7 @@ def _unmeasured(rows: Sequence[Row]) -> str:
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["us_per_step"] is None:
-            where = f"{row['net']} {row['mode']} ({_threads(row['threads'])})"
+            where = f"{row['net']} {row['mode']} ({under(setting(row))})"
             reasons.setdefault((row["contestant"], row["note"]), []).append(where)
     if not reasons:
         return "Nothing: every contestant was measured at every net."
@@ -191,18 +213,21 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
     lines = []
     for v in verdicts:
         g = v.goal
-        against = "" if g.against is None else (v.whom or g.against) if g.against != "best peer" else _best(v)
+        named = g.against not in ("best peer", "best compiled")
+        against = "" if g.against is None else (v.whom or g.against) if named else _best(v)
         limit = f"{number(g.limit / 1e3)} ms" if g.against is None else f"{g.limit:.2f} ×"
         what = "memory" if g.what == "memory" else g.mode
         scale = 1e3 if g.against is None else 1.0
         shown = [number(None if value is None else value / scale) for value in (v.median, v.upper)]
         said = {"met": "met", "missed": "**missed**", "not measured": "not measured"}[v.said]
         limit = f"{limit} {against}".strip()
-        lines.append((str(g.number), g.net, what, str(v.threads), g.contestant, limit, *shown, said))
-    head = ("goal", "net", "mode", "threads", "who", "at most", "median", "upper quartile", "this run says")
+        lines.append((str(g.number), g.net, what, str(v.under), g.contestant, limit, *shown, said))
+    column = "precision" if any(isinstance(v.under, str) for v in verdicts) else "threads"
+    head = ("goal", "net", "mode", column, "who", "at most", "median", "upper quartile", "this run says")
     note = "A ratio of 1 is met where the median is ≤ 1.00 and the upper quartile ≤ 1.02, in two runs."
     return table(head, lines) + "\n\n" + note
 
 
 def _best(v: Verdict) -> str:
-    return "the best peer" + (f" ({v.whom})" if v.whom else "")
+    whose = "the best peer" if v.goal.against == "best peer" else "the best compiled"
+    return whose + (f" ({v.whom})" if v.whom else "")

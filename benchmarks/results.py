@@ -36,58 +36,71 @@ def _row(net: Net, entry: Entry, mode: str, entries: list[Entry], precision: str
     if not mine:
         row |= {"us_per_step": None, "note": entry.notes.get(mode, "not measured")}
         if "disagrees" in row["note"] and "predictions" not in row["note"]:
-            row |= {"losses": _rounded(entry.losses, 9), "losses_wanted": _rounded(entry.wanted, 9)}
+            row |= {"losses": rounded(entry.losses, 9), "losses_wanted": rounded(entry.wanted, 9)}
         return row
     q = ratios.quartiles(mine)
-    row |= {"us_per_step": _rounded(q.median), "us_quartiles": _outer(q), "rounds": len(mine)}
+    row |= {"us_per_step": rounded(q.median), "us_quartiles": _outer(q), "rounds": len(mine)}
+    by_events = entry.by_events.get(mode)
+    if by_events:
+        row["us_by_events"] = rounded(ratios.quartiles(by_events).median)
     if mode != "setup":
-        row["samples_per_s"] = _rounded(1e6 * net.batch / q.median)
+        row["samples_per_s"] = rounded(1e6 * net.batch / q.median)
     times = {e.contestant.name: e.times[mode] for e in entries if len(e.times.get(mode, ())) == len(mine)}
     kinds = {e.contestant.name: e.contestant.kind for e in entries}
     row["best_peer"] = ratios.best({name: t for name, t in times.items() if kinds[name] == "peer"})
     if row["best_peer"] is not None:
         over = ratios.ratio(mine, times[row["best_peer"]])
-        row |= {"ratio_to_best_peer": _rounded(over.median), "ratio_to_best_peer_quartiles": _outer(over)}
-    # the products of a step are the same whether `fit` begins from nothing or goes on
-    floors = [e.times.get("train" if mode == "fit" else mode, []) for e in entries if e.contestant.kind == "floor"]
-    if floors and len(floors[0]) == len(mine):
-        over = ratios.ratio(mine, floors[0])
-        row |= {"ratio_to_floor": _rounded(over.median), "ratio_to_floor_quartiles": _outer(over)}
+        row |= {"ratio_to_best_peer": rounded(over.median), "ratio_to_best_peer_quartiles": _outer(over)}
+    for kind in ("floor", "bytes"):
+        # the products of a step are the same whether `fit` begins from nothing or goes on
+        floors = [e.times.get("train" if mode == "fit" else mode, []) for e in entries if e.contestant.kind == kind]
+        if floors and len(floors[0]) == len(mine):
+            over = ratios.ratio(mine, floors[0])
+            row |= {f"ratio_to_{kind}": rounded(over.median), f"ratio_to_{kind}_quartiles": _outer(over)}
     if entry.contestant.kind in ("ours", "variant"):
         others = {name: ratios.ratio(mine, t) for name, t in times.items() if name != entry.contestant.name}
-        row["ratios"] = {name: _rounded(list(over)) for name, over in others.items() if kinds[name] != "floor"}
-    row["us_rounds"] = _rounded(mine)
+        bounds = ("floor", "bytes")
+        row["ratios"] = {name: rounded(list(over)) for name, over in others.items() if kinds[name] not in bounds}
+    row["us_rounds"] = rounded(mine)
     if entry.disagreement is not None and mode in ("train", "fit"):
-        row["losses_differ"] = _rounded(entry.disagreement, 2)
+        row["losses_differ"] = rounded(entry.disagreement, 2)
+        if entry.product_error is not None:
+            row["product_error"] = rounded(entry.product_error, 2)
     if entry.first is not None and mode == "train":
         seconds, steps = entry.first
         first = seconds - (steps - 1) * q.median / 1e6
         # a small difference of large times would be noise
         if first > 0.1 * seconds:
-            row["first_step_s"] = _rounded(first, 3)
+            row["first_step_s"] = rounded(first, 3)
     if entry.memory is not None and entry.memory["peak"] is not None and mode in ("train", "fit"):
         peak, imports = entry.memory["peak"], entry.memory["imports"] or 0
-        row |= {"peak_mib": _rounded(peak / 2**20), "peak_beyond_imports_mib": _rounded((peak - imports) / 2**20)}
+        row |= {"peak_mib": rounded(peak / 2**20), "peak_beyond_imports_mib": rounded((peak - imports) / 2**20)}
     return row
 
 
 def _outer(q: Quartiles) -> Any:
-    return _rounded([q.lower, q.upper])
+    return rounded([q.lower, q.upper])
 
 
-def _rounded(value: Any, digits: int = DIGITS) -> Any:
+def rounded(value: Any, digits: int = DIGITS) -> Any:
     """Numbers to so many significant digits; None for what is not finite."""
     if isinstance(value, (list, tuple)):
-        return [_rounded(v, digits) for v in value]
+        return [rounded(v, digits) for v in value]
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{digits}g}")
 
 
-def find(result: dict[str, Any], net: str, mode: str, contestant: str, threads: int) -> Row | None:
-    """The row of a contestant that was measured, or None."""
+def setting(row: Row) -> int | str:
+    """What a net is measured under more than once: numbers of threads on a CPU, precisions on a GPU."""
+    found: int | str = row["precision"] if row.get("device", "cpu") != "cpu" else row["threads"]
+    return found
+
+
+def find(result: dict[str, Any], net: str, mode: str, contestant: str, under: int | str) -> Row | None:
+    """The row of a contestant that was measured under that setting, or None."""
     for row in result["rows"]:
-        if (row["net"], row["mode"], row["contestant"], row["threads"]) == (net, mode, contestant, threads):
+        if (row["net"], row["mode"], row["contestant"], setting(row)) == (net, mode, contestant, under):
             return row if row["us_per_step"] is not None else None
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import time
@@ -13,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from . import memory
+from .clocks import Clock, Span
 from .nets import Net
 from .translator import STEPS_THAT_AGREE, Task, forward, task
 
 CHECKED_ROWS = 256  # of the first and of the last rows whose predictions are checked
+PRODUCT = (256, 2048, 128)  # rows, terms and columns of the product that tells a precision
+HOST = Clock()
 
 
 class Session:
@@ -43,15 +47,24 @@ class Session:
             "window": self.window,
             "memory": self.memory,
             "outputs": self.outputs,
+            "product": self.product,
+            "release": self.release,
         }
         return answers[asked["ask"]](**arguments)
 
     def prepare(
-        self, net: dict[str, Any], seed: int, precision: str, exactly: bool = False, **options: Any
+        self,
+        net: dict[str, Any],
+        seed: int,
+        precision: str,
+        exactly: bool = False,
+        device: str = "cpu",
+        store: str | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         """Draw the set and prepare the contestant; `exactly` computes in float64 with the numbers of `precision`."""
-        self.prepared, self.pace = None, {}
-        self.task = task(Net(**{**net, "sizes": tuple(net["sizes"])}), seed, precision)
+        self.release()
+        self.task = task(Net(**{**net, "sizes": tuple(net["sizes"])}), seed, precision, device, store)
         if exactly:
             self.task = self.task.in_float64()
         begun = time.perf_counter()
@@ -66,33 +79,41 @@ class Session:
         seconds = self.preparing + time.perf_counter() - begun
         return {"losses": found[:STEPS_THAT_AGREE], "seconds": seconds, "steps": len(found)}
 
-    def run(self, mode: str, units: int) -> float:
-        """The seconds that so many units took: epochs of train and fit, passes of predict, models of setup."""
-        begun = time.perf_counter()
+    def run(self, mode: str, units: int) -> Span:
+        """What so many units took: epochs of train and fit, passes of predict, models of setup."""
+        clock: Clock = getattr(self.prepared, "clock", HOST)
+        clock.begin()
         if mode in ("train", "fit"):
-            self.prepared.train(units)
+            own = self.prepared.train(units)
+            if own is not None:
+                return Span(*own)
         else:
             call = self.prepared.predict if mode == "predict" else self.prepared.setup
             for _ in range(units):
                 call()
-        return time.perf_counter() - begun
+        return clock.end()
 
     def warm(self, mode: str) -> dict[str, Any]:
         """A first unit, after which everything is compiled, and a second for the pace."""
-        first = self.run(mode, 1)
-        self.pace[mode] = first if first > 0.5 else self.run(mode, 1)
+        first = self.run(mode, 1).host
+        self.pace[mode] = first if first > 0.5 else self.run(mode, 1).host
         return {}
 
     def window(self, mode: str, seconds: float) -> dict[str, Any]:
-        """Work for at least so many seconds; the microseconds of a step."""
+        """Work for at least so many seconds; the microseconds of a step by the host's clock, and by the device's where
+        it has one."""
         units, spent, wanted = 0, 0.0, seconds * 1.05
+        on_device: float | None = 0.0
         while spent < seconds:
             more = max(1, math.ceil((wanted - spent) / self.pace[mode]))
-            spent += self.run(mode, more)
+            span = self.run(mode, more)
+            spent += span.host
+            on_device = None if on_device is None or span.device is None else on_device + span.device
             units += more
             self.pace[mode] = spent / units
-        steps = 1 if mode == "setup" else self.task.net.steps
-        return {"us_per_step": 1e6 * spent / (units * steps)}
+        steps = units * (1 if mode == "setup" else self.task.net.steps)
+        answer = {"us_per_step": 1e6 * spent / steps}
+        return answer if on_device is None else answer | {"device_us_per_step": 1e6 * on_device / steps}
 
     def memory(self) -> dict[str, Any]:
         """The process's peak so far, and what it held after the imports, in bytes."""
@@ -100,7 +121,7 @@ class Session:
 
     def outputs(self) -> dict[str, Any]:
         """How far predictions are from those of the contestant's own weights in float64, as part of the largest."""
-        found = np.asarray(self.prepared.predict())
+        found = self.to_host(self.prepared.predict())
         wanted_shape = (self.task.net.rows, self.task.net.sizes[-1])
         if found.shape != wanted_shape:
             raise ValueError(f"predictions have shape {found.shape}, wanted {wanted_shape}")
@@ -109,7 +130,33 @@ class Session:
         far = float(np.abs(found[rows] - wanted).max() / np.abs(wanted).max())
         return {"disagreement": far if math.isfinite(far) else None}
 
+    def product(self) -> dict[str, Any]:
+        """‖found − right‖ / ‖right‖ of a product of the contestant's, which tells the precision that it computes in."""
+        n, k, m = PRODUCT
+        draws = np.random.default_rng(self.task.seed)
+        a, b = (draws.standard_normal(shape).astype(self.task.dtype) for shape in ((n, k), (k, m)))
+        right = a.astype(np.float64) @ b.astype(np.float64)
+        far = self.to_host(self.prepared.product(a, b)).astype(np.float64) - right
+        error = float(np.linalg.norm(far) / np.linalg.norm(right))
+        return {"error": error if math.isfinite(error) else None}
+
+    def release(self) -> dict[str, Any]:
+        """Let go of what was prepared, and give a GPU's memory back."""
+        on_gpu = self.prepared is not None and self.task.device != "cpu"
+        self.prepared, self.pace = None, {}
+        if on_gpu:
+            gc.collect()
+            getattr(self.module, "release", lambda: None)()
+        return {}
+
+    def to_host(self, x: Any) -> np.ndarray:
+        """A contestant's array as NumPy's."""
+        found: np.ndarray = getattr(self.module, "to_host", np.asarray)(x)
+        return found
+
 
 def version(package: str) -> str:
-    """A package's version, of gpunn the checkout's own."""
-    return str(sys.modules["gpunn"].__version__) if package == "gpunn" else metadata.version(package)
+    """A package's version, of gpunn the checkout's own; CuPy's wheels have many names."""
+    if package in ("gpunn", "cupy") and package in sys.modules:
+        return str(sys.modules[package].__version__)
+    return "unknown" if package == "cupy" else metadata.version(package)

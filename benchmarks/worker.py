@@ -1,4 +1,4 @@
-"""The process of one contestant: `python -m benchmarks.worker MODULE THREADS [CORE …]`, asked by lines of JSON.
+"""The process of one contestant: `benchmarks.worker MODULE THREADS [CORE …]`, asked by lines of JSON.
 
 It is pinned to its cores before NumPy or a peer is imported, so that libraries which count the cores count these.
 """
@@ -12,6 +12,8 @@ import re
 import sys
 import time
 from typing import Any, TextIO
+
+from .process import Declined
 
 
 def main() -> None:
@@ -34,6 +36,8 @@ def main() -> None:
     for line in sys.stdin:
         try:
             _say(answers, session.answer(json.loads(line)))
+        except Declined as error:
+            _say(answers, {"declined": str(error)})
         except Exception as error:
             _say(answers, {"error": reason(error)})
 

@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from . import theory as theory
     from .backend import DeviceError, DeviceFallbackWarning, doctor
     from .device_comparison import compare_devices
-    from .estimators import MLPClassifier, MLPRegressor
+    from .estimators import MLPClassifier, MLPRegressor, MLPSearchCV
     from .gradient_check import check_gradients
     from .interchange.scikit_learn import from_sklearn
     from .layers import Activation, BatchNormalization, Dense, Dropout, Layer, LayerNormalization
     from .loading import load
+    from .many import fit_many
     from .model import Sequential
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
+    from .parallel import DataParallel, Rows
     from .training import CheckpointError, DivergenceError, History
     from .training.callbacks import (
         Callback,
@@ -62,6 +64,7 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CheckpointError",
+    "DataParallel",
     "Dense",
     "DeviceError",
     "DeviceFallbackWarning",
@@ -74,6 +77,7 @@ __all__ = [
     "LearningRateScheduler",
     "MLPClassifier",
     "MLPRegressor",
+    "MLPSearchCV",
     "ModelCheckpoint",
     "Momentum",
     "Nesterov",
@@ -81,6 +85,7 @@ __all__ = [
     "ProgressBar",
     "RMSprop",
     "ReduceLROnPlateau",
+    "Rows",
     "Sequential",
     "TerminateOnNaN",
     "__version__",
@@ -89,6 +94,7 @@ __all__ = [
     "check_gradients",
     "compare_devices",
     "doctor",
+    "fit_many",
     "from_sklearn",
     "initializers",
     "interchange",
@@ -105,14 +111,16 @@ __all__ = [
 # where the names live that are not modules themselves
 _HOMES = {
     "backend": "DeviceError DeviceFallbackWarning doctor",
-    "estimators": "MLPClassifier MLPRegressor",
+    "estimators": "MLPClassifier MLPRegressor MLPSearchCV",
     "device_comparison": "compare_devices",
     "gradient_check": "check_gradients",
     "interchange.scikit_learn": "from_sklearn",
     "layers": "Activation BatchNormalization Dense Dropout Layer LayerNormalization",
     "loading": "load",
+    "many": "fit_many",
     "model": "Sequential",
     "optimizers": "SGD Adagrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
+    "parallel": "DataParallel Rows",
     "training": "CheckpointError DivergenceError History",
     "training.callbacks": "CSVLogger Callback EarlyStopping LearningRateScheduler ModelCheckpoint ProgressBar "
     "ReduceLROnPlateau TerminateOnNaN",

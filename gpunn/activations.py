@@ -88,6 +88,12 @@ class Activation:
 
         ops.call(backward, why=f"activation {self.name} is a Python function")
 
+    def record_backward_and_sum(
+        self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array, db: Array
+    ) -> bool:
+        """Record δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ (E7) where one pass does both; whether it was recorded."""
+        return False
+
 
 def _checked(result: Array, like: Array, what: str) -> Array:
     if getattr(result, "shape", None) != like.shape:
@@ -109,6 +115,9 @@ class _Fused(Activation):
             cls.needs_z = True
             for hook in ("record", "record_with_bias", "record_backward"):
                 setattr(cls, hook, vars(Activation)[hook])
+        if vars(cls).get("record_backward") is not None and "record_backward_and_sum" not in vars(cls):
+            # a derivative of its own is not the kernels'
+            cls.record_backward_and_sum = Activation.record_backward_and_sum  # type: ignore[method-assign]
 
     def f(self, z: Array) -> Array:
         return self.kernels.value(z, **self.get_config())
@@ -127,6 +136,12 @@ class _Fused(Activation):
     def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
         stored = z if self.needs_z else a
         ops(self.kernels.backward, stored, grad_a, out=delta, **self.get_config())
+
+    def record_backward_and_sum(
+        self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array, db: Array
+    ) -> bool:
+        stored = z if self.needs_z else a
+        return ops.with_column_sums(self.kernels.backward, stored, grad_a, out=delta, sums=db, **self.get_config())
 
 
 class ReLU(_Fused):

@@ -22,6 +22,7 @@ from .device_comparison import DeviceReport, compare_devices
 from .layers import Dense, Dropout, Layer
 from .loading import load
 from .model import Sequential
+from .parallel import DataParallel, launched
 from .tables import Amounts, Classes, Encoding, Frame, TableModel, read_csv, target_of, with_target
 from .training import DivergenceError, History, checkpoint
 from .training.callbacks import ModelCheckpoint
@@ -47,6 +48,7 @@ training and validation curves. A file that exists is not overwritten."""
 EXAMPLES = """\
 examples:
   gpunn train digits
+  mpiexec -n 4 gpunn train digits
   gpunn train houses.csv --target price --hidden 64,64 --epochs 200
   gpunn train pupils.csv --target grade --task regression --out grades"""
 
@@ -71,9 +73,26 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 2 for a user's error (one line on stderr), or 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    with contextlib.ExitStack() as quiet:
+        if _rank():
+            # of the processes of one mpiexec the first one speaks; what it does not know ends the others aloud
+            nowhere = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            quiet.enter_context(contextlib.redirect_stdout(nowhere))
+            quiet.enter_context(contextlib.redirect_stderr(nowhere))
+        return _run(_parser().parse_args(arguments))
+
+
+def _rank() -> int:
+    """This process's number among those that one mpiexec started; 0 without one."""
+    started = launched()
+    return 0 if started is None else started[0]
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
-        return int(options.run(options))
+        options.strategy = _strategy(options)
+        with options.strategy.start().together() if options.strategy is not None else contextlib.nullcontext():
+            return int(options.run(options))
     except (ValueError, OSError, ImportError, MemoryError, backend.DeviceError, DivergenceError) as error:
         if isinstance(error, BrokenPipeError):
             # whoever read the answers has seen enough; Python would complain once more at exit
@@ -86,6 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = "the same command goes on after the last whole epoch" if resumable else "nothing was written"
         print(f"gpunn {options.command}: interrupted, {what}", file=sys.stderr)
         return 130
+
+
+def _strategy(options: argparse.Namespace) -> DataParallel | None:
+    """How several processes of one mpiexec train together; None for one, and for other commands."""
+    started = launched()
+    return DataParallel() if options.command == "train" and started is not None and started[1] > 1 else None
 
 
 def _one_line(error: Exception) -> str:
@@ -252,7 +277,7 @@ def _train(options: argparse.Namespace) -> int:
     with _compiling_meanwhile() if options.data in BUNDLED else contextlib.nullcontext():
         data = _bundled(options) if options.data in BUNDLED else _table(options)
         model_file, picture_file = _destinations(options, data)
-        figure = _figure()
+        figure = _figure() if _rank() == 0 else None
     frame, dropped = with_target(data.frame, data.target)
     target, seen = target_of(frame[data.target], options.task)
     training, held_out = _split(frame, target, options.seed)
@@ -267,7 +292,7 @@ def _train(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         # the summary says which device was taken and why
         warnings.simplefilter("ignore", backend.DeviceFallbackWarning)
-        net.compile(_optimizer(options), loss, [metric], device=options.device)
+        net.compile(_optimizer(options), loss, [metric], device=options.device, strategy=options.strategy)
     batch_size = options.batch_size or (32 if len(training) < LARGE else 128)
     epochs = options.epochs or min(100, max(5, SEEN // len(training)))
 
@@ -290,6 +315,8 @@ def _train(options: argparse.Namespace) -> int:
         callbacks=[] if kept is None else [ModelCheckpoint(kept)],
         resume=kept,
     )
+    if _rank():
+        return 0
     model = TableModel(net, encoding, data.source)
     score = _score(model, X[held_out], frame[data.target].iloc[held_out])
     _draw(figure, history, target, f"{data.name}: {score}", "training, with dropout" if options.dropout else "training")

@@ -11,15 +11,17 @@ from .arguments import fraction, nonnegative
 from .backend import Backend, array_module, from_cuda_interface, is_device_array, to_host
 from .losses import BinaryCrossentropy, CategoricalCrossentropy, Loss
 from .network import CompressedRows, Table, generator_of
-from .recording import Array
+from .recording import Array, part
 
 BLOCK = 1 << 16  # elements looked at together: a check never copies the set
 
 
-def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X") -> Array:
-    """As `table`, its numbers finite and within `dtype`: ValueError names the first that is not."""
+def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X", *, own: tuple[int, int] = (0, 1)) -> Array:
+    """As `table`, its numbers finite and within `dtype`: ValueError names the first that is not.
+
+    `own` is (rank, size) where processes look at one set: each at the numbers of its part of the rows."""
     array = table(X, n_in, name)
-    check_numbers(array, dtype, name)
+    check_numbers(array, dtype, name, own=own)
     return array
 
 
@@ -42,12 +44,12 @@ def table(X: Any, n_in: int | None, name: str = "X") -> Array:
     return array
 
 
-def check_numbers(X: Any, dtype: np.dtype, name: str = "X") -> None:
+def check_numbers(X: Any, dtype: np.dtype, name: str = "X", *, own: tuple[int, int] = (0, 1)) -> None:
     """ValueError for NaN, infinity, and numbers too large for `dtype`, in what `table` gave."""
     if hasattr(X, "tocsr"):
         _check_stored(X, dtype, name)
     else:
-        _check_finite(X, dtype, name)
+        _check_finite(X, dtype, name, *part(X.shape[0], *own))
 
 
 def on_device(X: Any, backend: Backend) -> Table:
@@ -247,19 +249,21 @@ def _from_objects(array: Array, name: str) -> Array:
         raise ValueError(f"{name} holds an integer too large for float64") from None
 
 
-def _row_blocks(array: Array) -> list[slice]:
+def _row_blocks(array: Array, first: int = 0, count: int | None = None) -> list[slice]:
     step = max(1, BLOCK // max(1, array.shape[1]))
-    return [slice(k, k + step) for k in range(0, array.shape[0], step)]
+    stop = array.shape[0] if count is None else first + count
+    return [slice(k, min(k + step, stop)) for k in range(first, stop, step)]
 
 
-def _check_finite(array: Array, dtype: np.dtype, name: str) -> None:
-    """ValueError where a number is NaN, infinite, or beyond what `dtype` holds; names the first such place."""
+def _check_finite(array: Array, dtype: np.dtype, name: str, first: int = 0, count: int | None = None) -> None:
+    """ValueError where a number is NaN, infinite, or beyond what `dtype` holds; names the first such place. It looks at
+    all rows, or at `count` of them from `first` on."""
     if array.dtype.kind != "f":
         return
     xp = array_module(array)
     limit = float(np.finfo(dtype).max)
     narrows = array.dtype.itemsize > dtype.itemsize
-    for rows in _row_blocks(array):
+    for rows in _row_blocks(array, first, count):
         block = array[rows]
         top = xp.abs(block).max()
         if bool(xp.isfinite(top)) and not (narrows and float(top) > limit):

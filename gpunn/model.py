@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import importlib.util
 import json
 import operator
 import os
+import re
 import secrets
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import __version__, losses, metrics, optimizers
 from . import backend as backends
 from . import data as checks
 from . import layers as layer_registry
-from . import losses, metrics, optimizers
 from .activations import Activation
 from .arguments import positive
+from .backend.courses import Course
 from .kernels import get as kernel
 from .kernels.state import Slot
 from .layers import Dense, Layer
 from .losses import Loss
 from .network import Network, Plan, evaluate
-from .recording import Array, run
-from .training import checkpoint, loop, stream
+from .parallel import DataParallel, Rows
+from .parallel.rows import Blocks, of_fit
+from .recording import ALONE, Array, Group, part, run
+from .training import blocks as host_blocks
+from .training import checkpoint, loop, stream, unwatched
 from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .training.history import History
 from .training.loop import Data
@@ -229,6 +236,13 @@ class Sequential:
         self._net.build(_positive_integer("n_in", n_in))
         return self
 
+    def _reseed(self, seed: int, name: str) -> None:
+        """Another seed, before anything was trained; weights that there are already are drawn anew. ValueError or
+        TypeError names the argument."""
+        self._net.seed = _seed(seed, name)
+        if self._net.is_built:
+            self._net.build(self._net.n_in)
+
     def get_weights(self) -> list[np.ndarray]:
         """[W1, b1, W2, b2, …] as NumPy arrays, copies. RuntimeError before the number of inputs is known."""
         self._need_built("get_weights")
@@ -264,10 +278,14 @@ class Sequential:
 
     def _move(self, device: str, precision: str | None, *, asked: bool) -> Sequential:
         """To a device, with that precision there; `asked` is that of `Backend.why_no_lower_precision`."""
-        backend = backends.get(device)
-        lower = _lower_precision(precision, backend, self._net.dtype, asked=asked)
-        self._net.move(backend)
-        self._net.compute_in(lower)
+        group = self._net.group
+        with group.together():
+            backend = group.backend(backends.get(device), device)
+            lower = _lower_precision(precision, backend, self._net.dtype, asked=asked)
+            group.meet("to", None)
+            self._net.move(backend)
+            self._net.compute_in(lower)
+            group.use(backend)
         return self
 
     # --- training -----------------------------------------------------------------------------------------------
@@ -281,6 +299,7 @@ class Sequential:
         device: Any = "auto",
         precision: str | None = None,
         threads: int | None = None,
+        strategy: DataParallel | None = None,
     ) -> Sequential:
         """Choose the update rule, the loss, metrics and the device. Called again it keeps the weights and resets the
         optimiser's state.
@@ -294,11 +313,28 @@ class Sequential:
                    stay float32
         threads    the most threads that a fit uses, in BLAS and around it; None takes as many as BLAS is set to
                    (extra `threads`)
+        strategy   `DataParallel()` where `mpiexec` started several processes, which then share every step's rows; None
+                   trains in this process alone
 
         ValueError or TypeError, before anything changes, where an argument makes no sense or loss and last layer do
-        not fit; DeviceError where the device cannot be used.
+        not fit; DeviceError where the device cannot be used; for a strategy RuntimeError without an MPI launch,
+        ImportError without mpi4py, and ValueError on every process where they disagree.
         """
         self._need_rest("compile")
+        group = _group_of(strategy)
+        with group.together():
+            return self._compile(group, optimizer, loss, metrics, device, precision, threads)
+
+    def _compile(
+        self,
+        group: Group,
+        optimizer: Any,
+        loss: Any,
+        metrics: Iterable[Any],
+        device: Any,
+        precision: str | None,
+        threads: int | None,
+    ) -> Sequential:
         rule = optimizers.get(optimizer)
         if loss is None:
             raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
@@ -318,14 +354,44 @@ class Sequential:
             _positive_integer("threads", threads)
             if importlib.util.find_spec("threadpoolctl") is None:
                 raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
-        backend = backends.get(device)
+        backend = group.backend(backends.get(device), device)
         lower = _lower_precision(precision, backend, self._net.dtype)
+        group.agree(
+            "compile",
+            lambda: {
+                "gpunn's version": __version__,
+                "NumPy's version": np.__version__,
+                "seed": self.seed,
+                "the network": _without_places(self),
+                "the initial weights": self._net.fingerprint(),
+                "optimizer": _without_places(rule),
+                "loss": resolved.name,
+                "metrics": names,
+                "the kind of device": backend.device.partition(":")[0],
+                "precision": lower,
+                "strategy": [group.size, group.synchronized_batch_norm],
+            },
+        )
         self._net.move(backend)
         self._net.compile(rule, resolved, watched, precision=lower)
+        group.use(backend)
+        self._net.join(group)
         self._loss = chosen
         self._threads = threads
         self._epochs = 0
         self._compiled = {"metrics": watched}
+        return self
+
+    def join(self, strategy: DataParallel | None) -> Sequential:
+        """Share the steps from now on as `compile(…, strategy=…)` does, with the optimiser's state kept: after a copy
+        or a load, which are of this process alone. Errors as there."""
+        self._need_compiled("join")
+        self._need_rest("join")
+        group = _group_of(strategy)
+        with group.together():
+            group.agree("join", lambda: {"the weights": self._net.fingerprint()})
+            group.use(self._net.backend)
+            self._net.join(group)
         return self
 
     def fit(
@@ -369,6 +435,40 @@ class Sequential:
         """
         self._need_compiled("fit")
         self._need_rest("fit")
+        with self._net.group.together():
+            return self._fit(
+                X,
+                y,
+                batch_size=batch_size,
+                epochs=epochs,
+                shuffle=shuffle,
+                validation_data=validation_data,
+                validation_split=validation_split,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                callbacks=callbacks,
+                verbose=verbose,
+                resume=resume,
+                steps_per_epoch=steps_per_epoch,
+            )
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        batch_size: int,
+        epochs: int,
+        shuffle: bool,
+        validation_data: Any,
+        validation_split: float,
+        sample_weight: Any,
+        class_weight: Any,
+        callbacks: Iterable[Callback],
+        verbose: int,
+        resume: Any,
+        steps_per_epoch: int | None,
+    ) -> History:
         _positive_integer("batch_size", batch_size)
         _positive_integer("epochs", epochs)
         if verbose not in (0, 1, 2):
@@ -376,7 +476,13 @@ class Sequential:
         if shuffle not in (True, False):
             raise ValueError(f"shuffle must be True or False, got {shuffle!r}")
         chosen = _listed("callbacks", callbacks, "gpunn.Callback objects")
-        if y is None and stream.is_stream(X):
+        group = self._net.group
+        if y is None and not isinstance(X, Rows) and stream.is_stream(X):
+            if group is not ALONE:
+                raise ValueError(
+                    "a stream's batches are not shared among processes: give arrays, memory-mapped ones say, or "
+                    "gpunn.Rows"
+                )
             if sample_weight is not None:
                 raise ValueError("sample_weight comes in the batches of a stream: (x, y, sample_weight)")
             if validation_split != 0:
@@ -393,11 +499,24 @@ class Sequential:
             )
         if steps_per_epoch is not None:
             raise ValueError("steps_per_epoch is for streams; an array's epoch is all its rows")
-        X = checks.features(X, self._known_inputs(), self.dtype)
+        if any(isinstance(given, Rows) for given in (X, y, sample_weight)):
+            return self._fit_rows(
+                {"X": X, "y": y, "sample_weight": sample_weight},
+                batch_size=batch_size,
+                epochs=epochs,
+                shuffle=shuffle,
+                validation_data=validation_data,
+                validation_split=validation_split,
+                class_weight=class_weight,
+                callbacks=[*chosen, *([_progress(verbose)] if verbose else [])],
+                verbose=verbose,
+                resume=resume,
+            )
+        X = checks.features(X, self._known_inputs(), self.dtype, own=(group.rank, group.size))
         n_in, n_out = X.shape[1], self._outputs(X.shape[1])
         y = checks.targets(y, self._net.loss, X.shape[0], n_out, self.dtype)
         w = None if sample_weight is None else checks.weights(sample_weight, X.shape[0], self.dtype)
-        validation = None
+        validation: tuple[Any, ...] | None = None
         if validation_data is not None:
             if checks.split(max(1, X.shape[0]), validation_split) != X.shape[0]:
                 raise ValueError("give validation_data or validation_split, not both")
@@ -425,10 +544,67 @@ class Sequential:
             resume=resume,
         )
 
+    def _fit_rows(
+        self,
+        sets: dict[str, Any],
+        *,
+        batch_size: int,
+        epochs: int,
+        shuffle: bool,
+        validation_data: Any,
+        validation_split: float,
+        class_weight: Any,
+        callbacks: list[Callback],
+        verbose: int,
+        resume: Any,
+    ) -> History:
+        """`fit` on `Rows`, of which this process reads its own blocks."""
+        group, given = self._net.group, sets["X"]
+        if not isinstance(given, Rows) or given.ndim != 2:
+            raise ValueError("y or sample_weight is a gpunn.Rows, so X must be one, of a table (rows, columns)")
+        if sets["y"] is None:
+            raise TypeError("y is missing: the targets, as another gpunn.Rows or an array")
+        if validation_split != 0:
+            raise ValueError("validation_split takes rows of a set in memory: give validation_data, as gpunn.Rows say")
+        if class_weight is not None and not isinstance(class_weight, dict):
+            raise ValueError("class_weight='balanced' needs all rows, and a process has its own: pass a dict")
+        n = given.shape[0]
+        _check_shares(n, batch_size, group)
+        sets = {name: rows for name, rows in sets.items() if rows is not None}
+        found, blocks, own = of_fit(sets, n, batch_size, group.rank, group.size)
+        X = checks.features(found["X"], self._known_inputs(), self.dtype)
+        here, n_in, n_out = X.shape[0], X.shape[1], self._outputs(X.shape[1])
+        y = checks.targets(found["y"], self._net.loss, here, n_out, self.dtype)
+        w = None
+        if "sample_weight" in found:
+            w = checks.weights_of_a_batch(found["sample_weight"], here, self.dtype)
+        if class_weight is not None:
+            by_class = checks.class_weights(class_weight, y, self._net.loss, n_out)
+            both = by_class if w is None else backends.to_host(w) * by_class
+            w = checks.weights_of_a_batch(both, here, self.dtype, "sample_weight times class_weight")
+        if not any(group.meet("the weights of a set", w is None or bool((w > 0).any()))):
+            raise ValueError("sample_weight is zero in every row; at least one weight must be > 0")
+        validation = None
+        if validation_data is not None:
+            validation = self._validation(validation_data, n_in, n_out)
+        return self._train(
+            (X, y, w),
+            validation,
+            batch_size=batch_size,
+            epochs=epochs,
+            order_of=lambda epoch: blocks.order(self.seed, epoch, own, shuffle),
+            callbacks=callbacks,
+            verbose=verbose,
+            rows=np.zeros(n, np.int64),
+            resume=resume,
+            shuffled=shuffle,
+            blocks=blocks,
+        )
+
     def _train(
         self,
         training: tuple[Array, Array, Array | None],
-        validation: tuple[Array, Array, Array | None] | None,
+        validation: tuple[Any, ...] | None,
         *,
         batch_size: int,
         epochs: int,
@@ -438,19 +614,74 @@ class Sequential:
         rows: np.ndarray | None = None,
         resume: str | os.PathLike[str] | None = None,
         subject: Any = None,
+        shuffled: bool | None = None,
+        blocks: Blocks | None = None,
     ) -> History:
         """Train on what was checked: (X, y, weights or None), on `rows` of it where not all train, in the order that
-        `order_of(epoch)` tells. A checkpoint is the file of `subject`, this network unless given."""
+        `order_of(epoch)` tells. A checkpoint is the file of `subject`, this network unless given. Of a set in `blocks`
+        the arrays hold this process's."""
         n, n_in = training[0].shape[0] if rows is None else len(rows), training[0].shape[1]
-        facts = {"training data": print_of(training, n), "batch_size": batch_size, "shuffle": order_of is not None}
+        _check_shares(n, batch_size, self._net.group)
+        shuffled = order_of is not None if shuffled is None else shuffled
+        facts = {"training data": print_of(training, n), "batch_size": batch_size, "shuffle": shuffled}
+        seen = None if blocks is not None else training
 
         def go(**run: Any) -> History:
-            on_device = self._on_device(*training)
-            return loop.fit(self._net, on_device, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+            # several processes read their own rows of a set that is too large for one
+            data = self._place(*training) if self._net.group.size == 1 else self._on_device(*training)
+            fit: Any = host_blocks.fit if isinstance(data, host_blocks.HostData) else loop.fit
+            found: History = fit(self._net, data, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+            return found
 
         params = {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose}
         of = self if subject is None else subject
-        return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=of)
+        return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=of, seen=seen)
+
+    def _course(
+        self,
+        training: tuple[Array, Array, Array | None],
+        validation: tuple[Array, Array, Array | None] | None = None,
+        *,
+        batch_size: int,
+        epochs: int,
+        order_of: Callable[[int], np.ndarray] | None,
+        callbacks: Iterable[Callback] = (),
+        verbose: Any = 0,
+        rows: np.ndarray | None = None,
+        ahead: unwatched.Ahead | None = None,
+        orders: Callable[[int], np.ndarray] | None = None,
+        history: History | None = None,
+        put: Callable[[Any], Array] | None = None,
+    ) -> Course:
+        """`_train` as a course, for fits that nobody watches from step to step; `ahead` and `orders` as in
+        `unwatched.course`, and `put` brings arrays to the device where fits share them."""
+        net, n = self._net, training[0].shape[0] if rows is None else len(rows)
+        with self._alone("fit"):
+            hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
+            self._run = Run(net, self, hooks, facts={}, n_in=training[0].shape[1], first=self._epochs)
+            if history is not None:
+                self._run.history = history
+            try:
+                if not net.is_built:
+                    self.build(training[0].shape[1])
+                net.ready()
+                yield from unwatched.course(
+                    net,
+                    self._on_device(*training, put=put),
+                    None if validation is None else self._on_device(*validation, put=put),
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    order_of=order_of,
+                    callbacks=_Counting(hooks, self, self._run, None),
+                    model=self,
+                    history=self._run.history,
+                    first_epoch=self._epochs,
+                    rows=rows,
+                    ahead=ahead,
+                    orders=orders,
+                )
+            finally:
+                self._run = None
 
     def _fit_stream(
         self,
@@ -514,7 +745,7 @@ class Sequential:
     def _run_fit(
         self,
         go: Callable[..., History],
-        validation: tuple[Array, Array, Array | None] | None,
+        validation: tuple[Any, ...] | None,
         params: dict[str, Any],
         callbacks: list[Callback],
         *,
@@ -522,23 +753,38 @@ class Sequential:
         facts: dict[str, Any],
         resume: Any,
         of: Any,
+        seen: Any = None,
     ) -> History:
         """Take a fit through its epochs by `go`, from a checkpoint's on where there is one; `of` is the model whose
-        file a checkpoint is."""
+        file a checkpoint is, `seen` the set that every process should have alike."""
         net, epochs = self._net, params["epochs"]
         with self._alone("fit"):
+            # of several processes the first one shows and writes
+            watches = net.group.rank == 0
+            callbacks = [c for c in callbacks if watches or not getattr(c, "only_watches", False)]
             hooks = CallbackList(callbacks, self, params)
-            facts = facts | {"validation data": print_of(validation)}
+            held = None if validation is None else _Validation(*validation)
+            facts = facts | {"validation data": None if held is None else print_of(held[:3], held.rows)}
             under_way = Run(net, of, hooks, facts=facts, n_in=n_in, first=self._epochs)
             saved = None if resume is None else under_way.open(resume, epochs)
+            net.group.agree(
+                "fit",
+                lambda: {
+                    **under_way.facts(),
+                    "epochs": epochs,
+                    "epochs done": [self._epochs, 0 if saved is None else saved.position.done],
+                    "what a few rows hold": None if seen is None else _a_few_rows(seen),
+                    "the weights (seed= or random_state= draws them)": net.fingerprint(),
+                },
+            )
             if not net.is_built:
                 self.build(n_in)
             net.ready()
-            with net.backend.activate(), _thread_limit(self._threads):
-                self._run = under_way
-                try:
+            try:
+                with net.backend.activate(), _thread_limit(self._threads):
+                    self._run = under_way
                     return go(
-                        validation=None if validation is None else self._on_device(*validation),
+                        validation=None if held is None else held.on_device(self._place),
                         epochs=epochs,
                         callbacks=_Counting(hooks, self, under_way, saved),
                         model=self,
@@ -546,22 +792,29 @@ class Sequential:
                         first_epoch=self._epochs if saved is None else saved.position.first,
                         done=0 if saved is None else saved.position.done,
                     )
-                finally:
-                    self._run = None
-                    net.backend.free()
+            finally:
+                # behind the context: where memory ran out, its message says what was free then
+                self._run = None
+                net.backend.free()
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
         """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included."""
         self._need_compiled("train_on_batch")
         self._need_rest("train_on_batch")
-        x, y, w = self._batch(x, y, sample_weight, class_weight)
-        net = self._net
+        with self._net.group.together():
+            return self._train_on_batch(*self._batch(x, y, sample_weight, class_weight))
+
+    def _train_on_batch(self, x: Any, y: Array, w: Array | None) -> float:
+        net, n = self._net, x.shape[0]
+        _check_shares(n, n, net.group)
+        net.group.agree(
+            "train_on_batch", lambda: {"the batch": print_of((x, y, w)), "what a few rows hold": _a_few_rows((x, y, w))}
+        )
         net.ready()
-        with net.backend.activate(), loop.training_plan(net, x.shape[0], weighted=w is not None) as plan:
-            on_device = self._on_device(x, y, w)
+        with net.backend.activate(), loop.training_plan(net, n, weighted=w is not None) as plan:
+            on_device = self._on_device(*(_rows(array, plan.share.first, plan.share.n) for array in (x, y, w)))
             loop.set_learning_rate(net, self._epochs)
-            net.state[Slot.OFFSET] = 0
-            run(loop.whole_step(plan, plan.source(on_device.X, on_device.y, on_device.w)))
+            run(loop.step_on(plan, on_device))
             state = np.array(net.backend.to_host(net.state))
         if state[Slot.BAD]:
             raise loop.diverged(net, state, None, None)
@@ -576,7 +829,7 @@ class Sequential:
         X, y, w = self._batch(X, y, sample_weight, None, "X")
         self._net.follow_layers()
         with self._net.backend.activate():
-            return loop.score(self._net, self._on_device(X, y, w), batch_size)
+            return loop.score(self._net, self._place(X, y, w), batch_size)
 
     # --- prediction ---------------------------------------------------------------------------------------------
 
@@ -589,9 +842,16 @@ class Sequential:
             self.build(array.shape[1])
         self._net.follow_layers()
         with self._net.backend.activate():
-            on_device = checks.on_device(array, self._net.backend)
-            result = loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(array, self.dtype))
-            return checks.as_given(result, X)
+            backend = self._net.backend
+            parts = host_blocks.pieces(backend, array)
+            if len(parts) == 1:
+                return checks.as_given(self._predict(array, batch_size), X)
+            return np.concatenate([backend.to_host(self._predict(part, batch_size)) for part in parts])
+
+    def _predict(self, X: Any, batch_size: int) -> Array:
+        """aᴸ on the device for rows that it has room for."""
+        on_device = checks.on_device(X, self._net.backend)
+        return loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(X, self.dtype))
 
     def predict_proba(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """Probabilities (n, n_out): aᴸ behind softmax or sigmoid, and that of the logits where the last layer gives
@@ -707,8 +967,9 @@ class Sequential:
             yield plan
 
     def _copy_step(self, plan: Plan) -> None:
-        """Dropout masks are those of the current step."""
+        """Dropout masks are those of the current step, on all rows of the batch."""
         plan.state[...] = self._net.state
+        plan.state[Slot.FIRST_ROW] = 0
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -729,7 +990,9 @@ class Sequential:
         """
         if self._run is None:
             raise RuntimeError("save_checkpoint writes a fit under way, and none is; save keeps the network")
-        self._run.save(path)
+        # of processes that train together the first one writes
+        if self._net.group.rank == 0:
+            self._run.save(path)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the network as an ONNX graph, as one step: input "X" (N, n_in), output "output" (N, n_out), for any
@@ -887,18 +1150,50 @@ class Sequential:
             self.build(array.shape[1])
         return array, targets, w
 
-    def _validation(self, given: Any, n_in: int, n_out: int) -> tuple[Array, Array, Array | None]:
+    def _validation(self, given: Any, n_in: int, n_out: int) -> _Validation:
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
-        X = checks.features(given[0], n_in, self.dtype, "validation X")
-        y = checks.targets(given[1], self._net.loss, X.shape[0], n_out, self.dtype, "validation y")
-        if len(given) == 2 or given[2] is None:
-            return X, y, None
-        return X, y, checks.weights(given[2], X.shape[0], self.dtype, "validation sample_weight")
+        X, y, w = (*given, None)[:3]
+        group, first, rows = self._net.group, 0, None
+        if isinstance(X, Rows):
+            rows = len(X)
+            if any(each is not None and np.shape(each)[0] != rows for each in (y, w)):
+                raise ValueError(f"validation X has {rows} rows, and its y or sample_weight another number")
+            if rows < group.size:
+                raise ValueError(f"validation X has {rows} rows, fewer than there are processes, {group.size}")
+            first, count = part(rows, group.rank, group.size)
+            X, y, w = (_rows_on_disk(each, first, count) for each in (X, y, w))
+        own = (group.rank, group.size) if rows is None else (0, 1)
+        X = checks.features(X, n_in, self.dtype, "validation X", own=own)
+        y = checks.targets(y, self._net.loss, X.shape[0], n_out, self.dtype, "validation y")
+        if w is not None:
+            look = checks.weights if rows is None else checks.weights_of_a_batch
+            w = look(w, X.shape[0], self.dtype, "validation sample_weight")
+        return _Validation(X, y, w, first, rows)
 
-    def _on_device(self, X: Any, y: Array, w: Array | None) -> Data:
+    def _on_device(self, X: Any, y: Array, w: Array | None, *, put: Callable[[Any], Array] | None = None) -> Data:
+        if put is not None:
+            return Data(put(X), put(y), None if w is None else put(w))
         put = self._net.backend.asarray
         return Data(checks.on_device(X, self._net.backend), put(y), None if w is None else put(w))
+
+    def _place(self, X: Any, y: Array, w: Array | None) -> Data | host_blocks.HostData:
+        stays = host_blocks.stays(self._net.backend, X, y, w)
+        return host_blocks.HostData(X, y, w) if stays else self._on_device(X, y, w)
+
+
+class _Validation(NamedTuple):
+    """What a fit is measured on: all rows, or this process's of a set of `rows` rows, the first of which is `first`."""
+
+    X: Array
+    y: Array
+    w: Array | None
+    first: int = 0
+    rows: int | None = None
+
+    def on_device(self, put: Callable[..., Any]) -> Any:
+        """The same where `put` brings it."""
+        return dataclasses.replace(put(self.X, self.y, self.w), first=self.first, whole=self.rows)
 
 
 class _Counting:
@@ -955,6 +1250,56 @@ def _progress(verbose: int) -> Callback:
     return EpochLines()
 
 
+def _group_of(strategy: Any) -> Group:
+    """The processes that a strategy starts; one alone for None."""
+    if strategy is None:
+        return ALONE
+    if not isinstance(strategy, DataParallel):
+        raise TypeError(f"strategy must be gpunn.DataParallel() or None, got {strategy!r}")
+    return strategy.start()
+
+
+def _check_shares(n: int, batch_size: int, group: Group) -> None:
+    """ValueError where a process would have no rows."""
+    if n < group.size:
+        raise ValueError(f"there are {group.size} processes, but {n} rows: start at most as many processes as rows")
+    if batch_size < group.size:
+        raise ValueError(
+            f"batch_size={batch_size} leaves process {group.size - 1} of {group.size} without a row: give each "
+            "at least one, or start fewer processes"
+        )
+
+
+def _rows(array: Any, first: int, count: int) -> Any:
+    """So many rows from that one on: the very array where they are all."""
+    return array if array is None or array.shape[0] == count else array[first : first + count]
+
+
+def _rows_on_disk(given: Any, first: int, count: int) -> Any:
+    """The same of a `Rows`, read, or of an array."""
+    if isinstance(given, Rows):
+        return given.read(first, first + count)
+    return None if given is None else np.asarray(given)[first : first + count]
+
+
+def _a_few_rows(training: tuple[Any, Any, Any]) -> list[int]:
+    """A number that tells the first, the middle and the last rows of a set, of X, y and weights, from other ones."""
+    found = []
+    for array in training:
+        if array is None:
+            continue
+        n = array.shape[0]
+        rows = array[[0, n // 2, n - 1]]
+        host = backends.to_host(rows.toarray() if hasattr(rows, "toarray") else rows)
+        found.append(zlib.crc32(np.ascontiguousarray(host).data))
+    return found
+
+
+def _without_places(thing: Any) -> str:
+    """repr, without the addresses that differ from process to process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
+
+
 @contextlib.contextmanager
 def _limited(threads: int) -> Iterator[None]:
     try:
@@ -1009,12 +1354,12 @@ def _integer(name: str, value: Any, wanted: str) -> int:
     raise TypeError(f"{name} must be {wanted}, got {value!r}")
 
 
-def _seed(seed: Any) -> int:
+def _seed(seed: Any, name: str = "seed") -> int:
     if seed is None:
         return secrets.randbits(63)
-    number = _integer("seed", seed, "an integer or None")
+    number = _integer(name, seed, "an integer or None")
     if not 0 <= number < 2**64:
-        raise ValueError(f"seed must lie in [0, 2⁶⁴), got {seed}")
+        raise ValueError(f"{name} must lie in [0, 2⁶⁴), got {seed}")
     return number
 
 

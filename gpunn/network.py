@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from .kernels.state import SIZE, Slot
 from .layers import Buffers, Layer, Parameter
 from .losses import Loss
 from .optimizers import Optimizer
-from .recording import LOOK_AFTER, Array, Recorder, run
+from .recording import ALONE, LOOK_AFTER, Array, Group, Recorder, Share, run
 
 # above these magnitudes an update of finite numbers might overflow, and is tried before it is written
 LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
@@ -68,6 +69,10 @@ class Kept:
     y: Array
     w: Array | None
 
+    def rows(self, start: int, stop: int) -> Kept:
+        """The room of those rows."""
+        return Kept(self.a[start:stop], self.y[start:stop], None if self.w is None else self.w[start:stop])
+
 
 @dataclass(frozen=True)
 class Accounting:
@@ -98,6 +103,9 @@ class Penalty:
 class Plan:
     """Every buffer of a step for n rows, and the step itself as lists of launches.
 
+    Where processes share a batch the n rows are this one's part of it, `share`: what is summed over rows is summed over
+    the processes as well, before it is used.
+
     prepare   the batch's weights: wᵢ ← wᵢ/Σw
     forward   steps (1), (2) of the procedure: x to aᴸ
     loss      (3): C, and δᴸ or ∂C/∂aᴸ
@@ -117,10 +125,12 @@ class Plan:
         weighted: bool = False,
         keep: bool = False,
         input_gradient: bool = False,
+        share: Share | None = None,
     ) -> None:
         # the network holds its plans; a circle would keep all of it until Python looks for circles
         self._network = weakref.ref(network)
         self.n, self.training = n, training
+        self.share = Share.of(n) if share is None else share
         self.backend = network.backend
         self.bytes = 0
         self.weighted = weighted
@@ -129,11 +139,13 @@ class Plan:
         self.gradient: Array = network.gradient if update else None
         if backward and not update:
             self.gradient = self._new((network.theta.shape[0],))
-        self.ops = Recorder(self.backend, keep=keep, precision=network.precision)
+        self.ops = Recorder(self.backend, keep=keep, precision=network.precision, share=self.share)
         self.x = self._new((n, network.n_in))
         self._along: Any = None
+        self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
         self.layers = self._allocate(keep, backward)
+        self._of_penalties: list[tuple[list[Any], int, int]] = []
         self.prepare: list[Launch] = []
         self.loss: list[Launch] = []
         self.backward: list[Launch] = []
@@ -235,11 +247,17 @@ class Plan:
         self.y = self._new((n,), np.int32) if labels else self._new((n, net.n_out))
         self.w = self._new((n,))
         self.terms = self._new((n,))
-        if self.weighted:
+        if self.share.group is not ALONE:
+            ops(kernel("begin_part"), out=self.state, count=1, first=self.share.first)
+        if not self.weighted:
+            self.w.fill(1 / self.share.rows)
+            ops(kernel("begin_batch"), out=self.state, count=1, rows=self.share.rows)
+        elif self.share.group is ALONE:
             ops(kernel("weigh_batch"), out=(self.w, self.state), count=1, rows=n)
         else:
-            self.w.fill(1 / n)
-            ops(kernel("begin_batch"), out=self.state, count=1, rows=n)
+            ops(kernel("total"), self.w, out=_slot(self.state, Slot.WEIGHT))
+            ops.over_processes(_slot(self.state, Slot.WEIGHT))
+            ops(kernel("weigh_part"), out=(self.w, self.state), count=1, rows=n)
         self.prepare = ops.take()
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
@@ -263,6 +281,7 @@ class Plan:
         for k, p in enumerate(penalties):
             theta = self.network.theta[p.start : p.stop]
             self.ops(kernel("penalty"), theta, out=parts[k : k + 1], l2=p.l2, l1=p.l1)
+            self._of_penalties.append((*self.ops.last, k))
         self.ops(kernel("total"), parts, out=_slot(self.state, Slot.PENALTY))
         if self.network.accounting.after_penalty is not None:
             self.ops(kernel(self.network.accounting.after_penalty), out=self.state, count=1)
@@ -270,12 +289,35 @@ class Plan:
     def _record_backward(self) -> None:
         """(4) δˡ by E5 down to the first layer; (5) gradients by E6 and E7; λW of E9."""
         net = self.network
+        bucket = self.share.group.bucket_bytes
+        begun: list[Launch] = []
+        # weights lie in the layers' order, so that those from `ready` to `sent` are the ones that wait to be sent
+        sent = ready = sum(p.stop - p.start for p in net.places if p.parameter.penalised)
+        unpenalised = ready
         for t, layer in zip(reversed(self.layers), reversed(net.layers), strict=True):
             if not layer.passes_through(self.training):
                 layer.backward(self.ops, t, self.training)
+            ready = min([ready, *(p.start for p in net.places_of(t.index) if p.parameter.penalised)])
+            if bucket is not None and (sent - ready) * self.gradient.itemsize >= bucket:
+                begun += self.ops.begin_over_processes(self.gradient[ready:sent])
+                sent = ready
+        # the parts' gradients, losses and metrics become those of the batch; a penalty is no part's
+        numbers = (_slot(self.state, Slot.LOSS), self.means)
+        if bucket is None:
+            self.ops.over_processes(self.gradient, *numbers)
+        else:
+            begun += self.ops.begin_over_processes(self.gradient[:sent], self.gradient[unpenalised:], *numbers)
+            self.ops.finish(begun)
+        everyone = net.penalties()
         for p in net.penalties(trainable_only=True):
             theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]
             self.ops(kernel(net.accounting.penalty_gradient), theta, self.state, out=g, l2=p.l2, l1=p.l1)
+            self._of_penalties += [(*self.ops.last, k) for k, q in enumerate(everyone) if q.start <= p.start < q.stop]
+
+    def set_l2(self, values: list[float]) -> None:
+        """λ of every penalty, in their order, into launches that are compiled."""
+        for stage, at, k in self._of_penalties:
+            stage[at].numbers[0] = values[k]
 
     def _record_update(self) -> None:
         """(6) gradient step by E8 or a descendant of it, unless something is not finite."""
@@ -295,7 +337,7 @@ class Plan:
         for t, layer in zip(self.layers, net.layers, strict=True):
             layer.after_update(ops, t)
         self._record_sums(ops, net.score_sums)
-        ops(kernel(net.accounting.tick), out=state, count=1, rows=self.n)
+        ops(kernel(net.accounting.tick), out=state, count=1, rows=self.share.rows)
 
     def _record_sums(self, ops: Recorder, sums: Array) -> None:
         for metric, part in self.network.score_parts():
@@ -346,13 +388,26 @@ class Plan:
             return []
         labels = self.network.loss.targets == "labels"
 
+        first = self.share.first
+
         def record(ops: Recorder) -> None:
-            ops(kernel("keep_rows"), self.output, self.state, out=kept.a)
-            ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y)
+            ops(kernel("keep_rows"), self.output, self.state, out=kept.a[first:])
+            ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y[first:])
             if kept.w is not None:
-                ops(kernel("keep_weights"), self.w, self.state, out=kept.w)
+                ops(kernel("keep_weights"), self.w, self.state, out=kept.w[first:])
 
         return self._launches(record)
+
+    def feed(self, X: Table, y: Array, w: Array = None) -> None:
+        """Bring one batch, arrays on the device, into the plan's x, y and w."""
+        self.state[Slot.OFFSET] = 0
+        if isinstance(X, CompressedRows):
+            run(self.source(X, y, w))
+            return
+        with np.errstate(all="ignore"):
+            self.x[...], self.y[...] = X, y
+            if w is not None:
+                self.w[...] = w
 
     def source(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
         """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.
@@ -360,6 +415,8 @@ class Plan:
         With `order` (int64, a permutation) row i of the batch is row order[offset + i], else row offset + i.
         """
         ops = Recorder(self.backend)
+        if order is not None:
+            order = order[self.share.first :]
         pairs = [(X, self.x)]
         if y is not None:
             if self.network.loss.targets == "labels":
@@ -413,6 +470,7 @@ class Network:
         self.metrics: list[Any] = []
         self.accounting = Accounting()
         self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
+        self.group: Group = ALONE  # the processes that share its steps
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
         self._reset_plans()
 
@@ -527,6 +585,11 @@ class Network:
             self.precision = precision
             self._reset_plans()
 
+    def join(self, group: Group) -> None:
+        """Share steps with the processes of a group from now on."""
+        self.group = group
+        self._reset_plans()
+
     def check_rule(self, optimizer: Optimizer) -> None:
         """ValueError where a hyper-parameter is 0 or infinite in the network's dtype."""
         for name, value in optimizer.hyper().items():
@@ -559,6 +622,13 @@ class Network:
     def n_scores(self) -> int:
         """How many numbers the metrics take together."""
         return sum(metric.size(self.n_out) for metric in self.metrics)
+
+    def fingerprint(self) -> int | None:
+        """A number that tells these parameters and running statistics from others; None before there are any."""
+        if not self.is_built:
+            return None
+        theta, running = (np.ascontiguousarray(self.backend.to_host(a)) for a in (self.theta, self.running))
+        return zlib.crc32(running.data, zlib.crc32(theta.data))
 
     def room(self, n: int, *, weighted: bool) -> Kept | None:
         """Room for n rows where a metric looks at all rows together, else None."""
@@ -615,6 +685,10 @@ class Network:
         self._pool: dict[Any, list[Plan]] = {}
         self._recorded = self._settings()
 
+    def drop_plans(self) -> None:
+        """Give back the memory of plans that are not in use; they are made anew where they are needed."""
+        self._reset_plans()
+
     @contextmanager
     def plan(self, n: int, **options: Any) -> Iterator[Plan]:
         """A plan for n rows, from the pool of those not in use or made now. It serves one thread at a time."""
@@ -637,7 +711,7 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles and deep copies hold host arrays and no plans."""
-        state = {k: v for k, v in vars(self).items() if k not in ("_lock", "_pool", "_recorded", "backend")}
+        state = {k: v for k, v in vars(self).items() if k not in ("_lock", "_pool", "_recorded", "backend", "group")}
         for name in ("theta", "running", "gradient", "state", "score_sums"):
             if state[name] is not None:
                 state[name] = np.array(self.backend.to_host(state[name]))
@@ -647,7 +721,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickled on the CPU, whatever device it came from."""
         vars(self).update(state)
-        self.backend = backends.get("cpu")
+        self.backend, self.group = backends.get("cpu"), ALONE
         self._reset_plans()
 
 

@@ -7,8 +7,11 @@ checked, nothing is allocated, and nothing of it depends on Python beyond the lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -20,17 +23,127 @@ Array = Any
 LOOK_AFTER = 0.1  # seconds that compiled code runs at most before Python looks again
 
 
-class Recorder:
-    """What a layer writes to. `keep=True` asks layers to keep z and δ apart from a and ∂C/∂a, for `trace`.
+class Group(Protocol):
+    """The processes that take a step together, each with a part of the batch's rows.
 
-    `precision` is that of the products: None for the arrays' own, else "tf32" or "bf16".
+    rank, size               this process's number, counted from 0, and how many there are
+    synchronized_batch_norm  whether a batch's mean and variance are over the rows of all of them
+    bucket_bytes             how many bytes of gradients are sent as soon as they are there; None sends them all at once
     """
 
-    def __init__(self, backend: Backend, *, keep: bool = False, precision: str | None = None) -> None:
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def synchronized_batch_norm(self) -> bool: ...
+
+    @property
+    def bucket_bytes(self) -> int | None: ...
+
+    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+        """The launches of `bind_sum` in two halves: those that send the arrays off, which nobody may touch from then
+        on, and those after which they hold the sums."""
+
+    def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
+        """Launches after which each array holds the sum of those of all processes, the same bits on every one."""
+
+    def meet(self, where: str, value: Any) -> list[Any]:
+        """What every process brings, in their order; each must come. The error of one is raised on all."""
+
+    def agree(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
+        """ValueError on every process that names the first of the facts that differs, and on whom."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """A call that all processes make: what the body raises on one, all hear of."""
+
+    def backend(self, backend: Backend, asked: Any) -> Backend:
+        """The device of this process, where all asked for that one."""
+
+    def use(self, backend: Backend) -> None:
+        """Add up arrays of that device from now on."""
+
+
+class Alone:
+    """One process, which has all rows."""
+
+    rank, size, synchronized_batch_norm, bucket_bytes = 0, 1, False, None
+
+    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+        """Nothing to add."""
+        return [], []
+
+    def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
+        """Nothing to add."""
+        return []
+
+    def meet(self, where: str, value: Any) -> list[Any]:
+        """Nobody else."""
+        return [value]
+
+    def agree(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
+        """Nobody to disagree with."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Nobody to tell."""
+        return contextlib.nullcontext()
+
+    def backend(self, backend: Backend, asked: Any) -> Backend:
+        """Nobody asks for the same device."""
+        return backend
+
+    def use(self, backend: Backend) -> None:
+        """Nothing to add."""
+
+
+ALONE = Alone()
+
+
+def part(rows: int, rank: int, size: int) -> tuple[int, int]:
+    """(first, count) of the rows that are a process's of so many: parts in a row that differ by at most one."""
+    each, more = divmod(rows, size)
+    return rank * each + min(rank, more), each + (rank < more)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A process's part of a batch: n of its rows, from row `first` on, of `rows` that the group has together."""
+
+    rows: int
+    first: int
+    n: int
+    group: Group
+
+    @classmethod
+    def of(cls, rows: int, group: Group = ALONE) -> Share:
+        """This process's part of so many rows; all of them, unless there is a group."""
+        return cls(rows, *part(rows, group.rank, group.size), group)
+
+
+class Recorder:
+    """What a layer writes to.
+
+    keep       asks layers to keep z and δ apart from a and ∂C/∂a, for `trace`
+    precision  of the products: None for the arrays' own, else "tf32" or "bf16"
+    share      the part of a batch whose rows other processes have too
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        keep: bool = False,
+        precision: str | None = None,
+        share: Share | None = None,
+    ) -> None:
         self.backend = backend
         self.keep = keep
         self.precision = precision
         self._operands = backend.operands(precision)
+        self.share = Share.of(0) if share is None else share
+        self._first_rows: dict[int, Array] = {}
         self.eager: list[str] = []
         self.bytes = 0
         self._stages: list[list[Any]] = [[]]
@@ -39,6 +152,11 @@ class Recorder:
         """Record out = kernel(inputs)."""
         self._stages[-1].append((kernel, inputs, out, count, scalars))
         self._operands.wrote(*(out if isinstance(out, tuple) else (out,)))
+
+    @property
+    def last(self) -> tuple[list[Any], int]:
+        """Where the launch that was recorded last will stand."""
+        return self._stages[-1], len(self._stages[-1]) - 1
 
     def new(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Scratch for what is being recorded; it counts among the plan's bytes."""
@@ -98,9 +216,65 @@ class Recorder:
         self._stages[-1].append(launch)
         self._operands.wrote(*written)
 
+    def with_column_sums(self, kernel: Kernel, *inputs: Array, out: Array, sums: Array, **scalars: float) -> bool:
+        """Record out = kernel(inputs) and sums = Σ over the rows of `out` where this device does both in one pass;
+        whether it did."""
+        launch = kernel.bind_with_column_sums(*inputs, out=out, sums=sums, **scalars)
+        if launch is not None:
+            self._stages[-1].append(launch)
+        return launch is not None
+
     def copy(self, a: Array, out: Array) -> None:
         """Record out = a."""
         self(kernel("identity"), a, out=out)
+
+    # --- over the processes that share a batch ----------------------------------------------------------------------
+
+    def over_processes(self, *arrays: Array) -> None:
+        """Record that each array becomes the sum of those of all processes; alone it is that already."""
+        self._stages[-1] += self.share.group.bind_sum(arrays)
+        self._operands.wrote(*arrays)
+
+    def begin_over_processes(self, *arrays: Array) -> list[Launch]:
+        """Record that the arrays are sent off to be summed over the processes; returns what `finish` takes, before
+        which nobody may touch them."""
+        begin, finish = self.share.group.bind_begun_sum(arrays)
+        self._stages[-1] += begin
+        return finish
+
+    def finish(self, begun: Iterable[Launch]) -> None:
+        """Record that what was sent off comes back."""
+        self._stages[-1] += begun
+
+    def first_row(self, table: Array) -> Array:
+        """Row 0 of the batch, of the table (n, m) that holds this process's rows of it."""
+        if self.share.group.size == 1:
+            return table[0]
+        if id(table) not in self._first_rows:
+            row = self.new((1, table.shape[1]), table.dtype)
+            theirs = self.backend.zeros(row.shape, table.dtype)
+            self.copy(table[:1] if self.share.first == 0 else theirs, out=row)
+            self.over_processes(row)
+            self._first_rows[id(table)] = row[0]
+        return self._first_rows[id(table)]
+
+    def normalized_rows(self, n: int) -> int:
+        """How many rows a batch's mean and variance are over: those of all processes where that is asked, else n."""
+        return self.share.rows if self.share.group.synchronized_batch_norm else n
+
+    def over_normalized(self, *arrays: Array) -> None:
+        """Record the sum over the processes whose rows a batch's mean and variance are over."""
+        if self.share.group.synchronized_batch_norm:
+            self.over_processes(*arrays)
+
+    def normalized_sums(self, mine: Sequence[Array], into: Sequence[Array]) -> Sequence[Array]:
+        """Sums over the rows that are normalised together, of this process's sums, which stay as they are."""
+        if not self.share.group.synchronized_batch_norm:
+            return mine
+        for a, out in zip(mine, into, strict=True):
+            self.copy(a, out=out)
+        self.over_processes(*into)
+        return into
 
     def call(self, function: Callable[..., Any], *arguments: Any, why: str) -> None:
         """Record a call of a Python function on the plan's arrays, which it writes in place.

@@ -1,8 +1,8 @@
 """The kernels' C++ texts on a GPU: the same text as on the CPU, as a `cupy.ElementwiseKernel`.
 
-Every form becomes elementwise launches: an element is an element, a row, or one partial result of a reduction.
-Reductions take two launches, partial results of blocks of rows (adjacent threads read adjacent columns) and then
-their combination, through scratch that is allocated when the launch is bound: nothing allocates when it runs.
+Here it is decided, from the sizes and the layout, as which of its texts (`_device_texts`) a kernel is launched, and by
+how many threads. Reductions go through scratch that is allocated when the launch is bound: nothing allocates when it
+runs.
 """
 
 from __future__ import annotations
@@ -14,15 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._signature import Operand
+from . import _lanes
+from ._device_texts import (
+    GROUP,
+    WARP,
+    Text,
+    by_row_text,
+    can_be_summed,
+    elementwise_text,
+    flat_text,
+    reduction_texts,
+    summed_text,
+)
 from .host import after_copies
-from .state import PREAMBLE
 
 if TYPE_CHECKING:
     from ._registry import Call, Kernel
 
-BLOCK_ROWS = 64
-LANES = 8192  # partial results of a reduction over everything
+THREADS = 2**18  # as many as a large GPU runs at a time
+EACH = 16  # elements that a thread of a reduction combines at least
+EACH_SUMMED = 8  # rows that a thread takes at least where it also writes them
+ONE_WARP = 2**17  # elements up to which column sums take one launch, a warp a column
 OPTIONS = ("-std=c++17",)
 
 
@@ -66,22 +78,24 @@ def bind(kernel: Kernel, call: Call) -> DeviceLaunch:
     return DeviceLaunch(calls, reads, [a for o, a in pairs if o.role != "in"])
 
 
+Calls = list[Callable[[], Any]]
+
+
 def _launch(function: Any, arguments: list[Any], size: int | None) -> Callable[[], None]:
     if size is None:
         return functools.partial(function, *arguments)
     return functools.partial(function, *arguments, size=size)
 
 
-# --- parameters and texts ------------------------------------------------------------------------------------------
+def _compiled(text: Text, name: str) -> Any:
+    # a kernel of the bare name tanh would clash with the function
+    return _made(_cupy().ElementwiseKernel, text, f"gpunn_{name}")
 
 
-def _guarded(kernel: Kernel, text: str) -> str:
-    setup = f"{kernel.setup}\n" if kernel.setup else ""
-    return f"if ({kernel.when.text}) {{\n{setup}{text}\n}}" if kernel.when is not None else setup + text
-
-
-def _scalars(kernel: Kernel) -> list[str]:
-    return [f"{o.type} {o.name}" for o in kernel.signature.scalars]
+@functools.cache
+def _made(elementwise_kernel: Any, text: Text, name: str) -> Any:
+    inputs, outputs, operation, preamble = text
+    return elementwise_kernel(inputs, outputs, operation, name, preamble=preamble, options=OPTIONS)
 
 
 def _values(kernel: Kernel, call: Call) -> list[Any]:
@@ -92,151 +106,49 @@ def _values(kernel: Kernel, call: Call) -> list[Any]:
     ]
 
 
-def _pointer(operand: Operand, call_types: str = "") -> str:
-    """Turn CuPy's raw array `name_` into a plain pointer `name`, which is what the text indexes."""
-    const = "const " if operand.role == "in" else ""
-    return f"{const}{_device_type(operand)}* {operand.name} = &{operand.name}_[0];"
-
-
-def _device_type(operand: Operand) -> str:
-    return operand.type if operand.type in ("T", "S") else operand.ctype({})
-
-
-def elementwise_parts(kernel: Kernel) -> tuple[str, str, str]:
-    """(in_params, out_params, operation) of an elementwise kernel's ElementwiseKernel."""
-    raws = [o for o in kernel.signature.arrays if o.kind == "raw"]
-
-    def declare(operands: tuple[Operand, ...]) -> list[str]:
-        return [f"raw {o.type} {o.name}_" if o.kind == "raw" else f"{o.type} {o.name}" for o in operands]
-
-    ins = declare(kernel.signature.inputs) + _scalars(kernel)
-    outs = declare(kernel.signature.outputs)
-    pointers = "\n".join(_pointer(o) for o in raws)
-    return ", ".join(ins), ", ".join(outs), f"{pointers}\n{_guarded(kernel, kernel.text)}".strip()
-
-
-def by_row_parts(kernel: Kernel) -> tuple[str, str, str]:
-    """(in_params, out_params, operation) of a by-row kernel: everything raw, one element a row."""
-    prologue: list[str] = []
-    epilogue: list[str] = []
-    ins: list[str] = []
-    outs: list[str] = []
-    for o in kernel.signature.arrays:
-        params = outs if o.role != "in" else ins
-        params.append(f"raw {o.type} {o.name}_")
-        const = "const " if o.role == "in" else ""
-        ctype = _device_type(o)
-        if o.kind == "rows":
-            prologue.append(f"{const}{ctype}* {o.name} = &{o.name}_[0] + i * (ptrdiff_t){o.name}_ld;")
-        elif o.kind == "raw":
-            prologue.append(_pointer(o))
-        elif o.role == "out":
-            prologue.append(f"{ctype} {o.name};")
-        else:
-            prologue.append(f"{const}{ctype} {o.name} = {o.name}_[i];")
-        if o.kind == "element" and o.role != "in":
-            epilogue.append(f"{o.name}_[i] = {o.name};")
-    numbers = [f"int64 {w}" for w in kernel.signature.widths]
-    numbers += [f"int64 {o.name}_ld" for o in kernel.signature.arrays if o.kind == "rows"]
-    text = "\n".join([*prologue, kernel.text, *epilogue])
-    if kernel.when is not None:
-        pointers = [_pointer(o) for o in kernel.signature.arrays if o.name == "state"]
-        inner = "\n".join([*(x for x in prologue if x not in pointers), kernel.text, *epilogue])
-        text = "\n".join([*pointers, f"if ({kernel.when.text}) {{", inner, "}"])
-    return ", ".join(ins + _scalars(kernel) + numbers), ", ".join(outs), text
-
-
-def reduction_parts(kernel: Kernel) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
-    """The two launches of a reduction: partial results, and their combination.
-
-    Over rows, element (block, column) combines up to 64 rows of one column. Over everything, element `lane`
-    combines every LANES-th element. Inputs are addressed through their strides, so any layout will do.
-    """
-    combine = kernel.combine
-    assert combine is not None
-    (out,) = kernel.signature.outputs
-    a = _device_type(out)
-    ins, prologue, loads = [], [], []
-    for o in kernel.signature.inputs:
-        ins.append(f"raw {o.type} {o.name}_")
-        prologue.append(_pointer(o, "").replace(f"* {o.name} =", f"* p_{o.name} =") if o.kind != "raw" else _pointer(o))
-        if o.kind == "element":
-            loads.append(f"const {_device_type(o)} {o.name} = p_{o.name}[r * {o.name}_rs + c * {o.name}_cs];")
-        elif o.kind == "row":
-            loads.append(f"const {_device_type(o)} {o.name} = p_{o.name}[c * {o.name}_cs];")
-    numbers = ["int64 n_rows", "int64 n_columns", "int64 n_parts"]
-    for o in kernel.signature.inputs:
-        numbers += [f"int64 {o.name}_rs"] if o.kind == "element" else []
-        numbers += [f"int64 {o.name}_cs"] if o.kind in ("element", "row") else []
-    step = " ".join([*loads, f"{a} {out.name};", kernel.text])
-    join = f"{{ const {a} a = total, b = {out.name}; total = {combine.text}; }}"
-    begin = f"{a} total = ({a}){combine.identity!r};"
-    if kernel.over == "rows":
-        walk = (
-            "const long long c = i % n_columns, block = i / n_columns;\n"
-            f"const long long top = block * {BLOCK_ROWS};\n"
-            f"const long long end = top + {BLOCK_ROWS} < n_rows ? top + {BLOCK_ROWS} : n_rows;\n"
-            f"for (long long r = top; r < end; ++r) {{ {step} {join} }}"
-        )
-        second_index = "k * n_columns + i"
-    else:
-        walk = (
-            "for (long long k = i; k < n_rows * n_columns; k += n_parts) {"
-            f" const long long r = k / n_columns, c = k % n_columns; {{ {step} {join} }} }}"
-        )
-        second_index = "k"
-    first = "\n".join([*prologue, begin, kernel.setup, walk, "parts[i] = total;"])
-    guard = kernel.when.text if kernel.when is not None else None
-    if guard:
-        pointers = [x for x in prologue if x.endswith("= &state_[0];")]
-        rest = [x for x in prologue if x not in pointers]
-        inner = "\n".join([*rest, begin, kernel.setup, walk, "parts[i] = total;"])
-        first = "\n".join([*pointers, f"if ({guard}) {{", inner, "}"])
-    walk_parts = f"for (long long k = 0; k < n_parts; ++k) {{ {a} {out.name} = parts[{second_index}]; {join} }}"
-    second = f"{begin}\n{walk_parts}\nresult[i] = total;"
-    second_ins = f"raw {out.type} parts, int64 n_columns, int64 n_parts"
-    if guard:
-        second_ins = f"raw float64 state_, {second_ins}"
-        second = f"const double* state = &state_[0];\nif ({guard}) {{\n{second}\n}}"
-    return (
-        (", ".join(ins + _scalars(kernel) + numbers), f"raw {out.type} parts", first),
-        (second_ins, f"raw {out.type} result", second),
-    )
-
-
-def _compiled(parts: tuple[str, str, str], name: str) -> Any:
-    # a kernel of the bare name tanh would clash with the function
-    return _made(_cupy().ElementwiseKernel, parts, f"gpunn_{name}")
-
-
-@functools.cache
-def _made(elementwise_kernel: Any, parts: tuple[str, str, str], name: str) -> Any:
-    return elementwise_kernel(*parts, name, preamble=PREAMBLE, options=OPTIONS)
-
-
-# --- the three forms -----------------------------------------------------------------------------------------------
-
-
-Calls = list[Callable[[], Any]]
+# --- elementwise ---------------------------------------------------------------------------------------------------
 
 
 def _elementwise(kernel: Kernel, call: Call) -> Calls:
     n, m = call.shape
     if n * m == 0:
         return []
-    function = _compiled(elementwise_parts(kernel), kernel.name)
-    operands = kernel.signature.arrays
-    flat = any(o.kind == "element" and a.ndim == 1 for o, a in zip(operands, call.arrays, strict=True))
-    arrays = [a[:, None] if o.kind == "col" and not flat else a for o, a in zip(operands, call.arrays, strict=True)]
+    operands, arrays = kernel.signature.arrays, call.arrays
     split = len(kernel.signature.inputs)
+    pack = _pack(kernel, call)
+    if pack:
+        index = "int" if n * m + pack < 2**31 else "long long"
+        function = _compiled(flat_text(kernel, pack, index), kernel.name)
+        values = [*_values(kernel, call), n * m, m]
+        return [_launch(function, [*arrays[:split], *values, *arrays[split:]], -(-n * m // pack))]
+    function = _compiled(elementwise_text(kernel), kernel.name)
+    flat = any(o.kind == "element" and a.ndim == 1 for o, a in zip(operands, arrays, strict=True))
+    arrays = [a[:, None] if o.kind == "col" and not flat else a for o, a in zip(operands, arrays, strict=True)]
     return [_launch(function, [*arrays[:split], *_values(kernel, call), *arrays[split:]], None)]
+
+
+def _pack(kernel: Kernel, call: Call) -> int:
+    """The number of elements that a thread takes at once, 16 bytes of them; 1 where they do not lie on multiples of 16
+    bytes or go over a row's end, and 0 where arrays are not contiguous."""
+    pairs = [(o, a) for o, a in zip(kernel.signature.arrays, call.arrays, strict=True) if o.kind != "raw"]
+    if not all(a.flags.c_contiguous for _, a in pairs):
+        return 0
+    side_by_side = [a for o, a in pairs if o.kind != "col"]
+    pack = max(1, 16 // max(a.itemsize for a in side_by_side))
+    within_rows = call.shape[1] % pack == 0 or all(o.kind == "element" for o, _ in pairs)
+    aligned = all(a.data.ptr % min(16, pack * a.itemsize) == 0 for a in side_by_side)
+    return pack if within_rows and aligned else 1
+
+
+# --- by row --------------------------------------------------------------------------------------------------------
 
 
 def _by_row(kernel: Kernel, call: Call) -> Calls:
     n = call.shape[0]
     if n == 0:
         return []
-    function = _compiled(by_row_parts(kernel), kernel.name)
+    lanes = _lanes_of_a_row(kernel, call)
+    function = _compiled(by_row_text(kernel, lanes), kernel.name)
     xp = _cupy()
     arrays, copies = [], []
     for o, a in zip(kernel.signature.arrays, call.arrays, strict=True):
@@ -251,32 +163,87 @@ def _by_row(kernel: Kernel, call: Call) -> Calls:
         a.strides[0] // a.itemsize for o, a in zip(kernel.signature.arrays, arrays, strict=True) if o.kind == "rows"
     ]
     split = len(kernel.signature.inputs)
-    launch = _launch(function, [*arrays[:split], *_values(kernel, call), *numbers, *arrays[split:]], n)
+    launch = _launch(function, [*arrays[:split], *_values(kernel, call), *numbers, *arrays[split:]], n * lanes)
     return [after_copies(copies, launch) if copies else launch]
 
 
+def _lanes_of_a_row(kernel: Kernel, call: Call) -> int:
+    """As many threads as a row has columns, rounded down to a power of two, and at most a warp."""
+    if not _lanes.is_shared(kernel.text):
+        return 1
+    width = max(call.widths.values(), default=WARP)
+    return min(WARP, 1 << (width.bit_length() - 1))
+
+
+# --- reductions ----------------------------------------------------------------------------------------------------
+
+
 def _reduction(kernel: Kernel, call: Call) -> Calls:
-    n, m = call.shape
     *inputs, result = call.arrays
-    xp = _cupy()
-    combine = kernel.combine
-    assert combine is not None
-    rows = kernel.over == "rows"
-    n_parts = -(-n // BLOCK_ROWS) if rows else min(LANES, n * m)
-    parts = xp.empty(max(1, n_parts * m if rows else n_parts), dtype=result.dtype)
-    first_parts, second_parts = reduction_parts(kernel)
-    first = _compiled(first_parts, f"{kernel.name}_parts")
-    second = _compiled(second_parts, f"{kernel.name}_combine")
-    numbers: list[Any] = [n, m, n_parts]
-    state = None
-    for o, a in zip(kernel.signature.inputs, inputs, strict=True):
-        steps = [stride // a.itemsize for stride in a.strides]
-        state = a if o.name == "state" else state
-        if o.kind == "element":
-            numbers += [0, steps[0]] if a.ndim == 1 else steps
-        elif o.kind == "row":
-            numbers += [steps[0]]
-    run_first = _launch(first, [*inputs, *_values(kernel, call), *numbers, parts], parts.size)
-    guarded = [state] if kernel.when is not None else []
-    run_second = _launch(second, [*guarded, parts, m, n_parts, result], m if rows else 1)
-    return [run_first, run_second] if n * m else [run_second]
+    xp, made = _cupy(), reduction_texts(kernel)
+    n, m = call.shape
+    results = result.size
+    if results == 0:
+        return []
+    pairs = [(o, a) for o, a in zip(kernel.signature.inputs, inputs, strict=True) if o.kind != "raw"]
+    if kernel.over == "all" and all(o.kind == "element" and a.flags.c_contiguous for o, a in pairs):
+        # one long row, whose columns are found without a division
+        pairs, n, m = [(o, a.reshape(-1)) for o, a in pairs], 1, n * m
+    steps: list[int] = []
+    for o, a in pairs:
+        strides = [stride // a.itemsize for stride in a.strides]
+        steps += strides if o.kind == "row" or a.ndim == 2 else [0, *strides]
+    calls: Calls = []
+
+    def begin(suffix: str, size: int, n_parts: int, into: Any) -> None:
+        function = _compiled(made[suffix], kernel.name + suffix)
+        arguments = [*inputs, *_values(kernel, call), n, m, n_parts, *steps, into]
+        calls.append(_launch(function, arguments, size))
+
+    def scratch(n_parts: int) -> Any:
+        return result if n_parts == 1 else xp.empty(results * n_parts, dtype=result.dtype)
+
+    parts, n_parts = (xp.empty(1, dtype=result.dtype), 0) if n * m == 0 else (result, 1)
+    if n * m and kernel.over == "all":
+        n_parts = min(THREADS, -(-n * m // EACH) + WARP - 1) // WARP
+        parts = scratch(n_parts)
+        begin("_parts", n_parts * WARP, n_parts * WARP, parts)
+    elif n * m and n > EACH and n * m <= ONE_WARP:
+        begin("_columns", m * WARP, 1, result)
+    elif n * m:
+        n_parts = max(1, min(THREADS // m, n // EACH))
+        parts = scratch(n_parts)
+        begin("_parts", m * n_parts, n_parts, parts)
+    guarded = [a for o, a in zip(kernel.signature.inputs, inputs, strict=True) if o.name == "state" and kernel.when]
+    return calls + _joins(kernel, guarded, parts, n_parts, result)
+
+
+def _joins(kernel: Kernel, guarded: list[Any], parts: Any, n_parts: int, result: Any) -> Calls:
+    """The launches that join `n_parts` partial results of every result, 256 a warp, until one is left."""
+    function = _compiled(reduction_texts(kernel)["_join"], f"{kernel.name}_join")
+    calls: Calls = []
+    while n_parts != 1:
+        n_groups = max(1, -(-n_parts // GROUP))
+        into = result if n_groups == 1 else _cupy().empty(result.size * n_groups, dtype=result.dtype)
+        calls.append(_launch(function, [*guarded, parts, n_parts, n_groups, into], result.size * n_groups * WARP))
+        parts, n_parts = into, n_groups
+    return calls
+
+
+def bind_summed(kernel: Kernel, call: Call, column_sum: Kernel, sums: Any) -> DeviceLaunch | None:
+    """An elementwise kernel and the column sums of what it writes in one pass; None where that is not done: on other
+    layouts than contiguous matrices, and on no elements."""
+    n, m = call.shape
+    *inputs, out = call.arrays
+    if not can_be_summed(kernel) or out.ndim != 2 or n * m == 0:
+        return None
+    column_sum._check((out,), sums, {}, None)
+    if not (pack := _pack(kernel, call)):
+        return None
+    pack = pack if m % pack == 0 else 1
+    n_parts = max(1, min(THREADS // (m // pack), n // EACH_SUMMED))
+    parts = sums if n_parts == 1 else _cupy().empty(m * n_parts, dtype=sums.dtype)
+    function = _compiled(summed_text(kernel, pack), f"{kernel.name}_summed")
+    arguments = [*inputs, *_values(kernel, call), n, m, n_parts, out, parts]
+    calls = [_launch(function, arguments, m // pack * n_parts)]
+    return DeviceLaunch([*calls, *_joins(column_sum, [], parts, n_parts, sums)], inputs, [out, sums])

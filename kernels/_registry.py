@@ -89,6 +89,12 @@ class Kernel:
         call = self._check(inputs, out, scalars, count)
         return host.bind(self, call) if call.on_host else _device.bind(self, call)
 
+    def bind_with_column_sums(self, *inputs: Any, out: Any, sums: Any, **scalars: float) -> Launch | None:
+        """The launch of out = kernel(inputs) and sums = Σ over the rows of `out` in one pass over the arrays, which a
+        GPU takes for a kernel of one matrix from several; None where they are two launches."""
+        call = self._check(inputs, out, scalars, None)
+        return None if call.on_host else _device.bind_summed(self, call, get("column_sum"), sums)
+
     def __call__(self, *inputs: Any, out: Any = None, count: int | None = None, **scalars: float) -> Any:
         """Compute at once; without `out` the results are new arrays of the inputs' kind, type and shape."""
         if out is None:

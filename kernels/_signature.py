@@ -42,9 +42,12 @@ C_TYPES = {
     "bool": "bool",
 }
 VARIABLES = {"T": ("float32", "float64"), "S": tuple(C_TYPES)}
-TAKEN = {"i", "j", "n", "at", "sizes", "numbers"}
+TAKEN = {"i", "j", "n", "at", "sizes", "numbers", "LANE", "LANES"}
 # names of the loops around a reduction's text, where an operand of that name would silently stand for another
-TAKEN_IN_REDUCTIONS = set("A a b block c combine end identity k l lane left m part parts r result top total w".split())
+TAKEN_IN_REDUCTIONS = set(
+    """A a b block c combine end first half identity k l lane left m n_columns n_elements n_groups n_parts n_rows part
+    parts r result top total w""".split()
+)
 
 _OPERAND = re.compile(
     r"^(?P<inout>inout\s+)?(?:(?P<kind>row|col|scalar|raw|(?:raw|rows)\[(?P<width>[a-z]\w*)\])\s+)?(?P<type>\w+)\s+(?P<name>[A-Za-z]\w*)$"

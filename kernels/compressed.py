@@ -9,8 +9,9 @@ from ._registry import by_row
 from .state import Slot
 
 _ROW = """
-for (long long k = 0; k < m; ++k) x[k] = (T)0;
-for (long long k = starts[r]; k < starts[r + 1]; ++k) x[columns[k]] += (T)values[k];
+for (long long k = LANE; k < m; k += LANES) x[k] = (T)0;
+// a column is one lane's, so that what is stored twice adds up in order
+for (long long k = starts[r]; k < starts[r + 1]; ++k) if (columns[k] % LANES == LANE) x[columns[k]] += (T)values[k];
 """
 
 

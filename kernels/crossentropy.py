@@ -9,7 +9,7 @@ from ._registry import by_row
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
     """
 T sum = (T)0;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T x = z[k], t = y[k];
   const T e = exp(-fabs(x));
   const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);
@@ -17,6 +17,7 @@ for (long long k = 0; k < m; ++k) {
   a[k] = s;
   delta[k] = w * (s - t);
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * sum;
 """,
 )
@@ -33,11 +34,12 @@ def sigmoid_crossentropy(z, y, w):
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
     """
 T sum = (T)0;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T t = y[k], p = a[k];
   sum += (t == (T)0 ? (T)0 : t * log(p)) + (t == (T)1 ? (T)0 : ((T)1 - t) * log1p(-p));
   g[k] = w * ((t == (T)1 ? (T)0 : ((T)1 - t) / ((T)1 - p)) - (t == (T)0 ? (T)0 : t / p));
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = -w * sum;
 """,
 )
@@ -52,11 +54,12 @@ def binary_crossentropy(a, y, w):
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
     """
 T sum = (T)0;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T t = y[k];
   sum += t == (T)0 ? (T)0 : t * log(a[k]);
   g[k] = t == (T)0 ? (T)0 : -w * t / a[k];
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = -w * sum;
 """,
 )
@@ -70,8 +73,8 @@ def categorical_crossentropy(a, y, w):
     "rows[m] T a, int32 y, T w -> rows[m] T g, T loss",
     """
 const T picked = a[y];
-for (long long k = 0; k < m; ++k) g[k] = (T)0;
-g[y] = -w / picked;
+meet<LANES>();
+for (long long k = LANE; k < m; k += LANES) g[k] = k == y ? -w / picked : (T)0;
 loss = -w * log(picked);
 """,
 )

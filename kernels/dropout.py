@@ -10,10 +10,10 @@ import numpy as np
 from ._registry import by_row
 from .state import Slot
 
-# of LANES counters side by side under one key
+# of BLOCKS counters side by side under one key
 _ROUNDS = """
 for (int round = 0; round < 10; ++round) {
-  for (int q = 0; q < LANES; ++q) {
+  for (int q = 0; q < BLOCKS; ++q) {
     const unsigned long long p0 = 0xD2511F53ULL * c0[q], p1 = 0xCD9E8D57ULL * c2[q];
     const unsigned int n0 = (unsigned int)(p1 >> 32) ^ c1[q] ^ k0, n2 = (unsigned int)(p0 >> 32) ^ c3[q] ^ k1;
     c1[q] = (unsigned int)p1; c3[q] = (unsigned int)p0; c0[q] = n0; c2[q] = n2;
@@ -38,7 +38,7 @@ def _rounds(c0, c1, c2, c3, k0, k1):
 @by_row(
     "rows[m] uint32 counter, raw uint32 key -> rows[m] uint32 drawn",
     f"""
-enum {{ LANES = 1 }};
+enum {{ BLOCKS = 1 }};
 unsigned int c0[1] = {{counter[0]}}, c1[1] = {{counter[1]}}, c2[1] = {{counter[2]}}, c3[1] = {{counter[3]}};
 unsigned int k0 = key[0], k1 = key[1];
 {_ROUNDS}
@@ -55,33 +55,30 @@ def philox(counter, key):
     """raw T x, raw float64 state, scalar uint32 threshold, scalar T factor, scalar uint32 layer, scalar int64 width,
        scalar int64 elements -> raw T y""",
     f"""
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-enum {{ LANES = 1 }};
-#else
-enum {{ LANES = 64 }};
-#endif
+enum {{ BLOCKS = AT_ONCE }};
 // so many blocks are drawn side by side, by the row of the first of them
-if (i % LANES == 0) {{
+if (i % BLOCKS == 0) {{
   const unsigned long long first = (unsigned long long)state[FIRST_ROW] * (unsigned long long)width;
   const unsigned long long block = first / 4 + (unsigned long long)i;
-  unsigned int c0[LANES], c1[LANES], c2[LANES], c3[LANES];
+  unsigned int c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
   unsigned int k0 = (unsigned int)state[SEED_LOW], k1 = (unsigned int)state[SEED_HIGH];
   const unsigned int step = (unsigned int)state[STEP], net = layer + 65536u * (unsigned int)state[NET];
-  for (int q = 0; q < LANES; ++q) {{
+  for (int q = 0; q < BLOCKS; ++q) {{
     c0[q] = (unsigned int)(block + q); c1[q] = (unsigned int)((block + q) >> 32); c2[q] = step; c3[q] = net;
   }}
 {_ROUNDS}
   const long long begin = (long long)(block * 4 - first);
-  if (begin >= 0 && begin + 4 * LANES <= elements) {{
+  if (begin >= 0 && begin + 4 * BLOCKS <= elements) {{
     // y may be x: through arrays of their own, so that a compiler sees that elements are apart
-    unsigned int drawn[4 * LANES];
-    T kept[4 * LANES];
-    for (int q = 0; q < LANES; ++q) {{
+    unsigned int drawn[4 * BLOCKS];
+    T kept[4 * BLOCKS];
+    for (int q = 0; q < BLOCKS; ++q) {{
       drawn[4 * q] = c0[q]; drawn[4 * q + 1] = c1[q]; drawn[4 * q + 2] = c2[q]; drawn[4 * q + 3] = c3[q];
     }}
-    for (int e = 0; e < 4 * LANES; ++e) kept[e] = drawn[e] >= threshold ? x[begin + e] * factor : (T)0;
-    for (int e = 0; e < 4 * LANES; ++e) y[begin + e] = kept[e];
-  }} else for (int q = 0; q < LANES; ++q) for (int lane = 0; lane < 4; ++lane) {{
+    load_all<4 * BLOCKS>(x + begin, kept);
+    for (int e = 0; e < 4 * BLOCKS; ++e) kept[e] = drawn[e] >= threshold ? kept[e] * factor : (T)0;
+    store_all<4 * BLOCKS>(kept, y + begin);
+  }} else for (int q = 0; q < BLOCKS; ++q) for (int lane = 0; lane < 4; ++lane) {{
     const long long at = begin + 4 * q + lane;
     const unsigned int drawn = lane == 0 ? c0[q] : (lane == 1 ? c1[q] : (lane == 2 ? c2[q] : c3[q]));
     if (at >= 0 && at < elements) y[at] = drawn >= threshold ? x[at] * factor : (T)0;

@@ -12,8 +12,8 @@ from .state import Slot
     "raw S source, raw int64 order, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] T x",
     """
 const S* from = source + order[(long long)state[OFFSET] + i] * row_step;
-if (column_step == 1) for (long long k = 0; k < m; ++k) x[k] = (T)from[k];
-else for (long long k = 0; k < m; ++k) x[k] = (T)from[k * column_step];
+if (column_step == 1) convert_row<LANES>(from, x, m);
+else for (long long k = LANE; k < m; k += LANES) x[k] = (T)from[k * column_step];
 """,
 )
 def gather(i, source, order, state, row_step, column_step):
@@ -36,8 +36,8 @@ def gather_labels(i, source, order, state):
     "raw S source, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] T x",
     """
 const S* from = source + ((long long)state[OFFSET] + i) * row_step;
-if (column_step == 1) for (long long k = 0; k < m; ++k) x[k] = (T)from[k];
-else for (long long k = 0; k < m; ++k) x[k] = (T)from[k * column_step];
+if (column_step == 1) convert_row<LANES>(from, x, m);
+else for (long long k = LANE; k < m; k += LANES) x[k] = (T)from[k * column_step];
 """,
 )
 def take_rows(i, source, state, row_step, column_step):

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import _numpy
+from . import _lanes, _numpy
 from ._signature import VARIABLES, Operand
 from ._vector_math import TEXT as VECTOR_MATH
 from ._vector_math import ULP as VECTOR_MATH_ULP
@@ -170,7 +170,7 @@ def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
         arrays = list(arrays)
         for k, (o, a) in enumerate(zip(operands, arrays, strict=True)):
             # a by-row text walks a row with stride one
-            if o.kind == "rows" and a.shape[1] > 1 and a.strides[1] != a.itemsize:
+            if o.kind == "rows" and a.size and a.shape[1] > 1 and a.strides[1] != a.itemsize:
                 if o.role != "in":
                     raise ValueError(f"kernel {kernel.name}: the rows of output {o.name} must be contiguous")
                 arrays[k] = np.empty(a.shape, a.dtype)
@@ -440,6 +440,7 @@ def source(unit: Unit) -> str:
         "#include <math.h>",
         "#include <cmath>",
         PREAMBLE,
+        _lanes.ON_HOST,
     ]
     if any(_MATH.search(f"{kernel.text}\n{kernel.setup}") for kernel in kernels):
         # only there: compiling it takes as long as a family of kernels does

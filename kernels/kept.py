@@ -9,7 +9,7 @@ from .state import Slot
 
 @by_row(
     "rows[m] T x, raw float64 state -> raw T kept",
-    "for (long long k = 0; k < m; ++k) kept[((long long)state[OFFSET] + i) * m + k] = x[k];",
+    "for (long long k = LANE; k < m; k += LANES) kept[((long long)state[OFFSET] + i) * m + k] = x[k];",
     apart=True,
 )
 def keep_rows(i, m, x, state, kept):

@@ -38,11 +38,15 @@ def batch_normalize_backward_fixed(g, variance, gamma, epsilon):
     "rows[m] T x, raw[m] T gamma, raw[m] T beta, scalar T epsilon -> rows[m] T normal, rows[m] T z, T scale",
     """
 T mean = (T)0, variance = (T)0;
-for (long long k = 0; k < m; ++k) mean += x[k];
-mean = mean / (T)m;
-for (long long k = 0; k < m; ++k) { const T c = x[k] - mean; variance += c * c; }
+for (long long k = LANE; k < m; k += LANES) mean += x[k];
+mean = sum_of_lanes<LANES>(mean) / (T)m;
+for (long long k = LANE; k < m; k += LANES) { const T c = x[k] - mean; variance += c * c; }
+variance = sum_of_lanes<LANES>(variance);
 scale = (T)1 / sqrt(variance / (T)m + epsilon) + (variance - variance);
-for (long long k = 0; k < m; ++k) { const T u = (x[k] - mean) * scale; normal[k] = u; z[k] = gamma[k] * u + beta[k]; }
+for (long long k = LANE; k < m; k += LANES) {
+  const T u = (x[k] - mean) * scale;
+  normal[k] = u; z[k] = gamma[k] * u + beta[k];
+}
 """,
 )
 def layer_normalize(x, gamma, beta, epsilon):
@@ -59,10 +63,10 @@ def layer_normalize(x, gamma, beta, epsilon):
     "rows[m] T g, rows[m] T normal, T scale, raw[m] T gamma -> rows[m] T grad",
     """
 T first = (T)0, second = (T)0;
-for (long long k = 0; k < m; ++k) { const T u = gamma[k] * g[k]; first += u; second += u * normal[k]; }
-first = first / (T)m;
-second = second / (T)m;
-for (long long k = 0; k < m; ++k) grad[k] = scale * (gamma[k] * g[k] - first - normal[k] * second);
+for (long long k = LANE; k < m; k += LANES) { const T u = gamma[k] * g[k]; first += u; second += u * normal[k]; }
+first = sum_of_lanes<LANES>(first) / (T)m;
+second = sum_of_lanes<LANES>(second) / (T)m;
+for (long long k = LANE; k < m; k += LANES) grad[k] = scale * (gamma[k] * g[k] - first - normal[k] * second);
 """,
 )
 def layer_normalize_backward(g, normal, scale, gamma):

@@ -14,7 +14,8 @@ SIGNATURE = "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss"
     SIGNATURE,
     """
 T sum = (T)0;
-for (long long k = 0; k < m; ++k) { const T e = a[k] - y[k]; sum += e * e; g[k] = w * e; }
+for (long long k = LANE; k < m; k += LANES) { const T e = a[k] - y[k]; sum += e * e; g[k] = w * e; }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * ((T)0.5 * sum);
 """,
 )
@@ -29,7 +30,8 @@ def half_squared_error(a, y, w):
     """
 T sum = (T)0;
 const T c = w * ((T)2 / (T)m);
-for (long long k = 0; k < m; ++k) { const T e = a[k] - y[k]; sum += e * e; g[k] = c * e; }
+for (long long k = LANE; k < m; k += LANES) { const T e = a[k] - y[k]; sum += e * e; g[k] = c * e; }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * (sum / (T)m);
 """,
 )
@@ -44,11 +46,12 @@ def mean_squared_error(a, y, w):
     """
 T sum = (T)0;
 const T c = w / (T)m;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T e = a[k] - y[k];
   sum += fabs(e);
   g[k] = e > (T)0 ? c : (e < (T)0 ? -c : (T)0 * e);
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * (sum / (T)m);
 """,
 )
@@ -63,11 +66,12 @@ def mean_absolute_error(a, y, w):
     """
 T sum = (T)0;
 const T c = w / (T)m;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T e = a[k] - y[k], u = fabs(e);
   sum += u <= threshold ? (T)0.5 * e * e : threshold * (u - (T)0.5 * threshold);
   g[k] = c * (u <= threshold ? e : (e > (T)0 ? threshold : (e < (T)0 ? -threshold : e)));
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * (sum / (T)m);
 """,
 )
@@ -84,11 +88,12 @@ def huber(a, y, w, threshold):
     """
 T sum = (T)0;
 const T c = w / (T)m;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T t = y[k], p = a[k];
   sum += t == (T)0 ? p : p - t * log(p);
   g[k] = c * (t == (T)0 ? (T)1 : (T)1 - t / p);
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * (sum / (T)m);
 """,
 )
@@ -104,11 +109,12 @@ def poisson(a, y, w):
     """
 T sum = (T)0;
 const T c = w / (T)m;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T e = a[k] - y[k], u = fabs(e);
   sum += u + log1p(exp((T)-2 * u)) - (T)0.6931471805599453;
   g[k] = c * tanh(e);
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * (sum / (T)m);
 """,
 )

@@ -58,7 +58,8 @@ def tick_by_rows(rows, state):
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
     """
 T sum = (T)0;
-for (long long k = 0; k < m; ++k) { const T e = a[k] - y[k]; sum += e * e; g[k] = w * e; }
+for (long long k = LANE; k < m; k += LANES) { const T e = a[k] - y[k]; sum += e * e; g[k] = w * e; }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * ((T)0.5 * sum / (T)m);
 """,
 )
@@ -82,7 +83,7 @@ def clip_log_loss(w, low, high, loss):
     "rows[m] T z, rows[m] T y, T w, scalar T low, scalar T high -> rows[m] T a, rows[m] T delta, T loss",
     """
 T sum = (T)0;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T x = z[k], t = y[k];
   const T e = exp(-fabs(x));
   const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);
@@ -91,6 +92,7 @@ for (long long k = 0; k < m; ++k) {
   a[k] = s;
   delta[k] = w * (s - t);
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * sum;
 """,
 )
@@ -107,13 +109,14 @@ def sigmoid_log_loss(z, y, w, low, high):
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
     """
 T sum = (T)0;
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const T t = y[k], p = exp(z[k]);
   const T d = z[k] - log(t);
   sum += t == (T)0 ? p : (fabs(d) < (T)1 ? t * (expm1(d) - d) : p - t - t * d);
   a[k] = p;
   delta[k] = w * (p - t);
 }
+sum = sum_of_lanes<LANES>(sum);
 loss = w * sum;
 """,
 )

@@ -13,8 +13,7 @@ from .step import UPDATING
 @by_row(
     "rows[m] T a, int32 y, T w -> T term",
     """
-long long best = 0;
-for (long long k = 1; k < m; ++k) best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;
+const long long best = first_largest<LANES>(a, m);
 term = best == y ? w : (T)0;
 """,
 )
@@ -26,11 +25,7 @@ def sparse_accuracy(a, y, w):
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> T term",
     """
-long long best = 0, wanted = 0;
-for (long long k = 1; k < m; ++k) {
-  best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;
-  wanted = y[wanted] == y[wanted] && !(y[k] <= y[wanted]) ? k : wanted;
-}
+const long long best = first_largest<LANES>(a, m), wanted = first_largest<LANES>(y, m);
 term = best == wanted ? w : (T)0;
 """,
 )
@@ -43,8 +38,8 @@ def categorical_accuracy(a, y, w):
     "rows[m] T a, rows[m] T y, T w, scalar T threshold -> T term",
     """
 long long hits = 0;
-for (long long k = 0; k < m; ++k) hits += (a[k] > threshold) == (y[k] > (T)0.5);
-term = w * ((T)hits / (T)m);
+for (long long k = LANE; k < m; k += LANES) hits += (a[k] > threshold) == (y[k] > (T)0.5);
+term = w * ((T)sum_of_lanes<LANES>(hits) / (T)m);
 """,
 )
 def binary_accuracy(a, y, w, threshold):
@@ -54,7 +49,11 @@ def binary_accuracy(a, y, w, threshold):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> T term",
-    "T sum = (T)0; for (long long k = 0; k < m; ++k) sum += fabs(a[k] - y[k]); term = w * (sum / (T)m);",
+    """
+T sum = (T)0;
+for (long long k = LANE; k < m; k += LANES) sum += fabs(a[k] - y[k]);
+term = w * (sum_of_lanes<LANES>(sum) / (T)m);
+""",
 )
 def absolute_error(a, y, w):
     """w times the mean absolute error over the row's outputs."""
@@ -65,8 +64,8 @@ def absolute_error(a, y, w):
     "rows[m] T a, rows[m] T y, T w -> T term",
     """
 T sum = (T)0;
-for (long long k = 0; k < m; ++k) { const T e = a[k] - y[k]; sum += e * e; }
-term = w * (sum / (T)m);
+for (long long k = LANE; k < m; k += LANES) { const T e = a[k] - y[k]; sum += e * e; }
+term = w * (sum_of_lanes<LANES>(sum) / (T)m);
 """,
 )
 def squared_error(a, y, w):
@@ -81,9 +80,9 @@ def squared_error(a, y, w):
 const T right = a[y];
 const bool lost = right != right;
 long long before = 0;
-for (long long k = 0; k < m; ++k)
+for (long long k = LANE; k < m; k += LANES)
   before += a[k] != a[k] ? !lost || k < y : !lost && (a[k] > right || (a[k] == right && k < y));
-term = before < top ? w : (T)0;
+term = sum_of_lanes<LANES>(before) < top ? w : (T)0;
 """,
 )
 def sparse_top_k(a, y, w, top):
@@ -95,14 +94,13 @@ def sparse_top_k(a, y, w, top):
 @by_row(
     "rows[m] T a, rows[m] T y, T w, scalar int64 top -> T term",
     """
-long long wanted = 0;
-for (long long k = 1; k < m; ++k) wanted = y[wanted] == y[wanted] && !(y[k] <= y[wanted]) ? k : wanted;
+const long long wanted = first_largest<LANES>(y, m);
 const T right = a[wanted];
 const bool lost = right != right;
 long long before = 0;
-for (long long k = 0; k < m; ++k)
+for (long long k = LANE; k < m; k += LANES)
   before += a[k] != a[k] ? !lost || k < wanted : !lost && (a[k] > right || (a[k] == right && k < wanted));
-term = before < top ? w : (T)0;
+term = sum_of_lanes<LANES>(before) < top ? w : (T)0;
 """,
 )
 def categorical_top_k(a, y, w, top):
@@ -122,9 +120,8 @@ def _before(a, wanted):
 @by_row(
     "rows[m] T a, int32 y, T w -> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
     """
-long long best = 0;
-for (long long k = 1; k < m; ++k) best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;
-for (long long k = 0; k < m; ++k) {
+const long long best = first_largest<LANES>(a, m);
+for (long long k = LANE; k < m; k += LANES) {
   said[k] = k == best ? (double)w : 0.0;
   wanted[k] = k == y ? (double)w : 0.0;
   right[k] = k == best && k == y ? (double)w : 0.0;
@@ -140,12 +137,8 @@ def count_labels(a, y, w):
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
     """
-long long best = 0, label = 0;
-for (long long k = 1; k < m; ++k) {
-  best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;
-  label = y[label] == y[label] && !(y[k] <= y[label]) ? k : label;
-}
-for (long long k = 0; k < m; ++k) {
+const long long best = first_largest<LANES>(a, m), label = first_largest<LANES>(y, m);
+for (long long k = LANE; k < m; k += LANES) {
   said[k] = k == best ? (double)w : 0.0;
   wanted[k] = k == label ? (double)w : 0.0;
   right[k] = k == best && k == label ? (double)w : 0.0;
@@ -162,7 +155,7 @@ def count_largest(a, y, w):
     "rows[m] T a, rows[m] T y, T w, scalar T threshold "
     "-> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
     """
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   said[k] = a[k] > threshold ? (double)w : 0.0;
   wanted[k] = y[k] > (T)0.5 ? (double)w : 0.0;
   right[k] = a[k] > threshold && y[k] > (T)0.5 ? (double)w : 0.0;
@@ -183,7 +176,7 @@ def _counted(said, wanted, w):
     "rows[m] T a, rows[m] T y, raw[m] T first, T w "
     "-> rows[m] float64 error, rows[m] float64 away, rows[m] float64 square, rows[m] float64 weight",
     """
-for (long long k = 0; k < m; ++k) {
+for (long long k = LANE; k < m; k += LANES) {
   const double e = (double)a[k] - (double)y[k], d = (double)y[k] - (double)first[k], v = (double)w;
   error[k] = v * (e * e); away[k] = v * d; square[k] = v * (d * d); weight[k] = v;
 }

@@ -5,28 +5,31 @@ import numpy as np
 from ._registry import by_row
 
 # the largest entry is taken off before exp, so that nothing overflows; NaN and +inf come out as NaN. Maximum and sum
-# have four partial results, so that no step waits for the one before it
+# have four partial results, so that no step waits for the one before it. a may be z: what is read of other lanes' parts
+# of the row is read before they meet, and what they wrote behind that
 _TOP = """
 T t0 = z[0], t1 = t0, t2 = t0, t3 = t0;
-long long k = 1;
-for (; k + 4 <= m; k += 4) {
+long long k = 4 * LANE;
+for (; k + 4 <= m; k += 4 * LANES) {
   t0 = z[k] > t0 ? z[k] : t0; t1 = z[k + 1] > t1 ? z[k + 1] : t1;
   t2 = z[k + 2] > t2 ? z[k + 2] : t2; t3 = z[k + 3] > t3 ? z[k + 3] : t3;
 }
-for (; k < m; ++k) t0 = z[k] > t0 ? z[k] : t0;
+for (k = m / 4 * 4 + LANE; k < m; k += LANES) t0 = z[k] > t0 ? z[k] : t0;
 t0 = t1 > t0 ? t1 : t0; t2 = t3 > t2 ? t3 : t2;
-const T top = t2 > t0 ? t2 : t0;
+const T top = largest_of_lanes<LANES>(t2 > t0 ? t2 : t0);
 """
 _EXP_AND_SUM = """
+meet<LANES>();
 VECTOR_LOOP
-for (k = 0; k < m; ++k) a[k] = exp(z[k] - top);
+for (k = LANE; k < m; k += LANES) a[k] = exp(z[k] - top);
+meet<LANES>();
 T s0 = (T)0, s1 = (T)0, s2 = (T)0, s3 = (T)0;
-for (k = 0; k + 4 <= m; k += 4) { s0 += a[k]; s1 += a[k + 1]; s2 += a[k + 2]; s3 += a[k + 3]; }
-for (; k < m; ++k) s0 += a[k];
-const T sum = (s0 + s1) + (s2 + s3);
+for (k = 4 * LANE; k + 4 <= m; k += 4 * LANES) { s0 += a[k]; s1 += a[k + 1]; s2 += a[k + 2]; s3 += a[k + 3]; }
+for (k = m / 4 * 4 + LANE; k < m; k += LANES) s0 += a[k];
+const T sum = sum_of_lanes<LANES>((s0 + s1) + (s2 + s3));
 """
 _SOFTMAX = f"""{_TOP}{_EXP_AND_SUM}
-for (k = 0; k < m; ++k) a[k] = a[k] / sum;
+for (k = LANE; k < m; k += LANES) a[k] = a[k] / sum;
 """
 
 
@@ -46,8 +49,9 @@ def softmax(z):
     "rows[m] T a, rows[m] T g -> rows[m] T delta",
     """
 T inner = (T)0;
-for (long long k = 0; k < m; ++k) inner += a[k] * g[k];
-for (long long k = 0; k < m; ++k) delta[k] = a[k] * (g[k] - inner);
+for (long long k = LANE; k < m; k += LANES) inner += a[k] * g[k];
+inner = sum_of_lanes<LANES>(inner);
+for (long long k = LANE; k < m; k += LANES) delta[k] = a[k] * (g[k] - inner);
 """,
 )
 def softmax_backward(a, g):
@@ -62,8 +66,8 @@ def softmax_backward(a, g):
 const T picked = z[y] - top;
 {_EXP_AND_SUM}
 VECTOR_LOOP
-for (k = 0; k < m; ++k) {{ const T p = a[k] / sum; a[k] = p; delta[k] = w * p; }}
-delta[y] = w * (a[y] - (T)1);
+for (k = LANE; k < m; k += LANES) {{ const T p = a[k] / sum; a[k] = p; delta[k] = w * p; }}
+if (y % LANES == LANE) delta[y] = w * (a[y] - (T)1);
 loss = w * ((log)(sum) - picked);
 """,
 )
@@ -84,10 +88,11 @@ def softmax_crossentropy(z, y, w):
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
     f"""{_TOP}
 T mass = (T)0, picked = (T)0;
-for (k = 0; k < m; ++k) {{ mass += y[k]; picked += y[k] == (T)0 ? (T)0 : y[k] * (z[k] - top); }}
+for (k = LANE; k < m; k += LANES) {{ mass += y[k]; picked += y[k] == (T)0 ? (T)0 : y[k] * (z[k] - top); }}
+mass = sum_of_lanes<LANES>(mass); picked = sum_of_lanes<LANES>(picked);
 {_EXP_AND_SUM}
 VECTOR_LOOP
-for (k = 0; k < m; ++k) {{ const T p = a[k] / sum; a[k] = p; delta[k] = w * (mass * p - y[k]); }}
+for (k = LANE; k < m; k += LANES) {{ const T p = a[k] / sum; a[k] = p; delta[k] = w * (mass * p - y[k]); }}
 loss = w * (mass * (log)(sum) - picked);
 """,
 )

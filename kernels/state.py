@@ -38,6 +38,7 @@ class Slot(IntEnum):
     BATCH = 21  # number of this batch in the epoch
     BAD_BATCH = 22  # number of the batch at which the flag was raised
     NET = 23  # index of this net among many that share one plan; part of the counter of dropout masks
+    EPOCH = 24  # epochs that ended since Python looked
 
 
 SIZE = 32

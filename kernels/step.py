@@ -25,11 +25,12 @@ def begin_batch(rows, state):
     "scalar int64 rows -> raw T w, raw float64 state",
     """
 double sum = 0.0;
-for (long long k = 0; k < rows; ++k) sum += (double)w[k];
+for (long long k = LANE; k < rows; k += LANES) sum += (double)w[k];
+sum = sum_of_lanes<LANES>(sum);
 state[WEIGHT] = sum;
 state[SKIP] = sum > 0.0 ? 0.0 : 1.0;
 state[PENALTY] = 0.0;
-if (sum > 0.0) for (long long k = 0; k < rows; ++k) w[k] = (T)((double)w[k] / sum);
+if (sum > 0.0) for (long long k = LANE; k < rows; k += LANES) w[k] = (T)((double)w[k] / sum);
 """,
 )
 def weigh_batch(rows, w, state):
@@ -182,6 +183,31 @@ def tick(rows, state):
         state[Slot.STEP] += 1
     state[Slot.OFFSET] += rows
     state[Slot.BATCH] += 1
+
+
+@by_row(
+    "scalar int64 sums_n -> raw float64 record, raw float64 sums, raw float64 state",
+    """
+if (state[BAD] == 0.0) {
+  double* row = record + (long long)state[EPOCH] * (sums_n + 2);
+  row[0] = state[LOSS_SUM]; row[1] = state[WEIGHT_SUM];
+  for (long long k = 0; k < sums_n; ++k) { row[2 + k] = sums[k]; sums[k] = 0.0; }
+  state[LOSS_SUM] = 0.0; state[WEIGHT_SUM] = 0.0; state[BATCH] = 0.0; state[EPOCH] += 1.0;
+}
+""",
+)
+def end_epoch(sums_n, record, sums, state):
+    """An epoch that no step was bad in is over: what its batches' sums came to is row `EPOCH` of the record
+    (Σ loss · weight, Σ weight, the metrics' sums), and the next epoch's begin at 0."""
+    if state[Slot.BAD] == 0:
+        n, at = int(sums_n), int(state[Slot.EPOCH])
+        row = record.reshape(-1)[at * (n + 2) : (at + 1) * (n + 2)]
+        row[:2] = state[Slot.LOSS_SUM], state[Slot.WEIGHT_SUM]
+        row[2:] = sums[:n]
+        sums[:n] = 0
+        for slot in (Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH):
+            state[slot] = 0
+        state[Slot.EPOCH] += 1
 
 
 @by_row(

@@ -23,7 +23,7 @@ import pytest
 
 FUNCTIONS = """abs add all any arange argmax array_equal ascontiguousarray broadcast_to clip concatenate
     divide dot empty_like equal exp expm1 eye full full_like isfinite isinf isnan log log1p logical_and
-    logical_not logical_or matmul max maximum mean min minimum multiply ones ones_like power sign sqrt square
+    logical_not logical_or matmul max maximum mean min minimum multiply nonzero ones ones_like power sign sqrt square
     stack subtract sum take tanh transpose where zeros_like""".split()
 CONSTANTS = "bool_ finfo float32 float64 inf int32 int64 nan newaxis pi uint8 uint32 uint64".split()
 FACTS = "dtype flags itemsize nbytes ndim shape size strides".split()
@@ -52,7 +52,7 @@ class State:
         self.free, self.total, self.stream = 7 << 30, 8 << 30, fake_graphs.DEFAULT
 
     def saw(self, what, forbidden=False, answer=None):
-        if self.error or (forbidden and self.capturing):
+        if self.error or (forbidden and fake_graphs.under_way(self)):
             raise self.error or CUDARuntimeError(CAPTURING)
         self.calls.append(what)
         return answer
@@ -83,7 +83,7 @@ def _apply(function, *args, **kwargs):
     """A NumPy function on the arrays inside; an array it wrote into comes back as the same object."""
     bare, options = [_bare(x) for x in args], {k: _bare(v) for k, v in kwargs.items()}
     if getattr(function, "__name__", "") in ("matmul", "dot", "__matmul__"):
-        if state.capturing:
+        if fake_graphs.under_way(state):
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
         state.saw("matmul", answer=cuda.cublas)
     with np.errstate(all="ignore"):
@@ -122,7 +122,9 @@ class ndarray:
         return tuple(k % n if kind in "iu" else k for k, n, kind in zip(keys, sizes, kinds, strict=True))
 
     def __getitem__(self, key):
-        return _wrap(self._a[self._key(key)], self._a)
+        keys = self._key(key)
+        # a single element is a view too
+        return _wrap(self._a[keys if any(k is ... for k in keys) else (*keys, ...)], self._a)
 
     def __setitem__(self, key, value):
         self._a[self._key(key)] = _bare(value)
@@ -130,10 +132,10 @@ class ndarray:
     def get(self):
         return state.saw("to_host", forbidden=True, answer=self._a.copy())
 
-    def set(self, host):
+    def set(self, host, stream=None):
         if not isinstance(host, np.ndarray) or (host.dtype, host.shape) != (self.dtype, self.shape):
             raise TypeError("only a numpy.ndarray of equal dtype and shape can be set to a cupy.ndarray")
-        self._a[...] = state.saw("to_device", forbidden=True, answer=host)
+        (stream or fake_graphs.DEFAULT).copy(self._a, state.saw("to_device", forbidden=True, answer=host))
 
 
 ndarray.__len__ = lambda self: len(self._a)
@@ -228,12 +230,14 @@ class ElementwiseKernel:
             arrays.append(a)
         letters = {p.letter: C_TYPES[d.name] for p, d in zip(self.params, dtypes, strict=True) if p.letter}
         lines = [PRELUDE, *(f"typedef {c} {letter};" for letter, c in letters.items()), self.preamble]
-        lines += [f'extern "C" void {self.name}(ptrdiff_t _size, void** _p, const ptrdiff_t** _d) {{', *head]
-        lines += ["CIndexer _ind = {_size};", "for (ptrdiff_t i = 0; i < _size; ++i) {", *loop]
-        run = _compile("\n".join([*lines, self.operation + ";", "}", "}"]), self.name)
+        lines += [f'extern "C" int {self.name}(ptrdiff_t _size, void** _p, const ptrdiff_t** _d) {{', *head]
+        lines += ["CIndexer _ind = {_size};", "auto _body = [&](ptrdiff_t i) {", *loop, self.operation + ";", "};"]
+        how = "warps" if "__shfl" in self.preamble + self.operation else "threads"
+        run = _compile("\n".join([*lines, f"return run_{how}(_size, _body);", "}"]), self.name)
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         tables = (ctypes.c_void_p * len(arrays))(*(ctypes.addressof(t) for t in layouts))
-        run(ctypes.c_ssize_t(int(np.prod(shape))), pointers, tables)
+        if run(ctypes.c_ssize_t(int(np.prod(shape))), pointers, tables):
+            raise RuntimeError(f"{self.name}: threads of a warp meet where others do not")
 
 
 class Device:
@@ -274,7 +278,7 @@ cupy.asnumpy = lambda x: x.get() if isinstance(x, ndarray) else np.asarray(x)
 cupy.empty = lambda shape, dtype=float: _wrap(np.empty(shape, dtype))
 cupy.zeros = lambda shape, dtype=float: _wrap(np.zeros(shape, dtype))
 cupy.may_share_memory = lambda a, b: np.may_share_memory(_bare(a), _bare(b))
-_pool = types.SimpleNamespace(free_all_blocks=lambda: state.saw("free"))
+_pool = types.SimpleNamespace(free_all_blocks=lambda: state.saw("free"), free_bytes=lambda: 0)
 cupy.get_default_memory_pool = cupy.get_default_pinned_memory_pool = lambda: _pool
 
 

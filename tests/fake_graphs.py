@@ -4,11 +4,9 @@ that was not joined, and two launches that touch the same bytes on branches that
 """
 
 import functools
-import types
+import threading
 
 import numpy as np
-
-DEFAULT = types.SimpleNamespace(ptr=0)  # the stream that is current where no other is
 
 
 class Op:
@@ -23,6 +21,7 @@ class Capture:
 
     def __init__(self, origin):
         self.origin, self.ops, self.over = origin, [], {origin: frozenset()}
+        self.thread = threading.get_ident()  # what other threads do meanwhile is allowed: the capture is a relaxed one
 
     def record(self, stream, run, reads, writes):
         if stream not in self.over:
@@ -36,12 +35,19 @@ class Capture:
         self.ops.append(op)
 
 
+def under_way(state):
+    """The capture that forbids this thread to wait, to copy and to allocate; what tests set to true is everybody's."""
+    mine = getattr(state.capturing, "thread", None) in (None, threading.get_ident())
+    return state.capturing if mine else False
+
+
 def run_or_record(state, function, arguments, written):
     """Run function(*arguments), the first of them the arrays and scalars of a launch, or keep it where a capture is
     under way."""
-    if isinstance(state.capturing, Capture):
+    capture = under_way(state)
+    if isinstance(capture, Capture):
         touched = [a for a in arguments[0] if isinstance(a, np.ndarray)]
-        state.capturing.record(state.stream, functools.partial(function, *arguments), touched, written)
+        capture.record(state.stream, functools.partial(function, *arguments), touched, written)
     else:
         function(*arguments)
 
@@ -62,49 +68,75 @@ class Graph:
             op.run()
 
 
+class Event:
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        self.over, self.copies = frozenset(), []
+
+    def synchronize(self):
+        _do(self.copies)
+
+
+class Stream:
+    """A stream of the state; what is copied on a stream of one's own arrives when somebody waits for it."""
+
+    state = None
+
+    def __init__(self, null=False, non_blocking=False):
+        self.ptr, self.non_blocking, self.copies = 0 if null else id(self), non_blocking, []
+
+    def __enter__(self):
+        self._before, self.state.stream = self.state.stream, self
+        return self
+
+    def __exit__(self, *_):
+        self.state.stream = self._before
+
+    def begin_capture(self, mode=None):
+        if self.state.capturing:
+            raise RuntimeError("cudaErrorIllegalState: a capture is under way")
+        if not self.non_blocking:
+            raise RuntimeError("a stream that waits for the default stream was to capture")
+        self.state.capturing = Capture(self)
+
+    def end_capture(self):
+        capture, self.state.capturing = self.state.capturing, False
+        if capture.origin is not self:
+            raise RuntimeError("cudaErrorStreamCaptureUnmatched")
+        if capture.over[self] != frozenset(range(len(capture.ops))):
+            raise RuntimeError("cudaErrorStreamCaptureUnjoined: work was left on another stream")
+        return Graph(self.state, capture.ops)
+
+    def record(self, event=None):
+        event = Event() if event is None else event
+        event.copies = list(self.copies)
+        if capture := under_way(self.state):
+            event.over = capture.over[self]
+        return event
+
+    def wait_event(self, event):
+        _do(event.copies)
+        if capture := under_way(self.state):
+            capture.over[self] = capture.over.get(self, frozenset()) | event.over
+
+    def copy(self, into, host):
+        """Begin to copy; the host's numbers are read when it is done."""
+        if self is DEFAULT:
+            into[...] = host
+        else:
+            self.copies.append(functools.partial(np.copyto, into, host))
+
+
+def _do(copies):
+    while copies:
+        copies.pop(0)()
+
+
+DEFAULT = Stream(null=True)  # the stream that is current where no other is
+
+
 def add_to(cuda, state):
     """Give the fake's module `cuda` its streams."""
-
-    class Event:
-        def __init__(self, block=False, disable_timing=False, interprocess=False):
-            self.over = None
-
-    class Stream:
-        def __init__(self, null=False, non_blocking=False):
-            self.ptr, self.non_blocking = id(self), non_blocking
-
-        def __enter__(self):
-            self._before, state.stream = state.stream, self
-            return self
-
-        def __exit__(self, *_):
-            state.stream = self._before
-
-        def begin_capture(self, mode=None):
-            if state.capturing:
-                raise RuntimeError("cudaErrorIllegalState: a capture is under way")
-            if not self.non_blocking:
-                raise RuntimeError("a stream that waits for the default stream was to capture")
-            state.capturing = Capture(self)
-
-        def end_capture(self):
-            capture, state.capturing = state.capturing, False
-            if capture.origin is not self:
-                raise RuntimeError("cudaErrorStreamCaptureUnmatched")
-            if capture.over[self] != frozenset(range(len(capture.ops))):
-                raise RuntimeError("cudaErrorStreamCaptureUnjoined: work was left on another stream")
-            return Graph(state, capture.ops)
-
-        def record(self, event=None):
-            event = Event() if event is None else event
-            if state.capturing:
-                event.over = state.capturing.over[self]
-            return event
-
-        def wait_event(self, event):
-            if state.capturing:
-                mine = state.capturing.over.get(self, frozenset())
-                state.capturing.over[self] = mine | event.over
-
+    Stream.state = state
     cuda.Stream, cuda.Event, cuda.Graph = Stream, Event, Graph
     cuda.get_current_stream = lambda: state.stream
+    cuda.alloc_pinned_memory = bytearray

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gpunn
+from gpunn.kernels.state import Slot
 
 
 @pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -66,7 +67,6 @@ def test_the_same_fit_on_both_devices(cuda):
 
 def test_a_step_on_the_device_only_launches(fake_cupy):
     """Nothing is read back, copied over or allocated in a step: what capture forbids."""
-    from gpunn.kernels.state import Slot
     from gpunn.training import loop
 
     X, y, _ = _data(16)
@@ -86,16 +86,17 @@ def test_a_step_on_the_device_only_launches(fake_cupy):
     assert any((a != b).any() for a, b in zip(before, net.get_weights(), strict=True))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "RMSprop", "Adagrad", "Adam", "AdamW"])
-def test_every_rule_takes_the_same_steps(cuda, name):
+def test_every_rule_takes_the_same_steps(cuda, name, dtype):
     X, y, _ = _data(12)
     results = []
     for device in ("cpu", "cuda"):
-        net = gpunn.Sequential([gpunn.Dense(6, "tanh"), gpunn.Dense(4)], seed=3, dtype="float64")
+        net = gpunn.Sequential([gpunn.Dense(6, "tanh"), gpunn.Dense(4)], seed=3, dtype=dtype)
         rule = getattr(gpunn, name)(0.01)
         net.compile(rule, "sparse_categorical_crossentropy", device=device)
         results.append([net.train_on_batch(X, y) for _ in range(5)])
-    np.testing.assert_allclose(results[1], results[0], rtol=1e-12)
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-12 if dtype == "float64" else 1e-5)
 
 
 def test_arrays_come_back_as_the_kind_that_went_in(cuda):
@@ -175,3 +176,170 @@ def test_divergence_on_the_device_keeps_the_last_finite_weights(cuda):
     for a, b in zip(nets[0][1:], nets[1][1:], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
         assert np.isfinite(a).all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_derivative_and_its_column_sums_are_one_pass_over_the_batch(fake_cupy, activation):
+    """δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ of a hidden layer (E5, E7): no launch reads δ for its sums alone, where the
+    activation is not a user's own."""
+
+    class Own(type(gpunn.activations.get(activation))):
+        names = ()
+
+        def record_backward(self, ops, z, a, grad_a, delta):
+            super().record_backward(ops, z, a, grad_a, delta)
+
+    X, y, _ = _data(16)
+    gradients = []
+    for f, apart in ((activation, 1), (Own(), 2)):
+        net = gpunn.Sequential([gpunn.Dense(8, f), gpunn.Dense(4)], input_shape=5, seed=2, dtype="float64")
+        net.compile("sgd", "sparse_categorical_crossentropy", device="cuda")
+        fake_cupy.state.calls.clear()
+        gradients.append(net.loss_and_gradients(X, y)[1])
+        seen = [c for c in fake_cupy.state.calls if "column_sum" in c and "join" not in c]
+        assert len(seen) == apart
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-15)
+
+
+# --- memory that runs out --------------------------------------------------------------------------------------------
+
+
+def quartic(y, a):
+    """A user's loss: it allocates in every step."""
+    e = a - y
+    return (e**4).sum(axis=1) / 4, e**3
+
+
+class Starved(gpunn.Callback):
+    """Keeps what the model holds after a step; after step `last` of the fit nothing is free on the device."""
+
+    def __init__(self, cupy, last):
+        self.cupy, self.last, self.steps, self.held = cupy, last, 0, None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        self.held = _held(self.model)
+        if self.steps == self.last:
+            self.cupy.state.free = 0
+
+
+def _held(net):
+    inner = net._net
+    arrays = [inner.theta, inner.running, *inner.moments.values()]
+    return [inner.backend.to_host(a).copy() for a in arrays]
+
+
+def _with_own_loss(device="cuda"):
+    layers = [gpunn.Dense(4, "tanh"), gpunn.BatchNormalization(), gpunn.Dense(2)]
+    net = gpunn.Sequential(layers, input_shape=5, seed=1, dtype="float64")
+    return net.compile(gpunn.Adam(0.01), quartic, device=device)
+
+
+# a built-in loss allocates nothing within an epoch: what is missing shows at the validation's plan
+@pytest.mark.parametrize(
+    ("loss", "last", "steps"), [("own", 1, 1), ("own", 5, 5), ("own", 7, 7), ("built in", 1, 6), ("built in", 6, 6)]
+)
+def test_memory_that_runs_out_within_a_fit(fake_cupy, loss, last, steps):
+    """In a step (a user's loss allocates), at a shorter batch's plan or at the validation's: the message says what was
+    needed, what is free and what to change; the model is as after its last whole step; the pool is given back."""
+    X, labels, _ = _data(21)
+    y = labels if loss == "built in" else np.stack([labels, -labels], axis=1) / 4.0
+    options = {"batch_size": 4, "epochs": 2, "verbose": 0, "shuffle": False, "validation_data": (X, y)}
+    make = _net if loss == "built in" else _with_own_loss
+    net = make("cuda")
+    starved = Starved(fake_cupy, last)
+    with pytest.raises(MemoryError) as caught:
+        net.fit(X, y, callbacks=[starved], **options)
+    said = str(caught.value)
+    assert "were needed" in said and "0 bytes of 8.0 GiB are free" in said and "use a smaller batch_size" in said
+    assert fake_cupy.state.calls[-1] == "free"
+    assert starved.steps == steps
+    for a, b in zip(_held(net), starved.held, strict=True):
+        np.testing.assert_array_equal(a, b)
+    fake_cupy.state.free = 7 << 30
+    assert net._net.state.get()[Slot.STEP] == steps
+    net.fit(X, y, **options)
+    assert net._net.state.get()[Slot.STEP] == steps + 12 and all(np.isfinite(w).all() for w in net.get_weights())
+
+
+@pytest.mark.parametrize("starve", ["predict", "evaluate", "train_on_batch", "fit"])
+def test_memory_that_was_never_there(fake_cupy, starve):
+    X, y, _ = _data(21)
+    net = _net("cuda")
+    net.predict(X[:1])
+    before = net.get_weights()
+    fake_cupy.state.free = 0
+    call = {
+        "predict": lambda: net.predict(X),
+        "evaluate": lambda: net.evaluate(X, y),
+        "train_on_batch": lambda: net.train_on_batch(X, y),
+        "fit": lambda: net.fit(X, y, verbose=0),
+    }[starve]
+    with pytest.raises(MemoryError, match=r"were needed, 0 bytes of 8.0 GiB are free.*batch_size"):
+        call()
+    fake_cupy.state.free = 7 << 30
+    for a, b in zip(net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    call()
+
+
+def test_a_fit_gives_the_pool_back(fake_cupy):
+    X, y, _ = _data(21)
+    net = _net("cuda")
+    net.fit(X, y, verbose=0)
+    assert fake_cupy.state.calls[-2:] == ["free", "free"]
+
+
+# --- arrays of several kinds -----------------------------------------------------------------------------------------
+
+
+def _kinds(cupy):
+    """Makers of one table in many hands, and of what comes out: the kind that went in, or NumPy's."""
+    pandas = pytest.importorskip("pandas")
+
+    class OnlyDLPack:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    return {
+        "numpy": (np.asarray, np.ndarray),
+        "cupy": (cupy.asarray, cupy.ndarray),
+        "pandas": (lambda x: pandas.DataFrame(x) if x.ndim == 2 else pandas.Series(x), np.ndarray),
+        "dlpack": (OnlyDLPack, np.ndarray),
+        "list": (lambda x: x.tolist(), np.ndarray),
+    }
+
+
+@pytest.mark.parametrize("of_y", ["numpy", "cupy", "pandas", "dlpack", "list"])
+@pytest.mark.parametrize("of_X", ["numpy", "cupy", "pandas", "dlpack", "list"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_arrays_of_several_kinds_mixed(cuda, device, of_X, of_y):
+    """Whoever holds X, y and the weights: the same fit, bit for bit; what comes out is of X's kind."""
+    X, y, w = _data(12)
+    kinds = _kinds(cuda)
+    (make_X, out), (make_y, _) = kinds[of_X], kinds[of_y]
+    seen = []
+    for hand_X, hand_y, hand_w in ((np.asarray,) * 3, (make_X, make_y, make_X), (make_X, make_y, make_y)):
+        net = _small(device)
+        history = net.fit(
+            hand_X(X), hand_y(y), sample_weight=hand_w(w), epochs=2, verbose=0, validation_data=(hand_X(X), hand_y(y))
+        )
+        got = net.predict(hand_X(X))
+        assert type(got) is (np.ndarray if hand_X is np.asarray else out)
+        host = got if isinstance(got, np.ndarray) else got.get()
+        scores = net.evaluate(hand_X(X), hand_y(y), sample_weight=hand_w(w))
+        columns = {k: v for k, v in history.history.items() if "time" not in k and "second" not in k}
+        seen.append((columns, host.tobytes(), scores))
+    assert seen[0] == seen[1] == seen[2]
+
+
+def _small(device):
+    net = gpunn.Sequential([gpunn.Dense(6, "relu"), gpunn.Dense(4)], input_shape=5, seed=4)
+    return net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"], device=device)

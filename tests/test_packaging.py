@@ -15,19 +15,22 @@ import gpunn
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCES = sorted([*(ROOT / "gpunn").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
-OPTIONAL = "cupy cupyx sklearn scipy torch jax onnx matplotlib pandas tqdm polars pyarrow threadpoolctl".split()
+OPTIONAL = (
+    "cupy cupyx sklearn scipy torch jax onnx matplotlib pandas tqdm polars pyarrow threadpoolctl mpi4py dask".split()
+)
 
 # from the ground up: a module imports its own row or those above it here, never one below
 HOUSE = """
 kernels arguments
 backend
 recording
+parallel
 initializers activations losses schedules
 layers optimizers
 network
 data metrics training
 model
-gradient_check device_comparison estimators tables interchange
+gradient_check device_comparison estimators tables interchange many
 loading
 cli
 __main__

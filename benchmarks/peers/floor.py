@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from ..nets import PREDICTION_ROWS
 from ..translator import Task
 
 PACKAGES = ("numpy",)
 
-Product = tuple[np.ndarray, np.ndarray, np.ndarray]
+Product = tuple[Any, Any, Any]  # a, b, out
+
+
+def products(task: Task, numbers: Callable[..., Any], W: list[Any]) -> tuple[list[Product], list[Product]]:
+    """Those of a training step, and of the forward pass of a block of rows. `numbers(n, m)` makes an array of random
+    numbers, where the products are computed, and W are the weights there."""
+    training: list[Product] = []
+    prediction: list[Product] = []
+    batch = task.net.batch
+    for n, listed in ((batch, training), (task.net.block, prediction)):
+        a = [numbers(n, width) for width in task.net.sizes]
+        # aˡ is written by its product; what an activation would make of it does not matter to the time
+        listed += [(a[k], W[k], a[k + 1]) for k in range(len(W))]
+    delta = [numbers(batch, width) for width in task.net.sizes]
+    a_prev = [numbers(batch, width) for width in task.net.sizes]
+    for k in reversed(range(len(W))):
+        training.append((a_prev[k].T, delta[k + 1], numbers(*W[k].shape)))
+        if k:
+            training.append((delta[k + 1], W[k].T, numbers(*delta[k].shape)))
+    return training, prediction
 
 
 class Floor:
-    """Lists of products (a, b, out): of a training step, and of the forward pass of a block of rows."""
+    """Lists of products (a, b, out)."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
         draws = np.random.default_rng(task.seed)
 
         def numbers(*shape: int) -> np.ndarray:
-            return draws.standard_normal(shape, dtype=np.float32).astype(task.precision)
+            return draws.standard_normal(shape, dtype=np.float32).astype(task.dtype)
 
-        W = task.weights[0::2]
-        self.training: list[Product] = []
-        self.prediction: list[Product] = []
-        for n, products in ((task.net.batch, self.training), (PREDICTION_ROWS, self.prediction)):
-            a = [numbers(n, width) for width in task.net.sizes]
-            # aˡ is written by its product; what an activation would make of it does not matter to the time
-            products += [(a[k], W[k], a[k + 1]) for k in range(len(W))]
-        batch = task.net.batch
-        delta = [numbers(batch, width) for width in task.net.sizes]
-        a_prev = [numbers(batch, width) for width in task.net.sizes]
-        for k in reversed(range(len(W))):
-            self.training.append((a_prev[k].T, delta[k + 1], np.empty_like(W[k])))
-            if k:
-                self.training.append((delta[k + 1], W[k].T, np.empty_like(delta[k])))
+        self.training, self.prediction = products(task, numbers, task.weights[0::2])
 
     def train(self, epochs: int) -> None:
         """The products of so many epochs' steps."""
@@ -45,10 +53,11 @@ class Floor:
 
     def predict(self) -> np.ndarray:
         """The products of a prediction; its numbers mean nothing."""
-        for _ in range(self.task.net.rows // PREDICTION_ROWS):
+        for _ in range(self.task.net.rows // self.task.net.block):
             for a, b, out in self.prediction:
                 np.matmul(a, b, out=out)
-        return self.prediction[-1][2]
+        found: np.ndarray = self.prediction[-1][2]
+        return found
 
 
 def prepare(task: Task, threads: int) -> Floor:

@@ -9,7 +9,7 @@ import numpy as np
 
 import gpunn
 
-from ..nets import PREDICTION_ROWS
+from ..process import Declined
 from ..translator import BETA_1, BETA_2, EPSILON, Task
 
 PACKAGES = ("gpunn", "numpy")
@@ -39,6 +39,8 @@ class GpunnSequential:
 
     def __init__(self, task: Task, **options: Any) -> None:
         self.task, self.options = task, options
+        self.X: Any = task.X
+        self.y: Any = task.y
         self.net = self.model()
 
     def model(self) -> gpunn.Sequential:
@@ -46,28 +48,40 @@ class GpunnSequential:
         net = self.task.net
         last = "softmax" if net.loss == "crossentropy" else "identity"
         layers = [gpunn.Dense(width, "relu") for width in net.sizes[1:-1]] + [gpunn.Dense(net.sizes[-1], last)]
-        model = gpunn.Sequential(layers, input_shape=net.sizes[0], seed=self.task.seed, dtype=self.task.precision)
+        model = gpunn.Sequential(layers, input_shape=net.sizes[0], seed=self.task.seed, dtype=self.task.dtype)
         model.set_weights(self.task.weights)
         if net.rule == "sgd":
             rule: Any = gpunn.SGD(net.learning_rate)
         else:
             rule = gpunn.Adam(net.learning_rate, beta_1=BETA_1, beta_2=BETA_2, epsilon=EPSILON)
         loss = "half_squared_error" if net.loss == "half_squared_error" else "sparse_categorical_crossentropy"
-        return model.compile(rule, loss, device="cpu")
+        return self.compiled(model, rule, loss)
+
+    def compiled(self, model: gpunn.Sequential, rule: Any, loss: str) -> gpunn.Sequential:
+        """The network on the task's device, in its precision; `Declined` where gpunn does not offer that."""
+        short = {"precision": self.task.precision} if self.task.precision in ("tf32", "bf16") else {}
+        try:
+            return model.compile(rule, loss, device=self.task.device, **short)
+        except ValueError as error:
+            if not short:
+                raise
+            raise Declined(f"gpunn: {error}") from error
 
     def losses(self, n: int) -> list[float]:
         watching = BatchLosses(n)
         with contextlib.suppress(Enough):
-            self.net.fit(self.task.X, self.task.y, batch_size=self.task.net.batch, verbose=0, callbacks=[watching])
+            self.fit(callbacks=[watching])
         return watching.found
 
-    def train(self, epochs: int) -> None:
-        options = {"verbose": 0, **self.options}
-        self.net.fit(self.task.X, self.task.y, batch_size=self.task.net.batch, epochs=epochs, **options)
+    def fit(self, **options: Any) -> None:
+        """`Sequential.fit` on the task's set."""
+        self.net.fit(self.X, self.y, batch_size=self.task.net.batch, **{"verbose": 0, **options})
 
-    def predict(self) -> np.ndarray:
-        found: np.ndarray = self.net.predict(self.task.X, batch_size=PREDICTION_ROWS)
-        return found
+    def train(self, epochs: int) -> Any:
+        self.fit(epochs=epochs, **self.options)
+
+    def predict(self) -> Any:
+        return self.net.predict(self.X, batch_size=self.task.net.block)
 
     def weights(self) -> list[np.ndarray]:
         return self.net.get_weights()

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..nets import PREDICTION_ROWS, Net
-from ..translator import BETA_1, BETA_2, EPSILON, Task
+from ..clocks import Clock
+from ..nets import Net
+from ..translator import BETA_1, BETA_2, EPSILON, Orders, Task
 
 PACKAGES = ("jax", "jaxlib", "numpy")
 
@@ -19,27 +20,30 @@ Array = Any
 State = dict[str, Any]  # p, m, v: lists of arrays; t: steps taken; k: steps of the epoch
 
 
-def logits(p: list[Array], x: Array) -> Array:
-    """zᴸ (E1, E2)."""
+def logits(p: list[Array], x: Array, short: Any = None) -> Array:
+    """zᴸ (E1, E2), in the type of the parameters; `short` is the type that it is computed in, if another."""
+    kept = p[0].dtype
+    if short is not None:
+        p, x = [theta.astype(short) for theta in p], x.astype(short)
     for k in range(0, len(p), 2):
         x = x @ p[k] + p[k + 1]
         if k < len(p) - 2:
             x = jax.nn.relu(x)
-    return x
+    return x.astype(kept)
 
 
-def cost(p: list[Array], x: Array, y: Array, net: Net) -> Array:
+def cost(p: list[Array], x: Array, y: Array, net: Net, short: Any) -> Array:
     """C of a batch, the mean over its rows (E3)."""
-    z = logits(p, x)
+    z = logits(p, x, short)
     if net.loss == "half_squared_error":
         return 0.5 * jnp.mean(jnp.sum((z - y) ** 2, axis=1))
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], axis=1))
 
 
-def step(state: State, X: Array, y: Array, rows: Array, net: Net) -> tuple[State, Array]:
+def step(state: State, X: Array, y: Array, rows: Array, net: Net, short: Any = None) -> tuple[State, Array]:
     """The state after one step on those rows, and the loss before it."""
     p, m, v, t = state["p"], state["m"], state["v"], state["t"] + 1
-    loss, g = jax.value_and_grad(cost)(p, X[rows], y[rows], net)
+    loss, g = jax.value_and_grad(cost)(p, X[rows], y[rows], net, short)
     if net.rule == "sgd":
         p = [theta - net.learning_rate * d for theta, d in zip(p, g, strict=True)]
     else:
@@ -52,9 +56,9 @@ def step(state: State, X: Array, y: Array, rows: Array, net: Net) -> tuple[State
     return {"p": p, "m": m, "v": v, "t": t, "k": state["k"] + 1}, loss
 
 
-def outputs(p: list[Array], x: Array, net: Net) -> Array:
+def outputs(p: list[Array], x: Array, net: Net, short: Any = None) -> Array:
     """aᴸ of a block of rows."""
-    z = logits(p, x)
+    z = logits(p, x, short)
     return jax.nn.softmax(z) if net.loss == "crossentropy" else z
 
 
@@ -63,6 +67,9 @@ class JaxJit:
 
     def __init__(self, task: Task) -> None:
         self.task, self.epoch = task, 0
+        self.short = jnp.bfloat16 if task.precision == "bf16" else None
+        self.clock = Clock(lambda: jax.block_until_ready(self.state))
+        self.orders = Orders(task, self.put)
         self.X, self.y = jnp.asarray(task.X), jnp.asarray(task.y)
         p = [jnp.array(w) for w in task.weights]
         moments = [] if task.net.rule == "sgd" else p
@@ -81,16 +88,19 @@ class JaxJit:
 
         def next_step(state: State, X: Array, y: Array, order: Array) -> tuple[State, Array]:
             # the state's own batch of order (steps, batch): nothing comes from the host
-            return step(state, X, y, order[state["k"]], net)
+            return step(state, X, y, order[state["k"]], net, self.short)
 
         self.next_step = jax.jit(next_step, donate_argnums=0)
-        self.outputs = jax.jit(partial(outputs, net=net))
+        self.outputs = jax.jit(partial(outputs, net=net, short=self.short))
+
+    def put(self, rows: np.ndarray) -> Array:
+        """An order as (steps, batch) on the device."""
+        return jnp.asarray(rows.astype(np.int32).reshape(-1, self.task.net.batch))
 
     def order(self) -> Array:
         """The rows (steps, batch) of the epoch that comes."""
-        rows = self.task.order(self.epoch).astype(np.int32).reshape(-1, self.task.net.batch)
         self.epoch += 1
-        return jnp.asarray(rows)
+        return self.orders(self.epoch - 1)
 
     def steps(self, n: int) -> list[Array]:
         """The losses of n steps of the epoch that comes."""
@@ -99,7 +109,7 @@ class JaxJit:
         for _ in range(n):
             state, loss = self.next_step(state, self.X, self.y, order)
             found.append(loss)
-        self.state = jax.block_until_ready(state)
+        self.state = state
         return found
 
     def losses(self, n: int) -> list[float]:
@@ -108,20 +118,37 @@ class JaxJit:
     def train(self, epochs: int) -> None:
         for _ in range(epochs):
             self.steps(self.task.net.steps)
+        # the clock waits on a GPU; on a CPU what is done when this returns is done
+        if self.task.device == "cpu":
+            jax.block_until_ready(self.state)
 
-    def predict(self) -> np.ndarray:
+    def predict(self) -> Array:
         if not self.blocks:
-            self.blocks = [self.X[k : k + PREDICTION_ROWS] for k in range(0, self.task.net.rows, PREDICTION_ROWS)]
-        return np.concatenate([self.outputs(self.state["p"], x) for x in self.blocks])
+            block = self.task.net.block
+            self.blocks = [self.X[k : k + block] for k in range(0, self.task.net.rows, block)]
+        found = [self.outputs(self.state["p"], x) for x in self.blocks]
+        return np.concatenate(found) if self.task.device == "cpu" else jax.block_until_ready(jnp.concatenate(found))
 
     def weights(self) -> list[np.ndarray]:
         return [np.asarray(p) for p in self.state["p"]]
 
+    def product(self, a: np.ndarray, b: np.ndarray) -> Array:
+        a, b = jnp.asarray(a), jnp.asarray(b)
+        return jax.jit(jnp.matmul)(*((a, b) if self.short is None else (a.astype(self.short), b.astype(self.short))))
+
 
 def set_up(task: Task) -> None:
-    """JAX on the CPU, in the task's precision."""
-    jax.config.update("jax_platforms", "cpu")
+    """JAX on the task's device, in its precision; TF32, which a GPU takes by default, only where asked."""
+    jax.config.update("jax_platforms", task.device)
     jax.config.update("jax_enable_x64", task.precision == "float64")
+    if task.device != "cpu":
+        said = {"tf32": "tensorfloat32", "bf16": None}.get(task.precision, "highest")
+        jax.config.update("jax_default_matmul_precision", said)
+
+
+def release() -> None:
+    """Forget what was compiled, which holds memory."""
+    jax.clear_caches()
 
 
 def prepare(task: Task, threads: int) -> JaxJit:

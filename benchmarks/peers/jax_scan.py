@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from ..nets import PREDICTION_ROWS, Net
+from ..nets import Net
 from ..translator import Task
-from .jax_jit import Array, JaxJit, State, outputs, set_up, step
+from .jax_jit import Array, JaxJit, State, outputs, release, set_up, step
+
+__all__ = ["PACKAGES", "JaxScan", "prepare", "release"]
 
 PACKAGES = ("jax", "jaxlib", "numpy")
 
@@ -19,12 +21,15 @@ class JaxScan(JaxJit):
         """The functions that are jitted, for this net."""
 
         def one_epoch(state: State, X: Array, y: Array, order: Array) -> tuple[State, Array]:
-            scanned: tuple[State, Array] = jax.lax.scan(lambda s, rows: step(s, X, y, rows, net), state, order)
+            def one(state: State, rows: Array) -> tuple[State, Array]:
+                return step(state, X, y, rows, net, self.short)
+
+            scanned: tuple[State, Array] = jax.lax.scan(one, state, order)
             return scanned
 
         def all_outputs(p: list[Array], X: Array) -> Array:
-            blocks = X.reshape(-1, PREDICTION_ROWS, X.shape[1])
-            return jax.lax.map(lambda x: outputs(p, x, net), blocks).reshape(X.shape[0], -1)
+            blocks = X.reshape(-1, net.block, X.shape[1])
+            return jax.lax.map(lambda x: outputs(p, x, net, self.short), blocks).reshape(X.shape[0], -1)
 
         self.one_epoch = jax.jit(one_epoch, donate_argnums=0)
         self.all_outputs = jax.jit(all_outputs)
@@ -37,10 +42,12 @@ class JaxScan(JaxJit):
     def train(self, epochs: int) -> None:
         for _ in range(epochs):
             self.state, _ = self.one_epoch(self.state, self.X, self.y, self.order())
-        jax.block_until_ready(self.state)
+        if self.task.device == "cpu":
+            jax.block_until_ready(self.state)
 
-    def predict(self) -> np.ndarray:
-        return np.asarray(self.all_outputs(self.state["p"], self.X))
+    def predict(self) -> Array:
+        found = self.all_outputs(self.state["p"], self.X)
+        return np.asarray(found) if self.task.device == "cpu" else jax.block_until_ready(found)
 
 
 def prepare(task: Task, threads: int) -> JaxScan:

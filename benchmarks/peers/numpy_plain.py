@@ -1,27 +1,29 @@
 """NumPy as a textbook would write it: one expression an equation, nothing fused, nothing reused. Also the reference,
-in float64, for everybody's losses."""
+in float64, for everybody's losses: on a GPU by CuPy, since a CPU would need minutes for the large nets."""
 
 from __future__ import annotations
 
+import importlib
 import math
+from typing import Any
 
 import numpy as np
 
-from ..nets import PREDICTION_ROWS
 from ..translator import BETA_1, BETA_2, EPSILON, Task
 
 PACKAGES = ("numpy",)
 
 
 class NumpyPlain:
-    """Weights and moments as lists of arrays; `rule` is the form of Adam."""
+    """Weights and moments as lists of arrays; `rule` is the form of Adam, and `xp` is numpy or cupy."""
 
-    def __init__(self, task: Task, rule: str) -> None:
-        self.task, self.rule = task, rule
-        self.W = [w.copy() for w in task.weights[0::2]]
-        self.b = [b.copy() for b in task.weights[1::2]]
-        self.m = [np.zeros_like(p) for p in self.W + self.b]
-        self.v = [np.zeros_like(p) for p in self.W + self.b]
+    def __init__(self, task: Task, rule: str, xp: Any = np) -> None:
+        self.task, self.rule, self.xp = task, rule, xp
+        self.X, self.y = xp.asarray(task.X), xp.asarray(task.y)
+        self.W = [xp.asarray(w).copy() for w in task.weights[0::2]]
+        self.b = [xp.asarray(b).copy() for b in task.weights[1::2]]
+        self.m = [xp.zeros_like(p) for p in self.W + self.b]
+        self.v = [xp.zeros_like(p) for p in self.W + self.b]
         self.t = self.epoch = 0
 
     def forward(self, x: np.ndarray) -> list[np.ndarray]:
@@ -29,19 +31,19 @@ class NumpyPlain:
         a = [x]
         for k, (W, b) in enumerate(zip(self.W, self.b, strict=True)):
             z = a[-1] @ W + b
-            a.append(np.maximum(z, 0) if k < len(self.W) - 1 else z)
+            a.append(self.xp.maximum(z, 0) if k < len(self.W) - 1 else z)
         return a
 
     def output_error(self, z: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
         """C and δᴸ (E3, E4)."""
-        n = len(z)
+        n, xp = len(z), self.xp
         if self.task.net.loss == "half_squared_error":
             return float(0.5 * ((z - y) ** 2).sum() / n), (z - y) / n
         shifted = z - z.max(axis=1, keepdims=True)
-        e = np.exp(shifted)
+        e = xp.exp(shifted)
         total = e.sum(axis=1, keepdims=True)
-        rows = np.arange(n)
-        loss = float((np.log(total[:, 0]) - shifted[rows, y]).mean())
+        rows = xp.arange(n)
+        loss = float((xp.log(total[:, 0]) - shifted[rows, y]).mean())
         p = e / total
         p[rows, y] -= 1
         return loss, p / n
@@ -72,14 +74,14 @@ class NumpyPlain:
             self.m[k] = BETA_1 * self.m[k] + (1 - BETA_1) * g
             self.v[k] = BETA_2 * self.v[k] + (1 - BETA_2) * g**2
             if self.rule == "pytorch":
-                p -= lr / c1 * self.m[k] / (np.sqrt(self.v[k]) / c2 + EPSILON)
+                p -= lr / c1 * self.m[k] / (self.xp.sqrt(self.v[k]) / c2 + EPSILON)
             else:
-                p -= lr * c2 / c1 * self.m[k] / (np.sqrt(self.v[k]) + EPSILON)
+                p -= lr * c2 / c1 * self.m[k] / (self.xp.sqrt(self.v[k]) + EPSILON)
 
     def steps(self, n: int) -> list[float]:
         """The losses of n steps of the epoch that comes."""
-        X, y, batch = self.task.X, self.task.y, self.task.net.batch
-        order = self.task.order(self.epoch)
+        X, y, batch = self.X, self.y, self.task.net.batch
+        order = self.xp.asarray(self.task.order(self.epoch))
         self.epoch += 1
         found = []
         for start in range(0, n * batch, batch):
@@ -94,15 +96,15 @@ class NumpyPlain:
         for _ in range(epochs):
             self.steps(self.task.net.steps)
 
-    def predict(self) -> np.ndarray:
-        X, parts = self.task.X, []
-        for start in range(0, len(X), PREDICTION_ROWS):
-            z = self.forward(X[start : start + PREDICTION_ROWS])[-1]
+    def predict(self) -> Any:
+        X, parts, block = self.X, [], self.task.net.block
+        for start in range(0, len(X), block):
+            z = self.forward(X[start : start + block])[-1]
             if self.task.net.loss == "crossentropy":
-                e = np.exp(z - z.max(axis=1, keepdims=True))
+                e = self.xp.exp(z - z.max(axis=1, keepdims=True))
                 z = e / e.sum(axis=1, keepdims=True)
             parts.append(z)
-        return np.concatenate(parts)
+        return self.xp.concatenate(parts)
 
     def weights(self) -> list[np.ndarray]:
         return [p for pair in zip(self.W, self.b, strict=True) for p in pair]
@@ -110,4 +112,4 @@ class NumpyPlain:
 
 def prepare(task: Task, threads: int, rule: str = "pytorch") -> NumpyPlain:
     """`threads` is what the environment has told BLAS."""
-    return NumpyPlain(task, rule)
+    return NumpyPlain(task, rule, np if task.device == "cpu" else importlib.import_module("cupy"))

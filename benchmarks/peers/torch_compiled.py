@@ -11,7 +11,6 @@ import torch
 import torch._inductor.config
 from torch.nn import functional as F
 
-from ..nets import PREDICTION_ROWS
 from ..translator import BETA_1, BETA_2, EPSILON, Task
 from .torch_eager import cost
 
@@ -74,7 +73,7 @@ class TorchCompiled:
             rates[:, 0] /= 1 - BETA_1**t
             rates[:, 1] = np.sqrt(1 - BETA_2**t)
         self.t += n
-        each = torch.from_numpy(rates.astype(self.task.precision)).unbind()
+        each = torch.from_numpy(rates.astype(self.task.dtype)).unbind()
         with torch.no_grad():
             for rows, rate in zip(order.split(net.batch)[:n], each, strict=True):
                 found.append(self.step(self.p, self.m, self.v, self.X, self.y, rows, rate))
@@ -89,7 +88,7 @@ class TorchCompiled:
 
     def predict(self) -> np.ndarray:
         with torch.inference_mode():
-            found: np.ndarray = torch.cat([self.forward(self.p, x) for x in self.X.split(PREDICTION_ROWS)]).numpy()
+            found: np.ndarray = torch.cat([self.forward(self.p, x) for x in self.X.split(self.task.net.block)]).numpy()
         return found
 
     def weights(self) -> list[np.ndarray]:

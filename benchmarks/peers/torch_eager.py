@@ -8,8 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..nets import PREDICTION_ROWS, Net
-from ..translator import BETA_1, BETA_2, EPSILON, Task
+from ..nets import Net
+from ..translator import BETA_1, BETA_2, EPSILON, Orders, Task
+from . import torch_device
+from .torch_device import release, to_host
+
+__all__ = ["PACKAGES", "TorchEager", "cost", "prepare", "release", "to_host"]
 
 PACKAGES = ("torch", "numpy")
 
@@ -27,11 +31,13 @@ class TorchEager:
 
     def __init__(self, task: Task) -> None:
         self.task, self.epoch = task, 0
-        self.X, self.y = torch.from_numpy(task.X), torch.from_numpy(task.y)
+        self.clock, self.short = torch_device.clock(task), torch_device.short(task)
+        self.X, self.y = torch_device.on_device(task, task.X), torch_device.on_device(task, task.y)
+        self.order = Orders(task, lambda rows: torch_device.on_device(task, rows))
         sizes, layers = task.net.sizes, []
         for n_in, n_out in pairwise(sizes):
             layers += [torch.nn.Linear(n_in, n_out, dtype=self.X.dtype), torch.nn.ReLU()]
-        self.model = torch.nn.Sequential(*layers[:-1])
+        self.model = torch.nn.Sequential(*layers[:-1]).to(task.device)
         with torch.no_grad():
             for p, w in zip(self.model.parameters(), task.weights, strict=True):
                 p.copy_(torch.from_numpy(np.ascontiguousarray(w.T)))
@@ -40,11 +46,12 @@ class TorchEager:
             self.rule: torch.optim.Optimizer = torch.optim.SGD(self.model.parameters(), lr, fused=True)
         else:
             betas = (BETA_1, BETA_2)
-            self.rule = torch.optim.Adam(self.model.parameters(), lr, betas, eps=EPSILON, fused=True)
+            on_gpu = task.device != "cpu"
+            self.rule = torch.optim.Adam(self.model.parameters(), lr, betas, eps=EPSILON, fused=True, capturable=on_gpu)
 
     def batches(self) -> tuple[torch.Tensor, ...]:
         """The rows of each step of the epoch that comes."""
-        order = torch.from_numpy(self.task.order(self.epoch))
+        order = self.order(self.epoch)
         self.epoch += 1
         batches: tuple[torch.Tensor, ...] = order.split(self.task.net.batch)
         return batches
@@ -53,7 +60,8 @@ class TorchEager:
         """One step; the loss before it."""
         x, y = self.X.index_select(0, rows), self.y.index_select(0, rows)
         self.rule.zero_grad(set_to_none=True)
-        loss = cost(self.task.net, self.model(x), y)
+        with self.short():
+            loss = cost(self.task.net, self.model(x), y)
         loss.backward()
         self.rule.step()
         return loss
@@ -66,20 +74,22 @@ class TorchEager:
             for rows in self.batches():
                 self.step(rows)
 
-    def predict(self) -> np.ndarray:
+    def predict(self) -> torch.Tensor:
         parts = []
-        with torch.inference_mode():
-            for x in self.X.split(PREDICTION_ROWS):
+        with torch.inference_mode(), self.short():
+            for x in self.X.split(self.task.net.block):
                 z = self.model(x)
                 parts.append(F.softmax(z, dim=1) if self.task.net.loss == "crossentropy" else z)
-            found: np.ndarray = torch.cat(parts).numpy()
-        return found
+            return torch.cat(parts)
 
     def weights(self) -> list[np.ndarray]:
-        return [p.detach().numpy().T.copy() for p in self.model.parameters()]
+        return [to_host(p).T.copy() for p in self.model.parameters()]
+
+    def product(self, a: np.ndarray, b: np.ndarray) -> torch.Tensor:
+        return torch_device.product(self.task, a, b)
 
 
 def prepare(task: Task, threads: int) -> TorchEager:
     """PyTorch with so many threads."""
-    torch.set_num_threads(threads)
+    torch_device.set_up(task, threads)
     return TorchEager(task)

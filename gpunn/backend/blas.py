@@ -11,7 +11,8 @@ import ctypes
 import functools
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +118,21 @@ def threads() -> int:
     # a process may have been pinned to fewer cores since BLAS counted them
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 1 if found is None else max(1, min(int(found[0]()), cores))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Meanwhile products, and the walks that are made, take one thread each, in all of this process: so that walks may
+    run beside one another. Nothing changes where BLAS is not OpenBLAS."""
+    compiled = library.walk() if _thread_functions() is not None else None
+    if compiled is None:
+        yield
+        return
+    compiled.hold_blas(ctypes.c_longlong(1))
+    try:
+        yield
+    finally:
+        compiled.hold_blas(ctypes.c_longlong(0))
 
 
 # --- products ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from . import blas, library
 # nanoseconds of work for which one more thread pays
 WORTH_A_THREAD = 12_000.0
 MOST_THREADS = 256
-_SLOTS = [ctypes.c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.BAD)]
+SLOTS = [ctypes.c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.BAD)]
 
 
 class _Node(ctypes.Structure):
@@ -74,7 +74,12 @@ class Walk:
             ctypes.c_longlong(len(lists)),
             ctypes.c_longlong(flush),
         )
-        self._once = (*self._what, None, _NONE, _ONE, None, None, _NONE, *_SLOTS, _NO_TIME)
+        self._once = (*self._what, None, _NONE, _ONE, None, None, _NONE, *SLOTS, _NO_TIME)
+
+    @property
+    def lists(self) -> tuple[int, int]:
+        """Where every thread's nodes and their numbers lie."""
+        return ctypes.addressof(self._lists), ctypes.addressof(self._counts)
 
     def __call__(self) -> None:
         """Run the launches once, in order."""
@@ -97,7 +102,7 @@ class Walk:
             ctypes.c_void_p(state.ctypes.data),
             None if rates is None else ctypes.c_void_p(rates.ctypes.data),
             ctypes.c_longlong(first),
-            *_SLOTS,
+            *SLOTS,
             ctypes.c_double(seconds),
         )
         return done
@@ -133,7 +138,7 @@ class Walk:
                 None,
                 None,
                 _NONE,
-                *_SLOTS,
+                *SLOTS,
                 ctypes.c_double(seconds),
             )
 

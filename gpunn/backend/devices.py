@@ -18,14 +18,19 @@ import numpy as np
 
 from . import graph
 from .arrays import is_device_array, to_host
-from .blas import bind_affine, bind_product
+from .blas import bind_affine, bind_product, one_thread, threads
 from .compiled import join, walk_along
+from .courses import Course, in_threads, in_turn
+from .epochs import Epochs, Movable, Part, movable, walked
 from .faults import Fault, absent, forked, out_of_memory
 from .installation import system_driver, wheels
+from .nccl import Nccl, Processes
 from .precision import UNIT_ROUNDOFF, InBfloat16, Operands
 from .probe import load_cupy, probe
 from .products import Affine, Products, bind_matmul, check
+from .staging import PinnedStaging, Staging
 
+MOST_OF_MEMORY = 0.75  # of what is free, for a set; the rest is for what is computed with it
 ACCEPTED = '"auto", "cpu", "cuda" or "cuda:N" (N = 0, 1, …)'
 
 
@@ -100,6 +105,28 @@ class Backend:
         step by itself. `flush` allows numbers too small to be normal to be 0 while they run."""
         return list(launches)
 
+    def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
+        """The launches of each part so many times, part after part, as something that runs epoch after epoch by
+        itself; `state` is the state array that they write. `flush` as in `join`."""
+        return Epochs(parts, state)
+
+    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+        """What gives recorded epochs other arrays in the place of these; None where they stay as they are."""
+        return None
+
+    def abreast(self) -> int:
+        """How many small jobs, a thread each, this device runs side by side: 1 where each has all of it."""
+        return 1
+
+    def one_thread_each(self) -> AbstractContextManager[Any]:
+        """A context in which what is recorded and run takes one thread of the host, so that jobs may run abreast."""
+        return contextlib.nullcontext()
+
+    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
+        """Take courses to their ends. A course gives epochs to be taken, one after another, and goes on when they are;
+        `look`, called every so many seconds, raises what stops them all, Ctrl-C say, in each of them."""
+        in_turn(courses, seconds, look)
+
     def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
         """The launches as one that has `along`, which takes blocks of larger arrays in the place of those in `moving`;
         None where this device cannot."""
@@ -140,8 +167,25 @@ class Backend:
         """out = a b and b's sums over rows (E6, E7) as one launch; None where these are two."""
         return None
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes find room on the device, and leave some for what is to be computed."""
+        return True
+
+    def staging(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[Staging]:
+        """For each (shape, dtype) an array of the device that the host fills while the device computes."""
+        return [Staging(np.empty(shape, dtype)) for shape, dtype in like]
+
     def free(self) -> None:
         """Give memory that the array library keeps but does not use back to the device."""
+
+    def of_process(self, processes: Processes) -> Backend:
+        """The device that is this process's own where several on one machine ask for the same. DeviceError where there
+        are fewer."""
+        return self
+
+    def adder(self, processes: Processes) -> Processes | Nccl:
+        """What adds arrays of this device over processes, all of which call this: it has `bind_begun_sum`."""
+        return processes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Backend) and other.device == self.device
@@ -195,6 +239,21 @@ class CPU(Backend):
     def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
         return join(launches, flush=flush)
 
+    def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
+        return walked(parts, state, flush=flush)
+
+    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+        return movable(epochs, arrays)
+
+    def abreast(self) -> int:
+        return threads()
+
+    def one_thread_each(self) -> AbstractContextManager[Any]:
+        return one_thread()
+
+    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
+        in_threads(courses, seconds, look, min(self.abreast(), len(courses)))
+
     def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
         return walk_along(launches, moving)
 
@@ -206,7 +265,6 @@ class CUDA(Backend):
         self.xp, self.index, self.reason = cupy, index, reason
         self.device = f"cuda:{index}"
         self.process = os.getpid()
-        self.products = Products(cupy, self.device)
         self.products = Products(cupy, self.device)
 
     def to_host(self, x: Any) -> np.ndarray:
@@ -293,6 +351,29 @@ class CUDA(Backend):
     def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
         # CuPy compiles its kernels so that numbers too small to be normal are 0
         return graph.join(self, launches)
+
+    def has_room(self, size: int) -> bool:
+        with self.activate():
+            free = self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
+        return bool(size <= MOST_OF_MEMORY * free)
+
+    def staging(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[Staging]:
+        with self.activate():
+            stream = self.xp.cuda.Stream(non_blocking=True)
+            return [PinnedStaging(self.xp, shape, dtype, stream) for shape, dtype in like]
+
+    def of_process(self, processes: Processes) -> Backend:
+        count = int(self.xp.cuda.runtime.getDeviceCount())
+        if processes.local_rank >= count:
+            raise DeviceError(
+                f"process {processes.rank} is number {processes.local_rank + 1} on this machine, which has {count} "
+                "GPUs: start one process a GPU, or use device='cpu'"
+            )
+        return get(f"cuda:{processes.local_rank}")
+
+    def adder(self, processes: Processes) -> Processes | Nccl:
+        with self.activate():
+            return Nccl(self.xp, processes)
 
     def free(self) -> None:
         with self.activate():

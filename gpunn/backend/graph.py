@@ -50,7 +50,10 @@ def place(launches: Sequence[DeviceLaunch]) -> tuple[list[Placed], bool]:
     since: tuple[list[DeviceLaunch], list[DeviceLaunch]] = ([], [])
     entered = False  # a second stream joins a capture by waiting for the first
     for launch, after in zip(launches, [*launches[1:], None], strict=True):
-        apart = after is not None and launch.product and _size(launch) < FILLS and not _depends(after, launch)
+        beside = not placed or placed[-1].branch == 0
+        apart = (
+            beside and launch.product and _size(launch) < FILLS and after is not None and not _depends(after, launch)
+        )
         branch = int(apart)
         others = since[1 - branch]
         wait = any(_depends(launch, other) for other in others) or (apart and not entered)
@@ -142,26 +145,31 @@ class Graph:
         if rates is not None:
             steps = min(steps, RATES)
             self._put_rates(state, rates[:steps], first)
-        begin, done = time.monotonic(), 0
+        begin = now = time.monotonic()
+        done = 0
         while True:
             # what was asked of the device is done when the clock is looked at
             some = max(1, int(seconds / LOOKS / self._each)) if self._each > 0 else 1
             some = min(some, steps - done)
             self._take(some, rated=rates is not None)
             self.backend.synchronize()
+            before, now = now, time.monotonic()
             done += some
-            passed = time.monotonic() - begin
-            self._each = passed / done
-            if done == steps or passed >= seconds:
+            # of these steps alone: the first ones compile
+            self._each = (now - before) / some
+            if done == steps or now - begin >= seconds:
                 return done
 
     def _put_rates(self, state: Any, rates: np.ndarray, first: int) -> None:
+        made = self._set_rate is None
         if self._set_rate is None:
             self._rates = self.backend.zeros((RATES + 1,), np.float64)
             bound = kernel("scheduled_rate").bind(self._rates, out=state, count=1)
             assert isinstance(bound, DeviceLaunch)
             self._set_rate = bound
         self._rates[: len(rates) + 1] = self.backend.asarray(np.concatenate([[first], rates]))
+        if made:
+            self._set_rate()  # its module is loaded before a capture
 
     def _take(self, steps: int, *, rated: bool) -> None:
         """So many steps, asked of the device and not waited for."""

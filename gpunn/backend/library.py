@@ -39,7 +39,7 @@ def _load(name: str) -> ctypes.CDLL | None:
                 _libraries[name] = None if made is None else ctypes.CDLL(str(made))
             except (OSError, host.CompileError):
                 _libraries[name] = None
-            for function in ("walk", "vector_bytes"):
+            for function in ("walk", "walk_epochs", "vector_bytes"):
                 if _libraries[name] is not None and hasattr(_libraries[name], function):
                     getattr(_libraries[name], function).restype = ctypes.c_longlong
         return _libraries[name]

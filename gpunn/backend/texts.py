@@ -413,6 +413,44 @@ extern "C" Int walk(const Node* const* nodes, const Int* counts, Int threads, In
   if (mine) pthread_mutex_unlock(&crew->caller);
   return done;
 }
+
+// ---- epochs: a list of walks, so many times each, again and again ----
+
+struct Part { const Node* const* nodes; const Int* counts; Int threads; Int times; };
+
+// Goes on from `at` (epochs, parts, times done) until so many epochs are done or a step was bad, which gives 1, or
+// until `seconds` are over, which gives 0. A rate is read before every walk: `rates` holds one more than there are
+// steps.
+extern "C" Int walk_epochs(const Part* parts, Int count, Int epochs, Int* at, Int flush, double* state,
+                           const double* rates, Int first, Int step_slot, Int rate_slot, Int bad_slot,
+                           double seconds) {
+  const double begin = now();
+  bool moved = false;
+  for (; at[0] < epochs; ++at[0], at[1] = 0)
+    for (; at[1] < count; ++at[1], at[2] = 0) {
+      const Part& part = parts[at[1]];
+      while (at[2] < part.times) {
+        const double left = seconds - (now() - begin);
+        if (moved && left <= 0.0) return 0;
+        at[2] += walk(part.nodes, part.counts, part.threads, flush, nullptr, 0, part.times - at[2], state, rates, first,
+                      step_slot, rate_slot, bad_slot, left);
+        moved = true;
+        if (state[bad_slot] != 0.0) return 1;
+      }
+    }
+  return 1;
+}
+
+// ---- one thread for BLAS, and for walks made meanwhile, until it is said again ----
+
+extern "C" void hold_blas(Int on) {
+  static OneThread* held = nullptr;
+  static Int users = 0;
+  static pthread_mutex_t door = PTHREAD_MUTEX_INITIALIZER;
+  const Locked locked(door);
+  if (on && users++ == 0) held = new OneThread(true);
+  if (!on && --users == 0) { delete held; held = nullptr; }
+}
 """
 
 

@@ -1,4 +1,4 @@
-"""The scikit-learn shells: `MLPClassifier` and `MLPRegressor`, drop-ins for scikit-learn's own.
+"""The scikit-learn shells: `MLPClassifier` and `MLPRegressor`, drop-ins for scikit-learn's own, and `MLPSearchCV`.
 
 scikit-learn is imported when one of the names is first used. Without it the names exist, and making one raises
 ImportError naming the extra.
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .classifier import MLPClassifier
     from .regressor import MLPRegressor
+    from .search import MLPSearchCV
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
-_HOME = {"MLPClassifier": "classifier", "MLPRegressor": "regressor"}
+__all__ = ["MLPClassifier", "MLPRegressor", "MLPSearchCV"]
+_HOME = {"MLPClassifier": "classifier", "MLPRegressor": "regressor", "MLPSearchCV": "search"}
 
 
 class _Absent:

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -43,12 +43,14 @@ from ..losses import Loss
 from ..model import Sequential
 from ..network import Network, Plan, evaluate
 from ..optimizers import Optimizer
-from ..training import checkpoint
+from ..parallel import DataParallel
+from ..recording import ALONE
+from ..training import blocks, checkpoint, unwatched
 from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
 from ..training.loop import DivergenceError
-from . import saving
+from . import ensemble, saving
 from .course import Course, generator_from
 from .rules import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
 
@@ -77,6 +79,11 @@ class Perceptron:
                         float64; "float32" asks for the fast path
     device              "auto", "cpu", "cuda" or "cuda:N"
     precision           "tf32" or "bf16" on a GPU, with dtype="float32"; None computes in `dtype`
+    n_models            how many nets, with seeds of their own, are trained side by side; the mean of their outputs is
+                        predicted, and `return_std=True` asks for their spread. Then `estimators_` holds the nets as
+                        estimators, `coefs_` and `intercepts_` copies of their weights with a leading axis of that size
+    strategy            `gpunn.DataParallel()` where `mpiexec` started several processes, which then fit together, each
+                        given the same arguments; None fits in this process alone
     verbose             as in scikit-learn, or "bar" for a progress bar
     """
 
@@ -92,12 +99,15 @@ class Perceptron:
         "dtype": [StrOptions({"float32", "float64"}), type, np.dtype, None],
         "device": [str],
         "precision": [StrOptions({"tf32", "bf16", "float32", "float64"}), None],
+        "n_models": [Interval(Integral, 1, None, closed="left")],
+        "strategy": [DataParallel, None],
     }
 
     _kind: ClassVar[str]  # the name in files
     _score_function: ClassVar[Callable[..., float]]  # of y and predictions
     net_: Sequential
     history_: History
+    estimators_: list[Any]
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
     best_loss_: float | None
@@ -127,11 +137,22 @@ class Perceptron:
         diverges, with the weights before that step.
         """
         with self._one_fit(validation_data, resume):
+            if self.n_models > 1:
+                return ensemble.fit(self, X, y, sample_weight, validation_data, resume)
+            if hasattr(self, "estimators_"):
+                ensemble.forget(self)
             return self._fit(_host(X), _host(y), sample_weight=_host(sample_weight), incremental=False)
 
     @contextmanager
     def _one_fit(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
-        """One fit at a time, and the estimator as before where it is refused."""
+        """One fit at a time, and the estimator as before where it is refused; processes that fit together hear of
+        it."""
+        group = self.strategy.start() if isinstance(self.strategy, DataParallel) else ALONE
+        with group.together(), self._one_fit_here(validation_data, resume):
+            yield
+
+    @contextmanager
+    def _one_fit_here(self, validation_data: Any, resume: Any) -> Iterator[None]:
         lock = self.__dict__.setdefault("_fit_lock", threading.Lock())
         if not lock.acquire(blocking=False):
             raise RuntimeError("fit is running already, in another thread or around a callback; use a clone of it")
@@ -227,19 +248,21 @@ class Perceptron:
         updates = _updates(model)
         self.net_, self._moved = model, lambda: _updates(model) != updates
         self._show_weights()
+        orders = course.orders if self.shuffle else None
+        fit: dict[str, Any] = {
+            "batch_size": batch_size,
+            "epochs": 1 if incremental else self.max_iter,
+            "order_of": course.order_of if self.shuffle else None,
+            "callbacks": callbacks,
+            "verbose": self.verbose,
+            "rows": rows,
+        }
         try:
-            model._train(
-                training,
-                validation,
-                batch_size=batch_size,
-                epochs=1 if incremental else self.max_iter,
-                order_of=course.order_of if self.shuffle else None,
-                callbacks=callbacks,
-                verbose=self.verbose,
-                rows=rows,
-                resume=self._resume,
-                subject=self,
-            )
+            watched = incremental or validation is not None or self._resume is not None or self._watched() is not None
+            if watched or blocks.stays(model._net.backend, *training):
+                model._train(training, validation, resume=self._resume, subject=self, **fit)
+            else:
+                unwatched.alone(model._net, model._course(training, ahead=course.ahead, orders=orders, **fit))
             self._take_best(held_out)
         except DivergenceError as error:
             if not self.validation_scores_:
@@ -307,6 +330,20 @@ class Perceptron:
         """(C, ∂C/∂θ) at the packed θ: all weights, then all intercepts, as the network's own buffer has them."""
         return self._evaluate(packed)
 
+    def _watched(self) -> str | None:
+        """What must be asked after every epoch, or None where epochs may pass without Python."""
+        if self.callbacks:
+            return "callbacks"
+        if self.early_stopping:
+            return "early_stopping=True, which scores after every epoch"
+        if self.strategy is not None:
+            return "strategy=…, whose processes meet after every epoch"
+        if self.verbose == "bar":
+            return "verbose='bar'"
+        if self.optimizer is None and self.solver == "sgd" and self.learning_rate == "invscaling":
+            return "learning_rate='invscaling', which changes the rate after every epoch"
+        return None
+
     def _continue_curves(self) -> None:
         """Curves to append to: new lists, since those of an earlier fit are the caller's, and new ones where an
         earlier fit had another solver or another `early_stopping`."""
@@ -364,6 +401,7 @@ class Perceptron:
                 "verbose='bar'": self.verbose == "bar",
                 "validation_data": self._validation_data is not None,
                 "resume": self._resume is not None,
+                "strategy": self.strategy is not None,
             }
             for name, given in refused.items():
                 if given:
@@ -479,6 +517,8 @@ class Perceptron:
             if isinstance(theta, np.ndarray) and not theta.flags.writeable:
                 # joblib's memory maps are for reading
                 self.net_ = copy.deepcopy(self.net_)
+            if (self.strategy is None) != (self.net_._net.group is ALONE):
+                self.net_.join(self.strategy)
             return self.net_._move(self.device, self.precision, asked=True)
         # only where dropout draws from it, so that scikit-learn's draws stay as they are
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
@@ -496,7 +536,7 @@ class Perceptron:
 
     def _equip(self, model: Sequential, device: str, *, asked: bool = True) -> None:
         """Give a network the estimator's update rule, loss, accounting and precision; `asked` as in `Sequential`."""
-        model.compile(self._rule(), self._output()[0], device=device)
+        model.compile(self._rule(), self._output()[0], device=device, strategy=self.strategy)
         model._move(device, self.precision, asked=asked)
         model._net.accounting = SHARED
 
@@ -609,6 +649,8 @@ class Perceptron:
         """aᴸ (n, n_outputs), probabilities for a classifier."""
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        if hasattr(self, "estimators_"):
+            return np.asarray(ensemble.outputs(self, X).mean(axis=0))
         # a fit under way shows its weights by itself
         if "_moved" not in vars(self):
             self._follow_weights()
@@ -616,6 +658,19 @@ class Perceptron:
 
     def _outputs(self, X: Any) -> np.ndarray:
         return self.net_.predict(X)
+
+    def _spread(self, X: Any) -> np.ndarray:
+        """The standard deviation (n, n_outputs) of aᴸ over the nets of an ensemble. ValueError for one net."""
+        if not hasattr(self, "estimators_"):
+            check_is_fitted(self)
+            raise ValueError("return_std=True needs several nets: fit with n_models=10, say")
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        return np.asarray(ensemble.outputs(self, X).std(axis=0))
+
+    def _need_one(self, what: str) -> None:
+        """ValueError for an ensemble, where `what` is for one net."""
+        if hasattr(self, "estimators_"):
+            raise ValueError(f"{what} is for one net, and this are {len(self.estimators_)}: use those in estimators_")
 
     # --- files ---------------------------------------------------------------------------------------------------
 
@@ -630,6 +685,7 @@ class Perceptron:
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this estimator holds."""
         check_is_fitted(self)
+        self._need_one("save")
         self._follow_weights()
         return saving.to_tensors(self, self._kind)
 
@@ -655,6 +711,7 @@ class Perceptron:
         OSError where writing fails, the old file whole.
         """
         check_is_fitted(self)
+        self._need_one("export")
         self._follow_weights()
         onnx.write(self._graph(), path)
 
@@ -663,6 +720,8 @@ class Perceptron:
 
     def to_sklearn(self) -> Any:
         """The fitted estimator as scikit-learn's own: see `gpunn.interchange.scikit_learn.to_sklearn`."""
+        if hasattr(self, "estimators_"):
+            self._need_one("to_sklearn")
         return to_sklearn(self)
 
     # --- copies -------------------------------------------------------------------------------------------------

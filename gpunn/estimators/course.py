@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..training import recordings
 from ..training.callbacks import Callback
 
 # what changes from epoch to epoch, in the order of scikit-learn's documentation
@@ -35,6 +36,25 @@ class Course(Callback):
         self.order = self.order[picks]
         return self.rows[self.order]
 
+    def orders(self, count: int) -> np.ndarray:
+        """The orders of the next epochs, one behind the other, as so many calls of `order_of` give them."""
+        generator = self.estimator._random_state
+        begun = generator.get_state(legacy=False)
+        key = (count, *(part.tobytes() if isinstance(part, np.ndarray) else part for part in _parts(begun)))
+
+        def draw() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+            each = np.concatenate([self.order_of(0) for _ in range(count)])
+            return each, self.order, generator.get_state(legacy=False)
+
+        drawn, self.order, ended = recordings.drawn((*key, self.order.tobytes(), self.rows.tobytes()), draw)
+        generator.set_state(ended)
+        return np.asarray(drawn)
+
+    def ahead(self) -> float:
+        """How many epochs from now on cannot stop the fit nor change its rate, whatever their losses."""
+        est = self.estimator
+        return float(est.n_iter_no_change) + 1 - est._no_improvement_count
+
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         # from the beginning, so that it is there when the fit is interrupted
         self.estimator.history_ = self.model._run.history
@@ -47,7 +67,8 @@ class Course(Callback):
         est.loss_curve_.append(est.loss_)
         if "val_loss" in logs:
             est.validation_loss_curve_.append(logs["val_loss"])
-        lines = est.verbose and est.verbose != "bar"
+        # of processes that fit together the first one shows
+        lines = est.verbose and est.verbose != "bar" and self.model._net.group.rank == 0
         if lines:
             print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
         self._count_improvement(lines)
@@ -75,6 +96,8 @@ class Course(Callback):
             return
         est._show_weights()
         score = est._score(*self.held_out[:2], sample_weight=self.held_out[2])
+        # processors may differ in the last bit: one score decides for all
+        score = self.model._net.group.meet("the validation score", score)[0]
         est.validation_scores_.append(score)
         if lines:
             print(f"Validation score: {score:f}")
@@ -114,6 +137,11 @@ class Course(Callback):
         est._best_coefs, est._best_intercepts = best
         est._optimizer.learning_rate = self.rate = state["learning_rate"]
         self.order, self.model.stop_training = state["order"], state["stopped"]
+
+
+def _parts(state: dict[str, Any]) -> list[Any]:
+    """A generator's state, numbers and arrays one after another."""
+    return [p for v in state.values() for p in (_parts(v) if isinstance(v, dict) else [v])]
 
 
 def generator_state(generator: np.random.RandomState) -> dict[str, Any]:

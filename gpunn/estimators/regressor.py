@@ -33,7 +33,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
     out_activation     None is the identity, the exponential for "poisson", and logistic or softmax for a cross-entropy
     activation         one for all hidden layers, or a list with one each: gpunn's names or objects
     dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
-    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, verbose="bar"
+    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models, strategy, verbose="bar"
                        see `gpunn.estimators.base.Perceptron`
 
     `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
@@ -84,6 +84,8 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         dtype: Any = None,
         device: str = "auto",
         precision: str | None = None,
+        n_models: int = 1,
+        strategy: Any = None,
     ) -> None:
         super().__init__(
             loss=loss,
@@ -120,6 +122,8 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         self.dtype = dtype
         self.device = device
         self.precision = precision
+        self.n_models = n_models
+        self.strategy = strategy
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
@@ -127,11 +131,19 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         """One epoch over X (n, n_in), y (n,) or (n, n_outputs) and sample_weight (n,); goes on where the last call
         ended. ValueError or TypeError, with the estimator as it was, for input that makes no sense."""
         with self._one_fit():
+            if self.n_models > 1 or hasattr(self, "estimators_"):
+                raise ValueError(
+                    "partial_fit goes on with one net: leave n_models at 1, and begin with a new estimator"
+                )
             return super().partial_fit(_host(X), _host(y), sample_weight=_host(sample_weight))
 
-    def predict(self, X: Any) -> Any:
-        """The predicted values (n,) or (n, n_outputs), in the units of y. CuPy in, CuPy out."""
-        return like(super().predict(_host(X)), X)
+    def predict(self, X: Any, *, return_std: bool = False) -> Any:
+        """The predicted values (n,) or (n, n_outputs), in the units of y. CuPy in, CuPy out. Of an ensemble they are
+        the means over its nets, and `return_std=True` gives a pair: them, and their standard deviations, as many."""
+        mean = super().predict(_host(X))
+        if not return_std:
+            return like(mean, X)
+        return like(mean, X), like(self._spread(_host(X)).reshape(mean.shape), X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R² of the predictions, the mean over the outputs."""

@@ -1,6 +1,7 @@
 """An estimator as a file: its parameters and what it has learned as JSON, its network as arrays. No pickle.
 
-Callbacks are not kept, nor is the state of a generator given as `random_state`; the optimiser's state begins anew.
+Callbacks and the strategy are not kept, nor is the state of a generator given as `random_state`; the optimiser's
+state begins anew.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MODULES = {"activation": activations, "loss": losses, "optimizer": optimizers, "
 def to_tensors(estimator: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the JSON metadata that a file of a fitted estimator holds."""
     tensors, net = estimator.net_.to_tensors()
-    parameters = {name: None if name == "callbacks" else value for name, value in estimator.get_params(False).items()}
+    parameters = estimator.get_params(False) | {"callbacks": None, "strategy": None}
     fitted = {name: getattr(estimator, name) for name in FITTED if hasattr(estimator, name)}
     if hasattr(estimator, "feature_names_in_"):
         fitted["feature_names_in_"] = estimator.feature_names_in_.tolist()

@@ -101,10 +101,14 @@ class Dense(Layer):
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """δ = f′(z) ⊙ ∂C/∂a (E4, E5), ∂C/∂W = a_prevᵀ δ (E6), ∂C/∂b = Σ δ (E7), ∂C/∂a_prev = δ Wᵀ (E5)"""
+        summed = False
         if not t.delta_is_known:
-            self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
+            given = (ops, t.z, t.a, t.grad_a, t.delta)
+            summed = self.trainable and self.use_bias and self.activation.record_backward_and_sum(*given, t.db)
+            if not summed:
+                self.activation.record_backward(*given)
         if self.trainable:
-            wants_db = self.use_bias and not t.db_is_known
+            wants_db = self.use_bias and not (summed or t.db_is_known)
             if not (wants_db and ops.matmul_with_sums(t.a_prev.T, t.delta, out=t.dW, sums=t.db)):
                 ops.matmul(t.a_prev.T, t.delta, out=t.dW)
                 if wants_db:

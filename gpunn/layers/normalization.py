@@ -18,7 +18,9 @@ class BatchNormalization(Layer):
     In training μ and σ² are the batch's mean and biased variance over its rows (sample weights do not enter), and the
     running values move: running ← running + momentum · (batch − running), with the unbiased variance. At prediction,
     and where the layer is frozen (trainable = False), they are the running values. In a batch of one row the unbiased
-    variance does not exist; the biased one, 0, is taken. Source: Ioffe and Szegedy 2015; PyTorch's conventions.
+    variance does not exist; the biased one, 0, is taken. Where processes share the batch its rows are those of one
+    process, and the running values the mean of theirs; with `DataParallel(synchronized_batch_norm=True)` they are the
+    rows of all, as in one process. Source: Ioffe and Szegedy 2015; PyTorch's conventions.
     """
 
     def __init__(self, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
@@ -43,8 +45,12 @@ class BatchNormalization(Layer):
         mean, variance = t.running_mean, t.running_variance
         if self._of_batch(training):
             mean, variance = t.mean, t.variance
-            ops(kernel("column_mean"), t.a_prev, out=mean, factor=1 / t.a.shape[0])
-            ops(kernel("column_variance"), t.a_prev, mean, out=variance, factor=1 / t.a.shape[0])
+            t.rows = ops.normalized_rows(t.a.shape[0])
+            factor = 1 / max(t.rows, 1)
+            ops(kernel("column_mean"), t.a_prev, out=mean, factor=factor)
+            ops.over_normalized(mean)
+            ops(kernel("column_variance"), t.a_prev, mean, out=variance, factor=factor)
+            ops.over_normalized(variance)
         out = (t.normal, t.z)
         ops(kernel("batch_normalize"), t.a_prev, mean, variance, t.gamma, t.beta, out=out, epsilon=self.epsilon)
 
@@ -59,8 +65,8 @@ class BatchNormalization(Layer):
             return
         numbers = {"epsilon": self.epsilon}
         if of_batch:
-            numbers["factor"] = 1 / t.a.shape[0]
-            sums = (d_gamma, d_beta)
+            numbers["factor"] = 1 / max(t.rows, 1)
+            sums = ops.normalized_sums((d_gamma, d_beta), into=(t.d_gamma, t.d_beta))
             ops(
                 kernel("batch_normalize_backward"),
                 t.grad_a,
@@ -77,9 +83,9 @@ class BatchNormalization(Layer):
 
     def after_update(self, ops: Recorder, t: Buffers) -> None:
         """running ← running + momentum · (batch − running), unbiased variance"""
-        if not self._of_batch(True):
+        if not self._of_batch(True) or t.rows == 0:
             return
-        n = t.a.shape[0]
+        n = t.rows
         for running, observed, factor in (
             (t.running_mean, t.mean, 1.0),
             (t.running_variance, t.variance, n / max(n - 1, 1)),

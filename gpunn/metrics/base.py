@@ -80,6 +80,10 @@ class Metric:
         if means.shape[0]:
             ops(kernel("accumulate"), means, out=(sums, state), count=1, terms_n=means.shape[0])
 
+    def join(self, parts: list[np.ndarray]) -> np.ndarray:
+        """The sums (size,) over a set from those over its parts."""
+        return np.asarray(np.sum(parts, axis=0))
+
     def value(self, sums: np.ndarray, weight: float) -> float:
         """The metric from the sums over rows of that weight."""
         return self.finish(float(sums[0]) / weight if len(sums) == 1 else sums / weight)

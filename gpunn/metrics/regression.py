@@ -64,12 +64,28 @@ class R2Score(_OfValues):
         n, m = a.shape
         table = ops.new((n, 4 * m), np.float64)
         parts = tuple(table[:, k * m : (k + 1) * m] for k in range(4))
-        ops(kernel("spread_terms"), a, y, y[0], w, out=parts)
+        ops(kernel("spread_terms"), a, y, ops.first_row(y), w, out=parts)
         ops(kernel("column_sum"), table, out=means[: 4 * m])
 
     def record_sums(self, ops: Recorder, y: Array, means: Array, sums: Array, state: Array) -> None:
         m = means.shape[0] // 5
-        ops(kernel("accumulate_spread"), means, y[0], state, out=sums, count=m, columns=m)
+        ops(kernel("accumulate_spread"), means, ops.first_row(y), state, out=sums, count=m, columns=m)
+
+    def join(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Two parts' sums about their own means, joined as those of two batches are."""
+        found = np.array(parts[0]).reshape(5, -1)
+        for part in parts[1:]:
+            error, mean, spread, weight, centre = part.reshape(5, -1)
+            before = found[3] == 0
+            found[4] = np.where(before, centre, found[4])
+            whole = found[3] + weight
+            share = np.divide(weight, whole, out=np.zeros_like(whole), where=whole > 0)
+            apart = np.where(weight > 0, (centre - found[4]) + mean - found[1], 0.0)
+            found[0] += error
+            found[1] += apart * share
+            found[2] += spread + apart * apart * (found[3] * share)
+            found[3] = whole
+        return found.ravel()
 
     def value(self, sums: np.ndarray, weight: float) -> float:
         error, _, spread, _, _ = sums.reshape(5, -1)

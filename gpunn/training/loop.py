@@ -16,10 +16,12 @@ import numpy as np
 from ..kernels import Launch
 from ..kernels.state import Slot
 from ..network import Kept, Network, Plan
-from ..recording import LOOK_AFTER, Array, is_walk, repeat, repeat_all
+from ..recording import ALONE, LOOK_AFTER, Array, Group, Share, is_walk, repeat, repeat_all
+from . import together
 from .history import History
 
 EVALUATION_ROWS = 1024
+STEP: dict[str, Any] = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
 RATES_AHEAD = 4096  # learning rates made at once where a schedule changes them from step to step
 
 
@@ -38,15 +40,23 @@ class Hooks(Protocol):
 
 @dataclass
 class Data:
-    """A set on the device: X (n, d), y for the loss, and weights (n,) or None."""
+    """A set on the device: X (n, d), y for the loss, and weights (n,) or None.
+
+    Where a process has only its own rows of a set of `whole` rows, they begin with row `first`."""
 
     X: Array
     y: Array
     w: Array | None = None
+    first: int = 0
+    whole: int | None = None
 
     @property
     def n(self) -> int:
         return int(self.X.shape[0])
+
+    def parts(self, backend: Any) -> Iterator[tuple[int, Data]]:
+        """The set in its own order, as parts on the device, each with the number of its first row: here all of it."""
+        yield 0, self
 
 
 @dataclass(frozen=True)
@@ -156,12 +166,14 @@ def train(
     """The epochs of `fit`, the steps of each given by `steps_of(epoch)`."""
     model.stop_training = False
     callbacks("on_train_begin", {})
+    together.compare(net, model, "before the first epoch")
     logs = {name: values[-1] for name, values in history.history.items()}
     try:
         with whole_steps() as between_steps:
             for k in range(done, done if done and model.stop_training else epochs):
                 epoch = first_epoch + k
                 callbacks("on_epoch_begin", k, {})
+                together.empty(kept, net.group)
                 try:
                     _epoch(net, steps_of(epoch), epoch, k, callbacks, between_steps)
                 except DivergenceError as error:
@@ -170,19 +182,29 @@ def train(
                     if not model.stop_training:
                         raise
                     break
-                logs = _epoch_logs(net, kept)
-                if validation is not None:
-                    logs |= {f"val_{name}": value for name, value in score(net, validation).items()}
-                callbacks("on_epoch_logs", k, logs)
-                history.add(k, logs)
-                callbacks("on_epoch_end", k, logs)
-                callbacks("on_epoch_complete", k, logs)
+                together.average_statistics(net)
+                together.join(kept, net.group)
+                logs = epoch_ends(net, k, _epoch_logs(net, kept), validation, callbacks, history)
+                together.compare(net, model, f"after epoch {k + 1}")
                 if model.stop_training:
                     break
         callbacks("on_train_complete", logs)
     finally:
         callbacks("on_train_end", logs)
     return history
+
+
+def epoch_ends(
+    net: Network, k: int, logs: dict[str, float], validation: Data | None, callbacks: Hooks, history: History
+) -> dict[str, float]:
+    """What follows the last step of the k-th epoch; its numbers with those of validation."""
+    if validation is not None:
+        logs |= {f"val_{name}": value for name, value in score(net, validation, group=net.group).items()}
+    callbacks("on_epoch_logs", k, logs)
+    history.add(k, logs)
+    callbacks("on_epoch_end", k, logs)
+    callbacks("on_epoch_complete", k, logs)
+    return logs
 
 
 @contextmanager
@@ -199,8 +221,9 @@ def _steps(
 
 
 def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
-    """A plan that takes steps on n rows."""
-    return net.plan(n, training=True, loss=True, backward=True, update=True, weighted=weighted)
+    """A plan that takes steps on batches of n rows: on this process's part of them, where a group shares them."""
+    share = Share.of(n, net.group)
+    return net.plan(share.n, weighted=weighted, share=share, **STEP)
 
 
 def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
@@ -212,6 +235,15 @@ def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = Non
     return plan.backend.join(whole, flush=True)
 
 
+def step_on(plan: Plan, data: Data) -> list[Launch]:
+    """The step on one batch that the plan holds already: the same launches whatever the batch, so that they are joined
+    once."""
+    plan.feed(data.X, data.y, data.w)
+    if plan.fed is None:
+        plan.fed = whole_step(plan, [])
+    return plan.fed
+
+
 def rate(net: Network, epoch: int) -> float:
     """η of the coming step: what it is held at, else what the schedule gives."""
     if net.held_rate is not None:
@@ -219,7 +251,8 @@ def rate(net: Network, epoch: int) -> float:
     schedule = net.optimizer.schedule
     if schedule.per == "epoch":
         return float(schedule(epoch))
-    return float(schedule(int(net.state[Slot.STEP]) if net.is_built else 0))
+    # a step count lies on the device, which would have to be waited for
+    return float(schedule(0 if schedule.is_constant or not net.is_built else int(net.state[Slot.STEP])))
 
 
 def set_learning_rate(net: Network, epoch: int) -> None:
@@ -256,6 +289,14 @@ def whole_steps() -> Iterator[Callable[[], None]]:
     between_steps()
 
 
+def begin(net: Network, epoch: int) -> None:
+    """The state array as it is before the first step of an epoch."""
+    for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCH):
+        net.state[slot] = 0
+    net.score_sums.fill(0)
+    set_learning_rate(net, epoch)
+
+
 def _epoch(
     net: Network,
     steps: Iterator[Several],
@@ -264,11 +305,7 @@ def _epoch(
     callbacks: Hooks,
     between_steps: Callable[[], None],
 ) -> None:
-    state = net.state
-    for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM):
-        state[slot] = 0
-    net.score_sums.fill(0)
-    set_learning_rate(net, epoch)
+    begin(net, epoch)
     looked, number = time.monotonic(), 0
     for several in steps:
         left = several.times
@@ -280,14 +317,15 @@ def _epoch(
             between_steps()
             now = time.monotonic()
             due = now - looked > LOOK_AFTER
-            if callbacks.watch_batches or due:
+            # a group's processes must look, and raise, at the same step, and clocks differ
+            if (callbacks.watch_batches or due) and net.group.size == 1:
                 _look(net, shown)
             if due:
                 looked = now
                 callbacks("on_progress", number, _epoch_logs(net))
             if callbacks.watch_batches:
                 callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
-            elif left and net.state[Slot.BAD]:
+            if left and net.state[Slot.BAD]:
                 break
     _look(net, shown)
 
@@ -315,13 +353,19 @@ def _look(net: Network, epoch: int) -> None:
 def _epoch_logs(net: Network, kept: Kept | None = None) -> dict[str, float]:
     """The epoch's loss and metrics so far; those that look at all rows together where these are kept."""
     state = net.backend.to_host(net.state)
-    weight = float(state[Slot.WEIGHT_SUM])
-    logs = {"loss": float(state[Slot.LOSS_SUM]) / weight if weight else float("nan")}
-    return logs | _values(net, net.backend.to_host(net.score_sums), weight, kept)
+    loss, weight = float(state[Slot.LOSS_SUM]), float(state[Slot.WEIGHT_SUM])
+    return logs_of(net, loss, weight, net.backend.to_host(net.score_sums), kept)
+
+
+def logs_of(net: Network, loss: float, weight: float, sums: np.ndarray, kept: Kept | None) -> dict[str, float]:
+    """Loss and metrics from Σ loss · weight, Σ weight and the metrics' sums over the batches of an epoch."""
+    return {"loss": loss / weight if weight else float("nan")} | _values(net, sums, weight, kept)
 
 
 def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) -> dict[str, float]:
     """Every metric's value from the sums over rows of that weight, or from the rows."""
+    if not net.metrics:
+        return {}
     found = {}
     for metric, part in net.score_parts():
         if not metric.needs_rows:
@@ -332,23 +376,35 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) ->
     return found
 
 
-def score(net: Network, data: Data, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
-    """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows."""
+def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Group = ALONE) -> dict[str, float]:
+    """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows.
+
+    A group shares the rows: each process looks at its part, and all get the numbers of the whole."""
     loss = weight = penalty = last = 0.0
     weighted = data.w is not None
-    sums, kept = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(data.n, weighted=weighted)
-    for start, stop, n in _stretches(data.n, min(batch_size, data.n)):
-        with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
-            for slot, value in ((Slot.OFFSET, start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
-                plan.state[slot] = value
-            whole = [*plan.source(data.X, data.y, data.w), *plan.prepare, *plan.forward, *plan.loss]
-            whole += [*plan.tally(sums), *plan.keep(kept), *plan.advance("count_batch")]
-            repeat_all(net.backend.join(whole), (stop - start) // n, plan.state)
-            state = net.backend.to_host(plan.state)
-            loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
-            penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
+    rows = data.n if data.whole is None else data.whole
+    share = Share.of(rows, group)
+    sums, kept = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(rows, weighted=weighted)
+    together.empty(kept, group)
+    mine, own = together.beginning(kept, data.first), share.first - data.first
+    for begun, piece in data.parts(net.backend):
+        room = None if mine is None else mine.rows(begun, begun + piece.n)
+        low, high = max(begun, own), min(begun + piece.n, own + share.n)
+        for start, stop, n in _stretches(max(0, high - low), min(batch_size, rows)):
+            with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
+                for slot, value in ((Slot.OFFSET, low - begun + start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
+                    plan.state[slot] = value
+                whole = [*plan.source(piece.X, piece.y, piece.w), *plan.prepare, *plan.forward, *plan.loss]
+                whole += [*plan.tally(sums), *plan.keep(room), *plan.advance("count_batch")]
+                repeat_all(net.backend.join(whole), (stop - start) // n, plan.state)
+                state = net.backend.to_host(plan.state)
+                loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
+                penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
+    (loss, weight), totals = together.totals(net, group, (loss, weight), net.backend.to_host(sums))
+    together.join(kept, group)
+    penalty, last = group.meet("the penalty of a set", (penalty, last))[0]
     logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
-    return logs | _values(net, net.backend.to_host(sums), weight, kept)
+    return logs | _values(net, totals, weight, kept)
 
 
 def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) -> Array:

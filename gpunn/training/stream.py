@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any
 
-from ..kernels.state import Slot
 from ..network import Network
 from .history import History
-from .loop import Data, Several, train, training_plan, whole_step
+from .loop import Data, Several, step_on, train, training_plan
 
 ARRAYS = ("__array__", "__dlpack__", "__cuda_array_interface__", "to_numpy", "tocsr", "detach")
 
@@ -100,7 +99,6 @@ def fit(
         for number, batch in enumerate(stream.epoch()):
             data = check(batch, number)
             with training_plan(net, data.n, weighted=data.w is not None) as plan:
-                net.state[Slot.OFFSET] = 0
-                yield Several(whole_step(plan, plan.source(data.X, data.y, data.w)))
+                yield Several(step_on(plan, data))
 
     return train(net, steps_of, validation, **run)

@@ -20,6 +20,14 @@ from benchmarks import cpu, results
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_the_help_of_every_command_fits_a_terminal(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        command.main([name, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["cpu", "--help"]])
 def test_help_fits_a_terminal(arguments, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")

@@ -3,10 +3,11 @@
 import kernel_cases
 import numpy as np
 import pytest
-from kernel_cases import assert_same, by_kernel, make, state_array
+import tolerances
+from kernel_cases import assert_same, by_kernel, make, names, state_array
 
 from gpunn import kernels
-from gpunn.kernels import _device
+from gpunn.kernels import _device, _device_texts
 
 # float32 for all; float64 differs in the compiler's typedef alone, and the network's simulated tests run it
 SIMULATED = by_kernel(variables=())
@@ -36,7 +37,7 @@ def test_simulated_parity(kernel, types, fake_cupy):
     for asked in kernel_cases.cases(kernel, types, sizes=((0, 3), (1, 1), (33, 33), (130, 67)), flat=(0, 1, 33)):
         assert_same(_on_device(fake_cupy, **asked), _in_numpy(**asked))
     launched = {c for c in fake_cupy.state.calls if c.startswith("kernel ")}
-    parts = ("_parts", "_combine") if kernel.form == "reduction" else ("",)
+    parts = _device_texts.texts(kernel) if kernel.form == "reduction" else ("",)
     assert launched == {f"kernel gpunn_{kernel.name}{part}" for part in parts}
 
 
@@ -46,12 +47,127 @@ def test_gpu_parity(kernel, types):
     import cupy
 
     asked = kernel_cases.cases(
-        kernel, types, sizes=GPU_SIZES, flat=(0, 1, 31, 32, 33), values="mild edges", layouts=("C", "strided")
+        kernel, types, sizes=GPU_SIZES, flat=(0, 1, 31, 32, 33), values="mild edges", layouts=("C", "F", "strided")
     )
     large = kernel_cases.cases(kernel, types, sizes=((LARGE, 1), (LARGE // 64 + 1, 64)), flat=(LARGE,), layouts=("C",))
     asked += [a for a in large if a.get("values") is None and a["n"] * a["m"] > LARGE - 70]
     for a in asked:
         assert_same(_on_device(cupy, **a), _in_numpy(**a), on_gpu=True)
+
+
+@pytest.mark.parametrize("name", names("by_row"))
+def test_simulated_rows_of_any_width(name, fake_cupy):
+    """One lane a row, several and a warp, with columns left over: a team of every size."""
+    kernel = kernels.get(name)
+    for m in (3, 10, 100):
+        asked = {"kernel": kernel, "types": dict.fromkeys(kernel.signature.variables, "float32"), "n": 5, "m": m}
+        assert_same(_on_device(fake_cupy, **asked), _in_numpy(**asked))
+
+
+ONTO_INPUTS = [
+    pytest.param(kernels.get(name), o.name, x.name, id=f"{name}-{o.name}-in-{x.name}")
+    for name in (*names("elementwise"), *names("by_row"))
+    for o in kernels.get(name).signature.outputs
+    for x in kernels.get(name).signature.inputs
+    if o.role == "out" and o.kind != "raw" and x.name != "y" and (o.kind, o.type, o.width) == (x.kind, x.type, x.width)
+]
+
+
+def _assert_in_place(kernel, output, given, xp):
+    types = kernel.signature.type_combinations()[0]
+    order = [o.name for o in kernel.signature.arrays]
+    for n, m in ((1, 1), (5, 9), (33, 33), (3, 128)):
+        apart, together = (make(kernel, types, n, m, xp=xp) for _ in range(2))
+        k = order.index(output) - len(together.inputs)
+        together.outputs[k] = [*together.inputs, *together.outputs][order.index(given)]
+        for case in (apart, together):
+            inputs, options = case.arguments()
+            kernel.bind(*inputs, **options)()
+        for a, b in zip(together.results(), apart.results(), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=together.what)
+
+
+@pytest.mark.parametrize(("kernel", "output", "given"), ONTO_INPUTS)
+def test_simulated_in_place(kernel, output, given, fake_cupy):
+    """An output written over an input gives the same bits: no lane reads what another has written over."""
+    _assert_in_place(kernel, output, given, fake_cupy)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kernel", "output", "given"), ONTO_INPUTS)
+def test_gpu_in_place(kernel, output, given):
+    import cupy
+
+    _assert_in_place(kernel, output, given, cupy)
+
+
+# shape, and the launches that it takes
+REDUCTIONS = [
+    ("column_sum", (16, 5), ["parts"]),
+    ("column_sum", (17, 5), ["columns"]),
+    ("column_sum", (1000, 131), ["columns"]),
+    ("column_sum", (1000, 132), ["parts", "join"]),
+    ("column_sum", (2**16 + 1, 2), ["parts", "join", "join"]),
+    ("column_sum", (1, 2**18 + 1), ["parts"]),
+    ("column_sum", (0, 5), ["join"]),
+    ("column_sum", (5, 0), []),
+    ("total", (1, 1), ["parts"]),
+    ("total", (8, 64), ["parts"]),
+    ("total", (8, 65), ["parts", "join"]),
+    ("total", (3, 2**16), ["parts", "join", "join"]),
+    ("total", (0, 5), ["join"]),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "launches"), REDUCTIONS)
+@pytest.mark.parametrize("order", "CF")
+def test_reductions_in_levels(name, shape, launches, order, fake_cupy):
+    """No thread combines more than a few: partial results are joined by warps, 256 a warp, until one is left."""
+    x = np.random.default_rng(0).integers(-9, 9, size=shape).astype(np.float32)
+    there = fake_cupy.asarray(np.array(x, order=order))
+    sums = name == "column_sum"
+    s = fake_cupy.asarray(np.full(shape[1] if sums else 1, 77, "float32" if sums else "float64"))
+    fake_cupy.state.calls.clear()
+    kernels.get(name)(there, out=s)
+    seen = [c for c in fake_cupy.state.calls if c.startswith("kernel")]
+    assert seen == [f"kernel gpunn_{name}_{launch}" for launch in launches]
+    np.testing.assert_array_equal(s.get(), x.sum(axis=0 if sums else None))
+
+
+def test_a_reduction_takes_the_order_that_it_states(fake_cupy):
+    """Lane l of a column has rows l, l + 32, …; then lane l joins l + 16, l + 8, …: these bits, and none other."""
+    x = np.random.default_rng(1).normal(size=(100, 3)).astype(np.float32)
+    lanes = np.zeros((32, 3), np.float32)
+    for r, row in enumerate(x):
+        lanes[r % 32] += row
+    for half in (16, 8, 4, 2, 1):
+        lanes[:half] += lanes[half : 2 * half]
+    s = fake_cupy.empty((3,), np.float32)
+    kernels.get("column_sum")(fake_cupy.asarray(x), out=s)
+    np.testing.assert_array_equal(s.get(), lanes[0])
+
+
+ELEMENTWISE = [p for p in by_kernel(variables=()) if p.values[0].form == "elementwise"]
+
+
+@pytest.mark.parametrize(("kernel", "types"), ELEMENTWISE)
+def test_simulated_packs_are_the_plain_form_bit_for_bit(kernel, types, fake_cupy):
+    """16 bytes at a time, one element at a time and in any layout: one text in three wrappings."""
+    seen = set()
+    for n, m in ((1, 7), (3, 8), (9, 31), (1, 1001)):
+        results = []
+        # C: on multiples of 16 bytes; offset: contiguous, but not on them; strided: as CuPy walks it
+        for layout in ("C", "offset", "strided"):
+            case = make(kernel, types, n, m, layout=layout, values="edges" if m == 1001 else "ordinary", xp=fake_cupy)
+            inputs, options = case.arguments()
+            seen.add(_device._pack(kernel, kernel._check(inputs, options.pop("out"), options, None)))
+            inputs, options = case.arguments()
+            kernel.bind(*inputs, **options)()
+            results.append(case.results())
+        for other in results[1:]:
+            for a, b in zip(results[0], other, strict=True):
+                np.testing.assert_array_equal(a, b, err_msg=case.what)
+    assert seen == {0, 1, 16 // np.dtype(types["T"]).itemsize}
 
 
 GUARDED = [p for p in SIMULATED if p.values[0].when is not None]
@@ -107,16 +223,16 @@ def test_simulated_launches_allocate_nothing(fake_cupy):
     for launch in launches:
         launch()
     fake_cupy.state.capturing = False
-    assert len(fake_cupy.state.calls) == 6 and all(c.startswith("kernel ") for c in fake_cupy.state.calls)
+    assert len(fake_cupy.state.calls) == 5 and all(c.startswith("kernel ") for c in fake_cupy.state.calls)
 
 
 def test_kernels_of_another_cupy_are_not_taken(fake_cupy, monkeypatch):
     """What was compiled for one module named cupy is not launched for another: the fake's never reach a GPU."""
-    parts = _device.elementwise_parts(kernels.get("relu"))
-    first = _device._compiled(parts, "relu")
-    assert _device._compiled(parts, "relu") is first
+    text = _device_texts.elementwise_text(kernels.get("relu"))
+    first = _device._compiled(text, "relu")
+    assert _device._compiled(text, "relu") is first
     monkeypatch.setattr(fake_cupy, "ElementwiseKernel", type("Other", (fake_cupy.ElementwiseKernel,), {}))
-    assert type(_device._compiled(parts, "relu")).__name__ == "Other"
+    assert type(_device._compiled(text, "relu")).__name__ == "Other"
 
 
 def test_simulated_rows_that_a_text_cannot_write(fake_cupy):
@@ -126,3 +242,56 @@ def test_simulated_rows_that_a_text_cannot_write(fake_cupy):
     ):
         with pytest.raises(ValueError, match=f"{name}: .* must be contiguous"):
             kernels.get(name).bind(*(fake_cupy.zeros(shape) for shape in inputs), out=tuple(out))
+
+
+SUMMED = [p for p in by_kernel(variables=("T",)) if p.values[0].name.endswith("_backward")]
+SUMMED = [p for p in SUMMED if _device_texts.can_be_summed(p.values[0])]
+
+
+def _assert_summed(kernel, types, xp, on_gpu=False):
+    for n, m, layout in ((1, 1, "C"), (7, 5, "C"), (33, 8, "C"), (130, 67, "C"), (40, 12, "offset"), (2100, 4, "C")):
+        case, apart = (make(kernel, types, n, m, layout=layout, xp=xp) for _ in range(2))
+        inputs, options = case.arguments()
+        sums = xp.zeros((m,), np.dtype(types["T"]))
+        kernel.bind_with_column_sums(*inputs, **options, sums=sums)()
+        assert_same(case, _in_numpy(kernel=kernel, types=types, n=n, m=m, layout=layout), on_gpu=on_gpu)
+        inputs, options = apart.arguments()
+        kernel.bind(*inputs, **options)()
+        (delta,), (same) = case.results(), apart.results()[0]
+        np.testing.assert_array_equal(delta, same, err_msg=case.what)
+        scale = np.abs(delta).max(axis=0)
+        tolerances.assert_within(sums.get(), delta.sum(axis=0), tolerances.sums(delta.dtype, n, scale), case.what)
+
+
+@pytest.mark.parametrize(("kernel", "types"), SUMMED)
+def test_simulated_derivative_and_column_sum_in_one_pass(kernel, types, fake_cupy):
+    """δ has the bits that it has alone, and its column sums are right."""
+    _assert_summed(kernel, types, fake_cupy)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kernel", "types"), SUMMED)
+def test_gpu_derivative_and_column_sum_in_one_pass(kernel, types):
+    import cupy
+
+    _assert_summed(kernel, types, cupy, on_gpu=True)
+
+
+def test_every_activation_has_a_derivative_that_can_be_summed():
+    names = {p.values[0].name for p in SUMMED}
+    assert {"relu_backward", "gelu_backward", "tanh_backward", "leaky_relu_backward", "sigmoid_backward"} <= names
+
+
+def test_what_one_pass_does_not_sum(fake_cupy):
+    """Other layouts, no elements, and arrays of the host: two launches."""
+    relu = kernels.get("relu_backward")
+    a, g, delta, db = (fake_cupy.zeros(shape) for shape in ((4, 3), (4, 3), (4, 3), (3,)))
+    assert relu.bind_with_column_sums(a, g, out=delta, sums=db) is not None
+    turned = fake_cupy.zeros((3, 4)).T
+    assert relu.bind_with_column_sums(turned, g, out=delta, sums=db) is None
+    none = fake_cupy.zeros((0, 3))
+    assert relu.bind_with_column_sums(none, none, out=none, sums=db) is None
+    host = np.zeros((4, 3))
+    assert relu.bind_with_column_sums(host, host, out=host, sums=np.zeros(3)) is None
+    with pytest.raises(ValueError, match="column_sum: s must have shape"):
+        relu.bind_with_column_sums(a, g, out=delta, sums=fake_cupy.zeros((4,)))

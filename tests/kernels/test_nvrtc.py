@@ -12,7 +12,7 @@ import pytest
 from kernel_cases import by_kernel
 
 from gpunn import kernels
-from gpunn.kernels import _device
+from gpunn.kernels import _device, _device_texts
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # how arrays come: one contiguous row of elements, or two dimensions with strides and long indices
@@ -39,28 +39,20 @@ def nvrtc():
     return nvrtc
 
 
-def _launches(kernel):
-    """(suffix, parts) of every ElementwiseKernel that the kernel becomes."""
-    if kernel.form == "reduction":
-        first, second = _device.reduction_parts(kernel)
-        return [("_parts", first), ("_combine", second)]
-    return [("", (_device.by_row_parts if kernel.form == "by_row" else _device.elementwise_parts)(kernel))]
-
-
-def _source(kernel, name, parts, types, layout):
+def _source(kernel, name, text, types, layout):
     """CuPy's source for one launch: what ElementwiseKernel.__call__ would compile."""
     import cupy
     from cupy._core import _carray, _kernel, _scalar
 
-    made = cupy.ElementwiseKernel(*parts, name, preamble=_device.PREAMBLE, options=_device.OPTIONS)
+    made = cupy.ElementwiseKernel(*text[:3], name, preamble=text.preamble, options=_device.OPTIONS)
     array, indexer, scalar = 1, 2, 3
-    scalars = {o.name for o in kernel.signature.scalars}
+    arrays = {o.name for o in kernel.signature.arrays}
     letters, infos = {}, []
     for p in made.in_params + made.out_params:
         dtype = np.dtype(types[p.ctype] if p.dtype is None else p.dtype)
         if p.dtype is None:
             letters[p.ctype] = dtype
-        if p.name in scalars or (kernel.form != "elementwise" and not p.raw):
+        if not p.raw and p.name not in arrays:
             infos.append(_kernel._ArgInfo(scalar, _scalar.CScalar, dtype, 0, True, True))
         else:
             infos.append(_kernel._ArgInfo(array, cupy.ndarray, dtype, *layout))
@@ -74,8 +66,8 @@ def _source(kernel, name, parts, types, layout):
 def _sources(kernel, types, layouts):
     """Function name -> source, for arrays of each layout."""
     return {
-        name: _source(kernel, name, parts, types, LAYOUTS[layout])
-        for suffix, parts in _launches(kernel)
+        name: _source(kernel, name, text, types, LAYOUTS[layout])
+        for suffix, text in _device_texts.texts(kernel).items()
         for layout in layouts
         for name in ["_".join(["gpunn", kernel.name, *types.values(), layout]) + suffix]
     }

@@ -1,0 +1,121 @@
+"""`python -m benchmarks devices`: do the CPU and a GPU compute the same in six nets, layer by layer?"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpunn
+
+from . import presence
+from .command import write
+from .report import table
+from .worker import reason
+
+HELP = "compare what the CPU and a GPU compute, on six nets"
+WOULD = "compare a GPU with the CPU on six nets"
+ROWS, INPUTS, STEPS = 256, 20, 20
+
+Made = tuple[gpunn.Sequential, Any, str]  # layers, rule, loss
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.description = f"{HELP[0].upper()}{HELP[1:]}."
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare and print; 1 where a net differs by more than rounding explains."""
+    if presence.missing("devices", WOULD):
+        return presence.NO_GPU
+    result = {"machine": presence.facts(), "devices": measure(("cpu", "cuda"))}
+    if arguments.json is not None:
+        write(result, arguments.json)
+    print(markdown(result))
+    return int(not all(row["same"] for row in result["devices"]))
+
+
+def nets() -> dict[str, Callable[[], Made]]:
+    """Every kind of layer, several activations, losses and rules, and both types."""
+
+    def net(*layers: gpunn.Layer, dtype: str = "float32") -> gpunn.Sequential:
+        return gpunn.Sequential(list(layers), input_shape=INPUTS, seed=0, dtype=dtype)
+
+    dense, labels = gpunn.Dense, "sparse_categorical_crossentropy"
+    return {
+        "rectifier": lambda: (net(dense(64, "relu"), dense(64, "relu"), dense(5, "softmax")), gpunn.Adam(1e-4), labels),
+        "sigmoid": lambda: (
+            net(dense(48, "sigmoid"), dense(3, "sigmoid")), gpunn.SGD(0.1), "binary_crossentropy"
+        ),
+        "regression": lambda: (
+            net(dense(64, "tanh", l2=1e-3), dense(3)), gpunn.Momentum(0.01), "half_squared_error"
+        ),
+        "dropout": lambda: (
+            net(dense(64, "gelu"), gpunn.Dropout(0.5), dense(5)), gpunn.AdamW(1e-3), labels
+        ),
+        "normalised": lambda: (
+            net(
+                dense(64, use_bias=False), gpunn.BatchNormalization(), gpunn.Activation("silu"), dense(32, "tanh"),
+                gpunn.LayerNormalization(), dense(5),
+            ),
+            gpunn.RMSprop(1e-4),
+            labels,
+        ),
+        "float64": lambda: (
+            net(dense(64, "softplus"), dense(3), dtype="float64"), gpunn.Nesterov(0.01), "mean_squared_error"
+        ),
+    }  # fmt: skip
+
+
+def measure(sides: tuple[str, str]) -> list[dict[str, Any]]:
+    """A row a net: whether the sides are the same, and how far apart they are at most."""
+    draws = np.random.default_rng(0)
+    X = draws.standard_normal((ROWS, INPUTS))
+    values, labels = draws.standard_normal((ROWS, 3)), draws.integers(0, 5, ROWS)
+    targets = {"binary_crossentropy": (values > 0).astype(float), "sparse_categorical_crossentropy": labels}
+    rows = []
+    for name, make in nets().items():
+        row: dict[str, Any] = {"net": name, "sides": list(sides)}
+        try:
+            net, rule, loss = make()
+            net.compile(rule, loss, device="cpu")
+            found = gpunn.compare_devices(
+                net, X.astype(net.dtype), targets.get(loss, values), STEPS, batch_size=64, devices=sides
+            )
+        except Exception as error:
+            rows.append(row | {"same": False, "note": f"failed ({reason(error)})"})
+            continue
+        differences = [d for _, each in found.layers for d in each.values() if d is not None]
+        rows.append(
+            row
+            | {
+                "same": found.ok,
+                "largest": _number(max(d.relative for d in differences)),
+                "allowed": _number(max(d.allowed for d in differences)),
+                "losses_apart": _number(found.apart),
+                "losses_allowed": _number(found.allowed),
+                "drift": found.drift,
+            }
+        )
+    return rows
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.3g}") if math.isfinite(value) else None
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a table."""
+    lines = []
+    for row in result["devices"]:
+        said = "the same to rounding" if row["same"] else row.get("note", "**not the same**")
+        numbers = (row.get(name) for name in ("largest", "allowed", "losses_apart", "losses_allowed"))
+        lines.append((row["net"], *("–" if n is None else f"{n:.1e}" for n in numbers), said))
+    head = ("net", "numbers of a step differ by", "allowed", f"losses of {STEPS} steps by", "allowed", "")
+    return f"## The GPU beside the CPU\n\n{table(head, lines)}"

@@ -1,0 +1,232 @@
+"""`python -m benchmarks gpu`: every net, precision and contestant on one GPU; it goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import child, goals, machine, presence, report, results
+from .command import FOLDER, as_data, draw, earlier, names, positive, say, write, write_text
+from .comparison import Entry, References, Settings, Workers, compare
+from .contestants import GPU
+from .nets import GPU_NETS
+from .process import available_cores
+
+HELP = "compare training and prediction on a GPU"
+DEVICE = "cuda"
+PRECISIONS = ("float32", "tf32", "bf16")
+EPILOG = """
+Without anything that narrows it, or with --out, it writes gpu.json, gpu.md and
+the pictures, to benchmarks/results unless --out says where, after every net and
+precision; called again it goes on with those that are not in gpu.json yet.
+--anew forgets what is there. --budget stops in time: what is cut short is saved
+with the rounds that it had, and measured again by the next call.
+
+--quick takes 3 rounds and leaves out torch-max-autotune. Exit status 1 says
+that a contestant disagreed or failed, 2 that something is left, 3 that there
+is no GPU.
+"""
+QUICK_ROUNDS, FULL_ROUNDS = 3, 9
+LEAST = 60.0  # seconds without which no net is begun
+PATIENCE = 150.0  # seconds for one answer of a contestant
+DISAGREED, LEFT = 1, 2
+# what the goals name comes first
+FIRST = (("small", "float32"), ("mid", "bf16"), ("large", "bf16"), ("narrow", "bf16"))
+WOULD = "compare gpunn with PyTorch and JAX on small, mid, large and narrow nets in float32, TF32 and bfloat16"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
+    peers = [name for name, c in GPU.items() if c.kind == "peer"]
+    parser.add_argument("--quick", action="store_true", help="a look, see below")
+    parser.add_argument("--nets", type=names(GPU_NETS), metavar="A,B", help=f"of {', '.join(GPU_NETS)}")
+    parser.add_argument(
+        "--peers",
+        type=names(dict.fromkeys(peers)),
+        metavar="A,B",
+        help=f"of {', '.join(peers)}; gpunn and the floors always take part",
+    )
+    parser.add_argument(
+        "--precision", type=names(dict.fromkeys(PRECISIONS)), metavar="A,B", help=f"of {', '.join(PRECISIONS)}"
+    )
+    parser.add_argument("--goals", action="store_true", help="only the nets and precisions that goals name")
+    parser.add_argument("--rounds", type=positive, metavar="N", help=f"{FULL_ROUNDS}; with --quick {QUICK_ROUNDS}")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sets, weights and orders")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop by itself within so many seconds")
+    parser.add_argument("--anew", action="store_true", help="measure what was measured already again")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, and nothing else")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write JSON, Markdown and pictures there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write after every net and precision, print."""
+    if presence.missing("gpu", WOULD):
+        return presence.NO_GPU
+    child.ends_as_if_interrupted()
+    until = time.monotonic() + (math.inf if arguments.budget is None else arguments.budget)
+    path = target(arguments)
+    settings = Settings(
+        seed=arguments.seed,
+        rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else FULL_ROUNDS),
+        fresh=False,
+        device=DEVICE,
+        together=True,
+        until=until,
+        patience=PATIENCE,
+    )
+    result = begun(path, settings, arguments)
+    left = owed(result, arguments)
+    for net, precision in left:
+        say(f"owed: {net}, {precision}")
+    with folder_for_sets() as store:
+        measure(result, left, settings, arguments, path, store)
+    finish(result, path, arguments)
+    return status(result, arguments)
+
+
+def target(arguments: argparse.Namespace) -> Path | None:
+    """The result's file: what --json or --out says, else the folder of results for a run that nothing narrows."""
+    if arguments.json is not None:
+        found: Path = arguments.json
+        return found
+    narrowed = (arguments.nets, arguments.peers, arguments.precision, arguments.rounds)
+    if arguments.out is None and (arguments.quick or arguments.seed or any(n is not None for n in narrowed)):
+        return None
+    return (arguments.out or FOLDER) / "gpu.json"
+
+
+def combinations(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """The nets and precisions that were asked for, those first that goals name."""
+    nets, precisions = arguments.nets or tuple(GPU_NETS), arguments.precision or PRECISIONS
+    asked = [(net, precision) for precision in precisions for net in nets]
+    return [c for c in FIRST if c in asked] + [c for c in asked if c not in FIRST and not arguments.goals]
+
+
+def begun(path: Path | None, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What an earlier call has measured on such a machine with such settings, else nothing."""
+    found = None if path is None or arguments.anew else earlier(path, presence.facts()["gpu"])
+    if found is not None and path is not None:
+        wanted = {"seed": settings.seed, "rounds": settings.rounds}
+        differs = [name for name, value in wanted.items() if found["machine"].get(name) != value]
+        if not differs and isinstance(found.get("done"), list):
+            return found
+        say(f"{path.name} is of another {' and '.join(differs) or 'kind'}: begun anew")
+    return {"machine": {}, "done": [], "rows": []}
+
+
+def owed(result: dict[str, Any], arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """The nets and precisions that are not measured in full yet."""
+    return [(net, p) for net, p in combinations(arguments) if f"{net}/{p}" not in result["done"]]
+
+
+def measure(
+    result: dict[str, Any],
+    left: list[tuple[str, str]],
+    settings: Settings,
+    arguments: argparse.Namespace,
+    path: Path | None,
+    store: str,
+) -> None:
+    """Measure what is left, one net and precision after another, as long as there is time; `result` grows."""
+    absent: dict[str, str] = {}
+    versions: dict[str, str] = dict(result["machine"].get("versions", {}))
+    cores = len(available_cores())
+    references = References(dataclasses.replace(settings, store=store), cores)
+    everyone = [c for c in GPU.values() if c.kind != "peer" or takes_part(c.name, arguments)]
+    workers = Workers(cores, absent, versions, say, settings.device)
+    try:
+        for net, precision in left:
+            if settings.left < LEAST:
+                say(f"the time is over: {net}, {precision} and what follows are left")
+                break
+            say(f"{net}, {precision}")
+            mine = dataclasses.replace(settings, precision=precision, store=store)
+            entries = compare(GPU_NETS[net], everyone, workers, references, mine, say)
+            add(result, net, precision, entries, settings)
+            result["machine"] = machine.record(
+                versions,
+                **presence.facts(),
+                threads=cores,
+                precision=", ".join(dict.fromkeys(row["precision"] for row in result["rows"])),
+                seed=settings.seed,
+                rounds=settings.rounds,
+                seconds=settings.seconds,
+                command=command(arguments),
+            )
+            save(result, path)
+            workers.release()
+    finally:
+        workers.close()
+
+
+def takes_part(name: str, arguments: argparse.Namespace) -> bool:
+    """Whether a peer is asked."""
+    if arguments.peers is not None:
+        return name in arguments.peers
+    return GPU[name].quick or not arguments.quick
+
+
+def add(result: dict[str, Any], net: str, precision: str, entries: list[Entry], settings: Settings) -> None:
+    """Put a comparison's rows in the place of those that there were. It is done where time was left at its end."""
+    result["rows"] = [r for r in result["rows"] if (r["net"], r["precision"]) != (net, precision)]
+    result["rows"] += results.rows(GPU_NETS[net], entries, precision, "cuda")
+    whole = all(len(t) == settings.rounds for e in entries for t in e.times.values())
+    if whole and settings.left > 0:
+        result["done"].append(f"{net}/{precision}")
+
+
+def save(result: dict[str, Any], path: Path | None) -> None:
+    """The result with what it says of the goals."""
+    result["goals"] = [as_data(v) for v in goals.verdicts(result, goals.GPU_GOALS)]
+    if path is not None:
+        write(result, path)
+
+
+def finish(result: dict[str, Any], path: Path | None, arguments: argparse.Namespace) -> None:
+    """Report and pictures."""
+    if not result["rows"]:
+        say("nothing was measured")
+        return
+    verdicts = goals.verdicts(result, goals.GPU_GOALS)
+    if path is not None and arguments.json is None:
+        pictures = draw(result, path.parent, "gpu")
+        write_text(report.markdown(result, verdicts, pictures), path.parent / "gpu.md")
+    print(report.markdown(result, verdicts))
+
+
+def status(result: dict[str, Any], arguments: argparse.Namespace) -> int:
+    """The exit status."""
+    if owed(result, arguments):
+        return LEFT
+    notes = [row["note"] for row in result["rows"] if row["us_per_step"] is None]
+    return DISAGREED if any(note.startswith(("disagrees", "failed")) for note in notes) else 0
+
+
+@contextlib.contextmanager
+def folder_for_sets() -> Iterator[str]:
+    """A folder for the sets, in memory where there is room, that is gone afterwards."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 8 << 30
+    with tempfile.TemporaryDirectory(prefix="gpunn-sets-", dir=memory if roomy else None) as folder:
+        yield folder
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What was asked for, without where it was written and how long it might take."""
+    words = ["python -m benchmarks gpu"] + ["--quick"] * arguments.quick + ["--goals"] * arguments.goals
+    for name in ("nets", "peers", "precision"):
+        given = getattr(arguments, name)
+        words += [f"--{name} {','.join(given)}"] if given is not None else []
+    words += [f"--rounds {arguments.rounds}"] if arguments.rounds is not None else []
+    words += [f"--seed {arguments.seed}"] if arguments.seed else []
+    return " ".join(words)

@@ -1,0 +1,172 @@
+"""`python -m benchmarks kernels`: how near the kernels of a step come to the bandwidth of the GPU's memory."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunn import backend
+from gpunn.kernels import get as kernel
+from gpunn.kernels.adam import adam as rule
+from gpunn.kernels.state import SIZE, Slot
+
+from . import presence, ratios, rounds
+from .command import write
+from .peers.gpunn_resident import clock as clock_of
+from .report import number, table
+from .rounds import Timed, short
+from .worker import reason
+
+HELP = "measure how near kernels come to the bandwidth of a GPU's memory"
+WOULD = (
+    "time Adam over 10⁸ parameters, and bias with activation and derivative with column sum at 8192×4096 in float32 "
+    "and bfloat16, beside a copy"
+)
+PARAMETERS, SHAPE = 10**8, (8192, 4096)
+WANTED = 0.85  # of the copy's bandwidth
+TILE = 1 << 20  # random numbers that are drawn, and repeated
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.description = f"{HELP[0].upper()}{HELP[1:]}: {WOULD}."
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print."""
+    if presence.missing("kernels", WOULD):
+        return presence.NO_GPU
+    result = {"machine": presence.facts(), "kernels": measure(backend.get("cuda"))}
+    if arguments.json is not None:
+        write(result, arguments.json)
+    print(markdown(result))
+    return 0
+
+
+def measure(
+    device: Any, parameters: int = PARAMETERS, shape: tuple[int, int] = SHAPE, **settings: Any
+) -> list[dict[str, Any]]:
+    """A row for the copy and for every kernel and type; its part of the copy's bandwidth, round by round."""
+    rows: list[dict[str, Any]] = []
+    with device.activate():
+        for dtype in ("float32", "bfloat16"):
+            for name, make in (("Adam", adam), ("bias + ReLU", bias), ("derivative + column sum", derivative)):
+                rows.append(_row(device, name, dtype, make, parameters, shape, settings))
+                device.free()
+    return rows
+
+
+Made = tuple[Callable[[], Any], int]  # the launch, and the bytes that it must move
+
+
+def _row(
+    device: Any,
+    name: str,
+    dtype: str,
+    make: Callable[[Any, Any, int, tuple[int, int]], Made],
+    parameters: int,
+    shape: tuple[int, int],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"kernel": name, "dtype": dtype, "wanted": WANTED}
+    try:
+        call, moved = make(device, numbers_of(dtype), parameters, shape)
+        call()
+        device.synchronize()
+        # the copy moves as many bytes, half of them read: beside it, in the same rounds
+        source, target = (random(device, (moved // 8,), np.dtype(np.float32)) for _ in range(2))
+    except Exception as error:
+        return row | {"us": None, "said": "not measured", "note": f"not measured ({reason(error)})"}
+
+    def copy() -> None:
+        target[...] = source
+
+    # few at a time: each takes a good part of a millisecond
+    spans = rounds.interleaved({"copy": Timed(copy, 8), name: Timed(call, 8)}, clock_of(device), **settings)
+    seconds = {key: [s.host if s.device is None else s.device for s in found] for key, found in spans.items()}
+    part = ratios.ratio(seconds["copy"], seconds[name])
+    copied = ratios.quartiles([2 * source.nbytes / s for s in seconds["copy"]])
+    return row | {
+        **rounds.microseconds(seconds[name]),
+        "bytes": moved,
+        "gb_per_s": short(moved / ratios.quartiles(seconds[name]).median / 1e9),
+        "copy_gb_per_s": short(copied.median / 1e9),
+        "of_copy": short(part.median),
+        "of_copy_quartiles": [short(part.lower), short(part.upper)],
+        "said": "met" if part.median >= WANTED else "missed",
+        "rounds": len(spans[name]),
+    }
+
+
+def numbers_of(dtype: str) -> np.dtype:
+    """NumPy's type of that name; bfloat16 is that of ml_dtypes. ImportError where it is not there."""
+    return np.dtype(importlib.import_module("ml_dtypes").bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+
+
+def random(device: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """Random numbers on the device, a tile of them again and again; never zeros, on which a GPU may be faster."""
+    made = device.empty(shape, dtype)
+    flat = made.reshape(-1)
+    tile = device.asarray(
+        np.random.default_rng(0).standard_normal(min(TILE, flat.size), dtype=np.float32).astype(dtype)
+    )
+    for start in range(0, flat.size, tile.size):
+        stop = min(start + tile.size, flat.size)
+        flat[start:stop] = tile[: stop - start]
+    return made
+
+
+def adam(device: Any, dtype: np.dtype, parameters: int, shape: tuple[int, int]) -> Made:
+    """E8 over all parameters: g, θ, m, v read, θ, m, v written, in float32 whatever the products are in."""
+    if dtype != np.dtype(np.float32):
+        raise NotImplementedError(
+            "parameters and moments are float32 in bf16 too: the row above is the one that counts"
+        )
+    g, theta, m, v = (random(device, (parameters,), dtype) for _ in range(4))
+    v *= v  # of squares
+    state = np.zeros(SIZE)
+    state[[Slot.LR, Slot.RATE, Slot.ROOT]] = 1e-3
+    numbers = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}
+    launch = rule.update.bind(g, device.asarray(state), out=(theta, m, v), **numbers)
+    return launch, 7 * parameters * dtype.itemsize
+
+
+def bias(device: Any, dtype: np.dtype, parameters: int, shape: tuple[int, int]) -> Made:
+    """E1, E2: a = f(s + b), where s was."""
+    s, b = random(device, shape, dtype), random(device, shape[1:], dtype)
+    return kernel("bias_relu").bind(s, b, out=s), 2 * s.nbytes
+
+
+def derivative(device: Any, dtype: np.dtype, parameters: int, shape: tuple[int, int]) -> Made:
+    """E5, E7: δ = f′(z) ⊙ g, and Σ δ over the rows: a and g read, δ written, where one launch could do both."""
+    a, g = random(device, shape, dtype), random(device, shape, dtype)
+    delta, sums = device.empty(shape, dtype), device.empty(shape[1:], dtype)
+    first = kernel("relu_backward").bind(a, g, out=delta)
+    second = kernel("column_sum").bind(delta, out=sums)
+
+    def both() -> None:
+        first()
+        second()
+
+    return both, 3 * a.nbytes
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a table."""
+    lines = []
+    for row in result["kernels"]:
+        if row["us"] is None:
+            lines.append((row["kernel"], row["dtype"], row["note"], "–", "–", "–", "not measured"))
+            continue
+        low, high = row["of_copy_quartiles"]
+        part = f"{number(row['of_copy'], 2)} ({number(low, 2)}–{number(high, 2)})"
+        speeds = (number(row["us"]), number(row["gb_per_s"]), number(row["copy_gb_per_s"]))
+        lines.append((row["kernel"], row["dtype"], *speeds, part, "met" if row["said"] == "met" else "**missed**"))
+    head = ("kernel", "type", "µs", "GB/s", "a copy's", "part of it", f"at least {WANTED}")
+    return f"## Kernels beside a copy\n\n{result['machine']['gpu']}.\n\n{table(head, lines)}"

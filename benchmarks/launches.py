@@ -1,0 +1,136 @@
+"""`python -m benchmarks launches`: what it costs to ask a GPU for something small."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunn import backend
+from gpunn.backend.cublaslt import open_door
+from gpunn.backend.faults import Fault
+
+from . import presence, rounds
+from .command import write
+from .peers.gpunn_resident import clock as clock_of
+from .report import number, table
+from .rounds import Timed
+from .worker import reason
+
+HELP = "measure what a launch costs on a GPU"
+WOULD = "time an ElementwiseKernel, a RawKernel, matmul with out, cuBLASLt, and graphs of 1, 20 and 640 nodes"
+NODES = (1, 20, 640)
+SIZE = 1024  # elements of what the kernels write: nothing, to a GPU
+SIDE = 64  # of the products
+RAW = """extern "C" __global__ void benchmark_next(float* x, int n) {
+  const int i = blockDim.x * blockIdx.x + threadIdx.x;
+  if (i < n) x[i] = x[i] + 1.0f;
+}"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.description = f"{HELP[0].upper()}{HELP[1:]}: {WOULD}."
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print."""
+    if presence.missing("launches", WOULD):
+        return presence.NO_GPU
+    result = {"machine": presence.facts(), "launches": measure(backend.get("cuda"))}
+    if arguments.json is not None:
+        write(result, arguments.json)
+    print(markdown(result))
+    return int(any("note" in row for row in result["launches"]))
+
+
+def measure(device: Any, **settings: Any) -> list[dict[str, Any]]:
+    """A row for each thing that is asked for: µs of asking, and µs until it is done where many are asked for."""
+    rows: list[dict[str, Any]] = []
+    made: dict[str, Timed] = {}
+    with device.activate():
+        for name, make in kinds(device).items():
+            try:
+                made[name] = make()
+                made[name].call()
+                device.synchronize()
+            except Exception as error:
+                made.pop(name, None)
+                rows.append({"what": name, "us": None, "note": f"not measured ({reason(error)})"})
+        clock = clock_of(device)
+        spans = rounds.interleaved(made, clock, **settings)
+        for name, timed in made.items():
+            asking = [timed.asking(clock, time.perf_counter) for _ in spans[name]]
+            row = {"what": name, **rounds.microseconds([span.host for span in spans[name]])}
+            row["us_asking"] = rounds.microseconds(asking)["us"]
+            by_events = [span.device for span in spans[name] if span.device is not None]
+            if by_events:
+                row["us_by_events"] = rounds.microseconds(by_events)["us"]
+            if name.startswith("graph"):
+                row["us_per_node"] = rounds.short(row["us"] / int(name.split()[2]))
+            rows.append(row | {"rounds": len(spans[name])})
+    return rows
+
+
+def kinds(device: Any) -> dict[str, Callable[[], Timed]]:
+    """What is asked for, by name; each makes it."""
+    xp = device.xp
+    x = device.zeros((SIZE,), np.float32)
+    a, b, out = (device.zeros((SIDE, SIDE), np.float32) for _ in range(3))
+
+    def elementwise() -> Callable[[], Any]:
+        kernel = xp.ElementwiseKernel("", "float32 y", "y = y + 1.0f", "benchmark_next")
+        return lambda: kernel(x)
+
+    def raw() -> Callable[[], Any]:
+        kernel, n = xp.RawKernel(RAW, "benchmark_next"), np.int32(SIZE)
+        return lambda: kernel((SIZE // 256,), (256,), (x, n))
+
+    def product() -> Callable[[], Any]:
+        return lambda: xp.matmul(a, b, out=out)
+
+    def lt() -> Callable[[], Any]:
+        xp.matmul(a, b, out=out)  # which loads the library
+        door = open_door(xp)
+        if isinstance(door, Fault):
+            raise RuntimeError(str(door))
+        return door.bind(a, b, out)
+
+    def graph(nodes: int) -> Timed:
+        call = elementwise()
+        call()
+        device.synchronize()
+        stream = xp.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            for _ in range(nodes):
+                call()
+            captured = stream.end_capture()
+        return Timed(captured.launch, max(1, 256 // nodes))
+
+    return {
+        "ElementwiseKernel": lambda: Timed(elementwise()),
+        "RawKernel": lambda: Timed(raw()),
+        f"matmul with out, {SIDE}×{SIDE}": lambda: Timed(product()),
+        f"cuBLASLt, {SIDE}×{SIDE}": lambda: Timed(lt()),
+        **{f"graph of {n} node{'s' * (n > 1)}": lambda n=n: graph(n) for n in NODES},  # type: ignore[misc]
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a table."""
+    lines = []
+    for row in result["launches"]:
+        if row["us"] is None:
+            lines.append((row["what"], row["note"], "–", "–", "–"))
+            continue
+        low, high = row["us_quartiles"]
+        cells = (row["us_asking"], row.get("us_by_events"), row.get("us_per_node"))
+        lines.append((row["what"], f"{number(row['us'])} ({number(low)}–{number(high)})", *map(number, cells)))
+    head = ("asked for", "µs each, one after another", "of asking", "by events", "of a node")
+    return f"## What a launch costs\n\n{result['machine']['gpu']}.\n\n{table(head, lines)}"

@@ -1,0 +1,156 @@
+"""`python -m benchmarks many`: a search over many small nets, by gpunn and by scikit-learn."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import machine, ratios, results
+from .session import version
+
+HELP = "compare a search over many nets on the CPU"
+FOLDER = Path(__file__).resolve().parent / "results"
+EPILOG = """
+Digits, 5 folds, 20 values of alpha, 60 epochs with tolerance off: MLPSearchCV
+against scikit-learn's GridSearchCV with its own MLP and n_jobs=2, whose workers
+have started before the clock does; hidden layers (16,) and (100,), in float32
+on both sides and in float64. Rounds are interleaved; what is quoted is the
+median of their ratios. Scores must agree within two standard errors.
+
+Writes many.json, many.md and many.png to benchmarks/results, or where --out
+says. --quick takes 5 candidates, 3 rounds and float32 alone. Exit status 1 says
+that scores disagreed.
+"""
+FOLDS, EPOCHS = 5, 60
+FULL, QUICK = (9, 20, ("float32", "float64")), (3, 5, ("float32",))
+
+
+@dataclass(frozen=True)
+class Goal:
+    """scikit-learn's search takes at least `times` as long as gpunn's, with that hidden layer."""
+
+    hidden: tuple[int, ...]
+    times: float
+
+
+GOALS = (Goal((16,), 5.0), Goal((100,), 2.5))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
+    parser.add_argument("--quick", action="store_true", help="a look within a minute or so, see above")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=FOLDER, help="write the results there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, write; 1 where scores disagreed, else 0."""
+    rounds, candidates, precisions = QUICK if arguments.quick else FULL
+    result = measure(rounds, candidates, precisions, EPOCHS, FOLDS)
+    result["machine"]["command"] = "python -m benchmarks many" + " --quick" * arguments.quick
+    results.write(result, arguments.out / "many.json")
+    text = markdown(result)
+    (arguments.out / "many.md").write_text(text, encoding="utf-8")
+    draw(result, arguments.out / "many.png")
+    print(text)
+    return int(not all(row["scores_agree"] for row in result["rows"]))
+
+
+def measure(rounds: int, candidates: int, precisions: tuple[str, ...], epochs: int, folds: int) -> dict[str, Any]:
+    """The result of a run: a row for each precision and goal."""
+    # only now, since they import scikit-learn
+    from .peers import searches
+
+    rows: list[results.Row] = []
+    order = random.Random(0)
+    for precision in precisions:
+        for goal in GOALS:
+            print(f"{precision}, hidden {goal.hidden}", file=sys.stderr, flush=True)
+            size = {"folds": folds, "epochs": epochs}
+            both = searches.Searches(goal.hidden, precision, candidates=candidates, **size)
+            # every worker of scikit-learn's has imported what it needs, and every kernel is compiled
+            first = searches.Searches(goal.hidden, precision, candidates=2, folds=folds, epochs=1)
+            found = {who: first.run(who)[1] for who in ("gpunn", "scikit-learn")}
+            times: dict[str, list[float]] = {who: [] for who in found}
+            for _ in range(rounds):
+                for who in order.sample(sorted(times), len(times)):
+                    seconds, found[who] = both.run(who)
+                    times[who].append(seconds)
+            ours, theirs = (searches.scores(found[who]) for who in ("gpunn", "scikit-learn"))
+            rows.append(
+                row(goal, precision, times, ours[0], *theirs)
+                | {"candidates": candidates, **size, "side_by_side": found["gpunn"].side_by_side_}
+            )
+    versions = {name: version(name) for name in searches.PACKAGES}
+    return {"machine": machine.record(versions, rounds=rounds, jobs=searches.JOBS), "rows": rows}
+
+
+def row(
+    goal: Goal,
+    precision: str,
+    times: dict[str, list[float]],
+    ours: list[float],
+    theirs: list[float],
+    errors: list[float],
+) -> results.Row:
+    """What was measured for one goal: seconds, how many times as long scikit-learn took, and how far scores lie apart
+    at most, in standard errors."""
+    times_as_long = ratios.ratio(times["scikit-learn"], times["gpunn"])
+    apart = max(
+        abs(a - b) / error if error else (0.0 if a == b else 99.0)
+        for a, b, error in zip(ours, theirs, errors, strict=True)
+    )
+    return {
+        "hidden": list(goal.hidden),
+        "precision": precision,
+        "gpunn_s": results.rounded(times["gpunn"]),
+        "scikit_learn_s": results.rounded(times["scikit-learn"]),
+        "times_as_long": results.rounded(list(times_as_long)),
+        "wanted": goal.times,
+        "met": times_as_long.median >= goal.times,
+        "mean_test_score_gpunn": results.rounded(ours),
+        "mean_test_score_scikit_learn": results.rounded(theirs),
+        "scores_apart_in_standard_errors": results.rounded(apart, 2),
+        "scores_agree": apart <= 2,
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a table."""
+    about, rows = result["machine"], result["rows"]
+    lines = [
+        "# A search over many nets",
+        "",
+        f"{about['cpu']}, {about['cores']} cores, {about['date']}, commit {about['commit']}, `{about['command']}`: "
+        f"digits, {rows[0]['folds']} folds, {rows[0]['candidates']} candidates, {rows[0]['epochs']} epochs; medians of "
+        f"{about['rounds']} rounds, of the ratios with quartiles.",
+        "",
+        "| hidden | precision | gpunn s | scikit-learn s | times as long | wanted | | scores apart |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for each in rows:
+        low, median, high = each["times_as_long"]
+        seconds = [ratios.quartiles(each[name]).median for name in ("gpunn_s", "scikit_learn_s")]
+        lines.append(
+            f"| {tuple(each['hidden'])} | {each['precision']} | {seconds[0]:.2f} | {seconds[1]:.2f} | {median:.2f} "
+            f"({low:.2f}–{high:.2f}) | {each['wanted']:.1f} | {'met' if each['met'] else 'missed'} | "
+            f"{each['scores_apart_in_standard_errors']:g} standard errors |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """The ratios as bars, and what was wanted; nothing where matplotlib is absent."""
+    try:
+        from . import pictures
+    except ImportError as error:
+        print(f'no picture: {error}; pip install -e ".[plot]"', file=sys.stderr)
+        return
+    figure = pictures.searches(result["rows"])
+    figure.savefig(path, dpi=110)
+    pictures.plt.close(figure)

@@ -1,0 +1,78 @@
+"""Sums over processes in the memory of their GPUs, by NCCL through CuPy.
+
+Source: NCCL's user guide, and CuPy's `cupy.cuda.nccl.NcclCommunicator`. NOT RUN on a GPU: tested on a stand-in for
+CuPy's interface alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+Launch = Callable[[], None]
+TYPES = {"float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64", "int32": "NCCL_INT32", "int64": "NCCL_INT64"}
+
+
+class Processes(Protocol):
+    """Those that add: this one's number, how many there are, and how they tell each other Python objects."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    def meet(self, where: str, value: Any) -> list[Any]: ...
+
+    def bind_begun_sum(self, arrays: Sequence[Any], *, at_once: bool) -> tuple[list[Launch], list[Launch]]: ...
+
+
+class Nccl:
+    """Sums on one GPU a process. Made by all processes at once; the first one's identifier goes to all by MPI."""
+
+    def __init__(self, xp: Any, processes: Processes) -> None:
+        try:
+            from_cupy = xp.cuda.nccl
+            first = from_cupy.get_unique_id() if processes.rank == 0 else None
+        except (AttributeError, ImportError) as error:
+            raise RuntimeError(
+                "several processes with GPUs need NCCL, which this CuPy lacks: install NVIDIA's nccl, or train with "
+                f"device='cpu' ({error})"
+            ) from error
+        self._nccl, self._xp = from_cupy, xp
+        self._stream: Any = None
+        identifier = processes.meet("the start of NCCL", first)[0]
+        self._communicator = from_cupy.NcclCommunicator(processes.size, identifier, processes.rank)
+
+    def bind_begun_sum(self, arrays: Sequence[Any], *, at_once: bool) -> tuple[list[Launch], list[Launch]]:
+        """A launch that sends arrays off, as one NCCL group, and one after which each holds the sum over all processes:
+        in the current stream where both are `at_once`, else in a stream of its own that waits for it and is waited for.
+        """
+        nccl, add, cuda = self._nccl, self._communicator.allReduce, self._xp.cuda
+        calls = [
+            (a.data.ptr, a.data.ptr, a.size, getattr(nccl, TYPES[a.dtype.name]), nccl.NCCL_SUM)
+            for a in arrays
+            if a.size
+        ]
+        kept = list(arrays)  # their memory, for as long as the launch lives
+
+        def send(stream: Any) -> None:
+            assert len(kept) >= len(calls)
+            nccl.groupStart()
+            for call in calls:
+                add(*call, stream.ptr)
+            nccl.groupEnd()
+
+        if not calls:
+            return [], []
+        if at_once:
+            return [lambda: send(cuda.get_current_stream())], []
+        if self._stream is None:
+            self._stream = cuda.Stream(non_blocking=True)
+        apart, before, after = self._stream, cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
+
+        def begin() -> None:
+            before.record(cuda.get_current_stream())
+            apart.wait_event(before)
+            send(apart)
+            after.record(apart)
+
+        return [begin], [lambda: cuda.get_current_stream().wait_event(after)]

@@ -1,0 +1,76 @@
+"""An estimator of several nets: `n_models=E` trains E of them side by side, and predicts their mean and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+
+from .. import backend as backends
+from ..backend.courses import Course
+from ..training import unwatched
+
+SAME = ("n_features_in_", "feature_names_in_", "n_layers_", "n_outputs_", "out_activation_", "classes_",
+        "_label_binarizer")  # fmt: skip
+# what a fit leaves in an estimator beside the attributes whose names end with _
+LEFT = ("_best_coefs", "_best_intercepts", "_generator_begun", "_label_binarizer", "_net_dtype", "_network_asked",
+        "_no_improvement_count", "_optimizer", "_random_state", "_shown")  # fmt: skip
+
+
+def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any, resume: Any) -> Any:
+    """Fit E clones with n_models=1, whose seeds are drawn from the ensemble's `random_state`, to the same rows.
+
+    Each is bit for bit what it would be by itself. ValueError where the ensemble asks for what one net alone can do.
+    """
+    if resume is not None:
+        raise ValueError("resume goes on with one net: leave n_models at 1")
+    if ensemble.warm_start:
+        raise ValueError("warm_start=True goes on with one net: leave n_models at 1, or warm_start at False")
+    if ensemble.strategy is not None:
+        raise ValueError("strategy shares one net's batches among processes: leave n_models at 1, or strategy at None")
+    ensemble._validate_params()
+    backend = backends.get(ensemble.device)
+    generator = check_random_state(ensemble.random_state)
+    seeds = generator.randint(2**31 - 1, size=ensemble.n_models)
+    nets = [clone(ensemble).set_params(n_models=1, random_state=int(seed)) for seed in seeds]
+
+    def course(net: Any) -> Course:
+        net.fit(X, y, sample_weight, validation_data=validation_data)
+        return
+        yield
+
+    unwatched.side_by_side(backend, [course(net) for net in nets])
+    forget(ensemble)
+    for name in SAME:
+        if hasattr(nets[0], name):
+            setattr(ensemble, name, getattr(nets[0], name))
+    ensemble.estimators_ = nets
+    ensemble.coefs_ = [np.stack(each) for each in zip(*(net.coefs_ for net in nets), strict=True)]
+    ensemble.intercepts_ = [np.stack(each) for each in zip(*(net.intercepts_ for net in nets), strict=True)]
+    ensemble.n_iter_ = max(net.n_iter_ for net in nets)
+    ensemble.t_ = max(net.t_ for net in nets)
+    ensemble.loss_ = float(np.mean([net.loss_ for net in nets]))
+    if all(hasattr(net, "loss_curve_") for net in nets):
+        ensemble.loss_curve_ = list(_means([net.loss_curve_ for net in nets]))
+    return ensemble
+
+
+def forget(estimator: Any) -> None:
+    """Take away what an earlier fit, of one net or of several, has left."""
+    for name in [name for name in vars(estimator) if name.endswith("_") or name in LEFT]:
+        delattr(estimator, name)
+
+
+def outputs(ensemble: Any, X: Any) -> np.ndarray:
+    """aᴸ (E, n, n_outputs) of every net, for X that was checked."""
+    return np.stack([net._forward_pass_fast(X, check_input=False) for net in ensemble.estimators_])
+
+
+def _means(curves: list[list[float]]) -> Iterator[float]:
+    """The mean loss after each epoch, over those nets that trained then."""
+    for losses in zip_longest(*curves):
+        yield float(np.mean([loss for loss in losses if loss is not None]))

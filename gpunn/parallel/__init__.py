@@ -1,0 +1,10 @@
+"""Many processes, one training: `mpiexec -n 4 python train.py` with `compile(..., strategy=DataParallel())`.
+
+Processes talk by MPI (mpi4py), and GPUs add their gradients by NCCL (through CuPy). Importing this imports neither.
+"""
+
+from .mpi import launched
+from .rows import Rows
+from .strategy import DataParallel
+
+__all__ = ["DataParallel", "Rows", "launched"]

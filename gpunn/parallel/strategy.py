@@ -1,0 +1,124 @@
+"""The strategy that `compile` takes: what processes share, and how they make sure that they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..arguments import positive, whole
+from ..backend import Backend
+from ..kernels import Launch
+from ..recording import Array
+from . import mpi
+
+
+class DataParallel:
+    """The rows of every batch are shared among the processes that `mpiexec` started, in parts that differ by at most
+    one row, and their gradients are added up once a step: P processes take the steps of one. (E6, E7: sums over rows)
+
+    synchronized_batch_norm  whether BatchNormalization's mean and variance are over the rows of all processes, as in
+                             one process, by three small sums more for each such layer; else over each process's own,
+                             and running values become the mean of the processes' at an epoch's end
+    bucket_bytes             None sends all gradients at once, when the last of them is there; a number sends them as
+                             soon as so many bytes are there, while δ goes on to the layers before. It pays where the
+                             network works by itself meanwhile: NCCL has a stream of its own, and of MPI some need a
+                             thread for it (MPICH_ASYNC_PROGRESS=1)
+    timeout                  seconds that a process waits for the others before it ends them all with a message
+
+    Every process runs the same script and makes the same calls with the same arguments. Callbacks that only watch, a
+    progress bar or `ModelCheckpoint`, are called in the first process alone. ImportError without mpi4py (extra `mpi`),
+    RuntimeError without `mpiexec`, both at `compile`; ValueError on every process where they disagree.
+    """
+
+    def __init__(
+        self, *, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None, timeout: float = 600.0
+    ) -> None:
+        if synchronized_batch_norm not in (True, False):
+            raise ValueError(f"synchronized_batch_norm must be True or False, got {synchronized_batch_norm!r}")
+        self.synchronized_batch_norm = bool(synchronized_batch_norm)
+        self.bucket_bytes = None if bucket_bytes is None else whole("bucket_bytes", bucket_bytes)
+        self.timeout = positive("timeout", timeout)
+
+    def start(self) -> Team:
+        """The processes of this launch, without a device yet."""
+        world = mpi.world()
+        world.timeout = self.timeout
+        return Team(world, self.synchronized_batch_norm, self.bucket_bytes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DataParallel) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"DataParallel({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+class Team:
+    """The processes that train one network together: what `gpunn.recording.Group` asks for, and more."""
+
+    def __init__(self, processes: Any, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None) -> None:
+        self._processes = self._adder = processes
+        self.rank, self.size = processes.rank, processes.size
+        self.synchronized_batch_norm, self.bucket_bytes = synchronized_batch_norm, bucket_bytes
+
+    def backend(self, backend: Backend, asked: Any) -> Backend:
+        """The device of this process: one of its own on a machine, unless one was asked for by its number."""
+        return backend.of_process(self._processes) if asked in ("auto", "cuda") else backend
+
+    def use(self, backend: Backend) -> None:
+        """Add up arrays of that device from now on. All processes call it."""
+        self._adder = backend.adder(self._processes)
+
+    def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
+        """Launches after which each array holds the sum over the processes."""
+        begin, finish = self._adder.bind_begun_sum(arrays, at_once=True)
+        return [*begin, *finish]
+
+    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+        """The same in two halves: what sends the arrays off, and what gives the sums."""
+        begin, finish = self._adder.bind_begun_sum(arrays, at_once=False)
+        return list(begin), list(finish)
+
+    def meet(self, where: str, value: Any) -> list[Any]:
+        """What every process brings, in their order. `gpunn.parallel.mpi.ProcessError`, on all, where one fails."""
+        found: list[Any] = self._processes.meet(where, value)
+        self._processes.agreed = True
+        return found
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A call that all processes make: an error of one, which the body raises, is raised on the others as well."""
+        processes = self._processes
+        processes.inside += 1
+        if processes.inside == 1:
+            processes.agreed = False
+        try:
+            yield
+        except BaseException as error:
+            if processes.inside == 1:
+                # until they have met once, another may still be reading its data; later it waits within a step
+                processes.tell(error, mpi.PATIENCE if processes.agreed else processes.timeout)
+            raise
+        finally:
+            processes.inside -= 1
+
+    def agree(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
+        """ValueError, on every process, that names the first of the facts that differs, and on whom."""
+        everyone = self.meet(where, facts())
+        for name in dict.fromkeys(name for theirs in everyone for name in theirs):
+            values = [theirs.get(name) for theirs in everyone]
+            others = [rank for rank, value in enumerate(values) if value != values[0]]
+            if others:
+                who = ", ".join(map(str, others[:5])) + (" …" if len(others) > 5 else "")
+                raise ValueError(
+                    f"the processes disagree about {name}: {_shown(values[0])} on process 0, "
+                    f"{_shown(values[others[0]])} on process {who}. Every process must be given the same"
+                )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "…"

@@ -1,0 +1,157 @@
+"""Sets that the device has no room for: they stay on the host, and go over in blocks of rows.
+
+While the steps on one block are taken, a thread gathers the rows of the next, in the epoch's order, and sends them. The
+batches are those of a set that lies on the device, and so is every number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backend import Backend
+from ..kernels import Launch
+from ..kernels.state import Slot
+from ..network import Network, Plan
+from .history import History
+from .loop import EVALUATION_ROWS, Data, Several, train, training_plan, whole_step
+
+BLOCK_BYTES = 1 << 26  # of rows that go over together
+
+
+@dataclass
+class HostData:
+    """A set on the host: X (n, d), y for the loss, and weights (n,) or None; first and whole as of `loop.Data`."""
+
+    X: np.ndarray
+    y: np.ndarray
+    w: np.ndarray | None = None
+    first: int = 0
+    whole: int | None = None
+
+    @property
+    def n(self) -> int:
+        return int(self.X.shape[0])
+
+    def arrays(self) -> list[np.ndarray]:
+        """X, y and the weights where there are some."""
+        return [self.X, self.y] + ([] if self.w is None else [self.w])
+
+    def rows_together(self, multiple: int) -> int:
+        """How many rows make a block: whole batches of `multiple` rows, one at least."""
+        row = sum(a.nbytes // len(a) for a in self.arrays())
+        return max(1, BLOCK_BYTES // max(1, row * multiple)) * multiple
+
+    def parts(self, backend: Backend) -> Iterator[tuple[int, Data]]:
+        """The set in its own order, as blocks on the device, each with the number of its first row."""
+        rows = self.rows_together(EVALUATION_ROWS)
+        for start in range(0, self.n, rows):
+            yield start, Data(*(backend.asarray(np.ascontiguousarray(a[start : start + rows])) for a in self.arrays()))
+
+
+def stays(backend: Backend, *arrays: Any) -> bool:
+    """Whether a set of those arrays is one of the host for which the device has no room."""
+    given = [a for a in arrays if a is not None]
+    return all(isinstance(a, np.ndarray) for a in given) and not backend.has_room(sum(a.nbytes for a in given))
+
+
+def pieces(backend: Backend, X: Any) -> list[Any]:
+    """X as parts of its rows, of which each has room on the device; X itself where that has room for all of it."""
+    if not isinstance(X, np.ndarray) or backend.has_room(X.nbytes):
+        return [X]
+    rows = max(1, BLOCK_BYTES // max(1, X.nbytes // len(X)))
+    return [X[start : start + rows] for start in range(0, len(X), rows)]
+
+
+class Feeder:
+    """Blocks of rows, two on the device at a time: one that is worked on, and one that is on its way."""
+
+    def __init__(self, backend: Backend, data: HostData, rows: int) -> None:
+        self.backend, self.data, self.rows = backend, data, rows
+        like = [((rows, *a.shape[1:]), a.dtype) for a in data.arrays()]
+        self.slots = [backend.staging(like) for _ in range(2)]
+
+    def on_device(self, slot: int) -> Data:
+        """The block of that slot."""
+        X, y, *w = (staging.device for staging in self.slots[slot])
+        return Data(X, y, *w)
+
+    def blocks(self, order: np.ndarray) -> Iterator[tuple[int, int]]:
+        """(slot, rows) of one block after another, whose rows are those of the set that `order` tells. What is to be
+        done on a block must have been asked of the device when the next is asked for."""
+        cuts = [order[start : start + self.rows] for start in range(0, len(order), self.rows)]
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                coming = thread.submit(self._bring, 0, cuts[0])
+                for k, rows in enumerate(cuts):
+                    slot = k % 2
+                    coming.result()
+                    if k + 1 < len(cuts):
+                        coming = thread.submit(self._bring, 1 - slot, cuts[k + 1])
+                    for staging in self.slots[slot]:
+                        staging.arrived()
+                    yield slot, len(rows)
+                    for staging in self.slots[slot]:
+                        staging.used()
+        finally:
+            # whoever stops on the way may let go of the memory that a copy is still reading
+            for staging in (*self.slots[0], *self.slots[1]):
+                staging.emptied()
+
+    def _bring(self, slot: int, rows: np.ndarray) -> None:
+        with self.backend.activate():
+            for staging, array in zip(self.slots[slot], self.data.arrays(), strict=True):
+                staging.emptied()
+                # the rows are a permutation's; "raise" would gather into a copy first
+                np.take(array, rows, axis=0, out=staging.host[: len(rows)], mode="clip")
+                staging.send(len(rows))
+
+
+def fit(
+    net: Network,
+    data: HostData,
+    validation: Any,
+    *,
+    batch_size: int,
+    order_of: Callable[[int], np.ndarray] | None,
+    rows: np.ndarray | None = None,
+    **run: Any,
+) -> History:
+    """Train on a set that stays on the host, as `loop.fit` does on one that lies on the device: the same batches, the
+    same numbers. `run` holds epochs, callbacks, model, history, first_epoch and done, as there. Metrics that look at
+    all rows together are not among the epoch's, as with a stream; those of the validation set are."""
+    order = np.arange(data.n) if rows is None else np.array(rows)
+    batch = min(batch_size, len(order))
+    feeder = Feeder(net.backend, data, min(data.rows_together(batch), -(-len(order) // batch) * batch))
+    plans: dict[int, Plan] = {}
+    steps: dict[tuple[int, int], list[Launch]] = {}
+    with ExitStack() as stack:
+
+        def step(slot: int, n: int) -> list[Launch]:
+            if n not in plans:
+                plans[n] = stack.enter_context(training_plan(net, n, weighted=data.w is not None))
+            if (slot, n) not in steps:
+                block = feeder.on_device(slot)
+                steps[slot, n] = whole_step(plans[n], plans[n].source(block.X, block.y, block.w))
+            return steps[slot, n]
+
+        def steps_of(epoch: int) -> Iterator[Several]:
+            # recorded anew where a callback froze a layer, say
+            if net.follow_layers():
+                plans.clear()
+                steps.clear()
+            if order_of is not None:
+                order[...] = order_of(epoch)
+            for slot, count in feeder.blocks(order):
+                net.state[Slot.OFFSET] = 0
+                if count >= batch:
+                    yield Several(step(slot, batch), count // batch)
+                if count % batch:
+                    yield Several(step(slot, count % batch))
+
+        return train(net, steps_of, validation, **run)

@@ -1,0 +1,160 @@
+"""A fit that nobody watches from step to step, as a course: it asks for whole epochs, and looks at them afterwards.
+
+Several such courses may go side by side, and a device takes the epochs of one without Python in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backend import Backend
+from ..backend.courses import Course, drive
+from ..kernels import get as kernel
+from ..kernels.state import Slot
+from ..network import Kept, Network, Plan
+from ..recording import LOOK_AFTER, Recorder
+from .history import History
+from .loop import STEP, Data, DivergenceError, Hooks, begin, diverged, epoch_ends, logs_of, whole_step, whole_steps
+from .recordings import Recording, recording
+from .recordings import kept as recordings_kept
+
+AT_ONCE = 64  # epochs that are taken at once at most
+ORDERED = 1 << 18  # rows whose order is kept for epochs ahead at most, a single epoch's apart
+RATES = 1 << 16  # learning rates that are made at once at most, where a schedule changes them from step to step
+
+Ahead = Callable[[], float]
+
+
+def course(
+    net: Network,
+    data: Data,
+    validation: Data | None,
+    *,
+    batch_size: int,
+    epochs: int,
+    order_of: Callable[[int], np.ndarray] | None,
+    callbacks: Hooks,
+    model: Any,
+    history: History,
+    first_epoch: int = 0,
+    rows: np.ndarray | None = None,
+    ahead: Ahead | None = None,
+    orders: Callable[[int], np.ndarray] | None = None,
+) -> Course:
+    """Train as `loop.fit` does, epochs in the place of steps: what is given is to be taken, and was so afterwards.
+
+    `ahead()` is for how many epochs from now on no callback need be asked: none of them looks at weights, stops the
+    fit or changes the learning rate before. None: they may be asked after the last epoch. `orders(count)` are the
+    orders of so many epochs in one array, in the place of `order_of`. DivergenceError as there; an error raised here,
+    where a course is ended early, leaves the epochs that were done in the history.
+    """
+    which = np.arange(data.n) if rows is None else np.array(rows)
+    n = len(which)
+    batch = min(batch_size, n)
+    sizes = [batch] * (n // batch) + ([n % batch] if n % batch else [])
+    kept = net.room(n, weighted=data.w is not None)
+    schedule = net.optimizer.schedule
+    changes = not schedule.is_constant and net.held_rate is None
+    at_once = min(epochs, AT_ONCE, max(1, ORDERED // n))
+    if changes:
+        at_once = 1 if schedule.per == "epoch" else max(1, min(at_once, RATES // len(sizes)))
+    if kept is not None or validation is not None:
+        at_once = 1
+    model.stop_training = False
+    callbacks("on_train_begin", {})
+    logs: dict[str, float] = {}
+    try:
+        extent = (tuple(sizes), at_once) if kept is None else None
+        with recording(net, data, extent, lambda: _record(net, data, sizes, at_once, kept)) as recorded:
+            taking, order, record = recorded.taking, recorded.order, recorded.record
+            done = 0
+            while done < epochs and not model.stop_training:
+                count = int(min(epochs - done, at_once, max(1, ahead() if ahead is not None else at_once)))
+                first = first_epoch + done
+                if orders is not None:
+                    ordered = orders(count)
+                else:
+                    each = [which if order_of is None else order_of(first + j) for j in range(count)]
+                    ordered = np.concatenate(each)
+                order[: count * n] = net.backend.asarray(ordered)
+                begin(net, first)
+                rates = None
+                if changes and schedule.per == "step":
+                    at = int(net.backend.to_host(net.state)[Slot.STEP])
+                    rates = np.array([float(schedule(at + t)) for t in range(count * len(sizes) + 1)])
+                    taking.begin(count, rates, at)
+                else:
+                    taking.begin(count)
+                for j in range(count):
+                    callbacks("on_epoch_begin", done + j, {})
+                ended = 0
+                try:
+                    yield taking
+                finally:
+                    state = np.array(net.backend.to_host(net.state))
+                    ended = int(state[Slot.EPOCH])
+                    numbers = net.backend.to_host(record)[:ended]
+                    for j, (loss, weight, *sums) in enumerate(numbers):
+                        found = logs_of(net, float(loss), float(weight), np.array(sums), kept)
+                        logs = epoch_ends(net, done + j, found, validation, callbacks, history)
+                    done += ended
+                if state[Slot.BAD]:
+                    _diverged(net, state, done, callbacks, model)
+                    break
+        callbacks("on_train_complete", logs)
+    finally:
+        callbacks("on_train_end", logs)
+
+
+def alone(net: Network, taken: Course) -> None:
+    """Take one course to its end; Ctrl-C waits for the end of a step."""
+    with net.backend.activate():
+        try:
+            with whole_steps() as look:
+                drive(taken, LOOK_AFTER, look)
+        finally:
+            net.backend.free()
+
+
+def side_by_side(backend: Backend, courses: Sequence[Course]) -> None:
+    """Take many courses to their ends, as many at a time as the device does; Ctrl-C as in `alone`."""
+    with backend.activate():
+        try:
+            with whole_steps() as look, recordings_kept():
+                backend.side_by_side(courses, LOOK_AFTER, look)
+        finally:
+            backend.free()
+
+
+def _diverged(net: Network, state: np.ndarray, epoch: int, callbacks: Hooks, model: Any) -> None:
+    """What follows a flag that was raised in that epoch."""
+    error: DivergenceError = diverged(net, state, epoch, int(state[Slot.BAD_BATCH]) + 1)
+    model.stop_training = False
+    callbacks("on_divergence", error)
+    if not model.stop_training:
+        raise error
+
+
+def _record(net: Network, data: Data, sizes: list[int], at_once: int, kept: Kept | None) -> Recording:
+    """Epochs of batches of those sizes, of which so many are taken at once; no other fit uses these plans."""
+    order = net.backend.empty((at_once * sum(sizes),), np.int64)
+    plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in dict.fromkeys(sizes)}
+    parts = []
+    for size, plan in plans.items():
+        step = whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept))
+        parts.append((step, sizes.count(size)))
+    sums = net.score_sums
+    record = net.backend.zeros((at_once, 2 + sums.shape[0]), np.float64)
+    ops = Recorder(net.backend)
+    ops(kernel("end_epoch"), out=(record, sums, net.state), count=1, sums_n=sums.shape[0])
+    end = ops.take()
+    ops.bind()
+
+    def set_l2(values: list[float]) -> None:
+        for plan in plans.values():
+            plan.set_l2(values)
+
+    return Recording(net.backend.epochs([*parts, (end, 1)], net.state, flush=True), order, record, set_l2)

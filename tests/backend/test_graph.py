@@ -1,0 +1,363 @@
+"""A step as one CUDA graph, simulated: the fake CuPy keeps what is launched in a capture, and raises for what a GPU
+would punish. Where there is a GPU the same fits run on it."""
+
+import functools
+import warnings
+
+import numpy as np
+import pytest
+
+import gpunn
+from gpunn import backend, kernels
+from gpunn.backend import cublaslt, graph
+from gpunn.backend.products import ProductWarning
+from gpunn.kernels import DeviceLaunch
+from gpunn.kernels.state import SIZE, Slot
+
+
+@pytest.fixture
+def several(fake_cupy, monkeypatch):
+    """Graphs of up to three steps, and many of them between two looks at the clock, on a busy machine too."""
+    monkeypatch.setattr(graph, "MOST_STEPS", 3)
+    monkeypatch.setattr(graph, "LOOKS", 1e-4)
+    return fake_cupy
+
+
+def _graphs(cupy):
+    return [call for call in cupy.state.calls if call.startswith("graph of ")]
+
+
+def _never(self, steps, rated):
+    """Steps that run launch by launch."""
+    return None
+
+
+# --- whole fits -----------------------------------------------------------------------------------------------------
+
+NETS = {
+    "plain": {"layers": lambda: [gpunn.Dense(6, "tanh"), gpunn.Dense(4)], "rule": lambda: gpunn.SGD(0.1)},
+    "everything": {
+        "layers": lambda: [
+            gpunn.Dense(7, activation="relu", l2=0.01, max_norm=2.0),
+            gpunn.BatchNormalization(),
+            gpunn.Dropout(0.3),
+            gpunn.Dense(6, activation="gelu", l1=0.001),
+            gpunn.LayerNormalization(),
+            gpunn.Dense(4, activation="softmax"),
+        ],
+        "rule": lambda: gpunn.Adam(0.01, clipnorm=1.0),
+    },
+    "schedule": {
+        "layers": lambda: [gpunn.Dense(5, "sigmoid"), gpunn.Dense(4)],
+        "rule": lambda: gpunn.Momentum(gpunn.schedules.ExponentialDecay(0.2, decay_steps=3, decay_rate=0.8)),
+    },
+}
+
+
+def _fit(name, device="cuda", dtype="float64", **options):
+    rng = np.random.default_rng(2)
+    # 45 rows in batches of 4: eleven whole batches and a tail of one row
+    X, y, w = rng.normal(size=(45, 3)), rng.integers(0, 4, size=45), rng.uniform(0.5, 2, size=45)
+    net = gpunn.Sequential(NETS[name]["layers"](), seed=9, dtype=dtype)
+    net.compile(NETS[name]["rule"](), "sparse_categorical_crossentropy", metrics=["accuracy"], device=device)
+    history = net.fit(X, y, batch_size=4, epochs=5, sample_weight=w, verbose=0, **options)
+    return net, history.history
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NETS)
+def test_replay_is_the_launches_one_by_one_bit_for_bit(several, monkeypatch, name, dtype):
+    net, history = _fit(name, dtype=dtype)
+    replayed = _graphs(several)
+    monkeypatch.setattr(graph.Graph, "_graph", _never)
+    several.state.calls.clear()
+    alone, expected = _fit(name, dtype=dtype)
+    assert len(set(replayed)) >= 2, "one graph of a step, and one of several"
+    assert not _graphs(several)
+    for a, b in zip(net.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for key in ("loss", "accuracy"):
+        assert history[key] == expected[key]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_replay_is_the_run_of_a_cpu(several, name):
+    net, history = _fit(name)
+    there, expected = _fit(name, device="cpu")
+    assert _graphs(several)
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-10)
+    for a, b in zip(net.get_weights(), there.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_that_diverges_in_a_graph_leaves_the_weights_before_it(several):
+    rng = np.random.default_rng(2)
+    X, y = rng.normal(size=(64, 3)).astype(np.float32), rng.normal(size=(64, 2)).astype(np.float32)
+    y[50] = 1e30  # of the thirteenth step
+    net = gpunn.Sequential([gpunn.Dense(6, "tanh"), gpunn.Dense(2)], seed=9)
+    net.compile(gpunn.SGD(0.01), "half_squared_error", device="cuda")
+    other = gpunn.Sequential([gpunn.Dense(6, "tanh"), gpunn.Dense(2)], seed=9)
+    other.compile(gpunn.SGD(0.01), "half_squared_error", device="cuda")
+    with pytest.raises(gpunn.DivergenceError, match="step 13"):
+        net.fit(X, y, batch_size=4, epochs=1, shuffle=False, verbose=0)
+    assert _graphs(several)
+    other.fit(X[:48], y[:48], batch_size=4, epochs=1, shuffle=False, verbose=0)
+    for a, b in zip(net.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_products_that_cannot_be_captured_lie_between_the_graphs(fake_cupy, monkeypatch):
+    """CuPy's own products run by themselves, what lies between two of them is a graph; nothing failed."""
+    monkeypatch.setattr(cublaslt, "candidates", lambda major: [])
+    with pytest.warns(ProductWarning, match="launched through CuPy, one by one"):
+        _net, history = _fit("plain")
+    _, expected = _fit("plain", device="cpu")
+    kinds = {call.split()[0] for call in fake_cupy.state.calls}
+    assert {"matmul", "graph"} <= kinds
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-10)
+
+
+def test_a_loss_of_ones_own_runs_between_the_graphs(several):
+    def own(y, a):
+        return 0.5 * ((a - y) ** 2).sum(axis=1), a - y
+
+    rng = np.random.default_rng(4)
+    X, y, found = rng.normal(size=(20, 3)), rng.normal(size=(20, 2)), []
+    for loss in (own, "half_squared_error"):
+        net = gpunn.Sequential([gpunn.Dense(4, "tanh"), gpunn.Dense(2)], seed=1, dtype="float64")
+        net.compile("adam", loss, device="cuda")
+        found.append(net.fit(X, y, batch_size=4, epochs=3, verbose=0).history["loss"])
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+def test_a_batch_given_by_hand_is_replayed_too(several):
+    rng = np.random.default_rng(4)
+    batches = [(rng.normal(size=(8, 3)), rng.integers(0, 4, size=8)) for _ in range(6)]
+    found = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dense(5, "relu"), gpunn.Dense(4)], seed=3, dtype="float64")
+        net.compile("adam", "sparse_categorical_crossentropy", device=device)
+        found.append([net.train_on_batch(x, y) for x, y in batches])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-11)
+    assert len(_graphs(several)) == len(batches) - graph.WARM_UP
+
+
+def test_a_stream_is_replayed_too(several):
+    rng = np.random.default_rng(4)
+    batches = [(rng.normal(size=(n, 3)), rng.normal(size=(n, 2))) for n in (8, 8, 8, 8, 8, 5)]
+    found = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(2)], seed=3, dtype="float64")
+        net.compile("adam", "half_squared_error", device=device)
+        found.append(net.fit(lambda: iter(batches), epochs=3, verbose=0).history["loss"])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-11)
+    assert _graphs(several)
+
+
+# --- a graph by itself ----------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """`x` counts: a step adds one to each of three numbers by launches of their own, and moves the state's clock."""
+
+    def __init__(self, cupy):
+        self.backend = backend.get("cuda")
+        self.x = cupy.zeros((3,), np.float64)
+        self.state = cupy.zeros((SIZE,), np.float64)
+        self.seen = cupy.zeros((128,), np.float64)
+        count = cupy.ElementwiseKernel("", "raw float64 x_", "x_[i] += 1;", "count")
+        note = cupy.ElementwiseKernel(
+            "raw float64 state_", "raw float64 seen_", "seen_[(long long)state_[0]] = state_[1];", "note"
+        )
+        parts = [self.x[k : k + 1] for k in range(3)]
+        self.launches = [
+            *(DeviceLaunch([functools.partial(count, part, size=1)], [part], [part]) for part in parts),
+            DeviceLaunch([lambda: note(self.state, self.seen, size=1)], [self.state], [self.seen]),
+            kernels.get("tick").bind(out=self.state, count=1, rows=1),
+        ]
+        (self.graph,) = self.backend.join(self.launches)
+
+    def read(self):
+        return self.x.get().tolist(), int(self.state.get()[Slot.STEP])
+
+
+@pytest.fixture
+def steps(fake_cupy):
+    return Steps(fake_cupy)
+
+
+@pytest.mark.parametrize("times", [1, 3, 4, 35, 36, 100])
+def test_so_many_steps_are_taken(steps, times):
+    assert steps.graph.repeat(times, steps.state, seconds=60.0) == times
+    assert steps.read() == ([times] * 3, times)
+
+
+def test_it_warms_up_then_takes_many_steps_in_one_launch_and_the_tail_singly(fake_cupy, steps):
+    steps.graph._each = 1e-9  # so short that the clock is looked at once
+    fake_cupy.state.calls.clear()
+    several = steps.graph.steps
+    assert several == graph.MOST_STEPS
+    steps.graph.repeat(graph.WARM_UP, steps.state, seconds=60.0)
+    assert not _graphs(fake_cupy)
+    steps.graph._each = 1e-9
+    steps.graph.repeat(2 * several + 2, steps.state, seconds=60.0)
+    assert _graphs(fake_cupy) == [f"graph of {5 * several}"] * 2 + ["graph of 5"] * 2
+    assert steps.read()[1] == graph.WARM_UP + 2 * several + 2
+
+
+def test_a_called_graph_runs_once(steps):
+    for _ in range(6):
+        steps.graph()
+    assert steps.read() == ([6.0] * 3, 6)
+
+
+def test_it_returns_when_the_time_is_over(steps):
+    assert steps.graph.repeat(10**9, steps.state, seconds=0.0) == 1
+
+
+def test_every_step_has_its_own_learning_rate(steps):
+    rates = np.linspace(0.5, 0.1, 50)
+    done = 0
+    while done < 50:
+        done += steps.graph.repeat(50 - done, steps.state, rates=rates[done:], first=done, seconds=60.0)
+    np.testing.assert_array_equal(steps.seen.get()[:50], rates)
+
+
+def test_more_rates_than_there_is_room_for_are_taken_in_parts(steps, monkeypatch):
+    monkeypatch.setattr(graph, "RATES", 7)
+    assert steps.graph.repeat(20, steps.state, rates=np.arange(20.0), seconds=60.0) == 7
+    np.testing.assert_array_equal(steps.seen.get()[:7], np.arange(7.0))
+
+
+def test_rates_of_a_later_step_follow_the_clock_of_the_device(steps):
+    steps.graph.repeat(5, steps.state, seconds=60.0)
+    steps.graph.repeat(4, steps.state, rates=np.array([5.0, 6, 7, 8]), first=5, seconds=60.0)
+    np.testing.assert_array_equal(steps.seen.get()[:10], [0, 0, 0, 0, 0, 5, 6, 7, 8, 0])
+
+
+# --- what cannot be captured ----------------------------------------------------------------------------------------
+
+FORBIDDEN = {
+    "an allocation": lambda cupy, x: cupy.zeros((2,), np.float64),
+    "a copy to the host": lambda cupy, x: x.get(),
+    "a wait": lambda cupy, x: cupy.cuda.runtime.deviceSynchronize(),
+    "cuBLAS": lambda cupy, x: cupy.matmul(x[None, :], x[:, None]),
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_what_capture_refuses_runs_launch_by_launch_and_says_why(fake_cupy, steps, name):
+    faulty = DeviceLaunch([lambda: FORBIDDEN[name](fake_cupy, steps.x)], [steps.x], [])
+    (made,) = steps.backend.join([*steps.launches, faulty])
+    with pytest.warns(graph.CaptureWarning, match="runs launch by launch, which is slower: .*Error"):
+        assert made.repeat(10, steps.state, seconds=60.0) == 10
+    assert steps.read() == ([10.0] * 3, 10)
+    assert not fake_cupy.state.capturing
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        made.repeat(3, steps.state, seconds=60.0)
+    assert steps.read()[1] == 13
+
+
+def test_a_launch_that_is_none_of_the_devices_parts_the_step(fake_cupy, steps):
+    called = []
+    joined = steps.backend.join([*steps.launches[:3], lambda: called.append(1), *steps.launches[3:]])
+    assert [type(each).__name__ for each in joined] == ["Graph", "function", "Graph"]
+    for _ in range(5):
+        for each in joined:
+            each()
+    assert steps.read() == ([5.0] * 3, 5) and len(called) == 5
+
+
+def test_a_single_launch_is_no_graph(steps):
+    assert steps.backend.join(steps.launches[:1]) == [steps.launches[0]]
+
+
+def test_the_fake_would_see_a_race():
+    """Two branches that touch the same bytes and do not wait for one another."""
+    import fake_cupy as fake
+
+    fake.state.reset()
+    x = fake.cupy.zeros((4,), np.float64)
+    write = fake.ElementwiseKernel("", "raw float64 x_", "x_[i] = 1;", "write")
+    main, side = (fake.cuda.Stream(non_blocking=True) for _ in range(2))
+    main.begin_capture()
+    try:
+        event = fake.cuda.Event(disable_timing=True)
+        main.record(event)
+        side.wait_event(event)
+        with main:
+            write(x, size=4)
+        with side, pytest.raises(RuntimeError, match="race"):
+            write(x, size=4)
+    finally:
+        fake.state.reset()
+
+
+# --- branches -------------------------------------------------------------------------------------------------------
+
+
+def _launch(reads, writes, product=False):
+    return DeviceLaunch([lambda: None], reads, writes, product=product)
+
+
+def test_products_of_neighbouring_layers_lie_on_two_branches(fake_cupy):
+    """∂W = a_prevᵀ δ beside δ_prev = δ Wᵀ: the second waits for neither, the first comes before the update."""
+    a, delta, W, dW, delta_prev, theta = (fake_cupy.zeros((4, 4), np.float64) for _ in range(6))
+    listed = [
+        _launch([], [delta]),
+        _launch([a, delta], [dW], product=True),
+        _launch([delta, W], [delta_prev], product=True),
+        _launch([dW], [theta]),
+    ]
+    placed, joins = graph.place(listed)
+    assert [(p.branch, p.wait) for p in placed] == [(0, False), (1, True), (0, False), (0, True)]
+    assert not joins, "the update has waited for all of the second branch"
+
+
+def test_a_product_that_fills_the_gpu_stays_where_it_is(fake_cupy, monkeypatch):
+    monkeypatch.setattr(graph, "FILLS", 16)
+    a, b, c, d = (fake_cupy.zeros((4, 4), np.float64) for _ in range(4))
+    placed, joins = graph.place([_launch([a], [b], product=True), _launch([c], [d], product=True)])
+    assert [p.branch for p in placed] == [0, 0] and not joins
+
+
+def test_a_branch_that_nobody_waited_for_is_joined_at_the_end(fake_cupy):
+    a, b, c, d = (fake_cupy.zeros((4, 4), np.float64) for _ in range(4))
+    placed, joins = graph.place([_launch([a], [b], product=True), _launch([c], [d])])
+    assert [p.branch for p in placed] == [1, 0] and joins
+
+
+@pytest.mark.parametrize("kind", ["reads what was written", "writes what was read", "writes what was written"])
+def test_a_product_on_which_the_next_launch_hangs_stays(fake_cupy, kind):
+    a, b, c = (fake_cupy.zeros((4, 4), np.float64) for _ in range(3))
+    follower = {
+        "reads what was written": _launch([b], [c]),
+        "writes what was read": _launch([c], [a]),
+        "writes what was written": _launch([c], [b]),
+    }[kind]
+    placed, joins = graph.place([_launch([a], [b], product=True), follower])
+    assert [p.branch for p in placed] == [0, 0] and not joins
+
+
+def test_views_that_do_not_meet_do_not_hang_on_one_another(fake_cupy):
+    x = fake_cupy.zeros((8, 4), np.float64)
+    y = fake_cupy.zeros((8, 4), np.float64)
+    placed, _ = graph.place([_launch([y], [x[:4]], product=True), _launch([x[4:]], [y[4:][::-1][:0]])])
+    assert [p.branch for p in placed] == [1, 0]
+    placed, _ = graph.place([_launch([y], [x[:5]], product=True), _launch([x[7:3:-1]], [y[:0]])])
+    assert [p.branch for p in placed] == [0, 0], "a reversed view reaches back to where it ends"
+
+
+def test_the_step_of_a_network_has_two_branches(several):
+    rng = np.random.default_rng(0)
+    net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(6, "tanh"), gpunn.Dense(2)], seed=0, dtype="float64")
+    net.compile("adam", "half_squared_error", device="cuda")
+    seen = []
+    original = graph.place
+    try:
+        graph.place = lambda launches: seen.append(original(launches)) or seen[-1]
+        net.fit(rng.normal(size=(64, 3)), rng.normal(size=(64, 2)), batch_size=8, epochs=2, verbose=0)
+    finally:
+        graph.place = original
+    assert any(p.branch == 1 for placed, _ in seen for p in placed)

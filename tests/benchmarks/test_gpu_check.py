@@ -1,0 +1,353 @@
+"""`python -m benchmarks gpu-check` with made-up stages: what is owed, cut off, resumed, and never left running."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu, gpu_check, stages
+from benchmarks.process import ROOT, Worker
+from benchmarks.stages import Outcome, Stage
+
+FACTS = {"gpu": "Simulated GPU", "gpu_memory_gib": 8.0, "driver": "1", "cuda": "12.9", "cupy": "14.2.0"}
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems end no process with its parent")
+
+
+def ended(status):
+    return {0: "done", 2: "left"}.get(status, "failed")
+
+
+def stage(name, least=10.0, most=100.0, read=lambda folder: {}):
+    return Stage(name, lambda seconds, folder: ["x"], least, most, ended, read)
+
+
+class Machine:
+    """Runs stages as it is told, on a clock of its own."""
+
+    def __init__(self, **takes):
+        self.now, self.takes, self.ran = 0.0, takes, []
+
+    def left(self, budget):
+        end = self.now + budget
+        return lambda: end - self.now
+
+    def __call__(self, stage, seconds, folder):
+        self.ran.append(stage.name)
+        took, status = self.takes.get(stage.name, (10.0, 0))
+        if isinstance(status, BaseException):
+            raise status
+        self.now += min(took, seconds)
+        return Outcome(None if took > seconds else status, f"first\n{stage.name} said so", min(took, seconds))
+
+
+def check(machine, asked, out, budget, **more):
+    options = {"only": None, "anew": False, **more}
+    return gpu_check.check(
+        asked, out, machine.left(budget), options["only"], options["anew"], machine, options.get("facts", FACTS)
+    )
+
+
+def states(out):
+    state = json.loads((out / gpu_check.FILE).read_text(encoding="utf-8"))
+    return {name: record["state"] for name, record in state["stages"].items()}
+
+
+THREE = [stage("a"), stage("b"), stage("c")]
+
+
+def test_everything_in_order_and_then_nothing(tmp_path, capsys):
+    machine = Machine()
+    assert check(machine, THREE, tmp_path, 1000) == 0
+    assert machine.ran == ["a", "b", "c"] and set(states(tmp_path).values()) == {"done"}
+    assert check(machine, THREE, tmp_path, 1000) == 0 and len(machine.ran) == 3
+    text = (tmp_path / "gpu-check.md").read_text(encoding="utf-8")
+    assert "Nothing is left." in text and "| b | done | 10.0 |" in text and "b said so" in text
+    assert check(machine, THREE, tmp_path, 1000, only=["b"], anew=True) == 0
+    assert machine.ran[3:] == ["b"]
+
+
+def test_what_has_no_time_is_left_and_what_needs_less_still_runs(tmp_path):
+    machine = Machine()
+    asked = [stage("a", 10), stage("long", 50), stage("c", 5)]
+    assert check(machine, asked, tmp_path, 40) == gpu_check.LEFT
+    assert machine.ran == ["a", "c"]
+    assert "Left: long. The same command goes on there." in (tmp_path / "gpu-check.md").read_text(encoding="utf-8")
+    assert check(machine, asked, tmp_path, 90) == 0
+    assert machine.ran == ["a", "c", "long"]
+
+
+def test_a_stage_that_is_cut_off_is_saved_and_comes_last(tmp_path):
+    machine = Machine(a=(500.0, 0))
+    assert check(machine, THREE, tmp_path, 300) == gpu_check.LEFT
+    assert machine.ran == ["a", "b", "c"] and states(tmp_path) == {"a": "cut off", "b": "done", "c": "done"}
+    assert machine.now == 120, "it had 100 s at most"
+    machine.takes = {}
+    assert check(machine, THREE, tmp_path, 300) == 0
+    assert machine.ran[3:] == ["a"]
+
+
+def test_a_stage_that_never_ends_counts_as_failed_at_last(tmp_path):
+    machine = Machine(a=(500.0, 0))
+    for expected in (gpu_check.LEFT, gpu_check.LEFT, gpu_check.FAILED):
+        assert check(machine, THREE, tmp_path, 1000) == expected
+    assert states(tmp_path)["a"] == "failed"
+    assert check(machine, THREE, tmp_path, 1000) == gpu_check.FAILED
+    assert machine.ran.count("a") == stages.MOST_TRIES
+
+
+def test_a_stage_with_more_to_do_is_owed_until_it_is_done(tmp_path):
+    machine = Machine(b=(10.0, 2))
+    for _ in range(stages.MOST_TRIES + 2):  # it gets on every time, so it is never given up
+        assert check(machine, THREE, tmp_path, 1000) == gpu_check.LEFT
+    machine.takes = {}
+    assert check(machine, THREE, tmp_path, 1000) == 0
+
+
+def test_a_crash_is_tried_again_and_shows_its_end(tmp_path):
+    machine = Machine(b=(1.0, -11))
+    assert check(machine, THREE, tmp_path, 1000) == gpu_check.LEFT
+    record = json.loads((tmp_path / gpu_check.FILE).read_text(encoding="utf-8"))["stages"]["b"]
+    assert (record["state"], record["exit"], record["tries"]) == ("crashed", -11, 1)
+    assert record["printed"].endswith("b said so")
+    machine.takes = {}
+    assert check(machine, THREE, tmp_path, 1000) == 0
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interruption_is_saved_and_goes_on_up(stop, tmp_path):
+    machine = Machine(b=(1.0, stop))
+    with pytest.raises(type(stop)):
+        check(machine, THREE, tmp_path, 1000)
+    assert states(tmp_path) == {"a": "done", "b": "cut off"}
+    machine.takes = {}
+    assert check(machine, THREE, tmp_path, 1000) == 0
+    assert machine.ran == ["a", "b", "c", "b"]
+
+
+def test_what_a_stage_leaves_is_kept_and_nonsense_is_said(tmp_path):
+    def nonsense(folder):
+        raise ValueError("no JSON")
+
+    asked = [stage("a", read=lambda folder: {"launches": []}), stage("b", read=nonsense)]
+    assert check(Machine(), asked, tmp_path, 1000) == gpu_check.LEFT
+    state = json.loads((tmp_path / gpu_check.FILE).read_text(encoding="utf-8"))
+    assert state["launches"] == [] and state["stages"]["b"]["said"] == "left nothing that can be read: ValueError"
+
+
+def test_another_gpu_and_a_broken_file_begin_anew(tmp_path):
+    machine = Machine()
+    check(machine, THREE, tmp_path, 1000)
+    check(machine, THREE, tmp_path, 1000, facts={**FACTS, "gpu": "another"})
+    assert len(machine.ran) == 6
+    check(machine, THREE, tmp_path, 1000)
+    assert len(machine.ran) == 6, "what was done on the first is still known"
+    assert {p.name for p in tmp_path.glob("*.json")} == {"gpu-check.json", "gpu-check-another.json"}
+    (tmp_path / gpu_check.FILE).write_text("{", encoding="utf-8")
+    check(machine, THREE, tmp_path, 1000)
+    assert len(machine.ran) == 9
+
+
+def test_red_tests_and_devices_that_differ_are_no_success(tmp_path):
+    red = {"failed": 1, "errors": 0, "passed": 3, "skipped": 0, "names": ["x::y"]}
+    tests = stage("tests", read=lambda folder: {"tests": red})
+    assert check(Machine(), [tests], tmp_path / "one", 1000) == gpu_check.FAILED
+    assert "3 passed, 1 failed" in (tmp_path / "one" / "gpu-check.md").read_text(encoding="utf-8")
+    apart = stage("devices", read=lambda folder: {"devices": [{"net": "x", "same": False, "note": "failed (…)"}]})
+    assert check(Machine(), [apart], tmp_path / "two", 1000) == gpu_check.FAILED
+
+
+# --- the real stages --------------------------------------------------------------------------------------------------
+
+
+def test_the_stages_that_there_are(tmp_path):
+    owed = gpu_check.owed_stages(tmp_path)
+    names = [s.name for s in owed]
+    assert names == ("doctor tests-short devices launches kernels comparison larger tests comparison-rest".split())
+    assert all(s.least < s.most for s in owed)
+    # what is short comes first: within ten minutes every one of them has had its turn up to the comparison
+    assert sum(s.least for s in owed[:6]) < 200
+    commands = {s.name: list(s.command(300.0, tmp_path)) for s in owed}
+    assert commands["comparison"] == ["benchmarks", "gpu", "--goals", "--out", str(tmp_path), "--budget", "285"]
+    assert "--goals" not in commands["comparison-rest"]
+    for name in ("devices", "launches", "kernels", "larger"):
+        assert commands[name] == ["benchmarks", name, "--json", str(tmp_path / "it.json")]
+    for name in gpu_check.SHORT:
+        assert (ROOT / name).exists() and name in commands["tests-short"]
+        assert "mark" in (ROOT / name).read_text(encoding="utf-8")
+    assert {owed[1].environment[k] for k in ("GPUNN_REQUIRE_GPU", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")} == {"1"}
+    assert [owed[5].ended(status) for status in (0, 1, 2, 3, -9)] == ["done", "done", "left", "failed", "failed"]
+    assert (gpu.DISAGREED, gpu.LEFT) == (1, 2)
+
+
+def test_pytest_runs_as_a_stage_and_is_counted(tmp_path):
+    """The real command, at a file of its own."""
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.gpu\ndef test_good(): pass\n"
+        "@pytest.mark.gpu\ndef test_bad(): assert 0\n"
+        "@pytest.mark.gpu\ndef test_skipped(): pytest.skip('x')\n"
+        "def test_other(): assert 0\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n", encoding="utf-8")
+    made = gpu_check._tests("tests", [str(tmp_path / "test_it.py"), "-c", str(tmp_path / "pytest.ini")], 1, 60)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+    outcome = stages.process(made, 60.0, tmp_path, environment)
+    assert outcome.status == 1 and stages.judged(made, outcome, 1)["state"] == "done", outcome
+    found = made.read(tmp_path)["tests"]
+    assert found | {"names": None} == {"passed": 1, "failed": 1, "errors": 0, "skipped": 1, "names": None}
+    assert [name.partition("::")[2] for name in found["names"]] == ["test_bad"]
+    assert str(tmp_path.parent) not in outcome.printed
+    (tmp_path / "it.xml").write_text("<broken", encoding="utf-8")
+    with pytest.raises(ValueError, match="no report of tests"):
+        gpu_check.counts(tmp_path / "it.xml")
+
+
+# --- nothing is left running ------------------------------------------------------------------------------------------
+
+SLEEPER = """
+import subprocess, sys, time, pathlib
+inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+pathlib.Path(sys.argv[1]).write_text(f"{inner.pid}")
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def sleeper(tmp_path, monkeypatch):
+    """A module that starts a process and sleeps, and the file in which that process's number will be."""
+    (tmp_path / "planted_sleeper.py").write_text(SLEEPER, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path / "pid"
+
+
+def number_in(path):
+    for _ in range(400):
+        with contextlib.suppress(OSError, ValueError):
+            return int(path.read_text(encoding="utf-8"))
+        time.sleep(0.05)
+    raise AssertionError("nothing was started")
+
+
+def is_gone(pid):
+    """Within a moment; a zombie that nobody waits for is gone too."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@linux
+def test_a_stage_past_its_time_is_ended_with_what_it_started(sleeper, tmp_path):
+    long = Stage("long", lambda s, f: ["planted_sleeper", str(sleeper)], 1, 100, lambda status: "failed", lambda f: {})
+    begun = time.monotonic()
+    outcome = stages.process(long, 3.0, tmp_path, dict(os.environ))
+    assert outcome.status is None and time.monotonic() - begun < 30
+    assert stages.judged(long, outcome, 1) == {"seconds": round(outcome.seconds, 1), "state": "cut off"} | {
+        "said": f"stopped after {outcome.seconds:.0f} s"
+    }
+    assert is_gone(number_in(sleeper))
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from benchmarks import child, stages
+child.ends_as_if_interrupted()
+stage = stages.Stage("s", lambda s, f: ["planted_sleeper", sys.argv[1]], 1, 100, lambda status: "done", lambda f: {})
+import os
+stages.process(stage, 60.0, Path("."), dict(os.environ))
+"""
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_who_is_asked_to_end_ends_its_stage(number, sleeper):
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(sleeper)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    pid = number_in(sleeper)
+    driver.send_signal(number)
+    assert driver.wait(timeout=30) != 0
+    assert is_gone(pid)
+
+
+@linux
+def test_a_process_ends_with_the_one_that_started_it_even_by_force(tmp_path, monkeypatch):
+    text = "import pathlib, os, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\ntime.sleep(100)\n"
+    (tmp_path / "planted_alone.py").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER.replace("planted_sleeper", "planted_alone"), str(tmp_path / "pid")],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    pid = number_in(tmp_path / "pid")
+    assert Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
+    driver.kill()
+    driver.wait()
+    assert is_gone(pid)
+
+
+PREPARING = """
+import sys
+from benchmarks import comparison
+from benchmarks.contestants import Contestant
+from benchmarks.nets import NETS
+workers = comparison.Workers(1, {}, {}, lambda line: None)
+entries = [comparison.Entry(Contestant(name, "planted_slow", "peer"), 1) for name in "ab"]
+settings = comparison.Settings(together=True)
+comparison._begin_all(entries, NETS["digits"], {}, workers, settings, lambda line: None)
+"""
+
+
+@linux
+def test_who_interrupts_a_preparation_does_not_wait_for_it(tmp_path, monkeypatch):
+    text = textwrap.dedent(f"""
+        import os, pathlib, time
+        PACKAGES = ()
+        def prepare(task, threads):
+            pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+            time.sleep(100)
+    """)
+    (tmp_path / "planted_slow.py").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    driver = subprocess.Popen([sys.executable, "-c", PREPARING], cwd=ROOT, stderr=subprocess.DEVNULL)
+    pid = number_in(tmp_path / "pid")
+    begun = time.monotonic()
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=60) != 0 and time.monotonic() - begun < 30
+    assert is_gone(pid)
+
+
+@linux
+def test_a_worker_is_ended_with_what_it_started(tmp_path, monkeypatch):
+    text = textwrap.dedent(f"""
+        import pathlib, subprocess, sys
+        PACKAGES = ()
+        inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(inner.pid))
+    """)
+    (tmp_path / "planted_pool.py").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Worker("planted_pool", 1):
+        pid = number_in(tmp_path / "pid")
+    assert is_gone(pid)
+
+
+def test_a_child_without_its_parent_ends_at_once():
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux ends a process with its parent")
+    code = "from benchmarks import child; child.die_with_parent(1 << 30); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""

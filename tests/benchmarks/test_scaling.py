@@ -1,0 +1,114 @@
+"""`python -m benchmarks scale`: the model finds constants that are known, and predicts no further than it may."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import scale
+from benchmarks.scaling import ASSUMPTIONS, CONSTANTS, FURTHEST, Load, fit
+
+pytest.importorskip("scipy")
+# seconds a step, a row and weight, a weight, a message, a byte
+KNOWN = {"fixed": 20e-6, "compute": 2e-11, "update": 3e-10, "latency": 5e-6, "per byte": 1e-10}
+LOADS = [Load(P, B, w) for P in (1, 2, 4) for B in (128, 512) for w in (10_000, 400_000, 2_000_000)]
+
+
+def seconds(load, known=KNOWN):
+    """The model's formula, by hand."""
+    P, w = load.processes, load.parameters
+    t = known["fixed"] + known["compute"] * (load.batch / P) * w + known["update"] * w
+    if P > 1:
+        t += known["latency"] * np.log2(P) + 2 * (P - 1) / P * 4 * w * known["per byte"]
+    return t
+
+
+def test_known_constants_are_found():
+    model = fit(LOADS, [seconds(load) for load in LOADS])
+    assert dict(zip(CONSTANTS, model.constants, strict=True)) == pytest.approx(KNOWN, rel=1e-6)
+    far = Load(256, 51_200, 400_000)
+    assert model.predict(far) == pytest.approx([seconds(far)] * 3, rel=1e-6)
+
+
+def test_a_band_that_noise_widens_holds_the_truth():
+    rng = np.random.default_rng(1)
+    loads = LOADS * 5
+    noisy = [seconds(load) * (1 + 0.05 * rng.standard_normal()) for load in loads]
+    model, exact = fit(loads, noisy), fit(LOADS, [seconds(load) for load in LOADS])
+    far = Load(64, 6_400, 400_000)
+    middle, low, high = model.predict(far)
+    assert low < seconds(far) < high and low < middle < high
+    assert high - low > 1e-3 * middle > exact.predict(far)[2] - exact.predict(far)[1]
+
+
+def test_a_perfect_network_has_efficiency_one():
+    """Nothing but computing: rows a second and process stay what they are."""
+    known = dict.fromkeys(KNOWN, 0.0) | {"compute": 1e-11}
+    model = fit(LOADS, [seconds(load, known) for load in LOADS])
+    assert model.efficiency(Load(1, 512, 1000), Load(16, 512, 1000))[0] == pytest.approx(1)
+    assert model.efficiency(Load(1, 512, 1000), Load(16, 16 * 512, 1000))[0] == pytest.approx(1)
+
+
+def test_no_prediction_beyond_64_times_what_was_measured():
+    model = fit(LOADS, [seconds(load) for load in LOADS])
+    assert model.most == 4 and FURTHEST == 64
+    model.predict(Load(256, 512, 1000))
+    with pytest.raises(ValueError, match="257 processes are more than 64 times the 4"):
+        model.predict(Load(257, 512, 1000))
+    assert max(row["processes"] for row in scale.predictions(model)) == 256
+
+
+@pytest.mark.parametrize("loads", [LOADS[:6], [load for load in LOADS if load.parameters == 10_000]])
+def test_measurements_that_do_not_tell_the_constants_are_refused(loads):
+    with pytest.raises(ValueError, match="do not tell the constants apart"):
+        fit(loads, [seconds(load) for load in loads])
+
+
+def rows():
+    """Measured rows as the processes print them."""
+    found = []
+    for P in (1, 2):
+        for sizes in scale.NETS:
+            for batch in scale.BATCHES:
+                row = {"sizes": list(sizes), "batch": batch, "processes": P}
+                t = seconds(scale.load_of(row))
+                found.append(row | {"seconds": [0.98 * t, 1.01 * t, t, 1.02 * t]})
+    return found
+
+
+def test_measured_and_predicted_never_share_a_column(tmp_path):
+    result = scale.summary(rows())
+    measured, predicted = (set().union(*result[name]) for name in ("measured", "predicted"))
+    assert measured & predicted == {"sizes", "batch", "processes"}
+    assert "measured_us_per_step" in measured and "predicted_us_per_step" in predicted
+    text = scale.markdown(result)
+    first, second = text.split("## Predicted, not measured")
+    assert "predicted" not in first and "measured" not in second.replace("the measured one", "")
+    assert all(line in second for line in ASSUMPTIONS)
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+def test_the_picture_says_what_was_assumed(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    said, write = [], Figure.text
+
+    def text(self, x, y, s, *more, **how):
+        said.append(s)
+        return write(self, x, y, s, *more, **how)
+
+    monkeypatch.setattr(Figure, "text", text)
+    scale._draw(scale.summary(rows()), tmp_path / "scale.png")
+    assert (tmp_path / "scale.png").stat().st_size > 10_000
+    assert any(all(line in text for line in ASSUMPTIONS) for text in said)
+
+
+@pytest.mark.parametrize("given", ["2", "1", "0,1", "one", "1,4096"])
+def test_processes_that_make_no_sense(given, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["scale", "--processes", given])
+    assert stop.value.code == 2
+    assert "must list 1 and other numbers up to" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+"""Processes that are threads of one: the arithmetic of a group without MPI. Each thread has a network of its own."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+import gpunn
+from gpunn.parallel import strategy
+
+
+class Member:
+    """What `gpunn.parallel.mpi.World` is to a process."""
+
+    timeout = 60.0
+
+    def __init__(self, crew, rank):
+        self.crew, self.rank, self.size, self.local_rank = crew, rank, crew.size, rank
+        self.inside, self.agreed, self.sums, self.told = 0, False, 0, None
+
+    def _share(self, value):
+        self.crew.table[self.rank] = value
+        self.crew.barrier.wait(20)
+        found = list(self.crew.table)
+        self.crew.barrier.wait(20)
+        return found
+
+    def meet(self, where, value):
+        entries = self._share(("here", where, value))
+        for rank, (word, place, said) in enumerate(entries):
+            if word == "failed":
+                self.told = RuntimeError(f"process {rank} failed: {said}")
+                raise self.told
+            assert place == where
+        return [said for _, _, said in entries]
+
+    def tell(self, error, seconds):
+        if error is not self.told:
+            self._share(("failed", "", str(error)))
+
+    def bind_begun_sum(self, arrays, *, at_once):
+        sent = []
+
+        def begin():
+            self.sums += 1
+            sent.append([np.array(a) for a in arrays])
+            if not at_once:
+                # whoever reads or writes them now is found out
+                for a in arrays:
+                    a.fill(np.nan)
+
+        def finish():
+            theirs = self._share(sent.pop())
+            for k, a in enumerate(arrays):
+                # in the order of ranks, so that every run gives the same bits
+                a[...] = sum((each[k] for each in theirs[1:]), start=theirs[0][k])
+
+        return ([begin], [finish]) if arrays else ([], [])
+
+
+class Crew:
+    """So many threads, each of which calls `work(rank)` with a strategy that knows the others."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def run(self, work, **options):
+        self.table, self.barrier = [None] * self.size, threading.Barrier(self.size)
+        self.members = [Member(self, rank) for rank in range(self.size)]
+        with ThreadPoolExecutor(self.size) as pool:
+            futures = [pool.submit(self._one, work, rank, options) for rank in range(self.size)]
+            errors = [future.exception() for future in futures]
+        for error in sorted(filter(None, errors), key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+            raise error
+        return [future.result() for future in futures]
+
+    def _one(self, work, rank, options):
+        mine = gpunn.DataParallel(**options)
+        member = self.members[rank]
+        mine.start = lambda: strategy.Team(member, mine.synchronized_batch_norm, mine.bucket_bytes)
+        return work(mine)

@@ -1,0 +1,125 @@
+"""NCCL's sums on a stand-in for CuPy's interface: what is called, in which order. Simulated; on a GPU NOT RUN."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpunn.backend import DeviceError, get
+from gpunn.backend.nccl import Nccl
+
+
+class Calls(list):
+    """CuPy's module `cuda.nccl`, which notes what it is asked."""
+
+    NCCL_SUM, NCCL_FLOAT32, NCCL_FLOAT64, NCCL_INT32, NCCL_INT64 = "sum", "f4", "f8", "i4", "i8"
+
+    def get_unique_id(self):
+        self.append("id")
+        return (1, 2, 3)
+
+    def NcclCommunicator(self, size, identifier, rank):
+        self.append(("communicator", size, identifier, rank))
+        return SimpleNamespace(allReduce=lambda *arguments: self.append(("allReduce", *arguments)))
+
+    def groupStart(self):
+        self.append("begin")
+
+    def groupEnd(self):
+        self.append("end")
+
+
+def processes(rank=0, size=2, local_rank=0, first=(1, 2, 3)):
+    meet = lambda where, value: [first, *[None] * (size - 1)]  # noqa: E731
+    return SimpleNamespace(rank=rank, size=size, local_rank=local_rank, meet=meet)
+
+
+def on_a_gpu(place, array):
+    return SimpleNamespace(data=SimpleNamespace(ptr=place), size=array.size, dtype=array.dtype)
+
+
+@pytest.fixture
+def cupy():
+    stream = SimpleNamespace(ptr=77)
+    return SimpleNamespace(cuda=SimpleNamespace(nccl=Calls(), get_current_stream=lambda: stream))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy):
+    nccl = cupy.cuda.nccl
+    adder = Nccl(cupy, processes(rank))
+    assert nccl == [*(["id"] if rank == 0 else []), ("communicator", 2, (1, 2, 3), rank)]
+    nccl.clear()
+    arrays = [on_a_gpu(100, np.zeros((4, 5), np.float32)), on_a_gpu(200, np.zeros(3)), on_a_gpu(0, np.zeros(0))]
+    (launch,), last = adder.bind_begun_sum(arrays, at_once=True)
+    assert last == []
+    assert nccl == []
+    launch()
+    launch()
+    step = ["begin", ("allReduce", 100, 100, 20, "f4", "sum", 77), ("allReduce", 200, 200, 3, "f8", "sum", 77), "end"]
+    assert nccl == step * 2
+
+
+def test_nothing_to_add_is_no_launch(cupy):
+    assert Nccl(cupy, processes()).bind_begun_sum([], at_once=True) == ([], [])
+
+
+def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy):
+    nccl, said = cupy.cuda.nccl, cupy.cuda.nccl.append
+    events = iter(["computed", "added"])
+
+    def stream(name, ptr):
+        return SimpleNamespace(ptr=ptr, name=name, wait_event=lambda event: said((name, "waits for", event.name)))
+
+    def event(disable_timing):
+        made = SimpleNamespace(name=next(events))
+        made.record = lambda stream: said((made.name, "in", stream.name))
+        return made
+
+    here, apart = stream("here", 1), stream("apart", 2)
+    cupy.cuda.get_current_stream, cupy.cuda.Stream, cupy.cuda.Event = lambda: here, lambda non_blocking: apart, event
+    adder = Nccl(cupy, processes())
+    nccl.clear()
+    (begin,), (finish,) = adder.bind_begun_sum([on_a_gpu(100, np.zeros(9, np.float32))], at_once=False)
+    begin()
+    before = [("computed", "in", "here"), ("apart", "waits for", "computed")]
+    assert nccl == [*before, "begin", ("allReduce", 100, 100, 9, "f4", "sum", 2), "end", ("added", "in", "apart")]
+    nccl.clear()
+    finish()
+    assert nccl == [("here", "waits for", "added")]
+
+
+def test_without_nccl_the_remedy_is_named(cupy):
+    del cupy.cuda.nccl
+    with pytest.raises(RuntimeError, match=r"several processes with GPUs need NCCL.*device='cpu'"):
+        Nccl(cupy, processes())
+
+
+def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
+    fake_cupy.state.devices = 2
+    backend = get("cuda")
+    assert [backend.of_process(processes(k, 2, k)).device for k in range(2)] == ["cuda:0", "cuda:1"]
+    with pytest.raises(DeviceError, match="process 5 is number 3 on this machine, which has 2 GPUs"):
+        backend.of_process(processes(5, 6, 2))
+
+
+def test_a_cpu_serves_all_processes():
+    backend, us = get("cpu"), processes()
+    assert backend.of_process(us) is backend and backend.adder(us) is us
+
+
+@pytest.mark.gpu
+def test_one_process_adds_nothing_on_a_gpu():
+    import gpunn
+
+    backend = get("cuda")
+    array = backend.asarray(np.arange(6.0))
+    alone = processes(size=1)
+    alone.meet = lambda where, value: [value]
+    with backend.activate():
+        adder = backend.adder(alone)
+        for at_once in (True, False):
+            begin, finish = adder.bind_begun_sum([array], at_once=at_once)
+            for launch in (*begin, *finish):
+                launch()
+    assert (backend.to_host(array) == np.arange(6.0)).all() and gpunn.__version__
