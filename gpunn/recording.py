@@ -167,7 +167,7 @@ class Recorder:
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""
         a, b = self._read(a), self._read(b)
-        self._product(self.backend.bind_matmul(a, b, out, self.precision), out)
+        self._launch(self.backend.bind_matmul(a, b, out, self.precision), out)
 
     def affine(
         self, a: Array, W: Array, b: Array, z: Array, out: Array, f: str, *, judged: bool = False, keeps: bool = False
@@ -182,7 +182,7 @@ class Recorder:
         found = self.backend.bind_affine(a, W, b, z, out, f, judged=judged, keeps=keeps, precision=self.precision)
         if found is None:
             return "", None
-        self._product(found.launch, z, out)
+        self._launch(found.launch, z, out)
         if found.kept is not None and found.kept is not z:
             self.bytes += found.kept.nbytes
         return found.holds, found.kept
@@ -193,7 +193,7 @@ class Recorder:
         delta, W_T = self._read(delta), self._read(W_T)
         launch = self.backend.bind_through(delta, W_T, out, f, kept, sums, self.precision)
         if launch is not None:
-            self._product(launch, out)
+            self._launch(launch, out, *([] if sums is None else [sums]))
         return launch is not None
 
     def matmul_with_sums(self, a: Array, b: Array, out: Array, sums: Array) -> bool:
@@ -201,7 +201,7 @@ class Recorder:
         a, b = self._read(a), self._read(b)
         launch = self.backend.bind_with_sums(a, b, out, sums, self.precision)
         if launch is not None:
-            self._product(launch, out)
+            self._launch(launch, out, sums)
         return launch is not None
 
     def _read(self, a: Array) -> Array:
@@ -212,7 +212,7 @@ class Recorder:
         self.bytes += self._operands.bytes - before
         return read
 
-    def _product(self, launch: Callable[[], Any], *written: Array) -> None:
+    def _launch(self, launch: Callable[[], Any], *written: Array) -> None:
         self._stages[-1].append(launch)
         self._operands.wrote(*written)
 
@@ -221,7 +221,7 @@ class Recorder:
         whether it did."""
         launch = kernel.bind_with_column_sums(*inputs, out=out, sums=sums, **scalars)
         if launch is not None:
-            self._stages[-1].append(launch)
+            self._launch(launch, out, sums)
         return launch is not None
 
     def copy(self, a: Array, out: Array) -> None:
@@ -245,6 +245,7 @@ class Recorder:
     def finish(self, begun: Iterable[Launch]) -> None:
         """Record that what was sent off comes back."""
         self._stages[-1] += begun
+        self._operands.forget()
 
     def first_row(self, table: Array) -> Array:
         """Row 0 of the batch, of the table (n, m) that holds this process's rows of it."""

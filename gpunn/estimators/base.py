@@ -78,7 +78,7 @@ class Perceptron:
     dtype               None is scikit-learn's rule: float32 X is fitted in float32 (by lbfgs in float64), all else in
                         float64; "float32" asks for the fast path
     device              "auto", "cpu", "cuda" or "cuda:N"
-    precision           "tf32" or "bf16" on a GPU; None computes in `dtype`
+    precision           "tf32" or "bf16" on a GPU, with dtype="float32"; None computes in `dtype`
     n_models            how many nets, with seeds of their own, are trained side by side; the mean of their outputs is
                         predicted, and `return_std=True` asks for their spread. Then `estimators_` holds the nets as
                         estimators, `coefs_` and `intercepts_` copies of their weights with a leading axis of that size

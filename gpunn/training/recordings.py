@@ -130,6 +130,7 @@ def _told_of(net: Network, data: Any, extent: Any) -> Any:
             extent,
             net.backend,
             net.dtype,
+            net.precision,
             net.n_in,
             tuple(_told(layer, LEFT_OUT) for layer in net.layers),
             _told(net.optimizer, ("schedule",)),

@@ -88,7 +88,7 @@ FOLLOWED = [
     (e, *s)
     for e in ("bias", "relu", "relu_mask", "drelu", "drelu_sums", "sums")
     for s in SHAPES
-    if e != "sums" or 1 not in s[1:]
+    if e != "sums" or 1 not in (s[0], s[2])
 ]
 
 
