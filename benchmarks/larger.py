@@ -13,7 +13,6 @@ import numpy as np
 
 import gpunn
 from gpunn import backend
-from gpunn.training import blocks
 
 from . import presence, ratios
 from .command import write
@@ -25,7 +24,7 @@ from .worker import reason
 
 HELP = "measure training on a set that does not fit a GPU"
 WOULD = "train on a set on the host, batch by batch, beside the same set on the GPU"
-IN_BLOCKS = "in blocks, as where it does not fit"
+BLOCKS = "in blocks"  # of a set for which the GPU has no room
 WIDTHS, BATCH, BATCHES, EPOCHS = (1024, 1024, 1024, 10), 8192, 16, 2
 
 
@@ -71,8 +70,8 @@ def measure(
         sets: dict[str, tuple[Any, ...]] = {
             "on the GPU": (device.asarray(X), device.asarray(y)),
             "memory-mapped": (X, y),
+            BLOCKS: (X, y),
             "a stream": (stream,),
-            IN_BLOCKS: (X, y),
         }
         ways = {}
         for name, given in sets.items():
@@ -85,7 +84,8 @@ def measure(
                 watching = SecondEpochOn(clock_of(device), EPOCHS)
                 options = {} if callable(given[0]) else {"batch_size": batch}
                 try:
-                    with counted(device) as count, left_on_the_host(name == IN_BLOCKS):
+                    without = without_room(device) if name == BLOCKS else contextlib.nullcontext()
+                    with without, counted(device) as count:
                         net.fit(*given, epochs=EPOCHS, verbose=0, callbacks=[watching], **options)
                     assert watching.span is not None
                     times.setdefault(name, []).append(watching.span.host / ((EPOCHS - 1) * batches))
@@ -93,7 +93,7 @@ def measure(
                 except Exception as error:
                     notes[name] = f"not measured ({reason(error)})"
                     times.pop(name, None)
-    return [_row(name, times, notes, pinned) for name in ("on the GPU", "memory-mapped", "a stream", IN_BLOCKS)]
+    return [_row(name, times, notes, pinned) for name in ("on the GPU", "memory-mapped", BLOCKS, "a stream")]
 
 
 def _row(name: str, times: dict[str, list[float]], notes: dict[str, str], pinned: dict[str, int]) -> dict[str, Any]:
@@ -104,6 +104,7 @@ def _row(name: str, times: dict[str, list[float]], notes: dict[str, str], pinned
     if name != "on the GPU" and "on the GPU" in times:
         over = ratios.ratio(times[name], times["on the GPU"])
         row |= {"over_resident": short(over.median), "quartiles": [short(over.lower), short(over.upper)]}
+    if name == BLOCKS:
         # what gpunn was seen to do while it trained
         row["pinned"] = bool(pinned[name])
         if not row["pinned"]:
@@ -118,15 +119,13 @@ def _model(device: Any, widths: tuple[int, ...]) -> gpunn.Sequential:
 
 
 @contextlib.contextmanager
-def left_on_the_host(really: bool) -> Iterator[None]:
-    """While it lasts, gpunn believes that the device has no room for a set, whatever its size."""
-    real = blocks.stays
-    if really:
-        blocks.stays = lambda backend, *arrays: True
+def without_room(device: Any) -> Iterator[None]:
+    """While it lasts, the device has no room for a set."""
+    device.has_room = lambda size: False
     try:
         yield
     finally:
-        blocks.stays = real
+        del device.has_room
 
 
 @contextlib.contextmanager

@@ -649,11 +649,12 @@ class Sequential:
         verbose: Any = 0,
         rows: np.ndarray | None = None,
         ahead: unwatched.Ahead | None = None,
+        orders: Callable[[int], np.ndarray] | None = None,
         history: History | None = None,
         put: Callable[[Any], Array] | None = None,
     ) -> Course:
-        """`_train` as a course, for fits that nobody watches from step to step; `ahead` as in `unwatched.course`, and
-        `put` brings arrays to the device where fits share them."""
+        """`_train` as a course, for fits that nobody watches from step to step; `ahead` and `orders` as in
+        `unwatched.course`, and `put` brings arrays to the device where fits share them."""
         net, n = self._net, training[0].shape[0] if rows is None else len(rows)
         with self._alone("fit"):
             hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
@@ -677,6 +678,7 @@ class Sequential:
                     first_epoch=self._epochs,
                     rows=rows,
                     ahead=ahead,
+                    orders=orders,
                 )
             finally:
                 self._run = None
@@ -1189,8 +1191,8 @@ class _Validation(NamedTuple):
     first: int = 0
     rows: int | None = None
 
-    def on_device(self, put: Callable[..., Data]) -> Data:
-        """The same on the device."""
+    def on_device(self, put: Callable[..., Any]) -> Any:
+        """The same where `put` brings it."""
         return dataclasses.replace(put(self.X, self.y, self.w), first=self.first, whole=self.rows)
 
 

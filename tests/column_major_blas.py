@@ -26,8 +26,11 @@ def bits(pointer, m, n, leading):
     return matrix(pointer, np.uint8, leading // 8, n, leading // 8).T
 
 
-def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, kept=None):
-    """D = op(A) op(B), then the epilogue; views of memory, `vector` and `kept` too, `mask` as `bits` gives it."""
+def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, kept=None, zero_is_above=False):
+    """D = op(A) op(B), then the epilogue; views of memory, `vector` and `kept` too, `mask` as `bits` gives it.
+
+    `zero_is_above`: the mask stands where z ≥ 0, as NVIDIA's tests of it have it.
+    """
     left, right = (numbers(x).T if t else numbers(x) for x, t in zip((A, B), transposed, strict=True))
     with np.errstate(all="ignore"):
         z = np.matmul(left, right, dtype=D.dtype)
@@ -37,6 +40,7 @@ def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, kept=
             # a NaN is not above 0, so that it becomes 0: as the library does it
             above = z > 0
             if epilogue == "relu_mask":
+                above = above | (z == 0) if zero_is_above else above
                 mask[:, : -(-len(z) // 8)] = np.packbits(above.T, axis=1, bitorder="little")
             z = np.where(above, z, 0)
         elif epilogue in ("gelu", "gelu_z"):

@@ -38,10 +38,13 @@ def _need(condition, status=INVALID):
 
 
 class Library:
-    """The functions as a `ctypes.CDLL` has them. `refuse` takes names of epilogues that no algorithm is there for."""
+    """The functions as a `ctypes.CDLL` has them. `refuse` takes names of epilogues that no algorithm is there for.
 
-    def __init__(self, state, version=120903, refuse=(), path="fake"):
-        self._state, self._version, self.refuse, self.path = state, version, set(refuse), path
+    `zero_is_above`: the rectifier's mask stands at z = 0, too, as it is thought to do in truth.
+    """
+
+    def __init__(self, state, version=120903, refuse=(), zero_is_above=True):
+        self._state, self._version, self.refuse, self.zero_is_above = state, version, set(refuse), zero_is_above
         self._objects, self._algorithms, self._next, self._error = {}, {}, 1, ""
         self.asked = 0
         for name, (result, arguments) in PROTOTYPES.items():
@@ -180,7 +183,7 @@ class Library:
         if workspace is not None:
             workspace[:WORKSPACE] = 0xEE
         d[...] = np.nan  # β is 0: what was there does not count
-        blas.multiply(a, b, d, problem.transposed, problem.epilogue, vector, mask, z)
+        blas.multiply(a, b, d, problem.transposed, problem.epilogue, vector, mask, z, self.zero_is_above)
 
     def _matrix(self, pointer, layout):
         x = self._get(layout, "MatrixLayout")

@@ -23,7 +23,7 @@ import pytest
 
 FUNCTIONS = """abs add all any arange argmax array_equal ascontiguousarray broadcast_to clip concatenate
     divide dot empty_like equal exp expm1 eye full full_like isfinite isinf isnan log log1p logical_and
-    logical_not logical_or matmul max maximum mean min minimum multiply ones ones_like power sign sqrt square
+    logical_not logical_or matmul max maximum mean min minimum multiply nonzero ones ones_like power sign sqrt square
     stack subtract sum take tanh transpose where zeros_like""".split()
 CONSTANTS = "bool_ finfo float32 float64 inf int32 int64 nan newaxis pi uint8 uint32 uint64".split()
 FACTS = "dtype flags itemsize nbytes ndim shape size strides".split()

@@ -100,6 +100,9 @@ def call_of(a: Any, b: Any, out: Any, epilogue: str = "none", vector: Any = None
         raise Refused(f"the vector has shape {tuple(vector.shape)} and strides {tuple(vector.strides)}")
     if k == 1 and epilogue in TERMS:
         raise Refused("its sums have one term each")
+    # NVIDIA's own tests of these sums leave out matrices of one row
+    if c == 1 and what.sums == "b":
+        raise Refused("it has one column")
     return Call(c, r, k, A, B, D, epilogue, 0 if kept is None else _leading(what.kept, kept, r, c))
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from ..kernels import DeviceLaunch
 from .column_major import EPILOGUES, Call, Refused, Stored, call_of
 from .faults import Fault, no_products, products_missing
+from .trial import passes
 
 MAJORS = (13, 12)  # versions whose interface this is
 WORKSPACE = 32 << 20  # bytes a stream
@@ -177,6 +178,7 @@ class Door:
         self.xp, self.library, self.where, self.handle = xp, library, where, handle
         self.version = int(library.cublasLtGetVersion())
         self.needed = 0  # bytes of workspace that a product bound so far wants at most
+        self._tried: dict[tuple[str, str | None, str], bool | str] = {}
         self._algorithms: dict[Any, tuple[cublasLtMatmulAlgo_t, int] | str] = {}
         self._workspaces: weakref.WeakValueDictionary[int, Workspace] = weakref.WeakValueDictionary()
         self._kept: list[Workspace] = []
@@ -222,6 +224,41 @@ class Door:
         a and b float32, "tf32" computing with 11 bits of them, or float64, or uint16 patterns of bfloat16 with "bf16";
         out of that type, float32 for bfloat16; vector and z as out.
         """
+        if not self._is_right(a.dtype.name, precision, epilogue):
+            raise Refused(f"cuBLASLt's numbers are not gpunn's in a trial of it ({epilogue})")
+        return self._bind(a, b, out, precision=precision, epilogue=epilogue, vector=vector, kept=kept)
+
+    def can(self, dtype: str, precision: str | None, epilogue: str) -> bool:
+        """Whether there is that epilogue here for operands of that type, and its numbers are right."""
+        try:
+            return self._is_right(dtype, precision, epilogue)
+        except Refused:
+            return False
+
+    def _is_right(self, dtype: str, precision: str | None, epilogue: str) -> bool:
+        """Whether it passed its trial, which is held at first use. Refused where there is no algorithm for it."""
+        key = dtype, precision, epilogue
+        if key not in self._tried:
+            try:
+                self._tried[key] = KINDS.get(key[:2]) is None or passes(self.xp, self._bind, *key)
+            except (Refused, ProductError) as error:
+                self._tried[key] = str(error)
+        found = self._tried[key]
+        if isinstance(found, str):
+            raise Refused(found)
+        return found
+
+    def _bind(
+        self,
+        a: Any,
+        b: Any,
+        out: Any,
+        *,
+        precision: str | None = None,
+        epilogue: str = "none",
+        vector: Any = None,
+        kept: Any = None,
+    ) -> DeviceLaunch:
         product = Product(self, call_of(a, b, out, epilogue, vector, kept), a, b, out, precision, vector, kept)
         what = EPILOGUES[epilogue]
         reads = [a, b, *([vector] if what.vector == "in" else []), *([kept] if what.kept_by == "in" else [])]

@@ -113,7 +113,8 @@ class Movable:
     """Places in compiled launches where the addresses of some arrays stand, so that others may take their place."""
 
     def __init__(self, epochs: WalkedEpochs, arrays: Sequence[np.ndarray]) -> None:
-        launches = [launch for walks, _ in epochs.parts for walk in walks for launch in walk.launches]
+        walks: list[Any] = [walk for each, _ in epochs.parts for walk in each]
+        launches = [launch for walk in walks for launch in walk.launches]
         self._places: list[list[tuple[Any, int, int]]] = []
         for array in arrays:
             low, high = span(array)

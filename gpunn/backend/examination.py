@@ -155,10 +155,14 @@ def _products(cupy: Any) -> str | Fault:
     device = cupy.cuda.Device(0)
     with device:
         found = cublaslt.open_door(cupy)
-        low = int(device.compute_capability) >= LEAST
-    if isinstance(found, Fault):
-        return found
-    return f"captured with the step, by {found}: float32, float64{', TF32, bfloat16' if low else ''}"
+        if isinstance(found, Fault):
+            return found
+        kinds = {"float32": ("float32", None), "float64": ("float64", None)}
+        if int(device.compute_capability) >= LEAST:
+            kinds |= {"TF32": ("float32", "tf32"), "bfloat16": ("uint16", "bf16")}
+        types = ", ".join(name for name, kind in kinds.items() if found.can(*kind, "none"))
+        followed = ", ".join(e for e in cublaslt.NUMBERS if e != "none" and found.can("float32", None, e))
+    return f"captured with the step, by {found}: {types}; in the same launch: {followed or 'nothing'}"
 
 
 def _chosen() -> str | Check | Fault:

@@ -14,7 +14,8 @@ class Staging:
     """
 
     def __init__(self, array: np.ndarray) -> None:
-        self.host, self.device = array, array
+        self.host: np.ndarray = array
+        self.device: Any = array
 
     def emptied(self) -> None:
         """Wait until what was sent last has left `host`."""
@@ -35,7 +36,7 @@ class PinnedStaging(Staging):
     def __init__(self, cupy: Any, shape: tuple[int, ...], dtype: Any, stream: Any) -> None:
         self.cupy, self.stream = cupy, stream
         dtype = np.dtype(dtype)
-        self.device = cupy.empty(shape, dtype=dtype)
+        self.device: Any = cupy.empty(shape, dtype=dtype)
         size = int(np.prod(shape))
         self._memory = cupy.cuda.alloc_pinned_memory(max(1, size * dtype.itemsize))
         self.host = np.frombuffer(self._memory, dtype, size).reshape(shape)

@@ -248,6 +248,7 @@ class Perceptron:
         updates = _updates(model)
         self.net_, self._moved = model, lambda: _updates(model) != updates
         self._show_weights()
+        orders = course.orders if self.shuffle else None
         fit: dict[str, Any] = {
             "batch_size": batch_size,
             "epochs": 1 if incremental else self.max_iter,
@@ -261,7 +262,7 @@ class Perceptron:
             if watched or blocks.stays(model._net.backend, *training):
                 model._train(training, validation, resume=self._resume, subject=self, **fit)
             else:
-                unwatched.alone(model._net, model._course(training, ahead=course.ahead, **fit))
+                unwatched.alone(model._net, model._course(training, ahead=course.ahead, orders=orders, **fit))
             self._take_best(held_out)
         except DivergenceError as error:
             if not self.validation_scores_:

@@ -169,7 +169,12 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of rows that are classified right."""
-        return float(accuracy_score(_host(y), _host(self.predict(X)), sample_weight=_host(sample_weight)))
+        y, predicted = _host(y), _host(self.predict(X))
+        plain = isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype == predicted.dtype and y.shape == predicted.shape
+        if plain and sample_weight is None and y.dtype.kind in "biuU":
+            # of which scikit-learn makes sure in ten times the time
+            return float(np.mean(y == predicted))
+        return float(accuracy_score(y, predicted, sample_weight=_host(sample_weight)))
 
     # --- what a fit is made of ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..training import recordings
 from ..training.callbacks import Callback
 
 # what changes from epoch to epoch, in the order of scikit-learn's documentation
@@ -34,6 +35,20 @@ class Course(Callback):
         self.estimator._random_state.shuffle(picks)
         self.order = self.order[picks]
         return self.rows[self.order]
+
+    def orders(self, count: int) -> np.ndarray:
+        """The orders of the next epochs, one behind the other, as so many calls of `order_of` give them."""
+        generator = self.estimator._random_state
+        begun = generator.get_state(legacy=False)
+        key = (count, *(part.tobytes() if isinstance(part, np.ndarray) else part for part in _parts(begun)))
+
+        def draw() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+            each = np.concatenate([self.order_of(0) for _ in range(count)])
+            return each, self.order, generator.get_state(legacy=False)
+
+        drawn, self.order, ended = recordings.drawn((*key, self.order.tobytes(), self.rows.tobytes()), draw)
+        generator.set_state(ended)
+        return np.asarray(drawn)
 
     def ahead(self) -> float:
         """How many epochs from now on cannot stop the fit nor change its rate, whatever their losses."""
@@ -122,6 +137,11 @@ class Course(Callback):
         est._best_coefs, est._best_intercepts = best
         est._optimizer.learning_rate = self.rate = state["learning_rate"]
         self.order, self.model.stop_training = state["order"], state["stopped"]
+
+
+def _parts(state: dict[str, Any]) -> list[Any]:
+    """A generator's state, numbers and arrays one after another."""
+    return [p for v in state.values() for p in (_parts(v) if isinstance(v, dict) else [v])]
 
 
 def generator_state(generator: np.random.RandomState) -> dict[str, Any]:

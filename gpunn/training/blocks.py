@@ -78,7 +78,8 @@ class Feeder:
 
     def on_device(self, slot: int) -> Data:
         """The block of that slot."""
-        return Data(*(staging.device for staging in self.slots[slot]))
+        X, y, *w = (staging.device for staging in self.slots[slot])
+        return Data(X, y, *w)
 
     def blocks(self, order: np.ndarray) -> Iterator[tuple[int, int]]:
         """(slot, rows) of one block after another, whose rows are those of the set that `order` tells. What is to be

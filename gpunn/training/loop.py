@@ -21,7 +21,7 @@ from . import together
 from .history import History
 
 EVALUATION_ROWS = 1024
-STEP = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
+STEP: dict[str, Any] = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
 RATES_AHEAD = 4096  # learning rates made at once where a schedule changes them from step to step
 
 
@@ -364,6 +364,8 @@ def logs_of(net: Network, loss: float, weight: float, sums: np.ndarray, kept: Ke
 
 def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) -> dict[str, float]:
     """Every metric's value from the sums over rows of that weight, or from the rows."""
+    if not net.metrics:
+        return {}
     found = {}
     for metric, part in net.score_parts():
         if not metric.needs_rows:

@@ -16,7 +16,7 @@ from ..backend.epochs import Epochs, Movable
 from ..network import CompressedRows, Network
 from ..recording import Array
 
-MOST = 16  # kinds of recordings that wait at most
+MOST = 16  # kinds of recordings, and drawings, that wait at most
 PLAIN = (type(None), bool, int, float, str, type)
 # what of a layer no step depends on, and its λ, which is set anew
 LEFT_OUT = ("kernel_initializer", "bias_initializer", "in_use", "l2")
@@ -46,6 +46,7 @@ class _Shelf:
         self.users = 0
         self.lock = threading.Lock()
         self.found: dict[Any, list[Recording]] = {}
+        self.drawn: dict[Any, Any] = {}
 
 
 _shelf = _Shelf()
@@ -63,6 +64,23 @@ def kept() -> Iterator[None]:
             _shelf.users -= 1
             if not _shelf.users:
                 _shelf.found.clear()
+                _shelf.drawn.clear()
+
+
+def drawn(key: Any, draw: Callable[[], Any]) -> Any:
+    """What `draw` draws, which is the same for the same key: while many nets are trained, it is drawn once for those
+    that begin alike, the candidates of one fold say."""
+    if not _shelf.users:
+        return draw()
+    with _shelf.lock:
+        found = _shelf.drawn.get(key)
+    if found is None:
+        found = draw()
+        with _shelf.lock:
+            _shelf.drawn[key] = found
+            while len(_shelf.drawn) > MOST:
+                _shelf.drawn.pop(next(iter(_shelf.drawn)))
+    return found
 
 
 @contextmanager

@@ -42,12 +42,14 @@ def course(
     first_epoch: int = 0,
     rows: np.ndarray | None = None,
     ahead: Ahead | None = None,
+    orders: Callable[[int], np.ndarray] | None = None,
 ) -> Course:
     """Train as `loop.fit` does, epochs in the place of steps: what is given is to be taken, and was so afterwards.
 
     `ahead()` is for how many epochs from now on no callback need be asked: none of them looks at weights, stops the
-    fit or changes the learning rate before. None: they may be asked after the last epoch. DivergenceError as there;
-    an error raised here, where a course is ended early, leaves the epochs that were done in the history.
+    fit or changes the learning rate before. None: they may be asked after the last epoch. `orders(count)` are the
+    orders of so many epochs in one array, in the place of `order_of`. DivergenceError as there; an error raised here,
+    where a course is ended early, leaves the epochs that were done in the history.
     """
     which = np.arange(data.n) if rows is None else np.array(rows)
     n = len(which)
@@ -72,8 +74,12 @@ def course(
             while done < epochs and not model.stop_training:
                 count = int(min(epochs - done, at_once, max(1, ahead() if ahead is not None else at_once)))
                 first = first_epoch + done
-                each = [which if order_of is None else order_of(first + j) for j in range(count)]
-                order[: count * n] = net.backend.asarray(np.concatenate(each))
+                if orders is not None:
+                    ordered = orders(count)
+                else:
+                    each = [which if order_of is None else order_of(first + j) for j in range(count)]
+                    ordered = np.concatenate(each)
+                order[: count * n] = net.backend.asarray(ordered)
                 begin(net, first)
                 rates = None
                 if changes and schedule.per == "step":

@@ -25,6 +25,12 @@ def door(fake_cupy):
     return found
 
 
+@pytest.fixture
+def slope_0_at_0(fake_cupy):
+    """A library whose mask is as E2 has it: without it no mask is used, see `gpunn.backend.trial`."""
+    fake_cupy.state.cublaslt.zero_is_above = False
+
+
 def integers(*shape, seed=0, dtype=np.float32):
     return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype)
 
@@ -59,7 +65,7 @@ def test_products_of_every_layout_are_launches_that_a_stream_may_capture(fake_cu
 
 
 @pytest.mark.parametrize("precision", [None, "tf32"])
-def test_what_follows_a_product_is_done_by_it(fake_cupy, door, precision):
+def test_what_follows_a_product_is_done_by_it(fake_cupy, slope_0_at_0, door, precision):
     backend = get("cuda")
     a, W, b, delta = integers(9, 7), integers(7, 130), integers(130), integers(9, 5, seed=2)
     W_next = integers(130, 5, seed=3)
@@ -110,11 +116,13 @@ def test_the_algorithm_of_a_problem_is_asked_for_once(fake_cupy, door):
     backend, library = get("cuda"), fake_cupy.state.cublaslt
     a, b = backend.asarray(integers(8, 8)), backend.asarray(integers(8, 8))
     out = backend.empty((8, 8), np.float32)
+    door.bind(a, b, out)
+    begun = library.asked  # of the trial, too
     for _ in range(3):
         door.bind(a, b, out)
-    assert library.asked == 1
+    assert library.asked == begun
     door.bind(a.T, b, out)
-    assert library.asked == 2
+    assert library.asked == begun + 1
     library.refuse.add("relu")
     for _ in range(2):
         with pytest.raises(Refused, match=r"no algorithm for it \(CUBLAS_STATUS_NOT_SUPPORTED\)"):
@@ -125,6 +133,7 @@ def test_the_librarys_objects_go_with_their_owners(fake_cupy, door):
     backend, library = get("cuda"), fake_cupy.state.cublaslt
     a, out = backend.asarray(integers(4, 4)), backend.empty((4, 4), np.float32)
     launches = [door.bind(a, a.T, out) for _ in range(3)]
+    gc.collect()
     assert library.objects == {"Handle": 1, "MatmulDesc": 3, "MatrixLayout": 9, "MatmulPreference": 1}
     del launches
     gc.collect()
@@ -217,7 +226,7 @@ def launches_of(fake_cupy, net, rows=16):
         return [c.replace("kernel gpunn_", "") for c in fake_cupy.state.calls]
 
 
-def test_a_rectifier_net_takes_3L_minus_1_launches_and_the_loss(fake_cupy):
+def test_a_rectifier_net_takes_3L_minus_1_launches_and_the_loss(fake_cupy, slope_0_at_0):
     """Forward L, of which the last is merged with the loss; ∂W L; δ L − 1, with f′ and the intercepts' gradients."""
     calls = launches_of(fake_cupy, net_of("cuda"))
     products = [c for c in calls if c.startswith("product")]
@@ -231,9 +240,62 @@ def test_a_rectifier_net_takes_3L_minus_1_launches_and_the_loss(fake_cupy):
     assert not any("relu" in c or "column_sum" in c or "bias" in c for c in others)
 
 
+def test_a_mask_that_stands_at_0_is_not_used(fake_cupy):
+    """f′(0) = 0 (E2). Rows of zeros and no intercepts yet: z is 0 all over, and ∂C/∂b tells the difference."""
+    X, y = data()
+    X[::2] = 0
+    nets = [net_of(device) for device in ("cuda", "cpu")]
+    for a, b in zip(*(net.loss_and_gradients(X, y)[1] for net in nets), strict=True):
+        tolerances.assert_within(a, b, tolerances.sums(np.float32, 128, np.abs(b).max()))
+    calls = launches_of(fake_cupy, nets[0])
+    assert [c for c in calls if c.startswith("product")] == [
+        *["product relu"] * 3, "product bias", *["product sums", "product none"] * 3, "product sums",
+    ]  # fmt: skip
+    assert calls.count("relu_backward") == 3
+    # a library that is believed without a trial gives others
+    taken = cublaslt.Door._is_right
+    try:
+        cublaslt.Door._is_right = lambda *_: True
+        wrong = net_of("cuda").loss_and_gradients(X, y)[1]
+    finally:
+        cublaslt.Door._is_right = taken
+    assert np.abs(wrong[1] - nets[1].loss_and_gradients(X, y)[1][1]).max() > 1e-3
+
+
+WRONG = {
+    "a product": ("none", lambda self, a, b, d, *_: d.__setitem__(Ellipsis, a[0, 0])),
+    "intercepts left out": ("bias", lambda self, a, b, d, p, v, *_: d.__setitem__(Ellipsis, d - v[:, None])),
+    "sums of the other operand": ("sums", lambda self, a, b, d, p, v, *_: v.__setitem__(Ellipsis, b.sum())),
+    "sums before the slope": ("drelu_sums", lambda self, a, b, d, p, v, *_: v.__setitem__(Ellipsis, v + 1)),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_an_epilogue_with_wrong_numbers_is_not_used(fake_cupy, slope_0_at_0, monkeypatch, kind):
+    epilogue, spoil = WRONG[kind]
+    right = fake_cublaslt.Library._run
+
+    def run(self, a, b, d, problem, *rest):
+        right(self, a, b, d, problem, *rest)
+        if problem.epilogue == epilogue:
+            spoil(self, a, b, d, problem, *rest)
+
+    monkeypatch.setattr(fake_cublaslt.Library, "_run", run)
+    X, y = data()
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if epilogue == "none" else "error", ProductWarning)
+        for device in ("cuda", "cpu"):
+            net = net_of(device)
+            net.train_on_batch(X, y)
+            found.append(net.get_weights())
+    for a, b in zip(*found, strict=True):
+        tolerances.assert_within(a, b, tolerances.sums(np.float32, 128, np.abs(b).max()))
+
+
 @pytest.mark.parametrize("refuse", ["relu_mask", "relu", "bias", "drelu_sums", "drelu", "sums", "all"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_what_the_library_refuses_is_done_by_kernels(fake_cupy, refuse, activation):
+def test_what_the_library_refuses_is_done_by_kernels(fake_cupy, slope_0_at_0, refuse, activation):
     names = set(cublaslt.NUMBERS) - {"none"} if refuse == "all" else {refuse}
     fake_cupy.state.cublaslt.refuse = names
     X, y = data()
@@ -274,10 +336,11 @@ class Twice(gpunn.Dense):
             ops.matmul(t.delta, t.W.T, out=t.grad_prev)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "zero_is_above"), [("float32", False), ("float32", True), ("float64", True)])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_networks_through_the_door_agree_with_numpy(fake_cupy, kind, dtype):
+def test_networks_through_the_door_agree_with_numpy(fake_cupy, kind, dtype, zero_is_above):
     """Gradients in training and outside of it, the trace, predictions and three steps."""
+    fake_cupy.state.cublaslt.zero_is_above = zero_is_above
     X, y = data(21)
     found = []
     for device in ("cuda", "cpu"):
@@ -404,7 +467,8 @@ def test_the_doctor_says_what_multiplies(fake_cupy, monkeypatch):
 
     check, report = line()
     assert check.ok and check.detail.startswith("captured with the step, by cuBLASLt 12.9.3 (fake): float32, float64")
-    assert "TF32, bfloat16" in check.detail and report.ok
+    assert "TF32, bfloat16; in the same launch: bias, relu, gelu, gelu_z, dgelu, dgelu_sums, sums" in check.detail
+    assert report.ok
     monkeypatch.setattr(fake_cupy.cuda.Device, "compute_capability", "75")
     assert "TF32" not in line()[0].detail
     missing(monkeypatch)

@@ -224,3 +224,53 @@ def test_a_preamble_comes_before_and_nothing_runs_for_no_elements(cp):
     assert kernel(cp.zeros((0, 3))).shape == (0, 3)
     two = cp.ElementwiseKernel("T x", "T y, T z", "y = x; z = -x", "two_outputs")
     assert [float(v[0]) for v in two(cp.asarray([2.0]))] == [2.0, -2.0]
+
+
+# --- the threads of a warp -------------------------------------------------------------------------------------------
+
+EXCHANGE = "{when} y = __shfl_xor_sync({mask}, x, {bits});"
+
+
+def _in_a_warp(cp, text, count=32):
+    x = cp.asarray(np.arange(float(count)))
+    y = cp.asarray(np.full(count, -1.0))
+    cp.ElementwiseKernel("T x", "T y", text, "exchange")(x, y)
+    return y.get()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_threads_of_a_warp_exchange_what_they_hold(fake_cupy, bits):
+    text = EXCHANGE.format(when="", mask="0xffffffffu", bits=bits)
+    np.testing.assert_array_equal(_in_a_warp(fake_cupy, text, 64), np.arange(64) ^ bits)
+
+
+def test_teams_of_a_warp_meet_by_themselves(fake_cupy):
+    """Eight threads at a time, one of the teams twice."""
+    text = "const unsigned int team = 0xffu << (i & 24); y = __shfl_xor_sync(team, x, 4);"
+    np.testing.assert_array_equal(_in_a_warp(fake_cupy, text), np.arange(32) ^ 4)
+    twice = text + " if (i < 8) y = __shfl_xor_sync(team, y, 4);"
+    np.testing.assert_array_equal(_in_a_warp(fake_cupy, twice), np.where(np.arange(32) < 8, 0, 4) ^ np.arange(32))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        EXCHANGE.format(when="if (i != 5)", mask="0xffffffffu", bits=1),
+        EXCHANGE.format(when="if (i < 16)", mask="0xffffffffu", bits=1),
+        EXCHANGE.format(when="", mask="i < 16 ? 0xffffffffu : 0xffff0000u", bits=1),
+        EXCHANGE.format(when="", mask="0xffffu", bits=1),
+    ],
+)
+def test_a_thread_that_does_not_come_where_others_meet(fake_cupy, text):
+    with pytest.raises(RuntimeError, match="threads of a warp meet where others do not"):
+        _in_a_warp(fake_cupy, text)
+
+
+def test_what_another_thread_has_not_written_yet(fake_cupy):
+    """Without a meeting the first thread finds what was there before; with one, what the last has written."""
+    for meeting, first in (("", 0.0), ("__syncwarp(0xffffffffu);", 31.0)):
+        text = f"shared[i] = x[i]; {meeting} y[i] = shared[31 - i]; /* __shfl */"
+        x = fake_cupy.asarray(np.arange(32.0))
+        shared, y = fake_cupy.zeros((32,)), fake_cupy.zeros((32,))
+        fake_cupy.ElementwiseKernel("raw T x", "raw T shared, raw T y", text, "turns")(x, shared, y, size=32)
+        assert float(y.get()[0]) == first

@@ -47,7 +47,7 @@ def test_gpu_parity(kernel, types):
     import cupy
 
     asked = kernel_cases.cases(
-        kernel, types, sizes=GPU_SIZES, flat=(0, 1, 31, 32, 33), values="mild edges", layouts=("C", "strided")
+        kernel, types, sizes=GPU_SIZES, flat=(0, 1, 31, 32, 33), values="mild edges", layouts=("C", "F", "strided")
     )
     large = kernel_cases.cases(kernel, types, sizes=((LARGE, 1), (LARGE // 64 + 1, 64)), flat=(LARGE,), layouts=("C",))
     asked += [a for a in large if a.get("values") is None and a["n"] * a["m"] > LARGE - 70]
