@@ -128,13 +128,13 @@ def _elementwise(kernel: Kernel, call: Call) -> Calls:
 
 
 def _pack(kernel: Kernel, call: Call) -> int:
-    """The number of elements that a thread takes at once, 16 bytes of them; 1 where they do not lie on multiples of 16
-    bytes or go over a row's end, and 0 where arrays are not contiguous."""
+    """The number of elements that a thread takes at once, 16 bytes of the narrowest array; 1 where they do not lie on
+    multiples of 16 bytes or go over a row's end, and 0 where arrays are not contiguous."""
     pairs = [(o, a) for o, a in zip(kernel.signature.arrays, call.arrays, strict=True) if o.kind != "raw"]
     if not all(a.flags.c_contiguous for _, a in pairs):
         return 0
     side_by_side = [a for o, a in pairs if o.kind != "col"]
-    pack = max(1, 16 // max(a.itemsize for a in side_by_side))
+    pack = max(1, 16 // min(a.itemsize for a in side_by_side))
     within_rows = call.shape[1] % pack == 0 or all(o.kind == "element" for o, _ in pairs)
     aligned = all(a.data.ptr % min(16, pack * a.itemsize) == 0 for a in side_by_side)
     return pack if within_rows and aligned else 1

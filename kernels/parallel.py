@@ -18,7 +18,7 @@ def begin_part(first, state):
 const double sum = state[WEIGHT];
 state[SKIP] = sum > 0.0 ? 0.0 : 1.0;
 state[PENALTY] = 0.0;
-if (sum > 0.0) for (long long k = 0; k < rows; ++k) w[k] = (T)((double)w[k] / sum);
+if (sum > 0.0) for (long long k = LANE; k < rows; k += LANES) w[k] = (T)((double)w[k] / sum);
 """,
 )
 def weigh_part(rows, w, state):
