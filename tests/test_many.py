@@ -191,6 +191,34 @@ def test_nets_of_one_shape_record_once(recorded):
     assert not recordings._shelf.found and not recordings._shelf.users
 
 
+def test_normalised_nets_record_once_and_keep_their_own_statistics(recorded):
+    def normal(shift=0):
+        layers = [gpunn.Dense(6), gpunn.BatchNormalization(), gpunn.Activation("relu"), gpunn.LayerNormalization()]
+        made = gpunn.Sequential([*layers, gpunn.Dense(2)], seed=shift, dtype="float64")
+        return made.compile(gpunn.Adam(0.01), "half_squared_error", device="cpu")
+
+    found = gpunn.fit_many(normal, X, VALUES, [{"shift": k} for k in range(3)], epochs=3, batch_size=20)
+    for k, (made, history) in enumerate(found):
+        wanted = normal(k)
+        assert_same((made, history), (wanted, wanted.fit(X, VALUES, epochs=3, batch_size=20, verbose=0)))
+        np.testing.assert_array_equal(made.predict(X), wanted.predict(X))  # by the running statistics
+    assert len(recorded) == 1
+
+
+def test_a_net_that_learns_its_own_inputs_is_recorded_each_time(recorded):
+    """X and y are one array, in whose place two others could not be told apart."""
+
+    def mirror(seed=0):
+        made = gpunn.Sequential([gpunn.Dense(3, activation="tanh"), gpunn.Dense(5)], seed=seed, dtype="float64")
+        return made.compile("adam", "half_squared_error", device="cpu")
+
+    found = gpunn.fit_many(mirror, X, X, [{"seed": 1}, {"seed": 2}], epochs=3)
+    for k, fitted in enumerate(found):
+        wanted = mirror(k + 1)
+        assert_same(fitted, (wanted, wanted.fit(X, X, epochs=3, verbose=0)))
+    assert len(recorded) == 2
+
+
 OTHERS = {
     "a penalty": [{}, {"l2": 0.1}],
     "dropout": [{"dropout": 0.2}, {"dropout": 0.3}],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -136,8 +137,12 @@ class Movable:
 
 
 def movable(epochs: Epochs, arrays: Sequence[np.ndarray]) -> Movable | None:
-    """Where those arrays stand; None where not all is compiled, or threads share launches."""
+    """Where those arrays stand; None where not all is compiled, threads share launches, or two arrays overlap, so that
+    an address would not tell which of them is meant."""
     if not isinstance(epochs, WalkedEpochs) or epochs.threads > 1:
+        return None
+    spans = sorted(span(array) for array in arrays if array.size)
+    if any(before[1] > after[0] for before, after in pairwise(spans)):
         return None
     return Movable(epochs, arrays)
 
