@@ -19,7 +19,8 @@ from .scaling import ASSUMPTIONS, BAND, FURTHEST, Load, Model, fit
 HELP = "measure and predict a step of several processes"
 FOLDER = Path(__file__).resolve().parent / "results"
 NETS = ((64, 128, 10), (256, 512, 512, 10), (784, 1024, 1024, 10))
-BATCHES = (128, 512)  # rows of all processes together
+BATCHES = (128, 512, 1024)  # rows of all processes together
+BASE = 512  # of them, whose scaling is drawn: in all, or a process
 SHOWN = NETS[1]  # the net whose efficiency is drawn
 ROUNDS, SECONDS = 7, 0.5
 EPILOG = """
@@ -116,7 +117,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def predictions(model: Model, batch: int = BATCHES[-1], sizes: Any = SHOWN) -> list[dict[str, Any]]:
+def predictions(model: Model, batch: int = BASE, sizes: Any = SHOWN) -> list[dict[str, Any]]:
     """Efficiency of strong scaling, the batch fixed, and of weak scaling, its rows a process fixed."""
     weights, found, count = _parameters(sizes), [], 1
     while count <= FURTHEST * model.most:
@@ -132,14 +133,20 @@ def predictions(model: Model, batch: int = BATCHES[-1], sizes: Any = SHOWN) -> l
     return found
 
 
-def efficiencies(result: dict[str, Any], sizes: Any = SHOWN, batch: int = BATCHES[-1]) -> list[tuple[int, float]]:
-    """(processes, efficiency) of strong scaling, as it was measured."""
+def efficiencies(result: dict[str, Any], kind: str, sizes: Any = SHOWN) -> list[tuple[int, float]]:
+    """(processes, efficiency) of strong or weak scaling, where it was measured: rows a second and process over those of
+    one process."""
     times = {
-        row["processes"]: row["measured_us_per_step"][1]
+        (row["processes"], row["batch"]): row["measured_us_per_step"][1]
         for row in result["measured"]
-        if row["sizes"] == list(sizes) and row["batch"] == batch
+        if row["sizes"] == list(sizes)
     }
-    return [(count, times[1] / (count * t)) for count, t in sorted(times.items())]
+    found = []
+    for count, batch in sorted(times):
+        if batch == (BASE if kind == "strong" else BASE * count):
+            rate, alone = batch / count / times[count, batch], BASE / times[1, BASE]
+            found.append((count, rate / alone))
+    return found
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -178,8 +185,7 @@ def _draw(result: dict[str, Any], path: Path) -> None:
         middle, low, high = zip(*(row["predicted_efficiency"] for row in rows), strict=True)
         ax.fill_between(counts, low, high, alpha=0.2, color="#2e86ab", label=f"{BAND[0]:g} % … {BAND[1]:g} %")
         ax.plot(counts, middle, "--", color="#2e86ab", label="predicted")
-        if kind == "strong":
-            ax.plot(*zip(*efficiencies(result), strict=True), "o", color="#d1495b", label="measured")
+        ax.plot(*zip(*efficiencies(result, kind), strict=True), "o", color="#d1495b", label="measured")
         ax.axvline(most, color="#888888", lw=0.8)
         ax.set_xscale("log", base=2)
         ax.set_ylim(0, 1.15)

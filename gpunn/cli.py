@@ -89,6 +89,9 @@ def _rank() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if _rank() and options.command != "train":
+        # what cannot be shared the first process does
+        return 0
     try:
         options.strategy = _strategy(options)
         with options.strategy.start().together() if options.strategy is not None else contextlib.nullcontext():

@@ -90,6 +90,15 @@ def test_measured_and_predicted_never_share_a_column(tmp_path):
     json.dumps(result, allow_nan=False)
 
 
+def test_measured_efficiencies_by_hand():
+    """Strong: t₁/(P t_P) for one batch. Weak: t₁/t_P for as many rows a process."""
+    result = scale.summary(rows())
+    t = {(row["processes"], row["batch"]): row["measured_us_per_step"][1]
+         for row in result["measured"] if tuple(row["sizes"]) == scale.SHOWN}  # fmt: skip
+    assert scale.efficiencies(result, "strong") == [(1, 1), (2, pytest.approx(t[1, 512] / (2 * t[2, 512])))]
+    assert scale.efficiencies(result, "weak") == [(1, 1), (2, pytest.approx(t[1, 512] / t[2, 1024]))]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 def test_the_picture_says_what_was_assumed(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
