@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import machine, ratios, results
+from .process import THREAD_VARIABLES
 from .session import version
 
 HELP = "compare a search over many nets on the CPU"
@@ -50,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write; 1 where scores disagreed, else 0."""
+    limited = [name for name in THREAD_VARIABLES if name in os.environ]
+    if limited:
+        print(f"{', '.join(limited)} limits threads on either side: unset it for a fair run", file=sys.stderr)
     rounds, candidates, precisions = QUICK if arguments.quick else FULL
     result = measure(rounds, candidates, precisions, EPOCHS, FOLDS)
     result["machine"]["command"] = "python -m benchmarks many" + " --quick" * arguments.quick

@@ -14,6 +14,7 @@ from .network import CompressedRows, Table, generator_of
 from .recording import Array, part
 
 BLOCK = 1 << 16  # elements looked at together: a check never copies the set
+DEVICE_BLOCK = 1 << 24  # the same on a GPU, of which each look waits
 
 
 def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X", *, own: tuple[int, int] = (0, 1)) -> Array:
@@ -250,7 +251,7 @@ def _from_objects(array: Array, name: str) -> Array:
 
 
 def _row_blocks(array: Array, first: int = 0, count: int | None = None) -> list[slice]:
-    step = max(1, BLOCK // max(1, array.shape[1]))
+    step = max(1, (DEVICE_BLOCK if is_device_array(array) else BLOCK) // max(1, array.shape[1]))
     stop = array.shape[0] if count is None else first + count
     return [slice(k, min(k + step, stop)) for k in range(first, stop, step)]
 

@@ -425,6 +425,10 @@ class Sequential:
         epoch is all that it gives, or `steps_per_epoch` batches. An epoch begins the stream anew, but goes on with an
         iterator, which is given out once, where the last one ended.
 
+        X, y, sample_weight and validation_data may be `gpunn.Rows`, sets on disk. Processes that train together
+        (`compile(…, strategy=DataParallel())`) each make this call with the same arguments; `batch_size` is that of all
+        of them, and of a `Rows` each reads its own rows alone. Streams are not shared.
+
         `resume` names the checkpoint, written by a `ModelCheckpoint`, of a fit like this one that was stopped: its
         weights, optimiser, history and callbacks come back, and what follows is bit for bit what would have followed.
         `epochs` is then the total, and where there is no such file the fit begins anew.
@@ -798,7 +802,8 @@ class Sequential:
                 net.backend.free()
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
-        """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included."""
+        """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. Processes
+        that train together all call it with the whole batch."""
         self._need_compiled("train_on_batch")
         self._need_rest("train_on_batch")
         with self._net.group.together():
@@ -823,7 +828,8 @@ class Sequential:
     def evaluate(
         self, X: Any, y: Any, *, batch_size: int = PREDICTION_BATCH, sample_weight: Any = None
     ) -> dict[str, float]:
-        """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows."""
+        """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows. Of several
+        processes each that calls it looks at all of them."""
         self._need_compiled("evaluate")
         _positive_integer("batch_size", batch_size)
         X, y, w = self._batch(X, y, sample_weight, None, "X")
@@ -1210,7 +1216,10 @@ class _Counting:
         if hook == "on_epoch_end":
             self.run.done = arguments[0] + 1
             self.model._epochs = self.run.first + self.run.done
-        with self.run.whole() if hook == "on_epoch_complete" else contextlib.nullcontext():
+        if hook != "on_epoch_complete":
+            self.hooks(hook, *arguments)
+            return
+        with self.run.whole():
             self.hooks(hook, *arguments)
 
     def _resume(self, saved: Saved, logs: dict[str, float]) -> None:

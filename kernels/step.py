@@ -186,25 +186,25 @@ def tick(rows, state):
 
 
 @by_row(
-    "scalar int64 sums_n -> raw float64 record, raw float64 sums, raw float64 state",
+    "scalar int64 totals_n -> raw float64 record, raw float64 totals, raw float64 state",
     """
 if (state[BAD] == 0.0) {
-  double* row = record + (long long)state[EPOCH] * (sums_n + 2);
+  double* row = record + (long long)state[EPOCH] * (totals_n + 2);
   row[0] = state[LOSS_SUM]; row[1] = state[WEIGHT_SUM];
-  for (long long k = 0; k < sums_n; ++k) { row[2 + k] = sums[k]; sums[k] = 0.0; }
+  for (long long k = 0; k < totals_n; ++k) { row[2 + k] = totals[k]; totals[k] = 0.0; }
   state[LOSS_SUM] = 0.0; state[WEIGHT_SUM] = 0.0; state[BATCH] = 0.0; state[EPOCH] += 1.0;
 }
 """,
 )
-def end_epoch(sums_n, record, sums, state):
+def end_epoch(totals_n, record, totals, state):
     """An epoch that no step was bad in is over: what its batches' sums came to is row `EPOCH` of the record
     (Σ loss · weight, Σ weight, the metrics' sums), and the next epoch's begin at 0."""
     if state[Slot.BAD] == 0:
-        n, at = int(sums_n), int(state[Slot.EPOCH])
+        n, at = int(totals_n), int(state[Slot.EPOCH])
         row = record.reshape(-1)[at * (n + 2) : (at + 1) * (n + 2)]
         row[:2] = state[Slot.LOSS_SUM], state[Slot.WEIGHT_SUM]
-        row[2:] = sums[:n]
-        sums[:n] = 0
+        row[2:] = totals[:n]
+        totals[:n] = 0
         for slot in (Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH):
             state[slot] = 0
         state[Slot.EPOCH] += 1

@@ -194,6 +194,8 @@ SPECIAL = {
     "values": _stored,
     "columns": _columns,
     "starts": lambda ask, operand: np.arange(ask.n + OFFSET + 1) * ask.m,
+    "record": lambda ask, operand: ask.rng.normal(size=(4, 4)),
+    "totals": lambda ask, operand: ask.rng.normal(size=2),
     "y": _targets,
     "a": _probabilities,
     "w": _magnitudes,
@@ -215,7 +217,7 @@ WIDTHS = {"philox": 4}  # the number of columns that a text insists on
 NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}
 SCALARS = {
     "alpha": 0.3, "epsilon": 1e-3, "beta1": 0.9, "beta2": 0.99, "rho": 0.9, "momentum": 0.55, "weight_decay": 0.01,
-    "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "terms_n": 3,
+    "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "terms_n": 3, "totals_n": 2,
 }  # fmt: skip
 THRESHOLD = 0x60000000  # of dropout: p = 3/8
 

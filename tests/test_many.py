@@ -439,7 +439,7 @@ def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compi
     state, record, sums = np.zeros(SIZE), np.zeros((3, 3)), np.zeros(1)
     state[[Slot.LOSS, Slot.WEIGHT]] = 0.5, 4
     step = [get("tick").bind(out=state, count=1, rows=4)]
-    end = [get("end_epoch").bind(out=(record, sums, state), count=1, sums_n=1)]
+    end = [get("end_epoch").bind(out=(record, sums, state), count=1, totals_n=1)]
     whole = backend.get("cpu").epochs([(step, 2), (step, 1), (end, 1)], state)
     assert isinstance(whole, epochs.WalkedEpochs) == compiled
     whole.begin(3, np.arange(10.0), 0)

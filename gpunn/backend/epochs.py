@@ -81,7 +81,8 @@ class WalkedEpochs(Epochs):
     def __init__(self, walks: Sequence[tuple[Walk, int]], state: np.ndarray, *, flush: bool) -> None:
         super().__init__([([walk], times) for walk, times in walks], state)
         self._flush = flush
-        self.threads = max(walk.threads for walk, _ in walks)
+        self.walks = [walk for walk, _ in walks]
+        self.threads = max(walk.threads for walk in self.walks)
         found = library.walk()
         assert found is not None
         self._walk = found.walk_epochs
@@ -113,8 +114,7 @@ class Movable:
     """Places in compiled launches where the addresses of some arrays stand, so that others may take their place."""
 
     def __init__(self, epochs: WalkedEpochs, arrays: Sequence[np.ndarray]) -> None:
-        walks: list[Any] = [walk for each, _ in epochs.parts for walk in each]
-        launches = [launch for walk in walks for launch in walk.launches]
+        launches = [launch for walk in epochs.walks for launch in walk.launches]
         self._places: list[list[tuple[Any, int, int]]] = []
         for array in arrays:
             low, high = span(array)

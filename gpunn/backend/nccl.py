@@ -70,9 +70,9 @@ class Nccl:
         apart, before, after = self._stream, cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
 
         def begin() -> None:
-            before.record(cuda.get_current_stream())
+            cuda.get_current_stream().record(before)
             apart.wait_event(before)
             send(apart)
-            after.record(apart)
+            apart.record(after)
 
         return [begin], [lambda: cuda.get_current_stream().wait_event(after)]

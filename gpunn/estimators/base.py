@@ -190,7 +190,8 @@ class Perceptron:
         if remembered is not None:
             # the same draws of weights, split and seed as then, whatever random_state is
             self._random_state = generator_from(remembered, "begin")
-        self._generator_begun = copy.deepcopy(self._random_state)
+        # its state alone: to make another generator takes longer than all the draws of a small net
+        self._generator_begun = self._random_state.get_state(legacy=False)
         self._next_layer = 0
         super()._initialize(y, layer_units, self._net_dtype)  # type: ignore[misc]
         del self._next_layer
@@ -670,7 +671,7 @@ class Perceptron:
     def _need_one(self, what: str) -> None:
         """ValueError for an ensemble, where `what` is for one net."""
         if hasattr(self, "estimators_"):
-            raise ValueError(f"{what} is for one net, and this are {len(self.estimators_)}: use those in estimators_")
+            raise ValueError(f"{what} is for one net, and these are {len(self.estimators_)}: use those in estimators_")
 
     # --- files ---------------------------------------------------------------------------------------------------
 
@@ -685,7 +686,8 @@ class Perceptron:
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this estimator holds."""
         check_is_fitted(self)
-        self._need_one("save")
+        if hasattr(self, "estimators_"):
+            return ensemble.to_tensors(self, self._kind)
         self._follow_weights()
         return saving.to_tensors(self, self._kind)
 
@@ -699,6 +701,8 @@ class Perceptron:
         device: str = "cpu",
     ) -> Any:
         """The inverse of `to_tensors`. CheckpointError where the parts do not fit each other."""
+        if "ensemble" in metadata:
+            return ensemble.from_tensors(cls, tensors, metadata["ensemble"], custom, device)
         return saving.from_tensors(cls, tensors, metadata, custom, device)
 
     def export(self, path: str | os.PathLike[str]) -> None:

@@ -116,7 +116,9 @@ class Course(Callback):
         state |= {name: None if getattr(est, name) is None else list(getattr(est, name)) for name in CURVES}
         state |= {"order": self.order, "learning_rate": float(self.rate), "stopped": bool(self.model.stop_training)}
         state |= {"rules": {name: getattr(est, name) for name in RULES}}
-        state |= {f"now.{name}": value for name, value in generator_state(est._random_state).items()}
+        state |= {
+            f"now.{name}": value for name, value in generator_state(est._random_state.get_state(legacy=False)).items()
+        }
         state |= {f"begin.{name}": value for name, value in generator_state(est._generator_begun).items()}
         for k, (c, b) in enumerate(zip(est._best_coefs, est._best_intercepts, strict=True)):
             state |= {f"best_coefs.{k}": np.array(c), f"best_intercepts.{k}": np.array(b)}
@@ -144,9 +146,8 @@ def _parts(state: dict[str, Any]) -> list[Any]:
     return [p for v in state.values() for p in (_parts(v) if isinstance(v, dict) else [v])]
 
 
-def generator_state(generator: np.random.RandomState) -> dict[str, Any]:
-    """What scikit-learn's generator needs to go on. ValueError where it is none of the usual ones."""
-    state = generator.get_state(legacy=False)
+def generator_state(state: dict[str, Any]) -> dict[str, Any]:
+    """What scikit-learn's generator needs to go on, from its state. ValueError where it is none of the usual ones."""
     if state["bit_generator"] != "MT19937":
         raise ValueError(f"random_state draws from {state['bit_generator']}; checkpoints are kept of MT19937 alone")
     return {

@@ -13,6 +13,8 @@ from sklearn.utils import check_random_state
 from .. import backend as backends
 from ..backend.courses import Course
 from ..training import unwatched
+from ..training.checkpoint import CheckpointError
+from . import saving
 
 SAME = ("n_features_in_", "feature_names_in_", "n_layers_", "n_outputs_", "out_activation_", "classes_",
         "_label_binarizer")  # fmt: skip
@@ -24,7 +26,7 @@ LEFT = ("_best_coefs", "_best_intercepts", "_generator_begun", "_label_binarizer
 def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any, resume: Any) -> Any:
     """Fit E clones with n_models=1, whose seeds are drawn from the ensemble's `random_state`, to the same rows.
 
-    Each is bit for bit what it would be by itself. ValueError where the ensemble asks for what one net alone can do.
+    Each is, to rounding, what it would be by itself. ValueError where the ensemble asks for what one net alone can do.
     """
     if resume is not None:
         raise ValueError("resume goes on with one net: leave n_models at 1")
@@ -45,6 +47,11 @@ def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any,
 
     unwatched.side_by_side(backend, [course(net) for net in nets])
     forget(ensemble)
+    return assemble(ensemble, nets)
+
+
+def assemble(ensemble: Any, nets: list[Any]) -> Any:
+    """An ensemble of fitted estimators of one shape, which have learned the same targets."""
     for name in SAME:
         if hasattr(nets[0], name):
             setattr(ensemble, name, getattr(nets[0], name))
@@ -63,6 +70,34 @@ def forget(estimator: Any) -> None:
     """Take away what an earlier fit, of one net or of several, has left."""
     for name in [name for name in vars(estimator) if name.endswith("_") or name in LEFT]:
         delattr(estimator, name)
+
+
+def to_tensors(ensemble: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the JSON metadata that a file of an ensemble holds: those of its nets, one after another."""
+    parts = [net.to_tensors() for net in ensemble.estimators_]
+    tensors = {f"nets.{k}/{name}": a for k, (arrays, _) in enumerate(parts) for name, a in arrays.items()}
+    told = {"estimator": saving.told(ensemble, {}), "nets": [metadata for _, metadata in parts]}
+    return tensors, {"kind": "estimator", "class": kind, "ensemble": told}
+
+
+def from_tensors(
+    cls: Any, tensors: dict[str, np.ndarray], told: dict[str, Any], custom: dict[str, Any] | None, device: str
+) -> Any:
+    """The inverse of `to_tensors`. CheckpointError where the nets do not fit each other, or are none."""
+    nets = []
+    for k, metadata in enumerate(told["nets"]):
+        mine = {n.removeprefix(f"nets.{k}/"): a for n, a in tensors.items() if n.startswith(f"nets.{k}/")}
+        net = cls.from_tensors(mine, metadata, custom=custom, device=device)
+        if hasattr(net, "estimators_"):
+            raise CheckpointError("it holds an ensemble of ensembles")
+        nets.append(net)
+    if not nets or len(tensors) != sum(len(net.coefs_) + len(net.intercepts_) for net in nets):
+        raise CheckpointError(f"it holds {len(tensors)} arrays for {len(nets)} nets")
+    facts = [([c.shape for c in net.coefs_], list(getattr(net, "classes_", ()))) for net in nets]
+    if any(other != facts[0] for other in facts):
+        raise CheckpointError("its nets have different shapes or classes")
+    ensemble, _ = saving.untold(cls, told["estimator"], custom)
+    return assemble(ensemble, nets)
 
 
 def outputs(ensemble: Any, X: Any) -> np.ndarray:

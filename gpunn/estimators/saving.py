@@ -32,29 +32,38 @@ MODULES = {"activation": activations, "loss": losses, "optimizer": optimizers, "
 def to_tensors(estimator: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the JSON metadata that a file of a fitted estimator holds."""
     tensors, net = estimator.net_.to_tensors()
-    parameters = estimator.get_params(False) | {"callbacks": None, "strategy": None}
     fitted = {name: getattr(estimator, name) for name in FITTED if hasattr(estimator, name)}
     if hasattr(estimator, "feature_names_in_"):
         fitted["feature_names_in_"] = estimator.feature_names_in_.tolist()
     if hasattr(estimator, "classes_"):
         fitted["classes_"] = {"values": estimator.classes_.tolist(), "dtype": estimator.classes_.dtype.str}
         fitted["targets"] = estimator._label_binarizer.y_type_
-    # as text of its own, which may hold NaN and infinities
-    text = json.dumps({"parameters": {k: _plain(k, v) for k, v in parameters.items()}, "fitted": _plain("", fitted)})
+    text = told(estimator, fitted)
     return tensors, {"kind": "estimator", "class": kind, "estimator": text, "net": net | {"compiled": None}}
+
+
+def told(estimator: Any, fitted: dict[str, Any]) -> str:
+    """An estimator's parameters, and what it has learned, as text of its own, which may hold NaN and infinities."""
+    parameters = estimator.get_params(False) | {"callbacks": None, "strategy": None}
+    return json.dumps({"parameters": {k: _plain(k, v) for k, v in parameters.items()}, "fitted": _plain("", fitted)})
+
+
+def untold(cls: Any, text: str, custom: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    """The inverse of `told`. CheckpointError where the parameters are none of that class."""
+    found = json.loads(text)
+    estimator = cls(**{name: _object(value, custom or {}) for name, value in found["parameters"].items()})
+    try:
+        estimator._validate_params()
+    except ValueError as error:
+        raise CheckpointError(f"its parameters are none of {cls.__name__}: {error}") from None
+    return estimator, _object(found["fitted"], custom or {})
 
 
 def from_tensors(
     cls: Any, tensors: dict[str, np.ndarray], metadata: dict[str, Any], custom: dict[str, Any] | None, device: str
 ) -> Any:
     """The inverse of `to_tensors`. CheckpointError where the parts do not fit each other."""
-    told = json.loads(metadata["estimator"])
-    estimator = cls(**{name: _object(value, custom or {}) for name, value in told["parameters"].items()})
-    try:
-        estimator._validate_params()
-    except ValueError as error:
-        raise CheckpointError(f"its parameters are none of {cls.__name__}: {error}") from None
-    fitted = _object(told["fitted"], custom or {})
+    estimator, fitted = untold(cls, metadata["estimator"], custom)
     classes, targets = fitted.pop("classes_", None), fitted.pop("targets", None)
     if not set(fitted) <= {*FITTED, "feature_names_in_"}:
         raise CheckpointError(f"it holds more than an estimator learns: {sorted(set(fitted) - {*FITTED})}")

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from typing import Any
 
-from joblib import parallel_config
+from joblib import effective_n_jobs, parallel_config
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 
@@ -60,8 +60,6 @@ class MLPSearchCV(GridSearchCV):
         if self.n_jobs is None:
             return int(self._backend().abreast())
         with parallel_config(backend="threading"):
-            from joblib import effective_n_jobs
-
             return int(effective_n_jobs(self.n_jobs))
 
     def _watched(self, candidate: dict[str, Any]) -> str | None:

@@ -149,7 +149,7 @@ def _record(net: Network, data: Data, sizes: list[int], at_once: int, kept: Kept
     sums = net.score_sums
     record = net.backend.zeros((at_once, 2 + sums.shape[0]), np.float64)
     ops = Recorder(net.backend)
-    ops(kernel("end_epoch"), out=(record, sums, net.state), count=1, sums_n=sums.shape[0])
+    ops(kernel("end_epoch"), out=(record, sums, net.state), count=1, totals_n=sums.shape[0])
     end = ops.take()
     ops.bind()
 

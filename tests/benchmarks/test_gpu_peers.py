@@ -168,6 +168,23 @@ def test_on_the_fake_cupy_gpunn_trains_on_arrays_of_the_device(fake_cupy, monkey
     assert plain.xp is np
 
 
+def test_gpunn_in_bfloat16_is_held_to_what_its_peers_are(fake_cupy, monkeypatch):
+    """Simulated, on the fake cuBLASLt."""
+    from benchmarks.peers import gpunn_resident
+
+    monkeypatch.setattr(fake_cupy.cuda.Event, "record", lambda self, stream=None: None, raising=False)
+    monkeypatch.setattr(fake_cupy.cuda, "get_elapsed_time", lambda first, last: 1.0, raising=False)
+    one = session(gpunn_resident, "bf16", "cuda")
+    assert wrong_precision(one.product()["error"], "bf16") is None
+    apart = translator.disagreement(one.losses()["losses"], reference("bf16"))
+    assert 1e-5 < apart < 1e-3
+    one.warm("train")
+    assert one.window("train", 1e-4)["device_us_per_step"] > 0
+    one.warm("predict")
+    assert one.outputs()["disagreement"] < translator.OUTPUT_TOLERANCE["bf16"] / 5
+    one.release()
+
+
 def events(fake, monkeypatch):
     """Events that are 125 ms apart."""
 

@@ -235,3 +235,13 @@ def test_the_commands_print_and_write_what_they_measure(cuda, tmp_path, monkeypa
 def test_facts_on_the_fake(fake_cupy, monkeypatch):
     monkeypatch.setattr(presence, "_driver", lambda: "580.1")
     assert presence.facts() == FACTS | {"driver": "580.1"}
+
+
+def test_a_set_that_is_left_on_a_gpus_host_is_seen_to_go_through_pinned_memory(fake_cupy, monkeypatch):
+    """Simulated: what gpunn does where a set does not fit."""
+    monkeypatch.setattr(fake_cupy.cuda.Event, "record", lambda self, stream=None: None, raising=False)
+    monkeypatch.setattr(fake_cupy.cuda, "get_elapsed_time", lambda first, last: 1.0, raising=False)
+    rows = {row["set"]: row for row in larger.measure(backend.get("cuda"), (6, 5, 3), 16, 3, 1)}
+    found = rows[larger.BLOCKS]
+    assert found["us_per_step"] is not None, found
+    assert found["pinned"] and "remark" not in found

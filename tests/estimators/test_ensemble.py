@@ -7,6 +7,7 @@ import pytest
 from oracles import oracle
 
 import gpunn
+from gpunn.training import checkpoint
 
 oracle("sklearn")
 from sklearn.base import clone  # noqa: E402
@@ -124,6 +125,42 @@ def test_validation_data_and_callbacks_are_each_nets_own():
     assert alone.n_iter_ == fitted.estimators_[1].n_iter_ < 30
 
 
+@pytest.mark.parametrize("of", TARGETS)
+def test_a_file_brings_it_back(of, tmp_path):
+    fitted = ensemble(of).fit(X, TARGETS[of])
+    fitted.save(tmp_path / "several.safetensors")
+    again = gpunn.load(tmp_path / "several.safetensors")
+    assert again.get_params() == fitted.get_params() and len(again.estimators_) == 3
+    for a, b in zip(again.predict(X, return_std=True), fitted.predict(X, return_std=True), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(again.coefs_ + again.intercepts_, fitted.coefs_ + fitted.intercepts_, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for name in ("n_iter_", "loss_", "loss_curve_", "n_features_in_", "n_outputs_", "out_activation_"):
+        assert getattr(again, name) == getattr(fitted, name), name
+
+
+def test_a_file_whose_nets_do_not_fit_each_other_is_refused(tmp_path):
+    tensors, metadata = ensemble("one").fit(X, ONE).to_tensors()
+    other, more = ensemble("one", hidden_layer_sizes=(4, 5)).fit(X, ONE).to_tensors()
+
+    def refused(arrays, told, message):
+        checkpoint.write(tmp_path / "x.safetensors", arrays, {**metadata, "ensemble": told})
+        with pytest.raises(gpunn.CheckpointError, match=message):
+            gpunn.load(tmp_path / "x.safetensors")
+
+    nets = metadata["ensemble"]["nets"]
+    refused({}, {**metadata["ensemble"], "nets": []}, "0 arrays for 0 nets")
+    refused(tensors, {**metadata["ensemble"], "nets": nets[:2]}, r"\d+ arrays for 2 nets")
+    mixed = {n: a for n, a in tensors.items() if not n.startswith("nets.2/")}
+    mixed |= {n: a for n, a in other.items() if n.startswith("nets.2/")}
+    told = {**metadata["ensemble"], "nets": [*nets[:2], more["ensemble"]["nets"][2]]}
+    refused(mixed, told, "different shapes or classes")
+    refused(mixed, metadata["ensemble"], "should be")
+    nested = {"kind": "estimator", "class": "MLPRegressor", "ensemble": metadata["ensemble"]}
+    inside = {f"nets.0/{name}": a for name, a in tensors.items()}
+    refused(inside, {**metadata["ensemble"], "nets": [nested]}, "ensemble of ensembles")
+
+
 def test_simulated_on_a_gpu(fake_cupy):
     there = ensemble("three", device="cuda").fit(X, THREE)
     here = ensemble("three").fit(X, THREE)
@@ -146,9 +183,8 @@ def test_what_it_refuses(tmp_path):
     with pytest.raises(ValueError, match="return_std=True needs several nets"):
         one.predict(X, return_std=True)
     several = ensemble("one").fit(X, ONE)
-    for refused in (several.save, several.export):
-        with pytest.raises(ValueError, match="is for one net, and this are 3: use those in estimators_"):
-            refused(tmp_path / "x")
+    with pytest.raises(ValueError, match="export is for one net, and these are 3: use those in estimators_"):
+        several.export(tmp_path / "x")
     with pytest.raises(ValueError, match="to_sklearn is for one net"):
         several.to_sklearn()
     before = [c.copy() for c in several.coefs_]

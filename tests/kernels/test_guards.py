@@ -154,14 +154,14 @@ def test_end_epoch(launcher):
     state = state_array(EPOCH=1, LOSS_SUM=6, WEIGHT_SUM=8, BATCH=5)
     others = [slot for slot in Slot if slot not in (Slot.EPOCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH)]
     before = state[others]
-    launcher(kernels.get("end_epoch"))(out=(record, sums, state), count=1, sums_n=2)()
+    launcher(kernels.get("end_epoch"))(out=(record, sums, state), count=1, totals_n=2)()
     np.testing.assert_array_equal(record, [[-1] * 4, [6, 8, 1, 2], [-1] * 4])
     assert not sums.any() and state[Slot.EPOCH] == 2
     assert not state[[Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH]].any()
     np.testing.assert_array_equal(state[others], before)
     record, sums, state = np.full((3, 4), -1.0), np.array([1.0, 2.0]), state_array(BAD=1, LOSS_SUM=6)
     wanted = state.copy()
-    launcher(kernels.get("end_epoch"))(out=(record, sums, state), count=1, sums_n=2)()
+    launcher(kernels.get("end_epoch"))(out=(record, sums, state), count=1, totals_n=2)()
     assert (record == -1).all() and (sums == [1, 2]).all()
     np.testing.assert_array_equal(state, wanted)
 

@@ -71,6 +71,41 @@ def test_a_process_without_a_row_in_the_last_batch():
     assert_one(Crew(3).run(lambda s: trained(s, batch=26), synchronized_batch_norm=True), one)
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_process_without_a_row_of_labels(norm):
+    metrics = ["accuracy", "auc", "f1", gpunn.metrics.TopKCategoricalAccuracy(2)]
+    how = {
+        "y": LABELS,
+        "loss": "sparse_categorical_crossentropy",
+        "metrics": metrics,
+        "w": W,
+        "batch": 26,
+        "norm": norm,
+    }
+    assert_one(Crew(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), trained(None, **how))
+
+
+def test_a_loss_and_a_metric_in_python():
+    """A function of rows, as any other: where a process has none of them it is given none."""
+
+    def loss(y, a):
+        return ((a - y) ** 2).sum(axis=1), 2 * (a - y)
+
+    how = {"loss": loss, "metrics": ["mae"], "batch": 26}
+    assert_one(Crew(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), trained(None, **how))
+
+
+def test_sparse_rows():
+    sparse = pytest.importorskip("scipy.sparse")
+
+    def fit(strategy):
+        net = net_of(strategy)
+        rows = sparse.csr_matrix(np.where(X > 0, X, 0))
+        return net, net.fit(rows, Y, batch_size=8, epochs=4, sample_weight=W, verbose=0)
+
+    assert_one(Crew(3).run(fit, synchronized_batch_norm=True), fit(None))
+
+
 def test_labels_and_metrics_of_whole_sets():
     how = {"y": LABELS, "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy", "auc", "f1"], "w": W}
     one = trained(None, **how)

@@ -69,12 +69,14 @@ def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy):
     events = iter(["computed", "added"])
 
     def stream(name, ptr):
-        return SimpleNamespace(ptr=ptr, name=name, wait_event=lambda event: said((name, "waits for", event.name)))
+        return SimpleNamespace(
+            ptr=ptr,
+            record=lambda event: said((event.name, "in", name)),
+            wait_event=lambda event: said((name, "waits for", event.name)),
+        )
 
     def event(disable_timing):
-        made = SimpleNamespace(name=next(events))
-        made.record = lambda stream: said((made.name, "in", stream.name))
-        return made
+        return SimpleNamespace(name=next(events))
 
     here, apart = stream("here", 1), stream("apart", 2)
     cupy.cuda.get_current_stream, cupy.cuda.Stream, cupy.cuda.Event = lambda: here, lambda non_blocking: apart, event
@@ -106,6 +108,36 @@ def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
 def test_a_cpu_serves_all_processes():
     backend, us = get("cpu"), processes()
     assert backend.of_process(us) is backend and backend.adder(us) is us
+
+
+@pytest.mark.parametrize("bucket", [None, 100])
+def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
+    """The whole path of a fit, with one process, whose sums are what they are already: simulated."""
+    import gpunn
+    from gpunn.parallel.strategy import Team
+
+    nccl = Calls()
+    monkeypatch.setattr(fake_cupy.cuda, "nccl", nccl, raising=False)
+    alone = processes(size=1)
+    alone.meet, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
+    strategy = gpunn.DataParallel(bucket_bytes=bucket)
+    strategy.start = lambda: Team(alone, False, bucket)
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(21, 5)).astype("float32"), rng.normal(size=(21, 2)).astype("float32")
+
+    def fitted(device, strategy):
+        layers = [gpunn.Dense(8, "relu", l2=0.01), gpunn.BatchNormalization(), gpunn.Dropout(0.2), gpunn.Dense(2)]
+        net = gpunn.Sequential(layers, seed=0).compile("adam", "mse", ["r2"], device=device, strategy=strategy)
+        history = net.fit(X, Y, batch_size=8, epochs=3, sample_weight=np.ones(21), validation_data=(X, Y), verbose=0)
+        assert net.device.startswith(device)
+        return net.get_weights(), history.history
+
+    found, wanted = fitted("cuda", strategy), fitted("cuda", None)
+    assert all((a == b).all() for a, b in zip(found[0], wanted[0], strict=True))
+    assert found[1] == wanted[1]
+    sums = sum(call[0] == "allReduce" for call in nccl if isinstance(call, tuple))
+    # a step's gradient (of buckets the weights of each layer, and the rest), loss and metrics, and its weight
+    assert sums == 9 * (4 if bucket is None else 5)
 
 
 @pytest.mark.gpu
