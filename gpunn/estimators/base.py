@@ -7,6 +7,7 @@ overridden here and runs as recorded launches: `_fit_stochastic`, `_loss_grad_lb
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
 import threading
@@ -65,6 +66,11 @@ OUTPUTS = StrOptions({*ACTIVATIONS.options, "softmax"})
 UNDER_WAY = ("_validation_data", "_resume", "_moved")  # attributes that an estimator has while it is fitted
 
 
+@functools.cache
+def _names_of(cls: Any) -> tuple[str, ...]:
+    return tuple(super(Perceptron, cls)._get_param_names())
+
+
 class Perceptron:
     """gpunn's half of an estimator; scikit-learn's class is the other.
 
@@ -121,6 +127,11 @@ class Perceptron:
 
         def __getattr__(self, name: str) -> Any:
             """scikit-learn's half, which has no types."""
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        # scikit-learn reads the signature anew for every look at a parameter, many times a fit
+        return list(_names_of(cls))
 
     # --- fitting ------------------------------------------------------------------------------------------------
 
