@@ -55,7 +55,7 @@ def fit_many(
 
     `batch_size`, `epochs`, `shuffle` and `sample_weight` (n,) as in `Sequential.fit`, and so is what comes out: each
     net is, to rounding, the one that a fit of its own on X[rows] gives. On a CPU the nets are shared out among as many
-    threads as BLAS is set to, one thread a net; on a GPU they take their epochs in turn.
+    threads as BLAS is set to, one thread a net; on a GPU their steps are branches of one CUDA graph.
 
     ValueError or TypeError, before anything is trained, for input that makes no sense. Where a net diverges the others
     go on to their ends; then DivergenceError says which it was, and its `fitted` is the list all the same.

@@ -153,7 +153,7 @@ def test_the_numpy_bodies_give_the_same(monkeypatch):
 
 
 def test_simulated_on_a_gpu(fake_cupy):
-    """The same on the fake CuPy as one net after another there; never a GPU result."""
+    """The same on the fake CuPy; never a GPU result."""
 
     def there(**given):
         return net(device="cuda", **given)
@@ -163,6 +163,58 @@ def test_simulated_on_a_gpu(fake_cupy):
         wanted, there_history = alone(candidate, LABELS, epochs=3, batch_size=20)
         assert made.device == "cuda:0"
         np.testing.assert_allclose(history.history["loss"], there_history.history["loss"], rtol=1e-10)
+        for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+def there(**given):
+    return net(device="cuda", **given)
+
+
+def _graphs(cupy):
+    return [int(call.split()[-1]) for call in cupy.state.calls if call.startswith("graph of ")]
+
+
+ALIKE = [{"seed": k, "l2": 0.01 * k, "lr": 0.01 + 0.002 * k, "dropout": 0.2 * (k % 2)} for k in range(5)]
+
+
+def test_nets_on_a_gpu_are_branches_of_one_graph_bit_for_bit(fake_cupy):
+    """The fake raises where branches race. Five nets of 31 nodes or so a step: one launch for all of them."""
+    found = gpunn.fit_many(there, X, LABELS, ALIKE, epochs=5, batch_size=20)
+    together = _graphs(fake_cupy)
+    fake_cupy.state.calls.clear()
+    for candidate, (made, history) in zip(ALIKE, found, strict=True):
+        (lone,) = gpunn.fit_many(there, X, LABELS, [candidate], epochs=5, batch_size=20)
+        assert lone.history.history == history.history
+        for a, b in zip(made.get_weights(), lone.net.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    singly = _graphs(fake_cupy)
+    assert max(together) > 4 * min(singly) and len(together) * 4 < len(singly)
+
+
+def test_a_net_that_diverges_on_a_gpu_leaves_the_others_as_they_are(fake_cupy):
+    wild = [{}, {"lr": 1e308}, {"seed": 3}]
+    with pytest.raises(DivergenceError, match=r"candidates\[1\]") as caught:
+        gpunn.fit_many(there, X, LABELS, wild, epochs=6, batch_size=20)
+    for candidate, (made, history) in zip(wild, caught.value.fitted, strict=True):
+        if candidate.get("lr") == 1e308:
+            assert len(history.history.get("loss", ())) < 6
+            continue
+        (lone,) = gpunn.fit_many(there, X, LABELS, [candidate], epochs=6, batch_size=20)
+        assert lone.history.history == history.history
+        for a, b in zip(made.get_weights(), lone.net.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_nets_whose_products_cannot_be_captured_take_turns(fake_cupy, monkeypatch):
+    from gpunn.backend import cublaslt
+    from gpunn.backend.products import ProductWarning
+
+    monkeypatch.setattr(cublaslt, "candidates", lambda major: [])
+    with pytest.warns(ProductWarning):
+        found = gpunn.fit_many(there, X, LABELS, ALIKE[:2], epochs=2, batch_size=20)
+    for candidate, (made, _) in zip(ALIKE, found, strict=False):
+        wanted, _ = alone(candidate, LABELS, epochs=2, batch_size=20)
         for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 

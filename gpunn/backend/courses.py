@@ -33,14 +33,20 @@ def drive(course: Course, seconds: float, look: Callable[[], None]) -> None:
             raise
 
 
-def in_turn(courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
-    """All courses in one thread and in step: each takes what it asks for, then the next."""
+def in_turn(
+    courses: Sequence[Course],
+    seconds: float,
+    look: Callable[[], None],
+    merge: Callable[[Sequence[Epochs]], Sequence[Epochs]] = lambda asked: asked,
+) -> None:
+    """All courses in one thread and in step: each takes what it asks for, then the next; `merge` makes fewer of what
+    all of them ask for at a time."""
     under_way = list(courses)
     try:
         while under_way:
             asked = [(course, next(course, None)) for course in under_way]
             under_way = [course for course, epochs in asked if epochs is not None]
-            for epochs in [epochs for _, epochs in asked if epochs is not None]:
+            for epochs in merge([epochs for _, epochs in asked if epochs is not None]):
                 while not epochs.go(seconds):
                     look()
                 look()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import graph
+from .abreast import Merger
 from .arrays import is_device_array, to_host
 from .blas import bind_affine, bind_product, one_thread, threads
 from .compiled import join, walk_along
@@ -351,6 +352,9 @@ class CUDA(Backend):
     def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
         # CuPy compiles its kernels so that numbers too small to be normal are 0
         return graph.join(self, launches)
+
+    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
+        in_turn(courses, seconds, look, Merger(self))
 
     def has_room(self, size: int) -> bool:
         with self.activate():

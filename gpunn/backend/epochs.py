@@ -47,9 +47,13 @@ class Epochs:
                         return False
                 self.part, self.time = self.part + 1, 0
             self.epoch, self.part = self.epoch + 1, 0
-            if to_host(self.state)[Slot.BAD]:
+            if self.is_over():
                 return True
         return True
+
+    def is_over(self) -> bool:
+        """Whether a step was bad, after which nothing changes."""
+        return bool(to_host(self.state)[Slot.BAD])
 
     def _take(self, launches: list[Any], times: int, seconds: float) -> int:
         """The launches so many times, or until so many `seconds` are over; how many times it was, at least once."""

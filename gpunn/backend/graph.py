@@ -233,12 +233,12 @@ class Graph:
                 if joins:
                     wait(0)
         except BaseException:
-            _abandon(main)
+            abandon(main)
             raise
         return main.end_capture()
 
 
-def _abandon(stream: Any) -> None:
+def abandon(stream: Any) -> None:
     """End a capture of which something failed; that it failed is known."""
     try:
         stream.end_capture()
