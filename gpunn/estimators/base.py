@@ -131,7 +131,8 @@ class Perceptron:
     @classmethod
     def _get_param_names(cls) -> list[str]:
         # scikit-learn reads the signature anew for every look at a parameter, many times a fit
-        return list(_names_of(cls))
+        this: Any = cls
+        return list(_names_of(this))
 
     # --- fitting ------------------------------------------------------------------------------------------------
 
