@@ -256,6 +256,7 @@ def estimator(cls=MLPClassifier, **options):
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_estimators_take_it_by_name(fake_cupy, tmp_path):
+    pytest.importorskip("sklearn")
     X, y = data()
     with pytest.raises(ValueError, match="precision='bf16' is for float32, and the network is in float64"):
         estimator(precision="bf16").fit(X, y)

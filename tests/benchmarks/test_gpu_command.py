@@ -8,7 +8,7 @@ import pytest
 from oracles import oracle
 
 from benchmarks import __main__ as command
-from benchmarks import comparison, goals, gpu, pictures, presence, report, results
+from benchmarks import comparison, goals, gpu, presence, report, results
 from benchmarks.contestants import COMPILED, GPU
 from benchmarks.goals import Goal
 from benchmarks.nets import GPU_NETS, Net
@@ -148,6 +148,8 @@ def test_the_report_and_the_pictures_of_precisions(tmp_path):
     assert "| 2 | mid | train | bf16 | gpunn | 0.87 × the best compiled (torch-graph) | 0.833 |" in text
     assert "large train (bf16)" in text and "in blocks of 4096 or 8192 rows" in text
     pytest.importorskip("matplotlib")
+    from benchmarks import pictures
+
     assert pictures.draw(result, tmp_path, "gpu") == ["gpu.png", "gpu-ratios.png"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import command as shared
-from benchmarks import devices, kernels, larger, launches, pictures, presence, rounds
+from benchmarks import devices, kernels, larger, launches, presence, rounds
 from benchmarks.clocks import Clock, Span
 from gpunn import backend
 from gpunn.backend import cublaslt
@@ -227,6 +227,8 @@ def test_the_commands_print_and_write_what_they_measure(cuda, tmp_path, monkeypa
         found = json.loads(path.read_text(encoding="utf-8"))
         assert found["machine"] == FACTS and found[name]
     pytest.importorskip("matplotlib")
+    from benchmarks import pictures
+
     found |= json.loads((tmp_path / "launches.json").read_text(encoding="utf-8"))
     assert pictures.draw(found, tmp_path, "gpu-check") == ["gpu-check.png"]
     assert 0 < (tmp_path / "gpu-check.png").stat().st_size < shared.LARGEST_FILE
