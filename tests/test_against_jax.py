@@ -7,7 +7,6 @@ from oracles import oracle
 import gpunn
 
 jax = oracle("jax")
-jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
 
 FUNCTIONS = {
@@ -21,6 +20,13 @@ FUNCTIONS = {
     "softplus": jax.nn.softplus,
     "identity": lambda z: z,
 }
+
+
+@pytest.fixture(autouse=True)
+def in_float64():
+    """Whatever others of this process have asked of JAX."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.mark.parametrize("activation", list(FUNCTIONS))
