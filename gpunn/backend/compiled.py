@@ -162,7 +162,7 @@ def share(launches: Iterable[Compiled], threads: int) -> list[list[Compiled | No
 
     def place(shares: list[Share]) -> None:
         if any(
-            _meet(mine.writes, theirs) or _meet(mine.reads, written)
+            meet(mine.writes, theirs) or meet(mine.reads, written)
             for who, mine in enumerate(shares)
             for other, (theirs, written) in enumerate(
                 zip((r + w for r, w in zip(reads, writes, strict=True)), writes, strict=True)
@@ -185,7 +185,7 @@ def share(launches: Iterable[Compiled], threads: int) -> list[list[Compiled | No
     return lists
 
 
-def _meet(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> bool:
+def meet(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> bool:
     """Whether a stretch of bytes among `some` overlaps one among `others`."""
     return any(a < d and c < b for a, b in some for c, d in others)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..kernels import DeviceLaunch
 from ..kernels import get as kernel
+from .compiled import meet
 
 WARM_UP = 3  # steps before capture: modules are loaded then, and libraries have made what they need
 MOST_NODES = 640  # launches of one graph, about
@@ -72,7 +73,7 @@ def _size(launch: DeviceLaunch) -> int:
 def _depends(later: DeviceLaunch, earlier: DeviceLaunch) -> bool:
     """Whether the order of the two counts."""
     written, touched = _spans(earlier.writes), _spans([*earlier.reads, *earlier.writes])
-    return _meet(_spans(later.reads), written) or _meet(_spans(later.writes), touched)
+    return meet(_spans(later.reads), written) or meet(_spans(later.writes), touched)
 
 
 def _spans(arrays: Sequence[Any]) -> list[tuple[int, int]]:
@@ -84,10 +85,6 @@ def _spans(arrays: Sequence[Any]) -> list[tuple[int, int]]:
             low = int(a.data.ptr) + sum(s for s in steps if s < 0)
             found.append((low, int(a.data.ptr) + sum(s for s in steps if s > 0) + int(a.itemsize)))
     return found
-
-
-def _meet(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> bool:
-    return any(a < d and c < b for a, b in some for c, d in others)
 
 
 def join(backend: Any, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
