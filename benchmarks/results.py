@@ -105,11 +105,6 @@ def find(result: dict[str, Any], net: str, mode: str, contestant: str, under: in
     return None
 
 
-def medians(rows: Iterable[Row]) -> dict[str, float]:
-    """µs of a step by contestant, of those rows that were measured."""
-    return {row["contestant"]: row["us_per_step"] for row in rows if row["us_per_step"] is not None}
-
-
 def write(result: dict[str, Any], path: Path) -> int:
     """As JSON, one row a line, so that two results can be compared line by line; how many bytes it takes."""
     parts = []
