@@ -8,7 +8,7 @@ checked, nothing is allocated, and nothing of it depends on Python beyond the lo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -164,10 +164,27 @@ class Recorder:
         self.bytes += made.nbytes
         return made
 
+    def held(self, columns: int) -> Any:
+        """The type of a matrix that products alone read and write; None for the network's."""
+        return self._operands.held(columns)
+
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""
         a, b = self._read(a), self._read(b)
         self._launch(self.backend.bind_matmul(a, b, out, self.precision), out)
+
+    @contextlib.contextmanager
+    def in_full(self, into: Array) -> Iterator[Array]:
+        """Where what `into` is to be is added up: `into`, or an array that is rounded to it after."""
+        before = self._operands.bytes
+        sums, rounding = self._operands.in_full(into)
+        self.bytes += self._operands.bytes - before
+        yield sums
+        self._stages[-1] += rounding
+
+    def put(self, x: Array, into: Array) -> None:
+        """At once: into ← x, cast to whatever `held` gave."""
+        self._operands.put(x, into)
 
     def affine(
         self, a: Array, W: Array, b: Array, z: Array, out: Array, f: str, *, judged: bool = False, keeps: bool = False
@@ -178,7 +195,7 @@ class Recorder:
         judged  a flag looks at what follows, so that a NaN need not pass through f
         keeps   a product is to apply f′ in the backward pass
         """
-        a, W = self._read(a), self._read(W)
+        a, W, b = self._read(a), self._read(W), self._read(b, beside=z)
         found = self.backend.bind_affine(a, W, b, z, out, f, judged=judged, keeps=keeps, precision=self.precision)
         if found is None:
             return "", None
@@ -204,10 +221,10 @@ class Recorder:
             self._launch(launch, out, sums)
         return launch is not None
 
-    def _read(self, a: Array) -> Array:
-        """What a product reads in the place of `a`, recorded if it has to be made."""
+    def _read(self, a: Array, beside: Array = None) -> Array:
+        """What a product reads in the place of `a`, recorded if it has to be made; of a vector `beside` its result."""
         before = self._operands.bytes
-        read, made = self._operands.of(a)
+        read, made = self._operands.of(a) if beside is None else self._operands.beside(a, beside)
         self._stages[-1] += made
         self.bytes += self._operands.bytes - before
         return read
