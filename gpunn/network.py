@@ -140,6 +140,7 @@ class Plan:
         if backward and not update:
             self.gradient = self._new((network.theta.shape[0],))
         self.ops = Recorder(self.backend, keep=keep, precision=network.precision, share=self.share)
+        self.ops.whole(network.theta)
         self._along: Any = None
         self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
         meeting = {} if keep else self._meeting()

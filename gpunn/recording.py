@@ -168,6 +168,10 @@ class Recorder:
         """The type of a matrix that products alone read and write; None for the network's."""
         return self._operands.held(columns)
 
+    def whole(self, flat: Array) -> None:
+        """Vectors and matrices within `flat` are read often, and written together."""
+        self._operands.whole(flat)
+
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""
         a, b = self._read(a), self._read(b)

@@ -90,7 +90,7 @@ def test_a_step_in_bfloat16_rounds_what_products_read_and_leave_and_nothing_else
 
 
 def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy):
-    """x, the weights, the intercepts below the last layer, and the loss's δ; activations and δ are held in bfloat16."""
+    """x, all parameters at once, the last layer's weights, of 3 columns, and the loss's δ; the rest is held in it."""
     from gpunn.training import loop
 
     net = net_of("cuda", sizes=(32, 16), precision="bf16")
@@ -100,14 +100,14 @@ def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy)
             fake_cupy.state.calls.clear()
             for launch in [*plan.forward, *plan.loss, *plan.backward, *plan.update]:
                 launch()
-            assert fake_cupy.state.calls.count("kernel gpunn_to_bfloat16") == 1 + 3 + 2 + 1
+            assert fake_cupy.state.calls.count("kernel gpunn_to_bfloat16") == 4
             assert sum(c.startswith("product") for c in fake_cupy.state.calls) == 8
         low = plan.bytes
     plain = net_of("cuda", sizes=(32, 16))
     plain.train_on_batch(*data(8))
     with loop.training_plan(plain._net, 8, weighted=False) as plan:
-        # two bytes an element: x, the weights, two layers' intercepts, δ, their columns filled up to multiples of 8
-        copies = 8 * 8, 6 * 32, 32 * 16, 16 * 8, 32, 16, 8 * 8
+        # two bytes an element: x, the parameters, the last weights, δ, their columns filled up to multiples of 8
+        copies = 8 * 8, 6 * 32 + 32 * 16 + 16 * 3 + 32 + 16 + 3 + 5, 16 * 8, 8 * 8
         # and two bytes less: a and ∂C/∂a, which is δ's too
         held = 2 * (8 * 32, 8 * 16)
         assert low - plan.bytes == 2 * sum(copies) - 2 * sum(held)

@@ -280,6 +280,7 @@ class Door:
     def _ask(self, product: Product) -> tuple[cublasLtMatmulAlgo_t, int] | str:
         preference, count = self.make("MatmulPreference", product), c_int(0)
         self.set("MatmulPreference", preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, c_uint64(WORKSPACE))
+        # the vector's and the kept matrix's are read off the operation's pointers
         for attribute, pointer in (
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, product.A),
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, product.B),

@@ -2,8 +2,9 @@
 
 What one product leaves to the next, the batch, activations and δ, is rounded by whatever writes it and never was in
 float32. The copies, of weights above all, are recorded where an operand is first read, and made again where it was
-written since. So weights are rounded in the forward pass and read again in the backward pass. A recorded list runs
-from its beginning, so that what is written by others between two runs, the weights by the optimiser, is rounded anew.
+written since. So weights are rounded in the forward pass, all by one launch, and read again in the backward pass. A
+recorded list runs from its beginning, so that what is written by others between two runs, the weights by the
+optimiser, is rounded anew.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ class Operands:
     """Products read the arrays themselves."""
 
     bytes = 0  # of the copies
+
+    def whole(self, flat: Any) -> None:
+        """Vectors and matrices within `flat` are read often, and written together."""
 
     def held(self, columns: int) -> Any:
         """The type of a matrix that products alone read and write; None for the network's."""
@@ -60,6 +64,10 @@ class InBfloat16(Operands):
         self.backend = backend
         self._copies: dict[Any, tuple[Any, Any]] = {}  # by where an array lies: itself and its copy
         self._current: set[Any] = set()
+        self._flat: Any = None
+
+    def whole(self, flat: Any) -> None:
+        self._flat = flat
 
     def held(self, columns: int) -> Any:
         return np.dtype(np.uint16) if columns % MULTIPLE == 0 else None
@@ -88,15 +96,31 @@ class InBfloat16(Operands):
 
     def _copy_of(self, a: Any, *, turned: bool) -> tuple[Any, list[Recorded]]:
         base = a.T if turned else a
+        start = self._within(base)
+        if start is not None:
+            copy, made = self._copied(self._flat)
+            copy = copy[start : start + base.size].reshape(base.shape)
+        else:
+            copy, made = self._copied(base)
+        return copy.T if turned else copy, made
+
+    def _within(self, a: Any) -> int | None:
+        """The number in the flat array at which `a` begins, where that array's copy serves products as well."""
+        if self._flat is None or a is self._flat:
+            return None
+        start, rest = divmod(int(a.data.ptr) - int(self._flat.data.ptr), self._flat.itemsize)
+        inside = a.flags.c_contiguous and rest == 0 and 0 <= start <= self._flat.size - a.size
+        return start if inside and start % MULTIPLE == 0 and (a.ndim == 1 or a.shape[1] % MULTIPLE == 0) else None
+
+    def _copied(self, base: Any) -> tuple[Any, list[Recorded]]:
         key = int(base.data.ptr), tuple(base.shape), tuple(base.strides)
         if key not in self._copies:
             self._copies[key] = base, self._room(base.shape)
         copy = self._copies[key][1]
-        made: list[Recorded] = []
-        if key not in self._current:
-            self._current.add(key)
-            made.append((kernel("to_bfloat16"), (base,), copy, None, {}))
-        return copy.T if turned else copy, made
+        if key in self._current:
+            return copy, []
+        self._current.add(key)
+        return copy, [(kernel("to_bfloat16"), (base,), copy, None, {})]
 
     def wrote(self, *arrays: Any) -> None:
         overlap = self.backend.xp.may_share_memory
