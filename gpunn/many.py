@@ -220,7 +220,7 @@ def _net(
     net = build(**arguments)
     if not isinstance(net, Sequential):
         raise TypeError(f"build must return a compiled Sequential, got {type(net).__name__} for {name}")
-    if net._compiled is None:
+    if net._loss is None:
         raise ValueError(f"build must return a compiled Sequential: call compile(…) in it ({name})")
     if net._net.group.size > 1:
         raise ValueError(f"build must leave strategy out of compile: processes share the batches of one net ({name})")

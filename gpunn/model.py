@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
-import json
 import operator
 import os
 import re
@@ -29,10 +28,10 @@ from .losses import Loss
 from .network import Network
 from .parallel import DataParallel
 from .recording import ALONE, Array, Group
-from .training import blocks, checkpoint, fitting, loop, sets
+from .training import blocks, checkpoint, fitting, loop, saving, sets
 from .training.callbacks import Callback
 from .training.history import History
-from .training.run import Run, check_arrays, shapes_of, views_of
+from .training.run import Run
 
 BATCH = 32
 PREDICTION_BATCH = 1024
@@ -70,7 +69,6 @@ class Sequential:
             seen.add(id(layer))
         n_in = _inputs(input_shape)
         self._net = Network(found, _seed(seed), checks.floating(dtype))
-        self._compiled: dict[str, Any] | None = None
         self._loss: Loss | None = None
         self._epochs = 0
         self._threads: int | None = None
@@ -174,7 +172,7 @@ class Sequential:
         leaves the fast path with the reason. Before the number of inputs is known, the layers alone."""
         if not self._net.is_built:
             return Summary(f"{self!r}\nnot built: the number of inputs is not known yet")
-        rows = None if self._compiled is None else whole("batch_size", batch_size)
+        rows = None if self._loss is None else whole("batch_size", batch_size)
         return Summary(explaining.summary(self._net, rows))
 
     # --- weights ------------------------------------------------------------------------------------------------
@@ -329,7 +327,6 @@ class Sequential:
         self._loss = chosen
         self._threads = threads
         self._epochs = 0
-        self._compiled = {"metrics": watched}
         return self
 
     def join(self, strategy: DataParallel | None) -> Sequential:
@@ -467,7 +464,7 @@ class Sequential:
 
     def _probability(self) -> tuple[str, bool]:
         """("softmax" | "sigmoid", whether aᴸ are its logits): what the loss says, else what the last layer is."""
-        loss = self._net.loss if self._compiled is not None else None
+        loss = self._net.loss if self._loss is not None else None
         meaning = getattr(loss, "probability", None)
         if meaning is not None:
             return meaning, bool(getattr(loss, "takes_logits", False))
@@ -545,26 +542,7 @@ class Sequential:
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this network holds."""
         self._need_built("to_tensors")
-        net = self._net
-        tensors = {name: np.array(net.backend.to_host(view)) for name, view in views_of(net).items()}
-        metadata: dict[str, Any] = {
-            "kind": "sequential",
-            "layers": [layer_registry.to_config(layer) for layer in net.layers],
-            "n_in": net.n_in,
-            "seed": str(net.seed),
-            "dtype": net.dtype.name,
-            "compiled": None,
-        }
-        if self._compiled is not None:
-            metadata["compiled"] = {
-                "optimizer": optimizers.to_config(net.optimizer),
-                "loss": losses.to_config(self.loss),
-                "metrics": [_metric_config(m) for m in self._compiled["metrics"]],
-                "precision": net.precision,
-            }
-        # what cannot be written as JSON is found out before a file is touched
-        json.dumps(metadata, allow_nan=False)
-        return tensors, metadata
+        return saving.to_tensors(self._net, self._loss)
 
     @classmethod
     def from_tensors(
@@ -581,13 +559,7 @@ class Sequential:
             raise checkpoint.CheckpointError(f"the file holds a {metadata.get('kind')!r}, not a network")
         layers = [layer_registry.from_config(c, custom) for c in metadata["layers"]]
         model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"])
-        # before the architecture is believed and memory taken for it
-        parameters, running = shapes_of(layers, whole("n_in", metadata["n_in"]))
-        check_arrays(parameters | running, model.dtype, tensors)
-        net = model._net
-        net.build(metadata["n_in"], draw=False)
-        for name, view in views_of(net).items():
-            view[...] = tensors[name]
+        saving.fill(model._net, metadata["n_in"], tensors)
         compiled = metadata["compiled"]
         if compiled is not None:
             model.compile(
@@ -620,7 +592,7 @@ class Sequential:
         return last.activation
 
     def _need_compiled(self, what: str) -> None:
-        if self._compiled is None:
+        if self._loss is None:
             raise RuntimeError(f"{what} needs a loss and an optimiser: call compile(optimizer=…, loss=…) first")
 
     def _need_rest(self, what: str) -> None:
@@ -648,7 +620,6 @@ class Sequential:
 
 # `compile` has an argument of the module's name
 _metric = metrics.get
-_metric_config = metrics.to_config
 
 
 def _group_of(strategy: Any) -> Group:
