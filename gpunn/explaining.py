@@ -11,7 +11,7 @@ import numpy as np
 
 from . import data as checks
 from .kernels.state import Slot
-from .network import Network, Plan, evaluate
+from .network import Network, Plan
 from .recording import Array, run
 from .training import loop, sets
 
@@ -137,9 +137,8 @@ def _backward_plan(net: Network, data: sets.Set, training: bool, **options: Any)
     net.ready()
     options |= {"training": bool(training), "loss": True, "backward": True, "weighted": data[2] is not None}
     with net.backend.activate(), net.plan(data[0].shape[0], **options) as plan:
-        on_device = sets.on_device(net, data)
         copy_step(plan)
-        evaluate(plan, plan.source(on_device.X, on_device.y, on_device.w), 0)
+        loop.evaluate(plan, sets.on_device(net, data), 0)
         yield plan
 
 

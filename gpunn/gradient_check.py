@@ -12,9 +12,9 @@ from .explaining import copy_step
 from .kernels.state import Slot
 from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
-from .network import Plan, evaluate
+from .network import Plan
 from .recording import run
-from .training import sets
+from .training import loop, sets
 
 STEP = 6e-6  # near the cube root of float64's unit round-off, where truncation and rounding are alike
 ROUNDINGS = 16  # of a cost, in units of float64's round-off: what its difference cannot tell from 0
@@ -108,7 +108,7 @@ def check_gradients(
     options = {"training": bool(training), "loss": True, "weighted": w64 is not None}
     with inner.backend.activate(), inner.plan(x64.shape[0], **options) as plan:
         copy_step(plan)
-        evaluate(plan, plan.source(on_device.X, on_device.y, on_device.w), 0)
+        loop.evaluate(plan, on_device, 0)
         for place in inner.ordered_places():
             if inner.layers[place.layer].trainable:
                 name = f"{place.layer} {type(inner.layers[place.layer]).__name__} {place.parameter.name}"

@@ -42,7 +42,7 @@ from ..kernels.state import Slot
 from ..layers import Dense, Dropout, Layer
 from ..losses import Loss
 from ..model import Sequential
-from ..network import Network, Plan, evaluate
+from ..network import Network, Plan
 from ..optimizers import Optimizer
 from ..parallel import DataParallel
 from ..recording import ALONE
@@ -50,7 +50,7 @@ from ..training import blocks, checkpoint, fitting, sets, unwatched
 from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
-from ..training.loop import DivergenceError
+from ..training.loop import DivergenceError, evaluate
 from . import ensemble, saving
 from .course import Course, generator_from
 from .rules import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
@@ -788,7 +788,7 @@ class _Evaluation:
         return loss, gradient
 
     def _part(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
-        evaluate(plan, plan.source(self.set.X, self.set.y, self.set.w), start)
+        evaluate(plan, self.set, start)
         state = self.net.backend.to_host(plan.state)
         share = float(state[Slot.WEIGHT]) / self.weight
         if share:
