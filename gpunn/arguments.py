@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import operator
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
@@ -64,6 +65,13 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
     return number
+
+
+def listed(name: str, given: Any, what: str) -> list[Any]:
+    """The entries of a list that an argument should be. TypeError for anything else."""
+    if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a list of {what}, got {given!r}")
+    return list(given)
 
 
 def _real(value: Any) -> float:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from .explaining import copy_step
 from .kernels.state import Slot
 from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
-from .network import Plan, evaluate
+from .network import Plan
 from .recording import run
+from .training import loop, sets
 
 STEP = 6e-6  # near the cube root of float64's unit round-off, where truncation and rounding are alike
 ROUNDINGS = 16  # of a cost, in units of float64's round-off: what its difference cannot tell from 0
@@ -100,13 +102,13 @@ def check_gradients(
     _, gradients = twin.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
     wanted = dict(zip([(p.layer, p.parameter.name) for p in inner.ordered_places()], gradients, strict=True))
     grad_x = twin.input_gradient(x, y, training=training, sample_weight=sample_weight)
-    x64, y64, w64 = twin._batch(x, y, sample_weight, None)
-    on_device = twin._on_device(np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64)
+    x64, y64, w64 = sets.batch(inner, x, y, sample_weight)
+    on_device = sets.on_device(inner, (np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64))
     entries = []
     options = {"training": bool(training), "loss": True, "weighted": w64 is not None}
     with inner.backend.activate(), inner.plan(x64.shape[0], **options) as plan:
-        twin._copy_step(plan)
-        evaluate(plan, plan.source(on_device.X, on_device.y, on_device.w), 0)
+        copy_step(plan)
+        loop.evaluate(plan, on_device, 0)
         for place in inner.ordered_places():
             if inner.layers[place.layer].trainable:
                 name = f"{place.layer} {type(inner.layers[place.layer]).__name__} {place.parameter.name}"

@@ -15,8 +15,7 @@ from .arguments import nonnegative, whole
 from .backend import array_module, to_host
 from .backend.courses import Course
 from .model import BATCH, Sequential
-from .recording import Array
-from .training import unwatched
+from .training import fitting, sets, unwatched
 from .training.history import History
 from .training.loop import DivergenceError
 
@@ -107,29 +106,26 @@ class _Checked:
 
     def __init__(self, X: Any, y: Any, w: Any) -> None:
         self.X, self.y, self.w = X, y, w
-        self.found: dict[Any, tuple[Any, Array, Array | None]] = {}
+        self.found: dict[Any, sets.Set] = {}
         self.folds: dict[Any, Any] = {}
         self.parts: dict[Any, Any] = {}
 
-    def of(self, net: Sequential) -> tuple[Any, Array, Array | None]:
+    def of(self, net: Sequential) -> sets.Set:
         """(X, y, weights or None) for that net. ValueError or TypeError where they do not fit it."""
-        n, n_in = self.X.shape
-        n_out, known = net._outputs(n_in), net._known_inputs()
-        key = (net.dtype, type(net._net.loss), repr(vars(net._net.loss)), n_out, known)
+        inner = net._net
+        n_out, known = sets.outputs(inner, self.X.shape[1]), sets.known_inputs(inner)
+        key = (net.dtype, type(inner.loss), repr(vars(inner.loss)), n_out, known)
         if key not in self.found:
-            X = checks.features(self.X, known, net.dtype)
-            y = checks.targets(self.y, net._net.loss, n, n_out, net.dtype)
-            w = None if self.w is None else checks.weights(self.w, n, net.dtype)
-            self.found[key] = X, y, w
+            self.found[key] = sets.checked(inner, self.X, self.y, self.w)
         return self.found[key]
 
-    def fold(self, net: Sequential, rows: np.ndarray) -> tuple[Any, Array, Array | None]:
+    def fold(self, net: Sequential, rows: np.ndarray) -> sets.Set:
         """Those rows of what `of` gives, the same arrays for all nets of one kind."""
         data = self.of(net)
         key = tuple(map(id, (*data, rows)))
         if key not in self.folds:
             self.folds[key] = tuple(None if a is None else a[array_module(a).asarray(rows)] for a in data)
-        found: tuple[Any, Array, Array | None] = self.folds[key]
+        found: sets.Set = self.folds[key]
         return found
 
     def put(self, backend: Any) -> Callable[[Any], Any]:
@@ -153,8 +149,8 @@ class _Job:
         net: Sequential,
         number: int,
         rows: np.ndarray | None,
-        data: tuple[Any, Array, Array | None],
-        held_out: tuple[Any, Array, Array | None] | None,
+        data: sets.Set,
+        held_out: sets.Set | None,
     ) -> None:
         self.net, self.number, self.rows, self.data, self.held_out = net, number, rows, data, held_out
         self.history = History()
@@ -177,7 +173,8 @@ class _Job:
             return np.asarray(which[checks.order_of_epoch(n, net.seed, epoch, True)])
 
         try:
-            yield from net._course(
+            yield from fitting.course(
+                net,
                 self.data,
                 self.held_out,
                 batch_size=batch_size,
@@ -223,7 +220,7 @@ def _net(
     net = build(**arguments)
     if not isinstance(net, Sequential):
         raise TypeError(f"build must return a compiled Sequential, got {type(net).__name__} for {name}")
-    if net._compiled is None:
+    if net._loss is None:
         raise ValueError(f"build must return a compiled Sequential: call compile(…) in it ({name})")
     if net._net.group.size > 1:
         raise ValueError(f"build must leave strategy out of compile: processes share the batches of one net ({name})")

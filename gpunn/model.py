@@ -4,68 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import importlib.util
-import json
 import operator
 import os
 import re
 import secrets
 import threading
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from . import __version__, losses, metrics, optimizers
+from . import __version__, explaining, losses, metrics, optimizers
 from . import backend as backends
 from . import data as checks
 from . import layers as layer_registry
 from .activations import Activation
-from .arguments import positive
-from .backend.courses import Course
+from .arguments import listed, positive, whole
+from .explaining import LayerTrace, Summary
 from .kernels import get as kernel
-from .kernels.state import Slot
 from .layers import Dense, Layer
 from .losses import Loss
-from .network import Network, Plan, evaluate
-from .parallel import DataParallel, Rows
-from .parallel.rows import Blocks, of_fit
-from .recording import ALONE, Array, Group, part, run
-from .training import blocks as host_blocks
-from .training import checkpoint, loop, stream, unwatched
-from .training.callbacks import Callback, CallbackList, EpochLines, ProgressBar
+from .network import Network
+from .parallel import DataParallel
+from .recording import ALONE, Array, Group
+from .training import blocks, checkpoint, fitting, loop, saving, sets
+from .training.callbacks import Callback
 from .training.history import History
-from .training.loop import Data
-from .training.run import Position, Run, Saved, check_arrays, print_of, shapes_of, views_of
+from .training.run import Run
 
 BATCH = 32
 PREDICTION_BATCH = 1024
-
-
-class Summary(str):
-    """Text that a notebook or a prompt shows as it reads."""
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-@dataclass(frozen=True)
-class LayerTrace:
-    """One layer's numbers in a step: z, a, delta (n, n_out), dW and db (None where the layer has none).
-
-    `gradients` holds every parameter's gradient by name: {"W": dW, "b": db} of a Dense layer.
-    """
-
-    layer: str
-    z: Array
-    a: Array
-    delta: Array | None
-    dW: Array | None = None
-    db: Array | None = None
-    gradients: dict[str, Array] = field(default_factory=dict)
 
 
 class Sequential:
@@ -88,7 +57,7 @@ class Sequential:
         seed: int | None = None,
         dtype: Any = "float32",
     ) -> None:
-        found = _listed("layers", layers, "gpunn layers")
+        found = listed("layers", layers, "gpunn layers")
         if not found:
             raise ValueError("layers is empty; a network needs at least one layer")
         seen = set()
@@ -100,7 +69,6 @@ class Sequential:
             seen.add(id(layer))
         n_in = _inputs(input_shape)
         self._net = Network(found, _seed(seed), checks.floating(dtype))
-        self._compiled: dict[str, Any] | None = None
         self._loss: Loss | None = None
         self._epochs = 0
         self._threads: int | None = None
@@ -202,30 +170,10 @@ class Sequential:
     def summary(self, batch_size: int = BATCH) -> Summary:
         """A table of the layers, their parameters, the bytes of a training plan for `batch_size` rows, and whatever
         leaves the fast path with the reason. Before the number of inputs is known, the layers alone."""
-        net = self._net
-        if not net.is_built:
+        if not self._net.is_built:
             return Summary(f"{self!r}\nnot built: the number of inputs is not known yet")
-        rows = [("layer", "outputs", "parameters", "")]
-        for k, layer in enumerate(net.layers):
-            count = sum(p.stop - p.start for p in net.places_of(k))
-            rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", "" if layer.trainable else "frozen"))
-        widths = [max(len(row[c]) for row in rows) for c in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
-        trained = sum(b - a for a, b in net.segments())
-        lines.insert(1, "-" * max(map(len, lines)))
-        lines.append(lines[1])
-        lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
-        lines.append(f"device {self.device}: {self.device_reason}")
-        if net.precision is not None:
-            here = net.backend.why_no_lower_precision(asked=True)
-            lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if here else ""))
-        if self._compiled is not None:
-            _positive_integer("batch_size", batch_size)
-            net.ready()
-            with loop.training_plan(net, batch_size, weighted=False) as plan:
-                lines.append(f"a training plan for {batch_size} rows owns {_bytes(plan.bytes)}")
-                lines += [f"leaves the fast path: {why}" for why in plan.eager] or ["nothing leaves the fast path"]
-        return Summary("\n".join(lines))
+        rows = None if self._loss is None else whole("batch_size", batch_size)
+        return Summary(explaining.summary(self._net, rows))
 
     # --- weights ------------------------------------------------------------------------------------------------
 
@@ -233,7 +181,7 @@ class Sequential:
         """Learn the number of inputs and draw the initial weights from the seed. RuntimeError if built already."""
         if self._net.is_built:
             raise RuntimeError(f"the network is built already, for {self._net.n_in} inputs")
-        self._net.build(_positive_integer("n_in", n_in))
+        self._net.build(whole("n_in", n_in))
         return self
 
     def _reseed(self, seed: int, name: str) -> None:
@@ -254,11 +202,11 @@ class Sequential:
         finite; nothing is changed then. RuntimeError before the number of inputs is known."""
         self._need_built("set_weights")
         net = self._net
-        places, listed = net.ordered_places(), _listed("weights", weights, "arrays")
-        if len(listed) != len(places):
-            raise ValueError(f"weights must hold {len(places)} arrays, got {len(listed)}")
+        places, entries = net.ordered_places(), listed("weights", weights, "arrays")
+        if len(entries) != len(places):
+            raise ValueError(f"weights must hold {len(places)} arrays, got {len(entries)}")
         arrays = []
-        for k, (given, place) in enumerate(zip(listed, places, strict=True)):
+        for k, (given, place) in enumerate(zip(entries, places, strict=True)):
             array = backends.to_host(checks.numbers(given, f"weights[{k}]"))
             if array.shape != place.parameter.shape:
                 raise ValueError(f"weights[{k}] must have shape {place.parameter.shape}, got {array.shape}")
@@ -344,14 +292,14 @@ class Sequential:
         if isinstance(metrics, str):
             raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
         # copies, since resolving a metric ties it to this loss
-        watched = [copy.copy(_metric(m)) for m in _listed("metrics", metrics, "names or gpunn metrics")]
+        watched = [copy.copy(_metric(m)) for m in listed("metrics", metrics, "names or gpunn metrics")]
         names = [m.name for m in watched]
         if len(set(names)) != len(names) or "loss" in names:
             raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
         for metric in watched:
-            metric.resolve(resolved, self._outputs())
+            metric.resolve(resolved, sets.outputs(self._net))
         if threads is not None:
-            _positive_integer("threads", threads)
+            whole("threads", threads)
             if importlib.util.find_spec("threadpoolctl") is None:
                 raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
         backend = group.backend(backends.get(device), device)
@@ -379,7 +327,6 @@ class Sequential:
         self._loss = chosen
         self._threads = threads
         self._epochs = 0
-        self._compiled = {"metrics": watched}
         return self
 
     def join(self, strategy: DataParallel | None) -> Sequential:
@@ -440,7 +387,8 @@ class Sequential:
         self._need_compiled("fit")
         self._need_rest("fit")
         with self._net.group.together():
-            return self._fit(
+            return fitting.fit(
+                self,
                 X,
                 y,
                 batch_size=batch_size,
@@ -456,374 +404,13 @@ class Sequential:
                 steps_per_epoch=steps_per_epoch,
             )
 
-    def _fit(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        batch_size: int,
-        epochs: int,
-        shuffle: bool,
-        validation_data: Any,
-        validation_split: float,
-        sample_weight: Any,
-        class_weight: Any,
-        callbacks: Iterable[Callback],
-        verbose: int,
-        resume: Any,
-        steps_per_epoch: int | None,
-    ) -> History:
-        _positive_integer("batch_size", batch_size)
-        _positive_integer("epochs", epochs)
-        if verbose not in (0, 1, 2):
-            raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
-        if shuffle not in (True, False):
-            raise ValueError(f"shuffle must be True or False, got {shuffle!r}")
-        chosen = _listed("callbacks", callbacks, "gpunn.Callback objects")
-        group = self._net.group
-        if y is None and not isinstance(X, Rows) and stream.is_stream(X):
-            if group is not ALONE:
-                raise ValueError(
-                    "a stream's batches are not shared among processes: give arrays, memory-mapped ones say, or "
-                    "gpunn.Rows"
-                )
-            if sample_weight is not None:
-                raise ValueError("sample_weight comes in the batches of a stream: (x, y, sample_weight)")
-            if validation_split != 0:
-                raise ValueError("validation_split needs all rows, and X is a stream: give validation_data")
-            return self._fit_stream(
-                X,
-                steps_per_epoch,
-                epochs=epochs,
-                validation_data=validation_data,
-                class_weight=class_weight,
-                callbacks=[*chosen, *([_progress(verbose)] if verbose else [])],
-                verbose=verbose,
-                resume=resume,
-            )
-        if steps_per_epoch is not None:
-            raise ValueError("steps_per_epoch is for streams; an array's epoch is all its rows")
-        if any(isinstance(given, Rows) for given in (X, y, sample_weight)):
-            return self._fit_rows(
-                {"X": X, "y": y, "sample_weight": sample_weight},
-                batch_size=batch_size,
-                epochs=epochs,
-                shuffle=shuffle,
-                validation_data=validation_data,
-                validation_split=validation_split,
-                class_weight=class_weight,
-                callbacks=[*chosen, *([_progress(verbose)] if verbose else [])],
-                verbose=verbose,
-                resume=resume,
-            )
-        X = checks.features(X, self._known_inputs(), self.dtype, own=(group.rank, group.size))
-        n_in, n_out = X.shape[1], self._outputs(X.shape[1])
-        y = checks.targets(y, self._net.loss, X.shape[0], n_out, self.dtype)
-        w = None if sample_weight is None else checks.weights(sample_weight, X.shape[0], self.dtype)
-        validation: tuple[Any, ...] | None = None
-        if validation_data is not None:
-            if checks.split(max(1, X.shape[0]), validation_split) != X.shape[0]:
-                raise ValueError("give validation_data or validation_split, not both")
-            validation = self._validation(validation_data, n_in, n_out)
-        else:
-            rows = checks.split(X.shape[0], validation_split)
-            if rows < X.shape[0]:
-                validation = (X[rows:], y[rows:], None if w is None else w[rows:])
-                X, y, w = X[:rows], y[:rows], None if w is None else w[:rows]
-                for part in (w, validation[2]):
-                    if part is not None and not bool((part > 0).any()):
-                        raise ValueError("validation_split leaves one side whose sample_weight is all zero")
-        w = self._with_classes(w, class_weight, y, n_out)
-        if verbose:
-            chosen.append(_progress(verbose))
-        n, seed = X.shape[0], self.seed
-        return self._train(
-            (X, y, w),
-            validation,
-            batch_size=batch_size,
-            epochs=epochs,
-            order_of=(lambda epoch: checks.order_of_epoch(n, seed, epoch, True)) if shuffle else None,
-            callbacks=chosen,
-            verbose=verbose,
-            resume=resume,
-        )
-
-    def _fit_rows(
-        self,
-        sets: dict[str, Any],
-        *,
-        batch_size: int,
-        epochs: int,
-        shuffle: bool,
-        validation_data: Any,
-        validation_split: float,
-        class_weight: Any,
-        callbacks: list[Callback],
-        verbose: int,
-        resume: Any,
-    ) -> History:
-        """`fit` on `Rows`, of which this process reads its own blocks."""
-        group, given = self._net.group, sets["X"]
-        if not isinstance(given, Rows) or given.ndim != 2:
-            raise ValueError("y or sample_weight is a gpunn.Rows, so X must be one, of a table (rows, columns)")
-        if sets["y"] is None:
-            raise TypeError("y is missing: the targets, as another gpunn.Rows or an array")
-        if validation_split != 0:
-            raise ValueError("validation_split takes rows of a set in memory: give validation_data, as gpunn.Rows say")
-        if class_weight is not None and not isinstance(class_weight, dict):
-            raise ValueError("class_weight='balanced' needs all rows, and a process has its own: pass a dict")
-        n = given.shape[0]
-        _check_shares(n, batch_size, group)
-        sets = {name: rows for name, rows in sets.items() if rows is not None}
-        found, blocks, own = of_fit(sets, n, batch_size, group.rank, group.size)
-        X = checks.features(found["X"], self._known_inputs(), self.dtype)
-        here, n_in, n_out = X.shape[0], X.shape[1], self._outputs(X.shape[1])
-        y = checks.targets(found["y"], self._net.loss, here, n_out, self.dtype)
-        w = None
-        if "sample_weight" in found:
-            w = checks.weights_of_a_batch(found["sample_weight"], here, self.dtype)
-        if class_weight is not None:
-            by_class = checks.class_weights(class_weight, y, self._net.loss, n_out)
-            both = by_class if w is None else backends.to_host(w) * by_class
-            w = checks.weights_of_a_batch(both, here, self.dtype, "sample_weight times class_weight")
-        if not any(group.meet("the weights of a set", w is None or bool((w > 0).any()))):
-            raise ValueError("sample_weight is zero in every row; at least one weight must be > 0")
-        validation = None
-        if validation_data is not None:
-            validation = self._validation(validation_data, n_in, n_out)
-        return self._train(
-            (X, y, w),
-            validation,
-            batch_size=batch_size,
-            epochs=epochs,
-            order_of=lambda epoch: blocks.order(self.seed, epoch, own, shuffle),
-            callbacks=callbacks,
-            verbose=verbose,
-            rows=np.zeros(n, np.int64),
-            resume=resume,
-            shuffled=shuffle,
-            blocks=blocks,
-        )
-
-    def _train(
-        self,
-        training: tuple[Array, Array, Array | None],
-        validation: tuple[Any, ...] | None,
-        *,
-        batch_size: int,
-        epochs: int,
-        order_of: Callable[[int], np.ndarray] | None,
-        callbacks: list[Callback],
-        verbose: Any = 0,
-        rows: np.ndarray | None = None,
-        resume: str | os.PathLike[str] | None = None,
-        subject: Any = None,
-        shuffled: bool | None = None,
-        blocks: Blocks | None = None,
-    ) -> History:
-        """Train on what was checked: (X, y, weights or None), on `rows` of it where not all train, in the order that
-        `order_of(epoch)` tells. A checkpoint is the file of `subject`, this network unless given. Of a set in `blocks`
-        the arrays hold this process's."""
-        n, n_in = training[0].shape[0] if rows is None else len(rows), training[0].shape[1]
-        _check_shares(n, batch_size, self._net.group)
-        shuffled = order_of is not None if shuffled is None else shuffled
-        facts = {"training data": print_of(training, n), "batch_size": batch_size, "shuffle": shuffled}
-        seen = None if blocks is not None else training
-
-        def go(**run: Any) -> History:
-            # several processes read their own rows of a set that is too large for one
-            data = self._place(*training) if self._net.group.size == 1 else self._on_device(*training)
-            fit: Any = host_blocks.fit if isinstance(data, host_blocks.HostData) else loop.fit
-            found: History = fit(self._net, data, batch_size=batch_size, order_of=order_of, rows=rows, **run)
-            return found
-
-        params = {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose}
-        of = self if subject is None else subject
-        return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=of, seen=seen)
-
-    def _course(
-        self,
-        training: tuple[Array, Array, Array | None],
-        validation: tuple[Array, Array, Array | None] | None = None,
-        *,
-        batch_size: int,
-        epochs: int,
-        order_of: Callable[[int], np.ndarray] | None,
-        callbacks: Iterable[Callback] = (),
-        verbose: Any = 0,
-        rows: np.ndarray | None = None,
-        ahead: unwatched.Ahead | None = None,
-        orders: Callable[[int], np.ndarray] | None = None,
-        history: History | None = None,
-        put: Callable[[Any], Array] | None = None,
-    ) -> Course:
-        """`_train` as a course, for fits that nobody watches from step to step; `ahead` and `orders` as in
-        `unwatched.course`, and `put` brings arrays to the device where fits share them."""
-        net, n = self._net, training[0].shape[0] if rows is None else len(rows)
-        with self._alone("fit"):
-            hooks = CallbackList(callbacks, self, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
-            self._run = Run(net, self, hooks, facts={}, n_in=training[0].shape[1], first=self._epochs)
-            if history is not None:
-                self._run.history = history
-            try:
-                if not net.is_built:
-                    self.build(training[0].shape[1])
-                net.ready()
-                yield from unwatched.course(
-                    net,
-                    self._on_device(*training, put=put),
-                    None if validation is None else self._on_device(*validation, put=put),
-                    batch_size=batch_size,
-                    epochs=epochs,
-                    order_of=order_of,
-                    callbacks=_Counting(hooks, self, self._run, None),
-                    model=self,
-                    history=self._run.history,
-                    first_epoch=self._epochs,
-                    rows=rows,
-                    ahead=ahead,
-                    orders=orders,
-                )
-            finally:
-                self._run = None
-
-    def _fit_stream(
-        self,
-        X: Any,
-        steps: int | None,
-        *,
-        epochs: int,
-        validation_data: Any,
-        class_weight: Any,
-        callbacks: list[Callback],
-        verbose: int,
-        resume: Any,
-    ) -> History:
-        """`fit` on batches that X gives one after another."""
-        if steps is not None:
-            _positive_integer("steps_per_epoch", steps)
-        batches = stream.Stream(X, steps)
-        if isinstance(class_weight, str) and class_weight == "balanced":
-            raise ValueError("class_weight='balanced' needs all rows, and X is a stream: pass a dict")
-        if batches.only_once and resume is not None:
-            raise ValueError("resume needs batches that can be begun anew, not an iterator: pass a function")
-        if batches.only_once and steps is None and epochs > 1:
-            raise ValueError(
-                f"X is an iterator, which gives its batches once, and epochs={epochs}: pass steps_per_epoch, or a "
-                "function that makes a new iterator for every epoch"
-            )
-        n_in = self._of_stream(batches.peek(), 0, class_weight)[0].shape[1]
-        validation = None
-        if validation_data is not None:
-            validation = self._validation(validation_data, n_in, self._outputs(n_in))
-
-        def go(**run: Any) -> History:
-            def check(batch: Any, number: int) -> Data:
-                return self._on_device(*self._of_stream(batch, number, class_weight))
-
-            return stream.fit(self._net, batches, check, **run)
-
-        count = len(X) if steps is None and hasattr(X, "__len__") else steps
-        params = {"epochs": epochs, "steps": count, "verbose": verbose}
-        facts = {"training data": "a stream", "steps_per_epoch": steps}
-        return self._run_fit(go, validation, params, callbacks, n_in=n_in, facts=facts, resume=resume, of=self)
-
-    def _of_stream(self, batch: Any, number: int, class_weight: Any) -> tuple[Array, Array, Array | None]:
-        """A batch of a stream, checked. TypeError or ValueError says which one it is, counted from 1."""
-        it = f"batch {number + 1}"
-        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-            got = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
-            raise TypeError(f"{it} of X must be (x, y) or (x, y, sample_weight), got {got}")
-        x = checks.features(batch[0], self._known_inputs(), self.dtype, f"{it}: x")
-        n, n_out = x.shape[0], self._outputs(x.shape[1])
-        y = checks.targets(batch[1], self._net.loss, n, n_out, self.dtype, f"{it}: y")
-        w = None
-        if len(batch) == 3 and batch[2] is not None:
-            w = checks.weights_of_a_batch(batch[2], n, self.dtype, f"{it}: sample_weight")
-        if class_weight is not None:
-            by_class = checks.class_weights(class_weight, y, self._net.loss, n_out)
-            both = by_class if w is None else backends.to_host(w) * by_class
-            w = checks.weights_of_a_batch(both, n, self.dtype, f"{it}: class_weight")
-        return x, y, w
-
-    def _run_fit(
-        self,
-        go: Callable[..., History],
-        validation: tuple[Any, ...] | None,
-        params: dict[str, Any],
-        callbacks: list[Callback],
-        *,
-        n_in: int,
-        facts: dict[str, Any],
-        resume: Any,
-        of: Any,
-        seen: Any = None,
-    ) -> History:
-        """Take a fit through its epochs by `go`, from a checkpoint's on where there is one; `of` is the model whose
-        file a checkpoint is, `seen` the set that every process should have alike."""
-        net, epochs = self._net, params["epochs"]
-        with self._alone("fit"):
-            # of several processes the first one shows and writes
-            watches = net.group.rank == 0
-            callbacks = [c for c in callbacks if watches or not getattr(c, "only_watches", False)]
-            hooks = CallbackList(callbacks, self, params)
-            held = None if validation is None else _Validation(*validation)
-            facts = facts | {"validation data": None if held is None else print_of(held[:3], held.rows)}
-            under_way = Run(net, of, hooks, facts=facts, n_in=n_in, first=self._epochs)
-            saved = None if resume is None else under_way.open(resume, epochs)
-            net.group.agree(
-                "fit",
-                lambda: {
-                    **under_way.facts(),
-                    "epochs": epochs,
-                    "epochs done": [self._epochs, 0 if saved is None else saved.position.done],
-                    "what a few rows hold": None if seen is None else _a_few_rows(seen),
-                    "the weights (seed= or random_state= draws them)": net.fingerprint(),
-                },
-            )
-            if not net.is_built:
-                self.build(n_in)
-            net.ready()
-            try:
-                with net.backend.activate(), _thread_limit(self._threads):
-                    self._run = under_way
-                    return go(
-                        validation=None if held is None else held.on_device(self._place),
-                        epochs=epochs,
-                        callbacks=_Counting(hooks, self, under_way, saved),
-                        model=self,
-                        history=under_way.history,
-                        first_epoch=self._epochs if saved is None else saved.position.first,
-                        done=0 if saved is None else saved.position.done,
-                    )
-            finally:
-                # behind the context: where memory ran out, its message says what was free then
-                self._run = None
-                net.backend.free()
-
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
         """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. Processes
         that train together all call it with the whole batch."""
         self._need_compiled("train_on_batch")
         self._need_rest("train_on_batch")
         with self._net.group.together():
-            return self._train_on_batch(*self._batch(x, y, sample_weight, class_weight))
-
-    def _train_on_batch(self, x: Any, y: Array, w: Array | None) -> float:
-        net, n = self._net, x.shape[0]
-        _check_shares(n, n, net.group)
-        net.group.agree(
-            "train_on_batch", lambda: {"the batch": print_of((x, y, w)), "what a few rows hold": _a_few_rows((x, y, w))}
-        )
-        net.ready()
-        with net.backend.activate(), loop.training_plan(net, n, weighted=w is not None) as plan:
-            on_device = self._on_device(*(_rows(array, plan.share.first, plan.share.n) for array in (x, y, w)))
-            loop.set_learning_rate(net, self._epochs)
-            run(loop.step_on(plan, on_device))
-            state = np.array(net.backend.to_host(net.state))
-        if state[Slot.BAD]:
-            raise loop.diverged(net, state, None, None)
-        return float(state[Slot.LOSS] + state[Slot.PENALTY])
+            return fitting.step(self, sets.batch(self._net, x, y, sample_weight, class_weight))
 
     def evaluate(
         self, X: Any, y: Any, *, batch_size: int = PREDICTION_BATCH, sample_weight: Any = None
@@ -831,25 +418,25 @@ class Sequential:
         """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows. Of several
         processes each that calls it looks at all of them."""
         self._need_compiled("evaluate")
-        _positive_integer("batch_size", batch_size)
-        X, y, w = self._batch(X, y, sample_weight, None, "X")
+        whole("batch_size", batch_size)
+        data = sets.batch(self._net, X, y, sample_weight, name="X")
         self._net.follow_layers()
         with self._net.backend.activate():
-            return loop.score(self._net, self._place(X, y, w), batch_size)
+            return loop.score(self._net, sets.place(self._net, data), batch_size)
 
     # --- prediction ---------------------------------------------------------------------------------------------
 
     def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
-        _positive_integer("batch_size", batch_size)
-        array = checks.table(X, self._known_inputs())
+        whole("batch_size", batch_size)
+        array = checks.table(X, sets.known_inputs(self._net))
         if not self._net.is_built:
             checks.check_numbers(array, self.dtype)
             self.build(array.shape[1])
         self._net.follow_layers()
         with self._net.backend.activate():
             backend = self._net.backend
-            parts = host_blocks.pieces(backend, array)
+            parts = blocks.pieces(backend, array)
             if len(parts) == 1:
                 return checks.as_given(self._predict(array, batch_size), X)
             return np.concatenate([backend.to_host(self._predict(part, batch_size)) for part in parts])
@@ -877,7 +464,7 @@ class Sequential:
 
     def _probability(self) -> tuple[str, bool]:
         """("softmax" | "sigmoid", whether aᴸ are its logits): what the loss says, else what the last layer is."""
-        loss = self._net.loss if self._compiled is not None else None
+        loss = self._net.loss if self._loss is not None else None
         meaning = getattr(loss, "probability", None)
         if meaning is not None:
             return meaning, bool(getattr(loss, "takes_logits", False))
@@ -900,24 +487,12 @@ class Sequential:
         A frozen layer's gradients are zero.
         """
         self._need_compiled("loss_and_gradients")
-        x, y, w = self._batch(x, y, sample_weight, None)
-        net = self._net
-        with self._backward_plan(x, y, w, training) as plan:
-            state = net.backend.to_host(plan.state)
-            gradients = [
-                np.array(net.backend.to_host(p.of(plan.gradient)))
-                if net.layers[p.layer].trainable
-                else np.zeros(p.parameter.shape, net.dtype)
-                for p in net.ordered_places()
-            ]
-            return float(state[Slot.LOSS] + state[Slot.PENALTY]), gradients
+        return explaining.loss_and_gradients(self._net, sets.batch(self._net, x, y, sample_weight), training)
 
     def input_gradient(self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None) -> np.ndarray:
         """∂C/∂x (n, n_in), as `loss_and_gradients` computes the others."""
         self._need_compiled("input_gradient")
-        x, y, w = self._batch(x, y, sample_weight, None)
-        with self._backward_plan(x, y, w, training, input_gradient=True) as plan:
-            return np.array(self._net.backend.to_host(plan.grad_x))
+        return explaining.input_gradient(self._net, sets.batch(self._net, x, y, sample_weight), training)
 
     def trace(self, x: Any, y: Any = None, training: bool = False, *, sample_weight: Any = None) -> list[LayerTrace]:
         """z, a, delta = ∂C/∂z, dW and db of every layer for x as one batch: the text's quantities, nothing merged.
@@ -925,57 +500,9 @@ class Sequential:
         Without y the forward pass alone; with y the network must be compiled.
         """
         if y is None:
-            array = checks.features(x, self._known_inputs(), self.dtype, "x")
-            if not self._net.is_built:
-                self.build(array.shape[1])
-            self._net.follow_layers()
-            options = {"training": bool(training), "keep": True}
-            with self._net.backend.activate(), self._net.plan(array.shape[0], **options) as plan:
-                self._copy_step(plan)
-                plan.state[Slot.OFFSET] = 0
-                run(plan.source(checks.on_device(array, self._net.backend)))
-                run(plan.forward)
-                return [self._layer_trace(plan, k) for k in range(len(self))]
+            return explaining.trace_forward(self._net, x, training)
         self._need_compiled("trace with y")
-        x, y, w = self._batch(x, y, sample_weight, None)
-        with self._backward_plan(x, y, w, training, keep=True) as plan:
-            return [self._layer_trace(plan, k) for k in range(len(self))]
-
-    def _layer_trace(self, plan: Plan, k: int) -> LayerTrace:
-        net, t = self._net, plan.layers[k]
-
-        def copy(array: Array) -> np.ndarray:
-            return np.array(net.backend.to_host(array))
-
-        gradients = {}
-        if plan.backward:
-            gradients = {p.parameter.name: copy(p.of(plan.gradient)) for p in net.places_of(k)}
-        return LayerTrace(
-            repr(net.layers[k]),
-            copy(t.z),
-            copy(t.a),
-            copy(t.delta) if plan.backward else None,
-            gradients.get("W"),
-            gradients.get("b"),
-            gradients,
-        )
-
-    @contextlib.contextmanager
-    def _backward_plan(self, x: Array, y: Array, w: Array | None, training: bool, **options: Any) -> Iterator[Plan]:
-        """A plan that has run forward and backward on that batch, and taken no step."""
-        net = self._net
-        net.ready()
-        options |= {"training": bool(training), "loss": True, "backward": True, "weighted": w is not None}
-        with net.backend.activate(), net.plan(x.shape[0], **options) as plan:
-            on_device = self._on_device(x, y, w)
-            self._copy_step(plan)
-            evaluate(plan, plan.source(on_device.X, on_device.y, on_device.w), 0)
-            yield plan
-
-    def _copy_step(self, plan: Plan) -> None:
-        """Dropout masks are those of the current step, on all rows of the batch."""
-        plan.state[...] = self._net.state
-        plan.state[Slot.FIRST_ROW] = 0
+        return explaining.trace(self._net, sets.batch(self._net, x, y, sample_weight), training)
 
     # --- files --------------------------------------------------------------------------------------------------
 
@@ -1015,26 +542,7 @@ class Sequential:
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this network holds."""
         self._need_built("to_tensors")
-        net = self._net
-        tensors = {name: np.array(net.backend.to_host(view)) for name, view in views_of(net).items()}
-        metadata: dict[str, Any] = {
-            "kind": "sequential",
-            "layers": [layer_registry.to_config(layer) for layer in net.layers],
-            "n_in": net.n_in,
-            "seed": str(net.seed),
-            "dtype": net.dtype.name,
-            "compiled": None,
-        }
-        if self._compiled is not None:
-            metadata["compiled"] = {
-                "optimizer": optimizers.to_config(net.optimizer),
-                "loss": losses.to_config(self.loss),
-                "metrics": [_metric_config(m) for m in self._compiled["metrics"]],
-                "precision": net.precision,
-            }
-        # what cannot be written as JSON is found out before a file is touched
-        json.dumps(metadata, allow_nan=False)
-        return tensors, metadata
+        return saving.to_tensors(self._net, self._loss)
 
     @classmethod
     def from_tensors(
@@ -1051,13 +559,7 @@ class Sequential:
             raise checkpoint.CheckpointError(f"the file holds a {metadata.get('kind')!r}, not a network")
         layers = [layer_registry.from_config(c, custom) for c in metadata["layers"]]
         model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"])
-        # before the architecture is believed and memory taken for it
-        parameters, running = shapes_of(layers, _positive_integer("n_in", metadata["n_in"]))
-        check_arrays(parameters | running, model.dtype, tensors)
-        net = model._net
-        net.build(metadata["n_in"], draw=False)
-        for name, view in views_of(net).items():
-            view[...] = tensors[name]
+        saving.fill(model._net, metadata["n_in"], tensors)
         compiled = metadata["compiled"]
         if compiled is not None:
             model.compile(
@@ -1090,7 +592,7 @@ class Sequential:
         return last.activation
 
     def _need_compiled(self, what: str) -> None:
-        if self._compiled is None:
+        if self._loss is None:
             raise RuntimeError(f"{what} needs a loss and an optimiser: call compile(optimizer=…, loss=…) first")
 
     def _need_rest(self, what: str) -> None:
@@ -1115,148 +617,9 @@ class Sequential:
                 "give input_shape=, call build(n_in), or fit first"
             )
 
-    def _known_inputs(self) -> int | None:
-        return self._net.n_in if self._net.is_built else None
-
-    def _outputs(self, n_in: int | None = None) -> int:
-        """n_out for n_in inputs; before they are known what the last layers tell by themselves, or 0."""
-        if self._net.is_built:
-            return self._net.n_out
-        if n_in is not None:
-            width = n_in
-            for layer in copy.deepcopy(self._net.layers):
-                width = layer.build(width)
-            return width
-        for layer in reversed(self._net.layers):
-            if type(layer).build is not Layer.build:
-                return getattr(layer, "units", 0)
-        return 0
-
-    def _with_classes(self, w: Array | None, class_weight: Any, y: Array, n_out: int) -> Array | None:
-        """Sample weights times the weights of the classes."""
-        if class_weight is None:
-            return w
-        by_class = checks.class_weights(class_weight, y, self._net.loss, n_out)
-        if w is None:
-            return checks.weights(by_class, len(by_class), self.dtype, "class_weight")
-        both = backends.to_host(w) * by_class
-        return checks.weights(both, len(both), self.dtype, "sample_weight times class_weight")
-
-    def _batch(
-        self, x: Any, y: Any, sample_weight: Any, class_weight: Any, name: str = "x"
-    ) -> tuple[Array, Array, Array | None]:
-        if isinstance(class_weight, str) and class_weight == "balanced":
-            raise ValueError("class_weight='balanced' needs all rows, and this is one batch: pass a dict")
-        array = checks.features(x, self._known_inputs(), self.dtype, name)
-        n, n_out = array.shape[0], self._outputs(array.shape[1])
-        targets = checks.targets(y, self._net.loss, n, n_out, self.dtype)
-        w = None if sample_weight is None else checks.weights(sample_weight, n, self.dtype)
-        w = self._with_classes(w, class_weight, targets, n_out)
-        if not self._net.is_built:
-            self.build(array.shape[1])
-        return array, targets, w
-
-    def _validation(self, given: Any, n_in: int, n_out: int) -> _Validation:
-        if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
-            raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
-        X, y, w = (*given, None)[:3]
-        group, first, rows = self._net.group, 0, None
-        if isinstance(X, Rows):
-            rows = len(X)
-            if any(each is not None and np.shape(each)[0] != rows for each in (y, w)):
-                raise ValueError(f"validation X has {rows} rows, and its y or sample_weight another number")
-            if rows < group.size:
-                raise ValueError(f"validation X has {rows} rows, fewer than there are processes, {group.size}")
-            first, count = part(rows, group.rank, group.size)
-            X, y, w = (_rows_on_disk(each, first, count) for each in (X, y, w))
-        own = (group.rank, group.size) if rows is None else (0, 1)
-        X = checks.features(X, n_in, self.dtype, "validation X", own=own)
-        y = checks.targets(y, self._net.loss, X.shape[0], n_out, self.dtype, "validation y")
-        if w is not None:
-            look = checks.weights if rows is None else checks.weights_of_a_batch
-            w = look(w, X.shape[0], self.dtype, "validation sample_weight")
-        return _Validation(X, y, w, first, rows)
-
-    def _on_device(self, X: Any, y: Array, w: Array | None, *, put: Callable[[Any], Array] | None = None) -> Data:
-        if put is not None:
-            return Data(put(X), put(y), None if w is None else put(w))
-        put = self._net.backend.asarray
-        return Data(checks.on_device(X, self._net.backend), put(y), None if w is None else put(w))
-
-    def _place(self, X: Any, y: Array, w: Array | None) -> Data | host_blocks.HostData:
-        stays = host_blocks.stays(self._net.backend, X, y, w)
-        return host_blocks.HostData(X, y, w) if stays else self._on_device(X, y, w)
-
-
-class _Validation(NamedTuple):
-    """What a fit is measured on: all rows, or this process's of a set of `rows` rows, the first of which is `first`."""
-
-    X: Array
-    y: Array
-    w: Array | None
-    first: int = 0
-    rows: int | None = None
-
-    def on_device(self, put: Callable[..., Any]) -> Any:
-        """The same where `put` brings it."""
-        return dataclasses.replace(put(self.X, self.y, self.w), first=self.first, whole=self.rows)
-
-
-class _Counting:
-    """The callbacks of a fit, and the number of epochs that the model has seen; brings a checkpoint back."""
-
-    def __init__(self, hooks: CallbackList, model: Sequential, under_way: Run, saved: Saved | None) -> None:
-        self.hooks, self.model, self.run, self.saved = hooks, model, under_way, saved
-        self.watch_batches = hooks.watch_batches
-
-    def __call__(self, hook: str, *arguments: Any) -> None:
-        if hook == "on_train_begin" and self.saved is not None:
-            self._resume(self.saved, *arguments)
-            return
-        if hook == "on_epoch_end":
-            self.run.done = arguments[0] + 1
-            self.model._epochs = self.run.first + self.run.done
-        if hook != "on_epoch_complete":
-            self.hooks(hook, *arguments)
-            return
-        with self.run.whole():
-            self.hooks(hook, *arguments)
-
-    def _resume(self, saved: Saved, logs: dict[str, float]) -> None:
-        before = self.run.position()
-        try:
-            self._take(saved.position)
-            self.hooks("on_train_begin", logs)
-            # again: what a callback sets at the beginning was set, and trained on, long ago
-            self._take(saved.position)
-            saved.restore_callbacks()
-        except BaseException:
-            self._take(before)
-            raise
-
-    def _take(self, position: Position) -> None:
-        self.run.restore(position)
-        self.model._epochs = position.first + position.done
-
 
 # `compile` has an argument of the module's name
 _metric = metrics.get
-_metric_config = metrics.to_config
-
-
-def _listed(name: str, given: Any, what: str) -> list[Any]:
-    """The entries of a list that an argument should be."""
-    if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
-        raise TypeError(f"{name} must be a list of {what}, got {given!r}")
-    return list(given)
-
-
-def _progress(verbose: int) -> Callback:
-    """A bar where tqdm is installed, else a line an epoch."""
-    if verbose == 1:
-        with contextlib.suppress(ImportError):
-            return ProgressBar()
-    return EpochLines()
 
 
 def _group_of(strategy: Any) -> Group:
@@ -1268,59 +631,9 @@ def _group_of(strategy: Any) -> Group:
     return strategy.start()
 
 
-def _check_shares(n: int, batch_size: int, group: Group) -> None:
-    """ValueError where a process would have no rows."""
-    if n < group.size:
-        raise ValueError(f"there are {group.size} processes, but {n} rows: start at most as many processes as rows")
-    if batch_size < group.size:
-        raise ValueError(
-            f"batch_size={batch_size} leaves process {group.size - 1} of {group.size} without a row: give each "
-            "at least one, or start fewer processes"
-        )
-
-
-def _rows(array: Any, first: int, count: int) -> Any:
-    """So many rows from that one on: the very array where they are all."""
-    return array if array is None or array.shape[0] == count else array[first : first + count]
-
-
-def _rows_on_disk(given: Any, first: int, count: int) -> Any:
-    """The same of a `Rows`, read, or of an array."""
-    if isinstance(given, Rows):
-        return given.read(first, first + count)
-    return None if given is None else np.asarray(given)[first : first + count]
-
-
-def _a_few_rows(training: tuple[Any, Any, Any]) -> list[int]:
-    """A number that tells the first, the middle and the last rows of a set, of X, y and weights, from other ones."""
-    found = []
-    for array in training:
-        if array is None:
-            continue
-        n = array.shape[0]
-        rows = array[[0, n // 2, n - 1]]
-        host = backends.to_host(rows.toarray() if hasattr(rows, "toarray") else rows)
-        found.append(zlib.crc32(np.ascontiguousarray(host).data))
-    return found
-
-
 def _without_places(thing: Any) -> str:
     """repr, without the addresses that differ from process to process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
-
-
-@contextlib.contextmanager
-def _limited(threads: int) -> Iterator[None]:
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"') from None
-    with threadpool_limits(threads):
-        yield
-
-
-def _thread_limit(threads: int | None) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if threads is None else _limited(threads)
 
 
 def _lower_precision(precision: str | None, backend: backends.Backend, dtype: np.dtype, *, asked: bool = True) -> Any:
@@ -1346,36 +659,16 @@ def _inputs(shape: Any) -> int | None:
         if len(shape) != 1:
             raise ValueError(f"input_shape must be the number of inputs or (inputs,), got {shape!r}")
         shape = shape[0]
-    return _positive_integer("input_shape", shape)
-
-
-def _positive_integer(name: str, value: Any) -> int:
-    number = _integer(name, value, "an integer")
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return number
-
-
-def _integer(name: str, value: Any, wanted: str) -> int:
-    with contextlib.suppress(TypeError):
-        if not isinstance(value, bool):
-            return operator.index(value)
-    raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    return whole("input_shape", shape)
 
 
 def _seed(seed: Any, name: str = "seed") -> int:
     if seed is None:
         return secrets.randbits(63)
-    number = _integer(name, seed, "an integer or None")
-    if not 0 <= number < 2**64:
-        raise ValueError(f"{name} must lie in [0, 2⁶⁴), got {seed}")
-    return number
-
-
-def _bytes(count: int) -> str:
-    size, unit = float(count), "bytes"
-    for bigger in ("KiB", "MiB", "GiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, bigger
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+    with contextlib.suppress(TypeError):
+        if not isinstance(seed, bool):
+            number = operator.index(seed)
+            if not 0 <= number < 2**64:
+                raise ValueError(f"{name} must lie in [0, 2⁶⁴), got {seed}")
+            return number
+    raise TypeError(f"{name} must be an integer or None, got {seed!r}")

@@ -749,9 +749,3 @@ def generator_of(seed: int, purpose: int) -> np.random.Generator:
 
 def _slot(state: Array, slot: Slot) -> Array:
     return state[int(slot) : int(slot) + 1]
-
-
-def evaluate(plan: Plan, source: list[Launch], offset: int) -> None:
-    """Run a plan's source, forward pass, loss, and the backward pass if it has one, for the rows from `offset` on."""
-    plan.state[Slot.OFFSET] = offset
-    run(plan.backend.join([*source, *plan.prepare, *plan.forward, *plan.loss, *plan.backward]))

@@ -67,13 +67,13 @@ def test_the_same_fit_on_both_devices(cuda):
 
 def test_a_step_on_the_device_only_launches(fake_cupy):
     """Nothing is read back, copied over or allocated in a step: what capture forbids."""
-    from gpunn.training import loop
+    from gpunn.training import loop, sets
 
     X, y, _ = _data(16)
     net = _net("cuda", "float32")
     net.train_on_batch(X, y)
     inner = net._net
-    data = net._on_device(X, y.astype(np.int32), None)
+    data = sets.on_device(net._net, (X, y.astype(np.int32), None))
     before = net.get_weights()
     with loop.training_plan(inner, 16, weighted=False) as plan:
         step = loop.whole_step(plan, plan.source(data.X, data.y))

@@ -13,7 +13,7 @@ from gpunn import backend
 from gpunn.backend import courses, epochs
 from gpunn.kernels import host
 from gpunn.kernels.state import SIZE, Slot
-from gpunn.training import DivergenceError, recordings, unwatched
+from gpunn.training import DivergenceError, fitting, recordings, unwatched
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(61, 5))
@@ -337,13 +337,13 @@ def test_an_activation_of_ones_own_is_recorded_for_each_net(recorded):
 def test_few_recordings_wait(recorded, monkeypatch):
     monkeypatch.setattr(recordings, "MOST", 1)
     waiting = []
-    put = gpunn.Sequential._course
+    put = fitting.course
 
     def course(self, *given, **more):
         yield from put(self, *given, **more)
         waiting.append(len(recordings._shelf.found))
 
-    monkeypatch.setattr(gpunn.Sequential, "_course", course)
+    monkeypatch.setattr(fitting, "course", course)
     gpunn.fit_many(build, X, LABELS, [{"width": 3}, {"width": 4}, {"width": 3}], epochs=1)
     assert waiting == [1, 1, 1] and len(recorded) == 3
 
@@ -498,7 +498,7 @@ def test_an_interruption_stops_all_courses(way):
 
 def test_an_interrupted_fit_keeps_the_epochs_that_were_done():
     made = net(seed=1)
-    taken = made._course((X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
+    taken = fitting.course(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
     asked = next(taken)
     asked.epochs = 4  # as if only these had been done when it came
     while not asked.go(1.0):

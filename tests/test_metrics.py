@@ -7,7 +7,7 @@ from oracles import oracle
 import gpunn
 from gpunn import losses, metrics
 from gpunn.kernels.state import Slot
-from gpunn.training import loop
+from gpunn.training import loop, sets
 
 ROWS, COLUMNS = 23, 4
 BATCHES = [1, 5, 8, 23, 100]
@@ -456,7 +456,7 @@ def test_metrics_in_a_step_on_the_device_only_launch(rng, X, fake_cupy):
     net = _net(4, "softmax", LABELS, ALL)
     net.compile("adam", LABELS, ALL, device="cuda")
     net.train_on_batch(X, y)
-    data = net._on_device(X, y.astype(np.int32), None)
+    data = sets.on_device(net._net, (X, y.astype(np.int32), None))
     room = net._net.room(ROWS, weighted=False)
     with loop.training_plan(net._net, ROWS, weighted=False) as plan:
         step = loop.whole_step(plan, plan.source(data.X, data.y), plan.keep(room))

@@ -29,6 +29,7 @@ initializers activations losses schedules
 layers optimizers
 network
 data metrics training
+explaining
 model
 gradient_check device_comparison estimators tables interchange many
 loading

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..kernels import DeviceLaunch
+from .capture import Branches
 from .epochs import Epochs
-from .graph import Graph, abandon
+from .graph import Graph
 
 BRANCHES = 16  # at a time; a net more begins where another's step has ended
 
 
-class Branches(Graph):
+class Lists(Graph):
     """Lists of launches, none of which touches what another writes: one after another where they run launch by launch,
     each on a branch where they are captured."""
 
@@ -25,34 +26,20 @@ class Branches(Graph):
         super().__init__(backend, [launch for each in lists for launch in each])
         self.lists = [list(each) for each in lists]
 
-    def _capture(self, steps: int, rated: bool) -> Any:
-        cuda = self.backend.xp.cuda
-        if not self._streams:
-            self._streams = [cuda.Stream(non_blocking=True) for _ in range(min(BRANCHES, len(self.lists)))]
-            # nothing may be allocated while they capture
-            self._needs = [self.backend.prepare(stream) for stream in self._streams]
-        main, *others = self._streams
+    def _count(self) -> int:
+        return min(BRANCHES, len(self.lists))
 
-        def wait(waiting: Any, stream: Any) -> None:
-            event = cuda.Event(disable_timing=True)
-            stream.record(event)
-            waiting.wait_event(event)
-
-        main.begin_capture()
-        try:
-            for stream in others:
-                wait(stream, main)
-            for k, launches in enumerate(self.lists):
-                with self._streams[k % len(self._streams)]:
-                    for _ in range(steps):
-                        for launch in launches:
-                            launch()
-            for stream in others:
-                wait(main, stream)
-        except BaseException:
-            abandon(main)
-            raise
-        return main.end_capture()
+    def _record(self, branches: Branches, steps: int, rated: bool) -> None:
+        count = self._count()
+        for other in range(1, count):
+            branches.wait(other, 0)
+        for k, launches in enumerate(self.lists):
+            with branches.streams[k % count]:
+                for _ in range(steps):
+                    for launch in launches:
+                        launch()
+        for other in range(1, count):
+            branches.wait(0, other)
 
 
 class Abreast(Epochs):
@@ -62,8 +49,8 @@ class Abreast(Epochs):
         self.members = list(members)
         parts = []
         for each in zip(*(member.parts for member in members), strict=True):
-            branches = Branches(backend, [captured(launches) or [] for launches, _ in each])
-            parts.append(([branches], each[0][1]))
+            together = Lists(backend, [captured(launches) or [] for launches, _ in each])
+            parts.append(([together], each[0][1]))
         super().__init__(parts, None)
 
     def is_over(self) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..kernels import DeviceLaunch
 from ..kernels import get as kernel
+from .capture import Branches
 from .compiled import meet
 
 WARM_UP = 3  # steps before capture: modules are loaded then, and libraries have made what they need
@@ -120,8 +121,7 @@ class Graph:
         self.fault: str | None = None
         self.taken = 0
         self._captured: dict[tuple[int, bool], Any] = {}
-        self._streams: list[Any] = []
-        self._needs: list[Any] = []
+        self._branches: Branches | None = None
         self._placed: dict[bool, tuple[list[Placed], bool]] = {}
         self._rates: Any = None
         self._set_rate: DeviceLaunch | None = None
@@ -204,40 +204,25 @@ class Graph:
         return self._captured[steps, rated]
 
     def _capture(self, steps: int, rated: bool) -> Any:
-        cuda = self.backend.xp.cuda
+        if self._branches is None:
+            self._branches = Branches(self.backend, self._count())
+        branches = self._branches
+        return branches.capture(lambda: self._record(branches, steps, rated))
+
+    def _count(self) -> int:
+        """How many branches there are at most."""
+        return 2
+
+    def _record(self, branches: Branches, steps: int, rated: bool) -> None:
+        """Launch so many steps on the branches."""
         if rated not in self._placed:
             self._placed[rated] = place(self._list(rated))
         placed, joins = self._placed[rated]
-        if not self._streams:
-            self._streams = [cuda.Stream(non_blocking=True) for _ in range(2)]
-            # nothing may be allocated while they capture
-            self._needs = [self.backend.prepare(stream) for stream in self._streams]
-        main = self._streams[0]
-
-        def wait(branch: int) -> None:
-            event = cuda.Event(disable_timing=True)
-            self._streams[1 - branch].record(event)
-            self._streams[branch].wait_event(event)
-
-        main.begin_capture()
-        try:
-            for _ in range(steps):
-                for p in placed:
-                    if p.wait:
-                        wait(p.branch)
-                    with self._streams[p.branch]:
-                        p.launch()
-                if joins:
-                    wait(0)
-        except BaseException:
-            abandon(main)
-            raise
-        return main.end_capture()
-
-
-def abandon(stream: Any) -> None:
-    """End a capture of which something failed; that it failed is known."""
-    try:
-        stream.end_capture()
-    except Exception:
-        return
+        for _ in range(steps):
+            for p in placed:
+                if p.wait:
+                    branches.wait(p.branch, 1 - p.branch)
+                with branches.streams[p.branch]:
+                    p.launch()
+            if joins:
+                branches.wait(0, 1)

@@ -42,15 +42,15 @@ from ..kernels.state import Slot
 from ..layers import Dense, Dropout, Layer
 from ..losses import Loss
 from ..model import Sequential
-from ..network import Network, Plan, evaluate
+from ..network import Network, Plan
 from ..optimizers import Optimizer
 from ..parallel import DataParallel
 from ..recording import ALONE
-from ..training import blocks, checkpoint, unwatched
+from ..training import blocks, checkpoint, fitting, sets, unwatched
 from ..training import run as run_file
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
-from ..training.loop import DivergenceError
+from ..training.loop import DivergenceError, evaluate
 from . import ensemble, saving
 from .course import Course, generator_from
 from .rules import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
@@ -273,9 +273,9 @@ class Perceptron:
         try:
             watched = incremental or validation is not None or self._resume is not None or self._watched() is not None
             if watched or blocks.stays(model._net.backend, *training):
-                model._train(training, validation, resume=self._resume, subject=self, **fit)
+                fitting.train(model, training, validation, resume=self._resume, subject=self, **fit)
             else:
-                unwatched.alone(model._net, model._course(training, ahead=course.ahead, orders=orders, **fit))
+                unwatched.alone(model._net, fitting.course(model, training, ahead=course.ahead, orders=orders, **fit))
             self._take_best(held_out)
         except DivergenceError as error:
             if not self.validation_scores_:
@@ -555,11 +555,7 @@ class Perceptron:
 
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
         """X, y and weights as the network takes them."""
-        X = checks.features(X, X.shape[1], model.dtype)
-        if model.loss.targets == "labels":
-            y = y.argmax(axis=1)
-        y = checks.targets(y, model._net.loss, X.shape[0], model._net.n_out, model.dtype)
-        return X, y, None if w is None else checks.weights(w, X.shape[0], model.dtype)
+        return sets.checked(model._net, X, y.argmax(axis=1) if model.loss.targets == "labels" else y, w)
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
         """Sample weights times class weights."""
@@ -765,7 +761,7 @@ class _Evaluation:
     def __init__(self, model: Sequential, data: tuple[Any, Any, Any], alpha: float) -> None:
         net = model._net
         self.net, self.alpha = net, alpha
-        self.set = model._on_device(*data)
+        self.set = sets.on_device(net, data)
         self.weight = float(data[0].shape[0] if data[2] is None else data[2].sum(dtype=np.float64))
         self.penalised = sum(p.stop - p.start for p in net.places if p.parameter.penalised)
         widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))
@@ -792,7 +788,7 @@ class _Evaluation:
         return loss, gradient
 
     def _part(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
-        evaluate(plan, plan.source(self.set.X, self.set.y, self.set.w), start)
+        evaluate(plan, self.set, start)
         state = self.net.backend.to_host(plan.state)
         share = float(state[Slot.WEIGHT]) / self.weight
         if share:

@@ -38,7 +38,7 @@ from ..backend import to_host
 from ..layers import Layer
 from ..model import Sequential
 from ..training.checkpoint import HEADER_LIMIT, CheckpointError, replace
-from ..training.run import shapes_of, views_of
+from ..training.saving import shapes_of, views_of
 
 # gpunn counts no batches, and PyTorch reads their number with momentum=None alone
 COUNT = "num_batches_tracked"

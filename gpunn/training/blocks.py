@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,8 @@ from .loop import EVALUATION_ROWS, Data, Several, train, training_plan, whole_st
 BLOCK_BYTES = 1 << 26  # of rows that go over together
 
 
-@dataclass
-class HostData:
-    """A set on the host: X (n, d), y for the loss, and weights (n,) or None; first and whole as of `loop.Data`."""
-
-    X: np.ndarray
-    y: np.ndarray
-    w: np.ndarray | None = None
-    first: int = 0
-    whole: int | None = None
-
-    @property
-    def n(self) -> int:
-        return int(self.X.shape[0])
+class HostData(Data):
+    """The same on the host."""
 
     def arrays(self) -> list[np.ndarray]:
         """X, y and the weights where there are some."""

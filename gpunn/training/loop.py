@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..kernels import Launch
 from ..kernels.state import Slot
 from ..network import Kept, Network, Plan
-from ..recording import ALONE, LOOK_AFTER, Array, Group, Share, is_walk, repeat, repeat_all
+from ..recording import ALONE, LOOK_AFTER, Array, Group, Share, is_walk, repeat, repeat_all, run
 from . import together
 from .history import History
 
@@ -40,15 +42,18 @@ class Hooks(Protocol):
 
 @dataclass
 class Data:
-    """A set on the device: X (n, d), y for the loss, and weights (n,) or None.
+    """A set on the device of one network: X (n, d), y for the loss, and weights (n,) or None.
 
-    Where a process has only its own rows of a set of `whole` rows, they begin with row `first`."""
+    Where a process has only its own rows of a set of `whole` rows, they begin with row `first`. Launches that read the
+    set are joined once for each plan, and go with the set, so that no plan keeps a caller's arrays."""
 
     X: Array
     y: Array
     w: Array | None = None
     first: int = 0
     whole: int | None = None
+    totals: tuple[Array, Kept | None] | None = field(default=None, init=False)  # what `score` adds up
+    _joined: WeakKeyDictionary[Plan, list[Launch]] = field(default_factory=WeakKeyDictionary, init=False)
 
     @property
     def n(self) -> int:
@@ -57,6 +62,13 @@ class Data:
     def parts(self, backend: Any) -> Iterator[tuple[int, Data]]:
         """The set in its own order, as parts on the device, each with the number of its first row: here all of it."""
         yield 0, self
+
+    def joined(self, plan: Plan, record: Callable[[], list[Launch]]) -> list[Launch]:
+        """The launches that bring a batch of the set to the plan, and then those that `record` makes."""
+        found = self._joined.get(plan)
+        if found is None:
+            found = self._joined[plan] = plan.backend.join([*plan.source(self.X, self.y, self.w), *record()])
+        return found
 
 
 @dataclass(frozen=True)
@@ -384,7 +396,10 @@ def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Gro
     weighted = data.w is not None
     rows = data.n if data.whole is None else data.whole
     share = Share.of(rows, group)
-    sums, kept = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(rows, weighted=weighted)
+    if data.totals is None:
+        data.totals = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(rows, weighted=weighted)
+    sums, kept = data.totals
+    sums.fill(0)
     together.empty(kept, group)
     mine, own = together.beginning(kept, data.first), share.first - data.first
     for begun, piece in data.parts(net.backend):
@@ -394,9 +409,7 @@ def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Gro
             with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
                 for slot, value in ((Slot.OFFSET, low - begun + start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
                     plan.state[slot] = value
-                whole = [*plan.source(piece.X, piece.y, piece.w), *plan.prepare, *plan.forward, *plan.loss]
-                whole += [*plan.tally(sums), *plan.keep(room), *plan.advance("count_batch")]
-                repeat_all(net.backend.join(whole), (stop - start) // n, plan.state)
+                repeat_all(piece.joined(plan, partial(_looking, plan, sums, room)), (stop - start) // n, plan.state)
                 state = net.backend.to_host(plan.state)
                 loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
                 penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
@@ -405,6 +418,18 @@ def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Gro
     penalty, last = group.meet("the penalty of a set", (penalty, last))[0]
     logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
     return logs | _values(net, totals, weight, kept)
+
+
+def _looking(plan: Plan, sums: Array, room: Kept | None) -> list[Launch]:
+    """What comes behind a batch's rows in `score`."""
+    counted = [*plan.tally(sums), *plan.keep(room), *plan.advance("count_batch")]
+    return [*plan.prepare, *plan.forward, *plan.loss, *counted]
+
+
+def evaluate(plan: Plan, data: Data, offset: int) -> None:
+    """Run a plan's forward pass, its loss, and its backward pass if it has one, for the rows from `offset` on."""
+    plan.state[Slot.OFFSET] = offset
+    run(data.joined(plan, lambda: [*plan.prepare, *plan.forward, *plan.loss, *plan.backward]))
 
 
 def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) -> Array:

@@ -10,7 +10,7 @@ import copy
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,49 +20,17 @@ import numpy as np
 from .. import losses, metrics, optimizers
 from ..backend import is_device_array, to_host
 from ..kernels.state import SIZE, Slot
-from ..layers import Layer
 from ..network import Network
 from ..recording import Array
 from . import checkpoint
 from .callbacks import Callback, CallbackList
 from .checkpoint import CheckpointError
 from .history import History
+from .saving import Shapes, check_arrays, shapes_of, views_of
 
 TRAINING = "training"
 PREFIX = f"{TRAINING}/"
-Shapes = dict[str, tuple[int, ...]]
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
-
-
-def views_of(net: Network) -> dict[str, Array]:
-    """The views of a network's parameters and running statistics, by the names that files give them."""
-    found: dict[str, Array] = {}
-    for k in range(len(net.layers)):
-        views = {p.parameter.name: p.of(net.theta) for p in net.places_of(k)} | net.running_of(k)
-        found |= {f"layers.{k}.{name}": view for name, view in views.items()}
-    return found
-
-
-def shapes_of(layers: Sequence[Layer], n_in: int) -> tuple[Shapes, Shapes]:
-    """The shapes of parameters and of running statistics by those names; builds the layers for `n_in` inputs."""
-    parameters: Shapes = {}
-    running: Shapes = {}
-    width = n_in
-    for k, layer in enumerate(layers):
-        width = layer.build(width)
-        parameters |= {f"layers.{k}.{p.name}": p.shape for p in layer.parameters()}
-        running |= {f"layers.{k}.{r.name}": r.shape for r in layer.running()}
-    return parameters, running
-
-
-def check_arrays(expected: Shapes, dtype: np.dtype, found: dict[str, np.ndarray]) -> None:
-    """CheckpointError unless the arrays are those expected, and no others."""
-    for name in sorted({*expected, *found}):
-        shape, array = expected.get(name), found.get(name)
-        if shape is None or array is None or array.shape != shape or array.dtype != dtype:
-            wanted = "nothing" if shape is None else f"{dtype} {shape}"
-            got = "nothing" if array is None else f"{array.dtype} {array.shape}"
-            raise CheckpointError(f"{name} should be {wanted}, got {got}")
 
 
 def of_the_model(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> dict[str, np.ndarray]:

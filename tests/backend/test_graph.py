@@ -2,7 +2,9 @@
 would punish. Where there is a GPU the same fits run on it."""
 
 import functools
+import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ import pytest
 import gpunn
 from gpunn import backend, kernels
 from gpunn.backend import cublaslt, graph
+from gpunn.backend.capture import Branches
 from gpunn.backend.products import ProductWarning
 from gpunn.kernels import DeviceLaunch
 from gpunn.kernels.state import SIZE, Slot
+from gpunn.training import loop, sets
+from gpunn.training.loop import EVALUATION_ROWS
 
 
 @pytest.fixture
@@ -152,6 +157,68 @@ def test_a_stream_is_replayed_too(several):
         found.append(net.fit(lambda: iter(batches), epochs=3, verbose=0).history["loss"])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-11)
     assert _graphs(several)
+
+
+@pytest.fixture
+def captures(fake_cupy, monkeypatch):
+    """A list that grows by one with each capture."""
+    made, capture = [], Branches.capture
+    monkeypatch.setattr(Branches, "capture", lambda self, record: made.append(self) or capture(self, record))
+    return made
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_validation_set_is_captured_once_a_fit(captures, weighted):
+    rng = np.random.default_rng(5)
+    rows = 4 * EVALUATION_ROWS + 10  # four blocks and a tail
+    X, y, w = rng.normal(size=(rows, 3)), rng.integers(0, 2, size=rows), rng.uniform(0.5, 2, size=rows)
+    found = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(2)], seed=3, dtype="float64")
+        # one metric of sums and one of all rows
+        net.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy", "auc"], device=device)
+        held = (X, y, w) if weighted else (X, y)
+        given = {"validation_data": held, "batch_size": 16, "epochs": graph.WARM_UP + 3, "verbose": 0}
+        found.append(net.fit(X[:16], y[:16], **given).history)
+    # the step, the blocks, the tail; each runs once or more an epoch, and the first three times launch by launch
+    assert len(captures) == 3
+    assert {"val_loss", "val_accuracy", "val_auc"} < set(found[0])
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-10, err_msg=name)
+
+
+def test_sets_that_are_no_longer_looked_at_go(fake_cupy):
+    rng = np.random.default_rng(5)
+    net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(2)], seed=3, dtype="float64")
+    net.compile("adam", "mse", device="cuda")
+    net.build(3)
+    seen = []
+    for _ in range(3):
+        data = sets.on_device(net._net, (rng.normal(size=(8, 3)), rng.normal(size=(8, 2)), None))
+        seen.append((loop.score(net._net, data)["loss"], weakref.ref(data.X)))
+        del data
+    gc.collect()
+    assert len({loss for loss, _ in seen}) == 3, "each set is looked at itself"
+    assert [there() for _, there in seen] == [None] * 3
+
+
+def test_the_parts_of_a_set_that_lbfgs_asks_for_are_captured_once(captures, monkeypatch):
+    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+    from gpunn.estimators import base
+
+    monkeypatch.setattr(base, "LBFGS_ELEMENTS", 1)  # parts of 1024 rows
+    rng = np.random.default_rng(5)
+    X, y = rng.normal(size=(1100, 3)), rng.normal(size=1100)
+    found = []
+    for device in ("cpu", "cuda"):
+        made = gpunn.MLPRegressor(
+            hidden_layer_sizes=(4,), activation="tanh", solver="lbfgs", max_iter=12, random_state=0, device=device
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # twelve iterations converge nowhere
+            found.append(made.fit(X, y).predict(X[:9]))
+    assert len(captures) == 2
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
 
 
 # --- a graph by itself ----------------------------------------------------------------------------------------------

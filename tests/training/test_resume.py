@@ -14,7 +14,7 @@ from snapshots import bits, nothing_moves, weights_of
 
 import gpunn
 from gpunn.data import order_of_epoch
-from gpunn.training import checkpoint
+from gpunn.training import checkpoint, fitting
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -193,7 +193,7 @@ def test_the_file_is_the_model_that_is_shown_and_the_fit_goes_on_from_what_train
         orders = {"order_of": lambda epoch: order_of_epoch(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
         valid = (resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
         options = {"callbacks": [gpunn.ModelCheckpoint(file)], "resume": file, "subject": Shown(net), **orders}
-        history = net._train((x, y.astype("int32"), None), valid, epochs=epochs, **options)
+        history = fitting.train(net, (x, y.astype("int32"), None), valid, epochs=epochs, **options)
         for a, b in zip(gpunn.load(file).get_weights(), net.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b / 2)
     assert outcome(net, history) == outcome(*whole[:2])

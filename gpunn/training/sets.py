@@ -1,0 +1,180 @@
+"""What a network is given, batches and whole sets: checked against it, and brought to its device.
+
+ValueError or TypeError, before anything changes, names what does not fit.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import data as checks
+from ..backend import to_host
+from ..layers import Layer
+from ..network import Network
+from ..parallel import Rows
+from ..recording import Array, Group, part
+from .blocks import HostData, stays
+from .loop import Data
+
+Set = tuple[Any, Array, Array | None]  # X (n, n_in), y for the loss, weights (n,) or None
+Look = Callable[..., Array]
+
+
+def known_inputs(net: Network) -> int | None:
+    """The number of inputs; None before it is known."""
+    return net.n_in if net.is_built else None
+
+
+def outputs(net: Network, n_in: int | None = None) -> int:
+    """n_out for n_in inputs; before they are known what the last layers tell by themselves, or 0."""
+    if net.is_built:
+        return net.n_out
+    if n_in is not None:
+        width = n_in
+        for layer in copy.deepcopy(net.layers):
+            width = layer.build(width)
+        return width
+    for layer in reversed(net.layers):
+        if type(layer).build is not Layer.build:
+            return getattr(layer, "units", 0)
+    return 0
+
+
+def checked(
+    net: Network,
+    X: Any,
+    y: Any,
+    w: Any,
+    *,
+    it: str = "",
+    x: str = "X",
+    n_in: int | None = None,
+    own: tuple[int, int] = (0, 1),
+    look: Look = checks.weights,
+) -> Set:
+    """X, y and weights as the network takes them. Messages call X by the name `x`, and have `it` before every name;
+    `look` checks the weights, and `own` is that of `data.features`."""
+    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, it + x, own=own)
+    n = X.shape[0]
+    y = checks.targets(y, net.loss, n, outputs(net, X.shape[1]), net.dtype, f"{it}y")
+    return X, y, None if w is None else look(w, n, net.dtype, f"{it}sample_weight")
+
+
+def with_classes(net: Network, data: Set, class_weight: Any, *, it: str = "", look: Look = checks.weights) -> Set:
+    """The set with its weights times those of the classes; `it` and `look` as in `checked`."""
+    if class_weight is None:
+        return data
+    X, y, w = data
+    by_class = checks.class_weights(class_weight, y, net.loss, outputs(net, X.shape[1]))
+    both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
+    return X, y, look(both, len(both), net.dtype, f"{it}{name}class_weight")
+
+
+def only_named_classes(class_weight: Any, why: str) -> None:
+    """ValueError for weights of classes that are known only when all rows are."""
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        raise ValueError(f"class_weight='balanced' needs all rows, and {why}: pass a dict")
+
+
+def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None, name: str = "x") -> Set:
+    """One batch, checked; the network is built for it where it was not."""
+    only_named_classes(class_weight, "this is one batch")
+    found = with_classes(net, checked(net, x, y, sample_weight, x=name), class_weight)
+    if not net.is_built:
+        net.build(found[0].shape[1])
+    return found
+
+
+def of_stream(net: Network, given: Any, number: int, class_weight: Any) -> Set:
+    """A batch of a stream, checked; messages say which one it is, counted from 1."""
+    it = f"batch {number + 1}"
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        got = f"{len(given)} things" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise TypeError(f"{it} of X must be (x, y) or (x, y, sample_weight), got {got}")
+    it, look = f"{it}: ", checks.weights_of_a_batch
+    x, y, w = (*given, None)[:3]
+    return with_classes(net, checked(net, x, y, w, it=it, x="x", look=look), class_weight, it=it, look=look)
+
+
+class Validation(NamedTuple):
+    """What a fit is measured on: all rows, or this process's of a set of `rows` rows, the first of which is `first`."""
+
+    X: Any
+    y: Array
+    w: Array | None
+    first: int = 0
+    rows: int | None = None
+
+    def on_device(self, net: Network) -> Any:
+        """The same where the network finds it."""
+        return dataclasses.replace(place(net, (self.X, self.y, self.w)), first=self.first, whole=self.rows)
+
+
+def validation(net: Network, given: Any, n_in: int) -> Validation | None:
+    """What a fit is given as `validation_data`, checked; None where that is nothing."""
+    if given is None:
+        return None
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+    X, y, w = (*given, None)[:3]
+    group, first, rows = net.group, 0, None
+    own, look = (group.rank, group.size), checks.weights
+    if isinstance(X, Rows):
+        rows = len(X)
+        if any(each is not None and np.shape(each)[0] != rows for each in (y, w)):
+            raise ValueError(f"validation X has {rows} rows, and its y or sample_weight another number")
+        if rows < group.size:
+            raise ValueError(f"validation X has {rows} rows, fewer than there are processes, {group.size}")
+        first, count = part(rows, *own)
+        X, y, w = (_rows_on_disk(each, first, count) for each in (X, y, w))
+        own, look = (0, 1), checks.weights_of_a_batch
+    return Validation(*checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look), first, rows)
+
+
+def _rows_on_disk(given: Any, first: int, count: int) -> Any:
+    """So many rows from that one on, read, of a `Rows` or of an array."""
+    if isinstance(given, Rows):
+        return given.read(first, first + count)
+    return None if given is None else np.asarray(given)[first : first + count]
+
+
+def on_device(net: Network, data: Set, put: Callable[[Any], Array] | None = None) -> Data:
+    """The set on the network's device; `put` brings arrays there where fits share them."""
+    X, y, w = data
+    bring = net.backend.asarray if put is None else put
+    return Data(checks.on_device(X, net.backend) if put is None else put(X), bring(y), None if w is None else bring(w))
+
+
+def place(net: Network, data: Set) -> Data | HostData:
+    """The set on the device, or on the host where the device has no room for it."""
+    return HostData(*data) if stays(net.backend, *data) else on_device(net, data)
+
+
+def check_shares(n: int, batch_size: int, group: Group) -> None:
+    """ValueError where a process would have no rows."""
+    if n < group.size:
+        raise ValueError(f"there are {group.size} processes, but {n} rows: start at most as many processes as rows")
+    if batch_size < group.size:
+        raise ValueError(
+            f"batch_size={batch_size} leaves process {group.size - 1} of {group.size} without a row: give each "
+            "at least one, or start fewer processes"
+        )
+
+
+def a_few_rows(data: Set) -> list[int]:
+    """A number that tells the first, the middle and the last rows of a set, of X, y and weights, from other ones."""
+    found = []
+    for array in data:
+        if array is None:
+            continue
+        n = array.shape[0]
+        rows = array[[0, n // 2, n - 1]]
+        host = to_host(rows.toarray() if hasattr(rows, "toarray") else rows)
+        found.append(zlib.crc32(np.ascontiguousarray(host).data))
+    return found
