@@ -252,12 +252,11 @@ class Plan:
         if not self.weighted:
             self.w.fill(1 / self.share.rows)
             ops(kernel("begin_batch"), out=self.state, count=1, rows=self.share.rows)
-        elif self.share.group is ALONE:
-            ops(kernel("weigh_batch"), out=(self.w, self.state), count=1, rows=n)
         else:
             ops(kernel("total"), self.w, out=_slot(self.state, Slot.WEIGHT))
             ops.over_processes(_slot(self.state, Slot.WEIGHT))
-            ops(kernel("weigh_part"), out=(self.w, self.state), count=1, rows=n)
+            ops(kernel("begin_weighted"), out=self.state, count=1)
+            ops(kernel("weigh"), self.state, out=self.w)
         self.prepare = ops.take()
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
