@@ -471,6 +471,7 @@ class Network:
         self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
         self.group: Group = ALONE  # the processes that share its steps
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
+        self.faults: dict[str, None] = {}  # what kept its steps from being one graph, since it was compiled
         self._reset_plans()
 
     # --- parameters ---------------------------------------------------------------------------------------------
@@ -575,7 +576,7 @@ class Network:
         self.optimizer, self.loss, self.metrics, self.accounting = optimizer, loss, metrics, accounting
         self.precision = precision
         self.held_rate = None
-        self.moments, self.score_sums = {}, None
+        self.moments, self.score_sums, self.faults = {}, None, {}
         self._reset_plans()
 
     def compute_in(self, precision: str | None) -> None:
@@ -673,7 +674,7 @@ class Network:
         moved = {name: backend.asarray(self.backend.to_host(array)) for name, array in arrays.items()}
         moments = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.moments.items()}
         vars(self).update(moved)
-        self.moments = moments
+        self.moments, self.faults = moments, {}
         self.backend = backend
         self._reset_plans()
 
@@ -720,7 +721,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickled on the CPU, whatever device it came from."""
         vars(self).update(state)
-        self.backend, self.group = backends.get("cpu"), ALONE
+        self.backend, self.group, self.faults = backends.get("cpu"), ALONE, {}
         self._reset_plans()
 
 
