@@ -265,12 +265,11 @@ class Plan:
         if not self.weighted:
             self.w.fill(1 / self.share.rows)
             ops(kernel("begin_batch"), out=self.state, count=1, rows=self.share.rows)
-        elif self.share.group is ALONE:
-            ops(kernel("weigh_batch"), out=(self.w, self.state), count=1, rows=n)
         else:
             ops(kernel("total"), self.w, out=_slot(self.state, Slot.WEIGHT))
             ops.over_processes(_slot(self.state, Slot.WEIGHT))
-            ops(kernel("weigh_part"), out=(self.w, self.state), count=1, rows=n)
+            ops(kernel("begin_weighted"), out=self.state, count=1)
+            ops(kernel("weigh"), self.state, out=self.w)
         self.prepare = ops.take()
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
@@ -489,6 +488,7 @@ class Network:
         self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
         self.group: Group = ALONE  # the processes that share its steps
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
+        self.faults: dict[str, None] = {}  # what kept its steps from being one graph, since it was compiled
         self._reset_plans()
 
     # --- parameters ---------------------------------------------------------------------------------------------
@@ -593,7 +593,7 @@ class Network:
         self.optimizer, self.loss, self.metrics, self.accounting = optimizer, loss, metrics, accounting
         self.precision = precision
         self.held_rate = None
-        self.moments, self.score_sums = {}, None
+        self.moments, self.score_sums, self.faults = {}, None, {}
         self._reset_plans()
 
     def compute_in(self, precision: str | None) -> None:
@@ -691,7 +691,7 @@ class Network:
         moved = {name: backend.asarray(self.backend.to_host(array)) for name, array in arrays.items()}
         moments = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.moments.items()}
         vars(self).update(moved)
-        self.moments = moments
+        self.moments, self.faults = moments, {}
         self.backend = backend
         self._reset_plans()
 
@@ -738,7 +738,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickled on the CPU, whatever device it came from."""
         vars(self).update(state)
-        self.backend, self.group = backends.get("cpu"), ALONE
+        self.backend, self.group, self.faults = backends.get("cpu"), ALONE, {}
         self._reset_plans()
 
 

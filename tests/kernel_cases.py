@@ -216,8 +216,6 @@ SPECIAL = {
     "squares": _magnitudes,
     "scale": _magnitudes,
     "key": lambda ask, operand: ask.rng.integers(0, 2**32, size=2),
-    "terms": lambda ask, operand: ask.rng.normal(size=3),
-    "sums": lambda ask, operand: ask.rng.normal(size=3),
     "rates": lambda ask, operand: np.array([2.0, *ask.rng.normal(size=3)]),  # of step 2 and the two behind it
     "kept": _kept,
     "first": _first,
@@ -228,7 +226,7 @@ WIDTHS = {"philox": 4}  # the number of columns that a text insists on
 NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}
 SCALARS = {
     "alpha": 0.3, "epsilon": 1e-3, "beta1": 0.9, "beta2": 0.99, "rho": 0.9, "momentum": 0.55, "weight_decay": 0.01,
-    "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "terms_n": 3, "totals_n": 2,
+    "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "totals_n": 2,
 }  # fmt: skip
 THRESHOLD = 0x60000000  # of dropout: p = 3/8
 

@@ -88,14 +88,16 @@ def _spans(arrays: Sequence[Any]) -> list[tuple[int, int]]:
     return found
 
 
-def join(backend: Any, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
+def join(
+    backend: Any, launches: Sequence[Callable[[], Any]], tell: Callable[[str], Any] | None = None
+) -> list[Callable[[], Any]]:
     """The same launches, neighbours that a stream may capture joined into graphs."""
     joined: list[Callable[[], Any]] = []
     pending: list[DeviceLaunch] = []
 
     def end() -> None:
         if pending:
-            joined.append(Graph(backend, pending) if len(pending) > 1 else pending[0])
+            joined.append(Graph(backend, pending, tell) if len(pending) > 1 else pending[0])
             pending.clear()
 
     for launch in launches:
@@ -112,11 +114,15 @@ class Graph:
     """Launches as one: called, it runs them in order; `repeat` does so for step after step.
 
     The first steps run launch by launch; then one step is captured, and several in one graph where there are many to
-    take. It is launched on the stream that is current, and captured on streams of its own.
+    take. It is launched on the stream that is current, and captured on streams of its own. `tell` hears, once, why that
+    failed.
     """
 
-    def __init__(self, backend: Any, launches: Sequence[DeviceLaunch]) -> None:
+    def __init__(
+        self, backend: Any, launches: Sequence[DeviceLaunch], tell: Callable[[str], Any] | None = None
+    ) -> None:
         self.backend = backend
+        self.tell = tell
         self.launches = list(launches)
         self.fault: str | None = None
         self.taken = 0
@@ -194,7 +200,9 @@ class Graph:
                 self._captured[steps, rated] = self._capture(steps, rated)
             except Exception as error:
                 # nothing has run: what capture refuses, the launches do one by one
-                self.fault = f"{type(error).__name__}: {error}"
+                self.fault = " ".join(f"{type(error).__name__}: {error}".split())
+                if self.tell is not None:
+                    self.tell(f"no CUDA graph could be captured, {self.fault}")
                 warnings.warn(
                     f"a step is not captured as a CUDA graph and runs launch by launch, which is slower: {self.fault}",
                     CaptureWarning,

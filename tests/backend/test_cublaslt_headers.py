@@ -189,7 +189,9 @@ def test_the_library_takes_every_descriptor_and_gives_back_what_was_set(library,
 def test_vectors_and_kept_matrices_are_of_the_results_type(texts):
     """As the door has them: it sets neither's type."""
     assert "Bias vector elements are the same type as the elements of output matrix (Dtype)" in texts[0]
-    assert re.search(r"GELU input matrix elements type is the same as the type of elements of[\s*]+the output", texts[0])
+    assert re.search(
+        r"GELU input matrix elements type is the same as the type of elements of[\s*]+the output", texts[0]
+    )
 
 
 def test_the_library_refuses_a_value_of_another_size(library, fake_cupy):
