@@ -117,18 +117,19 @@ def random(device: Any, shape: tuple[int, ...], dtype: str = "float32") -> Any:
 
 
 def adam(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Made:
-    """E8 over all parameters: g, θ, m, v read, θ, m, v written, in float32 whatever the products are in."""
-    if dtype != "float32":
-        raise NotImplementedError(
-            "parameters and moments are float32 in bf16 too: the row above is the one that counts"
-        )
+    """E8 over all parameters: g, θ, m, v read, θ, m, v written, in float32; in bf16 θ once more, for the products."""
     g, theta, m, v = (random(device, (parameters,)) for _ in range(4))
     v *= v  # of squares
     state = np.zeros(SIZE)
     state[[Slot.LR, Slot.RATE, Slot.ROOT]] = 1e-3
     numbers = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}
-    launch = rule.update.bind(g, device.asarray(state), out=(theta, m, v), **numbers)
-    return launch, 7 * parameters * theta.itemsize
+    if dtype == "float32":
+        launch = rule.update.bind(g, device.asarray(state), out=(theta, m, v), **numbers)
+        return launch, 7 * theta.nbytes
+    held = device.empty((parameters,), HELD[dtype])
+    return rule.holding.bind(
+        g, device.asarray(state), out=(theta, m, v, held), **numbers
+    ), 7 * theta.nbytes + held.nbytes
 
 
 def bias(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Made:

@@ -144,6 +144,8 @@ class Recorder:
         self._operands = backend.operands(precision)
         self.share = Share.of(0) if share is None else share
         self._first_rows: dict[int, Array] = {}
+        self._whole: Array = None
+        self._roundings: list[tuple[list[Any], int]] = []  # of all of it
         self.eager: list[str] = []
         self.bytes = 0
         self._stages: list[list[Any]] = [[]]
@@ -171,6 +173,15 @@ class Recorder:
     def whole(self, flat: Array) -> None:
         """Vectors and matrices within `flat` are read often, and written together."""
         self._operands.whole(flat)
+        self._whole = flat
+
+    def copy_of_part(self, part: Array) -> Array:
+        """Where products read a part of what `whole` named, for who writes the part; None where they read itself."""
+        return self._operands.copy_of_part(part)
+
+    def copied(self) -> None:
+        """What `copy_of_part` gave was written as the part was."""
+        self._operands.copied()
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""
@@ -229,7 +240,9 @@ class Recorder:
         """What a product reads in the place of `a`, recorded if it has to be made; of a vector `beside` its result."""
         before = self._operands.bytes
         read, made = self._operands.of(a) if beside is None else self._operands.beside(a, beside)
-        self._stages[-1] += made
+        stage = self._stages[-1]
+        self._roundings += [(stage, len(stage)) for _, (x, *_), *_ in made if x is self._whole]
+        stage += made
         self.bytes += self._operands.bytes - before
         return read
 
@@ -318,6 +331,9 @@ class Recorder:
         places = [(stage, k) for stage in self._stages for k, item in enumerate(stage) if isinstance(item, tuple)]
         for (stage, k), launch in zip(places, bind_all(stage[k] for stage, k in places), strict=True):
             stage[k] = launch
+        if len(self._roundings) == 1 and self._operands.whole_is_current():
+            ((stage, k),) = self._roundings
+            stage[k].once = True
 
 
 def run(launches: Iterable[Launch]) -> None:

@@ -56,14 +56,16 @@ class DeviceLaunch:
 
     reads, writes  the arrays that they read and write
     product        whether it is a matrix product: work that a GPU may do beside another
+    once           whether the first of several steps in a row leaves what it makes as the next ones need it
     """
 
-    __slots__ = ("calls", "product", "reads", "writes")
+    __slots__ = ("calls", "once", "product", "reads", "writes")
 
     def __init__(
         self, calls: Sequence[Callable[[], Any]], reads: Sequence[Any], writes: Sequence[Any], *, product: bool = False
     ) -> None:
         self.calls, self.reads, self.writes, self.product = tuple(calls), tuple(reads), tuple(writes), product
+        self.once = False
 
     def __call__(self) -> None:
         for call in self.calls:

@@ -10,7 +10,7 @@ from backend.test_cublaslt import Twice, data, frozen, missing, net_of, rounded
 
 import gpunn
 from gpunn import MLPClassifier, MLPRegressor
-from gpunn.backend import get, to_host
+from gpunn.backend import get, graph, to_host
 from gpunn.backend.products import ProductWarning
 from gpunn.kernels import get as kernel
 from gpunn.recording import Recorder
@@ -367,3 +367,69 @@ def test_checks_know_it(fake_cupy):
     assert low.ok and high.ok
     found = [max(d.relative for _, row in r.layers for d in row.values()) for r in (low, high)]
     assert found[1] < 1e-5 < found[0] < low.allowed < 0.2
+
+
+# --- several steps in a row -------------------------------------------------------------------------------------------
+
+
+def plan_of(net, rows=8):
+    from gpunn.training import loop
+
+    return loop.training_plan(net._net, rows, weighted=False)
+
+
+def fitted(fake_cupy, *, layers=None, epochs=2, **options):
+    layers = [gpunn.Dense(32, "relu"), gpunn.Dense(16, "relu"), gpunn.Dense(3, "softmax")] if layers is None else layers
+    net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
+    net.compile(
+        options.pop("optimizer", "adam"), "sparse_categorical_crossentropy", device="cuda", precision="bf16", **options
+    )
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(400, 8)), rng.integers(0, 3, 400)
+    fake_cupy.state.calls.clear()
+    net.fit(X, y, batch_size=8, epochs=epochs, verbose=0)
+    return net
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"])
+def test_steps_in_a_row_round_the_weights_as_they_write_them(fake_cupy, monkeypatch, optimizer):
+    """Bit for bit what rounding them before every step gives, which a graph of several steps does once."""
+    monkeypatch.setattr(graph, "MOST_STEPS", 3)
+    monkeypatch.setattr(graph, "LOOKS", 1e-4)
+    together = fitted(fake_cupy, optimizer=optimizer)
+    nodes = {int(c.split()[2]) for c in fake_cupy.state.calls if c.startswith("graph of")}
+    with plan_of(together) as plan:
+        assert [launch.once for launch in plan.forward].count(True) == 1
+    # a graph of some steps has one rounding
+    few, many = min(nodes), max(nodes)
+    assert many == 3 * few - 2
+    assert f"kernel gpunn_{optimizer}_holding" in fake_cupy.state.calls
+    monkeypatch.setattr(Recorder, "copy_of_part", lambda self, part: None)
+    singly = fitted(fake_cupy, optimizer=optimizer)
+    with plan_of(singly) as plan:
+        assert not any(launch.once for launch in plan.forward)
+    for a, b in zip(together.get_weights(), singly.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_else_writes_weights_has_them_rounded_before_every_step(fake_cupy):
+    """max_norm behind the update, and parts of the flat buffer that begin where no 16 bytes do."""
+    held = [gpunn.Dense(16, "relu", max_norm=0.5), gpunn.Dense(3, "softmax")]
+    middle = frozen(gpunn.Dense(7, "relu"))
+    for layers in (held, [gpunn.Dense(5, "relu"), middle, gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]):
+        net = fitted(fake_cupy, layers=layers)
+        with plan_of(net) as plan:
+            assert not any(launch.once for launch in plan.forward)
+
+
+def test_a_bad_step_leaves_weights_and_their_copy_as_they_were(fake_cupy):
+    net = fitted(fake_cupy, epochs=1)
+    before = net.get_weights()
+    X = np.full((80, 8), 1e38)  # sums overflow
+    with pytest.raises(gpunn.DivergenceError):
+        net.fit(X, np.zeros(80, int), batch_size=8, epochs=1, verbose=0)
+    with plan_of(net) as plan:
+        copy = plan.ops._operands._copies[plan.ops._operands._key(net._net.theta)][1]
+        assert np.array_equal(to_host(copy), to_host(kernel("to_bfloat16")(net._net.theta)))
+    for a, b in zip(net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)

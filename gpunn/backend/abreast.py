@@ -36,9 +36,10 @@ class Lists(Graph):
             branches.wait(other, 0)
         for k, launches in enumerate(self.lists):
             with branches.streams[k % count]:
-                for _ in range(steps):
+                for step in range(steps):
                     for launch in launches:
-                        launch()
+                        if not (step and launch.once):
+                            launch()
         for other in range(1, count):
             branches.wait(0, other)
 

@@ -226,10 +226,12 @@ class Graph:
         if rated not in self._placed:
             self._placed[rated] = place(self._list(rated))
         placed, joins = self._placed[rated]
-        for _ in range(steps):
+        for step in range(steps):
             for p in placed:
                 if p.wait:
                     branches.wait(p.branch, 1 - p.branch)
+                if step and p.launch.once:
+                    continue
                 with branches.streams[p.branch]:
                     p.launch()
             if joins:

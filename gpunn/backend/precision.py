@@ -3,8 +3,8 @@
 What one product leaves to the next, the batch, activations and δ, is rounded by whatever writes it and never was in
 float32. The copies, of weights above all, are recorded where an operand is first read, and made again where it was
 written since. So weights are rounded in the forward pass, all by one launch, and read again in the backward pass. A
-recorded list runs from its beginning, so that what is written by others between two runs, the weights by the
-optimiser, is rounded anew.
+recorded list runs from its beginning, so that what is written by others between two runs is rounded anew; within
+several steps in a row the optimiser writes the weights' copy beside the weights.
 """
 
 from __future__ import annotations
@@ -29,6 +29,17 @@ class Operands:
 
     def whole(self, flat: Any) -> None:
         """Vectors and matrices within `flat` are read often, and written together."""
+
+    def whole_is_current(self) -> bool:
+        """Whether there is a copy of it, equal to it."""
+        return False
+
+    def copy_of_part(self, part: Any) -> Any:
+        """Where the copy of a part of it is that is equal to it; None where there is none."""
+        return None
+
+    def copied(self) -> None:
+        """What `copy_of_part` gave was written as the part was."""
 
     def held(self, columns: int) -> Any:
         """The type of a matrix that products alone read and write; None for the network's."""
@@ -68,6 +79,16 @@ class InBfloat16(Operands):
 
     def whole(self, flat: Any) -> None:
         self._flat = flat
+
+    def whole_is_current(self) -> bool:
+        return self._flat is not None and self._key(self._flat) in self._current
+
+    def copy_of_part(self, part: Any) -> Any:
+        start = self._within(part) if self.whole_is_current() else None
+        return None if start is None else self._copies[self._key(self._flat)][1][start : start + part.size]
+
+    def copied(self) -> None:
+        self._current.add(self._key(self._flat))
 
     def held(self, columns: int) -> Any:
         return np.dtype(np.uint16) if columns % MULTIPLE == 0 else None
@@ -112,8 +133,12 @@ class InBfloat16(Operands):
         inside = a.flags.c_contiguous and rest == 0 and 0 <= start <= self._flat.size - a.size
         return start if inside and start % MULTIPLE == 0 and (a.ndim == 1 or a.shape[1] % MULTIPLE == 0) else None
 
+    @staticmethod
+    def _key(base: Any) -> Any:
+        return int(base.data.ptr), tuple(base.shape), tuple(base.strides)
+
     def _copied(self, base: Any) -> tuple[Any, list[Recorded]]:
-        key = int(base.data.ptr), tuple(base.shape), tuple(base.strides)
+        key = self._key(base)
         if key not in self._copies:
             self._copies[key] = base, self._room(base.shape)
         copy = self._copies[key][1]
