@@ -32,6 +32,7 @@ def begin_weighted(state):
     "raw float64 state -> inout T w",
     "w = weight > 0.0 ? (T)((double)w / weight) : w;",
     setup="const double weight = state[WEIGHT];",
+    ulp=0,
 )
 def weigh(state, w):
     """wᵢ ← wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; weights that are all zero stay. (E3)"""

@@ -107,7 +107,7 @@ def test_in_place_is_the_same(kernel, output, given, body):
 
 # an error of ULP units in the last place, away from zero
 PLANTED = """
-{ if (sizeof(T) == 4) { unsigned u; __builtin_memcpy(&u, &%(x)s, 4); u += %(ulp)d; __builtin_memcpy(&%(x)s, &u, 4); }
+{ if (sizeof %(x)s == 4) { unsigned u; __builtin_memcpy(&u, &%(x)s, 4); u += %(ulp)d; __builtin_memcpy(&%(x)s, &u, 4); }
   else { unsigned long long u; __builtin_memcpy(&u, &%(x)s, 8); u += %(ulp)d; __builtin_memcpy(&%(x)s, &u, 8); } }
 """
 
