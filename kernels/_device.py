@@ -27,12 +27,14 @@ from ._device_texts import (
     summed_text,
 )
 from .host import after_copies
+from .state import slots
 
 if TYPE_CHECKING:
     from ._registry import Call, Kernel
 
 THREADS = 2**18  # as many as a large GPU runs at a time
 EACH = 16  # elements that a thread of a reduction combines at least
+EACH_FOR_A_JOIN = 64  # and at most, where the partial results can so be joined by one launch
 EACH_SUMMED = 8  # rows that a thread takes at least where it also writes them
 ONE_WARP = 2**17  # elements up to which column sums take one launch, a warp a column
 OPTIONS = ("-std=c++17",)
@@ -75,9 +77,18 @@ class DeviceLaunch:
 def bind(kernel: Kernel, call: Call) -> DeviceLaunch:
     """The launch on the GPU that holds the arrays; without elements it is a launch of nothing."""
     calls = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](kernel, call)
-    pairs = list(zip(kernel.signature.arrays, call.arrays, strict=True))
-    reads = [a for o, a in pairs if o.role != "out"]
-    return DeviceLaunch(calls, reads, [a for o, a in pairs if o.role != "in"])
+    reads, writes = [], []
+    text = "\n".join([kernel.text, kernel.setup, kernel.when.text if kernel.when else ""])
+    for o, a in zip(kernel.signature.arrays, call.arrays, strict=True):
+        entries = slots(text) if o.name == "state" and o.kind == "raw" else None
+        if entries is not None:
+            # launches that have to do with other entries need not wait for one another
+            reads += [a[k : k + 1] for k in sorted(entries[0])]
+            writes += [a[k : k + 1] for k in sorted(entries[1])]
+            continue
+        reads += [a] if o.role != "out" else []
+        writes += [a] if o.role != "in" else []
+    return DeviceLaunch(calls, reads, writes)
 
 
 Calls = list[Callable[[], Any]]
@@ -208,6 +219,8 @@ def _reduction(kernel: Kernel, call: Call) -> Calls:
     parts, n_parts = (xp.empty(1, dtype=result.dtype), 0) if n * m == 0 else (result, 1)
     if n * m and kernel.over == "all":
         n_parts = min(THREADS, -(-n * m // EACH) + WARP - 1) // WARP
+        if n_parts > GROUP and n * m <= GROUP * WARP * EACH_FOR_A_JOIN:
+            n_parts = GROUP
         parts = scratch(n_parts)
         begin("_parts", n_parts * WARP, n_parts * WARP, parts)
     elif n * m and n > EACH and n * m <= ONE_WARP:
@@ -221,7 +234,7 @@ def _reduction(kernel: Kernel, call: Call) -> Calls:
 
 
 def _joins(kernel: Kernel, guarded: list[Any], parts: Any, n_parts: int, result: Any) -> Calls:
-    """The launches that join `n_parts` partial results of every result, 256 a warp, until one is left."""
+    """The launches that join `n_parts` partial results of every result, 1024 a warp, until one is left."""
     function = _compiled(reduction_texts(kernel)["_join"], f"{kernel.name}_join")
     calls: Calls = []
     while n_parts != 1:

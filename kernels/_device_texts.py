@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._registry import Kernel
 
 WARP = _lanes.WARP
-GROUP = 8 * WARP  # partial results that one warp joins
+GROUP = 32 * WARP  # partial results that one warp joins
 AROUND = PREAMBLE + _narrow.ON_DEVICE
 
 
@@ -260,7 +260,7 @@ def reduction_texts(kernel: Kernel, narrow: bool = False) -> dict[str, Text]:
     _parts    over rows, thread (part, column) combines rows part, part + n_parts, … of its column; over everything,
               lane l of n_lanes combines elements l, l + n_lanes, …, and a warp its lanes
     _columns  over rows, a warp combines one column: lane l rows l, l + 32, …
-    _join     a warp combines 256 neighbouring partial results of one result, lane l those at l, l + 32, …
+    _join     a warp combines 1024 neighbouring partial results of one result, lane l those at l, l + 32, …
 
     A warp combines its lanes in halves: lane l with l + 16, then l + 8, and so on. Adjacent threads read adjacent
     elements of a contiguous array. Inputs are addressed through their strides, so any layout will do.
@@ -329,6 +329,7 @@ def reduction_texts(kernel: Kernel, narrow: bool = False) -> dict[str, Text]:
                 begin,
                 f"const long long part = i / {WARP}, first = part % n_groups * {GROUP};",
                 f"const long long end = first + {GROUP} < n_parts ? first + {GROUP} : n_parts;",
+                "#pragma unroll 8",
                 f"for (long long k = first + i % {WARP}; k < end; k += {WARP}) {{ "
                 f"const {a} {out.name} = parts[part / n_groups * n_parts + k]; {join} }}",
                 lanes,

@@ -6,6 +6,7 @@ compiled code. Integers up to 2⁵³ are exact in float64, which a step count, a
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 
@@ -55,3 +56,17 @@ _VECTOR_LOOP = r"""
 """
 
 PREAMBLE = "enum { " + ", ".join(f"{slot.name} = {int(slot)}" for slot in Slot) + " };" + _VECTOR_LOOP
+
+
+def slots(text: str) -> tuple[set[int], set[int]] | None:
+    """The entries of the state array that a text reads, and those that it writes; None where it takes it as a whole."""
+    reads, writes = set(), set()
+    for found in re.finditer(r"\bstate\b(?:\[([A-Z_]+)\]\s*([-+*/]?=(?!=))?)?", text):
+        if found[1] is None:
+            return None
+        slot = int(Slot[found[1]])
+        if found[2]:
+            writes.add(slot)
+        if found[2] != "=":
+            reads.add(slot)
+    return reads, writes

@@ -201,7 +201,8 @@ class ElementwiseKernel:
         state.saw(f"kernel {self.name}")
         if 0 not in shape:
             out = [x._a for x in results]
-            fake_graphs.run_or_record(state, self._run, (bare[: self.nin] + out, dtypes, shape), out)
+            called = [p.name for p in self.params], self.operation
+            fake_graphs.run_or_record(state, self._run, (bare[: self.nin] + out, dtypes, shape), out, *called)
         return results[0] if len(results) == 1 else tuple(results)
 
     def _dtypes(self, bare):

@@ -4,9 +4,12 @@ that was not joined, and two launches that touch the same bytes on branches that
 """
 
 import functools
+import re
 import threading
 
 import numpy as np
+
+from gpunn.kernels.state import Slot
 
 
 class Op:
@@ -41,15 +44,27 @@ def under_way(state):
     return state.capturing if mine else False
 
 
-def run_or_record(state, function, arguments, written):
+def run_or_record(state, function, arguments, written, names=(), text=""):
     """Run function(*arguments), the first of them the arrays and scalars of a launch, or keep it where a capture is
-    under way."""
+    under way. Of an array that a text calls state it touches the entries that it names."""
     capture = under_way(state)
     if isinstance(capture, Capture):
-        touched = [a for a in arguments[0] if isinstance(a, np.ndarray)]
+        whole = [a for name, a in zip(names, arguments[0], strict=False) if name == "state_"]
+        entries = _entries(whole[0], text) if whole else []
+        touched = [a for a in arguments[0] if isinstance(a, np.ndarray) and not any(a is x for x in whole)]
+        written = [a for a in written if not any(a is x for x in whole)] + [a for a, set_ in entries if set_]
+        touched += [a for a, _ in entries]
         capture.record(state.stream, functools.partial(function, *arguments), touched, written)
     else:
         function(*arguments)
+
+
+def _entries(state, text):
+    """(entry, whether it is set) of all that a text names, `state[LOSS]`, or the array where it names others."""
+    named = re.findall(r"\bstate\[(\w+)\]( *[-+*/]?=(?!=))?", text)
+    if len(named) < len(re.findall(r"\bstate\b", text)) - 1 or not {name for name, _ in named} <= set(Slot.__members__):
+        return [(state, True)]
+    return [(state[Slot[name] : Slot[name] + 1], bool(how)) for name, how in named]
 
 
 def _overlap(some, others):

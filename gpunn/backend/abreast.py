@@ -27,13 +27,14 @@ class Lists(Graph):
         super().__init__(backend, [launch for each in lists for launch in each], tell)
         self.lists = [list(each) for each in lists]
 
-    def _count(self) -> int:
+    def _count(self, rated: bool) -> int:
         return min(BRANCHES, len(self.lists))
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
-        count = self._count()
+        count = self._count(rated)
+        begin = branches.mark(0)
         for other in range(1, count):
-            branches.wait(other, 0)
+            branches.wait(other, begin)
         for k, launches in enumerate(self.lists):
             with branches.streams[k % count]:
                 for step in range(steps):
@@ -41,7 +42,7 @@ class Lists(Graph):
                         if not (step and launch.once):
                             launch()
         for other in range(1, count):
-            branches.wait(0, other)
+            branches.wait(0, branches.mark(other))
 
 
 class Abreast(Epochs):

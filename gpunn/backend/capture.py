@@ -17,11 +17,15 @@ class Branches:
         # nothing may be allocated while they capture
         self._needs = [backend.prepare(stream) for stream in self.streams]
 
-    def wait(self, branch: int, other: int) -> None:
-        """What follows on a branch comes after all that there is on the other; a branch joins a capture by waiting."""
+    def mark(self, branch: int) -> Any:
+        """The place that a branch has reached."""
         event = self._cuda.Event(disable_timing=True)
-        self.streams[other].record(event)
-        self.streams[branch].wait_event(event)
+        self.streams[branch].record(event)
+        return event
+
+    def wait(self, branch: int, place: Any) -> None:
+        """What follows on a branch comes after all before that place; a branch joins a capture by waiting."""
+        self.streams[branch].wait_event(place)
 
     def capture(self, record: Callable[[], None]) -> Any:
         """What `record` launches on the branches as a graph. They begin with the first, which waits for all others at

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,74 +17,17 @@ import numpy as np
 from ..kernels import DeviceLaunch
 from ..kernels import get as kernel
 from .capture import Branches
-from .compiled import meet
+from .placing import START, Placed, place
 
 WARM_UP = 3  # steps before capture: modules are loaded then, and libraries have made what they need
 MOST_NODES = 640  # launches of one graph, about
 MOST_STEPS = 32  # steps of one graph
 LOOKS = 8  # how often the host looks at the clock within the time it was given
 RATES = 4096  # learning rates on the device at once
-FILLS = 132 * 128 * 128  # elements of a product from which on it fills a GPU by itself: a tile for every multiprocessor
 
 
 class CaptureWarning(UserWarning):
     """A step could not be captured as a CUDA graph and runs launch by launch; the message says why."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A launch and the branch of the graph on which it lies; `wait`: after all of the other branch so far."""
-
-    launch: DeviceLaunch
-    branch: int
-    wait: bool
-
-
-def place(launches: Sequence[DeviceLaunch]) -> tuple[list[Placed], bool]:
-    """The launches on two branches, and whether the first must wait for the second at the end.
-
-    A product that leaves part of a GPU idle, and on which the launch behind it does not depend, goes to the second:
-    ∂W = a_prevᵀ δ (E6) beside δ Wᵀ (E5). A branch waits for the other where it reads what that has written, or writes
-    what that has read or written, since it last waited.
-    """
-    placed: list[Placed] = []
-    since: tuple[list[DeviceLaunch], list[DeviceLaunch]] = ([], [])
-    entered = False  # a second stream joins a capture by waiting for the first
-    for launch, after in zip(launches, [*launches[1:], None], strict=True):
-        beside = not placed or placed[-1].branch == 0
-        apart = (
-            beside and launch.product and _size(launch) < FILLS and after is not None and not _depends(after, launch)
-        )
-        branch = int(apart)
-        others = since[1 - branch]
-        wait = any(_depends(launch, other) for other in others) or (apart and not entered)
-        if wait:
-            others.clear()
-        entered = entered or apart
-        since[branch].append(launch)
-        placed.append(Placed(launch, branch, wait))
-    return placed, bool(since[1])
-
-
-def _size(launch: DeviceLaunch) -> int:
-    return max((int(array.size) for array in launch.writes), default=0)
-
-
-def _depends(later: DeviceLaunch, earlier: DeviceLaunch) -> bool:
-    """Whether the order of the two counts."""
-    written, touched = _spans(earlier.writes), _spans([*earlier.reads, *earlier.writes])
-    return meet(_spans(later.reads), written) or meet(_spans(later.writes), touched)
-
-
-def _spans(arrays: Sequence[Any]) -> list[tuple[int, int]]:
-    """The bytes (from, to) in which an array's elements lie."""
-    found = []
-    for a in arrays:
-        if a.size:
-            steps = [(n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)]
-            low = int(a.data.ptr) + sum(s for s in steps if s < 0)
-            found.append((low, int(a.data.ptr) + sum(s for s in steps if s > 0) + int(a.itemsize)))
-    return found
 
 
 def join(
@@ -128,7 +70,7 @@ class Graph:
         self.taken = 0
         self._captured: dict[tuple[int, bool], Any] = {}
         self._branches: Branches | None = None
-        self._placed: dict[bool, tuple[list[Placed], bool]] = {}
+        self._placed: dict[bool, tuple[list[Placed], tuple[int, ...]]] = {}
         self._rates: Any = None
         self._set_rate: DeviceLaunch | None = None
         self._each = 0.0
@@ -212,27 +154,31 @@ class Graph:
         return self._captured[steps, rated]
 
     def _capture(self, steps: int, rated: bool) -> Any:
-        if self._branches is None:
-            self._branches = Branches(self.backend, self._count())
+        count = self._count(rated)
+        if self._branches is None or len(self._branches.streams) < count:
+            self._branches = Branches(self.backend, count)
         branches = self._branches
         return branches.capture(lambda: self._record(branches, steps, rated))
 
-    def _count(self) -> int:
-        """How many branches there are at most."""
-        return 2
+    def _count(self, rated: bool) -> int:
+        """How many branches there are."""
+        if rated not in self._placed:
+            self._placed[rated] = place(self._list(rated))
+        return 1 + max(p.branch for p in self._placed[rated][0])
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
         """Launch so many steps on the branches."""
-        if rated not in self._placed:
-            self._placed[rated] = place(self._list(rated))
-        placed, joins = self._placed[rated]
+        placed, ends = self._placed[rated]
+        awaited = {k for p in placed for k in p.after}.union(ends)
         for step in range(steps):
-            for p in placed:
-                if p.wait:
-                    branches.wait(p.branch, 1 - p.branch)
-                if step and p.launch.once:
-                    continue
-                with branches.streams[p.branch]:
-                    p.launch()
-            if joins:
-                branches.wait(0, 1)
+            reached = {START: branches.mark(0)}
+            for k, p in enumerate(placed):
+                for j in p.after:
+                    branches.wait(p.branch, reached[j])
+                if not (step and p.launch.once):
+                    with branches.streams[p.branch]:
+                        p.launch()
+                if k in awaited:
+                    reached[k] = branches.mark(p.branch)
+            for j in ends:
+                branches.wait(0, reached[j])

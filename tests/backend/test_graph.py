@@ -11,11 +11,12 @@ import pytest
 
 import gpunn
 from gpunn import backend, kernels
-from gpunn.backend import cublaslt, graph
+from gpunn.backend import cublaslt, graph, placing
 from gpunn.backend.capture import Branches
+from gpunn.backend.placing import START
 from gpunn.backend.products import ProductWarning
 from gpunn.kernels import DeviceLaunch
-from gpunn.kernels.state import SIZE, Slot
+from gpunn.kernels.state import SIZE, Slot, slots
 from gpunn.training import loop, sets
 from gpunn.training.loop import EVALUATION_ROWS
 
@@ -391,63 +392,109 @@ def _launch(reads, writes, product=False):
     return DeviceLaunch([lambda: None], reads, writes, product=product)
 
 
-def test_products_of_neighbouring_layers_lie_on_two_branches(fake_cupy):
-    """∂W = a_prevᵀ δ beside δ_prev = δ Wᵀ: the second waits for neither, the first comes before the update."""
+def _placed(*launches):
+    placed, ends = placing.place(launches)
+    return [(p.branch, p.after) for p in placed], ends
+
+
+def test_products_of_neighbouring_layers_lie_beside_one_another(fake_cupy):
+    """∂W = a_prevᵀ δ beside δ_prev = δ Wᵀ: neither waits for the other, and the update for both."""
     a, delta, W, dW, delta_prev, theta = (fake_cupy.zeros((4, 4), np.float64) for _ in range(6))
-    listed = [
+    found, ends = _placed(
         _launch([], [delta]),
         _launch([a, delta], [dW], product=True),
         _launch([delta, W], [delta_prev], product=True),
-        _launch([dW], [theta]),
-    ]
-    placed, joins = graph.place(listed)
-    assert [(p.branch, p.wait) for p in placed] == [(0, False), (1, True), (0, False), (0, True)]
-    assert not joins, "the update has waited for all of the second branch"
+        _launch([dW, delta_prev], [theta]),
+    )
+    assert found == [(0, ()), (0, ()), (1, (0,)), (1, (1,))] and ends == (3,)
 
 
-def test_a_product_that_fills_the_gpu_stays_where_it_is(fake_cupy, monkeypatch):
-    monkeypatch.setattr(graph, "FILLS", 16)
+def test_a_launch_waits_for_what_it_hangs_on_and_for_nothing_twice(fake_cupy):
+    """The third hangs on both; the fourth on the first, which is over then; the last on nothing."""
+    a, b, c, d, e = (fake_cupy.zeros((4, 4), np.float64) for _ in range(5))
+    found, ends = _placed(
+        _launch([], [a]), _launch([], [b]), _launch([a, b], [c]), _launch([a, c], [d]), _launch([], [e])
+    )
+    assert found == [(0, ()), (1, (START,)), (1, (0,)), (1, ()), (2, (START,))] and ends == (4, 3)
+
+
+def test_where_branches_end_the_one_that_was_longest_without_a_launch_is_taken(fake_cupy):
+    arrays = [fake_cupy.zeros((4, 4), np.float64) for _ in range(6)]
+    found, ends = _placed(*(_launch([], [x]) for x in arrays))
+    assert [branch for branch, _ in found] == [0, 1, 2, 3, 0, 1] and ends == (5, 3, 2)
+    assert [after for _, after in found] == [(), (START,), (START,), (START,), (), ()]
+
+
+def test_what_fills_the_gpu_is_not_set_beside_another_that_does(fake_cupy, monkeypatch):
+    monkeypatch.setattr(placing, "FILLS", 16)
     a, b, c, d = (fake_cupy.zeros((4, 4), np.float64) for _ in range(4))
-    placed, joins = graph.place([_launch([a], [b], product=True), _launch([c], [d], product=True)])
-    assert [p.branch for p in placed] == [0, 0] and not joins
-
-
-def test_a_branch_that_nobody_waited_for_is_joined_at_the_end(fake_cupy):
-    a, b, c, d = (fake_cupy.zeros((4, 4), np.float64) for _ in range(4))
-    placed, joins = graph.place([_launch([a], [b], product=True), _launch([c], [d])])
-    assert [p.branch for p in placed] == [1, 0] and joins
+    small = fake_cupy.zeros((4,), np.float64)
+    found, ends = _placed(_launch([a], [b], product=True), _launch([], [small]), _launch([c], [d], product=True))
+    assert found == [(0, ()), (1, (START,)), (0, ())] and ends == (1,)
 
 
 @pytest.mark.parametrize("kind", ["reads what was written", "writes what was read", "writes what was written"])
-def test_a_product_on_which_the_next_launch_hangs_stays(fake_cupy, kind):
+def test_a_launch_on_which_the_next_one_hangs_comes_before_it(fake_cupy, kind):
     a, b, c = (fake_cupy.zeros((4, 4), np.float64) for _ in range(3))
     follower = {
         "reads what was written": _launch([b], [c]),
         "writes what was read": _launch([c], [a]),
         "writes what was written": _launch([c], [b]),
     }[kind]
-    placed, joins = graph.place([_launch([a], [b], product=True), follower])
-    assert [p.branch for p in placed] == [0, 0] and not joins
+    assert _placed(_launch([a], [b], product=True), follower) == ([(0, ()), (0, ())], ())
 
 
 def test_views_that_do_not_meet_do_not_hang_on_one_another(fake_cupy):
     x = fake_cupy.zeros((8, 4), np.float64)
     y = fake_cupy.zeros((8, 4), np.float64)
-    placed, _ = graph.place([_launch([y], [x[:4]], product=True), _launch([x[4:]], [y[4:][::-1][:0]])])
-    assert [p.branch for p in placed] == [1, 0]
-    placed, _ = graph.place([_launch([y], [x[:5]], product=True), _launch([x[7:3:-1]], [y[:0]])])
-    assert [p.branch for p in placed] == [0, 0], "a reversed view reaches back to where it ends"
+    found, _ = _placed(_launch([y], [x[:4]]), _launch([x[4:]], [y[4:][::-1][:0]]))
+    assert [branch for branch, _ in found] == [0, 1]
+    found, _ = _placed(_launch([y], [x[:5]]), _launch([x[7:3:-1]], [y[:0]]))
+    assert [branch for branch, _ in found] == [0, 0], "a reversed view reaches back to where it ends"
 
 
-def test_the_step_of_a_network_has_two_branches(several):
+def test_launches_that_have_to_do_with_other_entries_of_the_state_do_not_wait(fake_cupy):
+    state = fake_cupy.zeros((SIZE,), np.float64)
+    begin = kernels.get("begin_batch").bind(out=state, count=1, rows=4)
+    move = kernels.get("move_on").bind(out=state, count=1, rows=4)
+    assert {int(a.data.ptr - state.data.ptr) // 8 for a in begin.writes} == {Slot.WEIGHT, Slot.SKIP, Slot.PENALTY}
+    assert begin.reads == () and [a.data.ptr for a in move.reads] == [a.data.ptr for a in move.writes]
+    assert [branch for branch, _ in _placed(begin, move)[0]] == [0, 1]
+    assert _placed(begin, begin)[0] == [(0, ()), (0, ())]
+
+
+ENTRIES = {
+    "state[LOSS] = 1.0;": (set(), {Slot.LOSS}),
+    "state[LOSS] += 1.0;": ({Slot.LOSS}, {Slot.LOSS}),
+    "if (state[BAD] == 0.0 && state[LR] <= x) state[STEP] -= state[LR];": ({Slot.BAD, Slot.LR, Slot.STEP}, {Slot.STEP}),
+    "x = state[(int)k];": None,
+    "mend(state);": None,
+    "x = 1.0;": (set(), set()),
+}
+
+
+@pytest.mark.parametrize("text", ENTRIES)
+def test_what_a_text_has_to_do_with_the_state(text):
+    assert slots(text) == ENTRIES[text]
+
+
+def test_the_longest_path_of_a_step(several):
+    """What has nothing to do with δ (the labels, the sum of the loss, the optimiser's corrections) lies beside it: of a
+    step's launches, those that wait for one another are few. The fake raises where two of the others race."""
     rng = np.random.default_rng(0)
-    net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(6, "tanh"), gpunn.Dense(2)], seed=0, dtype="float64")
-    net.compile("adam", "half_squared_error", device="cuda")
+    net = gpunn.Sequential([gpunn.Dense(8, "relu"), gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")], seed=0)
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda")
     seen = []
     original = graph.place
     try:
         graph.place = lambda launches: seen.append(original(launches)) or seen[-1]
-        net.fit(rng.normal(size=(64, 3)), rng.normal(size=(64, 2)), batch_size=8, epochs=2, verbose=0)
+        net.fit(rng.normal(size=(64, 3)), rng.integers(0, 3, 64), batch_size=8, epochs=2, verbose=0)
     finally:
         graph.place = original
-    assert any(p.branch == 1 for placed, _ in seen for p in placed)
+    placed, _ = max(seen, key=lambda found: len(found[0]))
+    longest, on = [], {}
+    for p in placed:
+        before = [longest[k] for k in p.after if k != START] + [longest[on[p.branch]] if p.branch in on else 0]
+        longest.append(max(before) + len(p.launch.calls))
+        on[p.branch] = len(longest) - 1
+    assert max(longest) <= sum(len(p.launch.calls) for p in placed) - 6

@@ -115,7 +115,9 @@ REDUCTIONS = [
     ("total", (1, 1), ["parts"]),
     ("total", (8, 64), ["parts"]),
     ("total", (8, 65), ["parts", "join"]),
-    ("total", (3, 2**16), ["parts", "join", "join"]),
+    ("total", (3, 2**16), ["parts", "join"]),
+    ("total", (32, 2**16), ["parts", "join"]),
+    ("total", (33, 2**16), ["parts", "join", "join"]),
     ("total", (0, 5), ["join"]),
 ]
 
@@ -123,7 +125,7 @@ REDUCTIONS = [
 @pytest.mark.parametrize(("name", "shape", "launches"), REDUCTIONS)
 @pytest.mark.parametrize("order", "CF")
 def test_reductions_in_levels(name, shape, launches, order, fake_cupy):
-    """No thread combines more than a few: partial results are joined by warps, 256 a warp, until one is left."""
+    """No thread combines more than a few: partial results are joined by warps, 1024 a warp, until one is left."""
     x = np.random.default_rng(0).integers(-9, 9, size=shape).astype(np.float32)
     there = fake_cupy.asarray(np.array(x, order=order))
     sums = name == "column_sum"
