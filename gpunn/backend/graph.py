@@ -18,7 +18,7 @@ import numpy as np
 from ..kernels import DeviceLaunch
 from ..kernels import get as kernel
 from .capture import Branches
-from .compiled import meet
+from .compiled import meet, neighbours
 
 WARM_UP = 3  # steps before capture: modules are loaded then, and libraries have made what they need
 MOST_NODES = 640  # launches of one graph, about
@@ -90,22 +90,7 @@ def _spans(arrays: Sequence[Any]) -> list[tuple[int, int]]:
 
 def join(backend: Any, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
     """The same launches, neighbours that a stream may capture joined into graphs."""
-    joined: list[Callable[[], Any]] = []
-    pending: list[DeviceLaunch] = []
-
-    def end() -> None:
-        if pending:
-            joined.append(Graph(backend, pending) if len(pending) > 1 else pending[0])
-            pending.clear()
-
-    for launch in launches:
-        if isinstance(launch, DeviceLaunch):
-            pending.append(launch)
-        else:
-            end()
-            joined.append(launch)
-    end()
-    return joined
+    return neighbours(launches, DeviceLaunch, lambda each: [Graph(backend, each)] if len(each) > 1 else each)
 
 
 class Graph:
