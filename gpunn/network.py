@@ -143,6 +143,7 @@ class Plan:
         self.x = self._new((n, network.n_in))
         self._along: Any = None
         self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
+        self.passing: list[Launch] | None = None  # the forward pass, joined
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
         self.layers = self._allocate(keep, backward)
         self._of_penalties: list[tuple[list[Any], int, int]] = []

@@ -463,6 +463,13 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
                 check()
                 checked = True
             plan.state[Slot.OFFSET] = start
-            whole = [*plan.source(X), *plan.forward, *plan.put(result), *plan.advance("move_on")]
-            repeat_all(net.backend.join(whole), times, plan.state)
+            join, source, put = net.backend.join, plan.source(X), plan.put(result)
+            if times > 1:
+                whole = join([*source, *plan.forward, *put, *plan.advance("move_on")])
+                repeat_all(whole, times, plan.state)
+                continue
+            # what is the plan's own serves the next call too, whatever it brings
+            if plan.passing is None:
+                plan.passing = join(plan.forward)
+            run([*join(source), *plan.passing, *join(put)])
     return result
