@@ -26,11 +26,11 @@ class Lists(Graph):
         super().__init__(backend, [launch for each in lists for launch in each])
         self.lists = [list(each) for each in lists]
 
-    def _count(self) -> int:
+    def _count(self, rated: bool) -> int:
         return min(BRANCHES, len(self.lists))
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
-        count = self._count()
+        count = len(branches.streams)
         for other in range(1, count):
             branches.wait(other, 0)
         for k, launches in enumerate(self.lists):

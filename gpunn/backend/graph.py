@@ -190,19 +190,22 @@ class Graph:
 
     def _capture(self, steps: int, rated: bool) -> Any:
         if self._branches is None:
-            self._branches = Branches(self.backend, self._count())
+            self._branches = Branches(self.backend, self._count(rated))
         branches = self._branches
         return branches.capture(lambda: self._record(branches, steps, rated))
 
-    def _count(self) -> int:
-        """How many branches there are at most."""
-        return 2
+    def _place(self, rated: bool) -> tuple[list[Placed], bool]:
+        if rated not in self._placed:
+            self._placed[rated] = place(self._list(rated))
+        return self._placed[rated]
+
+    def _count(self, rated: bool) -> int:
+        """How many branches the launches lie on: each takes memory for its products as long as the graph lives."""
+        return 1 + max(p.branch for p in self._place(rated)[0])
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
         """Launch so many steps on the branches."""
-        if rated not in self._placed:
-            self._placed[rated] = place(self._list(rated))
-        placed, joins = self._placed[rated]
+        placed, joins = self._place(rated)
         for _ in range(steps):
             for p in placed:
                 if p.wait:
