@@ -28,6 +28,7 @@ class Activation:
     needs_z = True
     rectifier = False
     elementwise = True
+    holds = False  # whether its kernels take matrices held in less than float32
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -107,12 +108,14 @@ class _Fused(Activation):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "kernels" in vars(cls):
-            cls.needs_z = cls.kernels.stored == "z"
+            cls.needs_z, cls.holds = cls.kernels.stored == "z", True
         elif {"f", "slope"} & vars(cls).keys():
             # the kernels do not know a subclass's own f
             cls.needs_z = True
             for hook in ("record", "record_with_bias", "record_backward"):
                 setattr(cls, hook, vars(Activation)[hook])
+        if "kernels" not in vars(cls) and any(name == "f" or name == "slope" or "record" in name for name in vars(cls)):
+            cls.holds = False
         if vars(cls).get("record_backward") is not None and "record_backward_and_sum" not in vars(cls):
             # a derivative of its own is not the kernels'
             cls.record_backward_and_sum = Activation.record_backward_and_sum  # type: ignore[method-assign]

@@ -161,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     net.add_argument("--lr", type=_rate, metavar="RATE", help="learning rate (default: the optimizer's own)")
     net.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, split and order (default: 0)")
     net.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    net.add_argument("--precision", choices=["tf32", "bf16"], help="of products on a GPU (default: float32)")
     files = train.add_argument_group("files")
     files.add_argument("--out", metavar="FILE", help="the model (default: NAME.safetensors; the picture: NAME.png)")
     files.add_argument("--force", action="store_true", help="overwrite files that exist")
@@ -295,7 +296,14 @@ def _train(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         # the summary says which device was taken and why
         warnings.simplefilter("ignore", backend.DeviceFallbackWarning)
-        net.compile(_optimizer(options), loss, [metric], device=options.device, strategy=options.strategy)
+        net.compile(
+            _optimizer(options),
+            loss,
+            [metric],
+            device=options.device,
+            precision=options.precision,
+            strategy=options.strategy,
+        )
     batch_size = options.batch_size or (32 if len(training) < LARGE else 128)
     epochs = options.epochs or min(100, max(5, SEEN // len(training)))
 

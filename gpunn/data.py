@@ -15,6 +15,9 @@ from .recording import Array, part
 
 BLOCK = 1 << 16  # elements looked at together: a check never copies the set
 DEVICE_BLOCK = 1 << 24  # the same on a GPU, of which each look waits
+# taken before `__dlpack__`
+OTHER_WAYS = ("to_numpy", "__array__", "__cuda_array_interface__", "__dataframe__")
+UNREADABLE = (TypeError, ValueError, BufferError, RuntimeError)
 
 
 def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X", *, own: tuple[int, int] = (0, 1)) -> Array:
@@ -220,21 +223,40 @@ def _converted(x: Any, name: str) -> Array:
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}")
     if hasattr(x, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix, which only X may be; pass {_it(name)}.toarray()")
+    x = on_host(x, name)
     try:
         if hasattr(x, "to_numpy"):
             x = x.to_numpy()
-        elif hasattr(x, "detach"):
-            x = x.detach().cpu().numpy()
         elif hasattr(x, "__cuda_array_interface__"):
             return from_cuda_interface(x)
-        elif hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-            x = np.from_dlpack(x)
-    except (TypeError, ValueError, BufferError, RuntimeError) as error:
-        raise TypeError(f"{name}, of type {type(x).__name__}, cannot be read as an array: {error}") from error
+    except UNREADABLE as error:
+        raise _unreadable(x, name, error) from error
     try:
         return np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must be rectangular, every row as long as the others: {error}") from None
+    except RuntimeError as error:
+        raise _unreadable(x, name, error) from error
+
+
+def on_host(x: Any, name: str) -> Any:
+    """What torch holds, or `__dlpack__` alone offers, as NumPy has it; everything else as it is.
+
+    Tensors that remember gradients are detached, those of a list too. TypeError names what cannot be read."""
+    try:
+        if hasattr(x, "detach"):
+            return x.detach().cpu().numpy()
+        if isinstance(x, (list, tuple)) and x and all(hasattr(row, "detach") for row in x):
+            return [row.detach().cpu().numpy()[()] for row in x]  # of one number that number
+        if hasattr(x, "__dlpack__") and not any(hasattr(x, way) for way in OTHER_WAYS):
+            return np.from_dlpack(x)
+    except UNREADABLE as error:
+        raise _unreadable(x, name, error) from error
+    return x
+
+
+def _unreadable(x: Any, name: str, error: Exception) -> TypeError:
+    return TypeError(f"{name}, of type {type(x).__name__}, cannot be read as an array: {error}")
 
 
 def _from_objects(array: Array, name: str) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import backend as backends
-from .data import order_of_epoch
+from .data import numbers, order_of_epoch
 from .kernels import host
 from .model import BATCH, Sequential
 
@@ -116,7 +116,7 @@ def compare_devices(
         raise ValueError(f"batch_size must be an integer ≥ 1, got {batch_size!r}")
     start = copy.deepcopy(net)
     start.loss_and_gradients(X, y)  # which checks X and y, and draws weights that are not drawn yet
-    X, y = _rows_of(X), _rows_of(y)
+    X, y = (backends.to_host(numbers(x, name)) for x, name in ((X, "X"), (y, "y")))
     order = order_of_epoch(len(X), net.seed, 0, True)
     size = min(batch_size, len(X))
     batches = [np.take(order, range(k * size, (k + 1) * size), mode="wrap") for k in range(steps)]
@@ -163,10 +163,6 @@ def _named(side: str) -> str:
 
 def _on(side: str) -> AbstractContextManager[None]:
     return host.numpy_bodies() if side == "numpy" else contextlib.nullcontext()
-
-
-def _rows_of(x: Any) -> np.ndarray:
-    return np.asarray(backends.to_host(x) if backends.is_device_array(x) else x)
 
 
 def _difference(a: np.ndarray | None, b: np.ndarray | None, allowed: float) -> Difference | None:

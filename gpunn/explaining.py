@@ -59,7 +59,8 @@ def summary(net: Network, batch_size: int | None) -> str:
         net.ready()
         with loop.training_plan(net, batch_size, weighted=False) as plan:
             lines.append(f"a training plan for {batch_size} rows owns {_bytes(plan.bytes)}")
-            lines += [f"leaves the fast path: {why}" for why in plan.eager] or ["nothing leaves the fast path"]
+            slow = [*plan.eager, *net.faults]
+            lines += [f"leaves the fast path: {why}" for why in slow] or ["nothing leaves the fast path"]
     return "\n".join(lines)
 
 

@@ -257,8 +257,8 @@ class Sequential:
         metrics    names ("accuracy") or objects, shown beside the loss
         device     "auto", "cpu", "cuda" or "cuda:N"
         precision  of products in a float32 network on a GPU: None for float32, "tf32" for operands cut to 11 bits,
-                   "bf16" for operands rounded to 8; sums, activations, gradients, parameters and the optimiser's state
-                   stay float32
+                   "bf16" for operands rounded to 8, in which the batch, z, a and δ are held between dense layers whose
+                   widths are multiples of 8; sums, parameters, their gradients and the optimiser's state stay float32
         threads    the most threads that a fit uses, in BLAS and around it; None takes as many as BLAS is set to
                    (extra `threads`)
         strategy   `DataParallel()` where `mpiexec` started several processes, which then share every step's rows; None

@@ -140,12 +140,17 @@ class Plan:
         if backward and not update:
             self.gradient = self._new((network.theta.shape[0],))
         self.ops = Recorder(self.backend, keep=keep, precision=network.precision, share=self.share)
-        self.x = self._new((n, network.n_in))
+        self.ops.whole(network.theta)
         self._along: Any = None
         self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
         self.passing: list[Launch] | None = None  # the forward pass, joined
+        meeting = {} if keep else self._meeting()
+        # the batch, too, is held as the first product reads it
+        first = next((k for k in network.layers if not k.passes_through(training)), None)
+        held = self.ops.held(network.n_in) if not keep and first is not None and first.meets_in_a_product else None
+        self.x = self._new((n, network.n_in), held)
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
-        self.layers = self._allocate(keep, backward)
+        self.layers = self._allocate(keep, backward, meeting)
         self._of_penalties: list[tuple[list[Any], int, int]] = []
         self.prepare: list[Launch] = []
         self.loss: list[Launch] = []
@@ -172,13 +177,26 @@ class Plan:
         self.bytes += made.nbytes
         return made
 
-    def _allocate(self, keep: bool, backward: bool) -> list[Buffers]:
+    def _meeting(self) -> dict[int, int]:
+        """Neighbours of which one's product reads what the other's has left: the lower by the upper. The upper's δ Wᵀ
+        may apply the lower's f′; `trace` wants ∂C/∂a and δ apart."""
+        layers = self.network.layers
+        indices = [k for k, layer in enumerate(layers) if not layer.passes_through(self.training)]
+        return {
+            upper: lower
+            for lower, upper in itertools.pairwise(indices)
+            if layers[lower].meets_in_a_product and layers[upper].meets_in_a_product
+        }
+
+    def _allocate(self, keep: bool, backward: bool, meeting: dict[int, int]) -> list[Buffers]:
         """The layers' buffers, each reading the one before it and passing ∂C/∂a_prev back to it."""
         net = self.network
         found: list[Buffers] = []
+        lower = set(meeting.values())
         a = self.x
         for index, layer in enumerate(net.layers):
             t = Buffers(index=index, a_prev=a, state=self.state, delta_is_known=False)
+            t.held = self.ops.held(layer.n_out or 0) if index in lower and layer.holds else None
             t.grad_a = t.delta = t.grad_prev = t.below = t.kept = None
             t.keeps = t.db_is_known = False
             for place in net.places_of(index):
@@ -205,18 +223,13 @@ class Plan:
                     if t.index == 0 and self.grad_x is not None:
                         self.grad_x = grad
                 elif t.index > 0:
-                    t.grad_prev = grad = self._new((self.n, layer.n_in or 0))
+                    held = found[meeting[t.index]].held if t.index in meeting else None
+                    t.grad_prev = grad = self._new((self.n, layer.n_in or 0), held)
                 else:
                     t.grad_prev = self.grad_x
-            self._let_products_meet(found, keep)
+            for upper, below in meeting.items():
+                found[upper].below, found[below].keeps = found[below], True
         return found
-
-    def _let_products_meet(self, found: list[Buffers], keep: bool) -> None:
-        """Neighbours of which the upper's product may apply the lower's f′; `trace` wants ∂C/∂a and δ apart."""
-        pairs = [(t, k) for t, k in zip(found, self.network.layers, strict=True) if not k.passes_through(self.training)]
-        for (t, layer), (upper, above) in itertools.pairwise(pairs):
-            if not keep and layer.meets_in_a_product and above.meets_in_a_product:
-                upper.below, t.keeps = t, True
 
     @property
     def network(self) -> Network:
@@ -253,12 +266,11 @@ class Plan:
         if not self.weighted:
             self.w.fill(1 / self.share.rows)
             ops(kernel("begin_batch"), out=self.state, count=1, rows=self.share.rows)
-        elif self.share.group is ALONE:
-            ops(kernel("weigh_batch"), out=(self.w, self.state), count=1, rows=n)
         else:
             ops(kernel("total"), self.w, out=_slot(self.state, Slot.WEIGHT))
             ops.over_processes(_slot(self.state, Slot.WEIGHT))
-            ops(kernel("weigh_part"), out=(self.w, self.state), count=1, rows=n)
+            ops(kernel("begin_weighted"), out=self.state, count=1)
+            ops(kernel("weigh"), self.state, out=self.w)
         self.prepare = ops.take()
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
@@ -362,13 +374,14 @@ class Plan:
         X and the result are read and written where they are, block after block; None, with nothing done, where X is not
         of the network's type and layout or this device does not do so.
         """
-        if self._along is None:
+        usual = not isinstance(X, CompressedRows) and X.dtype == self.x.dtype == self.network.dtype
+        usual = usual and X.flags.c_contiguous
+        if self._along is None and usual:
             largest = self._new((1,), np.float64)
             look = self._launches(lambda ops: ops(kernel("largest_magnitude"), self.x, out=largest))
             walk = self.backend.along_rows([*look, *self.forward], [self.x, self.output, largest])
             # a network that passes everything through writes nothing
             self._along = False if walk is None or self.output is self.x else walk
-        usual = not isinstance(X, CompressedRows) and X.dtype == self.network.dtype and X.flags.c_contiguous
         if self._along is False or not usual:
             return None
         blocks = (stop - start) // self.n
@@ -406,7 +419,8 @@ class Plan:
             run(self.source(X, y, w))
             return
         with np.errstate(all="ignore"):
-            self.x[...], self.y[...] = X, y
+            self.ops.put(X, self.x)
+            self.y[...] = y
             if w is not None:
                 self.w[...] = w
 
@@ -415,7 +429,7 @@ class Plan:
 
         With `order` (int64, a permutation) row i of the batch is row order[offset + i], else row offset + i.
         """
-        ops = Recorder(self.backend)
+        ops = Recorder(self.backend, precision=self.network.precision)
         if order is not None:
             order = order[self.share.first :]
         pairs = [(X, self.x)]
@@ -432,10 +446,11 @@ class Plan:
         for whole, into in pairs:
             if isinstance(whole, CompressedRows):
                 stored = (whole.values, whole.columns, whole.starts)
-                if order is None:
-                    ops(kernel("take_compressed"), *stored, self.state, out=into)
-                else:
-                    ops(kernel("gather_compressed"), *stored, order, self.state, out=into)
+                with ops.in_full(into) as sums:
+                    if order is None:
+                        ops(kernel("take_compressed"), *stored, self.state, out=sums)
+                    else:
+                        ops(kernel("gather_compressed"), *stored, order, self.state, out=sums)
                 continue
             steps = {
                 "row_step": whole.strides[0] // whole.itemsize,
@@ -445,6 +460,7 @@ class Plan:
                 ops(kernel("take_rows"), whole, self.state, out=into, **steps)
             else:
                 ops(kernel("gather"), whole, order, self.state, out=into, **steps)
+        self.bytes += ops.bytes
         launches = ops.take()
         ops.bind()
         return launches
@@ -473,6 +489,7 @@ class Network:
         self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
         self.group: Group = ALONE  # the processes that share its steps
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
+        self.faults: dict[str, None] = {}  # what kept its steps from being one graph, since it was compiled
         self._reset_plans()
 
     # --- parameters ---------------------------------------------------------------------------------------------
@@ -577,7 +594,7 @@ class Network:
         self.optimizer, self.loss, self.metrics, self.accounting = optimizer, loss, metrics, accounting
         self.precision = precision
         self.held_rate = None
-        self.moments, self.score_sums = {}, None
+        self.moments, self.score_sums, self.faults = {}, None, {}
         self._reset_plans()
 
     def compute_in(self, precision: str | None) -> None:
@@ -675,7 +692,7 @@ class Network:
         moved = {name: backend.asarray(self.backend.to_host(array)) for name, array in arrays.items()}
         moments = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.moments.items()}
         vars(self).update(moved)
-        self.moments = moments
+        self.moments, self.faults = moments, {}
         self.backend = backend
         self._reset_plans()
 
@@ -722,7 +739,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickled on the CPU, whatever device it came from."""
         vars(self).update(state)
-        self.backend, self.group = backends.get("cpu"), ALONE
+        self.backend, self.group, self.faults = backends.get("cpu"), ALONE, {}
         self._reset_plans()
 
 

@@ -8,7 +8,7 @@ checked, nothing is allocated, and nothing of it depends on Python beyond the lo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -144,6 +144,8 @@ class Recorder:
         self._operands = backend.operands(precision)
         self.share = Share.of(0) if share is None else share
         self._first_rows: dict[int, Array] = {}
+        self._whole: Array = None
+        self._roundings: list[tuple[list[Any], int]] = []  # of all of it
         self.eager: list[str] = []
         self.bytes = 0
         self._stages: list[list[Any]] = [[]]
@@ -164,10 +166,40 @@ class Recorder:
         self.bytes += made.nbytes
         return made
 
+    def held(self, columns: int) -> Any:
+        """The type of a matrix that products alone read and write; None for the network's."""
+        return self._operands.held(columns)
+
+    def whole(self, flat: Array) -> None:
+        """Vectors and matrices within `flat` are read often, and written together."""
+        self._operands.whole(flat)
+        self._whole = flat
+
+    def copy_of_part(self, part: Array) -> Array:
+        """Where products read a part of what `whole` named, for who writes the part; None where they read itself."""
+        return self._operands.copy_of_part(part)
+
+    def copied(self) -> None:
+        """What `copy_of_part` gave was written as the part was."""
+        self._operands.copied()
+
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""
         a, b = self._read(a), self._read(b)
         self._launch(self.backend.bind_matmul(a, b, out, self.precision), out)
+
+    @contextlib.contextmanager
+    def in_full(self, into: Array) -> Iterator[Array]:
+        """Where what `into` is to be is added up: `into`, or an array that is rounded to it after."""
+        before = self._operands.bytes
+        sums, rounding = self._operands.in_full(into)
+        self.bytes += self._operands.bytes - before
+        yield sums
+        self._stages[-1] += rounding
+
+    def put(self, x: Array, into: Array) -> None:
+        """At once: into ← x, cast to whatever `held` gave."""
+        self._operands.put(x, into)
 
     def affine(
         self, a: Array, W: Array, b: Array, z: Array, out: Array, f: str, *, judged: bool = False, keeps: bool = False
@@ -178,7 +210,7 @@ class Recorder:
         judged  a flag looks at what follows, so that a NaN need not pass through f
         keeps   a product is to apply f′ in the backward pass
         """
-        a, W = self._read(a), self._read(W)
+        a, W, b = self._read(a), self._read(W), self._read(b, beside=z)
         found = self.backend.bind_affine(a, W, b, z, out, f, judged=judged, keeps=keeps, precision=self.precision)
         if found is None:
             return "", None
@@ -204,11 +236,13 @@ class Recorder:
             self._launch(launch, out, sums)
         return launch is not None
 
-    def _read(self, a: Array) -> Array:
-        """What a product reads in the place of `a`, recorded if it has to be made."""
+    def _read(self, a: Array, beside: Array = None) -> Array:
+        """What a product reads in the place of `a`, recorded if it has to be made; of a vector `beside` its result."""
         before = self._operands.bytes
-        read, made = self._operands.of(a)
-        self._stages[-1] += made
+        read, made = self._operands.of(a) if beside is None else self._operands.beside(a, beside)
+        stage = self._stages[-1]
+        self._roundings += [(stage, len(stage)) for _, (x, *_), *_ in made if x is self._whole]
+        stage += made
         self.bytes += self._operands.bytes - before
         return read
 
@@ -297,6 +331,9 @@ class Recorder:
         places = [(stage, k) for stage in self._stages for k, item in enumerate(stage) if isinstance(item, tuple)]
         for (stage, k), launch in zip(places, bind_all(stage[k] for stage, k in places), strict=True):
             stage[k] = launch
+        if len(self._roundings) == 1 and self._operands.whole_is_current():
+            ((stage, k),) = self._roundings
+            stage[k].once = True
 
 
 def run(launches: Iterable[Launch]) -> None:

@@ -9,6 +9,7 @@ import pkgutil
 
 from ._activation import ActivationKernels, activation, activation_kernels
 from ._device import DeviceLaunch
+from ._narrow import widened
 from ._registry import (
     ADD,
     MAX_OF_MAGNITUDES,
@@ -45,4 +46,5 @@ __all__ = [
     "elementwise",
     "get",
     "reduction",
+    "widened",
 ]

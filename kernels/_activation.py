@@ -94,13 +94,13 @@ def activation(
             made.__doc__ = f"{what}\n\n{doc}"
             return declared(made)
 
-        outputs = "T a" if stored == "a" else "T z, T a"
+        outputs = "H a" if stored == "a" else "H z, H a"
         aggregate = "const T z = s + b;" if stored == "a" else "z = s + b;"
         _ACTIVATIONS[name] = ActivationKernels(
             name,
             stored,
             constants,
-            make(name, f"T z{scalars} -> T a", value, ["z"], lambda k: f(k["z"], **pick(k)), "a = f(z). (E2)"),
+            make(name, f"H z{scalars} -> H a", value, ["z"], lambda k: f(k["z"], **pick(k)), "a = f(z). (E2)"),
             make(
                 f"{name}_slope",
                 f"T z{scalars} -> T a, T d",
@@ -111,7 +111,7 @@ def activation(
             ),
             make(
                 f"{name}_backward",
-                f"T {stored}, T g{scalars} -> T delta",
+                f"H {stored}, H g{scalars} -> H delta",
                 f"T d; {{ {slope} }} delta = d * g;",
                 [stored, "g"],
                 backward,
@@ -119,7 +119,7 @@ def activation(
             ),
             make(
                 f"bias_{name}",
-                f"T s, row T b{scalars} -> {outputs}",
+                f"H s, row T b{scalars} -> {outputs}",
                 f"{aggregate} {value}",
                 ["s", "b"],
                 with_bias,

@@ -56,14 +56,16 @@ class DeviceLaunch:
 
     reads, writes  the arrays that they read and write
     product        whether it is a matrix product: work that a GPU may do beside another
+    once           whether the first of several steps in a row leaves what it makes as the next ones need it
     """
 
-    __slots__ = ("calls", "product", "reads", "writes")
+    __slots__ = ("calls", "once", "product", "reads", "writes")
 
     def __init__(
         self, calls: Sequence[Callable[[], Any]], reads: Sequence[Any], writes: Sequence[Any], *, product: bool = False
     ) -> None:
         self.calls, self.reads, self.writes, self.product = tuple(calls), tuple(reads), tuple(writes), product
+        self.once = False
 
     def __call__(self) -> None:
         for call in self.calls:
@@ -118,10 +120,10 @@ def _elementwise(kernel: Kernel, call: Call) -> Calls:
     pack = _pack(kernel, call)
     if pack:
         index = "int" if n * m + pack < 2**31 else "long long"
-        function = _compiled(flat_text(kernel, pack, index), kernel.name)
+        function = _compiled(flat_text(kernel, pack, index, call.narrow), kernel.name)
         values = [*_values(kernel, call), n * m, m]
         return [_launch(function, [*arrays[:split], *values, *arrays[split:]], -(-n * m // pack))]
-    function = _compiled(elementwise_text(kernel), kernel.name)
+    function = _compiled(elementwise_text(kernel, call.narrow), kernel.name)
     flat = any(o.kind == "element" and a.ndim == 1 for o, a in zip(operands, arrays, strict=True))
     arrays = [a[:, None] if o.kind == "col" and not flat else a for o, a in zip(operands, arrays, strict=True)]
     return [_launch(function, [*arrays[:split], *_values(kernel, call), *arrays[split:]], None)]
@@ -148,7 +150,7 @@ def _by_row(kernel: Kernel, call: Call) -> Calls:
     if n == 0:
         return []
     lanes = _lanes_of_a_row(kernel, call)
-    function = _compiled(by_row_text(kernel, lanes), kernel.name)
+    function = _compiled(by_row_text(kernel, lanes, call.narrow), kernel.name)
     xp = _cupy()
     arrays, copies = [], []
     for o, a in zip(kernel.signature.arrays, call.arrays, strict=True):
@@ -180,7 +182,7 @@ def _lanes_of_a_row(kernel: Kernel, call: Call) -> int:
 
 def _reduction(kernel: Kernel, call: Call) -> Calls:
     *inputs, result = call.arrays
-    xp, made = _cupy(), reduction_texts(kernel)
+    xp, made = _cupy(), reduction_texts(kernel, call.narrow)
     n, m = call.shape
     results = result.size
     if results == 0:
@@ -243,7 +245,7 @@ def bind_summed(kernel: Kernel, call: Call, column_sum: Kernel, sums: Any) -> De
     pack = pack if m % pack == 0 else 1
     n_parts = max(1, min(THREADS // (m // pack), n // EACH_SUMMED))
     parts = sums if n_parts == 1 else _cupy().empty(m * n_parts, dtype=sums.dtype)
-    function = _compiled(summed_text(kernel, pack), f"{kernel.name}_summed")
+    function = _compiled(summed_text(kernel, pack, call.narrow), f"{kernel.name}_summed")
     arguments = [*inputs, *_values(kernel, call), n, m, n_parts, out, parts]
     calls = [_launch(function, arguments, m // pack * n_parts)]
     return DeviceLaunch([*calls, *_joins(column_sum, [], parts, n_parts, sums)], inputs, [out, sums])

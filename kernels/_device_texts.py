@@ -3,21 +3,26 @@
 elementwise  arrays in any layout as CuPy walks them; contiguous ones with `pack` elements a thread, 16 bytes at once
 by row       one row a thread, or one row a team of `lanes` threads where the text says what each of them does
 reduction    see `reduction_texts`
+
+Where matrices of type H are held in bfloat16 (`narrow`), a text is given float32s and leaves them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import _lanes
+from . import _lanes, _narrow
 from ._signature import Operand
 from .state import PREAMBLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._registry import Kernel
 
 WARP = _lanes.WARP
 GROUP = 8 * WARP  # partial results that one warp joins
+AROUND = PREAMBLE + _narrow.ON_DEVICE
 
 
 class Text(NamedTuple):
@@ -26,42 +31,54 @@ class Text(NamedTuple):
     inputs: str
     outputs: str
     operation: str
-    preamble: str = PREAMBLE
+    preamble: str = AROUND
 
 
-def texts(kernel: Kernel) -> dict[str, Text]:
+def texts(kernel: Kernel, narrow: bool = False) -> dict[str, Text]:
     """The texts that a kernel may be launched as, by what their names end in: of those that differ in a number alone,
     one."""
     if kernel.form == "reduction":
-        return reduction_texts(kernel)
+        return reduction_texts(kernel, narrow)
     if kernel.form == "by_row":
-        shared = {"_shared": by_row_text(kernel, WARP)} if _lanes.is_shared(kernel.text) else {}
-        return {"": by_row_text(kernel, 1), **shared}
-    flat = {"_packed": flat_text(kernel, 4, "int"), "_single": flat_text(kernel, 1, "long long")}
-    summed = {"_summed": summed_text(kernel, 4)} if can_be_summed(kernel) else {}
-    return {"": elementwise_text(kernel), **flat, **summed}
+        shared = {"_shared": by_row_text(kernel, WARP, narrow)} if _lanes.is_shared(kernel.text) else {}
+        return {"": by_row_text(kernel, 1, narrow), **shared}
+    pack = 8 if narrow else 4
+    flat = {"_packed": flat_text(kernel, pack, "int", narrow), "_single": flat_text(kernel, 1, "long long", narrow)}
+    summed = {"_summed": summed_text(kernel, pack, narrow)} if can_be_summed(kernel) else {}
+    return {"": elementwise_text(kernel, narrow), **flat, **summed}
 
 
 # --- operands ------------------------------------------------------------------------------------------------------
 
 
-def type_of(operand: Operand) -> str:
+def type_of(operand: Operand, narrow: bool = False) -> str:
     """The type as the device's text says it: T and S are CuPy's letters."""
-    return operand.type if operand.type in ("T", "S") else operand.ctype({})
+    return "Bfloat16" if narrow and operand.type == "H" else operand.letter or operand.ctype({})
 
 
-def _scalars(kernel: Kernel) -> list[str]:
-    return [f"{o.type} {o.name}" for o in kernel.signature.scalars]
+def _cupys(operand: Operand, narrow: bool) -> str:
+    """The type as CuPy is told of it."""
+    return "uint16" if narrow and operand.type == "H" else operand.letter or operand.type
 
 
-def _pointer(operand: Operand, name: str) -> str:
+def _known(narrow: bool) -> list[str]:
+    """Where no array has type T, CuPy does not say what it is."""
+    return ["typedef float T;"] if narrow else []
+
+
+def _scalars(kernel: Kernel, narrow: bool) -> list[str]:
+    # a number alone tells CuPy no type
+    return [f"{'float32' if narrow and o.type == 'T' else o.type} {o.name}" for o in kernel.signature.scalars]
+
+
+def _pointer(operand: Operand, name: str, narrow: bool = False) -> str:
     """Turn CuPy's raw array `operand_` into a plain pointer `name`."""
-    const = "const " if operand.role == "in" else ""
-    return f"{const}{type_of(operand)}* {name} = &{operand.name}_[0];"
+    const, held = "const " if operand.role == "in" else "", type_of(operand, narrow)
+    return f"{const}{held}* {name} = ({const}{held}*)&{operand.name}_[0];"
 
 
-def _raw(operands: tuple[Operand, ...]) -> list[str]:
-    return [f"raw {o.type} {o.name}_" for o in operands]
+def _raw(operands: tuple[Operand, ...], narrow: bool = False) -> list[str]:
+    return [f"raw {_cupys(o, narrow)} {o.name}_" for o in operands]
 
 
 def _guarded(kernel: Kernel, pointers: list[str], inner: list[str]) -> str:
@@ -75,116 +92,137 @@ def _guarded(kernel: Kernel, pointers: list[str], inner: list[str]) -> str:
 # --- elementwise ---------------------------------------------------------------------------------------------------
 
 
-def elementwise_text(kernel: Kernel) -> Text:
+def elementwise_text(kernel: Kernel, narrow: bool = False) -> Text:
     """Arrays in any layout: CuPy hands over the element."""
+    held = [o for o in kernel.signature.arrays if narrow and o.type == "H"]
 
     def declare(operands: tuple[Operand, ...]) -> list[str]:
-        return [f"raw {o.type} {o.name}_" if o.kind == "raw" else f"{o.type} {o.name}" for o in operands]
+        return [
+            f"raw {o.type} {o.name}_" if o.kind == "raw" else f"{_cupys(o, narrow)} {o.name}{'_' * (o in held)}"
+            for o in operands
+        ]
 
-    ins = declare(kernel.signature.inputs) + _scalars(kernel)
-    pointers = [_pointer(o, o.name) for o in kernel.signature.arrays if o.kind == "raw"]
-    operation = _guarded(kernel, pointers, [kernel.setup, kernel.text])
+    ins = declare(kernel.signature.inputs) + _scalars(kernel, narrow)
+    pointers = _known(narrow) + [_pointer(o, o.name) for o in kernel.signature.arrays if o.kind == "raw"]
+    loads = [f"T {o.name}" + (";" if o.role == "out" else f" = *(const Bfloat16*)&{o.name}_;") for o in held]
+    stores = [f"{o.name}_ = Bfloat16({o.name}).bits;" for o in held if o.role != "in"]
+    operation = _guarded(kernel, pointers, [kernel.setup, *loads, kernel.text, *stores])
     return Text(", ".join(ins), ", ".join(declare(kernel.signature.outputs)), operation)
 
 
-def flat_text(kernel: Kernel, pack: int, index: str) -> Text:
+def _element(kernel: Kernel) -> str:
+    """The text for one element as a function."""
+    operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
+    parameters = [
+        f"{'const ' if o.role == 'in' else ''}{type_of(o)}{' ' if o.role == 'in' else '& '}{o.name}" for o in operands
+    ]
+    return f"auto flat_element = [&]({', '.join(parameters)}) {{ {kernel.text} }};"
+
+
+def _of_element(kernel: Kernel, place: Callable[[Operand], str], narrow: bool) -> str:
+    """The call of that function for the elements that lie at `place`."""
+    operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
+    held = [o for o in operands if narrow and o.type == "H" and o.role != "in"]
+    before = [f"T h_{o.name}" + (";" if o.role == "out" else f" = {place(o)};") for o in held]
+    call = ", ".join(f"h_{o.name}" if o in held else place(o) for o in operands)
+    after = [f"{place(o)} = h_{o.name};" for o in held]
+    return " ".join(["{", *before, f"flat_element({call});", *after, "}"])
+
+
+def flat_text(kernel: Kernel, pack: int, index: str, narrow: bool = False) -> Text:
     """Contiguous arrays: a thread takes `pack` elements that lie side by side, read and written 16 bytes at a time.
 
     With rows and columns told apart, `pack` divides the number of columns. The last thread takes what remains one by
     one. `index` is the type of an element's number: 32 bits where they suffice, whose division is the cheaper one.
     """
     operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
-    pointers = [_pointer(o, o.name if o.kind == "raw" else f"p_{o.name}") for o in kernel.signature.arrays]
-    parameters = ", ".join(f"{'const ' if o.role == 'in' else ''}{_value(o)}{o.name}" for o in operands)
+    pointers = [_pointer(o, o.name if o.kind == "raw" else f"p_{o.name}", narrow) for o in kernel.signature.arrays]
     place = {"element": "at_k", "row": "at_k % flat_m", "col": "at_k / flat_m"}
-    one = ", ".join(f"p_{o.name}[{place[o.kind]}]" for o in operands)
+    one = _of_element(kernel, lambda o: f"p_{o.name}[{place[o.kind]}]", narrow)
     inner = [
         kernel.setup,
-        f"auto flat_element = [&]({parameters}) {{ {kernel.text} }};",
+        _element(kernel),
         f"const {index} flat_m = ({index})flat_columns, at_0 = ({index})i * {pack};",
     ]
     if pack == 1:
-        inner += [f"const {index} at_k = at_0;", f"flat_element({one});"]
+        inner += [f"const {index} at_k = at_0;", one]
     else:
-        packs = {o.name: f"Pack<{type_of(o)}, {pack}>" for o in operands}
+        packs = {o.name: f"Pack<{type_of(o, narrow)}, {pack}>" for o in operands}
         loads = {
             "element": lambda o: f"{packs[o.name]} v_{o.name} = ((const {packs[o.name]}*)p_{o.name})[i];",
             "row": lambda o: f"{packs[o.name]} v_{o.name} = *(const {packs[o.name]}*)(p_{o.name} + at_0 % flat_m);",
             "col": lambda o: f"const {type_of(o)} v_{o.name} = p_{o.name}[at_0 / flat_m];",
         }
-        several = ", ".join(f"v_{o.name}" if o.kind == "col" else f"v_{o.name}.e[at_e]" for o in operands)
+        several = _of_element(kernel, lambda o: f"v_{o.name}" if o.kind == "col" else f"v_{o.name}.e[at_e]", narrow)
         inner += [
             f"if (at_0 + {pack} <= ({index})flat_count) {{",
             *(f"{packs[o.name]} v_{o.name};" if o.role == "out" else loads[o.kind](o) for o in operands),
-            f"for (int at_e = 0; at_e < {pack}; ++at_e) flat_element({several});",
+            f"for (int at_e = 0; at_e < {pack}; ++at_e) {several}",
             *(f"(({packs[o.name]}*)p_{o.name})[i] = v_{o.name};" for o in operands if o.role != "in"),
-            f"}} else for ({index} at_k = at_0; at_k < ({index})flat_count; ++at_k) flat_element({one});",
+            f"}} else for ({index} at_k = at_0; at_k < ({index})flat_count; ++at_k) {one}",
         ]
-    ins = _raw(kernel.signature.inputs) + _scalars(kernel) + ["int64 flat_count", "int64 flat_columns"]
-    operation = _guarded(kernel, pointers, inner)
-    return Text(", ".join(ins), ", ".join(_raw(kernel.signature.outputs)), operation, PREAMBLE + _lanes.PACKS)
+    ins = _raw(kernel.signature.inputs, narrow) + _scalars(kernel, narrow) + ["int64 flat_count", "int64 flat_columns"]
+    operation = _guarded(kernel, _known(narrow) + pointers, inner)
+    return Text(", ".join(ins), ", ".join(_raw(kernel.signature.outputs, narrow)), operation, AROUND + _lanes.PACKS)
 
 
 def can_be_summed(kernel: Kernel) -> bool:
     """Whether an elementwise kernel can add up the columns of what it writes: of one matrix from several."""
     inputs, outputs = kernel.signature.inputs, kernel.signature.outputs
-    alike = all(o.kind == "element" and o.type == "T" for o in inputs + outputs)
+    alike = all(o.kind == "element" and o.letter == "T" for o in inputs + outputs)
     return alike and kernel.when is None and len(inputs) > 1 and [o.role for o in outputs] == ["out"]
 
 
-def summed_text(kernel: Kernel, pack: int) -> Text:
+def summed_text(kernel: Kernel, pack: int, narrow: bool = False) -> Text:
     """The element's text on contiguous matrices, and partial sums of the columns of what it writes, in one pass.
 
     Thread (part, columns) takes rows part, part + n_parts, … of `pack` columns side by side, as `reduction_texts`.
     """
-    operands, (out,) = kernel.signature.arrays, kernel.signature.outputs
-    held = f"Pack<T, {pack}>"
-    parameters = ", ".join(f"{'const ' if o.role == 'in' else ''}{_value(o)}{o.name}" for o in operands)
-    several = ", ".join(f"v_{o.name}.e[at_e]" for o in operands)
+    (out,) = kernel.signature.outputs
+    packs = {o.name: f"Pack<{type_of(o, narrow)}, {pack}>" for o in kernel.signature.arrays}
     inner = [
         kernel.setup,
-        f"auto flat_element = [&]({parameters}) {{ {kernel.text} }};",
+        _element(kernel),
         f"const long long flat_packs = flat_columns / {pack}, at_c = i % flat_packs * {pack}, part = i / flat_packs;",
         f"T flat_sums[{pack}];",
         f"for (int at_e = 0; at_e < {pack}; ++at_e) flat_sums[at_e] = (T)0;",
         "for (long long at_r = part; at_r < flat_rows; at_r += n_parts) {",
         "const long long at_k = at_r * flat_columns + at_c;",
-        *(f"{held} v_{o.name} = *(const {held}*)(p_{o.name} + at_k);" for o in kernel.signature.inputs),
-        f"{held} v_{out.name};",
+        *(
+            f"{packs[o.name]} v_{o.name} = *(const {packs[o.name]}*)(p_{o.name} + at_k);"
+            for o in kernel.signature.inputs
+        ),
+        f"{packs[out.name]} v_{out.name};",
         f"for (int at_e = 0; at_e < {pack}; ++at_e) {{",
-        f"flat_element({several});",
+        _of_element(kernel, lambda o: f"v_{o.name}.e[at_e]", narrow),
         f"flat_sums[at_e] += v_{out.name}.e[at_e];",
         "}",
-        f"*({held}*)(p_{out.name} + at_k) = v_{out.name};",
+        f"*({packs[out.name]}*)(p_{out.name} + at_k) = v_{out.name};",
         "}",
         f"for (int at_e = 0; at_e < {pack}; ++at_e) parts[(at_c + at_e) * n_parts + part] = flat_sums[at_e];",
     ]
     numbers = ["int64 flat_rows", "int64 flat_columns", "int64 n_parts"]
-    ins = _raw(kernel.signature.inputs) + _scalars(kernel) + numbers
-    outs = [*_raw(kernel.signature.outputs), "raw T parts"]
-    pointers = [_pointer(o, f"p_{o.name}") for o in operands]
-    return Text(", ".join(ins), ", ".join(outs), _guarded(kernel, pointers, inner), PREAMBLE + _lanes.PACKS)
-
-
-def _value(operand: Operand) -> str:
-    return f"{type_of(operand)} " if operand.role == "in" else f"{type_of(operand)}& "
+    ins = _raw(kernel.signature.inputs, narrow) + _scalars(kernel, narrow) + numbers
+    outs = [*_raw(kernel.signature.outputs, narrow), "raw T parts"]
+    pointers = _known(narrow) + [_pointer(o, f"p_{o.name}", narrow) for o in kernel.signature.arrays]
+    return Text(", ".join(ins), ", ".join(outs), _guarded(kernel, pointers, inner), AROUND + _lanes.PACKS)
 
 
 # --- by row --------------------------------------------------------------------------------------------------------
 
 
-def by_row_text(kernel: Kernel, lanes: int) -> Text:
+def by_row_text(kernel: Kernel, lanes: int, narrow: bool = False) -> Text:
     """Everything raw; `lanes` neighbouring threads a row, of which the first writes what is one value a row."""
-    raws: list[str] = []
+    raws = _known(narrow)
     prologue: list[str] = []
     epilogue: list[str] = []
     for o in kernel.signature.arrays:
         const = "const " if o.role == "in" else ""
-        ctype = type_of(o)
+        ctype = type_of(o, narrow)
         if o.kind == "raw":
             raws.append(_pointer(o, o.name))
         elif o.kind == "rows":
-            prologue.append(f"{const}{ctype}* {o.name} = &{o.name}_[0] + i * (ptrdiff_t){o.name}_ld;")
+            prologue.append(f"{const}{ctype}* {o.name} = ({const}{ctype}*)&{o.name}_[0] + i * (ptrdiff_t){o.name}_ld;")
         elif o.role == "out":
             prologue.append(f"{ctype} {o.name};")
         else:
@@ -208,15 +246,15 @@ def by_row_text(kernel: Kernel, lanes: int) -> Text:
             *epilogue,
             "}",
         ]
-    ins = ", ".join(_raw(kernel.signature.inputs) + _scalars(kernel) + numbers)
+    ins = ", ".join(_raw(kernel.signature.inputs, narrow) + _scalars(kernel, narrow) + numbers)
     operation = _guarded(kernel, raws, inner)
-    return Text(ins, ", ".join(_raw(kernel.signature.outputs)), operation, PREAMBLE + _lanes.ON_DEVICE)
+    return Text(ins, ", ".join(_raw(kernel.signature.outputs, narrow)), operation, AROUND + _lanes.ON_DEVICE)
 
 
 # --- reductions ----------------------------------------------------------------------------------------------------
 
 
-def reduction_texts(kernel: Kernel) -> dict[str, Text]:
+def reduction_texts(kernel: Kernel, narrow: bool = False) -> dict[str, Text]:
     """The launches that a reduction is made of; their order is fixed, so the same input gives the same bits.
 
     _parts    over rows, thread (part, column) combines rows part, part + n_parts, … of its column; over everything,
@@ -231,9 +269,9 @@ def reduction_texts(kernel: Kernel) -> dict[str, Text]:
     assert combine is not None
     (out,) = kernel.signature.outputs
     a = type_of(out)
-    pointers, loads = [], []
+    pointers, loads = _known(narrow), []
     for o in kernel.signature.inputs:
-        pointers.append(_pointer(o, o.name if o.kind == "raw" else f"p_{o.name}"))
+        pointers.append(_pointer(o, o.name if o.kind == "raw" else f"p_{o.name}", narrow))
         if o.kind == "element":
             loads.append(f"const {type_of(o)} {o.name} = p_{o.name}[r * {o.name}_rs + c * {o.name}_cs];")
         elif o.kind == "row":
@@ -250,7 +288,7 @@ def reduction_texts(kernel: Kernel) -> dict[str, Text]:
         f"const {a} {out.name} = __shfl_xor_sync(0xffffffffu, total, half); {join} }}"
     )
     first = f"if (i % {WARP} == 0) result[i / {WARP}] = total;"
-    ins = ", ".join(_raw(kernel.signature.inputs) + _scalars(kernel) + numbers)
+    ins = ", ".join(_raw(kernel.signature.inputs, narrow) + _scalars(kernel, narrow) + numbers)
 
     def launch(*inner: str) -> Text:
         return Text(ins, f"raw {out.type} result", _guarded(kernel, pointers, [begin, kernel.setup, *inner]))

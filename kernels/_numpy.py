@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._narrow import narrowed
+
 if TYPE_CHECKING:
     from ._registry import Call, Kernel
 
@@ -21,6 +23,7 @@ BLOCK = 8192  # elements: 64 KiB of float64
 def bind(kernel: Kernel, call: Call) -> Callable[[], None]:
     """The launch of the NumPy body on the buffers of `call`."""
     run = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form]
+    kernel = narrowed(kernel) if call.narrow else kernel
     guard = kernel.when
     by_name = dict(zip((o.name for o in kernel.signature.arrays), call.arrays, strict=True))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import _device, _numpy, host
-from ._signature import TAKEN_IN_REDUCTIONS, Operand, Signature, parse, type_name
+from ._signature import HELD, TAKEN_IN_REDUCTIONS, Operand, Signature, parse, type_name
 from .state import SIZE
 
 Launch = Callable[[], None]
@@ -121,7 +121,8 @@ class Kernel:
         made = []
         for o in self.signature.outputs:
             source = next((by_name[q.name] for q in self.signature.inputs if q.type == o.type and q.is_array), like)
-            dtype = source.dtype if o.type in ("T", "S") else np.dtype(o.type)
+            dtype = source.dtype if o.letter else np.dtype(o.type)
+            dtype = np.dtype(HELD.get(dtype.name, dtype)) if o.type == "T" and self.signature.holds else dtype
             shape = like.shape
             if self.over == "rows":
                 shape = like.shape[1:]
@@ -157,14 +158,16 @@ class Kernel:
         got = type_name(array.dtype)
         if not array.dtype.isnative:
             raise TypeError(f"kernel {self.name}: {operand.name} is not in the machine's byte order")
-        wanted = types.get(operand.type, operand.type)
-        if operand.type in ("T", "S"):
-            allowed = host.variable_types(operand.type)
+        wanted = operand.type
+        if operand.letter:
+            allowed = tuple(HELD) if operand.type == "H" else host.variable_types(operand.type)
             if got not in allowed:
                 raise TypeError(f"kernel {self.name}: {operand.name} must be one of {allowed}, got {got}")
             wanted = types.setdefault(operand.type, got)
         if got != wanted:
             raise TypeError(f"kernel {self.name}: {operand.name} must be {wanted}, got {got}")
+        if operand.type == "H" and types.setdefault("T", HELD[got]) != HELD[got]:
+            raise TypeError(f"kernel {self.name}: {operand.name} must be {types['T']}, got {HELD[got]}")
         if operand.role != "in" and isinstance(array, np.ndarray) and not array.flags.writeable:
             raise ValueError(f"kernel {self.name}: output {operand.name} is read-only")
         if isinstance(array, np.ndarray) and not array.flags.aligned:
@@ -232,6 +235,11 @@ class Call:
     shape: tuple[int, int]
     widths: dict[str, int]
     on_host: bool
+
+    @property
+    def narrow(self) -> bool:
+        """Whether matrices of type H are held in bfloat16."""
+        return self.types.get("H") == "uint16"
 
 
 def _register(kernel: Kernel) -> Kernel:

@@ -13,9 +13,11 @@ from .step import CAREFUL, UPDATING
 
 @dataclass(frozen=True)
 class Rule:
-    """`update` writes θ and the moments; `probe` adds (x − x) of every value that `update` would write: 0, or NaN."""
+    """`update` writes θ and the moments; `holding` does, and writes θ once more, as products read it; `probe` adds
+    (x − x) of every value that `update` would write: 0, or NaN."""
 
     update: Kernel
+    holding: Kernel
     probe: Kernel
 
 
@@ -35,6 +37,23 @@ def rule(
             when=UPDATING,
             family=family,
         )(body)
+
+        def twice(**arguments: Any) -> Any:
+            result = body(**arguments)
+            results = result if isinstance(result, tuple) else (result,)
+            return (*results, results[0])
+
+        twice.__doc__ = f"{body.__doc__}\n\nAnd held ← θ."
+        twice.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]
+        # a family of their own: they are compiled where they are wanted
+        holding = elementwise(
+            f"T g, raw float64 state{numbers} -> " + ", ".join(f"inout T {x}" for x in names) + ", H held",
+            f"{text} held = theta;",
+            setup=setup,
+            when=UPDATING,
+            name=f"{name}_holding",
+            family=f"{__package__}.holding",
+        )(twice)
 
         def trial(**arguments: Any) -> Any:
             result = body(**arguments)
@@ -56,7 +75,7 @@ def rule(
             name=f"{name}_probe",
             family=family,
         )(_renamed(trial, names))
-        return Rule(update, probe)
+        return Rule(update, holding, probe)
 
     return declare
 

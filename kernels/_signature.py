@@ -16,7 +16,9 @@ Before the arrow stand inputs, after it outputs; ``inout`` marks an output that 
 =============  ============================================================================================
 
 Types are ``T`` (float32 or float64, the same for all operands that say T), ``S`` (any real number type: what the
-caller's table happens to hold) or a NumPy type name such as ``int32``.
+caller's table happens to hold), ``H`` (T, or where T is float32 bfloat16, the same for all operands that say H) or a
+NumPy type name such as ``int32``. A text sees T where its signature says H: of bfloat16, kept as its bit pattern in
+uint16, what is read is widened before and what is written is rounded after.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ C_TYPES = {
     "bool": "bool",
 }
 VARIABLES = {"T": ("float32", "float64"), "S": tuple(C_TYPES)}
+HELD = {"float32": "float32", "float64": "float64", "uint16": "float32"}  # what H may be, and T then
 TAKEN = {"i", "j", "n", "at", "sizes", "numbers", "LANE", "LANES"}
 # names of the loops around a reduction's text, where an operand of that name would silently stand for another
 TAKEN_IN_REDUCTIONS = set(
@@ -56,7 +59,7 @@ _OPERAND = re.compile(
 
 @dataclass(frozen=True)
 class Operand:
-    """One operand: name, type (T, S or a NumPy name), kind and role ("in", "out" or "inout")."""
+    """One operand: name, type (T, S, H or a NumPy name), kind and role ("in", "out" or "inout")."""
 
     name: str
     type: str
@@ -70,7 +73,12 @@ class Operand:
 
     def ctype(self, types: dict[str, str]) -> str:
         """The C type, given what T and S stand for."""
-        return C_TYPES[types.get(self.type, self.type)]
+        return C_TYPES[types.get(self.letter or self.type, self.type)]
+
+    @property
+    def letter(self) -> str:
+        """The type variable as a text knows it; "" for a type that is fixed."""
+        return "T" if self.type == "H" else self.type if self.type in VARIABLES else ""
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,13 @@ class Signature:
 
     @cached_property
     def variables(self) -> tuple[str, ...]:
-        """The type variables that occur, in the order T, S."""
-        return tuple(v for v in VARIABLES if any(o.type == v for o in self.arrays))
+        """The type variables that a text knows, in the order T, S."""
+        return tuple(v for v in VARIABLES if any(o.letter == v for o in self.arrays))
+
+    @cached_property
+    def holds(self) -> bool:
+        """Whether matrices may be held in bfloat16."""
+        return any(o.type == "H" for o in self.arrays)
 
     @cached_property
     def widths(self) -> tuple[str, ...]:
@@ -96,11 +109,11 @@ class Signature:
         return tuple(dict.fromkeys(o.width for o in self.arrays if o.width is not None))
 
     def type_combinations(self) -> list[dict[str, str]]:
-        """Every meaning that the type variables can take: [{"T": "float32"}, {"T": "float64"}]."""
+        """Every meaning that the type variables can take: [{"T": "float32"}, {"T": "float64"}]; H is as T."""
         combinations: list[dict[str, str]] = [{}]
         for variable in self.variables:
             combinations = [{**c, variable: t} for c in combinations for t in VARIABLES[variable]]
-        return combinations
+        return [{**c, "H": c["T"]} for c in combinations] if self.holds else combinations
 
 
 def parse(signature: str) -> Signature:
@@ -119,7 +132,7 @@ def parse(signature: str) -> Signature:
             kind = found["kind"] or "element"
             role = "inout" if found["inout"] else side
             operand = Operand(found["name"], found["type"], kind.partition("[")[0], role, found["width"])
-            if operand.type not in VARIABLES and operand.type not in C_TYPES:
+            if not operand.letter and operand.type not in C_TYPES:
                 raise ValueError(f"kernel operand {text!r}: unknown type {operand.type!r}")
             if operand.name in TAKEN:
                 raise ValueError(f"kernel operand {text!r}: the name {operand.name!r} is taken by the generated loop")

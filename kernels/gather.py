@@ -9,7 +9,7 @@ from .state import Slot
 
 
 @by_row(
-    "raw S source, raw int64 order, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] T x",
+    "raw S source, raw int64 order, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] H x",
     """
 const S* from = source + order[(long long)state[OFFSET] + i] * row_step;
 if (column_step == 1) convert_row<LANES>(from, x, m);
@@ -33,7 +33,7 @@ def gather_labels(i, source, order, state):
 
 
 @by_row(
-    "raw S source, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] T x",
+    "raw S source, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] H x",
     """
 const S* from = source + ((long long)state[OFFSET] + i) * row_step;
 if (column_step == 1) convert_row<LANES>(from, x, m);

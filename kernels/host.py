@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import _lanes, _numpy
+from . import _lanes, _narrow, _numpy
 from ._signature import VARIABLES, Operand
 from ._vector_math import TEXT as VECTOR_MATH
 from ._vector_math import ULP as VECTOR_MATH_ULP
@@ -154,7 +154,8 @@ def status() -> HostStatus:
 
 def bind(kernel: Kernel, call: Call) -> Callable[[], None]:
     """The launch on the CPU: the compiled text where there is one, else the NumPy body."""
-    if _library(unit_of(kernel, call.types)) is None:
+    # a CPU trains in no bfloat16: the definition will do
+    if call.narrow or _library(unit_of(kernel, call.types)) is None:
         return _numpy.bind(kernel, call)
     return bind_compiled(kernel, call)
 
@@ -162,8 +163,9 @@ def bind(kernel: Kernel, call: Call) -> Callable[[], None]:
 def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
     """The launch of the compiled text; RuntimeError where it cannot be compiled."""
     library = _library(unit_of(kernel, call.types))
-    if library is None:
-        raise RuntimeError(f"kernel {kernel.name}: the compiled text cannot run: {status().reason}")
+    if library is None or call.narrow:
+        reason = "not for bfloat16 on a CPU" if call.narrow else status().reason
+        raise RuntimeError(f"kernel {kernel.name}: the compiled text cannot run: {reason}")
     operands = kernel.signature.arrays
     arrays, copies = call.arrays, []
     if kernel.form == "by_row":
@@ -440,6 +442,7 @@ def source(unit: Unit) -> str:
         "#include <math.h>",
         "#include <cmath>",
         PREAMBLE,
+        _narrow.ON_HOST,
         _lanes.ON_HOST,
     ]
     if any(_MATH.search(f"{kernel.text}\n{kernel.setup}") for kernel in kernels):
@@ -460,7 +463,7 @@ def _instance(kernel: Kernel, types: dict[str, str]) -> str:
 
 
 def _ctype(operand: Operand) -> str:
-    return operand.type if operand.type in VARIABLES else operand.ctype({})
+    return operand.letter or operand.ctype({})
 
 
 def _template(kernel: Kernel) -> str:

@@ -21,26 +21,23 @@ def begin_batch(rows, state):
     state[Slot.PENALTY] = 0
 
 
-@by_row(
-    "scalar int64 rows -> raw T w, raw float64 state",
-    """
-double sum = 0.0;
-for (long long k = LANE; k < rows; k += LANES) sum += (double)w[k];
-sum = sum_of_lanes<LANES>(sum);
-state[WEIGHT] = sum;
-state[SKIP] = sum > 0.0 ? 0.0 : 1.0;
-state[PENALTY] = 0.0;
-if (sum > 0.0) for (long long k = LANE; k < rows; k += LANES) w[k] = (T)((double)w[k] / sum);
-""",
-)
-def weigh_batch(rows, w, state):
-    """wᵢ ← wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; a batch whose weights are all zero is marked to change nothing. (E3)"""
-    total = w.sum(dtype=np.float64)
-    state[Slot.WEIGHT] = total
-    state[Slot.SKIP] = 0 if total > 0 else 1
+@by_row("-> raw float64 state", "state[SKIP] = state[WEIGHT] > 0.0 ? 0.0 : 1.0; state[PENALTY] = 0.0;")
+def begin_weighted(state):
+    """A batch whose weights are all zero, as their sum in the state says, changes nothing. No penalty is known yet."""
+    state[Slot.SKIP] = 0 if state[Slot.WEIGHT] > 0 else 1
     state[Slot.PENALTY] = 0
-    if total > 0:
-        np.divide(w, total, out=w, casting="unsafe")
+
+
+@elementwise(
+    "raw float64 state -> inout T w",
+    "w = weight > 0.0 ? (T)((double)w / weight) : w;",
+    setup="const double weight = state[WEIGHT];",
+    ulp=0,
+)
+def weigh(state, w):
+    """wᵢ ← wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; weights that are all zero stay. (E3)"""
+    weight = state[Slot.WEIGHT]
+    return w.astype(np.float64) / weight if weight > 0 else w
 
 
 @elementwise(
@@ -150,17 +147,14 @@ def track(observed, state, momentum, factor, running):
     return running + momentum * (factor * observed - running)
 
 
-@by_row(
-    "raw float64 terms, scalar int64 terms_n -> raw float64 sums, raw float64 state",
-    """
-if (state[BAD] == 0.0 && state[SKIP] == 0.0)
-  for (long long k = 0; k < terms_n; ++k) sums[k] += terms[k] * state[WEIGHT];
-""",
+@elementwise(
+    "float64 terms, raw float64 state -> inout float64 sums",
+    "sums = sums + terms * state[WEIGHT];",
+    when=UPDATING,
 )
-def accumulate(terms, terms_n, sums, state):
+def accumulate(terms, state, sums):
     """An epoch's metrics: sums ← sums + terms · Σw, terms the weighted means over this batch."""
-    if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
-        sums[: int(terms_n)] += terms[: int(terms_n)] * state[Slot.WEIGHT]
+    return sums + terms * state[Slot.WEIGHT]
 
 
 @by_row(

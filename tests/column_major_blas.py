@@ -21,6 +21,14 @@ def numbers(x):
     return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
 
 
+def as_held(x, like):
+    """Rounded to the nearest bfloat16 where `like` holds patterns of it: 8 bits of the fraction, to even."""
+    if like.dtype != np.uint16:
+        return x
+    fraction, exponent = np.frexp(np.float64(x))
+    return (np.ldexp(np.rint(fraction * 2**8) / 2**8, exponent).astype(np.float32).view(np.uint32) >> 16).astype("u2")
+
+
 def bits(pointer, m, n, leading):
     """The mask's rows of bytes, one a column of D."""
     return matrix(pointer, np.uint8, leading // 8, n, leading // 8).T
@@ -33,9 +41,9 @@ def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, kept=
     """
     left, right = (numbers(x).T if t else numbers(x) for x, t in zip((A, B), transposed, strict=True))
     with np.errstate(all="ignore"):
-        z = np.matmul(left, right, dtype=D.dtype)
+        z = np.matmul(left, right, dtype=np.result_type(left, right))
         if epilogue in ("bias", "relu", "relu_mask", "gelu", "gelu_z"):
-            z = z + vector[:, None]
+            z = z + numbers(vector)[:, None]
         if epilogue in ("relu", "relu_mask"):
             # a NaN is not above 0, so that it becomes 0: as the library does it
             above = z > 0
@@ -45,17 +53,17 @@ def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, kept=
             z = np.where(above, z, 0)
         elif epilogue in ("gelu", "gelu_z"):
             if epilogue == "gelu_z":
-                kept[...] = z
+                kept[...] = as_held(z, kept)
             z = gelu(z)[0]
         elif epilogue.startswith("drelu"):
             z = np.where(np.unpackbits(mask, axis=1, count=len(z), bitorder="little").T, z, 0)
         elif epilogue.startswith("dgelu"):
-            z = z * gelu(kept)[1]
-        D[...] = z
+            z = z * gelu(numbers(kept))[1]
+        D[...] = as_held(z, D)
         if epilogue.endswith("lu_sums"):
-            vector[...] = z.sum(axis=1)
+            vector[...] = as_held(z.sum(axis=1), vector)
         elif epilogue == "sums":
-            vector[...] = left.sum(axis=1)
+            vector[...] = as_held(left.sum(axis=1), vector)
 
 
 def gelu(z):

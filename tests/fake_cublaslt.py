@@ -22,7 +22,7 @@ ATTRIBUTES = {
 NAMES = {1: "none", 4: "bias", 6: "relu", 134: "relu_mask", 36: "gelu", 164: "gelu_z"}
 NAMES |= {136: "drelu", 152: "drelu_sums", 192: "dgelu", 208: "dgelu_sums", 256: "sums"}
 # (compute type, operands, results) of the supported products
-SUPPORTED = {(68, 0, 0), (77, 0, 0), (68, 14, 0), (70, 1, 1)}
+SUPPORTED = {(68, 0, 0), (77, 0, 0), (68, 14, 0), (68, 14, 14), (70, 1, 1)}
 P = c_void_p
 LONG = 100  # terms a sum from which on the algorithm wants workspace
 WORKSPACE = 4096
@@ -117,7 +117,7 @@ class Library:
         """What is asked, all of it checked; Refusal where the library would not do it."""
         op, (A, B, C, D) = self._get(operation, "MatmulDesc"), (self._get(x, "MatrixLayout") for x in (A, B, C, D))
         _need(vars(C) == vars(D) and A.type == B.type)
-        _need((op.compute, A.type, D.type) in SUPPORTED and op.scale == D.type, NOT_SUPPORTED)
+        _need((op.compute, A.type, D.type) in SUPPORTED and op.scale == (D.type == 1), NOT_SUPPORTED)
         for x in (A, B, D):
             _need(0 < x.rows < 2**31 and 0 < x.columns < 2**31 and x.leading >= x.rows)
         transposed = bool(op.attributes.get(3, 0)), bool(op.attributes.get(4, 0))
@@ -160,7 +160,7 @@ class Library:
         _need(key == problem.key and C == D and (stream or 0) == self._state.stream.ptr)
         _need(all(pointer % step == 0 for pointer, step in zip((A, B, C, D), aligned, strict=True)))
         _need(size >= needs and (workspace or not needs))
-        number = c_float if TYPES[self._get(Dd, "MatrixLayout").type] is np.float32 else ctypes.c_double
+        number = c_float if TYPES[self._get(Dd, "MatrixLayout").type] is not np.float64 else ctypes.c_double
         _need(number.from_address(alpha).value == 1 and number.from_address(beta).value == 0)
         a, b, d = (self._matrix(p, x) for p, x in ((A, Ad), (B, Bd), (D, Dd)))
         epilogue, m, n = problem.epilogue, problem.m, problem.n
@@ -182,7 +182,7 @@ class Library:
     def _run(self, a, b, d, problem, vector, mask, z, workspace):
         if workspace is not None:
             workspace[:WORKSPACE] = 0xEE
-        d[...] = np.nan  # β is 0: what was there does not count
+        d[...] = np.nan if d.dtype.kind == "f" else 0x7FC0  # β is 0: what was there does not count
         blas.multiply(a, b, d, problem.transposed, problem.epilogue, vector, mask, z, self.zero_is_above)
 
     def _matrix(self, pointer, layout):

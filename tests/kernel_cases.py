@@ -11,6 +11,7 @@ import pytest
 import tolerances
 
 from gpunn.kernels import all_kernels
+from gpunn.kernels._narrow import rounded, widened
 from gpunn.kernels.state import SIZE, Slot
 
 OFFSET = 2  # the batch begins at this row of the table
@@ -30,10 +31,16 @@ def by_kernel(variables=("T", "S")):
     parameters = []
     for kernel in all_kernels():
         for types in kernel.signature.type_combinations():
-            if all(v in variables or t == "float32" for v, t in types.items()):
+            if all(v in (*variables, "H") or t == "float32" for v, t in types.items()):
                 name = "-".join([kernel.name, *types.values()])
                 parameters.append(pytest.param(kernel, types, id=name))
     return parameters
+
+
+def in_bfloat16():
+    """Parameters (kernel, types) of a test: every kernel of matrices that may be held in bfloat16."""
+    types = {"T": "float32", "S": "float32", "H": "uint16"}
+    return [pytest.param(k, types, id=f"{k.name}-bfloat16") for k in all_kernels() if k.signature.holds]
 
 
 def edges(dtype, extremes=True):
@@ -107,7 +114,11 @@ class Asked:
     rng: np.random.Generator
 
     def dtype(self, operand):
-        return np.dtype(self.types.get(operand.type, operand.type))
+        """Of its values; what is held in bfloat16 has values of float32."""
+        return np.dtype("float32" if self.narrow(operand) else self.types.get(operand.type, operand.type))
+
+    def narrow(self, operand):
+        return operand.type == "H" and self.types["H"] == "uint16"
 
     def shape(self, operand):
         over = self.kernel.over
@@ -205,8 +216,6 @@ SPECIAL = {
     "squares": _magnitudes,
     "scale": _magnitudes,
     "key": lambda ask, operand: ask.rng.integers(0, 2**32, size=2),
-    "terms": lambda ask, operand: ask.rng.normal(size=3),
-    "sums": lambda ask, operand: ask.rng.normal(size=3),
     "rates": lambda ask, operand: np.array([2.0, *ask.rng.normal(size=3)]),  # of step 2 and the two behind it
     "kept": _kept,
     "first": _first,
@@ -217,7 +226,7 @@ WIDTHS = {"philox": 4}  # the number of columns that a text insists on
 NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}
 SCALARS = {
     "alpha": 0.3, "epsilon": 1e-3, "beta1": 0.9, "beta2": 0.99, "rho": 0.9, "momentum": 0.55, "weight_decay": 0.01,
-    "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "terms_n": 3, "totals_n": 2,
+    "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "totals_n": 2,
 }  # fmt: skip
 THRESHOLD = 0x60000000  # of dropout: p = 3/8
 
@@ -229,7 +238,7 @@ def _values(ask, operand, index):
         shape = ask.shape(operand)
         made = ask.rng.normal(size=shape) if dtype.kind == "f" else ask.rng.integers(0, 2**31, size=shape)
     made = np.asarray(made).astype(dtype)
-    if ask.values != "ordinary" and dtype.kind == "f" and operand.kind != "raw" and operand.type == "T":
+    if ask.values != "ordinary" and dtype.kind == "f" and operand.kind != "raw" and operand.letter == "T":
         made = _with_edges(ask, operand, made, index)
     return made
 
@@ -306,7 +315,9 @@ def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed
             elements += operand.kind == "element"
         if flat and operand.kind in ("element", "col"):
             made = made[:1].ravel()
-        arena = Arena(made, _layout_of(kernel, operand, layouts[k % len(layouts)]), xp)
+        made = widened(rounded(made)) if ask.narrow(operand) else made
+        held = rounded(made) if ask.narrow(operand) else made
+        arena = Arena(held, _layout_of(kernel, operand, layouts[k % len(layouts)]), xp)
         if operand.name == "source" and made.ndim == 2:
             steps = [s // made.itemsize for s in arena.array.strides]
             scalars |= {"row_step": steps[0], "column_step": steps[1]}
@@ -363,8 +374,13 @@ def assert_same(got, wanted, on_gpu=False):
     for k, operand in enumerate(kernel.signature.outputs):
         a, b = got.results()[k], wanted.results()[k]
         what = f"{got.what}: {operand.name}"
+        step = 0
+        if operand.type == "H" and b.dtype == np.uint16:
+            a, b = widened(a), widened(b)
+            # where float32s part, if only by their last bit, they may round to neighbours
+            step = 2.0**-7 * _magnitude(b) if kernel.ulp or on_gpu else 0
         if b.dtype.kind == "f":
-            tolerances.assert_within(a, b, _allowed(wanted, b, operand, on_gpu), what)
+            tolerances.assert_within(a, b, _allowed(wanted, b, operand, on_gpu) + step, what)
         else:
             np.testing.assert_array_equal(a, b, err_msg=what)
     got.assert_rest_untouched()

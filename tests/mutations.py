@@ -67,6 +67,7 @@ MUTATIONS = [
     _plan(3, "kernels/regression.py", "loss = w * ((T)0.5 * sum);", "loss = w * sum;"),
     _plan(3, "kernels/regression.py", "sum += e * e; g[k] = w * e;", "sum += e * e; g[k] = -w * e;"),
     _plan(3, "gpunn/network.py", "self.w.fill(1 / self.share.rows)", "self.w.fill(1)"),
+    _plan(3, "kernels/step.py", "(T)((double)w / weight)", "(T)((double)w * weight)"),
     _plan(4, "kernels/softmax.py", "delta[k] = w * (mass * p - y[k]);", "delta[k] = w * (mass * p + y[k]);"),
     _plan(4, "kernels/softmax.py", "a[k] * (g[k] - inner);", "a[k] * (g[k] + inner);"),
     _plan(4, "kernels/crossentropy.py", "delta[k] = w * (s - t);", "delta[k] = (s - t);"),

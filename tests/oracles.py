@@ -6,6 +6,13 @@ import os
 import pytest
 
 
+def strided_tensor(x):
+    """What an array holds as a tensor of torch: a view with gaps, which remembers gradients where it can."""
+    tensor = oracle("torch").tensor(x.repeat(2, axis=0))[::2]
+    assert not tensor.is_contiguous()
+    return tensor.requires_grad_(x.dtype.kind == "f")
+
+
 def oracle(name):
     """The module `name` (torch, jax, sklearn, …), at the head of a test or of a test file."""
     try:

@@ -124,6 +124,15 @@ def test_the_task_can_be_changed(run):
     assert status == 0 and out.startswith("task: regression of 'stars'") and "R²" in out
 
 
+def test_simulated_training_in_less_precision(run, table, fake_cupy):
+    """Products of a GPU in bfloat16; the model answers on a CPU too, in float32."""
+    status, out, _ = run("train", table, "--target", "sort", "--device", "cuda", "--precision", "bf16")
+    assert status == 0 and "\nproducts in bf16\n" in out
+    assert float(re.search(r"held-out accuracy ([\d.]+)", out)[1]) >= 0.9
+    assert gpunn.load("flowers.safetensors").net.precision == "bf16"
+    assert run("predict", "flowers.safetensors", table, "--device", "cpu")[1].startswith("sort\nrose\niris\n")
+
+
 def test_what_is_not_used_is_said(run):
     frame = flowers()
     frame.loc[[5, 6], "sort"] = None
@@ -194,6 +203,11 @@ MISTAKES = {
     "optimizer": (["train", "good.csv", "--target", "y", "--optimizer", "adma"], "'adma'"),
     "device": (["train", "good.csv", "--target", "y", "--device", "gpu"], "device must be"),
     "no gpu": (["train", "good.csv", "--target", "y", "--device", "cuda:99"], "device 'cuda:99' was asked for, but"),
+    "precision": (
+        ["train", "good.csv", "--target", "y", "--device", "cpu", "--precision", "bf16"],
+        "precision='bf16' is for GPUs, and the device is the CPU; leave precision out",
+    ),
+    "no such precision": (["train", "good.csv", "--precision", "fp16"], "argument --precision: invalid choice: 'fp16'"),
     "diverges": (
         ["train", "good.csv", "--target", "y", "--optimizer", "sgd", "--lr", "1e30"],
         "training diverged in epoch",
@@ -427,7 +441,9 @@ def test_help_fits_80_columns(run, monkeypatch, arguments):
 
 def test_train_help_names_every_option(run):
     out = run("train", "--help")[1]
-    options = "target task hidden activation dropout epochs batch-size optimizer lr seed device out force resume"
+    options = (
+        "target task hidden activation dropout epochs batch-size optimizer lr seed device precision out force resume"
+    )
     assert all(f"--{option}" in out for option in options.split())
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from oracles import strided_tensor
 from snapshots import bits, frozen_copy, weights_of
 
 import gpunn
@@ -202,8 +203,14 @@ def test_polars():
 def test_torch():
     torch = pytest.importorskip("torch")
     _same_through(torch.from_numpy)
-    net = _net()
-    assert type(net.predict(torch.tensor(X, requires_grad=True))) is np.ndarray
+    _same_through(strided_tensor)
+    # rows that remember gradients, as a loop over a set collects them
+    _same_through(lambda a: [torch.tensor(row, requires_grad=a.dtype.kind == "f") for row in a])
+    net, row = _net(), torch.tensor([1.0, 2, 3], requires_grad=True)
+    with pytest.raises(TypeError, match=r"X, of type list, cannot be read as an array: .*detach"):
+        net.predict([list(row)])
+    with pytest.raises(ValueError, match="X must be rectangular"):
+        net.predict([row, row[:2]])
     with pytest.raises(TypeError, match="X, of type Tensor, cannot be read as an array"):
         net.predict(torch.tensor(X, dtype=torch.bfloat16))
 

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+from oracles import strided_tensor
 
 import gpunn
 from gpunn.device_comparison import DeviceReport, Difference, _difference
@@ -46,6 +47,15 @@ def test_both_bodies_agree_for_twenty_steps(make, dtype):
     # they are two computations: not every bit is the same, and training went somewhere
     assert any(d and d.relative > 0 for _, found in report.layers for d in found.values())
     assert report.losses[0][-1] != report.losses[0][0]
+
+
+@needs_compiler
+def test_tensors_of_torch():
+    losses = [
+        gpunn.compare_devices(NETS["tanh"]("float64"), of(X), of(Y), steps=2, devices=("numpy", "cpu")).losses
+        for of in (np.asarray, strided_tensor)
+    ]
+    assert losses[0] == losses[1]
 
 
 @needs_compiler

@@ -5,6 +5,7 @@ What passes on the fake is called simulated, never a GPU result.
 
 import numpy as np
 import pytest
+from oracles import strided_tensor
 
 import gpunn
 from gpunn.kernels.state import Slot
@@ -314,11 +315,12 @@ def _kinds(cupy):
         "pandas": (lambda x: pandas.DataFrame(x) if x.ndim == 2 else pandas.Series(x), np.ndarray),
         "dlpack": (OnlyDLPack, np.ndarray),
         "list": (lambda x: x.tolist(), np.ndarray),
+        "torch": (strided_tensor, np.ndarray),
     }
 
 
-@pytest.mark.parametrize("of_y", ["numpy", "cupy", "pandas", "dlpack", "list"])
-@pytest.mark.parametrize("of_X", ["numpy", "cupy", "pandas", "dlpack", "list"])
+@pytest.mark.parametrize("of_y", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
+@pytest.mark.parametrize("of_X", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_arrays_of_several_kinds_mixed(cuda, device, of_X, of_y):
     """Whoever holds X, y and the weights: the same fit, bit for bit; what comes out is of X's kind."""
@@ -336,7 +338,8 @@ def test_arrays_of_several_kinds_mixed(cuda, device, of_X, of_y):
         host = got if isinstance(got, np.ndarray) else got.get()
         scores = net.evaluate(hand_X(X), hand_y(y), sample_weight=hand_w(w))
         columns = {k: v for k, v in history.history.items() if "time" not in k and "second" not in k}
-        seen.append((columns, host.tobytes(), scores))
+        loss = net.train_on_batch(hand_X(X), hand_y(y), sample_weight=hand_w(w))
+        seen.append((columns, host.tobytes(), scores, loss))
     assert seen[0] == seen[1] == seen[2]
 
 

@@ -10,7 +10,8 @@ from oracles import oracle
 
 import gpunn
 from gpunn import backend
-from gpunn.backend import courses, epochs
+from gpunn.backend import abreast, courses, epochs
+from gpunn.backend.graph import CaptureWarning
 from gpunn.kernels import host
 from gpunn.kernels.state import SIZE, Slot
 from gpunn.training import DivergenceError, fitting, recordings, unwatched
@@ -191,6 +192,17 @@ def test_nets_on_a_gpu_are_branches_of_one_graph_bit_for_bit(fake_cupy):
             np.testing.assert_array_equal(a, b)
     singly = _graphs(fake_cupy)
     assert max(together) > 4 * min(singly) and len(together) * 4 < len(singly)
+
+
+def test_nets_on_a_gpu_say_why_they_are_no_branches(fake_cupy, monkeypatch):
+    def refuses(self, steps, rated):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(abreast.Lists, "_capture", refuses)
+    with pytest.warns(CaptureWarning, match="no room"):
+        found = gpunn.fit_many(there, X, LABELS, ALIKE[:2], epochs=3, batch_size=20)
+    for made, _ in found:
+        assert str(made.summary()).endswith("path: no CUDA graph could be captured, MemoryError: no room")
 
 
 def test_a_net_that_diverges_on_a_gpu_leaves_the_others_as_they_are(fake_cupy):

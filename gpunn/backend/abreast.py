@@ -7,6 +7,7 @@ alone, bit for bit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ class Lists(Graph):
     """Lists of launches, none of which touches what another writes: one after another where they run launch by launch,
     each on a branch where they are captured."""
 
-    def __init__(self, backend: Any, lists: Sequence[Sequence[DeviceLaunch]]) -> None:
-        super().__init__(backend, [launch for each in lists for launch in each])
+    def __init__(self, backend: Any, lists: Sequence[Sequence[DeviceLaunch]], tell: Callable[[str], Any]) -> None:
+        super().__init__(backend, [launch for each in lists for launch in each], tell)
         self.lists = [list(each) for each in lists]
 
     def _count(self, rated: bool) -> int:
@@ -35,9 +36,10 @@ class Lists(Graph):
             branches.wait(other, 0)
         for k, launches in enumerate(self.lists):
             with branches.streams[k % count]:
-                for _ in range(steps):
+                for step in range(steps):
                     for launch in launches:
-                        launch()
+                        if not (step and launch.once):
+                            launch()
         for other in range(1, count):
             branches.wait(0, other)
 
@@ -49,12 +51,20 @@ class Abreast(Epochs):
         self.members = list(members)
         parts = []
         for each in zip(*(member.parts for member in members), strict=True):
-            together = Lists(backend, [captured(launches) or [] for launches, _ in each])
+            graphs = [launch for launches, _ in each for launch in launches if isinstance(launch, Graph)]
+            tell = functools.partial(_tell_all, graphs)
+            together = Lists(backend, [captured(launches) or [] for launches, _ in each], tell)
             parts.append(([together], each[0][1]))
         super().__init__(parts, None)
 
     def is_over(self) -> bool:
         return all(member.is_over() for member in self.members)
+
+
+def _tell_all(graphs: Sequence[Graph], why: str) -> None:
+    for graph in graphs:
+        if graph.tell is not None:
+            graph.tell(why)
 
 
 def captured(launches: Sequence[Callable[[], Any]]) -> list[DeviceLaunch] | None:

@@ -60,12 +60,14 @@ NUMBERS = {
     "dgelu_sums": CUBLASLT_EPILOGUE_DGELU_BGRAD,
     "sums": CUBLASLT_EPILOGUE_BGRADA,
 }
-# what the buffers hold, and how it is multiplied: (of operands, of results, computed in, of the factors α and β)
+# what operands and results are held in, and how they are multiplied: (of operands, of results, computed in, of the
+# factors α and β)
 KINDS = {
-    ("float32", None): (CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-    ("float32", "tf32"): (CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F),
-    ("uint16", "bf16"): (CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-    ("float64", None): (CUDA_R_64F, CUDA_R_64F, CUBLAS_COMPUTE_64F, CUDA_R_64F),
+    ("float32", None, "float32"): (CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+    ("float32", "tf32", "float32"): (CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F),
+    ("uint16", "bf16", "float32"): (CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+    ("uint16", "bf16", "uint16"): (CUDA_R_16BF, CUDA_R_16BF, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+    ("float64", None, "float64"): (CUDA_R_64F, CUDA_R_64F, CUBLAS_COMPUTE_64F, CUDA_R_64F),
 }
 
 
@@ -178,12 +180,12 @@ class Door:
         self.xp, self.library, self.where, self.handle = xp, library, where, handle
         self.version = int(library.cublasLtGetVersion())
         self.needed = 0  # bytes of workspace that a product bound so far wants at most
-        self._tried: dict[tuple[str, str | None, str], bool | str] = {}
+        self._tried: dict[tuple[str, str | None, str, str], bool | str] = {}
         self._algorithms: dict[Any, tuple[cublasLtMatmulAlgo_t, int] | str] = {}
         self._workspaces: weakref.WeakValueDictionary[int, Workspace] = weakref.WeakValueDictionary()
         self._kept: list[Workspace] = []
-        self._one = {"float32": c_float(1), "float64": ctypes.c_double(1)}
-        self._zero = {"float32": c_float(0), "float64": ctypes.c_double(0)}
+        self._one = {CUDA_R_32F: c_float(1), CUDA_R_64F: ctypes.c_double(1)}
+        self._zero = {CUDA_R_32F: c_float(0), CUDA_R_64F: ctypes.c_double(0)}
         # not at exit, when CUDA may be gone before
         weakref.finalize(self, library.cublasLtDestroy, handle).atexit = False
 
@@ -222,25 +224,25 @@ class Door:
         """The launch of out = a b with that epilogue, see `column_major`. Refused says why there is none.
 
         a and b float32, "tf32" computing with 11 bits of them, or float64, or uint16 patterns of bfloat16 with "bf16";
-        out of that type, float32 for bfloat16; vector and z as out.
+        out of that type, or float32 for bfloat16; vector and z as out.
         """
-        if not self._is_right(a.dtype.name, precision, epilogue):
+        if not self._is_right(a.dtype.name, precision, out.dtype.name, epilogue):
             raise Refused(f"cuBLASLt's numbers are not gpunn's in a trial of it ({epilogue})")
         return self._bind(a, b, out, precision=precision, epilogue=epilogue, vector=vector, kept=kept)
 
-    def can(self, dtype: str, precision: str | None, epilogue: str) -> bool:
-        """Whether there is that epilogue here for operands of that type, and its numbers are right."""
+    def can(self, dtype: str, precision: str | None, result: str, epilogue: str) -> bool:
+        """Whether there is that epilogue here for operands and results of these types, and its numbers are right."""
         try:
-            return self._is_right(dtype, precision, epilogue)
+            return self._is_right(dtype, precision, result, epilogue)
         except Refused:
             return False
 
-    def _is_right(self, dtype: str, precision: str | None, epilogue: str) -> bool:
+    def _is_right(self, dtype: str, precision: str | None, result: str, epilogue: str) -> bool:
         """Whether it passed its trial, which is held at first use. Refused where there is no algorithm for it."""
-        key = dtype, precision, epilogue
+        key = dtype, precision, result, epilogue
         if key not in self._tried:
             try:
-                self._tried[key] = KINDS.get(key[:2]) is None or passes(self.xp, self._bind, *key)
+                self._tried[key] = KINDS.get(key[:3]) is None or passes(self.xp, self._bind, *key)
             except (Refused, ProductError) as error:
                 self._tried[key] = str(error)
         found = self._tried[key]
@@ -278,6 +280,7 @@ class Door:
     def _ask(self, product: Product) -> tuple[cublasLtMatmulAlgo_t, int] | str:
         preference, count = self.make("MatmulPreference", product), c_int(0)
         self.set("MatmulPreference", preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, c_uint64(WORKSPACE))
+        # the vector's and the kept matrix's are read off the operation's pointers
         for attribute, pointer in (
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, product.A),
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, product.B),
@@ -317,9 +320,11 @@ class Product:
     def __init__(
         self, door: Door, call: Call, a: Any, b: Any, out: Any, precision: str | None, vector: Any, kept: Any
     ) -> None:
-        kind = KINDS.get((a.dtype.name, precision))
+        kind = KINDS.get((a.dtype.name, precision, out.dtype.name))
         if kind is None or a.dtype != b.dtype:
-            raise Refused(f"its operands are {a.dtype} and {b.dtype}, with precision {precision}")
+            raise Refused(f"its operands are {a.dtype} and {b.dtype}, its result {out.dtype}, precision {precision}")
+        if vector is not None and vector.dtype != out.dtype:
+            raise Refused(f"its vector is {vector.dtype} and its result {out.dtype}")
         of_operands, of_results, computed_in, of_factors = kind
         self.door, self.call, self.arrays = door, call, (a, b, out, vector, kept)
         # b and a change places: the product is the transposed one
@@ -341,7 +346,7 @@ class Product:
         aligned = tuple(alignment(int(x.data.ptr)) for x in (b, a, out, vector, kept) if x is not None)
         self.algorithm, needs = door.algorithm((call, kind, aligned), self)
         self.workspace_size = WORKSPACE if needs else 0
-        self._one, self._zero = byref(door._one[out.dtype.name]), byref(door._zero[out.dtype.name])
+        self._one, self._zero = byref(door._one[of_factors]), byref(door._zero[of_factors])
 
     def _set(self, attribute: int, value: Any) -> None:
         self.door.set("MatmulDesc", self.operation, attribute, value)

@@ -101,9 +101,12 @@ class Backend:
         """Make what launches on a stream need, before it captures; to be held as long as the capture is used."""
         return None
 
-    def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
+    def join(
+        self, launches: Sequence[Callable[[], Any]], *, flush: bool = False, tell: Callable[[str], Any] | None = None
+    ) -> list[Callable[[], Any]]:
         """The same launches in order, as few as this device can make of them; one that has `repeat` runs step after
-        step by itself. `flush` allows numbers too small to be normal to be 0 while they run."""
+        step by itself. `flush` allows numbers too small to be normal to be 0 while they run; `tell` hears, later, why
+        they run one by one where they were to be one."""
         return list(launches)
 
     def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
@@ -237,7 +240,9 @@ class CPU(Backend):
         found = bind_affine(a, W, b, z, f if z is out else None)
         return None if found is None else Affine(found[0], "a" if found[1] else "z")
 
-    def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
+    def join(
+        self, launches: Sequence[Callable[[], Any]], *, flush: bool = False, tell: Callable[[str], Any] | None = None
+    ) -> list[Callable[[], Any]]:
         return join(launches, flush=flush)
 
     def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
@@ -349,9 +354,11 @@ class CUDA(Backend):
         with self.activate():
             return self.products.prepare(stream)
 
-    def join(self, launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
+    def join(
+        self, launches: Sequence[Callable[[], Any]], *, flush: bool = False, tell: Callable[[str], Any] | None = None
+    ) -> list[Callable[[], Any]]:
         # CuPy compiles its kernels so that numbers too small to be normal are 0
-        return graph.join(self, launches)
+        return graph.join(self, launches, tell)
 
     def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
         in_turn(courses, seconds, look, Merger(self))

@@ -88,20 +88,26 @@ def _spans(arrays: Sequence[Any]) -> list[tuple[int, int]]:
     return found
 
 
-def join(backend: Any, launches: Sequence[Callable[[], Any]]) -> list[Callable[[], Any]]:
+def join(
+    backend: Any, launches: Sequence[Callable[[], Any]], tell: Callable[[str], Any] | None = None
+) -> list[Callable[[], Any]]:
     """The same launches, neighbours that a stream may capture joined into graphs."""
-    return neighbours(launches, DeviceLaunch, lambda each: [Graph(backend, each)] if len(each) > 1 else each)
+    return neighbours(launches, DeviceLaunch, lambda each: [Graph(backend, each, tell)] if len(each) > 1 else each)
 
 
 class Graph:
     """Launches as one: called, it runs them in order; `repeat` does so for step after step.
 
     The first steps run launch by launch; then one step is captured, and several in one graph where there are many to
-    take. It is launched on the stream that is current, and captured on streams of its own.
+    take. It is launched on the stream that is current, and captured on streams of its own. `tell` hears, once, why that
+    failed.
     """
 
-    def __init__(self, backend: Any, launches: Sequence[DeviceLaunch]) -> None:
+    def __init__(
+        self, backend: Any, launches: Sequence[DeviceLaunch], tell: Callable[[str], Any] | None = None
+    ) -> None:
         self.backend = backend
+        self.tell = tell
         self.launches = list(launches)
         self.fault: str | None = None
         self.taken = 0
@@ -179,7 +185,9 @@ class Graph:
                 self._captured[steps, rated] = self._capture(steps, rated)
             except Exception as error:
                 # nothing has run: what capture refuses, the launches do one by one
-                self.fault = f"{type(error).__name__}: {error}"
+                self.fault = " ".join(f"{type(error).__name__}: {error}".split())
+                if self.tell is not None:
+                    self.tell(f"no CUDA graph could be captured, {self.fault}")
                 warnings.warn(
                     f"a step is not captured as a CUDA graph and runs launch by launch, which is slower: {self.fault}",
                     CaptureWarning,
@@ -206,10 +214,12 @@ class Graph:
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
         """Launch so many steps on the branches."""
         placed, joins = self._place(rated)
-        for _ in range(steps):
+        for step in range(steps):
             for p in placed:
                 if p.wait:
                     branches.wait(p.branch, 1 - p.branch)
+                if step and p.launch.once:
+                    continue
                 with branches.streams[p.branch]:
                     p.launch()
             if joins:

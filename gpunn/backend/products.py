@@ -47,13 +47,13 @@ def bind_matmul(xp: Any, a: Any, b: Any, out: Any) -> Callable[[], Any]:
 
 
 def check(xp: Any, a: Any, b: Any, out: Any, *, rounded: bool = False) -> None:
-    """What `bind_matmul` raises. `rounded` operands are bfloat16's bit patterns, the result float32."""
+    """What `bind_matmul` raises. `rounded` operands are bfloat16's bit patterns, the result too or float32."""
     arrays = {"a": a, "b": b, "out": out}
     for name, array in arrays.items():
         if not isinstance(array, xp.ndarray):
             kind = f"{type(array).__module__}.{type(array).__name__}"
             raise TypeError(f"matmul: {name} is a {kind}, wanted a {xp.__name__}.ndarray; see Backend.asarray")
-    patterns = rounded and a.dtype == b.dtype == np.uint16 and out.dtype == np.float32
+    patterns = rounded and a.dtype == b.dtype == np.uint16 and out.dtype in (np.uint16, np.float32)
     if not patterns and not (a.dtype == b.dtype == out.dtype and out.dtype.kind == "f"):
         got = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
         raise TypeError(f"matmul: wanted one floating-point dtype, got {got}; cast before binding")

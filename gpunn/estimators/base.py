@@ -63,6 +63,7 @@ ACTIVATIONS = StrOptions(
      "softplus", "swish", "tanh"}
 )  # fmt: skip
 OUTPUTS = StrOptions({*ACTIVATIONS.options, "softmax"})
+WEIGHTS = "sample_weight"
 UNDER_WAY = ("_validation_data", "_resume", "_moved")  # attributes that an estimator has while it is fitted
 
 
@@ -153,7 +154,7 @@ class Perceptron:
                 return ensemble.fit(self, X, y, sample_weight, validation_data, resume)
             if hasattr(self, "estimators_"):
                 ensemble.forget(self)
-            return self._fit(_host(X), _host(y), sample_weight=_host(sample_weight), incremental=False)
+            return self._fit(_host(X), _host(y, "y"), sample_weight=_host(sample_weight, WEIGHTS), incremental=False)
 
     @contextmanager
     def _one_fit(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
@@ -597,8 +598,8 @@ class Perceptron:
             return None
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
-        X, y, w = map(_host, (*given, None)[:3])
         try:
+            X, y, w = map(_host, (*given, None)[:3], ("X", "y", WEIGHTS))
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
             check_consistent_length(X, y)
             y = self._encode(y)
@@ -814,15 +815,9 @@ def _updates(model: Sequential) -> int:
     return 0 if net.state is None else int(net.backend.to_host(net.state)[Slot.STEP])
 
 
-def _host(x: Any) -> Any:
+def _host(x: Any, name: str = "X") -> Any:
     """Arrays of a GPU and of torch as NumPy has them; everything else as it is, for scikit-learn to look at."""
-    if is_device_array(x):
-        return to_host(x)
-    if hasattr(x, "detach"):
-        return x.detach().cpu().numpy()
-    if hasattr(x, "__dlpack__") and not any(hasattr(x, k) for k in ("__array__", "__dataframe__")):
-        return np.from_dlpack(x)
-    return x
+    return to_host(x) if is_device_array(x) else checks.on_host(x, name)
 
 
 def like(result: Any, given: Any) -> Any:

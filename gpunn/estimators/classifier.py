@@ -17,7 +17,7 @@ from .. import activations, losses
 from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
-from .base import Perceptron, _host, like
+from .base import WEIGHTS, Perceptron, _host, like
 from .rules import ScikitLearnBinaryLogLoss, ScikitLearnLogLoss
 
 
@@ -140,7 +140,8 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
                 raise ValueError(
                     "partial_fit goes on with one net: leave n_models at 1, and begin with a new estimator"
                 )
-            return super().partial_fit(_host(X), _host(y), sample_weight=_host(sample_weight), classes=classes)
+            w, classes = _host(sample_weight, WEIGHTS), _host(classes, "classes")
+            return super().partial_fit(_host(X), _host(y, "y"), sample_weight=w, classes=classes)
 
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
         """The classes (n,), or for multilabel targets 0 and 1 (n, n_outputs). CuPy in, CuPy out where they are
@@ -169,12 +170,12 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of rows that are classified right."""
-        y, predicted = _host(y), _host(self.predict(X))
+        y, predicted = _host(y, "y"), _host(self.predict(X))
         plain = isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype == predicted.dtype and y.shape == predicted.shape
         if plain and sample_weight is None and y.dtype.kind in "biuU":
             # of which scikit-learn makes sure in ten times the time
             return float(np.mean(y == predicted))
-        return float(accuracy_score(y, predicted, sample_weight=_host(sample_weight)))
+        return float(accuracy_score(y, predicted, sample_weight=_host(sample_weight, WEIGHTS)))
 
     # --- what a fit is made of ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from .. import activations, losses
 from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
-from .base import Perceptron, _host, like
+from .base import WEIGHTS, Perceptron, _host, like
 from .rules import ScikitLearnPoisson, ScikitLearnSquaredError
 
 OWN = {"squared_error": (ScikitLearnSquaredError, "identity"), "poisson": (ScikitLearnPoisson, "exponential")}
@@ -135,7 +135,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
                 raise ValueError(
                     "partial_fit goes on with one net: leave n_models at 1, and begin with a new estimator"
                 )
-            return super().partial_fit(_host(X), _host(y), sample_weight=_host(sample_weight))
+            return super().partial_fit(_host(X), _host(y, "y"), sample_weight=_host(sample_weight, WEIGHTS))
 
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
         """The predicted values (n,) or (n, n_outputs), in the units of y. CuPy in, CuPy out. Of an ensemble they are
@@ -147,7 +147,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R² of the predictions, the mean over the outputs."""
-        return float(r2_score(_host(y), _host(self.predict(X)), sample_weight=_host(sample_weight)))
+        return float(r2_score(_host(y, "y"), _host(self.predict(X)), sample_weight=_host(sample_weight, WEIGHTS)))
 
     # --- what a fit is made of ----------------------------------------------------------------------------------
 

@@ -87,6 +87,11 @@ class Layer:
         """Whether ∂C/∂a_prev is one product, which may apply the f′ of a layer below that says so too."""
         return False
 
+    @property
+    def holds(self) -> bool:
+        """Whether z, a and their derivatives may be held in less than float32 between two products."""
+        return False
+
     def build(self, n_in: int) -> int:
         """Learn the number of inputs; returns the number of outputs. The default has as many outputs as inputs."""
         self.n_in = self.n_out = n_in

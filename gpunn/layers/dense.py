@@ -61,6 +61,11 @@ class Dense(Layer):
         """True, but for a subclass with a pass of its own: it does not know what a product has done before."""
         return type(self).forward is Dense.forward and type(self).backward is Dense.backward
 
+    @property
+    def holds(self) -> bool:
+        """True where all that writes them is known to."""
+        return self.meets_in_a_product and type(self).allocate is Dense.allocate and self.activation.holds
+
     def build(self, n_in: int) -> int:
         self.n_in, self.n_out = n_in, self.units
         return self.units
@@ -71,10 +76,10 @@ class Dense(Layer):
         weights = Parameter("W", shape, self.kernel_initializer, True, self.l2, self.l1, self.max_norm)
         return [weights, Parameter("b", (self.units,), self.bias_initializer)] if self.use_bias else [weights]
 
-    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
-        t.a = new((n, self.units))
+    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, keep: bool) -> None:
+        t.a = new((n, self.units), t.held)
         # where f′ comes from a, the product, z and a may share one buffer
-        t.z = new((n, self.units)) if keep or self.activation.needs_z else t.a
+        t.z = new((n, self.units), t.held) if keep or self.activation.needs_z else t.a
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """z = a_prev W + b (E1), a = f(z) (E2)"""
@@ -124,9 +129,9 @@ class Dense(Layer):
         below = t.below
         if below is None or below.kept is None:
             return False
-        db = below.db if below.wants_db else None
-        if ops.matmul_through(t.delta, t.W.T, t.grad_prev, below.f, below.kept, db):
-            below.delta_is_known, below.db_is_known = True, db is not None
+        given = (t.delta, t.W.T, t.grad_prev, below.f, below.kept)
+        below.db_is_known = below.wants_db and ops.matmul_through(*given, below.db)
+        below.delta_is_known = below.db_is_known or ops.matmul_through(*given)
         return bool(below.delta_is_known)
 
     def after_update(self, ops: Recorder, t: Buffers) -> None:

@@ -76,7 +76,7 @@ class Metric:
     def record_sums(self, ops: Recorder, y: Array, means: Array, sums: Array, state: Array) -> None:
         """Record what a batch adds to the sums (size,) over an epoch or a set: its means times its weight."""
         if means.shape[0]:
-            ops(kernel("accumulate"), means, out=(sums, state), count=1, terms_n=means.shape[0])
+            ops(kernel("accumulate"), means, state, out=sums)
 
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
         """The sums (size,) over a set from those over its parts."""

@@ -73,7 +73,12 @@ class Optimizer:
     def record(self, ops: Recorder, theta: Array, g: Array, moments: dict[str, Array], state: Array) -> None:
         """Record the update of θ and the moments, flat buffers all. (E8)"""
         out = (theta, *(moments[m] for m in self.moments))
-        ops(self.rule.update, g, state, out=out, **self.hyper())
+        held = ops.copy_of_part(theta)
+        if held is None:
+            ops(self.rule.update, g, state, out=out, **self.hyper())
+        else:
+            ops(self.rule.holding, g, state, out=(*out, held), **self.hyper())
+            ops.copied()
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON."""

@@ -255,7 +255,7 @@ def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = Non
     Numbers too small to be normal may be 0: such moments and gradients move nothing, and cost a CPU more than all
     others."""
     whole = [*source, *plan.prepare, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
-    return plan.backend.join(whole, flush=True)
+    return plan.backend.join(whole, flush=True, tell=plan.network.faults.setdefault)
 
 
 def step_on(plan: Plan, data: Data) -> list[Launch]:

@@ -140,9 +140,11 @@ def test_the_library_here_is_one_that_the_door_takes(library):
     assert functions.cublasLtGetStatusName(15) == b"CUBLAS_STATUS_NOT_SUPPORTED"
 
 
-@pytest.mark.parametrize("precision", [None, "tf32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "held"), [(None, "float32"), ("tf32", "float32"), ("bf16", "float32"), ("bf16", "uint16")]
+)
 @pytest.mark.parametrize("epilogue", cublaslt.NUMBERS)
-def test_the_library_takes_every_descriptor_and_gives_back_what_was_set(library, fake_cupy, epilogue, precision):
+def test_the_library_takes_every_descriptor_and_gives_back_what_was_set(library, fake_cupy, epilogue, precision, held):
     """All but what a GPU is needed for: without a handle there is no algorithm, and it says so."""
     functions, where = library
     door = cublaslt.Door(fake_cupy, functions, where, ctypes.c_void_p())
@@ -156,7 +158,7 @@ def test_the_library_takes_every_descriptor_and_gives_back_what_was_set(library,
     door.make = make_and_keep
     bits = np.uint16 if precision == "bf16" else np.float32
     a, b = fake_cupy.zeros((5, 7), bits), fake_cupy.zeros((16, 7), bits).T
-    out, vector, z = (fake_cupy.zeros(shape, np.float32) for shape in ((5, 16), (16,), (5, 16)))
+    out, vector, z = (fake_cupy.zeros(shape, held) for shape in ((5, 16), (16,), (5, 16)))
     mask = fake_cupy.zeros((5, mask_bytes(16)), np.uint8)
     what = cublaslt.EPILOGUES[epilogue]
     options = {"vector": vector if what.vector else None, "kept": {"": None, "mask": mask, "z": z}[what.kept]}
@@ -181,6 +183,15 @@ def test_the_library_takes_every_descriptor_and_gives_back_what_was_set(library,
         found = get("MatrixLayout", layout, 2, ctypes.c_uint64), get("MatrixLayout", layout, 3, ctypes.c_uint64)
         assert (*found, get("MatrixLayout", layout, 4, ctypes.c_int64)) == wanted
     assert get("MatrixLayout", A, 0, ctypes.c_uint32) == (14 if precision == "bf16" else 0)
+    assert get("MatrixLayout", D, 0, ctypes.c_uint32) == (14 if held == "uint16" else 0)
+
+
+def test_vectors_and_kept_matrices_are_of_the_results_type(texts):
+    """As the door has them: it sets neither's type."""
+    assert "Bias vector elements are the same type as the elements of output matrix (Dtype)" in texts[0]
+    assert re.search(
+        r"GELU input matrix elements type is the same as the type of elements of[\s*]+the output", texts[0]
+    )
 
 
 def test_the_library_refuses_a_value_of_another_size(library, fake_cupy):

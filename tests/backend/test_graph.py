@@ -341,6 +341,29 @@ def test_what_capture_refuses_runs_launch_by_launch_and_says_why(fake_cupy, step
     assert steps.read()[1] == 13
 
 
+def _refuses(self, steps, rated):
+    raise MemoryError("no room\nfor it")
+
+
+def test_the_summary_says_why_steps_are_no_graph(fake_cupy, monkeypatch):
+    """After it happened, once whatever the number of graphs, and until the network is compiled anew or moved."""
+    why = "leaves the fast path: no CUDA graph could be captured, MemoryError: no room for it"
+    monkeypatch.setattr(graph.Graph, "_capture", _refuses)
+    with pytest.warns(graph.CaptureWarning, match="no room for it"):
+        net, _ = _fit("plain")
+    assert str(net.summary()).splitlines()[-1] == why and str(net.summary()).count("CUDA graph") == 1
+    assert str(net.to("cpu").summary()).endswith("nothing leaves the fast path")
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda")
+    assert str(net.summary()).endswith("nothing leaves the fast path")
+    X, y = np.zeros((4, 3)), np.zeros(4, int)
+    with pytest.warns(graph.CaptureWarning, match="no room for it"):
+        for _ in range(graph.WARM_UP + 1):
+            net.train_on_batch(X, y)
+    assert str(net.summary()).endswith(why)
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda")
+    assert str(net.summary()).endswith("nothing leaves the fast path")
+
+
 def test_a_launch_that_is_none_of_the_devices_parts_the_step(fake_cupy, steps):
     called = []
     joined = steps.backend.join([*steps.launches[:3], lambda: called.append(1), *steps.launches[3:]])

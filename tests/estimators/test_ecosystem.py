@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
-from oracles import oracle
+from oracles import oracle, strided_tensor
 
 import gpunn
 
@@ -376,10 +376,53 @@ def test_arrays_of_other_libraries(of):
     assert fitted.score(*given) == expected.score(X, LABELS, w)
 
 
-def test_tensors_of_torch():
+def _of_pandas(x):
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame(x) if x.ndim == 2 else pandas.Series(x)
+
+
+HANDS = {
+    "numpy": np.asarray,
+    "pandas": _of_pandas,
+    "torch": lambda x: oracle("torch").tensor(x),
+    "torch, strided": strided_tensor,
+    "torch, rows": lambda x: list(strided_tensor(x)),
+}
+
+
+@pytest.mark.parametrize("of_y", HANDS.values(), ids=HANDS)
+@pytest.mark.parametrize("of_X", HANDS.values(), ids=HANDS)
+def test_tensors_of_torch_mixed(of_X, of_y):
+    """Whoever holds X, y and the weights: the same fit, bit for bit, and NumPy arrays come back."""
+    w, seen = np.linspace(1, 2, len(X)), []
+    for hand, hand_y in ((np.asarray, np.asarray), (of_X, of_y)):
+        given, weights = hand(X), hand_y(w)
+        results, scores = [], []
+        for made, target in ((classifier(), LABELS), (regressor(), VALUES)):
+            y = hand_y(target)
+            made.fit(given, y, sample_weight=weights, validation_data=(given, y, weights))
+            results += [made.coefs_[0], np.array(made.validation_loss_curve_), made.predict(given)]
+            scores += [made.score(given, y), made.score(given, y, sample_weight=weights)]
+            options = {"classes": hand_y(np.unique(target))} if target is LABELS else {}
+            results.append(made.partial_fit(given, y, sample_weight=weights, **options).coefs_[0])
+            if target is LABELS:
+                results += [made.predict_proba(given), made.predict_log_proba(given), made.classes_]
+        assert all(type(a) is np.ndarray for a in results)
+        seen.append(([(a.dtype, a.tobytes()) for a in results], scores))
+    assert seen[0] == seen[1]
+
+
+def test_a_tensor_that_numpy_cannot_hold_is_named():
     torch = oracle("torch")
-    fitted = regressor().fit(torch.tensor(X, requires_grad=True), torch.tensor(VALUES))
-    np.testing.assert_array_equal(fitted.predict(torch.tensor(X)), regressor().fit(X, VALUES).predict(X))
+    half, fitted = torch.tensor(X).to(torch.bfloat16), regressor().fit(X, VALUES)
+    for call, name in (
+        (lambda: fitted.predict(half), "X"),
+        (lambda: fitted.score(X, half[:, 0]), "y"),
+        (lambda: fitted.fit(X, VALUES, sample_weight=half[:, 0]), "sample_weight"),
+        (lambda: fitted.fit(X, VALUES, validation_data=(X, half[:, 0])), "validation_data: y"),
+    ):
+        with pytest.raises(TypeError, match=f"^{name}, of type Tensor, cannot be read as an array: .*BFloat16"):
+            call()
 
 
 # --- threads and memory -------------------------------------------------------------------------------------------

@@ -140,11 +140,10 @@ def test_tick(launcher):
 
 
 def test_accumulate(launcher):
-    terms = np.array([0.5, 0.25, 99])
-    for stop, wanted in (({}, [5.0, 4.0, 3.0]), ({"BAD": 1}, [1.0, 2.0, 3.0]), ({"SKIP": 1}, [1.0, 2.0, 3.0])):
+    terms = np.array([0.5, 0.25, -1])
+    for stop, wanted in (({}, [5.0, 4.0, -5.0]), ({"BAD": 1}, [1.0, 2.0, 3.0]), ({"SKIP": 1}, [1.0, 2.0, 3.0])):
         sums = np.array([1.0, 2.0, 3.0])
-        launch = launcher(kernels.get("accumulate"))
-        launch(terms, out=(sums, state_array(WEIGHT=8, **stop)), count=1, terms_n=2)()
+        launcher(kernels.get("accumulate"))(terms, state_array(WEIGHT=8, **stop), out=sums)()
         np.testing.assert_array_equal(sums, wanted)
 
 
@@ -168,12 +167,11 @@ def test_end_epoch(launcher):
 
 def test_the_weights_of_a_batch(launcher):
     """wᵢ/Σw; without weight a batch is skipped and its weights stay."""
-    w, state = np.array([1, 0, 3, 4], np.float32), state_array()
-    launcher(kernels.get("weigh_batch"))(out=(w, state), count=1, rows=4)()
-    np.testing.assert_array_equal(w, np.array([1, 0, 3, 4], np.float32) / 8)
-    assert state[Slot.WEIGHT] == 8 and state[Slot.SKIP] == 0
-    w = np.zeros(4, np.float32)
-    launcher(kernels.get("weigh_batch"))(out=(w, state), count=1, rows=4)()
-    assert not w.any() and state[Slot.WEIGHT] == 0 and state[Slot.SKIP] == 1
+    for w, skip in (([1, 0, 3, 4], 0), ([0, 0, 0, 0], 1)):
+        w = np.array(w, np.float32)
+        wanted, state = w / 8, _run("begin_weighted", launcher, state_array(WEIGHT=w.sum(), SKIP=1 - skip))
+        assert state[Slot.SKIP] == skip and state[Slot.PENALTY] == 0
+        launcher(kernels.get("weigh"))(state, out=w)()
+        np.testing.assert_array_equal(w, wanted)
     _run("begin_batch", launcher, state, rows=7)
     assert state[Slot.WEIGHT] == 7 and state[Slot.SKIP] == 0

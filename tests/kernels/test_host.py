@@ -328,7 +328,7 @@ def test_the_command_builds_every_kernel(cache, tmp_path):
     stub = tmp_path / "stub"
     stub.write_text(STUB)
     stub.chmod(0o700)
-    texts = {(k.family, *t.items()) for k in kernels.all_kernels() for t in k.signature.type_combinations()}
+    texts = {host.unit_of(k, t) for k in kernels.all_kernels() for t in k.signature.type_combinations()}
     process = _in_a_process("build", CXX=str(stub))
     out, err = process.communicate()
     assert process.returncode == 0, err

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from kernel_cases import by_kernel
+from kernel_cases import by_kernel, in_bfloat16
 
 from gpunn import kernels
 from gpunn.kernels import _device, _device_texts
@@ -17,6 +17,7 @@ from gpunn.kernels import _device, _device_texts
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # how arrays come: one contiguous row of elements, or two dimensions with strides and long indices
 LAYOUTS = {"contiguous": (1, True, True), "strided": (2, False, False)}
+ALL = [*by_kernel(), *in_bfloat16()]
 NAMED = re.compile(r"\.entry\s+(\w+)")
 
 
@@ -67,7 +68,7 @@ def _sources(kernel, types, layouts):
     """Function name -> source, for arrays of each layout."""
     return {
         name: _source(kernel, name, text, types, LAYOUTS[layout])
-        for suffix, text in _device_texts.texts(kernel).items()
+        for suffix, text in _device_texts.texts(kernel, types.get("H") == "uint16").items()
         for layout in layouts
         for name in ["_".join(["gpunn", kernel.name, *types.values(), layout]) + suffix]
     }
@@ -103,7 +104,7 @@ def compiled(nvrtc):
     found = {}
     for architecture in [a for a in ARCHITECTURES if a in nvrtc.getSupportedArchs()]:
         layouts = _layouts(architecture)
-        everything = {k: v for p in by_kernel() for k, v in _sources(*p.values, layouts).items()}
+        everything = {k: v for p in ALL for k, v in _sources(*p.values, layouts).items()}
         try:
             found[architecture] = _compile(nvrtc, everything, architecture)
         except AssertionError:
@@ -112,7 +113,7 @@ def compiled(nvrtc):
     return found
 
 
-@pytest.mark.parametrize(("kernel", "types"), by_kernel())
+@pytest.mark.parametrize(("kernel", "types"), ALL)
 def test_compiles_under_nvrtc(kernel, types, nvrtc, compiled):
     for architecture, functions in compiled.items():
         sources = _sources(kernel, types, _layouts(architecture))

@@ -107,7 +107,7 @@ def test_in_place_is_the_same(kernel, output, given, body):
 
 # an error of ULP units in the last place, away from zero
 PLANTED = """
-{ if (sizeof(T) == 4) { unsigned u; __builtin_memcpy(&u, &%(x)s, 4); u += %(ulp)d; __builtin_memcpy(&%(x)s, &u, 4); }
+{ if (sizeof %(x)s == 4) { unsigned u; __builtin_memcpy(&u, &%(x)s, 4); u += %(ulp)d; __builtin_memcpy(&%(x)s, &u, 4); }
   else { unsigned long long u; __builtin_memcpy(&u, &%(x)s, 8); u += %(ulp)d; __builtin_memcpy(&%(x)s, &u, 8); } }
 """
 
@@ -115,12 +115,12 @@ PLANTED = """
 def _planted(kernel):
     """(output, text with an error in it) for every output that the text assigns."""
     for o in kernel.signature.outputs:
-        if kernel.form == "elementwise" and np.dtype(o.type if o.type not in "TS" else "f4").kind in "iu":
+        if kernel.form == "elementwise" and np.dtype(o.type if not o.letter else "f4").kind in "iu":
             yield o, f"{kernel.text} {o.name} ^= 1;"
         elif kernel.form == "elementwise":
             # 8 ulp, where the bodies agree to the bit; the allowance is per element, of its largest term
             yield o, kernel.text + PLANTED % {"x": o.name, "ulp": 8 + kernel.ulp}
-        elif o.kind == "raw" or (o.type != "T" and kernel.form != "reduction"):
+        elif o.kind == "raw" or (o.letter != "T" and kernel.form != "reduction"):
             continue
         elif o.kind == "rows":
             yield o, f"{kernel.text} for (long long q = 0; q < {o.width}; ++q) {o.name}[q] *= (T)1.001;"

@@ -111,6 +111,7 @@ def test_an_unknown_kernel_is_answered_with_those_there_are():
 
 # --- calls ----------------------------------------------------------------------------------------------------------
 
+BITS = np.zeros((4, 3), np.uint16)  # of bfloat16
 X = np.zeros((4, 3))
 ROW, COLUMN, STATE = np.zeros(3), np.zeros(4), state_array()
 LABELS = np.zeros(4, np.int32)
@@ -165,7 +166,11 @@ REFUSED = {
     "a short state": ("tick", [], np.zeros(3), {"rows": 1, "count": 1}, f"state must have shape ({SIZE},), got (3,)"),
     # nothing is cast
     "another float": ("relu", [X], np.zeros((4, 3), np.float32), {}, "a must be float64, got float32"),
-    "integers": ("relu", [np.zeros((4, 3), int)], np.zeros((4, 3), int), {}, "z must be one of ('float32', 'float64')"),
+    "integers": (
+        "relu", [np.zeros((4, 3), int)], np.zeros((4, 3), int), {}, "z must be one of ('float32', 'float64', 'uint16')",
+    ),
+    "bfloat16 and float32": ("relu", [BITS], np.zeros((4, 3), np.float32), {}, "a must be uint16, got float32"),
+    "bfloat16 and float64": ("bias_relu", [BITS, np.zeros(3)], BITS.copy(), {}, "b must be float32, got float64"),
     "half": ("relu", [np.zeros((4, 3), "f2")], np.zeros((4, 3), "f2"), {}, "got float16"),
     "complex": ("gather", [X + 0j, LABELS.astype(int), STATE], X.copy(), {"row_step": 3, "column_step": 1}, "complex"),
     "wide labels": (
