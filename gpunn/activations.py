@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arguments import complete, nonnegative
+from .arguments import complete, free, named, nonnegative
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
 from .recording import Array, Recorder
@@ -33,9 +33,7 @@ class Activation:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         names = vars(cls).get("names", ())
-        for name in names or (cls.__name__,):
-            if name in _NAMES and _NAMES[name].__module__ == __name__:
-                raise TypeError(f"gpunn has an activation {name!r} already: give yours another name, files keep it")
+        free("an activation", names or (cls.__name__,), _NAMES, __name__)
         _NAMES.update(dict.fromkeys(names, cls))
 
     @property
@@ -268,18 +266,13 @@ def get(activation: str | Activation | type[Activation] | None) -> Activation:
     """The activation of a name, an object or a class; None is the identity. ValueError lists the names there are."""
     if activation is None:
         return Identity()
-    if isinstance(activation, Activation):
-        return activation
-    if isinstance(activation, type) and issubclass(activation, Activation):
-        return activation()
-    if isinstance(activation, str):
-        if activation not in _NAMES:
-            raise ValueError(f"activation {activation!r} is unknown; there are {', '.join(sorted(_NAMES))}")
-        return _NAMES[activation]()
-    raise TypeError(
-        f"activation must be a name or a gpunn.activations.Activation, got {type(activation).__name__}; "
-        "to use a function of your own, subclass Activation with f(z) and slope(z, a)"
-    )
+    found = named("activation", activation, Activation, _NAMES)
+    if found is None:
+        raise TypeError(
+            f"activation must be a name or a gpunn.activations.Activation, got {type(activation).__name__}; "
+            "to use a function of your own, subclass Activation with f(z) and slope(z, a)"
+        )
+    return found
 
 
 def to_config(activation: Activation) -> dict[str, Any]:

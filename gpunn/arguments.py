@@ -7,9 +7,11 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def positive(name: str, value: Any) -> float:
@@ -72,6 +74,30 @@ def listed(name: str, given: Any, what: str) -> list[Any]:
     if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a list of {what}, got {given!r}")
     return list(given)
+
+
+def named(
+    what: str, given: Any, base: type[T], names: Mapping[str, type[T]], known: Iterable[str] | None = None
+) -> T | None:
+    """What a name, a class or an object gives, one of `base`; None for everything else. ValueError for a name that is
+    not among `names`, of which it lists the `known` ones, all unless given."""
+    if isinstance(given, base):
+        return given
+    if isinstance(given, type) and issubclass(given, base):
+        return given()
+    if not isinstance(given, str):
+        return None
+    if given not in names:
+        listed = ", ".join(sorted(names if known is None else known))
+        raise ValueError(f"{what} {given!r} is unknown; there are {listed}")
+    return names[given]()
+
+
+def free(what: str, names: Iterable[str], taken: Mapping[str, type], home: str) -> None:
+    """TypeError where a class of gpunn's own, of a module whose name begins with `home`, has one of the names."""
+    for name in names:
+        if name in taken and taken[name].__module__.startswith(home):
+            raise TypeError(f"gpunn has {what} {name!r} already: give yours another name, files keep it")
 
 
 def _real(value: Any) -> float:

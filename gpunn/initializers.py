@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .arguments import finite
+from .arguments import finite, named
 
 _NAMES: dict[str, type[Initializer]] = {}
 
@@ -198,14 +198,9 @@ class FunctionInitializer(Initializer):
 
 def get(initializer: str | Initializer | type[Initializer] | Callable[..., Any]) -> Initializer:
     """The initialiser of a name, an object, a class or a user's function. ValueError lists the names there are."""
-    if isinstance(initializer, Initializer):
-        return initializer
-    if isinstance(initializer, type) and issubclass(initializer, Initializer):
-        return initializer()
-    if isinstance(initializer, str):
-        if initializer not in _NAMES:
-            raise ValueError(f"initializer {initializer!r} is unknown; there are {', '.join(sorted(_NAMES))}")
-        return _NAMES[initializer]()
+    found = named("initializer", initializer, Initializer, _NAMES)
+    if found is not None:
+        return found
     if callable(initializer):
         return FunctionInitializer(initializer)
     raise TypeError(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from . import activations
 from .activations import Activation
-from .arguments import positive
+from .arguments import free, named, positive
 from .kernels import get as kernel
 from .recording import Array, Recorder
 
@@ -32,9 +32,7 @@ class Loss:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         names = vars(cls).get("names", ())
-        for name in names or (cls.__name__,):
-            if name in _NAMES and _NAMES[name].__module__ == __name__:
-                raise TypeError(f"gpunn has a loss {name!r} already: give yours another name, files keep it")
+        free("a loss", names or (cls.__name__,), _NAMES, __name__)
         _NAMES.update(dict.fromkeys(names, cls))
 
     @property
@@ -276,14 +274,9 @@ def built_in() -> list[str]:
 
 def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
     """The loss of a name, an object, a class or a user's function. ValueError lists the names there are."""
-    if isinstance(loss, Loss):
-        return loss
-    if isinstance(loss, type) and issubclass(loss, Loss):
-        return loss()
-    if isinstance(loss, str):
-        if loss not in _NAMES:
-            raise ValueError(f"loss {loss!r} is unknown; there are {', '.join(built_in())}")
-        return _NAMES[loss]()
+    found = named("loss", loss, Loss, _NAMES, built_in())
+    if found is not None:
+        return found
     if callable(loss):
         return FunctionLoss(loss)  # type: ignore[arg-type]
     raise TypeError(

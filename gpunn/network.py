@@ -143,6 +143,7 @@ class Plan:
         self.ops.whole(network.theta)
         self._along: Any = None
         self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
+        self.passing: list[Launch] | None = None  # the forward pass, joined
         meeting = {} if keep else self._meeting()
         # the batch, too, is held as the first product reads it
         first = next((k for k in network.layers if not k.passes_through(training)), None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from .arguments import positive, share
+from .arguments import free, positive, share
 
 _NAMES: dict[str, type[Schedule]] = {}
 
@@ -28,8 +28,7 @@ class Schedule:
         super().__init_subclass__(**options)
         # a subclass without a name of its own goes by its class's, and takes no built-in one's place
         cls.name = vars(cls).get("name", cls.__name__)
-        if cls.name in _NAMES and _NAMES[cls.name].__module__ == __name__:
-            raise TypeError(f"gpunn has a schedule {cls.name!r} already: give yours another name, files keep it")
+        free("a schedule", [cls.name], _NAMES, __name__)
         _NAMES[cls.name] = cls
         if "__call__" in vars(cls) and "is_constant" not in vars(cls):
             cls.is_constant = False

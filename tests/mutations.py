@@ -74,7 +74,7 @@ MUTATIONS = [
     _plan(5, "kernels/_activation.py", "delta = d * g;", "delta = -d * g;"),
     _plan(5, "gpunn/layers/dense.py", "ops.matmul(t.delta, t.W.T, out", "ops.matmul(t.delta, -t.W.T, out"),
     _plan(6, "gpunn/layers/dense.py", "ops.matmul(t.a_prev.T, t.delta", "ops.matmul((-t.a_prev).T, t.delta"),
-    _plan(7, "kernels/sums.py", '"T x -> T s", "s = x;"', '"T x -> T s", "s = (T)2 * x;"'),
+    _plan(7, "kernels/sums.py", '"H x -> T s", "s = x;"', '"H x -> T s", "s = (T)2 * x;"'),
     _plan(8, "kernels/sgd.py", "theta = theta - lr * g;", "theta = theta + lr * g;"),
     _plan(9, "kernels/step.py", "g = g + (l2 * theta", "g = g - (l2 * theta"),
     _plan(9, "kernels/step.py", "s = 0.5 * l2 * u * u", "s = l2 * u * u"),
@@ -83,9 +83,9 @@ MUTATIONS = [
     _plan(11, "gpunn/layers/dropout.py", "1 / kept if self.form", "kept if self.form"),
     _plan(11, "gpunn/layers/dropout.py", "t.grad_a, t.grad_prev, training)", "t.grad_a, t.grad_prev, False)"),
     _door(2, "gpunn/backend/devices.py", 'fused(out, epilogue="relu_mask", kept', 'fused(out, epilogue="gelu_z", kept'),
-    _door(5, "gpunn/layers/dense.py", "ops.matmul_through(t.delta, t.W.T", "ops.matmul_through(t.delta, -t.W.T"),
+    _door(5, "gpunn/layers/dense.py", "given = (t.delta, t.W.T, t.grad", "given = (t.delta, -t.W.T, t.grad"),
     _door(6, "gpunn/layers/dense.py", "sums(t.a_prev.T, t.delta, out", "sums((-t.a_prev).T, t.delta, out"),
-    _door(7, "gpunn/layers/dense.py", "below.db if below.wants_db else None", "below.db if t.wants_db else t.b"),
+    _door(7, "gpunn/layers/dense.py", "matmul_through(*given, below.db)", "matmul_through(*given, t.b)"),
 ]
 TESTS = {
     "theory": ["tests/test_theory.py"],

@@ -31,8 +31,7 @@ class Lists(Graph):
         return min(BRANCHES, len(self.lists))
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
-        count = self._count(rated)
-        begin = branches.mark(0)
+        count, begin = len(branches.streams), branches.mark(0)
         for other in range(1, count):
             branches.wait(other, begin)
         for k, launches in enumerate(self.lists):

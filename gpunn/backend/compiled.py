@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -194,21 +195,17 @@ def join(launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[
     """The same launches, neighbours that are compiled joined into walks."""
     if library.walk() is None:
         return list(launches)
+    return neighbours(launches, Compiled, lambda each: [Walk(each, flush=flush)])
+
+
+def neighbours(
+    launches: Sequence[Callable[[], Any]], kind: type, make: Callable[[list[Any]], Iterable[Callable[[], Any]]]
+) -> list[Callable[[], Any]]:
+    """The same launches, with what `make` makes of neighbours of that kind in their place."""
     joined: list[Callable[[], Any]] = []
-    compiled: list[Compiled] = []
-
-    def end() -> None:
-        if compiled:
-            joined.append(Walk(compiled, flush=flush))
-            compiled.clear()
-
-    for launch in launches:
-        if isinstance(launch, Compiled):
-            compiled.append(launch)
-        else:
-            end()
-            joined.append(launch)
-    end()
+    for alike, group in groupby(launches, lambda launch: isinstance(launch, kind)):
+        each = list(group)
+        joined += make(each) if alike else each
     return joined
 
 

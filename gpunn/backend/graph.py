@@ -17,6 +17,7 @@ import numpy as np
 from ..kernels import DeviceLaunch
 from ..kernels import get as kernel
 from .capture import Branches
+from .compiled import neighbours
 from .placing import START, Placed, place
 
 WARM_UP = 3  # steps before capture: modules are loaded then, and libraries have made what they need
@@ -34,22 +35,7 @@ def join(
     backend: Any, launches: Sequence[Callable[[], Any]], tell: Callable[[str], Any] | None = None
 ) -> list[Callable[[], Any]]:
     """The same launches, neighbours that a stream may capture joined into graphs."""
-    joined: list[Callable[[], Any]] = []
-    pending: list[DeviceLaunch] = []
-
-    def end() -> None:
-        if pending:
-            joined.append(Graph(backend, pending, tell) if len(pending) > 1 else pending[0])
-            pending.clear()
-
-    for launch in launches:
-        if isinstance(launch, DeviceLaunch):
-            pending.append(launch)
-        else:
-            end()
-            joined.append(launch)
-    end()
-    return joined
+    return neighbours(launches, DeviceLaunch, lambda each: [Graph(backend, each, tell)] if len(each) > 1 else each)
 
 
 class Graph:
@@ -69,7 +55,7 @@ class Graph:
         self.fault: str | None = None
         self.taken = 0
         self._captured: dict[tuple[int, bool], Any] = {}
-        self._branches: Branches | None = None
+        self._branches: list[Branches] = []
         self._placed: dict[bool, tuple[list[Placed], tuple[int, ...]]] = {}
         self._rates: Any = None
         self._set_rate: DeviceLaunch | None = None
@@ -155,13 +141,14 @@ class Graph:
 
     def _capture(self, steps: int, rated: bool) -> Any:
         count = self._count(rated)
-        if self._branches is None or len(self._branches.streams) < count:
-            self._branches = Branches(self.backend, count)
-        branches = self._branches
+        if not self._branches or len(self._branches[-1].streams) < count:
+            # those before stay: graphs need what was made for them
+            self._branches.append(Branches(self.backend, count))
+        branches = self._branches[-1]
         return branches.capture(lambda: self._record(branches, steps, rated))
 
     def _count(self, rated: bool) -> int:
-        """How many branches there are."""
+        """How many branches the launches lie on: each takes memory for its products as long as the graph lives."""
         if rated not in self._placed:
             self._placed[rated] = place(self._list(rated))
         return 1 + max(p.branch for p in self._placed[rated][0])

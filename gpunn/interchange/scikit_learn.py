@@ -38,15 +38,20 @@ def from_sklearn(fitted: Any, **parameters: Any) -> Any:
     check_is_fitted(fitted)
     made = getattr(estimators, kind)(**fitted.get_params(deep=False) | parameters)
     made._validate_params()
+    _take_learned(made, fitted)
+    made._adopt_weights()
+    if hasattr(fitted, "_optimizer"):
+        _take_optimizer(made, fitted._optimizer)
+    return made
+
+
+def _take_learned(made: Any, fitted: Any) -> None:
+    """Copies of what the one has learned for the other."""
     for name in LEARNED:
         if hasattr(fitted, name):
             setattr(made, name, copy.deepcopy(getattr(fitted, name)))
     made.coefs_ = [np.array(c) for c in fitted.coefs_]
     made.intercepts_ = [np.array(b) for b in fitted.intercepts_]
-    made._adopt_weights()
-    if hasattr(fitted, "_optimizer"):
-        _take_optimizer(made, fitted._optimizer)
-    return made
 
 
 def to_sklearn(estimator: Any) -> Any:
@@ -74,11 +79,7 @@ def to_sklearn(estimator: Any) -> Any:
             f"scikit-learn's {estimator._kind} cannot have {estimator.out_activation_!r} outputs; save() keeps them"
         )
     estimator._follow_weights()
-    for name in LEARNED:
-        if hasattr(estimator, name):
-            setattr(made, name, copy.deepcopy(getattr(estimator, name)))
-    made.coefs_ = [np.array(c) for c in estimator.coefs_]
-    made.intercepts_ = [np.array(b) for b in estimator.intercepts_]
+    _take_learned(made, estimator)
     if estimator.optimizer is None and hasattr(estimator, "_optimizer"):
         made._optimizer = _give_optimizer(estimator, made)
     return made

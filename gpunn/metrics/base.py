@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import complete
+from ..arguments import complete, free, named
 from ..kernels import get as kernel
 from ..losses import BinaryCrossentropy, Loss
 from ..recording import Array, Recorder
@@ -28,9 +28,7 @@ class Metric:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         names = vars(cls).get("names", ())
-        for name in names or (cls.__name__,):
-            if name in _NAMES and _is_ours(_NAMES[name]):
-                raise TypeError(f"gpunn has a metric {name!r} already: give yours another name, files keep it")
+        free("a metric", names or (cls.__name__,), _NAMES, f"{__package__}.")
         _NAMES.update(dict.fromkeys(names, cls))
 
     def __init__(self, name: str | None = None) -> None:
@@ -126,15 +124,12 @@ def built_in() -> list[str]:
 
 def get(metric: str | Metric | type[Metric]) -> Metric:
     """The metric of a name (which the history then uses), an object or a class. ValueError lists the names."""
-    if isinstance(metric, Metric):
-        return metric
-    if isinstance(metric, type) and issubclass(metric, Metric):
-        return metric()
+    found = named("metric", metric, Metric, _NAMES, built_in())
+    if found is None:
+        raise TypeError(f"metrics must hold names or gpunn.metrics.Metric objects, got {type(metric).__name__}")
     if isinstance(metric, str):
-        if metric not in _NAMES:
-            raise ValueError(f"metric {metric!r} is unknown; there are {', '.join(built_in())}")
-        return _NAMES[metric](name=metric)
-    raise TypeError(f"metrics must hold names or gpunn.metrics.Metric objects, got {type(metric).__name__}")
+        found.name = metric
+    return found
 
 
 def to_config(metric: Metric) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import schedules
-from ..arguments import positive
+from ..arguments import named, positive
 from ..kernels import get as kernel
 from ..kernels._rule import Rule
 from ..kernels.state import Slot
@@ -92,15 +92,11 @@ class Optimizer:
 
 def get(optimizer: str | Optimizer | type[Optimizer]) -> Optimizer:
     """The optimiser of a name, an object or a class. ValueError lists the names there are."""
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
-        return optimizer()  # type: ignore[call-arg]
-    if isinstance(optimizer, str):
-        if optimizer.lower() not in _NAMES:
-            raise ValueError(f"optimizer {optimizer!r} is unknown; there are {_built_in()}")
-        return _NAMES[optimizer.lower()]()  # type: ignore[call-arg]
-    raise TypeError(f"optimizer must be a name or a gpunn.optimizers.Optimizer, got {type(optimizer).__name__}")
+    given = optimizer.lower() if isinstance(optimizer, str) else optimizer
+    found = named("optimizer", given, Optimizer, _NAMES, _built_in())
+    if found is None:
+        raise TypeError(f"optimizer must be a name or a gpunn.optimizers.Optimizer, got {type(optimizer).__name__}")
+    return found
 
 
 def to_config(optimizer: Optimizer) -> dict[str, Any]:
@@ -113,11 +109,11 @@ def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) ->
     arguments = {k: v for k, v in config.items() if k != "name"}
     found = (custom or {}).get(config["name"]) or _NAMES.get(config["name"])
     if found is None:
-        raise ValueError(f"optimizer {config['name']!r} is unknown; there are {_built_in()}")
+        raise ValueError(f"optimizer {config['name']!r} is unknown; there are {', '.join(_built_in())}")
     if isinstance(arguments.get("learning_rate"), dict):
         arguments["learning_rate"] = schedules.from_config(arguments["learning_rate"], custom)
     return found(**arguments)
 
 
-def _built_in() -> str:
-    return ", ".join(sorted(name for name, rule in _NAMES.items() if rule.__module__.startswith(f"{__package__}.")))
+def _built_in() -> list[str]:
+    return sorted(name for name, rule in _NAMES.items() if rule.__module__.startswith(f"{__package__}."))

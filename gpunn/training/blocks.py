@@ -18,7 +18,7 @@ from ..kernels import Launch
 from ..kernels.state import Slot
 from ..network import Network, Plan
 from .history import History
-from .loop import EVALUATION_ROWS, Data, Several, train, training_plan, whole_step
+from .loop import EVALUATION_ROWS, Audience, Data, Several, batches, train, training_plan, whole_step
 
 BLOCK_BYTES = 1 << 26  # of rows that go over together
 
@@ -103,7 +103,7 @@ class Feeder:
 def fit(
     net: Network,
     data: HostData,
-    validation: Any,
+    audience: Audience,
     *,
     batch_size: int,
     order_of: Callable[[int], np.ndarray] | None,
@@ -111,8 +111,8 @@ def fit(
     **run: Any,
 ) -> History:
     """Train on a set that stays on the host, as `loop.fit` does on one that lies on the device: the same batches, the
-    same numbers. `run` holds epochs, callbacks, model, history, first_epoch and done, as there. Metrics that look at
-    all rows together are not among the epoch's, as with a stream; those of the validation set are."""
+    same numbers. `run` holds epochs, first_epoch and done, as there. Metrics that look at all rows together are not
+    among the epoch's, as with a stream; those of the validation set are."""
     order = np.arange(data.n) if rows is None else np.array(rows)
     batch = min(batch_size, len(order))
     feeder = Feeder(net.backend, data, min(data.rows_together(batch), -(-len(order) // batch) * batch))
@@ -137,9 +137,7 @@ def fit(
                 order[...] = order_of(epoch)
             for slot, count in feeder.blocks(order):
                 net.state[Slot.OFFSET] = 0
-                if count >= batch:
-                    yield Several(step(slot, batch), count // batch)
-                if count % batch:
-                    yield Several(step(slot, count % batch))
+                for size, times in batches(count, batch).items():
+                    yield Several(step(slot, size), times)
 
-        return train(net, steps_of, validation, **run)
+        return train(net, steps_of, audience, **run)

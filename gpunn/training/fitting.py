@@ -21,6 +21,7 @@ from . import blocks as host_blocks
 from . import loop, sets, stream, unwatched
 from .callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .history import History
+from .loop import Audience
 from .run import Position, Run, Saved, print_of
 from .sets import Set, Validation
 
@@ -154,11 +155,11 @@ def train(
     sets.check_shares(n, batch_size, net.group)
     shuffled = order_of is not None if shuffled is None else shuffled
 
-    def go(**run: Any) -> History:
+    def go(audience: Audience, **run: Any) -> History:
         # several processes read their own rows of a set that is too large for one
         data = (sets.place if net.group.size == 1 else sets.on_device)(net, training)
         take: Any = host_blocks.fit if isinstance(data, host_blocks.HostData) else loop.fit
-        found: History = take(net, data, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+        found: History = take(net, data, audience, batch_size=batch_size, order_of=order_of, rows=rows, **run)
         return found
 
     return _run(
@@ -201,15 +202,14 @@ def course(
             if not net.is_built:
                 net.build(training[0].shape[1])
             net.ready()
+            held = None if validation is None else sets.on_device(net, validation, put)
+            counting = _Counting(hooks, model, model._run, None)
             yield from unwatched.course(
                 net,
                 sets.on_device(net, training, put),
-                None if validation is None else sets.on_device(net, validation, put),
+                Audience(net, held, counting, model, model._run.history),
                 batch_size=batch_size,
                 epochs=epochs,
-                callbacks=_Counting(hooks, model, model._run, None),
-                model=model,
-                history=model._run.history,
                 first_epoch=model._epochs,
                 rows=rows,
                 **how,
@@ -240,8 +240,8 @@ def _fit_stream(
     def check(batch: Any, number: int) -> loop.Data:
         return sets.on_device(net, sets.of_stream(net, batch, number, class_weight))
 
-    def go(**run: Any) -> History:
-        return stream.fit(net, batches, check, **run)
+    def go(audience: Audience, **run: Any) -> History:
+        return stream.fit(net, batches, check, audience, **run)
 
     count = len(X) if steps is None and hasattr(X, "__len__") else steps
     facts = {"training data": "a stream", "steps_per_epoch": steps}
@@ -291,15 +291,9 @@ def _run(
         try:
             with net.backend.activate(), _thread_limit(model._threads):
                 model._run = under_way
-                return go(
-                    validation=None if validation is None else validation.on_device(net),
-                    epochs=epochs,
-                    callbacks=_Counting(hooks, model, under_way, saved),
-                    model=model,
-                    history=under_way.history,
-                    first_epoch=first,
-                    done=done,
-                )
+                held = None if validation is None else validation.on_device(net)
+                audience = Audience(net, held, _Counting(hooks, model, under_way, saved), model, under_way.history)
+                return go(audience, epochs=epochs, first_epoch=first, done=done)
         finally:
             # behind the context: where memory ran out, its message says what was free then
             model._run = None
@@ -322,8 +316,7 @@ def step(model: Model, data: Set) -> float:
         loop.set_learning_rate(net, model._epochs)
         run(loop.step_on(plan, sets.on_device(net, (X, y, w))))
         state = np.array(net.backend.to_host(net.state))
-    if state[Slot.BAD]:
-        raise loop.diverged(net, state, None, None)
+    loop.look(net, state)
     return float(state[Slot.LOSS] + state[Slot.PENALTY])
 
 

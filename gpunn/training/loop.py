@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -86,15 +86,19 @@ CAUSES = {
 }
 
 
-def diverged(net: Network, state: np.ndarray, epoch: int | None, step: int | None) -> DivergenceError:
-    """The error for a raised flag, which is lowered, so that training can go on with other settings."""
-    cause, lr = int(state[Slot.CAUSE]), state[Slot.BAD_LR]
+def look(net: Network, state: np.ndarray, epoch: int | None = None) -> None:
+    """Raise DivergenceError where the flag stands in a state on the host, which tells the step; the flag is lowered, so
+    that training can go on with other settings."""
+    if not state[Slot.BAD]:
+        return
+    update, lr = int(state[Slot.BAD]) - 1, state[Slot.BAD_LR]
+    cause, step = CAUSES[int(state[Slot.CAUSE])], int(state[Slot.BAD_BATCH]) + 1
     where = "" if epoch is None else f" in epoch {epoch + 1}, step {step}"
     net.state[Slot.BAD] = 0
     net.state[Slot.CAUSE] = 0
-    return DivergenceError(
-        f"training diverged{where} (update {int(state[Slot.BAD]) - 1}, learning rate {lr:.3g}): {CAUSES[cause]}. "
-        f"{_advice(int(state[Slot.BAD]) - 1)} The weights are those before that step."
+    raise DivergenceError(
+        f"training diverged{where} (update {update}, learning rate {lr:.3g}): {cause}. {_advice(update)} The weights "
+        "are those before that step."
     )
 
 
@@ -110,31 +114,72 @@ def _advice(update: int) -> str:
     )
 
 
+@dataclass
+class Audience:
+    """Who hears of a fit, whoever takes its steps: the callbacks and the history, and of what set they hear too."""
+
+    net: Network
+    validation: Any
+    callbacks: Hooks
+    model: Any
+    history: History
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """The fit, from its beginning to its end."""
+        self.model.stop_training = False
+        self.callbacks("on_train_begin", {})
+        together.compare(self.net, self.model, "before the first epoch")
+        self.logs = {name: values[-1] for name, values in self.history.history.items()}
+        try:
+            yield
+            self.callbacks("on_train_complete", self.logs)
+        finally:
+            self.callbacks("on_train_end", self.logs)
+
+    def epoch_ends(self, k: int, logs: dict[str, float]) -> None:
+        """What follows the last step of the k-th epoch, whose numbers these are, without those of validation."""
+        if self.validation is not None:
+            found = score(self.net, self.validation, group=self.net.group)
+            logs |= {f"val_{name}": value for name, value in found.items()}
+        self.callbacks("on_epoch_logs", k, logs)
+        self.history.add(k, logs)
+        self.callbacks("on_epoch_end", k, logs)
+        self.callbacks("on_epoch_complete", k, logs)
+        self.logs = logs
+
+    def diverged(self, error: DivergenceError) -> None:
+        """What follows a step that is not finite: the error, unless a callback ends the fit there."""
+        self.model.stop_training = False
+        self.callbacks("on_divergence", error)
+        if not self.model.stop_training:
+            raise error
+
+
+def batches(n: int, batch_size: int) -> dict[int, int]:
+    """{rows of a batch: how many of them} of n rows: the whole batches, and then the shorter last one."""
+    found = {batch_size: n // batch_size, n % batch_size: 1}
+    return {rows: times for rows, times in found.items() if rows and times}
+
+
 def fit(
     net: Network,
     data: Data,
-    validation: Data | None,
+    audience: Audience,
     *,
     batch_size: int,
-    epochs: int,
     order_of: Callable[[int], np.ndarray] | None,
-    callbacks: Hooks,
-    model: Any,
-    history: History,
-    first_epoch: int = 0,
-    done: int = 0,
     rows: np.ndarray | None = None,
+    **run: Any,
 ) -> History:
-    """Train until `epochs` epochs are done, `done` of them already; the last, shorter batch is a plan of its own.
+    """Train until so many epochs are done; the last, shorter batch is a plan of its own. `run` is that of `train`.
 
     `order_of(epoch)` is the order (n,) of the rows in that epoch, counted from `first_epoch`; None leaves them as they
-    stand. Of a fit that is resumed `history` holds the epochs done; a callback that is restored in `on_train_begin` may
-    find that it had stopped already. `rows` are those that train, all unless given. `history` gains an entry an epoch.
+    stand. `rows` are those that train, all unless given.
     """
     order = net.backend.asarray(np.arange(data.n) if rows is None else np.array(rows))
     n = int(order.shape[0])
-    batch = min(batch_size, n)
-    sizes = [batch] * (n // batch) + ([n % batch] if n % batch else [])
+    sizes = batches(n, batch_size)
     kept = net.room(n, weighted=data.w is not None)
     steps: dict[int, list[Launch]] = {}
     with ExitStack() as plans:
@@ -143,85 +188,51 @@ def fit(
             nonlocal steps
             # recorded anew where a callback froze a layer, say
             if net.follow_layers() or not steps:
-                steps = plans.enter_context(_steps(net, data, order, set(sizes), kept))
+                steps = plans.enter_context(_steps(net, data, order, sizes, kept))
             if order_of is not None:
                 order[...] = net.backend.asarray(order_of(epoch))
-            return (Several(steps[size], sizes.count(size)) for size in dict.fromkeys(sizes))
+            return (Several(steps[size], times) for size, times in sizes.items())
 
-        return train(
-            net,
-            steps_of,
-            validation,
-            epochs=epochs,
-            callbacks=callbacks,
-            model=model,
-            history=history,
-            first_epoch=first_epoch,
-            done=done,
-            kept=kept,
-        )
+        return train(net, steps_of, audience, kept=kept, **run)
 
 
 def train(
     net: Network,
     steps_of: Callable[[int], Iterator[Several]],
-    validation: Data | None,
+    audience: Audience,
     *,
     epochs: int,
-    callbacks: Hooks,
-    model: Any,
-    history: History,
     first_epoch: int,
     done: int,
     kept: Kept | None = None,
 ) -> History:
-    """The epochs of `fit`, the steps of each given by `steps_of(epoch)`."""
-    model.stop_training = False
-    callbacks("on_train_begin", {})
-    together.compare(net, model, "before the first epoch")
-    logs = {name: values[-1] for name, values in history.history.items()}
-    try:
-        with whole_steps() as between_steps:
-            for k in range(done, done if done and model.stop_training else epochs):
-                epoch = first_epoch + k
-                callbacks("on_epoch_begin", k, {})
-                together.empty(kept, net.group)
-                try:
-                    _epoch(net, steps_of(epoch), epoch, k, callbacks, between_steps)
-                except DivergenceError as error:
-                    model.stop_training = False
-                    callbacks("on_divergence", error)
-                    if not model.stop_training:
-                        raise
-                    break
-                together.average_statistics(net)
-                together.join(kept, net.group)
-                logs = epoch_ends(net, k, _epoch_logs(net, kept), validation, callbacks, history)
-                together.compare(net, model, f"after epoch {k + 1}")
-                if model.stop_training:
-                    break
-        callbacks("on_train_complete", logs)
-    finally:
-        callbacks("on_train_end", logs)
-    return history
-
-
-def epoch_ends(
-    net: Network, k: int, logs: dict[str, float], validation: Data | None, callbacks: Hooks, history: History
-) -> dict[str, float]:
-    """What follows the last step of the k-th epoch; its numbers with those of validation."""
-    if validation is not None:
-        logs |= {f"val_{name}": value for name, value in score(net, validation, group=net.group).items()}
-    callbacks("on_epoch_logs", k, logs)
-    history.add(k, logs)
-    callbacks("on_epoch_end", k, logs)
-    callbacks("on_epoch_complete", k, logs)
-    return logs
+    """Train until `epochs` epochs are done, `done` of them already: the steps of each are given by `steps_of(epoch)`,
+    counted from `first_epoch`. Of a fit that is resumed the history holds the epochs done; a callback that is restored
+    in `on_train_begin` may find that it had stopped already. The history gains an entry an epoch.
+    """
+    model = audience.model
+    with audience.hearing(), whole_steps() as between_steps:
+        for k in range(done, done if done and model.stop_training else epochs):
+            epoch = first_epoch + k
+            audience.callbacks("on_epoch_begin", k, {})
+            together.empty(kept, net.group)
+            try:
+                _epoch(net, steps_of(epoch), epoch, k, audience.callbacks, between_steps)
+            except DivergenceError as error:
+                audience.diverged(error)
+                break
+            together.average_statistics(net)
+            together.join(kept, net.group)
+            audience.epoch_ends(k, _epoch_logs(net, kept))
+            together.compare(net, model, f"after epoch {k + 1}")
+            if model.stop_training:
+                break
+    return audience.history
 
 
 @contextmanager
 def _steps(
-    net: Network, data: Data, order: Array, sizes: set[int], kept: Kept | None
+    net: Network, data: Data, order: Array, sizes: Iterable[int], kept: Kept | None
 ) -> Iterator[dict[int, list[Launch]]]:
     """The whole step of each batch size as one list of launches, its data's gather first."""
     with ExitStack() as stack:
@@ -265,6 +276,18 @@ def rate(net: Network, epoch: int) -> float:
         return float(schedule(epoch))
     # a step count lies on the device, which would have to be waited for
     return float(schedule(0 if schedule.is_constant or not net.is_built else int(net.state[Slot.STEP])))
+
+
+def changes(net: Network) -> str | None:
+    """Whether η changes from "step" to step or from "epoch" to epoch by itself; None where it stays."""
+    schedule = net.optimizer.schedule
+    return None if schedule.is_constant or net.held_rate is not None else schedule.per
+
+
+def rates_ahead(net: Network, steps: int) -> tuple[np.ndarray, int]:
+    """η of so many steps by the schedule, and the number of the first of them."""
+    first = int(net.backend.to_host(net.state)[Slot.STEP])
+    return np.array([float(net.optimizer.schedule(first + t)) for t in range(steps)]), first
 
 
 def set_learning_rate(net: Network, epoch: int) -> None:
@@ -331,7 +354,7 @@ def _epoch(
             due = now - looked > LOOK_AFTER
             # a group's processes must look, and raise, at the same step, and clocks differ
             if (callbacks.watch_batches or due) and net.group.size == 1:
-                _look(net, shown)
+                look(net, net.backend.to_host(net.state), shown)
             if due:
                 looked = now
                 callbacks("on_progress", number, _epoch_logs(net))
@@ -339,27 +362,17 @@ def _epoch(
                 callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
             if left and net.state[Slot.BAD]:
                 break
-    _look(net, shown)
+    look(net, net.backend.to_host(net.state), shown)
 
 
 def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
     """Run a step, or several where one launch does it all by itself; how many it were."""
-    schedule, state = net.optimizer.schedule, net.state
-    changes = not schedule.is_constant and schedule.per == "step" and net.held_rate is None
-    if not changes or steps == 1 or not is_walk(launches):
+    if steps == 1 or changes(net) != "step" or not is_walk(launches):
         set_learning_rate(net, epoch)
-        return repeat(launches, steps, state, seconds=LOOK_AFTER)
-    first = int(state[Slot.STEP])
+        return repeat(launches, steps, net.state, seconds=LOOK_AFTER)
     ahead = min(steps, RATES_AHEAD)
-    rates = np.array([float(schedule(t)) for t in range(first, first + ahead)])
-    return repeat(launches, ahead, state, rates=rates, first=first, seconds=LOOK_AFTER)
-
-
-def _look(net: Network, epoch: int) -> None:
-    """Raise DivergenceError where the flag stands; the step at which it was raised is in the state."""
-    state = net.backend.to_host(net.state)
-    if state[Slot.BAD]:
-        raise diverged(net, np.array(state), epoch, int(state[Slot.BAD_BATCH]) + 1)
+    rates, first = rates_ahead(net, ahead)
+    return repeat(launches, ahead, net.state, rates=rates, first=first, seconds=LOOK_AFTER)
 
 
 def _epoch_logs(net: Network, kept: Kept | None = None) -> dict[str, float]:
@@ -405,11 +418,13 @@ def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Gro
     for begun, piece in data.parts(net.backend):
         room = None if mine is None else mine.rows(begun, begun + piece.n)
         low, high = max(begun, own), min(begun + piece.n, own + share.n)
-        for start, stop, n in _stretches(max(0, high - low), min(batch_size, rows)):
+        at = low - begun
+        for n, times in batches(max(0, high - low), batch_size).items():
             with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
-                for slot, value in ((Slot.OFFSET, low - begun + start), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
+                for slot, value in ((Slot.OFFSET, at), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
                     plan.state[slot] = value
-                repeat_all(piece.joined(plan, partial(_looking, plan, sums, room)), (stop - start) // n, plan.state)
+                repeat_all(piece.joined(plan, partial(_looking, plan, sums, room)), times, plan.state)
+                at += n * times
                 state = net.backend.to_host(plan.state)
                 loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
                 penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
@@ -436,24 +451,25 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
     """aᴸ (n, n_out) for the rows of X, a new array on the device; `check` raises where a number of X makes no sense."""
     n = X.shape[0]
     result = net.backend.empty((n, net.n_out), net.dtype)
-    checked = False
-    for start, stop, rows in _stretches(n, min(batch_size, n)):
+    checked, at = False, 0
+    for rows, times in batches(n, batch_size).items():
+        start, at = at, at + rows * times
         with net.plan(rows, training=False) as plan:
             if not checked:
                 # which has looked at the numbers on its way, at those of these rows
-                largest = plan.along(X, result, start, stop)
+                largest = plan.along(X, result, start, at)
                 if largest is not None and math.isfinite(largest):
                     continue
                 check()
                 checked = True
             plan.state[Slot.OFFSET] = start
-            whole = [*plan.source(X), *plan.forward, *plan.put(result), *plan.advance("move_on")]
-            repeat_all(net.backend.join(whole), (stop - start) // rows, plan.state)
+            join, source, put = net.backend.join, plan.source(X), plan.put(result)
+            if times > 1:
+                whole = join([*source, *plan.forward, *put, *plan.advance("move_on")])
+                repeat_all(whole, times, plan.state)
+                continue
+            # what is the plan's own serves the next call too, whatever it brings
+            if plan.passing is None:
+                plan.passing = join(plan.forward)
+            run([*join(source), *plan.passing, *join(put)])
     return result
-
-
-def _stretches(n: int, full: int) -> list[tuple[int, int, int]]:
-    """(first row, last row + 1, rows a batch) of the whole batches, and of the shorter last one."""
-    whole = n // full * full
-    found = [(0, whole, full)] if whole else []
-    return found + ([(whole, n, n - whole)] if whole < n else [])

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..network import Network
 from .history import History
-from .loop import Data, Several, step_on, train, training_plan
+from .loop import Audience, Data, Several, step_on, train, training_plan
 
 ARRAYS = ("__array__", "__dlpack__", "__cuda_array_interface__", "to_numpy", "tocsr", "detach")
 
@@ -86,12 +86,10 @@ class Stream:
         return "it must give batches anew in every epoch"
 
 
-def fit(
-    net: Network, stream: Stream, check: Callable[[Any, int], Data], validation: Data | None, **run: Any
-) -> History:
+def fit(net: Network, stream: Stream, check: Callable[[Any, int], Data], audience: Audience, **run: Any) -> History:
     """Train on the batches of a stream, as `loop.fit` does on a set; `check(batch, number)` brings them to the device.
 
-    `run` holds epochs, callbacks, model, history, first_epoch and done, as there.
+    `run` holds epochs, first_epoch and done, as there.
     """
 
     def steps_of(epoch: int) -> Iterator[Several]:
@@ -101,4 +99,4 @@ def fit(
             with training_plan(net, data.n, weighted=data.w is not None) as plan:
                 yield Several(step_on(plan, data))
 
-    return train(net, steps_of, validation, **run)
+    return train(net, steps_of, audience, **run)

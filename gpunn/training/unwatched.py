@@ -6,7 +6,6 @@ Several such courses may go side by side, and a device takes the epochs of one w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,20 @@ from ..kernels import get as kernel
 from ..kernels.state import Slot
 from ..network import Kept, Network, Plan
 from ..recording import LOOK_AFTER, Recorder
-from .history import History
-from .loop import STEP, Data, DivergenceError, Hooks, begin, diverged, epoch_ends, logs_of, whole_step, whole_steps
+from .loop import (
+    STEP,
+    Audience,
+    Data,
+    DivergenceError,
+    batches,
+    begin,
+    changes,
+    logs_of,
+    look,
+    rates_ahead,
+    whole_step,
+    whole_steps,
+)
 from .recordings import Recording, recording
 from .recordings import kept as recordings_kept
 
@@ -31,14 +42,11 @@ Ahead = Callable[[], float]
 def course(
     net: Network,
     data: Data,
-    validation: Data | None,
+    audience: Audience,
     *,
     batch_size: int,
     epochs: int,
     order_of: Callable[[int], np.ndarray] | None,
-    callbacks: Hooks,
-    model: Any,
-    history: History,
     first_epoch: int = 0,
     rows: np.ndarray | None = None,
     ahead: Ahead | None = None,
@@ -52,22 +60,18 @@ def course(
     where a course is ended early, leaves the epochs that were done in the history.
     """
     which = np.arange(data.n) if rows is None else np.array(rows)
-    n = len(which)
-    batch = min(batch_size, n)
-    sizes = [batch] * (n // batch) + ([n % batch] if n % batch else [])
+    n, model = len(which), audience.model
+    sizes = batches(n, batch_size)
+    steps = sum(sizes.values())
     kept = net.room(n, weighted=data.w is not None)
-    schedule = net.optimizer.schedule
-    changes = not schedule.is_constant and net.held_rate is None
+    per = changes(net)
     at_once = min(epochs, AT_ONCE, max(1, ORDERED // n))
-    if changes:
-        at_once = 1 if schedule.per == "epoch" else max(1, min(at_once, RATES // len(sizes)))
-    if kept is not None or validation is not None:
+    if per == "step":
+        at_once = max(1, min(at_once, RATES // steps))
+    if per == "epoch" or kept is not None or audience.validation is not None:
         at_once = 1
-    model.stop_training = False
-    callbacks("on_train_begin", {})
-    logs: dict[str, float] = {}
-    try:
-        extent = (tuple(sizes), at_once) if kept is None else None
+    with audience.hearing():
+        extent = (tuple(sizes.items()), at_once) if kept is None else None
         with recording(net, data, extent, lambda: _record(net, data, sizes, at_once, kept)) as recorded:
             taking, order, record = recorded.taking, recorded.order, recorded.record
             done = 0
@@ -81,32 +85,23 @@ def course(
                     ordered = np.concatenate(each)
                 order[: count * n] = net.backend.asarray(ordered)
                 begin(net, first)
-                rates = None
-                if changes and schedule.per == "step":
-                    at = int(net.backend.to_host(net.state)[Slot.STEP])
-                    rates = np.array([float(schedule(at + t)) for t in range(count * len(sizes) + 1)])
-                    taking.begin(count, rates, at)
-                else:
-                    taking.begin(count)
+                taking.begin(count, *(rates_ahead(net, count * steps + 1) if per == "step" else ()))
                 for j in range(count):
-                    callbacks("on_epoch_begin", done + j, {})
-                ended = 0
+                    audience.callbacks("on_epoch_begin", done + j, {})
                 try:
                     yield taking
                 finally:
                     state = np.array(net.backend.to_host(net.state))
                     ended = int(state[Slot.EPOCH])
-                    numbers = net.backend.to_host(record)[:ended]
-                    for j, (loss, weight, *sums) in enumerate(numbers):
+                    for j, (loss, weight, *sums) in enumerate(net.backend.to_host(record)[:ended]):
                         found = logs_of(net, float(loss), float(weight), np.array(sums), kept)
-                        logs = epoch_ends(net, done + j, found, validation, callbacks, history)
+                        audience.epoch_ends(done + j, found)
                     done += ended
-                if state[Slot.BAD]:
-                    _diverged(net, state, done, callbacks, model)
+                try:
+                    look(net, state, done)
+                except DivergenceError as error:
+                    audience.diverged(error)
                     break
-        callbacks("on_train_complete", logs)
-    finally:
-        callbacks("on_train_end", logs)
 
 
 def alone(net: Network, taken: Course) -> None:
@@ -129,23 +124,14 @@ def side_by_side(backend: Backend, courses: Sequence[Course]) -> None:
             backend.free()
 
 
-def _diverged(net: Network, state: np.ndarray, epoch: int, callbacks: Hooks, model: Any) -> None:
-    """What follows a flag that was raised in that epoch."""
-    error: DivergenceError = diverged(net, state, epoch, int(state[Slot.BAD_BATCH]) + 1)
-    model.stop_training = False
-    callbacks("on_divergence", error)
-    if not model.stop_training:
-        raise error
-
-
-def _record(net: Network, data: Data, sizes: list[int], at_once: int, kept: Kept | None) -> Recording:
+def _record(net: Network, data: Data, sizes: dict[int, int], at_once: int, kept: Kept | None) -> Recording:
     """Epochs of batches of those sizes, of which so many are taken at once; no other fit uses these plans."""
-    order = net.backend.empty((at_once * sum(sizes),), np.int64)
-    plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in dict.fromkeys(sizes)}
+    order = net.backend.empty((at_once * sum(size * times for size, times in sizes.items()),), np.int64)
+    plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in sizes}
     parts = []
     for size, plan in plans.items():
         step = whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept))
-        parts.append((step, sizes.count(size)))
+        parts.append((step, sizes[size]))
     sums = net.score_sums
     record = net.backend.zeros((at_once, 2 + sums.shape[0]), np.float64)
     ops = Recorder(net.backend)

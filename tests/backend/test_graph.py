@@ -188,6 +188,21 @@ def test_a_validation_set_is_captured_once_a_fit(captures, weighted):
         np.testing.assert_allclose(found[1][name], values, rtol=1e-10, err_msg=name)
 
 
+def test_the_forward_pass_is_captured_once_for_all_predictions_of_one_block(captures):
+    rng = np.random.default_rng(5)
+    batches = [rng.normal(size=(8, 3)).astype(dtype) for dtype in ("float32", "float64", "int32") * 2]
+    found = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(4, "relu"), gpunn.Dense(2)], seed=3)
+        net.compile("sgd", "mse", device=device)
+        found.append([net.predict(X) for X in batches])
+        net.set_weights([2 * w for w in net.get_weights()])  # which a graph reads where they are
+        found[-1].append(net.predict(batches[0]))
+    assert [len(each.streams) for each in captures] == [1], "nothing lies beside anything in a forward pass"
+    for there, here in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(there, here, rtol=1e-5, atol=1e-6)
+
+
 def test_sets_that_are_no_longer_looked_at_go(fake_cupy):
     rng = np.random.default_rng(5)
     net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(2)], seed=3, dtype="float64")
