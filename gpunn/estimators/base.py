@@ -129,6 +129,12 @@ class Perceptron:
         def __getattr__(self, name: str) -> Any:
             """scikit-learn's half, which has no types."""
 
+    def _keep(self, arguments: dict[str, Any]) -> None:
+        """What the constructor was given, under its names, and nothing else: scikit-learn's convention."""
+        super().__init__()
+        for name in arguments.keys() - {"self", "__class__"}:
+            setattr(self, name, arguments[name])
+
     @classmethod
     def _get_param_names(cls) -> list[str]:
         # scikit-learn reads the signature anew for every look at a parameter, many times a fit
@@ -162,6 +168,16 @@ class Perceptron:
         it."""
         group = self.strategy.start() if isinstance(self.strategy, DataParallel) else ALONE
         with group.together(), self._one_fit_here(validation_data, resume):
+            yield
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        """A fit that goes on with the one net that there is."""
+        with self._one_fit():
+            if self.n_models > 1 or hasattr(self, "estimators_"):
+                raise ValueError(
+                    "partial_fit goes on with one net: leave n_models at 1, and begin with a new estimator"
+                )
             yield
 
     @contextmanager
@@ -226,18 +242,8 @@ class Perceptron:
         b = self._random_state.uniform(-bound, bound, fan_out)
         return W.astype(dtype, copy=False), b.astype(dtype, copy=False)
 
-    def _fit_stochastic(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        activations: Any,
-        deltas: Any,
-        coef_grads: Any,
-        intercept_grads: Any,
-        layer_units: list[int],
-        incremental: bool,
-    ) -> None:
+    def _fit_stochastic(self, X: Any, y: Any, sample_weight: Any, *given: Any) -> None:
+        *_, layer_units, incremental = given  # before them scikit-learn's own arrays to compute in
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         continues = incremental and hasattr(self, "_optimizer")
@@ -301,26 +307,14 @@ class Perceptron:
                 stacklevel=2,
             )
 
-    def _fit_lbfgs(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        activations: Any,
-        deltas: Any,
-        coef_grads: Any,
-        intercept_grads: Any,
-        layer_units: list[int],
-    ) -> None:
-        model = self._network(layer_units, False)
+    def _fit_lbfgs(self, X: Any, y: Any, sample_weight: Any, *given: Any) -> None:
+        model = self._network(given[-1], False)
         w = self._weighted(y, sample_weight)
         self._evaluate = _Evaluation(model, self._targets(model, X, y, w), float(self.alpha))
         # scikit-learn puts the result into these lists, and those of an earlier fit are the caller's
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         try:
-            super()._fit_lbfgs(  # type: ignore[misc]
-                X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, layer_units
-            )
+            super()._fit_lbfgs(X, y, sample_weight, *given)  # type: ignore[misc]
         except KeyboardInterrupt:
             if self._evaluate.falls < 2:
                 raise

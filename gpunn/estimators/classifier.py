@@ -30,9 +30,8 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     loss               "log_loss", or a loss of gpunn for targets that are one-hot rows (one 0/1 column for two classes)
     out_activation     None is softmax for several classes, logistic for two and for multilabel targets
     class_weight       None, "balanced", or {class: weight}; for multilabel targets a list of such dicts
-    activation         one for all hidden layers, or a list with one each: gpunn's names or objects
-    dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
-    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models, strategy, verbose="bar"
+    activation, dropout, kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models,
+    strategy, verbose="bar"
                        see `gpunn.estimators.base.Perceptron`
 
     `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
@@ -88,44 +87,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         n_models: int = 1,
         strategy: Any = None,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes=hidden_layer_sizes,
-            activation=activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-        )
-        self.loss = loss
-        self.out_activation = out_activation
-        self.class_weight = class_weight
-        self.dropout = dropout
-        self.kernel_initializer = kernel_initializer
-        self.optimizer = optimizer
-        self.clipnorm = clipnorm
-        self.callbacks = callbacks
-        self.dtype = dtype
-        self.device = device
-        self.precision = precision
-        self.n_models = n_models
-        self.strategy = strategy
+        self._keep(locals())
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
@@ -135,11 +97,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         `classes` lists all labels; the first call needs it. ValueError or TypeError, with the estimator as it was, for
         input that makes no sense.
         """
-        with self._one_fit():
-            if self.n_models > 1 or hasattr(self, "estimators_"):
-                raise ValueError(
-                    "partial_fit goes on with one net: leave n_models at 1, and begin with a new estimator"
-                )
+        with self._one_more():
             w, classes = _host(sample_weight, WEIGHTS), _host(classes, "classes")
             return super().partial_fit(_host(X), _host(y, "y"), sample_weight=w, classes=classes)
 

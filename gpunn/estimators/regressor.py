@@ -31,9 +31,8 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
     Beyond it, by keyword:
 
     out_activation     None is the identity, the exponential for "poisson", and logistic or softmax for a cross-entropy
-    activation         one for all hidden layers, or a list with one each: gpunn's names or objects
-    dropout            the share of hidden outputs that a step leaves out: a number, or one for each hidden layer
-    kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models, strategy, verbose="bar"
+    activation, dropout, kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models,
+    strategy, verbose="bar"
                        see `gpunn.estimators.base.Perceptron`
 
     `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
@@ -87,54 +86,14 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         n_models: int = 1,
         strategy: Any = None,
     ) -> None:
-        super().__init__(
-            loss=loss,
-            hidden_layer_sizes=hidden_layer_sizes,
-            activation=activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-        )
-        self.out_activation = out_activation
-        self.dropout = dropout
-        self.kernel_initializer = kernel_initializer
-        self.optimizer = optimizer
-        self.clipnorm = clipnorm
-        self.callbacks = callbacks
-        self.dtype = dtype
-        self.device = device
-        self.precision = precision
-        self.n_models = n_models
-        self.strategy = strategy
+        self._keep(locals())
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
         """One epoch over X (n, n_in), y (n,) or (n, n_outputs) and sample_weight (n,); goes on where the last call
         ended. ValueError or TypeError, with the estimator as it was, for input that makes no sense."""
-        with self._one_fit():
-            if self.n_models > 1 or hasattr(self, "estimators_"):
-                raise ValueError(
-                    "partial_fit goes on with one net: leave n_models at 1, and begin with a new estimator"
-                )
+        with self._one_more():
             return super().partial_fit(_host(X), _host(y, "y"), sample_weight=_host(sample_weight, WEIGHTS))
 
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
