@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arguments import complete, free, named, nonnegative
+from .arguments import Named, complete, enter, named, nonnegative
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
 from .recording import Array, Recorder
@@ -17,14 +17,13 @@ from .recording import Array, Recorder
 _NAMES: dict[str, type[Activation]] = {}
 
 
-class Activation:
+class Activation(Named):
     """The function f of a layer. `names` are what strings may call it, the first its own.
 
     `needs_z` says that f′ cannot be had from a alone, so that a plan keeps z too. `rectifier` chooses the default
     initial weights (He for rectifiers, E10). `elementwise` is False where aᵢ depends on other zⱼ of its row.
     """
 
-    names: tuple[str, ...] = ()
     needs_z = True
     rectifier = False
     elementwise = True
@@ -32,14 +31,7 @@ class Activation:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        names = vars(cls).get("names", ())
-        free("an activation", names or (cls.__name__,), _NAMES, __name__)
-        _NAMES.update(dict.fromkeys(names, cls))
-
-    @property
-    def name(self) -> str:
-        """The name that strings use; a subclass without `names` of its own goes by its class's."""
-        return next(iter(vars(type(self)).get("names", ())), type(self).__name__)
+        enter("an activation", cls, _NAMES, __name__)
 
     def f(self, z: Array) -> Array:
         """a = f(z), a new array of z's shape and type. (E2)"""
@@ -48,14 +40,6 @@ class Activation:
     def slope(self, z: Array, a: Array) -> Array:
         """f′(z), a new array of z's shape and type; `a` = f(z) may help. (E4)"""
         raise NotImplementedError(f"{type(self).__name__} must define slope(self, z, a)")
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON."""
-        return {}
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)

@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
 
@@ -69,6 +69,13 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def truth(name: str, value: Any) -> bool:
+    """True or False."""
+    if value not in (True, False):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def listed(name: str, given: Any, what: str) -> list[Any]:
     """The entries of a list that an argument should be. TypeError for anything else."""
     if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
@@ -98,6 +105,36 @@ def free(what: str, names: Iterable[str], taken: Mapping[str, type], home: str) 
     for name in names:
         if name in taken and taken[name].__module__.startswith(home):
             raise TypeError(f"gpunn has {what} {name!r} already: give yours another name, files keep it")
+
+
+def enter(what: str, cls: type[T], names: dict[str, type[T]], home: str) -> None:
+    """Enter a class under its `names`. TypeError as `free`."""
+    own = vars(cls).get("names", ())
+    free(what, own or (cls.__name__,), names, home)
+    names.update(dict.fromkeys(own, cls))
+
+
+class Configured:
+    """What its constructor's arguments make of it, by which it is shown and saved."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON."""
+        return {}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class Named(Configured):
+    """`names` are what strings may call it, the first its own."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """The name that strings use; a subclass without `names` of its own goes by its class's."""
+        return next(iter(vars(type(self)).get("names", ())), type(self).__name__)
 
 
 def _real(value: Any) -> float:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .arguments import finite, named
+from .arguments import Configured, finite, named
 
 _NAMES: dict[str, type[Initializer]] = {}
 
 
-class Initializer:
+class Initializer(Configured):
     """``initializer(shape, generator)`` gives a float64 array of that shape; shape[0] is n_in, shape[-1] n_out."""
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -28,12 +28,7 @@ class Initializer:
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON."""
         return dict(vars(self))
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 class Zeros(Initializer):

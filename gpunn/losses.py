@@ -15,30 +15,22 @@ from typing import Any, ClassVar
 
 from . import activations
 from .activations import Activation
-from .arguments import free, named, positive
+from .arguments import Named, enter, named, positive
 from .kernels import get as kernel
 from .recording import Array, Recorder
 
 _NAMES: dict[str, type[Loss]] = {}
 
 
-class Loss:
+class Loss(Named):
     """ℓ(y, a). `targets` is "values", rows as wide as the outputs, or "labels", one integer a row."""
 
-    names: tuple[str, ...] = ()
     targets: ClassVar[str] = "values"
     merged = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        names = vars(cls).get("names", ())
-        free("a loss", names or (cls.__name__,), _NAMES, __name__)
-        _NAMES.update(dict.fromkeys(names, cls))
-
-    @property
-    def name(self) -> str:
-        """The name that strings use; a subclass without `names` of its own goes by its class's."""
-        return next(iter(vars(type(self)).get("names", ())), type(self).__name__)
+        enter("a loss", cls, _NAMES, __name__)
 
     def resolve(self, activation: Activation) -> Loss:
         """This loss behind a last layer with that activation; ValueError where the two do not fit."""
@@ -54,14 +46,6 @@ class Loss:
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         """ValueError where targets of the right shape lie outside what the loss is defined for."""
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON."""
-        return {}
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 class _RowLoss(Loss):

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import data as checks
 from . import schedules
-from .arguments import nonnegative, whole
+from .arguments import nonnegative, truth, whole
 from .backend import array_module, to_host
 from .backend.courses import Course
 from .model import BATCH, Sequential
@@ -62,8 +62,7 @@ def fit_many(
     listed = _candidates(candidates)
     whole("batch_size", batch_size)
     whole("epochs", epochs)
-    if shuffle not in (True, False):
-        raise ValueError(f"shuffle must be True or False, got {shuffle!r}")
+    truth("shuffle", shuffle)
     table = checks.table(X, None)
     pairs = None if splits is None else _splits(splits, table.shape[0])
     plans = [

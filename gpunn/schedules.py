@@ -102,35 +102,26 @@ class ExponentialDecay(Schedule):
         self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
         self.decay_rate = positive("decay_rate", decay_rate)
-        self.staircase = _switch("staircase", staircase)
+        if not isinstance(staircase, bool):
+            raise ValueError(f"staircase must be True or False, got {staircase!r}")
+        self.staircase = staircase
+
+    def _passed(self, t: int) -> float:
+        """t/steps, or ⌊t/steps⌋."""
+        return t // self.decay_steps if self.staircase else t / self.decay_steps
 
     def __call__(self, t: int) -> float:
-        p = t // self.decay_steps if self.staircase else t / self.decay_steps
-        return self.initial_learning_rate * self.decay_rate**p
+        factor: float = self.decay_rate ** self._passed(t)
+        return self.initial_learning_rate * factor
 
 
-class InverseTimeDecay(Schedule):
+class InverseTimeDecay(ExponentialDecay):
     """η(t) = η₀ / (1 + rate · t/steps); with staircase=True t/steps is ⌊t/steps⌋."""
 
     name = "inverse_time_decay"
 
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: int,
-        decay_rate: float,
-        staircase: bool = False,
-        per: str = "step",
-    ) -> None:
-        super().__init__(per)
-        self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _count("decay_steps", decay_steps)
-        self.decay_rate = positive("decay_rate", decay_rate)
-        self.staircase = _switch("staircase", staircase)
-
     def __call__(self, t: int) -> float:
-        p = t // self.decay_steps if self.staircase else t / self.decay_steps
-        return self.initial_learning_rate / (1 + self.decay_rate * p)
+        return self.initial_learning_rate / (1 + self.decay_rate * self._passed(t))
 
 
 class CosineDecay(Schedule):
@@ -217,12 +208,6 @@ def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) ->
     if isinstance(arguments.get("schedule"), dict):
         arguments["schedule"] = from_config(arguments["schedule"], custom)
     return found(**arguments)
-
-
-def _switch(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 def _count(name: str, value: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import activations, initializers
 from ..activations import Activation
-from ..arguments import nonnegative
+from ..arguments import nonnegative, truth
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
 from .base import Buffers, Layer, Parameter
@@ -44,9 +44,7 @@ class Dense(Layer):
     ) -> None:
         self.units = _width(units)
         self.activation = activations.get(activation)
-        if use_bias not in (True, False):
-            raise ValueError(f"use_bias must be True or False, got {use_bias!r}")
-        self.use_bias = bool(use_bias)
+        self.use_bias = truth("use_bias", use_bias)
         default = "he_normal" if self.activation.rectifier else "lecun_normal"
         self.kernel_initializer = initializers.get(default if kernel_initializer is None else kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import complete, free, named
+from ..arguments import complete, enter, named
 from ..kernels import get as kernel
 from ..losses import BinaryCrossentropy, Loss
 from ..recording import Array, Recorder
@@ -27,9 +27,7 @@ class Metric:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        names = vars(cls).get("names", ())
-        free("a metric", names or (cls.__name__,), _NAMES, f"{__package__}.")
-        _NAMES.update(dict.fromkeys(names, cls))
+        enter("a metric", cls, _NAMES, f"{__package__}.")
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or _name(type(self))

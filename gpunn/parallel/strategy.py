@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..arguments import positive, whole
+from ..arguments import positive, truth, whole
 from ..backend import Backend
 from ..kernels import Launch
 from ..recording import Array
@@ -34,9 +34,7 @@ class DataParallel:
     def __init__(
         self, *, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None, timeout: float = 600.0
     ) -> None:
-        if synchronized_batch_norm not in (True, False):
-            raise ValueError(f"synchronized_batch_norm must be True or False, got {synchronized_batch_norm!r}")
-        self.synchronized_batch_norm = bool(synchronized_batch_norm)
+        self.synchronized_batch_norm = truth("synchronized_batch_norm", synchronized_batch_norm)
         self.bucket_bytes = None if bucket_bytes is None else whole("bucket_bytes", bucket_bytes)
         self.timeout = positive("timeout", timeout)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import data as checks
-from ..arguments import listed, whole
+from ..arguments import listed, truth, whole
 from ..backend.courses import Course
 from ..kernels.state import Slot
 from ..network import Network
@@ -59,8 +59,7 @@ def fit(
     whole("epochs", epochs)
     if verbose not in (0, 1, 2):
         raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
-    if shuffle not in (True, False):
-        raise ValueError(f"shuffle must be True or False, got {shuffle!r}")
+    truth("shuffle", shuffle)
     chosen = listed("callbacks", callbacks, "gpunn.Callback objects")
     if verbose:
         chosen.append(_progress(verbose))

@@ -7,6 +7,7 @@ import io
 import os
 from typing import Any
 
+from ...arguments import truth
 from .base import Callback
 
 
@@ -27,9 +28,7 @@ class CSVLogger(Callback):
         self.path = os.fspath(path)
         if not isinstance(self.path, str):
             raise TypeError(f"path must be text, got {path!r}")
-        if append not in (True, False):
-            raise ValueError(f"append must be True or False, got {append!r}")
-        self.append = bool(append)
+        self.append = truth("append", append)
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._columns: list[str] = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...arguments import finite, whole
+from ...arguments import finite, truth, whole
 from .base import Callback
 from .monitor import Monitor
 
@@ -44,9 +44,7 @@ class EarlyStopping(Callback):
         self.monitor = Monitor(monitor, mode, min_delta)
         self.patience = whole("patience", patience, least=0)
         self.baseline = None if baseline is None else finite("baseline", baseline)
-        if restore_best_weights not in (True, False):
-            raise ValueError(f"restore_best_weights must be True or False, got {restore_best_weights!r}")
-        self.restore_best_weights = bool(restore_best_weights)
+        self.restore_best_weights = truth("restore_best_weights", restore_best_weights)
         self.start_from_epoch = whole("start_from_epoch", start_from_epoch, least=0)
         self._begin()
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...arguments import whole
+from ...arguments import truth, whole
 from .base import Callback
 from .monitor import Monitor
 
@@ -39,8 +39,7 @@ class ModelCheckpoint(Callback):
         if not isinstance(self.path, str):
             raise TypeError(f"path must be text, got {path!r}")
         self.every = whole("every", every)
-        if save_best_only not in (True, False):
-            raise ValueError(f"save_best_only must be True or False, got {save_best_only!r}")
+        truth("save_best_only", save_best_only)
         if save_best_only and monitor is None:
             raise ValueError("save_best_only=True needs monitor: the name of what is to be best, 'val_loss' say")
         if monitor is not None and not save_best_only:
