@@ -16,13 +16,23 @@ from __future__ import annotations
 import re
 
 WARP = 32
-NAMES = {"LANE", "LANES"}
 _SHARED = re.compile(r"\bLANES\b")
 
 
 def is_shared(text: str) -> bool:
     """Whether a by-row text says what each of several lanes does."""
     return _SHARED.search(text) is not None
+
+
+def summed(each: str, then: str, first: str = "") -> str:
+    """The by-row text that takes the `sum` of what `each` adds to it for every k to `then`."""
+    return f"""
+T sum = (T)0;
+{first}
+for (long long k = LANE; k < m; k += LANES) {{ {each} }}
+sum = sum_of_lanes<LANES>(sum);
+{then}
+"""
 
 
 # of equal values the first counts, and NaN for the largest

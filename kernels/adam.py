@@ -6,6 +6,10 @@ from ._registry import by_row
 from ._rule import rule
 from .state import Slot
 
+PARTS = "const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);"
+SETUP = f"{PARTS} const T rate = (T)state[RATE], root = (T)state[ROOT], eps = (T)epsilon;"
+MEANS = "m = keep1 * m + fresh1 * g; v = keep2 * v + fresh2 * g * g;"
+
 
 @by_row(
     "scalar float64 beta1, scalar float64 beta2 -> raw float64 state",
@@ -24,11 +28,8 @@ def adam_corrections(beta1, beta2, state):
 
 @rule(
     "m v",
-    """m = keep1 * m + fresh1 * g;
-       v = keep2 * v + fresh2 * g * g;
-       theta = theta - rate * m / (sqrt(v) * root + eps);""",
-    setup="""const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);
-             const T rate = (T)state[RATE], root = (T)state[ROOT], eps = (T)epsilon;""",
+    f"{MEANS} theta = theta - rate * m / (sqrt(v) * root + eps);",
+    setup=SETUP,
     scalars=("beta1", "beta2", "epsilon"),
 )
 def adam(g, state, beta1, beta2, epsilon, theta, m, v):

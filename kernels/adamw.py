@@ -3,17 +3,14 @@
 import numpy as np
 
 from ._rule import rule
+from .adam import MEANS, SETUP
 from .state import Slot
 
 
 @rule(
     "m v",
-    """m = keep1 * m + fresh1 * g;
-       v = keep2 * v + fresh2 * g * g;
-       theta = theta * shrink - rate * m / (sqrt(v) * root + eps);""",
-    setup="""const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);
-             const T rate = (T)state[RATE], root = (T)state[ROOT], eps = (T)epsilon;
-             const T shrink = (T)(1.0 - state[LR] * weight_decay);""",
+    f"{MEANS} theta = theta * shrink - rate * m / (sqrt(v) * root + eps);",
+    setup=f"{SETUP} const T shrink = (T)(1.0 - state[LR] * weight_decay);",
     scalars=("beta1", "beta2", "epsilon", "weight_decay"),
 )
 def adamw(g, state, beta1, beta2, epsilon, weight_decay, theta, m, v):

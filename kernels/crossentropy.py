@@ -2,46 +2,48 @@
 
 import numpy as np
 
+from ._lanes import summed
 from ._registry import by_row
+
+# a = σ(z), δ = w(a − y), and the term of an output in ℓ
+SIGMOID = """
+  const T x = z[k], t = y[k];
+  const T e = exp(-fabs(x));
+  const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);
+  const T term = (x > (T)0 ? x - x * t : -(x * t)) + log1p(e);
+  a[k] = s;
+  delta[k] = w * (s - t);
+"""
+
+
+def sigmoid_terms(z, y, w):
+    """The same in NumPy: a, δ and the terms (n, m)."""
+    e = np.exp(-np.abs(z))
+    a = np.where(z >= 0, 1, e) / (1 + e)
+    return a, w[:, None] * (a - y), np.where(z > 0, z - z * y, -(z * y)) + np.log1p(e)
 
 
 @by_row(
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) {
-  const T x = z[k], t = y[k];
-  const T e = exp(-fabs(x));
-  const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);
-  sum += (x > (T)0 ? x - x * t : -(x * t)) + log1p(e);
-  a[k] = s;
-  delta[k] = w * (s - t);
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = w * sum;
-""",
+    summed(f"{SIGMOID} sum += term;", "loss = w * sum;"),
 )
 def sigmoid_crossentropy(z, y, w):
     """a = σ(z), δ = w(a − y) and wℓ, ℓ = −Σ y log a + (1 − y) log(1 − a) = Σ max(z, 0) − zy + log(1 + e^−|z|).
     (E3, E4)"""
-    e = np.exp(-np.abs(z))
-    a = np.where(z >= 0, 1, e) / (1 + e)
-    loss = np.where(z > 0, z - z * y, -(z * y)) + np.log1p(e)
-    return a, w[:, None] * (a - y), w * loss.sum(axis=1)
+    a, delta, terms = sigmoid_terms(z, y, w)
+    return a, delta, w * terms.sum(axis=1)
 
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) {
+    summed(
+        """
   const T t = y[k], p = a[k];
   sum += (t == (T)0 ? (T)0 : t * log(p)) + (t == (T)1 ? (T)0 : ((T)1 - t) * log1p(-p));
   g[k] = w * ((t == (T)1 ? (T)0 : ((T)1 - t) / ((T)1 - p)) - (t == (T)0 ? (T)0 : t / p));
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = -w * sum;
 """,
+        "loss = -w * sum;",
+    ),
 )
 def binary_crossentropy(a, y, w):
     """wℓ with ℓ = −Σ y log a + (1 − y) log(1 − a), and g = ∂(wℓ)/∂a = w((1−y)/(1−a) − y/a), 0 log 0 = 0. (E3)"""
@@ -52,16 +54,14 @@ def binary_crossentropy(a, y, w):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) {
+    summed(
+        """
   const T t = y[k];
   sum += t == (T)0 ? (T)0 : t * log(a[k]);
   g[k] = t == (T)0 ? (T)0 : -w * t / a[k];
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = -w * sum;
 """,
+        "loss = -w * sum;",
+    ),
 )
 def categorical_crossentropy(a, y, w):
     """wℓ with ℓ = −Σ yₖ log aₖ, and g = ∂(wℓ)/∂a = −w y/a, 0 log 0 = 0. (E3)"""

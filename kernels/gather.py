@@ -7,14 +7,15 @@ against the number of rows, and the offset into it lives in the state array.
 from ._registry import by_row
 from .state import Slot
 
+_CONVERT = """
+if (column_step == 1) convert_row<LANES>(from, x, m);
+else for (long long k = LANE; k < m; k += LANES) x[k] = (T)from[k * column_step];
+"""
+
 
 @by_row(
     "raw S source, raw int64 order, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] H x",
-    """
-const S* from = source + order[(long long)state[OFFSET] + i] * row_step;
-if (column_step == 1) convert_row<LANES>(from, x, m);
-else for (long long k = LANE; k < m; k += LANES) x[k] = (T)from[k * column_step];
-""",
+    f"const S* from = source + order[(long long)state[OFFSET] + i] * row_step;{_CONVERT}",
 )
 def gather(i, source, order, state, row_step, column_step):
     """xᵢ = source[order[offset + i]]; the steps are the table's strides in elements. (step 1 of the procedure)"""
@@ -34,11 +35,7 @@ def gather_labels(i, source, order, state):
 
 @by_row(
     "raw S source, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] H x",
-    """
-const S* from = source + ((long long)state[OFFSET] + i) * row_step;
-if (column_step == 1) convert_row<LANES>(from, x, m);
-else for (long long k = LANE; k < m; k += LANES) x[k] = (T)from[k * column_step];
-""",
+    f"const S* from = source + ((long long)state[OFFSET] + i) * row_step;{_CONVERT}",
 )
 def take_rows(i, source, state, row_step, column_step):
     """xᵢ = source[offset + i]: the rows as they stand, for prediction and evaluation."""

@@ -5,19 +5,19 @@ Half squared error sums over a row's outputs, as the text does; the others avera
 
 import numpy as np
 
+from ._lanes import summed
 from ._registry import by_row
 
 SIGNATURE = "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss"
 
 
+def _mean(each: str, c: str = "w / (T)m") -> str:
+    return summed(each, "loss = w * (sum / (T)m);", first=f"const T c = {c};")
+
+
 @by_row(
     SIGNATURE,
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) { const T e = a[k] - y[k]; sum += e * e; g[k] = w * e; }
-sum = sum_of_lanes<LANES>(sum);
-loss = w * ((T)0.5 * sum);
-""",
+    summed("const T e = a[k] - y[k]; sum += e * e; g[k] = w * e;", "loss = w * ((T)0.5 * sum);"),
 )
 def half_squared_error(a, y, w):
     """ℓ = ½ Σ (a − y)², g = w(a − y). (E3)"""
@@ -27,13 +27,7 @@ def half_squared_error(a, y, w):
 
 @by_row(
     SIGNATURE,
-    """
-T sum = (T)0;
-const T c = w * ((T)2 / (T)m);
-for (long long k = LANE; k < m; k += LANES) { const T e = a[k] - y[k]; sum += e * e; g[k] = c * e; }
-sum = sum_of_lanes<LANES>(sum);
-loss = w * (sum / (T)m);
-""",
+    _mean("const T e = a[k] - y[k]; sum += e * e; g[k] = c * e;", "w * ((T)2 / (T)m)"),
 )
 def mean_squared_error(a, y, w):
     """ℓ = (1/m) Σ (a − y)², g = 2w(a − y)/m, m outputs. (E3)"""
@@ -43,17 +37,11 @@ def mean_squared_error(a, y, w):
 
 @by_row(
     SIGNATURE,
-    """
-T sum = (T)0;
-const T c = w / (T)m;
-for (long long k = LANE; k < m; k += LANES) {
+    _mean("""
   const T e = a[k] - y[k];
   sum += fabs(e);
   g[k] = e > (T)0 ? c : (e < (T)0 ? -c : (T)0 * e);
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = w * (sum / (T)m);
-""",
+"""),
 )
 def mean_absolute_error(a, y, w):
     """ℓ = (1/m) Σ |a − y|, g = w sign(a − y)/m, 0 where a = y. (E3)"""
@@ -63,17 +51,11 @@ def mean_absolute_error(a, y, w):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w, scalar T threshold -> rows[m] T g, T loss",
-    """
-T sum = (T)0;
-const T c = w / (T)m;
-for (long long k = LANE; k < m; k += LANES) {
+    _mean("""
   const T e = a[k] - y[k], u = fabs(e);
   sum += u <= threshold ? (T)0.5 * e * e : threshold * (u - (T)0.5 * threshold);
   g[k] = c * (u <= threshold ? e : (e > (T)0 ? threshold : (e < (T)0 ? -threshold : e)));
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = w * (sum / (T)m);
-""",
+"""),
 )
 def huber(a, y, w, threshold):
     """ℓ = (1/m) Σ h(a − y), h(e) = ½e² for |e| ≤ κ and κ(|e| − ½κ) beyond; g = w h′/m, h′ = e clipped to ±κ. (E3)"""
@@ -85,17 +67,11 @@ def huber(a, y, w, threshold):
 
 @by_row(
     SIGNATURE,
-    """
-T sum = (T)0;
-const T c = w / (T)m;
-for (long long k = LANE; k < m; k += LANES) {
+    _mean("""
   const T t = y[k], p = a[k];
   sum += t == (T)0 ? p : p - t * log(p);
   g[k] = c * (t == (T)0 ? (T)1 : (T)1 - t / p);
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = w * (sum / (T)m);
-""",
+"""),
 )
 def poisson(a, y, w):
     """ℓ = (1/m) Σ a − y log a, the Poisson deviance up to what does not depend on a; g = w(1 − y/a)/m. (E3)"""
@@ -106,17 +82,11 @@ def poisson(a, y, w):
 
 @by_row(
     SIGNATURE,
-    """
-T sum = (T)0;
-const T c = w / (T)m;
-for (long long k = LANE; k < m; k += LANES) {
+    _mean("""
   const T e = a[k] - y[k], u = fabs(e);
   sum += u + log1p(exp((T)-2 * u)) - (T)0.6931471805599453;
   g[k] = c * tanh(e);
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = w * (sum / (T)m);
-""",
+"""),
 )
 def log_cosh(a, y, w):
     """ℓ = (1/m) Σ log cosh(a − y) = (1/m) Σ |e| + log(1 + e^−2|e|) − log 2; g = w tanh(a − y)/m. (E3)"""

@@ -8,9 +8,13 @@ spacing of numbers at 1; momentum holds the learning rate inside v; Adam's ε st
 
 import numpy as np
 
+from ._lanes import summed
 from ._registry import by_row, elementwise
 from ._rule import rule
+from .adam import PARTS
+from .crossentropy import SIGMOID, sigmoid_terms
 from .state import Slot
+from .step import tick_counting, tick_text
 
 
 @elementwise(
@@ -34,34 +38,16 @@ def share_penalty(state):
 
 @by_row(
     "scalar float64 rows -> raw float64 state",
-    """
-if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
-  state[LOSS_SUM] += (state[LOSS] + state[PENALTY]) * rows;
-  state[WEIGHT_SUM] += rows;
-  state[STEP] += 1.0;
-}
-state[OFFSET] += rows;
-state[BATCH] += 1.0;
-""",
+    tick_text("rows"),
 )
 def tick_by_rows(rows, state):
     """The step is over, as `tick`; the batch counts in the epoch's loss by its rows, whatever their weights."""
-    if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
-        state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * rows
-        state[Slot.WEIGHT_SUM] += rows
-        state[Slot.STEP] += 1
-    state[Slot.OFFSET] += rows
-    state[Slot.BATCH] += 1
+    tick_counting(rows, rows, state)
 
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) { const T e = a[k] - y[k]; sum += e * e; g[k] = w * e; }
-sum = sum_of_lanes<LANES>(sum);
-loss = w * ((T)0.5 * sum / (T)m);
-""",
+    summed("const T e = a[k] - y[k]; sum += e * e; g[k] = w * e;", "loss = w * ((T)0.5 * sum / (T)m);"),
 )
 def mean_half_squared_error(a, y, w):
     """ℓ = ½ (1/m) Σ (a − y)² is reported, and g = w(a − y), the gradient of the sum, is what is followed. (E3)"""
@@ -81,44 +67,27 @@ def clip_log_loss(w, low, high, loss):
 
 @by_row(
     "rows[m] T z, rows[m] T y, T w, scalar T low, scalar T high -> rows[m] T a, rows[m] T delta, T loss",
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) {
-  const T x = z[k], t = y[k];
-  const T e = exp(-fabs(x));
-  const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);
-  const T term = (x > (T)0 ? x - x * t : -(x * t)) + log1p(e);
-  sum += term < low ? low : (term > high ? high : term);
-  a[k] = s;
-  delta[k] = w * (s - t);
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = w * sum;
-""",
+    summed(f"{SIGMOID} sum += term < low ? low : (term > high ? high : term);", "loss = w * sum;"),
 )
 def sigmoid_log_loss(z, y, w, low, high):
     """a = σ(z), δ = w(a − y), and wℓ with ℓ = −Σ y log a + (1 − y) log(1 − a) as if each a had been clipped to
     [ε, 1 − ε], y 0 or 1: low = −log(1 − ε), high = −log ε. (E3, E4)"""
-    e = np.exp(-np.abs(z))
-    a = np.where(z >= 0, 1, e) / (1 + e)
-    loss = np.where(z > 0, z - z * y, -(z * y)) + np.log1p(e)
-    return a, w[:, None] * (a - y), w * np.clip(loss, low, high).sum(axis=1)
+    a, delta, terms = sigmoid_terms(z, y, w)
+    return a, delta, w * np.clip(terms, low, high).sum(axis=1)
 
 
 @by_row(
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) {
+    summed(
+        """
   const T t = y[k], p = exp(z[k]);
   const T d = z[k] - log(t);
   sum += t == (T)0 ? p : (fabs(d) < (T)1 ? t * (expm1(d) - d) : p - t - t * d);
   a[k] = p;
   delta[k] = w * (p - t);
-}
-sum = sum_of_lanes<LANES>(sum);
-loss = w * sum;
 """,
+        "loss = w * sum;",
+    ),
 )
 def exp_poisson(z, y, w):
     """a = eᶻ, δ = w(a − y) and wℓ, ℓ = Σ y log(y/a) − y + a, half the Poisson deviance. (E3, E4)
@@ -175,8 +144,7 @@ def plain_adam_corrections(beta1, beta2, state):
     """m = keep1 * m + fresh1 * g;
        v = keep2 * v + fresh2 * (g * g);
        theta = theta - rate * m / (sqrt(v) + eps);""",
-    setup="""const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);
-             const T rate = (T)state[RATE], eps = (T)epsilon;""",
+    setup=f"{PARTS} const T rate = (T)state[RATE], eps = (T)epsilon;",
     scalars=("beta1", "beta2", "epsilon"),
 )
 def plain_adam(g, state, beta1, beta2, epsilon, theta, m, v):

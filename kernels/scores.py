@@ -5,6 +5,7 @@ Where a metric takes more than one mean (precision: two for every class) a row h
 
 import numpy as np
 
+from ._lanes import summed
 from ._registry import by_row
 from .state import Slot
 from .step import UPDATING
@@ -49,11 +50,7 @@ def binary_accuracy(a, y, w, threshold):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> T term",
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) sum += fabs(a[k] - y[k]);
-term = w * (sum_of_lanes<LANES>(sum) / (T)m);
-""",
+    summed("sum += fabs(a[k] - y[k]);", "term = w * (sum / (T)m);"),
 )
 def absolute_error(a, y, w):
     """w times the mean absolute error over the row's outputs."""
@@ -62,11 +59,7 @@ def absolute_error(a, y, w):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> T term",
-    """
-T sum = (T)0;
-for (long long k = LANE; k < m; k += LANES) { const T e = a[k] - y[k]; sum += e * e; }
-term = w * (sum_of_lanes<LANES>(sum) / (T)m);
-""",
+    summed("const T e = a[k] - y[k]; sum += e * e;", "term = w * (sum / (T)m);"),
 )
 def squared_error(a, y, w):
     """w times the mean squared error over the row's outputs."""
@@ -74,16 +67,19 @@ def squared_error(a, y, w):
     return w * (e * e).mean(axis=1)
 
 
-@by_row(
-    "rows[m] T a, int32 y, T w, scalar int64 top -> T term",
-    """
-const T right = a[y];
+_TOP_K = """
+const T right = a[wanted];
 const bool lost = right != right;
 long long before = 0;
 for (long long k = LANE; k < m; k += LANES)
-  before += a[k] != a[k] ? !lost || k < y : !lost && (a[k] > right || (a[k] == right && k < y));
+  before += a[k] != a[k] ? !lost || k < wanted : !lost && (a[k] > right || (a[k] == right && k < wanted));
 term = sum_of_lanes<LANES>(before) < top ? w : (T)0;
-""",
+"""
+
+
+@by_row(
+    "rows[m] T a, int32 y, T w, scalar int64 top -> T term",
+    f"const long long wanted = y;{_TOP_K}",
 )
 def sparse_top_k(a, y, w, top):
     """w where the label's output is among the `top` largest, else 0; of equal ones the first count, and NaN for the
@@ -93,15 +89,7 @@ def sparse_top_k(a, y, w, top):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w, scalar int64 top -> T term",
-    """
-const long long wanted = first_largest<LANES>(y, m);
-const T right = a[wanted];
-const bool lost = right != right;
-long long before = 0;
-for (long long k = LANE; k < m; k += LANES)
-  before += a[k] != a[k] ? !lost || k < wanted : !lost && (a[k] > right || (a[k] == right && k < wanted));
-term = sum_of_lanes<LANES>(before) < top ? w : (T)0;
-""",
+    f"const long long wanted = first_largest<LANES>(y, m);{_TOP_K}",
 )
 def categorical_top_k(a, y, w, top):
     """w where the output of the largest target's column is among the `top` largest, else 0; the rest as above."""
@@ -117,16 +105,23 @@ def _before(a, wanted):
     return np.where(np.isnan(a), ~lost | left, ahead).sum(axis=1)
 
 
+_BEST = "const long long best = first_largest<LANES>(a, m);"
+_COUNTS = "rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted"
+
+
+def _counting(said: str, wanted: str, first: str = "") -> str:
+    return f"""{first}
+for (long long k = LANE; k < m; k += LANES) {{
+  said[k] = {said} ? (double)w : 0.0;
+  wanted[k] = {wanted} ? (double)w : 0.0;
+  right[k] = {said} && {wanted} ? (double)w : 0.0;
+}}
+"""
+
+
 @by_row(
-    "rows[m] T a, int32 y, T w -> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
-    """
-const long long best = first_largest<LANES>(a, m);
-for (long long k = LANE; k < m; k += LANES) {
-  said[k] = k == best ? (double)w : 0.0;
-  wanted[k] = k == y ? (double)w : 0.0;
-  right[k] = k == best && k == y ? (double)w : 0.0;
-}
-""",
+    f"rows[m] T a, int32 y, T w -> {_COUNTS}",
+    _counting("k == best", "k == y", _BEST),
 )
 def count_labels(a, y, w):
     """w in the column of the answer (said), of the label (wanted), and where they are the same one (right); 0
@@ -135,15 +130,12 @@ def count_labels(a, y, w):
 
 
 @by_row(
-    "rows[m] T a, rows[m] T y, T w -> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
-    """
-const long long best = first_largest<LANES>(a, m), label = first_largest<LANES>(y, m);
-for (long long k = LANE; k < m; k += LANES) {
-  said[k] = k == best ? (double)w : 0.0;
-  wanted[k] = k == label ? (double)w : 0.0;
-  right[k] = k == best && k == label ? (double)w : 0.0;
-}
-""",
+    f"rows[m] T a, rows[m] T y, T w -> {_COUNTS}",
+    _counting(
+        "k == best",
+        "k == label",
+        "const long long best = first_largest<LANES>(a, m), label = first_largest<LANES>(y, m);",
+    ),
 )
 def count_largest(a, y, w):
     """The same where the label is the column of the largest target."""
@@ -152,15 +144,8 @@ def count_largest(a, y, w):
 
 
 @by_row(
-    "rows[m] T a, rows[m] T y, T w, scalar T threshold "
-    "-> rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted",
-    """
-for (long long k = LANE; k < m; k += LANES) {
-  said[k] = a[k] > threshold ? (double)w : 0.0;
-  wanted[k] = y[k] > (T)0.5 ? (double)w : 0.0;
-  right[k] = a[k] > threshold && y[k] > (T)0.5 ? (double)w : 0.0;
-}
-""",
+    f"rows[m] T a, rows[m] T y, T w, scalar T threshold -> {_COUNTS}",
+    _counting("a[k] > threshold", "y[k] > (T)0.5"),
 )
 def count_positives(a, y, w, threshold):
     """w in every column that the output says yes to (said), that the target does (wanted), and that both do."""

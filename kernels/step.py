@@ -157,26 +157,36 @@ def accumulate(terms, state, sums):
     return sums + terms * state[Slot.WEIGHT]
 
 
-@by_row(
-    "scalar float64 rows -> raw float64 state",
-    """
-if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
-  state[LOSS_SUM] += (state[LOSS] + state[PENALTY]) * state[WEIGHT];
-  state[WEIGHT_SUM] += state[WEIGHT];
+def tick_text(weight):
+    """The text of `tick` for a batch that counts in the epoch's loss by that weight."""
+    return f"""
+if (state[BAD] == 0.0 && state[SKIP] == 0.0) {{
+  state[LOSS_SUM] += (state[LOSS] + state[PENALTY]) * {weight};
+  state[WEIGHT_SUM] += {weight};
   state[STEP] += 1.0;
-}
+}}
 state[OFFSET] += rows;
 state[BATCH] += 1.0;
-""",
-)
-def tick(rows, state):
-    """The step is over: t ← t + 1, the next batch begins `rows` further on, the epoch's sums grow."""
+"""
+
+
+def tick_counting(weight, rows, state):
+    """The same in NumPy."""
     if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
-        state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * state[Slot.WEIGHT]
-        state[Slot.WEIGHT_SUM] += state[Slot.WEIGHT]
+        state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * weight
+        state[Slot.WEIGHT_SUM] += weight
         state[Slot.STEP] += 1
     state[Slot.OFFSET] += rows
     state[Slot.BATCH] += 1
+
+
+@by_row(
+    "scalar float64 rows -> raw float64 state",
+    tick_text("state[WEIGHT]"),
+)
+def tick(rows, state):
+    """The step is over: t ← t + 1, the next batch begins `rows` further on, the epoch's sums grow."""
+    tick_counting(state[Slot.WEIGHT], rows, state)
 
 
 @by_row(
