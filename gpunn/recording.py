@@ -67,31 +67,26 @@ class Group(Protocol):
 
 
 class Alone:
-    """One process, which has all rows."""
+    """One process, which has all rows: nobody to add to, to tell or to disagree with."""
 
     rank, size, synchronized_batch_norm, bucket_bytes = 0, 1, False, None
 
     def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
-        """Nothing to add."""
         return [], []
 
     def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
-        """Nothing to add."""
         return []
 
     def meet(self, where: str, value: Any) -> list[Any]:
-        """Nobody else."""
         return [value]
 
     def agree(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
         """Nobody to disagree with."""
 
     def together(self) -> AbstractContextManager[None]:
-        """Nobody to tell."""
         return contextlib.nullcontext()
 
     def backend(self, backend: Backend, asked: Any) -> Backend:
-        """Nobody asks for the same device."""
         return backend
 
     def use(self, backend: Backend) -> None:
@@ -205,11 +200,8 @@ class Recorder:
         self, a: Array, W: Array, b: Array, z: Array, out: Array, f: str, *, judged: bool = False, keeps: bool = False
     ) -> tuple[Literal["", "z", "a"], Array]:
         """Record z = a W + b where this device does so in one launch, and out = f(z) with it where it can; which of
-        them was recorded, z or a, or "" where nothing was, and what f′ can be had from in `matmul_through`.
-
-        judged  a flag looks at what follows, so that a NaN need not pass through f
-        keeps   a product is to apply f′ in the backward pass
-        """
+        them was recorded, z or a, or "" where nothing was, and what f′ can be had from in `matmul_through`. `judged`
+        and `keeps` are those of `Backend.bind_affine`."""
         a, W, b = self._read(a), self._read(W), self._read(b, beside=z)
         found = self.backend.bind_affine(a, W, b, z, out, f, judged=judged, keeps=keeps, precision=self.precision)
         if found is None:

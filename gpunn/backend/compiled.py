@@ -8,8 +8,8 @@ one reads what another has written. Splits are fixed by the sizes, so that a num
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Sequence
+from ctypes import Structure, addressof, c_double, c_longlong, c_void_p, sizeof
 from itertools import groupby
 from typing import Any
 
@@ -22,15 +22,15 @@ from . import blas, library
 # nanoseconds of work for which one more thread pays
 WORTH_A_THREAD = 12_000.0
 MOST_THREADS = 256
-SLOTS = [ctypes.c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.BAD)]
+SLOTS = [c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.BAD)]
 
 
-class _Node(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("run", "at", "sizes", "numbers")]
+class _Node(Structure):
+    _fields_ = [(name, c_void_p) for name in ("run", "at", "sizes", "numbers")]
 
 
-class _Move(ctypes.Structure):
-    _fields_ = [("slot", ctypes.c_void_p), ("bytes", ctypes.c_longlong)]
+class _Move(Structure):
+    _fields_ = [("slot", c_void_p), ("bytes", c_longlong)]
 
 
 class Walk:
@@ -62,25 +62,25 @@ class Walk:
             (_Node * max(1, len(each)))(*(_Node() if launch is None else _Node(*launch.node) for launch in each))
             for each in lists
         ]
-        self._lists = (ctypes.c_void_p * len(lists))(*map(ctypes.addressof, self._nodes))
-        self._counts = (ctypes.c_longlong * len(lists))(*map(len, lists))
+        self._lists = (c_void_p * len(lists))(*map(addressof, self._nodes))
+        self._counts = (c_longlong * len(lists))(*map(len, lists))
         self._walk = found.walk
         self._moving = [self._slots_in(array) for array in moving]
-        each = [_Move(ctypes.addressof(slot), size) for slots, size in self._moving for slot, _ in slots]
+        each = [_Move(addressof(slot), size) for slots, size in self._moving for slot, _ in slots]
         self._block = (_Move * max(1, len(each)))(*each)
-        self._moves = (ctypes.c_void_p(ctypes.addressof(self._block)), ctypes.c_longlong(len(each)))
+        self._moves = (c_void_p(addressof(self._block)), c_longlong(len(each)))
         self._what = (
-            ctypes.c_void_p(ctypes.addressof(self._lists)),
-            ctypes.c_void_p(ctypes.addressof(self._counts)),
-            ctypes.c_longlong(len(lists)),
-            ctypes.c_longlong(flush),
+            c_void_p(addressof(self._lists)),
+            c_void_p(addressof(self._counts)),
+            c_longlong(len(lists)),
+            c_longlong(flush),
         )
         self._once = (*self._what, None, _NONE, _ONE, None, None, _NONE, *SLOTS, _NO_TIME)
 
     @property
     def lists(self) -> tuple[int, int]:
         """Where every thread's nodes and their numbers lie."""
-        return ctypes.addressof(self._lists), ctypes.addressof(self._counts)
+        return addressof(self._lists), addressof(self._counts)
 
     def __call__(self) -> None:
         """Run the launches once, in order."""
@@ -99,16 +99,16 @@ class Walk:
             *self._what,
             None,
             _NONE,
-            ctypes.c_longlong(steps),
-            ctypes.c_void_p(state.ctypes.data),
-            None if rates is None else ctypes.c_void_p(rates.ctypes.data),
-            ctypes.c_longlong(first),
+            c_longlong(steps),
+            c_void_p(state.ctypes.data),
+            None if rates is None else c_void_p(rates.ctypes.data),
+            c_longlong(first),
             *SLOTS,
-            ctypes.c_double(seconds),
+            c_double(seconds),
         )
         return done
 
-    def _slots_in(self, array: np.ndarray) -> tuple[list[tuple[ctypes.c_void_p, int]], int]:
+    def _slots_in(self, array: np.ndarray) -> tuple[list[tuple[c_void_p, int]], int]:
         """Where an address in that array stands among all nodes, (the place, bytes from the array's beginning) of each,
         and the array's bytes. ValueError where there is none."""
         low, high = span(array)
@@ -116,10 +116,10 @@ class Walk:
         for launch in (launch for each in self._kept for launch in each if launch is not None):
             for k, address in enumerate(launch.at):
                 if address is not None and low <= address < high:
-                    found[ctypes.addressof(launch.at) + k * ctypes.sizeof(ctypes.c_void_p)] = address - low
+                    found[addressof(launch.at) + k * sizeof(c_void_p)] = address - low
         if not found:
             raise ValueError("no launch reads or writes an array that is to move")
-        return [(ctypes.c_void_p.from_address(place), offset) for place, offset in found.items()], array.nbytes
+        return [(c_void_p.from_address(place), offset) for place, offset in found.items()], array.nbytes
 
     def along(self, wholes: Sequence[np.ndarray], steps: int, *, seconds: float) -> None:
         """Run them `steps` times, step k with the k-th block of each of `wholes` in the place of the array that was
@@ -135,16 +135,16 @@ class Walk:
             steps -= self._walk(
                 *self._what,
                 *self._moves,
-                ctypes.c_longlong(steps),
+                c_longlong(steps),
                 None,
                 None,
                 _NONE,
                 *SLOTS,
-                ctypes.c_double(seconds),
+                c_double(seconds),
             )
 
 
-_ONE, _NONE, _NO_TIME = ctypes.c_longlong(1), ctypes.c_longlong(0), ctypes.c_double(0)
+_ONE, _NONE, _NO_TIME = c_longlong(1), c_longlong(0), c_double(0)
 
 
 def how_many(work: float) -> int:

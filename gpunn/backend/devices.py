@@ -35,6 +35,10 @@ MOST_OF_MEMORY = 0.75  # of what is free, for a set; the rest is for what is com
 ACCEPTED = '"auto", "cpu", "cuda" or "cuda:N" (N = 0, 1, …)'
 
 
+Launch = Callable[[], Any]
+Tell = Callable[[str], Any]
+
+
 class DeviceFallbackWarning(UserWarning):
     """ "auto" found CuPy but no GPU that works, and took the CPU; the message says why. Shown once."""
 
@@ -80,7 +84,7 @@ class Backend:
         """A context in which arrays and launches go to this device; its MemoryErrors say what to change."""
         return contextlib.nullcontext()
 
-    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Callable[[], Any]:
+    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
         """out = a b on fixed buffers, as a callable without arguments; see `gpunn.backend.products`."""
         return bind_matmul(self.xp, a, b, out)
 
@@ -101,9 +105,7 @@ class Backend:
         """Make what launches on a stream need, before it captures; to be held as long as the capture is used."""
         return None
 
-    def join(
-        self, launches: Sequence[Callable[[], Any]], *, flush: bool = False, tell: Callable[[str], Any] | None = None
-    ) -> list[Callable[[], Any]]:
+    def join(self, launches: Sequence[Launch], *, flush: bool = False, tell: Tell | None = None) -> list[Launch]:
         """The same launches in order, as few as this device can make of them; one that has `repeat` runs step after
         step by itself. `flush` allows numbers too small to be normal to be 0 while they run; `tell` hears, later, why
         they run one by one where they were to be one."""
@@ -131,7 +133,7 @@ class Backend:
         `look`, called every so many seconds, raises what stops them all, Ctrl-C say, in each of them."""
         in_turn(courses, seconds, look)
 
-    def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
+    def along_rows(self, launches: Sequence[Launch], moving: Sequence[Any]) -> Any:
         """The launches as one that has `along`, which takes blocks of larger arrays in the place of those in `moving`;
         None where this device cannot."""
         return None
@@ -160,14 +162,12 @@ class Backend:
 
     def bind_through(
         self, delta: Any, W_T: Any, out: Any, f: str, kept: Any, sums: Any = None, precision: str | None = None
-    ) -> Callable[[], Any] | None:
+    ) -> Launch | None:
         """out = f′(z) ⊙ (δ Wᵀ) (E5), and its sums over rows (E7) where `sums` is there, as one launch; None where this
         device does not. `kept` is what `bind_affine` kept of z."""
         return None
 
-    def bind_with_sums(
-        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
-    ) -> Callable[[], Any] | None:
+    def bind_with_sums(self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None) -> Launch | None:
         """out = a b and b's sums over rows (E6, E7) as one launch; None where these are two."""
         return None
 
@@ -216,33 +216,19 @@ class CPU(Backend):
     def asarray(self, x: Any, dtype: Any = None) -> Any:
         return np.asarray(to_host(x), dtype=dtype)
 
-    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Callable[[], Any]:
+    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
         launch = bind_matmul(np, a, b, out)
         return bind_product(a, b, out) or launch
 
     def why_no_lower_precision(self, *, asked: bool) -> str:
         return "" if not asked else "is for GPUs, and the device is the CPU; leave precision out"
 
-    def bind_affine(
-        self,
-        a: Any,
-        W: Any,
-        b: Any,
-        z: Any,
-        out: Any,
-        f: str,
-        *,
-        judged: bool = False,
-        keeps: bool = False,
-        precision: str | None = None,
-    ) -> Affine | None:
+    def bind_affine(self, a: Any, W: Any, b: Any, z: Any, out: Any, f: str, **how: Any) -> Affine | None:
         check(np, a, W, z)
         found = bind_affine(a, W, b, z, f if z is out else None)
         return None if found is None else Affine(found[0], "a" if found[1] else "z")
 
-    def join(
-        self, launches: Sequence[Callable[[], Any]], *, flush: bool = False, tell: Callable[[str], Any] | None = None
-    ) -> list[Callable[[], Any]]:
+    def join(self, launches: Sequence[Launch], *, flush: bool = False, tell: Tell | None = None) -> list[Launch]:
         return join(launches, flush=flush)
 
     def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
@@ -260,7 +246,7 @@ class CPU(Backend):
     def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
         in_threads(courses, seconds, look, min(self.abreast(), len(courses)))
 
-    def along_rows(self, launches: Sequence[Callable[[], Any]], moving: Sequence[Any]) -> Any:
+    def along_rows(self, launches: Sequence[Launch], moving: Sequence[Any]) -> Any:
         return walk_along(launches, moving)
 
 
@@ -295,7 +281,7 @@ class CUDA(Backend):
         self.check_process()
         return _Active(self)
 
-    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Callable[[], Any]:
+    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
         with self.activate():
             return self.products.bind(a, b, out, precision)
 
@@ -329,14 +315,12 @@ class CUDA(Backend):
 
     def bind_through(
         self, delta: Any, W_T: Any, out: Any, f: str, kept: Any, sums: Any = None, precision: str | None = None
-    ) -> Callable[[], Any] | None:
+    ) -> Launch | None:
         epilogue = f"d{f}" if sums is None else f"d{f}_sums"
         with self.activate():
             return self.products.fused(delta, W_T, out, precision, epilogue, sums, kept)
 
-    def bind_with_sums(
-        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
-    ) -> Callable[[], Any] | None:
+    def bind_with_sums(self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None) -> Launch | None:
         with self.activate():
             return self.products.fused(a, b, out, precision, "sums", sums)
 
@@ -354,9 +338,7 @@ class CUDA(Backend):
         with self.activate():
             return self.products.prepare(stream)
 
-    def join(
-        self, launches: Sequence[Callable[[], Any]], *, flush: bool = False, tell: Callable[[str], Any] | None = None
-    ) -> list[Callable[[], Any]]:
+    def join(self, launches: Sequence[Launch], *, flush: bool = False, tell: Tell | None = None) -> list[Launch]:
         # CuPy compiles its kernels so that numbers too small to be normal are 0
         return graph.join(self, launches, tell)
 

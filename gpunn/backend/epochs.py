@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
+from ctypes import Structure, c_double, c_longlong, c_void_p
 from itertools import pairwise
 from typing import Any
 
@@ -71,12 +71,12 @@ class Epochs:
         return 1
 
 
-class _Part(ctypes.Structure):
+class _Part(Structure):
     _fields_ = [
-        ("nodes", ctypes.c_void_p),
-        ("counts", ctypes.c_void_p),
-        ("threads", ctypes.c_longlong),
-        ("times", ctypes.c_longlong),
+        ("nodes", c_void_p),
+        ("counts", c_void_p),
+        ("threads", c_longlong),
+        ("times", c_longlong),
     ]
 
 
@@ -95,22 +95,22 @@ class WalkedEpochs(Epochs):
 
     def begin(self, epochs: int, rates: np.ndarray | None = None, first: int = 0) -> None:
         super().begin(epochs, rates, first)
-        self._at = (ctypes.c_longlong * 3)()
+        self._at = (c_longlong * 3)()
 
     def go(self, seconds: float) -> bool:
-        rates = None if self.rates is None else ctypes.c_void_p(self.rates.ctypes.data)
+        rates = None if self.rates is None else c_void_p(self.rates.ctypes.data)
         return bool(
             self._walk(
                 self._parts,
-                ctypes.c_longlong(len(self.parts)),
-                ctypes.c_longlong(self.epochs),
+                c_longlong(len(self.parts)),
+                c_longlong(self.epochs),
                 self._at,
-                ctypes.c_longlong(self._flush),
-                ctypes.c_void_p(self.state.ctypes.data),
+                c_longlong(self._flush),
+                c_void_p(self.state.ctypes.data),
                 rates,
-                ctypes.c_longlong(self.first),
+                c_longlong(self.first),
                 *SLOTS,
-                ctypes.c_double(seconds),
+                c_double(seconds),
             )
         )
 

@@ -92,6 +92,9 @@ class Perceptron:
     strategy            `gpunn.DataParallel()` where `mpiexec` started several processes, which then fit together, each
                         given the same arguments; None fits in this process alone
     verbose             as in scikit-learn, or "bar" for a progress bar
+
+    `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
+    `history_`, `validation_loss_curve_`. Ctrl-C leaves the weights of the last whole step and is raised again.
     """
 
     _gpunn_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -594,7 +597,7 @@ class Perceptron:
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
         try:
             X, y, w = map(_host, (*given, None)[:3], ("X", "y", WEIGHTS))
-            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            X = self._features(X)
             check_consistent_length(X, y)
             y = self._encode(y)
             if w is not None:
@@ -649,10 +652,14 @@ class Perceptron:
             return math.nan
         return float(self._score_function(y, predicted, sample_weight=sample_weight))
 
+    def _features(self, X: Any) -> Any:
+        """X of a fitted estimator, as scikit-learn checks it."""
+        return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """aᴸ (n, n_outputs), probabilities for a classifier."""
         if check_input:
-            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            X = self._features(X)
         if hasattr(self, "estimators_"):
             return np.asarray(ensemble.outputs(self, X).mean(axis=0))
         # a fit under way shows its weights by itself
@@ -668,8 +675,7 @@ class Perceptron:
         if not hasattr(self, "estimators_"):
             check_is_fitted(self)
             raise ValueError("return_std=True needs several nets: fit with n_models=10, say")
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        return np.asarray(ensemble.outputs(self, X).std(axis=0))
+        return np.asarray(ensemble.outputs(self, self._features(X)).std(axis=0))
 
     def _need_one(self, what: str) -> None:
         """ValueError for an ensemble, where `what` is for one net."""

@@ -31,11 +31,8 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     out_activation     None is softmax for several classes, logistic for two and for multilabel targets
     class_weight       None, "balanced", or {class: weight}; for multilabel targets a list of such dicts
     activation, dropout, kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models,
-    strategy, verbose="bar"
+    strategy, verbose="bar", and what `fit` takes and leaves
                        see `gpunn.estimators.base.Perceptron`
-
-    `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
-    `history_`, `validation_loss_curve_`. Ctrl-C leaves the weights of the last whole step and is raised again.
     """
 
     _kind = "MLPClassifier"

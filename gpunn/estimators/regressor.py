@@ -32,11 +32,8 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
 
     out_activation     None is the identity, the exponential for "poisson", and logistic or softmax for a cross-entropy
     activation, dropout, kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models,
-    strategy, verbose="bar"
+    strategy, verbose="bar", and what `fit` takes and leaves
                        see `gpunn.estimators.base.Perceptron`
-
-    `fit` also takes validation_data and resume. Fitted attributes beside scikit-learn's: `net_` (the `Sequential`),
-    `history_`, `validation_loss_curve_`. Ctrl-C leaves the weights of the last whole step and is raised again.
     """
 
     _kind = "MLPRegressor"

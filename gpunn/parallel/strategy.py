@@ -67,28 +67,25 @@ class Team:
         return backend.of_process(self._processes) if asked in ("auto", "cuda") else backend
 
     def use(self, backend: Backend) -> None:
-        """Add up arrays of that device from now on. All processes call it."""
+        """As there. All processes call it."""
         self._adder = backend.adder(self._processes)
 
     def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
-        """Launches after which each array holds the sum over the processes."""
         begin, finish = self._adder.bind_begun_sum(arrays, at_once=True)
         return [*begin, *finish]
 
     def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
-        """The same in two halves: what sends the arrays off, and what gives the sums."""
         begin, finish = self._adder.bind_begun_sum(arrays, at_once=False)
         return list(begin), list(finish)
 
     def meet(self, where: str, value: Any) -> list[Any]:
-        """What every process brings, in their order. `gpunn.parallel.mpi.ProcessError`, on all, where one fails."""
+        """As there; `gpunn.parallel.mpi.ProcessError`, on all, where one fails."""
         found: list[Any] = self._processes.meet(where, value)
         self._processes.agreed = True
         return found
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A call that all processes make: an error of one, which the body raises, is raised on the others as well."""
         processes = self._processes
         processes.inside += 1
         if processes.inside == 1:
@@ -104,7 +101,6 @@ class Team:
             processes.inside -= 1
 
     def agree(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
-        """ValueError, on every process, that names the first of the facts that differs, and on whom."""
         everyone = self.meet(where, facts())
         for name in dict.fromkeys(name for theirs in everyone for name in theirs):
             values = [theirs.get(name) for theirs in everyone]

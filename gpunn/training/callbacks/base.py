@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+Logs = dict[str, float]
+
 
 class Callback:
     """Override what is needed. `self.model` is the model being fitted, `self.params` holds epochs, steps and verbose.
@@ -37,23 +39,23 @@ class Callback:
         """Called once before training."""
         self.params = params
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before the first epoch."""
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """After the last epoch, whose logs it gets, and after an error too."""
 
-    def on_train_complete(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_complete(self, logs: Logs | None = None) -> None:
         """Before `on_train_end`, where no error or Ctrl-C ended the fit. Keras does not have it."""
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Before an epoch, counted from 0."""
 
-    def on_progress(self, steps: int, logs: dict[str, float] | None = None) -> None:
+    def on_progress(self, steps: int, logs: Logs | None = None) -> None:
         """About ten times a second within an epoch, which `steps` steps were taken of; `logs` holds its running
         numbers. Unlike a batch hook it costs next to nothing. Keras does not have it."""
 
-    def on_epoch_logs(self, epoch: int, logs: dict[str, float]) -> None:
+    def on_epoch_logs(self, epoch: int, logs: Logs) -> None:
         """After an epoch and its validation, before anyone looks: numbers may be added to `logs`, and go into the
         history as well. Keras does not have it."""
 
@@ -61,17 +63,17 @@ class Callback:
         """At a step that is not finite, its update not written. The fit raises `error`, unless this hook sets
         `self.model.stop_training = True`: then it ends there as if it had been stopped. Keras does not have it."""
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """After an epoch and its validation."""
 
-    def on_epoch_complete(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_complete(self, epoch: int, logs: Logs | None = None) -> None:
         """After every callback's `on_epoch_end`: the run is whole, and `self.model.save_checkpoint(path)` writes it.
         Keras does not have it."""
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Before a step, counted from 0 in each epoch."""
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """After a step; overriding this makes the loop return to Python after every step."""
 
 

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from ...arguments import truth
-from .base import Callback
+from .base import Callback, Logs
 
 
 class CSVLogger(Callback):
@@ -30,14 +30,14 @@ class CSVLogger(Callback):
             raise TypeError(f"path must be text, got {path!r}")
         self.append = truth("append", append)
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._columns: list[str] = []
         # how much of the file is kept, and in the first minute whether it can be written; None is all
         self._kept: int | None = None if self.append else 0
         with open(self.path, "ab"):
             pass
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         numbers = {"epoch": epoch, **(logs or {})}
         if not self._columns:
             self._columns = self._begin(list(numbers))

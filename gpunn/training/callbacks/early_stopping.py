@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...arguments import finite, truth, whole
-from .base import Callback
+from .base import Callback, Logs
 from .monitor import Monitor
 
 
@@ -55,10 +55,10 @@ class EarlyStopping(Callback):
         self.stopped_epoch: int | None = None
         self._best: dict[str, np.ndarray] = {}
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._begin()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         value = self.monitor.value(logs)
         if epoch < self.start_from_epoch:
             return
@@ -77,7 +77,7 @@ class EarlyStopping(Callback):
         net = self.model._net
         return {name: np.array(net.backend.to_host(getattr(net, name))) for name in ("theta", "running")}
 
-    def on_train_complete(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_complete(self, logs: Logs | None = None) -> None:
         net = self.model._net
         for name, array in self._best.items():
             getattr(net, name)[...] = net.backend.asarray(array)

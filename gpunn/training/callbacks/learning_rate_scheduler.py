@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...arguments import positive
-from .base import Callback
+from .base import Callback, Logs
 
 
 class LearningRateScheduler(Callback):
@@ -28,11 +28,11 @@ class LearningRateScheduler(Callback):
             raise TypeError(f"schedule must take two arguments, the epoch and the rate until then, got {schedule!r}")
         self.schedule = schedule
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         rate: Any = self.schedule(epoch, self.model.learning_rate)
         self.model.learning_rate = positive(f"what schedule returns for epoch {epoch}", rate)
 
-    def on_epoch_logs(self, epoch: int, logs: dict[str, float]) -> None:
+    def on_epoch_logs(self, epoch: int, logs: Logs) -> None:
         logs["learning_rate"] = self.model.learning_rate
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...arguments import truth, whole
-from .base import Callback
+from .base import Callback, Logs
 from .monitor import Monitor
 
 
@@ -48,7 +48,7 @@ class ModelCheckpoint(Callback):
         # where several write, those that keep the best come first: a file that follows knows what they wrote
         self.last = self.monitor is None
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self.best = None if self.monitor is None else self.monitor.worst
         self._due = False
         folder = Path(self.path).parent
@@ -56,7 +56,7 @@ class ModelCheckpoint(Callback):
         if "{" not in str(folder) and not folder.is_dir():
             raise FileNotFoundError(2, "there is no such folder for checkpoints", str(folder))
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Whether this epoch is to be written; it is, when all callbacks have had it."""
         ends = epoch + 1 == self.params["epochs"]
         self._due = ends or (epoch + 1) % self.every == 0
@@ -66,12 +66,12 @@ class ModelCheckpoint(Callback):
             if self._due:
                 self.best = value
 
-    def on_epoch_complete(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_complete(self, epoch: int, logs: Logs | None = None) -> None:
         # whoever stops the fit may be behind this one in the list
         if self._due or (self.monitor is None and self.model.stop_training):
             self.model.save_checkpoint(self._name(epoch, logs or {}))
 
-    def _name(self, epoch: int, logs: dict[str, float]) -> str:
+    def _name(self, epoch: int, logs: Logs) -> str:
         try:
             return self.path.format_map({**logs, "epoch": epoch + 1})
         except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:

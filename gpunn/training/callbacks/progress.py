@@ -7,7 +7,7 @@ import math
 import time
 from typing import Any
 
-from .base import Callback
+from .base import Callback, Logs
 
 FORMAT = "{desc} |{bar}| {elapsed}<{remaining}{postfix}"
 BETWEEN = 0.1  # seconds between two drawings of the bar
@@ -32,10 +32,10 @@ class ProgressBar(Callback):
         self._tqdm = tqdm
         self._bar: Any = None
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._bar, self._shown = None, -math.inf
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch, self._steps = epoch, 0
         self._done: float = epoch
         if self._bar is None:
@@ -43,7 +43,7 @@ class ProgressBar(Callback):
             options = {"desc": self._title(), "bar_format": FORMAT, "dynamic_ncols": True}
             self._bar = self._tqdm(total=self.params["epochs"], initial=epoch, **options)
 
-    def on_progress(self, steps: int, logs: dict[str, float] | None = None) -> None:
+    def on_progress(self, steps: int, logs: Logs | None = None) -> None:
         all_steps = self.params.get("steps")
         # what was validated last stays to be seen
         self._numbers = {**self._numbers, **(logs or {})}
@@ -51,7 +51,7 @@ class ProgressBar(Callback):
         self._steps = 0 if all_steps else steps
         self._draw()
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._numbers, self._done, self._steps = dict(logs or {}), epoch + 1, 0
         if time.monotonic() - self._shown > BETWEEN:
             self._draw()
@@ -68,12 +68,12 @@ class ProgressBar(Callback):
         step = f", step {self._steps}" if self._steps else ""
         return f"epoch {self._epoch + 1:{len(str(total))}}/{total}{step}"
 
-    def on_train_complete(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_complete(self, logs: Logs | None = None) -> None:
         if self._bar is not None:
             # a fit that was stopped is done as well, and a notebook would colour it as one that failed
             self._bar.total = self._done
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         if self._bar is not None:
             self._draw()
             self._bar.close()
@@ -85,7 +85,7 @@ class EpochLines(Callback):
 
     only_watches = True
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._handler = None
         if not _log.hasHandlers():
             self._handler = logging.StreamHandler()
@@ -94,20 +94,20 @@ class EpochLines(Callback):
         if _log.getEffectiveLevel() > logging.INFO:
             _log.setLevel(logging.INFO)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         _log.info("epoch %d/%d: %s", epoch + 1, self.params["epochs"], _numbers(logs or {}))
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         _log.setLevel(self._level)
         if self._handler is not None:
             _log.removeHandler(self._handler)
 
 
-def _numbers(logs: dict[str, float]) -> str:
+def _numbers(logs: Logs) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
 
 
-def _in_pairs(logs: dict[str, float]) -> str:
+def _in_pairs(logs: Logs) -> str:
     """Every number with that on the validation set behind it, as short as can be."""
     pairs = []
     for name, value in logs.items():

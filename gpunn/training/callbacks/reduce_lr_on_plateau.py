@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...arguments import between_0_and_1, nonnegative, whole
-from .base import Callback
+from .base import Callback, Logs
 from .monitor import Monitor
 
 
@@ -49,13 +49,13 @@ class ReduceLROnPlateau(Callback):
         self.wait = 0
         self.cooling = 0
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._begin()
 
-    def on_epoch_logs(self, epoch: int, logs: dict[str, float]) -> None:
+    def on_epoch_logs(self, epoch: int, logs: Logs) -> None:
         logs["learning_rate"] = self.model.learning_rate
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         value = self.monitor.value(logs)
         if self.cooling > 0:
             self.cooling -= 1

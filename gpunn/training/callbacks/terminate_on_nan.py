@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Any
 
-from .base import Callback
+from .base import Callback, Logs
 
 _log = logging.getLogger("gpunn")
 
@@ -21,16 +21,16 @@ class TerminateOnNaN(Callback):
 
     terminated_epoch: int | None = None
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self.terminated_epoch = None
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch
 
     def on_divergence(self, error: ArithmeticError) -> None:
         self._end(self._epoch, str(error))
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         for name in ("loss", "val_loss"):
             value = (logs or {}).get(name, 0.0)
             if not math.isfinite(value):
