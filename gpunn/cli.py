@@ -122,7 +122,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-# --- options ------------------------------------------------------------------------------------------------------
+# --- options ---
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -236,7 +236,7 @@ def _rate(text: str) -> float:
     return value
 
 
-# --- gpunn train ----------------------------------------------------------------------------------------------------
+# --- gpunn train ---
 
 
 @dataclass(frozen=True)
@@ -426,7 +426,7 @@ def _score(model: TableModel, X: np.ndarray, cells: Any) -> str:
     return f"held-out R² {r2} (mean absolute error {np.abs(y - answers).mean():.4g} in {len(X)} rows)"
 
 
-# --- files ----------------------------------------------------------------------------------------------------------
+# --- files ---
 
 
 def _destinations(options: argparse.Namespace, data: _Set) -> tuple[Path, Path]:
@@ -500,7 +500,7 @@ def _png(figure: Any, source: str) -> bytes:
     return file.getvalue()
 
 
-# --- gpunn predict, gpunn doctor ------------------------------------------------------------------------------------
+# --- gpunn predict, gpunn doctor ---
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def _bytes(count: int) -> str:
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
-# --- the quantities of a step -----------------------------------------------------------------------------------------
+# --- the quantities of a step ---
 
 
 def loss_and_gradients(net: Network, data: sets.Set, training: bool) -> tuple[float, list[np.ndarray]]:

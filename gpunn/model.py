@@ -92,7 +92,7 @@ class Sequential:
         self._fitting = threading.Lock()
         self._claim()
 
-    # --- what it is ---------------------------------------------------------------------------------------------
+    # --- what it is ---
 
     @property
     def layers(self) -> list[Layer]:
@@ -175,7 +175,7 @@ class Sequential:
         rows = None if self._loss is None else whole("batch_size", batch_size)
         return Summary(explaining.summary(self._net, rows))
 
-    # --- weights ------------------------------------------------------------------------------------------------
+    # --- weights ---
 
     def build(self, n_in: int) -> Sequential:
         """Learn the number of inputs and draw the initial weights from the seed. RuntimeError if built already."""
@@ -236,7 +236,7 @@ class Sequential:
             group.use(backend)
         return self
 
-    # --- training -----------------------------------------------------------------------------------------------
+    # --- training ---
 
     def compile(
         self,
@@ -424,7 +424,7 @@ class Sequential:
         with self._net.backend.activate():
             return loop.score(self._net, sets.place(self._net, data), batch_size)
 
-    # --- prediction ---------------------------------------------------------------------------------------------
+    # --- prediction ---
 
     def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
@@ -476,7 +476,7 @@ class Sequential:
             "compile with a cross-entropy loss"
         )
 
-    # --- the student's window -----------------------------------------------------------------------------------
+    # --- the student's window ---
 
     def loss_and_gradients(
         self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None
@@ -504,7 +504,7 @@ class Sequential:
         self._need_compiled("trace with y")
         return explaining.trace(self._net, sets.batch(self._net, x, y, sample_weight), training)
 
-    # --- files --------------------------------------------------------------------------------------------------
+    # --- files ---
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, running statistics, architecture and what was compiled to a safetensors file, as one step.
@@ -573,7 +573,7 @@ class Sequential:
             model.to(device)
         return model
 
-    # --- checks -------------------------------------------------------------------------------------------------
+    # --- checks ---
 
     def _last_activation(self, loss: Loss) -> Activation:
         """The last layer's activation; the identity of a layer that has none. ValueError where a cross-entropy would

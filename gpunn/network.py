@@ -492,7 +492,7 @@ class Network:
         self.faults: dict[str, None] = {}  # what kept its steps from being one graph, since it was compiled
         self._reset_plans()
 
-    # --- parameters ---------------------------------------------------------------------------------------------
+    # --- parameters ---
 
     @property
     def is_built(self) -> bool:
@@ -579,7 +579,7 @@ class Network:
                 found.append(Penalty(p.start, p.stop, l2, l1))
         return found
 
-    # --- training state -----------------------------------------------------------------------------------------
+    # --- training state ---
 
     def compile(
         self,
@@ -696,7 +696,7 @@ class Network:
         self.backend = backend
         self._reset_plans()
 
-    # --- plans --------------------------------------------------------------------------------------------------
+    # --- plans ---
 
     def _reset_plans(self) -> None:
         self._lock = threading.Lock()

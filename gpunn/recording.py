@@ -254,7 +254,7 @@ class Recorder:
         """Record out = a."""
         self(kernel("identity"), a, out=out)
 
-    # --- over the processes that share a batch ----------------------------------------------------------------------
+    # --- over the processes that share a batch ---
 
     def over_processes(self, *arrays: Array) -> None:
         """Record that each array becomes the sum of those of all processes; alone it is that already."""

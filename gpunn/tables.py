@@ -87,7 +87,7 @@ def read_csv(path: str | os.PathLike[str], texts: tuple[str, ...] = ()) -> Frame
     return frame[[name for name in names if name]]
 
 
-# --- columns ------------------------------------------------------------------------------------------------------
+# --- columns ---
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ class TableModel:
         return f"TableModel({self.target!r} from {len(self.encoding.columns)} columns, {self.net!r})"
 
 
-# --- the target -----------------------------------------------------------------------------------------------------
+# --- the target ---
 
 
 def with_target(frame: Frame, name: str) -> tuple[Frame, int]:
@@ -389,7 +389,7 @@ def _label(value: Any, kind: str) -> Any:
     return {"boolean": bool, "integer": int, "number": float}[kind](value)
 
 
-# --- columns of training rows ---------------------------------------------------------------------------------------
+# --- columns of training rows ---
 
 
 def numbers_of(cells: Cells) -> np.ndarray:

@@ -55,7 +55,7 @@ def _number(name: str, value: float, below: float = math.inf) -> float:
     return number
 
 
-# --- E1, E2: forward ------------------------------------------------------------------------------------------------
+# --- E1, E2: forward ---
 
 
 def aggregate(a_prev: Array, W: Array, b: Array) -> Array:
@@ -143,7 +143,7 @@ def _function(f: str) -> Function:
     return FUNCTIONS[f]
 
 
-# --- E3: loss -------------------------------------------------------------------------------------------------------
+# --- E3: loss ---
 
 LOSSES = ("half_squared_error", "softmax_crossentropy", "sigmoid_crossentropy")
 
@@ -220,7 +220,7 @@ def _over(xp: Any, y: Array, a: Array) -> Array:
     return y / xp.where(y == 0, xp.ones_like(a), a)
 
 
-# --- E4, E5: the errors ---------------------------------------------------------------------------------------------
+# --- E4, E5: the errors ---
 
 
 def output_error(z: Array, grad_a: Array, f: str) -> Array:
@@ -258,7 +258,7 @@ def recursion(z: Array, delta_next: Array, W_next: Array, f: str) -> Array:
     return slope(z, f) * grad_a
 
 
-# --- E6, E7, E8: gradients and the step -----------------------------------------------------------------------------
+# --- E6, E7, E8: gradients and the step ---
 
 
 def weight_gradient(a_prev: Array, delta: Array) -> Array:
@@ -288,7 +288,7 @@ def gradient_step(theta: Array, g: Array, lr: float) -> Array:
     return theta - lr * g
 
 
-# --- E9, E10, E11: penalty, initial weights, dropout ----------------------------------------------------------------
+# --- E9, E10, E11: penalty, initial weights, dropout ---
 
 
 def penalty(weights: Sequence[Array], lam: float) -> Array:
@@ -328,7 +328,7 @@ def dropout(a: Array, mask: Array | None, p: float, *, form: str = "inverted") -
     return a * mask / (1 - p) if form == "inverted" else a * mask
 
 
-# --- the procedure --------------------------------------------------------------------------------------------------
+# --- the procedure ---
 
 
 @dataclass(frozen=True)

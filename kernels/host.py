@@ -421,7 +421,7 @@ def _row_and_column_strides(operand: Operand, array: Any) -> tuple[int, int]:
     return (0, steps[0]) if len(steps) == 1 else (steps[0], steps[1])
 
 
-# --- the generated C++ ---------------------------------------------------------------------------------------------
+# --- the generated C++ ---
 
 
 def symbol(kernel: Kernel, types: dict[str, str]) -> str:
@@ -614,7 +614,7 @@ def _reduction(kernel: Kernel) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- the compiler and its cache ------------------------------------------------------------------------------------
+# --- the compiler and its cache ---
 
 
 def _private_folder() -> Path:

@@ -93,7 +93,7 @@ def is_the_product(address: int, dtype: str) -> bool:
     return True
 
 
-# --- threads ----------------------------------------------------------------------------------------------------------
+# --- threads ---
 
 
 @functools.cache
@@ -135,7 +135,7 @@ def one_thread() -> Iterator[None]:
         compiled.hold_blas(ctypes.c_longlong(0))
 
 
-# --- products ---------------------------------------------------------------------------------------------------------
+# --- products ---
 
 
 def bind_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> Callable[[], Any] | None:

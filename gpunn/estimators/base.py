@@ -144,7 +144,7 @@ class Perceptron:
         this: Any = cls
         return list(_names_of(this))
 
-    # --- fitting ------------------------------------------------------------------------------------------------
+    # --- fitting ---
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None, resume: Any = None) -> Any:
@@ -378,7 +378,7 @@ class Perceptron:
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
             self._take_weights()
 
-    # --- what a fit is made of ----------------------------------------------------------------------------------
+    # --- what a fit is made of ---
 
     def _check_gpunn_parameters(self, incremental: bool) -> None:
         """ValueError or TypeError where gpunn's own arguments do not fit each other or scikit-learn's."""
@@ -611,7 +611,7 @@ class Perceptron:
         """Targets (n, n_outputs) of validation data, as `_validate_input` makes those of training data."""
         raise NotImplementedError
 
-    # --- weights ------------------------------------------------------------------------------------------------
+    # --- weights ---
 
     def _show_weights(self) -> None:
         """`coefs_` and `intercepts_` are the network's own parameters: views on a CPU, read-only copies of a GPU's."""
@@ -642,7 +642,7 @@ class Perceptron:
             self._take_weights()
             self._show_weights()
 
-    # --- prediction ---------------------------------------------------------------------------------------------
+    # --- prediction ---
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The score that early stopping goes by, NaN where a prediction is not finite."""
@@ -682,7 +682,7 @@ class Perceptron:
         if hasattr(self, "estimators_"):
             raise ValueError(f"{what} is for one net, and these are {len(self.estimators_)}: use those in estimators_")
 
-    # --- files ---------------------------------------------------------------------------------------------------
+    # --- files ---
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted estimator to a safetensors file, as one step and without pickle; `gpunn.load` opens it.
@@ -737,7 +737,7 @@ class Perceptron:
             self._need_one("to_sklearn")
         return to_sklearn(self)
 
-    # --- copies -------------------------------------------------------------------------------------------------
+    # --- copies ---
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy shares no arrays and no lock; weights that are the network's own are kept once, with the network."""

@@ -132,7 +132,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
             return float(np.mean(y == predicted))
         return float(accuracy_score(y, predicted, sample_weight=_host(sample_weight, WEIGHTS)))
 
-    # --- what a fit is made of ----------------------------------------------------------------------------------
+    # --- what a fit is made of ---
 
     def _class_weight(self) -> Any:
         return self.class_weight

@@ -108,7 +108,7 @@ class Course(Callback):
             est._best_coefs = [np.array(c) for c in est.coefs_]
             est._best_intercepts = [np.array(b) for b in est.intercepts_]
 
-    # --- resuming ---------------------------------------------------------------------------------------------------
+    # --- resuming ---
 
     def get_state(self) -> dict[str, Any]:
         est = self.estimator

@@ -105,7 +105,7 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         """R² of the predictions, the mean over the outputs."""
         return float(r2_score(_host(y, "y"), _host(self.predict(X)), sample_weight=_host(sample_weight, WEIGHTS)))
 
-    # --- what a fit is made of ----------------------------------------------------------------------------------
+    # --- what a fit is made of ---
 
     def _output(self) -> tuple[Loss, Activation]:
         own = isinstance(self.loss, str) and self.loss in OWN

@@ -41,7 +41,7 @@ def library() -> Any:
     return onnx
 
 
-# --- graphs -----------------------------------------------------------------------------------------------------------
+# --- graphs ---
 
 
 class Graph:
@@ -124,7 +124,7 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
     replace(Path(path), model.SerializeToString(deterministic=True))
 
 
-# --- what graphs there are --------------------------------------------------------------------------------------------
+# --- what graphs there are ---
 
 
 def network(net: Sequential) -> Graph:
@@ -183,7 +183,7 @@ def table(net: Sequential, encoding: Encoding) -> Graph:
     return graph
 
 
-# --- inputs and outputs -----------------------------------------------------------------------------------------------
+# --- inputs and outputs ---
 
 
 def _from_X(graph: Graph, net: Sequential) -> str:
@@ -289,7 +289,7 @@ def _column(graph: Graph, value: str) -> str:
     return graph("Squeeze", value, graph.constant("axes", np.array([1])))
 
 
-# --- layers -----------------------------------------------------------------------------------------------------------
+# --- layers ---
 
 
 def _forward(graph: Graph, net: Sequential, x: str) -> str:
@@ -358,7 +358,7 @@ _LAYERS: dict[type[Layer], Callable[[Graph, str, Any, dict[str, np.ndarray]], st
 }
 
 
-# --- activations ------------------------------------------------------------------------------------------------------
+# --- activations ---
 
 
 def _activate(graph: Graph, z: str, activation: Activation) -> str:

@@ -167,7 +167,7 @@ def from_torch(
     return load_torch(Sequential(made, input_shape=None, seed=seed, dtype=dtype), state)
 
 
-# --- modules ----------------------------------------------------------------------------------------------------------
+# --- modules ---
 
 # a module in Python, and what our files call its arrays; None for the count of batches
 Module = tuple[str, dict[str, str | None]]
@@ -247,7 +247,7 @@ def _activation(f: Activation) -> str:
     return _ACTIVATIONS.get(type(f), repr)(f)
 
 
-# --- state dicts ------------------------------------------------------------------------------------------------------
+# --- state dicts ---
 
 
 def _read(source: Any) -> tuple[str, dict[str, Any]]:

@@ -59,7 +59,7 @@ class Metric:
         arguments += [f"name={self.name!r}"] if self.name != _name(type(self)) else []
         return f"{type(self).__name__}({', '.join(arguments)})"
 
-    # --- what the step calls ----------------------------------------------------------------------------------------
+    # --- what the step calls ---
 
     def record_means(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array, means: Array) -> None:
         """Record means (size,), float64, of one batch. `terms` is scratch (n,)."""

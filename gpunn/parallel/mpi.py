@@ -97,7 +97,7 @@ class World:
         sys.excepthook = self._uncaught
         atexit.register(self._leave)
 
-    # --- arrays -----------------------------------------------------------------------------------------------------
+    # --- arrays ---
 
     def bind_begun_sum(self, arrays: Sequence[Array], *, at_once: bool) -> tuple[list[Launch], list[Launch]]:
         """Launches that send arrays off, in the host's memory and contiguous, and launches after which each holds the
@@ -149,7 +149,7 @@ class World:
     def _stuck(self) -> str:
         return f"waited {self.timeout:.0f} s for the others in vain: one of them is stuck, or gone"
 
-    # --- what is told -----------------------------------------------------------------------------------------------
+    # --- what is told ---
 
     def _gather(self, value: Any, seconds: float, say: Callable[[], str]) -> list[Any]:
         with self._watch.waiting(seconds, say):

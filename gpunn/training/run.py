@@ -152,7 +152,7 @@ class Run:
         }
         return dict(json.loads(json.dumps(facts, allow_nan=False)))
 
-    # --- writing ------------------------------------------------------------------------------------------------
+    # --- writing ---
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint as one step. OSError where that fails, the old file whole; RuntimeError in the midst of
@@ -213,7 +213,7 @@ class Run:
                 found[str(k)] = changed
         return found
 
-    # --- reading ------------------------------------------------------------------------------------------------
+    # --- reading ---
 
     def open(self, path: str | os.PathLike[str], epochs: int) -> Saved | None:
         """The checkpoint in a file, or None where there is no file; nothing changes yet. CheckpointError where the
