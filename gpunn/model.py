@@ -271,63 +271,51 @@ class Sequential:
         self._need_rest("compile")
         group = _group_of(strategy)
         with group.together():
-            return self._compile(group, optimizer, loss, metrics, device, precision, threads)
-
-    def _compile(
-        self,
-        group: Group,
-        optimizer: Any,
-        loss: Any,
-        metrics: Iterable[Any],
-        device: Any,
-        precision: str | None,
-        threads: int | None,
-    ) -> Sequential:
-        rule = optimizers.get(optimizer)
-        if loss is None:
-            raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
-        chosen = losses.get(loss)
-        self._net.check_rule(rule)
-        resolved = chosen.resolve(self._last_activation(chosen))
-        if isinstance(metrics, str):
-            raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
-        # copies, since resolving a metric ties it to this loss
-        watched = [copy.copy(_metric(m)) for m in listed("metrics", metrics, "names or gpunn metrics")]
-        names = [m.name for m in watched]
-        if len(set(names)) != len(names) or "loss" in names:
-            raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
-        for metric in watched:
-            metric.resolve(resolved, sets.outputs(self._net))
-        if threads is not None:
-            whole("threads", threads)
-            if importlib.util.find_spec("threadpoolctl") is None:
-                raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
-        backend = group.backend(backends.get(device), device)
-        lower = _lower_precision(precision, backend, self._net.dtype)
-        group.agree(
-            "compile",
-            lambda: {
-                "gpunn's version": __version__,
-                "NumPy's version": np.__version__,
-                "seed": self.seed,
-                "the network": _without_places(self),
-                "the initial weights": self._net.fingerprint(),
-                "optimizer": _without_places(rule),
-                "loss": resolved.name,
-                "metrics": names,
-                "the kind of device": backend.device.partition(":")[0],
-                "precision": lower,
-                "strategy": [group.size, group.synchronized_batch_norm],
-            },
-        )
-        self._net.move(backend)
-        self._net.compile(rule, resolved, watched, precision=lower)
-        group.use(backend)
-        self._net.join(group)
-        self._loss = chosen
-        self._threads = threads
-        self._epochs = 0
-        return self
+            rule = optimizers.get(optimizer)
+            if loss is None:
+                raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
+            chosen = losses.get(loss)
+            self._net.check_rule(rule)
+            resolved = chosen.resolve(self._last_activation(chosen))
+            if isinstance(metrics, str):
+                raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
+            # copies, since resolving a metric ties it to this loss
+            watched = [copy.copy(_metric(m)) for m in listed("metrics", metrics, "names or gpunn metrics")]
+            names = [m.name for m in watched]
+            if len(set(names)) != len(names) or "loss" in names:
+                raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
+            for metric in watched:
+                metric.resolve(resolved, sets.outputs(self._net))
+            if threads is not None:
+                whole("threads", threads)
+                if importlib.util.find_spec("threadpoolctl") is None:
+                    raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
+            backend = group.backend(backends.get(device), device)
+            lower = _lower_precision(precision, backend, self._net.dtype)
+            group.agree(
+                "compile",
+                lambda: {
+                    "gpunn's version": __version__,
+                    "NumPy's version": np.__version__,
+                    "seed": self.seed,
+                    "the network": _without_places(self),
+                    "the initial weights": self._net.fingerprint(),
+                    "optimizer": _without_places(rule),
+                    "loss": resolved.name,
+                    "metrics": names,
+                    "the kind of device": backend.device.partition(":")[0],
+                    "precision": lower,
+                    "strategy": [group.size, group.synchronized_batch_norm],
+                },
+            )
+            self._net.move(backend)
+            self._net.compile(rule, resolved, watched, precision=lower)
+            group.use(backend)
+            self._net.join(group)
+            self._loss = chosen
+            self._threads = threads
+            self._epochs = 0
+            return self
 
     def join(self, strategy: DataParallel | None) -> Sequential:
         """Share the steps from now on as `compile(…, strategy=…)` does, with the optimiser's state kept: after a copy

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import DeviceLaunch
-from .column_major import EPILOGUES, Call, Refused, Stored, call_of
+from .column_major import EPILOGUES, Call, Refused, call_of
 from .faults import Fault, no_products, products_missing
 from .trial import passes
 
@@ -338,11 +338,8 @@ class Product:
         if kept is not None:
             self._set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, c_void_p(int(kept.data.ptr)))
             self._set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, c_int64(call.kept))
-        self.layouts = (
-            self._layout(call.A, of_operands),
-            self._layout(call.B, of_operands),
-            self._layout(call.D, of_results),
-        )
+        kinds = ((call.A, of_operands), (call.B, of_operands), (call.D, of_results))
+        self.layouts = [door.make("MatrixLayout", self, held, at.rows, at.columns, at.leading) for at, held in kinds]
         aligned = tuple(alignment(int(x.data.ptr)) for x in (b, a, out, vector, kept) if x is not None)
         self.algorithm, needs = door.algorithm((call, kind, aligned), self)
         self.workspace_size = WORKSPACE if needs else 0
@@ -350,9 +347,6 @@ class Product:
 
     def _set(self, attribute: int, value: Any) -> None:
         self.door.set("MatmulDesc", self.operation, attribute, value)
-
-    def _layout(self, stored: Stored, kind: int) -> c_void_p:
-        return self.door.make("MatrixLayout", self, kind, stored.rows, stored.columns, stored.leading)
 
     def __call__(self) -> None:
         door, (A, B, D) = self.door, self.layouts

@@ -12,7 +12,7 @@ from ..kernels import get as kernel
 from ..kernels.scikit_learn import momentum_with_rate, nesterov_with_rate, plain_adam, plain_adam_corrections
 from ..losses import BinaryCrossentropy, Loss, SparseCategoricalCrossentropy
 from ..network import Accounting
-from ..optimizers import Optimizer
+from ..optimizers import Adam, Optimizer
 from ..recording import Array, Recorder
 
 # the penalty αW/Σw of a batch, and an epoch's loss as the mean of its batches' by rows
@@ -39,26 +39,12 @@ class ScikitLearnNesterov(ScikitLearnSGD):
     rule = nesterov_with_rate
 
 
-class ScikitLearnAdam(Optimizer):
+class ScikitLearnAdam(Adam):
     """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε).
     (E8's descendant; scikit-learn's form, ε outside the bias correction)"""
 
     rule = plain_adam
-    moments = ("m", "v")
-
-    def __init__(self, learning_rate: Any, beta_1: float, beta_2: float, epsilon: float, **clipping: Any) -> None:
-        super().__init__(learning_rate, **clipping)
-        self.beta_1, self.beta_2, self.epsilon = float(beta_1), float(beta_2), float(epsilon)
-
-    def hyper(self) -> dict[str, float]:
-        return {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
-
-    def record_preparation(self, ops: Recorder, state: Array) -> None:
-        ops(plain_adam_corrections, out=state, count=1, beta1=self.beta_1, beta2=self.beta_2)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return config | {"beta_1": config.pop("beta1"), "beta_2": config.pop("beta2")}
+    corrections = plain_adam_corrections
 
 
 def _clipping(dtype: np.dtype) -> dict[str, float]:

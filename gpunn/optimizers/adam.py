@@ -16,6 +16,7 @@ class Adam(Optimizer):
 
     name = "adam"
     rule = adam
+    corrections = adam_corrections  # what β₁ᵗ and β₂ᵗ come to, once a step
     moments = ("m", "v")
 
     def __init__(
@@ -35,7 +36,7 @@ class Adam(Optimizer):
         return {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
 
     def record_preparation(self, ops: Recorder, state: Array) -> None:
-        ops(adam_corrections, out=state, count=1, beta1=self.beta_1, beta2=self.beta_2)
+        ops(self.corrections, out=state, count=1, beta1=self.beta_1, beta2=self.beta_2)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
