@@ -65,9 +65,10 @@ def ends_as_if_interrupted() -> None:
 
 
 def main() -> None:
-    """Run the module."""
+    """Run the module. Asked to end, it is interrupted as by Ctrl-C: tests that are cut off write their report."""
     parent, module, *rest = sys.argv[1:]
     die_with_parent(int(parent))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.argv = [module, *rest]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from . import child, devices, gpu, kernels, larger, launches, machine, presence, stages
 from .command import FOLDER, draw, earlier, names, say, write, write_text
-from .process import ROOT, available_cores
+from .process import ROOT
 from .report import table
 from .stages import Stage, State
 
@@ -40,6 +38,7 @@ something is left, call it again; 3: there is no GPU, and nothing was written.
 """
 WOULD = "run the gpu tests, compare CPU and GPU on six nets, time launches and kernels, and make the whole comparison"
 FAILED, LEFT = 1, 2
+KINDS = ("passed", "failed", "errors", "skipped")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,10 +83,12 @@ def check(
     if anew:
         for stage in chosen:
             state["stages"].pop(stage.name, None)
+            state.pop(stage.name, None)
 
     def save() -> None:
         write(state, out / FILE)
 
+    save()
     about = {"commit": machine.commit()}
     stages.go_through(chosen, state, left, save, run_stage, say, about)
     save()
@@ -137,15 +138,18 @@ def owed_stages(out: Path) -> list[Stage]:
             lambda folder: {name: json.loads((folder / "it.json").read_text(encoding="utf-8"))[name]},
         )
 
+    def tests(name: str, paths: list[str], least: float, most: float) -> Stage:
+        return _tests(name, paths, least, most, functools.partial(tallied, out / FILE, name))
+
     return [
         Stage("doctor", lambda s, f: ["gpunn", "doctor", "--compare"], 15, 90, _doctor, lambda folder: {}),
-        _tests("tests-short", [name for name in SHORT if (ROOT / name).exists()], 20, 120),
+        tests("tests-short", [name for name in SHORT if (ROOT / name).exists()], 20, 120),
         measured("devices", 15, 90),
         measured("launches", 15, 60),
         measured("kernels", 20, 90),
         Stage("comparison", compare("--goals"), 90, 600, _compared, lambda folder: {}),
         measured("larger", 30, 90),
-        _tests("tests", ["tests"], 60, 420),
+        tests("tests", ["tests"], 60, 420),
         Stage("comparison-rest", compare(), 90, 3600, _compared, lambda folder: {}),
     ]
 
@@ -163,36 +167,45 @@ def _compared(status: int) -> str:
     return {0: "done", gpu.DISAGREED: "done", gpu.LEFT: "left"}.get(status, "failed")
 
 
-def _tests(name: str, paths: list[str], least: float, most: float) -> Stage:
-    # plugins that happen to be installed must not warn: warnings are errors
-    beside = ["-p", "xdist", "-n", str(min(8, len(available_cores())))] if importlib.util.find_spec("xdist") else []
-    options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", *beside]
+def _tests(
+    name: str, paths: list[str], least: float, most: float, before: Callable[[], dict[str, Any]] = dict
+) -> Stage:
+    """The gpu tests of these paths; `before` says what earlier calls found, behind which they go on."""
+
+    def command(seconds: float, folder: Path) -> list[str]:
+        options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "benchmarks.tally"]
+        where = [f"--tally={folder / 'tally'}", f"--tally-from={before().get('over', 0)}"]
+        return ["pytest", *options, *where, *paths]
+
     return Stage(
         name,
-        lambda seconds, folder: ["pytest", *options, f"--junitxml={folder / 'it.xml'}", *paths],
+        command,
         least,
         most,
-        lambda status: "done" if status in (0, 1) else "failed",
-        lambda folder: {name: counts(folder / "it.xml")},
+        # 5: none was left
+        lambda status: "done" if status in (0, 1, 5) else "failed",
+        lambda folder: {name: counts(folder / "tally", before()) | {"commit": machine.commit()}},
+        # plugins that happen to be installed must not warn: warnings are errors
         {"GPUNN_REQUIRE_GPU": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"},
     )
 
 
-def counts(path: Path) -> dict[str, Any]:
-    """How many tests passed, failed and were skipped, and which failed. ValueError where the file makes no sense."""
+def tallied(path: Path, name: str) -> dict[str, Any]:
+    """What earlier calls found of the tests of that name, if their files were these."""
     try:
-        cases = list(ElementTree.parse(path).getroot().iter("testcase"))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"no report of tests: {error}") from error
-    kinds = {kind: [c for c in cases if c.find(kind) is not None] for kind in ("failure", "error", "skipped")}
-    bad = [f"{c.get('classname', '')}::{c.get('name', '')}" for c in (*kinds["failure"], *kinds["error"])]
-    return {
-        "passed": len(cases) - len({id(c) for each in kinds.values() for c in each}),
-        "failed": len(kinds["failure"]),
-        "errors": len(kinds["error"]),
-        "skipped": len(kinds["skipped"]),
-        "names": bad[:40],
-    }
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get(name, {})
+    except (OSError, ValueError):
+        return {}
+    return found if found.get("commit") == machine.commit() else {}
+
+
+def counts(path: Path, before: dict[str, Any]) -> dict[str, Any]:
+    """How many tests passed, failed and were skipped, which were bad, and how many are over, those of `before` counted.
+    ValueError where the file makes no sense."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = {kind: before.get(kind, 0) + sum(outcome == kind for _, outcome in lines) for kind in KINDS}
+    bad = [name for name, outcome in lines if outcome in ("failed", "errors")]
+    return {**found, "over": before.get("over", 0) + len(lines), "names": [*before.get("names", []), *bad][:40]}
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -228,5 +241,5 @@ def markdown(state: State, asked: Sequence[Stage], pictures: Sequence[str] = ())
 
 def _of_tests(name: str, found: dict[str, Any]) -> str:
     head = f"## {name}, GPUNN_REQUIRE_GPU=1"
-    said = ", ".join(f"{found[kind]} {kind}" for kind in ("passed", "failed", "errors", "skipped"))
+    said = ", ".join(f"{found[kind]} {kind}" for kind in KINDS)
     return "\n".join([head, "", f"{said}.", *(f"- {test}" for test in found["names"])])

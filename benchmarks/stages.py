@@ -21,7 +21,8 @@ from .process import ROOT
 
 MOST_TRIES = 3  # of a stage that crashes or is cut off; then it counts as failed
 TAIL = 1500  # characters of what a failed stage said last
-RESERVE = 6.0  # seconds that are kept for saving
+PATIENCE = 5.0  # seconds that what is cut off has for its report
+RESERVE = 3.0 + PATIENCE  # seconds that are kept for saving
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def process(stage: Stage, seconds: float, folder: Path, environment: dict[str, s
             status: int | None = running.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             status = None
-            child.end(running, patience=3.0)
+            child.end(running, patience=PATIENCE)
         finally:
             child.end(running)
         return Outcome(status, _tail(printed), time.monotonic() - begun)

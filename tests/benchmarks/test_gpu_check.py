@@ -202,12 +202,12 @@ def test_pytest_runs_as_a_stage_and_is_counted(tmp_path):
     outcome = stages.process(made, 60.0, tmp_path, environment)
     assert outcome.status == 1 and stages.judged(made, outcome, 1)["state"] == "done", outcome
     found = made.read(tmp_path)["tests"]
-    assert found | {"names": None} == {"passed": 1, "failed": 1, "errors": 0, "skipped": 1, "names": None}
-    assert [name.partition("::")[2] for name in found["names"]] == ["test_bad"]
+    assert [found[kind] for kind in gpu_check.KINDS] == [1, 1, 0, 1] and found["over"] == 3
+    assert [name.partition("::")[2] for name in found["names"]] == ["test_bad"] and found["commit"]
     assert str(tmp_path.parent) not in outcome.printed
-    (tmp_path / "it.xml").write_text("<broken", encoding="utf-8")
-    with pytest.raises(ValueError, match="no report of tests"):
-        gpu_check.counts(tmp_path / "it.xml")
+    (tmp_path / "tally").write_text("[broken", encoding="utf-8")
+    with pytest.raises(ValueError, match="Expecting"):
+        gpu_check.counts(tmp_path / "tally", {})
 
 
 # --- nothing is left running ------------------------------------------------------------------------------------------
@@ -259,6 +259,51 @@ def test_a_stage_past_its_time_is_ended_with_what_it_started(sleeper, tmp_path):
         "said": f"stopped after {outcome.seconds:.0f} s"
     }
     assert is_gone(number_in(sleeper))
+
+
+TESTS = """
+import time
+import pytest
+
+pytestmark = pytest.mark.gpu
+
+def test_first():
+    pass
+
+def test_second():
+    assert 1 + 1 == 3
+
+def test_that_takes_too_long():
+    time.sleep(60)
+"""
+
+
+@linux
+def test_tests_that_are_cut_off_have_said_what_they_found_and_go_on_behind_it(tmp_path):
+    (tmp_path / "test_planted.py").write_text(TESTS, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu", encoding="utf-8")
+    path, environment = tmp_path / gpu_check.FILE, os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    made = gpu_check._tests(
+        "tests",
+        [str(tmp_path / "test_planted.py"), "-c", str(tmp_path / "pytest.ini")],
+        1,
+        100,
+        lambda: gpu_check.tallied(path, "tests"),
+    )
+    outcome = stages.process(made, 8.0, tmp_path, environment)
+    assert outcome.status is None
+    state = stages.found(made, tmp_path, stages.judged(made, outcome, 1))
+    found = state["tests"]
+    assert (found["passed"], found["failed"], found["over"]) == (1, 1, 2)
+    assert [name.rpartition("::")[2] for name in found["names"]] == ["test_second"]
+    path.write_text(json.dumps(state), encoding="utf-8")
+    (tmp_path / "test_planted.py").write_text(TESTS.replace("sleep(60)", "sleep(0)"), encoding="utf-8")
+    outcome = stages.process(made, 60.0, tmp_path, environment)
+    found = stages.found(made, tmp_path, stages.judged(made, outcome, 2))["tests"]
+    assert (found["passed"], found["failed"], found["over"]) == (2, 1, 3) and outcome.status == 0
+    state["tests"]["commit"] = "another"
+    path.write_text(json.dumps(state), encoding="utf-8")
+    assert gpu_check.tallied(path, "tests") == {}
 
 
 DRIVER = """
