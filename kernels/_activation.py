@@ -1,11 +1,9 @@
 """An activation is two texts, f and f′, and from them four kernels.
 
-=================  =====================================================================
 ``NAME``           a = f(z)                                                        (E2)
 ``NAME_slope``     a = f(z) and d = f′(z) in one pass
 ``NAME_backward``  δ = f′(z) ⊙ g, with f′ from what was stored, z or a             (E4, E5)
 ``bias_NAME``      a = f(s + b), s the product a_prev W, b the intercepts          (E1, E2)
-=================  =====================================================================
 
 Where f′ can be had from a, z needs no buffer of its own: `stored="a"`. Otherwise `bias_NAME` writes z as well.
 """

@@ -5,7 +5,6 @@
 Before the arrow stand inputs, after it outputs; ``inout`` marks an output that is also read. Each operand is
 ``[kind] type name``. The kind says which part of an array one element of the launch sees:
 
-=============  ============================================================================================
 (none)         the value at this element (elementwise, reduction) or the value of this row (by row)
 ``row``        one value per column, the same for every row: an intercept, a mean. Shape (m,)
 ``col``        one value per row, the same for every column: a row's weight. Shape (n,)
@@ -13,7 +12,6 @@ Before the arrow stand inputs, after it outputs; ``inout`` marks an output that 
 ``raw``        a pointer to the whole contiguous array, for the text to index (of type S: in any layout)
 ``raw[m]``     by row only: the same, of shape (m,), m the width of the rows
 ``scalar``     a number, fixed when the launch is bound
-=============  ============================================================================================
 
 Types are ``T`` (float32 or float64, the same for all operands that say T), ``S`` (any real number type: what the
 caller's table happens to hold), ``H`` (T, or where T is float32 bfloat16, the same for all operands that say H) or a

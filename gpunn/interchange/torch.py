@@ -2,7 +2,6 @@
 
 A layer becomes the modules that compute the same at prediction (`module.eval()`), and their positions give the names:
 
-=============================  ==================================================================================
 Dense(n, use_bias=…)           nn.Linear: weight = Wᵀ (n_out, n_in), bias = b; and then, as a module of its own, its
                                activation, unless that is the identity
 Activation(f)                  nn.ReLU(), nn.LeakyReLU(α), nn.ELU(α), nn.GELU(approximate='tanh'), nn.SiLU(),
@@ -11,7 +10,6 @@ Activation(f)                  nn.ReLU(), nn.LeakyReLU(α), nn.ELU(α), nn.GELU(
 Dropout(p)                     nn.Dropout(p)
 BatchNormalization             nn.BatchNorm1d: weight = γ, bias = β, running_mean, running_var, num_batches_tracked
 LayerNormalization             nn.LayerNorm: weight = γ, bias = β
-=============================  ==================================================================================
 
 A state dict holds no ε, no slope and no rate: `torch_module` writes them down. float32 and float64 stay as they are.
 """
