@@ -135,8 +135,9 @@ class Perceptron:
     def _keep(self, arguments: dict[str, Any]) -> None:
         """What the constructor was given, under its names, and nothing else: scikit-learn's convention."""
         super().__init__()
-        for name in arguments.keys() - {"self", "__class__"}:
-            setattr(self, name, arguments[name])
+        for name, value in arguments.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
