@@ -57,7 +57,7 @@ class DeviceLaunch:
     work whenever they are run.
 
     reads, writes  the arrays that they read and write
-    product        whether it is a matrix product: work that a GPU may do beside another
+    product        whether it is a matrix product, which needs memory of its stream's
     once           whether the first of several steps in a row leaves what it makes as the next ones need it
     """
 

@@ -253,6 +253,10 @@ def _register(kernel: Kernel) -> Kernel:
     taken = {o.name for o in operands} & (TAKEN_IN_REDUCTIONS if kernel.form == "reduction" else set())
     if taken:
         raise ValueError(f"kernel {kernel.name}: the name {min(taken)!r} is taken by the loops of a reduction")
+    of_matrices = {"elementwise": ("element", "row", "col"), "by_row": ("rows",), "reduction": ("element", "row")}
+    for o in operands:
+        if o.type == "H" and (o.kind not in of_matrices[kernel.form] or (kernel.over and o.role != "in")):
+            raise ValueError(f"kernel {kernel.name}: {o.name} cannot be held in bfloat16 there: write T in place of H")
     expected = {o.name for o in (*kernel.signature.inputs, *kernel.signature.scalars)}
     expected |= {o.name for o in kernel.signature.outputs if o.role == "inout"}
     optional = {"i", *kernel.signature.widths, *(o.name for o in kernel.signature.outputs if o.kind == "raw")}

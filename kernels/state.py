@@ -58,15 +58,18 @@ _VECTOR_LOOP = r"""
 PREAMBLE = "enum { " + ", ".join(f"{slot.name} = {int(slot)}" for slot in Slot) + " };" + _VECTOR_LOOP
 
 
+_MENTION = re.compile(r"((?<!&)&\s*(?:\w+\s*=\s*)?|\+\+|--)?\bstate\b(?:\[([A-Z_]+)\]\s*(\+\+|--|[-+*/]?=(?!=))?)?")
+
+
 def slots(text: str) -> tuple[set[int], set[int]] | None:
-    """The entries of the state array that a text reads, and those that it writes; None where it takes it as a whole."""
+    """The entries of the state array that a text reads, and those that it writes; None where it takes it as a whole, or
+    an entry's address."""
     reads, writes = set(), set()
-    for found in re.finditer(r"\bstate\b(?:\[([A-Z_]+)\]\s*([-+*/]?=(?!=))?)?", text):
-        if found[1] is None:
+    for before, name, behind in _MENTION.findall(text):
+        if before.startswith("&") or name not in Slot.__members__:
             return None
-        slot = int(Slot[found[1]])
-        if found[2]:
-            writes.add(slot)
-        if found[2] != "=":
-            reads.add(slot)
+        if before or behind:
+            writes.add(int(Slot[name]))
+        if behind != "=":
+            reads.add(int(Slot[name]))
     return reads, writes

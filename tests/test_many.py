@@ -194,6 +194,15 @@ def test_nets_on_a_gpu_are_branches_of_one_graph_bit_for_bit(fake_cupy):
     assert max(together) > 4 * min(singly) and len(together) * 4 < len(singly)
 
 
+def test_branches_without_products_take_no_memory_for_them(fake_cupy, monkeypatch):
+    """Of three nets' epochs the whole batches and the tail have products, what ends an epoch has none."""
+    made = []
+    monkeypatch.setattr(type(backend.get("cuda")), "prepare", lambda self, stream: made.append(stream))
+    gpunn.fit_many(there, X, LABELS, ALIKE[:3], epochs=6, batch_size=45)
+    graphs = {count for count in _graphs(fake_cupy) if count <= 3}
+    assert graphs == {3} and len(made) == 2 * 3
+
+
 def test_nets_on_a_gpu_say_why_they_are_no_branches(fake_cupy, monkeypatch):
     def refuses(self, steps, rated):
         raise MemoryError("no room")

@@ -13,7 +13,8 @@ from gpunn import MLPClassifier, MLPRegressor
 from gpunn.backend import get, graph, to_host
 from gpunn.backend.products import ProductWarning
 from gpunn.kernels import get as kernel
-from gpunn.recording import Recorder
+from gpunn.network import Plan
+from gpunn.recording import Recorder, Share
 from gpunn.training.checkpoint import CheckpointError
 
 BF16 = 2.0**-8
@@ -183,6 +184,54 @@ def test_networks_in_bfloat16_are_those_of_float32_but_for_roundings(fake_cupy, 
         # a unit whose z is rounded across 0 changes its slope, for one row of 24
         assert np.linalg.norm(low - high) <= 0.1 * np.linalg.norm(high)
     assert any((low != high).any() for low, high in zip(*(f[:-1] for f in found), strict=True))
+
+
+class Watched(gpunn.Dense):
+    """A Dense layer that looks at what was computed, before a loss that is merged with it and after an update."""
+
+    def look(self, ops, t):
+        assert t.a_prev.dtype == np.float32  # numbers, not bit patterns
+        ops(kernel("column_mean"), t.a_prev, out=ops.new((self.n_in,), t.a_prev.dtype), factor=1.0)
+
+
+class WatchedBefore(Watched):
+    def forward_to_z(self, ops, t, training):
+        self.look(ops, t)
+        super().forward_to_z(ops, t, training)
+
+
+class WatchedAfter(Watched):
+    def after_update(self, ops, t):
+        super().after_update(ops, t)
+        self.look(ops, t)
+        assert t.a.dtype == t.grad_a.dtype == np.float32
+
+
+@pytest.mark.parametrize("layer", [WatchedBefore, WatchedAfter])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_layer_of_ones_own_finds_numbers_in_its_buffers(fake_cupy, layer, where):
+    layers = [gpunn.Dense(16, "relu"), gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]
+    layers[where] = layer(layers[where].units, layers[where].activation)
+    net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision="bf16")
+    x, y = np.ones((8, 8), np.float32), np.arange(8) % 3
+    before = net.get_weights()
+    net.train_on_batch(x, y)
+    assert any((a != b).any() for a, b in zip(before, net.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_process_without_rows_of_a_batch_takes_the_step_too(fake_cupy, precision):
+    """The last batch may have fewer rows than there are processes: its gradients are sums of no terms."""
+    layers = [gpunn.Dense(16, "relu"), gpunn.Dense(8, "gelu"), gpunn.Dense(3, "softmax")]
+    net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision=precision)
+    net._net.ready()
+    plan = Plan(net._net, 0, training=True, loss=True, backward=True, update=True, share=Share(1, 1, 0, net._net.group))
+    net._net.gradient.fill(np.nan)
+    for launch in [*plan.prepare, *plan.forward, *plan.loss, *plan.backward]:
+        launch()
+    assert (to_host(net._net.gradient) == 0).all()
 
 
 def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):

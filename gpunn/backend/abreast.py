@@ -27,8 +27,9 @@ class Lists(Graph):
         super().__init__(backend, [launch for each in lists for launch in each], tell)
         self.lists = [list(each) for each in lists]
 
-    def _count(self, rated: bool) -> int:
-        return min(BRANCHES, len(self.lists))
+    def _products(self, rated: bool) -> list[bool]:
+        count = min(BRANCHES, len(self.lists))
+        return [any(x.product for each in self.lists[k::count] for x in each) for k in range(count)]
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
         count, begin = len(branches.streams), branches.mark(0)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
 class Branches:
-    """So many streams. What is launched on them while they capture becomes a graph, which holds what it needs as long
-    as they live."""
+    """Streams. What is launched on them while they capture becomes a graph, which holds what it needs as long as they
+    live: memory for products on those where `products` says that there are any."""
 
-    def __init__(self, backend: Any, count: int) -> None:
+    def __init__(self, backend: Any, products: Sequence[bool]) -> None:
         self._cuda = backend.xp.cuda
-        self.streams = [self._cuda.Stream(non_blocking=True) for _ in range(count)]
+        self.products = products
+        self.streams = [self._cuda.Stream(non_blocking=True) for _ in products]
         # nothing may be allocated while they capture
-        self._needs = [backend.prepare(stream) for stream in self.streams]
+        self._needs = [backend.prepare(stream) for stream, any_ in zip(self.streams, products, strict=True) if any_]
+
+    def serve(self, products: Sequence[bool]) -> bool:
+        """Whether there are so many, with memory for products where it is wanted."""
+        enough = all(has or not wanted for wanted, has in zip(products, self.products, strict=False))
+        return enough and len(products) <= len(self.products)
 
     def mark(self, branch: int) -> Any:
         """The place that a branch has reached."""

@@ -140,18 +140,20 @@ class Graph:
         return self._captured[steps, rated]
 
     def _capture(self, steps: int, rated: bool) -> Any:
-        count = self._count(rated)
-        if not self._branches or len(self._branches[-1].streams) < count:
+        products = self._products(rated)
+        if not self._branches or not self._branches[-1].serve(products):
             # those before stay: graphs need what was made for them
-            self._branches.append(Branches(self.backend, count))
+            self._branches.append(Branches(self.backend, products))
         branches = self._branches[-1]
         return branches.capture(lambda: self._record(branches, steps, rated))
 
-    def _count(self, rated: bool) -> int:
-        """How many branches the launches lie on: each takes memory for its products as long as the graph lives."""
+    def _products(self, rated: bool) -> list[bool]:
+        """Of every branch of the launches, whether products lie there: they take memory as long as the graph lives."""
         if rated not in self._placed:
             self._placed[rated] = place(self._list(rated))
-        return 1 + max(p.branch for p in self._placed[rated][0])
+        placed, _ = self._placed[rated]
+        found = {p.branch for p in placed if p.launch.product}
+        return [k in found for k in range(1 + max(p.branch for p in placed))]
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
         """Launch so many steps on the branches."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..kernels import DeviceLaunch
+from ..kernels import get as kernel
 from . import cublaslt
 from .column_major import Refused, mask_bytes
 from .faults import Fault
@@ -99,6 +100,10 @@ class Products:
     def bind(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Callable[[], Any]:
         """out = a b; see `bind_matmul`. a and b may be bfloat16's bit patterns where the precision is "bf16"."""
         check(self.xp, a, b, out, rounded=precision == "bf16")
+        if out.size == 0:
+            return DeviceLaunch((), (), ())
+        if a.shape[-1] == 0:  # of a process without rows: a sum of no terms is 0
+            return kernel("column_sum").bind(self.xp.empty((0, out.size), out.dtype), out=out.reshape(-1))
         bf16 = a.dtype == np.uint16
         try:
             return self._bind(a, b, out, precision if bf16 or precision == "tf32" else None)

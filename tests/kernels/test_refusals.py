@@ -5,7 +5,7 @@ import pytest
 from kernel_cases import state_array
 
 from gpunn import kernels
-from gpunn.kernels import _registry, elementwise, reduction
+from gpunn.kernels import _registry, by_row, elementwise, reduction
 from gpunn.kernels._signature import parse
 from gpunn.kernels.state import SIZE
 
@@ -95,6 +95,21 @@ def test_a_body_must_take_what_the_signature_says(scratch):
 def test_a_reduction_must_not_use_the_names_of_its_loops(name, scratch):
     with pytest.raises(ValueError, match=f"the name '{name}' is taken"):
         _declare(f"{name} = x;", f"T x -> T {name}", declare=reduction, over="rows")
+
+
+@pytest.mark.parametrize(
+    ("signature", "declare", "options"),
+    [
+        ("H x, raw H y_all -> H y", elementwise, {}),
+        ("H x, scalar H alpha -> H y", elementwise, {}),
+        ("H x -> T y", by_row, {}),  # one value a row
+        ("raw H x -> T y", by_row, {}),
+        ("T x -> H y", reduction, {"over": "rows"}),
+    ],
+)
+def test_only_where_texts_convert_them_are_numbers_held_in_bfloat16(signature, declare, options, scratch):
+    with pytest.raises(ValueError, match="cannot be held in bfloat16 there: write T"):
+        _declare("y = x;", signature, declare=declare, **options)
 
 
 def test_a_name_belongs_to_one_family(scratch):
