@@ -114,6 +114,10 @@ class Kernel:
         if any(o.kind == "raw" or o.role == "inout" for o in self.signature.outputs):
             raise TypeError(f"kernel {self.name}: pass out=, some outputs are also read or are raw arrays")
         by_name = dict(zip((o.name for o in self.signature.inputs), inputs, strict=False))
+        for o in self.signature.inputs:
+            # whoever holds bfloat16 says where the result goes; other integers are a mistake
+            if o.type == "H" and getattr(by_name.get(o.name), "dtype", None) == np.uint16:
+                raise TypeError(f"kernel {self.name}: {o.name} is uint16, not numbers; of bfloat16's bits, pass out=")
         full = [by_name[o.name] for o in self.signature.inputs if o.kind in ("element", "rows")]
         if not full:
             raise TypeError(f"kernel {self.name}: pass out=, no input tells the shape")

@@ -157,11 +157,12 @@ def _products(cupy: Any) -> str | Fault:
         found = cublaslt.open_door(cupy)
         if isinstance(found, Fault):
             return found
-        kinds: dict[str, tuple[str, str | None, str]] = {t: (t, None, t) for t in ("float32", "float64")}
+        kinds: dict[str, list[tuple[str, str | None, str]]] = {t: [(t, None, t)] for t in ("float32", "float64")}
         if int(device.compute_capability) >= LEAST:
-            kinds |= {"TF32": ("float32", "tf32", "float32"), "bfloat16": ("uint16", "bf16", "uint16")}
-        types = ", ".join(name for name, kind in kinds.items() if found.can(*kind, "none"))
-        followed = ", ".join(e for e in cublaslt.NUMBERS if e != "none" and found.can(*kinds["float32"], e))
+            kinds |= {"TF32": [("float32", "tf32", "float32")]}
+            kinds |= {"bfloat16": [("uint16", "bf16", result) for result in ("uint16", "float32")]}
+        types = ", ".join(name for name, each in kinds.items() if all(found.can(*kind, "none") for kind in each))
+        followed = ", ".join(e for e in cublaslt.NUMBERS if e != "none" and found.can("float32", None, "float32", e))
     return f"captured with the step, by {found}: {types}; in the same launch: {followed or 'nothing'}"
 
 

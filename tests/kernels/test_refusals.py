@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from kernel_cases import state_array
 
+import gpunn
 from gpunn import kernels
 from gpunn.kernels import _registry, by_row, elementwise, reduction
 from gpunn.kernels._signature import parse
@@ -263,3 +264,11 @@ def test_the_documentation_of_a_kernel_is_its_formula():
     """Every kernel says what it computes."""
     for kernel in kernels.all_kernels():
         assert kernel.doc.strip(), kernel.name
+
+
+def test_integers_are_taken_for_bfloat16_only_where_the_result_has_a_place():
+    with pytest.raises(TypeError, match=r"kernel relu: z is uint16, not numbers; of bfloat16's bits, pass out="):
+        kernels.get("relu")(BITS)
+    with pytest.raises(TypeError, match="kernel relu: z is uint16"):
+        gpunn.activations.ReLU().f(BITS)
+    kernels.get("relu")(BITS, out=BITS.copy())
