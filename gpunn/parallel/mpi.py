@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -30,6 +31,7 @@ LAUNCHERS = (
     ("PMIX_RANK", "SLURM_NTASKS"),
 )
 PATIENCE = 10.0  # seconds that a process whose training failed waits for the others to hear of it
+FAREWELL = 1.0  # seconds between what a process says at last and the end of all of them
 SMALL = 4096  # elements up to which arrays travel in one message with others
 HOW = "start it as: mpiexec -n 4 python train.py"
 
@@ -209,6 +211,8 @@ class World:
         stream = sys.__stderr__
         if stream is not None:
             print(f"gpunn: process {self.rank} of {self.size} {message}", file=stream, flush=True)
+            # a launcher that hears of the end first passes on nothing more
+            time.sleep(FAREWELL)
         if self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
             self._mpi.COMM_WORLD.Abort(1)
         # a launcher ends the others where one ends without a farewell
