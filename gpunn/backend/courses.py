@@ -67,7 +67,11 @@ def in_threads(courses: Sequence[Course], seconds: float, look: Callable[[], Non
 
     def take(course: Course) -> None:
         look_there()
-        drive(course, seconds, look_there)
+        try:
+            drive(course, seconds, look_there)
+        except BaseException:
+            stop.set()  # before this thread takes the next
+            raise
 
     with one_thread(), ThreadPoolExecutor(max(1, threads), "gpunn") as pool:
         futures = [pool.submit(take, course) for course in courses]
