@@ -36,7 +36,7 @@ def place(launches: Sequence[DeviceLaunch]) -> tuple[list[Placed], tuple[int, ..
     to the one that was longest without a launch.
     """
     placed: list[Placed] = []
-    over: list[int] = []  # over[k]: bit j stands where launch j is over when k is
+    over: list[int] = []  # over[k]: bit j stands where launch j is over when k is, and so do all bits of over[j]
     last: dict[int, int] = {}  # of each branch
     filling: int | None = None
     spans = [(_spans(x.reads), _spans(x.writes)) for x in launches]
