@@ -12,6 +12,7 @@ SIGNATURE = "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss"
 
 
 def _mean(each: str, c: str = "w / (T)m") -> str:
+    """The text of a loss that is the mean of the m terms that `each` adds to the sum; c is g's factor, w/m."""
     return summed(each, "loss = w * (sum / (T)m);", first=f"const T c = {c};")
 
 

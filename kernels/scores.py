@@ -110,6 +110,7 @@ _COUNTS = "rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted"
 
 
 def _counting(said: str, wanted: str, first: str = "") -> str:
+    """The text that puts w in column k where these conditions hold, and where both do; `first` comes before them."""
     return f"""{first}
 for (long long k = LANE; k < m; k += LANES) {{
   said[k] = {said} ? (double)w : 0.0;

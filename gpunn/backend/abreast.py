@@ -36,11 +36,9 @@ class Lists(Graph):
         for other in range(1, count):
             branches.wait(other, begin)
         for k, launches in enumerate(self.lists):
-            with branches.streams[k % count]:
-                for step in range(steps):
-                    for launch in launches:
-                        if not (step and launch.once):
-                            launch()
+            for step in range(steps):
+                for launch in launches:
+                    branches.take(k % count, launch, step)
         for other in range(1, count):
             branches.wait(0, branches.mark(other))
 

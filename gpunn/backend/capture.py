@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..kernels import DeviceLaunch
+
 
 class Branches:
     """Streams. What is launched on them while they capture becomes a graph, which holds what it needs as long as they
@@ -28,6 +30,12 @@ class Branches:
         event = self._cuda.Event(disable_timing=True)
         self.streams[branch].record(event)
         return event
+
+    def take(self, branch: int, launch: DeviceLaunch, step: int) -> None:
+        """A launch of the step-th of several steps on a branch, unless an earlier step has done it for this one."""
+        if not (step and launch.once):
+            with self.streams[branch]:
+                launch()
 
     def wait(self, branch: int, place: Any) -> None:
         """What follows on a branch comes after all before that place; a branch joins a capture by waiting."""

@@ -164,9 +164,7 @@ class Graph:
             for k, p in enumerate(placed):
                 for j in p.after:
                     branches.wait(p.branch, reached[j])
-                if not (step and p.launch.once):
-                    with branches.streams[p.branch]:
-                        p.launch()
+                branches.take(p.branch, p.launch, step)
                 if k in awaited:
                     reached[k] = branches.mark(p.branch)
             for j in ends:

@@ -95,7 +95,7 @@ class InBfloat16(Operands):
 
     def put(self, x: Any, into: Any) -> None:
         if into.dtype == np.uint16:
-            kernel("to_bfloat16")(x.astype(np.float32), out=into)
+            kernel("to_bfloat16")(x.astype(np.float32, copy=False), out=into)
         else:
             into[...] = x
 

@@ -92,7 +92,9 @@ class Optimizer:
 
 def get(optimizer: str | Optimizer | type[Optimizer]) -> Optimizer:
     """The optimiser of a name, an object or a class. ValueError lists the names there are."""
-    given = optimizer.lower() if isinstance(optimizer, str) else optimizer
+    # names in any case; one that is none is shown as it was given
+    lower = optimizer.lower() if isinstance(optimizer, str) else optimizer
+    given = lower if isinstance(lower, str) and lower in _NAMES else optimizer
     found = named("optimizer", given, Optimizer, _NAMES, _built_in())
     if found is None:
         raise TypeError(f"optimizer must be a name or a gpunn.optimizers.Optimizer, got {type(optimizer).__name__}")

@@ -24,7 +24,7 @@ BLOCK_BYTES = 1 << 26  # of rows that go over together
 
 
 class HostData(Data):
-    """The same on the host."""
+    """A set as `loop.Data` has it, in NumPy arrays that stay on the host."""
 
     def arrays(self) -> list[np.ndarray]:
         """X, y and the weights where there are some."""

@@ -457,3 +457,9 @@ def test_nonsense_is_refused_by_name(kind, name, value):
     assert repr(value) in str(caught.value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         assert caught.type is ValueError
+
+
+def test_names_in_any_case_and_one_that_is_none_as_it_was_given():
+    assert type(optimizers.get("ADAM")) is optimizers.Adam
+    with pytest.raises(ValueError, match="optimizer 'Adamant' is unknown; there are adagrad, adam, adamw"):
+        optimizers.get("Adamant")
