@@ -1,7 +1,9 @@
-"""What the processes of one mpiexec run in the tests: `script.py NAME FOLDER`. Each prints a line of JSON."""
+"""What the processes of one mpiexec run in the tests: `script.py NAME FOLDER`. Process k leaves FOLDER/NAME-k.json."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -14,7 +16,7 @@ import numpy as np
 
 import gpunn
 
-RANK, FOLDER = int(os.environ["PMI_RANK"]), Path(sys.argv[2])
+RANK, NAME, FOLDER = int(os.environ["PMI_RANK"]), sys.argv[1], Path(sys.argv[2])
 RNG = np.random.default_rng(5)
 X, Y, LABELS = RNG.normal(size=(53, 7)), RNG.normal(size=(53, 3)), RNG.integers(0, 3, 53)
 W = RNG.uniform(0, 2, 53)
@@ -22,7 +24,8 @@ RULES = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
 
 
 def say(**what):
-    os.write(1, (json.dumps({"rank": RANK, **what}) + "\n").encode())
+    """Into a file: mpiexec joins what the processes print wherever a buffer happened to end, within lines as well."""
+    (FOLDER / f"{NAME}-{RANK}.json").write_text(json.dumps(what), encoding="utf-8")
 
 
 def net_of(strategy, rule="adam", dtype="float64", seed=3):
@@ -42,7 +45,7 @@ def fitted(strategy, rule="adam", **how):
 
 
 def same():
-    """Every rule against one process; a memory map; of two processes both estimators."""
+    """Every rule against one process; a memory map; of two processes both estimators, and how often each was shown."""
     from sklearn.exceptions import ConvergenceWarning
 
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -61,11 +64,16 @@ def same():
     far["memory map"] = apart(net, fitted(None, epochs=3, sample_weight=None, validation_data=None)[0])
     options = {"hidden_layer_sizes": (6,), "max_iter": 20, "random_state": 0, "dropout": 0.2, "verbose": True}
     estimators = [(gpunn.MLPClassifier, LABELS), (gpunn.MLPRegressor, Y)] if os.environ["PMI_SIZE"] == "2" else []
+    shown = {"together": [], "alone": []}
     for cls, y in estimators:
         for more in ({}, {"early_stopping": True}):
-            ours, theirs = (cls(**options | more, strategy=s).fit(X, y, W) for s in (together, None))
-            far[f"{cls.__name__} {more}"] = apart(ours.net_, theirs.net_)
-    say(far=far)
+            nets = []
+            for name, strategy in (("together", together), ("alone", None)):
+                with contextlib.redirect_stdout(io.StringIO()) as out:
+                    nets.append(cls(**options | more, strategy=strategy).fit(X, y, W).net_)
+                shown[name].append(out.getvalue().count("Iteration 1, "))
+            far[f"{cls.__name__} {more}"] = apart(*nets)
+    say(far=far, shown=shown)
 
 
 def first_part(epochs=4):
@@ -186,4 +194,4 @@ def own_rows():
 CALLS = (same, first_part, second_part, killed, after_the_kill, failing, stuck, refused, leaving, own_rows)
 
 if __name__ == "__main__":
-    {call.__name__: call for call in CALLS}[sys.argv[1]]()
+    {call.__name__: call for call in CALLS}[NAME]()
