@@ -188,7 +188,8 @@ def numbers(x: Any, name: str) -> Array:
         kind = array.dtype.kind
     if kind not in "biuf":
         what = {"c": "complex numbers", "U": "text", "S": "text", "M": "dates", "m": "time differences"}.get(kind)
-        raise TypeError(f"{name} must hold real numbers, got {what or array.dtype}; encode them as numbers first")
+        remedy = "cast to float32" if "float" in array.dtype.name else "encode them as numbers"  # bfloat16, float8_…
+        raise TypeError(f"{name} must hold real numbers, got {what or array.dtype}; {remedy} first")
     if array.dtype.itemsize == 2 and kind == "f":
         array = array.astype(np.float32)
     elif kind == "f" and array.dtype.itemsize > 8:
@@ -256,7 +257,8 @@ def on_host(x: Any, name: str) -> Any:
 
 
 def _unreadable(x: Any, name: str, error: Exception) -> TypeError:
-    return TypeError(f"{name}, of type {type(x).__name__}, cannot be read as an array: {error}")
+    what = f"{name}, of type {type(x).__name__}, cannot be read as an array: {str(error).rstrip('.')}"
+    return TypeError(f"{what}; pass a NumPy array of float32 or float64")
 
 
 def _from_objects(array: Array, name: str) -> Array:

@@ -211,7 +211,7 @@ def test_torch():
         net.predict([list(row)])
     with pytest.raises(ValueError, match="X must be rectangular"):
         net.predict([row, row[:2]])
-    with pytest.raises(TypeError, match="X, of type Tensor, cannot be read as an array"):
+    with pytest.raises(TypeError, match=r"X, of type Tensor, .*; pass a NumPy array of float32"):
         net.predict(torch.tensor(X, dtype=torch.bfloat16))
 
 

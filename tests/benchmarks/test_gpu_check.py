@@ -290,7 +290,7 @@ def test_tests_that_are_cut_off_have_said_what_they_found_and_go_on_behind_it(tm
         100,
         lambda: gpu_check.tallied(path, "tests"),
     )
-    outcome = stages.process(made, 8.0, tmp_path, environment)
+    outcome = stages.process(made, 20.0, tmp_path, environment)
     assert outcome.status is None
     state = stages.found(made, tmp_path, stages.judged(made, outcome, 1))
     found = state["tests"]

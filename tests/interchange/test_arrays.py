@@ -125,5 +125,5 @@ def test_arrays_of_jax():
     assert_taken(OnlyDLPack(array))
     with jax.enable_x64(True):
         assert_taken(jax.numpy.asarray(X, dtype="float64"))
-    with pytest.raises(TypeError, match="X must hold real numbers, got bfloat16"):
+    with pytest.raises(TypeError, match="X must hold real numbers, got bfloat16; cast to float32 first"):
         NET.predict(array.astype("bfloat16"))
