@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -18,6 +19,9 @@ def pytest_configure(config):
     config.stash[GPU_MISSING] = missing
     if missing:
         os.environ["GPUNN_DEVICE"] = "cpu"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell's background job starts without Python's answer to Ctrl-C, and so would what it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config):

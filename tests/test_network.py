@@ -306,15 +306,7 @@ def test_the_device_says_why_it_was_taken(monkeypatch):
     assert net.device_reason == "asked for"
 
 
-@pytest.fixture
-def default_interrupt():
-    """Python's own handler of Ctrl-C, which a shell's background job starts without."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_leaves_the_network_after_a_whole_step(default_interrupt):
+def test_ctrl_c_leaves_the_network_after_a_whole_step():
     X, y = _rows(40, 6, 4)
 
     class Interrupt(gpunn.Callback):

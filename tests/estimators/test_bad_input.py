@@ -505,16 +505,8 @@ class Interrupt(gpunn.Callback):
         os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.fixture
-def heeded():
-    """SIGINT as Python heeds it, also where this process was started in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_a_real_interrupt_ends_the_fit_at_a_whole_step(early_stopping, heeded):
+def test_a_real_interrupt_ends_the_fit_at_a_whole_step(early_stopping):
     interrupt = Interrupt()
     estimator = gpunn.MLPClassifier(
         callbacks=[interrupt], random_state=1, early_stopping=early_stopping, validation_fraction=0.3, tol=0,

@@ -333,16 +333,8 @@ def test_a_small_file_system_that_is_full(tmp_path):
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def default_interrupt():
-    """Python's own handler of Ctrl-C, which a shell's background job starts without."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_epoch_begin", "on_epoch_end", "on_epoch_complete"])
-def test_ctrl_c_leaves_whole_steps_and_the_last_checkpoint_goes_on(file, default_interrupt, hook):
+def test_ctrl_c_leaves_whole_steps_and_the_last_checkpoint_goes_on(file, hook):
     """Wherever it comes, in a save too, which is then finished."""
 
     class Press(gpunn.Callback):
