@@ -30,17 +30,19 @@ class Nccl:
 
     def __init__(self, xp: Any, processes: Processes) -> None:
         try:
-            from_cupy = xp.cuda.nccl
-            first = from_cupy.get_unique_id() if processes.rank == 0 else None
+            # a module that `import cupy` leaves aside, and that is empty where it finds no NCCL
+            from cupy.cuda import nccl
+
+            make, first = nccl.NcclCommunicator, nccl.get_unique_id() if processes.rank == 0 else None
         except (AttributeError, ImportError) as error:
             raise RuntimeError(
                 "several processes with GPUs need NCCL, which this CuPy lacks: install NVIDIA's nccl, or train with "
                 f"device='cpu' ({error})"
             ) from error
-        self._nccl, self._xp = from_cupy, xp
+        self._nccl, self._xp = nccl, xp
         self._stream: Any = None
         identifier = processes.meet("the start of NCCL", first)[0]
-        self._communicator = from_cupy.NcclCommunicator(processes.size, identifier, processes.rank)
+        self._communicator = make(processes.size, identifier, processes.rank)
 
     def bind_begun_sum(self, arrays: Sequence[Any], *, at_once: bool) -> tuple[list[Launch], list[Launch]]:
         """A launch that sends arrays off, as one NCCL group, and one after which each holds the sum over all processes:

@@ -1,6 +1,7 @@
 """NCCL's sums on a stand-in for CuPy's interface: what is called, in which order. Simulated; on a GPU NOT RUN."""
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,14 +40,24 @@ def on_a_gpu(place, array):
 
 
 @pytest.fixture
-def cupy():
+def nccl(monkeypatch):
+    """A module of its own, as CuPy's is: `cupy.cuda` has no such attribute before somebody imports it."""
+    cuda = ModuleType("cupy.cuda")
+    cuda.__path__ = []
+    calls = Calls()
+    for name, module in {"cupy": ModuleType("cupy"), "cupy.cuda": cuda, "cupy.cuda.nccl": calls}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return calls
+
+
+@pytest.fixture
+def cupy(nccl):
     stream = SimpleNamespace(ptr=77)
-    return SimpleNamespace(cuda=SimpleNamespace(nccl=Calls(), get_current_stream=lambda: stream))
+    return SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: stream))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy):
-    nccl = cupy.cuda.nccl
+def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy, nccl):
     adder = Nccl(cupy, processes(rank))
     assert nccl == [*(["id"] if rank == 0 else []), ("communicator", 2, (1, 2, 3), rank)]
     nccl.clear()
@@ -64,8 +75,8 @@ def test_nothing_to_add_is_no_launch(cupy):
     assert Nccl(cupy, processes()).bind_begun_sum([], at_once=True) == ([], [])
 
 
-def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy):
-    nccl, said = cupy.cuda.nccl, cupy.cuda.nccl.append
+def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy, nccl):
+    said = nccl.append
     events = iter(["computed", "added"])
 
     def stream(name, ptr):
@@ -91,10 +102,12 @@ def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy):
     assert nccl == [("here", "waits for", "added")]
 
 
-def test_without_nccl_the_remedy_is_named(cupy):
-    del cupy.cuda.nccl
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("module", [None, SimpleNamespace(available=False)], ids=["no module", "an empty one"])
+def test_without_nccl_the_remedy_is_named(rank, module, cupy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module)
     with pytest.raises(RuntimeError, match=r"several processes with GPUs need NCCL.*device='cpu'"):
-        Nccl(cupy, processes())
+        Nccl(cupy, processes(rank))
 
 
 def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
@@ -117,7 +130,8 @@ def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     from gpunn.parallel.strategy import Team
 
     nccl = Calls()
-    monkeypatch.setattr(fake_cupy.cuda, "nccl", nccl, raising=False)
+    monkeypatch.setattr(fake_cupy.cuda, "__path__", [], raising=False)
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl)
     alone = processes(size=1)
     alone.meet, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
     strategy = gpunn.DataParallel(bucket_bytes=bucket)
@@ -142,8 +156,10 @@ def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
 
 @pytest.mark.gpu
 def test_one_process_adds_nothing_on_a_gpu():
-    import gpunn
+    from cupy.cuda import nccl
 
+    if not nccl.available:
+        pytest.skip("needs NVIDIA's NCCL")
     backend = get("cuda")
     array = backend.asarray(np.arange(6.0))
     alone = processes(size=1)
@@ -154,4 +170,4 @@ def test_one_process_adds_nothing_on_a_gpu():
             begin, finish = adder.bind_begun_sum([array], at_once=at_once)
             for launch in (*begin, *finish):
                 launch()
-    assert (backend.to_host(array) == np.arange(6.0)).all() and gpunn.__version__
+    assert (backend.to_host(array) == np.arange(6.0)).all()
