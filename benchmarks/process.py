@@ -127,11 +127,12 @@ class Worker:
             self._process.stdin.flush()
         except OSError:
             raise Failed(self._last_words()) from None
-        answer = self._answer()
-        if "declined" in answer:
-            raise Declined(answer["declined"])
-        if "error" in answer:
-            raise Failed(answer["error"])
+        said = self._answer()
+        if "declined" in said:
+            raise Declined(said["declined"])
+        if "error" in said:
+            raise Failed(said["error"])
+        answer: dict[str, Any] = said["answer"]
         return answer
 
     def _answer(self) -> dict[str, Any]:

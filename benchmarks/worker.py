@@ -35,7 +35,7 @@ def main() -> None:
     _say(answers, session.hello(time.perf_counter() - begun))
     for line in sys.stdin:
         try:
-            _say(answers, session.answer(json.loads(line)))
+            _say(answers, {"answer": session.answer(json.loads(line))})
         except Declined as error:
             _say(answers, {"declined": str(error)})
         except Exception as error:

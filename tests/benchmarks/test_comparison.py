@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks import memory, results
-from benchmarks.comparison import Entry, References, Settings, Workers, compare
+from benchmarks.comparison import Entry, References, Settings, Workers, compare, wrong_precision
 from benchmarks.contestants import CPU, Contestant
 from benchmarks.nets import Net
-from benchmarks.process import Absent, Worker
+from benchmarks.process import Absent, Failed, Worker
 from benchmarks.worker import reason
 
 NET = Net("small", (5, 7, 3), 32, 1024)
@@ -191,6 +191,21 @@ def test_one_thread_is_one_core(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(Absent, match="ImportError: 1 1 False"):
         Worker("planted_curious", 1)
+
+
+def test_how_far_a_product_errs_is_an_answer_and_no_failure(tmp_path, monkeypatch):
+    text = (
+        "PACKAGES = ()\n"
+        "class Prepared:\n    def product(self, a, b):\n        return a @ b\n"
+        "def prepare(task, threads):\n    if task.seed:\n        raise ValueError('a seed')\n    return Prepared()\n"
+    )
+    (tmp_path / "planted_product.py").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Worker("planted_product", 1) as worker:
+        worker.ask("prepare", net=vars(NET), seed=0, precision="float32")
+        assert wrong_precision(worker.ask("product")["error"], "float32") is None
+        with pytest.raises(Failed, match=r"^ValueError: a seed$"):
+            worker.ask("prepare", net=vars(NET), seed=1, precision="float32")
 
 
 def test_reasons_hold_no_folders():
