@@ -1,4 +1,4 @@
-"""What the processes of one mpiexec run in the tests: `script.py NAME FOLDER`. Process k leaves FOLDER/NAME-k.json."""
+"""What the processes of one mpiexec run in the tests: `script.py NAME FOLDER`. Process k leaves FOLDER-NAME-k.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RULES = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
 
 def say(**what):
     """Into a file: mpiexec joins what the processes print wherever a buffer happened to end, within lines as well."""
-    (FOLDER / f"{NAME}-{RANK}.json").write_text(json.dumps(what), encoding="utf-8")
+    Path(f"{FOLDER}-{NAME}-{RANK}.json").write_text(json.dumps(what), encoding="utf-8")
 
 
 def net_of(strategy, rule="adam", dtype="float64", seed=3):

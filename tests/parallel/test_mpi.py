@@ -40,7 +40,7 @@ def script(size, name, folder):
 
 
 def answer(rank, name, folder):
-    return json.loads((folder / f"{name}-{rank}.json").read_text(encoding="utf-8"))
+    return json.loads(Path(f"{folder}-{name}-{rank}.json").read_text(encoding="utf-8"))
 
 
 def answers(size, name, folder):
