@@ -23,7 +23,7 @@ from .blas import bind_affine, bind_product, one_thread, threads
 from .compiled import join, walk_along
 from .courses import Course, in_threads, in_turn
 from .epochs import Epochs, Movable, Part, movable, walked
-from .faults import Fault, absent, forked, out_of_memory
+from .faults import Fault, absent, forked, out_of_memory, ran_out
 from .installation import system_driver, wheels
 from .nccl import Nccl, Processes
 from .precision import UNIT_ROUNDOFF, InBfloat16, Operands
@@ -388,8 +388,8 @@ class _Active:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         xp = self.backend.xp
-        ran_out = error is not None and isinstance(error, xp.cuda.memory.OutOfMemoryError)
-        fault = out_of_memory(error, xp, self.backend.device) if error is not None and ran_out else None
+        full = error is not None and ran_out(error, xp)
+        fault = out_of_memory(error, xp, self.backend.device) if error is not None and full else None
         self.context.__exit__(kind, error, trace)
         if fault is not None:
             raise MemoryError(str(fault)) from error

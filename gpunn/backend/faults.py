@@ -135,6 +135,13 @@ def no_products(brief: str) -> Fault:
     return Fault("products", what, pip_reinstall())
 
 
+def ran_out(error: BaseException, cupy: Any) -> bool:
+    """Whether memory of a device ran out: in CuPy's pool, or where another allocator, a stream, a graph, page-locked
+    memory or cuBLAS asked for it."""
+    said = isinstance(error, RuntimeError) and any(part in str(error).lower() for part in OUT_OF_MEMORY)
+    return said or isinstance(error, cupy.cuda.memory.OutOfMemoryError)
+
+
 def out_of_memory(error: BaseException, cupy: Any, device: str) -> Fault:
     """Memory of the device ran out: what was needed, what is free, what to change."""
     try:

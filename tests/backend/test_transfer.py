@@ -112,6 +112,17 @@ def test_memory_that_runs_out_in_eager_code_says_it_too(fake_cupy):
     assert fake_cupy.state.current == 0
 
 
+@pytest.mark.parametrize("said", ["cudaErrorMemoryAllocation: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_memory_that_runs_out_elsewhere_than_in_the_pool_says_it_too(said, fake_cupy):
+    """An allocator of one's own, a graph that is made ready, page-locked memory."""
+    wanted = rf"cuda:0 is out of memory: .*{said}, .* are free.*batch_size"
+    with pytest.raises(MemoryError, match=wanted) as ran_out, get("cuda").activate():
+        raise RuntimeError(said)
+    assert type(ran_out.value.__cause__) is RuntimeError
+    with pytest.raises(RuntimeError, match=r"^cudaErrorIllegalAddress$"), get("cuda").activate():
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+
 @pytest.mark.gpu
 def test_memory_that_runs_out_on_a_gpu():
     with pytest.raises(MemoryError, match=r"cuda:0 is out of memory: .* GiB were needed, .* are free.*batch_size"):
