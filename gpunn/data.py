@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import fraction, nonnegative
-from .backend import Backend, array_module, from_cuda_interface, is_device_array, to_host
+from .backend import Backend, array_module, from_cuda_interface, home, is_device_array, to_host
 from .losses import BinaryCrossentropy, CategoricalCrossentropy, Loss
 from .network import CompressedRows, Table, generator_of
 from .recording import Array, part
@@ -93,16 +93,18 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
             hint = "; for integer labels use sparse_categorical_crossentropy"
         raise ValueError(f"{name} must have shape ({n}, {n_out}) for loss {loss.name!r}, got shape {array.shape}{hint}")
     _check_finite(array, dtype, name)
-    for rows in _row_blocks(array):
-        loss.check_targets(array[rows], array_module(array), name)
+    with home(array):
+        for rows in _row_blocks(array):
+            loss.check_targets(array[rows], array_module(array), name)
     return array
 
 
 def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
     """Sample weights (n,), finite, ≥ 0, not all 0, in the network's dtype. ValueError or TypeError otherwise."""
     converted = weights_of_a_batch(w, n, dtype, name)
-    if not bool((converted > 0).any()):
-        raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
+    with home(converted):
+        if not bool((converted > 0).any()):
+            raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
     return converted
 
 
@@ -112,9 +114,10 @@ def weights_of_a_batch(w: Any, n: int, dtype: np.dtype, name: str = "sample_weig
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one weight a row, got shape {array.shape}")
     _check_finite(array[:, None], dtype, name)
-    if bool((array < 0).any()):
-        raise ValueError(f"{name} holds negative weights; weights must be ≥ 0")
-    return array.astype(dtype)
+    with home(array):
+        if bool((array < 0).any()):
+            raise ValueError(f"{name} holds negative weights; weights must be ≥ 0")
+        return array.astype(dtype)
 
 
 def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.ndarray:
@@ -191,7 +194,8 @@ def numbers(x: Any, name: str) -> Array:
         remedy = "cast to float32" if "float" in array.dtype.name else "encode them as numbers"  # bfloat16, float8_…
         raise TypeError(f"{name} must hold real numbers, got {what or array.dtype}; {remedy} first")
     if array.dtype.itemsize == 2 and kind == "f":
-        array = array.astype(np.float32)
+        with home(array):
+            array = array.astype(np.float32)
     elif kind == "f" and array.dtype.itemsize > 8:
         array = _from_long(array, name)
     elif not array.dtype.isnative:
@@ -290,12 +294,14 @@ def _check_finite(array: Array, dtype: np.dtype, name: str, first: int = 0, coun
     narrows = array.dtype.itemsize > dtype.itemsize
     for rows in _row_blocks(array, first, count):
         block = array[rows]
-        top = xp.abs(block).max()
-        if bool(xp.isfinite(top)) and not (narrows and float(top) > limit):
-            continue
-        wrong = ~xp.isfinite(block)
-        if bool(wrong.any()):
-            r, c = (int(v[0]) for v in xp.nonzero(wrong))
+        with home(array):
+            top = xp.abs(block).max()
+            if bool(xp.isfinite(top)) and not (narrows and float(top) > limit):
+                continue
+        block = to_host(block)
+        wrong = ~np.isfinite(block)
+        if wrong.any():
+            r, c = (int(v[0]) for v in np.nonzero(wrong))
             value = float(block[r, c])
             what = "NaN" if value != value else "infinity"
             raise ValueError(

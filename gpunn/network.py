@@ -528,8 +528,9 @@ class Network:
         self._reset_plans()
 
     def _set_seed(self) -> None:
-        self.state[Slot.SEED_LOW] = float(self.seed & 0xFFFFFFFF)
-        self.state[Slot.SEED_HIGH] = float(self.seed >> 32 & 0xFFFFFFFF)
+        with self.backend.activate():
+            self.state[Slot.SEED_LOW] = float(self.seed & 0xFFFFFFFF)
+            self.state[Slot.SEED_HIGH] = float(self.seed >> 32 & 0xFFFFFFFF)
 
     def places_of(self, layer: int) -> list[Place]:
         """The places of one layer's parameters, in the layer's own order."""
@@ -620,11 +621,12 @@ class Network:
         """Moments as before the first step, t = 0."""
         count = self.theta.shape[0]
         self.moments = {}
-        for name in self.optimizer.moments:
-            self.moments[name] = self.backend.zeros((count,), self.dtype)
-            self.moments[name].fill(self.optimizer.initial(name))
-        self.score_sums = self.backend.zeros((max(1, self.n_scores),), np.float64)
-        self.state.fill(0)
+        with self.backend.activate():
+            for name in self.optimizer.moments:
+                self.moments[name] = self.backend.zeros((count,), self.dtype)
+                self.moments[name].fill(self.optimizer.initial(name))
+            self.score_sums = self.backend.zeros((max(1, self.n_scores),), np.float64)
+            self.state.fill(0)
         self._set_seed()
         self._reset_plans()
 
@@ -715,7 +717,8 @@ class Network:
             free = self._pool.get(key)
             plan = free.pop() if free else None
         if plan is None:
-            plan = Plan(self, n, **options)
+            with self.backend.activate():
+                plan = Plan(self, n, **options)
         pool = self._pool
         try:
             yield plan

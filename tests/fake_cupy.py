@@ -27,7 +27,7 @@ FUNCTIONS = """abs add all any arange argmax array_equal ascontiguousarray broad
     stack subtract sum take tanh transpose where zeros_like""".split()
 CONSTANTS = "bool_ finfo float32 float64 inf int32 int64 nan newaxis pi uint8 uint32 uint64".split()
 FACTS = "dtype flags itemsize nbytes ndim shape size strides".split()
-METHODS = "all any argmax argmin astype copy fill max mean min ravel reshape sum take transpose view".split()
+METHODS, VIEWS = "all any argmax astype fill max mean min sum take".split(), "ravel reshape transpose view".split()
 OPERATORS = "lt le gt ge eq ne neg abs invert matmul".split()
 OPERATORS += [how + n for n in "add sub mul truediv floordiv mod pow and or xor".split() for how in ("", "r", "i")]
 C_TYPES = {"bool": "bool", "float32": "float", "float64": "double"}
@@ -65,17 +65,19 @@ def _bare(x):
     """The NumPy array inside a fake one; NumPy arrays and lists are refused, scalars pass."""
     if isinstance(x, np.ndarray) or (isinstance(x, list) and not all(isinstance(e, ndarray) for e in x)):
         raise TypeError(f"Unsupported type {type(x)}")
+    if isinstance(x, ndarray) and x.device.id != state.current:
+        raise ValueError("The device where the array resides is different from the current device.")
     return type(x)(map(_bare, x)) if isinstance(x, (tuple, list)) else x._a if isinstance(x, ndarray) else x
 
 
-def _wrap(a, *sources):
+def _wrap(a, *sources, device=None):
     """A fake array around `a`: a view if it shares memory with a source, else an allocation."""
     a, x = np.asarray(a), object.__new__(ndarray)
     if not any(np.may_share_memory(a, s) for s in sources if isinstance(s, np.ndarray)):
         state.saw("allocate", forbidden=True)
         if a.nbytes > state.free:
             raise OutOfMemoryError(a.nbytes)
-    x._a, x.device = a, Device(state.current)
+    x._a, x.device = a, device or Device(state.current)
     return x
 
 
@@ -109,6 +111,8 @@ class ndarray:
     def __getattr__(self, name):
         if name in METHODS:
             return functools.partial(_apply, getattr(np.ndarray, name), self)
+        if name in VIEWS:
+            return lambda *how: _wrap(getattr(self._a, name)(*how), self._a, device=self.device)
         if name not in FACTS:
             raise AttributeError(f"the fake CuPy's ndarray has no {name!r}")
         return getattr(self._a, name)
@@ -122,15 +126,11 @@ class ndarray:
         return tuple(k % n if kind in "iu" else k for k, n, kind in zip(keys, sizes, kinds, strict=True))
 
     def __getitem__(self, key):
-        keys = self._key(key)
-        # a single element is a view too
-        return _wrap(self._a[keys if any(k is ... for k in keys) else (*keys, ...)], self._a)
+        keys = self._key(key)  # a single element is a view too
+        return _wrap(self._a[keys if any(k is ... for k in keys) else (*keys, ...)], self._a, device=self.device)
 
     def __setitem__(self, key, value):
-        self._a[self._key(key)] = _bare(value)
-
-    def get(self):
-        return state.saw("to_host", forbidden=True, answer=self._a.copy())
+        _bare(self)[self._key(key)] = _bare(value)
 
     def set(self, host, stream=None):
         if not isinstance(host, np.ndarray) or (host.dtype, host.shape) != (self.dtype, self.shape):
@@ -138,6 +138,8 @@ class ndarray:
         (stream or fake_graphs.DEFAULT).copy(self._a, state.saw("to_device", forbidden=True, answer=host))
 
 
+ndarray.copy = lambda self: _wrap(self._a.copy())  # on the current device, wherever it was
+ndarray.get = lambda self: state.saw("to_host", forbidden=True, answer=self._a.copy())
 ndarray.__len__ = lambda self: len(self._a)
 ndarray.__repr__ = lambda self: f"simulated {self._a!r}"
 for _name in (f"__{n}__" for n in OPERATORS):
@@ -149,7 +151,7 @@ for _name in ("__float__", "__int__", "__bool__", "item"):
 
 def asarray(x, dtype=None):
     if isinstance(x, ndarray):
-        return x if dtype in (None, x.dtype) and x.device.id == state.current else x.astype(dtype or x.dtype)
+        return x if dtype in (None, x.dtype) else x.astype(dtype)
     if (host := np.array(x, dtype=dtype)).dtype.name not in C_TYPES:
         raise ValueError(f"Unsupported dtype {host.dtype}")
     return _wrap(state.saw("to_device", forbidden=True, answer=host))

@@ -124,6 +124,33 @@ def test_moving_a_network_keeps_its_state(cuda):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", ["adam", "adagrad"])
+def test_a_network_on_the_second_gpu_while_the_first_is_current(rule, monkeypatch):
+    """CuPy launches on the current one, and takes no array of another: simulated, so does the fake."""
+    import fake_cupy
+
+    cupy = fake_cupy.install(monkeypatch, devices=2)
+    X, y, w = _data()
+    here, there = _net("cpu"), _net("cuda:1")
+    given = []
+    for number in (0, 1):
+        with cupy.cuda.Device(number):
+            given.append([cupy.asarray(a) for a in (X, y.astype(np.int32), w)])
+    for net in (here, there):
+        net.compile(rule, "sparse_categorical_crossentropy", device=net.device)
+    for k, (a, b, c) in enumerate([(X, y, w), *given]):
+        on = {} if k % 2 else {"validation_data": (a, b)}
+        there.fit(a, b, sample_weight=c, epochs=2, batch_size=8, verbose=0, **on)
+        here.fit(X, y, sample_weight=w, epochs=2, batch_size=8, verbose=0)
+        assert cupy.cuda.runtime.getDeviceCount() == 2 and cupy.state.current == 0
+        np.testing.assert_allclose(there.predict(a) if k == 0 else there.predict(a).get(), here.predict(X), atol=1e-12)
+        there.train_on_batch(a, b)
+        here.train_on_batch(X, y)
+    assert "cuda:1" in str(there.summary()) and there.evaluate(*given[0][:2])
+    for ours, theirs in zip(there.get_weights(), here.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
 def test_trace_and_gradients_on_the_device(cuda):
     X, y, w = _data(9)
     found = []

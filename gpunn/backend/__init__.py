@@ -4,7 +4,7 @@
 says what is wrong. Importing this touches no CuPy: only `get`, asked for "auto" or "cuda", and `doctor` do.
 """
 
-from .arrays import array_module, from_cuda_interface, is_device_array, to_host
+from .arrays import array_module, from_cuda_interface, home, is_device_array, to_host
 from .devices import Backend, DeviceError, DeviceFallbackWarning, get
 from .examination import Check, Report, doctor
 from .library import prepare
@@ -21,6 +21,7 @@ __all__ = [
     "doctor",
     "from_cuda_interface",
     "get",
+    "home",
     "is_device_array",
     "prepare",
     "to_host",

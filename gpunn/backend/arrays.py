@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,11 @@ def is_device_array(x: Any) -> bool:
 def array_module(x: Any) -> Any:
     """The library whose functions take `x`: the module cupy for a CuPy array, else numpy."""
     return sys.modules["cupy"] if is_device_array(x) else np
+
+
+def home(x: Any) -> AbstractContextManager[Any]:
+    """A context for what is computed with x where it lies: CuPy launches on the current GPU, whichever that is."""
+    return sys.modules["cupy"].cuda.Device(x.device.id) if is_device_array(x) else contextlib.nullcontext()
 
 
 def from_cuda_interface(x: Any) -> Any:

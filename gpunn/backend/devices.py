@@ -270,8 +270,13 @@ class CUDA(Backend):
 
     def asarray(self, x: Any, dtype: Any = None) -> Any:
         with self.activate():
-            # what comes from the host is cast there: half the bytes travel where float64 becomes float32
-            return self.xp.asarray(x if is_device_array(x) else np.asarray(x, dtype=dtype), dtype=dtype)
+            # what comes from the host is cast there: half the bytes travel where float64 becomes float32; an array of
+            # another GPU would be left there
+            if not is_device_array(x):
+                x = np.asarray(x, dtype=dtype)
+            elif x.device.id != self.index:
+                x = x.copy()
+            return self.xp.asarray(x, dtype=dtype)
 
     def synchronize(self) -> None:
         with self.activate():
