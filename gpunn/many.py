@@ -12,7 +12,7 @@ import numpy as np
 from . import data as checks
 from . import schedules
 from .arguments import nonnegative, truth, whole
-from .backend import array_module, to_host
+from .backend import array_module, home, to_host
 from .backend.courses import Course
 from .model import BATCH, Sequential
 from .training import fitting, sets, unwatched
@@ -123,7 +123,7 @@ class _Checked:
         data = self.of(net)
         key = tuple(map(id, (*data, rows)))
         if key not in self.folds:
-            self.folds[key] = tuple(None if a is None else a[array_module(a).asarray(rows)] for a in data)
+            self.folds[key] = tuple(None if a is None else _taken(a, rows) for a in data)
         found: sets.Set = self.folds[key]
         return found
 
@@ -188,6 +188,12 @@ class _Job:
         finally:
             # of many nets the buffers of a step would be many
             net._net.drop_plans()
+
+
+def _taken(array: Any, rows: np.ndarray) -> Any:
+    """Those rows, where the array lies."""
+    with home(array):
+        return array[array_module(array).asarray(rows)]
 
 
 def _candidates(given: Any) -> list[Mapping[str, Any]]:

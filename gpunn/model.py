@@ -439,16 +439,18 @@ class Sequential:
         logits. ValueError where the network gives neither."""
         meaning, are_logits = self._probability()
         a = self.predict(X, batch_size=batch_size)
-        return kernel(meaning)(a) if are_logits else a
+        with backends.home(a):
+            return kernel(meaning)(a) if are_logits else a
 
     def predict_classes(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """Indices (n,) of the largest probability; of sigmoid outputs 0 or 1 each, (n,) for one output."""
         meaning, _ = self._probability()
         p = self.predict_proba(X, batch_size=batch_size)
-        if meaning != "sigmoid":
-            return p.argmax(axis=1)
-        yes = (p > 0.5).astype("int64")
-        return yes[:, 0] if yes.shape[1] == 1 else yes
+        with backends.home(p):
+            if meaning != "sigmoid":
+                return p.argmax(axis=1)
+            yes = (p > 0.5).astype("int64")
+            return yes[:, 0] if yes.shape[1] == 1 else yes
 
     def _probability(self) -> tuple[str, bool]:
         """("softmax" | "sigmoid", whether aᴸ are its logits): what the loss says, else what the last layer is."""

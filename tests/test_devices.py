@@ -144,11 +144,34 @@ def test_a_network_on_the_second_gpu_while_the_first_is_current(rule, monkeypatc
         here.fit(X, y, sample_weight=w, epochs=2, batch_size=8, verbose=0)
         assert cupy.cuda.runtime.getDeviceCount() == 2 and cupy.state.current == 0
         np.testing.assert_allclose(there.predict(a) if k == 0 else there.predict(a).get(), here.predict(X), atol=1e-12)
+        assert (gpunn.backend.to_host(there.predict_classes(a)) == here.predict_classes(X)).all()
         there.train_on_batch(a, b)
         here.train_on_batch(X, y)
     assert "cuda:1" in str(there.summary()) and there.evaluate(*given[0][:2])
     for ours, theirs in zip(there.get_weights(), here.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_folds_and_logits_on_the_second_gpu(monkeypatch):
+    import fake_cupy
+
+    cupy = fake_cupy.install(monkeypatch, devices=2)
+    X, y, _ = _data()
+    folds = [(np.arange(20), np.arange(20, 37))]
+    found = []
+    for device, number in (("cpu", None), ("cuda:1", 0), ("cuda:1", 1)):
+
+        def build(device=device):
+            net = gpunn.Sequential([gpunn.Dense(4)], seed=2, dtype="float64")
+            return net.compile("sgd", "sparse_categorical_crossentropy", device=device)
+
+        with cupy.cuda.Device(number or 0):
+            a, b = (X, y) if number is None else (cupy.asarray(X), cupy.asarray(y.astype(np.int32)))
+        ((net, _),) = gpunn.fit_many(build, a, b, [{"lr": 0.1}], splits=folds)
+        assert net.device == device
+        found.append(gpunn.backend.to_host(net.predict_proba(a)))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-12)
 
 
 def test_trace_and_gradients_on_the_device(cuda):
