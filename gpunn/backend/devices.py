@@ -393,8 +393,9 @@ class _Active:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         xp = self.backend.xp
-        full = error is not None and ran_out(error, xp)
-        fault = out_of_memory(error, xp, self.backend.device) if error is not None and full else None
+        fault = None
+        if error is not None and ran_out(error, xp):
+            fault = out_of_memory(error, xp, self.backend.device)
         self.context.__exit__(kind, error, trace)
         if fault is not None:
             raise MemoryError(str(fault)) from error
