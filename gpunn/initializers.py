@@ -112,7 +112,7 @@ class LecunNormal(_Scaled):
     names = ("lecun_normal",)
 
     def variance(self, n_in: int, n_out: int) -> float:
-        return 1 / n_in
+        return 1 / n_in  # mutate: E10 lecun
 
 
 class LecunUniform(LecunNormal):
@@ -144,7 +144,7 @@ class HeNormal(_Scaled):
     names = ("he_normal",)
 
     def variance(self, n_in: int, n_out: int) -> float:
-        return 2 / n_in
+        return 2 / n_in  # mutate: E10 he
 
 
 class HeUniform(HeNormal):

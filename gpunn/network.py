@@ -264,7 +264,7 @@ class Plan:
         if self.share.group is not ALONE:
             ops(kernel("begin_part"), out=self.state, count=1, first=self.share.first)
         if not self.weighted:
-            self.w.fill(1 / self.share.rows)
+            self.w.fill(1 / self.share.rows)  # mutate: E3 mean
             ops(kernel("begin_batch"), out=self.state, count=1, rows=self.share.rows)
         else:
             ops(kernel("total"), self.w, out=_slot(self.state, Slot.WEIGHT))

@@ -64,7 +64,7 @@ def aggregate(a_prev: Array, W: Array, b: Array) -> Array:
     a_prev (n, n_in), W (n_in, n_out), b (n_out,) → z (n, n_out).
     """
     _fit(a_prev=(a_prev, "n n_in"), W=(W, "n_in n_out"), b=(b, "n_out"))
-    return a_prev @ W + b
+    return a_prev @ W + b  # mutate: E1 theory
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _tanh_of_gelu(xp: Any, z: Array) -> Array:
 
 FUNCTIONS = {
     "identity": Function(lambda xp, z: z, lambda xp, z: xp.ones_like(z)),
-    "relu": Function(lambda xp, z: xp.maximum(z, 0), lambda xp, z: (z > 0).astype(z.dtype)),
+    "relu": Function(lambda xp, z: xp.maximum(z, 0), lambda xp, z: (z > 0).astype(z.dtype)),  # mutate: E2 theory relu
     "sigmoid": Function(_sigmoid, lambda xp, z: _sigmoid(xp, z) * _sigmoid(xp, -z)),
     "tanh": Function(lambda xp, z: xp.tanh(z), lambda xp, z: 1 - xp.tanh(z) ** 2),
     "leaky_relu": Function(
@@ -124,7 +124,7 @@ def activate(z: Array, f: str = "relu") -> Array:
     xp = array_module(z)
     if f == "softmax":
         e = xp.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+        return e / e.sum(axis=1, keepdims=True)  # mutate: E2 theory softmax
     return _function(f).f(xp, z)
 
 
@@ -159,7 +159,7 @@ def row_losses(y: Array, a: Array, kind: str = "half_squared_error") -> Array:
     _fit(a=(a, "n n_out"), y=(y, "n n_out"))
     xp = array_module(a)
     if kind == "half_squared_error":
-        return 0.5 * ((y - a) ** 2).sum(axis=1)
+        return 0.5 * ((y - a) ** 2).sum(axis=1)  # mutate: E3 theory loss
     if kind == "softmax_crossentropy":
         return -_times_log(xp, y, a).sum(axis=1)
     if kind == "sigmoid_crossentropy":
@@ -181,7 +181,7 @@ def row_weights(a: Array, w: Array | None = None) -> Array:
     _fit(a=(a, "n n_out"))
     xp = array_module(a)
     if w is None:
-        return xp.ones_like(a[:, 0]) / a.shape[0]
+        return xp.ones_like(a[:, 0]) / a.shape[0]  # mutate: E3 theory mean
     _fit(a=(a, "n n_out"), w=(w, "n"))
     if not bool((w >= 0).all()):
         raise ValueError("w must hold weights ≥ 0, got a negative one or NaN")
@@ -205,7 +205,7 @@ def loss_gradient(y: Array, a: Array, kind: str = "half_squared_error", w: Array
     _fit(a=(a, "n n_out"), y=(y, "n n_out"))
     xp = array_module(a)
     if kind == "half_squared_error":
-        g = a - y
+        g = a - y  # mutate: E3 theory gradient
     elif kind == "softmax_crossentropy":
         g = -_over(xp, y, a)
     elif kind == "sigmoid_crossentropy":
@@ -233,8 +233,8 @@ def output_error(z: Array, grad_a: Array, f: str) -> Array:
     _fit(z=(z, "n n_out"), grad_a=(grad_a, "n n_out"))
     if f == "softmax":
         a = activate(z, "softmax")
-        return a * (grad_a - (a * grad_a).sum(axis=1, keepdims=True))
-    return slope(z, f) * grad_a
+        return a * (grad_a - (a * grad_a).sum(axis=1, keepdims=True))  # mutate: E4 theory softmax
+    return slope(z, f) * grad_a  # mutate: E4 theory
 
 
 def matched_output_error(y: Array, a: Array, w: Array | None = None) -> Array:
@@ -244,7 +244,7 @@ def matched_output_error(y: Array, a: Array, w: Array | None = None) -> Array:
     y and a (n, n_out), w (n,) → δ (n, n_out).
     """
     _fit(a=(a, "n n_out"), y=(y, "n n_out"))
-    return row_weights(a, w)[:, None] * (a - y)
+    return row_weights(a, w)[:, None] * (a - y)  # mutate: E4 theory matched
 
 
 def recursion(z: Array, delta_next: Array, W_next: Array, f: str) -> Array:
@@ -254,7 +254,7 @@ def recursion(z: Array, delta_next: Array, W_next: Array, f: str) -> Array:
     z (n, n_l), delta_next (n, n_next), W_next (n_l, n_next) → δ (n, n_l).
     """
     _fit(z=(z, "n n_l"), W_next=(W_next, "n_l n_next"), delta_next=(delta_next, "n n_next"))
-    grad_a = delta_next @ W_next.T
+    grad_a = delta_next @ W_next.T  # mutate: E5 theory
     return slope(z, f) * grad_a
 
 
@@ -267,13 +267,13 @@ def weight_gradient(a_prev: Array, delta: Array) -> Array:
     ∂zᵢⱼ/∂W_mj = a_prev,ᵢₘ, summed over the rows i. a_prev (n, n_in), delta (n, n_out) → (n_in, n_out).
     """
     _fit(a_prev=(a_prev, "n n_in"), delta=(delta, "n n_out"))
-    return a_prev.T @ delta
+    return a_prev.T @ delta  # mutate: E6 theory
 
 
 def intercept_gradient(delta: Array) -> Array:
     """∂C/∂b = Σ over rows of δ. (E7)  delta (n, n_out) → (n_out,)."""
     _fit(delta=(delta, "n n_out"))
-    return delta.sum(axis=0)
+    return delta.sum(axis=0)  # mutate: E7 theory
 
 
 def gradient_step(theta: Array, g: Array, lr: float) -> Array:
@@ -285,7 +285,7 @@ def gradient_step(theta: Array, g: Array, lr: float) -> Array:
     axes = " ".join(f"axis_{k}" for k in range(theta.ndim))
     _fit(theta=(theta, axes), g=(g, axes))
     lr = _number("lr", lr)
-    return theta - lr * g
+    return theta - lr * g  # mutate: E8 theory
 
 
 # --- E9, E10, E11: penalty, initial weights, dropout ---
@@ -294,13 +294,13 @@ def gradient_step(theta: Array, g: Array, lr: float) -> Array:
 def penalty(weights: Sequence[Array], lam: float) -> Array:
     """½λ Σ W² over all weights, not intercepts: what C gains. (E9)"""
     lam = _number("lam", lam)
-    return 0.5 * lam * sum((W**2).sum() for W in weights)
+    return 0.5 * lam * sum((W**2).sum() for W in weights)  # mutate: E9 theory penalty
 
 
 def penalty_gradient(W: Array, lam: float) -> Array:
     """λW: what ∂C/∂W gains. (E9)  W (n_in, n_out) → (n_in, n_out)."""
     lam = _number("lam", lam)
-    return lam * W
+    return lam * W  # mutate: E9 theory gradient
 
 
 def initial_weights(n_in: int, n_out: int, generator: Any, *, rectifier: bool = False) -> Array:
@@ -309,7 +309,7 @@ def initial_weights(n_in: int, n_out: int, generator: Any, *, rectifier: bool = 
     With independent entries of mean 0, E[z²] = Σ E[W²] a² = n_in σ² · mean a²: σ² = 1/n_in keeps the mean square of the
     neuron's input. A rectifier loses half of it, which 2/n_in gives back. `generator` is a NumPy Generator.
     """
-    return generator.normal(0.0, ((2 if rectifier else 1) / n_in) ** 0.5, (n_in, n_out))
+    return generator.normal(0.0, ((2 if rectifier else 1) / n_in) ** 0.5, (n_in, n_out))  # mutate: E10 theory
 
 
 def dropout(a: Array, mask: Array | None, p: float, *, form: str = "inverted") -> Array:
@@ -325,7 +325,7 @@ def dropout(a: Array, mask: Array | None, p: float, *, form: str = "inverted") -
         return a if form == "inverted" else (1 - p) * a
     mask = mask.astype(a.dtype)  # it may be boolean
     _fit(a=(a, "n n_out"), mask=(mask, "n n_out"))
-    return a * mask / (1 - p) if form == "inverted" else a * mask
+    return a * mask / (1 - p) if form == "inverted" else a * mask  # mutate: E11 theory
 
 
 # --- the procedure ---

@@ -110,7 +110,7 @@ def activation(
             make(
                 f"{name}_backward",
                 f"H {stored}, H g{scalars} -> H delta",
-                f"T d; {{ {slope} }} delta = d * g;",
+                f"T d; {{ {slope} }} delta = d * g;",  # mutate: E5 derivative
                 [stored, "g"],
                 backward,
                 "δ = f′(z) ⊙ g. (E4, E5)",

@@ -9,10 +9,10 @@ from ._registry import by_row
 SIGMOID = """
   const T x = z[k], t = y[k];
   const T e = exp(-fabs(x));
-  const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);
+  const T s = (x >= (T)0 ? (T)1 : e) / ((T)1 + e);  // mutate: E2 sigmoid
   const T term = (x > (T)0 ? x - x * t : -(x * t)) + log1p(e);
   a[k] = s;
-  delta[k] = w * (s - t);
+  delta[k] = w * (s - t);  // mutate: E4 sigmoid crossentropy
 """
 
 

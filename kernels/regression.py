@@ -18,6 +18,7 @@ def _mean(each: str, c: str = "w / (T)m") -> str:
 
 @by_row(
     SIGNATURE,
+    # mutate: E3 half squared error
     summed("const T e = a[k] - y[k]; sum += e * e; g[k] = w * e;", "loss = w * ((T)0.5 * sum);"),
 )
 def half_squared_error(a, y, w):

@@ -6,7 +6,7 @@ from ._activation import activation
 
 
 @activation(
-    value="a = z < (T)0 ? (T)0 : z;",
+    value="a = z < (T)0 ? (T)0 : z;",  # mutate: E2 relu
     slope="d = a > (T)0 ? (T)1 : (a <= (T)0 ? (T)0 : a);",
     stored="a",
     ulp=0,

@@ -51,7 +51,7 @@ def softmax(z):
 T inner = (T)0;
 for (long long k = LANE; k < m; k += LANES) inner += a[k] * g[k];
 inner = sum_of_lanes<LANES>(inner);
-for (long long k = LANE; k < m; k += LANES) delta[k] = a[k] * (g[k] - inner);
+for (long long k = LANE; k < m; k += LANES) delta[k] = a[k] * (g[k] - inner);  // mutate: E4 softmax
 """,
 )
 def softmax_backward(a, g):
@@ -92,7 +92,11 @@ for (k = LANE; k < m; k += LANES) {{ mass += y[k]; picked += y[k] == (T)0 ? (T)0
 mass = sum_of_lanes<LANES>(mass); picked = sum_of_lanes<LANES>(picked);
 {_EXP_AND_SUM}
 VECTOR_LOOP
-for (k = LANE; k < m; k += LANES) {{ const T p = a[k] / sum; a[k] = p; delta[k] = w * (mass * p - y[k]); }}
+for (k = LANE; k < m; k += LANES) {{
+  const T p = a[k] / sum;
+  a[k] = p;
+  delta[k] = w * (mass * p - y[k]);  // mutate: E4 softmax crossentropy
+}}
 loss = w * (mass * (log)(sum) - picked);
 """,
 )

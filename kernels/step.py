@@ -30,7 +30,7 @@ def begin_weighted(state):
 
 @elementwise(
     "raw float64 state -> inout T w",
-    "w = weight > 0.0 ? (T)((double)w / weight) : w;",
+    "w = weight > 0.0 ? (T)((double)w / weight) : w;",  # mutate: E3 weights
     setup="const double weight = state[WEIGHT];",
     ulp=0,
 )
@@ -42,7 +42,7 @@ def weigh(state, w):
 
 @elementwise(
     "T theta, raw float64 state, scalar T l2, scalar T l1 -> inout T g",
-    "g = g + (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",
+    "g = g + (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",  # mutate: E9 gradient
 )
 def add_penalty_gradient(theta, state, l2, l1, g):
     """∂C/∂W gains λW, and λ₁ sign(W) for the l1 form. (E9)"""
@@ -51,7 +51,7 @@ def add_penalty_gradient(theta, state, l2, l1, g):
 
 @reduction(
     "T theta, scalar float64 l2, scalar float64 l1 -> float64 s",
-    "const double u = (double)theta; s = 0.5 * l2 * u * u + l1 * fabs(u);",
+    "const double u = (double)theta; s = 0.5 * l2 * u * u + l1 * fabs(u);",  # mutate: E9 penalty
     over="all",
 )
 def penalty(theta, l2, l1):

@@ -6,7 +6,7 @@ from ._registry import MAX_OF_MAGNITUDES, reduction
 from .state import Slot
 
 
-@reduction("H x -> T s", "s = x;", over="rows")
+@reduction("H x -> T s", "s = x;", over="rows")  # mutate: E7 column sum
 def column_sum(x):
     """sⱼ = Σᵢ xᵢⱼ; of δ it is the intercept gradient. (E7)"""
     return x

@@ -120,7 +120,7 @@ def test_every_equation_is_cited_proved_and_in_the_readme(number):
     assert "gpunn/theory.py" in citing
     assert citing - {"gpunn/theory.py"}, f"E{number} is cited by nothing that computes it in a step"
     # a proof is a test that fails when the equation's line is made wrong: `python tests/mutations.py` runs them
-    assert {m.where for m in MUTATIONS if m.equation == number} >= {"theory", "plan"}
+    assert {m.suite for m in MUTATIONS if m.equation == f"E{number}"} >= {"theory", "step"}
     assert re.search(rf"^\| \*\*E{number}\*\*", (ROOT / "README.md").read_text(), re.M)
 
 

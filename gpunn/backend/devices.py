@@ -308,7 +308,7 @@ class CUDA(Backend):
             # the library's rectifier makes 0 of NaN
             if f == "relu" and z is out and judged:
                 mask = self.products.new_mask(*out.shape) if keeps else None
-                if mask is not None and (launch := fused(out, epilogue="relu_mask", kept=mask)):
+                if mask is not None and (launch := fused(out, epilogue="relu_mask", kept=mask)):  # mutate: E2 cublaslt
                     return Affine(launch, "a", mask)
                 if launch := fused(out, epilogue="relu"):
                     return Affine(launch, "a")

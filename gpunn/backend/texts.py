@@ -35,7 +35,7 @@ template <typename T> struct After {
   const T* bias;
   bool relu;
   T of(T sum, Int j) const {
-    const T z = bias ? sum + bias[j] : sum;
+    const T z = bias ? sum + bias[j] : sum;  // mutate: E1 cpu bias
     return relu && z < (T)0 ? (T)0 : z;
   }
   V of_vector(V sum, Int j) const {

@@ -114,12 +114,12 @@ class Dense(Layer):
                 self.activation.record_backward(*given)
         if self.trainable:
             wants_db = self.use_bias and not (summed or t.db_is_known)
-            if not (wants_db and ops.matmul_with_sums(t.a_prev.T, t.delta, out=t.dW, sums=t.db)):
-                ops.matmul(t.a_prev.T, t.delta, out=t.dW)
+            if not (wants_db and ops.matmul_with_sums(t.a_prev.T, t.delta, out=t.dW, sums=t.db)):  # mutate: E6 cublaslt
+                ops.matmul(t.a_prev.T, t.delta, out=t.dW)  # mutate: E6 dense
                 if wants_db:
                     ops(kernel("column_sum"), t.delta, out=t.db)
         if t.grad_prev is not None and not self._through_the_layer_below(ops, t):
-            ops.matmul(t.delta, t.W.T, out=t.grad_prev)
+            ops.matmul(t.delta, t.W.T, out=t.grad_prev)  # mutate: E5 dense
 
     def _through_the_layer_below(self, ops: Recorder, t: Buffers) -> bool:
         """δˡ⁻¹ = f′(zˡ⁻¹) ⊙ (δ Wᵀ) (E5) and Σ δˡ⁻¹ (E7) in one product, where the layer below kept what f′ is made of.
@@ -129,8 +129,8 @@ class Dense(Layer):
         below = t.below
         if below is None or below.kept is None:
             return False
-        given = (t.delta, t.W.T, t.grad_prev, below.f, below.kept)
-        below.db_is_known = below.wants_db and ops.matmul_through(*given, below.db)
+        given = (t.delta, t.W.T, t.grad_prev, below.f, below.kept)  # mutate: E5 cublaslt
+        below.db_is_known = below.wants_db and ops.matmul_through(*given, below.db)  # mutate: E7 cublaslt
         below.delta_is_known = below.db_is_known or ops.matmul_through(*given)
         return bool(below.delta_is_known)
 

@@ -36,13 +36,13 @@ class Dropout(Layer):
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """∂C/∂a_prev = ∂C/∂a ⊙ k/(1 − p), the same mask and scale (E11)"""
         if t.grad_prev is not None:
-            self._scale(ops, t, t.grad_a, t.grad_prev, training)
+            self._scale(ops, t, t.grad_a, t.grad_prev, training)  # mutate: E11 backward
 
     def _scale(self, ops: Recorder, t: Buffers, x: Array, y: Array, training: bool) -> None:
         n, width = x.shape
         # at prediction nothing is dropped: a threshold of 0 keeps every element, and only the factor acts
         kept = 1 - self.rate
-        factor = kept if not training else 1 / kept if self.form == "inverted" else 1.0
+        factor = kept if not training else 1 / kept if self.form == "inverted" else 1.0  # mutate: E11 scale
         ops(
             kernel("dropout"),
             x,
