@@ -4,6 +4,7 @@ import threading
 import time
 import warnings
 
+import limits
 import numpy as np
 import pytest
 from oracles import oracle
@@ -133,8 +134,8 @@ def test_a_metric_of_all_rows_together():
 
 
 def test_more_epochs_than_are_taken_at_once(monkeypatch):
-    monkeypatch.setattr(unwatched, "AT_ONCE", 3)
-    monkeypatch.setattr(unwatched, "RATES", 2)
+    limits.set(monkeypatch, "epochs_at_once", 3)
+    limits.set(monkeypatch, "rates_at_once", 2)
     found = gpunn.fit_many(build, X, LABELS, CANDIDATES, epochs=7, batch_size=20)
     for candidate, fitted in zip(CANDIDATES, found, strict=True):
         assert_same(fitted, alone(candidate, LABELS, epochs=7, batch_size=20))
@@ -356,7 +357,7 @@ def test_an_activation_of_ones_own_is_recorded_for_each_net(recorded):
 
 
 def test_few_recordings_wait(recorded, monkeypatch):
-    monkeypatch.setattr(recordings, "MOST", 1)
+    limits.set(monkeypatch, "recordings", 1)
     waiting = []
     put = fitting.course
 

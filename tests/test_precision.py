@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import limits
 import numpy as np
 import pytest
 import tolerances
@@ -10,7 +11,7 @@ from backend.test_cublaslt import Twice, data, frozen, missing, net_of, rounded
 
 import gpunn
 from gpunn import MLPClassifier, MLPRegressor
-from gpunn.backend import get, graph, to_host
+from gpunn.backend import get, to_host
 from gpunn.backend.products import ProductWarning
 from gpunn.kernels import get as kernel
 from gpunn.network import Plan
@@ -443,8 +444,8 @@ def fitted(fake_cupy, *, layers=None, epochs=2, **options):
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"])
 def test_steps_in_a_row_round_the_weights_as_they_write_them(fake_cupy, monkeypatch, optimizer):
     """Bit for bit what rounding them before every step gives, which a graph of several steps does once."""
-    monkeypatch.setattr(graph, "MOST_STEPS", 3)
-    monkeypatch.setattr(graph, "LOOKS", 1e-4)
+    limits.set(monkeypatch, "graph_steps", 3)
+    limits.set(monkeypatch, "graph_polls", 1e-4)
     together = fitted(fake_cupy, optimizer=optimizer)
     nodes = {int(c.split()[2]) for c in fake_cupy.state.calls if c.startswith("graph of")}
     with plan_of(together) as plan:

@@ -6,6 +6,7 @@ import gc
 import warnings
 import weakref
 
+import limits
 import numpy as np
 import pytest
 
@@ -18,14 +19,13 @@ from gpunn.backend.products import ProductWarning
 from gpunn.kernels import DeviceLaunch
 from gpunn.kernels.state import SIZE, Slot, slots
 from gpunn.training import loop, sets
-from gpunn.training.loop import EVALUATION_ROWS
 
 
 @pytest.fixture
 def several(fake_cupy, monkeypatch):
     """Graphs of up to three steps, and many of them between two looks at the clock, on a busy machine too."""
-    monkeypatch.setattr(graph, "MOST_STEPS", 3)
-    monkeypatch.setattr(graph, "LOOKS", 1e-4)
+    limits.set(monkeypatch, "graph_steps", 3)
+    limits.set(monkeypatch, "graph_polls", 1e-4)
     return fake_cupy
 
 
@@ -171,7 +171,7 @@ def captures(fake_cupy, monkeypatch):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_validation_set_is_captured_once_a_fit(captures, weighted):
     rng = np.random.default_rng(5)
-    rows = 4 * EVALUATION_ROWS + 10  # four blocks and a tail
+    rows = 4 * limits.get("evaluation_rows") + 10  # four blocks and a tail
     X, y, w = rng.normal(size=(rows, 3)), rng.integers(0, 2, size=rows), rng.uniform(0.5, 2, size=rows)
     found = []
     for device in ("cpu", "cuda"):
@@ -220,9 +220,8 @@ def test_sets_that_are_no_longer_looked_at_go(fake_cupy):
 
 def test_the_parts_of_a_set_that_lbfgs_asks_for_are_captured_once(captures, monkeypatch):
     pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
-    from gpunn.estimators import base
 
-    monkeypatch.setattr(base, "LBFGS_ELEMENTS", 1)  # parts of 1024 rows
+    limits.set(monkeypatch, "lbfgs_elements", 1)  # parts of 1024 rows
     rng = np.random.default_rng(5)
     X, y = rng.normal(size=(1100, 3)), rng.normal(size=1100)
     found = []
@@ -307,7 +306,7 @@ def test_every_step_has_its_own_learning_rate(steps):
 
 
 def test_more_rates_than_there_is_room_for_are_taken_in_parts(steps, monkeypatch):
-    monkeypatch.setattr(graph, "RATES", 7)
+    limits.set(monkeypatch, "graph_rates", 7)
     assert steps.graph.repeat(20, steps.state, rates=np.arange(20.0), seconds=60.0) == 7
     np.testing.assert_array_equal(steps.seen.get()[:7], np.arange(7.0))
 
@@ -441,7 +440,7 @@ def test_where_branches_end_the_one_that_was_longest_without_a_launch_is_taken(f
 
 
 def test_what_fills_the_gpu_is_not_set_beside_another_that_does(fake_cupy, monkeypatch):
-    monkeypatch.setattr(placing, "FILLS", 16)
+    limits.set(monkeypatch, "launch_elements", 16)
     a, b, c, d = (fake_cupy.zeros((4, 4), np.float64) for _ in range(4))
     small = fake_cupy.zeros((4,), np.float64)
     found, ends = _placed(_launch([a], [b], product=True), _launch([], [small]), _launch([c], [d], product=True))

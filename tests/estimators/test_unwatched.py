@@ -4,12 +4,12 @@ import os
 import signal
 import threading
 
+import limits
 import numpy as np
 import pytest
 from oracles import oracle
 
 import gpunn
-from gpunn.training import unwatched
 
 oracle("sklearn")
 
@@ -38,7 +38,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("at_once", [64, 3])
 def test_watched_or_not(case, at_once, monkeypatch):
-    monkeypatch.setattr(unwatched, "AT_ONCE", at_once)
+    limits.set(monkeypatch, "epochs_at_once", at_once)
     given = SMALL | CASES[case]
     free = gpunn.MLPClassifier(**given).fit(X, LABELS)
     watched = gpunn.MLPClassifier(callbacks=[gpunn.Callback()], **given).fit(X, LABELS)

@@ -1,6 +1,7 @@
 """Exported graphs in onnxruntime: what `predict` gives, for every layer and activation, and for tables with their
 labels and units."""
 
+import limits
 import numpy as np
 import pytest
 from oracles import oracle
@@ -202,10 +203,10 @@ def test_refusals_leave_an_old_file_whole(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="export: there are no weights yet"):
         net.export(path)
     net.build(3)
-    monkeypatch.setattr(interchange, "LIMIT", 31)
+    limits.set(monkeypatch, "onnx_bytes", 31)
     with pytest.raises(ValueError, match=r"holds 0.0 GiB of numbers, and an ONNX file at most 2 GiB"):
         net.export(path)
-    monkeypatch.setattr(interchange, "LIMIT", 32)
+    limits.set(monkeypatch, "onnx_bytes", 32)
     with pytest.raises(FileNotFoundError):
         net.export(tmp_path / "no folder" / "m.onnx")
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]

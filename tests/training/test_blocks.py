@@ -1,5 +1,6 @@
 """A set that the device has no room for: the same run, block after block."""
 
+import limits
 import numpy as np
 import pytest
 
@@ -29,8 +30,8 @@ def _net(task, device, **options):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of two batches of five rows, and parts of a set of so many bytes that there are several."""
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 500)
-    monkeypatch.setattr(blocks, "EVALUATION_ROWS", 8)
+    limits.set(monkeypatch, "transfer_bytes", 500)
+    limits.set(monkeypatch, "evaluation_rows", 8)
 
 
 @pytest.fixture

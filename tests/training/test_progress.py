@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import limits
 import numpy as np
 import pytest
 
 import gpunn
-from gpunn.training import loop
 from gpunn.training.callbacks import CallbackList
 
 tqdm = pytest.importorskip("tqdm")
@@ -49,10 +49,9 @@ class Drawn:
 @pytest.fixture
 def bar(monkeypatch):
     """A ProgressBar on `Drawn`, at `bar.drawn`, that is called and drawn after every step and epoch."""
-    from gpunn.training.callbacks import progress
 
-    monkeypatch.setattr(loop, "LOOK_AFTER", -1.0)
-    monkeypatch.setattr(progress, "BETWEEN", -1.0)
+    limits.set(monkeypatch, "compiled_seconds", -1.0)
+    limits.set(monkeypatch, "progress_seconds", -1.0)
     made = gpunn.ProgressBar()
 
     def make(**options):
@@ -142,9 +141,10 @@ NARROW = """
 import fcntl, numpy as np, struct, sys, termios
 fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 import gpunn
-from gpunn.training import loop
-from gpunn.training.callbacks import progress
-loop.LOOK_AFTER = progress.BETWEEN = -1.0
+sys.path.insert(0, "tests")
+import limits, pytest
+for name in ("compiled_seconds", "progress_seconds"):
+    limits.set(pytest.MonkeyPatch(), name, -1.0)
 net = gpunn.Sequential([gpunn.Dense(8, "relu"), gpunn.Dense(6, "softmax")], seed=0)
 net.compile("adam", "sparse_categorical_crossentropy", ["accuracy", "top_k_categorical_accuracy"], device="cpu")
 rng = np.random.default_rng(0)

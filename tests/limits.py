@@ -1,0 +1,36 @@
+"""The size limits that tests lower so that small data takes the path of large data: one table, by name."""
+
+import importlib
+
+LIMITS = {
+    "compiled_seconds": "gpunn.training.loop.LOOK_AFTER",  # that compiled steps run before Python continues
+    "epochs_at_once": "gpunn.training.unwatched.AT_ONCE",  # that compiled code runs without a return to Python
+    "evaluation_rows": "gpunn.training.blocks.EVALUATION_ROWS",  # of one batch of an evaluation
+    "graph_polls": "gpunn.backend.graph.LOOKS",  # of the clock before a deadline
+    "graph_rates": "gpunn.backend.graph.RATES",  # learning rates stored on the device
+    "graph_steps": "gpunn.backend.graph.MOST_STEPS",  # of one CUDA graph
+    "launch_elements": "gpunn.backend.placing.FILLS",  # with which one launch fills a GPU
+    "lbfgs_elements": "gpunn.estimators.base.LBFGS_ELEMENTS",  # of the widest layer in one evaluation of L-BFGS
+    "onnx_bytes": "gpunn.interchange.onnx.LIMIT",  # of the numbers in one file
+    "progress_seconds": "gpunn.training.callbacks.progress.BETWEEN",  # between two updates of the progress bar
+    "rates_at_once": "gpunn.training.unwatched.RATES",  # learning rates of a schedule computed together
+    "recordings": "gpunn.training.recordings.MOST",  # compiled epochs kept for other networks
+    "thread_work": "gpunn.backend.compiled.WORTH_A_THREAD",  # with which another thread pays off
+    "threads": "gpunn.backend.compiled.MOST_THREADS",  # of one step
+    "transfer_bytes": "gpunn.training.blocks.BLOCK_BYTES",  # of the rows copied to a device together
+}
+
+
+def _location(name):
+    module, _, attribute = LIMITS[name].rpartition(".")
+    return importlib.import_module(module), attribute
+
+
+def get(name):
+    """The value of a limit. KeyError for a name that is not in `LIMITS`."""
+    return getattr(*_location(name))
+
+
+def set(monkeypatch, name, value):
+    """Give a limit another value until the end of the test. KeyError for a name that is not in `LIMITS`."""
+    monkeypatch.setattr(*_location(name), value)
