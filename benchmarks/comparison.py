@@ -197,7 +197,7 @@ def compare(
     entries = [Entry(c, workers.threads) for c in asked if c.modes]
     rules: set[str] = {e.contestant.rule for e in entries if e.computes}
     wanted = {rule: references.losses(net, rule) for rule in sorted(rules)}
-    _begin_all(entries, net, wanted, workers, settings, say)
+    begin_all(entries, net, wanted, workers, settings, say)
     hold_to_the_best(entries, settings)
     draws = random.Random(settings.seed)
     for together in TOGETHER:
@@ -235,17 +235,17 @@ def _question(net: Net, settings: Settings) -> dict[str, Any]:
     return asked if settings.device == "cpu" else asked | {"device": settings.device, "store": settings.store}
 
 
-def _begin_all(
+def begin_all(
     entries: list[Entry], net: Net, wanted: dict[str, list[float]], workers: Workers, settings: Settings, say: Say
 ) -> None:
     """Begin with everybody: one after another, or side by side with those last that must be alone."""
     if not settings.together:
         for entry in entries:
-            _begin(entry, net, wanted, workers, settings, say)
+            begin_one(entry, net, wanted, workers, settings, say)
         return
     for entry in entries:  # here, since a process ends with the thread that started it
         workers.start(entry.contestant)
-    begin = functools.partial(_begin, net=net, wanted=wanted, workers=workers, settings=settings, say=say)
+    begin = functools.partial(begin_one, net=net, wanted=wanted, workers=workers, settings=settings, say=say)
     workers.side_by_side([functools.partial(begin, e) for e in entries if not e.contestant.alone])
     for entry in entries:
         if entry.contestant.alone:
@@ -270,7 +270,7 @@ def _warm_all(members: list[tuple[Entry, str]], workers: Workers, settings: Sett
             warm(entry, mode)
 
 
-def _begin(
+def begin_one(
     entry: Entry, net: Net, wanted: dict[str, list[float]], workers: Workers, settings: Settings, say: Say
 ) -> None:
     """Prepare a contestant and hold its first losses against the reference."""

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write(result, arguments.json)
     folder = arguments.out
-    if folder is None and arguments.json is None and _is_full(arguments):
+    if folder is None and arguments.json is None and is_full(arguments):
         folder = FOLDER
     if folder is not None:
         write(result, folder / "cpu.json")
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any(note.startswith(("disagrees", "failed")) for note in notes))
 
 
-def _is_full(arguments: argparse.Namespace) -> bool:
+def is_full(arguments: argparse.Namespace) -> bool:
     """Whether nothing was left out."""
     narrowed = (arguments.nets, arguments.peers, arguments.threads, arguments.rounds)
     plain = arguments.precision == "float32" and arguments.seed == 0 and arguments.sweep is not False

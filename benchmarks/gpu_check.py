@@ -139,7 +139,7 @@ def owed_stages(out: Path) -> list[Stage]:
         )
 
     def tests(name: str, paths: list[str], least: float, most: float) -> Stage:
-        return _tests(name, paths, least, most, functools.partial(tallied, out / FILE, name))
+        return run_tests(name, paths, least, most, functools.partial(tallied, out / FILE, name))
 
     return [
         Stage("doctor", lambda s, f: ["gpunn", "doctor", "--compare"], 15, 90, _doctor, lambda folder: {}),
@@ -167,7 +167,7 @@ def _compared(status: int) -> str:
     return {0: "done", gpu.DISAGREED: "done", gpu.LEFT: "left"}.get(status, "failed")
 
 
-def _tests(
+def run_tests(
     name: str, paths: list[str], least: float, most: float, before: Callable[[], dict[str, Any]] = dict
 ) -> Stage:
     """The gpu tests of these paths; `before` says what earlier calls found, behind which they go on."""

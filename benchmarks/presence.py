@@ -37,13 +37,13 @@ def facts() -> dict[str, Any]:
     return {
         "gpu": name.decode() if isinstance(name, bytes) else str(name),
         "gpu_memory_gib": round(runtime.memGetInfo()[1] / 2**30, 1),
-        "driver": _driver(),
+        "driver": driver_version(),
         "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
         "cupy": str(xp.__version__),
     }
 
 
-def _driver() -> str:
+def driver_version() -> str:
     try:
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.split()

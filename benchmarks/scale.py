@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if folder is not None:
         results.write(result, folder / "scale.json")
         (folder / "scale.md").write_text(markdown(result), encoding="utf-8")
-        _draw(result, folder / "scale.png")
+        draw(result, folder / "scale.png")
     print(markdown(result))
     return 0
 
@@ -171,7 +171,7 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")

@@ -81,7 +81,7 @@ def test_the_driver_imports_no_peer_and_draws_only_when_asked():
     ],
 )
 def test_only_a_full_run_counts_as_one(arguments, full):
-    assert cpu._is_full(command.parser().parse_args(["cpu", *arguments])) == full
+    assert cpu.is_full(command.parser().parse_args(["cpu", *arguments])) == full
 
 
 QUICK = ["cpu", "--quick", "--nets", "tabular", "--peers", "numpy", "--rounds", "1"]

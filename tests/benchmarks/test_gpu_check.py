@@ -197,7 +197,7 @@ def test_pytest_runs_as_a_stage_and_is_counted(tmp_path):
         encoding="utf-8",
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n", encoding="utf-8")
-    made = gpu_check._tests("tests", [str(tmp_path / "test_it.py"), "-c", str(tmp_path / "pytest.ini")], 1, 60)
+    made = gpu_check.run_tests("tests", [str(tmp_path / "test_it.py"), "-c", str(tmp_path / "pytest.ini")], 1, 60)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     outcome = stages.process(made, 60.0, tmp_path, environment)
     assert outcome.status == 1 and stages.judged(made, outcome, 1)["state"] == "done", outcome
@@ -283,7 +283,7 @@ def test_tests_that_are_cut_off_have_said_what_they_found_and_go_on_behind_it(tm
     (tmp_path / "test_planted.py").write_text(TESTS, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu", encoding="utf-8")
     path, environment = tmp_path / gpu_check.FILE, os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    made = gpu_check._tests(
+    made = gpu_check.run_tests(
         "tests",
         [str(tmp_path / "test_planted.py"), "-c", str(tmp_path / "pytest.ini")],
         1,
@@ -352,7 +352,7 @@ from benchmarks.nets import NETS
 workers = comparison.Workers(1, {}, {}, lambda line: None)
 entries = [comparison.Entry(Contestant(name, "planted_slow", "peer"), 1) for name in "ab"]
 settings = comparison.Settings(together=True)
-comparison._begin_all(entries, NETS["digits"], {}, workers, settings, lambda line: None)
+comparison.begin_all(entries, NETS["digits"], {}, workers, settings, lambda line: None)
 """
 
 

@@ -254,7 +254,7 @@ def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
             return 4 - Ending.looks
 
     monkeypatch.setattr(comparison, "PAUSE", 0.0)
-    monkeypatch.setattr(comparison, "_begin_all", lambda *given: None)
+    monkeypatch.setattr(comparison, "begin_all", lambda *given: None)
     floors = [dataclasses.replace(GPU["floor"], modes=("train",)), GPU["bytes"]]
     found = comparison.compare(SMALL, floors, Workers(), None, Ending(fresh=False), lambda line: None)
     assert [len(e.times["train"]) for e in found] == [2, 2]
@@ -276,9 +276,9 @@ def test_everyone_begins_side_by_side_but_those_that_choose_by_timing(monkeypatc
         time.sleep(0.05)
         began.append(("ends", entry.contestant.name))
 
-    monkeypatch.setattr(comparison, "_begin", begin)
+    monkeypatch.setattr(comparison, "begin_one", begin)
     made = [comparison.Entry(c, 1) for c in GPU.values()]
-    comparison._begin_all(made, SMALL, {}, Workers(), comparison.Settings(together=True), lambda line: None)
+    comparison.begin_all(made, SMALL, {}, Workers(), comparison.Settings(together=True), lambda line: None)
     assert started == list(GPU), "before anybody is waited for"
     alone = [name for name, c in GPU.items() if c.alone]
     assert alone == ["jax-jit", "jax-scan", "torch-max-autotune"]

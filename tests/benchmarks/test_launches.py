@@ -246,7 +246,7 @@ def test_the_commands_print_and_write_what_they_measure(cuda, tmp_path, monkeypa
 
 
 def test_facts_on_the_fake(fake_cupy, monkeypatch):
-    monkeypatch.setattr(presence, "_driver", lambda: "580.1")
+    monkeypatch.setattr(presence, "driver_version", lambda: "580.1")
     assert presence.facts() == FACTS | {"driver": "580.1"}
 
 

@@ -110,7 +110,7 @@ def test_the_picture_says_what_was_assumed(tmp_path, monkeypatch):
         return write(self, x, y, s, *more, **how)
 
     monkeypatch.setattr(Figure, "text", text)
-    scale._draw(scale.summary(rows()), tmp_path / "scale.png")
+    scale.draw(scale.summary(rows()), tmp_path / "scale.png")
     assert (tmp_path / "scale.png").stat().st_size > 10_000
     assert any(all(line in text for line in ASSUMPTIONS) for text in said)
 
