@@ -70,6 +70,10 @@ class Library:
         kinds = [o.kind for o in self._objects.values()]
         return {kind: kinds.count(kind) for kind in set(kinds)}
 
+    def compute_types(self):
+        """The compute types of all products that an algorithm was found for."""
+        return {key[0] for key, *_ in self._algorithms.values()}
+
     def _make(self, out, kind, **fields):
         self._objects[self._next] = types.SimpleNamespace(kind=kind, attributes={}, **fields)
         out[0] = self._next

@@ -81,6 +81,9 @@ def _wrap(a, *sources, device=None):
     return x
 
 
+wrap = _wrap  # of memory that a test provides
+
+
 def _apply(function, *args, **kwargs):
     """A NumPy function on the arrays inside; an array it wrote into comes back as the same object."""
     bare, options = [_bare(x) for x in args], {k: _bare(v) for k, v in kwargs.items()}
@@ -287,13 +290,13 @@ cupy.get_default_memory_pool = cupy.get_default_pinned_memory_pool = lambda: _po
 
 def install(monkeypatch, devices=1):
     """Put the fake in CuPy's place, with a fake cuBLASLt, nothing seen and no device chosen yet; returns it."""
-    from gpunn.backend import devices as chosen
+    import internals
 
     if not shutil.which(COMPILER):
         pytest.skip("the fake CuPy needs a C++ compiler to run kernels")
     state.reset(devices)
     for module in (cupy, cuda, runtime, memory):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(chosen, "_choice", chosen._Choice())
+    internals.forget_device(monkeypatch)
     state.cublaslt = fake_cublaslt.install(monkeypatch, state)
     return cupy

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+import internals
 import numpy as np
 
 from gpunn.backend import to_host
@@ -15,13 +16,13 @@ def bits(array):
 
 def state_of(net):
     """Weights, running statistics, the optimiser's state and the step, of a built network or of none."""
-    inner = net._net
-    held = {name: getattr(inner, name) for name in ("theta", "running", "state")} | inner.moments
+    held = {"theta": internals.parameters(net), "running": internals.running(net), "state": internals.step_state(net)}
+    held |= internals.optimizer_state(net)
     frozen = [layer.trainable for layer in net.layers]
     return {name: None if a is None else bits(a) for name, a in held.items()} | {
-        "epochs": net._epochs,
+        "epochs": internals.epochs_taken(net),
         "frozen": frozen,
-        "compiled": repr((net._loss, net._net.metrics)),
+        "compiled": repr(internals.compiled(net)),
     }
 
 

@@ -3,12 +3,13 @@
 What passes on the fake is called simulated, never a GPU result.
 """
 
+import internals
 import numpy as np
 import pytest
 from oracles import strided_tensor
 
 import gpunn
-from gpunn.kernels.state import Slot
+from gpunn.backend import to_host
 
 
 @pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -68,17 +69,12 @@ def test_the_same_fit_on_both_devices(cuda):
 
 def test_a_step_on_the_device_only_launches(fake_cupy):
     """Nothing is read back, copied over or allocated in a step: what capture forbids."""
-    from gpunn.training import loop, sets
 
     X, y, _ = _data(16)
     net = _net("cuda", "float32")
     net.train_on_batch(X, y)
-    inner = net._net
-    data = sets.on_device(net._net, (X, y.astype(np.int32), None))
     before = net.get_weights()
-    with loop.training_plan(inner, 16, weighted=False) as plan:
-        step = loop.whole_step(plan, plan.source(data.X, data.y))
-        inner.state[Slot.OFFSET] = 0
+    with internals.training_step(net, X, y.astype(np.int32)) as step:
         fake_cupy.state.calls.clear()
         for launch in step:
             launch()
@@ -276,9 +272,8 @@ class Starved(gpunn.Callback):
 
 
 def _held(net):
-    inner = net._net
-    arrays = [inner.theta, inner.running, *inner.moments.values()]
-    return [inner.backend.to_host(a).copy() for a in arrays]
+    arrays = [internals.parameters(net), internals.running(net), *internals.optimizer_state(net).values()]
+    return [to_host(a).copy() for a in arrays]
 
 
 def _with_own_loss(device="cuda"):
@@ -309,9 +304,9 @@ def test_memory_that_runs_out_within_a_fit(fake_cupy, loss, last, steps):
     for a, b in zip(_held(net), starved.held, strict=True):
         np.testing.assert_array_equal(a, b)
     fake_cupy.state.free = 7 << 30
-    assert net._net.state.get()[Slot.STEP] == steps
+    assert internals.steps_taken(net) == steps
     net.fit(X, y, **options)
-    assert net._net.state.get()[Slot.STEP] == steps + 12 and all(np.isfinite(w).all() for w in net.get_weights())
+    assert internals.steps_taken(net) == steps + 12 and all(np.isfinite(w).all() for w in net.get_weights())
 
 
 @pytest.mark.parametrize("starve", ["predict", "evaluate", "train_on_batch", "fit"])

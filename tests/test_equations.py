@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import internals
 import numpy as np
 import pytest
 from mutations import MUTATIONS
@@ -52,7 +53,7 @@ def _masks(net, x, p):
     from gpunn.kernels.state import SIZE, Slot
 
     state = np.zeros(SIZE)
-    state[Slot.STEP] = net._net.state[Slot.STEP]
+    state[Slot.STEP] = internals.steps_taken(net)
     state[Slot.SEED_LOW], state[Slot.SEED_HIGH] = net.seed & 0xFFFFFFFF, net.seed >> 32
     masks = []
     for k, layer in enumerate(net.layers):

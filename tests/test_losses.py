@@ -2,6 +2,7 @@
 
 import math
 
+import internals
 import numpy as np
 import pytest
 from snapshots import bits, nothing_moves, weights_of
@@ -274,7 +275,7 @@ def test_both_spellings_of_an_activation_are_one(one, other):
     assert weights_of(nets[0]) == weights_of(nets[1]) and repr(nets[0]) == repr(nets[1])
     for name in ("sigmoid", "logistic"):
         net = gpunn.Sequential([gpunn.Dense(1, name)], input_shape=4, seed=2).compile("sgd", "binary_crossentropy")
-        assert net.loss.name == "binary_crossentropy" and net._net.loss.merged
+        assert net.loss.name == "binary_crossentropy" and internals.merges_activation(net)
 
 
 # --- a user's own ----------------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def test_an_own_function_gets_the_devices_arrays_and_may_do_with_them_what_it_li
     assert spoilt.fit(X, y, epochs=2, verbose=0).history == clean.fit(X, y, epochs=2, verbose=0).history
     assert weights_of(clean) == weights_of(spoilt)
     given_y, given_a = seen[0]
-    assert type(given_y) is type(given_a) is type(clean._net.theta)
+    assert type(given_y) is type(given_a) is type(internals.parameters(clean))
     assert given_y.shape == given_a.shape == (9, 2) and given_y.dtype == given_a.dtype == np.float32
     assert (given_y == 1e9).all(), "no later step wrote to it"
 

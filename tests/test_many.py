@@ -4,6 +4,7 @@ import threading
 import time
 import warnings
 
+import internals
 import limits
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ from oracles import oracle
 
 import gpunn
 from gpunn import backend
-from gpunn.backend import abreast, courses, epochs
+from gpunn.backend import courses, epochs
 from gpunn.backend.graph import CaptureWarning
 from gpunn.kernels import host
 from gpunn.kernels.state import SIZE, Slot
-from gpunn.training import DivergenceError, fitting, recordings, unwatched
+from gpunn.training import DivergenceError, fitting
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(61, 5))
@@ -208,7 +209,7 @@ def test_nets_on_a_gpu_say_why_they_are_no_branches(fake_cupy, monkeypatch):
     def refuses(self, steps, rated):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(abreast.Lists, "_capture", refuses)
+    internals.refuse_capture(monkeypatch, refuses)
     with pytest.warns(CaptureWarning, match="no room"):
         found = gpunn.fit_many(there, X, LABELS, ALIKE[:2], epochs=3, batch_size=20)
     for made, _ in found:
@@ -254,9 +255,7 @@ def _needs_compiled_texts():
 def recorded(monkeypatch):
     """How often a step is recorded, in one thread; a recording passes on where all of it is compiled."""
     _needs_compiled_texts()
-    made = []
-    record = unwatched._record
-    monkeypatch.setattr(unwatched, "_record", lambda *given: made.append(given) or record(*given))
+    made = internals.record_calls(monkeypatch)
     monkeypatch.setattr(backend.devices.CPU, "abreast", lambda self: 1)
     return made
 
@@ -269,7 +268,7 @@ def test_nets_of_one_shape_record_once(recorded):
     for candidate, fitted in zip(same, found, strict=True):
         assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=20))
     assert len(recorded) == 1
-    assert not recordings._shelf.found and not recordings._shelf.users
+    assert internals.cache_is_empty()
 
 
 def test_normalised_nets_record_once_and_keep_their_own_statistics(recorded):
@@ -363,7 +362,7 @@ def test_few_recordings_wait(recorded, monkeypatch):
 
     def course(self, *given, **more):
         yield from put(self, *given, **more)
-        waiting.append(len(recordings._shelf.found))
+        waiting.append(internals.epochs_cached())
 
     monkeypatch.setattr(fitting, "course", course)
     gpunn.fit_many(build, X, LABELS, [{"width": 3}, {"width": 4}, {"width": 3}], epochs=1)
@@ -529,7 +528,7 @@ def test_an_interrupted_fit_keeps_the_epochs_that_were_done():
         taken.throw(KeyboardInterrupt)
     wanted = net(seed=1)
     history = wanted.fit(X, LABELS, batch_size=20, epochs=4, shuffle=False, verbose=0)
-    assert made._epochs == 4 and len(history.epoch) == 4
+    assert internals.epochs_taken(made) == 4 and len(history.epoch) == 4
     for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     with warnings.catch_warnings():

@@ -1,13 +1,12 @@
 """Metrics by hand and against scikit-learn, in the history and in evaluate."""
 
+import internals
 import numpy as np
 import pytest
 from oracles import oracle
 
 import gpunn
 from gpunn import losses, metrics
-from gpunn.kernels.state import Slot
-from gpunn.training import loop, sets
 
 ROWS, COLUMNS = 23, 4
 BATCHES = [1, 5, 8, 23, 100]
@@ -456,11 +455,7 @@ def test_metrics_in_a_step_on_the_device_only_launch(rng, X, fake_cupy):
     net = _net(4, "softmax", LABELS, ALL)
     net.compile("adam", LABELS, ALL, device="cuda")
     net.train_on_batch(X, y)
-    data = sets.on_device(net._net, (X, y.astype(np.int32), None))
-    room = net._net.room(ROWS, weighted=False)
-    with loop.training_plan(net._net, ROWS, weighted=False) as plan:
-        step = loop.whole_step(plan, plan.source(data.X, data.y), plan.keep(room))
-        net._net.state[Slot.OFFSET] = 0
+    with internals.training_step(net, X, y.astype(np.int32), keeps_outputs=True) as step:
         fake_cupy.state.calls.clear()
         for launch in step:
             launch()
@@ -523,7 +518,7 @@ def test_arguments_of_metrics_are_kept_in_files(rng, X, tmp_path):
     again = gpunn.load(tmp_path / "net.safetensors")
     assert again.evaluate(X, y) == net.evaluate(X, y)
     assert list(again.evaluate(X, y)) == ["loss", "top_k_categorical_accuracy", "f", "auc", "precision"]
-    assert repr(again._net.metrics) == repr(net._net.metrics)
+    assert repr(internals.compiled(again)) == repr(internals.compiled(net))
     assert repr(metrics.F1Score("micro", name="f")) == "F1Score(average='micro', threshold=0.5, name='f')"
     y = rng.normal(size=(ROWS, 2))
     net = _net(2, None, "mse", [Bias(3.0, name="b")])

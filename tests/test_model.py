@@ -4,13 +4,13 @@ import copy
 import pickle
 
 import hand_worked as hand
+import internals
 import numpy as np
 import pytest
 from snapshots import bits, nothing_moves, state_of, weights_of
 
 import gpunn
 from gpunn.backend import to_host
-from gpunn.kernels.state import Slot
 
 
 def _layers(last="softmax"):
@@ -184,14 +184,14 @@ def test_compiling_again_keeps_the_weights_and_resets_the_optimiser():
     net = _net()
     net.fit(X, Y, epochs=3, verbose=0)
     weights = net.get_weights()
-    assert net._net.state[Slot.STEP] == 3 and to_host(net._net.moments["v"]).any()
+    assert internals.steps_taken(net) == 3 and to_host(internals.optimizer_state(net)["v"]).any()
     net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     for a, b in zip(weights, net.get_weights(), strict=True):
         assert bits(a) == bits(b)
     # what follows is what a new net with these weights does
     fresh = _net()
     fresh.set_weights(weights)
-    fresh._net.running[...] = net._net.running
+    internals.running(fresh)[...] = internals.running(net)
     assert net.fit(X, Y, verbose=0).history == fresh.fit(X, Y, verbose=0).history
     assert state_of(net) == state_of(fresh)
 
@@ -314,14 +314,14 @@ def test_a_frozen_layer_keeps_its_weights_and_its_running_statistics():
     net = _net(gpunn.AdamW(0.01, weight_decay=0.1))
     net.fit(X, Y, verbose=0)
     net[1].trainable = False
-    before, running = net.get_weights(), bits(net._net.running)
+    before, running = net.get_weights(), bits(internals.running(net))
     net.fit(X, Y, epochs=2, batch_size=8, verbose=0)
     moved = [bits(a) != bits(b) for a, b in zip(before, net.get_weights(), strict=True)]
     assert moved == [True, True, False, False, True, True]
-    assert bits(net._net.running) == running
+    assert bits(internals.running(net)) == running
     net[1].trainable = True
     net.fit(X, Y, verbose=0)
-    assert bits(net.get_weights()[2]) != bits(before[2]) and bits(net._net.running) != running
+    assert bits(net.get_weights()[2]) != bits(before[2]) and bits(internals.running(net)) != running
 
 
 def test_a_layer_may_be_frozen_before_there_are_weights():

@@ -7,6 +7,7 @@ import sys
 import threading
 import tracemalloc
 
+import internals
 import numpy as np
 import pytest
 
@@ -63,7 +64,7 @@ def test_one_type_all_the_way(dtype):
     net = _classifier((6, 5, 4), dtype)
     X, y = _rows(20, 6, 4)
     net.fit(X.astype(np.float64), y, batch_size=8, epochs=2, verbose=0, sample_weight=np.linspace(0.5, 2, 20))
-    inner = net._net
+    inner = internals.network(net)
     with inner.plan(8, training=True, loss=True, backward=True, update=True, weighted=True) as plan:
         for t in plan.layers:
             assert {a.dtype for a in (t.a_prev, t.z, t.a, t.grad_a, t.delta, t.W, t.dW)} == {np.dtype(dtype)}
@@ -75,7 +76,7 @@ def test_one_type_all_the_way(dtype):
 
 def test_all_parameters_lie_in_one_buffer_weights_first():
     net = gpunn.Sequential([gpunn.Dense(4, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)], seed=0, input_shape=3)
-    inner = net._net
+    inner = internals.network(net)
     assert inner.theta.size == 3 * 4 + 4 * 2 + 4 + 4 + 4 + 2
     assert [p.parameter.name for p in inner.places] == ["W", "W", "b", "gamma", "beta", "b"]
     assert [p.parameter.name for p in inner.ordered_places()] == ["W", "b", "gamma", "beta", "W", "b"]
@@ -221,7 +222,7 @@ def test_the_penalty_is_one_slice_or_one_for_each_lambda():
     def slices(*l2):
         layers = [gpunn.Dense(3, "relu", l2=v) for v in l2]
         net = gpunn.Sequential([*layers, gpunn.Dense(2)], seed=0, input_shape=3)
-        return [(p.start, p.stop, p.l2) for p in net._net.penalties()]
+        return internals.penalties(net)
 
     assert slices(0.0, 0.0) == []
     assert slices(0.1, 0.1) == [(0, 18, 0.1)]
@@ -268,7 +269,7 @@ def test_the_pool_of_plans_is_bounded():
     X, y = _rows(64, 6, 4)
     for n in range(1, 40):
         net.train_on_batch(X[:n], y[:n])
-    assert sum(map(len, net._net._pool.values())) <= 8
+    assert internals.plans_kept(net) <= 8
 
 
 def test_a_copy_trains_on_its_own():
@@ -292,7 +293,7 @@ def test_the_flag_goes_up_before_a_step_that_would_overflow_writes_anything():
         net.train_on_batch([[1.0]], [[11.0]])
     for a, b in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert net._net.state[Slot.STEP] == 0
+    assert internals.steps_taken(net) == 0
     # the same gradient with a rate that does not overflow goes through
     net.compile(gpunn.SGD(1e-3), "half_squared_error")
     assert net.train_on_batch([[1.0]], [[11.0]]) == 50.0
@@ -323,7 +324,7 @@ def test_ctrl_c_leaves_the_network_after_a_whole_step():
     twin.fit(X[:32], y[:32], batch_size=8, shuffle=False, verbose=0)
     for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert net._net.state[Slot.STEP] == twin._net.state[Slot.STEP] == 4
+    assert internals.steps_taken(net) == internals.steps_taken(twin) == 4
 
 
 def test_gradients_of_several_threads_do_not_mix():
@@ -388,7 +389,7 @@ def test_a_variance_that_overflows_stops_the_fit():
         with pytest.raises(gpunn.DivergenceError):
             net.fit(X * np.float32(1e25), y, verbose=0)
         assert all(np.isfinite(w).all() for w in net.get_weights())
-        assert np.isfinite(net._net.running).all()
+        assert np.isfinite(internals.running(net)).all()
 
 
 def test_clipping_by_a_norm_whose_square_overflows():

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import internals
 import limits
 import numpy as np
 import pytest
@@ -14,8 +15,7 @@ from gpunn import MLPClassifier, MLPRegressor
 from gpunn.backend import get, to_host
 from gpunn.backend.products import ProductWarning
 from gpunn.kernels import get as kernel
-from gpunn.network import Plan
-from gpunn.recording import Recorder, Share
+from gpunn.recording import Recorder
 from gpunn.training.checkpoint import CheckpointError
 
 BF16 = 2.0**-8
@@ -93,11 +93,10 @@ def test_a_step_in_bfloat16_rounds_what_products_read_and_leave_and_nothing_else
 
 def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy):
     """x, all parameters at once, the last layer's weights, of 3 columns, and the loss's δ; the rest is held in it."""
-    from gpunn.training import loop
 
     net = net_of("cuda", sizes=(32, 16), precision="bf16")
     net.train_on_batch(*data(8))
-    with loop.training_plan(net._net, 8, weighted=False) as plan:
+    with internals.training_plan(net, 8) as plan:
         for _ in range(2):
             fake_cupy.state.calls.clear()
             for launch in [*plan.forward, *plan.loss, *plan.backward, *plan.update]:
@@ -107,7 +106,7 @@ def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy)
         low = plan.bytes
     plain = net_of("cuda", sizes=(32, 16))
     plain.train_on_batch(*data(8))
-    with loop.training_plan(plain._net, 8, weighted=False) as plan:
+    with internals.training_plan(plain, 8) as plan:
         # two bytes an element: x, the parameters, the last weights, δ, their columns filled up to multiples of 8
         copies = 8 * 8, 6 * 32 + 32 * 16 + 16 * 3 + 32 + 16 + 3 + 5, 16 * 8, 8 * 8
         # and two bytes less: a and ∂C/∂a, which is δ's too
@@ -118,7 +117,6 @@ def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy)
 def test_a_batch_is_brought_in_bfloat16(fake_cupy):
     """Where its rows begin on multiples of 16 bytes; from any table, and compressed rows are added up in float32."""
     sparse = pytest.importorskip("scipy.sparse")
-    from gpunn.training import loop
 
     rng = np.random.default_rng(2)
     X, y = rng.integers(-3, 4, (21, 8)).astype(np.float64), rng.integers(0, 3, 21)
@@ -129,7 +127,7 @@ def test_a_batch_is_brought_in_bfloat16(fake_cupy):
         net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision="bf16")
         net.fit(table, y, batch_size=8, epochs=3, verbose=0)
         net.train_on_batch(table[:8], y[:8])
-        with loop.training_plan(net._net, 8, weighted=False) as plan:
+        with internals.training_plan(net, 8) as plan:
             assert plan.x.dtype == np.uint16
         found.append([*net.get_weights(), net.predict(table)])
     for other in found[1:]:
@@ -227,12 +225,11 @@ def test_a_process_without_rows_of_a_batch_takes_the_step_too(fake_cupy, precisi
     layers = [gpunn.Dense(16, "relu"), gpunn.Dense(8, "gelu"), gpunn.Dense(3, "softmax")]
     net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
     net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision=precision)
-    net._net.ready()
-    plan = Plan(net._net, 0, training=True, loss=True, backward=True, update=True, share=Share(1, 1, 0, net._net.group))
-    net._net.gradient.fill(np.nan)
+    plan = internals.plan_without_rows(net)
+    internals.gradient(net).fill(np.nan)
     for launch in [*plan.prepare, *plan.forward, *plan.loss, *plan.backward]:
         launch()
-    assert (to_host(net._net.gradient) == 0).all()
+    assert (to_host(internals.gradient(net)) == 0).all()
 
 
 def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
@@ -242,7 +239,7 @@ def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
     ops = Recorder(backend, precision="bf16")
 
     def casts():
-        return sum(isinstance(item, tuple) and item[0].name == "to_bfloat16" for item in ops._stages[0])
+        return internals.kernels_recorded(ops, "to_bfloat16")
 
     ops.matmul(a, b, out=outs[0])
     ops.matmul(a.T, b, out=outs[1])
@@ -281,9 +278,9 @@ def test_tf32_is_how_products_are_computed_and_nothing_else(fake_cupy):
     library = fake_cupy.state.cublaslt
     net = net_of("cuda", precision="tf32")
     net.fit(*data(), batch_size=8, epochs=2, verbose=0)
-    assert {key[0] for key, *_ in library._algorithms.values()} == {77}  # CUBLAS_COMPUTE_32F_FAST_TF32
+    assert library.compute_types() == {77}  # CUBLAS_COMPUTE_32F_FAST_TF32
     assert "kernel gpunn_to_bfloat16" not in fake_cupy.state.calls
-    assert net.precision == "tf32" and net._net.theta.dtype == np.float32
+    assert net.precision == "tf32" and internals.parameters(net).dtype == np.float32
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
@@ -423,9 +420,8 @@ def test_checks_know_it(fake_cupy):
 
 
 def plan_of(net, rows=8):
-    from gpunn.training import loop
 
-    return loop.training_plan(net._net, rows, weighted=False)
+    return internals.training_plan(net, rows)
 
 
 def fitted(fake_cupy, *, layers=None, epochs=2, **options):
@@ -479,7 +475,7 @@ def test_a_bad_step_leaves_weights_and_their_copy_as_they_were(fake_cupy):
     with pytest.raises(gpunn.DivergenceError):
         net.fit(X, np.zeros(80, int), batch_size=8, epochs=1, verbose=0)
     with plan_of(net) as plan:
-        copy = plan.ops._operands._copies[plan.ops._operands._key(net._net.theta)][1]
-        assert np.array_equal(to_host(copy), to_host(kernel("to_bfloat16")(net._net.theta)))
+        copy = internals.rounded_copy(plan, internals.parameters(net))
+        assert np.array_equal(to_host(copy), to_host(kernel("to_bfloat16")(internals.parameters(net))))
     for a, b in zip(net.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)

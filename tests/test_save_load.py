@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import internals
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -64,8 +65,8 @@ def test_everything_comes_back_bit_for_bit(file, dtype):
         net.save(file)
     again = gpunn.load(file)
     assert type(again) is gpunn.Sequential
-    assert weights_of(again) == weights_of(net) and bits(again._net.running) == bits(net._net.running)
-    assert net._net.running.any()
+    assert weights_of(again) == weights_of(net) and bits(internals.running(again)) == bits(internals.running(net))
+    assert internals.running(net).any()
     assert repr(again) == repr(net) and again.seed == net.seed == 2**63 + 11 and again.dtype == dtype
     assert [layer.trainable for layer in again] == [layer.trainable for layer in net]
     assert [layer.get_config() for layer in again] == [layer.get_config() for layer in net]

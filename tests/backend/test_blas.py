@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 
+import internals
 import numpy as np
 import pytest
 from tolerances import sums
@@ -32,11 +33,11 @@ def whole(rng, shape, dtype, layout):
 
 
 def by_blas(a, b, out):
-    return blas._by_blas(a, b, out, blas.find(a.dtype.name).address)
+    return internals.blas_product(a, b, out)
 
 
 def in_registers(a, b, out):
-    return blas._in_registers([a, b, out])
+    return internals.register_product(a, b, out)
 
 
 HOW = [pytest.param(by_blas, marks=needs_blas), in_registers, blas.bind_product]

@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import internals
 import numpy as np
 import pytest
 from backend import breakages
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No device chosen yet, and none asked for through the environment."""
-    monkeypatch.setattr(devices, "_choice", devices._Choice())
+    internals.forget_device(monkeypatch)
     monkeypatch.delenv("GPUNN_DEVICE", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 

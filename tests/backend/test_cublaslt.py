@@ -5,6 +5,7 @@ import re
 import warnings
 
 import fake_cublaslt
+import internals
 import numpy as np
 import pytest
 import tolerances
@@ -191,7 +192,7 @@ def test_two_streams_have_workspaces_of_their_own_for_as_long_as_they_are_used(f
     pointer = streams[1].ptr
     del held[1]
     gc.collect()
-    assert pointer not in door._workspaces
+    assert pointer not in internals.workspaces(door)
 
 
 def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, door):
@@ -199,7 +200,7 @@ def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, d
     a, b = backend.asarray(integers(4, 128)), backend.asarray(integers(128, 4))
     first, second = (door.bind(a, b, backend.empty((4, 4), np.float32)) for _ in range(2))
     one, other = (fake_cupy.cuda.Stream(non_blocking=True) for _ in range(2))
-    door._workspaces[other.ptr] = shared = door.prepare(one.ptr)
+    internals.workspaces(door)[other.ptr] = shared = door.prepare(one.ptr)
     one.begin_capture()
     other.wait_event(one.record())
     with one:
@@ -215,11 +216,10 @@ def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, d
 
 def launches_of(fake_cupy, net, rows=16):
     """What one step asks of the device, without what brings the batch."""
-    from gpunn.training import loop
 
     X, y = data(rows)
     net.train_on_batch(X, y)
-    with loop.training_plan(net._net, rows, weighted=False) as plan:
+    with internals.training_plan(net, rows) as plan:
         fake_cupy.state.calls.clear()
         for launch in [*plan.forward, *plan.loss, *plan.backward]:
             launch()
@@ -359,7 +359,7 @@ def test_networks_through_the_door_agree_with_numpy(fake_cupy, kind, dtype, zero
 def test_nothing_is_lost_of_nan_where_no_flag_looks(fake_cupy):
     """The library's rectifier makes 0 of NaN: predictions go through our own."""
     net = net_of("cuda")
-    net._net.theta.fill(np.nan)
+    internals.parameters(net).fill(np.nan)
     assert np.isnan(net.predict(data()[0])).all()
     seen = {c for c in fake_cupy.state.calls if c.startswith("product")}
     assert "product bias" in seen and not any("relu" in c for c in seen)

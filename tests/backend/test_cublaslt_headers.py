@@ -10,6 +10,7 @@ import pathlib
 import re
 
 import fake_cublaslt
+import internals
 import numpy as np
 import pytest
 
@@ -163,7 +164,7 @@ def test_the_library_takes_every_descriptor_and_gives_back_what_was_set(library,
     what = cublaslt.EPILOGUES[epilogue]
     options = {"vector": vector if what.vector else None, "kept": {"": None, "mask": mask, "z": z}[what.kept]}
     with pytest.raises(Refused, match="CUBLAS_STATUS_NOT_INITIALIZED"):
-        door._bind(a, b, out, precision=precision, epilogue=epilogue, **options)
+        internals.make_product(door, a, b, out, precision=precision, epilogue=epilogue, **options)
     functions.cublasLtMatmulDescGetAttribute.argtypes = functions.cublasLtMatrixLayoutGetAttribute.argtypes = [
         ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p,
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 import sys
 
 import fake_cupy as fake
+import internals
 import pytest
 from backend import breakages
 
@@ -15,7 +16,7 @@ INSTALL_12, INSTALL_13 = (f'python -m pip install "gpunn[cuda{n}-ctk]"' for n in
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path_factory):
     """No device chosen, a cache that can be written, no driver but that of the fake, no wheel."""
-    monkeypatch.setattr(devices, "_choice", devices._Choice())
+    internals.forget_device(monkeypatch)
     for name in ("GPUNN_DEVICE", "CUDA_VISIBLE_DEVICES", "GPUNN_COMPILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -6,6 +6,7 @@ import gc
 import warnings
 import weakref
 
+import internals
 import limits
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from gpunn.backend.placing import START
 from gpunn.backend.products import ProductWarning
 from gpunn.kernels import DeviceLaunch
 from gpunn.kernels.state import SIZE, Slot, slots
-from gpunn.training import loop, sets
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def _fit(name, device="cuda", dtype="float64", **options):
 def test_replay_is_the_launches_one_by_one_bit_for_bit(several, monkeypatch, name, dtype):
     net, history = _fit(name, dtype=dtype)
     replayed = _graphs(several)
-    monkeypatch.setattr(graph.Graph, "_graph", _never)
+    internals.refuse_graphs(monkeypatch, _never)
     several.state.calls.clear()
     alone, expected = _fit(name, dtype=dtype)
     assert len(set(replayed)) >= 2, "one graph of a step, and one of several"
@@ -210,8 +210,8 @@ def test_sets_that_are_no_longer_looked_at_go(fake_cupy):
     net.build(3)
     seen = []
     for _ in range(3):
-        data = sets.on_device(net._net, (rng.normal(size=(8, 3)), rng.normal(size=(8, 2)), None))
-        seen.append((loop.score(net._net, data)["loss"], weakref.ref(data.X)))
+        data = internals.on_device(net, rng.normal(size=(8, 3)), rng.normal(size=(8, 2)))
+        seen.append((internals.score(net, data)["loss"], weakref.ref(data.X)))
         del data
     gc.collect()
     assert len({loss for loss, _ in seen}) == 3, "each set is looked at itself"
@@ -275,13 +275,13 @@ def test_so_many_steps_are_taken(steps, times):
 
 
 def test_it_warms_up_then_takes_many_steps_in_one_launch_and_the_tail_singly(fake_cupy, steps):
-    steps.graph._each = 1e-9  # so short that the clock is looked at once
+    internals.expect_seconds(steps.graph, 1e-9)  # so short that the clock is looked at once
     fake_cupy.state.calls.clear()
     several = steps.graph.steps
     assert several == graph.MOST_STEPS
     steps.graph.repeat(graph.WARM_UP, steps.state, seconds=60.0)
     assert not _graphs(fake_cupy)
-    steps.graph._each = 1e-9
+    internals.expect_seconds(steps.graph, 1e-9)
     steps.graph.repeat(2 * several + 2, steps.state, seconds=60.0)
     assert _graphs(fake_cupy) == [f"graph of {5 * several}"] * 2 + ["graph of 5"] * 2
     assert steps.read()[1] == graph.WARM_UP + 2 * several + 2
@@ -348,7 +348,7 @@ def _refuses(self, steps, rated):
 def test_the_summary_says_why_steps_are_no_graph(fake_cupy, monkeypatch):
     """After it happened, once whatever the number of graphs, and until the network is compiled anew or moved."""
     why = "leaves the fast path: no CUDA graph could be captured, MemoryError: no room for it"
-    monkeypatch.setattr(graph.Graph, "_capture", _refuses)
+    internals.refuse_capture(monkeypatch, _refuses)
     with pytest.warns(graph.CaptureWarning, match="no room for it"):
         net, _ = _fit("plain")
     assert str(net.summary()).splitlines()[-1] == why and str(net.summary()).count("CUDA graph") == 1

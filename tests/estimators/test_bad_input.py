@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 
+import internals
 import numpy as np
 import pytest
 from oracles import oracle
@@ -48,7 +49,8 @@ def held(value):
     if isinstance(value, np.ndarray) and value.dtype != object:
         return bits(value)
     if isinstance(value, gpunn.Sequential):
-        return id(value), state_of(value), [repr(layer) for layer in value.layers], value._net.held_rate
+        layers = [repr(layer) for layer in value.layers]
+        return id(value), state_of(value), layers, internals.learning_rate_override(value)
     if isinstance(value, gpunn.Callback):
         return id(value)  # which remembers the last model that it was given
     if isinstance(value, np.random.RandomState):

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 
+import internals
 import numpy as np
 import pytest
 from oracles import oracle
@@ -181,10 +182,9 @@ def test_precision_is_refused_by_name(cuda):
 
 
 def test_without_a_gpu_cuda_is_an_error_and_auto_is_not(monkeypatch):
-    from gpunn.backend import devices
 
     monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.setattr(devices, "_choice", devices._Choice())
+    internals.forget_device(monkeypatch)
     fitted = classifier(device="auto").fit(X, NAMES)
     assert fitted.net_.device == "cpu"
     before = fitted.predict_proba(X)

@@ -5,6 +5,7 @@ Rounding alone moves such fits by 1e-10 of the largest entry at most; 1e-6 is wh
 
 import warnings
 
+import internals
 import numpy as np
 import pytest
 from oracles import oracle
@@ -135,7 +136,7 @@ def test_the_variants_do_what_they_are_called():
         lengths[name] = ours.n_iter_
     assert lengths["stops"] < 200
     assert lengths["stops early"] < 200
-    assert ours._optimizer.learning_rate < 0.3
+    assert internals.optimizer_of(ours).learning_rate < 0.3
 
 
 TARGETS = {

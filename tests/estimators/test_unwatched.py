@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 
+import internals
 import limits
 import numpy as np
 import pytest
@@ -42,13 +43,13 @@ def test_watched_or_not(case, at_once, monkeypatch):
     given = SMALL | CASES[case]
     free = gpunn.MLPClassifier(**given).fit(X, LABELS)
     watched = gpunn.MLPClassifier(callbacks=[gpunn.Callback()], **given).fit(X, LABELS)
-    assert free._watched() is None and watched._watched() == "callbacks"
+    assert internals.why_watched(free) is None and internals.why_watched(watched) == "callbacks"
     for a, b in zip(free.coefs_ + free.intercepts_, watched.coefs_ + watched.intercepts_, strict=True):
         np.testing.assert_array_equal(a, b)
     assert free.loss_curve_ == watched.loss_curve_ and free.n_iter_ == watched.n_iter_ and free.t_ == watched.t_
     assert free.history_.history == watched.history_.history and free.best_loss_ == watched.best_loss_
     # the generator is where it would be, so that what follows is the same too
-    assert free._random_state.randint(10**6) == watched._random_state.randint(10**6)
+    assert internals.generator(free).randint(10**6) == internals.generator(watched).randint(10**6)
 
 
 def test_a_fit_that_diverges():
@@ -68,4 +69,4 @@ def test_ctrl_c_keeps_the_steps_that_were_taken():
     timer.join()
     assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.history_.epoch) > 1
     assert clf.loss_curve_[-1] < clf.loss_curve_[0] and np.isfinite(clf.predict_proba(X)).all()
-    assert clf.n_iter_ <= int(clf.net_._net.state[0]) // 4 <= clf.n_iter_ + 1
+    assert clf.n_iter_ <= internals.steps_taken(clf.net_) // 4 <= clf.n_iter_ + 1

@@ -37,7 +37,7 @@ def test_rows_behind_the_2_31st_element(body, table, request):
         fake = request.getfixturevalue("fake_cupy")
         import fake_cupy
 
-        source = fake_cupy._wrap(table)
+        source = fake_cupy.wrap(table)
         order, state, state_of_the_last, out, last = map(fake.asarray, (order, state, state_of_the_last, out, last))
     how = {"numpy": "in_numpy", "compiled": "in_compiled_text", "simulated": "bind"}[body]
     if body == "compiled":
@@ -54,7 +54,7 @@ def test_places_are_of_64_bits_where_32_do_not_suffice(rows, index, fake_cupy, t
     import fake_cupy as fake
 
     fake_cupy.state.free = 64 << 30
-    x = fake._wrap(np.memmap(tmp_path / "x", np.float32, "w+", shape=(rows,)))
+    x = fake.wrap(np.memmap(tmp_path / "x", np.float32, "w+", shape=(rows,)))
     (call,) = kernels.get("relu").bind(x, out=x).calls
     assert index in call.func.operation
 

@@ -1,5 +1,6 @@
 """The texts as a GPU gets them, against the NumPy bodies: simulated on the fake CuPy everywhere, and on a GPU."""
 
+import internals
 import kernel_cases
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import tolerances
 from kernel_cases import assert_same, by_kernel, in_bfloat16, make, names, state_array
 
 from gpunn import kernels
-from gpunn.kernels import _device, _device_texts
+from gpunn.kernels import _device_texts
 from gpunn.kernels._narrow import widened
 
 # float32 for all; float64 differs in the compiler's typedef alone, and the network's simulated tests run it
@@ -163,7 +164,7 @@ def test_simulated_packs_are_the_plain_form_bit_for_bit(kernel, types, fake_cupy
         for layout in ("C", "offset", "strided"):
             case = make(kernel, types, n, m, layout=layout, values="edges" if m == 1001 else "ordinary", xp=fake_cupy)
             inputs, options = case.arguments()
-            seen.add(_device._pack(kernel, kernel._check(inputs, options.pop("out"), options, None)))
+            seen.add(internals.pack(kernel, inputs, options.pop("out"), options))
             inputs, options = case.arguments()
             kernel.bind(*inputs, **options)()
             results.append(case.results())
@@ -234,10 +235,10 @@ def test_simulated_launches_allocate_nothing(fake_cupy):
 def test_kernels_of_another_cupy_are_not_taken(fake_cupy, monkeypatch):
     """What was compiled for one module named cupy is not launched for another: the fake's never reach a GPU."""
     text = _device_texts.elementwise_text(kernels.get("relu"))
-    first = _device._compiled(text, "relu")
-    assert _device._compiled(text, "relu") is first
+    first = internals.device_function(text, "relu")
+    assert internals.device_function(text, "relu") is first
     monkeypatch.setattr(fake_cupy, "ElementwiseKernel", type("Other", (fake_cupy.ElementwiseKernel,), {}))
-    assert type(_device._compiled(text, "relu")).__name__ == "Other"
+    assert type(internals.device_function(text, "relu")).__name__ == "Other"
 
 
 def test_simulated_rows_that_a_text_cannot_write(fake_cupy):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import internals
 import numpy as np
 import pytest
 
@@ -26,12 +27,9 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GPUNN_COMPILE", raising=False)
     # whatever is compiled here is compiled fast, and never into what another test finds
-    monkeypatch.setattr(host, "FLAGS", tuple("-O0" if f == "-O3" else f for f in host.FLAGS))
-    before = dict(host._libraries)
-    host.forget()
-    yield
-    host.forget()
-    host._libraries.update(before)
+    internals.optimize(monkeypatch, "-O0")
+    with internals.no_libraries():
+        yield
 
 
 @pytest.fixture
@@ -78,9 +76,9 @@ def test_the_name_follows_the_text_the_flags_and_the_compiler(monkeypatch):
     first = host.compile_text(text, command)
     assert host.compile_text(text, command) == first
     changed = [host.compile_text(text.replace("41", "42"), command), host.compile_text(text, [*command, "-DX"])]
-    monkeypatch.setattr(host, "FLAGS", (*host.FLAGS, "-O1"))
+    internals.add_flag(monkeypatch, "-O1")
     changed.append(host.compile_text(text, command))
-    monkeypatch.setattr(host, "_cpu", lambda: "another processor")
+    internals.set_processor(monkeypatch, "another processor")
     changed.append(host.compile_text(text, command))
     assert len({first, *changed}) == 5
     assert ctypes.CDLL(str(first)).answer() == 41 and ctypes.CDLL(str(changed[0])).answer() == 42
@@ -125,8 +123,8 @@ def test_a_library_of_another_user_is_not_loaded(cache, monkeypatch):
     """Even in one's own folder."""
     assert _relu_runs() == "compiled"
     host.forget()
-    own, folder = os.getuid(), host._private_folder()
-    monkeypatch.setattr(host, "_private_folder", lambda: folder)
+    own = os.getuid()
+    internals.trust_cache_folder(monkeypatch)
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
     assert _relu_runs() == "numpy"
     assert "belongs to another user" in host.status().reason

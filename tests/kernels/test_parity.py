@@ -3,13 +3,14 @@
 import ctypes
 import dataclasses
 
+import internals
 import kernel_cases
 import numpy as np
 import pytest
 from kernel_cases import assert_same, by_kernel, make, names
 
 from gpunn import kernels
-from gpunn.kernels import _registry, host
+from gpunn.kernels import host
 
 SOME_SIZES = ((1, 1), (33, 33), (130, 67))
 BODIES = ("numpy", "compiled")
@@ -142,7 +143,7 @@ def planted(compiled_texts):
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         # what is planted shows at any level of optimisation, and this one compiles fast
-        patch.setattr(host, "FLAGS", tuple("-O1" if f == "-O3" else f for f in host.FLAGS))
+        internals.optimize(patch, "-O1")
         try:
             for p in PLANTS:
                 kernel, output = p.values
@@ -150,15 +151,14 @@ def planted(compiled_texts):
                 copy = dataclasses.replace(
                     kernel, name=f"{kernel.name}_planted_{output}", text=text, family=f"planted {len(made) % 6}"
                 )
-                made[kernel.name, output] = _registry._register(copy)
+                made[kernel.name, output] = internals.register_kernel(copy)
             host.prepare(
                 host.unit_of(copy, types) for copy in made.values() for types in copy.signature.type_combinations()
             )
             yield made
         finally:
             for copy in made.values():
-                _registry._REGISTRY.pop(copy.name)
-                host.forget(copy.family)
+                internals.forget_kernel(copy)
 
 
 @pytest.mark.parametrize(("kernel", "output"), PLANTS)

@@ -8,6 +8,7 @@ import ctypes
 import platform
 import subprocess
 
+import internals
 import numpy as np
 import pytest
 
@@ -228,7 +229,7 @@ def test_no_function_of_the_library_is_called(dtype, functions):
 def test_the_loops_are_vectorised(dtype, tmp_path):
     """As GCC reports it."""
     command = host.compiler()
-    if "Free Software Foundation" not in host._compiler_version(tuple(command)):
+    if "Free Software Foundation" not in internals.compiler_version(command):
         pytest.skip("only GCC reports it in this way")
     unit = tmp_path / "unit.cpp"
     unit.write_text(_source())

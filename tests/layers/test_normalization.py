@@ -1,11 +1,11 @@
 """BatchNormalization and LayerNormalization by hand, and the running values' conventions."""
 
+import internals
 import numpy as np
 import pytest
 from snapshots import bits
 
 import gpunn
-from gpunn.backend import to_host
 
 # columns of mean 2 and 10, biased variances 5 and 80, unbiased 20/3 and 320/3
 X = np.array([[-1.0, -2.0], [1.0, 6.0], [3.0, 14.0], [5.0, 22.0]])
@@ -19,7 +19,7 @@ def _net(*layers, dtype="float64", optimizer=None):
 
 
 def _running(net, layer=0):
-    return {name: to_host(v).copy() for name, v in net._net.running_of(layer).items()}
+    return internals.running_of(net, layer)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -44,9 +44,9 @@ def test_running_values_move_by_a_tenth_with_the_unbiased_variance():
         np.testing.assert_allclose(_running(net)["running_variance"], variance, rtol=1e-14)
     np.testing.assert_allclose(net.predict(X), (X - mean) / np.sqrt(variance + EPSILON), rtol=1e-13)
     # asking moves nothing
-    before = bits(net._net.running)
+    before = bits(internals.running(net))
     net.predict(X), net.evaluate(X, X), net.loss_and_gradients(X, X), net.trace(X, X, training=True)
-    assert bits(net._net.running) == before
+    assert bits(internals.running(net)) == before
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 1.0, np.float32(0.25)])
@@ -62,11 +62,11 @@ def test_a_frozen_layer_uses_its_running_values_and_leaves_them():
     net = _net(gpunn.BatchNormalization(), gpunn.Dense(2))
     net.train_on_batch(X, X)
     net[0].trainable = False
-    before = bits(net._net.running)
+    before = bits(internals.running(net))
     predicted = net.trace(X)[0].a
     assert bits(net.trace(X, X, training=True)[0].a) == bits(predicted)
     net.fit(X, X, epochs=2, verbose=0)
-    assert bits(net._net.running) == before
+    assert bits(internals.running(net)) == before
 
 
 def test_a_batch_of_one_row():
@@ -92,7 +92,7 @@ def test_sample_weights_do_not_enter_the_moments():
     weighted, plain = _net(gpunn.BatchNormalization()), _net(gpunn.BatchNormalization())
     weighted.train_on_batch(X, X, sample_weight=[1, 0, 5, 2])
     plain.train_on_batch(X, X)
-    assert bits(weighted._net.running) == bits(plain._net.running)
+    assert bits(internals.running(weighted)) == bits(internals.running(plain))
 
 
 def test_layer_normalization_by_hand():
@@ -119,7 +119,7 @@ def test_gamma_and_beta_are_learned_and_not_penalised(layer):
     after = net.get_weights()
     assert (after[0] != 1).any() and after[1].any()
     # exactly the Dense layer's weights are before the unpenalised ones in the flat buffer
-    assert [(p.start, p.stop) for p in net._net.penalties()] == [(0, 4)]
+    assert internals.penalties(net) == [(0, 4, 0.1)]
 
 
 def test_what_they_look_like():

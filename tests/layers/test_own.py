@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import internals
 import numpy as np
 import pytest
 from snapshots import bits, state_of, weights_of
@@ -214,8 +215,7 @@ def test_a_name_of_gpunns_own_is_refused():
 
 def test_a_subclass_of_a_built_in_class_is_not_taken_for_it(tmp_path, monkeypatch):
     """A sigmoid twice as steep: a cross-entropy does not merge with it, and a file does not forget it."""
-    known = gpunn.optimizers.base._NAMES
-    monkeypatch.setattr(gpunn.optimizers.base, "_NAMES", dict(known))
+    internals.keep_optimizer_names(monkeypatch)
 
     class Steep(gpunn.activations.Sigmoid):
         def f(self, z):

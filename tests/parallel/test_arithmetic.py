@@ -2,6 +2,7 @@
 
 import copy
 
+import internals
 import numpy as np
 import pytest
 from crew import Crew
@@ -46,7 +47,7 @@ def assert_one(found, one, near=NEAR):
     for net, history in found:
         assert apart(net, found[0][0]) == 0
         assert apart(net, one[0]) < near
-        assert np.abs(net._net.running - one[0]._net.running).max(initial=0) < near
+        assert np.abs(internals.running(net) - internals.running(one[0])).max(initial=0) < near
         assert history.history.keys() == one[1].history.keys()
         for name, values in history.history.items():
             assert values == pytest.approx(one[1].history[name], rel=1e-7, abs=near), name
@@ -118,7 +119,7 @@ def test_batch_normalization_of_one_process_is_not_what_parts_do_by_themselves()
     found = Crew(2).run(trained)
     assert apart(found[0][0], found[1][0]) == 0
     assert apart(found[0][0], one[0]) > 1e-3
-    assert (found[0][0]._net.running == found[1][0]._net.running).all()
+    assert (internals.running(found[0][0]) == internals.running(found[1][0])).all()
     # without such a layer nothing is to be synchronised
     assert_one(Crew(2).run(lambda s: trained(s, norm=False)), trained(None, norm=False))
 
@@ -224,7 +225,7 @@ def test_one_who_stops_stops_all():
 
     def stopped(strategy):
         net = net_of(strategy, metrics=())
-        first = net._net.group.rank == 1
+        first = internals.process_group(net).rank == 1
         return len(net.fit(X, Y, epochs=9, verbose=0, callbacks=[Stop(first)]).epoch)
 
     assert Crew(3).run(stopped) == [3, 3, 3]
@@ -233,7 +234,7 @@ def test_one_who_stops_stops_all():
 def test_a_callback_that_parts_the_processes_is_found_out():
     class Slow(gpunn.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            if self.model._net.group.rank == 1:
+            if internals.process_group(self.model).rank == 1:
                 self.model.learning_rate = 1e-4
 
     def part_ways(strategy):
@@ -359,7 +360,7 @@ def test_a_copy_is_of_its_process_alone_until_it_joins():
         net = net_of(strategy, metrics=())
         net.fit(X, Y, epochs=2, verbose=0)
         twin = copy.deepcopy(net)
-        assert twin._net.group.size == 1
+        assert internals.process_group(twin).size == 1
         twin.join(strategy)
         for each in (net, twin):
             each.fit(X, Y, epochs=2, verbose=0)

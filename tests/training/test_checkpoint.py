@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import internals
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -377,7 +378,7 @@ def _with_header(file, **changes):
     header = {"format": "gpunn", "version": "1", "metadata": metadata} | changes
     arrays = {"a": np.zeros(2, np.float32)}
     version = int(header["version"]) if header["version"].isdecimal() else 1
-    header["digest"] = checkpoint._digest(arrays, header["metadata"], version)
+    header["digest"] = internals.digest(arrays, header["metadata"], version)
     file.write_bytes(save(arrays, {k: v for k, v in header.items() if v is not None}))
 
 

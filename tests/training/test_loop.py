@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import internals
 import numpy as np
 import pytest
 from oracles import oracle
@@ -64,7 +65,7 @@ def test_an_epochs_loss_is_the_mean_over_its_rows_as_they_were_met():
 def test_every_batch_size_goes_through_the_set(batch_size):
     net = _net()
     net.fit(X, Y, batch_size=batch_size, epochs=2, verbose=0)
-    assert net._net.state[Slot.STEP] == 2 * -(-23 // batch_size)
+    assert internals.steps_taken(net) == 2 * -(-23 // batch_size)
 
 
 def test_without_shuffling_the_rows_come_as_they_stand():
@@ -314,7 +315,7 @@ class _StopBefore(gpunn.Callback):
         self.step = step
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.model._net.state[Slot.STEP] == self.step:
+        if internals.steps_taken(self.model) == self.step:
             raise self.Stop
 
 
@@ -326,8 +327,8 @@ def _until(net, step, *data, **options):
 
 def _kept(net):
     """What a bad step must leave: weights, running statistics, moments, and how many steps were taken."""
-    held = {"theta": net._net.theta, "running": net._net.running} | net._net.moments
-    return {k: bits(v) for k, v in held.items()} | {"step": float(net._net.state[Slot.STEP])}
+    held = {"theta": internals.parameters(net), "running": internals.running(net)} | internals.optimizer_state(net)
+    return {k: bits(v) for k, v in held.items()} | {"step": internals.steps_taken(net)}
 
 
 HUGE = [
@@ -401,9 +402,9 @@ def test_an_update_that_would_overflow_is_not_written(rate, optimizer):
     before = _kept(net)
     with pytest.raises(gpunn.DivergenceError, match=r"update \d+, learning rate [13]e\+") as caught:
         net.fit(big, X[:, :1], verbose=0, epochs=5)
-    taken = net._net.state[Slot.STEP]
+    taken = internals.steps_taken(net)
     assert all(np.isfinite(w).all() for w in net.get_weights())
-    assert all(np.isfinite(to_host(m)).all() for m in net._net.moments.values())
+    assert all(np.isfinite(to_host(m)).all() for m in internals.optimizer_state(net).values())
     if taken == 0:
         assert _kept(net) == before
     if rate >= 1e38:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import internals
 import limits
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def bar(monkeypatch):
         made.drawn = Drawn(**options)
         return made.drawn
 
-    made._tqdm = make
+    internals.draw_with(made, make)
     return made
 
 
@@ -84,7 +85,7 @@ def test_it_has_no_batch_hook():
 def test_short_epochs_are_not_drawn_one_by_one(monkeypatch):
     seen = []
     made = gpunn.ProgressBar()
-    made._tqdm = lambda **options: seen.append(Drawn(**options)) or seen[-1]
+    internals.draw_with(made, lambda **options: seen.append(Drawn(**options)) or seen[-1])
     start = time.monotonic()
     _net().fit(X, Y, epochs=300, callbacks=[made], verbose=0)
     assert len(seen[0].drawn) <= 2 + (time.monotonic() - start) / 0.1
@@ -177,7 +178,7 @@ def test_in_a_notebook_it_is_a_widget():
     pytest.importorskip("ipywidgets")
     bar = gpunn.ProgressBar()
     made = []
-    bar._tqdm = lambda **options: made.append(notebook.tqdm(display=False, **options)) or made[-1]
+    internals.draw_with(bar, lambda **options: made.append(notebook.tqdm(display=False, **options)) or made[-1])
     _net().fit(X, Y, epochs=3, callbacks=[bar], verbose=0)
     left, middle, right = made[0].container.children
     assert middle.value == 3 and middle.bar_style == "success"

@@ -4,6 +4,7 @@ import gc
 import tracemalloc
 import weakref
 
+import internals
 import numpy as np
 import pytest
 from oracles import oracle
@@ -68,7 +69,7 @@ def test_it_is_the_fit_on_the_same_batches(make, options):
     history = net.fit(make(), epochs=3, validation_data=(X[:7], Y[:7]), verbose=0, **options)
     assert history.history == wanted and list(history.epoch) == [0, 1, 2]
     assert weights_of(net) == weights_of(twin)
-    assert net._net.state[: gpunn.kernels.state.Slot.OFFSET].tolist() == twin._net.state[:2].tolist()
+    assert internals.step_state(net)[:2].tolist() == internals.step_state(twin)[:2].tolist()
     # a second fit goes on
     second = net.fit(make(), epochs=2, verbose=0, **options).history
     assert second == twin.fit(X, Y, batch_size=5, shuffle=False, epochs=2, verbose=0).history
@@ -80,7 +81,7 @@ def test_weights_come_in_the_batches_and_those_of_classes_multiply():
     history = net.fit(lambda: _batches(X, Y, W), epochs=3, class_weight={0: 3.0, 2: 0.5}, verbose=0).history
     for name, values in wanted.items():
         np.testing.assert_allclose(history[name], values, rtol=1e-13)
-    np.testing.assert_allclose(net._net.theta, twin._net.theta, rtol=1e-11)
+    np.testing.assert_allclose(internals.parameters(net), internals.parameters(twin), rtol=1e-11)
     # weights may be given in some batches only, and be all zero in others
     _net().fit(iter([(X, Y, W), (X, Y), [X, Y, None], (X, Y, 0 * W), (X, Y, W)]), verbose=0)
     net, twin = _net(), _net()
@@ -202,7 +203,7 @@ def test_a_generator_that_ends_early_is_said_so_with_the_remedy():
     ):
         net.fit(_batches(X, Y), epochs=3, steps_per_epoch=3, verbose=0)
     # the steps before it were taken, and going on is possible
-    assert net._net.state[0] == 5
+    assert internals.steps_taken(net) == 5
     net.fit(Table(), verbose=0)
     with pytest.raises(ValueError, match="ended after 5 batches of an epoch, but steps_per_epoch=6: it must give"):
         net.fit(Table(), steps_per_epoch=6, verbose=0)
@@ -266,7 +267,7 @@ def test_a_later_batch_that_makes_no_sense_is_named():
     net = _net()
     with pytest.raises(ValueError, match="batch 3: x has 2 columns, but the network takes 4"):
         net.fit(iter([(X, Y), (X, Y), (X[:, :2], Y)]), verbose=0)
-    assert net._net.state[0] == 2
+    assert internals.steps_taken(net) == 2
 
 
 def test_arrays_are_no_streams():
@@ -335,7 +336,7 @@ def test_batches_of_any_sizes_take_bounded_memory(way):
     """Eight sizes are kept at most. A plan for 400 rows has about 1 MB: without a bound 160 sizes took 80."""
     net = _wide()
     grown, peak = _growth(way(net))
-    assert len(net._net._pool) <= 8
+    assert internals.batch_sizes_kept(net) <= 8
     assert grown < 6e6 and peak < 12e6
 
 

@@ -1,0 +1,309 @@
+"""The only file of the tests that reads or replaces internals of gpunn.
+
+Tests assert on results. A test whose subject is an internal, or that has no public way to see a result, calls a
+function of this file, so that a change of the internals changes one file.
+"""
+
+from contextlib import contextmanager
+
+from gpunn.backend import blas, devices, graph, to_host
+from gpunn.kernels import _device, _registry, host
+from gpunn.kernels.state import Slot
+from gpunn.network import Plan
+from gpunn.optimizers import base as optimizers
+from gpunn.recording import Share
+from gpunn.training import checkpoint, loop, recordings, sets, unwatched
+
+# --- a network's state -----------------------------------------------------------------------------------------------
+
+
+def network(net):
+    """The network that a Sequential runs, for tests of its plans and buffers."""
+    return net._net
+
+
+def parameters(net):
+    """All parameters in their flat buffer, on the network's device. None before the network is built."""
+    return net._net.theta
+
+
+def gradient(net):
+    """The gradient of all parameters, on the network's device."""
+    return net._net.gradient
+
+
+def running(net):
+    """The running statistics of all layers, on the network's device."""
+    return net._net.running
+
+
+def running_of(net, layer):
+    """Copies of the running statistics of one layer, by name."""
+    return {name: to_host(v).copy() for name, v in net._net.running_of(layer).items()}
+
+
+def optimizer_state(net):
+    """The optimizer's moments by name, on the network's device."""
+    return net._net.moments
+
+
+def step_state(net):
+    """The state array of the steps, on the network's device. None before the network is built."""
+    return net._net.state
+
+
+def steps_taken(net):
+    """The number of steps since the network was built or compiled, 0 before."""
+    return 0 if net._net.state is None else int(to_host(net._net.state)[Slot.STEP])
+
+
+def epochs_taken(net):
+    """The number of epochs that all calls of fit trained."""
+    return net._epochs
+
+
+def compiled(net):
+    """The loss that compile was given, and the metrics."""
+    return net._loss, net._net.metrics
+
+
+def merges_activation(net):
+    """True if the loss is computed together with the last activation."""
+    return net._net.loss.merged
+
+
+def learning_rate_override(net):
+    """The learning rate that a callback set in place of the optimizer's, or None."""
+    return net._net.held_rate
+
+
+def penalties(net):
+    """(start, stop, λ) of each penalized slice of the flat buffer."""
+    return [(p.start, p.stop, p.l2) for p in net._net.penalties()]
+
+
+def process_group(net):
+    """The process group that the network trains in."""
+    return net._net.group
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def plans_kept(net):
+    """The number of plans that the network keeps, of all kinds and batch sizes."""
+    return sum(map(len, net._net._pool.values()))
+
+
+def batch_sizes_kept(net):
+    """The number of kinds and batch sizes that the network keeps plans of."""
+    return len(net._net._pool)
+
+
+def training_plan(net, rows):
+    """The plan of one training step without sample weights, as a context."""
+    return loop.training_plan(net._net, rows, weighted=False)
+
+
+@contextmanager
+def training_step(net, X, y, *, keeps_outputs=False):
+    """The launches of one training step on these rows."""
+    data = sets.on_device(net._net, (X, y, None))
+    with training_plan(net, len(X)) as plan:
+        kept = [plan.keep(net._net.room(len(X), weighted=False))] if keeps_outputs else []
+        launches = loop.whole_step(plan, plan.source(data.X, data.y), *kept)
+        net._net.state[Slot.OFFSET] = 0
+        yield launches
+
+
+def on_device(net, X, y):
+    """Rows and targets on the network's device."""
+    return sets.on_device(net._net, (X, y, None))
+
+
+def score(net, data):
+    """Loss and metrics of rows from `on_device`."""
+    return loop.score(net._net, data)
+
+
+def plan_without_rows(net):
+    """The plan of a training step in which this process has no row of the batch."""
+    network = net._net
+    network.ready()
+    share = Share(1, 1, 0, network.group)
+    return Plan(network, 0, training=True, loss=True, backward=True, update=True, share=share)
+
+
+def kernels_recorded(ops, name):
+    """The number of launches of one kernel in the stage that a recorder is at."""
+    return sum(isinstance(item, tuple) and item[0].name == name for item in ops._stages[0])
+
+
+def rounded_copy(plan, array):
+    """The copy in bfloat16 that a plan's products read in place of an array."""
+    return plan.ops._operands._copies[plan.ops._operands._key(array)][1]
+
+
+# --- compiled epochs and CUDA graphs ---------------------------------------------------------------------------------
+
+
+def record_calls(monkeypatch):
+    """A list that gets an entry each time an epoch is compiled for networks of one architecture."""
+    calls, record = [], unwatched._record
+    monkeypatch.setattr(unwatched, "_record", lambda *given: calls.append(given) or record(*given))
+    return calls
+
+
+def epochs_cached():
+    """The number of compiled epochs that the cache holds."""
+    return len(recordings._shelf.found)
+
+
+def cache_is_empty():
+    """True if the cache holds no compiled epoch and no network uses one."""
+    return not recordings._shelf.found and not recordings._shelf.users
+
+
+def refuse_graphs(monkeypatch, refuse):
+    """Call `refuse` in place of running a CUDA graph of steps."""
+    monkeypatch.setattr(graph.Graph, "_graph", refuse)
+
+
+def refuse_capture(monkeypatch, refuse):
+    """Call `refuse` in place of capturing a CUDA graph, of one network or of several."""
+    monkeypatch.setattr(graph.Graph, "_capture", refuse)
+
+
+def expect_seconds(steps, seconds):
+    """Set the time that a graph assumes for one step."""
+    steps._each = seconds
+
+
+# --- estimators, optimizers, callbacks, files ------------------------------------------------------------------------
+
+
+def why_watched(estimator):
+    """What makes a fit return to Python after each epoch, or None."""
+    return estimator._watched()
+
+
+def generator(estimator):
+    """The random generator that an estimator draws from."""
+    return estimator._random_state
+
+
+def optimizer_of(estimator):
+    """The optimizer of an estimator's last fit, as scikit-learn has it."""
+    return estimator._optimizer
+
+
+def keep_optimizer_names(monkeypatch):
+    """Forget the optimizers that a test defines at the end of the test."""
+    monkeypatch.setattr(optimizers, "_NAMES", dict(optimizers._NAMES))
+
+
+def draw_with(bar, make):
+    """Let a progress bar draw with make(**options) in place of tqdm."""
+    bar._tqdm = make
+
+
+def digest(arrays, metadata, version):
+    """The digest of a checkpoint with these contents."""
+    return checkpoint._digest(arrays, metadata, version)
+
+
+def exported_to_onnx():
+    """The classes of layers and of activations that the ONNX exporter can write."""
+    from gpunn.interchange import onnx
+
+    return {*onnx._LAYERS}, {*onnx._ACTIVATIONS}
+
+
+# --- devices and products --------------------------------------------------------------------------------------------
+
+
+def forget_device(monkeypatch):
+    """Choose the device again, as in a new process, until the end of the test."""
+    monkeypatch.setattr(devices, "_choice", devices._Choice())
+
+
+def blas_product(a, b, out):
+    """The launch of out = a b by the library that NumPy uses."""
+    return blas._by_blas(a, b, out, blas.find(a.dtype.name).address)
+
+
+def register_product(a, b, out):
+    """The launch of out = a b by the compiled loops that keep sums in registers."""
+    return blas._in_registers([a, b, out])
+
+
+def workspaces(door):
+    """The workspaces of cuBLASLt by stream pointer."""
+    return door._workspaces
+
+
+def make_product(door, *operands, **options):
+    """Create the descriptors of one cuBLASLt product and ask for an algorithm."""
+    return door._bind(*operands, **options)
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_libraries():
+    """Forget all compiled kernels, and bring them back afterwards."""
+    before = dict(host._libraries)
+    host.forget()
+    try:
+        yield
+    finally:
+        host.forget()
+        host._libraries.update(before)
+
+
+def optimize(monkeypatch, level):
+    """Compile kernels with another optimization level than -O3."""
+    monkeypatch.setattr(host, "FLAGS", tuple(level if flag == "-O3" else flag for flag in host.FLAGS))
+
+
+def add_flag(monkeypatch, flag):
+    """Compile kernels with one more flag."""
+    monkeypatch.setattr(host, "FLAGS", (*host.FLAGS, flag))
+
+
+def set_processor(monkeypatch, name):
+    """Compile kernels as on another processor."""
+    monkeypatch.setattr(host, "_cpu", lambda: name)
+
+
+def trust_cache_folder(monkeypatch):
+    """Skip the check of the cache folder, so that only its files are checked."""
+    folder = host._private_folder()
+    monkeypatch.setattr(host, "_private_folder", lambda: folder)
+
+
+def compiler_version(command):
+    """What the compiler reports as its version."""
+    return host._compiler_version(tuple(command))
+
+
+def pack(kernel, inputs, out, scalars):
+    """The number of elements that one thread of a GPU reads together."""
+    return _device._pack(kernel, kernel._check(inputs, out, scalars, None))
+
+
+def device_function(source, name):
+    """The CuPy object of an elementwise kernel, compiled once per CuPy module."""
+    return _device._compiled(source, name)
+
+
+def register_kernel(kernel):
+    """Add a kernel to the registry."""
+    return _registry._register(kernel)
+
+
+def forget_kernel(kernel):
+    """Remove a kernel and the library of its family."""
+    _registry._REGISTRY.pop(kernel.name)
+    host.forget(kernel.family)
