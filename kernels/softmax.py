@@ -51,7 +51,8 @@ def softmax(z):
 T inner = (T)0;
 for (long long k = LANE; k < m; k += LANES) inner += a[k] * g[k];
 inner = sum_of_lanes<LANES>(inner);
-for (long long k = LANE; k < m; k += LANES) delta[k] = a[k] * (g[k] - inner);  // mutate: E4 softmax
+// mutate: E4 softmax
+for (long long k = LANE; k < m; k += LANES) delta[k] = a[k] * (g[k] - inner);
 """,
 )
 def softmax_backward(a, g):
