@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from messages import naming
 from oracles import strided_tensor
 from snapshots import bits, frozen_copy, weights_of
 
@@ -207,11 +208,11 @@ def test_torch():
     # rows that remember gradients, as a loop over a set collects them
     _same_through(lambda a: [torch.tensor(row, requires_grad=a.dtype.kind == "f") for row in a])
     net, row = _net(), torch.tensor([1.0, 2, 3], requires_grad=True)
-    with pytest.raises(TypeError, match=r"X, of type list, cannot be read as an array: .*detach"):
+    with pytest.raises(TypeError, match=r"X, of type list.*detach"):
         net.predict([list(row)])
     with pytest.raises(ValueError, match="X must be rectangular"):
         net.predict([row, row[:2]])
-    with pytest.raises(TypeError, match=r"X, of type Tensor, .*; pass a NumPy array of float32"):
+    with pytest.raises(TypeError, match=naming("X", "Tensor", "float32")):
         net.predict(torch.tensor(X, dtype=torch.bfloat16))
 
 

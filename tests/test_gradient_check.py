@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+from messages import naming
 from random_nets import random_case
 
 import gpunn
@@ -268,7 +269,7 @@ def test_samples_limit_the_coordinates():
     assert report.ok
     assert [entry.checked for entry in report.entries] == [3, 3, 3, 2, 3]
     for samples in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match="samples must be an integer ≥ 1 or None, got"):
+        with pytest.raises(ValueError, match=naming("samples", samples)):
             gpunn.check_gradients(net, *_data(), samples=samples)
 
 
@@ -284,9 +285,9 @@ def test_bad_input_is_refused_as_fit_refuses_it():
     net, (x, y) = _net(gpunn.Dense(2)), _data()
     with pytest.raises(ValueError, match=r"y must have shape \(6, 2\)"):
         gpunn.check_gradients(net, x, y[:, 0])
-    with pytest.raises(ValueError, match="x has 3 columns, but the network takes 4"):
+    with pytest.raises(ValueError, match=naming("x", 3, 4)):
         gpunn.check_gradients(net, x[:, :3], y)
-    with pytest.raises(ValueError, match="sample_weight is zero in every row"):
+    with pytest.raises(ValueError, match=naming("sample_weight", "zero")):
         gpunn.check_gradients(net, x, y, sample_weight=np.zeros(len(x)))
     with pytest.raises(RuntimeError, match="compile"):
         gpunn.check_gradients(gpunn.Sequential([gpunn.Dense(2)], seed=0), x, y)

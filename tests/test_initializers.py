@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from messages import naming
 
 import gpunn
 from gpunn import initializers
@@ -162,10 +163,10 @@ def test_a_function_of_ones_own():
     np.testing.assert_array_equal(net.get_weights()[0], [[0, 1, 2], [3, 4, 5]])
     config = json.loads(json.dumps(initializers.to_config(initializers.get(ramp))))
     np.testing.assert_array_equal(_draw(initializers.from_config(config, {"ramp": ramp}), (1, 2)), [[0, 1]])
-    with pytest.raises(ValueError, match="'ramp' is not built in"):
+    with pytest.raises(ValueError, match=naming("'ramp'", "not built in")):
         _draw(initializers.from_config(config), (1, 2))
     for wrong in (lambda shape, generator: np.zeros(3), lambda shape, generator: np.full(shape, np.nan)):
-        with pytest.raises(ValueError, match=r"must give finite values of shape \(2, 3\)"):
+        with pytest.raises(ValueError, match=naming("(2, 3)")):
             _draw(wrong, (2, 3))
 
 
@@ -177,7 +178,7 @@ def test_an_unknown_name_lists_those_there_are():
         initializers.get("he_norml")
     for name in ("zeros", "constant", "orthogonal", *VARIANCES):
         assert name in str(refused.value)
-    with pytest.raises(TypeError, match=r"an initializer must be a name.*got int"):
+    with pytest.raises(TypeError, match=naming("initializer", "int")):
         initializers.get(3)
 
 
@@ -185,15 +186,15 @@ def test_an_unknown_name_lists_those_there_are():
     ("make", "message"),
     [
         (lambda: initializers.Normal(stddev=-1), "stddev must be ≥ 0, got -1"),
-        (lambda: initializers.Normal(stddev=math.nan), "stddev must be a finite number, got nan"),
-        (lambda: initializers.Normal(mean=math.inf), "mean must be a finite number, got inf"),
-        (lambda: initializers.Normal("1"), "mean must be a finite number, got '1'"),
-        (lambda: initializers.Uniform(1, -1), "minval must not exceed maxval, got 1 and -1"),
-        (lambda: initializers.Uniform(maxval=math.nan), "maxval must be a finite number"),
-        (lambda: initializers.Constant(math.nan), "value must be a finite number, got nan"),
-        (lambda: initializers.Constant(True), "value must be a finite number, got True"),
-        (lambda: initializers.Orthogonal(math.inf), "gain must be a finite number, got inf"),
-        (lambda: _draw("orthogonal", (3,)), r"need a matrix, got shape \(3,\)"),
+        (lambda: initializers.Normal(stddev=math.nan), naming("stddev", "nan")),
+        (lambda: initializers.Normal(mean=math.inf), naming("mean", "inf")),
+        (lambda: initializers.Normal("1"), naming("mean", "'1'")),
+        (lambda: initializers.Uniform(1, -1), naming("minval", "maxval", 1, -1)),
+        (lambda: initializers.Uniform(maxval=math.nan), naming("maxval", "nan")),
+        (lambda: initializers.Constant(math.nan), naming("value", "nan")),
+        (lambda: initializers.Constant(True), naming("value", True)),
+        (lambda: initializers.Orthogonal(math.inf), naming("gain", "inf")),
+        (lambda: _draw("orthogonal", (3,)), naming("(3,)")),
     ],
 )
 def test_nonsense_is_refused(make, message):

@@ -5,6 +5,7 @@ import math
 import internals
 import numpy as np
 import pytest
+from messages import naming
 from snapshots import bits, nothing_moves, weights_of
 
 import gpunn
@@ -233,7 +234,7 @@ def test_anything_else_is_refused_at_compile(loss, activation):
 def test_from_logits_overrides_and_is_checked(name):
     matching, other, y = PAIRS[name]
     cls = type(losses.get(name))
-    with pytest.raises(ValueError, match=f"from_logits=True, but the last layer's {matching} gives probabilities"):
+    with pytest.raises(ValueError, match=naming("from_logits=True", matching, "probabilities")):
         _classifier(matching, cls(from_logits=True))
     for activation in (None, "relu", "tanh"):
         with pytest.raises(ValueError, match="from_logits="):

@@ -10,6 +10,7 @@ import tracemalloc
 import internals
 import numpy as np
 import pytest
+from messages import naming
 
 import gpunn
 from gpunn.kernels.state import Slot
@@ -427,7 +428,7 @@ def test_what_is_set_on_a_layer_holds_from_the_next_call_on():
 @pytest.mark.parametrize("last", [gpunn.Dropout(0.5), gpunn.BatchNormalization()])
 def test_probabilities_are_never_taken_for_logits(last):
     net = gpunn.Sequential([gpunn.Dense(3, "softmax"), last], seed=0)
-    with pytest.raises(ValueError, match="neither its probabilities nor logits"):
+    with pytest.raises(ValueError, match=naming("probabilities", "logits")):
         net.compile("adam", "sparse_categorical_crossentropy")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import internals
 import numpy as np
 import pytest
+from messages import naming
 from safetensors.numpy import load_file
 from snapshots import bits, nothing_moves, state_of, weights_of
 
@@ -232,7 +233,7 @@ def test_an_own_loss_is_kept_by_name_and_must_be_brought(file, function):
 def test_an_own_metric_is_brought_too(file):
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=5, seed=1).compile("sgd", "mse", [Halves()], device="cpu")
     net.save(file)
-    with pytest.raises(ValueError, match="metric 'Halves' is not built in"):
+    with pytest.raises(ValueError, match=naming("metric", "'Halves'")):
         gpunn.load(file)
     found = gpunn.load(file, custom={"Halves": Halves}).evaluate(X, X[:, :2])
     assert found == net.evaluate(X, X[:, :2]) and 0 < found["Halves"] < 1

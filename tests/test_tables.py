@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from messages import naming
 
 import gpunn
 from gpunn import tables
@@ -105,11 +106,11 @@ def test_of_many_categories_the_most_frequent_are_kept():
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ([np.nan, np.nan, np.nan, np.nan], r"column 'x' has no value in any row: delete it, or fill it"),
-        ([None, None, None, None], r"column 'x' has no value in any row"),
-        (["1.5", "2.5", "abc", "4"], r"column 'x' should hold numbers, but row 2 holds 'abc'; leave a cell empty"),
-        ([1.0, np.inf, 2.0, -np.inf], r"column 'x' should hold numbers, but row 1 holds 'inf' \(2 such cells\)"),
-        ([5, 5, 5, 5], r"no column beside 'y' to learn from: left out, the same in every row: 'x'"),
+        ([np.nan, np.nan, np.nan, np.nan], naming("column 'x'", "no value")),
+        ([None, None, None, None], naming("column 'x'", "no value")),
+        (["1.5", "2.5", "abc", "4"], naming("column 'x'", "row 2", "'abc'")),
+        ([1.0, np.inf, 2.0, -np.inf], naming("column 'x'", "row 1", "'inf'", 2)),
+        ([5, 5, 5, 5], naming("'y'", "'x'", "left out")),
     ],
 )
 def test_columns_that_are_refused(cells, message):
@@ -120,9 +121,9 @@ def test_columns_that_are_refused(cells, message):
 
 def test_a_table_of_other_columns_is_refused():
     encoding = encoding_of(pd.DataFrame({"x": [1.0, 2.0], "z": [3.0, 5.0], "y": [1.5, 2.5]}))
-    with pytest.raises(ValueError, match=r"lacks what the model was trained on: column 'x', 'z'"):
+    with pytest.raises(ValueError, match=naming("column 'x', 'z'")):
         encoding.encode(pd.DataFrame({"other": [1]}))
-    with pytest.raises(ValueError, match=r"column 'z' should hold numbers, but row 4 holds 'much'"):
+    with pytest.raises(ValueError, match=naming("column 'z'", "row 4", "'much'")):
         encoding.encode(pd.DataFrame({"x": [1, 2], "z": ["1", "much"]}, index=[3, 4]))
 
 
@@ -168,14 +169,14 @@ def test_integers_stay_integers_where_missing_cells_made_floats_of_them():
 @pytest.mark.parametrize(
     ("cells", "task", "message"),
     [
-        (["a", "a"], "auto", r"column 'y' holds 'a' in every row: there is nothing to learn"),
+        (["a", "a"], "auto", naming("column 'y'", "'a'")),
         ([2.5, 2.5], "auto", r"column 'y' holds 2.5 in every row"),
         (
             ["low", "high", "low"],
             "regression",
-            r"column 'y' should hold numbers, but row 0 holds 'low' \(3 such cells\)",
+            naming("column 'y'", "row 0", "'low'", 3),
         ),
-        (["1.5", "2.5", "n.a", "3.5"], "auto", r"column 'y' should hold numbers, but row 2 holds 'n.a'"),
+        (["1.5", "2.5", "n.a", "3.5"], "auto", r"column 'y' .*row 2 .*'n\.a"),
         ([f"name {k}" for k in range(30)], "auto", r"column 'y' has 30 distinct values in 30 rows: too many"),
         ([k / 2 for k in range(30)], "classification", r"column 'y' has 30 distinct values in 30 rows: too many"),
     ],
@@ -188,7 +189,7 @@ def test_targets_that_are_refused(cells, task, message):
 def test_rows_without_a_target():
     with pytest.raises(ValueError, match=r"there is no column 'z'; there are 'x', 'y'"):
         tables.with_target(pd.DataFrame({"x": [1], "y": [2]}), "z")
-    with pytest.raises(ValueError, match=r"column 'y' has no value in any row"):
+    with pytest.raises(ValueError, match=naming("column 'y'", "no value")):
         tables.with_target(pd.DataFrame({"x": [1], "y": [np.nan]}), "y")
 
 
@@ -214,21 +215,21 @@ def test_cells_of_categories_are_read_as_they_are_written(tmp_path):
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
-        ("a,b\n", "has no rows below its line of names"),
-        ("a,b,a\n1,2,3\n", "has more than one column 'a'"),
-        ("a,b\n1,2,3\n", "has lines with more cells than its first line has names"),
-        ("a,b\n1,2\n1,2,3\n", "is not a CSV table: Expected 2 fields in line 3, saw 3"),
+        ("a,b\n", "no rows"),
+        ("a,b,a\n1,2,3\n", "more than one.*'a'"),
+        ("a,b\n1,2,3\n", "more cells"),
+        ("a,b\n1,2\n1,2,3\n", "CSV.*line 3"),
     ],
 )
 def test_files_that_are_refused(tmp_path, text, message):
-    with pytest.raises(ValueError, match=f"table.csv {message}"):
+    with pytest.raises(ValueError, match=naming("table.csv") + f"(?s:.*{message})"):
         tables.read_csv(written(tmp_path, text))
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes(b"a,b\n\xff\xfe,1\n")
-    with pytest.raises(ValueError, match=r"table.csv is not text in UTF-8"):
+    with pytest.raises(ValueError, match=naming("table.csv", "UTF-8")):
         tables.read_csv(path)
 
 
@@ -293,9 +294,9 @@ def test_unknown_categories_are_counted_in_the_log(caplog):
 
 def test_what_is_no_table_is_refused():
     model = fitted(FRAME[["size", "kind", "price"]], "price")
-    with pytest.raises(TypeError, match=r"table must be a pandas DataFrame or the path of a CSV file, got ndarray"):
+    with pytest.raises(TypeError, match=naming("table", "DataFrame", "CSV", "ndarray")):
         model.predict(np.zeros((2, 2)))
-    with pytest.raises(ValueError, match=r"the table has no rows"):
+    with pytest.raises(ValueError, match="no rows"):
         model.predict(FRAME.iloc[:0])
 
 
@@ -303,5 +304,5 @@ def test_a_file_whose_columns_do_not_fit_its_network(tmp_path):
     model = fitted(FRAME[["size", "kind", "price"]], "price")
     model.encoding.columns.pop()
     model.save(tmp_path / "m.safetensors")
-    with pytest.raises(gpunn.CheckpointError, match=r"the columns make 2 inputs, but the network has 5"):
+    with pytest.raises(gpunn.CheckpointError, match=naming("columns", 2, 5)):
         gpunn.load(tmp_path / "m.safetensors")

@@ -4,6 +4,7 @@ import column_major_blas as blas
 import numpy as np
 import pytest
 import tolerances
+from messages import naming
 
 from gpunn.backend.column_major import EPILOGUES, Refused, call_of, mask_bytes
 
@@ -159,7 +160,7 @@ REFUSED = {
         {},
         "a has strides",
     ),
-    "out by columns": (lambda: (zeros(2, 3), zeros(3, 4), zeros(4, 2).T), {}, "out is not stored row by row"),
+    "out by columns": (lambda: (zeros(2, 3), zeros(3, 4), zeros(4, 2).T), {}, naming("out", "row by row")),
     "intercepts of another length": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
         {"epilogue": "bias", "vector": zeros(5)},

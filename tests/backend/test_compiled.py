@@ -349,7 +349,7 @@ def test_along_takes_block_after_block(threads):
         np.testing.assert_array_equal(result, np.where(X[:rows] > 0, X[:rows], 0))
     with pytest.raises(ValueError, match="6 blocks of 1024 bytes"):
         walk.along((X, np.empty((80, 8))), 6, seconds=10.0)
-    with pytest.raises(ValueError, match="no launch reads or writes"):
+    with pytest.raises(ValueError, match="no launch"):
         compiled.Walk(launches, moving=[np.empty(3)])
 
 

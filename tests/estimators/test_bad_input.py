@@ -14,6 +14,7 @@ import warnings
 import internals
 import numpy as np
 import pytest
+from messages import naming
 from oracles import oracle
 from snapshots import bits, state_of
 
@@ -142,23 +143,23 @@ FIT = {
     "X None": ("text", {}, {"X": None}, ValueError, "array"),
     "X NaN": ("text", {}, {"X": _with(X, (3, 1), NAN)}, ValueError, "X contains NaN"),
     "X infinite": ("regressor", {}, {"X": _with(X, (3, 1), INF)}, ValueError, "X contains infinity"),
-    "X beyond float32": ("regressor", {"dtype": "float32"}, {"X": X * 1e39}, ValueError, "X holds values too large"),
+    "X beyond float32": ("regressor", {"dtype": "float32"}, {"X": X * 1e39}, ValueError, naming("X", "too large")),
     "X fewer rows": ("text", {}, {"X": X[:-1]}, ValueError, "inconsistent numbers of samples"),
     "X complex": ("text", {}, {"X": X + 0j}, ValueError, "Complex data not supported"),
-    "X text": ("text", {}, {"X": np.full((ROWS, 4), "a")}, ValueError, "could not convert string to float"),
+    "X text": ("text", {}, {"X": np.full((ROWS, 4), "a")}, ValueError, "could not convert"),
     "X flat": ("two", {}, {"X": X[:, 0]}, ValueError, "Expected 2D array"),
     "X sparse, NaN": ("text", {}, {"X": sparse.csr_matrix(_with(X, (3, 1), NAN))}, ValueError, "X contains NaN"),
     "X other columns, warm": ("warm", {}, {"X": X[:, :3]}, ValueError, "X has 3 features, but MLPClassifier"),
     # y
     "y None": ("text", {}, {"y": None}, ValueError, "requires y to be passed"),
     "y NaN": ("regressor", {}, {"y": _with(VALUES, 2, NAN)}, ValueError, "y contains NaN"),
-    "y text": ("regressor", {}, {"y": LABELS}, TypeError, "y must hold real numbers, got text"),
+    "y text": ("regressor", {}, {"y": LABELS}, TypeError, naming("y", "text")),
     "y objects": ("regressor", {}, {"y": np.array(["a"] * ROWS, object)}, ValueError, "could not convert"),
     "y short": ("regressor", {}, {"y": VALUES[:-2]}, ValueError, "inconsistent numbers of samples"),
     "y a scale": ("text", {}, {"y": VALUES}, ValueError, "Unknown label type"),
     "y beyond float32": ("regressor", {"dtype": "float32"}, {"y": VALUES * 1e40}, ValueError, "y holds values too"),
     "y negative counts": ("regressor", {"loss": "poisson"}, {}, ValueError, "y holds negative values.*poisson"),
-    "y other classes, warm": ("warm", {}, {"y": LABELS == "ale"}, ValueError, "warm_start can only be used where `y`"),
+    "y other classes, warm": ("warm", {}, {"y": LABELS == "ale"}, ValueError, naming("warm_start", "`y`")),
     "y two for one, warm": ("warm regressor", {}, {"y": TWO}, ValueError, "y has 2 outputs.*fitted.* 1"),
     "y two for one, lbfgs": ("warm lbfgs", {}, {"y": TWO}, ValueError, "y has 2 outputs.*fitted.* 1"),
     # weights
@@ -234,7 +235,7 @@ FIT = {
     "loss None": ("regressor", {"loss": None}, {}, InvalidParameterError, "'loss' parameter"),
     "loss of probabilities": ("regressor", {"loss": "binary_crossentropy"}, {}, ValueError, "y holds values outside"),
     "loss of labels": (
-        "regressor", {"loss": "sparse_categorical_crossentropy"}, {}, ValueError, "loss=.* is for classes, which MLPCl"
+        "regressor", {"loss": "sparse_categorical_crossentropy"}, {}, ValueError, r"loss=.*MLPClassifier"
     ),
     "loss of labels, binary": (
         "binary", {"loss": "sparse_categorical_crossentropy", "out_activation": "softmax"}, {}, ValueError, "loss"
@@ -254,9 +255,9 @@ FIT = {
     "outputs unknown": ("text", {"out_activation": "sigmod"}, {}, InvalidParameterError, "'out_activation'"),
     "loss of other shapes": ("regressor", {"loss": lambda y, a: (y, a)}, {}, ValueError, "loss .* must return"),
     # optimisers
-    "optimizer unknown": ("text", {"optimizer": "adm"}, {}, ValueError, "optimizer 'adm' is unknown; there are ada"),
+    "optimizer unknown": ("text", {"optimizer": "adm"}, {}, ValueError, naming("optimizer", "'adm'", "adam")),
     "optimizer a number": ("text", {"optimizer": 0.1}, {}, InvalidParameterError, "'optimizer'"),
-    "optimizer with a solver": ("multilabel", {"optimizer": "adam"}, {}, ValueError, "takes the place of solver"),
+    "optimizer with a solver": ("multilabel", {"optimizer": "adam"}, {}, ValueError, naming("solver")),
     "optimizer with a rate": (
         "text", {"optimizer": gpunn.SGD(0.1), "learning_rate_init": 0.1}, {}, ValueError, "learning_rate_init: leave it"
     ),
@@ -349,11 +350,11 @@ CALLS = {
     "partial_fit, no validation": (
         "text", lambda e: e.partial_fit(X, LABELS, validation_data=(X, LABELS)), TypeError, "unexpected keyword"
     ),
-    "predict columns": ("text", lambda e: e.predict(X[:, :3]), ValueError, "X has 3 features, but MLPClassifier is ex"),
+    "predict columns": ("text", lambda e: e.predict(X[:, :3]), ValueError, naming("X", 3, "MLPClassifier")),
     "predict NaN": ("regressor", lambda e: e.predict(X * NAN), ValueError, "X contains NaN"),
     "predict flat": ("two", lambda e: e.predict(X[0]), ValueError, "Expected 2D array, got 1D array"),
     "predict nothing": ("two", lambda e: e.predict(X[:0]), ValueError, "0 sample"),
-    "predict text": ("text", lambda e: e.predict(np.full((2, 4), "a")), ValueError, "not compatible with arrays of"),
+    "predict text": ("text", lambda e: e.predict(np.full((2, 4), "a")), ValueError, "not compatible"),
     "predict a dict": ("text", lambda e: e.predict({"a": 1}), ValueError, "Expected 2D array"),
     "predict None": ("text", lambda e: e.predict(None), ValueError, "array"),
     "predict complex": ("lbfgs", lambda e: e.predict(X + 1j), ValueError, "Complex data not supported"),
@@ -367,7 +368,7 @@ CALLS = {
     "no such argument": ("text", lambda e: gpunn.MLPClassifier(droput=0.5), TypeError, "unexpected .* 'droput'"),
     "by position": ("text", lambda e: gpunn.MLPClassifier((5,), "relu", "adam"), TypeError, "positional arguments"),
     "weights of another shape": ("text", lambda e: shrunk(e).predict(X), ValueError, "coefs_ .* keep their shapes"),
-    "weights too few": ("text", lambda e: shorter(e).predict(X), ValueError, "coefs_ and intercepts_ must hold 3"),
+    "weights too few": ("text", lambda e: shorter(e).predict(X), ValueError, naming("coefs_", "intercepts_", 3)),
 }  # fmt: skip
 
 
@@ -578,7 +579,7 @@ def test_divergence_keeps_the_weights_before_it():
 def test_what_diverges_at_once_leaves_the_fitted_model(fitted):
     estimator = fitted["regressor"]
     with unchanged(estimator):
-        refused(lambda: estimator.fit(X, VALUES * 1e300), ValueError, "non-finite.*inputs or targets that are not sca")
+        refused(lambda: estimator.fit(X, VALUES * 1e300), ValueError, r"non-finite.*inputs or targets")
 
 
 # --- two at once ---------------------------------------------------------------------------------------------------
@@ -601,7 +602,7 @@ def test_a_second_fit_is_refused_while_one_runs():
             lambda: estimator.fit(X, LABELS),
             lambda: estimator.partial_fit(X, LABELS),
         ):
-            refused(call, RuntimeError, "fit is running already, in another thread or around a callback; use a clone")
+            refused(call, RuntimeError, naming("fit", "already", "clone"))
     finally:
         go_on.set()
         thread.join()

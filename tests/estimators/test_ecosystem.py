@@ -421,7 +421,7 @@ def test_a_tensor_that_numpy_cannot_hold_is_named():
         (lambda: fitted.fit(X, VALUES, sample_weight=half[:, 0]), "sample_weight"),
         (lambda: fitted.fit(X, VALUES, validation_data=(X, half[:, 0])), "validation_data: y"),
     ):
-        with pytest.raises(TypeError, match=f"^{name}, of type Tensor, cannot be read as an array: .*BFloat16"):
+        with pytest.raises(TypeError, match=f"^{name}, of type Tensor.*BFloat16"):
             call()
 
 

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from messages import naming
 from oracles import oracle
 
 import gpunn
@@ -171,11 +172,11 @@ def test_simulated_on_a_gpu(fake_cupy):
 def test_what_it_refuses(tmp_path):
     with pytest.raises(ValueError, match="'n_models' parameter"):
         ensemble("one", n_models=0).fit(X, ONE)
-    with pytest.raises(ValueError, match="warm_start=True goes on with one net: leave n_models at 1"):
+    with pytest.raises(ValueError, match=naming("warm_start=True", "n_models")):
         ensemble("one", warm_start=True).fit(X, ONE)
-    with pytest.raises(ValueError, match="resume goes on with one net"):
+    with pytest.raises(ValueError, match=naming("resume")):
         ensemble("one").fit(X, ONE, resume=tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match="partial_fit goes on with one net"):
+    with pytest.raises(ValueError, match=naming("partial_fit")):
         ensemble("one").partial_fit(X, ONE)
     with pytest.raises(NotFittedError):
         ensemble("one").predict(X, return_std=True)
@@ -183,9 +184,9 @@ def test_what_it_refuses(tmp_path):
     with pytest.raises(ValueError, match="return_std=True needs several nets"):
         one.predict(X, return_std=True)
     several = ensemble("one").fit(X, ONE)
-    with pytest.raises(ValueError, match="export is for one net, and these are 3: use those in estimators_"):
+    with pytest.raises(ValueError, match=naming("export", 3, "estimators_")):
         several.export(tmp_path / "x")
-    with pytest.raises(ValueError, match="to_sklearn is for one net"):
+    with pytest.raises(ValueError, match=naming("to_sklearn")):
         several.to_sklearn()
     before = [c.copy() for c in several.coefs_]
     with pytest.raises(ValueError, match="NaN"):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from messages import naming
 from oracles import oracle
 
 import gpunn
@@ -156,10 +157,10 @@ def test_an_absent_file_starts_from_nothing(tmp_path):
 
 
 REFUSED = {
-    "other layers": ({"hidden_layer_sizes": (8,)}, "the checkpoint is of another fit: layers"),
-    "another rule": ({"solver": "sgd"}, "the checkpoint is of another fit: optimizer"),
-    "another rate": ({"learning_rate_init": 0.5}, "the checkpoint is of another fit: optimizer"),
-    "another penalty": ({"alpha": 0.5}, "the checkpoint is of another fit: layers"),
+    "other layers": ({"hidden_layer_sizes": (8,)}, naming("another fit", "layers")),
+    "another rule": ({"solver": "sgd"}, naming("another fit", "optimizer")),
+    "another rate": ({"learning_rate_init": 0.5}, naming("another fit", "optimizer")),
+    "another penalty": ({"alpha": 0.5}, naming("another fit", "layers")),
     "another batch": ({"batch_size": 49}, "batch_size is 50 in the file and 49 here"),
     "another tolerance": ({"tol": 0.5}, "tol is 0.0001 in the file and 0.5 here"),
     "early stopping": ({"early_stopping": True}, "training data.rows is 178 in the file and 160 here"),

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from messages import naming
 from oracles import oracle
 
 import gpunn
@@ -166,7 +167,7 @@ def test_a_fit_that_fails_is_scored_as_scikit_learn_scores_it():
 
 
 def test_what_it_refuses():
-    with pytest.raises(TypeError, match=r"estimator must be a gpunn\.MLPClassifier .* use scikit-learn's GridSearchCV"):
+    with pytest.raises(TypeError, match=naming("estimator", "gpunn.MLPClassifier", "GridSearchCV")):
         gpunn.MLPSearchCV(DecisionTreeClassifier(), {"max_depth": [1]}).fit(X, LABELS)
     search = gpunn.MLPSearchCV(classifier(), {"colour": [1]}, cv=FOLDS)
     before = dict(vars(search))

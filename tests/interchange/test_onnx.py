@@ -5,6 +5,7 @@ import internals
 import limits
 import numpy as np
 import pytest
+from messages import naming
 from oracles import oracle
 from random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
 from snapshots import nothing_moves
@@ -185,10 +186,10 @@ class OwnDense(gpunn.Dense):
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        ([gpunn.Dense(2), Doubled()], r"layers\[1\] is a layer of your own, Doubled: export knows only Dense, "),
-        ([OwnDense(2)], r"layers\[0\] is a layer of your own, OwnDense"),
-        ([gpunn.Dense(2, OwnSigmoid())], r"layers\[0\] has an activation of your own, OwnSigmoid: .* relu, leaky_relu"),
-        ([gpunn.Activation(OwnSoftmax())], r"layers\[0\] has an activation of your own, OwnSoftmax"),
+        ([gpunn.Dense(2), Doubled()], naming("layers[1]", "Doubled", "Dense")),
+        ([OwnDense(2)], naming("layers[0]", "OwnDense")),
+        ([gpunn.Dense(2, OwnSigmoid())], naming("layers[0]", "OwnSigmoid", "leaky_relu")),
+        ([gpunn.Activation(OwnSoftmax())], naming("layers[0]", "OwnSoftmax")),
     ],
 )
 def test_what_is_the_users_own_is_named_and_leaves_no_file(tmp_path, layers, said):
@@ -202,11 +203,11 @@ def test_refusals_leave_an_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")
     net = gpunn.Sequential([gpunn.Dense(2)])
-    with pytest.raises(RuntimeError, match="export: there are no weights yet"):
+    with pytest.raises(RuntimeError, match=naming("export", "no weights")):
         net.export(path)
     net.build(3)
     limits.set(monkeypatch, "onnx_bytes", 31)
-    with pytest.raises(ValueError, match=r"holds 0.0 GiB of numbers, and an ONNX file at most 2 GiB"):
+    with pytest.raises(ValueError, match=naming("0.0 GiB", "2 GiB")):
         net.export(path)
     limits.set(monkeypatch, "onnx_bytes", 32)
     with pytest.raises(FileNotFoundError):
@@ -299,14 +300,14 @@ def test_regression(tmp_path, n_out):
 @pytest.mark.parametrize(
     ("n_out", "activation", "labels", "said"),
     [
-        (3, "softmax", [1, 2], "labels must be 3, one for each output, got 2"),
-        (1, "sigmoid", [1, 2, 3], "labels must be two for a single output, got 3"),
-        (1, "sigmoid", [], "labels must be two for a single output, got 0"),
-        (2, "softmax", [1j, 2j], "labels must be whole numbers, text, truth values or floats"),
-        (2, "softmax", [[1, 2], [3, 4]], "labels must be whole numbers"),
-        (2, "softmax", np.array([1, "a"], object), "labels must be whole numbers"),
-        (2, "softmax", np.array([1, 2**64 - 1], np.uint64), "labels must be whole numbers"),
-        (2, "tanh", [1, 2], "the last layer gives tanh outputs, which are not probabilities"),
+        (3, "softmax", [1, 2], naming("labels", 3, 2)),
+        (1, "sigmoid", [1, 2, 3], naming("labels", 3)),
+        (1, "sigmoid", [], naming("labels", 0)),
+        (2, "softmax", [1j, 2j], naming("labels", "whole numbers")),
+        (2, "softmax", [[1, 2], [3, 4]], naming("labels", "whole numbers")),
+        (2, "softmax", np.array([1, "a"], object), naming("labels", "whole numbers")),
+        (2, "softmax", np.array([1, 2**64 - 1], np.uint64), naming("labels", "whole numbers")),
+        (2, "tanh", [1, 2], naming("tanh", "probabilities")),
     ],
 )
 def test_labels_that_do_not_fit(n_out, activation, labels, said):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from messages import naming
 from oracles import oracle
 
 import gpunn
@@ -143,7 +144,7 @@ def test_the_empty_text_stands_for_a_missing_cell(tmp_path):
     """Where it is a category itself, and cells are missing beside it, no graph could tell them apart."""
     y = [1.5, 2.5, 3.5, 4.5]
     both = model_of(pd.DataFrame({"c": ["a", "", None, "a"]}), y, loss="mse")
-    with pytest.raises(ValueError, match=r"column 'c' has the empty text as a category beside missing cells"):
+    with pytest.raises(ValueError, match=naming("'c'", "empty", "missing")):
         both.export(tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
     model = model_of(pd.DataFrame({"c": ["a", "", "b", "a"]}), y, loss="mse")
@@ -153,6 +154,6 @@ def test_the_empty_text_stands_for_a_missing_cell(tmp_path):
 
 def test_without_probabilities_there_is_no_label(tmp_path):
     model = model_of(TABLE, ["no", "yes"] * (ROWS // 2), "tanh", "mse")
-    with pytest.raises(ValueError, match="the last layer gives tanh outputs, which are not probabilities"):
+    with pytest.raises(ValueError, match=naming("tanh", "probabilities")):
         model.export(tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from messages import naming
 from oracles import oracle
 from random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
 from safetensors import safe_open
@@ -205,16 +206,16 @@ def test_layers_that_are_given_stay_free():
 @pytest.mark.parametrize(
     ("modules", "error", "said"),
     [
-        (None, ValueError, r"no arrays at position 1: say in modules which activation is there, \{1: 'relu'\}"),
+        (None, ValueError, naming("modules", "position 1", "{1: 'relu'}")),
         ({3: "tanh"}, ValueError, "no arrays at position 1"),
         ({1: "relu", 4: "relu"}, ValueError, "no arrays at position 3"),
-        ({0: "relu", 1: "relu"}, ValueError, r"modules\[0\] is 'relu', but the state dict has arrays .* at position 0"),
+        ({0: "relu", 1: "relu"}, ValueError, naming("modules[0]", "'relu'", "position 0")),
         ({1: "rleu"}, ValueError, "activation 'rleu' is unknown"),
-        ({1: 5}, TypeError, "activation must be a name"),
+        ({1: 5}, TypeError, naming("activation", "int")),
         ({1: "relu", 2: gpunn.LayerNormalization()}, ValueError, "does not fit .* 2.weight should be floats"),
         ({1: "relu", 2: gpunn.Dense(7)}, ValueError, r"2.weight should be floats \(7, 4\), got float64 \(2, 4\)"),
-        ({"1": "relu"}, TypeError, r"modules must name positions by whole numbers ≥ 0, got '1'"),
-        ({-1: "relu"}, TypeError, r"modules must name positions by whole numbers ≥ 0, got -1"),
+        ({"1": "relu"}, TypeError, naming("modules", "'1'")),
+        ({-1: "relu"}, TypeError, naming("modules", -1)),
     ],
 )
 def test_what_is_not_told_rightly(modules, error, said):
@@ -245,10 +246,10 @@ BAD = {
     "wide": (changed(_4_running_var=np.ones(6)), r"4.running_var should be floats \(5,\), got float64 \(6,\)"),
     "whole numbers": (
         changed(_0_bias=np.zeros(4, np.int8)),
-        r"0.bias should be floats \(4,\), got int8 \(4,\)|0.bias holds numbers of type I8; weights are floats",
+        r"0\.bias .*(int8|I8)",
     ),
-    "NaN": (changed(_7_bias=[0, np.nan]), "7.bias holds NaN, infinity or a number too large for float32"),
-    "too large": (changed(_4_running_var=[1, 1, 1, 1, 1e39]), "4.running_var holds NaN, infinity or a number too"),
+    "NaN": (changed(_7_bias=[0, np.nan]), naming("7.bias", "NaN", "infinity", "float32", "too large")),
+    "too large": (changed(_4_running_var=[1, 1, 1, 1, 1e39]), naming("4.running_var", "NaN", "infinity")),
     "nothing": ({}, "it lacks 0.weight, 0.bias, 3.weight, 4.weight, 4.bias, 4.running_mean and 5 more"),
     "other names": ({"fc1.weight": np.zeros((4, 3))}, "and it has fc1.weight"),
 }
@@ -272,12 +273,12 @@ def test_what_does_not_fit_changes_nothing(tmp_path, state):
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({}, "holds no arrays, so that the number of inputs is not known"),
+        ({}, "number of inputs"),
         ({"fc1.weight": np.zeros((4, 3))}, "holds 'fc1.weight', but an nn.Sequential's names are like '0.weight'"),
         ({"0.0.weight": np.zeros((4, 3))}, "holds '0.0.weight', but"),
-        ({"0.bias": np.zeros(4)}, r"0.weight should have one or two axes, got shape \(\)"),
-        ({"0.weight": np.zeros((4, 3, 3, 3)), "0.bias": np.zeros(4)}, "0.weight should have one or two axes"),
-        ({"0.weight": np.zeros((4, 3)), "1.gain": np.zeros(4)}, "position 1 holds gain, which is none of nn.Linear"),
+        ({"0.bias": np.zeros(4)}, naming("0.weight", "()")),
+        ({"0.weight": np.zeros((4, 3, 3, 3)), "0.bias": np.zeros(4)}, naming("0.weight", "(4, 3, 3, 3)")),
+        ({"0.weight": np.zeros((4, 3)), "1.gain": np.zeros(4)}, naming("position 1", "gain", "nn.Linear")),
         ({"0.weight": np.zeros(4)}, "it lacks 0.bias"),
     ],
 )
@@ -295,8 +296,8 @@ def test_files_that_are_none(tmp_path):
         b"": "damaged",
         whole[:100]: "damaged",
         whole[:-1]: "damaged",
-        b"PK\x03\x04\x00\x00\x08\x08" + bytes(100): r"is not a safetensors file: write safetensors.torch",
-        len(header).to_bytes(8, "little") + header + bytes(12): "0.weight holds numbers of type I8; weights are floats",
+        b"PK\x03\x04\x00\x00\x08\x08" + bytes(100): naming("safetensors file"),
+        len(header).to_bytes(8, "little") + header + bytes(12): naming("0.weight", "I8"),
     }
     for data, said in bad.items():
         path.write_bytes(data)
@@ -304,13 +305,13 @@ def test_files_that_are_none(tmp_path):
             load_torch(net, path)
     with pytest.raises(FileNotFoundError):
         load_torch(net, tmp_path / "none")
-    with pytest.raises(OSError, match="not a file that could hold a state dict"):
+    with pytest.raises(OSError, match="not a file"):
         load_torch(net, tmp_path)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(OSError, match="not a file that could hold a state dict"):
+        with pytest.raises(OSError, match="not a file"):
             from_torch(tmp_path / "pipe")
-    with pytest.raises(TypeError, match="source must be a safetensors file or a state dict, got Sequential"):
+    with pytest.raises(TypeError, match=naming("source", "Sequential")):
         load_torch(net, net)
 
 
@@ -324,7 +325,7 @@ class Doubled(gpunn.Layer):
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        (Doubled(), r"layers\[1\] is a layer of your own, Doubled"),
+        (Doubled(), naming("layers[1]", "Doubled")),
         (gpunn.Dropout(0.5, form="textbook"), r"Dropout\(0.5, form='textbook'\) scales at prediction"),
     ],
 )
@@ -348,7 +349,7 @@ def test_layers_that_torch_lacks(tmp_path, layer, said):
 def test_before_the_number_of_inputs_is_known(tmp_path):
     net = gpunn.Sequential([gpunn.Dense(2)])
     for call in (torch_state_dict, torch_module, lambda net: save_torch(net, tmp_path / "m.safetensors")):
-        with pytest.raises(RuntimeError, match="there are no weights yet"):
+        with pytest.raises(RuntimeError, match="no weights"):
             call(net)
     assert not list(tmp_path.iterdir())
 

@@ -1,8 +1,11 @@
 """What is refused, when a kernel is declared and when it is bound; nothing is broadcast, cast or written then."""
 
+import re
+
 import numpy as np
 import pytest
 from kernel_cases import state_array
+from messages import naming
 
 import gpunn
 from gpunn import kernels
@@ -32,7 +35,7 @@ def _declare(text, signature="T x -> T y", *, declare=elementwise, name="scratch
     ["y = abs(x);", "y = max(x, (T)0);", "y = min (x, x);", "y = x;\ny = std::abs(x);", "y = fabs(x) + abs(x);"],
 )
 def test_a_text_must_not_call_what_differs_between_machines(text, scratch):
-    with pytest.raises(ValueError, match=r"scratch_kernel: (abs|min|max)\(\) differs .* write fabs, fmin or a ternary"):
+    with pytest.raises(ValueError, match=r"scratch_kernel: (abs|min|max)\(\).* write fabs"):
         _declare(text)
     with pytest.raises(ValueError, match="differs"):
         _declare("y = x;", setup=text)
@@ -56,8 +59,8 @@ def test_a_text_may_call_what_does_not(text, scratch):
         ("float16 x -> T y", "unknown type 'float16'"),
         ("T i -> T y", "the name 'i' is taken"),
         ("T n -> T y", "the name 'n' is taken"),
-        ("inout T x -> T y", "'inout' belongs behind the arrow"),
-        ("T x -> scalar T y", "a scalar cannot be written"),
+        ("inout T x -> T y", naming("'inout'", "arrow")),
+        ("T x -> scalar T y", "scalar cannot be written"),
         ("T x, row T x -> T y", "uses a name twice"),
         ("T x -> T x", "uses a name twice"),
         ("rows T x -> T y", "is not"),
@@ -109,7 +112,7 @@ def test_a_reduction_must_not_use_the_names_of_its_loops(name, scratch):
     ],
 )
 def test_only_where_texts_convert_them_are_numbers_held_in_bfloat16(signature, declare, options, scratch):
-    with pytest.raises(ValueError, match="cannot be held in bfloat16 there: write T"):
+    with pytest.raises(ValueError, match=naming("bfloat16", "write T")):
         _declare("y = x;", signature, declare=declare, **options)
 
 
@@ -121,7 +124,7 @@ def test_a_name_belongs_to_one_family(scratch):
 
 
 def test_an_unknown_kernel_is_answered_with_those_there_are():
-    with pytest.raises(KeyError, match=r"no kernel is called 'rleu'; there are .*relu"):
+    with pytest.raises(KeyError, match=naming("'rleu'", "relu")):
         kernels.get("rleu")
 
 
@@ -147,71 +150,74 @@ def _unaligned():
 # (kernel, inputs, out, options, what the message says): all that is wrong is one operand
 REFUSED = {
     # nothing is broadcast
-    "fewer rows": ("relu", [X], np.zeros((3, 3)), {}, "relu: a must have shape (4, 3), got (3, 3)"),
-    "one row": ("relu_backward", [X, np.zeros((1, 3))], X.copy(), {}, "g must have shape (4, 3), got (1, 3)"),
-    "one column": ("relu_backward", [X, np.zeros((4, 1))], X.copy(), {}, "g must have shape (4, 3), got (4, 1)"),
-    "another dimension": ("relu_backward", [X, ROW], X.copy(), {}, "g must have shape (4, 3), got (3,)"),
-    "flat": ("relu_backward", [ROW, X], ROW.copy(), {}, "g must have shape (3,), got (4, 3)"),
-    "a short row": ("bias_relu", [X, np.zeros(1)], X.copy(), {}, "b must have shape (3,), got (1,)"),
-    "a row of two dimensions": ("bias_relu", [X, ROW[None]], X.copy(), {}, "b must have shape (3,), got (1, 3)"),
-    "no dimension": ("relu", [np.zeros(())], X.copy(), {}, "z must have one or two dimensions"),
-    "three dimensions": ("relu", [np.zeros((2, 2, 2))], X.copy(), {}, "z must have one or two dimensions"),
+    "fewer rows": ("relu", [X], np.zeros((3, 3)), {}, naming("a", (4, 3), (3, 3))),
+    "one row": ("relu_backward", [X, np.zeros((1, 3))], X.copy(), {}, naming("g", (4, 3), (1, 3))),
+    "one column": ("relu_backward", [X, np.zeros((4, 1))], X.copy(), {}, naming("g", (4, 3), (4, 1))),
+    "another dimension": ("relu_backward", [X, ROW], X.copy(), {}, naming("g", (4, 3), (3,))),
+    "flat": ("relu_backward", [ROW, X], ROW.copy(), {}, naming("g", (3,), (4, 3))),
+    "a short row": ("bias_relu", [X, np.zeros(1)], X.copy(), {}, naming("b", (3,), (1,))),
+    "a row of two dimensions": ("bias_relu", [X, ROW[None]], X.copy(), {}, naming("b", (3,), (1, 3))),
+    "no dimension": ("relu", [np.zeros(())], X.copy(), {}, naming("z", "dimensions")),
+    "three dimensions": ("relu", [np.zeros((2, 2, 2))], X.copy(), {}, naming("z", "dimensions")),
     "targets of one dimension": (
         "half_squared_error", [X[:, :1], COLUMN, COLUMN], (X[:, :1].copy(), COLUMN.copy()), {},
-        "y must have two dimensions, got shape (4,)",
+        naming("y", "dimensions", (4,)),
     ),
     "targets of another width": (
         "half_squared_error", [X, X[:, :1], COLUMN], (X.copy(), COLUMN.copy()), {},
-        "y must have shape (4, 3), got (4, 1)",
+        naming("y", (4, 3), (4, 1)),
     ),
     "a weight for all": (
-        "half_squared_error", [X, X, np.zeros(1)], (X.copy(), COLUMN.copy()), {}, "w must have shape (4,), got (1,)"
+        "half_squared_error", [X, X, np.zeros(1)], (X.copy(), COLUMN.copy()), {}, naming("w", (4,), (1,))
     ),
     "labels of two dimensions": (
         "softmax_crossentropy", [X, LABELS[:, None], COLUMN], (X.copy(), X.copy(), COLUMN.copy()), {},
-        "y must have shape (4,), got (4, 1)",
+        naming("y", (4,), (4, 1)),
     ),
     "a short γ": (
         "layer_normalize", [X, np.zeros(1), ROW], (X.copy(), X.copy(), COLUMN.copy()), {"epsilon": 1},
-        "gamma must have shape (3,), got (1,)",
+        naming("gamma", (3,), (1,)),
     ),
-    "sums of another width": ("column_sum", [X], np.zeros(4), {}, "s must have shape (3,), got (4,)"),
-    "a sum of all": ("total", [X], np.zeros(3), {}, "s must have shape (1,), got (3,)"),
-    "sums over the rows of a row": ("column_sum", [ROW], np.zeros(3), {}, "its input must have two dimensions"),
-    "no columns": ("softmax", [np.zeros((4, 0))], np.zeros((4, 0)), {}, "z must have at least one column"),
-    "a short state": ("tick", [], np.zeros(3), {"rows": 1, "count": 1}, f"state must have shape ({SIZE},), got (3,)"),
+    "sums of another width": ("column_sum", [X], np.zeros(4), {}, naming("s", (3,), (4,))),
+    "a sum of all": ("total", [X], np.zeros(3), {}, naming("s", (1,), (3,))),
+    "sums over the rows of a row": ("column_sum", [ROW], np.zeros(3), {}, naming("column_sum", "two dimensions")),
+    "no columns": ("softmax", [np.zeros((4, 0))], np.zeros((4, 0)), {}, naming("z", "column")),
+    "a short state": ("tick", [], np.zeros(3), {"rows": 1, "count": 1}, naming("state", (SIZE,), (3,))),
     # nothing is cast
-    "another float": ("relu", [X], np.zeros((4, 3), np.float32), {}, "a must be float64, got float32"),
+    "another float": ("relu", [X], np.zeros((4, 3), np.float32), {}, naming("a", "float64", "float32")),
     "integers": (
-        "relu", [np.zeros((4, 3), int)], np.zeros((4, 3), int), {}, "z must be one of ('float32', 'float64', 'uint16')",
+        "relu", [np.zeros((4, 3), int)], np.zeros((4, 3), int), {}, naming("z", "float32", "int64"),
     ),
-    "bfloat16 and float32": ("relu", [BITS], np.zeros((4, 3), np.float32), {}, "a must be uint16, got float32"),
-    "bfloat16 and float64": ("bias_relu", [BITS, np.zeros(3)], BITS.copy(), {}, "b must be float32, got float64"),
-    "half": ("relu", [np.zeros((4, 3), "f2")], np.zeros((4, 3), "f2"), {}, "got float16"),
-    "complex": ("gather", [X + 0j, LABELS.astype(int), STATE], X.copy(), {"row_step": 3, "column_step": 1}, "complex"),
+    "bfloat16 and float32": ("relu", [BITS], np.zeros((4, 3), np.float32), {}, naming("a", "uint16", "float32")),
+    "bfloat16 and float64": ("bias_relu", [BITS, np.zeros(3)], BITS.copy(), {}, naming("b", "float32", "float64")),
+    "half": ("relu", [np.zeros((4, 3), "f2")], np.zeros((4, 3), "f2"), {}, naming("float16")),
+    "complex": (
+        "gather", [X + 0j, LABELS.astype(int), STATE], X.copy(), {"row_step": 3, "column_step": 1},
+        naming("complex128"),
+    ),
     "wide labels": (
         "softmax_crossentropy", [X, LABELS.astype(int), COLUMN], (X.copy(), X.copy(), COLUMN.copy()), {},
-        "y must be int32, got int64",
+        naming("y", "int32", "int64"),
     ),
-    "the other byte order": ("relu", [X.astype(">f8")], X.copy(), {}, "z is not in the machine's byte order"),
-    "a list": ("relu", [[1.0, 2.0]], np.zeros(2), {}, "z must be an array, got list"),
-    "a number": ("relu", [1.0], np.zeros(1), {}, "z must be an array, got float"),
-    "a NumPy number": ("relu", [np.float64(1)], np.zeros(1), {}, "z must be an array, got float64"),
+    "the other byte order": ("relu", [X.astype(">f8")], X.copy(), {}, naming("z", "byte order")),
+    "a list": ("relu", [[1.0, 2.0]], np.zeros(2), {}, naming("z", "list")),
+    "a number": ("relu", [1.0], np.zeros(1), {}, naming("z", "float")),
+    "a NumPy number": ("relu", [np.float64(1)], np.zeros(1), {}, naming("z", "float64")),
     # memory
-    "read-only": ("relu", [X], _read_only(X), {}, "output a is read-only"),
-    "a read-only parameter": ("sgd", [X, STATE], _read_only(X), {}, "output theta is read-only"),
-    "not aligned": ("relu", [_unaligned()], X.copy(), {}, "z is not aligned in memory: pass a copy"),
+    "read-only": ("relu", [X], _read_only(X), {}, naming("output a", "read-only")),
+    "a read-only parameter": ("sgd", [X, STATE], _read_only(X), {}, naming("output theta", "read-only")),
+    "not aligned": ("relu", [_unaligned()], X.copy(), {}, naming("z", "not aligned")),
     "a strided raw array": (
-        "gather_labels", [LABELS, np.arange(8)[::2], STATE], LABELS.copy(), {}, "order must be contiguous"
+        "gather_labels", [LABELS, np.arange(8)[::2], STATE], LABELS.copy(), {}, naming("order", "contiguous")
     ),
-    "a strided sum": ("column_sum", [X], np.zeros(6)[::2], {}, "s must be contiguous"),
-    "strided rows out": ("softmax", [X], np.zeros((3, 4)).T, {}, "the rows of output a must be contiguous"),
+    "a strided sum": ("column_sum", [X], np.zeros(6)[::2], {}, naming("s", "contiguous")),
+    "strided rows out": ("softmax", [X], np.zeros((3, 4)).T, {}, naming("output a", "contiguous")),
     # numbers
-    "too few inputs": ("relu_backward", [X], X.copy(), {}, "takes (a, g) and 1 output(s)"),
-    "too many outputs": ("relu", [X], (X.copy(), X.copy()), {}, "takes (z) and 1 output(s)"),
-    "no scalar": ("elu", [X], X.copy(), {}, "takes the scalars ['alpha'], got []"),
-    "an unknown scalar": ("relu", [X], X.copy(), {"alpha": 1}, "takes the scalars [], got ['alpha']"),
-    "no count": ("tick", [], STATE, {"rows": 1}, "pass count="),
+    "too few inputs": ("relu_backward", [X], X.copy(), {}, naming("(a, g)", 1)),
+    "too many outputs": ("relu", [X], (X.copy(), X.copy()), {}, naming("(z)", 1)),
+    "no scalar": ("elu", [X], X.copy(), {}, naming("scalars", ["alpha"], [])),
+    "an unknown scalar": ("relu", [X], X.copy(), {"alpha": 1}, naming("scalars", [], ["alpha"])),
+    "no count": ("tick", [], STATE, {"rows": 1}, naming("count=")),
 }  # fmt: skip
 
 
@@ -225,13 +231,13 @@ def test_a_call_that_does_not_fit(case, how):
     before = [o.copy() for o in outs]
     with pytest.raises((ValueError, TypeError)) as caught:
         getattr(kernels.get(name), how)(*inputs, out=out, **options)
-    assert message in str(caught.value) and name in str(caught.value)
+    assert re.search(naming(name) + message, str(caught.value)), caught.value
     for o, b in zip(outs, before, strict=True):
         np.testing.assert_array_equal(o, b)
 
 
 def test_arrays_of_two_machines_are_not_mixed(fake_cupy):
-    with pytest.raises(TypeError, match=r"relu: NumPy arrays and arrays of the device are mixed"):
+    with pytest.raises(TypeError, match=naming("relu", "mixed")):
         kernels.get("relu")(X, out=fake_cupy.asarray(X))
     with pytest.raises(TypeError, match="mixed"):
         kernels.get("relu")(fake_cupy.asarray(X), out=X.copy())
@@ -267,8 +273,8 @@ def test_the_documentation_of_a_kernel_is_its_formula():
 
 
 def test_integers_are_taken_for_bfloat16_only_where_the_result_has_a_place():
-    with pytest.raises(TypeError, match=r"kernel relu: z is uint16, not numbers; of bfloat16's bits, pass out="):
+    with pytest.raises(TypeError, match=naming("relu", "z", "uint16", "out=")):
         kernels.get("relu")(BITS)
-    with pytest.raises(TypeError, match="kernel relu: z is uint16"):
+    with pytest.raises(TypeError, match=naming("relu", "z", "uint16")):
         gpunn.activations.ReLU().f(BITS)
     kernels.get("relu")(BITS, out=BITS.copy())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from messages import naming
 from snapshots import bits
 
 import gpunn
@@ -101,7 +102,7 @@ def test_what_it_looks_like():
 
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.5, float("nan"), True, "0.5", None])
 def test_rates_that_make_no_sense(rate):
-    with pytest.raises(ValueError, match=r"rate must be a number in \[0, 1\), got"):
+    with pytest.raises(ValueError, match=naming("rate", f"got {rate!r}")):
         gpunn.Dropout(rate)
 
 

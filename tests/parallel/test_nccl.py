@@ -5,6 +5,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from messages import naming
 
 from gpunn.backend import DeviceError, get
 from gpunn.backend.nccl import Nccl
@@ -106,7 +107,7 @@ def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy, nccl):
 @pytest.mark.parametrize("module", [None, SimpleNamespace(available=False)], ids=["no module", "an empty one"])
 def test_without_nccl_the_remedy_is_named(rank, module, cupy, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module)
-    with pytest.raises(RuntimeError, match=r"several processes with GPUs need NCCL.*device='cpu'"):
+    with pytest.raises(RuntimeError, match=naming("NCCL", "device='cpu'")):
         Nccl(cupy, processes(rank))
 
 
@@ -114,7 +115,7 @@ def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
     fake_cupy.state.devices = 2
     backend = get("cuda")
     assert [backend.of_process(processes(k, 2, k)).device for k in range(2)] == ["cuda:0", "cuda:1"]
-    with pytest.raises(DeviceError, match="process 5 is number 3 on this machine, which has 2 GPUs"):
+    with pytest.raises(DeviceError, match=naming("process 5", 3, 2)):
         backend.of_process(processes(5, 6, 2))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from crew import Crew
+from messages import naming
 from oracles import oracle
 
 import gpunn
@@ -133,19 +134,19 @@ def test_files_that_are_no_sets(tmp_path, npy, parquet):
     with pytest.raises(ValueError, match=r"got shape \(2, 2, 2\)"):
         gpunn.Rows(tmp_path / "cube.npy")
     np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
-    with pytest.raises(ValueError, match="the parts of a set must be alike"):
+    with pytest.raises(ValueError, match=naming("parts", "alike")):
         gpunn.Rows([tmp_path / "x.npy", tmp_path / "wide.npy"])
     with pytest.raises(ValueError, match="columns= names columns of Parquet"):
         gpunn.Rows(tmp_path / "x.npy", "a")
     (tmp_path / "bad.parquet").write_bytes(b"no table")
-    with pytest.raises(ValueError, match=r"bad.parquet is no Parquet file"):
+    with pytest.raises(ValueError, match=naming("bad.parquet")):
         gpunn.Rows(tmp_path / "bad.parquet")
     parquet()
     with pytest.raises(ValueError, match=r"has no column \['z'\]; there are x0, x1"):
         gpunn.Rows(tmp_path / "a.parquet", ["x0", "z"])
     with pytest.raises(ValueError, match=r"column 'word' of .* holds string, not numbers"):
         gpunn.Rows(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="parts must be at least 1"):
+    with pytest.raises(ValueError, match=naming("parts", 0)):
         gpunn.Rows(tmp_path / "x.npy", parts=0)
 
 
@@ -160,25 +161,25 @@ def test_empty_cells_are_named(tmp_path):
 
 def test_sets_that_do_not_fit_each_other(npy, tmp_path):
     x, y, w = npy()
-    with pytest.raises(ValueError, match="y has 50 rows, but X has 53: the parts of a set must add up"):
+    with pytest.raises(ValueError, match=naming("y", 50, 53)):
         fitted((x, Y[:50], None))
     with pytest.raises(ValueError, match="parts= must be the same"):
         fitted((x, npy(2)[1], None))
-    with pytest.raises(ValueError, match="so X must be one"):
+    with pytest.raises(ValueError, match=naming("y", "X")):
         fitted((X, y, None))
     with pytest.raises(TypeError, match="y is missing"):
         fitted((x, None, None))
-    with pytest.raises(ValueError, match="validation_split takes rows of a set in memory"):
+    with pytest.raises(ValueError, match=naming("validation_split")):
         fitted((x, y, None), validation_split=0.2)
     with pytest.raises(ValueError, match="class_weight='balanced' needs all rows"):
         fitted((x, y, None), class_weight="balanced")
-    with pytest.raises(ValueError, match="sample_weight is zero in every row"):
+    with pytest.raises(ValueError, match=naming("sample_weight", "zero")):
         fitted((x, y, np.zeros(ROWS)))
-    with pytest.raises(ValueError, match="validation X has 53 rows, and its y or sample_weight another number"):
+    with pytest.raises(ValueError, match=naming("validation X", 53, "sample_weight")):
         fitted((x, y, w), validation_data=(x, Y[:50]))
 
     def two_of_three(strategy):
-        with pytest.raises(ValueError, match="the set lies in parts=3, and there are 2 processes"):
+        with pytest.raises(ValueError, match=naming("parts=3", 2)):
             fitted(npy(3), strategy)
         return True
 

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+from messages import naming
 from snapshots import state_of, weights_of
 
 import gpunn
@@ -204,7 +205,7 @@ def test_a_callback_may_not_begin_another_run(call, hook):
     caught = []
 
     def meddle(*_):
-        with pytest.raises(RuntimeError, match=f"{call} cannot be called while fit runs; set stop_training") as error:
+        with pytest.raises(RuntimeError, match=naming(call, "while fit runs", "stop_training")) as error:
             getattr(net, call)(*arguments)
         caught.append(error)
 

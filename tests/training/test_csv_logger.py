@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from messages import naming
 
 import gpunn
 
@@ -64,7 +65,7 @@ def test_appending_goes_below_the_header_that_is_there(tmp_path):
     assert [row["epoch"] for row in rows] == ["0", "0"] and float(rows[1]["val_loss"]) == history["val_loss"][0]
     assert len(path.read_text().splitlines()) == 3
     path.write_text("epoch,loss\n0,1\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="has the columns epoch, loss, but an epoch gives epoch, loss, accuracy"):
+    with pytest.raises(ValueError, match=naming("columns epoch, loss", "epoch, loss, accuracy")):
         _fit(_net(), gpunn.CSVLogger(path, append=True))
     assert path.read_text() == "epoch,loss\n0,1\n"
 
@@ -146,8 +147,8 @@ def test_what_cannot_be_written_is_said_before_the_first_epoch(tmp_path):
     ("arguments", "error", "message"),
     [
         ((3,), TypeError, "expected str, bytes or os.PathLike"),
-        ((b"log.csv",), TypeError, "path must be text, got b'log.csv'"),
-        (("log.csv", 2), ValueError, "append must be True or False, got 2"),
+        ((b"log.csv",), TypeError, naming("path", "b'log.csv'")),
+        (("log.csv", 2), ValueError, naming("append", 2)),
     ],
 )
 def test_arguments_that_make_no_sense(arguments, error, message):
