@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import naming
 from oracles import oracle
 
 import gpunn
@@ -82,14 +83,14 @@ def test_a_process_that_is_killed_ends_all_and_the_checkpoint_is_whole(tmp_path)
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("failing", "gpunn: process 1 of 3 failed, while the others wait for it, and ends them: KeyError: 'a mistake'"),
-        ("stuck", "waited 2 s for the others in vain: one of them is stuck, or gone"),
+        ("failing", naming("process 1 of 3", "KeyError: 'a mistake'")),
+        ("stuck", naming("2 s", "stuck")),
     ],
 )
 def test_nobody_waits_for_a_process_that_does_not_come(name, said, tmp_path):
     done, seconds = script(3, name, tmp_path)
     assert done.returncode != 0 and seconds < SOON
-    assert said in done.stderr
+    assert re.search(said, done.stderr)
 
 
 def test_bad_input_is_an_error_on_every_process(tmp_path):
@@ -98,14 +99,15 @@ def test_bad_input_is_an_error_on_every_process(tmp_path):
     for name in ("seeds", "shapes", "columns", "few rows", "parts", "random_state"):
         assert len({each[name] for each in said}) == 1, (name, said)
     first = said[0]
-    assert first["seeds"].startswith("ValueError: the processes disagree about seed: 0 on process 0, 1 on process 1, 2")
+    assert re.search(naming("ValueError", "disagree about seed", "0 on process 0", "1 on process 1", 2), first["seeds"])
     assert "disagree about training data" in first["shapes"]
-    assert first["columns"].startswith("ValueError: the processes disagree about")
+    assert re.search(naming("ValueError", "disagree"), first["columns"])
     assert "3 processes, but 1 rows" in first["few rows"]
-    assert "y has 50 rows, but X has 53: the parts of a set must add up" in first["parts"]
+    assert re.search(naming("y", 50, "X", 53, "parts"), first["parts"])
     assert "random_state= draws them" in first["random_state"]
-    nan = "ValueError: X contains NaN, first in row 18, column 0; fill or drop such cells first"
-    assert said[1]["NaN on one"] == nan and first["NaN on one"] == f"ProcessError: process 1 failed: {nan}"
+    nan = said[1]["NaN on one"]
+    assert re.search(naming("ValueError", "X", "NaN", "row 18", "column 0"), nan)
+    assert re.search(naming("ProcessError", "process 1", nan), first["NaN on one"])
     assert first["no folder on the first"].startswith("FileNotFoundError")
     assert all(
         each["no folder on the first"].startswith("ProcessError: process 0 failed: FileNot") for each in said[1:]
@@ -140,7 +142,7 @@ def test_without_mpiexec_the_strategy_says_how():
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
-    assert "is for processes that mpiexec started; start it as: mpiexec -n 4 python train.py" in done.stdout
+    assert "mpiexec -n 4 python train.py" in done.stdout
 
 
 def test_two_kinds_of_mpi_are_told_apart():
@@ -150,7 +152,7 @@ def test_two_kinds_of_mpi_are_told_apart():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **told}, timeout=60
     )
-    assert "the launcher started 4 processes, but mpi4py's library sees 1" in done.stderr
+    assert re.search(naming("4 processes", "mpi4py", 1), done.stderr)
 
 
 def test_on_the_command_line_the_first_process_speaks_and_writes(tmp_path):
