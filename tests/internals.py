@@ -6,7 +6,9 @@ function of this file, so that a change of the internals changes one file.
 
 from contextlib import contextmanager
 
-from gpunn.backend import blas, devices, graph, to_host
+import pytest
+
+from gpunn.backend import blas, cublaslt, devices, graph, to_host
 from gpunn.kernels import _device, _registry, host
 from gpunn.kernels.state import Slot
 from gpunn.network import Plan
@@ -179,6 +181,29 @@ def expect_seconds(steps, seconds):
     steps._each = seconds
 
 
+# --- what ran on the fake device since its calls were cleared --------------------------------------------------------
+
+
+def kernels_run(cupy):
+    """The names of the kernels that were launched one by one, in order."""
+    return [call.removeprefix("kernel gpunn_") for call in cupy.state.calls if call.startswith("kernel ")]
+
+
+def products_run(cupy):
+    """The epilogues of the matrix products by cuBLASLt, in order."""
+    return [call.removeprefix("product ") for call in cupy.state.calls if call.startswith("product ")]
+
+
+def graphs_run(cupy):
+    """The number of launches in each CUDA graph that was replayed, in order."""
+    return [int(call.removeprefix("graph of ")) for call in cupy.state.calls if call.startswith("graph of ")]
+
+
+def only_launches(cupy):
+    """True if nothing was allocated, copied or read back: kernels and products only."""
+    return {call.split()[0] for call in cupy.state.calls} <= {"kernel", "product"}
+
+
 # --- estimators, optimizers, callbacks, files ------------------------------------------------------------------------
 
 
@@ -240,6 +265,14 @@ def register_product(a, b, out):
 def workspaces(door):
     """The workspaces of cuBLASLt by stream pointer."""
     return door._workspaces
+
+
+@contextmanager
+def no_self_tests():
+    """Use every epilogue of cuBLASLt without a self-test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cublaslt.Door, "_is_right", lambda *_: True)
+        yield
 
 
 def make_product(door, *operands, **options):

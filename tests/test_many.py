@@ -176,24 +176,20 @@ def there(**given):
     return net(device="cuda", **given)
 
 
-def _graphs(cupy):
-    return [int(call.split()[-1]) for call in cupy.state.calls if call.startswith("graph of ")]
-
-
 ALIKE = [{"seed": k, "l2": 0.01 * k, "lr": 0.01 + 0.002 * k, "dropout": 0.2 * (k % 2)} for k in range(5)]
 
 
 def test_nets_on_a_gpu_are_branches_of_one_graph_bit_for_bit(fake_cupy):
     """The fake raises where branches race. Five nets of 31 nodes or so a step: one launch for all of them."""
     found = gpunn.fit_many(there, X, LABELS, ALIKE, epochs=5, batch_size=20)
-    together = _graphs(fake_cupy)
+    together = internals.graphs_run(fake_cupy)
     fake_cupy.state.calls.clear()
     for candidate, (made, history) in zip(ALIKE, found, strict=True):
         (lone,) = gpunn.fit_many(there, X, LABELS, [candidate], epochs=5, batch_size=20)
         assert lone.history.history == history.history
         for a, b in zip(made.get_weights(), lone.net.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-    singly = _graphs(fake_cupy)
+    singly = internals.graphs_run(fake_cupy)
     assert max(together) > 4 * min(singly) and len(together) * 4 < len(singly)
 
 
@@ -202,7 +198,7 @@ def test_branches_without_products_take_no_memory_for_them(fake_cupy, monkeypatc
     made = []
     monkeypatch.setattr(type(backend.get("cuda")), "prepare", lambda self, stream: made.append(stream))
     gpunn.fit_many(there, X, LABELS, ALIKE[:3], epochs=6, batch_size=45)
-    graphs = {count for count in _graphs(fake_cupy) if count <= 3}
+    graphs = {count for count in internals.graphs_run(fake_cupy) if count <= 3}
     assert graphs == {3} and len(made) == 2 * 3
 
 

@@ -460,9 +460,8 @@ def test_metrics_in_a_step_on_the_device_only_launch(rng, X, fake_cupy):
         fake_cupy.state.calls.clear()
         for launch in step:
             launch()
-    seen = set(fake_cupy.state.calls)
-    assert {s for s in seen if not s.startswith("kernel ")} == {"product none"}
-    assert {"kernel gpunn_count_labels", "kernel gpunn_keep_rows"} <= seen
+    assert internals.only_launches(fake_cupy) and set(internals.products_run(fake_cupy)) == {"none"}
+    assert {"count_labels", "keep_rows"} <= set(internals.kernels_run(fake_cupy))
 
 
 # --- metrics of one's own --------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pytest
 from messages import naming
 
 import gpunn
-from gpunn.kernels.state import Slot
 
 WIDE = (1024, 1024, 1024, 1024, 10)
 
@@ -177,7 +176,7 @@ def test_a_batch_without_weight_changes_nothing():
     for a, b in zip(nets[0][0].get_weights(), nets[1][0].get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert nets[0][1].history == nets[1][1].history
-    assert nets[1][0]._net.state[Slot.STEP] == 1
+    assert internals.steps_taken(nets[1][0]) == 1
 
 
 def test_weights_of_two_count_a_row_twice():

@@ -8,7 +8,6 @@ import pytest
 from crew import Crew
 
 import gpunn
-from gpunn.kernels.state import Slot
 from gpunn.recording import Share, part
 
 RNG = np.random.default_rng(5)
@@ -56,7 +55,7 @@ def assert_one(found, one, near=NEAR):
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_every_rule(rule):
     one = trained(None, rule)
-    assert one[0]._net.state[Slot.STEP] >= STEPS
+    assert internals.steps_taken(one[0]) >= STEPS
     assert_one(Crew(3).run(lambda s: trained(s, rule), synchronized_batch_norm=True), one)
 
 

@@ -1,5 +1,6 @@
 """A set that the device has no room for: the same run, block after block."""
 
+import internals
 import limits
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_metrics_that_look_at_all_rows_are_those_of_the_validation_set(device, n
 
 def test_what_has_room_lies_on_the_device(fake_cupy, small_blocks):
     X, y, _ = _set("values")
-    assert type(sets.place(_net("values", "cuda")._net, (X, y, None))) is gpunn.training.loop.Data
+    assert type(sets.place(internals.network(_net("values", "cuda")), (X, y, None))) is gpunn.training.loop.Data
 
 
 def test_room_is_most_of_what_is_free(fake_cupy):
@@ -124,7 +125,7 @@ def test_a_set_that_is_on_the_gpu_stays_there(fake_cupy, no_room):
     no_room("cuda")
     X, y, _ = _set("values")
     there = fake_cupy.asarray(X)
-    placed = sets.place(_net("values", "cuda")._net, (there, y, None))
+    placed = sets.place(internals.network(_net("values", "cuda")), (there, y, None))
     assert placed.X is there
 
 
