@@ -8,13 +8,17 @@ from contextlib import contextmanager
 
 import pytest
 
+import gpunn
+from gpunn import schedules
 from gpunn.backend import blas, cublaslt, devices, graph, to_host
-from gpunn.kernels import _device, _registry, host
+from gpunn.backend import compiled as compiled_steps
+from gpunn.backend.capture import Branches
+from gpunn.kernels import _activation, _device, _registry, host
 from gpunn.kernels.state import Slot
 from gpunn.network import Plan
 from gpunn.optimizers import base as optimizers
-from gpunn.recording import Share
-from gpunn.training import checkpoint, loop, recordings, sets, unwatched
+from gpunn.recording import Recorder, Share
+from gpunn.training import checkpoint, fitting, loop, recordings, sets, unwatched
 
 # --- a network's state -----------------------------------------------------------------------------------------------
 
@@ -141,6 +145,11 @@ def kernels_recorded(ops, name):
     return sum(isinstance(item, tuple) and item[0].name == name for item in ops._stages[0])
 
 
+def round_before_each_step(monkeypatch):
+    """Round the weights to bfloat16 before every step, not in the update."""
+    monkeypatch.setattr(Recorder, "copy_of_part", lambda self, part: None)
+
+
 def rounded_copy(plan, array):
     """The copy in bfloat16 that a plan's products read in place of an array."""
     return plan.ops._operands._copies[plan.ops._operands._key(array)][1]
@@ -164,6 +173,24 @@ def epochs_cached():
 def cache_is_empty():
     """True if the cache holds no compiled epoch and no network uses one."""
     return not recordings._shelf.found and not recordings._shelf.users
+
+
+def record_captures(monkeypatch):
+    """A list that gets an entry each time launches are captured."""
+    calls, capture = [], Branches.capture
+    monkeypatch.setattr(Branches, "capture", lambda self, record: calls.append(self) or capture(self, record))
+    return calls
+
+
+def call_after_each_fit(monkeypatch, call):
+    """Call `call` each time one of several networks has been trained."""
+    course = fitting.course
+
+    def then(*given, **options):
+        yield from course(*given, **options)
+        call()
+
+    monkeypatch.setattr(fitting, "course", then)
 
 
 def refuse_graphs(monkeypatch, refuse):
@@ -222,6 +249,21 @@ def optimizer_of(estimator):
     return estimator._optimizer
 
 
+def classes_by_name(module):
+    """The registered classes of gpunn.activations or gpunn.losses by each of their names."""
+    return module._NAMES
+
+
+def forget_schedule(name):
+    """Remove a schedule that a test defined."""
+    del schedules._NAMES[name]
+
+
+def home_modules():
+    """The module that defines each name of gpunn.__all__ which is not a module itself."""
+    return gpunn._HOME
+
+
 def keep_optimizer_names(monkeypatch):
     """Forget the optimizers that a test defines at the end of the test."""
     monkeypatch.setattr(optimizers, "_NAMES", dict(optimizers._NAMES))
@@ -250,6 +292,21 @@ def exported_to_onnx():
 def forget_device(monkeypatch):
     """Choose the device again, as in a new process, until the end of the test."""
     monkeypatch.setattr(devices, "_choice", devices._Choice())
+
+
+def use_threads(monkeypatch, count):
+    """Run each step in `count` threads, whatever its size."""
+    monkeypatch.setattr(compiled_steps, "how_many", lambda work: count)
+
+
+def train_in_turn(monkeypatch):
+    """Train several networks on a CPU one after another."""
+    monkeypatch.setattr(devices.CPU, "abreast", lambda self: 1)
+
+
+def hide_cublaslt(monkeypatch):
+    """Find no cuBLASLt library."""
+    monkeypatch.setattr(cublaslt, "candidates", lambda major: [])
 
 
 def blas_product(a, b, out):
@@ -334,6 +391,27 @@ def device_function(source, name):
 def register_kernel(kernel):
     """Add a kernel to the registry."""
     return _registry._register(kernel)
+
+
+@contextmanager
+def own_registry():
+    """Remove at the end the kernels that are registered within."""
+    before = dict(_registry._REGISTRY)
+    try:
+        yield
+    finally:
+        _registry._REGISTRY.clear()
+        _registry._REGISTRY.update(before)
+
+
+def is_registered(name):
+    """True if a kernel has that name."""
+    return name in _registry._REGISTRY
+
+
+def activations_with_kernels():
+    """The names of all activations that have kernels."""
+    return sorted(_activation._ACTIVATIONS)
 
 
 def forget_kernel(kernel):

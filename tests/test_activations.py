@@ -1,5 +1,6 @@
 """Every registered activation: its derivative, its buffers, its names. One that is added is tested by being there."""
 
+import internals
 import numpy as np
 import pytest
 
@@ -7,7 +8,11 @@ import gpunn
 from gpunn import activations
 
 BUILT_IN = sorted(
-    {cls.names[0]: cls for cls in activations._NAMES.values() if cls.__module__ == "gpunn.activations"}.items()
+    {
+        cls.names[0]: cls
+        for cls in internals.classes_by_name(activations).values()
+        if cls.__module__ == "gpunn.activations"
+    }.items()
 )
 
 

@@ -228,10 +228,9 @@ def test_a_net_that_diverges_on_a_gpu_leaves_the_others_as_they_are(fake_cupy):
 
 
 def test_nets_whose_products_cannot_be_captured_take_turns(fake_cupy, monkeypatch):
-    from gpunn.backend import cublaslt
     from gpunn.backend.products import ProductWarning
 
-    monkeypatch.setattr(cublaslt, "candidates", lambda major: [])
+    internals.hide_cublaslt(monkeypatch)
     with pytest.warns(ProductWarning):
         found = gpunn.fit_many(there, X, LABELS, ALIKE[:2], epochs=2, batch_size=20)
     for candidate, (made, _) in zip(ALIKE, found, strict=False):
@@ -253,7 +252,7 @@ def recorded(monkeypatch):
     """How often a step is recorded, in one thread; a recording passes on where all of it is compiled."""
     _needs_compiled_texts()
     made = internals.record_calls(monkeypatch)
-    monkeypatch.setattr(backend.devices.CPU, "abreast", lambda self: 1)
+    internals.train_in_turn(monkeypatch)
     return made
 
 
@@ -355,13 +354,7 @@ def test_an_activation_of_ones_own_is_recorded_for_each_net(recorded):
 def test_few_recordings_wait(recorded, monkeypatch):
     limits.set(monkeypatch, "recordings", 1)
     waiting = []
-    put = fitting.course
-
-    def course(self, *given, **more):
-        yield from put(self, *given, **more)
-        waiting.append(internals.epochs_cached())
-
-    monkeypatch.setattr(fitting, "course", course)
+    internals.call_after_each_fit(monkeypatch, lambda: waiting.append(internals.epochs_cached()))
     gpunn.fit_many(build, X, LABELS, [{"width": 3}, {"width": 4}, {"width": 3}], epochs=1)
     assert waiting == [1, 1, 1] and len(recorded) == 3
 

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import internals
 import pytest
 
 import gpunn
@@ -121,7 +122,7 @@ def test_the_lists_of_public_names_agree():
         if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
     }
-    homes = {name: gpunn._HOME.get(name, name) for name in gpunn.__all__ if name != "__version__"}
+    homes = {name: internals.home_modules().get(name, name) for name in gpunn.__all__ if name != "__version__"}
     assert typed == homes
     assert len(set(gpunn.__all__)) == len(gpunn.__all__)
 

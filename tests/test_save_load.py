@@ -128,7 +128,7 @@ def test_every_optimiser_and_schedule_comes_back(file, optimizer):
     assert weights_of(again) == weights_of(net)
 
 
-@pytest.mark.parametrize("name", sorted(losses._NAMES))
+@pytest.mark.parametrize("name", sorted(internals.classes_by_name(losses)))
 def test_every_loss_comes_back(file, name):
     loss = losses.Huber(0.3) if name == "huber" else losses.get(name)
     last = {"categorical_crossentropy": "softmax", "sparse_categorical_crossentropy": "softmax"}.get(name, "sigmoid")
@@ -159,7 +159,7 @@ def test_metrics_come_back_under_their_names(file):
 
 
 def test_activations_and_initialisers_come_back(file):
-    for name in activations._NAMES:
+    for name in internals.classes_by_name(activations):
         net = gpunn.Sequential([gpunn.Dense(3, name)], input_shape=5, seed=1)
         net.save(file)
         assert bits(gpunn.load(file).predict(X)) == bits(net.predict(X))

@@ -3,6 +3,7 @@
 import json
 import math
 
+import internals
 import numpy as np
 import pytest
 from messages import naming
@@ -159,7 +160,7 @@ def test_a_schedule_of_ones_own():
         again = schedules.from_config(json.loads(json.dumps(Warmup(Sawtooth(2.0), 1).get_config())))
         assert [again(t) for t in range(6)] == [2.0, 2.0, 1.0, 2 / 3, 0.5, 2.0]
     finally:
-        del schedules._NAMES[Sawtooth.name]
+        internals.forget_schedule(Sawtooth.name)
 
 
 @pytest.mark.parametrize(

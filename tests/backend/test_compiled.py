@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import internals
 import limits
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_threads_change_nothing_but_the_order_of_sums(layers, sizes, optimizer, 
     w = rng.uniform(0.5, 2, 250)
     found = {}
     for count in (1, threads, threads):
-        monkeypatch.setattr(compiled, "how_many", lambda work, count=count: count)
+        internals.use_threads(monkeypatch, count)
         net = gpunn.Sequential(layers(), seed=0, dtype="float64")
         net.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
         history = net.fit(X, y, batch_size=sizes["n"], epochs=3, sample_weight=w, verbose=0)

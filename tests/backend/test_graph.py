@@ -14,8 +14,7 @@ from messages import naming
 
 import gpunn
 from gpunn import backend, kernels
-from gpunn.backend import cublaslt, graph, placing
-from gpunn.backend.capture import Branches
+from gpunn.backend import graph, placing
 from gpunn.backend.placing import START
 from gpunn.backend.products import ProductWarning
 from gpunn.kernels import DeviceLaunch
@@ -111,7 +110,7 @@ def test_a_step_that_diverges_in_a_graph_leaves_the_weights_before_it(several):
 
 def test_products_that_cannot_be_captured_lie_between_the_graphs(fake_cupy, monkeypatch):
     """CuPy's own products run by themselves, what lies between two of them is a graph; nothing failed."""
-    monkeypatch.setattr(cublaslt, "candidates", lambda major: [])
+    internals.hide_cublaslt(monkeypatch)
     with pytest.warns(ProductWarning, match=naming("CuPy")):
         _net, history = _fit("plain")
     _, expected = _fit("plain", device="cpu")
@@ -159,9 +158,7 @@ def test_a_stream_is_replayed_too(several):
 @pytest.fixture
 def captures(fake_cupy, monkeypatch):
     """A list that grows by one with each capture."""
-    made, capture = [], Branches.capture
-    monkeypatch.setattr(Branches, "capture", lambda self, record: made.append(self) or capture(self, record))
-    return made
+    return internals.record_captures(monkeypatch)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

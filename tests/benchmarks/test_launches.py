@@ -2,6 +2,7 @@
 
 import json
 
+import internals
 import numpy as np
 import pytest
 
@@ -10,7 +11,6 @@ from benchmarks import command as shared
 from benchmarks import devices, kernels, larger, launches, presence, rounds
 from benchmarks.clocks import Clock, Span
 from gpunn import backend
-from gpunn.backend import cublaslt
 
 FACTS = {"gpu": "Simulated GPU", "gpu_memory_gib": 8.0, "driver": "1", "cuda": "12.9", "cupy": "14.2.0"}
 FEW = {"rounds": 3, "seconds": 1e-4}
@@ -86,7 +86,7 @@ def cuda(fake_cupy, monkeypatch):
 
 
 def test_everything_is_asked_for_and_what_cannot_be_is_said(cuda, monkeypatch):
-    monkeypatch.setattr(cublaslt, "candidates", lambda major: [])
+    internals.hide_cublaslt(monkeypatch)
     rows = {row["what"]: row for row in launches.measure(backend.get("cuda"), **FEW)}
     assert rows.pop("cuBLASLt, 64×64")["note"].startswith("not measured (RuntimeError: cuBLASLt")
     assert list(rows) == [

@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 
+import internals
 import numpy as np
 import pytest
 from oracles import oracle
@@ -186,7 +187,9 @@ def test_a_class_that_weighs_more_is_found_more_often():
 # --- activations, losses, outputs, initial weights ----------------------------------------------------------------
 
 HIDDEN = sorted(
-    name for name, cls in activations._NAMES.items() if cls.elementwise and cls.__module__ == activations.__name__
+    name
+    for name, cls in internals.classes_by_name(activations).items()
+    if cls.elementwise and cls.__module__ == activations.__name__
 )
 
 

@@ -243,7 +243,6 @@ def test_turned_off_and_on_again(monkeypatch):
 @needs_compiler
 def test_an_edited_text_is_the_one_that_runs():
     """Declaring a kernel anew forgets the library of its family: no text answers with old code."""
-    from gpunn.kernels import _registry
 
     def declare(factor):
         text = f"y = (T){factor} * x;"
@@ -252,17 +251,16 @@ def test_an_edited_text_is_the_one_that_runs():
     try:
         for factor in (2, 3):
             y = np.empty(1)
-            declare(factor).in_compiled_text(np.ones(1), out=y)()
+            made = declare(factor)
+            made.in_compiled_text(np.ones(1), out=y)()
             assert y[0] == factor
     finally:
-        _registry._REGISTRY.pop("edited")
-        host.forget("edited")
+        internals.forget_kernel(made)
 
 
 @needs_compiler
 def test_a_text_that_does_not_compile_leaves_the_others_alone():
     """Its own family runs its NumPy bodies, and the status says why."""
-    from gpunn.kernels import _registry
 
     try:
         wrong = elementwise("T x -> T y", "y = nonsense(x);", name="wrong", family="wrong")(lambda x: x + 1)
@@ -270,8 +268,7 @@ def test_a_text_that_does_not_compile_leaves_the_others_alone():
         assert "nonsense" in host.status().reason and "wrong" in host.status().reason
         assert _relu_runs() == "compiled"
     finally:
-        _registry._REGISTRY.pop("wrong")
-        host.forget("wrong")
+        internals.forget_kernel(wrong)
 
 
 def test_the_host_source_takes_the_math_of_c_first():

@@ -2,6 +2,7 @@
 
 import re
 
+import internals
 import numpy as np
 import pytest
 from kernel_cases import state_array
@@ -9,7 +10,7 @@ from messages import naming
 
 import gpunn
 from gpunn import kernels
-from gpunn.kernels import _registry, by_row, elementwise, reduction
+from gpunn.kernels import by_row, elementwise, reduction
 from gpunn.kernels._signature import parse
 from gpunn.kernels.state import SIZE
 
@@ -17,10 +18,8 @@ from gpunn.kernels.state import SIZE
 @pytest.fixture
 def scratch():
     """Whatever a test registers is taken out again."""
-    before = dict(_registry._REGISTRY)
-    yield
-    _registry._REGISTRY.clear()
-    _registry._REGISTRY.update(before)
+    with internals.own_registry():
+        yield
 
 
 # --- declarations ---------------------------------------------------------------------------------------------------
@@ -39,7 +38,7 @@ def test_a_text_must_not_call_what_differs_between_machines(text, scratch):
         _declare(text)
     with pytest.raises(ValueError, match="differs"):
         _declare("y = x;", setup=text)
-    assert "scratch_kernel" not in _registry._REGISTRY
+    assert not internals.is_registered("scratch_kernel")
 
 
 @pytest.mark.parametrize("text", ["y = fabs(x);", "y = fmax(x, (T)0) + fmin(x, (T)0);", "T maximum = x; y = maximum;"])

@@ -2,13 +2,13 @@
 
 import math
 
+import internals
 import numpy as np
 import pytest
 import tolerances
 from kernel_cases import Arena, state_array
 
 from gpunn import kernels
-from gpunn.kernels import _activation
 from gpunn.kernels._signature import C_TYPES
 from gpunn.kernels.state import SIZE, Slot
 
@@ -104,7 +104,7 @@ def test_a_slope_is_the_quotient_of_differences(name, body):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", sorted(_activation._ACTIVATIONS))
+@pytest.mark.parametrize("name", internals.activations_with_kernels())
 def test_the_slope_fits_the_value(name, dtype, body):
     """The same for any activation that is declared, its own NumPy body in LONG in the formula's place."""
     own = kernels.activation_kernels(name)
