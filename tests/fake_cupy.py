@@ -70,7 +70,7 @@ def _bare(x):
     return type(x)(map(_bare, x)) if isinstance(x, (tuple, list)) else x._a if isinstance(x, ndarray) else x
 
 
-def _wrap(a, *sources, device=None):
+def wrap(a, *sources, device=None):
     """A fake array around `a`: a view if it shares memory with a source, else an allocation."""
     a, x = np.asarray(a), object.__new__(ndarray)
     if not any(np.may_share_memory(a, s) for s in sources if isinstance(s, np.ndarray)):
@@ -79,9 +79,6 @@ def _wrap(a, *sources, device=None):
             raise OutOfMemoryError(a.nbytes)
     x._a, x.device = a, device or Device(state.current)
     return x
-
-
-wrap = _wrap  # of memory that a test provides
 
 
 def _apply(function, *args, **kwargs):
@@ -94,7 +91,7 @@ def _apply(function, *args, **kwargs):
     with np.errstate(all="ignore"):
         result = function(*bare, **options)
     same = [x for x in (*args, *kwargs.values()) if isinstance(x, ndarray) and x._a is result]
-    return result if result is NotImplemented or result is None else same[0] if same else _wrap(result, *bare)
+    return result if result is NotImplemented or result is None else same[0] if same else wrap(result, *bare)
 
 
 class ndarray:
@@ -115,7 +112,7 @@ class ndarray:
         if name in METHODS:
             return functools.partial(_apply, getattr(np.ndarray, name), self)
         if name in VIEWS:
-            return lambda *how: _wrap(getattr(self._a, name)(*how), self._a, device=self.device)
+            return lambda *how: wrap(getattr(self._a, name)(*how), self._a, device=self.device)
         if name not in FACTS:
             raise AttributeError(f"the fake CuPy's ndarray has no {name!r}")
         return getattr(self._a, name)
@@ -130,7 +127,7 @@ class ndarray:
 
     def __getitem__(self, key):
         keys = self._key(key)  # a single element is a view too
-        return _wrap(self._a[keys if any(k is ... for k in keys) else (*keys, ...)], self._a, device=self.device)
+        return wrap(self._a[keys if any(k is ... for k in keys) else (*keys, ...)], self._a, device=self.device)
 
     def __setitem__(self, key, value):
         _bare(self)[self._key(key)] = _bare(value)
@@ -141,7 +138,7 @@ class ndarray:
         (stream or fake_graphs.DEFAULT).copy(self._a, state.saw("to_device", forbidden=True, answer=host))
 
 
-ndarray.copy = lambda self: _wrap(self._a.copy())  # on the current device, wherever it was
+ndarray.copy = lambda self: wrap(self._a.copy())  # on the current device, wherever it was
 ndarray.get = lambda self: state.saw("to_host", forbidden=True, answer=self._a.copy())
 ndarray.__len__ = lambda self: len(self._a)
 ndarray.__repr__ = lambda self: f"simulated {self._a!r}"
@@ -157,7 +154,7 @@ def asarray(x, dtype=None):
         return x if dtype in (None, x.dtype) else x.astype(dtype)
     if (host := np.array(x, dtype=dtype)).dtype.name not in C_TYPES:
         raise ValueError(f"Unsupported dtype {host.dtype}")
-    return _wrap(state.saw("to_device", forbidden=True, answer=host))
+    return wrap(state.saw("to_device", forbidden=True, answer=host))
 
 
 PRELUDE = (pathlib.Path(__file__).parent / "fake_cuda.h").read_text()
@@ -199,7 +196,7 @@ class ElementwiseKernel:
             raise ValueError("Specified 'size' can be used only if all of the ndarray are 'raw'.")
         shape = np.broadcast_shapes(*shapes) if shapes else (size,)
         dtypes = self._dtypes(bare)
-        results = list(args[self.nin :]) or [_wrap(np.empty(shape, d)) for d in dtypes[self.nin :]]
+        results = list(args[self.nin :]) or [wrap(np.empty(shape, d)) for d in dtypes[self.nin :]]
         for p, x in zip(self.params[self.nin :], results, strict=True):
             if not isinstance(x, ndarray) or not (p.raw or x.shape == shape):
                 raise ValueError("Output arguments type must be cupy.ndarray, or Out shape is mismatched")
@@ -281,8 +278,8 @@ cupy.__dict__.update({name: functools.partial(_apply, getattr(np, name)) for nam
 cupy.__dict__.update({name: getattr(np, name) for name in CONSTANTS})
 cupy.ElementwiseKernel = ElementwiseKernel
 cupy.asnumpy = lambda x: x.get() if isinstance(x, ndarray) else np.asarray(x)
-cupy.empty = lambda shape, dtype=float: _wrap(np.empty(shape, dtype))
-cupy.zeros = lambda shape, dtype=float: _wrap(np.zeros(shape, dtype))
+cupy.empty = lambda shape, dtype=float: wrap(np.empty(shape, dtype))
+cupy.zeros = lambda shape, dtype=float: wrap(np.zeros(shape, dtype))
 cupy.may_share_memory = lambda a, b: np.may_share_memory(_bare(a), _bare(b))
 _pool = types.SimpleNamespace(free_all_blocks=lambda: state.saw("free"), free_bytes=lambda: 0)
 cupy.get_default_memory_pool = cupy.get_default_pinned_memory_pool = lambda: _pool
