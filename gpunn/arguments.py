@@ -56,14 +56,20 @@ def between_0_and_1(name: str, value: Any) -> float:
     return float(value)
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """An integer ≥ `least`. TypeError where it is no integer."""
+def integer(name: str, value: Any) -> int:
+    """An integer of Python or NumPy. TypeError for everything else."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
+    return number
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """An integer ≥ `least`. TypeError where it is no integer."""
+    number = integer(name, value)
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
     return number

@@ -92,6 +92,11 @@ BAD_X = {
     "dates": (np.full((ROWS, 4), np.datetime64("2024-01-01")), TypeError, "{x} must hold real numbers, got dates"),
     "Python dates": ([[datetime.date(2024, 1, 1)] * 4] * ROWS, TypeError, "{x} must hold real numbers, got date "),
     "spans of time": (np.ones((ROWS, 4), "m8[s]"), TypeError, "{x} must hold real numbers, got time differences"),
+    "a span of time among numbers": (
+        np.array([[1.5, 2, 3, np.timedelta64(4, "D")]] * ROWS, object),
+        TypeError,
+        "{x} must hold real numbers, got timedelta64",
+    ),
     "complex": (X + 1j, TypeError, "{x} must hold real numbers, got complex numbers"),
     "complex objects": ((X + 1j).astype(object), TypeError, "{x} must hold real numbers, got complex"),
     "decimals": ([[Decimal(1)] * 4] * ROWS, TypeError, "{x} must hold real numbers, got Decimal"),
