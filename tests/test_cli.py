@@ -94,6 +94,64 @@ def test_labels_written_with_leading_zeros_come_back_as_written(run, folder):
     assert set(out.split()) <= {"code", "01", "02"} and len(out.split()) == 3
 
 
+@pytest.mark.parametrize("whole", ["0012", "-003", "00"])
+def test_amounts_with_leading_zeros_are_numbers(run, whole):
+    rows = [f"{x},{whole}.{x:02d}" for x in range(30)]
+    Path("t.csv").write_text("x,amount\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    status, out, _ = run("train", "t.csv", "--target", "amount", *QUICK)
+    assert status == 0 and out.startswith("task: regression of 'amount' (numbers, 30 distinct values)")
+
+
+def test_many_codes_with_leading_zeros_are_numbers_if_the_user_says_so(run):
+    Path("t.csv").write_text("x,n\n" + "".join(f"{x},{x:04d}\n" for x in range(30)) + ",\n", encoding="utf-8")
+    status, out, err = run("train", "t.csv", "--target", "n", *QUICK)
+    assert (status, out) == (2, "") and "column 'n'" in err and "--task regression" in err
+    status, out, err = run("train", "t.csv", "--target", "n", "--task", "regression", *QUICK)
+    assert status == 0 and "held-out R²" in out and "1 rows without a value in 'n' are not used\n" in err
+
+
+def test_classes_called_none_are_learned_and_the_reason_for_a_missing_target_is_told(run):
+    words = ["None", "A", "B"]
+    rows = [f"{x % 3},{words[x % 3]},{x if x % 7 else 'NA'}" for x in range(60)]
+    Path("t.csv").write_text("x,word,number\n" + "\n".join(rows) + "\n1,?,\n", encoding="utf-8")
+    status, out, err = run("train", "t.csv", "--target", "word", "--epochs", "100", "--out", "w")
+    assert status == 0 and out.startswith("task: classification of 'word' (text, 3 distinct values)")
+    assert "1 rows without a value in 'word' are not used: 1 '?'\n" in err
+    Path("new.csv").write_text("x,number\n0,1\n1,NA\n2,\n", encoding="utf-8")
+    assert run("predict", "w", "new.csv")[:2] == (0, "word\nNone\nA\nB\n")
+    status, out, err = run("train", "t.csv", "--target", "number", *QUICK)
+    assert status == 0 and out.startswith("task: regression of 'number' (integers, 51 distinct values)")
+    assert "10 rows without a value in 'number' are not used: 9 'NA', 1 empty\n" in err
+
+
+def test_labels_that_are_numbers_are_written_with_all_their_digits(run):
+    labels = ["1234567.125", "0.123456789"]
+    rows = [f"{x},{labels[x >= 15]}" for x in range(30)]
+    Path("t.csv").write_text("x,y\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    assert run("train", "t.csv", "--target", "y", "--task", "classification", *QUICK)[0] == 0
+    answers = run("predict", "t.safetensors", "t.csv")[1].splitlines()
+    assert answers[0] == "y" and len(answers) == 31 and set(answers[1:]) <= set(labels)
+
+
+@pytest.mark.parametrize("labels", [("TRUE", "FALSE"), ("true", "false"), ("True", "False")])
+def test_true_and_false_are_answered_as_they_are_written(run, labels):
+    rows = [f"{x},{labels[x >= 15]}" for x in range(30)]
+    Path("t.csv").write_text("x,y\n" + "\n".join(rows) + "\n3,\n", encoding="utf-8")
+    assert run("train", "t.csv", "--target", "y", *QUICK)[0] == 0
+    assert set(run("predict", "t.safetensors", "t.csv")[1].split()[1:]) <= set(labels)
+    assert run("train", "t.csv", "--target", "y", "--task", "regression", "--force", *QUICK)[0] == 0
+
+
+def test_an_amount_so_small_that_its_square_vanishes_has_a_score(run):
+    Path("t.csv").write_text("x,y\n" + "".join(f"{x},{x}e-200\n" for x in range(30)), encoding="utf-8")
+    Path("s.csv").write_text("x,y\n" + "".join(f"{x},{x}\n" for x in range(30)), encoding="utf-8")
+    small, plain = (
+        re.search(r"held-out R² (-?[\d.]+) ", run("train", name, "--target", "y", *QUICK)[1])
+        for name in ("t.csv", "s.csv")
+    )
+    assert float(small[1]) == pytest.approx(float(plain[1]), abs=1e-3)
+
+
 def test_unknown_categories_are_counted_on_stderr(table):
     gpunn_("train", table, "--target", "sort", *QUICK)
     Path("new.csv").write_text("colour,length,weight\ngrey,1,1000\nred,2,1000\n", encoding="utf-8")
@@ -238,6 +296,11 @@ MISTAKES = {
         ["predict", "model.safetensors", "text.csv"],
         "column 'x' should hold numbers, but row 3 holds 'abc'",
     ),
+    "predict: too far": (
+        ["predict", "model.safetensors", "far.csv"],
+        "column 'x' holds 1e+45 in row 3",
+    ),
+    "huge target": (["train", "huge.csv", "--target", "y"], "column 'y' holds 1e+308 in row 1"),
     "predict: out": (
         ["predict", "model.safetensors", "good.csv", "--out", "good.csv", "--force"],
         "good.csv is read from",
@@ -272,6 +335,8 @@ def test_a_mistake_is_one_line_on_stderr_and_nothing_is_written(run, folder, mod
         "text": "x,y\n1.5,1\n2.5,2\nabc,3\n4.5,4\n5.5,5\n",
         "words": "z,y\n1,low\n2,high\n3,low\n4,high\n5,low\n",
         "missing": "x,y\n,1\n,2\n,3\n,4\n,5\n",
+        "far": "x\n1\n2\n1e45\n4\n",
+        "huge": "x,y\n1,1e308\n2,-1e308\n3,1e308\n4,-1e308\n5,1e308\n",
         "alone": "y\n1.5\n2.5\n3\n4\n5\n",
     }.items():
         Path(f"{name}.csv").write_text(text, encoding="utf-8")
