@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import logging
 import os
 import re
@@ -31,6 +32,7 @@ CLASSES = 20  # integers with at most so many distinct values are classes
 CATEGORIES = 100  # the most frequent that become columns of their own
 LARGEST = 1e150  # of a target: its squares, and float32 outputs times its scale, are finite in float64
 KINDS = {"text": str, "boolean": bool, "integer": int, "number": float}  # of labels
+SPACE = checkpoint.HEADER_LIMIT - 1_000_000  # bytes of a model file for its encoding
 
 MISSING = ("", "?")  # cells without a value, in every column
 # the same in a column whose other cells are all numbers, or all true or false
@@ -312,7 +314,8 @@ class Encoding:
     def of(cls, frame: Frame, target: Classes | Amounts, rows: np.ndarray) -> Encoding:
         """Learn the columns from `rows` of a table (indices), the target left aside.
 
-        ValueError where a column has no value, holds text among numbers, or none tells anything.
+        ValueError where a column has no value, holds text among numbers, or none tells anything, and where its
+        categories or labels are too long to be saved.
         """
         columns: list[Numbers | Categories] = []
         notes: list[str] = []
@@ -334,7 +337,28 @@ class Encoding:
             notes.append(f"left out, the same in every row: {_listed(useless)}")
         if not columns:
             raise ValueError(f"no column beside {target.name!r} to learn from: {'; '.join(notes) or 'there is none'}")
-        return cls(columns, target, notes)
+        encoding = cls(columns, target, notes)
+        encoding._check_space(frame)
+        return encoding
+
+    def _check_space(self, frame: Frame) -> None:
+        """ValueError where a model file has no space for the encoding; it names the longest text's column and row."""
+        needed = len(json.dumps(json.dumps(self.get_config())))  # metadata is a JSON string in a JSON header
+        if needed <= SPACE:
+            return
+        texts: list[tuple[str, str]] = []
+        for column in (*self.columns, self.target):
+            values = {Categories: "values", Classes: "labels"}.get(type(column), "")
+            texts += [(column.name, text) for text in getattr(column, values, ()) if isinstance(text, str)]
+        where = ""
+        if texts:
+            name, text = max(texts, key=lambda found: len(found[1]))
+            row = frame.index[words_of(frame[name]).index(text)]
+            where = f"; the longest text has {len(text)} characters, in column {name!r}, row {row}"
+        raise ValueError(
+            f"names, categories and labels need {needed} bytes in the model file, which has space for {SPACE}{where}: "
+            "shorten such texts, or leave out columns"
+        )
 
     def encode(self, frame: Frame) -> tuple[np.ndarray, list[str]]:
         """The inputs (n, width) of a table's rows, float32, and notes on cells that training did not see.

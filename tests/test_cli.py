@@ -301,6 +301,8 @@ MISTAKES = {
         "column 'x' holds 1e+45 in row 3",
     ),
     "huge target": (["train", "huge.csv", "--target", "y"], "column 'y' holds 1e+308 in row 1"),
+    "long target": (["train", "long.csv", "--target", "y"], "characters, in column 'y', row 3"),
+    "long category": (["train", "long.csv", "--target", "x"], "characters, in column 'y', row 3"),
     "predict: out": (
         ["predict", "model.safetensors", "good.csv", "--out", "good.csv", "--force"],
         "good.csv is read from",
@@ -327,6 +329,7 @@ def model_file(tmp_path_factory):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_on_stderr_and_nothing_is_written(run, folder, model_file, mistake):
+    long = "q" * (10_000_000 if mistake.startswith("long") else 5)
     for name, text in {
         "good": "x,y\n" + "".join(f"{k},{k / 2}\n" for k in range(10)),
         "empty": "",
@@ -337,6 +340,7 @@ def test_a_mistake_is_one_line_on_stderr_and_nothing_is_written(run, folder, mod
         "missing": "x,y\n,1\n,2\n,3\n,4\n,5\n",
         "far": "x\n1\n2\n1e45\n4\n",
         "huge": "x,y\n1,1e308\n2,-1e308\n3,1e308\n4,-1e308\n5,1e308\n",
+        "long": "x,y\n" + "".join(f"{k / 2},{long if k % 5 == 2 else 'ab'[k % 2]}\n" for k in range(10)),
         "alone": "y\n1.5\n2.5\n3\n4\n5\n",
     }.items():
         Path(f"{name}.csv").write_text(text, encoding="utf-8")

@@ -134,6 +134,23 @@ def test_a_column_of_numbers_too_small_for_their_scale():
     assert np.isfinite(encoding_of(frame).encode(frame)[0]).all()
 
 
+@pytest.mark.parametrize("place", ["target", "column"])
+def test_texts_that_no_model_file_has_space_for_are_refused(place):
+    texts = ["a", "b", "q" * 10_000_000, "a"] * 2
+    words = {"y": texts, "x": range(8)} if place == "target" else {"y": np.arange(8) / 2, "x": texts}
+    frame = pd.DataFrame(words, index=range(1, 9))
+    with pytest.raises(
+        ValueError, match=rf"10000000 characters, in column '{'y' if place == 'target' else 'x'}', row 3"
+    ):
+        encoding_of(frame)
+
+
+def test_names_that_no_model_file_has_space_for_are_refused():
+    name = "q" * 10_000_000
+    with pytest.raises(ValueError, match="bytes in the model file"):
+        encoding_of(pd.DataFrame({name: [1.0, 2.0], "y": [1.5, 2.5]}))
+
+
 def test_a_long_cell_is_not_shown_in_full():
     frame = pd.DataFrame({"x": ["1.5", "2.5", "q" * 1_000_000, "4"], "y": [1.5, 2.5, 3.5, 4.5]})
     with pytest.raises(ValueError, match=r"column 'x'.* row 2 holds 'qqq") as caught:
