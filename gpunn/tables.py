@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import finite, positive, truth
 from .interchange import onnx
 from .model import Sequential
 from .training import checkpoint
@@ -178,6 +179,14 @@ class Numbers:
     scale: float | None
     indicator: bool
 
+    def check(self) -> None:
+        """ValueError where a field cannot come from a table."""
+        finite("median", self.median)
+        finite("mean", self.mean)
+        if self.scale is not None:
+            positive("scale", self.scale)
+        truth("indicator", self.indicator)
+
     @property
     def width(self) -> int:
         return (self.scale is not None) + self.indicator
@@ -220,6 +229,11 @@ class Categories:
     name: str
     values: tuple[str | None, ...]
 
+    def check(self) -> None:
+        """ValueError where a field cannot come from a table."""
+        if not all(value is None or isinstance(value, str) for value in self.values):
+            raise ValueError("values must be texts, or null for missing cells")
+
     @property
     def width(self) -> int:
         return len(self.values)
@@ -255,6 +269,11 @@ class Classes:
     labels: tuple[Any, ...]
     kind: str
 
+    def check(self) -> None:
+        """ValueError where a field cannot come from a table."""
+        if self.kind not in KINDS or not all(type(label) is KINDS[self.kind] for label in self.labels):
+            raise ValueError(f"labels must be of kind {self.kind!r}, one of {', '.join(KINDS)}")
+
     @property
     def n_out(self) -> int:
         return len(self.labels)
@@ -282,6 +301,11 @@ class Amounts:
     mean: float
     scale: float
     n_out = 1
+
+    def check(self) -> None:
+        """ValueError where a field cannot come from a table."""
+        finite("mean", self.mean)
+        positive("scale", self.scale)
 
     def encode(self, cells: Cells) -> np.ndarray:
         """The standardised targets (n, 1)."""
@@ -389,7 +413,10 @@ class Encoding:
         columns = [_from_config(c) for c in config["columns"]]
         # without the field it is from a version that read all columns alike
         missing = tuple(str(spelling) for spelling in config.get("missing", MISSING_NUMBERS))
-        return cls(columns, _from_config(config["target"]), missing=missing)
+        target = _from_config(config["target"])
+        for column in (*columns, target):
+            column.check()
+        return cls(columns, target, missing=missing)
 
 
 class TableModel:
@@ -465,10 +492,18 @@ class TableModel:
     ) -> TableModel:
         """What `save` wrote. CheckpointError where encoding and network do not fit each other."""
         net = Sequential.from_tensors(tensors, metadata["net"], custom=custom, device=device)
-        encoding = Encoding.from_config(metadata["table"])
+        try:
+            encoding = Encoding.from_config(metadata["table"])
+        except ValueError as error:
+            raise CheckpointError(f"the encoding of the table's columns is invalid: {error}") from error
         width = sum(column.width for column in encoding.columns)
         if width != metadata["net"]["n_in"]:
             raise CheckpointError(f"the columns make {width} inputs, but the network has {metadata['net']['n_in']}")
+        if encoding.target.n_out != net._net.n_out:
+            raise CheckpointError(
+                f"the target {encoding.target.name!r} needs {encoding.target.n_out} outputs, but the network has "
+                f"{net._net.n_out}"
+            )
         return cls(net, encoding, metadata["table"]["source"])
 
     def __repr__(self) -> str:

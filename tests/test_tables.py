@@ -11,6 +11,7 @@ import pytest
 import gpunn
 from gpunn import tables
 from gpunn.tables import Amounts, Categories, Classes, Encoding, Numbers, TableModel
+from gpunn.training import checkpoint
 
 pd = pytest.importorskip("pandas")
 FILES = Path(__file__).resolve().parent / "files"
@@ -454,3 +455,43 @@ def test_a_file_whose_columns_do_not_fit_its_network(tmp_path):
     model.save(tmp_path / "m.safetensors")
     with pytest.raises(gpunn.CheckpointError, match=r"the columns make 2 inputs, but the network has 5"):
         gpunn.load(tmp_path / "m.safetensors")
+
+
+FORGED = {
+    "a label less": ("sort", lambda table: table["target"]["labels"].pop(), "needs 1 outputs"),
+    "a label more": ("sort", lambda table: table["target"]["labels"].append("most"), "needs 3 outputs"),
+    "numbers for labels": (
+        "sort",
+        lambda table: table.update(target={"type": "Amounts", **AMOUNTS}),
+        "needs 1 outputs",
+    ),
+    "labels for numbers": (
+        "price",
+        lambda table: table.update(target={"type": "Classes", **CLASSES}),
+        "needs 2 outputs",
+    ),
+    "labels of another kind": ("sort", lambda table: table["target"].update(labels=[1, 2]), "labels"),
+    "an unknown kind": ("sort", lambda table: table["target"].update(kind="word"), "labels"),
+    "labels that are lists": ("sort", lambda table: table["target"].update(labels=[["a"], ["b"]]), "labels"),
+    "a median that is text": ("sort", lambda table: table["columns"][0].update(median="2"), "median"),
+    "a scale of 0": ("sort", lambda table: table["columns"][0].update(scale=0), "scale"),
+    "a target's scale of 0": ("price", lambda table: table["target"].update(scale=0), "scale"),
+    "a target's mean beyond all": ("price", lambda table: table["target"].update(mean=10**400), "mean"),
+    "categories that are numbers": ("sort", lambda table: table["columns"][1].update(values=[1, 2, 3]), "values"),
+    "missing cells that are none": ("sort", lambda table: table.update(missing=3), "metadata"),
+}
+AMOUNTS = {"name": "price", "mean": 1.0, "scale": 2.0}
+CLASSES = {"name": "price", "labels": ["a", "b"], "kind": "text"}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_tables_are_refused_when_they_are_opened(tmp_path, name):
+    """The digest fits, the content does not."""
+    target, change, match = FORGED[name]
+    path = tmp_path / "m.safetensors"
+    fitted(FRAME[["size", "kind", target]], target).save(path)
+    tensors, metadata = checkpoint.read(path)
+    change(metadata["table"])
+    checkpoint.write(path, tensors, metadata)
+    with pytest.raises(gpunn.CheckpointError, match=match):
+        gpunn.load(path)
