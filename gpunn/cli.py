@@ -389,6 +389,9 @@ def _table(options: argparse.Namespace) -> _Set:
     spellings = set(written[~missing].str.strip())
     # 01 and 1 are two labels: a whole number with a leading zero is a word
     codes = any(re.fullmatch(r"[+-]?0\d+", spelling) for spelling in spellings)
+    # missing cells make floats of integers, which hold no more than 15 digits for certain
+    if frame[options.target].dtype.kind == "f" and all(re.fullmatch(r"[+-]?\d+", spelling) for spelling in spellings):
+        codes = codes or max(map(len, spellings), default=0) > 15
     # the answers are True and False unless TRUE and FALSE are words
     truths = options.task != "regression" and spellings in ({"TRUE", "FALSE"}, {"true", "false"})
     if codes or truths:
@@ -520,12 +523,17 @@ def _draw(figure: Any, history: History, target: Classes | Amounts, title: str, 
     metric, scales, labels = "accuracy", {}, {"loss": "cross-entropy"}
     if isinstance(target, Amounts):
         metric = "mean_absolute_error"
-        labels = {"loss": "half squared error, standardised", metric: f"mean absolute error of {target.name}"}
+        labels = {"loss": "half squared error, standardised", metric: _plain(f"mean absolute error of {target.name}")}
         scales = {metric: target.scale}
     history.plot(
         ["loss", metric], axes=figure.subplots(1, 2), labels=labels, scales=scales, names=(training, "held out")
     )
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
+
+
+def _plain(text: str) -> str:
+    """Text in which Matplotlib finds no formula."""
+    return text.replace("$", r"\$")
 
 
 def _png(figure: Any, source: str) -> bytes:

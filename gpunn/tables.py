@@ -558,6 +558,8 @@ def target_of(cells: Cells, task: str = "auto") -> tuple[Classes | Amounts, str]
                 "can be learned: divide the column by a power of ten, or leave the cell empty"
             )
         return Amounts(name, mean, scale), f"{what}, {distinct} distinct values"
+    if kind == "number":
+        numbers_of(cells)  # of which a model file cannot hold infinity
     if distinct > max(CLASSES, len(labels) // 2):
         numbers = pandas().to_numeric(cells, errors="coerce").notna().all()  # 007 is text here
         raise ValueError(

@@ -133,6 +133,22 @@ def test_labels_that_are_numbers_are_written_with_all_their_digits(run):
     assert answers[0] == "y" and len(answers) == 31 and set(answers[1:]) <= set(labels)
 
 
+def test_labels_of_many_digits_keep_them_beside_missing_cells(run):
+    labels = ["9007199254740993", "9007199254740995"]
+    rows = [f"{x},{labels[x >= 15]}" for x in range(30)]
+    Path("t.csv").write_text("x,y\n" + "\n".join(rows) + "\n3,\n", encoding="utf-8")
+    status, out, _ = run("train", "t.csv", "--target", "y", *QUICK)
+    assert status == 0 and out.startswith("task: classification")
+    assert set(run("predict", "t.safetensors", "t.csv")[1].split()[1:]) <= set(labels)
+
+
+def test_names_with_dollar_signs_are_no_formulas(run):
+    rows = [f"{x},{x / 2}" for x in range(30)]
+    Path("$_$.csv").write_text("x,price $_$ or $\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    assert run("train", "$_$.csv", "--target", "price $_$ or $", *QUICK)[0] == 0
+    assert Path("$_$.safetensors").exists() and Path("$_$.png").exists()
+
+
 @pytest.mark.parametrize("labels", [("TRUE", "FALSE"), ("true", "false"), ("True", "False")])
 def test_true_and_false_are_answered_as_they_are_written(run, labels):
     rows = [f"{x},{labels[x >= 15]}" for x in range(30)]
@@ -300,6 +316,10 @@ MISTAKES = {
         ["predict", "model.safetensors", "far.csv"],
         "column 'x' holds 1e+45 in row 3",
     ),
+    "infinite class": (
+        ["train", "infinite.csv", "--target", "y", "--task", "classification"],
+        "column 'y' should hold numbers, but row 3 holds 'inf'",
+    ),
     "huge target": (["train", "huge.csv", "--target", "y"], "column 'y' holds 1e+308 in row 1"),
     "long target": (["train", "long.csv", "--target", "y"], "characters, in column 'y', row 3"),
     "long category": (["train", "long.csv", "--target", "x"], "characters, in column 'y', row 3"),
@@ -338,6 +358,7 @@ def test_a_mistake_is_one_line_on_stderr_and_nothing_is_written(run, folder, mod
         "text": "x,y\n1.5,1\n2.5,2\nabc,3\n4.5,4\n5.5,5\n",
         "words": "z,y\n1,low\n2,high\n3,low\n4,high\n5,low\n",
         "missing": "x,y\n,1\n,2\n,3\n,4\n,5\n",
+        "infinite": "x,y\n" + "".join(f"{k},{[0.5, 1.5, 'inf'][k % 3]}\n" for k in range(10)),
         "far": "x\n1\n2\n1e45\n4\n",
         "huge": "x,y\n1,1e308\n2,-1e308\n3,1e308\n4,-1e308\n5,1e308\n",
         "long": "x,y\n" + "".join(f"{k / 2},{long if k % 5 == 2 else 'ab'[k % 2]}\n" for k in range(10)),
