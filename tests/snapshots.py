@@ -21,7 +21,7 @@ def state_of(net):
     return {name: None if a is None else bits(a) for name, a in held.items()} | {
         "epochs": net._epochs,
         "frozen": frozen,
-        "compiled": repr((net._loss, net._net.metrics)),
+        "compiled": repr((net._net.given_loss, net._net.metrics)),
     }
 
 
