@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import cpu, devices, draw, gpu, gpu_check, kernels, larger, launches, many, readme, scale
+from . import cpu, devices, draw, gpu, gpu_check, kernels, larger, launches, many, readme, scale, since
 
 COMMANDS: dict[str, Any] = {
     "cpu": cpu,
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Any] = {
     "larger": larger,
     "many": many,
     "scale": scale,
+    "since": since,
     "draw": draw,
     "readme": readme,
 }

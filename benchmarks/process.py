@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from . import child
 
@@ -73,22 +75,29 @@ def environment(threads: int, device: str = "cpu") -> dict[str, str]:
     return {**os.environ, **settings}
 
 
-class Worker:
-    """A contestant in its own process. `Absent` or `Failed` where it cannot be had; a context manager that ends it.
+class Conversation:
+    """A process that is asked by lines of JSON. A context manager that ends it.
 
-    With `wait` false it is started and not waited for: `greet` does so.
+    `start` starts it with the `Popen` options it is given. With `wait` false `greet` must be called before the first
+    question.
     """
 
-    def __init__(self, module: str, threads: int, device: str = "cpu", *, wait: bool = True) -> None:
+    def __init__(
+        self,
+        start: Callable[..., subprocess.Popen[Any]],
+        settings: dict[str, str],
+        folder: Path = ROOT,
+        *,
+        wait: bool = True,
+    ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.patience = PATIENCE
-        self._process = child.start(
-            ["benchmarks.worker", module, str(threads), *map(str, cores_for(threads))],
+        self._process = start(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            cwd=ROOT,
-            env=environment(threads, device),
+            cwd=folder,
+            env=settings,
             text=True,
             encoding="utf-8",
         )
@@ -170,10 +179,21 @@ class Worker:
             self._process.stdout.close()
         self._errors.close()
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Worker(Conversation):
+    """A contestant in its own process. `Absent` or `Failed` where it cannot be had; a context manager that ends it.
+
+    With `wait` false it is started and not waited for: `greet` does so.
+    """
+
+    def __init__(self, module: str, threads: int, device: str = "cpu", *, wait: bool = True) -> None:
+        words = ["benchmarks.worker", module, str(threads), *map(str, cores_for(threads))]
+        super().__init__(functools.partial(child.start, words), environment(threads, device), wait=wait)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arguments import Named, complete, enter, named, nonnegative
+from .arguments import Checked, Named, complete, enter, named, nonnegative
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
 from .recording import Array, Recorder
@@ -143,9 +143,10 @@ class LeakyReLU(_Fused):
     names = ("leaky_relu",)
     rectifier = True
     kernels = activation_kernels("leaky_relu")
+    alpha = Checked(nonnegative)
 
     def __init__(self, alpha: float = 0.01) -> None:
-        self.alpha = nonnegative("alpha", alpha)
+        self.alpha = alpha
 
     def get_config(self) -> dict[str, Any]:
         return {"alpha": self.alpha}
@@ -157,9 +158,10 @@ class ELU(_Fused):
     names = ("elu",)
     rectifier = True
     kernels = activation_kernels("elu")
+    alpha = Checked(nonnegative)
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = nonnegative("alpha", alpha)
+        self.alpha = alpha
 
     def get_config(self) -> dict[str, Any]:
         return {"alpha": self.alpha}

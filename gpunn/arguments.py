@@ -1,4 +1,7 @@
-"""Checks of numbers that users give: each returns a Python float, or raises ValueError naming the argument."""
+"""Checks of numbers that users give: each returns a Python float, or raises ValueError naming the argument.
+
+`Checked` applies such a check to every assignment of an attribute.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,41 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+class Checked(Generic[T]):
+    """An attribute that is validated on assignment: `check(name, value)` returns the value to store, or raises.
+
+    The value is stored in the instance's dictionary. Without `__get__` Python reads it from there, as fast as any other
+    attribute.
+    """
+
+    def __init__(self, check: Callable[[str, Any], T]) -> None:
+        self.check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self.name] = self.check(self.name, value)
+
+    if TYPE_CHECKING:
+
+        def __get__(self, instance: Any, owner: type) -> T: ...
+
+
+def optional(check: Callable[[str, Any], T]) -> Callable[[str, Any], T | None]:
+    """The same check, which also accepts None."""
+
+    def checked(name: str, value: Any) -> T | None:
+        return None if value is None else check(name, value)
+
+    return checked
 
 
 def positive(name: str, value: Any) -> float:
@@ -56,24 +89,31 @@ def between_0_and_1(name: str, value: Any) -> float:
     return float(value)
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """An integer ≥ `least`. TypeError where it is no integer."""
+def integer(name: str, value: Any) -> int:
+    """An integer of Python or NumPy. TypeError for everything else."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
+    return number
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """An integer ≥ `least`. TypeError where it is no integer."""
+    number = integer(name, value)
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")
     return number
 
 
 def truth(name: str, value: Any) -> bool:
-    """True or False."""
-    if value not in (True, False):
+    """True or False; 1 and 0 are accepted for them."""
+    number = scalar(value)
+    if not isinstance(number, Real) or number not in (True, False):
         raise ValueError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
+    return bool(number)
 
 
 def listed(name: str, given: Any, what: str) -> list[Any]:
@@ -137,11 +177,17 @@ class Named(Configured):
         return next(iter(vars(type(self)).get("names", ())), type(self).__name__)
 
 
+def scalar(value: Any) -> Any:
+    """A NumPy scalar or a 0-d array as a Python number; any other value unchanged."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def _real(value: Any) -> float:
-    """Python's and NumPy's real numbers as a float; NaN, which lies nowhere, for everything else."""
+    """A real number or a 0-d array as a float; NaN, which is in no range, for everything else."""
+    number = scalar(value)
     with contextlib.suppress(OverflowError):
-        if isinstance(value, Real) and not isinstance(value, bool):
-            return float(value)
+        if isinstance(number, Real) and not isinstance(number, bool):
+            return float(number)
     return math.nan
 
 

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 import sys
 import threading
 import warnings
@@ -23,7 +24,18 @@ from .layers import Dense, Dropout, Layer
 from .loading import load
 from .model import Sequential
 from .parallel import DataParallel, launched
-from .tables import Amounts, Classes, Encoding, Frame, TableModel, read_csv, target_of, with_target
+from .tables import (
+    Amounts,
+    Classes,
+    Encoding,
+    Frame,
+    TableModel,
+    numbers_of,
+    read_column,
+    read_csv,
+    target_of,
+    with_target,
+)
 from .training import DivergenceError, History, checkpoint
 from .training.callbacks import ModelCheckpoint
 
@@ -41,6 +53,10 @@ bundled sets, which need no download: digits, breast_cancer, wine, diabetes.
 Columns of numbers are standardised, and missing cells take the median; columns
 of words become one input for each category. All of this is saved with the
 network, so that `gpunn predict` answers in your own labels and units.
+
+A cell is missing where it is empty or "?". In a column whose other cells are
+all numbers, or all true or false, NA, NaN, null, None and the like are missing
+too; elsewhere they are words.
 
 Two files are written when training has ended: the model and a picture of its
 training and validation curves. A file that exists is not overwritten."""
@@ -241,12 +257,16 @@ def _rate(text: str) -> float:
 
 @dataclass(frozen=True)
 class _Set:
-    """A table to learn from: its rows, the column to predict, its name, and where it came from, in words."""
+    """A table to learn from: its rows, the column to predict, its name, and where it came from, in words.
+
+    missing  what is written in the cells that lack a target, for the user
+    """
 
     frame: Frame
     target: str
     name: str
     source: str
+    missing: str = ""
 
 
 # what nearly every training runs: a kernel of each text that is compiled, and its types
@@ -311,7 +331,7 @@ def _train(options: argparse.Namespace) -> int:
     print(f"data: {data.source}, {len(training)} rows to learn from, {len(held_out)} held out, {X.shape[1]} inputs")
     print(net.summary(batch_size), flush=True)
     if dropped:
-        print(f"{dropped} rows without a value in {data.target!r} are not used", file=sys.stderr)
+        print(f"{dropped} rows without a value in {data.target!r} are not used{data.missing}", file=sys.stderr)
     for note in encoding.notes:
         print(note, file=sys.stderr)
     kept = model_file.with_suffix(".checkpoint.safetensors") if options.resume else None
@@ -365,11 +385,27 @@ def _table(options: argparse.Namespace) -> _Set:
         raise UsageError(f"--target COLUMN is missing: which column is to be predicted? {_names(frame)}")
     if options.target not in frame.columns:
         raise UsageError(f"{path} has no column {options.target!r}; {_names(frame)}")
-    words = read_csv(path, (options.target,))[options.target]
-    if words.str.match(r"\s*[+-]?0\d").any():
-        # 01 and 1 are two labels: what is written with a leading zero is a word, not a number
-        frame = frame.assign(**{options.target: words})
-    return _Set(frame, options.target, path.stem, str(path))
+    written, missing = read_column(path, options.target), frame[options.target].isna()
+    spellings = set(written[~missing].str.strip())
+    # 01 and 1 are two labels: a whole number with a leading zero is a word
+    codes = any(re.fullmatch(r"[+-]?0\d+", spelling) for spelling in spellings)
+    # missing cells make floats of integers, which hold no more than 15 digits for certain
+    if frame[options.target].dtype.kind == "f" and all(re.fullmatch(r"[+-]?\d+", spelling) for spelling in spellings):
+        codes = codes or max(map(len, spellings), default=0) > 15
+    # the answers are True and False unless TRUE and FALSE are words
+    truths = options.task != "regression" and spellings in ({"TRUE", "FALSE"}, {"true", "false"})
+    if codes or truths:
+        frame = frame.copy()
+        frame[options.target] = written.mask(missing)
+    return _Set(frame, options.target, path.stem, str(path), _counted(written[missing]))
+
+
+def _counted(cells: Any) -> str:
+    """The missing cells of a target as they are written, "" where all are empty."""
+    counts = cells.str.strip().value_counts()
+    if set(counts.index) <= {""}:
+        return ""
+    return ": " + ", ".join(f"{count} {word!r}" if word else f"{count} empty" for word, count in counts.items())
 
 
 def _names(frame: Frame) -> str:
@@ -416,14 +452,15 @@ def _other(target: Classes | Amounts) -> str:
 def _score(model: TableModel, X: np.ndarray, cells: Any) -> str:
     """How good the answers for held-out rows are, in words and in the user's units."""
     target = model.encoding.target
-    answers = target.answer(model.net, X)
+    outputs = target.outputs(model.net, X)
+    answers = target.answer(outputs)
     if isinstance(target, Classes):
         right = int((np.array(target.labels)[target.encode(cells)] == answers).sum())
         return f"held-out accuracy {right / len(X):.4f} ({right} of {len(X)} rows right)"
-    y = cells.to_numpy(dtype=np.float64)
-    error, spread = float(((y - answers) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
+    y = target.encode(cells)  # standardised, so that no square overflows or vanishes
+    error, spread = float(((y - outputs) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
     r2 = f"{1 - error / spread:.4f}" if spread else "undefined, all rows being equal"
-    return f"held-out R² {r2} (mean absolute error {np.abs(y - answers).mean():.4g} in {len(X)} rows)"
+    return f"held-out R² {r2} (mean absolute error {np.abs(numbers_of(cells) - answers).mean():.4g} in {len(X)} rows)"
 
 
 # --- files ---
@@ -486,12 +523,17 @@ def _draw(figure: Any, history: History, target: Classes | Amounts, title: str, 
     metric, scales, labels = "accuracy", {}, {"loss": "cross-entropy"}
     if isinstance(target, Amounts):
         metric = "mean_absolute_error"
-        labels = {"loss": "half squared error, standardised", metric: f"mean absolute error of {target.name}"}
+        labels = {"loss": "half squared error, standardised", metric: _plain(f"mean absolute error of {target.name}")}
         scales = {metric: target.scale}
     history.plot(
         ["loss", metric], axes=figure.subplots(1, 2), labels=labels, scales=scales, names=(training, "held out")
     )
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
+
+
+def _plain(text: str) -> str:
+    """Text in which Matplotlib finds no formula."""
+    return text.replace("$", r"\$")
 
 
 def _png(figure: Any, source: str) -> bytes:
@@ -517,18 +559,14 @@ def _predict(options: argparse.Namespace) -> int:
     text = io.StringIO(newline="")
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow([model.target])
-    lines.writerows([[_written(answer)] for answer in model.predict(options.data)])
+    write = str if isinstance(model.encoding.target, Classes) else "{:.7g}".format  # the digits of float32
+    lines.writerows([[write(answer)] for answer in model.predict(options.data)])
     if options.out is None:
         sys.stdout.write(text.getvalue())
         sys.stdout.flush()
     else:
         checkpoint.replace(out, text.getvalue().encode())
     return 0
-
-
-def _written(answer: Any) -> str:
-    """A label as it is; a number with the digits that float32 carries."""
-    return f"{answer:.7g}" if isinstance(answer, np.floating) else str(answer)
 
 
 def _doctor(options: argparse.Namespace) -> int:

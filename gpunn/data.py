@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ DEVICE_BLOCK = 1 << 24  # the same on a GPU, of which each look waits
 # taken before `__dlpack__`
 OTHER_WAYS = ("to_numpy", "__array__", "__cuda_array_interface__", "__dataframe__")
 UNREADABLE = (TypeError, ValueError, BufferError, RuntimeError)
+# NumPy's types have these kinds; objects can be of these classes, which pandas's Timestamp and Timedelta inherit
+KINDS_OF_TIME = {"M": "dates", "m": "time differences"}
+TIMES = (np.datetime64, np.timedelta64, datetime.date, datetime.time, datetime.timedelta)
 
 
 def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X", *, own: tuple[int, int] = (0, 1)) -> Array:
@@ -190,7 +194,7 @@ def numbers(x: Any, name: str) -> Array:
         array = _from_objects(array, name)
         kind = array.dtype.kind
     if kind not in "biuf":
-        what = {"c": "complex numbers", "U": "text", "S": "text", "M": "dates", "m": "time differences"}.get(kind)
+        what = {"c": "complex numbers", "U": "text", "S": "text", **KINDS_OF_TIME}.get(kind)
         remedy = "cast to float32" if "float" in array.dtype.name else "encode them as numbers"  # bfloat16, float8_…
         raise TypeError(f"{name} must hold real numbers, got {what or array.dtype}; {remedy} first")
     if array.dtype.itemsize == 2 and kind == "f":
@@ -203,6 +207,42 @@ def numbers(x: Any, name: str) -> Array:
     elif isinstance(array, np.ndarray) and not _is_regular(array):
         array = array.copy()
     return array
+
+
+def refuse_times(x: Any, name: str) -> None:
+    """TypeError where x holds dates, times of day or time differences, which NumPy converts to integers.
+
+    x is an array, a list or a data frame that another library checks next, and which that library may refuse for other
+    reasons.
+    """
+    if not (hasattr(x, "columns") and hasattr(x, "dtypes")):
+        if x is not None and _may_hold_times(getattr(x, "dtype", None)):
+            _refuse_times_in(x, name)
+        return
+    for k, (column, dtype) in enumerate(zip(x.columns, x.dtypes, strict=True)):
+        if _may_hold_times(dtype):
+            cells = x.iloc[:, k] if hasattr(x, "iloc") else x[column]
+            _refuse_times_in(cells, f"column {column!r} of {name}")
+
+
+def _may_hold_times(dtype: Any) -> bool:
+    """False for the types of numbers that NumPy, pandas and polars have."""
+    if hasattr(dtype, "is_numeric"):  # of polars
+        return not dtype.is_numeric()
+    return getattr(dtype, "kind", "O") in "mMO"
+
+
+def _refuse_times_in(x: Any, name: str) -> None:
+    try:
+        array = np.asarray(x)
+    except UNREADABLE:
+        return
+    what = KINDS_OF_TIME.get(array.dtype.kind)
+    if array.dtype.kind == "O":
+        found = next((value for value in array.ravel() if isinstance(value, TIMES)), None)
+        what = None if found is None else f"{type(found).__name__} {found!r}"
+    if what is not None:
+        raise TypeError(f"{name} must hold real numbers, got {what}; encode them as numbers first")
 
 
 def _it(name: str) -> str:
@@ -268,7 +308,8 @@ def _unreadable(x: Any, name: str, error: Exception) -> TypeError:
 def _from_objects(array: Array, name: str) -> Array:
     """Objects that are all numbers as float64; anything else is named."""
     for value in array.ravel():
-        if not isinstance(value, (int, float, np.number, np.bool_)) or isinstance(value, np.complexfloating):
+        # np.timedelta64 is a subclass of np.number
+        if not isinstance(value, (int, float, np.number, np.bool_)) or isinstance(value, (np.complexfloating, *TIMES)):
             raise TypeError(
                 f"{name} must hold real numbers, got {type(value).__name__} {value!r}; encode it as numbers first"
             )

@@ -106,7 +106,6 @@ def trace_forward(net: Network, x: Any, training: bool) -> list[LayerTrace]:
     x = checks.features(x, sets.known_inputs(net), net.dtype, "x")
     if not net.is_built:
         net.build(x.shape[1])
-    net.follow_layers()
     with net.backend.activate(), net.plan(x.shape[0], training=bool(training), keep=True) as plan:
         copy_step(plan)
         plan.state[Slot.OFFSET] = 0

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from . import activations
 from .activations import Activation
-from .arguments import Named, enter, named, positive
+from .arguments import Checked, Named, enter, named, optional, positive, truth
 from .kernels import get as kernel
 from .recording import Array, Recorder
 
@@ -46,6 +46,10 @@ class Loss(Named):
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         """ValueError where targets of the right shape lie outside what the loss is defined for."""
+
+    def settings(self) -> Any:
+        """The values that a plan records from the loss's attributes. A plan is recorded again if they change."""
+        return repr(self.get_config())
 
 
 class _RowLoss(Loss):
@@ -83,9 +87,10 @@ class Huber(_RowLoss):
     """
 
     names = ("huber",)
+    delta = Checked(positive)
 
     def __init__(self, delta: float = 1.0) -> None:
-        self.delta = positive("delta", delta)
+        self.delta = delta
 
     def _scalars(self) -> dict[str, float]:
         return {"threshold": self.delta}
@@ -110,6 +115,14 @@ class LogCosh(_RowLoss):
     names = ("log_cosh", "logcosh")
 
 
+def _from_logits(name: str, value: Any) -> bool | None:
+    """None, True or False."""
+    try:
+        return optional(truth)(name, value)
+    except ValueError:
+        raise ValueError(f"{name} must be None, True or False, got {value!r}") from None
+
+
 class _CrossEntropy(Loss):
     """A cross-entropy looks at the last layer: probabilities are merged with it, logits are taken as they are.
 
@@ -120,10 +133,9 @@ class _CrossEntropy(Loss):
     probability: ClassVar[str]
     of_logits: ClassVar[str]
     of_probabilities: ClassVar[str]
+    from_logits = Checked(_from_logits)
 
     def __init__(self, from_logits: bool | None = None) -> None:
-        if from_logits not in (None, True, False):
-            raise ValueError(f"from_logits must be None, True or False, got {from_logits!r}")
         self.from_logits = from_logits
         self._form = ""
 

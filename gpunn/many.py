@@ -112,7 +112,7 @@ class _Checked:
     def of(self, net: Sequential) -> sets.Set:
         """(X, y, weights or None) for that net. ValueError or TypeError where they do not fit it."""
         inner = net._net
-        n_out, known = sets.outputs(inner, self.X.shape[1]), sets.known_inputs(inner)
+        n_out, known = inner.outputs(self.X.shape[1]), sets.known_inputs(inner)
         key = (net.dtype, type(inner.loss), repr(vars(inner.loss)), n_out, known)
         if key not in self.found:
             self.found[key] = sets.checked(inner, self.X, self.y, self.w)
@@ -225,7 +225,7 @@ def _net(
     net = build(**arguments)
     if not isinstance(net, Sequential):
         raise TypeError(f"build must return a compiled Sequential, got {type(net).__name__} for {name}")
-    if net._loss is None:
+    if net._net.given_loss is None:
         raise ValueError(f"build must return a compiled Sequential: call compile(…) in it ({name})")
     if net._net.group.size > 1:
         raise ValueError(f"build must leave strategy out of compile: processes share the batches of one net ({name})")

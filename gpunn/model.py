@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import operator
 import os
@@ -19,11 +18,10 @@ from . import __version__, explaining, losses, metrics, optimizers
 from . import backend as backends
 from . import data as checks
 from . import layers as layer_registry
-from .activations import Activation
 from .arguments import listed, positive, whole
 from .explaining import LayerTrace, Summary
 from .kernels import get as kernel
-from .layers import Dense, Layer
+from .layers import Layer
 from .losses import Loss
 from .network import Network
 from .parallel import DataParallel
@@ -69,7 +67,6 @@ class Sequential:
             seen.add(id(layer))
         n_in = _inputs(input_shape)
         self._net = Network(found, _seed(seed), checks.floating(dtype))
-        self._loss: Loss | None = None
         self._epochs = 0
         self._threads: int | None = None
         self._fitting = threading.Lock()
@@ -134,8 +131,8 @@ class Sequential:
     def loss(self) -> Loss:
         """The compiled loss. RuntimeError before `compile`."""
         self._need_compiled("loss")
-        assert self._loss is not None
-        return self._loss
+        assert self._net.given_loss is not None
+        return self._net.given_loss
 
     @property
     def learning_rate(self) -> float:
@@ -172,7 +169,7 @@ class Sequential:
         leaves the fast path with the reason. Before the number of inputs is known, the layers alone."""
         if not self._net.is_built:
             return Summary(f"{self!r}\nnot built: the number of inputs is not known yet")
-        rows = None if self._loss is None else whole("batch_size", batch_size)
+        rows = None if self._net.given_loss is None else whole("batch_size", batch_size)
         return Summary(explaining.summary(self._net, rows))
 
     # --- weights ---
@@ -250,7 +247,8 @@ class Sequential:
         strategy: DataParallel | None = None,
     ) -> Sequential:
         """Choose the update rule, the loss, metrics and the device. Called again it keeps the weights and resets the
-        optimiser's state.
+        optimiser's state. Attributes of the layers, the optimizer, the loss and the metrics may be set later; a change
+        takes effect at the next step.
 
         optimizer  a name ("adam") or an object (`Adam(1e-3)`)
         loss       a name, a `gpunn.losses` object, or a function (y, a) → (ℓ, g)
@@ -276,16 +274,10 @@ class Sequential:
                 raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
             chosen = losses.get(loss)
             self._net.check_rule(rule)
-            resolved = chosen.resolve(self._last_activation(chosen))
             if isinstance(metrics, str):
                 raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
-            # copies, since resolving a metric ties it to this loss
-            watched = [copy.copy(_metric(m)) for m in listed("metrics", metrics, "names or gpunn metrics")]
-            names = [m.name for m in watched]
-            if len(set(names)) != len(names) or "loss" in names:
-                raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
-            for metric in watched:
-                metric.resolve(resolved, sets.outputs(self._net))
+            watched = [_metric(m) for m in listed("metrics", metrics, "names or gpunn metrics")]
+            self._net.resolve(chosen, watched)
             if threads is not None:
                 whole("threads", threads)
                 if importlib.util.find_spec("threadpoolctl") is None:
@@ -301,18 +293,17 @@ class Sequential:
                     "the network": _without_places(self),
                     "the initial weights": self._net.fingerprint(),
                     "optimizer": _without_places(rule),
-                    "loss": resolved.name,
-                    "metrics": names,
+                    "loss": chosen.name,
+                    "metrics": [m.name for m in watched],
                     "the kind of device": backend.device.partition(":")[0],
                     "precision": lower,
                     "strategy": [group.size, group.synchronized_batch_norm],
                 },
             )
             self._net.move(backend)
-            self._net.compile(rule, resolved, watched, precision=lower)
+            self._net.compile(rule, chosen, watched, precision=lower)
             group.use(backend)
             self._net.join(group)
-            self._loss = chosen
             self._threads = threads
             self._epochs = 0
             return self
@@ -408,7 +399,6 @@ class Sequential:
         self._need_compiled("evaluate")
         whole("batch_size", batch_size)
         data = sets.batch(self._net, X, y, sample_weight, name="X")
-        self._net.follow_layers()
         with self._net.backend.activate():
             return loop.score(self._net, sets.place(self._net, data), batch_size)
 
@@ -421,7 +411,6 @@ class Sequential:
         if not self._net.is_built:
             checks.check_numbers(array, self.dtype)
             self.build(array.shape[1])
-        self._net.follow_layers()
         with self._net.backend.activate():
             backend = self._net.backend
             parts = blocks.pieces(backend, array)
@@ -454,7 +443,8 @@ class Sequential:
 
     def _probability(self) -> tuple[str, bool]:
         """("softmax" | "sigmoid", whether aᴸ are its logits): what the loss says, else what the last layer is."""
-        loss = self._net.loss if self._loss is not None else None
+        self._net.follow_settings()
+        loss = self._net.loss if self._net.given_loss is not None else None
         meaning = getattr(loss, "probability", None)
         if meaning is not None:
             return meaning, bool(getattr(loss, "takes_logits", False))
@@ -527,12 +517,14 @@ class Sequential:
         # the front alone knows no format: the one import that points up
         from .interchange import onnx
 
+        self._net.follow_settings()
         onnx.write(onnx.network(self), path)
 
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this network holds."""
         self._need_built("to_tensors")
-        return saving.to_tensors(self._net, self._loss)
+        self._net.follow_settings()
+        return saving.to_tensors(self._net)
 
     @classmethod
     def from_tensors(
@@ -565,24 +557,8 @@ class Sequential:
 
     # --- checks ---
 
-    def _last_activation(self, loss: Loss) -> Activation:
-        """The last layer's activation; the identity of a layer that has none. ValueError where a cross-entropy would
-        take thinned or normalised probabilities for logits."""
-        *before, last = self._net.layers
-        for layer in reversed(before):
-            if last.activation.name != "identity" or isinstance(last, Dense):
-                break
-            if layer.activation.name in ("softmax", "sigmoid") and hasattr(loss, "from_logits"):
-                raise ValueError(
-                    f"loss {loss.name!r}: {last!r} stands behind {layer.activation.name}, so that the outputs are "
-                    f"neither its probabilities nor logits; put {type(last).__name__} before the layer with it"
-                )
-            if isinstance(layer, Dense):
-                break
-        return last.activation
-
     def _need_compiled(self, what: str) -> None:
-        if self._loss is None:
+        if self._net.given_loss is None:
             raise RuntimeError(f"{what} needs a loss and an optimiser: call compile(optimizer=…, loss=…) first")
 
     def _need_rest(self, what: str) -> None:

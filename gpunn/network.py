@@ -7,6 +7,7 @@ and owns every buffer of a step; making it records the step, and running it only
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import weakref
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from . import backend as backends
+from .activations import Activation
 from .backend import Backend
 from .kernels import Launch
 from .kernels import get as kernel
 from .kernels.state import SIZE, Slot
-from .layers import Buffers, Layer, Parameter
+from .layers import Buffers, Dense, Layer, Parameter
 from .losses import Loss
 from .optimizers import Optimizer
 from .recording import ALONE, LOOK_AFTER, Array, Group, Recorder, Share, run
@@ -31,6 +33,7 @@ from .recording import ALONE, LOOK_AFTER, Array, Group, Recorder, Share, run
 # above these magnitudes an update of finite numbers might overflow, and is tried before it is written
 LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
 POOL = 8
+_versions = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -482,14 +485,17 @@ class Network:
         self.state: Array = None
         self.moments: dict[str, Array] = {}
         self.score_sums: Array = None
-        self.loss: Loss
+        self.given_loss: Loss | None = None  # as it was given to compile; None before
+        self.given_metrics: list[Any] = []
+        self.loss: Loss  # resolved for the last activation
+        self.metrics: list[Any] = []  # resolved for the loss
         self.optimizer: Optimizer
-        self.metrics: list[Any] = []
         self.accounting = Accounting()
         self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
         self.group: Group = ALONE  # the processes that share its steps
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
         self.faults: dict[str, None] = {}  # what kept its steps from being one graph, since it was compiled
+        self._recorded: list[Any] | None = None  # the settings that loss, metrics and plans were made for
         self._reset_plans()
 
     # --- parameters ---
@@ -590,13 +596,62 @@ class Network:
         accounting: Accounting = Accounting(),
         precision: str | None = None,
     ) -> None:
-        """Take an update rule, a resolved loss, metrics, and the precision of products on a GPU; the optimiser's state
-        begins anew."""
-        self.optimizer, self.loss, self.metrics, self.accounting = optimizer, loss, metrics, accounting
+        """Set the optimizer, the loss, the metrics, and the precision of products on a GPU. The optimizer starts again
+        at step 0. ValueError if they do not fit each other; then nothing is changed."""
+        self.loss, self.metrics = self.resolve(loss, metrics)
+        self.given_loss, self.given_metrics = loss, metrics
+        self.optimizer, self.accounting = optimizer, accounting
         self.precision = precision
         self.held_rate = None
         self.moments, self.score_sums, self.faults = {}, None, {}
+        if self.is_built:
+            self._reset_state()
+        self._recorded = self.settings()
         self._reset_plans()
+
+    def resolve(self, loss: Loss, metrics: Sequence[Any]) -> tuple[Loss, list[Any]]:
+        """The loss for the last activation, and copies of the metrics for that loss. ValueError if they do not fit each
+        other, or the layers do not fit the weights."""
+        if self.is_built:
+            self._check_parameters()
+        resolved = loss.resolve(self._last_activation(loss))
+        names = [metric.name for metric in metrics]
+        if len(set(names)) != len(names) or "loss" in names:
+            raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
+        copies = [copy.copy(metric) for metric in metrics]
+        for metric in copies:
+            metric.resolve(resolved, self.outputs())
+        return resolved, copies
+
+    def outputs(self, n_in: int | None = None) -> int:
+        """n_out for n_in inputs. Before n_in is known, the units of the last layer that defines its width, or 0."""
+        if self.is_built:
+            return self.n_out
+        if n_in is not None:
+            width = n_in
+            for layer in copy.deepcopy(self.layers):
+                width = layer.build(width)
+            return width
+        for layer in reversed(self.layers):
+            if type(layer).build is not Layer.build:
+                return getattr(layer, "units", 0)
+        return 0
+
+    def _last_activation(self, loss: Loss) -> Activation:
+        """The last layer's activation, the identity if it has none. ValueError if a cross-entropy would take thinned or
+        normalized probabilities for logits."""
+        *before, last = self.layers
+        for layer in reversed(before):
+            if last.activation.name != "identity" or isinstance(last, Dense):
+                break
+            if layer.activation.name in ("softmax", "sigmoid") and hasattr(loss, "from_logits"):
+                raise ValueError(
+                    f"loss {loss.name!r}: {last!r} follows {layer.activation.name}, so that the outputs are "
+                    f"neither its probabilities nor logits; put {type(last).__name__} before the layer with it"
+                )
+            if isinstance(layer, Dense):
+                break
+        return last.activation
 
     def compute_in(self, precision: str | None) -> None:
         """Products on a GPU in that precision from now on."""
@@ -626,9 +681,14 @@ class Network:
                 self.moments[name] = self.backend.zeros((count,), self.dtype)
                 self.moments[name].fill(self.optimizer.initial(name))
             self.score_sums = self.backend.zeros((max(1, self.n_scores),), np.float64)
+        self._reset_state()
+        self._reset_plans()
+
+    def _reset_state(self) -> None:
+        """Set the state array to step 0."""
+        with self.backend.activate():
             self.state.fill(0)
         self._set_seed()
-        self._reset_plans()
 
     def score_parts(self) -> list[tuple[Any, slice]]:
         """The metrics, and where their numbers lie among those of all."""
@@ -659,24 +719,47 @@ class Network:
         return Kept(new((n, self.n_out), self.dtype), y, new((n,), np.float64) if weighted else None)
 
     def ready(self) -> None:
-        """Make sure the optimiser's state exists, and that the plans fit what is frozen now."""
+        """Create the optimizer's state if it does not exist."""
         if self.score_sums is None:
             self.reset_optimizer()
-        self.follow_layers()
 
-    def follow_layers(self) -> bool:
-        """Drop plans that were made when a layer was set otherwise; whether there were any. A frozen layer's gradients
-        are zero."""
-        if self._recorded == self._settings():
-            return False
+    def follow_settings(self) -> None:
+        """Apply the attributes that were set on layers, optimizer, loss and metrics: resolve loss and metrics again and
+        drop the plans, which changes `version`. Does nothing if no attribute changed.
+
+        ValueError if the attributes do not fit each other or the weights; then nothing is changed.
+        """
+        settings = self.settings()
+        if settings == self._recorded:
+            return
+        if self.given_loss is not None:
+            self.check_rule(self.optimizer)
+            self.loss, self.metrics = self.resolve(self.given_loss, self.given_metrics)
+            if self.score_sums is not None and self.score_sums.shape[0] != max(1, self.n_scores):
+                self.score_sums = self.backend.zeros((max(1, self.n_scores),), np.float64)
+        elif self.is_built:
+            self._check_parameters()
+        self._recorded = settings
         self._reset_plans()
-        if self.is_built:
-            self.gradient.fill(0)
-        return True
 
-    def _settings(self) -> list[Any]:
-        """What is recorded in a plan and may be changed on a layer: frozen or not, penalties, a rate."""
-        return [layer.settings() for layer in self.layers]
+    def settings(self) -> list[Any]:
+        """The attribute values that plans record from layers, optimizer, loss and metrics."""
+        found = [layer.settings() for layer in self.layers]
+        if self.given_loss is not None:
+            found += [self.optimizer.settings(), self.given_loss.settings()]
+            found += [metric.settings() for metric in self.given_metrics]
+        return found
+
+    def _check_parameters(self) -> None:
+        """ValueError if an attribute gives a layer other parameters than it was built with."""
+        for k, layer in enumerate(self.layers):
+            built = {p.parameter.name: p.parameter.shape for p in self.places if p.layer == k}
+            now = {p.name: p.shape for p in layer.parameters()}
+            if now != built:
+                raise ValueError(
+                    f"layers[{k}] ({layer!r}) has parameters of shapes {now}, but was built with {built}: set its "
+                    "attribute back, or make a new network"
+                )
 
     def limit(self) -> float:
         """The magnitude from which on an update is tried before it is written; 0 where a rule's numbers are extreme."""
@@ -701,9 +784,10 @@ class Network:
     # --- plans ---
 
     def _reset_plans(self) -> None:
+        """Drop all plans. `version` differs from that of any plan made before."""
         self._lock = threading.Lock()
         self._pool: dict[Any, list[Plan]] = {}
-        self._recorded = self._settings()
+        self.version = next(_versions)
 
     def drop_plans(self) -> None:
         """Give back the memory of plans that are not in use; they are made anew where they are needed."""
@@ -711,7 +795,9 @@ class Network:
 
     @contextmanager
     def plan(self, n: int, **options: Any) -> Iterator[Plan]:
-        """A plan for n rows, from the pool of those not in use or made now. It serves one thread at a time."""
+        """A plan for n rows and the current settings, from the pool of those not in use or made now. It serves one
+        thread at a time."""
+        self.follow_settings()
         key = (n, *sorted(options.items()))
         with self._lock:
             free = self._pool.get(key)
@@ -743,6 +829,7 @@ class Network:
         """Unpickled on the CPU, whatever device it came from."""
         vars(self).update(state)
         self.backend, self.group, self.faults = backends.get("cpu"), ALONE, {}
+        self._recorded = None
         self._reset_plans()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from .arguments import free, positive, share
+from .arguments import free, positive, scalar, share, truth
 
 _NAMES: dict[str, type[Schedule]] = {}
 
@@ -102,9 +102,7 @@ class ExponentialDecay(Schedule):
         self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
         self.decay_rate = positive("decay_rate", decay_rate)
-        if not isinstance(staircase, bool):
-            raise ValueError(f"staircase must be True or False, got {staircase!r}")
-        self.staircase = staircase
+        self.staircase = truth("staircase", staircase)
 
     def _passed(self, t: int) -> float:
         """t/steps, or ⌊t/steps⌋."""
@@ -192,11 +190,10 @@ def get(schedule: Schedule | float) -> Schedule:
     """A schedule as it is, or a number as a constant one. TypeError for anything else."""
     if isinstance(schedule, Schedule):
         return schedule
-    if isinstance(schedule, bool) or not isinstance(schedule, Real):
-        if hasattr(schedule, "__float__") and getattr(schedule, "ndim", None) == 0:
-            return Constant(float(schedule))
+    number = scalar(schedule)
+    if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"learning_rate must be a number or a gpunn.schedules object, got {schedule!r}")
-    return Constant(float(schedule))
+    return Constant(float(number))
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Schedule:
@@ -211,9 +208,10 @@ def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) ->
 
 
 def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    number = scalar(value)
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
         raise ValueError(f"{name} must be an integer ≥ 1, got {value!r}")
-    return int(value)
+    return int(number)
 
 
 __all__ = [

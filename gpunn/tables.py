@@ -6,16 +6,21 @@ one file, so that a prediction takes a table as the user has it and answers in t
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import logging
 import os
+import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .arguments import finite, positive, truth
 from .interchange import onnx
 from .model import Sequential
 from .training import checkpoint
@@ -26,6 +31,16 @@ Cells = Any  # pandas.Series
 
 CLASSES = 20  # integers with at most so many distinct values are classes
 CATEGORIES = 100  # the most frequent that become columns of their own
+LARGEST = 1e150  # of a target: its squares, and float32 outputs times its scale, are finite in float64
+KINDS = {"text": str, "boolean": bool, "integer": int, "number": float}  # of labels
+SPACE = checkpoint.HEADER_LIMIT - 1_000_000  # bytes of a model file for its encoding
+
+MISSING = ("", "?")  # cells without a value, in every column
+# the same in a column whose other cells are all numbers, or all true or false
+MISSING_NUMBERS = (
+    *MISSING, "NA", "N/A", "n/a", "<NA>", "#NA", "#N/A", "#N/A N/A", "NaN", "nan", "-NaN", "-nan", "NULL", "null",
+    "None", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+)  # fmt: skip
 
 _log = logging.getLogger("gpunn")
 
@@ -39,17 +54,52 @@ def pandas() -> Any:
     return pd
 
 
-def read_csv(path: str | os.PathLike[str], texts: tuple[str, ...] = ()) -> Frame:
-    """The table in a CSV file with a line of names; comma, semicolon, tab and bar are told apart by that line.
+def read_csv(path: str | os.PathLike[str], words: tuple[str, ...] = (), missing: tuple[str, ...] = MISSING) -> Frame:
+    """Read a CSV file with a line of names; comma, semicolon, tab and bar are told apart by that line.
 
-    Cells of the columns `texts` stay as they are written. OSError where the file cannot be read, ValueError where it
-    is no such table.
+    words    columns of words, kept as written; others are such columns where a cell is neither a number nor missing
+    missing  the cells of such columns that are missing; in columns of numbers, or of true and false, MISSING_NUMBERS
+
+    OSError where the file cannot be read, ValueError where it is no such table.
     """
-    pd = pandas()
-    path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.readline()
+    file = _CsvFile.of(Path(path))
+    known = [k for k, name in enumerate(file.names) if name in words]
+    frame = file.read({k: missing if k in known else MISSING_NUMBERS for k in range(len(file.names))}, known)
+    # None and NA are words in a column of words, and only now is it known which these are
+    found = [k for k in frame.columns if k not in known and frame[k].isna().any() and not _holds_numbers(frame[k])]
+    if found:
+        again = file.read(dict.fromkeys(found, missing), found)
+        for k in found:
+            frame[k] = again[k]
+    frame.columns = file.names
+    if len(frame) == 0:
+        raise ValueError(f"{path} has no rows below its line of names")
+    # a first column without a name holds row numbers, as pandas and spreadsheets write them
+    for k, name in enumerate(file.names):
+        if k and not name and not frame.iloc[:, k].isna().all():
+            _log.warning(f"column {k + 1} of {path} has no name and is not used")
+    return frame[[name for name in file.names if name]]
+
+
+def read_column(path: str | os.PathLike[str], name: str) -> Cells:
+    """Read one column of a CSV file as text, every cell as written. Errors as in `read_csv`."""
+    file = _CsvFile.of(Path(path))
+    k = file.names.index(name)
+    return file.read({k: ()}, [k])[k].fillna("").rename(name)
+
+
+@dataclass(frozen=True)
+class _CsvFile:
+    """A CSV file and the names in its first line."""
+
+    path: Path
+    separator: str
+    names: list[str]
+
+    @classmethod
+    def of(cls, path: Path) -> _CsvFile:
+        with _named_errors(path), path.open(encoding="utf-8-sig", newline="") as file:
+            head = _outside_quotes(file.readline())
             separator = max(",;\t|", key=head.count)
             file.seek(0)
             names = [name.strip() for name in next(csv.reader(file, delimiter=separator, skipinitialspace=True), [])]
@@ -58,18 +108,44 @@ def read_csv(path: str | os.PathLike[str], texts: tuple[str, ...] = ()) -> Frame
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             raise ValueError(f"{path} has more than one column {_listed(twice)}: give each a name of its own")
-        with warnings.catch_warnings():
+        return cls(path, separator, names)
+
+    def read(self, missing: dict[int, tuple[str, ...]], words: list[int]) -> Frame:
+        """The columns in `missing`, by their position in the file, with row numbers from 1.
+
+        missing  the spellings of a missing cell in each column
+        words    the columns that are kept as text
+        """
+        pd = pandas()
+        # pandas does not look for lines that are too long where it is given the columns
+        columns = None if len(missing) == len(self.names) else sorted(missing)
+        with _named_errors(self.path), warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
-                path,
-                sep=separator,
+                self.path,
+                sep=self.separator,
                 encoding="utf-8-sig",
                 skipinitialspace=True,
-                na_values=["?"],
-                dtype={k: str for k, name in enumerate(names) if name in texts},
+                header=0,
+                names=range(len(self.names)),
+                usecols=columns,
+                keep_default_na=False,
+                na_values={k: list(spellings) for k, spellings in missing.items()},
+                dtype=dict.fromkeys(words, str),
                 low_memory=False,
                 index_col=False,  # a line too long warns, where pandas would otherwise shift the names
+                skip_blank_lines=len(self.names) > 1,  # of a single column it is a missing cell
             )
+        frame.index = range(1, len(frame) + 1)
+        return frame
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """ValueError with the file's name for what the readers of CSV raise."""
+    pd = pandas()
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not text in UTF-8 (byte {error.start}: {error.reason}): save it as UTF-8"
@@ -79,12 +155,11 @@ def read_csv(path: str | os.PathLike[str], texts: tuple[str, ...] = ()) -> Frame
     except (pd.errors.ParserError, csv.Error) as error:
         reason = " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
         raise ValueError(f"{path} is not a CSV table: {reason}") from None
-    frame.columns = names
-    frame.index = range(1, len(frame) + 1)
-    if len(frame) == 0:
-        raise ValueError(f"{path} has no rows below its line of names")
-    # a column without a name holds row numbers, as pandas and spreadsheets write them
-    return frame[[name for name in names if name]]
+
+
+def _outside_quotes(line: str) -> str:
+    """A line without its quoted cells. A quote opens a cell at its beginning only."""
+    return re.sub(r'(^|[,;\t|])\s*"(?:[^"]|"")*("|$)', r"\1", line)
 
 
 # --- columns ---
@@ -104,17 +179,47 @@ class Numbers:
     scale: float | None
     indicator: bool
 
+    def check(self) -> None:
+        """ValueError where a field cannot come from a table."""
+        finite("median", self.median)
+        finite("mean", self.mean)
+        if self.scale is not None:
+            positive("scale", self.scale)
+        truth("indicator", self.indicator)
+
     @property
     def width(self) -> int:
         return (self.scale is not None) + self.indicator
 
-    def encode(self, cells: Cells) -> tuple[np.ndarray, int]:
-        """The inputs (n, width), and 0 unseen cells. ValueError names the first cell that is not a number."""
+    def encode(self, cells: Cells) -> tuple[np.ndarray, list[str]]:
+        """The inputs (n, width), float32, and a note on missing cells if training saw none.
+
+        ValueError names the first cell that is not a number, or too large a one.
+        """
         x = numbers_of(cells)
         missing = np.isnan(x)
         x[missing] = self.median
-        columns = [] if self.scale is None else [(x - self.mean) / self.scale]
-        return np.column_stack([*columns, *([missing] if self.indicator else [])]), 0
+        columns = [] if self.scale is None else [self._standardised(x, self.scale, cells)]
+        notes = []
+        if missing.any() and not self.indicator:
+            notes.append(
+                f"column {self.name!r}: {int(missing.sum())} of {len(x)} cells are missing, which training did not "
+                f"see; the median {self.median:.7g} is used"
+            )
+        return np.column_stack([*columns, *([missing] if self.indicator else [])]).astype(np.float32), notes
+
+    def _standardised(self, x: np.ndarray, scale: float, cells: Cells) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            z: np.ndarray = (x - self.mean) / scale
+        wrong = np.abs(z) > np.finfo(np.float32).max
+        if wrong.any():
+            k = int(wrong.argmax())
+            raise ValueError(
+                f"column {self.name!r} holds {x[k]:.7g} in row {cells.index[k]}, which is too far from the numbers of "
+                f"the training rows (mean {self.mean:.4g}, standard deviation {scale:.4g}); correct the cell, or "
+                "leave it empty"
+            )
+        return z
 
 
 @dataclass(frozen=True)
@@ -124,18 +229,36 @@ class Categories:
     name: str
     values: tuple[str | None, ...]
 
+    def check(self) -> None:
+        """ValueError where a field cannot come from a table."""
+        if not all(value is None or isinstance(value, str) for value in self.values):
+            raise ValueError("values must be texts, or null for missing cells")
+
     @property
     def width(self) -> int:
         return len(self.values)
 
-    def encode(self, cells: Cells) -> tuple[np.ndarray, int]:
-        """The inputs (n, width), and the number of cells whose category is none of these: their row is all zero."""
+    def encode(self, cells: Cells) -> tuple[np.ndarray, list[str]]:
+        """The inputs (n, width), float32, and notes on cells whose category is none of these: their row is all zero."""
         places = {value: k for k, value in enumerate(self.values)}
-        place = np.array([places.get(word, -1) for word in words_of(cells)])
-        x = np.zeros((len(place), self.width))
+        words = words_of(cells)
+        place = np.array([places.get(word, -1) for word in words])
+        x = np.zeros((len(place), self.width), np.float32)
         known = np.flatnonzero(place >= 0)
         x[known, place[known]] = 1
-        return x, len(place) - len(known)
+        missing = 0 if None in places else words.count(None)
+        unseen = len(place) - len(known) - missing
+        notes = []
+        if unseen:
+            notes.append(
+                f"column {self.name!r}: {unseen} of {len(words)} cells hold a category that training did not see"
+            )
+        if missing:
+            notes.append(
+                f"column {self.name!r}: {missing} of {len(words)} cells are missing, which training did not see; they "
+                "count as no category"
+            )
+        return x, notes
 
 
 @dataclass(frozen=True)
@@ -146,6 +269,11 @@ class Classes:
     labels: tuple[Any, ...]
     kind: str
 
+    def check(self) -> None:
+        """ValueError where a field cannot come from a table."""
+        if self.kind not in KINDS or not all(type(label) is KINDS[self.kind] for label in self.labels):
+            raise ValueError(f"labels must be of kind {self.kind!r}, one of {', '.join(KINDS)}")
+
     @property
     def n_out(self) -> int:
         return len(self.labels)
@@ -155,9 +283,14 @@ class Classes:
         place = {label: k for k, label in enumerate(self.labels)}
         return np.array([place[_label(value, self.kind)] for value in cells], dtype=np.int32)
 
-    def answer(self, net: Sequential, X: np.ndarray) -> np.ndarray:
-        """The labels (n,) that the network gives to rows of inputs."""
-        return np.array(self.labels)[net.predict_classes(X)]
+    def outputs(self, net: Sequential, X: np.ndarray) -> np.ndarray:
+        """The probabilities (n, n_out) that the network gives to rows of inputs."""
+        return np.asarray(net.predict_proba(X))
+
+    def answer(self, outputs: np.ndarray) -> np.ndarray:
+        """The labels (n,) for `outputs`."""
+        labels: np.ndarray = np.array(self.labels)[outputs.argmax(axis=1)]
+        return labels
 
 
 @dataclass(frozen=True)
@@ -169,29 +302,44 @@ class Amounts:
     scale: float
     n_out = 1
 
+    def check(self) -> None:
+        """ValueError where a field cannot come from a table."""
+        finite("mean", self.mean)
+        positive("scale", self.scale)
+
     def encode(self, cells: Cells) -> np.ndarray:
         """The standardised targets (n, 1)."""
         return ((numbers_of(cells) - self.mean) / self.scale)[:, None]
 
-    def answer(self, net: Sequential, X: np.ndarray) -> np.ndarray:
-        """The predictions (n,) in the user's units."""
-        a: np.ndarray = net.predict(X)[:, 0]
-        return a.astype(np.float64) * self.scale + self.mean
+    def outputs(self, net: Sequential, X: np.ndarray) -> np.ndarray:
+        """The standardised predictions (n, 1) that the network gives to rows of inputs."""
+        return np.asarray(net.predict(X))
+
+    def answer(self, outputs: np.ndarray) -> np.ndarray:
+        """The predictions (n,) in the user's units for `outputs`."""
+        a: np.ndarray = outputs[:, 0].astype(np.float64)
+        return a * self.scale + self.mean
 
 
 @dataclass
 class Encoding:
-    """What each column becomes, learned from the training rows. `notes` tells the user what was left out, and why."""
+    """What each column becomes, learned from the training rows.
+
+    notes    what was left out, and why, for the user
+    missing  the cells of columns of words that are missing, as they are written in a CSV file
+    """
 
     columns: list[Numbers | Categories]
     target: Classes | Amounts
     notes: list[str] = field(default_factory=list)
+    missing: tuple[str, ...] = MISSING
 
     @classmethod
     def of(cls, frame: Frame, target: Classes | Amounts, rows: np.ndarray) -> Encoding:
         """Learn the columns from `rows` of a table (indices), the target left aside.
 
-        ValueError where a column has no value, holds text among numbers, or none tells anything.
+        ValueError where a column has no value, holds text among numbers, or none tells anything, and where its
+        categories or labels are too long to be saved.
         """
         columns: list[Numbers | Categories] = []
         notes: list[str] = []
@@ -213,37 +361,62 @@ class Encoding:
             notes.append(f"left out, the same in every row: {_listed(useless)}")
         if not columns:
             raise ValueError(f"no column beside {target.name!r} to learn from: {'; '.join(notes) or 'there is none'}")
-        return cls(columns, target, notes)
+        encoding = cls(columns, target, notes)
+        encoding._check_space(frame)
+        return encoding
+
+    def _check_space(self, frame: Frame) -> None:
+        """ValueError where a model file has no space for the encoding; it names the longest text's column and row."""
+        needed = len(json.dumps(json.dumps(self.get_config())))  # metadata is a JSON string in a JSON header
+        if needed <= SPACE:
+            return
+        texts: list[tuple[str, str]] = []
+        for column in (*self.columns, self.target):
+            values = {Categories: "values", Classes: "labels"}.get(type(column), "")
+            texts += [(column.name, text) for text in getattr(column, values, ()) if isinstance(text, str)]
+        where = ""
+        if texts:
+            name, text = max(texts, key=lambda found: len(found[1]))
+            row = frame.index[words_of(frame[name]).index(text)]
+            where = f"; the longest text has {len(text)} characters, in column {name!r}, row {row}"
+        raise ValueError(
+            f"names, categories and labels need {needed} bytes in the model file, which has space for {SPACE}{where}: "
+            "shorten such texts, or leave out columns"
+        )
 
     def encode(self, frame: Frame) -> tuple[np.ndarray, list[str]]:
-        """The inputs (n, width) of a table's rows, float32, and what to say about cells of unknown categories.
+        """The inputs (n, width) of a table's rows, float32, and notes on cells that training did not see.
 
-        ValueError where a column lacks, or holds text among numbers.
+        ValueError where a column lacks, holds text among numbers, or a number too far from those of training.
         """
         lacking = [column.name for column in self.columns if column.name not in frame.columns]
         if lacking:
             raise ValueError(f"the table lacks what the model was trained on: column {_listed(lacking)}")
-        parts, unknown = [], []
+        parts, notes = [], []
         for column in self.columns:
-            part, count = column.encode(frame[column.name])
-            parts.append(part.astype(np.float32))
-            if count:
-                unknown.append(
-                    f"column {column.name!r}: {count} of {len(frame)} cells hold a category that training did not see"
-                )
-        return np.hstack(parts), unknown
+            part, found = column.encode(frame[column.name])
+            parts.append(part)
+            notes += found
+        return np.hstack(parts), notes
 
     def get_config(self) -> dict[str, Any]:
         """As JSON."""
         return {
             "columns": [{"type": type(c).__name__, **vars(c)} for c in self.columns],
             "target": {"type": type(self.target).__name__, **vars(self.target)},
+            "missing": self.missing,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Encoding:
         """The inverse of `get_config`. KeyError, TypeError or ValueError where it is not one."""
-        return cls([_from_config(c) for c in config["columns"]], _from_config(config["target"]))
+        columns = [_from_config(c) for c in config["columns"]]
+        # without the field it is from a version that read all columns alike
+        missing = tuple(str(spelling) for spelling in config.get("missing", MISSING_NUMBERS))
+        target = _from_config(config["target"])
+        for column in (*columns, target):
+            column.check()
+        return cls(columns, target, missing=missing)
 
 
 class TableModel:
@@ -265,19 +438,29 @@ class TableModel:
     def predict(self, table: Frame | str | os.PathLike[str]) -> np.ndarray:
         """The answers (n,) for the rows of a DataFrame or a CSV file: the user's own labels, or numbers in their units.
 
-        Columns are found by name; others are ignored. ValueError where one lacks or holds text among numbers; cells of
-        a category that training did not see count as none, and `logging` says how many.
+        Columns are found by name; others are ignored. In a CSV file a cell is missing where it is empty or "?", and in
+        a column of numbers also where it is NA, NaN, null, None or the like. Cells of a category that training did not
+        see count as none, and `logging` says how many. ValueError where a column lacks, holds text among numbers, or a
+        number so large that the network's output is not finite.
         """
         if isinstance(table, (str, os.PathLike)):
-            table = read_csv(table, tuple(c.name for c in self.encoding.columns if isinstance(c, Categories)))
+            words = tuple(c.name for c in self.encoding.columns if isinstance(c, Categories))
+            table = read_csv(table, words, self.encoding.missing)
         elif not hasattr(table, "columns") or not hasattr(table, "iloc"):
             raise TypeError(f"table must be a pandas DataFrame or the path of a CSV file, got {type(table).__name__}")
         if len(table) == 0:
             raise ValueError("the table has no rows")
-        X, unknown = self.encoding.encode(table)
-        for line in unknown:
+        X, notes = self.encoding.encode(table)
+        for line in notes:
             _log.warning(line)
-        return self.encoding.target.answer(self.net, X)
+        outputs = self.encoding.target.outputs(self.net, X)
+        wrong = ~np.isfinite(outputs).all(axis=1)
+        if wrong.any():
+            raise ValueError(
+                f"the network's output for row {table.index[int(wrong.argmax())]} is not finite: its numbers are too "
+                "far from those of the training rows"
+            )
+        return self.encoding.target.answer(outputs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network and encoding to a safetensors file, as one step; `gpunn.load` opens it."""
@@ -309,10 +492,18 @@ class TableModel:
     ) -> TableModel:
         """What `save` wrote. CheckpointError where encoding and network do not fit each other."""
         net = Sequential.from_tensors(tensors, metadata["net"], custom=custom, device=device)
-        encoding = Encoding.from_config(metadata["table"])
+        try:
+            encoding = Encoding.from_config(metadata["table"])
+        except ValueError as error:
+            raise CheckpointError(f"the encoding of the table's columns is invalid: {error}") from error
         width = sum(column.width for column in encoding.columns)
         if width != metadata["net"]["n_in"]:
             raise CheckpointError(f"the columns make {width} inputs, but the network has {metadata['net']['n_in']}")
+        if encoding.target.n_out != net._net.n_out:
+            raise CheckpointError(
+                f"the target {encoding.target.name!r} needs {encoding.target.n_out} outputs, but the network has "
+                f"{net._net.n_out}"
+            )
         return cls(net, encoding, metadata["table"]["source"])
 
     def __repr__(self) -> str:
@@ -349,7 +540,7 @@ def target_of(cells: Cells, task: str = "auto") -> tuple[Classes | Amounts, str]
     distinct = len(set(labels))
     what = {"text": "text", "boolean": "true or false", "integer": "integers", "number": "numbers"}[kind]
     if distinct == 1:
-        raise ValueError(f"column {name!r} holds {labels[0]!r} in every row: there is nothing to learn")
+        raise ValueError(f"column {name!r} holds {_shown(labels[0])} in every row: there is nothing to learn")
     if task == "auto":
         if kind == "text":
             holds_words(cells)  # numbers with a word among them are an error, not classes
@@ -360,11 +551,21 @@ def target_of(cells: Cells, task: str = "auto") -> tuple[Classes | Amounts, str]
         mean, scale = _moments(y)
         if scale is None:
             raise ValueError(f"column {name!r} is the same number in every row, but for rounding: nothing to learn")
+        if np.abs(y).max() > LARGEST:
+            k = int(np.abs(y).argmax())
+            raise ValueError(
+                f"column {name!r} holds {y[k]:.7g} in row {cells.index[k]}, and {LARGEST:g} is the largest number that "
+                "can be learned: divide the column by a power of ten, or leave the cell empty"
+            )
         return Amounts(name, mean, scale), f"{what}, {distinct} distinct values"
+    if kind == "number":
+        numbers_of(cells)  # of which a model file cannot hold infinity
     if distinct > max(CLASSES, len(labels) // 2):
+        numbers = pandas().to_numeric(cells, errors="coerce").notna().all()  # 007 is text here
         raise ValueError(
             f"column {name!r} has {distinct} distinct values in {len(labels)} rows: "
             "too many to be classes, each of which needs several rows to be learned from"
+            + ("; --task regression learns them as numbers" if numbers else "")
         )
     return Classes(name, tuple(sorted(set(labels))), kind), f"{what}, {distinct} distinct values"
 
@@ -386,7 +587,7 @@ def _label(value: Any, kind: str) -> Any:
     """One cell of a target as the user knows it: a word, a truth value or a number, of Python's own types."""
     if kind == "text":
         return _word(value)
-    return {"boolean": bool, "integer": int, "number": float}[kind](value)
+    return KINDS[kind](value)
 
 
 # --- columns of training rows ---
@@ -398,16 +599,31 @@ def numbers_of(cells: Cells) -> np.ndarray:
     if cells.dtype.kind in "cmM" or isinstance(cells.dtype, (pd.CategoricalDtype, pd.DatetimeTZDtype)):
         cells = cells.astype(object).map(str, na_action="ignore")
     x: np.ndarray = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
-    wrong = (np.isnan(x) & cells.notna().to_numpy()) | np.isinf(x)
+    wrong = (np.isnan(x) & ~_missing_numbers(cells)) | np.isinf(x)
     if wrong.any():
         k = int(wrong.argmax())
         count = int(wrong.sum())
         raise ValueError(
-            f"column {cells.name!r} should hold numbers, but row {cells.index[k]} holds {str(cells.iloc[k])!r}"
+            f"column {cells.name!r} should hold numbers, but row {cells.index[k]} holds {_shown(str(cells.iloc[k]))}"
             + (f" ({count} such cells)" if count > 1 else "")
             + "; leave a cell empty where the number is not known"
         )
     return x
+
+
+def _missing_numbers(cells: Cells) -> np.ndarray:
+    """Which cells of a column are missing if it is one of numbers."""
+    missing: np.ndarray = cells.isna().to_numpy()
+    if cells.dtype.kind in "biuf":
+        return missing
+    spelled: np.ndarray = missing | [isinstance(value, str) and value.strip() in MISSING_NUMBERS for value in cells]
+    return spelled
+
+
+def _shown(value: Any) -> str:
+    """A cell as an error shows it, not longer than a line."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"
 
 
 def words_of(cells: Cells) -> list[str | None]:
@@ -428,13 +644,13 @@ def holds_words(cells: Cells) -> bool:
     ValueError where it is empty, or is a column of numbers with some text among them.
     """
     pd = pandas()
-    there = cells.dropna()
-    if len(there) == 0:
+    if cells.isna().all():
         raise ValueError(f"column {cells.name!r} has no value in any row: delete it, or fill it")
-    if (pd.api.types.is_numeric_dtype(cells.dtype) and cells.dtype.kind != "c") or _all_booleans(there):
+    if _holds_numbers(cells):
         return False
     if cells.dtype.kind in "cmM" or isinstance(cells.dtype, pd.DatetimeTZDtype):
         return True
+    there = cells[~_missing_numbers(cells)]
     x = pd.to_numeric(there.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     x = x[~np.isnan(x)]
     if 2 * len(x) <= len(there):
@@ -444,6 +660,12 @@ def holds_words(cells: Cells) -> bool:
         numbers_of(cells)
         return False
     return len(x) < len(there)
+
+
+def _holds_numbers(cells: Cells) -> bool:
+    """Whether a column was read as numbers, or as true and false."""
+    numeric = pandas().api.types.is_numeric_dtype(cells.dtype) and cells.dtype.kind != "c"
+    return bool(numeric) or _all_booleans(cells.dropna())
 
 
 def _numbers(cells: Cells) -> Numbers:
@@ -460,7 +682,7 @@ def _moments(x: np.ndarray) -> tuple[float, float | None]:
     if top == 0:
         return 0.0, None
     mean, scale = float((x / top).mean()), float((x / top).std())
-    return mean * top, scale * top if scale > 1e-12 else None
+    return mean * top, scale * top if scale > 1e-12 and scale * top > 0 else None
 
 
 def _categories(cells: Cells, notes: list[str]) -> Categories | None:

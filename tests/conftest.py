@@ -7,14 +7,24 @@ import tempfile
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # the workers share the cores; read when NumPy is imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 GPU_MISSING = pytest.StashKey[str]()
 CACHE = pytest.StashKey[str]()
 
 
 def pytest_configure(config):
     if "GPUNN_CACHE" not in os.environ:
-        # one cache a run, also for the workers and subprocesses of the run, and never the user's
-        config.stash[CACHE] = os.environ["GPUNN_CACHE"] = tempfile.mkdtemp(prefix="gpunn-tests-")
+        # never the user's cache. Its files are named by content, so that later runs find what this one compiled
+        cache = getattr(config, "cache", None)
+        if cache is None:  # -p no:cacheprovider
+            config.stash[CACHE] = folder = tempfile.mkdtemp(prefix="gpunn-tests-")
+        else:
+            folder = str(cache.mkdir("gpunn-kernels"))
+            os.chmod(folder, 0o700)  # gpunn refuses a folder that others may write to
+        os.environ["GPUNN_CACHE"] = folder
     missing = _why_no_gpu()
     config.stash[GPU_MISSING] = missing
     if missing:

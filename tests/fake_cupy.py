@@ -10,14 +10,12 @@ import ctypes
 import functools
 import importlib.machinery
 import pathlib
-import shutil
-import subprocess
 import sys
-import tempfile
 import types
 
 import fake_cublaslt
 import fake_graphs
+import host_compiler
 import numpy as np
 import pytest
 
@@ -158,18 +156,11 @@ def asarray(x, dtype=None):
 
 
 PRELUDE = (pathlib.Path(__file__).parent / "fake_cuda.h").read_text()
-COMPILER = shutil.which("c++") or shutil.which("g++") or "clang++"
-FLAGS = ["-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-x", "c++", "-"]
-_folder = tempfile.TemporaryDirectory(prefix="fake-cupy-")
 
 
 @functools.cache
 def _compile(source, name):
-    library = f"{_folder.name}/{hash(source)}.so"
-    run = subprocess.run([COMPILER, *FLAGS, "-o", library], input=source, text=True, capture_output=True)
-    if run.returncode:
-        raise CompileException(run.stderr)
-    return getattr(ctypes.CDLL(library), name)
+    return host_compiler.load(source, name, error=CompileException)
 
 
 def _parameter(text, const):
@@ -289,7 +280,7 @@ def install(monkeypatch, devices=1):
     """Put the fake in CuPy's place, with a fake cuBLASLt, nothing seen and no device chosen yet; returns it."""
     import internals
 
-    if not shutil.which(COMPILER):
+    if not host_compiler.found():
         pytest.skip("the fake CuPy needs a C++ compiler to run kernels")
     state.reset(devices)
     for module in (cupy, cuda, runtime, memory):

@@ -70,7 +70,7 @@ def epochs_taken(net):
 
 def compiled(net):
     """The loss that compile was given, and the metrics."""
-    return net._loss, net._net.metrics
+    return net._net.given_loss, net._net.metrics
 
 
 def merges_activation(net):

@@ -93,6 +93,11 @@ BAD_X = {
     "dates": (np.full((ROWS, 4), np.datetime64("2024-01-01")), TypeError, naming("dates")),
     "Python dates": ([[datetime.date(2024, 1, 1)] * 4] * ROWS, TypeError, naming("date")),
     "spans of time": (np.ones((ROWS, 4), "m8[s]"), TypeError, naming("time differences")),
+    "a span of time among numbers": (
+        np.array([[1.5, 2, 3, np.timedelta64(4, "D")]] * ROWS, object),
+        TypeError,
+        naming("timedelta64"),
+    ),
     "complex": (X + 1j, TypeError, naming("complex numbers")),
     "complex objects": ((X + 1j).astype(object), TypeError, naming("complex")),
     "decimals": ([[Decimal(1)] * 4] * ROWS, TypeError, naming("Decimal")),

@@ -95,6 +95,80 @@ def test_labels_written_with_leading_zeros_come_back_as_written(run, folder):
     assert set(out.split()) <= {"code", "01", "02"} and len(out.split()) == 3
 
 
+@pytest.mark.parametrize("whole", ["0012", "-003", "00"])
+def test_amounts_with_leading_zeros_are_numbers(run, whole):
+    rows = [f"{x},{whole}.{x:02d}" for x in range(30)]
+    Path("t.csv").write_text("x,amount\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    status, out, _ = run("train", "t.csv", "--target", "amount", *QUICK)
+    assert status == 0 and out.startswith("task: regression of 'amount' (numbers, 30 distinct values)")
+
+
+def test_many_codes_with_leading_zeros_are_numbers_if_the_user_says_so(run):
+    Path("t.csv").write_text("x,n\n" + "".join(f"{x},{x:04d}\n" for x in range(30)) + ",\n", encoding="utf-8")
+    status, out, err = run("train", "t.csv", "--target", "n", *QUICK)
+    assert (status, out) == (2, "") and "column 'n'" in err and "--task regression" in err
+    status, out, err = run("train", "t.csv", "--target", "n", "--task", "regression", *QUICK)
+    assert status == 0 and "held-out R²" in out and "1 rows without a value in 'n' are not used\n" in err
+
+
+def test_classes_called_none_are_learned_and_the_reason_for_a_missing_target_is_told(run):
+    words = ["None", "A", "B"]
+    rows = [f"{x % 3},{words[x % 3]},{x if x % 7 else 'NA'}" for x in range(60)]
+    Path("t.csv").write_text("x,word,number\n" + "\n".join(rows) + "\n1,?,\n", encoding="utf-8")
+    status, out, err = run("train", "t.csv", "--target", "word", "--epochs", "100", "--out", "w")
+    assert status == 0 and out.startswith("task: classification of 'word' (text, 3 distinct values)")
+    assert "1 rows without a value in 'word' are not used: 1 '?'\n" in err
+    Path("new.csv").write_text("x,number\n0,1\n1,NA\n2,\n", encoding="utf-8")
+    assert run("predict", "w", "new.csv")[:2] == (0, "word\nNone\nA\nB\n")
+    status, out, err = run("train", "t.csv", "--target", "number", *QUICK)
+    assert status == 0 and out.startswith("task: regression of 'number' (integers, 51 distinct values)")
+    assert "10 rows without a value in 'number' are not used: 9 'NA', 1 empty\n" in err
+
+
+def test_labels_that_are_numbers_are_written_with_all_their_digits(run):
+    labels = ["1234567.125", "0.123456789"]
+    rows = [f"{x},{labels[x >= 15]}" for x in range(30)]
+    Path("t.csv").write_text("x,y\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    assert run("train", "t.csv", "--target", "y", "--task", "classification", *QUICK)[0] == 0
+    answers = run("predict", "t.safetensors", "t.csv")[1].splitlines()
+    assert answers[0] == "y" and len(answers) == 31 and set(answers[1:]) <= set(labels)
+
+
+def test_labels_of_many_digits_keep_them_beside_missing_cells(run):
+    labels = ["9007199254740993", "9007199254740995"]
+    rows = [f"{x},{labels[x >= 15]}" for x in range(30)]
+    Path("t.csv").write_text("x,y\n" + "\n".join(rows) + "\n3,\n", encoding="utf-8")
+    status, out, _ = run("train", "t.csv", "--target", "y", *QUICK)
+    assert status == 0 and out.startswith("task: classification")
+    assert set(run("predict", "t.safetensors", "t.csv")[1].split()[1:]) <= set(labels)
+
+
+def test_names_with_dollar_signs_are_no_formulas(run):
+    rows = [f"{x},{x / 2}" for x in range(30)]
+    Path("$_$.csv").write_text("x,price $_$ or $\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    assert run("train", "$_$.csv", "--target", "price $_$ or $", *QUICK)[0] == 0
+    assert Path("$_$.safetensors").exists() and Path("$_$.png").exists()
+
+
+@pytest.mark.parametrize("labels", [("TRUE", "FALSE"), ("true", "false"), ("True", "False")])
+def test_true_and_false_are_answered_as_they_are_written(run, labels):
+    rows = [f"{x},{labels[x >= 15]}" for x in range(30)]
+    Path("t.csv").write_text("x,y\n" + "\n".join(rows) + "\n3,\n", encoding="utf-8")
+    assert run("train", "t.csv", "--target", "y", *QUICK)[0] == 0
+    assert set(run("predict", "t.safetensors", "t.csv")[1].split()[1:]) <= set(labels)
+    assert run("train", "t.csv", "--target", "y", "--task", "regression", "--force", *QUICK)[0] == 0
+
+
+def test_an_amount_so_small_that_its_square_vanishes_has_a_score(run):
+    Path("t.csv").write_text("x,y\n" + "".join(f"{x},{x}e-200\n" for x in range(30)), encoding="utf-8")
+    Path("s.csv").write_text("x,y\n" + "".join(f"{x},{x}\n" for x in range(30)), encoding="utf-8")
+    small, plain = (
+        re.search(r"held-out R² (-?[\d.]+) ", run("train", name, "--target", "y", *QUICK)[1])
+        for name in ("t.csv", "s.csv")
+    )
+    assert float(small[1]) == pytest.approx(float(plain[1]), abs=1e-3)
+
+
 def test_unknown_categories_are_counted_on_stderr(table):
     gpunn_("train", table, "--target", "sort", *QUICK)
     Path("new.csv").write_text("colour,length,weight\ngrey,1,1000\nred,2,1000\n", encoding="utf-8")
@@ -239,6 +313,17 @@ MISTAKES = {
         ["predict", "model.safetensors", "text.csv"],
         naming("column 'x'", "row 3", "'abc'"),
     ),
+    "predict: too far": (
+        ["predict", "model.safetensors", "far.csv"],
+        naming("column 'x'", "1e+45", "row 3"),
+    ),
+    "infinite class": (
+        ["train", "infinite.csv", "--target", "y", "--task", "classification"],
+        naming("column 'y'", "row 3", "'inf'"),
+    ),
+    "huge target": (["train", "huge.csv", "--target", "y"], naming("column 'y'", "1e+308", "row 1")),
+    "long target": (["train", "long.csv", "--target", "y"], naming("characters", "column 'y'", "row 3")),
+    "long category": (["train", "long.csv", "--target", "x"], naming("characters", "column 'y'", "row 3")),
     "predict: out": (
         ["predict", "model.safetensors", "good.csv", "--out", "good.csv", "--force"],
         naming("good.csv", "read"),
@@ -265,6 +350,7 @@ def model_file(tmp_path_factory):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_on_stderr_and_nothing_is_written(run, folder, model_file, mistake):
+    long = "q" * (10_000_000 if mistake.startswith("long") else 5)
     for name, text in {
         "good": "x,y\n" + "".join(f"{k},{k / 2}\n" for k in range(10)),
         "empty": "",
@@ -273,6 +359,10 @@ def test_a_mistake_is_one_line_on_stderr_and_nothing_is_written(run, folder, mod
         "text": "x,y\n1.5,1\n2.5,2\nabc,3\n4.5,4\n5.5,5\n",
         "words": "z,y\n1,low\n2,high\n3,low\n4,high\n5,low\n",
         "missing": "x,y\n,1\n,2\n,3\n,4\n,5\n",
+        "infinite": "x,y\n" + "".join(f"{k},{[0.5, 1.5, 'inf'][k % 3]}\n" for k in range(10)),
+        "far": "x\n1\n2\n1e45\n4\n",
+        "huge": "x,y\n1,1e308\n2,-1e308\n3,1e308\n4,-1e308\n5,1e308\n",
+        "long": "x,y\n" + "".join(f"{k / 2},{long if k % 5 == 2 else 'ab'[k % 2]}\n" for k in range(10)),
         "alone": "y\n1.5\n2.5\n3\n4\n5\n",
     }.items():
         Path(f"{name}.csv").write_text(text, encoding="utf-8")

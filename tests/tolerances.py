@@ -5,6 +5,9 @@ import numpy as np
 # what a GPU may add to a kernel's `ulp`: its exp, tanh and log1p err by up to 2 ulp where the host's err by 1, and each
 # multiply-add that is fused skips a rounding that NumPy makes
 DEVICE_ULP = 6
+# of the largest entry of a float64 array after a few steps: BLAS kernels and math libraries differ by roundings, which
+# amount to about 1e-15 after those steps
+GOLDEN = 1e-11
 
 
 def unit_roundoff(dtype):

@@ -33,7 +33,7 @@ from sklearn.utils.validation import (
 from .. import activations, initializers, optimizers
 from .. import data as checks
 from ..activations import Activation
-from ..arguments import fraction
+from ..arguments import fraction, integer
 from ..backend import array_module, is_device_array, to_host
 from ..initializers import Initializer
 from ..interchange import onnx
@@ -164,7 +164,13 @@ class Perceptron:
                 return ensemble.fit(self, X, y, sample_weight, validation_data, resume)
             if hasattr(self, "estimators_"):
                 ensemble.forget(self)
-            return self._fit(_host(X), _host(y, "y"), sample_weight=_host(sample_weight, WEIGHTS), incremental=False)
+            X, y, w = _host(X), self._host_targets(y), _host(sample_weight, WEIGHTS)
+            return self._fit(X, y, sample_weight=w, incremental=False)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        # scikit-learn compares the sizes with 0 before it calls _validate_input
+        self._hidden_sizes()
+        return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)  # type: ignore[misc]
 
     @contextmanager
     def _one_fit(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
@@ -464,8 +470,15 @@ class Perceptron:
         return bool(self.solver == "lbfgs")
 
     def _hidden_sizes(self) -> list[int]:
+        """The units of each hidden layer. TypeError where one is not an integer; scikit-learn checks that it is > 0."""
         sizes = self.hidden_layer_sizes
-        return list(sizes) if isinstance(sizes, Iterable) else [sizes]
+        if not isinstance(sizes, Iterable):
+            return [integer("hidden_layer_sizes", sizes)]
+        try:
+            entries = list(sizes)
+        except TypeError:  # an array without an axis
+            raise TypeError(f"hidden_layer_sizes must be an integer or a list of integers, got {sizes!r}") from None
+        return [integer(f"hidden_layer_sizes[{k}]", units) for k, units in enumerate(entries)]
 
     def _hidden_activations(self) -> list[Activation]:
         given = self.activation
@@ -552,6 +565,10 @@ class Perceptron:
         model._move(device, self.precision, asked=asked)
         model._net.accounting = SHARED
 
+    def _host_targets(self, y: Any) -> Any:
+        """y as `_host` gives it."""
+        return _host(y, "y")
+
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
         """X, y and weights as the network takes them."""
         return sets.checked(model._net, X, y.argmax(axis=1) if model.loss.targets == "labels" else y, w)
@@ -597,7 +614,8 @@ class Perceptron:
         if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
         try:
-            X, y, w = map(_host, (*given, None)[:3], ("X", "y", WEIGHTS))
+            X, y, w = (*given, None)[:3]
+            X, y, w = _host(X), self._host_targets(y), _host(w, WEIGHTS)
             X = self._features(X)
             check_consistent_length(X, y)
             y = self._encode(y)
@@ -817,7 +835,17 @@ def _updates(model: Sequential) -> int:
 
 
 def _host(x: Any, name: str = "X") -> Any:
-    """Arrays of a GPU and of torch as NumPy has them; everything else as it is, for scikit-learn to look at."""
+    """Numbers as scikit-learn takes them: arrays of a GPU and of torch as NumPy arrays, everything else unchanged.
+
+    TypeError for dates, which scikit-learn would read as integers.
+    """
+    found = host_labels(x, name)
+    checks.refuse_times(found, name)
+    return found
+
+
+def host_labels(x: Any, name: str = "y") -> Any:
+    """The same for class labels, which may be dates."""
     return to_host(x) if is_device_array(x) else checks.on_host(x, name)
 
 

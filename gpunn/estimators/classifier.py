@@ -17,7 +17,7 @@ from .. import activations, losses
 from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
-from .base import WEIGHTS, Perceptron, _host, like
+from .base import WEIGHTS, Perceptron, _host, host_labels, like
 from .rules import ScikitLearnBinaryLogLoss, ScikitLearnLogLoss
 
 
@@ -95,8 +95,8 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         input that makes no sense.
         """
         with self._one_more():
-            w, classes = _host(sample_weight, WEIGHTS), _host(classes, "classes")
-            return super().partial_fit(_host(X), _host(y, "y"), sample_weight=w, classes=classes)
+            w, classes = _host(sample_weight, WEIGHTS), host_labels(classes, "classes")
+            return super().partial_fit(_host(X), host_labels(y), sample_weight=w, classes=classes)
 
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
         """The classes (n,), or for multilabel targets 0 and 1 (n, n_outputs). CuPy in, CuPy out where they are
@@ -125,7 +125,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of rows that are classified right."""
-        y, predicted = _host(y, "y"), _host(self.predict(X))
+        y, predicted = host_labels(y), host_labels(self.predict(X))
         plain = isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype == predicted.dtype and y.shape == predicted.shape
         if plain and sample_weight is None and y.dtype.kind in "biuU":
             # of which scikit-learn makes sure in ten times the time
@@ -186,6 +186,9 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
                 f"class_weight={self.class_weight!r} must hold finite numbers ≥ 0, not 0 for every class in y"
             )
         return by_class if sample_weight is None else by_class * sample_weight
+
+    def _host_targets(self, y: Any) -> Any:
+        return host_labels(y)
 
     def _labels_of(self, y: Any) -> Any:
         return self._label_binarizer.inverse_transform(y)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import activations
+from ..arguments import Checked
 from ..recording import Array, Recorder
 from .base import Buffers, Layer
 
@@ -13,8 +14,10 @@ from .base import Buffers, Layer
 class Activation(Layer):
     """a = f(z), z = a_prev. (E2)  n_out = n_in."""
 
+    activation = Checked(lambda _, value: activations.get(value))
+
     def __init__(self, activation: str | activations.Activation) -> None:
-        self.activation = activations.get(activation)
+        self.activation = activation
 
     def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
         t.a = new((n, self.n_out or 0))

@@ -8,7 +8,8 @@ A layer of one's own is a subclass of `Layer`:
 - ``backward(ops, t, training)`` records how ``t.grad_prev`` = ∂C/∂a_prev and the gradients ``t.dNAME`` of its
   parameters come from ``t.grad_a`` = ∂C/∂a. ``t.grad_prev`` may be None in the first layer, and the gradients of a
   frozen layer (``self.trainable`` False) are left alone;
-- ``get_config()`` gives the constructor's arguments as JSON, where it has any.
+- ``get_config()`` gives the constructor's arguments as JSON, where it has any. If one of them is set on the layer
+  later, the next step is recorded again.
 
 A saved network keeps the class's name, and `gpunn.load(…, custom={name: class})` brings it back.
 
@@ -26,7 +27,7 @@ from typing import Any
 
 from .. import activations
 from ..activations import Activation
-from ..arguments import complete
+from ..arguments import complete, truth
 from ..initializers import Initializer
 from ..recording import Array, Recorder
 
@@ -63,9 +64,8 @@ class Buffers(SimpleNamespace):
 
 
 class Layer:
-    """A map from (n, n_in) to (n, n_out). `trainable = False` freezes its parameters."""
+    """A map from (n, n_in) to (n, n_out). `trainable = False` freezes its parameters from the next step on."""
 
-    trainable: bool = True
     n_in: int | None = None
     n_out: int | None = None
     activation: Activation = activations.Identity()
@@ -81,6 +81,16 @@ class Layer:
     def __getstate__(self) -> dict[str, Any]:
         """A copy is in no network."""
         return {k: v for k, v in vars(self).items() if k != "in_use"}
+
+    @property
+    def trainable(self) -> bool:
+        """True if steps change the layer's parameters."""
+        found: bool = self.__dict__.get("trainable", True)
+        return found
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        vars(self)["trainable"] = truth("trainable", value)
 
     @property
     def meets_in_a_product(self) -> bool:
@@ -129,7 +139,7 @@ class Layer:
         """Record what follows the optimiser's update: a constraint, a running statistic."""
 
     def settings(self) -> Any:
-        """What a plan records of the layer and somebody may change on it: compared before a plan is used again."""
+        """The values that a plan records from the layer's attributes. A plan is recorded again if they change."""
         return self.trainable, repr(self.get_config())
 
     def get_config(self) -> dict[str, Any]:
@@ -149,7 +159,8 @@ class Layer:
 
 def to_config(layer: Layer) -> dict[str, Any]:
     """The layer as JSON: its class, its arguments, and whether it is frozen."""
-    return {"class": type(layer).__name__, "trainable": layer.trainable, "config": complete(layer, layer.get_config())}
+    trainable = truth("trainable", layer.trainable)
+    return {"class": type(layer).__name__, "trainable": trainable, "config": complete(layer, layer.get_config())}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any]) -> Layer:

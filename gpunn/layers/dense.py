@@ -9,10 +9,17 @@ from typing import Any
 
 from .. import activations, initializers
 from ..activations import Activation
-from ..arguments import nonnegative, truth
+from ..arguments import Checked, nonnegative, optional, truth
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
 from .base import Buffers, Layer, Parameter
+
+
+def _norm(name: str, value: Any) -> float:
+    """A finite number > 0."""
+    if nonnegative(name, value) == 0:
+        raise ValueError(f"{name} must be > 0, or None for no limit")
+    return nonnegative(name, value)
 
 
 class Dense(Layer):
@@ -30,6 +37,13 @@ class Dense(Layer):
     ValueError or TypeError names the argument that makes no sense.
     """
 
+    units = Checked(lambda _, value: _width(value))
+    activation = Checked(lambda _, value: activations.get(value))
+    use_bias = Checked(truth)
+    l2 = Checked(nonnegative)
+    l1 = Checked(nonnegative)
+    max_norm = Checked(optional(_norm))
+
     def __init__(
         self,
         units: int,
@@ -42,17 +56,14 @@ class Dense(Layer):
         l1: float = 0.0,
         max_norm: float | None = None,
     ) -> None:
-        self.units = _width(units)
-        self.activation = activations.get(activation)
-        self.use_bias = truth("use_bias", use_bias)
+        self.units = units
+        self.activation = activation
+        self.use_bias = use_bias
         default = "he_normal" if self.activation.rectifier else "lecun_normal"
         self.kernel_initializer = initializers.get(default if kernel_initializer is None else kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
-        self.l2 = nonnegative("l2", l2)
-        self.l1 = nonnegative("l1", l1)
-        self.max_norm = None if max_norm is None else nonnegative("max_norm", max_norm)
-        if self.max_norm == 0:
-            raise ValueError("max_norm must be > 0, or None for no limit")
+        self.l2, self.l1 = l2, l1
+        self.max_norm = max_norm
 
     @property
     def meets_in_a_product(self) -> bool:
@@ -142,8 +153,11 @@ class Dense(Layer):
             ops(kernel("max_norm"), squares, t.state, out=t.W, limit=self.max_norm)
 
     def settings(self) -> Any:
-        # what initialises parameters is in no plan
-        return self.trainable, self.units, self.use_bias, self.l2, self.l1, self.max_norm, repr(self.activation)
+        if type(self).get_config is not Dense.get_config:
+            return super().settings()
+        # a plan does not depend on the initializers
+        f = self.activation
+        return self.trainable, self.units, self.use_bias, self.l2, self.l1, self.max_norm, type(f), f.get_config()
 
     def get_config(self) -> dict[str, Any]:
         return {

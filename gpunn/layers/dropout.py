@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import fraction
+from ..arguments import Checked, fraction
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
 from .base import Buffers, Layer
+
+
+def _form(name: str, value: Any) -> str:
+    """A form of dropout."""
+    if value not in ("inverted", "textbook"):
+        raise ValueError(f'{name} must be "inverted" or "textbook", got {value!r}')
+    return str(value)
 
 
 class Dropout(Layer):
@@ -20,11 +27,12 @@ class Dropout(Layer):
     The mask is a function of (seed, step, layer, element), drawn again in the backward pass instead of being stored.
     """
 
+    rate = Checked(fraction)
+    form = Checked(_form)
+
     def __init__(self, rate: float, *, form: str = "inverted") -> None:
-        if form not in ("inverted", "textbook"):
-            raise ValueError(f'form must be "inverted" or "textbook", got {form!r}')
-        self.rate = fraction("rate", rate)
         self.form = form
+        self.rate = rate
 
     def passes_through(self, training: bool) -> bool:
         return self.rate == 0 or (self.form == "inverted" and not training)
@@ -55,6 +63,9 @@ class Dropout(Layer):
             width=width,
             elements=n * width,
         )
+
+    def settings(self) -> Any:
+        return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:
         return {"rate": self.rate, "form": self.form}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import initializers
-from ..arguments import between_0_and_1, share
+from ..arguments import Checked, between_0_and_1, share
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
 from .base import Buffers, Layer, Parameter, Running
@@ -23,9 +23,12 @@ class BatchNormalization(Layer):
     rows of all, as in one process. Source: Ioffe and Szegedy 2015; PyTorch's conventions.
     """
 
+    momentum = Checked(share)
+    epsilon = Checked(between_0_and_1)
+
     def __init__(self, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
-        self.momentum = share("momentum", momentum)
-        self.epsilon = between_0_and_1("epsilon", epsilon)
+        self.momentum = momentum
+        self.epsilon = epsilon
 
     def parameters(self) -> list[Parameter]:
         return _scale_and_shift(self.n_in)
@@ -95,6 +98,9 @@ class BatchNormalization(Layer):
     def _of_batch(self, training: bool) -> bool:
         return training and self.trainable
 
+    def settings(self) -> Any:
+        return self.trainable, self.get_config()
+
     def get_config(self) -> dict[str, Any]:
         return {"momentum": self.momentum, "epsilon": self.epsilon}
 
@@ -105,8 +111,10 @@ class LayerNormalization(Layer):
     The same in training and at prediction. Source: Ba, Kiros and Hinton 2016.
     """
 
+    epsilon = Checked(between_0_and_1)
+
     def __init__(self, epsilon: float = 1e-5) -> None:
-        self.epsilon = between_0_and_1("epsilon", epsilon)
+        self.epsilon = epsilon
 
     def parameters(self) -> list[Parameter]:
         return _scale_and_shift(self.n_in)
@@ -128,6 +136,9 @@ class LayerNormalization(Layer):
             ops(kernel("column_sum"), t.grad_a, out=t.dbeta)
         if t.grad_prev is not None:
             ops(kernel("layer_normalize_backward"), t.grad_a, t.normal, t.scale, t.gamma, out=t.grad_prev)
+
+    def settings(self) -> Any:
+        return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:
         return {"epsilon": self.epsilon}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import whole
+from ..arguments import Checked, whole
 from ..kernels import get as kernel
 from ..losses import Loss
 from ..recording import Array, Recorder
@@ -40,9 +40,10 @@ class TopKCategoricalAccuracy(Metric):
     """
 
     names = ("top_k_categorical_accuracy",)
+    k = Checked(whole)
 
     def __init__(self, k: int = 5, name: str | None = None) -> None:
-        self.k = whole("k", k)
+        self.k = k
         super().__init__(name)
 
     def resolve(self, loss: Loss, n_out: int) -> None:

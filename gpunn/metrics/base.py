@@ -50,6 +50,10 @@ class Metric:
         """The metric from the mean over rows: a float where the size is 1, else an array (size,)."""
         return float(mean)
 
+    def settings(self) -> Any:
+        """The values that a plan records from the metric's attributes. A plan is recorded again if they change."""
+        return self.name, repr(self.get_config())
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments beside the name, as JSON."""
         return {}

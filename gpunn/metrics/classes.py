@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import between_0_and_1
+from ..arguments import Checked, between_0_and_1
 from ..kernels import get as kernel
 from ..losses import Loss
 from ..recording import Array, Recorder
@@ -16,14 +16,22 @@ from .base import Metric, meaning_of
 AVERAGES = ("auto", "binary", "macro", "micro")
 
 
+def _average(name: str, value: Any) -> str:
+    """One of the ways to average over classes."""
+    if value not in AVERAGES:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, AVERAGES))}, got {value!r}")
+    return str(value)
+
+
 class _OfClasses(Metric):
     """Weights by class: where the answer is right (r), where the class was the answer (s), where it was wanted (t)."""
 
+    average = Checked(_average)
+    threshold = Checked(between_0_and_1)
+
     def __init__(self, average: str = "auto", threshold: float = 0.5, name: str | None = None) -> None:
-        if average not in AVERAGES:
-            raise ValueError(f"average must be one of {', '.join(map(repr, AVERAGES))}, got {average!r}")
         self.average = average
-        self.threshold = between_0_and_1("threshold", threshold)
+        self.threshold = threshold
         super().__init__(name)
 
     def resolve(self, loss: Loss, n_out: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import nonnegative, positive
+from ..arguments import Checked, nonnegative, positive
 from ..kernels.adagrad import adagrad
 from .base import Optimizer
 
@@ -16,6 +16,8 @@ class Adagrad(Optimizer):
     name = "adagrad"
     rule = adagrad
     moments = ("v",)
+    initial_accumulator_value = Checked(nonnegative)
+    epsilon = Checked(positive)
 
     def __init__(
         self,
@@ -25,8 +27,8 @@ class Adagrad(Optimizer):
         **clipping: Any,
     ) -> None:
         super().__init__(learning_rate, **clipping)
-        self.initial_accumulator_value = nonnegative("initial_accumulator_value", initial_accumulator_value)
-        self.epsilon = positive("epsilon", epsilon)
+        self.initial_accumulator_value = initial_accumulator_value
+        self.epsilon = epsilon
 
     def hyper(self) -> dict[str, float]:
         return {"epsilon": self.epsilon}

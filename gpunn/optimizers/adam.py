@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import fraction, positive
+from ..arguments import Checked, fraction, positive
 from ..kernels.adam import adam, adam_corrections
 from ..recording import Array, Recorder
 from .base import Optimizer
@@ -18,6 +18,9 @@ class Adam(Optimizer):
     rule = adam
     corrections = adam_corrections  # what β₁ᵗ and β₂ᵗ come to, once a step
     moments = ("m", "v")
+    beta_1 = Checked(fraction)
+    beta_2 = Checked(fraction)
+    epsilon = Checked(positive)
 
     def __init__(
         self,
@@ -28,9 +31,8 @@ class Adam(Optimizer):
         **clipping: Any,
     ) -> None:
         super().__init__(learning_rate, **clipping)
-        self.beta_1 = fraction("beta_1", beta_1)
-        self.beta_2 = fraction("beta_2", beta_2)
-        self.epsilon = positive("epsilon", epsilon)
+        self.beta_1, self.beta_2 = beta_1, beta_2
+        self.epsilon = epsilon
 
     def hyper(self) -> dict[str, float]:
         return {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}

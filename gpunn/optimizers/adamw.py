@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import nonnegative
+from ..arguments import Checked, nonnegative
 from ..kernels.adamw import adamw
 from .adam import Adam
 
@@ -15,6 +15,7 @@ class AdamW(Adam):
 
     name = "adamw"
     rule = adamw
+    weight_decay = Checked(nonnegative)
 
     def __init__(
         self,
@@ -26,7 +27,7 @@ class AdamW(Adam):
         **clipping: Any,
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **clipping)
-        self.weight_decay = nonnegative("weight_decay", weight_decay)
+        self.weight_decay = weight_decay
 
     def hyper(self) -> dict[str, float]:
         return super().hyper() | {"weight_decay": self.weight_decay}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import schedules
-from ..arguments import named, positive
+from ..arguments import Checked, named, optional, positive
 from ..kernels import get as kernel
 from ..kernels._rule import Rule
 from ..kernels.state import Slot
@@ -27,6 +27,8 @@ class Optimizer:
     name = ""
     rule: Rule
     moments: tuple[str, ...] = ()
+    clipvalue = Checked(optional(positive))
+    clipnorm = Checked(optional(positive))
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -36,8 +38,8 @@ class Optimizer:
 
     def __init__(self, learning_rate: Any, *, clipvalue: float | None = None, clipnorm: float | None = None) -> None:
         self.schedule = schedules.get(learning_rate)
-        self.clipvalue = None if clipvalue is None else positive("clipvalue", clipvalue)
-        self.clipnorm = None if clipnorm is None else positive("clipnorm", clipnorm)
+        self.clipvalue = clipvalue
+        self.clipnorm = clipnorm
 
     @property
     def learning_rate(self) -> Any:
@@ -47,6 +49,12 @@ class Optimizer:
     def hyper(self) -> dict[str, float]:
         """The rule's numbers, by the names that its kernel gives them."""
         return {}
+
+    def settings(self) -> Any:
+        """The values that a plan records from the rule's attributes. A plan is recorded again if they change.
+
+        The learning rate is not among them: a step reads it from the state array."""
+        return self.clipvalue, self.clipnorm, *self.hyper().values()
 
     def initial(self, moment: str) -> float:
         """What a moment is filled with before the first step."""

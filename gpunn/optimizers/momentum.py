@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import fraction
+from ..arguments import Checked, fraction
 from ..kernels.momentum import momentum as rule
 from .base import Optimizer
 
@@ -15,10 +15,11 @@ class Momentum(Optimizer):
     name = "momentum"
     rule = rule
     moments = ("v",)
+    momentum = Checked(fraction)
 
     def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.9, **clipping: Any) -> None:
         super().__init__(learning_rate, **clipping)
-        self.momentum = fraction("momentum", momentum)
+        self.momentum = momentum
 
     def hyper(self) -> dict[str, float]:
         return {"momentum": self.momentum}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import fraction, positive
+from ..arguments import Checked, fraction, positive
 from ..kernels.rmsprop import rmsprop
 from .base import Optimizer
 
@@ -15,11 +15,13 @@ class RMSprop(Optimizer):
     name = "rmsprop"
     rule = rmsprop
     moments = ("v",)
+    rho = Checked(fraction)
+    epsilon = Checked(positive)
 
     def __init__(self, learning_rate: Any = 1e-3, rho: float = 0.9, epsilon: float = 1e-7, **clipping: Any) -> None:
         super().__init__(learning_rate, **clipping)
-        self.rho = fraction("rho", rho)
-        self.epsilon = positive("epsilon", epsilon)
+        self.rho = rho
+        self.epsilon = epsilon
 
     def hyper(self) -> dict[str, float]:
         return {"rho": self.rho, "epsilon": self.epsilon}

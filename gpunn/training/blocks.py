@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ import numpy as np
 from ..backend import Backend
 from ..kernels import Launch
 from ..kernels.state import Slot
-from ..network import Network, Plan
+from ..network import Network
 from .history import History
-from .loop import EVALUATION_ROWS, Audience, Data, Several, batches, train, training_plan, whole_step
+from .loop import EVALUATION_ROWS, Audience, Data, Several, Steps, batches, train
 
 BLOCK_BYTES = 1 << 26  # of rows that go over together
 
@@ -116,28 +116,18 @@ def fit(
     order = np.arange(data.n) if rows is None else np.array(rows)
     batch = min(batch_size, len(order))
     feeder = Feeder(net.backend, data, min(data.rows_together(batch), -(-len(order) // batch) * batch))
-    plans: dict[int, Plan] = {}
-    steps: dict[tuple[int, int], list[Launch]] = {}
-    with ExitStack() as stack:
+    with Steps(net, weighted=data.w is not None) as steps:
 
         def step(slot: int, n: int) -> list[Launch]:
-            if n not in plans:
-                plans[n] = stack.enter_context(training_plan(net, n, weighted=data.w is not None))
-            if (slot, n) not in steps:
-                block = feeder.on_device(slot)
-                steps[slot, n] = whole_step(plans[n], plans[n].source(block.X, block.y, block.w))
-            return steps[slot, n]
+            block = feeder.on_device(slot)
+            return steps.of(n, lambda plan: plan.source(block.X, block.y, block.w), key=slot)
 
         def steps_of(epoch: int) -> Iterator[Several]:
-            # recorded anew where a callback froze a layer, say
-            if net.follow_layers():
-                plans.clear()
-                steps.clear()
             if order_of is not None:
                 order[...] = order_of(epoch)
             for slot, count in feeder.blocks(order):
                 net.state[Slot.OFFSET] = 0
                 for size, times in batches(count, batch).items():
-                    yield Several(step(slot, size), times)
+                    yield Several(partial(step, slot, size), times)
 
         return train(net, steps_of, audience, **run)

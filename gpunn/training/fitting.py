@@ -193,6 +193,7 @@ def course(
     holds order_of, ahead and orders, as in `unwatched.course`."""
     net, n = model._net, training[0].shape[0] if rows is None else len(rows)
     with model._alone("fit"):
+        net.follow_settings()
         hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
         model._run = Run(net, model, hooks, facts={}, n_in=training[0].shape[1], first=model._epochs)
         if history is not None:
@@ -266,6 +267,7 @@ def _run(
     checkpoint is, `seen` the set that every process should have alike."""
     net = model._net
     with model._alone("fit"):
+        net.follow_settings()
         # of several processes the first one shows and writes
         watches = net.group.rank == 0
         callbacks = [c for c in callbacks if watches or not getattr(c, "only_watches", False)]

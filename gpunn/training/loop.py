@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -73,9 +73,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Several:
-    """The same whole step so many times in a row, each on the batch that the state's offset tells."""
+    """The same whole step, `times` times in a row, each on the batch at the state's offset.
 
-    launches: list[Launch]
+    `step()` returns the launches for the current settings. It is called before the first step, and again wherever an
+    attribute may have changed.
+    """
+
+    step: Callable[[], list[Launch]]
     times: int = 1
 
 
@@ -181,17 +185,18 @@ def fit(
     n = int(order.shape[0])
     sizes = batches(n, batch_size)
     kept = net.room(n, weighted=data.w is not None)
-    steps: dict[int, list[Launch]] = {}
-    with ExitStack() as plans:
+    with Steps(net, weighted=data.w is not None) as steps:
+
+        def step(size: int) -> list[Launch]:
+            return steps.of(size, lambda plan: plan.source(data.X, data.y, data.w, order), kept)
 
         def steps_of(epoch: int) -> Iterator[Several]:
-            nonlocal steps
-            # recorded anew where a callback froze a layer, say
-            if net.follow_layers() or not steps:
-                steps = plans.enter_context(_steps(net, data, order, sizes, kept))
+            # all sizes now, so that a lack of memory is reported before the first step
+            for size in sizes:
+                step(size)
             if order_of is not None:
                 order[...] = net.backend.asarray(order_of(epoch))
-            return (Several(steps[size], times) for size, times in sizes.items())
+            return (Several(partial(step, size), times) for size, times in sizes.items())
 
         return train(net, steps_of, audience, kept=kept, **run)
 
@@ -230,17 +235,32 @@ def train(
     return audience.history
 
 
-@contextmanager
-def _steps(
-    net: Network, data: Data, order: Array, sizes: Iterable[int], kept: Kept | None
-) -> Iterator[dict[int, list[Launch]]]:
-    """The whole step of each batch size as one list of launches, its data's gather first."""
-    with ExitStack() as stack:
-        steps = {}
-        for n in sizes:
-            plan = stack.enter_context(training_plan(net, n, weighted=data.w is not None))
-            steps[n] = whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept))
-        yield steps
+class Steps(ExitStack):
+    """The recorded steps of a fit. They are recorded again after an attribute has changed."""
+
+    def __init__(self, net: Network, *, weighted: bool) -> None:
+        super().__init__()
+        self._net, self._weighted, self._version = net, weighted, 0
+        self._plans: dict[int, Plan] = {}
+        self._steps: dict[Any, list[Launch]] = {}
+
+    def of(
+        self, n: int, source: Callable[[Plan], list[Launch]], kept: Kept | None = None, key: Any = None
+    ) -> list[Launch]:
+        """The whole step on n rows, which `source` brings to the plan. `key` tells sources of the same size apart."""
+        net = self._net
+        net.follow_settings()
+        if net.version != self._version:
+            self.close()
+            self._plans.clear()
+            self._steps.clear()
+            self._version = net.version
+        if n not in self._plans:
+            self._plans[n] = self.enter_context(training_plan(net, n, weighted=self._weighted))
+        if (n, key) not in self._steps:
+            plan = self._plans[n]
+            self._steps[n, key] = whole_step(plan, source(plan), plan.keep(kept))
+        return self._steps[n, key]
 
 
 def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
@@ -254,6 +274,8 @@ def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = Non
 
     Numbers too small to be normal may be 0: such moments and gradients move nothing, and cost a CPU more than all
     others."""
+    # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
+    plan.gradient.fill(0)
     whole = [*source, *plan.prepare, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
     return plan.backend.join(whole, flush=True, tell=plan.network.faults.setdefault)
 
@@ -342,12 +364,16 @@ def _epoch(
 ) -> None:
     begin(net, epoch)
     looked, number = time.monotonic(), 0
+    # Ranks must take up a changed attribute at the same step. Without batch hooks each returns here by its own clock.
+    follows = callbacks.watch_batches or net.group.size == 1
     for several in steps:
-        left = several.times
+        left, launches = several.times, None
         while left:
             if callbacks.watch_batches:
                 callbacks("on_train_batch_begin", number, {})
-            taken = _take(net, several.launches, 1 if callbacks.watch_batches else left, epoch)
+            if follows or launches is None:
+                launches = several.step()
+            taken = _take(net, launches, 1 if callbacks.watch_batches else left, epoch)
             left, number = left - taken, number + taken
             between_steps()
             now = time.monotonic()
@@ -405,11 +431,12 @@ def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Gro
     """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows.
 
     A group shares the rows: each process looks at its part, and all get the numbers of the whole."""
+    net.follow_settings()
     loss = weight = penalty = last = 0.0
     weighted = data.w is not None
     rows = data.n if data.whole is None else data.whole
     share = Share.of(rows, group)
-    if data.totals is None:
+    if data.totals is None or data.totals[0].shape[0] != max(1, net.n_scores):
         data.totals = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(rows, weighted=weighted)
     sums, kept = data.totals
     sums.fill(0)

@@ -99,6 +99,8 @@ def recording(net: Network, data: Any, extent: Any, make: Callable[[], Recording
         found.movable = net.backend.movable(found.taking, _arrays(net, data))
     elif found.movable is not None:
         found.movable.to(_arrays(net, data))
+        # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
+        net.gradient.fill(0)
         found.taking.state = net.state
         found.set_l2([p.l2 for p in net.penalties()])
     yield found

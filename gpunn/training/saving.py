@@ -12,7 +12,6 @@ from .. import layers as layer_registry
 from .. import losses, metrics, optimizers
 from ..arguments import whole
 from ..layers import Layer
-from ..losses import Loss
 from ..network import Network
 from ..recording import Array
 from .checkpoint import CheckpointError
@@ -20,8 +19,8 @@ from .checkpoint import CheckpointError
 Shapes = dict[str, tuple[int, ...]]
 
 
-def to_tensors(net: Network, loss: Loss | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the metadata of a network, compiled with that loss, or not for None."""
+def to_tensors(net: Network) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the metadata of a network, and what it was compiled with."""
     found = {name: np.array(net.backend.to_host(view)) for name, view in views_of(net).items()}
     metadata: dict[str, Any] = {
         "kind": "sequential",
@@ -31,11 +30,11 @@ def to_tensors(net: Network, loss: Loss | None) -> tuple[dict[str, np.ndarray], 
         "dtype": net.dtype.name,
         "compiled": None,
     }
-    if loss is not None:
+    if net.given_loss is not None:
         metadata["compiled"] = {
             "optimizer": optimizers.to_config(net.optimizer),
-            "loss": losses.to_config(loss),
-            "metrics": [metrics.to_config(m) for m in net.metrics],
+            "loss": losses.to_config(net.given_loss),
+            "metrics": [metrics.to_config(m) for m in net.given_metrics],
             "precision": net.precision,
         }
     # what cannot be written as JSON is found out before a file is touched

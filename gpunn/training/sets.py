@@ -5,7 +5,6 @@ ValueError or TypeError, before anything changes, names what does not fit.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import zlib
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import numpy as np
 
 from .. import data as checks
 from ..backend import to_host
-from ..layers import Layer
 from ..network import Network
 from ..parallel import Rows
 from ..recording import Array, Group, part
@@ -29,21 +27,6 @@ Look = Callable[..., Array]
 def known_inputs(net: Network) -> int | None:
     """The number of inputs; None before it is known."""
     return net.n_in if net.is_built else None
-
-
-def outputs(net: Network, n_in: int | None = None) -> int:
-    """n_out for n_in inputs; before they are known what the last layers tell by themselves, or 0."""
-    if net.is_built:
-        return net.n_out
-    if n_in is not None:
-        width = n_in
-        for layer in copy.deepcopy(net.layers):
-            width = layer.build(width)
-        return width
-    for layer in reversed(net.layers):
-        if type(layer).build is not Layer.build:
-            return getattr(layer, "units", 0)
-    return 0
 
 
 def checked(
@@ -62,7 +45,7 @@ def checked(
     `look` checks the weights, and `own` is that of `data.features`."""
     X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, it + x, own=own)
     n = X.shape[0]
-    y = checks.targets(y, net.loss, n, outputs(net, X.shape[1]), net.dtype, f"{it}y")
+    y = checks.targets(y, net.loss, n, net.outputs(X.shape[1]), net.dtype, f"{it}y")
     return X, y, None if w is None else look(w, n, net.dtype, f"{it}sample_weight")
 
 
@@ -71,7 +54,7 @@ def with_classes(net: Network, data: Set, class_weight: Any, *, it: str = "", lo
     if class_weight is None:
         return data
     X, y, w = data
-    by_class = checks.class_weights(class_weight, y, net.loss, outputs(net, X.shape[1]))
+    by_class = checks.class_weights(class_weight, y, net.loss, net.outputs(X.shape[1]))
     both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
     return X, y, look(both, len(both), net.dtype, f"{it}{name}class_weight")
 

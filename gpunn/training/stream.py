@@ -7,9 +7,12 @@ or (x, y, sample_weight), whose sizes may differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from typing import Any
 
+from ..kernels import Launch
 from ..network import Network
 from .history import History
 from .loop import Audience, Data, Several, step_on, train, training_plan
@@ -92,11 +95,14 @@ def fit(net: Network, stream: Stream, check: Callable[[Any, int], Data], audienc
     `run` holds epochs, first_epoch and done, as there.
     """
 
+    def step(data: Data, plans: ExitStack) -> list[Launch]:
+        plan = plans.enter_context(training_plan(net, data.n, weighted=data.w is not None))
+        return step_on(plan, data)
+
     def steps_of(epoch: int) -> Iterator[Several]:
-        net.follow_layers()
         for number, batch in enumerate(stream.epoch()):
             data = check(batch, number)
-            with training_plan(net, data.n, weighted=data.w is not None) as plan:
-                yield Several(step_on(plan, data))
+            with ExitStack() as plans:
+                yield Several(partial(step, data, plans))
 
     return train(net, steps_of, audience, **run)

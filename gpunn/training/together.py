@@ -63,7 +63,7 @@ def compare(net: Network, model: Any, when: str) -> None:
         return
     host = net.backend.to_host
     mine = {
-        "what was set on the layers": repr(net._settings()),
+        "the settings of layers, optimizer, loss and metrics": repr(net.settings()),
         "the learning rate": net.held_rate,
         "the step": float(host(net.state)[Slot.STEP]),
         "the weights": net.fingerprint(),

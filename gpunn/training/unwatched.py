@@ -6,6 +6,7 @@ Several such courses may go side by side, and a device takes the epochs of one w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -70,38 +71,44 @@ def course(
         at_once = max(1, min(at_once, RATES // steps))
     if per == "epoch" or kept is not None or audience.validation is not None:
         at_once = 1
-    with audience.hearing():
-        extent = (tuple(sizes.items()), at_once) if kept is None else None
-        with recording(net, data, extent, lambda: _record(net, data, sizes, at_once, kept)) as recorded:
-            taking, order, record = recorded.taking, recorded.order, recorded.record
-            done = 0
-            while done < epochs and not model.stop_training:
-                count = int(min(epochs - done, at_once, max(1, ahead() if ahead is not None else at_once)))
-                first = first_epoch + done
-                if orders is not None:
-                    ordered = orders(count)
-                else:
-                    each = [which if order_of is None else order_of(first + j) for j in range(count)]
-                    ordered = np.concatenate(each)
-                order[: count * n] = net.backend.asarray(ordered)
-                begin(net, first)
-                taking.begin(count, *(rates_ahead(net, count * steps + 1) if per == "step" else ()))
-                for j in range(count):
-                    audience.callbacks("on_epoch_begin", done + j, {})
-                try:
-                    yield taking
-                finally:
-                    state = np.array(net.backend.to_host(net.state))
-                    ended = int(state[Slot.EPOCH])
-                    for j, (loss, weight, *sums) in enumerate(net.backend.to_host(record)[:ended]):
-                        found = logs_of(net, float(loss), float(weight), np.array(sums), kept)
-                        audience.epoch_ends(done + j, found)
-                    done += ended
-                try:
-                    look(net, state, done)
-                except DivergenceError as error:
-                    audience.diverged(error)
-                    break
+    extent = (tuple(sizes.items()), at_once) if kept is None else None
+    done = 0
+    with audience.hearing(), ExitStack() as recordings:
+        version = 0
+        while done < epochs and not model.stop_training:
+            net.follow_settings()
+            if version != net.version:
+                version = net.version
+                recordings.close()
+                make = recording(net, data, extent, lambda: _record(net, data, sizes, at_once, kept))
+                recorded = recordings.enter_context(make)
+                taking, order, record = recorded.taking, recorded.order, recorded.record
+            count = int(min(epochs - done, at_once, max(1, ahead() if ahead is not None else at_once)))
+            first = first_epoch + done
+            if orders is not None:
+                ordered = orders(count)
+            else:
+                each = [which if order_of is None else order_of(first + j) for j in range(count)]
+                ordered = np.concatenate(each)
+            order[: count * n] = net.backend.asarray(ordered)
+            begin(net, first)
+            taking.begin(count, *(rates_ahead(net, count * steps + 1) if per == "step" else ()))
+            for j in range(count):
+                audience.callbacks("on_epoch_begin", done + j, {})
+            try:
+                yield taking
+            finally:
+                state = np.array(net.backend.to_host(net.state))
+                ended = int(state[Slot.EPOCH])
+                for j, (loss, weight, *sums) in enumerate(net.backend.to_host(record)[:ended]):
+                    found = logs_of(net, float(loss), float(weight), np.array(sums), kept)
+                    audience.epoch_ends(done + j, found)
+                done += ended
+            try:
+                look(net, state, done)
+            except DivergenceError as error:
+                audience.diverged(error)
+                break
 
 
 def alone(net: Network, taken: Course) -> None:

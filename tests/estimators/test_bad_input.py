@@ -4,6 +4,7 @@ Each case says what is set, what is called and what the message must say.
 """
 
 import copy
+import datetime
 import os
 import re
 import signal
@@ -34,6 +35,11 @@ LABELS = np.array(["ale", "bock", "cider"])[np.arange(ROWS) % 3]
 MULTI = np.stack([np.arange(ROWS) % 2, np.arange(ROWS) % 3 == 0], axis=1).astype(int)
 VALUES = X @ [1.0, -2.0, 0.5, 0.0]
 TWO = np.stack([VALUES, 1 - VALUES], axis=1)
+
+
+DAYS = np.datetime64("2024-02-27") + np.arange(ROWS)
+PAIRS_OF_DAYS = np.stack([DAYS, DAYS], axis=1)
+MOMENTS = [datetime.datetime(2024, 2, 27) + datetime.timedelta(hours=k) for k in range(ROWS)]
 
 
 def _with(array, place, value):
@@ -162,6 +168,26 @@ FIT = {
     "y other classes, warm": ("warm", {}, {"y": LABELS == "ale"}, ValueError, naming("warm_start", "`y`")),
     "y two for one, warm": ("warm regressor", {}, {"y": TWO}, ValueError, "y has 2 outputs.*fitted.* 1"),
     "y two for one, lbfgs": ("warm lbfgs", {}, {"y": TWO}, ValueError, "y has 2 outputs.*fitted.* 1"),
+    # dates and time differences, which NumPy converts to integers
+    "X dates": ("text", {}, {"X": PAIRS_OF_DAYS}, TypeError, "X must .* dates"),
+    "X dates, lbfgs": ("lbfgs", {}, {"X": PAIRS_OF_DAYS}, TypeError, "X must .* dates"),
+    "X time differences": ("regressor", {}, {"X": PAIRS_OF_DAYS - DAYS[0]}, TypeError, "X must .* time differences"),
+    "X one date": ("regressor", {}, {"X": _with(X.astype(object), (3, 1), DAYS[3])}, TypeError, "X must .*datetime64"),
+    "X one time difference": (
+        "regressor", {}, {"X": _with(X.astype(object), (3, 1), DAYS[3] - DAYS[0])}, TypeError, "X must .*timedelta64"
+    ),
+    "X a list of dates": ("text", {}, {"X": [[d.item(), d.item()] for d in DAYS]}, TypeError, "X must .*datetime.date"),
+    "X a list with a date": ("text", {}, {"X": [[d, 1.0] for d in DAYS]}, TypeError, "X must .*datetime64"),
+    "y dates": ("regressor", {}, {"y": DAYS}, TypeError, "y must .* dates"),
+    "y time differences": ("two", {}, {"y": PAIRS_OF_DAYS - DAYS[0]}, TypeError, "y must .* time differences"),
+    "y a list of dates": ("regressor", {}, {"y": [d.item() for d in DAYS]}, TypeError, "y must .*datetime.date"),
+    "y a list of moments": ("regressor", {}, {"y": MOMENTS}, TypeError, "y must .*datetime.datetime"),
+    "weights dates": ("text", {}, {"sample_weight": DAYS}, TypeError, "sample_weight must .* dates"),
+    "validation dates": ("text", {}, {"validation_data": (PAIRS_OF_DAYS, LABELS)}, TypeError, "validation.*X must .*d"),
+    "validation y dates": ("two", {}, {"validation_data": (X, PAIRS_OF_DAYS)}, TypeError, "validation.*y must .*date"),
+    "validation weights dates": (
+        "text", {}, {"validation_data": (X, LABELS, DAYS)}, TypeError, "validation_data.*sample_weight must .*dates"
+    ),
     # weights
     "weights short": ("text", {}, {"sample_weight": np.ones(3)}, ValueError, "sample_weight.shape == "),
     "weights NaN": ("text", {}, {"sample_weight": _with(np.ones(ROWS), 1, NAN)}, ValueError, "sample_weight contains"),
@@ -200,8 +226,16 @@ FIT = {
     "validation and lbfgs": ("lbfgs", {}, {"validation_data": (X, LABELS)}, ValueError, "validation_data.*lbfgs"),
     # layers, activations, dropout
     "layers none": ("text", {"hidden_layer_sizes": (3, 0)}, {}, ValueError, "hidden_layer_sizes must be > 0"),
-    "layers a half": ("text", {"hidden_layer_sizes": (2.5, 3)}, {}, TypeError, "float"),
-    "layers of layers": ("text", {"hidden_layer_sizes": [[2], [3]]}, {}, TypeError, ""),
+    "layers a half": ("text", {"hidden_layer_sizes": (2.5, 3)}, {}, TypeError, r"hidden_layer_sizes\[0\].*got 2.5"),
+    "layers of layers": ("text", {"hidden_layer_sizes": [[2], [3]]}, {}, TypeError, r"hidden_layer_sizes.*got \[2\]"),
+    "layers text": ("text", {"hidden_layer_sizes": (3, "4")}, {}, TypeError, r"hidden_layer_sizes\[1\].*got '4'"),
+    "layers true": ("text", {"hidden_layer_sizes": (True, 3)}, {}, TypeError, r"hidden_layer_sizes\[0\].*got True"),
+    "layers true alone": ("text", {"hidden_layer_sizes": True}, {}, TypeError, r"hidden_layer_sizes .*got True"),
+    "layers NaN": ("text", {"hidden_layer_sizes": [3, NAN]}, {}, TypeError, r"hidden_layer_sizes\[1\].*got nan"),
+    "layers None": ("text", {"hidden_layer_sizes": (None,)}, {}, TypeError, r"hidden_layer_sizes\[0\].*got None"),
+    "layers floats": ("text", {"hidden_layer_sizes": np.ones(2)}, {}, TypeError, r"hidden_layer_sizes\[0\].*1\.0"),
+    "layers matrix": ("text", {"hidden_layer_sizes": np.ones((2, 1), int)}, {}, TypeError, r"hidden_layer_sizes\[0\]"),
+    "layers 0-d": ("text", {"hidden_layer_sizes": np.array(5)}, {}, TypeError, r"hidden_layer_sizes .*array\(5\)"),
     "layers others, warm": ("warm", {"hidden_layer_sizes": (6,)}, {}, ValueError, "hidden_layer_sizes is now.*6, 5"),
     "activation unknown": ("text", {"activation": "rellu"}, {}, InvalidParameterError, "'activation' .*'relu'"),
     "activation unknown in a list": ("text", {"activation": ["relu", "rellu"]}, {}, ValueError, "activation 'rellu'"),
@@ -361,6 +395,19 @@ CALLS = {
     "predict sparse, columns": ("text", lambda e: e.predict(sparse.csr_matrix(X[:, :2])), ValueError, "X has 2 f"),
     "proba columns": ("binary", lambda e: e.predict_proba(X[:, :3]), ValueError, "X has 3 features"),
     "log_proba infinite": ("multilabel", lambda e: e.predict_log_proba(X * INF), ValueError, "X contains"),
+    "partial_fit X dates": ("regressor", lambda e: e.partial_fit(PAIRS_OF_DAYS, VALUES), TypeError, "X must .*dates"),
+    "partial_fit y dates": ("regressor", lambda e: e.partial_fit(X, DAYS), TypeError, "y must .*dates"),
+    "partial_fit weights dates": (
+        "text", lambda e: e.partial_fit(X, LABELS, sample_weight=DAYS), TypeError, "sample_weight must .*dates"
+    ),
+    "predict dates": ("text", lambda e: e.predict(PAIRS_OF_DAYS), TypeError, "X must .*dates"),
+    "predict one date": (
+        "two", lambda e: e.predict(_with(X.astype(object), (3, 1), DAYS[3])), TypeError, "X must .*datetime64"
+    ),
+    "proba dates": ("lbfgs", lambda e: e.predict_proba(PAIRS_OF_DAYS), TypeError, "X must .*dates"),
+    "score dates": ("regressor", lambda e: e.score(X, DAYS), TypeError, "y must .*dates"),
+    "score X dates": ("text", lambda e: e.score(PAIRS_OF_DAYS, LABELS), TypeError, "X must .*dates"),
+    "score weights dates": ("text", lambda e: e.score(X, LABELS, DAYS), TypeError, "sample_weight must .*dates"),
     "score length": ("text", lambda e: e.score(X, LABELS[:2]), ValueError, "inconsistent numbers of samples"),
     "score NaN": ("regressor", lambda e: e.score(X, VALUES * NAN), ValueError, "NaN"),
     "score of values": ("text", lambda e: e.score(X, VALUES), ValueError, "mix of"),
@@ -389,6 +436,50 @@ def test_a_refused_call_changes_nothing(case, fitted):
     kind, call, error, message = CALLS[case]
     with unchanged(fitted[kind]):
         refused(lambda: call(fitted[kind]), error, message)
+
+
+@pytest.mark.parametrize("column", ["date", "zone", "difference", "objects"])
+def test_a_data_frame_names_its_column_of_dates(column, fitted):
+    pandas = pytest.importorskip("pandas")
+    days = pandas.Series(DAYS)
+    columns = {
+        "date": days,
+        "zone": days.dt.tz_localize("UTC"),
+        "difference": days - days[0],
+        "objects": pandas.Series([day.item() for day in DAYS], dtype=object),
+    }
+    frame = pandas.DataFrame({"a": X[:, 0], "b": LABELS, "day": columns[column]})
+    with unchanged(fitted["regressor"]):
+        refused(lambda: fitted["regressor"].fit(frame, VALUES), TypeError, "column 'day' of X")
+        refused(lambda: fitted["regressor"].predict(frame), TypeError, "column 'day' of X")
+        refused(lambda: fitted["regressor"].fit(X, columns[column]), TypeError, "y must")
+        refused(lambda: fitted["two"].fit(X, frame[["a", "day"]]), TypeError, "column 'day' of y")
+    with unchanged(fitted["text"]):
+        refused(lambda: fitted["text"].fit(X, LABELS, sample_weight=columns[column]), TypeError, "sample_weight must")
+
+
+def test_dates_can_be_class_labels():
+    labels = DAYS[np.arange(ROWS) % 3]
+    classifier = gpunn.MLPClassifier(**SMALL, random_state=0).fit(X, labels, validation_data=(X, labels))
+    assert classifier.classes_.tolist() == DAYS[:3].tolist()
+    assert classifier.predict(X).dtype == labels.dtype
+    assert 0 <= classifier.score(X, labels) <= 1
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [5, np.int64(5), (np.int32(4), np.uint8(3)), np.array([4, 3]), range(3, 5), [4, 3], (), []],
+    ids=["int", "int64", "others", "array", "range", "list", "none", "no list"],
+)
+def test_sizes_that_scikit_learn_takes(sizes):
+    from sklearn.neural_network import MLPRegressor
+
+    ours, theirs = (
+        cls(hidden_layer_sizes=sizes, max_iter=3, random_state=0).fit(X, VALUES)
+        for cls in (gpunn.MLPRegressor, MLPRegressor)
+    )
+    assert [c.shape for c in ours.coefs_] == [c.shape for c in theirs.coefs_]
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-10)
 
 
 CHANGED = {

@@ -172,7 +172,6 @@ INPUT = {
     "weights of text": lambda m: classifier(m).fit(X, LABELS, sample_weight=WORDS),
     "layers of no neurons": lambda m: classifier(m, hidden_layer_sizes=(5, 0)).fit(X, LABELS),
     "layers of negative neurons": lambda m: regressor(m, hidden_layer_sizes=[-3]).fit(X, VALUES),
-    "layers of half neurons": lambda m: classifier(m, hidden_layer_sizes=(2.5,)).fit(X, LABELS),
     "few rows held out": lambda m: regressor(m, early_stopping=True, validation_fraction=0.01).fit(X, VALUES),
     "a class of one row, held out": lambda m: classifier(m, early_stopping=True).fit(X, np.eye(24, dtype=int)[5]),
     "too few rows to hold out": lambda m: classifier(m, early_stopping=True).fit(X[:6], LABELS[:6]),

@@ -123,6 +123,56 @@ def test_batch_normalization_of_one_process_is_not_what_parts_do_by_themselves()
     assert_one(Crew(2).run(lambda s: trained(s, norm=False)), trained(None, norm=False))
 
 
+@pytest.mark.parametrize("looks", ["nobody", "rank 0"])
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_end"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: setattr(net[0], "trainable", False),
+        lambda net: setattr(net[0], "l2", 0.5),
+        lambda net: setattr(net[1], "rate", 0.6),
+        lambda net: setattr(net.optimizer, "beta_1", 0.1),
+    ],
+    ids=["trainable", "l2", "rate", "beta_1"],
+)
+def test_a_callbacks_change_counts_on_every_rank_whoever_looks_afterwards(change, hook, looks):
+    """`evaluate` is not distributed: rank 0 may call it alone."""
+
+    def fit(strategy, looks=looks):
+        net, callback = net_of(strategy, gpunn.Adam(0.01)), gpunn.Callback()
+
+        def changing(number, *_):
+            if number == 1 and not changed:
+                changed.append(number)
+                change(net)
+                if looks == "rank 0" and internals.process_group(net).rank == 0:
+                    net.evaluate(X, Y)
+
+        changed = []
+        setattr(callback, hook, changing)
+        history = net.fit(X, Y, batch_size=8, epochs=4, callbacks=[callback], validation_data=(X, Y), verbose=0)
+        return net, history
+
+    assert_one(Crew(3).run(fit, synchronized_batch_norm=True), fit(None, "nobody"))
+
+
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_end"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda net: setattr(net[0], "trainable", False), lambda net: setattr(net.optimizer, "clipnorm", 0.1)],
+    ids=["trainable", "clipnorm"],
+)
+def test_a_change_on_one_rank_alone_is_an_error_on_all(change, hook):
+    def fit(strategy):
+        net, callback = net_of(strategy, gpunn.SGD(0.01)), gpunn.Callback()
+        rank = internals.process_group(net).rank
+        setattr(callback, hook, lambda number, *_: change(net) if rank == 1 else None)
+        with pytest.raises(RuntimeError, match=r"process 1 .*settings of layers, optimizer, loss and metrics"):
+            net.fit(X, Y, batch_size=8, epochs=4, callbacks=[callback], verbose=0)
+
+    Crew(2).run(fit)
+
+
 def test_float32_is_within_ten_times_the_difference_of_two_orders_of_summation():
     """One process that sums a batch's rows in another order is as far, about, from one process."""
 

@@ -161,19 +161,31 @@ def test_an_error_on_the_way_reaches_the_caller(no_room, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_layer_frozen_on_the_way_stays_frozen(no_room, fake_cupy):
-    class Freeze(gpunn.Callback):
-        def on_epoch_end(self, epoch, logs):
-            if epoch == 0:
-                self.model.layers[0].trainable = False
-                self.seen = self.model.get_weights()[0]
+@pytest.mark.parametrize("look", ["nothing", "predict", "evaluate"])
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin", "on_train_batch_end"])
+@pytest.mark.parametrize("setting", ["trainable", "l2"])
+def test_a_callbacks_change_counts_from_the_next_step(no_room, fake_cupy, setting, hook, look):
+    """As for a set on the device, whatever looks at the model afterwards."""
+
+    def change(number, *_):
+        if number == 1 and not seen:
+            setattr(net.layers[0], setting, {"trainable": False, "l2": 0.5}[setting])
+            {"nothing": lambda: None, "predict": lambda: net.predict(X), "evaluate": lambda: net.evaluate(X, y)}[look]()
+            seen.append(net.get_weights()[0])
 
     X, y, _ = _set("values")
-    no_room("cuda")
-    freeze = Freeze()
-    net = _net("values", "cuda")
-    net.fit(X, y, batch_size=5, epochs=3, verbose=0, callbacks=[freeze])
-    np.testing.assert_array_equal(net.get_weights()[0], freeze.seen)
+    found = []
+    for resident in (True, False):
+        if not resident:
+            no_room("cuda")
+        net, callback, seen = _net("values", "cuda"), gpunn.Callback(), []
+        setattr(callback, hook, change)
+        net.fit(X, y, batch_size=5, epochs=4, verbose=0, callbacks=[callback])
+        found.append(net.get_weights())
+        if setting == "trainable":
+            np.testing.assert_array_equal(found[-1][0], seen[0])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_rows_wait_until_they_have_arrived(fake_cupy):

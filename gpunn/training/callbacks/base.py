@@ -14,6 +14,10 @@ class Callback:
     `logs` holds what is known at that moment: after an epoch its loss, metrics and their val_ forms; after a batch the
     running loss of the epoch. Setting `self.model.stop_training = True` ends the fit after the current epoch.
 
+    An attribute that a hook sets on a layer, the optimizer, the loss or a metric takes effect at the next step: after a
+    batch hook at the next batch, after an epoch hook in the next epoch. With `DataParallel` every rank must set the
+    same attributes in the same epoch or batch hook.
+
     A fit that is resumed has the callbacks of the one before it, by their classes; `get_state` and `set_state` carry
     what they remember. One with `only_watches` may be there or not: it changes nothing of the run.
     """

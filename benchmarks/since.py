@@ -1,0 +1,284 @@
+"""`python -m benchmarks since COMMIT`: the working tree's speed as a multiple of an earlier commit's."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import child, machine, ratios
+from .command import names, say, write
+from .commits import Commit, checkout, describe
+from .comparison import PAUSE
+from .nets import NETS, Net
+from .process import ROOT, Absent, Declined, Failed, available_cores
+from .ratios import Quartiles
+from .translator import task
+
+HELP = "time the working tree against an earlier commit on the CPU"
+EPILOG = """
+fit: epochs of one network. predict: the whole set. setup: a new network, built,
+compiled and fitted for one step. estimator: an estimator's fit for one epoch.
+
+Both commits run in processes of their own. Each round times both sides in every
+mode once, in a shuffled order, in windows of at least 0.1 s; the result is the
+median of the per-round ratios with quartiles. A ratio above 1.02 is measured
+again in 25 rounds, spread over 5 pairs of new processes. It counts if its lower
+quartile is above 1.02 then.
+
+Prints a Markdown table for a commit message; only --json writes a file. --quick
+times seed, tabular and digits with one thread. Exit status 1 means that a ratio
+counts, or that a side failed.
+"""
+MODES = ("fit", "predict", "setup", "estimator")
+QUICK_NETS = ("seed", "tabular", "digits")
+ROUNDS, ROUNDS_AGAIN, PAIRS_AGAIN = 9, 25, 5
+SECONDS = 0.1
+LIMIT = 1.02
+SEED = 0
+HERE, THERE = "here", "there"
+
+
+class Asked(Protocol):
+    """The process of one side."""
+
+    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """The answer to a question."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+# starts the process of a side with a number of threads
+Start = Callable[[str, int], Asked]
+
+
+@dataclass
+class Row:
+    """One mode at one network.
+
+    us     microseconds of a unit by side, one per round
+    again  the same of the second measurement, empty if there was none
+    """
+
+    net: str
+    threads: int
+    mode: str
+    us: dict[str, list[float]] = field(default_factory=dict)
+    again: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Quartiles:
+        """The ratios of the first measurement."""
+        return ratios.ratio(self.us[HERE], self.us[THERE])
+
+    @property
+    def ratio(self) -> Quartiles:
+        """The ratios of the last measurement."""
+        return ratios.ratio(self.again[HERE], self.again[THERE]) if self.again else self.first
+
+    @property
+    def is_suspect(self) -> bool:
+        """True if it must be measured again."""
+        return self.first.median > LIMIT
+
+    @property
+    def counts(self) -> bool:
+        """True if the working tree is slower: above the limit twice, the second time with its lower quartile."""
+        return self.is_suspect and bool(self.again) and self.ratio.lower > LIMIT
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
+    parser.add_argument("commit", metavar="COMMIT", help="whatever git understands as a commit")
+    parser.add_argument("--quick", action="store_true", help="three networks and one thread, see below")
+    parser.add_argument("--nets", type=names(NETS), metavar="A,B", help=f"of {', '.join(NETS)}")
+    parser.add_argument("--threads", type=_threads, metavar="1,all", help="both unless --quick")
+    parser.add_argument(
+        "--rounds", type=_rounds, default=ROUNDS, metavar="N", help=f"at least {ROUNDS}, which is the default"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; 1 if a ratio counts, else 0."""
+    child.ends_as_if_interrupted()
+    nets = [NETS[name] for name in arguments.nets or (QUICK_NETS if arguments.quick else NETS)]
+    wanted = arguments.threads or (("1",) if arguments.quick else ("1", "all"))
+    counts = sorted({len(available_cores()) if n == "all" else 1 for n in wanted})
+    try:
+        with checkout(arguments.commit) as other:
+            commit = describe(ROOT, arguments.commit)
+            roots = {HERE: ROOT, THERE: other}
+            rows = measure(nets, counts, arguments.rounds, lambda side, n: Commit(roots[side], n, pinned=True))
+    except (Absent, Declined, Failed) as error:
+        say(f"error: {error}")
+        return 1
+    about = machine.record({}, threads=counts, rounds=arguments.rounds, seconds=SECONDS, since=commit, seed=SEED)
+    if arguments.json is not None:
+        write({"machine": about, "rows": [as_data(row) for row in rows]}, arguments.json)
+    print(markdown(rows, about))
+    return int(any(row.counts for row in rows))
+
+
+def measure(
+    nets: Iterable[Net],
+    counts: Iterable[int],
+    rounds: int,
+    start: Start,
+    *,
+    modes: Sequence[str] = MODES,
+    seconds: float = SECONDS,
+) -> list[Row]:
+    """Every mode of every network with every number of threads, measured again where it looks slower."""
+    draws = random.Random(SEED)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for threads in counts:
+            for net in nets:
+                say(f"{net.name}, {threads} thread{'s' * (threads > 1)}")
+                new = {mode: Row(net.name, threads, mode) for mode in modes}
+                time_rounds = functools.partial(_rounds_of, net, threads, start, Path(folder), draws, seconds)
+                for mode, times in time_rounds(modes, rounds).items():
+                    new[mode].us = times
+                suspects = [mode for mode, row in new.items() if row.is_suspect]
+                if suspects:
+                    say(f"  again: {', '.join(f'{mode} {new[mode].first.median:.3f}' for mode in suspects)}")
+                    # where memory happens to lie differs between processes, and with it the time
+                    for _ in range(PAIRS_AGAIN):
+                        for mode, times in time_rounds(suspects, ROUNDS_AGAIN // PAIRS_AGAIN).items():
+                            for side, values in times.items():
+                                new[mode].again.setdefault(side, []).extend(values)
+                rows += new.values()
+    return rows
+
+
+def _rounds_of(
+    net: Net,
+    threads: int,
+    start: Start,
+    folder: Path,
+    draws: random.Random,
+    seconds: float,
+    modes: Sequence[str],
+    rounds: int,
+) -> dict[str, dict[str, list[float]]]:
+    """{mode: {side: µs per round}} of a pair of new processes."""
+    times: dict[str, dict[str, list[float]]] = {mode: {HERE: [], THERE: []} for mode in modes}
+    with _pair(start, threads, draws) as sides:
+        for side in sides.values():
+            side.ask("prepare", net=dataclasses.asdict(net), seed=SEED, arrays=str(_stored(net, folder)))
+            for mode in modes:
+                side.ask("warm", mode=mode)
+        order = list(modes)
+        for _ in range(rounds):
+            draws.shuffle(order)
+            for mode in order:
+                # the two windows of a ratio are adjacent in time
+                for name in draws.sample(sorted(sides), len(sides)):
+                    time.sleep(PAUSE)
+                    times[mode][name].append(sides[name].ask("window", mode=mode, seconds=seconds)["us"])
+    return times
+
+
+@contextmanager
+def _pair(start: Start, threads: int, draws: random.Random) -> Iterator[dict[str, Asked]]:
+    """The processes of both sides, started in a shuffled order."""
+    with ExitStack() as stack:
+        sides = {}
+        for name in draws.sample((HERE, THERE), 2):
+            sides[name] = start(name, threads)
+            stack.callback(sides[name].close)
+        yield sides
+
+
+def _stored(net: Net, folder: Path) -> Path:
+    """A file with the set and the initial weights of a network, for both sides."""
+    path = folder / f"{net.name}.npz"
+    if not path.exists():
+        drawn = task(net, SEED, "float32")
+        arrays: dict[str, Any] = {f"weights{k}": w for k, w in enumerate(drawn.weights)}
+        np.savez(path, X=drawn.X, y=drawn.y, **arrays)
+    return path
+
+
+# --- the result ---
+
+
+def as_data(row: Row) -> dict[str, Any]:
+    """A row as JSON: medians of the times in µs, ratios as [lower quartile, median, upper quartile]."""
+    result: dict[str, Any] = {"net": row.net, "mode": row.mode, "threads": row.threads, "precision": "float32"}
+    medians = {side: _short(ratios.quartiles(values).median) for side, values in row.us.items()}
+    result |= {"us": medians[HERE], "us_since": medians[THERE], "rounds": len(row.us[HERE])}
+    result["ratio"] = [_short(r) for r in row.first]
+    if row.again:
+        result |= {"ratio_again": [_short(r) for r in row.ratio], "rounds_again": len(row.again[HERE])}
+    return result | {"counts": row.counts}
+
+
+def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
+    """The ratios as a table, and in words what was measured again and what counts."""
+    modes = [mode for mode in MODES if any(row.mode == mode for row in rows)]
+    lines = [
+        f"Times of {about['commit']} divided by those of {about['since']}: medians and quartiles of {about['rounds']}",
+        f"rounds, float32, {about['cpu']}.",
+        "",
+        f"| net | threads | {' | '.join(modes)} |",
+        f"| --- | ---: | {' | '.join('---:' for _ in modes)} |",
+    ]
+    for net, threads in dict.fromkeys((row.net, row.threads) for row in rows):
+        cells = {row.mode: _cell(row) for row in rows if (row.net, row.threads) == (net, threads)}
+        lines.append(f"| {net} | {threads} | {' | '.join(cells.get(mode, '') for mode in modes)} |")
+    lines.append("")
+    again = [row for row in rows if row.again]
+    if again:
+        lines += [f"\\* Measured again in {len(again[0].again[HERE])} rounds. The first measurements were:", ""]
+        lines += [f"- {_label(row)}: {_shown(row.first)}" for row in again]
+        lines.append("")
+    slower = [_label(row) for row in rows if row.counts]
+    lines.append(f"Slower: {'; '.join(slower)}." if slower else f"None counts as slower (more than {LIMIT} twice).")
+    return "\n".join(lines)
+
+
+def _label(row: Row) -> str:
+    return f"{row.net}, {row.mode}, {row.threads} thread{'s' * (row.threads > 1)}"
+
+
+def _cell(row: Row) -> str:
+    return _shown(row.ratio) + " \\*" * bool(row.again)
+
+
+def _shown(q: Quartiles) -> str:
+    return f"{q.median:.3f} ({q.lower:.3f}–{q.upper:.3f})"
+
+
+def _short(value: float) -> float:
+    """To five significant digits."""
+    return float(f"{value:.5g}")
+
+
+# --- parsers ---
+
+
+def _rounds(text: str) -> int:
+    value = int(text)
+    if value < ROUNDS:
+        raise argparse.ArgumentTypeError(f"must be at least {ROUNDS}, got {value}")
+    return value
+
+
+def _threads(text: str) -> tuple[str, ...]:
+    found: tuple[str, ...] = names(("1", "all"))(text)
+    return found
