@@ -420,7 +420,7 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) ->
     found = {}
     for metric, part in net.score_parts():
         if not metric.needs_rows:
-            found[metric.name] = metric.value(sums[part], weight) if weight else float("nan")
+            found[metric.name] = metric.value(sums[part], weight, net.n_out) if weight else float("nan")
         elif kept is not None:
             rows = (None if array is None else net.backend.to_host(array) for array in (kept.a, kept.y, kept.w))
             found[metric.name] = float(metric.of_rows(*rows))
