@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from . import data as checks
 from .explaining import copy_step
 from .kernels.state import Slot
 from .losses import Huber, MeanAbsoluteError
@@ -103,6 +104,8 @@ def check_gradients(
     wanted = dict(zip([(p.layer, p.parameter.name) for p in inner.ordered_places()], gradients, strict=True))
     grad_x = twin.input_gradient(x, y, training=training, sample_weight=sample_weight)
     x64, y64, w64 = sets.batch(inner, x, y, sample_weight)
+    if not checks.any_weight(w64):
+        raise ValueError("sample_weight is zero in every row, so that there is no gradient to check")
     on_device = sets.on_device(inner, (np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64))
     entries = []
     options = {"training": bool(training), "loss": True, "weighted": w64 is not None}

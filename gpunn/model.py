@@ -384,8 +384,9 @@ class Sequential:
             )
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
-        """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. Processes
-        that train together all call it with the whole batch."""
+        """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. A batch
+        whose weights are all zero changes nothing, and its loss is the penalties alone (E3). Processes that train
+        together all call it with the whole batch."""
         self._need_compiled("train_on_batch")
         self._need_rest("train_on_batch")
         with self._net.group.together():
@@ -398,7 +399,7 @@ class Sequential:
         processes each that calls it looks at all of them."""
         self._need_compiled("evaluate")
         whole("batch_size", batch_size)
-        data = sets.batch(self._net, X, y, sample_weight, name="X")
+        data = sets.of_evaluation(self._net, X, y, sample_weight)
         with self._net.backend.activate():
             return loop.score(self._net, sets.place(self._net, data), batch_size)
 

@@ -602,6 +602,12 @@ class Perceptron:
         if X.__class__.__name__.startswith("csc"):
             X = X.tocsr()
         weights = None if sample_weight is None else sample_weight[held]
+        for part, what in ((training, "trains"), (held, "is held out")):
+            if not checks.any_weight(None if sample_weight is None else sample_weight[part]):
+                raise ValueError(
+                    f"sample_weight is zero in every row that {what} with early_stopping=True; give more rows a weight "
+                    "> 0, or change validation_fraction"
+                )
         return training, (X[held], self._labels_of(y[held]), weights)
 
     def _stratify(self, y: Any) -> Any:

@@ -92,7 +92,7 @@ def fit(
             raise ValueError("give validation_data or validation_split, not both")
         held = X[n:], y[n:], None if w is None else w[n:]
         X, y, w = X[:n], y[:n], None if w is None else w[:n]
-        if not all(part is None or bool((part > 0).any()) for part in (w, held[2])):
+        if not (checks.any_weight(w) and checks.any_weight(held[2])):
             raise ValueError("validation_split leaves one side whose sample_weight is all zero")
     else:
         held = sets.validation(net, validation_data, X.shape[1])
@@ -119,8 +119,7 @@ def _fit_rows(
     look = checks.weights_of_a_batch
     data = sets.checked(net, found["X"], found["y"], found.get("sample_weight"), look=look)
     X, y, w = sets.with_classes(net, data, class_weight, look=look)
-    if not any(group.meet("the weights of a set", w is None or bool((w > 0).any()))):
-        raise ValueError("sample_weight is zero in every row; at least one weight must be > 0")
+    sets.check_weight(w, "sample_weight", group)
     return train(
         model,
         (X, y, w),

@@ -388,7 +388,10 @@ def _epoch(
                 callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
             if left and net.state[Slot.BAD]:
                 break
-    look(net, net.backend.to_host(net.state), shown)
+    state = net.backend.to_host(net.state)
+    look(net, state, shown)
+    if not state[Slot.WEIGHT_SUM]:
+        raise ValueError(f"sample_weight is zero in every row of epoch {shown + 1}; at least one weight must be > 0")
 
 
 def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:

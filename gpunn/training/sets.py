@@ -55,7 +55,8 @@ def with_classes(net: Network, data: Set, class_weight: Any, *, it: str = "", lo
         return data
     X, y, w = data
     by_class = checks.class_weights(class_weight, y, net.loss, net.outputs(X.shape[1]))
-    both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
+    with np.errstate(over="ignore"):  # `look` names an overflow
+        both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
     return X, y, look(both, len(both), net.dtype, f"{it}{name}class_weight")
 
 
@@ -65,10 +66,20 @@ def only_named_classes(class_weight: Any, why: str) -> None:
         raise ValueError(f"class_weight='balanced' needs all rows, and {why}: pass a dict")
 
 
-def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None, name: str = "x") -> Set:
-    """One batch, checked; the network is built for it where it was not."""
+def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Set:
+    """One batch, checked, whose weights may all be 0; the network is built for it where it was not."""
     only_named_classes(class_weight, "this is one batch")
-    found = with_classes(net, checked(net, x, y, sample_weight, x=name), class_weight)
+    look = checks.weights_of_a_batch
+    found = with_classes(net, checked(net, x, y, sample_weight, x="x", look=look), class_weight, look=look)
+    return _built(net, found)
+
+
+def of_evaluation(net: Network, X: Any, y: Any, sample_weight: Any) -> Set:
+    """A data set to be evaluated, checked; the network is built for it where it was not."""
+    return _built(net, checked(net, X, y, sample_weight))
+
+
+def _built(net: Network, found: Set) -> Set:
     if not net.is_built:
         net.build(found[0].shape[1])
     return found
@@ -117,7 +128,16 @@ def validation(net: Network, given: Any, n_in: int) -> Validation | None:
         first, count = part(rows, *own)
         X, y, w = (_rows_on_disk(each, first, count) for each in (X, y, w))
         own, look = (0, 1), checks.weights_of_a_batch
-    return Validation(*checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look), first, rows)
+    found = checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look)
+    if rows is not None:
+        check_weight(found[2], "validation sample_weight", group)
+    return Validation(*found, first, rows)
+
+
+def check_weight(w: Array | None, name: str, group: Group) -> None:
+    """ValueError on every process where the weights of all of them are 0."""
+    if not any(group.meet("the weights of a set", checks.any_weight(w))):
+        raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
 
 
 def _rows_on_disk(given: Any, first: int, count: int) -> Any:

@@ -183,6 +183,25 @@ def test_a_class_that_weighs_more_is_found_more_often():
     assert found[0] < found[1] < found[2]
 
 
+# --- where scikit-learn does otherwise ----------------------------------------------------------------------------
+
+
+def test_a_batch_without_weight_is_skipped():
+    """The fit is the one without these rows; scikit-learn raises ZeroDivisionError."""
+    weights = np.where((np.arange(len(X)) >= 50) & (np.arange(len(X)) < 100), 0.0, 1.0)
+    there = regressor(shuffle=False).fit(X[weights > 0], VALUES[weights > 0])
+    assert_equal(regressor(shuffle=False).fit(X, VALUES, sample_weight=weights), there, rtol=1e-12)
+
+
+def test_a_warm_start_that_finds_nothing_better_keeps_the_best_weights():
+    fitted = classifier(early_stopping=True, warm_start=True, max_iter=10).fit(X, NAMES)
+    fitted.best_validation_score_ = 2.0  # no score reaches it
+    before = weights_of(fitted)
+    fitted.fit(X, NAMES)
+    for got, wanted in zip(weights_of(fitted), before, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
 # --- activations, losses, outputs, initial weights ----------------------------------------------------------------
 
 HIDDEN = sorted(
