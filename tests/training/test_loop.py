@@ -408,6 +408,7 @@ def test_an_update_that_would_overflow_is_not_written(rate, optimizer):
         assert _kept(net) == before
     if rate >= 1e38:
         assert taken == 0 and "an update would overflow" in str(caught.value)
+        assert SAYS.fullmatch(str(caught.value)), "the learning rate is a likely cause of the first update too"
 
 
 @pytest.mark.parametrize("which", ["X", "y", "weights"])
