@@ -189,9 +189,13 @@ def order_of_epoch(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
 
 
 def split(n: int, validation_split: float) -> int:
-    """How many of n rows train when the last `validation_split` of them validate, as in Keras. ValueError for none."""
+    """The number of rows that train, ⌊n (1 − validation_split)⌋ as in Keras; the last ones validate.
+
+    ValueError where one side would have no rows.
+    """
     held = fraction("validation_split", validation_split)
-    rows = int(n * (1 - held))
+    # 1 − 0.9 is less than 0.1 by rounding, and 10 times it less than 1
+    rows = int(n * (1 - held + np.finfo(np.float64).eps))
     if rows == 0 or (held > 0 and rows == n):
         raise ValueError(f"validation_split={held} of {n} rows leaves one side without rows")
     return rows
@@ -425,6 +429,6 @@ def _labels(array: Array, n_out: int, name: str) -> Array:
     if low < 0 or high >= n_out:
         wrong = low if low < 0 else high
         raise ValueError(
-            f"{name} holds label {int(wrong)}, but the network has {n_out} outputs: labels are 0 … {n_out - 1}"
+            f"{name} holds label {float(wrong):.15g}, but the network has {n_out} outputs: labels are 0 … {n_out - 1}"
         )
     return host.astype(np.int32)

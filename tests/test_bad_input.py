@@ -248,7 +248,7 @@ BAD_Y = {
         SPARSE,
         _with(LABELS, 5, 1e300),
         ValueError,
-        "y holds label 1000.*, but the network has 3 outputs",
+        r"y holds label 1e\+300, but the network has 3 outputs",
     ),
     "half a label": (SPARSE, _with(LABELS, 5, 0.5), ValueError, "y must hold whole numbers as labels, got .*0.5"),
     "labels as words": (
