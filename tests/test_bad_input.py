@@ -153,6 +153,22 @@ def test_x(classifier, call, x, error, message):
     assert _unchanged({"x": x}) == before
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("batch_size", [100, 1024, 5000])
+@pytest.mark.parametrize("ask", ["predict", "predict_proba", "predict_classes"])
+def test_a_bad_number_in_any_block_of_a_prediction(classifier, ask, batch_size, kind):
+    """In the first and the last row of the whole blocks of 1024 rows, and of the shorter last block."""
+    for row in (0, 1023, 1024, 2047, 2048, 2499):
+        for value, what in ((NAN, "NaN"), (INF, "infinity"), (-INF, "infinity")):
+            x = _with(np.resize(X, (2500, COLUMNS)), (row, 2), value).astype(kind)
+            with nothing_moves(classifier):
+                _refused(
+                    lambda x=x: getattr(classifier, ask)(x, batch_size=batch_size),
+                    ValueError,
+                    f"^X contains {what}, first in row {row}, column 2",
+                )
+
+
 @pytest.mark.parametrize("case", [c for c in BAD_X if "column" not in c])
 def test_a_refused_x_builds_nothing(case):
     x, error, _ = BAD_X[case]
