@@ -251,6 +251,19 @@ def test_precision_recall_and_f1_by_hand():
     assert (found["precision"], found["recall"], found["f1"]) == (0, 0, 0)
 
 
+def test_a_class_that_is_only_predicted_counts_in_a_macro_average():
+    """No row has class 2, and one answer says so: the mean is over three classes, as in scikit-learn."""
+    labels, answers = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 2])
+    net = _as_given(3, LABELS, ["precision", "recall", "f1"])
+    found = net.evaluate(np.eye(3)[answers], labels)
+    by_hand = {"precision": (1 + 2 / 3 + 0) / 3, "recall": (1 / 2 + 2 / 3 + 0) / 3, "f1": (2 / 3 + 4 / 6 + 0) / 3}
+    assert {name: found[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-15)
+    scores = oracle("sklearn.metrics")
+    for name in by_hand:
+        score = getattr(scores, f"{name}_score")(labels, answers, average="macro", zero_division=0)
+        assert found[name] == pytest.approx(score, rel=1e-15)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("form", ["labels", "labels of logits", "one-hot rows"])

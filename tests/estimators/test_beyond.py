@@ -408,6 +408,18 @@ def test_the_curve_of_validation_data_by_hand():
     assert fitted.history_.history == {"loss": fitted.loss_curve_, "val_loss": fitted.validation_loss_curve_}
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_penalty_of_validation_data_is_that_of_all_its_rows(weighted):
+    """½α ΣW²/Σw over 2500 rows, which are evaluated in several batches, the last one shorter."""
+    rng = np.random.default_rng(4)
+    held, y = rng.normal(size=(2500, 13)), rng.normal(size=2500)
+    w = rng.uniform(0.5, 2, size=2500) if weighted else np.ones(2500)
+    fitted = regressor(alpha=50.0, max_iter=2).fit(X, VALUES, validation_data=(held, y, w) if weighted else (held, y))
+    expected = np.average((fitted.predict(held) - y) ** 2 / 2, weights=w)
+    expected += 25.0 * sum((W**2).sum() for W in fitted.coefs_) / w.sum()
+    assert fitted.validation_loss_curve_[-1] == pytest.approx(expected, rel=1e-10)
+
+
 def test_validation_data_does_not_move_the_fit():
     plain = regressor().fit(X, TWO)
     watched = regressor().fit(X, TWO, validation_data=[X[:20], TWO[:20]])
