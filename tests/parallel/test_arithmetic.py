@@ -416,3 +416,35 @@ def test_a_copy_is_of_its_process_alone_until_it_joins():
         return apart(net, twin)
 
     assert Crew(2).run(both) == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_count_of_rows_is_exact(dtype):
+    """24 right of 53 rows are 24/53 in the history and of the validation data, however they are shared."""
+    y = np.arange(ROWS) % 3
+    x = np.eye(3)[np.where(np.arange(ROWS) < 24, y, (y + 1) % 3)]
+
+    def watched(strategy):
+        net = gpunn.Sequential([gpunn.Dense(3)], input_shape=3, seed=0, dtype=dtype)
+        net.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"], strategy=strategy, device="cpu")
+        net.set_weights([np.eye(3), np.zeros(3)])
+        net.layers[0].trainable = False
+        return net.fit(x, y, batch_size=7, validation_data=(x, y), verbose=0).history
+
+    for history in Crew(3).run(watched):
+        assert history["accuracy"] == history["val_accuracy"] == [24 / ROWS]
+
+
+def test_an_epoch_without_weight_is_an_error_on_every_process():
+    def trained_without_weight(strategy):
+        net = net_of(strategy)
+        with pytest.raises(ValueError, match="sample_weight is zero in every row"):
+            net.fit(X, Y, batch_size=8, sample_weight=np.full(ROWS, 1e-120), verbose=0)
+        net.train_on_batch(X, Y, sample_weight=np.zeros(ROWS))
+        return net.get_weights()
+
+    before = net_of(None)
+    before.build(7)
+    for weights in Crew(3).run(trained_without_weight):
+        for got, wanted in zip(weights, before.get_weights(), strict=True):
+            np.testing.assert_array_equal(got, wanted)
