@@ -148,7 +148,7 @@ def weights_of_a_batch(w: Any, n: int, dtype: np.dtype, name: str = "sample_weig
 
 
 def _smallest_weight(dtype: np.dtype) -> float:
-    """The smallest weight that is not taken as 0."""
+    """The smallest weight that does not count as 0."""
     return max(float(np.finfo(dtype).tiny), SMALLEST_WEIGHT)
 
 

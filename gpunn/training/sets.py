@@ -55,7 +55,7 @@ def with_classes(net: Network, data: Set, class_weight: Any, *, it: str = "", lo
         return data
     X, y, w = data
     by_class = checks.class_weights(class_weight, y, net.loss, net.outputs(X.shape[1]))
-    with np.errstate(over="ignore"):  # `look` names an overflow
+    with np.errstate(over="ignore"):  # `look` reports an overflow
         both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
     return X, y, look(both, len(both), net.dtype, f"{it}{name}class_weight")
 
