@@ -357,7 +357,7 @@ def test_a_model_is_no_fit_under_way(file):
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(OSError, match="not a file that could hold a model"):
+    with pytest.raises(OSError, match="not a regular file"):
         _other().fit(X, VALUES, resume=tmp_path, verbose=0)
     with pytest.raises(TypeError):
         _other().fit(X, VALUES, resume=3.5, verbose=0)
