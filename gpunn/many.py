@@ -60,9 +60,9 @@ def fit_many(
     go on to their ends; then DivergenceError says which it was, and its `fitted` is the list all the same.
     """
     listed = _candidates(candidates)
-    whole("batch_size", batch_size)
-    whole("epochs", epochs)
-    truth("shuffle", shuffle)
+    batch_size = whole("batch_size", batch_size)
+    epochs = whole("epochs", epochs)
+    shuffle = truth("shuffle", shuffle)
     table = checks.table(X, None)
     pairs = None if splits is None else _splits(splits, table.shape[0])
     plans = [

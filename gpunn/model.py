@@ -279,7 +279,7 @@ class Sequential:
             watched = [_metric(m) for m in listed("metrics", metrics, "names or gpunn metrics")]
             self._net.resolve(chosen, watched)
             if threads is not None:
-                whole("threads", threads)
+                threads = whole("threads", threads)
                 if importlib.util.find_spec("threadpoolctl") is None:
                     raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
             backend = group.backend(backends.get(device), device)
@@ -398,7 +398,7 @@ class Sequential:
         """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows. Of several
         processes each that calls it looks at all of them."""
         self._need_compiled("evaluate")
-        whole("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size)
         data = sets.of_evaluation(self._net, X, y, sample_weight)
         with self._net.backend.activate():
             return loop.score(self._net, sets.place(self._net, data), batch_size)
@@ -407,7 +407,7 @@ class Sequential:
 
     def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
-        whole("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size)
         array = checks.table(X, sets.known_inputs(self._net))
         if not self._net.is_built:
             checks.check_numbers(array, self.dtype)

@@ -264,7 +264,7 @@ class Perceptron:
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
             )
-        batch_size = min(200 if self.batch_size == "auto" else self.batch_size, len(rows))
+        batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), len(rows))
         model = self._network(layer_units, continues)
         training = self._targets(model, X, y, self._weighted(y, sample_weight))
         validation = self._validation(model)
@@ -281,7 +281,7 @@ class Perceptron:
         orders = course.orders if self.shuffle else None
         fit: dict[str, Any] = {
             "batch_size": batch_size,
-            "epochs": 1 if incremental else self.max_iter,
+            "epochs": 1 if incremental else int(self.max_iter),
             "order_of": course.order_of if self.shuffle else None,
             "callbacks": callbacks,
             "verbose": self.verbose,

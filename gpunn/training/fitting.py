@@ -55,11 +55,11 @@ def fit(
     steps_per_epoch: int | None,
 ) -> History:
     """`Sequential.fit`."""
-    whole("batch_size", batch_size)
-    whole("epochs", epochs)
+    batch_size = whole("batch_size", batch_size)
+    epochs = whole("epochs", epochs)
     if verbose not in (0, 1, 2):
         raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
-    truth("shuffle", shuffle)
+    shuffle = truth("shuffle", shuffle)
     chosen = listed("callbacks", callbacks, "gpunn.Callback objects")
     if verbose:
         chosen.append(_progress(verbose))
@@ -223,7 +223,7 @@ def _fit_stream(
     """`fit` on batches that X gives one after another."""
     net, epochs = model._net, how["epochs"]
     if steps is not None:
-        whole("steps_per_epoch", steps)
+        steps = whole("steps_per_epoch", steps)
     batches = stream.Stream(X, steps)
     sets.only_named_classes(class_weight, "X is a stream")
     if batches.only_once and how["resume"] is not None:

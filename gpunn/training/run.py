@@ -222,13 +222,13 @@ class Run:
             tensors, metadata = checkpoint.read(path)
         except FileNotFoundError:
             return None
-        name = os.fspath(path)
+        name, here = os.fspath(path), self.facts()
         if TRAINING not in metadata:
             raise CheckpointError(
                 f"{name} holds a model, but no fit under way: resume= takes what ModelCheckpoint wrote"
             )
         try:
-            difference = _difference(metadata[TRAINING]["facts"], self.facts())
+            difference = _difference(metadata[TRAINING]["facts"], here)
             if difference:
                 raise CheckpointError(
                     f"the checkpoint is of another fit: {difference}. Go on as it was begun, or delete the file"

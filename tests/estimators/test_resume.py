@@ -94,6 +94,17 @@ def test_going_on_is_never_having_stopped(case, kind, tmp_path):
     assert_same_fit(fitted(parameters, [], resume=path, kind=kind), whole)
 
 
+@pytest.mark.parametrize("of", [np.int64, np.uint8])
+def test_integers_of_numpy_are_those_of_python(of, tmp_path):
+    path = tmp_path / "run.safetensors"
+    sizes = {"batch_size": 50, "max_iter": EPOCHS, "hidden_layer_sizes": (9,), "n_iter_no_change": 10}
+    whole = fitted(sizes, [])
+    given = {name: (of(size[0]),) if name == "hidden_layer_sizes" else of(size) for name, size in sizes.items()}
+    fitted(given, [gpunn.ModelCheckpoint(path), StopAt(STOP)])
+    assert_same_fit(fitted(given, [], resume=path), whole)
+    assert_same_fit(fitted(sizes, [], resume=path), whole)
+
+
 def test_early_stopping_in_the_past_is_remembered(tmp_path):
     """A fit that had come to its end goes no further."""
     parameters = {"early_stopping": True, "n_iter_no_change": 1, "tol": 0.5, "max_iter": 40}

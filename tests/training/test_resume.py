@@ -81,6 +81,28 @@ def test_epochs_is_the_total_and_the_history_is_of_them_all(file):
     assert history.epoch == list(range(EPOCHS)) and outcome(net, history) == outcome(*whole[:2])
 
 
+NUMPY_INTEGERS = {
+    "arrays": lambda: (*CASES["adam"]()[:3], {"batch_size": 8}),
+    "a stream": lambda: (*CASES["a stream"]()[:3], {"steps_per_epoch": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+@pytest.mark.parametrize("name", NUMPY_INTEGERS)
+def test_integers_of_numpy_are_those_of_python(file, name, kind):
+    """A fit with either goes on from a checkpoint of the other."""
+    outcomes = []
+    for first, then in ((int, int), (int, kind), (kind, int), (kind, kind)):
+        file.unlink(missing_ok=True)
+        for of, epochs in ((first, 2), (then, 4)):
+            net, data, options, sizes = NUMPY_INTEGERS[name]()
+            sizes = {name: of(size) for name, size in (sizes | {"epochs": epochs}).items()}
+            callbacks = [gpunn.ModelCheckpoint(file, every=of(1))]
+            history = net.fit(*data, verbose=of(0), callbacks=callbacks, resume=file, **sizes, **options)
+        outcomes.append(outcome(net, history))
+    assert len(set(outcomes)) == 1
+
+
 def test_where_there_is_no_file_the_fit_begins_anew(file):
     net, history, _ = run("adam", file, resume=True)
     assert outcome(net, history) == outcome(*run("adam")[:2]) and file.exists()
