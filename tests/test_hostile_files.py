@@ -177,7 +177,10 @@ FORGED = {
         lambda t, m: m["training"].update(done=10**9),
         "it holds 1000000000 epochs, more than epochs=9",
     ),
-    "epochs that have no history": (lambda t, m: m["training"].update(done=5), "its history has 3 epochs, not 5"),
+    "epochs that have no history": (
+        lambda t, m: m["training"].update(done=5),
+        r"its history of 'loss' should be float64 \(5,\)",
+    ),
     "a first epoch below none": (lambda t, m: m["training"].update(first=-5), "its counts of epochs are -5 and 3"),
     "a rate below 0": (lambda t, m: m["training"].update(held_rate=-0.1), "its learning rate is -0.1"),
     "a rate that is text": (lambda t, m: m["training"].update(held_rate="1"), "its learning rate is '1'"),
@@ -185,15 +188,15 @@ FORGED = {
     "a history that is a number": (lambda t, m: m["training"].update(history=3), "does not describe a fit"),
     "a history that is long": (
         lambda t, m: t.update({"training/history/loss": np.zeros(99)}),
-        "its history of 'loss' is not a number an epoch",
+        "its history of 'loss' should be float64",
     ),
     "a history that is wide": (
         lambda t, m: t.update({"training/history/loss": np.zeros((3, 3))}),
-        "its history of 'loss' is not a number an epoch",
+        "its history of 'loss' should be float64",
     ),
     "a history of whole numbers": (
         lambda t, m: t.update({"training/history/loss": np.zeros(3, np.int64)}),
-        "its history of 'loss' is not a number an epoch",
+        "its history of 'loss' should be float64",
     ),
     "changed layers beyond": (lambda t, m: m["training"].update(changed={"7": {"units": 3}}), "not describe a fit"),
     "changed layers before": (

@@ -270,14 +270,13 @@ class Run:
             raise CheckpointError(f"its learning rate is {rate!r}")
         if done > epochs:
             raise CheckpointError(f"it holds {done} epochs, more than epochs={epochs}, which counts them in")
+        curves = {name: extra[f"history/{name}"] for name in ("loss", *training["history"])}
+        for name, values in curves.items():
+            if values.shape != (done,) or values.dtype != np.float64:
+                found = f"{values.dtype} {values.shape}"
+                raise CheckpointError(f"its history of {name!r} should be float64 {(done,)}, got {found}")
         history = History()
-        for name in training["history"]:
-            values = extra[f"history/{name}"]
-            if values.shape[1:] or len(values) > done or values.dtype != np.float64:
-                raise CheckpointError(f"its history of {name!r} is not a number an epoch")
-            history.history[name] = values.tolist()
-        if len(history.history["loss"]) != done:
-            raise CheckpointError(f"its history has {len(history.history['loss'])} epochs, not {done}")
+        history.history = {name: curves[name].tolist() for name in training["history"]}
         history.epoch = list(range(done))
         position = Position(
             first,
