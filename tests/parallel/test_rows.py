@@ -96,6 +96,16 @@ def test_blocks_hold_every_row_once(n, batch, parts):
         assert (whole != blocks.order(7, 3, range(parts), True)).any()
 
 
+def test_every_block_has_an_order_of_its_own():
+    """Of four equal blocks each takes the permutation of the generator that is jumped as often as its number."""
+    blocks = Blocks(4 * 16, 8, 4)
+    orders = [blocks.order(7, 2, range(k, k + 1), True)[blocks.places(k)].tolist() for k in range(4)]
+    key = np.array([7, 2], dtype=np.uint64)
+    for k, order in enumerate(orders):
+        assert order == np.random.Generator(np.random.Philox(key=key).jumped(k)).permutation(16).tolist()
+    assert len(set(map(tuple, orders))) == 4
+
+
 def test_only_what_is_asked_for_is_read(parquet, monkeypatch):
     from pyarrow.parquet import ParquetFile
 
@@ -147,6 +157,21 @@ def test_files_that_are_no_sets(tmp_path, npy, parquet):
         gpunn.Rows(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="parts must be at least 1"):
         gpunn.Rows(tmp_path / "x.npy", parts=0)
+
+
+def test_files_without_rows_are_named(tmp_path):
+    pa = oracle("pyarrow")
+    from pyarrow.parquet import write_table
+
+    np.save(tmp_path / "empty.npy", np.zeros((0, 4)))
+    write_table(pa.table({"a": pa.array([], pa.float64())}), tmp_path / "empty.parquet")
+    for name in ("empty.npy", "empty.parquet"):
+        with pytest.raises(ValueError, match=f"no rows in .*{name}"):
+            gpunn.Rows(tmp_path / name)
+        with pytest.raises(ValueError, match=f"no rows in .*{name}, .*{name}"):
+            gpunn.Rows([tmp_path / name, tmp_path / name])
+    np.save(tmp_path / "some.npy", X)
+    assert gpunn.Rows([tmp_path / "empty.npy", tmp_path / "some.npy"]).shape == X.shape
 
 
 def test_empty_cells_are_named(tmp_path):
