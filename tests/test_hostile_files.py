@@ -162,7 +162,9 @@ def _opened(whole, file):
 FORGED = {
     "training that is text": (lambda t, m: m.update(training="yes"), "does not describe a fit"),
     "training that is a list": (lambda t, m: m.update(training=[]), "does not describe a fit"),
-    "training that is empty": (lambda t, m: m.update(training={}), "does not describe a fit"),
+    "training that is empty": (lambda t, m: m.update(training={}), "version is 1, this gpunn resumes"),
+    "a version of text": (lambda t, m: m["training"].update(version="2"), "version is '2', this gpunn resumes"),
+    "a version that is a list": (lambda t, m: m["training"].update(version=[]), "this gpunn resumes"),
     "no training": (lambda t, m: m.pop("training"), "holds a model, but no fit under way"),
     "facts that are none": (lambda t, m: m["training"].update(facts=None), "checkpoint is of another fit"),
     "facts without a seed": (lambda t, m: m["training"]["facts"].pop("seed"), "seed is None in the file"),

@@ -29,6 +29,7 @@ from .history import History
 from .saving import Shapes, check_arrays, shapes_of, views_of
 
 TRAINING = "training"
+VERSION = 2  # of what a checkpoint holds in addition to the model; 1 had no checksums of the data
 PREFIX = f"{TRAINING}/"
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 
@@ -177,6 +178,7 @@ class Run:
             text = json.dumps(rest, default=_plain)
             states.append({"class": type(callback).__name__, "arrays": list(arrays), "state": text})
         metadata[TRAINING] = {
+            "version": VERSION,
             "facts": self.facts(),
             "first": here.first,
             "done": here.done,
@@ -228,6 +230,12 @@ class Run:
                 f"{name} holds a model, but no fit under way: resume= takes what ModelCheckpoint wrote"
             )
         try:
+            version = metadata[TRAINING].get("version", 1)
+            if version != VERSION:
+                raise CheckpointError(
+                    f"another gpunn wrote this checkpoint: its version is {version!r}, this gpunn resumes {VERSION}. "
+                    "Finish the fit with that gpunn, or delete the file; gpunn.load opens the model in it"
+                )
             difference = _difference(metadata[TRAINING]["facts"], here)
             if difference:
                 raise CheckpointError(

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import data as checks
-from ..backend import to_host
+from ..backend import array_module, home, to_host
 from ..network import Network
 from ..parallel import Rows
 from ..recording import Array, Group, part
 from .blocks import HostData, stays
 from .loop import Data
 
+SAMPLED_ROWS = 65  # of a table in a checksum: about a batch, which may be read from a disk or a GPU
+SAMPLED_NUMBERS = 1025  # of labels and weights
 Set = tuple[Any, Array, Array | None]  # X (n, n_in), y for the loss, weights (n,) or None
 Look = Callable[..., Array]
 
@@ -96,8 +98,8 @@ def of_stream(net: Network, given: Any, number: int, class_weight: Any) -> Set:
     return with_classes(net, checked(net, x, y, w, it=it, x="x", look=look), class_weight, it=it, look=look)
 
 
-class Validation(NamedTuple):
-    """What a fit is measured on: all rows, or this process's of a set of `rows` rows, the first of which is `first`."""
+class Shard(NamedTuple):
+    """A set, or this process's rows of a set of `rows` rows, the first of which is `first`."""
 
     X: Any
     y: Array
@@ -105,12 +107,33 @@ class Validation(NamedTuple):
     first: int = 0
     rows: int | None = None
 
+    def checksums(self, group: Group) -> dict[str, int]:
+        """A checksum of sampled rows of each array, the same on every process. All processes call it."""
+        total = int(self.X.shape[0] if self.rows is None else self.rows)
+        arrays = {"X": self.X, "y": self.y, "sample_weight and class_weight": self.w}
+        sampled = {name: self._sample(array, total) for name, array in arrays.items() if array is not None}
+        shards = [sampled] if self.rows is None else group.meet("the checksums of a set", sampled)
+        return {name: zlib.crc32(b"".join(shard.get(name, b"") for shard in shards)) for name in sampled}
+
+    def _sample(self, array: Any, total: int) -> bytes:
+        """The bytes of sampled rows, of those of all `total` that this process has."""
+        own = sampled_rows(total, SAMPLED_ROWS if array.ndim > 1 else SAMPLED_NUMBERS) - self.first
+        with home(array):
+            chosen = array[array_module(array).asarray(own[(own >= 0) & (own < array.shape[0])])]
+            return bytes(to_host(chosen.toarray() if hasattr(chosen, "toarray") else chosen).tobytes())
+
     def on_device(self, net: Network) -> Any:
         """The same where the network finds it."""
         return dataclasses.replace(place(net, (self.X, self.y, self.w)), first=self.first, whole=self.rows)
 
 
-def validation(net: Network, given: Any, n_in: int) -> Validation | None:
+def sampled_rows(n: int, most: int) -> np.ndarray:
+    """At most that many of n rows, evenly spaced: the first, the last and those between."""
+    count = min(n, most)
+    return np.arange(count) * (n - 1) // max(1, count - 1)
+
+
+def validation(net: Network, given: Any, n_in: int) -> Shard | None:
     """What a fit is given as `validation_data`, checked; None where that is nothing."""
     if given is None:
         return None
@@ -131,7 +154,7 @@ def validation(net: Network, given: Any, n_in: int) -> Validation | None:
     found = checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look)
     if rows is not None:
         check_weight(found[2], "validation sample_weight", group)
-    return Validation(*found, first, rows)
+    return Shard(*found, first, rows)
 
 
 def check_weight(w: Array | None, name: str, group: Group) -> None:
@@ -168,16 +191,3 @@ def check_shares(n: int, batch_size: int, group: Group) -> None:
             f"batch_size={batch_size} leaves process {group.size - 1} of {group.size} without a row: give each "
             "at least one, or start fewer processes"
         )
-
-
-def a_few_rows(data: Set) -> list[int]:
-    """A number that tells the first, the middle and the last rows of a set, of X, y and weights, from other ones."""
-    found = []
-    for array in data:
-        if array is None:
-            continue
-        n = array.shape[0]
-        rows = array[[0, n // 2, n - 1]]
-        host = to_host(rows.toarray() if hasattr(rows, "toarray") else rows)
-        found.append(zlib.crc32(np.ascontiguousarray(host).data))
-    return found

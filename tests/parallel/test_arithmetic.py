@@ -311,6 +311,26 @@ def refused(call, size=2):
     return said[0]
 
 
+@pytest.mark.parametrize("rows", [ROWS, 1001])
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("which", ["X", "y", "sample_weight"])
+@pytest.mark.parametrize("call", ["fit", "train_on_batch"])
+def test_one_process_with_another_row_is_an_error_on_all(call, which, place, rows):
+    row = {"first": 0, "middle": rows // 2, "last": rows - 1}[place]
+    x, y, w = np.resize(X, (rows, 7)), np.resize(Y, (rows, Y.shape[1])), np.ones(rows)
+
+    def other_row(strategy):
+        data = {"X": x.copy(), "y": y.copy(), "sample_weight": w.copy()}
+        data[which][row] += rank_of(strategy) == 1
+        weights = data.pop("sample_weight")
+        getattr(net_of(strategy), call)(
+            *data.values(), sample_weight=weights, **({"verbose": 0} if call == "fit" else {})
+        )
+
+    said = refused(other_row)
+    assert "disagree about checksums of the" in said and f"{which}" in said
+
+
 def rank_of(strategy):
     return strategy.start().rank
 
@@ -331,11 +351,6 @@ def test_disagreement_is_named_on_every_process():
         net_of(strategy).fit(X[:n], Y[:n], verbose=0)
 
     assert "disagree about training data: {'rows': 53" in refused(shapes, 3)
-
-    def other_rows(strategy):
-        net_of(strategy).fit(X + rank_of(strategy), Y, verbose=0)
-
-    assert "disagree about what a few rows hold" in refused(other_rows)
 
     def weights(strategy):
         net = net_of(strategy)

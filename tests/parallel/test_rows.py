@@ -126,6 +126,30 @@ def test_a_map_is_not_copied(npy):
     np.testing.assert_array_equal(part, X[3:9])
 
 
+@pytest.mark.parametrize(("first", "then"), [(1, 1), (1, 3), (3, 2), (2, 1)])
+def test_any_number_of_processes_goes_on_with_the_same_rows_and_no_others(first, then, npy, tmp_path):
+    """Of sets in files and of validation data, each process having its own rows."""
+    path = tmp_path / "run.safetensors"
+
+    def fit(strategy, epochs, **sets):
+        x, y, w = npy()
+        options = {"epochs": epochs, "resume": path, "callbacks": [gpunn.ModelCheckpoint(path)]}
+        return fitted(
+            [sets.get("x", x), sets.get("y", y), sets.get("w", w)], strategy, validation_data=(x, y), **options
+        )
+
+    def run(size, *arguments, **sets):
+        return Crew(size).run(lambda s: fit(s, *arguments, **sets)) if size > 1 else [fit(None, *arguments, **sets)]
+
+    run(first, 2)
+    for name, array in (("x", X), ("y", Y), ("w", W)):
+        np.save(tmp_path / "other.npy", np.concatenate([array[:-1], array[:1]]))
+        with pytest.raises((gpunn.CheckpointError, RuntimeError), match=r"training data\..* in the file and .* here"):
+            run(then, 4, **{name: gpunn.Rows(tmp_path / "other.npy")})
+    for _, history in run(then, 4):
+        assert len(history["loss"]) == 4
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
