@@ -38,6 +38,7 @@ from .tables import (
 )
 from .training import DivergenceError, History, checkpoint
 from .training.callbacks import ModelCheckpoint
+from .training.run import of_the_model
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 HELD_OUT = 5  # one row in five
@@ -334,7 +335,7 @@ def _train(options: argparse.Namespace) -> int:
         print(f"{dropped} rows without a value in {data.target!r} are not used{data.missing}", file=sys.stderr)
     for note in encoding.notes:
         print(note, file=sys.stderr)
-    kept = model_file.with_suffix(".checkpoint.safetensors") if options.resume else None
+    kept = _checkpoint_file(model_file) if options.resume else None
     if kept is not None and kept.exists():
         print(f"going on from {kept}")
     history = net.fit(
@@ -355,7 +356,7 @@ def _train(options: argparse.Namespace) -> int:
     model.save(model_file)
     checkpoint.replace(picture_file, picture)
     if kept is not None:
-        kept.unlink(missing_ok=True)
+        checkpoint.remove(kept)
     print(f"{score}\nmodel:   {model_file}\npicture: {picture_file}")
     return 0
 
@@ -479,6 +480,8 @@ def _destinations(options: argparse.Namespace, data: _Set) -> tuple[Path, Path]:
         _writable(path, not bundled and Path(options.data))
     there = [path for path in (model, picture) if os.path.lexists(path)]
     replaceable = bundled and options.out is None and all(_own(path, data.source) for path in there)
+    if options.resume and _is_result_of(_checkpoint_file(model), model):
+        replaceable = replaceable or picture not in there or _own(picture, data.source)
     if there and not options.force and not replaceable:
         raise UsageError(f"{there[0]} exists: --force overwrites it, --out FILE takes another name")
     return model, picture
@@ -487,6 +490,8 @@ def _destinations(options: argparse.Namespace, data: _Set) -> tuple[Path, Path]:
 def _writable(path: Path, *sources: Any) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a device, a pipe or a socket, which is never replaced: name a file")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write {path.name} in")
     if not os.access(path.parent, os.W_OK):
@@ -494,6 +499,22 @@ def _writable(path: Path, *sources: Any) -> None:
     for source in sources:
         if source and path.exists() and path.samefile(source):
             raise UsageError(f"{path} is read from, and would be overwritten: --out FILE takes another name")
+
+
+def _checkpoint_file(model: Path) -> Path:
+    """The checkpoint of `--resume` for a model file."""
+    return model.with_suffix(".checkpoint.safetensors")
+
+
+def _is_result_of(kept: Path, model: Path) -> bool:
+    """True if the model has the weights of the checkpoint: a run was killed after it wrote the model and before it
+    removed the checkpoint."""
+    try:
+        written = checkpoint.read(model)[0]
+        last = of_the_model(*checkpoint.read(kept))
+    except (OSError, ValueError):
+        return False
+    return written.keys() == last.keys() and all(np.array_equal(written[name], last[name]) for name in last)
 
 
 def _own(path: Path, source: str) -> bool:

@@ -16,6 +16,8 @@ from .recording import Array, part
 
 BLOCK = 1 << 16  # elements looked at together: a check never copies the set
 DEVICE_BLOCK = 1 << 24  # the same on a GPU, of which each look waits
+# beyond these a weight times a loss, or the weight of one class times that of another, leaves the range of float64
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
 # taken before `__dlpack__`
 OTHER_WAYS = ("to_numpy", "__array__", "__cuda_array_interface__", "__dataframe__")
 UNREADABLE = (TypeError, ValueError, BufferError, RuntimeError)
@@ -104,16 +106,30 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
 
 
 def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
-    """Sample weights (n,), finite, ≥ 0, not all 0, in the network's dtype. ValueError or TypeError otherwise."""
+    """The sample weights (n,) of a data set, as `weights_of_a_batch` checks them. ValueError too if all are 0."""
     converted = weights_of_a_batch(w, n, dtype, name)
-    with home(converted):
-        if not bool((converted > 0).any()):
-            raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
+    if not any_weight(converted):
+        raise ValueError(
+            f"{name} is zero in every row; at least one weight must be > 0, and weights below "
+            f"{_smallest_weight(dtype):.3g} count as 0 in {dtype}"
+        )
     return converted
 
 
+def any_weight(w: Array | None) -> bool:
+    """True unless all weights are 0; None stands for weights of 1."""
+    if w is None:
+        return True
+    with home(w):
+        return bool((w > 0).any())
+
+
 def weights_of_a_batch(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
-    """The same, of a batch, whose weights may all be 0: it changes nothing then."""
+    """The sample weights (n,) of a batch, which may all be 0, in the network's dtype. (E3)
+
+    Weights too small for a training step, which flushes subnormal numbers, become 0 on every device. ValueError or
+    TypeError where weights are negative, not finite, or too large to be added up.
+    """
     array = numbers(w, name)
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one weight a row, got shape {array.shape}")
@@ -121,7 +137,19 @@ def weights_of_a_batch(w: Any, n: int, dtype: np.dtype, name: str = "sample_weig
     with home(array):
         if bool((array < 0).any()):
             raise ValueError(f"{name} holds negative weights; weights must be ≥ 0")
-        return array.astype(dtype)
+        if float(array.max()) > LARGEST_WEIGHT:
+            raise ValueError(
+                f"{name} must be at most {LARGEST_WEIGHT:g}, got {float(array.max()):.3g}; divide all weights by the "
+                "largest one"
+            )
+        converted = array.astype(dtype)
+        converted *= converted >= _smallest_weight(dtype)
+        return converted
+
+
+def _smallest_weight(dtype: np.dtype) -> float:
+    """The smallest weight that does not count as 0."""
+    return max(float(np.finfo(dtype).tiny), SMALLEST_WEIGHT)
 
 
 def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.ndarray:
@@ -161,9 +189,13 @@ def order_of_epoch(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
 
 
 def split(n: int, validation_split: float) -> int:
-    """How many of n rows train when the last `validation_split` of them validate, as in Keras. ValueError for none."""
+    """The number of rows that train, ⌊n (1 − validation_split)⌋ as in Keras; the last ones validate.
+
+    ValueError where one side would have no rows.
+    """
     held = fraction("validation_split", validation_split)
-    rows = int(n * (1 - held))
+    # 1 − 0.9 is less than 0.1 by rounding, and 10 times it less than 1
+    rows = int(n * (1 - held + np.finfo(np.float64).eps))
     if rows == 0 or (held > 0 and rows == n):
         raise ValueError(f"validation_split={held} of {n} rows leaves one side without rows")
     return rows
@@ -397,6 +429,6 @@ def _labels(array: Array, n_out: int, name: str) -> Array:
     if low < 0 or high >= n_out:
         wrong = low if low < 0 else high
         raise ValueError(
-            f"{name} holds label {int(wrong)}, but the network has {n_out} outputs: labels are 0 … {n_out - 1}"
+            f"{name} holds label {float(wrong):.15g}, but the network has {n_out} outputs: labels are 0 … {n_out - 1}"
         )
     return host.astype(np.int32)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import backend as backends
+from .arguments import whole
 from .data import numbers, order_of_epoch
 from .kernels import host
 from .model import BATCH, Sequential
@@ -110,10 +111,8 @@ def compare_devices(
     that cannot be used; RuntimeError before `compile`.
     """
     sides = _sides(devices)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be an integer ≥ 1, got {steps!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer ≥ 1, got {batch_size!r}")
+    steps = whole("steps", steps)
+    batch_size = whole("batch_size", batch_size)
     start = copy.deepcopy(net)
     start.loss_and_gradients(X, y)  # which checks X and y, and draws weights that are not drawn yet
     X, y = (backends.to_host(numbers(x, name)) for x, name in ((X, "X"), (y, "y")))

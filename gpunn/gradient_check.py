@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from . import data as checks
+from .arguments import whole
 from .explaining import copy_step
 from .kernels.state import Slot
 from .losses import Huber, MeanAbsoluteError
@@ -92,8 +94,7 @@ def check_gradients(
     of a wrong derivative: that of an intercept before batch normalisation vanishes, and its difference is rounding.
     The relative error is max |difference| / max |derivative| over a parameter. ValueError as `fit` for bad input.
     """
-    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
-        raise ValueError(f"samples must be an integer ≥ 1 or None, got {samples!r}")
+    samples = None if samples is None else whole("samples", samples)
     first = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
     again = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
     repeats = first[0] == again[0] and all(np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True))
@@ -103,6 +104,8 @@ def check_gradients(
     wanted = dict(zip([(p.layer, p.parameter.name) for p in inner.ordered_places()], gradients, strict=True))
     grad_x = twin.input_gradient(x, y, training=training, sample_weight=sample_weight)
     x64, y64, w64 = sets.batch(inner, x, y, sample_weight)
+    if not checks.any_weight(w64):
+        raise ValueError("sample_weight is zero in every row, so that there is no gradient to check")
     on_device = sets.on_device(inner, (np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64))
     entries = []
     options = {"training": bool(training), "loss": True, "weighted": w64 is not None}

@@ -60,9 +60,9 @@ def fit_many(
     go on to their ends; then DivergenceError says which it was, and its `fitted` is the list all the same.
     """
     listed = _candidates(candidates)
-    whole("batch_size", batch_size)
-    whole("epochs", epochs)
-    truth("shuffle", shuffle)
+    batch_size = whole("batch_size", batch_size)
+    epochs = whole("epochs", epochs)
+    shuffle = truth("shuffle", shuffle)
     table = checks.table(X, None)
     pairs = None if splits is None else _splits(splits, table.shape[0])
     plans = [
@@ -158,8 +158,8 @@ class _Job:
     def check(self) -> None:
         """ValueError where the weights of the rows that train, or of those held out, are all zero."""
         weights = [] if self.data[2] is None or self.rows is None else [to_host(self.data[2])[self.rows]]
-        weights += [to_host(self.held_out[2])] if self.held_out is not None and self.held_out[2] is not None else []
-        if not all(bool((w > 0).any()) for w in weights):
+        weights += [] if self.held_out is None else [self.held_out[2]]
+        if not all(map(checks.any_weight, weights)):
             raise ValueError(f"sample_weight is all zero on the rows of candidates[{self.number}]")
 
     def course(self, batch_size: int, epochs: int, shuffle: bool, put: Callable[[Any], Any]) -> Course:

@@ -279,7 +279,7 @@ class Sequential:
             watched = [_metric(m) for m in listed("metrics", metrics, "names or gpunn metrics")]
             self._net.resolve(chosen, watched)
             if threads is not None:
-                whole("threads", threads)
+                threads = whole("threads", threads)
                 if importlib.util.find_spec("threadpoolctl") is None:
                     raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
             backend = group.backend(backends.get(device), device)
@@ -357,7 +357,8 @@ class Sequential:
 
         `resume` names the checkpoint, written by a `ModelCheckpoint`, of a fit like this one that was stopped: its
         weights, optimiser, history and callbacks come back, and what follows is bit for bit what would have followed.
-        `epochs` is then the total, and where there is no such file the fit begins anew.
+        `epochs` is then the total, and where there is no such file the fit begins anew. The data sets are compared by
+        shape, dtype and a checksum of sampled rows, labels and weights; the batches of a stream are not compared.
 
         ValueError or TypeError, before anything changes, for input that makes no sense, CheckpointError for a
         checkpoint that is damaged or of another fit; DivergenceError at the first step that is not finite, with the
@@ -384,8 +385,9 @@ class Sequential:
             )
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
-        """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. Processes
-        that train together all call it with the whole batch."""
+        """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. A batch
+        whose weights are all zero changes nothing, and its loss is the penalties alone (E3). Processes that train
+        together all call it with the whole batch."""
         self._need_compiled("train_on_batch")
         self._need_rest("train_on_batch")
         with self._net.group.together():
@@ -397,8 +399,8 @@ class Sequential:
         """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows. Of several
         processes each that calls it looks at all of them."""
         self._need_compiled("evaluate")
-        whole("batch_size", batch_size)
-        data = sets.batch(self._net, X, y, sample_weight, name="X")
+        batch_size = whole("batch_size", batch_size)
+        data = sets.of_evaluation(self._net, X, y, sample_weight)
         with self._net.backend.activate():
             return loop.score(self._net, sets.place(self._net, data), batch_size)
 
@@ -406,7 +408,7 @@ class Sequential:
 
     def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
-        whole("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size)
         array = checks.table(X, sets.known_inputs(self._net))
         if not self._net.is_built:
             checks.check_numbers(array, self.dtype)

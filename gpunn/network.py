@@ -262,18 +262,20 @@ class Plan:
         net, n, ops = self.network, self.n, self.ops
         labels = net.loss.targets == "labels"
         self.y = self._new((n,), np.int32) if labels else self._new((n, net.n_out))
-        self.w = self._new((n,))
+        self.sample_weight = self._new((n,))
+        self.w = self._new((n,))  # wᵢ/Σw
         self.terms = self._new((n,))
         if self.share.group is not ALONE:
             ops(kernel("begin_part"), out=self.state, count=1, first=self.share.first)
         if not self.weighted:
+            self.sample_weight.fill(1)
             self.w.fill(1 / self.share.rows)  # mutate: E3 mean
             ops(kernel("begin_batch"), out=self.state, count=1, rows=self.share.rows)
         else:
-            ops(kernel("total"), self.w, out=_slot(self.state, Slot.WEIGHT))
+            ops(kernel("total"), self.sample_weight, out=_slot(self.state, Slot.WEIGHT))
             ops.over_processes(_slot(self.state, Slot.WEIGHT))
             ops(kernel("begin_weighted"), out=self.state, count=1)
-            ops(kernel("weigh"), self.state, out=self.w)
+            ops(kernel("weigh"), self.sample_weight, self.state, out=self.w)
         self.prepare = ops.take()
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
@@ -285,9 +287,9 @@ class Plan:
             net.loss.record(ops, t.a, self.y, self.w, into, self.terms)
         ops(kernel("total"), self.terms, out=_slot(self.state, Slot.LOSS))
         self._record_penalty_value()
-        self.means = self._new((max(1, net.n_scores),), np.float64)
+        self.scores = self._new((max(1, net.n_scores),), np.float64)
         for metric, part in net.score_parts():
-            metric.record_means(ops, t.a, self.y, self.w, self.terms, self.means[part])
+            metric.record_batch(ops, t.a, self.y, self.sample_weight, self.scores[part])
 
     def _record_penalty_value(self) -> None:
         penalties = self.network.penalties()
@@ -318,7 +320,7 @@ class Plan:
                 begun += self.ops.begin_over_processes(self.gradient[ready:sent])
                 sent = ready
         # the parts' gradients, losses and metrics become those of the batch; a penalty is no part's
-        numbers = (_slot(self.state, Slot.LOSS), self.means)
+        numbers = (_slot(self.state, Slot.LOSS), self.scores)
         if bucket is None:
             self.ops.over_processes(self.gradient, *numbers)
         else:
@@ -357,7 +359,7 @@ class Plan:
 
     def _record_sums(self, ops: Recorder, sums: Array) -> None:
         for metric, part in self.network.score_parts():
-            metric.record_sums(ops, self.y, self.means[part], sums[part], self.state)
+            metric.record_sums(ops, self.y, self.scores[part], sums[part], self.state)
 
     def tally(self, sums: Array) -> list[Launch]:
         """Launches that add the batch's metrics to `sums`; a step that updates has its own."""
@@ -411,7 +413,7 @@ class Plan:
             ops(kernel("keep_rows"), self.output, self.state, out=kept.a[first:])
             ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y[first:])
             if kept.w is not None:
-                ops(kernel("keep_weights"), self.w, self.state, out=kept.w[first:])
+                ops(kernel("keep_weights"), self.sample_weight, self.state, out=kept.w[first:])
 
         return self._launches(record)
 
@@ -425,7 +427,7 @@ class Plan:
             self.ops.put(X, self.x)
             self.y[...] = y
             if w is not None:
-                self.w[...] = w
+                self.sample_weight[...] = w
 
     def source(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
         """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.
@@ -445,7 +447,7 @@ class Plan:
             else:
                 pairs.append((y, self.y))
         if w is not None:
-            pairs.append((w[:, None], self.w[:, None]))
+            pairs.append((w[:, None], self.sample_weight[:, None]))
         for whole, into in pairs:
             if isinstance(whole, CompressedRows):
                 stored = (whole.values, whole.columns, whole.starts)

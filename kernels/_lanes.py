@@ -24,10 +24,10 @@ def is_shared(text: str) -> bool:
     return _SHARED.search(text) is not None
 
 
-def summed(each: str, then: str, first: str = "") -> str:
-    """The by-row text that takes the `sum` of what `each` adds to it for every k to `then`."""
+def summed(each: str, then: str, first: str = "", of: str = "T") -> str:
+    """The by-row text that takes the `sum`, of type `of`, of what `each` adds to it for every k to `then`."""
     return f"""
-T sum = (T)0;
+{of} sum = ({of})0;
 {first}
 for (long long k = LANE; k < m; k += LANES) {{ {each} }}
 sum = sum_of_lanes<LANES>(sum);

@@ -103,7 +103,10 @@ def cache_folder() -> Path:
 
 def compiler() -> list[str] | None:
     """The C++ compiler's command: CXX, else the first of c++, g++, clang++ on the PATH; None where there is none."""
-    named = shlex.split(os.environ.get("CXX", ""))
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:
+        return None
     if named:
         return named if shutil.which(named[0]) else None
     for name in ("c++", "g++", "clang++"):
@@ -114,6 +117,10 @@ def compiler() -> list[str] | None:
 
 def _no_compiler() -> str:
     named = os.environ.get("CXX", "").strip()
+    try:
+        shlex.split(named)
+    except ValueError as error:
+        return f"CXX={named!r} is not a command ({error}): correct or unset it"
     return f"CXX names {named}, which was not found" if named else "no C++ compiler was found: install g++ or clang++"
 
 

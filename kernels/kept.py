@@ -25,9 +25,9 @@ def keep_labels(i, y, state, kept):
 
 @by_row(
     "T w, raw float64 state -> raw float64 kept",
-    "kept[(long long)state[OFFSET] + i] = (double)w * state[WEIGHT];",
+    "kept[(long long)state[OFFSET] + i] = (double)w;",
     apart=True,
 )
 def keep_weights(i, w, state, kept):
-    """Entry offset + i of `kept` is wᵢ Σw: the row's own weight, which the step divides by the batch's."""
-    kept[int(state[Slot.OFFSET]) + i] = w.astype("float64") * state[Slot.WEIGHT]
+    """Entry offset + i of `kept` is wᵢ."""
+    kept[int(state[Slot.OFFSET]) + i] = w

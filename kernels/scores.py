@@ -1,21 +1,22 @@
-"""The metrics of a batch that are means over rows: one text gives the row's term, times its weight w = wᵢ/Σw.
+"""The metrics that are weighted means over rows: each kernel gives one row's term, its number times its weight w.
 
-Where a metric takes more than one mean (precision: two for every class) a row has as many terms, in float64.
+Terms are float64 and w is the row's own weight, 1 without sample weights. A count of rows is therefore exact, and a
+metric does not depend on how a data set is cut into batches. A metric with several means (precision has three for each
+class) has as many terms per row.
 """
 
 import numpy as np
 
 from ._lanes import summed
 from ._registry import by_row
-from .state import Slot
 from .step import UPDATING
 
 
 @by_row(
-    "rows[m] T a, int32 y, T w -> T term",
+    "rows[m] T a, int32 y, T w -> float64 term",
     """
 const long long best = first_largest<LANES>(a, m);
-term = best == y ? w : (T)0;
+term = best == y ? (double)w : 0.0;
 """,
 )
 def sparse_accuracy(a, y, w):
@@ -24,10 +25,10 @@ def sparse_accuracy(a, y, w):
 
 
 @by_row(
-    "rows[m] T a, rows[m] T y, T w -> T term",
+    "rows[m] T a, rows[m] T y, T w -> float64 term",
     """
 const long long best = first_largest<LANES>(a, m), wanted = first_largest<LANES>(y, m);
-term = best == wanted ? w : (T)0;
+term = best == wanted ? (double)w : 0.0;
 """,
 )
 def categorical_accuracy(a, y, w):
@@ -36,35 +37,39 @@ def categorical_accuracy(a, y, w):
 
 
 @by_row(
-    "rows[m] T a, rows[m] T y, T w, scalar T threshold -> T term",
+    "rows[m] T a, rows[m] T y, T w, scalar T threshold -> float64 term",
     """
 long long hits = 0;
 for (long long k = LANE; k < m; k += LANES) hits += (a[k] > threshold) == (y[k] > (T)0.5);
-term = w * ((T)sum_of_lanes<LANES>(hits) / (T)m);
+term = (double)w * (double)sum_of_lanes<LANES>(hits);
 """,
 )
 def binary_accuracy(a, y, w, threshold):
-    """w times the share of outputs on the right side of the threshold: 0.5 for probabilities, 0 for logits."""
-    return w * ((a > threshold) == (y > 0.5)).mean(axis=1, dtype=a.dtype)
+    """w times the number of outputs on the right side of the threshold: 0.5 for probabilities, 0 for logits."""
+    return w.astype(np.float64) * ((a > threshold) == (y > 0.5)).sum(axis=1)
 
 
 @by_row(
-    "rows[m] T a, rows[m] T y, T w -> T term",
-    summed("sum += fabs(a[k] - y[k]);", "term = w * (sum / (T)m);"),
+    "rows[m] T a, rows[m] T y, T w -> float64 term",
+    summed("sum += fabs((double)a[k] - (double)y[k]);", "term = (double)w * (sum / (double)m);", of="double"),
 )
 def absolute_error(a, y, w):
     """w times the mean absolute error over the row's outputs."""
-    return w * np.abs(a - y).mean(axis=1)
+    return w.astype(np.float64) * np.abs(a.astype(np.float64) - y).mean(axis=1)
 
 
 @by_row(
-    "rows[m] T a, rows[m] T y, T w -> T term",
-    summed("const T e = a[k] - y[k]; sum += e * e;", "term = w * (sum / (T)m);"),
+    "rows[m] T a, rows[m] T y, T w -> float64 term",
+    summed(
+        "const double e = (double)a[k] - (double)y[k]; sum += e * e;",
+        "term = (double)w * (sum / (double)m);",
+        of="double",
+    ),
 )
 def squared_error(a, y, w):
     """w times the mean squared error over the row's outputs."""
-    e = a - y
-    return w * (e * e).mean(axis=1)
+    e = a.astype(np.float64) - y
+    return w.astype(np.float64) * (e * e).mean(axis=1)
 
 
 _TOP_K = """
@@ -73,12 +78,12 @@ const bool lost = right != right;
 long long before = 0;
 for (long long k = LANE; k < m; k += LANES)
   before += a[k] != a[k] ? !lost || k < wanted : !lost && (a[k] > right || (a[k] == right && k < wanted));
-term = sum_of_lanes<LANES>(before) < top ? w : (T)0;
+term = sum_of_lanes<LANES>(before) < top ? (double)w : 0.0;
 """
 
 
 @by_row(
-    "rows[m] T a, int32 y, T w, scalar int64 top -> T term",
+    "rows[m] T a, int32 y, T w, scalar int64 top -> float64 term",
     f"const long long wanted = y;{_TOP_K}",
 )
 def sparse_top_k(a, y, w, top):
@@ -88,7 +93,7 @@ def sparse_top_k(a, y, w, top):
 
 
 @by_row(
-    "rows[m] T a, rows[m] T y, T w, scalar int64 top -> T term",
+    "rows[m] T a, rows[m] T y, T w, scalar int64 top -> float64 term",
     f"const long long wanted = first_largest<LANES>(y, m);{_TOP_K}",
 )
 def categorical_top_k(a, y, w, top):
@@ -176,32 +181,31 @@ def spread_terms(a, y, first, w):
 
 
 @by_row(
-    "raw float64 means, raw T first, raw float64 state, scalar int64 columns -> raw float64 spread",
+    "raw float64 batch, raw T first, raw float64 state, scalar int64 columns -> raw float64 spread",
     """
-const double w = means[3 * columns + i], batch = w * state[WEIGHT], before = spread[3 * columns + i];
+const double w = batch[3 * columns + i], before = spread[3 * columns + i];
 if (before == 0.0) spread[4 * columns + i] = (double)first[i];
-const double away = means[columns + i] / w, total = before + batch;
+const double away = batch[columns + i] / w, total = before + w;
 const double apart = ((double)first[i] - spread[4 * columns + i]) + away - spread[columns + i];
-spread[i] += means[i] * state[WEIGHT];
-spread[columns + i] += apart * (batch / total);
-spread[2 * columns + i] += (means[2 * columns + i] - away * away * w) * state[WEIGHT]
-                           + apart * apart * (before * (batch / total));
+spread[i] += batch[i];
+spread[columns + i] += apart * (w / total);
+spread[2 * columns + i] += (batch[2 * columns + i] - away * away * w) + apart * apart * (before * (w / total));
 spread[3 * columns + i] = total;
 """,
     when=UPDATING,
 )
-def accumulate_spread(i, means, first, state, columns, spread):
-    """Σw(a − y)², the mean of y − c, Σw(y − mean)², Σw and c of the batches so far, column by column. `means` holds
-    the batch's means of `spread_terms`; c is the first batch's y₀, again near the mean.
+def accumulate_spread(i, batch, first, state, columns, spread):
+    """Σw(a − y)², the mean of y − c, Σw(y − mean)², Σw and c of the batches so far, column by column. `batch` holds
+    the sums of `spread_terms` over one batch; c is the first batch's y₀, again near the mean.
     (Chan, Golub and LeVeque 1983: two parts' sums about their own means)"""
     m = int(columns)
-    error, away, square, w = means[: 4 * m].reshape(4, m)[:, i]
+    error, away, square, w = batch[: 4 * m].reshape(4, m)[:, i]
     sums = spread[: 5 * m].reshape(5, m)
-    batch, before = w * state[Slot.WEIGHT], sums[3, i]
+    before = sums[3, i]
     sums[4, i] = np.where(before == 0, first[i], sums[4, i])
-    away, total = away / w, before + batch
+    away, total = away / w, before + w
     apart = (first[i] - sums[4, i]) + away - sums[1, i]
-    sums[0, i] += error * state[Slot.WEIGHT]
-    sums[1, i] += apart * (batch / total)
-    sums[2, i] += (square - away * away * w) * state[Slot.WEIGHT] + apart * apart * (before * (batch / total))
+    sums[0, i] += error
+    sums[1, i] += apart * (w / total)
+    sums[2, i] += (square - away * away * w) + apart * apart * (before * (w / total))
     sums[3, i] = total

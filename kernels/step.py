@@ -29,13 +29,13 @@ def begin_weighted(state):
 
 
 @elementwise(
-    "raw float64 state -> inout T w",
-    "w = weight > 0.0 ? (T)((double)w / weight) : w;",  # mutate: E3 weights
+    "T w, raw float64 state -> T share",
+    "share = weight > 0.0 ? (T)((double)w / weight) : w;",  # mutate: E3 weights
     setup="const double weight = state[WEIGHT];",
     ulp=0,
 )
-def weigh(state, w):
-    """wᵢ ← wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; weights that are all zero stay. (E3)"""
+def weigh(w, state):
+    """share = wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; weights that are all zero give zeros. (E3)"""
     weight = state[Slot.WEIGHT]
     return w.astype(np.float64) / weight if weight > 0 else w
 
@@ -148,13 +148,13 @@ def track(observed, state, momentum, factor, running):
 
 
 @elementwise(
-    "float64 terms, raw float64 state -> inout float64 sums",
-    "sums = sums + terms * state[WEIGHT];",
+    "float64 batch, raw float64 state -> inout float64 sums",
+    "sums = sums + batch;",
     when=UPDATING,
 )
-def accumulate(terms, state, sums):
-    """An epoch's metrics: sums ← sums + terms · Σw, terms the weighted means over this batch."""
-    return sums + terms * state[Slot.WEIGHT]
+def accumulate(batch, state, sums):
+    """sums ← sums + batch: the metrics of an epoch from those of its batches, each a weighted sum over rows."""
+    return sums + batch
 
 
 def tick_text(weight):

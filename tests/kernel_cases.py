@@ -192,6 +192,11 @@ def _first(ask, operand):
     return None if operand.width else ask.rng.normal(size=2)
 
 
+def _of_a_batch(ask, operand):
+    """The sums of a batch, of two columns; the weights among them are positive."""
+    return np.abs(ask.rng.normal(size=10)) + 0.05 if operand.kind == "raw" else None
+
+
 def _magnitudes(ask, operand):
     shape = (ask.n,) if operand.kind == "raw" else ask.shape(operand)
     return np.abs(ask.rng.normal(size=shape)) + 0.05
@@ -219,7 +224,7 @@ SPECIAL = {
     "rates": lambda ask, operand: np.array([2.0, *ask.rng.normal(size=3)]),  # of step 2 and the two behind it
     "kept": _kept,
     "first": _first,
-    "means": lambda ask, operand: np.abs(ask.rng.normal(size=10)) + 0.05,
+    "batch": _of_a_batch,
     "spread": lambda ask, operand: np.abs(ask.rng.normal(size=10)) + 0.05,
 }
 WIDTHS = {"philox": 4}  # the number of columns that a text insists on

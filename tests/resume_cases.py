@@ -66,6 +66,16 @@ class Thaw(gpunn.Callback):
             self.model[1].rate = 0.125
 
 
+class Sometimes(gpunn.Callback):
+    """Adds numbers to the history in some epochs only."""
+
+    def on_epoch_logs(self, epoch, logs):
+        if epoch < 2:
+            logs["early"] = epoch / 4
+        if epoch in (2, 3, 6):
+            logs["late"] = epoch / 8
+
+
 class Stop(gpunn.Callback):
     """Ends a fit with an error in the midst of an epoch."""
 
@@ -171,6 +181,7 @@ CASES = {
     "a layer that thaws": _thawed,
     "after another fit": _after_another_fit,
     "infinite numbers": _overflowing,
+    "numbers of some epochs": lambda: _regression([Sometimes()]),
     "a stream": _streamed,
     "all metrics and callbacks": _watched,
     "early stopping that waits": lambda: _regression(

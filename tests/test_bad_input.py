@@ -154,6 +154,22 @@ def test_x(classifier, call, x, error, message):
     assert _unchanged({"x": x}) == before
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@pytest.mark.parametrize("batch_size", [100, 1024, 5000])
+@pytest.mark.parametrize("ask", ["predict", "predict_proba", "predict_classes"])
+def test_a_bad_number_in_any_block_of_a_prediction(classifier, ask, batch_size, kind):
+    """In the first and the last row of the whole blocks of 1024 rows, and of the shorter last block."""
+    for row in (0, 1023, 1024, 2047, 2048, 2499):
+        for value, what in ((NAN, "NaN"), (INF, "infinity"), (-INF, "infinity")):
+            x = _with(np.resize(X, (2500, COLUMNS)), (row, 2), value).astype(kind)
+            with nothing_moves(classifier):
+                _refused(
+                    lambda x=x: getattr(classifier, ask)(x, batch_size=batch_size),
+                    ValueError,
+                    f"^X contains {what}, first in row {row}, column 2",
+                )
+
+
 @pytest.mark.parametrize("case", [c for c in BAD_X if "column" not in c])
 def test_a_refused_x_builds_nothing(case):
     x, error, _ = BAD_X[case]
@@ -249,7 +265,7 @@ BAD_Y = {
         SPARSE,
         _with(LABELS, 5, 1e300),
         ValueError,
-        "y holds label 1000.*, but the network has 3 outputs",
+        r"y holds label 1e\+300, but the network has 3 outputs",
     ),
     "half a label": (SPARSE, _with(LABELS, 5, 0.5), ValueError, naming("y", 0.5)),
     "labels as words": (
@@ -405,6 +421,11 @@ BAD_FIT = {
         ValueError,
         naming("sample_weight", "zero"),
     ),
+    "weights that are subnormal in float32": (
+        {"sample_weight": 1e-40 * ONES},
+        ValueError,
+        "sample_weight is zero in every row; .* below 1.18e-38 count as 0 in float32",
+    ),
     "weights too few": (
         {"sample_weight": ONES[1:]},
         ValueError,
@@ -492,11 +513,15 @@ def test_fit(classifier, given, error, message):
 @pytest.mark.parametrize("case", [c for c in BAD_FIT if "weight" in c and "validation" not in c and "side" not in c])
 def test_weights_elsewhere(classifier, case):
     given, error, message = BAD_FIT[case]
+    calls = [classifier.train_on_batch]
+    if "class_weight" not in given:
+        calls += [classifier.evaluate, classifier.loss_and_gradients, classifier.trace]
+    if "zero in every row" in message:
+        # a batch may be without weight (E3), a data set may not
+        calls = [call for call in calls if call == classifier.evaluate]
     with nothing_moves(classifier, X):
-        _refused(lambda: classifier.train_on_batch(X, LABELS, **given), error, message)
-        if "class_weight" not in given:
-            for call in (classifier.evaluate, classifier.loss_and_gradients, classifier.trace):
-                _refused(lambda call=call: call(X, LABELS, **given), error, message)
+        for call in calls:
+            _refused(lambda call=call: call(X, LABELS, **given), error, message)
 
 
 def test_class_weights_where_there_are_no_classes(regressor):

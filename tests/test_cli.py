@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from messages import naming
 
 import gpunn
 from gpunn import cli, kernels
+from gpunn.training import checkpoint
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -426,6 +428,25 @@ def test_ctrl_c_writes_nothing(run, table, folder, monkeypatch):
     assert os.listdir(folder) == ["flowers.csv"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="POSIX files")
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("name", ["node.safetensors", "node.png"])
+def test_a_pipe_is_never_replaced(run, table, folder, name, link):
+    """Neither by a model nor by its picture nor by answers, with --force and without, and before any training."""
+    assert run("train", table, "--target", "sort", *QUICK)[0] == 0
+    os.mkfifo("pipe")
+    os.symlink("pipe", name) if link else os.rename("pipe", name)
+    before = {p.name: (p.lstat().st_ino, stat.S_IFMT(p.lstat().st_mode)) for p in folder.iterdir()}
+    for force in ([], ["--force"]):
+        for command in (
+            ["train", table, "--target", "sort", "--out", "node.safetensors"],
+            ["predict", "flowers.safetensors", table, "--out", name],
+        ):
+            status, out, err = run(*command, *force)
+            assert (status, out) == (2, "") and f"error: {name} is a device, a pipe or a socket" in err
+    assert {p.name: (p.lstat().st_ino, stat.S_IFMT(p.lstat().st_mode)) for p in folder.iterdir()} == before
+
+
 # --- going on after an interruption ---------------------------------------------------------------------------------
 
 
@@ -475,6 +496,52 @@ def test_resume_goes_on_with_what_was_interrupted(run, interrupted, table, folde
     for a, b in zip(gpunn.load("again.safetensors").net.get_weights(), whole, strict=True):
         assert np.array_equal(a, b)
     assert not [name for name in os.listdir(folder) if "checkpoint" in name]
+
+
+@pytest.mark.parametrize("killed_before", ["the picture", "the removal of the checkpoint"])
+def test_resume_goes_on_where_the_model_was_written_and_the_checkpoint_not_removed(
+    run, table, folder, monkeypatch, killed_before
+):
+    command = ["train", table, "--target", "sort", *QUICK, "--resume"]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.checkpoint, "replace" if killed_before == "the picture" else "remove", killed)
+        assert run(*command)[0] == 130
+    assert Path("flowers.safetensors").exists() and Path("flowers.checkpoint.safetensors").exists()
+    weights = gpunn.load("flowers.safetensors").net.get_weights()
+    assert run(*command)[0] == 0
+    for a, b in zip(gpunn.load("flowers.safetensors").net.get_weights(), weights, strict=True):
+        assert np.array_equal(a, b)
+    assert sorted(os.listdir(folder)) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
+
+
+@pytest.mark.parametrize("foreign", ["model", "picture"])
+def test_resume_overwrites_no_other_file(run, interrupted, table, foreign):
+    """A model of other weights, or a picture that is not ours, beside a checkpoint."""
+    command = ["train", table, "--target", "sort", *QUICK, "--resume"]
+    assert interrupted(1, *command)[0] == 130
+    if foreign == "model":
+        assert run(*command, "--seed", "1", "--out", "other.safetensors")[0] == 0
+        os.rename("other.safetensors", "flowers.safetensors")
+    else:
+        checkpoint.write("flowers.safetensors", checkpoint.read("flowers.checkpoint.safetensors")[0], {})
+        Path("flowers.png").write_bytes(b"mine")
+    before = {name: Path(name).read_bytes() for name in os.listdir()}
+    status, _, err = run(*command)
+    assert status == 2 and "exists: --force" in err
+    assert {name: Path(name).read_bytes() for name in os.listdir()} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_killed_save_of_a_checkpoint_leaves_nothing_after_the_resumed_run(run, interrupted, table, folder):
+    command = ["train", table, "--target", "sort", *QUICK, "--resume"]
+    assert interrupted(1, *command)[0] == 130
+    Path(".flowers.checkpoint.safetensors.abc_4567.tmp").write_bytes(b"half")
+    assert run(*command)[0] == 0
+    assert sorted(os.listdir(folder)) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
 
 
 def test_resume_of_another_command_is_refused(run, interrupted, table):

@@ -1,6 +1,7 @@
 """What may come in as X, y and weights, and what comes back: the same numbers whatever holds them, and copies."""
 
 import array
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -300,10 +301,29 @@ def test_labels_become_int32_and_values_stay():
 @pytest.mark.parametrize("rows", [2, 3, 10, 101])
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
 def test_a_split_leaves_the_last_part_as_keras_does(rows, fraction):
-    wanted = int(rows * (1 - fraction))
+    """⌊rows (1 − fraction)⌋ rows train, the fraction being the decimal number that was given."""
+    wanted = int(rows * (1 - Fraction(str(fraction))))
     if 0 < wanted < rows:
         assert data.split(rows, fraction) == wanted
     else:
         with pytest.raises(ValueError, match=rf"validation_split={fraction} of {rows} rows leaves one side"):
             data.split(rows, fraction)
     assert data.split(rows, 0) == data.split(rows, 0.0) == rows
+
+
+def test_every_split_with_a_row_on_each_side_is_taken():
+    """Hundredths and sums of tenths, whose floats lie on either side of the decimal number."""
+    for rows in range(2, 130):
+        for hundredths in range(1, 100):
+            wanted = rows * (100 - hundredths) // 100
+            if 0 < wanted < rows:
+                assert data.split(rows, hundredths / 100) == wanted
+    assert data.split(10, 0.1 + 0.2) == data.split(10, 0.3) == 7
+    assert data.split(3, 2 / 3) == 1 and data.split(3, 1 / 3) == 2
+
+
+def test_the_rows_of_a_split_of_nine_tenths():
+    net, twin = _net(), _net()
+    table, y = np.vstack([X, X]), np.r_[Y, Y]
+    history = net.fit(table, y, validation_split=0.9, verbose=0).history
+    assert history == twin.fit(table[:1], y[:1], validation_data=(table[1:], y[1:]), verbose=0).history

@@ -62,12 +62,12 @@ def test_tensors_of_torch():
 @needs_compiler
 def test_the_network_is_not_changed_and_needs_no_weights_yet():
     net = NETS["dropout"]("float32")
-    gpunn.compare_devices(net, X, Y, steps=2, devices=("numpy", "cpu"))
+    gpunn.compare_devices(net, X, Y, steps=np.int64(2), batch_size=np.int64(8), devices=("numpy", "cpu"))
     with pytest.raises(RuntimeError, match="no weights yet"):
         net.get_weights()
     net.fit(X, Y, verbose=0)
     before = [copy.deepcopy(net.get_weights()), net.predict(X)]
-    gpunn.compare_devices(net, X, Y, steps=2, devices=("numpy", "cpu"))
+    gpunn.compare_devices(net, X, Y, steps=np.int64(2), batch_size=np.int64(8), devices=("numpy", "cpu"))
     after = [net.get_weights(), net.predict(X)]
     for a, b in zip([*before[0], before[1]], [*after[0], after[1]], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -118,9 +118,9 @@ def test_a_loss_that_is_not_finite_drifts():
 def test_what_makes_no_sense_is_refused(monkeypatch):
     net = NETS["tanh"]("float32")
     for bad in (0, -1, 1.5, True, "3"):
-        with pytest.raises(ValueError, match=naming("steps", bad)):
+        with pytest.raises((ValueError, TypeError), match=naming("steps", bad)):
             gpunn.compare_devices(net, X, Y, bad)
-        with pytest.raises(ValueError, match=naming("batch_size", bad)):
+        with pytest.raises((ValueError, TypeError), match=naming("batch_size", bad)):
             gpunn.compare_devices(net, X, Y, batch_size=bad)
     for bad in ("cpu", ("cpu",), ("cpu", 3), ("cpu", "cpu", "cpu")):
         with pytest.raises(TypeError, match=naming("devices", bad)):

@@ -163,7 +163,9 @@ def _opened(whole, file):
 FORGED = {
     "training that is text": (lambda t, m: m.update(training="yes"), "describe a fit"),
     "training that is a list": (lambda t, m: m.update(training=[]), "describe a fit"),
-    "training that is empty": (lambda t, m: m.update(training={}), "describe a fit"),
+    "training that is empty": (lambda t, m: m.update(training={}), naming("version", 1)),
+    "a version of text": (lambda t, m: m["training"].update(version="2"), naming("version", "'2'")),
+    "a version that is a list": (lambda t, m: m["training"].update(version=[]), naming("version", "[]")),
     "no training": (lambda t, m: m.pop("training"), "no fit under way"),
     "facts that are none": (lambda t, m: m["training"].update(facts=None), "another fit"),
     "facts without a seed": (lambda t, m: m["training"]["facts"].pop("seed"), naming("seed", None)),
@@ -178,7 +180,10 @@ FORGED = {
         lambda t, m: m["training"].update(done=10**9),
         "it holds 1000000000 epochs, more than epochs=9",
     ),
-    "epochs that have no history": (lambda t, m: m["training"].update(done=5), "its history has 3 epochs, not 5"),
+    "epochs that have no history": (
+        lambda t, m: m["training"].update(done=5),
+        r"its history of 'loss' should be float64 \(5,\)",
+    ),
     "a first epoch below none": (lambda t, m: m["training"].update(first=-5), naming("epochs", "-5 and 3")),
     "a rate below 0": (lambda t, m: m["training"].update(held_rate=-0.1), "its learning rate is -0.1"),
     "a rate that is text": (lambda t, m: m["training"].update(held_rate="1"), "its learning rate is '1'"),

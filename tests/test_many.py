@@ -113,6 +113,17 @@ def test_splits_train_every_candidate_on_every_fold():
         assert_same((made, history), (wanted, there))
 
 
+def test_the_weights_of_the_rows_that_are_held_out_count():
+    """val_loss and val_accuracy are those of a fit with validation_data=(X, y, sample_weight)."""
+    w = np.random.default_rng(1).uniform(0.1, 3, size=61)
+    folds = [(np.arange(20, 61), np.arange(20)), (np.arange(40), np.arange(40, 61))]
+    found = gpunn.fit_many(build, X, LABELS, [{"seed": 1}], splits=folds, epochs=3, batch_size=16, sample_weight=w)
+    for (rows, held), fitted in zip(folds, found, strict=True):
+        options = {"epochs": 3, "batch_size": 16, "sample_weight": w}
+        held_out = (X[held], LABELS[held], w[held])
+        assert_same(fitted, alone({"seed": 1, "rows": rows}, LABELS, validation_data=held_out, **options))
+
+
 def test_scikit_learns_splits_and_sparse_rows():
     KFold = oracle("sklearn.model_selection").KFold
     csr = oracle("scipy.sparse").csr_matrix(X * (X > 0.3))

@@ -251,6 +251,19 @@ def test_precision_recall_and_f1_by_hand():
     assert (found["precision"], found["recall"], found["f1"]) == (0, 0, 0)
 
 
+def test_a_class_that_is_only_predicted_counts_in_a_macro_average():
+    """No row has class 2, and one answer says so: the mean is over three classes, as in scikit-learn."""
+    labels, answers = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 2])
+    net = _as_given(3, LABELS, ["precision", "recall", "f1"])
+    found = net.evaluate(np.eye(3)[answers], labels)
+    by_hand = {"precision": (1 + 2 / 3 + 0) / 3, "recall": (1 / 2 + 2 / 3 + 0) / 3, "f1": (2 / 3 + 4 / 6 + 0) / 3}
+    assert {name: found[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-15)
+    scores = oracle("sklearn.metrics")
+    for name in by_hand:
+        score = getattr(scores, f"{name}_score")(labels, answers, average="macro", zero_division=0)
+        assert found[name] == pytest.approx(score, rel=1e-15)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("form", ["labels", "labels of logits", "one-hot rows"])
@@ -604,13 +617,70 @@ def test_validation_is_evaluated_after_the_epoch(rng, X):
         }
 
 
-@pytest.mark.parametrize("form", ["softmax", None])
-def test_metrics_in_float32(rng, X, form):
-    """Counted in the network's type, added in float64: a share of rows is exact to float32's rounding of 1/n."""
-    y = rng.integers(0, 4, size=ROWS)
-    net = _net(4, form, "sparse_categorical_crossentropy", ["accuracy"], dtype="float32")
-    wanted = (net.predict_classes(X) == y).mean()
-    assert net.evaluate(X, y, batch_size=7)["accuracy"] == pytest.approx(wanted, rel=1e-6)
+# --- exact counts ----------------------------------------------------------------------------------------------------
+
+MANY = 1500
+
+
+def _answers(form, right, device, dtype):
+    """A network that returns its inputs and does not learn, X, and y such that the rows `right` are classified right.
+
+    Of several outputs that are each a yes or no, one in three is right in every row and one in none."""
+    last, loss, n_out, kind = FORMS[form]
+    net = gpunn.Sequential([gpunn.Dense(n_out, last)], input_shape=n_out, dtype=dtype)
+    net.compile("sgd", loss, ["accuracy", "precision", "recall", "f1"], device=device)
+    net.set_weights([np.eye(n_out), np.zeros(n_out)])
+    net.layers[0].trainable = False
+    right = np.isin(np.arange(MANY), right)
+    if kind != "columns":
+        labels = np.arange(MANY) % n_out
+        answers = np.where(right, labels, (labels + 1) % n_out)
+        return net, np.eye(n_out)[answers], (np.eye(n_out)[labels] if kind == "rows" else labels)
+    y = np.zeros((MANY, n_out))
+    y[:, 0] = np.arange(MANY) % 2
+    said = np.where(right, y[:, 0], 1 - y[:, 0])
+    a = np.c_[said, np.zeros(MANY), np.ones(MANY)][:, :n_out]
+    return net, 2 * a - 1, y
+
+
+def _assert_exact(form, right, w, dtype, device="cpu"):
+    """Evaluate, history and validation give the share of `right` rows exactly, in batches of several sizes."""
+    net, X, y = _answers(form, right, device, dtype)
+    outputs = FORMS[form][2] if FORMS[form][3] == "columns" else 1
+    rows = np.ones(MANY) if w is None else w
+    wanted = (rows[right].sum() + (outputs > 1) * rows.sum()) / (outputs * rows.sum())
+    found = [net.evaluate(X, y, batch_size=size, sample_weight=w) for size in (476, 1024)]
+    held = (X, y) if w is None else (X, y, w)
+    history = net.fit(X, y, batch_size=200, sample_weight=w, validation_data=held, verbose=0).history
+    found += [{name[len(part) :]: v[0] for name, v in history.items()} for part in ("", "val_")]
+    for numbers in found:
+        assert numbers["accuracy"] == wanted
+        for name in ("precision", "recall", "f1"):
+            assert numbers[name] == found[0][name]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_count_of_rows_is_exact_wherever_they_are(rng, form, weighted, dtype):
+    """700 right of 1500 are 700/1500; weights that are multiples of 1/8 add up without rounding too."""
+    w = rng.integers(0, 9, size=MANY) / 8 if weighted else None
+    for right in (np.arange(700), np.arange(MANY - 700, MANY), rng.permutation(MANY)[:700]):
+        _assert_exact(form, right, w, dtype)
+
+
+def test_a_count_of_rows_is_exact_on_a_device(rng, cuda):
+    w = rng.integers(0, 9, size=MANY) / 8
+    _assert_exact("several yes and no", np.arange(700), w, "float32", device="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("form", ["labels", "one-hot rows"])
+def test_a_top_k_count_is_exact(form, dtype):
+    net, X, y = _answers(form, np.arange(700), "cpu", dtype)
+    net.compile("sgd", FORMS[form][1], [metrics.TopKCategoricalAccuracy(1)], device="cpu")
+    for size in (7, 476, 1024, MANY):
+        assert net.evaluate(X, y, batch_size=size)["top_k_categorical_accuracy"] == 700 / MANY
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

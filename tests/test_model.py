@@ -215,16 +215,28 @@ def test_what_needs_a_loss_says_so(call):
             getattr(net, name)
 
 
-def test_threads_is_a_limit_that_a_fit_keeps():
+@pytest.mark.parametrize("threads", [1, np.int64(1)])
+def test_threads_is_a_limit_that_a_fit_keeps(threads):
     threadpoolctl = pytest.importorskip("threadpoolctl")
     seen = []
     callback = gpunn.Callback()
     callback.on_epoch_end = lambda epoch, logs=None: seen.extend(
         pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"
     )
-    net = _net().compile("adam", "sparse_categorical_crossentropy", threads=1)
+    net = _net().compile("adam", "sparse_categorical_crossentropy", threads=threads)
     net.fit(X, Y, callbacks=[callback], verbose=0)
     assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_a_batch_size_of_numpy_is_one_of_python(kind):
+    """Also in a type that cannot hold the number of rows."""
+    net, x, y = _net(), np.resize(X, (300, 4)), np.resize(Y, 300)
+    net.fit(x, y, batch_size=kind(200), epochs=kind(1), verbose=0)
+    assert bits(net.predict(x, batch_size=kind(200))) == bits(net.predict(x, batch_size=200))
+    assert net.evaluate(x, y, batch_size=kind(200)) == net.evaluate(x, y, batch_size=200)
+    fits = [gpunn.fit_many(_net, x, y, [{}], batch_size=of(200), epochs=of(1))[0][0] for of in (int, kind)]
+    assert weights_of(fits[0]) == weights_of(fits[1])
 
 
 def test_threads_without_its_package_is_refused_at_compile(monkeypatch):

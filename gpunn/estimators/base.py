@@ -264,7 +264,7 @@ class Perceptron:
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
             )
-        batch_size = min(200 if self.batch_size == "auto" else self.batch_size, len(rows))
+        batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), len(rows))
         model = self._network(layer_units, continues)
         training = self._targets(model, X, y, self._weighted(y, sample_weight))
         validation = self._validation(model)
@@ -281,7 +281,7 @@ class Perceptron:
         orders = course.orders if self.shuffle else None
         fit: dict[str, Any] = {
             "batch_size": batch_size,
-            "epochs": 1 if incremental else self.max_iter,
+            "epochs": 1 if incremental else int(self.max_iter),
             "order_of": course.order_of if self.shuffle else None,
             "callbacks": callbacks,
             "verbose": self.verbose,
@@ -602,6 +602,12 @@ class Perceptron:
         if X.__class__.__name__.startswith("csc"):
             X = X.tocsr()
         weights = None if sample_weight is None else sample_weight[held]
+        for part, what in ((training, "trains"), (held, "is held out")):
+            if not checks.any_weight(None if sample_weight is None else sample_weight[part]):
+                raise ValueError(
+                    f"sample_weight is zero in every row that {what} with early_stopping=True; give more rows a weight "
+                    "> 0, or change validation_fraction"
+                )
         return training, (X[held], self._labels_of(y[held]), weights)
 
     def _stratify(self, y: Any) -> Any:

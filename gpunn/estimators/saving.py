@@ -45,7 +45,8 @@ def to_tensors(estimator: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[s
 def told(estimator: Any, fitted: dict[str, Any]) -> str:
     """An estimator's parameters, and what it has learned, as text of its own, which may hold NaN and infinities."""
     parameters = estimator.get_params(False) | {"callbacks": None, "strategy": None}
-    return json.dumps({"parameters": {k: _plain(k, v) for k, v in parameters.items()}, "fitted": _plain("", fitted)})
+    learned = {"dict": [[name, _plain(name, value)] for name, value in fitted.items()]}
+    return json.dumps({"parameters": {k: _plain(k, v) for k, v in parameters.items()}, "fitted": learned})
 
 
 def untold(cls: Any, text: str, custom: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
@@ -115,11 +116,11 @@ def binarizer(classes: np.ndarray, targets: str) -> LabelBinarizer:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A parameter as JSON."""
+    """A parameter or a fitted attribute as JSON. TypeError names the one that no file can hold."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, (list, np.ndarray)):
         return {"list": [_plain(name, v) for v in value]}
     if isinstance(value, tuple):
@@ -135,7 +136,7 @@ def _plain(name: str, value: Any) -> Any:
         return np.dtype(value).name
     if callable(value):
         return {"loss": losses.to_config(FunctionLoss(value))}
-    raise TypeError(f"parameter {name} cannot be kept in a file: {value!r}")
+    raise TypeError(f"{name} cannot be kept in a file: it holds {value!r}")
 
 
 def _object(value: Any, custom: dict[str, Any]) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..arguments import Checked, whole
 from ..kernels import get as kernel
 from ..losses import Loss
@@ -24,11 +26,16 @@ class Accuracy(Metric):
         self._kernel = {"labels": "sparse_accuracy", "largest": "categorical_accuracy", "columns": "binary_accuracy"}[
             meaning
         ]
+        self._counts_outputs = meaning == "columns"
         takes_logits = getattr(loss, "takes_logits", False)
-        self._numbers = {"threshold": 0.0 if takes_logits else 0.5} if meaning == "columns" else {}
+        self._numbers = {"threshold": 0.0 if takes_logits else 0.5} if self._counts_outputs else {}
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
         ops(kernel(self._kernel), a, y, w, out=terms, **self._numbers)
+
+    def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
+        # one division at the end keeps the sum of hits exact
+        return super().value(sums, weight * n_out if self._counts_outputs else weight, n_out)
 
 
 class TopKCategoricalAccuracy(Metric):

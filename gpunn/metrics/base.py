@@ -40,9 +40,9 @@ class Metric:
         return 1
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
-        """Record terms = w · (the row's numbers), w (n,) with Σw = 1, a (n, n_out) and y as the loss has it.
+        """Record terms = w · (the row's numbers), w (n,) the sample weights, a (n, n_out) and y as the loss has it.
 
-        `terms` is (n,) where the size is 1, else (n, size), float64.
+        w is 1 without sample weights. `terms` is (n,) where the size is 1, else (n, size), float64.
         """
         raise NotImplementedError(f"{type(self).__name__} must define record(self, ops, a, y, w, terms)")
 
@@ -65,27 +65,28 @@ class Metric:
 
     # --- what the step calls ---
 
-    def record_means(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array, means: Array) -> None:
-        """Record means (size,), float64, of one batch. `terms` is scratch (n,)."""
-        if means.shape[0] == 1:
+    def record_batch(self, ops: Recorder, a: Array, y: Array, w: Array, batch: Array) -> None:
+        """Record batch = Σ terms (size,), float64, over the rows of one batch."""
+        if batch.shape[0] == 1:
+            terms = ops.new((a.shape[0],), np.float64)
             self.record(ops, a, y, w, terms)
-            ops(kernel("total"), terms, out=means)
-        elif means.shape[0] > 1:
-            table = ops.new((a.shape[0], means.shape[0]), np.float64)
+            ops(kernel("total"), terms, out=batch)
+        elif batch.shape[0] > 1:
+            table = ops.new((a.shape[0], batch.shape[0]), np.float64)
             self.record(ops, a, y, w, table)
-            ops(kernel("column_sum"), table, out=means)
+            ops(kernel("column_sum"), table, out=batch)
 
-    def record_sums(self, ops: Recorder, y: Array, means: Array, sums: Array, state: Array) -> None:
-        """Record what a batch adds to the sums (size,) over an epoch or a set: its means times its weight."""
-        if means.shape[0]:
-            ops(kernel("accumulate"), means, state, out=sums)
+    def record_sums(self, ops: Recorder, y: Array, batch: Array, sums: Array, state: Array) -> None:
+        """Record what a batch adds to the sums (size,) over an epoch or a data set."""
+        if batch.shape[0]:
+            ops(kernel("accumulate"), batch, state, out=sums)
 
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
         """The sums (size,) over a set from those over its parts."""
         return np.asarray(np.sum(parts, axis=0))
 
-    def value(self, sums: np.ndarray, weight: float) -> float:
-        """The metric from the sums over rows of that weight."""
+    def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
+        """The metric of a network with n_out outputs from the sums over rows of that weight."""
         return self.finish(float(sums[0]) / weight if len(sums) == 1 else sums / weight)
 
 

@@ -60,16 +60,16 @@ class R2Score(_OfValues):
     def size(self, n_out: int) -> int:
         return 5 * n_out
 
-    def record_means(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array, means: Array) -> None:
+    def record_batch(self, ops: Recorder, a: Array, y: Array, w: Array, batch: Array) -> None:
         n, m = a.shape
         table = ops.new((n, 4 * m), np.float64)
         parts = tuple(table[:, k * m : (k + 1) * m] for k in range(4))
         ops(kernel("spread_terms"), a, y, ops.first_row(y), w, out=parts)
-        ops(kernel("column_sum"), table, out=means[: 4 * m])
+        ops(kernel("column_sum"), table, out=batch[: 4 * m])
 
-    def record_sums(self, ops: Recorder, y: Array, means: Array, sums: Array, state: Array) -> None:
-        m = means.shape[0] // 5
-        ops(kernel("accumulate_spread"), means, ops.first_row(y), state, out=sums, count=m, columns=m)
+    def record_sums(self, ops: Recorder, y: Array, batch: Array, sums: Array, state: Array) -> None:
+        m = batch.shape[0] // 5
+        ops(kernel("accumulate_spread"), batch, ops.first_row(y), state, out=sums, count=m, columns=m)
 
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
         """Two parts' sums about their own means, joined as those of two batches are."""
@@ -87,7 +87,7 @@ class R2Score(_OfValues):
             found[3] = whole
         return found.ravel()
 
-    def value(self, sums: np.ndarray, weight: float) -> float:
+    def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
         error, _, spread, _, _ = sums.reshape(5, -1)
         known = np.where(spread > 0, spread, 1)
         scores = np.where(spread > 0, 1 - error / known, error == 0)

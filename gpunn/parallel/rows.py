@@ -27,7 +27,7 @@ class Rows:
     parts    the number of blocks that rows lie in: None is one for each process
 
     `shape`, `dtype` and `len` are known from the files' heads. ValueError where the files' columns or types do not
-    fit each other, or columns do not hold numbers; OSError where one cannot be read.
+    fit each other, columns do not hold numbers, or there are no rows; OSError where one cannot be read.
     """
 
     def __init__(
@@ -50,6 +50,9 @@ class Rows:
                     f"{first.shape[1:]} and {first.dtype}: the parts of a set must be alike"
                 )
         self.shape = (sum(file.shape[0] for file in self._files), *first.shape[1:])
+        if not self.shape[0]:
+            names = ", ".join(str(file.path) for file in self._files)
+            raise ValueError(f"there are no rows in {names}: a set needs at least one")
         self.dtype = first.dtype
 
     def __len__(self) -> int:

@@ -14,7 +14,6 @@ import os
 import re
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,7 +30,6 @@ except ImportError:  # Windows
 FORMAT = "gpunn"
 VERSION = 1
 HEADER_LIMIT = 10_000_000  # bytes; JSON of that size is read within two seconds and 300 MiB
-LEFT_AFTER = 60  # seconds after which a temporary file that nobody holds was left by a process that is dead
 
 
 class CheckpointError(ValueError):
@@ -59,8 +57,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     OSError where there is no file that could be read."""
     path = Path(path)
     # a pipe or a device might never end
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "not a file that could hold a model", str(path))
+    stat_file(path)
     with open(path, "rb") as file:
         header = _header(path, file)
         # what the header promises is there, and nothing else
@@ -128,66 +125,105 @@ def replace(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def stat_file(path: str | os.PathLike[str]) -> os.stat_result:
+    """`os.stat` of a regular file, links followed. FileNotFoundError if there is none, OSError for a folder, a device,
+    a pipe or a socket."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return found
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place when all is written, or goes if anything fails; links are followed, the
-    old file's mode is kept."""
-    target = Path(os.path.realpath(path))
-    folder = target.parent
-    try:
-        mode = stat.S_IMODE(target.stat().st_mode)
-    except FileNotFoundError:
-        mode = 0o666 & ~_umask()
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with contextlib.ExitStack() as held:
-            with os.fdopen(handle, "wb") as file:
-                held.enter_context(_lock(file.fileno()))
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, mode)
-            os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
+    """Yield a temporary file that replaces `path` if the body succeeds, and is removed if it fails.
+
+    Links are followed, and the mode of an old file is kept. Only a regular file is replaced; an OSError names `path`.
+    """
+    with _naming(path):
+        target = Path(os.path.realpath(path))
+        try:
+            mode = stat.S_IMODE(stat_file(path).st_mode)
+        except FileNotFoundError:
+            mode = 0o666 & ~_umask()
+        handle, temporary = _new_temporary(target)
+        try:
+            with contextlib.ExitStack() as held:
+                with os.fdopen(handle, "wb") as file:
+                    # a second descriptor keeps the lock until the file has its final name
+                    held.callback(os.close, os.dup(handle))
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary, mode)
+                os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(target.parent)
     _sweep(target)
 
 
+def remove(path: Path) -> None:
+    """Remove a file if it exists, and the temporary files of processes that were killed while they wrote it."""
+    path.unlink(missing_ok=True)
+    _sweep(Path(os.path.realpath(path)))
+
+
 @contextlib.contextmanager
-def _lock(handle: int) -> Iterator[None]:
-    """Hold a temporary file, also when it is closed, for as long as its writer lives: the system lets go of it."""
-    if fcntl is None:
-        yield
-        return
-    held = os.dup(handle)
+def _naming(path: Path) -> Iterator[None]:
+    """Raise every OSError with `path` as its file name instead of the temporary file's."""
     try:
-        # a file system without locks is never swept
-        with contextlib.suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    finally:
-        os.close(held)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _prefix(target: Path) -> str:
+    """The first part of the names of temporary files for `target`."""
+    # 60 characters are at most 240 bytes, and a name may have 255
+    return f".{target.name[:60]}."
+
+
+def _new_temporary(target: Path) -> tuple[int, str]:
+    """Create and lock a temporary file in the folder of `target`: its descriptor and its path."""
+    while True:
+        handle, path = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target), suffix=".tmp")
+        if _lock(handle, path):
+            return handle, path
+        os.close(handle)
+
+
+def _lock(handle: int, path: str) -> bool:
+    """Lock a new temporary file until its writer exits. False if another process has just removed it in `_sweep`."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:
+        # a file system without locks; `_sweep` cannot lock a file there, and leaves it
+        return True
 
 
 def _sweep(target: Path) -> None:
-    """Remove what processes that were killed in a save of `target` left beside it."""
+    """Remove the temporary files of processes that were killed while they wrote `target`: those without a lock."""
     if fcntl is None:
         return
-    ours = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.tmp")
+    ours = re.compile(re.escape(_prefix(target)) + r"[a-z0-9_]{8}\.tmp")
     with contextlib.suppress(OSError):
         for left in [p for p in target.parent.iterdir() if ours.fullmatch(p.name)]:
             with contextlib.suppress(OSError):
-                _remove_if_left(left)
+                _remove_unlocked(left)
 
 
-def _remove_if_left(path: Path) -> None:
-    """Remove a temporary file that is a minute old and that nobody holds. OSError where it is held."""
-    # a younger one may be about to be locked
-    if time.time() - path.stat().st_mtime < LEFT_AFTER:
-        return
+def _remove_unlocked(path: Path) -> None:
+    """Remove a temporary file. OSError if its writer still holds the lock."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

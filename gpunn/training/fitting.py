@@ -23,7 +23,7 @@ from .callbacks import Callback, CallbackList, EpochLines, ProgressBar
 from .history import History
 from .loop import Audience
 from .run import Position, Run, Saved, print_of
-from .sets import Set, Validation
+from .sets import Set, Shard
 
 
 class Model(Protocol):
@@ -55,11 +55,11 @@ def fit(
     steps_per_epoch: int | None,
 ) -> History:
     """`Sequential.fit`."""
-    whole("batch_size", batch_size)
-    whole("epochs", epochs)
+    batch_size = whole("batch_size", batch_size)
+    epochs = whole("epochs", epochs)
     if verbose not in (0, 1, 2):
         raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
-    truth("shuffle", shuffle)
+    shuffle = truth("shuffle", shuffle)
     chosen = listed("callbacks", callbacks, "gpunn.Callback objects")
     if verbose:
         chosen.append(_progress(verbose))
@@ -92,7 +92,7 @@ def fit(
             raise ValueError("give validation_data or validation_split, not both")
         held = X[n:], y[n:], None if w is None else w[n:]
         X, y, w = X[:n], y[:n], None if w is None else w[:n]
-        if not all(part is None or bool((part > 0).any()) for part in (w, held[2])):
+        if not (checks.any_weight(w) and checks.any_weight(held[2])):
             raise ValueError("validation_split leaves one side whose sample_weight is all zero")
     else:
         held = sets.validation(net, validation_data, X.shape[1])
@@ -119,8 +119,7 @@ def _fit_rows(
     look = checks.weights_of_a_batch
     data = sets.checked(net, found["X"], found["y"], found.get("sample_weight"), look=look)
     X, y, w = sets.with_classes(net, data, class_weight, look=look)
-    if not any(group.meet("the weights of a set", w is None or bool((w > 0).any()))):
-        raise ValueError("sample_weight is zero in every row; at least one weight must be > 0")
+    sets.check_weight(w, "sample_weight", group)
     return train(
         model,
         (X, y, w),
@@ -128,7 +127,7 @@ def _fit_rows(
         order_of=lambda epoch: blocks.order(seed, epoch, own, shuffle),
         rows=np.zeros(n, np.int64),
         shuffled=shuffle,
-        alike=False,
+        first_row=blocks.block(own[0])[0],
         **how,
     )
 
@@ -144,12 +143,12 @@ def train(
     rows: np.ndarray | None = None,
     subject: Any = None,
     shuffled: bool | None = None,
-    alike: bool = True,
+    first_row: int | None = None,
     **how: Any,
 ) -> History:
     """Train on what was checked, on `rows` of it where not all train, in the order that `order_of(epoch)` tells. A
-    checkpoint is the file of `subject`, the model unless given; the arrays are `alike` on all processes where each does
-    not hold its own. `how` holds callbacks, verbose and resume, as in `fit`."""
+    checkpoint is the file of `subject`, the model unless given. `first_row` is the number of this process's first row
+    if the arrays hold its own rows only. `how` holds callbacks, verbose and resume, as in `fit`."""
     net, n = model._net, training[0].shape[0] if rows is None else len(rows)
     sets.check_shares(n, batch_size, net.group)
     shuffled = order_of is not None if shuffled is None else shuffled
@@ -164,13 +163,13 @@ def train(
     return _run(
         model,
         go,
-        None if validation is None else Validation(*validation),
+        Shard(*training) if first_row is None else Shard(*training, first_row, n),
+        None if validation is None else Shard(*validation),
         epochs=epochs,
         steps=-(-n // batch_size),
         n_in=training[0].shape[1],
         facts={"training data": print_of(training, n), "batch_size": batch_size, "shuffle": shuffled},
         of=model if subject is None else subject,
-        seen=training if alike else None,
         **how,
     )
 
@@ -224,7 +223,7 @@ def _fit_stream(
     """`fit` on batches that X gives one after another."""
     net, epochs = model._net, how["epochs"]
     if steps is not None:
-        whole("steps_per_epoch", steps)
+        steps = whole("steps_per_epoch", steps)
     batches = stream.Stream(X, steps)
     sets.only_named_classes(class_weight, "X is a stream")
     if batches.only_once and how["resume"] is not None:
@@ -245,13 +244,14 @@ def _fit_stream(
 
     count = len(X) if steps is None and hasattr(X, "__len__") else steps
     facts = {"training data": "a stream", "steps_per_epoch": steps}
-    return _run(model, go, validation, steps=count, n_in=n_in, facts=facts, of=model, **how)
+    return _run(model, go, None, validation, steps=count, n_in=n_in, facts=facts, of=model, **how)
 
 
 def _run(
     model: Model,
     go: Callable[..., History],
-    validation: Validation | None,
+    training: Shard | None,
+    validation: Shard | None,
     *,
     epochs: int,
     steps: int | None,
@@ -261,10 +261,9 @@ def _run(
     of: Any,
     verbose: Any = 0,
     resume: Any = None,
-    seen: Set | None = None,
 ) -> History:
     """Take a fit through its epochs by `go`, from a checkpoint's on where there is one; `of` is the model whose file a
-    checkpoint is, `seen` the set that every process should have alike."""
+    checkpoint is, `training` None for a stream."""
     net = model._net
     with model._alone("fit"):
         net.follow_settings()
@@ -273,6 +272,10 @@ def _run(
         callbacks = [c for c in callbacks if watches or not getattr(c, "only_watches", False)]
         hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": steps, "verbose": verbose})
         facts |= {"validation data": None if validation is None else print_of(validation[:3], validation.rows)}
+        if hooks.callbacks or resume is not None or net.group is not ALONE:
+            # computed before a callback can change the arrays, and only where something can be compared with them
+            data = {"the training data": training, "the validation data": validation}
+            facts |= {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
         under_way = Run(net, of, hooks, facts=facts, n_in=n_in, first=model._epochs)
         saved = None if resume is None else under_way.open(resume, epochs)
         first, done = (model._epochs, 0) if saved is None else (saved.position.first, saved.position.done)
@@ -282,7 +285,6 @@ def _run(
                 **under_way.facts(),
                 "epochs": epochs,
                 "epochs done": [model._epochs, done],
-                "what a few rows hold": None if seen is None else sets.a_few_rows(seen),
                 "the weights (seed= or random_state= draws them)": net.fingerprint(),
             },
         )
@@ -306,7 +308,8 @@ def step(model: Model, data: Set) -> float:
     net, n = model._net, data[0].shape[0]
     sets.check_shares(n, n, net.group)
     net.group.agree(
-        "train_on_batch", lambda: {"the batch": print_of(data), "what a few rows hold": sets.a_few_rows(data)}
+        "train_on_batch",
+        lambda: {"the batch": print_of(data), "checksums of the batch": Shard(*data).checksums(net.group)},
     )
     net.ready()
     X, y, w = data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ class History:
     """What `fit` returns: `history` maps each name (loss, accuracy, val_loss, …) to one number an epoch.
 
     `epoch` lists the epochs' numbers from 0; a second `fit` begins a History of its own. There is no time in it: two
-    runs of one seed have equal histories.
+    runs of one seed have equal histories. A number that a callback adds in some epochs only is NaN in the others.
     """
 
     def __init__(self) -> None:
@@ -20,10 +21,12 @@ class History:
         self.epoch: list[int] = []
 
     def add(self, epoch: int, logs: dict[str, float]) -> None:
-        """Append one epoch's numbers."""
+        """Append one epoch's numbers; NaN for what other epochs have and this one has not, and the other way round."""
+        for name in logs:
+            self.history.setdefault(name, [math.nan] * len(self.epoch))
+        for name, values in self.history.items():
+            values.append(logs.get(name, math.nan))
         self.epoch.append(epoch)
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
 
     def to_frame(self) -> Any:
         """A pandas DataFrame: a row an epoch, by its number from 0, and a column a name. ImportError names the extra

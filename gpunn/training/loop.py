@@ -83,10 +83,11 @@ class Several:
     times: int = 1
 
 
+OVERFLOW = 3
 CAUSES = {
     1: "the loss is not finite",
     2: "a gradient is not finite",
-    3: "an update would overflow",
+    OVERFLOW: "an update would overflow",
 }
 
 
@@ -96,18 +97,19 @@ def look(net: Network, state: np.ndarray, epoch: int | None = None) -> None:
     if not state[Slot.BAD]:
         return
     update, lr = int(state[Slot.BAD]) - 1, state[Slot.BAD_LR]
-    cause, step = CAUSES[int(state[Slot.CAUSE])], int(state[Slot.BAD_BATCH]) + 1
+    cause, step = int(state[Slot.CAUSE]), int(state[Slot.BAD_BATCH]) + 1
     where = "" if epoch is None else f" in epoch {epoch + 1}, step {step}"
     net.state[Slot.BAD] = 0
     net.state[Slot.CAUSE] = 0
     raise DivergenceError(
-        f"training diverged{where} (update {update}, learning rate {lr:.3g}): {cause}. {_advice(update)} The weights "
-        "are those before that step."
+        f"training diverged{where} (update {update}, learning rate {lr:.3g}): {CAUSES[cause]}. "
+        f"{_advice(update, cause)} The weights are those before that step."
     )
 
 
-def _advice(update: int) -> str:
-    if update == 0:
+def _advice(update: int, cause: int) -> str:
+    """What to change. The first loss and gradient do not depend on the learning rate; the first update does."""
+    if update == 0 and cause != OVERFLOW:
         return (
             "No update was taken yet, so the likely cause lies in the first outputs: inputs or targets that are not "
             "scaled, or outputs that the loss is not defined for (a ≤ 0 for poisson, say)."
@@ -388,7 +390,10 @@ def _epoch(
                 callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
             if left and net.state[Slot.BAD]:
                 break
-    look(net, net.backend.to_host(net.state), shown)
+    state = net.backend.to_host(net.state)
+    look(net, state, shown)
+    if not state[Slot.WEIGHT_SUM]:
+        raise ValueError(f"sample_weight is zero in every row of epoch {shown + 1}; at least one weight must be > 0")
 
 
 def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
@@ -420,7 +425,7 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) ->
     found = {}
     for metric, part in net.score_parts():
         if not metric.needs_rows:
-            found[metric.name] = metric.value(sums[part], weight) if weight else float("nan")
+            found[metric.name] = metric.value(sums[part], weight, net.n_out) if weight else float("nan")
         elif kept is not None:
             rows = (None if array is None else net.backend.to_host(array) for array in (kept.a, kept.y, kept.w))
             found[metric.name] = float(metric.of_rows(*rows))

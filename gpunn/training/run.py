@@ -29,6 +29,7 @@ from .history import History
 from .saving import Shapes, check_arrays, shapes_of, views_of
 
 TRAINING = "training"
+VERSION = 2  # of what a checkpoint holds in addition to the model; 1 had no checksums of the data
 PREFIX = f"{TRAINING}/"
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 
@@ -177,6 +178,7 @@ class Run:
             text = json.dumps(rest, default=_plain)
             states.append({"class": type(callback).__name__, "arrays": list(arrays), "state": text})
         metadata[TRAINING] = {
+            "version": VERSION,
             "facts": self.facts(),
             "first": here.first,
             "done": here.done,
@@ -222,13 +224,19 @@ class Run:
             tensors, metadata = checkpoint.read(path)
         except FileNotFoundError:
             return None
-        name = os.fspath(path)
+        name, here = os.fspath(path), self.facts()
         if TRAINING not in metadata:
             raise CheckpointError(
                 f"{name} holds a model, but no fit under way: resume= takes what ModelCheckpoint wrote"
             )
         try:
-            difference = _difference(metadata[TRAINING]["facts"], self.facts())
+            version = metadata[TRAINING].get("version", 1)
+            if version != VERSION:
+                raise CheckpointError(
+                    f"another gpunn wrote this checkpoint: its version is {version!r}, this gpunn resumes {VERSION}. "
+                    "Finish the fit with that gpunn, or delete the file; gpunn.load opens the model in it"
+                )
+            difference = _difference(metadata[TRAINING]["facts"], here)
             if difference:
                 raise CheckpointError(
                     f"the checkpoint is of another fit: {difference}. Go on as it was begun, or delete the file"
@@ -270,14 +278,13 @@ class Run:
             raise CheckpointError(f"its learning rate is {rate!r}")
         if done > epochs:
             raise CheckpointError(f"it holds {done} epochs, more than epochs={epochs}, which counts them in")
+        curves = {name: extra[f"history/{name}"] for name in ("loss", *training["history"])}
+        for name, values in curves.items():
+            if values.shape != (done,) or values.dtype != np.float64:
+                found = f"{values.dtype} {values.shape}"
+                raise CheckpointError(f"its history of {name!r} should be float64 {(done,)}, got {found}")
         history = History()
-        for name in training["history"]:
-            values = extra[f"history/{name}"]
-            if values.shape[1:] or len(values) > done or values.dtype != np.float64:
-                raise CheckpointError(f"its history of {name!r} is not a number an epoch")
-            history.history[name] = values.tolist()
-        if len(history.history["loss"]) != done:
-            raise CheckpointError(f"its history has {len(history.history['loss'])} epochs, not {done}")
+        history.history = {name: curves[name].tolist() for name in training["history"]}
         history.epoch = list(range(done))
         position = Position(
             first,

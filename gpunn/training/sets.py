@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import data as checks
-from ..backend import to_host
+from ..backend import array_module, home, to_host
 from ..network import Network
 from ..parallel import Rows
 from ..recording import Array, Group, part
 from .blocks import HostData, stays
 from .loop import Data
 
+SAMPLED_ROWS = 65  # of a table in a checksum: about a batch, which may be read from a disk or a GPU
+SAMPLED_NUMBERS = 1025  # of labels and weights
 Set = tuple[Any, Array, Array | None]  # X (n, n_in), y for the loss, weights (n,) or None
 Look = Callable[..., Array]
 
@@ -55,7 +57,8 @@ def with_classes(net: Network, data: Set, class_weight: Any, *, it: str = "", lo
         return data
     X, y, w = data
     by_class = checks.class_weights(class_weight, y, net.loss, net.outputs(X.shape[1]))
-    both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
+    with np.errstate(over="ignore"):  # `look` reports an overflow
+        both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
     return X, y, look(both, len(both), net.dtype, f"{it}{name}class_weight")
 
 
@@ -65,10 +68,20 @@ def only_named_classes(class_weight: Any, why: str) -> None:
         raise ValueError(f"class_weight='balanced' needs all rows, and {why}: pass a dict")
 
 
-def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None, name: str = "x") -> Set:
-    """One batch, checked; the network is built for it where it was not."""
+def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Set:
+    """One batch, checked, whose weights may all be 0; the network is built for it where it was not."""
     only_named_classes(class_weight, "this is one batch")
-    found = with_classes(net, checked(net, x, y, sample_weight, x=name), class_weight)
+    look = checks.weights_of_a_batch
+    found = with_classes(net, checked(net, x, y, sample_weight, x="x", look=look), class_weight, look=look)
+    return _built(net, found)
+
+
+def of_evaluation(net: Network, X: Any, y: Any, sample_weight: Any) -> Set:
+    """A data set to be evaluated, checked; the network is built for it where it was not."""
+    return _built(net, checked(net, X, y, sample_weight))
+
+
+def _built(net: Network, found: Set) -> Set:
     if not net.is_built:
         net.build(found[0].shape[1])
     return found
@@ -85,8 +98,8 @@ def of_stream(net: Network, given: Any, number: int, class_weight: Any) -> Set:
     return with_classes(net, checked(net, x, y, w, it=it, x="x", look=look), class_weight, it=it, look=look)
 
 
-class Validation(NamedTuple):
-    """What a fit is measured on: all rows, or this process's of a set of `rows` rows, the first of which is `first`."""
+class Shard(NamedTuple):
+    """A set, or this process's rows of a set of `rows` rows, the first of which is `first`."""
 
     X: Any
     y: Array
@@ -94,12 +107,33 @@ class Validation(NamedTuple):
     first: int = 0
     rows: int | None = None
 
+    def checksums(self, group: Group) -> dict[str, int]:
+        """A checksum of sampled rows of each array, the same on every process. All processes call it."""
+        total = int(self.X.shape[0] if self.rows is None else self.rows)
+        arrays = {"X": self.X, "y": self.y, "sample_weight and class_weight": self.w}
+        sampled = {name: self._sample(array, total) for name, array in arrays.items() if array is not None}
+        shards = [sampled] if self.rows is None else group.meet("the checksums of a set", sampled)
+        return {name: zlib.crc32(b"".join(shard.get(name, b"") for shard in shards)) for name in sampled}
+
+    def _sample(self, array: Any, total: int) -> bytes:
+        """The bytes of sampled rows, of those of all `total` that this process has."""
+        own = sampled_rows(total, SAMPLED_ROWS if array.ndim > 1 else SAMPLED_NUMBERS) - self.first
+        with home(array):
+            chosen = array[array_module(array).asarray(own[(own >= 0) & (own < array.shape[0])])]
+            return bytes(to_host(chosen.toarray() if hasattr(chosen, "toarray") else chosen).tobytes())
+
     def on_device(self, net: Network) -> Any:
         """The same where the network finds it."""
         return dataclasses.replace(place(net, (self.X, self.y, self.w)), first=self.first, whole=self.rows)
 
 
-def validation(net: Network, given: Any, n_in: int) -> Validation | None:
+def sampled_rows(n: int, most: int) -> np.ndarray:
+    """At most that many of n rows, evenly spaced: the first, the last and those between."""
+    count = min(n, most)
+    return np.arange(count) * (n - 1) // max(1, count - 1)
+
+
+def validation(net: Network, given: Any, n_in: int) -> Shard | None:
     """What a fit is given as `validation_data`, checked; None where that is nothing."""
     if given is None:
         return None
@@ -117,7 +151,16 @@ def validation(net: Network, given: Any, n_in: int) -> Validation | None:
         first, count = part(rows, *own)
         X, y, w = (_rows_on_disk(each, first, count) for each in (X, y, w))
         own, look = (0, 1), checks.weights_of_a_batch
-    return Validation(*checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look), first, rows)
+    found = checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look)
+    if rows is not None:
+        check_weight(found[2], "validation sample_weight", group)
+    return Shard(*found, first, rows)
+
+
+def check_weight(w: Array | None, name: str, group: Group) -> None:
+    """ValueError on every process where the weights of all of them are 0."""
+    if not any(group.meet("the weights of a set", checks.any_weight(w))):
+        raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
 
 
 def _rows_on_disk(given: Any, first: int, count: int) -> Any:
@@ -148,16 +191,3 @@ def check_shares(n: int, batch_size: int, group: Group) -> None:
             f"batch_size={batch_size} leaves process {group.size - 1} of {group.size} without a row: give each "
             "at least one, or start fewer processes"
         )
-
-
-def a_few_rows(data: Set) -> list[int]:
-    """A number that tells the first, the middle and the last rows of a set, of X, y and weights, from other ones."""
-    found = []
-    for array in data:
-        if array is None:
-            continue
-        n = array.shape[0]
-        rows = array[[0, n // 2, n - 1]]
-        host = to_host(rows.toarray() if hasattr(rows, "toarray") else rows)
-        found.append(zlib.crc32(np.ascontiguousarray(host).data))
-    return found

@@ -184,6 +184,25 @@ def test_a_class_that_weighs_more_is_found_more_often():
     assert found[0] < found[1] < found[2]
 
 
+# --- where scikit-learn does otherwise ----------------------------------------------------------------------------
+
+
+def test_a_batch_without_weight_is_skipped():
+    """The fit is the one without these rows; scikit-learn raises ZeroDivisionError."""
+    weights = np.where((np.arange(len(X)) >= 50) & (np.arange(len(X)) < 100), 0.0, 1.0)
+    there = regressor(shuffle=False).fit(X[weights > 0], VALUES[weights > 0])
+    assert_equal(regressor(shuffle=False).fit(X, VALUES, sample_weight=weights), there, rtol=1e-12)
+
+
+def test_a_warm_start_that_finds_nothing_better_keeps_the_best_weights():
+    fitted = classifier(early_stopping=True, warm_start=True, max_iter=10).fit(X, NAMES)
+    fitted.best_validation_score_ = 2.0  # no score reaches it
+    before = weights_of(fitted)
+    fitted.fit(X, NAMES)
+    for got, wanted in zip(weights_of(fitted), before, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
 # --- activations, losses, outputs, initial weights ----------------------------------------------------------------
 
 HIDDEN = sorted(
@@ -390,6 +409,18 @@ def test_the_curve_of_validation_data_by_hand():
     np.testing.assert_allclose(fitted.validation_loss_curve_, expected, rtol=1e-10)
     assert fitted.validation_loss_curve_ == [logs["val_loss"] for logs in watch.logs]
     assert fitted.history_.history == {"loss": fitted.loss_curve_, "val_loss": fitted.validation_loss_curve_}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_penalty_of_validation_data_is_that_of_all_its_rows(weighted):
+    """½α ΣW²/Σw over 2500 rows, which are evaluated in several batches, the last one shorter."""
+    rng = np.random.default_rng(4)
+    held, y = rng.normal(size=(2500, 13)), rng.normal(size=2500)
+    w = rng.uniform(0.5, 2, size=2500) if weighted else np.ones(2500)
+    fitted = regressor(alpha=50.0, max_iter=2).fit(X, VALUES, validation_data=(held, y, w) if weighted else (held, y))
+    expected = np.average((fitted.predict(held) - y) ** 2 / 2, weights=w)
+    expected += 25.0 * sum((W**2).sum() for W in fitted.coefs_) / w.sum()
+    assert fitted.validation_loss_curve_[-1] == pytest.approx(expected, rel=1e-10)
 
 
 def test_validation_data_does_not_move_the_fit():

@@ -95,6 +95,56 @@ def test_going_on_is_never_having_stopped(case, kind, tmp_path):
     assert_same_fit(fitted(parameters, [], resume=path, kind=kind), whole)
 
 
+def _changed(array):
+    """A copy with another value in the last row."""
+    array = np.array(array)
+    array[-1] = array[0]
+    return array
+
+
+WEIGHTS = np.linspace(0.5, 2, len(X))
+OTHERS = {
+    "X": (r"training data\.X", {"X": X + 1}),
+    "the last row of X": (r"training data\.X", {"X": _changed(X)}),
+    "y": (r"training data\.y", {"y": (LABELS + 1) % 3}),
+    "the last row of y": (r"training data\.y", {"y": _changed(LABELS)}),
+    "sample_weight": (r"training data\.sample_weight", {"sample_weight": _changed(WEIGHTS)}),
+    "class_weight": (r"training data\..*class_weight", {"class_weight": {0: 1.0, 1: 2.0, 2: 4.0}}),
+    "X of validation_data": (r"validation data\.X", {"validation_data": (X[:30] + 1, LABELS[:30])}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_values_of_the_same_shape_are_refused(name, tmp_path):
+    path = tmp_path / "run.safetensors"
+
+    def fit(callbacks, X=X, y=LABELS, sample_weight=WEIGHTS, class_weight="balanced", **options):
+        classifier = gpunn.MLPClassifier(
+            (9,), max_iter=EPOCHS, batch_size=50, random_state=0, class_weight=class_weight, callbacks=callbacks
+        )
+        options = {"validation_data": (X[:30], LABELS[:30]), **options}
+        return classifier.fit(X, y, sample_weight=sample_weight, resume=path, **options)
+
+    whole = fit([])
+    with pytest.raises(KeyboardInterrupt):
+        fit([gpunn.ModelCheckpoint(path), StopAt(STOP)])
+    match, other = OTHERS[name]
+    with pytest.raises(gpunn.CheckpointError, match=match):
+        fit([], **other)
+    assert_same_fit(fit([]), whole)
+
+
+@pytest.mark.parametrize("of", [np.int64, np.uint8])
+def test_integers_of_numpy_are_those_of_python(of, tmp_path):
+    path = tmp_path / "run.safetensors"
+    sizes = {"batch_size": 50, "max_iter": EPOCHS, "hidden_layer_sizes": (9,), "n_iter_no_change": 10}
+    whole = fitted(sizes, [])
+    given = {name: (of(size[0]),) if name == "hidden_layer_sizes" else of(size) for name, size in sizes.items()}
+    fitted(given, [gpunn.ModelCheckpoint(path), StopAt(STOP)])
+    assert_same_fit(fitted(given, [], resume=path), whole)
+    assert_same_fit(fitted(sizes, [], resume=path), whole)
+
+
 def test_early_stopping_in_the_past_is_remembered(tmp_path):
     """A fit that had come to its end goes no further."""
     parameters = {"early_stopping": True, "n_iter_no_change": 1, "tol": 0.5, "max_iter": 40}

@@ -6,6 +6,7 @@ Rounding alone moves such fits by 1e-10 of the largest entry at most; 1e-6 is wh
 import warnings
 
 import internals
+import limits
 import numpy as np
 import pytest
 from oracles import oracle
@@ -88,6 +89,20 @@ def test_the_same_fit(name, solver, activation, weighted, early_stopping):
     # scikit-learn's default rate diverges by sgd on diabetes' large targets
     more = {"learning_rate_init": 1e-5} if solver == "sgd" and name == "diabetes" else {}
     compare(kind, X, y, w, solver=solver, activation=activation, early_stopping=early_stopping, **more)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
+def test_lbfgs_in_parts(monkeypatch, kind, weighted):
+    """2500 rows are evaluated in three parts, of which each counts by its weight."""
+    limits.set(monkeypatch, "lbfgs_elements", 1)
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(2500, 4))
+    # parts differ in their targets and in their weights
+    values = X[:, 0] + np.linspace(-2, 2, 2500)
+    w = rng.uniform(0.2, 1, 2500) * np.linspace(0.1, 3, 2500) if weighted else None
+    y = (values > 0).astype(int) if kind == "Classifier" else values
+    compare(kind, X, y, w, solver="lbfgs", hidden_layer_sizes=(5,), max_iter=10)
 
 
 VARIANTS = {

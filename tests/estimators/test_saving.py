@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -94,6 +95,30 @@ def test_a_classifier_comes_back_whole(case, tmp_path):
             assert np.dtype(kept) == np.dtype(value)
         else:
             assert repr(kept).replace("[6, 5]", "array([6, 5])") == repr(value) or kept == value
+
+
+UNKEPT = {
+    "days": np.array(["2020-01-01", "2021-01-01"], "datetime64[D]"),
+    "seconds": np.array([1, 2], "timedelta64[s]"),
+    "long doubles": np.array([1, 2], np.longdouble),
+    "fractions": np.array([Fraction(1, 2), Fraction(1, 3)], object),
+}
+
+
+@pytest.mark.parametrize("kind", UNKEPT)
+def test_labels_that_no_file_can_hold_are_named(kind, tmp_path):
+    fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS == 1)
+    fitted.classes_ = UNKEPT[kind]
+    with pytest.raises(TypeError, match=r"^classes_ cannot be kept in a file: .*1"):
+        fitted.save(tmp_path / "c.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_parameter_that_no_file_can_hold_is_named(tmp_path):
+    fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS)
+    fitted.set_params(random_state=np.longdouble(1))
+    with pytest.raises(TypeError, match=r"^random_state cannot be kept in a file: .*1"):
+        fitted.save(tmp_path / "c.safetensors")
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "poisson", "huber", gpunn.losses.Huber(0.5)])

@@ -141,7 +141,7 @@ def test_tick(launcher):
 
 def test_accumulate(launcher):
     terms = np.array([0.5, 0.25, -1])
-    for stop, wanted in (({}, [5.0, 4.0, -5.0]), ({"BAD": 1}, [1.0, 2.0, 3.0]), ({"SKIP": 1}, [1.0, 2.0, 3.0])):
+    for stop, wanted in (({}, [1.5, 2.25, 2.0]), ({"BAD": 1}, [1.0, 2.0, 3.0]), ({"SKIP": 1}, [1.0, 2.0, 3.0])):
         sums = np.array([1.0, 2.0, 3.0])
         launcher(kernels.get("accumulate"))(terms, state_array(WEIGHT=8, **stop), out=sums)()
         np.testing.assert_array_equal(sums, wanted)
@@ -166,12 +166,13 @@ def test_end_epoch(launcher):
 
 
 def test_the_weights_of_a_batch(launcher):
-    """wᵢ/Σw; without weight a batch is skipped and its weights stay."""
+    """wᵢ/Σw; a batch without weight is skipped, and its shares are zeros."""
     for w, skip in (([1, 0, 3, 4], 0), ([0, 0, 0, 0], 1)):
         w = np.array(w, np.float32)
         wanted, state = w / 8, _run("begin_weighted", launcher, state_array(WEIGHT=w.sum(), SKIP=1 - skip))
         assert state[Slot.SKIP] == skip and state[Slot.PENALTY] == 0
-        launcher(kernels.get("weigh"))(state, out=w)()
-        np.testing.assert_array_equal(w, wanted)
+        share = np.full(4, 7, np.float32)
+        launcher(kernels.get("weigh"))(w, state, out=share)()
+        np.testing.assert_array_equal(share, wanted)
     _run("begin_batch", launcher, state, rows=7)
     assert state[Slot.WEIGHT] == 7 and state[Slot.SKIP] == 0

@@ -188,6 +188,28 @@ def test_a_compiler_that_is_not_there(monkeypatch):
     assert _relu_runs() == "numpy"
 
 
+@pytest.mark.parametrize("cxx", ['g++ "', "g++ '-DA", "g++ \\"])
+def test_a_cxx_that_cannot_be_split_into_words(monkeypatch, cache, cxx):
+    monkeypatch.setenv("CXX", cxx)
+    found = host.status()
+    assert found.body == "numpy" and "CXX" in found.reason and repr(cxx) in found.reason
+    assert _relu_runs() == "numpy"
+    host.prepare([host.unit_of(kernels.get(name), {"T": "float32"}) for name in ("relu", "tanh")])
+    with pytest.raises(host.CompileError, match="CXX"):
+        host.build()
+
+
+def test_a_fit_where_cxx_cannot_be_split_into_words():
+    script = (
+        "import numpy as np, gpunn\n"
+        "net = gpunn.Sequential([gpunn.Dense(2)], seed=0).compile('sgd', 'mse', device='cpu')\n"
+        "print(net.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0).epoch)\n"
+    )
+    environment = {**os.environ, "CXX": 'g++ "'}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[0]\n", "")
+
+
 @needs_compiler
 def test_an_empty_cxx_names_nothing(monkeypatch):
     for empty in ("", "  "):

@@ -498,9 +498,9 @@ def test_metrics(body):
     np.testing.assert_array_equal(body("sparse_accuracy", a, labels, w, out=term), [1, 0, 0, 8])
     np.testing.assert_array_equal(body("categorical_accuracy", a, np.eye(3)[labels], w, out=term), [1, 0, 0, 8])
     y = np.array([[0.0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0]])
-    share = body("binary_accuracy", a, y, w, out=term, threshold=0.3)
+    hits = body("binary_accuracy", a, y, w, out=term, threshold=0.3)
     # right are 2 of 3, then (no, yes, yes), (yes, yes, yes) for NaN is not above, (no, yes, yes: 0.3 is not above 0.3)
-    np.testing.assert_allclose(share, np.array([2, 2, 3, 2]) / 3 * w, rtol=1e-15)
+    np.testing.assert_array_equal(hits, np.array([2, 2, 3, 2]) * w)
     a[2, 1] = 0.5
     np.testing.assert_allclose(body("absolute_error", a, y, w, out=term), w * np.abs(a - y).mean(axis=1), rtol=1e-15)
     np.testing.assert_allclose(body("squared_error", a, y, w, out=term), w * ((a - y) ** 2).mean(axis=1), rtol=1e-15)
@@ -541,13 +541,10 @@ def test_sums_about_the_mean(body):
     a, w = y + np.array([1.0, 2]), np.array([1.0, 3, 2, 1, 1])
     spread = np.zeros(10)
     for rows in (slice(0, 2), slice(2, 5)):
-        v = w[rows] / w[rows].sum()
-        table = np.empty((len(v), 8))
-        body("spread_terms", a[rows], y[rows], y[rows][0], v, out=tuple(np.split(table, 4, axis=1)))
-        body(
-            "accumulate_spread", table.sum(axis=0), y[rows][0].copy(), state_array(WEIGHT=w[rows].sum()),
-            out=spread, count=2, columns=2,
-        )  # fmt: skip
+        table = np.empty((len(w[rows]), 8))
+        body("spread_terms", a[rows], y[rows], y[rows][0], w[rows], out=tuple(np.split(table, 4, axis=1)))
+        sums, first = table.sum(axis=0), y[rows][0].copy()
+        body("accumulate_spread", sums, first, state_array(), out=spread, count=2, columns=2)
     # Σw = 8, Σw·1² and Σw·2²; means 26/8 and 20/8 beside `far`
     np.testing.assert_allclose(spread[:2], [8, 32], rtol=1e-15)
     np.testing.assert_allclose(spread[2:4] + spread[8:], [26 / 8, far + 20 / 8], rtol=1e-15)
@@ -562,7 +559,7 @@ def test_sums_about_the_mean(body):
 
 
 def test_what_is_kept_of_rows(body):
-    """It goes where the batch begins; a weight is the row's own, not its share of the batch."""
+    """It goes where the batch begins."""
     x, state = np.arange(6.0).reshape(3, 2), state_array(OFFSET=4, WEIGHT=8)
     kept = np.zeros((8, 2))
     body("keep_rows", x, state, out=kept)
@@ -572,4 +569,4 @@ def test_what_is_kept_of_rows(body):
     np.testing.assert_array_equal(places, [0, 0, 0, 0, 5, 6, 7, 0])
     weights = np.zeros(8)
     body("keep_weights", np.array([0.25, 0.5, 0.25], np.float32), state, out=weights)
-    np.testing.assert_array_equal(weights, [0, 0, 0, 0, 2, 4, 2, 0])
+    np.testing.assert_array_equal(weights, [0, 0, 0, 0, 0.25, 0.5, 0.25, 0])

@@ -6,6 +6,10 @@ from messages import naming
 from snapshots import bits
 
 import gpunn
+from gpunn import backend
+from gpunn.kernels.state import SIZE, Slot
+from gpunn.layers import Buffers
+from gpunn.recording import Recorder
 
 ONES = np.ones((50, 40), np.float32)
 
@@ -93,6 +97,33 @@ def test_every_width_and_height_is_covered(width):
     assert (many == 0).mean() == pytest.approx(0.5, abs=0.3)
     for rows in (1, 2, 3, 5, 6, 9):
         assert bits(_dropped(net, np.ones((rows, width)))) == bits(np.ascontiguousarray(many[:rows]))
+
+
+def _rows_of_a_batch(rows, width, first):
+    """What a dropout layer gives for the rows from `first` on of a batch of ones; NaN where it writes nothing."""
+    state = np.zeros(SIZE)
+    state[Slot.FIRST_ROW] = first
+    t = Buffers(index=0, a_prev=np.ones((rows, width)), a=np.full((rows, width), np.nan), state=state)
+    ops = Recorder(backend.get("cpu"))
+    gpunn.Dropout(0.5).forward(ops, t, training=True)
+    launches = ops.take()
+    ops.bind()
+    for launch in launches:
+        launch()
+    return t.a
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 8, 15, 17, 18, 33])
+def test_the_rows_of_one_process_have_the_masks_of_the_whole_batch(monkeypatch, width, compiled):
+    """Whatever the first row: a part may begin and end within the four elements of one draw."""
+    if not compiled:
+        monkeypatch.setenv("GPUNN_COMPILE", "0")
+    whole = _rows_of_a_batch(27, width, 0)
+    assert set(np.unique(whole)) == {0, 2}
+    for first in range(1, 9):
+        for rows in range(1, 20):
+            np.testing.assert_array_equal(_rows_of_a_batch(rows, width, first), whole[first : first + rows])
 
 
 def test_what_it_looks_like():

@@ -311,6 +311,26 @@ def refused(call, size=2):
     return said[0]
 
 
+@pytest.mark.parametrize("rows", [ROWS, 1001])
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("which", ["X", "y", "sample_weight"])
+@pytest.mark.parametrize("call", ["fit", "train_on_batch"])
+def test_one_process_with_another_row_is_an_error_on_all(call, which, place, rows):
+    row = {"first": 0, "middle": rows // 2, "last": rows - 1}[place]
+    x, y, w = np.resize(X, (rows, 7)), np.resize(Y, (rows, Y.shape[1])), np.ones(rows)
+
+    def other_row(strategy):
+        data = {"X": x.copy(), "y": y.copy(), "sample_weight": w.copy()}
+        data[which][row] += rank_of(strategy) == 1
+        weights = data.pop("sample_weight")
+        getattr(net_of(strategy), call)(
+            *data.values(), sample_weight=weights, **({"verbose": 0} if call == "fit" else {})
+        )
+
+    said = refused(other_row)
+    assert "disagree about checksums of the" in said and f"{which}" in said
+
+
 def rank_of(strategy):
     return strategy.start().rank
 
@@ -331,11 +351,6 @@ def test_disagreement_is_named_on_every_process():
         net_of(strategy).fit(X[:n], Y[:n], verbose=0)
 
     assert "disagree about training data: {'rows': 53" in refused(shapes, 3)
-
-    def other_rows(strategy):
-        net_of(strategy).fit(X + rank_of(strategy), Y, verbose=0)
-
-    assert "disagree about what a few rows hold" in refused(other_rows)
 
     def weights(strategy):
         net = net_of(strategy)
@@ -416,3 +431,35 @@ def test_a_copy_is_of_its_process_alone_until_it_joins():
         return apart(net, twin)
 
     assert Crew(2).run(both) == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_count_of_rows_is_exact(dtype):
+    """24 right of 53 rows are 24/53 in the history and of the validation data, however they are shared."""
+    y = np.arange(ROWS) % 3
+    x = np.eye(3)[np.where(np.arange(ROWS) < 24, y, (y + 1) % 3)]
+
+    def watched(strategy):
+        net = gpunn.Sequential([gpunn.Dense(3)], input_shape=3, seed=0, dtype=dtype)
+        net.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"], strategy=strategy, device="cpu")
+        net.set_weights([np.eye(3), np.zeros(3)])
+        net.layers[0].trainable = False
+        return net.fit(x, y, batch_size=7, validation_data=(x, y), verbose=0).history
+
+    for history in Crew(3).run(watched):
+        assert history["accuracy"] == history["val_accuracy"] == [24 / ROWS]
+
+
+def test_an_epoch_without_weight_is_an_error_on_every_process():
+    def trained_without_weight(strategy):
+        net = net_of(strategy)
+        with pytest.raises(ValueError, match="sample_weight is zero in every row"):
+            net.fit(X, Y, batch_size=8, sample_weight=np.full(ROWS, 1e-120), verbose=0)
+        net.train_on_batch(X, Y, sample_weight=np.zeros(ROWS))
+        return net.get_weights()
+
+    before = net_of(None)
+    before.build(7)
+    for weights in Crew(3).run(trained_without_weight):
+        for got, wanted in zip(weights, before.get_weights(), strict=True):
+            np.testing.assert_array_equal(got, wanted)

@@ -97,6 +97,16 @@ def test_blocks_hold_every_row_once(n, batch, parts):
         assert (whole != blocks.order(7, 3, range(parts), True)).any()
 
 
+def test_every_block_has_an_order_of_its_own():
+    """Of four equal blocks each takes the permutation of the generator that is jumped as often as its number."""
+    blocks = Blocks(4 * 16, 8, 4)
+    orders = [blocks.order(7, 2, range(k, k + 1), True)[blocks.places(k)].tolist() for k in range(4)]
+    key = np.array([7, 2], dtype=np.uint64)
+    for k, order in enumerate(orders):
+        assert order == np.random.Generator(np.random.Philox(key=key).jumped(k)).permutation(16).tolist()
+    assert len(set(map(tuple, orders))) == 4
+
+
 def test_only_what_is_asked_for_is_read(parquet, monkeypatch):
     from pyarrow.parquet import ParquetFile
 
@@ -115,6 +125,30 @@ def test_a_map_is_not_copied(npy):
     part = npy()[0].read(3, 9)
     assert isinstance(part, np.memmap) and not part.flags.writeable
     np.testing.assert_array_equal(part, X[3:9])
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 1), (1, 3), (3, 2), (2, 1)])
+def test_any_number_of_processes_goes_on_with_the_same_rows_and_no_others(first, then, npy, tmp_path):
+    """Of sets in files and of validation data, each process having its own rows."""
+    path = tmp_path / "run.safetensors"
+
+    def fit(strategy, epochs, **sets):
+        x, y, w = npy()
+        options = {"epochs": epochs, "resume": path, "callbacks": [gpunn.ModelCheckpoint(path)]}
+        return fitted(
+            [sets.get("x", x), sets.get("y", y), sets.get("w", w)], strategy, validation_data=(x, y), **options
+        )
+
+    def run(size, *arguments, **sets):
+        return Crew(size).run(lambda s: fit(s, *arguments, **sets)) if size > 1 else [fit(None, *arguments, **sets)]
+
+    run(first, 2)
+    for name, array in (("x", X), ("y", Y), ("w", W)):
+        np.save(tmp_path / "other.npy", np.concatenate([array[:-1], array[:1]]))
+        with pytest.raises((gpunn.CheckpointError, RuntimeError), match=r"training data\..* in the file and .* here"):
+            run(then, 4, **{name: gpunn.Rows(tmp_path / "other.npy")})
+    for _, history in run(then, 4):
+        assert len(history["loss"]) == 4
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -148,6 +182,21 @@ def test_files_that_are_no_sets(tmp_path, npy, parquet):
         gpunn.Rows(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=naming("parts", 0)):
         gpunn.Rows(tmp_path / "x.npy", parts=0)
+
+
+def test_files_without_rows_are_named(tmp_path):
+    pa = oracle("pyarrow")
+    from pyarrow.parquet import write_table
+
+    np.save(tmp_path / "empty.npy", np.zeros((0, 4)))
+    write_table(pa.table({"a": pa.array([], pa.float64())}), tmp_path / "empty.parquet")
+    for name in ("empty.npy", "empty.parquet"):
+        with pytest.raises(ValueError, match=f"no rows in .*{name}"):
+            gpunn.Rows(tmp_path / name)
+        with pytest.raises(ValueError, match=f"no rows in .*{name}, .*{name}"):
+            gpunn.Rows([tmp_path / name, tmp_path / name])
+    np.save(tmp_path / "some.npy", X)
+    assert gpunn.Rows([tmp_path / "empty.npy", tmp_path / "some.npy"]).shape == X.shape
 
 
 def test_empty_cells_are_named(tmp_path):

@@ -68,6 +68,20 @@ def test_the_same_run_bit_for_bit(device, no_room, task, weighted, kind):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_count_of_rows_is_exact(device, no_room, dtype):
+    """24 right of 53 rows are 24/53 whatever the blocks, in the history and of the validation data."""
+    y = np.arange(N) % 3
+    X = np.eye(3)[np.where(np.arange(N) < 24, y, (y + 1) % 3)]
+    net = gpunn.Sequential([gpunn.Dense(3)], input_shape=3, dtype=dtype)
+    net.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"], device=device)
+    net.set_weights([np.eye(3), np.zeros(3)])
+    net.layers[0].trainable = False
+    no_room(device)
+    history = net.fit(X, y, batch_size=5, validation_data=(X, y), verbose=0).history
+    assert history["accuracy"] == history["val_accuracy"] == [24 / N]
+
+
 @pytest.mark.parametrize("rows", [4, 5, 6, 10, 11, 20, 21])
 def test_every_remainder(device, no_room, rows):
     X, y, _ = _set("values", rows)

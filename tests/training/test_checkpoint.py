@@ -1,8 +1,11 @@
 """Files: written as one step, read with suspicion."""
 
+import contextlib
 import errno
 import json
 import os
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -141,27 +144,82 @@ def test_readers_see_the_old_file_or_the_new_one(file):
     assert seen == {0.0, 1.0}
 
 
-def _old(path):
-    os.utime(path, (time.time() - 3600,) * 2)
+def _left_by_a_killed_save(file):
+    """Kill a process that is writing `file`; returns the temporary file that it leaves."""
+    script = (
+        "import os, signal, sys\n"
+        "from gpunn.training import checkpoint\n"
+        "with checkpoint.replacing(checkpoint.Path(sys.argv[1])) as f:\n"
+        "    f.write(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    before = {*file.parent.iterdir()}
+    assert subprocess.run([sys.executable, "-c", script, str(file)], cwd=ROOT).returncode == -signal.SIGKILL
+    (left,) = {*file.parent.iterdir()} - before
+    return left
 
 
 @posix
-def test_what_a_killed_save_left_is_removed_by_a_later_one(file):
-    """After a minute, if nobody holds it; files of other names stay."""
-    left, young = (file.parent / f".run.safetensors.{name}.tmp" for name in ("abc_4567", "abcd4567"))
+@pytest.mark.parametrize("name", ["run.safetensors", "é" * 100], ids=["short", "long"])
+def test_the_temporary_file_of_a_killed_save_is_removed_by_the_next_save(tmp_path, name):
+    """Files of other names stay."""
+    file = tmp_path / name
     others = [".run.safetensors.mine.tmp", ".other.safetensors.abc_4567.tmp", "run.safetensors.abc_4567.tmp"]
-    others = [file.parent / name for name in others]
-    for path in (left, young, *others):
-        path.write_bytes(b"left")
-    for path in (left, *others):
-        _old(path)
+    others = [tmp_path / name for name in others]
+    for path in others:
+        path.write_bytes(b"other")
+    _left_by_a_killed_save(file)
     checkpoint.write(file, TENSORS, METADATA)
-    assert {*file.parent.iterdir()} == {file, young, *others}
+    assert {*tmp_path.iterdir()} == {file, *others}
 
 
 @posix
-def test_a_save_that_takes_long_is_not_taken_for_a_killed_one(file):
-    """In this process or in another, which holds its temporary file as long as it lives."""
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_removed_checkpoint_takes_the_temporary_files_of_killed_saves_with_it(file, existing):
+    other = file.with_name("other.safetensors")
+    left = _left_by_a_killed_save(other)
+    _left_by_a_killed_save(file)
+    if existing:
+        file.write_bytes(b"content")
+    checkpoint.remove(file)
+    assert [*file.parent.iterdir()] == [left]
+
+
+@posix
+def test_a_temporary_file_that_is_removed_before_it_is_locked_is_made_again(file, monkeypatch):
+    """Another process may sweep between the two."""
+    import fcntl
+
+    lock, swept = fcntl.flock, []
+
+    def sweep_first(handle, operation):
+        if not swept:
+            (temporary,) = file.parent.iterdir()
+            temporary.unlink()
+            swept.append(temporary)
+        return lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    checkpoint.write(file, TENSORS, METADATA)
+    assert swept and checkpoint.read(file)[1] == METADATA and [*file.parent.iterdir()] == [file]
+
+
+@posix
+def test_files_are_written_where_the_file_system_has_no_locks(file, monkeypatch):
+    import fcntl
+
+    def unsupported(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    left = _left_by_a_killed_save(file)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    checkpoint.write(file, TENSORS, METADATA)
+    assert checkpoint.read(file)[1] == METADATA and {*file.parent.iterdir()} == {file, left}
+
+
+@posix
+def test_a_save_under_way_keeps_its_temporary_file(file):
+    """In this process or in another, which holds the lock as long as it lives."""
     script = (
         "import sys\n"
         "from gpunn.training import checkpoint\n"
@@ -177,8 +235,7 @@ def test_a_save_that_takes_long_is_not_taken_for_a_killed_one(file):
             mine.write(b"mine")
             being_written = [*file.parent.iterdir()]
             assert len(being_written) == 2
-            for path in being_written:
-                _old(path)
+            checkpoint.remove(file)
             checkpoint.write(file, TENSORS, METADATA)
             assert {*file.parent.iterdir()} == {file, *being_written}
         assert file.read_bytes() == b"mine"
@@ -221,11 +278,124 @@ def test_a_link_is_followed(tmp_path, existing):
     assert {p.name for p in tmp_path.iterdir()} == {"far", "link.safetensors"}
 
 
-def test_where_nothing_can_be_written(tmp_path):
-    for wrong in (tmp_path / "no" / "such" / "folder.safetensors", tmp_path):
+def test_where_nothing_can_be_written_the_error_names_the_path(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    wrong = {
+        tmp_path / "no" / "such" / "folder.safetensors": FileNotFoundError,
+        tmp_path / "file" / "model.safetensors": NotADirectoryError,
+        tmp_path: OSError,
+        tmp_path / ("x" * 256): OSError,
+    }
+    for path, kind in wrong.items():
+        with pytest.raises(kind) as caught:
+            _net().save(path)
+        assert caught.value.filename == str(path)
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
+def test_an_error_while_writing_names_the_path(file, monkeypatch, call):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", str(arguments[0]))
+
+    monkeypatch.setattr(os, call.removeprefix("os."), fail)
+    with pytest.raises(OSError) as caught:
+        _net().save(file)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 242, "x" * 255, "é" * 127, "\N{GRINNING FACE}" * 63], ids=["242", "255", "é", "4"]
+)
+def test_names_as_long_as_a_file_system_takes(tmp_path, name):
+    for _ in range(2):
+        _net().save(tmp_path / name)
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+    gpunn.load(tmp_path / name)
+
+
+# --- what is no regular file -----------------------------------------------------------------------------------------
+
+
+def _pipe(path):
+    os.mkfifo(path)
+
+
+def _socket(path):
+    # the names of sockets are shorter than those of files
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)
+
+
+def _device(path):
+    try:
+        # the numbers of the null device
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("device files can be made by root alone")
+
+
+def _folder(path):
+    path.mkdir()
+    (path / "content").write_bytes(b"content")
+
+
+NODES = {"a pipe": _pipe, "a socket": _socket, "a device": _device, "a folder": _folder}
+
+
+@pytest.fixture(params=NODES)
+def node(request, tmp_path):
+    """The path of something that is no regular file, in a folder of its own."""
+    if os.name != "posix":
+        pytest.skip("POSIX files")
+    folder = tmp_path / "nodes"
+    folder.mkdir()
+    NODES[request.param](folder / "node1")
+    return folder / "node1"
+
+
+def _what(folder):
+    """Names, inodes and kinds of what a folder holds."""
+    return {p.name: (p.lstat().st_ino, stat.S_IFMT(p.lstat().st_mode)) for p in folder.iterdir()}
+
+
+WRITERS = {
+    "save": lambda path: _net().save(path),
+    "export": lambda path: _net().export(path),
+    "ModelCheckpoint": lambda path: _fit(gpunn.ModelCheckpoint(path)),
+    "ModelCheckpoint of a path with a field": lambda path: _fit(gpunn.ModelCheckpoint(f"{path.parent}/node{{epoch}}")),
+    "CSVLogger": lambda path: _fit(gpunn.CSVLogger(path)),
+    "replace": lambda path: checkpoint.replace(path, b"bytes"),
+}
+
+
+def _fit(callback):
+    _net().fit(np.zeros((4, 4)), np.zeros((4, 2)), verbose=0, callbacks=[callback])
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_is_no_regular_file_is_never_replaced(node, writer, link):
+    if writer == "export":
+        pytest.importorskip("onnx")
+    if link:
+        node.rename(node.with_name("target"))
+        node.symlink_to("target")
+    before = _what(node.parent)
+    with pytest.raises(OSError) as caught:
+        WRITERS[writer](node)
+    assert caught.value.filename == str(node)
+    assert _what(node.parent) == before
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_first_epoch(node):
+    epochs = []
+    watch = gpunn.Callback()
+    watch.on_epoch_begin = lambda epoch, logs=None: epochs.append(epoch)
+    for callback in (gpunn.ModelCheckpoint(node), gpunn.CSVLogger(node)):
         with pytest.raises(OSError):
-            _net().save(wrong)
-    assert not list(tmp_path.iterdir())
+            _net().fit(np.zeros((4, 4)), np.zeros((4, 2)), verbose=0, callbacks=[watch, callback])
+    assert epochs == []
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
@@ -490,7 +660,7 @@ def test_an_array_too_many_or_too_few(file):
 def test_what_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         gpunn.load(tmp_path / "none.safetensors")
-    with pytest.raises(OSError, match="not a file"):
+    with pytest.raises(OSError, match="not a regular file"):
         gpunn.load(tmp_path)
 
 
@@ -499,7 +669,7 @@ def test_a_pipe_or_a_device_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
         began = time.monotonic()
-        with pytest.raises(OSError, match="not a file"):
+        with pytest.raises(OSError, match="not a regular file"):
             gpunn.load(path)
         assert time.monotonic() - began < 5
 

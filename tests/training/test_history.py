@@ -34,6 +34,28 @@ def test_there_is_no_time_in_it():
     assert one.history == other.history and vars(one) == vars(other)
 
 
+class _Sometimes(gpunn.Callback):
+    """Adds numbers in some epochs only."""
+
+    def on_epoch_logs(self, epoch, logs):
+        if epoch == 0:
+            logs["early"] = 0.5
+        if epoch in (1, 3):
+            logs["late"] = epoch
+
+
+def _sometimes():
+    return _fitted(epochs=4, callbacks=[_Sometimes()])
+
+
+def test_a_number_of_some_epochs_is_nan_in_the_others():
+    history = _sometimes()
+    assert all(len(values) == 4 for values in history.history.values())
+    np.testing.assert_array_equal(history.history["early"], [0.5, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(history.history["late"], [np.nan, 1, np.nan, 3])
+    assert np.isfinite(history.history["loss"]).all()
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -46,6 +68,7 @@ def test_the_table_has_a_row_an_epoch_and_a_column_a_name():
     assert (frame.dtypes == "float64").all()
     frame.iloc[:] = 0
     assert history.history["loss"][0] != 0
+    np.testing.assert_array_equal(_sometimes().to_frame()["late"], [np.nan, 1, np.nan, 3])
     empty = gpunn.History().to_frame()
     assert empty.shape == (0, 0) and empty.index.name == "epoch"
 
@@ -70,6 +93,14 @@ def test_every_panel_has_training_against_validation():
     }
     assert _curves(accuracy)["validation"] == (epochs, history.history["val_accuracy"])
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation"]
+
+
+def test_a_number_of_some_epochs_is_drawn_at_those():
+    pytest.importorskip("matplotlib")
+    (ax,) = _sometimes().plot("late").axes
+    (line,) = ax.get_lines()
+    np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
+    np.testing.assert_array_equal(line.get_ydata(), [np.nan, 1, np.nan, 3])
 
 
 def test_which_metrics_and_in_which_order():

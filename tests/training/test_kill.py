@@ -101,10 +101,10 @@ def test_killed_at_random_moments(folder):
             assert now in (done + len(saved), done + len(saved) + 1)
             assert gpunn.load(file).predict(killed_fit.X).shape == (len(killed_fit.X), 1)
             done, kills = now, kills + killed
-            # what died between the first byte of a save and its rename has left a temporary file
+            # what died between the first byte of a save and its rename has left a temporary file until the next save
             there = {p.name for p in folder.iterdir()} - {file.name}
             assert all(re.fullmatch(r"\.run\.safetensors\.[a-z0-9_]{8}\.tmp", name) for name in there)
-            assert left <= there and len(there - left) <= killed
+            assert len(there - left) <= killed and (not saved or not left & there)
             inside, left = inside + len(there - left), there
         print(f"{kills} kills in {done} epochs, {inside} of them inside a save")
         assert kills >= 30 and 5 * inside >= kills
@@ -113,11 +113,7 @@ def test_killed_at_random_moments(folder):
         assert content(file) == content(twin)
     finally:
         fits.close()
-    # what the kills left is in nobody's way, and a later save removes it
+    # what the kills left is removed by a later save
     twin.unlink()
-    gpunn.load(file).save(file)
-    assert {p.name for p in folder.iterdir()} == {file.name, *left}
-    for name in left:
-        os.utime(folder / name, (time.time() - 61,) * 2)
     gpunn.load(file).save(file)
     assert list(folder.iterdir()) == [file]

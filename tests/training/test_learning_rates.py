@@ -200,3 +200,17 @@ def test_a_resumed_fit_goes_on_counting(stop, tmp_path):
     _fit(first, *callbacks(), epochs=stop)
     assert _fit(again, *callbacks(), epochs=7, resume=tmp_path / "run.safetensors") == wanted
     assert state_of(again) == state_of(whole)
+
+
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_a_cooldown_goes_on_after_a_resume(tmp_path, stop):
+    """Epochs that never improve: each reduction is followed by three epochs without one, wherever the fit stopped."""
+    file = tmp_path / "run.safetensors"
+
+    def fit(epochs):
+        plateau = gpunn.ReduceLROnPlateau(factor=0.5, patience=1, cooldown=3)
+        callbacks = [Dictate([1.0] * 12), plateau, gpunn.ModelCheckpoint(file)]
+        return _fit(_net(), *callbacks, epochs=epochs, resume=file)["learning_rate"]
+
+    fit(stop)
+    assert fit(12) == [0.5, 0.5, *[0.25] * 3, *[0.125] * 3, *[0.0625] * 3, 0.03125]

@@ -4,6 +4,7 @@ import builtins
 import copy
 import logging
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -409,6 +410,7 @@ def test_an_update_that_would_overflow_is_not_written(rate, optimizer):
         assert _kept(net) == before
     if rate >= 1e38:
         assert taken == 0 and "an update would overflow" in str(caught.value)
+        assert SAYS.fullmatch(str(caught.value)), "the learning rate is a likely cause of the first update too"
 
 
 @pytest.mark.parametrize("which", ["X", "y", "weights"])
@@ -485,3 +487,25 @@ def test_a_loss_after_training_may_be_infinite_without_an_error():
     assert net.evaluate(X[:2], far)["loss"] == float("inf")
     history = net.fit(X, X[:, :1], validation_data=(X[:2], far), verbose=0).history
     assert history["val_loss"] == [float("inf")] and np.isfinite(history["loss"]).all()
+
+
+def test_a_second_ctrl_c_within_a_step_is_raised_immediately():
+    """The first one waits for the end of the step."""
+    reached = []
+
+    def loss(y, a):
+        reached.append("the first")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the second")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the end of the loss")
+        return ((a - y) ** 2).sum(axis=1), 2 * (a - y)
+
+    net = gpunn.Sequential([gpunn.Dense(2)], seed=0, input_shape=3).compile("sgd", loss, device="cpu")
+    before = [w.copy() for w in net.get_weights()]
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(np.ones((4, 3)), np.zeros((4, 2)), verbose=0)
+    assert reached == ["the first", "the second"]
+    for w, old in zip(net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(w, old)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

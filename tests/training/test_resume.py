@@ -15,7 +15,9 @@ from snapshots import bits, nothing_moves, weights_of
 
 import gpunn
 from gpunn.data import order_of_epoch
+from gpunn.recording import ALONE
 from gpunn.training import checkpoint, fitting
+from gpunn.training.sets import Shard
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -80,6 +82,28 @@ def test_epochs_is_the_total_and_the_history_is_of_them_all(file):
     assert len(run("adam", file, epochs=4)[1].epoch) == 4
     net, history, _ = run("adam", file, resume=True)
     assert history.epoch == list(range(EPOCHS)) and outcome(net, history) == outcome(*whole[:2])
+
+
+NUMPY_INTEGERS = {
+    "arrays": lambda: (*CASES["adam"]()[:3], {"batch_size": 8}),
+    "a stream": lambda: (*CASES["a stream"]()[:3], {"steps_per_epoch": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+@pytest.mark.parametrize("name", NUMPY_INTEGERS)
+def test_integers_of_numpy_are_those_of_python(file, name, kind):
+    """A fit with either goes on from a checkpoint of the other."""
+    outcomes = []
+    for first, then in ((int, int), (int, kind), (kind, int), (kind, kind)):
+        file.unlink(missing_ok=True)
+        for of, epochs in ((first, 2), (then, 4)):
+            net, data, options, sizes = NUMPY_INTEGERS[name]()
+            sizes = {name: of(size) for name, size in (sizes | {"epochs": epochs}).items()}
+            callbacks = [gpunn.ModelCheckpoint(file, every=of(1))]
+            history = net.fit(*data, verbose=of(0), callbacks=callbacks, resume=file, **sizes, **options)
+        outcomes.append(outcome(net, history))
+    assert len(set(outcomes)) == 1
 
 
 def test_where_there_is_no_file_the_fit_begins_anew(file):
@@ -338,6 +362,181 @@ def test_another_fit_is_refused(stopped, match, options):
     _refused(stopped, match, **options)
 
 
+def _changed(array, row):
+    """A copy with another number in one row."""
+    array = np.array(array)
+    array[row] += 1
+    return array
+
+
+VALIDATION = VX, VX[:, :1] - 2 * VX[:, 1:2]
+OTHER_VALUES = {
+    "all of X": (r"training data\.X is", {"data": (X + 100, VALUES)}),
+    "all of y": (r"training data\.y is", {"data": (X, 1 - VALUES)}),
+    "the first row of X": (r"training data\.X is", {"data": (_changed(X, 0), VALUES)}),
+    "the middle row of X": (r"training data\.X is", {"data": (_changed(X, ROWS // 2), VALUES)}),
+    "the last row of y": (r"training data\.y is", {"data": (X, _changed(VALUES, -1))}),
+    "rows in another order": (r"training data\.X is", {"data": (X[::-1], VALUES[::-1])}),
+    "X of the validation data": (r"validation data\.X is", {"validation_data": (VX + 1, VALIDATION[1])}),
+    "y of the validation data": (r"validation data\.y is", {"validation_data": (VX, VALIDATION[1] + 1)}),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_other_values_of_the_same_shape_are_refused(stopped, name):
+    match, options = OTHER_VALUES[name]
+    _refused(stopped, match, **options)
+
+
+WEIGHTED = {"sample_weight": np.linspace(0.5, 3, ROWS), "class_weight": {1: 3.0}}
+
+
+def _weighted(file, stop=None, **options):
+    net, data, others, _ = CASES["adam"]()
+    callbacks = [gpunn.ModelCheckpoint(file)] + ([] if stop is None else [resume_cases.Stop(stop)])
+    options = {"epochs": 4, "batch_size": 8, "verbose": 0, "callbacks": callbacks, **others, **options}
+    return net, net.fit(*data, resume=file, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("sample_weight", np.linspace(0.5, 2, ROWS)),
+        ("sample_weight", _changed(WEIGHTED["sample_weight"], -1)),
+        ("class_weight", {1: 4.0}),
+        ("class_weight", {0: 2.0, 1: 3.0}),
+        ("class_weight", "balanced"),
+    ],
+)
+def test_other_weights_are_refused(file, name, other):
+    with pytest.raises(resume_cases.Stop.Now):
+        _weighted(file, stop=2, **WEIGHTED)
+    before = file.read_bytes()
+    with pytest.raises(gpunn.CheckpointError, match=rf"training data\..*{name}.* is \d+ in the file and \d+ here"):
+        _weighted(file, **WEIGHTED | {name: other})
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        WEIGHTED,
+        {"class_weight": "balanced"},
+        {"class_weight": "balanced", "validation_data": None, "validation_split": 0.3, **WEIGHTED},
+        {"shuffle": False, **WEIGHTED},
+        {"validation_data": (VX, resume_cases.VLABELS, np.linspace(1, 2, len(VX)))},
+    ],
+)
+def test_the_same_values_go_on(file, options):
+    whole = outcome(*_weighted(file, **options))
+    file.unlink()
+    with pytest.raises(resume_cases.Stop.Now):
+        _weighted(file, stop=2, **options)
+    assert outcome(*_weighted(file, **options)) == whole
+
+
+def test_the_same_values_in_other_containers_go_on(file, fake_cupy, tmp_path):
+    sparse = pytest.importorskip("scipy.sparse")
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", VALUES)
+    containers = {
+        "a list": lambda: (X.tolist(), VALUES),
+        "column-major": lambda: (np.asfortranarray(X), VALUES),
+        "sparse": lambda: (sparse.csr_array(X), VALUES),
+        "sparse columns": lambda: (sparse.csc_array(X), VALUES),
+        "memory-mapped": lambda: tuple(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy"),
+        "on disk": lambda: tuple(gpunn.Rows(tmp_path / f"{name}.npy") for name in "xy"),
+        "on a GPU": lambda: (fake_cupy.asarray(X), fake_cupy.asarray(VALUES)),
+    }
+    wanted = outcome(*run("early stopping that waits")[:2])
+    for container, made in containers.items():
+        file.unlink(missing_ok=True)
+        run("early stopping that waits", file, stop=2)
+        net, _, options, callbacks = CASES["early stopping that waits"]()
+        options = {"epochs": EPOCHS, "batch_size": 8, "verbose": 0, "callbacks": callbacks, **options}
+        history = net.fit(*made(), resume=file, **options)
+        if not container.startswith("sparse"):
+            # which sums in another order
+            assert outcome(net, history) == wanted, container
+
+
+def test_rows_of_other_values_are_refused(file, tmp_path):
+    for name, array in {"x": X, "y": VALUES, "other": X + 1, "more": VALUES + 1}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    x, y, other, more = (gpunn.Rows(tmp_path / f"{name}.npy") for name in ("x", "y", "other", "more"))
+
+    def fit(epochs, *data, **options):
+        net = _other()
+        callbacks = [gpunn.ModelCheckpoint(file)]
+        return net, net.fit(*data, epochs=epochs, batch_size=8, verbose=0, resume=file, callbacks=callbacks, **options)
+
+    whole = outcome(*fit(4, x, y, validation_data=(x, y)))
+    file.unlink()
+    fit(2, x, y, validation_data=(x, y))
+    for match, data in {
+        r"training data\.X": (other, y, (x, y)),
+        r"training data\.y": (x, more, (x, y)),
+        r"validation data\.X": (x, y, (other, y)),
+        r"validation data\.y": (x, y, (x, more)),
+    }.items():
+        with pytest.raises(gpunn.CheckpointError, match=match):
+            fit(4, *data[:2], validation_data=data[2])
+    assert outcome(*fit(4, x, y, validation_data=(x, y))) == whole
+
+
+class Counted:
+    """An array that counts the rows that are read of it."""
+
+    def __init__(self, array):
+        self.array, self.read = array, 0
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+    def __getitem__(self, rows):
+        found = self.array[rows]
+        self.read += len(found)
+        return found
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 64, 65, 66, 1024, 1025, 1026, 100_000])
+def test_a_checksum_reads_few_rows(n):
+    """The first, the last and the middle ones among them."""
+    x, y = Counted(np.arange(3.0 * n).reshape(n, 3)), Counted(np.arange(n))
+    before = Shard(x, y, None).checksums(ALONE)
+    assert x.read == min(n, 65) and y.read == min(n, 1025)
+    for array, name in ((x, "X"), (y, "y")):
+        for row in (0, (n - 1) // 2, n - 1):
+            array.array[row] += 1
+            assert Shard(x, y, None).checksums(ALONE)[name] != before[name]
+            array.array[row] -= 1
+    assert Shard(x, y, None).checksums(ALONE) == before
+
+
+def test_a_stream_is_not_compared(file):
+    """Its batches are not known before they are taken."""
+    run("a stream", file, stop=2)
+    net, _, options, _ = CASES["a stream"]()
+
+    def others():
+        for k in range(0, ROWS, 6):
+            yield X[k : k + 6] + 1, resume_cases.LABELS[k : k + 6], resume_cases.WEIGHTS[k : k + 6] + 0.5
+
+    assert len(net.fit(others, epochs=3, verbose=0, resume=file, **options).epoch) == 3
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+def test_a_checkpoint_of_another_version_is_refused_and_its_model_opens(stopped, version):
+    """Those before the checksums had no version."""
+    tensors, metadata = checkpoint.read(stopped)
+    weights = weights_of(gpunn.load(stopped))
+    if version is None:
+        del metadata["training"]["version"]
+    else:
+        metadata["training"]["version"] = version
+    checkpoint.write(stopped, tensors, metadata)
+    _refused(stopped, f"version is {1 if version is None else version!r}, this gpunn resumes")
+    assert weights_of(gpunn.load(stopped)) == weights
+
+
 def test_a_set_with_other_columns_is_refused(stopped):
     stopping = gpunn.EarlyStopping("mae")
     options = {"net": _other(), "data": (X[:, :5], VALUES), "validation_data": None, "callbacks": [stopping]}
@@ -356,7 +555,7 @@ def test_a_model_is_no_fit_under_way(file):
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(OSError, match="not a file"):
+    with pytest.raises(OSError, match="not a regular file"):
         _other().fit(X, VALUES, resume=tmp_path, verbose=0)
     with pytest.raises(TypeError):
         _other().fit(X, VALUES, resume=3.5, verbose=0)

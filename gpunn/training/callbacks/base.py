@@ -61,7 +61,7 @@ class Callback:
 
     def on_epoch_logs(self, epoch: int, logs: Logs) -> None:
         """After an epoch and its validation, before anyone looks: numbers may be added to `logs`, and go into the
-        history as well. Keras does not have it."""
+        history as well, which has NaN for epochs without them. Keras does not have it."""
 
     def on_divergence(self, error: ArithmeticError) -> None:
         """At a step that is not finite, its update not written. The fit raises `error`, unless this hook sets

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 from typing import Any
 
 from ...arguments import truth
+from ..checkpoint import stat_file
 from .base import Callback, Logs
 
 
@@ -18,8 +20,8 @@ class CSVLogger(Callback):
             the checkpoint are gone: none is there twice
     append  go on with what is there in every fit, below the header that is there
 
-    The file is closed after every line, so that it can be read at any time. OSError where it cannot be written;
-    ValueError where it is to be gone on with but has other columns than the epoch.
+    The file is closed after every line, so that it can be read at any time. OSError where it cannot be written or is no
+    regular file; ValueError where it is to be gone on with but has other columns than the epoch.
     """
 
     only_watches = True
@@ -34,6 +36,9 @@ class CSVLogger(Callback):
         self._columns: list[str] = []
         # how much of the file is kept, and in the first minute whether it can be written; None is all
         self._kept: int | None = None if self.append else 0
+        with contextlib.suppress(FileNotFoundError):
+            # opening a pipe blocks until there is a reader
+            stat_file(self.path)
         with open(self.path, "ab"):
             pass
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 from ...arguments import truth, whole
+from ..checkpoint import stat_file
 from .base import Callback, Logs
 from .monitor import Monitor
 
@@ -22,7 +24,8 @@ class ModelCheckpoint(Callback):
     monitor, mode   what is better, as in `EarlyStopping`; for save_best_only
 
     ValueError or TypeError for arguments that make no sense, OSError where a file cannot be written, which ends the
-    fit: the old file is whole, and so is the model.
+    fit: the old file is whole, and so is the model. A path that names a folder, a device, a pipe or a socket ends it
+    before the first epoch.
     """
 
     only_watches = True
@@ -55,6 +58,9 @@ class ModelCheckpoint(Callback):
         # in the first minute rather than after the first epoch
         if "{" not in str(folder) and not folder.is_dir():
             raise FileNotFoundError(2, "there is no such folder for checkpoints", str(folder))
+        if "{" not in self.path:
+            with contextlib.suppress(FileNotFoundError):
+                stat_file(self.path)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Whether this epoch is to be written; it is, when all callbacks have had it."""
