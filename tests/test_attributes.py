@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 
+import limits
 import numpy as np
 import pytest
 from snapshots import bits, state_of, weights_of
@@ -237,7 +238,7 @@ def test_a_change_in_a_batch_hook_takes_effect_at_the_next_step(setting, hook, f
 
 def test_a_layer_frozen_in_the_progress_hook_stays_frozen(monkeypatch):
     """That hook is called between two steps of an epoch, whenever some time has passed."""
-    monkeypatch.setattr("gpunn.training.loop.LOOK_AFTER", 0.0)
+    limits.set(monkeypatch, "compiled_seconds", 0.0)
     seen = []
     freeze = At("on_progress", 1, _freeze, lambda net: seen.append(bits(net.get_weights()[0])))
     net = _net()

@@ -1,5 +1,6 @@
 """Sample weights of any magnitude, of which the ratios count or which are refused; batches without weight. (E3)"""
 
+import internals
 import numpy as np
 import pytest
 from oracles import oracle
@@ -99,12 +100,16 @@ def test_a_batch_without_weight_changes_nothing(dtype):
     net = _net(dtype, l2=0.5)
     net.fit(X, Y, batch_size=5, verbose=0)
     W1, _, _, _, W2, _ = net.get_weights()
-    held = [bits(a) for a in (net._net.theta, net._net.running, *net._net.moments.values())]
-    rate, epochs = net.learning_rate, net._epochs
+
+    def variables():
+        moments = internals.optimizer_state(net).values()
+        flat = [bits(a) for a in (internals.parameters(net), internals.running(net), *moments)]
+        return flat, net.learning_rate, internals.epochs_taken(net), internals.steps_taken(net)
+
+    before = variables()
     loss = net.train_on_batch(X[:5], Y[:5], sample_weight=np.zeros(5))
     assert loss == pytest.approx(float(theory.penalty([W1, W2], 0.5)), rel=1e-6 if dtype == "float32" else 1e-14)
-    assert [bits(a) for a in (net._net.theta, net._net.running, *net._net.moments.values())] == held
-    assert (net.learning_rate, net._epochs) == (rate, epochs)
+    assert variables() == before
     # and the next step is the one that would have followed
     twin = _net(dtype, l2=0.5)
     twin.fit(X, Y, batch_size=5, verbose=0)
