@@ -171,6 +171,7 @@ def test_an_amount_so_small_that_its_square_vanishes_has_a_score(run):
     assert float(small[1]) == pytest.approx(float(plain[1]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_unknown_categories_are_counted_on_stderr(table):
     gpunn_("train", table, "--target", "sort", *QUICK)
     Path("new.csv").write_text("colour,length,weight\ngrey,1,1000\nred,2,1000\n", encoding="utf-8")
@@ -201,6 +202,7 @@ def test_the_task_can_be_changed(run):
     assert status == 0 and out.startswith("task: regression of 'stars'") and "R²" in out
 
 
+@pytest.mark.slow
 def test_simulated_training_in_less_precision(run, table, fake_cupy):
     """Products of a GPU in bfloat16; the model answers on a CPU too, in float32."""
     status, out, _ = run("train", table, "--target", "sort", "--device", "cuda", "--precision", "bf16")
@@ -243,6 +245,7 @@ def test_bundled_sets_need_nothing_and_replace_their_own_output(run, name):
     assert str(list(getattr(target, "labels", ()))) == labels.get(name, str(list(getattr(target, "labels", ()))))
 
 
+@pytest.mark.slow
 def test_digits_over_ten_splits(run):
     pytest.importorskip("sklearn")
     found = []
@@ -620,6 +623,7 @@ def test_the_doctor_speaks(run):
     assert status in (0, 1) and "NumPy" in out and "verdict" in out
 
 
+@pytest.mark.slow
 def test_python_m_gpunn_is_the_command(table):
     assert gpunn_("--version").stdout == f"gpunn {gpunn.__version__}\n"
     assert "held-out accuracy" in gpunn_("train", table, "--target", "sort", *QUICK).stdout
@@ -627,6 +631,7 @@ def test_python_m_gpunn_is_the_command(table):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "gpunn train: error: there is no file none.csv\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error(table):
     gpunn_("train", table, "--target", "sort", *QUICK)
     pd.concat([flowers()] * 2000).to_csv("many.csv", index=False)

@@ -49,6 +49,7 @@ def _data(rows=37):
     return rng.normal(size=(rows, 5)), rng.integers(0, 4, size=rows), rng.uniform(0.5, 2, size=rows)
 
 
+@pytest.mark.slow
 def test_the_same_fit_on_both_devices(cuda):
     X, y, w = _data()
     histories, weights, predictions = [], [], []
@@ -67,6 +68,7 @@ def test_the_same_fit_on_both_devices(cuda):
     np.testing.assert_allclose(predictions[1], predictions[0], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_step_on_the_device_only_launches(fake_cupy):
     """Nothing is read back, copied over or allocated in a step: what capture forbids."""
 
@@ -82,6 +84,7 @@ def test_a_step_on_the_device_only_launches(fake_cupy):
     assert any((a != b).any() for a, b in zip(before, net.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "RMSprop", "Adagrad", "Adam", "AdamW"])
 def test_every_rule_takes_the_same_steps(cuda, name, dtype):
@@ -119,6 +122,7 @@ def test_moving_a_network_keeps_its_state(cuda):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["adam", "adagrad"])
 def test_a_network_on_the_second_gpu_while_the_first_is_current(rule, monkeypatch):
     """CuPy launches on the current one, and takes no array of another: simulated, so does the fake."""
@@ -363,6 +367,7 @@ def _kinds(cupy):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_y", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
 @pytest.mark.parametrize("of_X", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -114,6 +114,7 @@ def _docstrings():
                     yield path.relative_to(ROOT), ast.get_docstring(node) or ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 12))
 def test_every_equation_is_cited_proved_and_in_the_readme(number):
     name = re.compile(rf"\bE{number}\b")

@@ -12,6 +12,7 @@ from gpunn import activations
 from gpunn.layers import Layer, Parameter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(200))
 def test_random_networks_pass(number):
     """Every layer, activation, loss, penalty, weight and mask of the random networks, by central differences."""

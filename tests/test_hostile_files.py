@@ -400,6 +400,7 @@ except OSError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="asks how much memory was taken")
 def test_whatever_it_holds_is_answered_within_5_s_and_1_gib(whole, tmp_path):
     (tmp_path / "whole").write_bytes(whole)

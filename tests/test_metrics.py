@@ -442,6 +442,7 @@ def cuda(request):
     return cupy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("form", ["labels", "labels of logits", "one-hot rows", "yes and no", "values"])
 def test_the_same_numbers_on_both_devices(rng, X, cuda, form, weighted):

@@ -83,6 +83,7 @@ def _renamed(X, weights, seed):
     return X, renamed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("name", NETS)
 def test_100_steps_in_float64(on, name, activation):
@@ -120,6 +121,7 @@ def test_100_steps_in_float32_of_rectifiers(on, name):
 CASES = range(len(LOSSES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", CASES)
 def test_every_layer_activation_and_loss(on, number):
     """Gradients, losses and outputs of random networks in float64, to rounding."""
@@ -134,6 +136,7 @@ def test_every_layer_activation_and_loss(on, number):
         np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-11 * max(1.0, float(np.abs(a).max(initial=0))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [1, 31, 32, 33])
 @pytest.mark.parametrize("layout", ["C", "F", "strided"])

@@ -173,6 +173,7 @@ def nets():
     yield "layer", big, lambda: [gpunn.LayerNormalization(), gpunn.Dense(60, "gelu", max_norm=1.0), gpunn.Dense(5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize(("layers", "sizes"), [pytest.param(m, s, id=name) for name, s, m in nets()])
 @pytest.mark.parametrize("optimizer", [gpunn.Adam(0.01), gpunn.Momentum(0.01, clipnorm=0.5)])
@@ -244,6 +245,7 @@ def test_waits_stand_where_one_thread_reads_what_another_wrote():
     assert [each is None for each in shared[0]] == [False, False, True, False, True, False, False]
 
 
+@pytest.mark.slow
 def test_every_kernel_gives_the_same_whoever_computes_its_rows():
     """Shares run one after another give what the whole launch gives, bit for bit but for sums over everything."""
     from kernel_cases import make

@@ -144,6 +144,7 @@ def test_rounding_to_bfloat16_is_the_same_bits(backend):
     assert np.array_equal(to_host(to_bfloat16(backend.asarray(x))), to_bfloat16(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
 def test_a_fit_is_captured_and_learns_what_the_cpu_learns(backend, precision, activation):
     """A `CaptureWarning` or a `ProductWarning` would be an error here."""

@@ -17,6 +17,8 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import cpu, results
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -15,6 +15,8 @@ from benchmarks.nets import Net
 from benchmarks.process import Absent, Failed, Worker
 from benchmarks.worker import reason
 
+pytestmark = pytest.mark.slow
+
 NET = Net("small", (5, 7, 3), 32, 1024)
 ROUNDS = 4
 HEAD = """

@@ -16,6 +16,7 @@ from benchmarks import gpu, gpu_check, stages
 from benchmarks.process import ROOT, Worker
 from benchmarks.stages import Outcome, Stage
 
+pytestmark = pytest.mark.slow
 FACTS = {"gpu": "Simulated GPU", "gpu_memory_gib": 8.0, "driver": "1", "cuda": "12.9", "cupy": "14.2.0"}
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems end no process with its parent")
 

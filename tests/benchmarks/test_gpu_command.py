@@ -13,6 +13,8 @@ from benchmarks.contestants import COMPILED, GPU
 from benchmarks.goals import Goal
 from benchmarks.nets import GPU_NETS, Net
 
+pytestmark = pytest.mark.slow
+
 FACTS = {"gpu": "Simulated GPU", "gpu_memory_gib": 8.0, "driver": "1", "cuda": "12.9", "cupy": "14.2.0"}
 SMALL = Net("small", (6, 8, 3), 32, 2048, learning_rate=1e-4, orders=2)
 

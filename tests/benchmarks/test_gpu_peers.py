@@ -14,6 +14,8 @@ from benchmarks.peers import numpy_plain
 from benchmarks.process import Declined
 from benchmarks.session import Session
 
+pytestmark = pytest.mark.slow
+
 NET = Net("n", (32, 48, 40, 10), 64, 64 * 64, learning_rate=1e-4, orders=2)
 
 

@@ -8,6 +8,8 @@ from oracles import oracle
 from benchmarks import __main__ as command
 from benchmarks import many
 
+pytestmark = pytest.mark.slow
+
 GOAL = many.Goal((16,), 5.0)
 TIMES = {"gpunn": [1.0, 2.0, 1.0], "scikit-learn": [4.0, 12.0, 5.0]}
 

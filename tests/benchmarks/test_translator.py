@@ -13,6 +13,8 @@ from benchmarks.nets import NETS, SWEEPS, Net
 from benchmarks.peers import numpy_plain
 from gpunn import data
 
+pytestmark = pytest.mark.slow
+
 NET_OF = {
     "crossentropy": Net("c", (5, 7, 6, 3), 32, 1024, learning_rate=0.01),
     "half_squared_error": Net("h", (5, 7, 1), 32, 1024, "sgd", 0.05, "half_squared_error"),

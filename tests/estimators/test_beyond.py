@@ -212,6 +212,7 @@ HIDDEN = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HIDDEN)
 def test_every_activation_of_gpunns(name):
     f = activations.get(name)

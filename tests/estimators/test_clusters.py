@@ -18,6 +18,8 @@ from sklearn.preprocessing import StandardScaler  # noqa: E402
 
 import gpunn  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(120, 5))

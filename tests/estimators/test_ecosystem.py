@@ -87,6 +87,7 @@ def test_cross_validation_scores_as_theirs(kind, y):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_grid_search_in_two_processes():
     grid = {"alpha": [1e-4, 1.0], "activation": ["relu", "gelu"]}
     found = model_selection.GridSearchCV(classifier(), grid, cv=2, n_jobs=2).fit(X, NAMES)

@@ -162,6 +162,7 @@ def test_a_file_whose_nets_do_not_fit_each_other_is_refused(tmp_path):
     refused(inside, {**metadata["ensemble"], "nets": [nested]}, "ensemble of ensembles")
 
 
+@pytest.mark.slow
 def test_simulated_on_a_gpu(fake_cupy):
     there = ensemble("three", device="cuda").fit(X, THREE)
     here = ensemble("three").fit(X, THREE)

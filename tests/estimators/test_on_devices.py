@@ -64,6 +64,7 @@ FITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FITS)
 def test_the_same_fit_on_both_devices(cuda, case):
     here, there = (FITS[case](device) for device in ("cpu", "cuda"))
@@ -81,6 +82,7 @@ def test_the_same_fit_on_both_devices(cuda, case):
     np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_arrays_of_the_gpu_go_in_and_come_out(cuda, device):
     cupy = cuda
@@ -137,6 +139,7 @@ def test_weights_shown_of_a_gpu_are_copies_for_reading(cuda):
     assert (after != before).any()
 
 
+@pytest.mark.slow
 def test_a_model_of_a_gpu_unpickles_where_there_is_none(cuda, tmp_path):
     fitted = [FITS[how]("cuda") for how in ("adam", "lbfgs", "stopping early", "dropout")]
     (tmp_path / "models.pickle").write_bytes(pickle.dumps((fitted, X)))

@@ -170,6 +170,7 @@ def test_without_a_random_state_the_draws_are_the_files(parameters, tmp_path):
         np.random.set_state(global_state)
 
 
+@pytest.mark.slow
 def test_another_process_goes_on(tmp_path):
     path = tmp_path / "run.safetensors"
     whole = fitted({"dropout": 0.2}, [])

@@ -81,7 +81,7 @@ def compare(kind, X, y, sample_weight=None, **parameters):
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("name", ["digits", "iris", "diabetes"])
+@pytest.mark.parametrize("name", [pytest.param("digits", marks=pytest.mark.slow), "iris", "diabetes"])
 def test_the_same_fit(name, solver, activation, weighted, early_stopping):
     X, y = table(name)
     w = np.random.default_rng(1).uniform(0.2, 2, len(X)) if weighted else None

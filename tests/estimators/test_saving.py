@@ -165,6 +165,7 @@ def test_parameters_set_after_the_fit_are_kept_beside_what_was_fitted(tmp_path):
     assert {name: getattr(loaded, name) for name in new} == new
 
 
+@pytest.mark.slow
 def test_another_process_loads_it(tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS)
     fitted.save(tmp_path / "c.safetensors")

@@ -51,6 +51,7 @@ def _arguments():
             yield pytest.param(name, case, id=f"{name}-{k}" if len(cases) > 1 else name)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "case"), list(_arguments()))
 def test_their_own_tests(name, case, monkeypatch, request):

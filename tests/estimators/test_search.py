@@ -67,6 +67,7 @@ def assert_same_results(ours, theirs):
             np.testing.assert_array_equal(ours[name], values, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_it_says_what_scikit_learns_search_says(case):
     estimator, grid, y = CASES[case]
@@ -135,6 +136,7 @@ def test_without_n_jobs_it_takes_as_many_as_the_device_does():
     assert search.side_by_side_ == backend.get("cpu").abreast()
 
 
+@pytest.mark.slow
 def test_simulated_on_a_gpu_fits_run_one_after_another(fake_cupy):
     grid = {"alpha": [1e-4, 1.0]}
     there = gpunn.MLPSearchCV(classifier(device="cuda"), grid, cv=FOLDS).fit(X, LABELS)

@@ -8,6 +8,8 @@ from kernel_cases import state_array
 from gpunn import kernels
 from gpunn.kernels import _device
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = 64
 ROWS = 2**31 // COLUMNS + 5
 PICKED = np.array([ROWS - 1, 0, ROWS - 3, 2**30 // COLUMNS, ROWS - 2], np.int64)

@@ -12,6 +12,8 @@ from gpunn import kernels
 from gpunn.kernels import _device_texts
 from gpunn.kernels._narrow import widened
 
+pytestmark = pytest.mark.slow
+
 # float32 for all; float64 differs in the compiler's typedef alone, and the network's simulated tests run it
 SIMULATED = [*by_kernel(variables=()), *in_bfloat16()]
 ON_GPU = [*by_kernel(variables=("T",)), *in_bfloat16()]  # test_values has tables of every type

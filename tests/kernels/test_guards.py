@@ -39,6 +39,7 @@ def _with_state(kernel, types, n, m, **slots):
     return case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 33), (130, 67), (0, 3)])
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
 def test_nothing_is_written(kernel, types, n, m, launcher):

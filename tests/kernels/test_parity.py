@@ -41,6 +41,7 @@ def _run(body, **asked):
     return case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "types"), by_kernel())
 def test_both_bodies_agree(kernel, types):
     """For every layout and size, for arrays of one dimension, and for edge values; and the compiled text ran."""
@@ -161,6 +162,7 @@ def planted(compiled_texts):
                 internals.forget_kernel(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "output"), PLANTS)
 def test_a_planted_error_is_caught(kernel, output, planted):
     """8 ulp beside the allowed ones in an element, a thousandth in a sum."""

@@ -119,6 +119,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_wrong_coefficient_is_noticed(name, dtype):
     right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]

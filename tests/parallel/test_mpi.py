@@ -24,7 +24,11 @@ BESIDE = Path(sys.executable).parent / "mpiexec"
 MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
 SOON = 30  # seconds within which the death of one process is that of all
 
-pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec: pip install mpich")
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.slow,
+    pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec: pip install mpich"),
+]
 
 
 def mpiexec(size, *command, timeout=120, cwd=None):

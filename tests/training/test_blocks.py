@@ -52,6 +52,7 @@ def device(request):
     return "cpu" if request.param == "cpu" else "cuda"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int8])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("task", ["classes", "values"])

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 KILLS, MOST = 36, 150
 AHEAD = 50  # epochs that a fit has before it when it begins; the moments of the kills lie anywhere in them
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")]
 
 
 class Fits:

@@ -74,6 +74,7 @@ print("fitted", len(X))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
 @pytest.mark.parametrize(
     ("dtype", "order", "loss"),

@@ -39,6 +39,7 @@ def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not(name, file):
         assert outcome(*run(name, file, resume=True)[:2]) == whole, stop
 
 
+@pytest.mark.slow
 def test_in_a_new_process(tmp_path):
     for k, name in enumerate(CASES):
         run(name, tmp_path / f"{name}.safetensors", stop=1 + k % 6)

@@ -328,6 +328,7 @@ def _by_batches(net):
     return lambda batches: [net.train_on_batch(x, y) for x, y in batches]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [_by_fit, _by_batches])
 def test_batches_of_any_sizes_take_bounded_memory(way):
     """Eight sizes are kept at most. A plan for 400 rows has about 1 MB: without a bound 160 sizes took 80."""
