@@ -45,6 +45,13 @@ def pytest_report_header(config):
     return f"GPU tests: NOT RUN ({missing})" if missing else "GPU tests: run"
 
 
+def pytest_itemcollected(item):
+    # the simulated GPU compiles hundreds of CUDA sources for the host
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    if "fake_cupy" in item.fixturenames or not {"simulated", "cuda"}.isdisjoint(map(str, parameters)):
+        item.add_marker("slow")
+
+
 def pytest_runtest_setup(item):
     missing = item.config.stash[GPU_MISSING]
     if missing and item.get_closest_marker("gpu"):

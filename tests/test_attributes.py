@@ -198,6 +198,7 @@ class At(gpunn.Callback):
                 call(self.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("setting", SETTINGS)

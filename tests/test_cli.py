@@ -97,6 +97,7 @@ def test_labels_written_with_leading_zeros_come_back_as_written(run, folder):
     assert set(out.split()) <= {"code", "01", "02"} and len(out.split()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", ["0012", "-003", "00"])
 def test_amounts_with_leading_zeros_are_numbers(run, whole):
     rows = [f"{x},{whole}.{x:02d}" for x in range(30)]
@@ -152,6 +153,7 @@ def test_names_with_dollar_signs_are_no_formulas(run):
     assert Path("$_$.safetensors").exists() and Path("$_$.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [("TRUE", "FALSE"), ("true", "false"), ("True", "False")])
 def test_true_and_false_are_answered_as_they_are_written(run, labels):
     rows = [f"{x},{labels[x >= 15]}" for x in range(30)]
@@ -202,7 +204,6 @@ def test_the_task_can_be_changed(run):
     assert status == 0 and out.startswith("task: regression of 'stars'") and "R²" in out
 
 
-@pytest.mark.slow
 def test_simulated_training_in_less_precision(run, table, fake_cupy):
     """Products of a GPU in bfloat16; the model answers on a CPU too, in float32."""
     status, out, _ = run("train", table, "--target", "sort", "--device", "cuda", "--precision", "bf16")
@@ -233,6 +234,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(run, table)
     assert (a == b).all() and (a != c).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "breast_cancer", "wine", "diabetes"])
 def test_bundled_sets_need_nothing_and_replace_their_own_output(run, name):
     pytest.importorskip("sklearn")
@@ -396,6 +398,7 @@ def test_files_that_exist_are_overwritten_by_force_alone(run, table, name):
     assert Path(name).read_bytes() != b"precious"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wine.safetensors", "wine.png"])
 def test_a_bundled_set_replaces_its_own_output_alone(run, name):
     pytest.importorskip("sklearn")

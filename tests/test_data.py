@@ -50,6 +50,7 @@ def _every_layout(a):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", _every_layout(X))
 @pytest.mark.parametrize("kind", ["float64", "float32", "int64", "int16", "uint8"])
 def test_the_layout_in_memory_does_not_matter(layout, kind):

@@ -68,7 +68,6 @@ def test_the_same_fit_on_both_devices(cuda):
     np.testing.assert_allclose(predictions[1], predictions[0], rtol=1e-9)
 
 
-@pytest.mark.slow
 def test_a_step_on_the_device_only_launches(fake_cupy):
     """Nothing is read back, copied over or allocated in a step: what capture forbids."""
 

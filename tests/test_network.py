@@ -51,6 +51,7 @@ def _peak_of_a_step(sizes, batch):
     return max(peaks.peaks[1:])
 
 
+@pytest.mark.slow
 def test_a_step_allocates_nothing_that_grows():
     # a block of a NumPy body holds 8192 elements, whatever the sizes: some 200 KiB at once
     assert _peak_of_a_step(WIDE, 512) < 256 * 1024

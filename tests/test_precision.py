@@ -115,7 +115,6 @@ def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy)
         assert low - plan.bytes == 2 * sum(copies) - 2 * sum(held)
 
 
-@pytest.mark.slow
 def test_a_batch_is_brought_in_bfloat16(fake_cupy):
     """Where its rows begin on multiples of 16 bytes; from any table, and compressed rows are added up in float32."""
     sparse = pytest.importorskip("scipy.sparse")
@@ -167,7 +166,6 @@ class Steeper(gpunn.activations.ReLU):
         ops(kernel("identity"), delta, out=delta)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero_is_above", [False, True])
 @pytest.mark.parametrize("refuse", [(), ("bias",), ("relu", "relu_mask", "gelu_z"), ("sums",), ("drelu", "dgelu")])
 @pytest.mark.parametrize("kind", LAYERS)
@@ -438,7 +436,6 @@ def fitted(fake_cupy, *, layers=None, epochs=2, **options):
     return net
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"])
 def test_steps_in_a_row_round_the_weights_as_they_write_them(fake_cupy, monkeypatch, optimizer):
     """Bit for bit what rounding them before every step gives, which a graph of several steps does once."""

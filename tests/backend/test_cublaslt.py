@@ -173,7 +173,6 @@ def data(rows=40):
     return rng.normal(size=(rows, 6)), rng.integers(0, 3, rows)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(24, 8), (128, 24, 8)])  # 128 terms a sum want workspace
 def test_a_whole_step_is_captured_and_replayed(fake_cupy, sizes):
     """The fake raises where a capture allocates, leaves a stream out, or lets two branches meet in a workspace."""
@@ -329,7 +328,6 @@ class Twice(gpunn.Dense):
             ops.matmul(t.delta, t.W.T, out=t.grad_prev)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "zero_is_above"), [("float32", False), ("float32", True), ("float64", True)])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_networks_through_the_door_agree_with_numpy(fake_cupy, kind, dtype, zero_is_above):

@@ -66,7 +66,6 @@ def _fit(name, device="cuda", dtype="float64", **options):
     return net, history.history
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", NETS)
 def test_replay_is_the_launches_one_by_one_bit_for_bit(several, monkeypatch, name, dtype):
@@ -83,7 +82,6 @@ def test_replay_is_the_launches_one_by_one_bit_for_bit(several, monkeypatch, nam
         assert history[key] == expected[key]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_replay_is_the_run_of_a_cpu(several, name):
     net, history = _fit(name)
@@ -163,7 +161,6 @@ def captures(fake_cupy, monkeypatch):
     return internals.record_captures(monkeypatch)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_validation_set_is_captured_once_a_fit(captures, weighted):
     rng = np.random.default_rng(5)

@@ -99,6 +99,7 @@ def test_measured_efficiencies_by_hand():
     assert scale.efficiencies(result, "weak") == [(1, 1), (2, pytest.approx(t[1, 512] / t[2, 1024]))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 def test_the_picture_says_what_was_assumed(tmp_path, monkeypatch):
     from matplotlib.figure import Figure

@@ -162,6 +162,7 @@ def test_a_commit_that_does_not_exist_is_an_error(capsys):
     assert "error" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_process_times_all_modes(monkeypatch):
     """With the working tree on both sides; the times themselves are not judged."""
     oracle("sklearn")

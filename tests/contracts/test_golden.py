@@ -212,6 +212,7 @@ def few(monkeypatch, compiler):
     return cases
 
 
+@pytest.mark.slow
 def test_what_was_written_holds_and_a_planted_difference_is_named(few, tmp_path):
     said = []
     assert command.main(["--write", "all"], tmp_path, said.append) == 0
@@ -226,6 +227,7 @@ def test_what_was_written_holds_and_a_planted_difference_is_named(few, tmp_path)
     assert not any("schedule-constant" in line for line in said)
 
 
+@pytest.mark.slow
 def test_writing_changes_only_the_named_entries_that_differ(few, tmp_path):
     command.main(["--write", "all"], tmp_path, lambda line: None)
     before = {name: values.path_of(name, tmp_path).read_bytes() for name in few}
@@ -245,6 +247,7 @@ def test_writing_changes_only_the_named_entries_that_differ(few, tmp_path):
     assert any("schedule-constant: weights.0: differs by" in line for line in said)
 
 
+@pytest.mark.slow
 def test_missing_and_superfluous_entries_fail(few, tmp_path):
     command.main(["--write", "all"], tmp_path, lambda line: None)
     values.path_of("one-layer", tmp_path).rename(values.path_of("nothing", tmp_path))
@@ -300,6 +303,7 @@ def worktrees(folder):
     return subprocess.run(["git", "worktree", "list"], cwd=folder, capture_output=True, text=True).stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commit, status", [("same", 0), ("slow", 1)])
 def test_against_another_commit(commit, status, repository):
     """The commit's own gpunn runs: with a halved rate the fits differ, the loss before the first step does not."""
@@ -311,18 +315,21 @@ def test_against_another_commit(commit, status, repository):
     assert len(worktrees(repository)) == 1
 
 
+@pytest.mark.slow
 def test_a_case_that_the_commit_cannot_run_does_not_count(repository):
     said, cases = [], {"schedule-cosine": CASES["schedule-cosine"]}
     assert command.against("old", said.append, repository=repository, cases=cases, large={}) == 0
     assert any("schedule-cosine" in line and "CosineDecay" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_case_that_the_working_tree_cannot_run_counts(repository):
     said, cases = [], {"unknown": {**CASE, "name": "unknown", "optimizer": {"new": "UnknownSGD", "args": [0.1]}}}
     assert command.against("same", said.append, repository=repository, cases=cases, large={}) == 1
     assert any("unknown" in line and "UnknownSGD" in line for line in said)
 
 
+@pytest.mark.slow
 def test_an_unknown_commit_is_an_error_and_leaves_no_worktree(repository):
     with pytest.raises(Failed, match="nowhere"):
         command.against("nowhere", print, repository=repository, cases={}, large={})

@@ -552,6 +552,7 @@ def assert_holds(estimator, weights):
     estimator.set_params(callbacks=None).fit(X, LABELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt(), MemoryError("mine"), SystemExit(3)])
 @pytest.mark.parametrize(
     ("hook", "after"),

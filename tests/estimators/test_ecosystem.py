@@ -228,6 +228,7 @@ def _replaced(estimator):
     return estimator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("fit", FITS)
 def test_a_copy_predicts_the_same_bits_and_goes_on_the_same(how, fit, tmp_path):
@@ -461,6 +462,7 @@ def test_models_are_fitted_in_threads_at_once():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_table_is_not_copied(order):
     rng = np.random.default_rng(0)

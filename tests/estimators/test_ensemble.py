@@ -36,6 +36,7 @@ def outputs(net):
     return net.predict_proba(X) if hasattr(net, "predict_proba") else net.predict(X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", TARGETS)
 @pytest.mark.parametrize("given", [{}, {"dropout": 0.3}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
 def test_each_net_is_that_of_a_fit_of_its_own(of, given):
@@ -162,7 +163,6 @@ def test_a_file_whose_nets_do_not_fit_each_other_is_refused(tmp_path):
     refused(inside, {**metadata["ensemble"], "nets": [nested]}, "ensemble of ensembles")
 
 
-@pytest.mark.slow
 def test_simulated_on_a_gpu(fake_cupy):
     there = ensemble("three", device="cuda").fit(X, THREE)
     here = ensemble("three").fit(X, THREE)

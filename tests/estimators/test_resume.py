@@ -80,6 +80,7 @@ def assert_same_fit(a, b):
     assert a.history_.history == b.history_.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
 @pytest.mark.parametrize("case", CASES)
 def test_going_on_is_never_having_stopped(case, kind, tmp_path):

@@ -134,6 +134,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger")
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
@@ -166,6 +167,7 @@ TARGETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A column-vector y was passed")
 @pytest.mark.parametrize("early_stopping", [False, True], ids=["all rows", "early stopping"])
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -191,6 +193,7 @@ def test_poisson(solver, outputs, weighted):
     assert (ours.predict(X) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["csr_matrix", "csc_matrix", "csr_array", "csc_array", "unsorted"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_sparse_tables(layout, solver):

@@ -136,7 +136,6 @@ def test_without_n_jobs_it_takes_as_many_as_the_device_does():
     assert search.side_by_side_ == backend.get("cpu").abreast()
 
 
-@pytest.mark.slow
 def test_simulated_on_a_gpu_fits_run_one_after_another(fake_cupy):
     grid = {"alpha": [1e-4, 1.0]}
     there = gpunn.MLPSearchCV(classifier(device="cuda"), grid, cv=FOLDS).fit(X, LABELS)

@@ -59,6 +59,7 @@ def test_a_fit_that_diverges():
             gpunn.MLPClassifier(**given, **more).fit(X, LABELS)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_steps_that_were_taken():
     """A real signal, while epochs run in compiled code."""
     clf = gpunn.MLPClassifier(**SMALL | {"max_iter": 10**7, "tol": 0.0, "n_iter_no_change": np.inf})

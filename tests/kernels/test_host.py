@@ -315,6 +315,7 @@ def test_a_kernel_is_compiled_for_the_types_that_are_asked_for(cache):
 # --- the command, and processes side by side ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_two_processes_compile_at_once(cache):
     """Both succeed, on one set of libraries, and a third finds everything there."""

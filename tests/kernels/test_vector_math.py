@@ -226,6 +226,7 @@ def test_no_function_of_the_library_is_called(dtype, functions):
         assert f"\0{name}{'f' if dtype == 'float32' else ''}\0".encode() not in library
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="needs vector registers")
 def test_the_loops_are_vectorised(dtype, tmp_path):
     """As GCC reports it."""

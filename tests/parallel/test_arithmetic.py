@@ -123,6 +123,7 @@ def test_batch_normalization_of_one_process_is_not_what_parts_do_by_themselves()
     assert_one(Crew(2).run(lambda s: trained(s, norm=False)), trained(None, norm=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", ["nobody", "rank 0"])
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_end"])
 @pytest.mark.parametrize(

@@ -124,7 +124,6 @@ def test_a_cpu_serves_all_processes():
     assert backend.of_process(us) is backend and backend.adder(us) is us
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bucket", [None, 100])
 def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     """The whole path of a fit, with one process, whose sums are what they are already: simulated."""

@@ -179,6 +179,7 @@ def test_what_cannot_be_drawn_is_said():
         _history().plot([])
 
 
+@pytest.mark.slow
 def test_it_draws_without_a_window_and_without_pyplot(tmp_path):
     """In a process that has no display, and whatever backend is named."""
     pytest.importorskip("matplotlib")

@@ -30,6 +30,7 @@ def file(tmp_path):
 # --- the same bits ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not(name, file):
     whole = outcome(*run(name)[:2])

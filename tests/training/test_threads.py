@@ -97,6 +97,7 @@ def test_a_fit_that_failed_lets_the_next_one_in():
     net.fit(X, Y, verbose=0)
 
 
+@pytest.mark.slow
 def test_threads_predict_while_nothing_trains_and_what_they_get_is_right():
     net = _net()
     net.fit(X, Y, verbose=0)
