@@ -357,8 +357,8 @@ class Sequential:
 
         `resume` names the checkpoint, written by a `ModelCheckpoint`, of a fit like this one that was stopped: its
         weights, optimiser, history and callbacks come back, and what follows is bit for bit what would have followed.
-        `epochs` is then the total, and where there is no such file the fit begins anew. The data sets are compared by
-        shape, dtype and a checksum of sampled rows, labels and weights; the batches of a stream are not compared.
+        `epochs` is then the total, and if there is no such file the fit starts from nothing. The data sets are compared
+        by shape, dtype and a checksum of sampled rows, labels and weights; the batches of a stream are not compared.
 
         ValueError or TypeError, before anything changes, for input that makes no sense, CheckpointError for a
         checkpoint that is damaged or of another fit; DivergenceError at the first step that is not finite, with the

@@ -111,7 +111,7 @@ def test_of_many_categories_the_most_frequent_are_kept():
 def test_missing_cells_that_training_did_not_see_are_counted():
     encoding = encoding_of(pd.DataFrame({"x": [1.0, 2.0, 4.0], "c": ["a", "b", "a"], "y": [1.5, 2.5, 3.5]}))
     X, notes = encoding.encode(pd.DataFrame({"x": [np.nan, 2.0, np.nan], "c": ["a", None, "new"]}))
-    # the median 2 in the place of missing numbers, nothing in the place of missing categories
+    # the median 2 for missing numbers, zeros for missing categories
     assert X[:, 0].tolist() == [X[1, 0]] * 3 and X[:, 1:].tolist() == [[1, 0], [0, 0], [0, 0]]
     assert [re.match(r"column '(.)': (\d) of 3 cells", note).groups() for note in notes] == [
         ("x", "2"),

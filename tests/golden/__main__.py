@@ -22,8 +22,8 @@ Without options all cases are computed, by compiled kernels and by their NumPy
 references, and compared with the stored values: float64 to 1e-11 of an array's
 largest entry, float32 to 64·u·√K of it.
 
---write computes the named cases anew, or all of them; an entry that still agrees
-within the tolerance keeps its bits. A refactoring must not write; a fix writes
+--write computes the named cases again, or all of them; an entry that still
+agrees within the tolerance keeps its bits. A refactoring must not write; a fix writes
 the entries it changes and lists them in its commit.
 
 --against runs all cases and some larger networks on the working tree and on the
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, folder: Path = FOLDER, say: Say = pr
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--write", nargs="+", metavar="NAME", help='compute these cases anew; "all" for all of them')
+    either.add_argument("--write", nargs="+", metavar="NAME", help='compute these cases again; "all" for all of them')
     either.add_argument("--against", metavar="COMMIT", help="compare the working tree with the commit bit for bit")
     arguments = parser.parse_args(argv)
     try:
