@@ -1,4 +1,4 @@
-"""What the README shows in Python, run letter by letter, in its order and in a folder of its own."""
+"""The README's and the package description's Python, executed in its order and in a temporary folder."""
 
 import re
 from pathlib import Path
@@ -9,15 +9,21 @@ from oracles import oracle
 for name in ("sklearn", "matplotlib", "pandas", "onnx"):
     oracle(name)
 
-TEXT = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _blocks(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "least"), [("README.md", 5), ("docs/package.md", 1)])
+def test_the_python_of_a_page_runs(tmp_path, monkeypatch, capsys, page, least):
     monkeypatch.chdir(tmp_path)
     names = {}
-    assert len(BLOCKS) >= 5
-    for block in BLOCKS:
-        exec(compile(block, f"README.md: {block.splitlines()[0]}", "exec"), names)
+    blocks = _blocks(page)
+    assert len(blocks) >= least
+    for block in blocks:
+        exec(compile(block, f"{page}: {block.splitlines()[0]}", "exec"), names)
     assert "accuracy" in capsys.readouterr().out
