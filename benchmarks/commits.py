@@ -57,7 +57,7 @@ def describe(repository: Path, commit: str = "HEAD") -> str:
 
 
 def git(repository: Path, *words: str) -> str:
-    """What a git command prints. `Failed` with git's last line if it fails."""
+    """Return the output of a git command; raise `Failed` with git's last line if it fails."""
     try:
         done = subprocess.run(["git", *words], cwd=repository, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:

@@ -663,7 +663,7 @@ def holds_words(cells: Cells) -> bool:
 
 
 def _holds_numbers(cells: Cells) -> bool:
-    """Whether a column was read as numbers, or as true and false."""
+    """True if a column was read as numbers, or as true and false."""
     numeric = pandas().api.types.is_numeric_dtype(cells.dtype) and cells.dtype.kind != "c"
     return bool(numeric) or _all_booleans(cells.dropna())
 

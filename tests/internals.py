@@ -235,7 +235,7 @@ def only_launches(cupy):
 
 
 def why_watched(estimator):
-    """What makes a fit return to Python after each epoch, or None."""
+    """The reason for a fit's return to Python after each epoch, or None."""
     return estimator._watched()
 
 
@@ -374,7 +374,7 @@ def trust_cache_folder(monkeypatch):
 
 
 def compiler_version(command):
-    """What the compiler reports as its version."""
+    """The version that the compiler reports."""
     return host._compiler_version(tuple(command))
 
 

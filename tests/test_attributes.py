@@ -238,7 +238,7 @@ def test_a_change_in_a_batch_hook_takes_effect_at_the_next_step(setting, hook, f
 
 
 def test_a_layer_frozen_in_the_progress_hook_stays_frozen(monkeypatch):
-    """That hook is called between two steps of an epoch, whenever some time has passed."""
+    """The hook is called between two steps of an epoch, whenever some time has passed."""
     limits.set(monkeypatch, "compiled_seconds", 0.0)
     seen = []
     freeze = At("on_progress", 1, _freeze, lambda net: seen.append(bits(net.get_weights()[0])))

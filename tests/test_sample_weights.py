@@ -138,7 +138,7 @@ def test_a_step_on_a_batch_without_weight_is_that_of_the_theory():
 
 
 def test_train_on_batch_takes_the_steps_of_a_stream_and_of_a_fit():
-    """Where some batches have no weight, by sample weights or by class weights."""
+    """Some batches have no weight, by sample weights or by class weights."""
     w = np.where(np.arange(ROWS) // 5 % 2 == 0, 0, W + 1)
     fitted, streamed, stepped = (_net() for _ in range(3))
     fitted.fit(X, Y, batch_size=5, shuffle=False, sample_weight=w, verbose=0)

@@ -108,7 +108,7 @@ def look(net: Network, state: np.ndarray, epoch: int | None = None) -> None:
 
 
 def _advice(update: int, cause: int) -> str:
-    """What to change. The first loss and gradient do not depend on the learning rate; the first update does."""
+    """The remedy. The first loss and gradient do not depend on the learning rate; the first update does."""
     if update == 0 and cause != OVERFLOW:
         return (
             "No update was taken yet, so the likely cause lies in the first outputs: inputs or targets that are not "

@@ -131,7 +131,7 @@ def test_estimators_of_every_solver_occur():
 
 
 def test_training_data_is_exact_in_float32():
-    """So that a case is the same problem in both precisions, on every machine."""
+    """A case is the same problem in both precisions, on every machine."""
     for case in CASES.values():
         if case["input"] == "dense" and "values" not in case["targets"]:
             x, y, _ = adapter.training_data(case, "float64")

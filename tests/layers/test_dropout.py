@@ -100,7 +100,7 @@ def test_every_width_and_height_is_covered(width):
 
 
 def _rows_of_a_batch(rows, width, first):
-    """What a dropout layer gives for the rows from `first` on of a batch of ones; NaN where it writes nothing."""
+    """The output of a dropout layer for the rows from `first` on of a batch of ones; NaN where it writes nothing."""
     state = np.zeros(SIZE)
     state[Slot.FIRST_ROW] = first
     t = Buffers(index=0, a_prev=np.ones((rows, width)), a=np.full((rows, width), np.nan), state=state)

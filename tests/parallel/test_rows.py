@@ -98,7 +98,7 @@ def test_blocks_hold_every_row_once(n, batch, parts):
 
 
 def test_every_block_has_an_order_of_its_own():
-    """Of four equal blocks each takes the permutation of the generator that is jumped as often as its number."""
+    """Each of four equal blocks takes the permutation of the generator that is jumped as often as its number."""
     blocks = Blocks(4 * 16, 8, 4)
     orders = [blocks.order(7, 2, range(k, k + 1), True)[blocks.places(k)].tolist() for k in range(4)]
     key = np.array([7, 2], dtype=np.uint64)
@@ -129,7 +129,7 @@ def test_a_map_is_not_copied(npy):
 
 @pytest.mark.parametrize(("first", "then"), [(1, 1), (1, 3), (3, 2), (2, 1)])
 def test_any_number_of_processes_goes_on_with_the_same_rows_and_no_others(first, then, npy, tmp_path):
-    """Of sets in files and of validation data, each process having its own rows."""
+    """Sets in files and validation data, each process with its own rows."""
     path = tmp_path / "run.safetensors"
 
     def fit(strategy, epochs, **sets):

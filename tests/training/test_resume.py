@@ -527,7 +527,7 @@ def test_a_stream_is_not_compared(file):
 
 @pytest.mark.parametrize("version", [None, 1, 3, "2"])
 def test_a_checkpoint_of_another_version_is_refused_and_its_model_opens(stopped, version):
-    """Those before the checksums had no version."""
+    """Checkpoints without checksums have no version."""
     tensors, metadata = checkpoint.read(stopped)
     weights = weights_of(gpunn.load(stopped))
     if version is None:
