@@ -145,27 +145,33 @@ def located(checkout: Path, mutations: list[Mutation]) -> dict[Mutation, Line]:
     return {m: lines[m.anchor] for m in mutations}
 
 
+def passes(suite: str, checkout: Path) -> bool:
+    """True if the suite's tests pass in a checkout. SystemExit if pytest could not run them."""
+    # Two writes may share a timestamp and a size, so bytecode of the original could be used for the mutant.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS[suite]]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{suite}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 0
+
+
 def survives(mutation: Mutation, line: Line, checkout: Path) -> bool:
     """True if the suite passes with the anchored line mutated."""
     file = checkout / line.file
     original = file.read_text()
     file.write_text(line.mutated(checkout, mutation))
-    # Two writes may share a timestamp and a size, so bytecode of the original could be used for the mutant.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS[mutation.suite]]
     try:
-        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+        return passes(mutation.suite, checkout)
     finally:
         file.write_text(original)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"{mutation}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 0
 
 
 def _copy(target: Path) -> Path:
     for name in ("gpunn", "kernels", "tests"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", target)
+    for name in ("pyproject.toml", "README.md"):  # a test compares the README with the equations
+        shutil.copy(ROOT / name, target)
     return target
 
 
@@ -175,6 +181,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ.setdefault("GPUNN_CACHE", str(Path(scratch) / "cache"))
         checkouts = [_copy(Path(scratch) / str(k)) for k in range(WORKERS)]
+
+        # a suite that fails without a mutation would count every mutant as caught
+        if failing := [suite for suite in TESTS if not passes(suite, checkouts[0])]:
+            raise SystemExit(f"these suites fail without a mutation: {', '.join(failing)}")
 
         def run_every(k: int) -> list[Mutation]:
             return [m for m in MUTATIONS[k::WORKERS] if survives(m, lines[m], checkouts[k])]
