@@ -498,6 +498,7 @@ class Network:
         self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
         self.faults: dict[str, None] = {}  # what kept its steps from being one graph, since it was compiled
         self._recorded: list[Any] | None = None  # the settings that loss, metrics and plans were made for
+        self._lock = threading.Lock()  # of the plans
         self._reset_plans()
 
     # --- parameters ---
@@ -787,7 +788,6 @@ class Network:
 
     def _reset_plans(self) -> None:
         """Drop all plans. `version` differs from that of any plan made before."""
-        self._lock = threading.Lock()
         self._pool: dict[Any, list[Plan]] = {}
         self.version = next(_versions)
 
@@ -802,12 +802,12 @@ class Network:
         self.follow_settings()
         key = (n, *sorted(options.items()))
         with self._lock:
-            free = self._pool.get(key)
+            pool = self._pool  # a plan made while another thread changes an attribute must not enter the next pool
+            free = pool.get(key)
             plan = free.pop() if free else None
         if plan is None:
             with self.backend.activate():
                 plan = Plan(self, n, **options)
-        pool = self._pool
         try:
             yield plan
         finally:
@@ -831,7 +831,7 @@ class Network:
         """Unpickled on the CPU, whatever device it came from."""
         vars(self).update(state)
         self.backend, self.group, self.faults = backends.get("cpu"), ALONE, {}
-        self._recorded = None
+        self._recorded, self._lock = None, threading.Lock()
         self._reset_plans()
 
 

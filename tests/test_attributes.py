@@ -501,3 +501,32 @@ def test_an_optimizers_number_that_the_dtype_cannot_hold_is_refused():
     net.optimizer.epsilon = 1e-60
     with pytest.raises(ValueError, match="epsilon=1e-60"):
         net.fit(X, VALUES, verbose=0)
+
+
+class _Interrupted(gpunn.Dense):
+    """A layer that calls a function in another thread once, while a plan of the network is being recorded."""
+
+    during = None
+
+    def forward(self, ops, t, training):
+        super().forward(ops, t, training)
+        call, self.during = self.during, None
+        if call is not None:
+            thread = threading.Thread(target=call)
+            thread.start()
+            thread.join()
+
+
+def test_a_plan_made_while_another_thread_changes_an_attribute_is_not_used_again():
+    hook = _Interrupted(3)
+    net = gpunn.Sequential([gpunn.Dense(8, "relu"), hook], seed=2, input_shape=4, dtype="float64")
+
+    def change():
+        net.layers[0].activation = "tanh"
+        net.predict(X[:2])
+
+    hook.during = change
+    net.predict(X)
+    reference = gpunn.Sequential([gpunn.Dense(8, "tanh"), gpunn.Dense(3)], seed=2, input_shape=4, dtype="float64")
+    reference.set_weights(net.get_weights())
+    assert bits(net.predict(X)) == bits(reference.predict(X))
