@@ -116,3 +116,33 @@ def test_numpys_truths_and_arrays_without_a_dimension_are_taken_as_numbers():
     for value in (np.True_, np.array(True), np.array("a"), np.array([0.1])):
         with pytest.raises(TypeError, match="learning_rate"):
             gpunn.SGD(value)
+
+
+@pytest.mark.parametrize("name", ["kernel_initializer", "bias_initializer"])
+def test_an_initializer_is_validated_when_it_is_set(name, tmp_path):
+    net = gpunn.Sequential([gpunn.Dense(3)], seed=0, input_shape=4)
+    before = getattr(net.layers[0], name)
+    for bad, error in (("nonsense", ValueError), (3, TypeError)):
+        with pytest.raises(error, match="initializer"):
+            setattr(net.layers[0], name, bad)
+        assert getattr(net.layers[0], name) is before
+    setattr(net.layers[0], name, "he_uniform")
+    net.save(tmp_path / "net.safetensors")
+    assert repr(getattr(gpunn.load(tmp_path / "net.safetensors").layers[0], name)) == repr(getattr(net.layers[0], name))
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "schedule"])
+def test_a_learning_rate_set_on_the_optimizer_counts_at_the_next_step(name):
+    fits = []
+    for rate in (0.5, 0.125):
+        optimizer = optimizers.SGD(0.5)
+        net = gpunn.Sequential([gpunn.Dense(3)], seed=0, input_shape=4, dtype="float64")
+        net.compile(optimizer, "sparse_categorical_crossentropy", device="cpu").train_on_batch(X, Y)
+        setattr(optimizer, name, rate)
+        with pytest.raises(ValueError, match="learning_rate"):
+            setattr(optimizer, name, -1)
+        before = net.get_weights()
+        net.train_on_batch(X, Y)
+        fits.append([a - b for a, b in zip(net.get_weights(), before, strict=True)])
+    for long, short in zip(*fits, strict=True):
+        np.testing.assert_allclose(short, long / 4, rtol=1e-12, atol=1e-15)

@@ -17,9 +17,10 @@ from .base import Buffers, Layer, Parameter
 
 def _norm(name: str, value: Any) -> float:
     """A finite number > 0."""
-    if nonnegative(name, value) == 0:
-        raise ValueError(f"{name} must be > 0, or None for no limit")
-    return nonnegative(name, value)
+    number = nonnegative(name, value)
+    if number == 0:
+        raise ValueError(f"{name} must be > 0, or None for no limit, got {value!r}")
+    return number
 
 
 class Dense(Layer):
@@ -40,6 +41,8 @@ class Dense(Layer):
     units = Checked(lambda _, value: _width(value))
     activation = Checked(lambda _, value: activations.get(value))
     use_bias = Checked(truth)
+    kernel_initializer = Checked(lambda _, value: initializers.get(value))
+    bias_initializer = Checked(lambda _, value: initializers.get(value))
     l2 = Checked(nonnegative)
     l1 = Checked(nonnegative)
     max_norm = Checked(optional(_norm))
@@ -60,8 +63,8 @@ class Dense(Layer):
         self.activation = activation
         self.use_bias = use_bias
         default = "he_normal" if self.activation.rectifier else "lecun_normal"
-        self.kernel_initializer = initializers.get(default if kernel_initializer is None else kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_initializer = default if kernel_initializer is None else kernel_initializer
+        self.bias_initializer = bias_initializer
         self.l2, self.l1 = l2, l1
         self.max_norm = max_norm
 

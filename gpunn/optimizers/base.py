@@ -27,6 +27,7 @@ class Optimizer:
     name = ""
     rule: Rule
     moments: tuple[str, ...] = ()
+    schedule = Checked(lambda _, value: schedules.get(value))
     clipvalue = Checked(optional(positive))
     clipnorm = Checked(optional(positive))
 
@@ -37,7 +38,7 @@ class Optimizer:
         _NAMES[cls.name] = cls
 
     def __init__(self, learning_rate: Any, *, clipvalue: float | None = None, clipnorm: float | None = None) -> None:
-        self.schedule = schedules.get(learning_rate)
+        self.schedule = learning_rate
         self.clipvalue = clipvalue
         self.clipnorm = clipnorm
 
@@ -45,6 +46,10 @@ class Optimizer:
     def learning_rate(self) -> Any:
         """The learning rate as it was given: a number, or the schedule."""
         return self.schedule.learning_rate if type(self.schedule) is schedules.Constant else self.schedule
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.schedule = value
 
     def hyper(self) -> dict[str, float]:
         """The rule's numbers, by the names that its kernel gives them."""

@@ -317,9 +317,11 @@ def test_against_another_commit(commit, status, repository):
 
 @pytest.mark.slow
 def test_a_case_that_the_commit_cannot_run_does_not_count(repository):
-    said, cases = [], {"schedule-cosine": CASES["schedule-cosine"]}
+    said, cases = [], {"schedule-cosine": CASES["schedule-cosine"], CASE["name"]: CASE}
     assert command.against("old", said.append, repository=repository, cases=cases, large={}) == 0
     assert any("schedule-cosine" in line and "CosineDecay" in line for line in said)
+    del cases[CASE["name"]]
+    assert command.against("old", said.append, repository=repository, cases=cases, large={}) == 1
 
 
 @pytest.mark.slow

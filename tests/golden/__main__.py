@@ -179,7 +179,7 @@ def against(
 ) -> int:
     """Compare the working tree with a commit of the repository bit for bit; 1 if something differs.
 
-    A case that only the commit cannot run is named and does not count.
+    A case that only the commit cannot run is named and does not count, unless no case could be compared.
     """
     differences: list[Difference] = []
     with checkout(commit, repository) as other:
@@ -191,19 +191,22 @@ def against(
             (f"compiled, {several} threads", True, several, large),
             ("NumPy", False, 1, everything),
         ):
-            found = _bits(other, chosen, compiled, threads, label, say)
+            found, compared = _bits(other, chosen, compiled, threads, label, say)
+            if chosen and not compared:
+                found.append(Difference("all", "all", problem="no case could be compared"))
             differences += found
-            say(f"{label}: {len(chosen)} cases, {_count(found)}")
+            say(f"{label}: {compared} of {len(chosen)} cases compared, {_count(found)}")
     return int(bool(differences))
 
 
 def _bits(
     other: Path, cases: Mapping[str, Case], compiled: bool, threads: int, label: str, say: Say
-) -> list[Difference]:
-    """The differences between the working tree and the other checkout, each printed."""
+) -> tuple[list[Difference], int]:
+    """The differences between the working tree and the other checkout, each printed; the number of cases compared."""
+    differences: list[Difference] = []
+    compared = 0
     if not cases:
-        return []
-    differences = []
+        return differences, compared
     with (
         Commit(ROOT, threads, compiled=compiled) as here,
         Commit(other, threads, compiled=compiled) as there,
@@ -220,10 +223,11 @@ def _bits(
             elif isinstance(theirs, str):
                 say(f"{label}: {name}: not compared, fails there: {theirs}")
             else:
+                compared += 1
                 differences += values.compare_bits(name, mine, theirs)
     for difference in differences:
         say(f"{label}: {difference}")
-    return differences
+    return differences, compared
 
 
 def _try(process: Commit, case: Case) -> Arrays | str:
