@@ -120,11 +120,25 @@ class Shard(NamedTuple):
         own = sampled_rows(total, SAMPLED_ROWS if array.ndim > 1 else SAMPLED_NUMBERS) - self.first
         with home(array):
             chosen = array[array_module(array).asarray(own[(own >= 0) & (own < array.shape[0])])]
-            return bytes(to_host(chosen.toarray() if hasattr(chosen, "toarray") else chosen).tobytes())
+        if not hasattr(chosen, "tocsr"):
+            chosen = to_host(chosen)
+            if chosen.ndim == 1:
+                return bytes(chosen.tobytes())
+            return b"".join(_nonzero(np.flatnonzero(row), row[np.flatnonzero(row)]) for row in chosen)
+        rows = chosen.tocsr()
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+        bounds = zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
+        return b"".join(_nonzero(rows.indices[start:stop], rows.data[start:stop]) for start, stop in bounds)
 
     def on_device(self, net: Network) -> Any:
         """The same where the network finds it."""
         return dataclasses.replace(place(net, (self.X, self.y, self.w)), first=self.first, whole=self.rows)
+
+
+def _nonzero(columns: np.ndarray, values: np.ndarray) -> bytes:
+    """One row as bytes, the same for dense and sparse tables, which are never made dense."""
+    return bytes(columns.astype(np.int64).tobytes() + values.tobytes())
 
 
 def sampled_rows(n: int, most: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -593,3 +594,28 @@ def test_a_state_that_a_file_cannot_hold_ends_the_fit_with_the_old_file_whole(st
     with pytest.raises(TypeError, match=naming("state", "set")):
         net.fit(*data, epochs=2, batch_size=8, verbose=0, callbacks=callbacks, **options)
     assert stopped.read_bytes() == before and list(stopped.parent.iterdir()) == [stopped]
+
+
+class _Leaves(gpunn.Callback):
+    """Raise an error before the first step."""
+
+    def on_train_begin(self, logs=None):
+        raise FileNotFoundError
+
+
+def test_wide_sparse_tables_are_not_made_dense(file):
+    sparse = pytest.importorskip("scipy.sparse")
+    width = 1 << 20
+    columns = np.arange(64, dtype=np.int64) * 1009
+    wide = sparse.csr_array((np.ones(64, "float32"), (np.arange(64), columns)), shape=(64, width))
+    net = gpunn.Sequential([gpunn.Dense(1, kernel_initializer="zeros")], seed=0)
+    net.compile("sgd", "half_squared_error", device="cpu")
+    net.build(width)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileNotFoundError):
+            net.fit(wide, np.ones((64, 1)), batch_size=1, verbose=0, callbacks=[_Leaves()])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 64 << 20
