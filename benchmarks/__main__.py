@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import cpu, devices, draw, gpu, gpu_check, kernels, larger, launches, many, readme, scale, since
+from . import cpu, devices, draw, gpu, gpu_check, kernels, launches, many, out_of_core, readme, scale, since
 
 COMMANDS: dict[str, Any] = {
     "cpu": cpu,
@@ -16,7 +16,7 @@ COMMANDS: dict[str, Any] = {
     "launches": launches,
     "kernels": kernels,
     "devices": devices,
-    "larger": larger,
+    "larger": out_of_core,
     "many": many,
     "scale": scale,
     "since": since,

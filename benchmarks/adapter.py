@@ -66,7 +66,10 @@ def _hello(root: Path) -> dict[str, Any]:
 
 def _implementation() -> str:
     """ "compiled" or "numpy": which implementation of the kernels runs on this CPU."""
-    from gpunn.kernels import host
+    try:
+        from gpunn.kernels._compiler import host
+    except ImportError:  # before the package kernels/_compiler
+        from gpunn.kernels import host
 
     return str(host.status().body)
 

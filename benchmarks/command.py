@@ -70,11 +70,11 @@ def _judge(path: Path, size: int) -> None:
 def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]:
     """Draw the result's pictures where matplotlib is there, and return their names."""
     try:
-        from . import pictures
+        from . import plots
     except ImportError as error:
         say(f'no pictures: {error}; pip install -e ".[plot]", then python -m benchmarks draw')
         return []
-    return pictures.draw(result, folder, device)
+    return plots.draw(result, folder, device)
 
 
 def as_data(v: goals.Verdict) -> dict[str, Any]:

@@ -14,16 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .contestants import Contestant
+from .conventions import LOSS_LIMIT, LOSS_TOLERANCE, OUTPUT_TOLERANCE, PRODUCT_ERROR, TIMES_THE_BEST, disagreement
 from .nets import Net
 from .process import PATIENCE, Absent, Declined, Failed, Worker
-from .translator import (
-    LOSS_LIMIT,
-    LOSS_TOLERANCE,
-    OUTPUT_TOLERANCE,
-    PRODUCT_ERROR,
-    TIMES_THE_BEST,
-    disagreement,
-)
 
 REFERENCE = "benchmarks.peers.numpy_plain"
 # what is measured together, round by round: `fit` beside `train`, so that both stand over the same floor

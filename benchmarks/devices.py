@@ -12,7 +12,7 @@ import numpy as np
 
 import gpunn
 
-from . import presence
+from . import gpu_presence
 from .command import write
 from .report import table
 from .worker import reason
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print; 1 where a net differs by more than rounding explains."""
-    if presence.missing("devices", WOULD):
-        return presence.NO_GPU
-    result = {"machine": presence.facts(), "devices": measure(("cpu", "cuda"))}
+    if gpu_presence.missing("devices", WOULD):
+        return gpu_presence.NO_GPU
+    result = {"machine": gpu_presence.facts(), "devices": measure(("cpu", "cuda"))}
     if arguments.json is not None:
         write(result, arguments.json)
     print(markdown(result))

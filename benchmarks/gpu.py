@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import child, goals, machine, presence, report, results
+from . import child, goals, gpu_presence, machine, report, results
 from .command import FOLDER, as_data, draw, earlier, names, positive, say, write, write_text
 from .comparison import Entry, References, Settings, Workers, compare
 from .contestants import GPU
@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write after every net and precision, print."""
-    if presence.missing("gpu", WOULD):
-        return presence.NO_GPU
+    if gpu_presence.missing("gpu", WOULD):
+        return gpu_presence.NO_GPU
     child.ends_as_if_interrupted()
     until = time.monotonic() + (math.inf if arguments.budget is None else arguments.budget)
     path = target(arguments)
@@ -114,7 +114,7 @@ def combinations(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 def begun(path: Path | None, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     """What an earlier call has measured on such a machine with such settings, else nothing."""
-    found = None if path is None or arguments.anew else earlier(path, presence.facts()["gpu"])
+    found = None if path is None or arguments.anew else earlier(path, gpu_presence.facts()["gpu"])
     if found is not None and path is not None:
         wanted = {"seed": settings.seed, "rounds": settings.rounds}
         differs = [name for name, value in wanted.items() if found["machine"].get(name) != value]
@@ -155,7 +155,7 @@ def measure(
             add(result, net, precision, entries, settings)
             result["machine"] = machine.record(
                 versions,
-                **presence.facts(),
+                **gpu_presence.facts(),
                 threads=cores,
                 precision=", ".join(dict.fromkeys(row["precision"] for row in result["rows"])),
                 seed=settings.seed,

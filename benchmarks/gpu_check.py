@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import child, devices, gpu, kernels, larger, launches, machine, presence, stages
+from . import child, devices, gpu, gpu_presence, kernels, launches, machine, out_of_core, stages
 from .command import FOLDER, draw, earlier, names, say, write, write_text
 from .process import ROOT
 from .report import table
@@ -55,11 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Go through what is owed."""
     left = stages.left_of(arguments.budget)
-    if presence.missing("gpu-check", WOULD):
-        return presence.NO_GPU
+    if gpu_presence.missing("gpu-check", WOULD):
+        return gpu_presence.NO_GPU
     child.ends_as_if_interrupted()
     out = arguments.out.resolve()
-    return check(owed_stages(out), out, left, arguments.only, arguments.anew, stages_run(), presence.facts())
+    return check(owed_stages(out), out, left, arguments.only, arguments.anew, stages_run(), gpu_presence.facts())
 
 
 def stages_run() -> stages.Run:
@@ -173,7 +173,7 @@ def run_tests(
     """The gpu tests of these paths; `before` says what earlier calls found, behind which they go on."""
 
     def command(seconds: float, folder: Path) -> list[str]:
-        options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "benchmarks.tally"]
+        options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "benchmarks.pytest_tally"]
         where = [f"--tally={folder / 'tally'}", f"--tally-from={before().get('over', 0)}"]
         return ["pytest", *options, *where, *paths]
 
@@ -231,7 +231,7 @@ def markdown(state: State, asked: Sequence[Stage], pictures: Sequence[str] = ())
     for name in ("tests-short", "tests"):
         if name in state:
             parts.append(_of_tests(name, state[name]))
-    for name, module in (("devices", devices), ("launches", launches), ("kernels", kernels), ("larger", larger)):
+    for name, module in (("devices", devices), ("launches", launches), ("kernels", kernels), ("larger", out_of_core)):
         if name in state:
             parts.append(module.markdown({"machine": m, name: state[name]}))
     if "comparison" in state["stages"]:

@@ -14,11 +14,11 @@ from gpunn.kernels import get as kernel
 from gpunn.kernels.adam import adam as rule
 from gpunn.kernels.state import SIZE, Slot
 
-from . import presence, ratios, rounds
+from . import gpu_presence, ratios, timing
 from .command import write
 from .peers.gpunn_resident import clock as clock_of
 from .report import number, table
-from .rounds import Timed, short
+from .timing import Timed, short
 from .worker import reason
 
 HELP = "measure how near kernels come to the bandwidth of a GPU's memory"
@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    if presence.missing("kernels", WOULD):
-        return presence.NO_GPU
-    result = {"machine": presence.facts(), "kernels": measure(backend.get("cuda"))}
+    if gpu_presence.missing("kernels", WOULD):
+        return gpu_presence.NO_GPU
+    result = {"machine": gpu_presence.facts(), "kernels": measure(backend.get("cuda"))}
     if arguments.json is not None:
         write(result, arguments.json)
     print(markdown(result))
@@ -88,12 +88,12 @@ def _row(
         target[...] = source
 
     # few at a time: each takes a good part of a millisecond
-    spans = rounds.interleaved({"copy": Timed(copy, 8), name: Timed(call, 8)}, clock_of(device), **settings)
+    spans = timing.interleaved({"copy": Timed(copy, 8), name: Timed(call, 8)}, clock_of(device), **settings)
     seconds = {key: [s.host if s.device is None else s.device for s in found] for key, found in spans.items()}
     part = ratios.ratio(seconds["copy"], seconds[name])
     copied = ratios.quartiles([2 * source.nbytes / s for s in seconds["copy"]])
     return row | {
-        **rounds.microseconds(seconds[name]),
+        **timing.microseconds(seconds[name]),
         "bytes": moved,
         "gb_per_s": short(moved / ratios.quartiles(seconds[name]).median / 1e9),
         "copy_gb_per_s": short(copied.median / 1e9),

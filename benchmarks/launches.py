@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from gpunn import backend
-from gpunn.backend.cublaslt import open_door
-from gpunn.backend.faults import Fault
+from gpunn.backend.cuda.cublaslt import open_door
+from gpunn.backend.cuda.errors import Fault
 
-from . import presence, rounds
+from . import gpu_presence, timing
 from .command import write
 from .peers.gpunn_resident import clock as clock_of
 from .report import number, table
-from .rounds import Timed
+from .timing import Timed
 from .worker import reason
 
 HELP = "measure what a launch costs on a GPU"
@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    if presence.missing("launches", WOULD):
-        return presence.NO_GPU
-    result = {"machine": presence.facts(), "launches": measure(backend.get("cuda"))}
+    if gpu_presence.missing("launches", WOULD):
+        return gpu_presence.NO_GPU
+    result = {"machine": gpu_presence.facts(), "launches": measure(backend.get("cuda"))}
     if arguments.json is not None:
         write(result, arguments.json)
     print(markdown(result))
@@ -63,16 +63,16 @@ def measure(device: Any, **settings: Any) -> list[dict[str, Any]]:
                 made.pop(name, None)
                 rows.append({"what": name, "us": None, "note": f"not measured ({reason(error)})"})
         clock = clock_of(device)
-        spans = rounds.interleaved(made, clock, **settings)
+        spans = timing.interleaved(made, clock, **settings)
         for name, timed in made.items():
             asking = [timed.asking(clock, time.perf_counter) for _ in spans[name]]
-            row = {"what": name, **rounds.microseconds([span.host for span in spans[name]])}
-            row["us_asking"] = rounds.microseconds(asking)["us"]
+            row = {"what": name, **timing.microseconds([span.host for span in spans[name]])}
+            row["us_asking"] = timing.microseconds(asking)["us"]
             by_events = [span.device for span in spans[name] if span.device is not None]
             if by_events:
-                row["us_by_events"] = rounds.microseconds(by_events)["us"]
+                row["us_by_events"] = timing.microseconds(by_events)["us"]
             if name.startswith("graph"):
-                row["us_per_node"] = rounds.short(row["us"] / int(name.split()[2]))
+                row["us_per_node"] = timing.short(row["us"] / int(name.split()[2]))
             rows.append(row | {"rounds": len(spans[name])})
     return rows
 

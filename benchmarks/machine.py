@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunn.kernels import host
+from gpunn.kernels._compiler import host
 
 from .process import ROOT, available_cores
 

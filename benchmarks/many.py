@@ -152,10 +152,10 @@ def markdown(result: dict[str, Any]) -> str:
 def draw(result: dict[str, Any], path: Path) -> None:
     """The ratios as bars, and what was wanted; nothing where matplotlib is absent."""
     try:
-        from . import pictures
+        from . import plots
     except ImportError as error:
         print(f'no picture: {error}; pip install -e ".[plot]"', file=sys.stderr)
         return
-    figure = pictures.searches(result["rows"])
+    figure = plots.searches(result["rows"])
     figure.savefig(path, dpi=110)
-    pictures.plt.close(figure)
+    plots.plt.close(figure)

@@ -15,8 +15,8 @@ import numpy as np
 
 from . import memory
 from .clocks import Clock, Span
+from .conventions import STEPS_THAT_AGREE, Task, forward, task
 from .nets import Net
-from .translator import STEPS_THAT_AGREE, Task, forward, task
 
 CHECKED_ROWS = 256  # of the first and of the last rows whose predictions are checked
 PRODUCT = (256, 2048, 128)  # rows, terms and columns of the product that tells a precision

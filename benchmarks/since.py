@@ -20,10 +20,10 @@ from . import child, machine, ratios
 from .command import names, say, write
 from .commits import Commit, checkout, describe
 from .comparison import PAUSE
+from .conventions import task
 from .nets import NETS, Net
 from .process import ROOT, Absent, Declined, Failed, available_cores
 from .ratios import Quartiles
-from .translator import task
 
 HELP = "time the working tree against an earlier commit on the CPU"
 EPILOG = """

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from .estimators import MLPClassifier, MLPRegressor, MLPSearchCV
     from .gradient_check import check_gradients
     from .interchange.scikit_learn import from_sklearn
+    from .io import load
     from .layers import Activation, BatchNormalization, Dense, Dropout, Layer, LayerNormalization
-    from .loading import load
-    from .many import fit_many
     from .model import Sequential
+    from .multi_fit import fit_many
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
     from .parallel import DataParallel, Rows
     from .training import CheckpointError, DivergenceError, History
@@ -116,8 +116,8 @@ _HOMES = {
     "gradient_check": "check_gradients",
     "interchange.scikit_learn": "from_sklearn",
     "layers": "Activation BatchNormalization Dense Dropout Layer LayerNormalization",
-    "loading": "load",
-    "many": "fit_many",
+    "io": "load",
+    "multi_fit": "fit_many",
     "model": "Sequential",
     "optimizers": "SGD Adagrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
     "parallel": "DataParallel Rows",

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .arguments import Checked, Named, complete, enter, named, nonnegative
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
 from .recording import Array, Recorder
+from .validation import Checked, Named, complete, enter, named, nonnegative
 
 _NAMES: dict[str, type[Activation]] = {}
 

@@ -20,8 +20,9 @@ import numpy as np
 
 from . import __version__, backend, kernels, optimizers
 from .device_comparison import DeviceReport, compare_devices
+from .io import load
+from .kernels._compiler import host as kernel_compiler
 from .layers import Dense, Dropout, Layer
-from .loading import load
 from .model import Sequential
 from .parallel import DataParallel, launched
 from .tables import (
@@ -38,7 +39,7 @@ from .tables import (
 )
 from .training import DivergenceError, History, checkpoint
 from .training.callbacks import ModelCheckpoint
-from .training.run import of_the_model
+from .training.resume import of_the_model
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 HELD_OUT = 5  # one row in five
@@ -283,9 +284,9 @@ USUAL = (
 @contextlib.contextmanager
 def _compiling_meanwhile() -> Iterator[None]:
     """Compile the usual kernels, where the cache lacks them, while pandas, scikit-learn and matplotlib are imported."""
-    units = [kernels.host.unit_of(kernels.get(name), types) for name, types in USUAL]
+    units = [kernel_compiler.unit_of(kernels.get(name), types) for name, types in USUAL]
     threads = [
-        threading.Thread(target=kernels.host.prepare, args=(units,)),
+        threading.Thread(target=kernel_compiler.prepare, args=(units,)),
         threading.Thread(target=backend.prepare),
     ]
     for thread in threads:

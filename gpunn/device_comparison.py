@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from . import backend as backends
-from .arguments import whole
-from .data import numbers, order_of_epoch
-from .kernels import host
+from .input_checks import numbers, order_of_epoch
+from .kernels._compiler import host
 from .model import BATCH, Sequential
+from .validation import whole
 
 QUANTITIES = ("z", "a", "delta", "dW", "db")
 SHOWN = ("z", "a", "δ", "∂W", "∂b")

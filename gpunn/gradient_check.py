@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from . import data as checks
-from .arguments import whole
-from .explaining import copy_step
+from . import input_checks as checks
+from .inspection import copy_step
 from .kernels.state import Slot
 from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
 from .network import Plan
 from .recording import run
-from .training import loop, sets
+from .training import inputs, loop
+from .validation import whole
 
 STEP = 6e-6  # near the cube root of float64's unit round-off, where truncation and rounding are alike
 ROUNDINGS = 16  # of a cost, in units of float64's round-off: what its difference cannot tell from 0
@@ -103,10 +103,10 @@ def check_gradients(
     _, gradients = twin.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
     wanted = dict(zip([(p.layer, p.parameter.name) for p in inner.ordered_places()], gradients, strict=True))
     grad_x = twin.input_gradient(x, y, training=training, sample_weight=sample_weight)
-    x64, y64, w64 = sets.batch(inner, x, y, sample_weight)
+    x64, y64, w64 = inputs.batch(inner, x, y, sample_weight)
     if not checks.any_weight(w64):
         raise ValueError("sample_weight is zero in every row, so that there is no gradient to check")
-    on_device = sets.on_device(inner, (np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64))
+    on_device = inputs.on_device(inner, (np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64))
     entries = []
     options = {"training": bool(training), "loss": True, "weighted": w64 is not None}
     with inner.backend.activate(), inner.plan(x64.shape[0], **options) as plan:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .arguments import Configured, finite, named
+from .validation import Configured, finite, named
 
 _NAMES: dict[str, type[Initializer]] = {}
 

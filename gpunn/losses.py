@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from . import activations
 from .activations import Activation
-from .arguments import Checked, Named, enter, named, optional, positive, truth
 from .kernels import get as kernel
 from .recording import Array, Recorder
+from .validation import Checked, Named, enter, named, optional, positive, truth
 
 _NAMES: dict[str, type[Loss]] = {}
 

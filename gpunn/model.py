@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, explaining, losses, metrics, optimizers
+from . import __version__, inspection, losses, metrics, optimizers
 from . import backend as backends
-from . import data as checks
+from . import input_checks as checks
 from . import layers as layer_registry
-from .arguments import listed, positive, whole
-from .explaining import LayerTrace, Summary
+from .inspection import LayerTrace, Summary
 from .kernels import get as kernel
 from .layers import Layer
 from .losses import Loss
 from .network import Network
 from .parallel import DataParallel
 from .recording import ALONE, Array, Group
-from .training import blocks, checkpoint, fitting, loop, saving, sets
+from .training import checkpoint, fit, host_dataset, inputs, loop, parameter_arrays
 from .training.callbacks import Callback
 from .training.history import History
-from .training.run import Run
+from .training.resume import Run
+from .validation import listed, positive, whole
 
 BATCH = 32
 PREDICTION_BATCH = 1024
@@ -170,7 +170,7 @@ class Sequential:
         if not self._net.is_built:
             return Summary(f"{self!r}\nnot built: the number of inputs is not known yet")
         rows = None if self._net.given_loss is None else whole("batch_size", batch_size)
-        return Summary(explaining.summary(self._net, rows))
+        return Summary(inspection.summary(self._net, rows))
 
     # --- weights ---
 
@@ -367,7 +367,7 @@ class Sequential:
         self._need_compiled("fit")
         self._need_rest("fit")
         with self._net.group.together():
-            return fitting.fit(
+            return fit.fit(
                 self,
                 X,
                 y,
@@ -391,7 +391,7 @@ class Sequential:
         self._need_compiled("train_on_batch")
         self._need_rest("train_on_batch")
         with self._net.group.together():
-            return fitting.step(self, sets.batch(self._net, x, y, sample_weight, class_weight))
+            return fit.step(self, inputs.batch(self._net, x, y, sample_weight, class_weight))
 
     def evaluate(
         self, X: Any, y: Any, *, batch_size: int = PREDICTION_BATCH, sample_weight: Any = None
@@ -400,22 +400,22 @@ class Sequential:
         processes each that calls it looks at all of them."""
         self._need_compiled("evaluate")
         batch_size = whole("batch_size", batch_size)
-        data = sets.of_evaluation(self._net, X, y, sample_weight)
+        data = inputs.of_evaluation(self._net, X, y, sample_weight)
         with self._net.backend.activate():
-            return loop.score(self._net, sets.place(self._net, data), batch_size)
+            return loop.score(self._net, inputs.place(self._net, data), batch_size)
 
     # --- prediction ---
 
     def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
         batch_size = whole("batch_size", batch_size)
-        array = checks.table(X, sets.known_inputs(self._net))
+        array = checks.table(X, inputs.known_inputs(self._net))
         if not self._net.is_built:
             checks.check_numbers(array, self.dtype)
             self.build(array.shape[1])
         with self._net.backend.activate():
             backend = self._net.backend
-            parts = blocks.pieces(backend, array)
+            parts = host_dataset.pieces(backend, array)
             if len(parts) == 1:
                 return checks.as_given(self._predict(array, batch_size), X)
             return np.concatenate([backend.to_host(self._predict(part, batch_size)) for part in parts])
@@ -469,12 +469,12 @@ class Sequential:
         A frozen layer's gradients are zero.
         """
         self._need_compiled("loss_and_gradients")
-        return explaining.loss_and_gradients(self._net, sets.batch(self._net, x, y, sample_weight), training)
+        return inspection.loss_and_gradients(self._net, inputs.batch(self._net, x, y, sample_weight), training)
 
     def input_gradient(self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None) -> np.ndarray:
         """∂C/∂x (n, n_in), as `loss_and_gradients` computes the others."""
         self._need_compiled("input_gradient")
-        return explaining.input_gradient(self._net, sets.batch(self._net, x, y, sample_weight), training)
+        return inspection.input_gradient(self._net, inputs.batch(self._net, x, y, sample_weight), training)
 
     def trace(self, x: Any, y: Any = None, training: bool = False, *, sample_weight: Any = None) -> list[LayerTrace]:
         """z, a, delta = ∂C/∂z, dW and db of every layer for x as one batch: the text's quantities, nothing merged.
@@ -482,9 +482,9 @@ class Sequential:
         Without y the forward pass alone; with y the network must be compiled.
         """
         if y is None:
-            return explaining.trace_forward(self._net, x, training)
+            return inspection.trace_forward(self._net, x, training)
         self._need_compiled("trace with y")
-        return explaining.trace(self._net, sets.batch(self._net, x, y, sample_weight), training)
+        return inspection.trace(self._net, inputs.batch(self._net, x, y, sample_weight), training)
 
     # --- files ---
 
@@ -526,7 +526,7 @@ class Sequential:
         """The arrays and the JSON metadata that a file of this network holds."""
         self._need_built("to_tensors")
         self._net.follow_settings()
-        return saving.to_tensors(self._net)
+        return parameter_arrays.to_tensors(self._net)
 
     @classmethod
     def from_tensors(
@@ -543,7 +543,7 @@ class Sequential:
             raise checkpoint.CheckpointError(f"the file holds a {metadata.get('kind')!r}, not a network")
         layers = [layer_registry.from_config(c, custom) for c in metadata["layers"]]
         model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"])
-        saving.fill(model._net, metadata["n_in"], tensors)
+        parameter_arrays.fill(model._net, metadata["n_in"], tensors)
         compiled = metadata["compiled"]
         if compiled is not None:
             model.compile(

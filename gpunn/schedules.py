@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from .arguments import free, positive, scalar, share, truth
+from .validation import free, positive, scalar, share, truth
 
 _NAMES: dict[str, type[Schedule]] = {}
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import finite, positive, truth
 from .interchange import onnx
 from .model import Sequential
 from .training import checkpoint
 from .training.checkpoint import CheckpointError
+from .validation import finite, positive, truth
 
 Frame = Any  # pandas.DataFrame
 Cells = Any  # pandas.Series

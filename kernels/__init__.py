@@ -7,10 +7,10 @@ Importing this package registers all kernels and compiles none. `get(name)` and 
 import importlib
 import pkgutil
 
-from ._activation import ActivationKernels, activation, activation_kernels
-from ._device import DeviceLaunch
-from ._narrow import widened
-from ._registry import (
+from ._compiler.activation import ActivationKernels, activation, activation_kernels
+from ._compiler.bfloat16 import widened
+from ._compiler.cuda_launch import DeviceLaunch
+from ._compiler.registry import (
     ADD,
     MAX_OF_MAGNITUDES,
     Combine,

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from . import all_kernels, host
+from . import all_kernels
+from ._compiler import host
 
 
 def main() -> int:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ._registry import by_row
-from ._rule import rule
+from ._compiler.registry import by_row
+from ._compiler.update_rule import rule
 from .state import Slot
 
 PARTS = "const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._rule import rule
+from ._compiler.update_rule import rule
 from .adam import MEANS, SETUP
 from .state import Slot
 

@@ -1,7 +1,7 @@
 """Rounding to bfloat16, which only products and kernels of matrices held in it read."""
 
-from ._narrow import rounded
-from ._registry import elementwise
+from ._compiler.bfloat16 import rounded
+from ._compiler.registry import elementwise
 
 
 @elementwise("float32 x -> uint16 bits", "bits = Bfloat16(x).bits;")

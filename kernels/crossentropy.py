@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ._lanes import summed
-from ._registry import by_row
+from ._compiler.registry import by_row
+from ._compiler.warp_lanes import summed
 
 # a = σ(z), δ = w(a − y), and the term of an output in ℓ
 SIGMOID = """

@@ -7,7 +7,7 @@ numbers: as easy as 1, 2, 3" (2011).
 
 import numpy as np
 
-from ._registry import by_row
+from ._compiler.registry import by_row
 from .state import Slot
 
 # of BLOCKS counters side by side under one key

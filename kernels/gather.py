@@ -4,7 +4,7 @@ The table keeps its own type and layout; only the rows of one batch are ever con
 against the number of rows, and the offset into it lives in the state array.
 """
 
-from ._registry import by_row
+from ._compiler.registry import by_row
 from .state import Slot
 
 _CONVERT = """

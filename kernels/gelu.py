@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._activation import activation
+from ._compiler.activation import activation
 
 C = 0.7978845608028654  # √(2/π)
 K = 0.044715

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._activation import activation
+from ._compiler.activation import activation
 
 
 @activation(value="a = z;", slope="(void)a; d = (T)1;", stored="a", ulp=0)

@@ -1,6 +1,6 @@
 """Gradient descent with momentum."""
 
-from ._rule import rule
+from ._compiler.update_rule import rule
 from .state import Slot
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._registry import by_row, elementwise
+from ._compiler.registry import by_row, elementwise
 
 
 @elementwise(

@@ -5,8 +5,8 @@ Half squared error sums over a row's outputs, as the text does; the others avera
 
 import numpy as np
 
-from ._lanes import summed
-from ._registry import by_row
+from ._compiler.registry import by_row
+from ._compiler.warp_lanes import summed
 
 SIGNATURE = "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss"
 

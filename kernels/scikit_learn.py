@@ -8,9 +8,9 @@ spacing of numbers at 1; momentum holds the learning rate inside v; Adam's ε st
 
 import numpy as np
 
-from ._lanes import summed
-from ._registry import by_row, elementwise
-from ._rule import rule
+from ._compiler.registry import by_row, elementwise
+from ._compiler.update_rule import rule
+from ._compiler.warp_lanes import summed
 from .adam import PARTS
 from .crossentropy import SIGMOID, sigmoid_terms
 from .state import Slot

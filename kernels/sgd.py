@@ -1,6 +1,6 @@
 """Gradient descent, the text's own step."""
 
-from ._rule import rule
+from ._compiler.update_rule import rule
 from .state import Slot
 
 

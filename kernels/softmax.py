@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._registry import by_row
+from ._compiler.registry import by_row
 
 # the largest entry is taken off before exp, so that nothing overflows; NaN and +inf come out as NaN. Maximum and sum
 # have four partial results, so that no step waits for the one before it. a may be z: what is read of other lanes' parts

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._activation import activation
+from ._compiler.activation import activation
 
 
 @activation(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._activation import activation
+from ._compiler.activation import activation
 
 
 @activation(value="a = tanh(z);", slope="d = (T)1 - a * a;", stored="a")

@@ -224,7 +224,7 @@ PROTOTYPES = {
 
 def install(monkeypatch, state, **options):
     """Let the door find this library and no other; returns it."""
-    from gpunn.backend import cublaslt
+    from gpunn.backend.cuda import cublaslt
 
     library = Library(state, **options)
     monkeypatch.setattr(cublaslt, "candidates", lambda major: ["fake"])

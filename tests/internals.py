@@ -10,15 +10,17 @@ import pytest
 
 import gpunn
 from gpunn import schedules
-from gpunn.backend import blas, cublaslt, devices, graph, to_host
-from gpunn.backend import compiled as compiled_steps
-from gpunn.backend.capture import Branches
-from gpunn.kernels import _activation, _device, _registry, host
+from gpunn.backend import devices, to_host
+from gpunn.backend.cpu import blas
+from gpunn.backend.cpu import executor as compiled_steps
+from gpunn.backend.cuda import cublaslt, graph
+from gpunn.backend.cuda.capture import Branches
+from gpunn.kernels._compiler import activation, cuda_launch, host, registry
 from gpunn.kernels.state import Slot
 from gpunn.network import Plan
 from gpunn.optimizers import base as optimizers
 from gpunn.recording import Recorder, Share
-from gpunn.training import checkpoint, fitting, loop, recordings, sets, unwatched
+from gpunn.training import checkpoint, fit, fused_epochs, inputs, loop, recording_cache
 
 # --- a network's state -----------------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ def training_plan(net, rows):
 @contextmanager
 def training_step(net, X, y, *, keeps_outputs=False):
     """The launches of one training step on these rows."""
-    data = sets.on_device(net._net, (X, y, None))
+    data = inputs.on_device(net._net, (X, y, None))
     with training_plan(net, len(X)) as plan:
         kept = [plan.keep(net._net.room(len(X), weighted=False))] if keeps_outputs else []
         launches = loop.whole_step(plan, plan.source(data.X, data.y), *kept)
@@ -124,7 +126,7 @@ def training_step(net, X, y, *, keeps_outputs=False):
 
 def on_device(net, X, y):
     """Rows and targets on the network's device."""
-    return sets.on_device(net._net, (X, y, None))
+    return inputs.on_device(net._net, (X, y, None))
 
 
 def score(net, data):
@@ -160,19 +162,19 @@ def rounded_copy(plan, array):
 
 def record_calls(monkeypatch):
     """A list that gets an entry each time an epoch is compiled for networks of one architecture."""
-    calls, record = [], unwatched._record
-    monkeypatch.setattr(unwatched, "_record", lambda *given: calls.append(given) or record(*given))
+    calls, record = [], fused_epochs._record
+    monkeypatch.setattr(fused_epochs, "_record", lambda *given: calls.append(given) or record(*given))
     return calls
 
 
 def epochs_cached():
     """The number of compiled epochs that the cache holds."""
-    return len(recordings._shelf.found)
+    return len(recording_cache._shelf.found)
 
 
 def cache_is_empty():
     """True if the cache holds no compiled epoch and no network uses one."""
-    return not recordings._shelf.found and not recordings._shelf.users
+    return not recording_cache._shelf.found and not recording_cache._shelf.users
 
 
 def record_captures(monkeypatch):
@@ -184,13 +186,13 @@ def record_captures(monkeypatch):
 
 def call_after_each_fit(monkeypatch, call):
     """Call `call` each time one of several networks has been trained."""
-    course = fitting.course
+    course = fit.course
 
     def then(*given, **options):
         yield from course(*given, **options)
         call()
 
-    monkeypatch.setattr(fitting, "course", then)
+    monkeypatch.setattr(fit, "course", then)
 
 
 def refuse_graphs(monkeypatch, refuse):
@@ -380,41 +382,41 @@ def compiler_version(command):
 
 def pack(kernel, inputs, out, scalars):
     """The number of elements that one thread of a GPU reads together."""
-    return _device._pack(kernel, kernel._check(inputs, out, scalars, None))
+    return cuda_launch._pack(kernel, kernel._check(inputs, out, scalars, None))
 
 
 def device_function(source, name):
     """The CuPy object of an elementwise kernel, compiled once per CuPy module."""
-    return _device._compiled(source, name)
+    return cuda_launch._compiled(source, name)
 
 
 def register_kernel(kernel):
     """Add a kernel to the registry."""
-    return _registry._register(kernel)
+    return registry._register(kernel)
 
 
 @contextmanager
 def own_registry():
     """Remove at the end the kernels that are registered within."""
-    before = dict(_registry._REGISTRY)
+    before = dict(registry._REGISTRY)
     try:
         yield
     finally:
-        _registry._REGISTRY.clear()
-        _registry._REGISTRY.update(before)
+        registry._REGISTRY.clear()
+        registry._REGISTRY.update(before)
 
 
 def is_registered(name):
     """True if a kernel has that name."""
-    return name in _registry._REGISTRY
+    return name in registry._REGISTRY
 
 
 def activations_with_kernels():
     """The names of all activations that have kernels."""
-    return sorted(_activation._ACTIVATIONS)
+    return sorted(activation._ACTIVATIONS)
 
 
 def forget_kernel(kernel):
     """Remove a kernel and the library of its family."""
-    _registry._REGISTRY.pop(kernel.name)
+    registry._REGISTRY.pop(kernel.name)
     host.forget(kernel.family)

@@ -11,7 +11,7 @@ import pytest
 import tolerances
 
 from gpunn.kernels import all_kernels
-from gpunn.kernels._narrow import rounded, widened
+from gpunn.kernels._compiler.bfloat16 import rounded, widened
 from gpunn.kernels.state import SIZE, Slot
 
 OFFSET = 2  # the batch begins at this row of the table

@@ -4,20 +4,20 @@ import importlib
 
 LIMITS = {
     "compiled_seconds": "gpunn.training.loop.LOOK_AFTER",  # that compiled steps run before Python continues
-    "epochs_at_once": "gpunn.training.unwatched.AT_ONCE",  # that compiled code runs without a return to Python
-    "evaluation_rows": "gpunn.training.blocks.EVALUATION_ROWS",  # of one batch of an evaluation
-    "graph_polls": "gpunn.backend.graph.LOOKS",  # of the clock before a deadline
-    "graph_rates": "gpunn.backend.graph.RATES",  # learning rates stored on the device
-    "graph_steps": "gpunn.backend.graph.MOST_STEPS",  # of one CUDA graph
-    "launch_elements": "gpunn.backend.placing.FILLS",  # with which one launch fills a GPU
+    "epochs_at_once": "gpunn.training.fused_epochs.AT_ONCE",  # that compiled code runs without a return to Python
+    "evaluation_rows": "gpunn.training.host_dataset.EVALUATION_ROWS",  # of one batch of an evaluation
+    "graph_polls": "gpunn.backend.cuda.graph.LOOKS",  # of the clock before a deadline
+    "graph_rates": "gpunn.backend.cuda.graph.RATES",  # learning rates stored on the device
+    "graph_steps": "gpunn.backend.cuda.graph.MOST_STEPS",  # of one CUDA graph
+    "launch_elements": "gpunn.backend.cuda.stream_scheduler.FILLS",  # with which one launch fills a GPU
     "lbfgs_elements": "gpunn.estimators.base.LBFGS_ELEMENTS",  # of the widest layer in one evaluation of L-BFGS
     "onnx_bytes": "gpunn.interchange.onnx.LIMIT",  # of the numbers in one file
     "progress_seconds": "gpunn.training.callbacks.progress.BETWEEN",  # between two updates of the progress bar
-    "rates_at_once": "gpunn.training.unwatched.RATES",  # learning rates of a schedule computed together
-    "recordings": "gpunn.training.recordings.MOST",  # compiled epochs kept for other networks
-    "thread_work": "gpunn.backend.compiled.WORTH_A_THREAD",  # with which another thread pays off
-    "threads": "gpunn.backend.compiled.MOST_THREADS",  # of one step
-    "transfer_bytes": "gpunn.training.blocks.BLOCK_BYTES",  # of the rows copied to a device together
+    "rates_at_once": "gpunn.training.fused_epochs.RATES",  # learning rates of a schedule computed together
+    "recordings": "gpunn.training.recording_cache.MOST",  # compiled epochs kept for other networks
+    "thread_work": "gpunn.backend.cpu.executor.WORTH_A_THREAD",  # with which another thread pays off
+    "threads": "gpunn.backend.cpu.executor.MOST_THREADS",  # of one step
+    "transfer_bytes": "gpunn.training.host_dataset.BLOCK_BYTES",  # of the rows copied to a device together
 }
 
 

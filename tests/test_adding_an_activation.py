@@ -17,7 +17,7 @@ KERNEL = '''"""The softsign."""
 
 import numpy as np
 
-from ._activation import activation
+from ._compiler.activation import activation
 
 
 @activation(

@@ -11,7 +11,7 @@ from oracles import strided_tensor
 from snapshots import bits, frozen_copy, weights_of
 
 import gpunn
-from gpunn import data, losses
+from gpunn import input_checks, losses
 
 # whole numbers and halves, so that every type below holds them
 X = np.array([[1, -2, 0.5], [0, 3, -1], [2.5, 0, 1], [-1, 1, 4], [3, -0.5, 2]])
@@ -278,25 +278,25 @@ def test_gradients_and_records_are_the_callers_own():
 def test_features_keep_their_own_type_and_are_not_copied():
     for kind in ("float32", "float64", "int64", "uint8", "bool"):
         given = np.asfortranarray(WHOLE.astype(kind))
-        assert data.features(given, 3, np.dtype("float32")) is given
+        assert input_checks.features(given, 3, np.dtype("float32")) is given
 
 
 def test_a_large_set_is_looked_at_in_blocks():
-    rows = 3 * data.BLOCK // 4
+    rows = 3 * input_checks.BLOCK // 4
     given = np.zeros((rows, 4), np.float32)
-    for row, column in ((0, 0), (rows - 1, 3), (data.BLOCK // 4, 2)):
+    for row, column in ((0, 0), (rows - 1, 3), (input_checks.BLOCK // 4, 2)):
         given[row, column] = np.nan
         with pytest.raises(ValueError, match=f"NaN, first in row {row}, column {column}"):
-            data.features(given, 4, np.dtype("float32"))
+            input_checks.features(given, 4, np.dtype("float32"))
         given[row, column] = 0
-    assert data.features(given, 4, np.dtype("float32")) is given
+    assert input_checks.features(given, 4, np.dtype("float32")) is given
 
 
 def test_labels_become_int32_and_values_stay():
     loss, values = losses.SparseCategoricalCrossentropy(), losses.HalfSquaredError()
-    assert bits(data.targets([0.0, 2.0], loss, 2, 3, np.dtype("float32"))) == bits(np.array([0, 2], np.int32))
+    assert bits(input_checks.targets([0.0, 2.0], loss, 2, 3, np.dtype("float32"))) == bits(np.array([0, 2], np.int32))
     given = np.array([[1.0], [2.0]])
-    assert data.targets(given, values, 2, 1, np.dtype("float32")) is given
+    assert input_checks.targets(given, values, 2, 1, np.dtype("float32")) is given
 
 
 @pytest.mark.parametrize("rows", [2, 3, 10, 101])
@@ -305,11 +305,11 @@ def test_a_split_leaves_the_last_part_as_keras_does(rows, fraction):
     """⌊rows (1 − fraction)⌋ rows train, the fraction being the decimal number that was given."""
     wanted = int(rows * (1 - Fraction(str(fraction))))
     if 0 < wanted < rows:
-        assert data.split(rows, fraction) == wanted
+        assert input_checks.split(rows, fraction) == wanted
     else:
         with pytest.raises(ValueError, match=rf"validation_split={fraction} of {rows} rows leaves one side"):
-            data.split(rows, fraction)
-    assert data.split(rows, 0) == data.split(rows, 0.0) == rows
+            input_checks.split(rows, fraction)
+    assert input_checks.split(rows, 0) == input_checks.split(rows, 0.0) == rows
 
 
 def test_every_split_with_a_row_on_each_side_is_taken():
@@ -318,9 +318,9 @@ def test_every_split_with_a_row_on_each_side_is_taken():
         for hundredths in range(1, 100):
             wanted = rows * (100 - hundredths) // 100
             if 0 < wanted < rows:
-                assert data.split(rows, hundredths / 100) == wanted
-    assert data.split(10, 0.1 + 0.2) == data.split(10, 0.3) == 7
-    assert data.split(3, 2 / 3) == 1 and data.split(3, 1 / 3) == 2
+                assert input_checks.split(rows, hundredths / 100) == wanted
+    assert input_checks.split(10, 0.1 + 0.2) == input_checks.split(10, 0.3) == 7
+    assert input_checks.split(3, 2 / 3) == 1 and input_checks.split(3, 1 / 3) == 2
 
 
 def test_the_rows_of_a_split_of_nine_tenths():

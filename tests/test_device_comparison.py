@@ -9,7 +9,7 @@ from oracles import strided_tensor
 
 import gpunn
 from gpunn.device_comparison import DeviceReport, Difference, _difference
-from gpunn.kernels import host
+from gpunn.kernels._compiler import host
 
 needs_compiler = pytest.mark.skipif(host.compiler() is None, reason="there is no compiler")
 RNG = np.random.default_rng(0)

@@ -13,11 +13,11 @@ from oracles import oracle
 
 import gpunn
 from gpunn import backend
-from gpunn.backend import courses, epochs
-from gpunn.backend.graph import CaptureWarning
-from gpunn.kernels import host
+from gpunn.backend import concurrency, epoch_runner
+from gpunn.backend.cuda.graph import CaptureWarning
+from gpunn.kernels._compiler import host
 from gpunn.kernels.state import SIZE, Slot
-from gpunn.training import DivergenceError, fitting
+from gpunn.training import DivergenceError, fit
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(61, 5))
@@ -239,7 +239,7 @@ def test_a_net_that_diverges_on_a_gpu_leaves_the_others_as_they_are(fake_cupy):
 
 
 def test_nets_whose_products_cannot_be_captured_take_turns(fake_cupy, monkeypatch):
-    from gpunn.backend.products import ProductWarning
+    from gpunn.backend.cuda.matmul import ProductWarning
 
     internals.hide_cublaslt(monkeypatch)
     with pytest.warns(ProductWarning):
@@ -454,7 +454,7 @@ def test_l2_where_no_layer_has_one():
 # --- courses --------------------------------------------------------------------------------------------------------
 
 
-class Slow(epochs.Epochs):
+class Slow(epoch_runner.Epochs):
     """Epochs that take their time."""
 
     def __init__(self, log, name):
@@ -473,7 +473,7 @@ def course(log, name, ended, fail=None):
             raise fail
         yield Slow(log, name)
         ended.append((name, "whole"))
-    except courses.Stopped:
+    except concurrency.Stopped:
         ended.append((name, "stopped"))
         raise
 
@@ -483,10 +483,10 @@ def test_courses_go_to_their_ends(way):
     log, ended = [], []
     these = [course(log, k, ended) for k in range(5)]
     if way == "threads":
-        courses.in_threads(these, 0.001, lambda: None, 2)
+        concurrency.in_threads(these, 0.001, lambda: None, 2)
         assert len({thread for _, thread in log}) == 2
     else:
-        courses.in_turn(these, 0.001, lambda: None)
+        concurrency.in_turn(these, 0.001, lambda: None)
     assert sorted(ended) == [(k, "whole") for k in range(5)]
 
 
@@ -496,9 +496,9 @@ def test_an_error_in_one_course_ends_the_others_and_is_raised(way):
     these = [course(log, 0, ended), course(log, 1, ended, fail=ZeroDivisionError("one")), course(log, 2, ended)]
     with pytest.raises(ZeroDivisionError, match="one"):
         if way == "threads":
-            courses.in_threads(these, 0.001, lambda: None, 2)
+            concurrency.in_threads(these, 0.001, lambda: None, 2)
         else:
-            courses.in_turn(these, 0.001, lambda: None)
+            concurrency.in_turn(these, 0.001, lambda: None)
     assert (2, "whole") not in ended
 
 
@@ -512,15 +512,15 @@ def test_an_interruption_stops_all_courses(way):
 
     with pytest.raises(KeyboardInterrupt):
         if way == "threads":
-            courses.in_threads([course(log, k, ended) for k in range(9)], 0.01, look, 2)
+            concurrency.in_threads([course(log, k, ended) for k in range(9)], 0.01, look, 2)
         else:
-            courses.in_turn([course(log, k, ended) for k in range(9)], 0.01, look)
+            concurrency.in_turn([course(log, k, ended) for k in range(9)], 0.01, look)
     assert (8, "whole") not in ended and any(how == "stopped" for _, how in ended)
 
 
 def test_an_interrupted_fit_keeps_the_epochs_that_were_done():
     made = net(seed=1)
-    taken = fitting.course(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
+    taken = fit.course(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
     asked = next(taken)
     asked.epochs = 4  # as if only these had been done when it came
     while not asked.go(1.0):
@@ -552,7 +552,7 @@ def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compi
     step = [get("tick").bind(out=state, count=1, rows=4)]
     end = [get("end_epoch").bind(out=(record, sums, state), count=1, totals_n=1)]
     whole = backend.get("cpu").epochs([(step, 2), (step, 1), (end, 1)], state)
-    assert isinstance(whole, epochs.WalkedEpochs) == compiled
+    assert isinstance(whole, epoch_runner.WalkedEpochs) == compiled
     whole.begin(3, np.arange(10.0), 0)
     turns = 1
     while not whole.go(seconds):

@@ -113,7 +113,7 @@ def _root():
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
-    from gpunn.data import order_of_epoch
+    from gpunn.input_checks import order_of_epoch
 
     first = order_of_epoch(100, 5, 3, True)
     np.testing.assert_array_equal(np.sort(first), np.arange(100))

@@ -14,7 +14,7 @@ from messages import naming
 import gpunn
 from gpunn import MLPClassifier, MLPRegressor
 from gpunn.backend import get, to_host
-from gpunn.backend.products import ProductWarning
+from gpunn.backend.cuda.matmul import ProductWarning
 from gpunn.kernels import get as kernel
 from gpunn.recording import Recorder
 from gpunn.training.checkpoint import CheckpointError

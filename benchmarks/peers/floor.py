@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..translator import Task
+from ..conventions import Task
 
 PACKAGES = ("numpy",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gpunn
 
-from ..translator import Task
+from ..conventions import Task
 from .scikit_learn import Estimator
 
 PACKAGES = ("gpunn", "scikit-learn", "numpy")

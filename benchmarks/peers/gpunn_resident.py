@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 import gpunn
-from gpunn import backend, data
+from gpunn import backend, input_checks
 
 from ..clocks import Clock, EventClock, Span
-from ..translator import Orders, Task
+from ..conventions import Orders, Task
 from .gpunn_sequential import GpunnSequential
 
 PACKAGES = ("gpunn", "cupy", "numpy")
@@ -49,13 +49,13 @@ class Resident(GpunnSequential):
     @contextmanager
     def given_orders(self) -> Iterator[None]:
         """While it lasts, `fit` finds its orders on the device instead of drawing them."""
-        drawn, orders = data.order_of_epoch, self.orders
+        drawn, orders = input_checks.order_of_epoch, self.orders
         if orders is not None:
-            data.order_of_epoch = lambda n, seed, epoch, shuffle: orders(epoch)  # type: ignore[assignment]
+            input_checks.order_of_epoch = lambda n, seed, epoch, shuffle: orders(epoch)  # type: ignore[assignment]
         try:
             yield
         finally:
-            data.order_of_epoch = drawn
+            input_checks.order_of_epoch = drawn
 
     def fit(self, **options: Any) -> None:
         with self.given_orders():

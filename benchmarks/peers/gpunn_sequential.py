@@ -9,8 +9,8 @@ import numpy as np
 
 import gpunn
 
+from ..conventions import BETA_1, BETA_2, EPSILON, Task
 from ..process import Declined
-from ..translator import BETA_1, BETA_2, EPSILON, Task
 
 PACKAGES = ("gpunn", "numpy")
 

@@ -9,7 +9,7 @@ import tqdm  # noqa: F401  without it there would be no bar to time
 
 import gpunn
 
-from ..translator import Task
+from ..conventions import Task
 from .gpunn_sequential import GpunnSequential
 
 PACKAGES = ("gpunn", "numpy", "tqdm")

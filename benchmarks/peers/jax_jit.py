@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..clocks import Clock
+from ..conventions import BETA_1, BETA_2, EPSILON, Orders, Task
 from ..nets import Net
-from ..translator import BETA_1, BETA_2, EPSILON, Orders, Task
 
 PACKAGES = ("jax", "jaxlib", "numpy")
 

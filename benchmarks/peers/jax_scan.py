@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from ..conventions import Task
 from ..nets import Net
-from ..translator import Task
 from .jax_jit import Array, JaxJit, State, outputs, release, set_up, step
 
 __all__ = ["PACKAGES", "JaxScan", "prepare", "release"]

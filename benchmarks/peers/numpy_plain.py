@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..translator import BETA_1, BETA_2, EPSILON, Task
+from ..conventions import BETA_1, BETA_2, EPSILON, Task
 
 PACKAGES = ("numpy",)
 

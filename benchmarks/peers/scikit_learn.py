@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from ..translator import BETA_1, BETA_2, EPSILON, Task
+from ..conventions import BETA_1, BETA_2, EPSILON, Task
 
 PACKAGES = ("scikit-learn", "scipy", "numpy")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from ..translator import Task
+from ..conventions import Task
 from . import torch_device
 from .torch_device import release, to_host
 

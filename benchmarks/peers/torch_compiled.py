@@ -11,7 +11,7 @@ import torch
 import torch._inductor.config
 from torch.nn import functional as F
 
-from ..translator import BETA_1, BETA_2, EPSILON, Task
+from ..conventions import BETA_1, BETA_2, EPSILON, Task
 from .torch_eager import cost
 
 PACKAGES = ("torch", "numpy")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..clocks import Clock, EventClock
-from ..translator import Task
+from ..conventions import Task
 
 
 def set_up(task: Task, threads: int) -> None:

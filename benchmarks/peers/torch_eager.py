@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..conventions import BETA_1, BETA_2, EPSILON, Orders, Task
 from ..nets import Net
-from ..translator import BETA_1, BETA_2, EPSILON, Orders, Task
 from . import torch_device
 from .torch_device import release, to_host
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..translator import Task
+from ..conventions import Task
 from . import floor, torch_device, torch_graph
 from .torch_device import release, to_host
 

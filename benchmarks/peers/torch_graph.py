@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..translator import Task
+from ..conventions import Task
 from . import torch_device
 from .torch_device import release, to_host
 from .torch_eager import TorchEager

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from ..conventions import Task
 from ..nets import Net
-from ..translator import Task
 from . import torch_device
 from .torch_device import release, to_host
 from .torch_eager import TorchEager, cost

@@ -5,10 +5,10 @@ says what is wrong. Importing this touches no CuPy: only `get`, asked for "auto"
 """
 
 from .arrays import array_module, from_cuda_interface, home, is_device_array, to_host
+from .cpu.native import prepare
+from .cuda.matmul import ProductWarning
 from .devices import Backend, DeviceError, DeviceFallbackWarning, get
-from .examination import Check, Report, doctor
-from .library import prepare
-from .products import ProductWarning
+from .diagnosis import Check, Report, doctor
 
 __all__ = [
     "Backend",

@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from . import graph
-from .abreast import Merger
 from .arrays import is_device_array, to_host
-from .blas import bind_affine, bind_product, one_thread, threads
-from .compiled import join, walk_along
-from .courses import Course, in_threads, in_turn
-from .epochs import Epochs, Movable, Part, movable, walked
-from .faults import Fault, absent, forked, out_of_memory, ran_out
-from .installation import system_driver, wheels
-from .nccl import Nccl, Processes
-from .precision import UNIT_ROUNDOFF, InBfloat16, Operands
-from .probe import load_cupy, probe
-from .products import Affine, Products, bind_matmul, check
-from .staging import PinnedStaging, Staging
+from .concurrency import Course, in_threads, in_turn
+from .cpu.blas import bind_affine, bind_product, one_thread, threads
+from .cpu.executor import join, walk_along
+from .cuda import graph
+from .cuda.bfloat16 import UNIT_ROUNDOFF, InBfloat16, Operands
+from .cuda.errors import Fault, absent, forked, out_of_memory, ran_out
+from .cuda.installation import system_driver, wheels
+from .cuda.matmul import Affine, Products, bind_matmul, check
+from .cuda.multi_network import Merger
+from .cuda.nccl import Nccl, Processes
+from .cuda.pinned import PinnedStaging, Staging
+from .cuda.probe import load_cupy, probe
+from .epoch_runner import Epochs, Movable, Part, movable, walked
 
 MOST_OF_MEMORY = 0.75  # of what is free, for a set; the rest is for what is computed with it
 ACCEPTED = '"auto", "cpu", "cuda" or "cuda:N" (N = 0, 1, …)'
@@ -85,7 +85,7 @@ class Backend:
         return contextlib.nullcontext()
 
     def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
-        """out = a b on fixed buffers, as a callable without arguments; see `gpunn.backend.products`."""
+        """out = a b on fixed buffers, as a callable without arguments; see `gpunn.backend.cuda.matmul`."""
         return bind_matmul(self.xp, a, b, out)
 
     def why_no_lower_precision(self, *, asked: bool) -> str:
@@ -98,7 +98,7 @@ class Backend:
         return 0.0
 
     def operands(self, precision: str | None) -> Operands:
-        """What products in that precision read in the place of arrays; see `gpunn.backend.precision`."""
+        """What products in that precision read in the place of arrays; see `gpunn.backend.cuda.bfloat16`."""
         return Operands()
 
     def prepare(self, stream: Any) -> Any:

@@ -31,9 +31,8 @@ from sklearn.utils.validation import (
 )
 
 from .. import activations, initializers, optimizers
-from .. import data as checks
+from .. import input_checks as checks
 from ..activations import Activation
-from ..arguments import fraction, integer
 from ..backend import array_module, is_device_array, to_host
 from ..initializers import Initializer
 from ..interchange import onnx
@@ -46,14 +45,16 @@ from ..network import Network, Plan
 from ..optimizers import Optimizer
 from ..parallel import DataParallel
 from ..recording import ALONE
-from ..training import blocks, checkpoint, fitting, sets, unwatched
-from ..training import run as run_file
+from ..training import checkpoint, fused_epochs, host_dataset, inputs
+from ..training import fit as fitting
+from ..training import resume as run_file
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
 from ..training.loop import DivergenceError, evaluate
+from ..validation import fraction, integer
 from . import ensemble, saving
-from .course import Course, generator_from
-from .rules import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
+from .sklearn_conventions import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
+from .stopping import Course, generator_from
 
 LBFGS_ELEMENTS = 1 << 22  # of the widest layer that one evaluation for lbfgs holds at once
 SOLVER_ONLY = ("solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum",
@@ -289,10 +290,12 @@ class Perceptron:
         }
         try:
             watched = incremental or validation is not None or self._resume is not None or self._watched() is not None
-            if watched or blocks.stays(model._net.backend, *training):
+            if watched or host_dataset.stays(model._net.backend, *training):
                 fitting.train(model, training, validation, resume=self._resume, subject=self, **fit)
             else:
-                unwatched.alone(model._net, fitting.course(model, training, ahead=course.ahead, orders=orders, **fit))
+                fused_epochs.alone(
+                    model._net, fitting.course(model, training, ahead=course.ahead, orders=orders, **fit)
+                )
             self._take_best(held_out)
         except DivergenceError as error:
             if not self.validation_scores_:
@@ -571,7 +574,7 @@ class Perceptron:
 
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
         """X, y and weights as the network takes them."""
-        return sets.checked(model._net, X, y.argmax(axis=1) if model.loss.targets == "labels" else y, w)
+        return inputs.checked(model._net, X, y.argmax(axis=1) if model.loss.targets == "labels" else y, w)
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
         """Sample weights times class weights."""
@@ -787,7 +790,7 @@ class _Evaluation:
     def __init__(self, model: Sequential, data: tuple[Any, Any, Any], alpha: float) -> None:
         net = model._net
         self.net, self.alpha = net, alpha
-        self.set = sets.on_device(net, data)
+        self.set = inputs.on_device(net, data)
         self.weight = float(data[0].shape[0] if data[2] is None else data[2].sum(dtype=np.float64))
         self.penalised = sum(p.stop - p.start for p in net.places if p.parameter.penalised)
         widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))

@@ -18,7 +18,7 @@ from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
 from .base import WEIGHTS, Perceptron, _host, host_labels, like
-from .rules import ScikitLearnBinaryLogLoss, ScikitLearnLogLoss
+from .sklearn_conventions import ScikitLearnBinaryLogLoss, ScikitLearnLogLoss
 
 
 class MLPClassifier(Perceptron, neural_network.MLPClassifier):

@@ -11,8 +11,8 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from .. import backend as backends
-from ..backend.courses import Course
-from ..training import unwatched
+from ..backend.concurrency import Course
+from ..training import fused_epochs
 from ..training.checkpoint import CheckpointError
 from . import saving
 
@@ -45,7 +45,7 @@ def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any,
         return
         yield
 
-    unwatched.side_by_side(backend, [course(net) for net in nets])
+    fused_epochs.side_by_side(backend, [course(net) for net in nets])
     forget(ensemble)
     return assemble(ensemble, nets)
 

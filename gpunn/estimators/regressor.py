@@ -17,7 +17,7 @@ from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
 from .base import WEIGHTS, Perceptron, _host, like
-from .rules import ScikitLearnPoisson, ScikitLearnSquaredError
+from .sklearn_conventions import ScikitLearnPoisson, ScikitLearnSquaredError
 
 OWN = {"squared_error": (ScikitLearnSquaredError, "identity"), "poisson": (ScikitLearnPoisson, "exponential")}
 

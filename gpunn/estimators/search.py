@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 
 from .. import backend as backends
-from ..training.recordings import kept
+from ..training.recording_cache import kept
 from .base import Perceptron
 
 

@@ -21,7 +21,7 @@ from ..kernels import gelu
 from ..layers import Layer
 from ..model import Sequential
 from ..training.checkpoint import replace
-from ..training.saving import views_of
+from ..training.parameter_arrays import views_of
 
 if TYPE_CHECKING:
     from ..tables import Amounts, Categories, Classes, Encoding, Numbers

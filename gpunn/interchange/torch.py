@@ -30,13 +30,13 @@ import safetensors
 from safetensors.numpy import save
 
 from .. import activations, layers
-from .. import data as checks
+from .. import input_checks as checks
 from ..activations import Activation
 from ..backend import to_host
 from ..layers import Layer
 from ..model import Sequential
 from ..training.checkpoint import HEADER_LIMIT, CheckpointError, replace
-from ..training.saving import shapes_of, views_of
+from ..training.parameter_arrays import shapes_of, views_of
 
 # gpunn counts no batches, and PyTorch reads their number with momentum=None alone
 COUNT = "num_batches_tracked"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import activations
-from ..arguments import Checked
 from ..recording import Array, Recorder
+from ..validation import Checked
 from .base import Buffers, Layer
 
 

@@ -27,9 +27,9 @@ from typing import Any
 
 from .. import activations
 from ..activations import Activation
-from ..arguments import complete, truth
 from ..initializers import Initializer
 from ..recording import Array, Recorder
+from ..validation import complete, truth
 
 _LAYERS: dict[str, type[Layer]] = {}
 

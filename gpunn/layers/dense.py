@@ -9,9 +9,9 @@ from typing import Any
 
 from .. import activations, initializers
 from ..activations import Activation
-from ..arguments import Checked, nonnegative, optional, truth
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
+from ..validation import Checked, nonnegative, optional, truth
 from .base import Buffers, Layer, Parameter
 
 

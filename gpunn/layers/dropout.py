@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import Checked, fraction
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
+from ..validation import Checked, fraction
 from .base import Buffers, Layer
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import initializers
-from ..arguments import Checked, between_0_and_1, share
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
+from ..validation import Checked, between_0_and_1, share
 from .base import Buffers, Layer, Parameter, Running
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import Checked, whole
 from ..kernels import get as kernel
 from ..losses import Loss
 from ..recording import Array, Recorder
+from ..validation import Checked, whole
 from .base import Metric, meaning_of
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import complete, enter, named
 from ..kernels import get as kernel
 from ..losses import BinaryCrossentropy, Loss
 from ..recording import Array, Recorder
+from ..validation import complete, enter, named
 
 _NAMES: dict[str, type[Metric]] = {}
 

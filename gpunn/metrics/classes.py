@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import Checked, between_0_and_1
 from ..kernels import get as kernel
 from ..losses import Loss
 from ..recording import Array, Recorder
+from ..validation import Checked, between_0_and_1
 from .base import Metric, meaning_of
 
 AVERAGES = ("auto", "binary", "macro", "micro")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import Checked, nonnegative, positive
 from ..kernels.adagrad import adagrad
+from ..validation import Checked, nonnegative, positive
 from .base import Optimizer
 
 

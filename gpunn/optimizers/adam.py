@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import Checked, fraction, positive
 from ..kernels.adam import adam, adam_corrections
 from ..recording import Array, Recorder
+from ..validation import Checked, fraction, positive
 from .base import Optimizer
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import Checked, nonnegative
 from ..kernels.adamw import adamw
+from ..validation import Checked, nonnegative
 from .adam import Adam
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .. import schedules
-from ..arguments import Checked, named, optional, positive
 from ..kernels import get as kernel
-from ..kernels._rule import Rule
+from ..kernels._compiler.update_rule import Rule
 from ..kernels.state import Slot
 from ..recording import Array, Recorder
+from ..validation import Checked, named, optional, positive
 
 _NAMES: dict[str, type[Optimizer]] = {}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import Checked, fraction
 from ..kernels.momentum import momentum as rule
+from ..validation import Checked, fraction
 from .base import Optimizer
 
 

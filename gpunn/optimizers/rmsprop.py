@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arguments import Checked, fraction, positive
 from ..kernels.rmsprop import rmsprop
+from ..validation import Checked, fraction, positive
 from .base import Optimizer
 
 

@@ -3,8 +3,8 @@
 Processes talk by MPI (mpi4py), and GPUs add their gradients by NCCL (through CuPy). Importing this imports neither.
 """
 
+from .disk_rows import Rows
 from .mpi import launched
-from .rows import Rows
 from .strategy import DataParallel
 
 __all__ = ["DataParallel", "Rows", "launched"]

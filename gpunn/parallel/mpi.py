@@ -22,7 +22,7 @@ import numpy as np
 
 from ..kernels import Launch
 from ..recording import Array
-from .watch import Watch
+from .watchdog import Watch
 
 # what the launchers of MPICH and Intel MPI, Open MPI, and Slurm with PMIx tell a process: its number, and how many
 LAUNCHERS = (

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..arguments import positive, truth, whole
 from ..backend import Backend
 from ..kernels import Launch
 from ..recording import Array
+from ..validation import positive, truth, whole
 from . import mpi
 
 

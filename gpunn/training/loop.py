@@ -19,7 +19,7 @@ from ..kernels import Launch
 from ..kernels.state import Slot
 from ..network import Kept, Network, Plan
 from ..recording import ALONE, LOOK_AFTER, Array, Group, Share, is_walk, repeat, repeat_all, run
-from . import together
+from . import collectives
 from .history import History
 
 EVALUATION_ROWS = 1024
@@ -135,7 +135,7 @@ class Audience:
         """The fit, from its beginning to its end."""
         self.model.stop_training = False
         self.callbacks("on_train_begin", {})
-        together.compare(self.net, self.model, "before the first epoch")
+        collectives.compare(self.net, self.model, "before the first epoch")
         self.logs = {name: values[-1] for name, values in self.history.history.items()}
         try:
             yield
@@ -222,16 +222,16 @@ def train(
         for k in range(done, done if done and model.stop_training else epochs):
             epoch = first_epoch + k
             audience.callbacks("on_epoch_begin", k, {})
-            together.empty(kept, net.group)
+            collectives.empty(kept, net.group)
             try:
                 _epoch(net, steps_of(epoch), epoch, k, audience.callbacks, between_steps)
             except DivergenceError as error:
                 audience.diverged(error)
                 break
-            together.average_statistics(net)
-            together.join(kept, net.group)
+            collectives.average_statistics(net)
+            collectives.join(kept, net.group)
             audience.epoch_ends(k, _epoch_logs(net, kept))
-            together.compare(net, model, f"after epoch {k + 1}")
+            collectives.compare(net, model, f"after epoch {k + 1}")
             if model.stop_training:
                 break
     return audience.history
@@ -445,8 +445,8 @@ def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Gro
         data.totals = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(rows, weighted=weighted)
     sums, kept = data.totals
     sums.fill(0)
-    together.empty(kept, group)
-    mine, own = together.beginning(kept, data.first), share.first - data.first
+    collectives.empty(kept, group)
+    mine, own = collectives.beginning(kept, data.first), share.first - data.first
     for begun, piece in data.parts(net.backend):
         room = None if mine is None else mine.rows(begun, begun + piece.n)
         low, high = max(begun, own), min(begun + piece.n, own + share.n)
@@ -460,8 +460,8 @@ def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Gro
                 state = net.backend.to_host(plan.state)
                 loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
                 penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
-    (loss, weight), totals = together.totals(net, group, (loss, weight), net.backend.to_host(sums))
-    together.join(kept, group)
+    (loss, weight), totals = collectives.totals(net, group, (loss, weight), net.backend.to_host(sums))
+    collectives.join(kept, group)
     penalty, last = group.meet("the penalty of a set", (penalty, last))[0]
     logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
     return logs | _values(net, totals, weight, kept)

@@ -9,10 +9,10 @@ import pytest
 from tolerances import sums
 
 import gpunn
-from gpunn.backend import blas, library
+from gpunn.backend.cpu import blas, native
 from gpunn.kernels import get as kernel
 
-if library.walk() is None:
+if native.walk() is None:
     pytest.skip("nothing is compiled here", allow_module_level=True)
 needs_blas = pytest.mark.skipif(blas.find("float32") is None, reason="NumPy's BLAS exports no product")
 SHAPES = [(1, 1, 1), (1, 8, 16), (8, 1, 16), (32, 64, 1), (5, 7, 3), (33, 31, 17), (4, 1, 1), (7, 300, 40), (1, 520, 1),

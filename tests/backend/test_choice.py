@@ -15,7 +15,8 @@ from backend import breakages
 from messages import naming
 
 from gpunn import backend
-from gpunn.backend import DeviceError, DeviceFallbackWarning, devices, get, installation
+from gpunn.backend import DeviceError, DeviceFallbackWarning, devices, get
+from gpunn.backend.cuda import installation
 
 ROOT = Path(__file__).parents[2]
 

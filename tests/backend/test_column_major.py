@@ -6,7 +6,7 @@ import pytest
 import tolerances
 from messages import naming
 
-from gpunn.backend.column_major import EPILOGUES, Refused, call_of, mask_bytes
+from gpunn.backend.cuda.layouts import EPILOGUES, Refused, call_of, mask_bytes
 
 SHAPES = [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1), (1, 1, 1), (33, 130, 129), (4, 9, 256), (2, 3, 127)]
 LAYOUTS = ["rows", "columns", "padded rows", "padded columns"]

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import gpunn
-from gpunn.backend import blas, compiled, library
+from gpunn.backend.cpu import blas, executor, native
 from gpunn.kernels import all_kernels
 from gpunn.kernels import get as kernel
-from gpunn.kernels.host import Compiled, cuts, span
+from gpunn.kernels._compiler.host import Compiled, cuts, span
 from gpunn.kernels.state import SIZE, Slot
 from gpunn.recording import Recorder
 
-if library.walk() is None:
+if native.walk() is None:
     pytest.skip("nothing is compiled here", allow_module_level=True)
 
 
@@ -43,8 +43,8 @@ def test_joined_launches_run_in_order_and_python_stays_between_them(state):
         told.append((state[Slot.STEP], state[Slot.OFFSET]))
 
     launches = [tick(state), tick(state), python, tick(state), python, tick(state)]
-    joined = compiled.join(launches)
-    assert [isinstance(launch, compiled.Walk) for launch in joined] == [True, False, True, False, True]
+    joined = executor.join(launches)
+    assert [isinstance(launch, executor.Walk) for launch in joined] == [True, False, True, False, True]
     for launch in joined:
         launch()
     assert told == [(2, 4), (3, 6)]
@@ -52,7 +52,7 @@ def test_joined_launches_run_in_order_and_python_stays_between_them(state):
 
 
 def test_repeat_takes_as_many_steps_as_are_asked(state):
-    walk = compiled.Walk([tick(state), tick(state)])
+    walk = executor.Walk([tick(state), tick(state)])
     for steps in (1, 2, 7, 1000):
         before = state[Slot.STEP]
         assert walk.repeat(steps, state, seconds=60.0) == steps
@@ -61,7 +61,7 @@ def test_repeat_takes_as_many_steps_as_are_asked(state):
 
 def test_repeat_stops_when_the_flag_is_raised(state):
     x = np.zeros(1)
-    walk = compiled.Walk([kernel("total").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
+    walk = executor.Walk([kernel("total").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
                           kernel("judge").bind(out=state, count=1, limit=1.0), tick(state)])  # fmt: skip
     assert walk.repeat(5, state, seconds=60.0) == 5
     x[0] = np.nan
@@ -76,7 +76,7 @@ def test_repeat_comes_back_in_time():
     if launch is None:
         pytest.skip("NumPy's BLAS exports no product")
     state = np.zeros(SIZE)
-    walk = compiled.Walk([launch, tick(state)])
+    walk = executor.Walk([launch, tick(state)])
     begin = time.perf_counter()
     done = walk.repeat(10**9, state, seconds=0.05)
     assert 0.04 < time.perf_counter() - begin < 2.0
@@ -89,7 +89,7 @@ def test_rates_follow_the_optimisers_step_and_not_the_batches(state):
     rates = np.array([0.5, 0.25, 0.125])
     state[Slot.STEP] = 10
     launches = [kernel("sum_of_squares").bind(np.ones(1), state, out=seen[:1]), tick(state)]
-    walk = compiled.Walk(launches)
+    walk = executor.Walk(launches)
     assert walk.repeat(2, state, rates, 10, seconds=60.0) == 2
     assert state[Slot.LR] == 0.25
     state[Slot.SKIP] = 1
@@ -208,7 +208,7 @@ def test_two_callers_at_once_get_what_one_gets():
     def made(a, b):
         z, out = np.empty((200, 60), "float32"), np.empty(60, "float32")
         launches = [blas.bind_product(a, b, z), kernel("tanh").bind(z, out=z), kernel("column_sum").bind(z, out=out)]
-        return compiled.Walk(launches, threads=2), z, out
+        return executor.Walk(launches, threads=2), z, out
 
     if blas.bind_product(*problems[0], np.empty((200, 60), "float32")) is None:
         pytest.skip("NumPy's BLAS exports no product")
@@ -239,7 +239,7 @@ def test_waits_stand_where_one_thread_reads_what_another_wrote():
     x, y, total = rng.normal(size=(64, 32)), np.empty((64, 32)), np.empty(32)
     rowwise = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
     whole = kernel("column_sum").bind(y, out=total)
-    alone, shared = compiled.share(rowwise, 2), compiled.share([*rowwise, whole, *rowwise], 2)
+    alone, shared = executor.share(rowwise, 2), executor.share([*rowwise, whole, *rowwise], 2)
     assert [len(each) for each in alone] == [2, 2] and None not in alone[0] + alone[1]
     # before the sum, which reads all rows, and before y is written again
     assert [each is None for each in shared[0]] == [False, False, True, False, True, False, False]
@@ -279,7 +279,7 @@ def test_subnormal_numbers_are_zero_in_a_step_and_nowhere_else():
     scaled = np.full(40, 1e-38 * 1.2, "float32")
     for flush, threads in ((False, 1), (True, 1), (False, 2), (True, 2)):
         product = np.full(40, np.nan, "float32")
-        walk = compiled.Walk([kernel("column_dot").bind(scaled[None], np.full((1, 40), 0.5, "float32"), out=product)],
+        walk = executor.Walk([kernel("column_dot").bind(scaled[None], np.full((1, 40), 0.5, "float32"), out=product)],
                              flush=flush, threads=threads)  # fmt: skip
         walk()
         assert (product == 0).all() == flush
@@ -291,10 +291,10 @@ def test_who_limits_blas_limits_the_team():
     threadpoolctl = pytest.importorskip("threadpoolctl")
     if blas.threads() < 2:
         pytest.skip("BLAS has one thread here")
-    assert compiled.how_many(1e9) == min(blas.threads(), limits.get("threads"))
-    assert compiled.how_many(2 * limits.get("thread_work") - 1) == 1
+    assert executor.how_many(1e9) == min(blas.threads(), limits.get("threads"))
+    assert executor.how_many(2 * limits.get("thread_work") - 1) == 1
     with threadpoolctl.threadpool_limits(1):
-        assert compiled.how_many(1e9) == 1
+        assert executor.how_many(1e9) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
@@ -302,7 +302,7 @@ def test_a_pinned_process_has_no_more_threads_than_cores():
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, [min(before)])
-        assert blas.threads() == 1 == compiled.how_many(1e9)
+        assert blas.threads() == 1 == executor.how_many(1e9)
     finally:
         os.sched_setaffinity(0, before)
 
@@ -310,7 +310,7 @@ def test_a_pinned_process_has_no_more_threads_than_cores():
 def test_blas_has_its_threads_back_after_a_walk():
     before = blas.threads()
     x = np.ones((64, 64))
-    compiled.Walk([kernel("tanh").bind(x, out=x)], threads=2)()
+    executor.Walk([kernel("tanh").bind(x, out=x)], threads=2)()
     assert blas.threads() == before
 
 
@@ -320,16 +320,16 @@ def test_a_forked_process_has_a_team_of_its_own():
     code = """
 import os, sys
 import numpy as np
-from gpunn.backend import compiled
+from gpunn.backend.cpu import executor
 from gpunn.kernels import get
 x, y = np.random.default_rng(0).normal(size=(64, 512)), np.empty((64, 512))
-walk = compiled.Walk([get("tanh").bind(x, out=y), get("identity").bind(y, out=x)], threads=2)
+walk = executor.Walk([get("tanh").bind(x, out=y), get("identity").bind(y, out=x)], threads=2)
 walk()
 want = y.copy()
 child = os.fork()
 if child == 0:
     y[...] = 0
-    compiled.Walk([get("identity").bind(x, out=y)], threads=2)()
+    executor.Walk([get("identity").bind(x, out=y)], threads=2)()
     os._exit(0 if np.array_equal(x, y) else 3)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -344,7 +344,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_along_takes_block_after_block(threads):
     x, y = np.empty((16, 8)), np.empty((16, 8))
     launches = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
-    walk = compiled.Walk(launches, threads=threads, moving=[x, y])
+    walk = executor.Walk(launches, threads=threads, moving=[x, y])
     X = np.random.default_rng(0).normal(size=(80, 8))
     for rows in (80, 16, 48):
         result = np.full((rows, 8), np.nan)
@@ -353,7 +353,7 @@ def test_along_takes_block_after_block(threads):
     with pytest.raises(ValueError, match="6 blocks of 1024 bytes"):
         walk.along((X, np.empty((80, 8))), 6, seconds=10.0)
     with pytest.raises(ValueError, match="no launch"):
-        compiled.Walk(launches, moving=[np.empty(3)])
+        executor.Walk(launches, moving=[np.empty(3)])
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 40])

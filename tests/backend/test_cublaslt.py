@@ -11,10 +11,11 @@ import pytest
 import tolerances
 
 import gpunn
-from gpunn.backend import cublaslt, doctor, get, to_host
-from gpunn.backend.column_major import Refused, mask_bytes
-from gpunn.backend.faults import Fault
-from gpunn.backend.products import ProductWarning
+from gpunn.backend import doctor, get, to_host
+from gpunn.backend.cuda import cublaslt
+from gpunn.backend.cuda.errors import Fault
+from gpunn.backend.cuda.layouts import Refused, mask_bytes
+from gpunn.backend.cuda.matmul import ProductWarning
 from gpunn.kernels import DeviceLaunch, activation_kernels
 from gpunn.kernels import get as kernel
 
@@ -28,7 +29,7 @@ def door(fake_cupy):
 
 @pytest.fixture
 def slope_0_at_0(fake_cupy):
-    """A library whose mask is as E2 has it: without it no mask is used, see `gpunn.backend.trial`."""
+    """A library whose mask is as E2 has it: without it no mask is used, see `gpunn.backend.cuda.selftest`."""
     fake_cupy.state.cublaslt.zero_is_above = False
 
 

@@ -14,8 +14,8 @@ import internals
 import numpy as np
 import pytest
 
-from gpunn.backend import cublaslt
-from gpunn.backend.column_major import Refused, mask_bytes
+from gpunn.backend.cuda import cublaslt
+from gpunn.backend.cuda.layouts import Refused, mask_bytes
 
 FOLDERS = [os.environ.get("CUDA_PATH", ""), *map(str, pathlib.Path("/usr/local").glob("cuda*"))]
 SPEC = importlib.util.find_spec("nvidia")

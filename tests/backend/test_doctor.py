@@ -8,7 +8,8 @@ import pytest
 from backend import breakages
 
 from gpunn import backend
-from gpunn.backend import devices, doctor, examination, faults, probe
+from gpunn.backend import devices, diagnosis, doctor
+from gpunn.backend.cuda import errors, probe
 
 INSTALL_12, INSTALL_13 = (f'python -m pip install "gpunn[cuda{n}-ctk]"' for n in (12, 13))
 
@@ -20,17 +21,17 @@ def fresh(monkeypatch, tmp_path_factory):
     for name in ("GPUNN_DEVICE", "CUDA_VISIBLE_DEVICES", "GPUNN_COMPILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for module in (examination, faults, probe, devices):
+    for module in (diagnosis, errors, probe, devices):
         monkeypatch.setattr(module, "wheels", list)
-    monkeypatch.setattr("gpunn.backend.installation.wheels", list)
-    monkeypatch.setattr("gpunn.backend.installation.system_driver", int)
-    monkeypatch.setattr(examination, "system_driver", int)
+    monkeypatch.setattr("gpunn.backend.cuda.installation.wheels", list)
+    monkeypatch.setattr("gpunn.backend.cuda.installation.system_driver", int)
+    monkeypatch.setattr(diagnosis, "system_driver", int)
 
 
 def installed(monkeypatch, *names):
-    for module in (examination, faults, probe, devices):
+    for module in (diagnosis, errors, probe, devices):
         monkeypatch.setattr(module, "wheels", lambda: list(names))
-    monkeypatch.setattr("gpunn.backend.installation.wheels", lambda: list(names))
+    monkeypatch.setattr("gpunn.backend.cuda.installation.wheels", lambda: list(names))
 
 
 def check(report, name):
@@ -116,7 +117,7 @@ def test_cupy_absent_is_news_and_no_fault(monkeypatch):
 
 def test_cupy_absent_where_a_driver_is_names_the_fitting_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.setattr(examination, "system_driver", lambda: 13010)
+    monkeypatch.setattr(diagnosis, "system_driver", lambda: 13010)
     report = doctor()
     assert "though a driver for CUDA 13.1 is" in report.verdict and INSTALL_13 in report.remedy
 
@@ -169,7 +170,7 @@ def test_wheels_are_found_in_the_records_of_pip(monkeypatch, tmp_path):
     breakages.metadata(tmp_path, "cupy-cuda12x", "13.6.0")
     breakages.metadata(tmp_path, "cupy-cuda13x", "14.2.0")
     breakages.path(monkeypatch, tmp_path)
-    from gpunn.backend import installation
+    from gpunn.backend.cuda import installation
 
     found = installation.wheels()
     assert found == ["cupy-cuda13x 14.2.0", "cupy-cuda12x 13.6.0"]
@@ -289,7 +290,7 @@ def test_the_doctor_survives_anything(fake_cupy, monkeypatch):
     def collapse(*_, **__):
         raise RuntimeError("collapsed\nin two lines")
 
-    for where, name in ((examination, "_blas"), (examination, "wheels"), (examination, "choose"), (sys, "platform")):
+    for where, name in ((diagnosis, "_blas"), (diagnosis, "wheels"), (diagnosis, "choose"), (sys, "platform")):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, collapse)
             assert_readable(doctor())
@@ -323,15 +324,15 @@ def test_a_real_gpu_is_well():
 
 
 def test_the_doctor_says_how_steps_run(monkeypatch):
-    from gpunn.backend import examination
+    from gpunn.backend import diagnosis
 
     steps = lambda: next(c for c in doctor().checks if c.name == "CPU steps")  # noqa: E731
-    monkeypatch.setattr(examination.blas, "find", lambda dtype: examination.blas.Blas(1, "cblas_sgemm"))
-    monkeypatch.setattr(examination.blas, "threads", lambda: 3)
-    monkeypatch.setattr(examination.library, "walk", lambda: object())
+    monkeypatch.setattr(diagnosis.blas, "find", lambda dtype: diagnosis.blas.Blas(1, "cblas_sgemm"))
+    monkeypatch.setattr(diagnosis.blas, "threads", lambda: 3)
+    monkeypatch.setattr(diagnosis.native, "walk", lambda: object())
     assert steps().ok is True
     assert steps().detail.endswith("on 3 threads at most; products by cblas_sgemm, small ones in registers")
-    monkeypatch.setattr(examination.blas, "find", lambda dtype: None)
+    monkeypatch.setattr(diagnosis.blas, "find", lambda dtype: None)
     assert (steps().ok, steps().detail[:31]) == (None, "back to Python for each product")
-    monkeypatch.setattr(examination.library, "walk", lambda: None)
+    monkeypatch.setattr(diagnosis.native, "walk", lambda: None)
     assert (steps().ok, steps().detail[:19]) == (None, "launched one by one")

@@ -14,9 +14,9 @@ from messages import naming
 
 import gpunn
 from gpunn import backend, kernels
-from gpunn.backend import graph, placing
-from gpunn.backend.placing import START
-from gpunn.backend.products import ProductWarning
+from gpunn.backend.cuda import graph, stream_scheduler
+from gpunn.backend.cuda.matmul import ProductWarning
+from gpunn.backend.cuda.stream_scheduler import START
 from gpunn.kernels import DeviceLaunch
 from gpunn.kernels.state import SIZE, Slot, slots
 
@@ -400,7 +400,7 @@ def _launch(reads, writes, product=False):
 
 
 def _placed(*launches):
-    placed, ends = placing.place(launches)
+    placed, ends = stream_scheduler.place(launches)
     return [(p.branch, p.after) for p in placed], ends
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpunn.backend import get, to_host
-from gpunn.backend.products import ProductWarning
+from gpunn.backend.cuda.matmul import ProductWarning
 
 
 @pytest.fixture(params=["cpu", "simulated", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -9,9 +9,9 @@ import tolerances
 
 import gpunn
 from gpunn.backend import get, to_host
-from gpunn.backend.column_major import Refused, mask_bytes
-from gpunn.backend.precision import UNIT_ROUNDOFF
-from gpunn.backend.products import LEAST
+from gpunn.backend.cuda.bfloat16 import UNIT_ROUNDOFF
+from gpunn.backend.cuda.layouts import Refused, mask_bytes
+from gpunn.backend.cuda.matmul import LEAST
 from gpunn.kernels import DeviceLaunch, activation_kernels
 from gpunn.kernels import get as kernel
 

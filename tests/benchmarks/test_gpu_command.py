@@ -8,7 +8,7 @@ import pytest
 from oracles import oracle
 
 from benchmarks import __main__ as command
-from benchmarks import comparison, goals, gpu, presence, report, results
+from benchmarks import comparison, goals, gpu, gpu_presence, report, results
 from benchmarks.contestants import COMPILED, GPU
 from benchmarks.goals import Goal
 from benchmarks.nets import GPU_NETS, Net
@@ -22,8 +22,8 @@ SMALL = Net("small", (6, 8, 3), 32, 2048, learning_rate=1e-4, orders=2)
 @pytest.fixture
 def simulated(monkeypatch):
     """A net for a CPU, and no waiting."""
-    monkeypatch.setattr(presence, "missing", lambda command, would: False)
-    monkeypatch.setattr(presence, "facts", lambda: dict(FACTS))
+    monkeypatch.setattr(gpu_presence, "missing", lambda command, would: False)
+    monkeypatch.setattr(gpu_presence, "facts", lambda: dict(FACTS))
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
     monkeypatch.setitem(GPU_NETS, "small", SMALL)
     monkeypatch.setattr(gpu.child, "ends_as_if_interrupted", lambda: None)
@@ -150,9 +150,9 @@ def test_the_report_and_the_pictures_of_precisions(tmp_path):
     assert "| 2 | mid | train | bf16 | gpunn | 0.87 × the best compiled (torch-graph) | 0.833 |" in text
     assert "large train (bf16)" in text and "in blocks of 4096 or 8192 rows" in text
     pytest.importorskip("matplotlib")
-    from benchmarks import pictures
+    from benchmarks import plots
 
-    assert pictures.draw(result, tmp_path, "gpu") == ["gpu.png", "gpu-ratios.png"]
+    assert plots.draw(result, tmp_path, "gpu") == ["gpu.png", "gpu-ratios.png"]
 
 
 def test_a_goal_that_nothing_compiled_was_measured_for():
@@ -218,7 +218,7 @@ def test_another_gpu_or_seed_begins_anew(compared, tmp_path, monkeypatch):
     command.main(words)
     assert command.main([*words, "--seed", "1"]) == 0
     assert len(compared.seen) == 8
-    monkeypatch.setattr(presence, "facts", lambda: {**FACTS, "gpu": "another"})
+    monkeypatch.setattr(gpu_presence, "facts", lambda: {**FACTS, "gpu": "another"})
     assert command.main([*words, "--seed", "1"]) == 0
     assert len(compared.seen) == 12
     (tmp_path / "gpu.json").write_text("{ broken", encoding="utf-8")

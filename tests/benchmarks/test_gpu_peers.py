@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles import oracle
 
-from benchmarks import contestants, nets, translator
+from benchmarks import contestants, conventions, nets
 from benchmarks.clocks import Clock, EventClock
 from benchmarks.comparison import Entry, Settings, hold_to_the_best, wrong_precision
 from benchmarks.nets import Net
@@ -26,7 +26,7 @@ def session(module, precision, device="cpu", **options):
 
 
 def reference(precision):
-    return numpy_plain.prepare(translator.task(NET, 0, precision).in_float64(), 1).losses(20)
+    return numpy_plain.prepare(conventions.task(NET, 0, precision).in_float64(), 1).losses(20)
 
 
 def torch_peer(name, monkeypatch):
@@ -63,13 +63,13 @@ def test_jaxs_ways_take_the_same_steps(name, precision):
 def agrees(one, precision):
     assert wrong_precision(one.product()["error"], precision) is None
     losses = one.losses()["losses"]
-    apart = translator.disagreement(losses, reference(precision))
+    apart = conventions.disagreement(losses, reference(precision))
     assert apart <= {"float32": 1e-6, "bf16": 2e-3}[precision]
     assert (apart > 1e-5) == (precision == "bf16"), "bfloat16 was computed with"
     one.warm("train")
     assert one.window("train", 1e-4)["us_per_step"] > 0
     one.warm("predict")
-    assert one.outputs()["disagreement"] < translator.OUTPUT_TOLERANCE[precision] / 5
+    assert one.outputs()["disagreement"] < conventions.OUTPUT_TOLERANCE[precision] / 5
     one.release()
     assert one.prepared is None
 
@@ -93,8 +93,8 @@ def test_the_floor_of_products_counts_every_product_once(monkeypatch):
     from benchmarks.peers import floor, torch_floor
 
     theirs, ours = (
-        torch_floor.prepare(translator.task(NET, 0, "bf16"), 1),
-        floor.prepare(translator.task(NET, 0, "float32"), 1),
+        torch_floor.prepare(conventions.task(NET, 0, "bf16"), 1),
+        floor.prepare(conventions.task(NET, 0, "float32"), 1),
     )
     for mine, other in zip((ours.training, ours.prediction), theirs.lists, strict=True):
         assert [[x.shape for x in p] for p in mine] == [[tuple(x.shape) for x in p] for p in other]
@@ -116,7 +116,7 @@ def test_the_floor_of_bytes_copies_them_all(monkeypatch):
     oracle("torch")
     from benchmarks.peers import torch_bytes
 
-    task = translator.task(NET, 0, "bf16")
+    task = conventions.task(NET, 0, "bf16")
     monkeypatch.setitem(torch_bytes.CHUNK, "cpu", 1 << 20)
     made = torch_bytes.TorchBytes(task)
     made.train(3)
@@ -126,20 +126,20 @@ def test_the_floor_of_bytes_copies_them_all(monkeypatch):
 
 def test_gpunn_finds_its_orders_on_the_device_and_times_the_epochs_behind_the_first(monkeypatch):
     from benchmarks.peers import gpunn_resident
-    from gpunn import data
+    from gpunn import input_checks
 
     drawn = []
-    real = data.order_of_epoch
-    monkeypatch.setattr(data, "order_of_epoch", lambda *given: drawn.append(given[2]) or real(*given))
+    real = input_checks.order_of_epoch
+    monkeypatch.setattr(input_checks, "order_of_epoch", lambda *given: drawn.append(given[2]) or real(*given))
     for shuffling in (False, True):
         one = session(gpunn_resident, "float32", shuffling=shuffling)
-        agrees_with = translator.disagreement(one.losses()["losses"], reference("float32"))
+        agrees_with = conventions.disagreement(one.losses()["losses"], reference("float32"))
         assert agrees_with < 1e-6
         drawn.clear()
         host, device = one.prepared.train(2)
         assert host > 0 and device is None
         assert len(drawn) == (3 if shuffling else 0)
-    assert data.order_of_epoch.__name__ == "<lambda>", "what was there before is there again"
+    assert input_checks.order_of_epoch.__name__ == "<lambda>", "what was there before is there again"
     assert wrong_precision(one.product()["error"], "float32") is None
 
 
@@ -156,17 +156,17 @@ def test_on_the_fake_cupy_gpunn_trains_on_arrays_of_the_device(fake_cupy, monkey
 
     events(fake_cupy, monkeypatch)
     net = Net("n", (4, 8, 3), 8, 1024, learning_rate=1e-4, orders=2, block=512)
-    task = translator.task(net, 0, "float32", "cuda")
+    task = conventions.task(net, 0, "float32", "cuda")
     made = gpunn_resident.prepare(task, 1)
     wanted = numpy_plain.prepare(dataclasses.replace(task, device="cpu").in_float64(), 1).losses(20)
-    assert translator.disagreement(made.losses(20)[:20], wanted) < 1e-6
+    assert conventions.disagreement(made.losses(20)[:20], wanted) < 1e-6
     fake_cupy.state.calls.clear()
     span = made.train(1)
     assert span.device == 0.125 and span.host > 0
     assert fake_cupy.state.calls.count("to_device") < 40, "neither the set nor the orders are uploaded again"
     assert gpunn_resident.to_host(made.predict()).shape == (1024, 3)
     # the reference computes on the device too
-    plain = numpy_plain.NumpyPlain(translator.task(net, 0, "float32"), "pytorch")
+    plain = numpy_plain.NumpyPlain(conventions.task(net, 0, "float32"), "pytorch")
     assert plain.xp is np
 
 
@@ -178,12 +178,12 @@ def test_gpunn_in_bfloat16_is_held_to_what_its_peers_are(fake_cupy, monkeypatch)
     monkeypatch.setattr(fake_cupy.cuda, "get_elapsed_time", lambda first, last: 1.0, raising=False)
     one = session(gpunn_resident, "bf16", "cuda")
     assert wrong_precision(one.product()["error"], "bf16") is None
-    apart = translator.disagreement(one.losses()["losses"], reference("bf16"))
+    apart = conventions.disagreement(one.losses()["losses"], reference("bf16"))
     assert 1e-5 < apart < 1e-3
     one.warm("train")
     assert one.window("train", 1e-4)["device_us_per_step"] > 0
     one.warm("predict")
-    assert one.outputs()["disagreement"] < translator.OUTPUT_TOLERANCE["bf16"] / 5
+    assert one.outputs()["disagreement"] < conventions.OUTPUT_TOLERANCE["bf16"] / 5
     one.release()
 
 
@@ -256,9 +256,9 @@ def test_the_gpus_nets_are_those_laid_down():
 
 
 def test_orders_that_are_drawn_beforehand_are_used_in_turn():
-    task = translator.task(NET, 3, "float32")
+    task = conventions.task(NET, 3, "float32")
     put = []
-    orders = translator.Orders(task, lambda rows: put.append(rows) or rows)
+    orders = conventions.Orders(task, lambda rows: put.append(rows) or rows)
     assert len(put) == 2
     for epoch in range(5):
         np.testing.assert_array_equal(orders(epoch), task.order(epoch))
@@ -269,12 +269,12 @@ def test_orders_that_are_drawn_beforehand_are_used_in_turn():
 
 
 def test_a_set_that_is_stored_is_the_one_that_is_drawn(tmp_path):
-    plain = translator.task(NET, 1, "float32")
+    plain = conventions.task(NET, 1, "float32")
     for _ in range(2):
-        kept = translator.task(NET, 1, "float32", store=str(tmp_path))
+        kept = conventions.task(NET, 1, "float32", store=str(tmp_path))
         np.testing.assert_array_equal(kept.X, plain.X)
         np.testing.assert_array_equal(kept.y, plain.y)
     assert len(list(tmp_path.iterdir())) == 2
     assert type(kept.X) is type(kept.y) is np.ndarray
     kept.X[0] = 0  # a reader's own
-    np.testing.assert_array_equal(translator.task(NET, 1, "bf16", store=str(tmp_path)).X, plain.X)
+    np.testing.assert_array_equal(conventions.task(NET, 1, "bf16", store=str(tmp_path)).X, plain.X)

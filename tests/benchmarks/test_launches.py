@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import command as shared
-from benchmarks import devices, kernels, larger, launches, presence, rounds
+from benchmarks import devices, gpu_presence, kernels, launches, out_of_core, timing
 from benchmarks.clocks import Clock, Span
 from gpunn import backend
 
@@ -159,9 +159,9 @@ def test_rounds_are_interleaved_and_windows_long_enough():
             order.append(name)
             now[0] += cost
 
-        return rounds.Timed(call, 4)
+        return timing.Timed(call, 4)
 
-    found = rounds.interleaved({"a": thing("a", 0.001), "b": thing("b", 0.01)}, Ticking(), rounds=5, seconds=0.1)
+    found = timing.interleaved({"a": thing("a", 0.001), "b": thing("b", 0.01)}, Ticking(), rounds=5, seconds=0.1)
     assert [round(s.host, 9) for s in found["a"]] == [0.001] * 5
     assert [round(s.host, 9) for s in found["b"]] == [0.01] * 5
     windows = [name for k, name in enumerate(order) if k == 0 or order[k - 1] != name]
@@ -171,7 +171,7 @@ def test_rounds_are_interleaved_and_windows_long_enough():
 
 def test_six_nets_are_the_same_on_two_devices():
     """On the two that every machine has."""
-    from gpunn.kernels import host
+    from gpunn.kernels._compiler import host
 
     if host.status().body != "compiled":
         pytest.skip("nothing compiles here")
@@ -185,7 +185,7 @@ def test_six_nets_are_the_same_on_two_devices():
 
 
 def test_a_set_on_the_host_beside_the_resident_one():
-    rows = larger.measure(backend.get("cpu"), (6, 5, 3), 16, 3, 2)
+    rows = out_of_core.measure(backend.get("cpu"), (6, 5, 3), 16, 3, 2)
     assert [row["set"] for row in rows] == ["on the GPU", "memory-mapped", "in blocks", "a stream"]
     assert all(row["us_per_step"] > 0 and row["rounds"] == 2 for row in rows)
     for row in rows[1:]:
@@ -198,7 +198,7 @@ def test_pinned_memory_is_seen_where_it_is_asked_for():
     real = object()
     cuda = type("Cuda", (), {"alloc_pinned_memory": staticmethod(lambda size: real)})
     device = type("Device", (), {"xp": type("Xp", (), {"cuda": cuda})})
-    with larger.counted(device) as count:
+    with out_of_core.counted(device) as count:
         assert cuda.alloc_pinned_memory(8) is real
     cuda.alloc_pinned_memory(8)
     assert count == [1]
@@ -206,10 +206,10 @@ def test_pinned_memory_is_seen_where_it_is_asked_for():
 
 @pytest.mark.parametrize("name", ["gpu", "gpu-check", "launches", "kernels", "devices", "larger"])
 def test_without_a_gpu_a_command_says_so_in_a_line_and_writes_nothing(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(presence, "why_no_gpu", lambda: "CuPy is not installed")
+    monkeypatch.setattr(gpu_presence, "why_no_gpu", lambda: "CuPy is not installed")
     monkeypatch.setattr(shared, "FOLDER", tmp_path)
     given = ["--out", str(tmp_path)] if name.startswith("gpu") else ["--json", str(tmp_path / "x.json")]
-    assert command.main([name, *given]) == presence.NO_GPU == 3
+    assert command.main([name, *given]) == gpu_presence.NO_GPU == 3
     said = capsys.readouterr()
     assert said.out == "" and len(said.err.splitlines()) == 1
     assert said.err.startswith(f"no GPU here (CuPy is not installed): python -m benchmarks {name} would ")
@@ -221,13 +221,13 @@ def test_the_reason_that_there_is_no_gpu_is_gpunns_own(monkeypatch):
         raise backend.DeviceError("device 'cuda' was asked for, but the driver\nis old. Remedy: a new one")
 
     monkeypatch.setattr(backend, "get", refuse)
-    assert presence.why_no_gpu() == "the driver is old"
+    assert gpu_presence.why_no_gpu() == "the driver is old"
 
 
 def test_the_commands_print_and_write_what_they_measure(cuda, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(presence, "facts", lambda: FACTS)
-    few = rounds.interleaved
-    monkeypatch.setattr(rounds, "interleaved", lambda things, clock: few(things, clock, **FEW))
+    monkeypatch.setattr(gpu_presence, "facts", lambda: FACTS)
+    few = timing.interleaved
+    monkeypatch.setattr(timing, "interleaved", lambda things, clock: few(things, clock, **FEW))
     monkeypatch.setattr(kernels, "SHAPE", (64, 32))
     measure = kernels.measure
     monkeypatch.setattr(kernels, "measure", lambda device: measure(device, 4096, (64, 32)))
@@ -238,23 +238,23 @@ def test_the_commands_print_and_write_what_they_measure(cuda, tmp_path, monkeypa
         found = json.loads(path.read_text(encoding="utf-8"))
         assert found["machine"] == FACTS and found[name]
     pytest.importorskip("matplotlib")
-    from benchmarks import pictures
+    from benchmarks import plots
 
     found |= json.loads((tmp_path / "launches.json").read_text(encoding="utf-8"))
-    assert pictures.draw(found, tmp_path, "gpu-check") == ["gpu-check.png"]
+    assert plots.draw(found, tmp_path, "gpu-check") == ["gpu-check.png"]
     assert 0 < (tmp_path / "gpu-check.png").stat().st_size < shared.LARGEST_FILE
 
 
 def test_facts_on_the_fake(fake_cupy, monkeypatch):
-    monkeypatch.setattr(presence, "driver_version", lambda: "580.1")
-    assert presence.facts() == FACTS | {"driver": "580.1"}
+    monkeypatch.setattr(gpu_presence, "driver_version", lambda: "580.1")
+    assert gpu_presence.facts() == FACTS | {"driver": "580.1"}
 
 
 def test_a_set_that_is_left_on_a_gpus_host_is_seen_to_go_through_pinned_memory(fake_cupy, monkeypatch):
     """Simulated: what gpunn does where a set does not fit."""
     monkeypatch.setattr(fake_cupy.cuda.Event, "record", lambda self, stream=None: None, raising=False)
     monkeypatch.setattr(fake_cupy.cuda, "get_elapsed_time", lambda first, last: 1.0, raising=False)
-    rows = {row["set"]: row for row in larger.measure(backend.get("cuda"), (6, 5, 3), 16, 3, 1)}
-    found = rows[larger.BLOCKS]
+    rows = {row["set"]: row for row in out_of_core.measure(backend.get("cuda"), (6, 5, 3), 16, 3, 1)}
+    found = rows[out_of_core.BLOCKS]
     assert found["us_per_step"] is not None, found
     assert found["pinned"] and "remark" not in found

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from oracles import oracle
 
-from benchmarks import contestants, translator
+from benchmarks import contestants, conventions
 from benchmarks.comparison import References, Settings, Workers, compare
 from benchmarks.nets import NETS, SWEEPS, Net
 from benchmarks.peers import numpy_plain
-from gpunn import data
+from gpunn import input_checks
 
 pytestmark = pytest.mark.slow
 
@@ -46,13 +46,13 @@ def test_a_set_of_too_few_or_uneven_batches_is_refused(batch, rows):
 
 
 def test_the_order_is_that_of_gpunns_fit():
-    task = translator.task(NET_OF["crossentropy"], 3, "float32")
+    task = conventions.task(NET_OF["crossentropy"], 3, "float32")
     for epoch in range(3):
-        np.testing.assert_array_equal(task.order(epoch), data.order_of_epoch(1024, 3, epoch, True))
+        np.testing.assert_array_equal(task.order(epoch), input_checks.order_of_epoch(1024, 3, epoch, True))
 
 
 def test_the_set_is_the_same_in_both_precisions(net):
-    single, double = (translator.task(net, 1, p) for p in ("float32", "float64"))
+    single, double = (conventions.task(net, 1, p) for p in ("float32", "float64"))
     np.testing.assert_array_equal(single.X, double.X)
     np.testing.assert_array_equal(single.y, double.y)
     assert single.in_float64().X.dtype == double.X.dtype == np.float64
@@ -63,7 +63,7 @@ def test_initial_weights_are_those_that_scikit_learn_draws():
     X, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 3
     estimator = neural.MLPClassifier((5, 6), random_state=9, learning_rate_init=1e-300)
     estimator.partial_fit(X, y, classes=[0, 1, 2])
-    drawn = translator.initial_weights((4, 5, 6, 3), 9, np.float64)
+    drawn = conventions.initial_weights((4, 5, 6, 3), 9, np.float64)
     for ours, theirs in zip(drawn[0::2] + drawn[1::2], estimator.coefs_ + estimator.intercepts_, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -76,7 +76,7 @@ def test_losses_and_first_steps_by_hand():
     start = [np.array([[0.5], [-0.25]]), np.array([0.25])]
     steps = {}
     for rule in ("pytorch", "scikit-learn"):
-        task = translator.Task(net, 0, "float64", x, y, start)
+        task = conventions.Task(net, 0, "float64", x, y, start)
         prepared = numpy_plain.prepare(task, 1, rule)
         assert prepared.step(x, y) == 9 / 32
         steps[rule] = [(a - b).ravel() for a, b in zip(prepared.weights(), start, strict=True)]
@@ -90,24 +90,24 @@ def test_losses_and_first_steps_by_hand():
 
 def test_crossentropy_by_hand():
     """Equal logits of four classes: ℓ = log 4, δ = (1/4 − 1, 1/4, 1/4, 1/4) over the rows."""
-    task = translator.task(Net("n", (2, 4), 32, 1024), 0, "float64")
+    task = conventions.task(Net("n", (2, 4), 32, 1024), 0, "float64")
     loss, delta = numpy_plain.prepare(task, 1).output_error(np.full((2, 4), 700.0), np.array([0, 3]))
     assert loss == pytest.approx(math.log(4), rel=1e-15)
     np.testing.assert_allclose(delta, np.array([[-3, 1, 1, 1], [1, 1, 1, -3]]) / 8, rtol=1e-15)
 
 
 def test_disagreement_is_a_part_of_the_largest():
-    assert translator.disagreement([4.0, 1.0], [4.0, 1.5]) == 0.125
-    assert translator.disagreement([4.0, math.nan], [4.0, 1.5]) == math.inf
-    assert translator.disagreement([4.0], [4.0, 1.5]) == math.inf
+    assert conventions.disagreement([4.0, 1.0], [4.0, 1.5]) == 0.125
+    assert conventions.disagreement([4.0, math.nan], [4.0, 1.5]) == math.inf
+    assert conventions.disagreement([4.0], [4.0, 1.5]) == math.inf
 
 
 @pytest.mark.parametrize("name", ["tabular", "digits"])
 def test_epsilon_in_the_other_place_is_seen(name):
     """The two forms of Adam differ by more than is allowed."""
-    task = translator.task(NETS[name], 0, "float32").in_float64()
+    task = conventions.task(NETS[name], 0, "float32").in_float64()
     found = [numpy_plain.prepare(task, 1, rule).losses(20) for rule in ("pytorch", "scikit-learn")]
-    assert translator.disagreement(*found) > translator.LOSS_TOLERANCE["float32"]
+    assert conventions.disagreement(*found) > conventions.LOSS_TOLERANCE["float32"]
 
 
 NEEDED = {
@@ -153,5 +153,5 @@ class _References(References):
         super().__init__(settings, 1)
 
     def losses(self, net, rule):
-        task = translator.task(net, self.settings.seed, self.settings.precision).in_float64()
+        task = conventions.task(net, self.settings.seed, self.settings.precision).in_float64()
         return numpy_plain.prepare(task, 1, rule).losses(20)

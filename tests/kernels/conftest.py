@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpunn import kernels
-from gpunn.kernels import host
+from gpunn.kernels._compiler import host
 
 
 class Body:

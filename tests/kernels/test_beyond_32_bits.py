@@ -6,7 +6,7 @@ import pytest
 from kernel_cases import state_array
 
 from gpunn import kernels
-from gpunn.kernels import _device
+from gpunn.kernels._compiler import cuda_launch
 
 pytestmark = pytest.mark.slow
 
@@ -101,4 +101,4 @@ def test_elements_behind_the_2_31st_on_a_gpu():
 
 def test_threads_of_a_launch_fit_what_cupy_launches():
     """CuPy launches up to 2³¹ − 1 blocks of 128 threads, one element a thread."""
-    assert _device.WARP * 2**31 < (2**31 - 1) * 128
+    assert cuda_launch.WARP * 2**31 < (2**31 - 1) * 128

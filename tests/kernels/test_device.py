@@ -9,8 +9,8 @@ from kernel_cases import assert_same, by_kernel, in_bfloat16, make, names, state
 from messages import naming
 
 from gpunn import kernels
-from gpunn.kernels import _device_texts
-from gpunn.kernels._narrow import widened
+from gpunn.kernels._compiler import cuda_codegen
+from gpunn.kernels._compiler.bfloat16 import widened
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def test_simulated_parity(kernel, types, fake_cupy):
     for asked in kernel_cases.cases(kernel, types, sizes=((0, 3), (1, 1), (33, 33), (130, 67)), flat=(0, 1, 33)):
         assert_same(_on_device(fake_cupy, **asked), _in_numpy(**asked))
     launched = set(internals.kernels_run(fake_cupy))
-    parts = _device_texts.texts(kernel) if kernel.form == "reduction" else ("",)
+    parts = cuda_codegen.texts(kernel) if kernel.form == "reduction" else ("",)
     assert launched == {f"{kernel.name}{part}" for part in parts}
 
 
@@ -236,7 +236,7 @@ def test_simulated_launches_allocate_nothing(fake_cupy):
 
 def test_kernels_of_another_cupy_are_not_taken(fake_cupy, monkeypatch):
     """What was compiled for one module named cupy is not launched for another: the fake's never reach a GPU."""
-    text = _device_texts.elementwise_text(kernels.get("relu"))
+    text = cuda_codegen.elementwise_text(kernels.get("relu"))
     first = internals.device_function(text, "relu")
     assert internals.device_function(text, "relu") is first
     monkeypatch.setattr(fake_cupy, "ElementwiseKernel", type("Other", (fake_cupy.ElementwiseKernel,), {}))
@@ -253,7 +253,7 @@ def test_simulated_rows_that_a_text_cannot_write(fake_cupy):
 
 
 SUMMED = [p for p in ON_GPU if p.values[0].name.endswith("_backward")]
-SUMMED = [p for p in SUMMED if _device_texts.can_be_summed(p.values[0])]
+SUMMED = [p for p in SUMMED if cuda_codegen.can_be_summed(p.values[0])]
 
 
 def _assert_summed(kernel, types, xp, on_gpu=False):

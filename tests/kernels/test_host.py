@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from gpunn import kernels
-from gpunn.kernels import elementwise, host
+from gpunn.kernels import elementwise
+from gpunn.kernels._compiler import host
 
 ROOT = Path(__file__).resolve().parents[2]
 HAS_COMPILER = host.compiler() is not None

@@ -12,7 +12,7 @@ import pytest
 from kernel_cases import by_kernel, in_bfloat16
 
 from gpunn import kernels
-from gpunn.kernels import _device, _device_texts
+from gpunn.kernels._compiler import cuda_codegen, cuda_launch
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # how arrays come: one contiguous row of elements, or two dimensions with strides and long indices
@@ -45,7 +45,7 @@ def _source(kernel, name, text, types, layout):
     import cupy
     from cupy._core import _carray, _kernel, _scalar
 
-    made = cupy.ElementwiseKernel(*text[:3], name, preamble=text.preamble, options=_device.OPTIONS)
+    made = cupy.ElementwiseKernel(*text[:3], name, preamble=text.preamble, options=cuda_launch.OPTIONS)
     array, indexer, scalar = 1, 2, 3
     arrays = {o.name for o in kernel.signature.arrays}
     letters, infos = {}, []
@@ -68,7 +68,7 @@ def _sources(kernel, types, layouts):
     """Function name -> source, for arrays of each layout."""
     return {
         name: _source(kernel, name, text, types, LAYOUTS[layout])
-        for suffix, text in _device_texts.texts(kernel, types.get("H") == "uint16").items()
+        for suffix, text in cuda_codegen.texts(kernel, types.get("H") == "uint16").items()
         for layout in layouts
         for name in ["_".join(["gpunn", kernel.name, *types.values(), layout]) + suffix]
     }
@@ -85,7 +85,12 @@ def _compile(nvrtc, sources, architecture):
 
     unit = "".join(f"#include <{header}>\n" for header in core._cupy_header_list)
     unit += "".join(f"namespace in_{name} {{\n{source}\n}}\n" for name, source in sources.items())
-    options = [*_device.OPTIONS, "-ftz=true", "--device-as-default-execution-space", f"-arch=compute_{architecture}"]
+    options = [
+        *cuda_launch.OPTIONS,
+        "-ftz=true",
+        "--device-as-default-execution-space",
+        f"-arch=compute_{architecture}",
+    ]
     options += [*core._get_cccl_include_options(), f"-I{core._get_header_dir_path()}"]
     program = nvrtc.createProgram(unit, "kernels.cu", (), ())
     try:

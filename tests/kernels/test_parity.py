@@ -10,7 +10,7 @@ import pytest
 from kernel_cases import assert_same, by_kernel, make, names
 
 from gpunn import kernels
-from gpunn.kernels import host
+from gpunn.kernels._compiler import host
 
 SOME_SIZES = ((1, 1), (33, 33), (130, 67))
 BODIES = ("numpy", "compiled")

@@ -9,7 +9,7 @@ import tolerances
 from kernel_cases import Arena, state_array
 
 from gpunn import kernels
-from gpunn.kernels._signature import C_TYPES
+from gpunn.kernels._compiler.signature import C_TYPES
 from gpunn.kernels.state import SIZE, Slot
 
 DTYPES = ["float32", "float64"]

@@ -12,9 +12,9 @@ import internals
 import numpy as np
 import pytest
 
-from gpunn.kernels import _vector_math, host
+from gpunn.kernels._compiler import host, vector_math
 
-FUNCTIONS = list(_vector_math.ULP)
+FUNCTIONS = list(vector_math.ULP)
 DTYPES = ["float32", "float64"]
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 C_TYPES = {"float32": "float", "float64": "double"}
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 
-def _source(text=_vector_math.TEXT):
+def _source(text=vector_math.TEXT):
     """A loop around every function, as the generated loops call it: by its plain name."""
     lines = ["#include <math.h>", "#include <cmath>", text]
     for name in FUNCTIONS:
@@ -109,7 +109,7 @@ def test_the_error_is_what_is_stated(name, dtype, functions):
     x = _arguments(name, dtype)
     errors = _errors(functions(name, x), _reference(name, x))
     worst = int(errors.argmax())
-    assert errors[worst] <= _vector_math.ULP[name], f"{errors[worst]:.3f} ulp at {x[worst]!r}"
+    assert errors[worst] <= vector_math.ULP[name], f"{errors[worst]:.3f} ulp at {x[worst]!r}"
 
 
 # the coefficients of r³ and s⁵, and the same a little off
@@ -123,10 +123,10 @@ WRONG = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_wrong_coefficient_is_noticed(name, dtype):
     right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]
-    assert _vector_math.TEXT.count(right) == 1
-    library = Functions(host.compile_text(_source(_vector_math.TEXT.replace(right, wrong)), host.compiler()))
+    assert vector_math.TEXT.count(right) == 1
+    library = Functions(host.compile_text(_source(vector_math.TEXT.replace(right, wrong)), host.compiler()))
     x = _arguments(name, dtype)
-    assert _errors(library(name, x), _reference(name, x)).max() > _vector_math.ULP[name]
+    assert _errors(library(name, x), _reference(name, x)).max() > vector_math.ULP[name]
 
 
 # --- the ends of the range ------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_the_largest_and_the_smallest_numbers(name, dtype, functions):
     )
     x = x if name == "log" else np.concatenate([x, -x])
     errors = _errors(functions(name, x), _reference(name, x))
-    assert errors.max() <= _vector_math.ULP[name]
+    assert errors.max() <= vector_math.ULP[name]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -180,7 +180,7 @@ def test_exp_where_it_overflows_and_vanishes(dtype, functions):
     steps = [np.nextafter(x, x.dtype.type(to)) for x in (over, under) for to in (-INF, INF)]
     x = np.array([over, under, *steps], dtype)
     wanted = _reference("exp", x)
-    assert _errors(functions("exp", x), wanted).max() <= _vector_math.ULP["exp"]
+    assert _errors(functions("exp", x), wanted).max() <= vector_math.ULP["exp"]
     assert {0, INF} <= set(functions("exp", x).tolist())
 
 

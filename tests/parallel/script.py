@@ -175,7 +175,7 @@ def leaving():
 
 def own_rows():
     """Every process has a file in which only its own rows are numbers."""
-    from gpunn.parallel.rows import Blocks
+    from gpunn.parallel.disk_rows import Blocks
 
     size = int(os.environ["PMI_SIZE"])
     start, stop = Blocks(len(X), 8, size).block(RANK)

@@ -8,7 +8,7 @@ import pytest
 from messages import naming
 
 from gpunn.backend import DeviceError, get
-from gpunn.backend.nccl import Nccl
+from gpunn.backend.cuda.nccl import Nccl
 
 
 class Calls(list):

@@ -7,7 +7,7 @@ from messages import naming
 from oracles import oracle
 
 import gpunn
-from gpunn.parallel.rows import Blocks
+from gpunn.parallel.disk_rows import Blocks
 
 RNG = np.random.default_rng(5)
 ROWS = 53

@@ -7,7 +7,7 @@ import pytest
 
 import gpunn
 from gpunn import backend
-from gpunn.training import blocks, sets
+from gpunn.training import host_dataset, inputs
 
 N = 53
 
@@ -122,7 +122,7 @@ def test_metrics_that_look_at_all_rows_are_those_of_the_validation_set(device, n
 
 def test_what_has_room_lies_on_the_device(fake_cupy, small_blocks):
     X, y, _ = _set("values")
-    assert type(sets.place(internals.network(_net("values", "cuda")), (X, y, None))) is gpunn.training.loop.Data
+    assert type(inputs.place(internals.network(_net("values", "cuda")), (X, y, None))) is gpunn.training.loop.Data
 
 
 def test_room_is_most_of_what_is_free(fake_cupy):
@@ -140,7 +140,7 @@ def test_a_set_that_is_on_the_gpu_stays_there(fake_cupy, no_room):
     no_room("cuda")
     X, y, _ = _set("values")
     there = fake_cupy.asarray(X)
-    placed = sets.place(internals.network(_net("values", "cuda")), (there, y, None))
+    placed = inputs.place(internals.network(_net("values", "cuda")), (there, y, None))
     assert placed.X is there
 
 
@@ -169,7 +169,7 @@ def test_an_error_on_the_way_reaches_the_caller(no_room, monkeypatch):
         if len(calls) == 1:
             raise OSError("the disk is gone")
 
-    monkeypatch.setattr(blocks.np, "take", take)
+    monkeypatch.setattr(host_dataset.np, "take", take)
     with pytest.raises(OSError, match="the disk is gone"):
         net.fit(X, y, batch_size=5, epochs=1, verbose=0)
     for a, b in zip(before, net.get_weights(), strict=True):

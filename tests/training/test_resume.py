@@ -15,10 +15,10 @@ from resume_cases import CASES, EPOCHS, ROWS, VALUES, VX, X, outcome, run
 from snapshots import bits, nothing_moves, weights_of
 
 import gpunn
-from gpunn.data import order_of_epoch
+from gpunn.input_checks import order_of_epoch
 from gpunn.recording import ALONE
-from gpunn.training import checkpoint, fitting
-from gpunn.training.sets import Shard
+from gpunn.training import checkpoint, fit
+from gpunn.training.inputs import Shard
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -221,7 +221,7 @@ def test_the_file_is_the_model_that_is_shown_and_the_fit_goes_on_from_what_train
         orders = {"order_of": lambda epoch: order_of_epoch(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
         valid = (resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
         options = {"callbacks": [gpunn.ModelCheckpoint(file)], "resume": file, "subject": Shown(net), **orders}
-        history = fitting.train(net, (x, y.astype("int32"), None), valid, epochs=epochs, **options)
+        history = fit.train(net, (x, y.astype("int32"), None), valid, epochs=epochs, **options)
         for a, b in zip(gpunn.load(file).get_weights(), net.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b / 2)
     assert outcome(net, history) == outcome(*whole[:2])

@@ -8,7 +8,7 @@ import io
 import os
 from typing import Any
 
-from ...arguments import truth
+from ...validation import truth
 from ..checkpoint import stat_file
 from .base import Callback, Logs
 

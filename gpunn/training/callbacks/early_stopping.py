@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...arguments import finite, truth, whole
+from ...validation import finite, truth, whole
 from .base import Callback, Logs
 from .monitor import Monitor
 

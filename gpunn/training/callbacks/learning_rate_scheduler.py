@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ...arguments import positive
+from ...validation import positive
 from .base import Callback, Logs
 
 

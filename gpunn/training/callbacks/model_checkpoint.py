@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...arguments import truth, whole
+from ...validation import truth, whole
 from ..checkpoint import stat_file
 from .base import Callback, Logs
 from .monitor import Monitor

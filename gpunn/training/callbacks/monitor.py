@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...arguments import nonnegative
+from ...validation import nonnegative
 
 # words of a metric's name, its val_ aside, that say which way is better
 LARGER = frozenset("acc accuracy auc precision recall f1 r2 top score".split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...arguments import between_0_and_1, nonnegative, whole
+from ...validation import between_0_and_1, nonnegative, whole
 from .base import Callback, Logs
 from .monitor import Monitor
 

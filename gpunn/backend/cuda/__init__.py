@@ -1,0 +1,1 @@
+"""NVIDIA GPUs through CuPy: cuBLASLt, CUDA graphs, transfers and diagnosis. Importing this imports no CuPy."""

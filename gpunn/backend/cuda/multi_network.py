@@ -1,0 +1,106 @@
+"""The epochs of many nets as those of one: their steps are captured together, each net's on a branch of the graph.
+
+A GPU does what lies on different branches at a time, so that nets too small to fill it share it; and the host pays one
+launch for a step of all of them. Every net's launches are its own, in its own order: the numbers are those of its fit
+alone, bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ...kernels import DeviceLaunch
+from ..epoch_runner import Epochs
+from .capture import Branches
+from .graph import Graph
+
+BRANCHES = 16  # at a time; a net more begins where another's step has ended
+
+
+class Lists(Graph):
+    """Lists of launches, none of which touches what another writes: one after another where they run launch by launch,
+    each on a branch where they are captured."""
+
+    def __init__(self, backend: Any, lists: Sequence[Sequence[DeviceLaunch]], tell: Callable[[str], Any]) -> None:
+        super().__init__(backend, [launch for each in lists for launch in each], tell)
+        self.lists = [list(each) for each in lists]
+
+    def _products(self, rated: bool) -> list[bool]:
+        count = min(BRANCHES, len(self.lists))
+        return [any(x.product for each in self.lists[k::count] for x in each) for k in range(count)]
+
+    def _record(self, branches: Branches, steps: int, rated: bool) -> None:
+        count, begin = len(branches.streams), branches.mark(0)
+        for other in range(1, count):
+            branches.wait(other, begin)
+        for k, launches in enumerate(self.lists):
+            for step in range(steps):
+                for launch in launches:
+                    branches.take(k % count, launch, step)
+        for other in range(1, count):
+            branches.wait(0, branches.mark(other))
+
+
+class Abreast(Epochs):
+    """The epochs of several nets, part by part together. A net whose flag is raised changes nothing any more."""
+
+    def __init__(self, backend: Any, members: Sequence[Epochs]) -> None:
+        self.members = list(members)
+        parts = []
+        for each in zip(*(member.parts for member in members), strict=True):
+            graphs = [launch for launches, _ in each for launch in launches if isinstance(launch, Graph)]
+            tell = functools.partial(_tell_all, graphs)
+            together = Lists(backend, [captured(launches) or [] for launches, _ in each], tell)
+            parts.append(([together], each[0][1]))
+        super().__init__(parts, None)
+
+    def is_over(self) -> bool:
+        return all(member.is_over() for member in self.members)
+
+
+def _tell_all(graphs: Sequence[Graph], why: str) -> None:
+    for graph in graphs:
+        if graph.tell is not None:
+            graph.tell(why)
+
+
+def captured(launches: Sequence[Callable[[], Any]]) -> list[DeviceLaunch] | None:
+    """The launches of a part where a stream may capture all of them, else None."""
+    found: list[DeviceLaunch] = []
+    for launch in launches:
+        if isinstance(launch, Graph):
+            found += launch.launches
+        elif isinstance(launch, DeviceLaunch):
+            found.append(launch)
+        else:
+            return None
+    return found
+
+
+class Merger:
+    """What makes one of the epochs that several courses ask for at a time, and keeps it for the next time."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self._made: dict[tuple[int, ...], Abreast] = {}
+
+    def __call__(self, asked: Iterable[Epochs]) -> list[Epochs]:
+        """The same epochs, those alike as one: as many of them, of as many steps, at rates that stay as they are."""
+        alike: dict[Any, list[Epochs]] = {}
+        for epochs in asked:
+            together = epochs.rates is None and all(captured(launches) for launches, _ in epochs.parts)
+            key: Any = (epochs.epochs, tuple(times for _, times in epochs.parts)) if together else id(epochs)
+            alike.setdefault(key, []).append(epochs)
+        return [self._one(each) if len(each) > 1 else each[0] for each in alike.values()]
+
+    def _one(self, members: list[Epochs]) -> Abreast:
+        key = tuple(map(id, members))
+        if key not in self._made:
+            # nets that stopped are no members any more, and what was captured for them goes
+            self._made.clear()
+            self._made[key] = Abreast(self.backend, members)
+        made = self._made[key]
+        made.begin(members[0].epochs)
+        return made

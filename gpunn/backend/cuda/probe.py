@@ -1,0 +1,84 @@
+"""Loading CuPy, and the probe: a GPU is believed only after a kernel and a product gave the right numbers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .errors import Fault, absent, broken, diagnose, empty, no_device, readable, two_wheels, wrong_numbers
+from .installation import wheels
+
+
+def load_cupy() -> ModuleType | Fault:
+    """The module cupy if it is there and can be imported, else the fault. Quick where it is absent."""
+    if sys.modules.get("cupy") is None:
+        spec = importlib.util.find_spec("cupy")
+        if spec is None:
+            return absent()
+        if spec.origin is None and isinstance(spec.loader, (type(None), importlib.machinery.NamespaceLoader)):
+            return _or_two_wheels(empty([str(p) for p in spec.submodule_search_locations or []]))
+    try:
+        cupy = importlib.import_module("cupy")
+    except Exception as error:
+        fault = diagnose(error)
+        return _or_two_wheels(fault if fault.kind in ("driver", "nvrtc", "cublas") else broken(error))
+    if not hasattr(cupy, "ndarray") or not hasattr(cupy, "cuda"):
+        return _or_two_wheels(empty([str(p) for p in getattr(cupy, "__path__", [])]))
+    return cupy
+
+
+def probe(cupy: Any, index: int) -> str | Fault:
+    """Run z = x·y + 1 and C = A B on device `index`: what the device is if they are right, else the fault.
+
+    All numbers are small integers: float32 is exact whatever the order of the sums, with or without fused
+    multiply-add or TF32, and the comparison needs no tolerance.
+    """
+    device = f"cuda:{index}"
+    try:
+        visible = int(cupy.cuda.runtime.getDeviceCount())
+        if index >= visible:
+            return no_device(device, visible)
+        with cupy.cuda.Device(index):
+            if not _kernel_is_right(cupy):
+                return _or_two_wheels(wrong_numbers(device, "a kernel"))
+            if not _product_is_right(cupy):
+                return _or_two_wheels(wrong_numbers(device, "a matrix product"))
+        return describe(cupy, index)
+    except Exception as error:
+        return _or_two_wheels(diagnose(error, cupy, device))
+
+
+def describe(cupy: Any, index: int) -> str:
+    """Name and memory of a device: "NVIDIA H200, 139.1 GiB of 139.8 GiB free"."""
+    with cupy.cuda.Device(index):
+        free, total = cupy.cuda.runtime.memGetInfo()
+    name = cupy.cuda.runtime.getDeviceProperties(index)["name"]
+    return f"{name.decode()}, {readable(free)} of {readable(total)} free"
+
+
+def _kernel_is_right(cupy: Any) -> bool:
+    kernel = cupy.ElementwiseKernel("T x, T y", "T z", "z = x * y + (T)1", "gpunn_probe")
+    x = np.arange(1000, dtype=np.float32)
+    y = x % 7
+    return np.array_equal(kernel(cupy.asarray(x), cupy.asarray(y)).get(), x * y + 1)
+
+
+def _product_is_right(cupy: Any) -> bool:
+    a = np.arange(32 * 48, dtype=np.float32).reshape(32, 48) % 5 - 2
+    b = np.arange(48 * 16, dtype=np.float32).reshape(48, 16) % 3 - 1
+    out = cupy.empty((32, 16), dtype=np.float32)
+    cupy.matmul(cupy.asarray(a), cupy.asarray(b), out=out)
+    return np.array_equal(out.get(), a @ b)
+
+
+def _or_two_wheels(fault: Fault) -> Fault:
+    """Where several wheels overwrote each other, that is the fault behind whatever part of CuPy fails."""
+    installed = wheels()
+    own = fault.kind in ("driver", "device", "memory", "cache")
+    return fault if own or len(installed) < 2 else two_wheels(installed)

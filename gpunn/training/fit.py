@@ -1,0 +1,382 @@
+"""A fit from its call to its end: what it is given is checked, agreed upon, brought to the device and trained on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import input_checks as checks
+from ..backend.concurrency import Course
+from ..kernels.state import Slot
+from ..network import Network
+from ..parallel import Rows
+from ..parallel.disk_rows import of_fit
+from ..recording import ALONE, Array, run
+from ..validation import listed, truth, whole
+from . import fused_epochs, inputs, loop, stream
+from . import host_dataset as host_blocks
+from .callbacks import Callback, CallbackList, EpochLines, ProgressBar
+from .history import History
+from .inputs import Set, Shard
+from .loop import Audience
+from .resume import Position, Run, Saved, print_of
+
+
+class Model(Protocol):
+    """What of a `Sequential` a fit reads and sets."""
+
+    _net: Network
+    _epochs: int
+    _threads: int | None
+    _run: Run | None
+
+    def _alone(self, what: str) -> AbstractContextManager[None]: ...
+
+
+def fit(
+    model: Model,
+    X: Any,
+    y: Any,
+    *,
+    batch_size: int,
+    epochs: int,
+    shuffle: bool,
+    validation_data: Any,
+    validation_split: float,
+    sample_weight: Any,
+    class_weight: Any,
+    callbacks: Iterable[Callback],
+    verbose: int,
+    resume: Any,
+    steps_per_epoch: int | None,
+) -> History:
+    """`Sequential.fit`."""
+    batch_size = whole("batch_size", batch_size)
+    epochs = whole("epochs", epochs)
+    if verbose not in (0, 1, 2):
+        raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
+    shuffle = truth("shuffle", shuffle)
+    chosen = listed("callbacks", callbacks, "gpunn.Callback objects")
+    if verbose:
+        chosen.append(_progress(verbose))
+    how: dict[str, Any] = {"epochs": epochs, "callbacks": chosen, "verbose": verbose, "resume": resume}
+    net = model._net
+    group = net.group
+    if y is None and not isinstance(X, Rows) and stream.is_stream(X):
+        if group is not ALONE:
+            raise ValueError(
+                "a stream's batches are not shared among processes: give arrays, memory-mapped ones say, or gpunn.Rows"
+            )
+        if sample_weight is not None:
+            raise ValueError("sample_weight comes in the batches of a stream: (x, y, sample_weight)")
+        if validation_split != 0:
+            raise ValueError("validation_split needs all rows, and X is a stream: give validation_data")
+        return _fit_stream(model, X, steps_per_epoch, validation_data, class_weight, how)
+    if steps_per_epoch is not None:
+        raise ValueError("steps_per_epoch is for streams; an array's epoch is all its rows")
+    how["batch_size"] = batch_size
+    if any(isinstance(given, Rows) for given in (X, y, sample_weight)):
+        if validation_split != 0:
+            raise ValueError("validation_split takes rows of a set in memory: give validation_data, as gpunn.Rows say")
+        given = {"X": X, "y": y, "sample_weight": sample_weight}
+        return _fit_rows(model, given, shuffle, validation_data, class_weight, how)
+    X, y, w = inputs.checked(net, X, y, sample_weight, own=(group.rank, group.size))
+    held: Any = None
+    n = checks.split(X.shape[0], validation_split)
+    if n < X.shape[0]:
+        if validation_data is not None:
+            raise ValueError("give validation_data or validation_split, not both")
+        held = X[n:], y[n:], None if w is None else w[n:]
+        X, y, w = X[:n], y[:n], None if w is None else w[:n]
+        if not (checks.any_weight(w) and checks.any_weight(held[2])):
+            raise ValueError("validation_split leaves one side whose sample_weight is all zero")
+    else:
+        held = inputs.validation(net, validation_data, X.shape[1])
+    order = (lambda epoch: checks.order_of_epoch(n, net.seed, epoch, True)) if shuffle else None
+    return train(model, inputs.with_classes(net, (X, y, w), class_weight), held, order_of=order, **how)
+
+
+def _fit_rows(
+    model: Model, given: dict[str, Any], shuffle: bool, validation_data: Any, class_weight: Any, how: dict[str, Any]
+) -> History:
+    """`fit` on `Rows`, of which this process reads its own blocks."""
+    net, X = model._net, given["X"]
+    group, seed = net.group, net.seed
+    if not isinstance(X, Rows) or X.ndim != 2:
+        raise ValueError("y or sample_weight is a gpunn.Rows, so X must be one, of a table (rows, columns)")
+    if given["y"] is None:
+        raise TypeError("y is missing: the targets, as another gpunn.Rows or an array")
+    if class_weight is not None and not isinstance(class_weight, dict):
+        raise ValueError("class_weight='balanced' needs all rows, and a process has its own: pass a dict")
+    n = X.shape[0]
+    inputs.check_shares(n, how["batch_size"], group)
+    given = {name: rows for name, rows in given.items() if rows is not None}
+    found, blocks, own = of_fit(given, n, how["batch_size"], group.rank, group.size)
+    look = checks.weights_of_a_batch
+    data = inputs.checked(net, found["X"], found["y"], found.get("sample_weight"), look=look)
+    X, y, w = inputs.with_classes(net, data, class_weight, look=look)
+    inputs.check_weight(w, "sample_weight", group)
+    return train(
+        model,
+        (X, y, w),
+        inputs.validation(net, validation_data, X.shape[1]),
+        order_of=lambda epoch: blocks.order(seed, epoch, own, shuffle),
+        rows=np.zeros(n, np.int64),
+        shuffled=shuffle,
+        first_row=blocks.block(own[0])[0],
+        **how,
+    )
+
+
+def train(
+    model: Model,
+    training: Set,
+    validation: tuple[Any, ...] | None,
+    *,
+    batch_size: int,
+    epochs: int,
+    order_of: Callable[[int], np.ndarray] | None,
+    rows: np.ndarray | None = None,
+    subject: Any = None,
+    shuffled: bool | None = None,
+    first_row: int | None = None,
+    **how: Any,
+) -> History:
+    """Train on what was checked, on `rows` of it where not all train, in the order that `order_of(epoch)` tells. A
+    checkpoint is the file of `subject`, the model unless given. `first_row` is the number of this process's first row
+    if the arrays hold its own rows only. `how` holds callbacks, verbose and resume, as in `fit`."""
+    net, n = model._net, training[0].shape[0] if rows is None else len(rows)
+    inputs.check_shares(n, batch_size, net.group)
+    shuffled = order_of is not None if shuffled is None else shuffled
+
+    def go(audience: Audience, **run: Any) -> History:
+        # several processes read their own rows of a set that is too large for one
+        data = (inputs.place if net.group.size == 1 else inputs.on_device)(net, training)
+        take: Any = host_blocks.fit if isinstance(data, host_blocks.HostData) else loop.fit
+        found: History = take(net, data, audience, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+        return found
+
+    return _run(
+        model,
+        go,
+        Shard(*training) if first_row is None else Shard(*training, first_row, n),
+        None if validation is None else Shard(*validation),
+        epochs=epochs,
+        steps=-(-n // batch_size),
+        n_in=training[0].shape[1],
+        facts={"training data": print_of(training, n), "batch_size": batch_size, "shuffle": shuffled},
+        of=model if subject is None else subject,
+        **how,
+    )
+
+
+def course(
+    model: Model,
+    training: Set,
+    validation: Set | None = None,
+    *,
+    batch_size: int,
+    epochs: int,
+    callbacks: Iterable[Callback] = (),
+    verbose: Any = 0,
+    rows: np.ndarray | None = None,
+    history: History | None = None,
+    put: Callable[[Any], Array] | None = None,
+    **how: Any,
+) -> Course:
+    """`train` as a course, for fits that nobody watches from step to step: `put` as in `sets.on_device`, and `how`
+    holds order_of, ahead and orders, as in `unwatched.course`."""
+    net, n = model._net, training[0].shape[0] if rows is None else len(rows)
+    with model._alone("fit"):
+        net.follow_settings()
+        hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
+        model._run = Run(net, model, hooks, facts={}, n_in=training[0].shape[1], first=model._epochs)
+        if history is not None:
+            model._run.history = history
+        try:
+            if not net.is_built:
+                net.build(training[0].shape[1])
+            net.ready()
+            held = None if validation is None else inputs.on_device(net, validation, put)
+            counting = _Counting(hooks, model, model._run, None)
+            yield from fused_epochs.course(
+                net,
+                inputs.on_device(net, training, put),
+                Audience(net, held, counting, model, model._run.history),
+                batch_size=batch_size,
+                epochs=epochs,
+                first_epoch=model._epochs,
+                rows=rows,
+                **how,
+            )
+        finally:
+            model._run = None
+
+
+def _fit_stream(
+    model: Model, X: Any, steps: int | None, validation_data: Any, class_weight: Any, how: dict[str, Any]
+) -> History:
+    """`fit` on batches that X gives one after another."""
+    net, epochs = model._net, how["epochs"]
+    if steps is not None:
+        steps = whole("steps_per_epoch", steps)
+    batches = stream.Stream(X, steps)
+    inputs.only_named_classes(class_weight, "X is a stream")
+    if batches.only_once and how["resume"] is not None:
+        raise ValueError("resume needs batches that can be begun anew, not an iterator: pass a function")
+    if batches.only_once and steps is None and epochs > 1:
+        raise ValueError(
+            f"X is an iterator, which gives its batches once, and epochs={epochs}: pass steps_per_epoch, or a "
+            "function that makes a new iterator for every epoch"
+        )
+    n_in = inputs.of_stream(net, batches.peek(), 0, class_weight)[0].shape[1]
+    validation = inputs.validation(net, validation_data, n_in)
+
+    def check(batch: Any, number: int) -> loop.Data:
+        return inputs.on_device(net, inputs.of_stream(net, batch, number, class_weight))
+
+    def go(audience: Audience, **run: Any) -> History:
+        return stream.fit(net, batches, check, audience, **run)
+
+    count = len(X) if steps is None and hasattr(X, "__len__") else steps
+    facts = {"training data": "a stream", "steps_per_epoch": steps}
+    return _run(model, go, None, validation, steps=count, n_in=n_in, facts=facts, of=model, **how)
+
+
+def _run(
+    model: Model,
+    go: Callable[..., History],
+    training: Shard | None,
+    validation: Shard | None,
+    *,
+    epochs: int,
+    steps: int | None,
+    callbacks: list[Callback],
+    n_in: int,
+    facts: dict[str, Any],
+    of: Any,
+    verbose: Any = 0,
+    resume: Any = None,
+) -> History:
+    """Take a fit through its epochs by `go`, from a checkpoint's on where there is one; `of` is the model whose file a
+    checkpoint is, `training` None for a stream."""
+    net = model._net
+    with model._alone("fit"):
+        net.follow_settings()
+        # of several processes the first one shows and writes
+        watches = net.group.rank == 0
+        callbacks = [c for c in callbacks if watches or not getattr(c, "only_watches", False)]
+        hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": steps, "verbose": verbose})
+        facts |= {"validation data": None if validation is None else print_of(validation[:3], validation.rows)}
+        if hooks.callbacks or resume is not None or net.group is not ALONE:
+            # computed before a callback can change the arrays, and only where something can be compared with them
+            data = {"the training data": training, "the validation data": validation}
+            facts |= {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
+        under_way = Run(net, of, hooks, facts=facts, n_in=n_in, first=model._epochs)
+        saved = None if resume is None else under_way.open(resume, epochs)
+        first, done = (model._epochs, 0) if saved is None else (saved.position.first, saved.position.done)
+        net.group.agree(
+            "fit",
+            lambda: {
+                **under_way.facts(),
+                "epochs": epochs,
+                "epochs done": [model._epochs, done],
+                "the weights (seed= or random_state= draws them)": net.fingerprint(),
+            },
+        )
+        if not net.is_built:
+            net.build(n_in)
+        net.ready()
+        try:
+            with net.backend.activate(), _thread_limit(model._threads):
+                model._run = under_way
+                held = None if validation is None else validation.on_device(net)
+                audience = Audience(net, held, _Counting(hooks, model, under_way, saved), model, under_way.history)
+                return go(audience, epochs=epochs, first_epoch=first, done=done)
+        finally:
+            # behind the context: where memory ran out, its message says what was free then
+            model._run = None
+            net.backend.free()
+
+
+def step(model: Model, data: Set) -> float:
+    """One step on one batch; the loss before it."""
+    net, n = model._net, data[0].shape[0]
+    inputs.check_shares(n, n, net.group)
+    net.group.agree(
+        "train_on_batch",
+        lambda: {"the batch": print_of(data), "checksums of the batch": Shard(*data).checksums(net.group)},
+    )
+    net.ready()
+    X, y, w = data
+    with net.backend.activate(), loop.training_plan(net, n, weighted=w is not None) as plan:
+        begin, end = plan.share.first, plan.share.first + plan.share.n
+        if end - begin < n:
+            X, y, w = X[begin:end], y[begin:end], None if w is None else w[begin:end]
+        loop.set_learning_rate(net, model._epochs)
+        run(loop.step_on(plan, inputs.on_device(net, (X, y, w))))
+        state = np.array(net.backend.to_host(net.state))
+    loop.look(net, state)
+    return float(state[Slot.LOSS] + state[Slot.PENALTY])
+
+
+class _Counting:
+    """The callbacks of a fit, and the number of epochs that the model has seen; brings a checkpoint back."""
+
+    def __init__(self, hooks: CallbackList, model: Model, under_way: Run, saved: Saved | None) -> None:
+        self.hooks, self.model, self.run, self.saved = hooks, model, under_way, saved
+        self.watch_batches = hooks.watch_batches
+
+    def __call__(self, hook: str, *arguments: Any) -> None:
+        if hook == "on_train_begin" and self.saved is not None:
+            self._resume(self.saved, *arguments)
+            return
+        if hook == "on_epoch_end":
+            self.run.done = arguments[0] + 1
+            self.model._epochs = self.run.first + self.run.done
+        if hook != "on_epoch_complete":
+            self.hooks(hook, *arguments)
+            return
+        with self.run.whole():
+            self.hooks(hook, *arguments)
+
+    def _resume(self, saved: Saved, logs: dict[str, float]) -> None:
+        before = self.run.position()
+        try:
+            self._take(saved.position)
+            self.hooks("on_train_begin", logs)
+            # again: what a callback sets at the beginning was set, and trained on, long ago
+            self._take(saved.position)
+            saved.restore_callbacks()
+        except BaseException:
+            self._take(before)
+            raise
+
+    def _take(self, position: Position) -> None:
+        self.run.restore(position)
+        self.model._epochs = position.first + position.done
+
+
+def _progress(verbose: int) -> Callback:
+    """A bar where tqdm is installed, else a line an epoch."""
+    if verbose == 1:
+        with contextlib.suppress(ImportError):
+            return ProgressBar()
+    return EpochLines()
+
+
+@contextlib.contextmanager
+def _thread_limit(threads: int | None) -> Iterator[None]:
+    if threads is None:
+        yield
+        return
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"') from None
+    with threadpool_limits(threads):
+        yield

@@ -1,0 +1,63 @@
+"""Numbers held in bfloat16: float32's sign and exponent with 8 bits of precision, as bit patterns in uint16.
+
+NumPy and CuPy have no such type. A text meets it where its signature says H (see `_signature`), and `to_bfloat16`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .registry import Kernel
+
+_STRUCT = """
+struct Bfloat16 {
+  unsigned short bits;
+  DEVICE Bfloat16() {}
+  DEVICE Bfloat16(float x) {
+    union { float number; unsigned int pattern; } u;
+    u.number = x;
+    const unsigned int last = u.pattern >> 16 & 1u;
+    bits = (unsigned short)(x != x ? u.pattern >> 16 | 0x40u : (u.pattern + 0x7fffu + last) >> 16);
+  }
+  DEVICE operator float() const {
+    union { unsigned int pattern; float number; } u;
+    u.pattern = (unsigned int)bits << 16;
+    return u.number;
+  }
+};
+"""
+ON_HOST, ON_DEVICE = _STRUCT.replace("DEVICE ", ""), _STRUCT.replace("DEVICE", "__device__")
+
+
+def rounded(x: Any) -> Any:
+    """The bits of the nearest bfloat16, of two equally near the one whose last bit is 0; NaN stays NaN."""
+    pattern = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    up = pattern + np.uint32(0x7FFF) + (pattern >> 16 & 1)
+    return np.where(np.isnan(x), pattern >> 16 | 0x40, up >> 16).astype(np.uint16)
+
+
+def widened(bits: Any) -> Any:
+    """The float32 that a bfloat16 is."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def narrowed(kernel: Kernel) -> Kernel:
+    """The kernel with a NumPy body for arrays of type H in bfloat16: widened before, rounded after."""
+    body: Callable[..., Any] = kernel.body
+    held = {o.name for o in kernel.signature.arrays if o.type == "H"}
+
+    @functools.wraps(body)
+    def on_bits(**arguments: Any) -> Any:
+        result = body(**{k: widened(x) if k in held else x for k, x in arguments.items()})
+        if isinstance(result, tuple):
+            pairs = zip(kernel.signature.outputs, result, strict=True)
+            return tuple(rounded(x) if o.name in held else x for o, x in pairs)
+        return rounded(result) if kernel.signature.outputs[0].name in held else result
+
+    return replace(kernel, body=on_bits)

@@ -1,0 +1,41 @@
+"""The gather of a mini-batch from a table in compressed sparse rows: only what is not 0 is stored, row by row.
+
+Row r holds `values[k]` in column `columns[k]` for k = starts[r] … starts[r + 1] − 1; places that occur twice add up.
+"""
+
+import numpy as np
+
+from ._compiler.registry import by_row
+from .state import Slot
+
+_ROW = """
+for (long long k = LANE; k < m; k += LANES) x[k] = (T)0;
+// a column is one lane's, so that what is stored twice adds up in order
+for (long long k = starts[r]; k < starts[r + 1]; ++k) if (columns[k] % LANES == LANE) x[columns[k]] += (T)values[k];
+"""
+
+
+def _rows(rows, values, columns, starts, m, dtype):
+    x = np.zeros((len(rows), m), dtype)
+    for i, r in enumerate(rows):
+        stored = slice(int(starts[r]), int(starts[r + 1]))
+        np.add.at(x[i], columns[stored], values[stored].astype(dtype))
+    return x
+
+
+@by_row(
+    "raw S values, raw int32 columns, raw int64 starts, raw int64 order, raw float64 state -> inout rows[m] T x",
+    f"const long long r = order[(long long)state[OFFSET] + i];{_ROW}",
+)
+def gather_compressed(i, values, columns, starts, order, state, m, x):
+    """xᵢ = row order[offset + i] of the table, its empty places 0. (step 1 of the procedure)"""
+    return _rows(order[int(state[Slot.OFFSET]) + i], values, columns, starts, m, x.dtype)
+
+
+@by_row(
+    "raw S values, raw int32 columns, raw int64 starts, raw float64 state -> inout rows[m] T x",
+    f"const long long r = (long long)state[OFFSET] + i;{_ROW}",
+)
+def take_compressed(i, values, columns, starts, state, m, x):
+    """xᵢ = row offset + i of the table: the rows as they stand, for prediction and evaluation."""
+    return _rows(int(state[Slot.OFFSET]) + i, values, columns, starts, m, x.dtype)
