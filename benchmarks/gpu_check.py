@@ -20,10 +20,10 @@ HELP = "do everything that is owed on a GPU, within a budget; call it again to g
 FILE = "gpu-check.json"
 BUDGET = 540.0
 SHORT = (
-    "tests/test_devices.py",
-    "tests/backend/test_transfer.py",
-    "tests/backend/test_products.py",
-    "tests/kernels/test_device.py",
+    "tests/gpu/test_devices.py",
+    "tests/gpu/test_transfer.py",
+    "tests/unit/backend/test_matmul.py",
+    "tests/gpu/test_kernels.py",
 )
 EPILOG = """
 Stages, in this order: doctor, a short form of the tests, six nets on CPU and

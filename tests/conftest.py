@@ -76,6 +76,6 @@ def _why_no_gpu():
 @pytest.fixture
 def fake_cupy(monkeypatch):
     """The fake CuPy of fake_cupy.py in CuPy's place. What passes on it is simulated, never a GPU result."""
-    import fake_cupy
+    from helpers import fake_cupy
 
     return fake_cupy.install(monkeypatch)

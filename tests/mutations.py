@@ -47,9 +47,9 @@ class Mutation:
 
 # The tests that must catch a suite's mutants.
 TESTS = {
-    "theory": ["tests/test_theory.py"],
-    "step": ["tests/test_equations.py", "tests/test_theory.py"],
-    "cublaslt": ["tests/backend/test_cublaslt.py"],
+    "theory": ["tests/unit/test_theory.py"],
+    "step": ["tests/oracles/test_equations.py", "tests/unit/test_theory.py"],
+    "cublaslt": ["tests/unit/backend/cuda/test_cublaslt.py"],
 }
 TABLE = {
     "theory": [

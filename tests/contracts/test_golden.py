@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from oracles import oracle
+from helpers.oracles import oracle
 
 import gpunn
 from benchmarks import adapter

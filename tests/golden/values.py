@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.commits import Commit
 
-from ..tolerances import GOLDEN, sums
+from ..helpers.tolerances import GOLDEN, sums
 from .cases import Case
 
 FOLDER = Path(__file__).resolve().parent.parent / "contracts" / "golden"

@@ -1,0 +1,618 @@
+"""A fit that was stopped and resumed is the fit that never stopped, bit for bit; what does not fit is refused."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from helpers import ROOT, resume_cases
+from helpers.messages import naming
+from helpers.resume_cases import CASES, EPOCHS, ROWS, VALUES, VX, X, outcome, run
+from helpers.snapshots import bits, nothing_moves, weights_of
+
+import gpunn
+from gpunn.input_checks import order_of_epoch
+from gpunn.recording import ALONE
+from gpunn.training import checkpoint, fit
+from gpunn.training.inputs import Shard
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "run.safetensors"
+
+
+# --- the same bits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not(name, file):
+    whole = outcome(*run(name)[:2])
+    for stop in (1, 3, 6):
+        file.unlink(missing_ok=True)
+        run(name, file, stop=stop)
+        assert outcome(*run(name, file, resume=True)[:2]) == whole, stop
+
+
+@pytest.mark.slow
+def test_in_a_new_process(tmp_path):
+    for k, name in enumerate(CASES):
+        run(name, tmp_path / f"{name}.safetensors", stop=1 + k % 6)
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "resume_cases.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {name: outcome(*run(name)[:2]) for name in CASES} == found
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", "a rate that is held", "early stopping of a classifier", "a layer that thaws"]
+)
+def test_stopped_again_and_again(name, file):
+    """In every epoch, the first one, of which nothing is kept, included."""
+    for stop in range(EPOCHS):
+        run(name, file, stop=stop, resume=True)
+    net, history, _ = run(name, file, resume=True)
+    assert outcome(net, history) == outcome(*run(name)[:2])
+
+
+def test_cases_say_what_they_say():
+    """Early stopping ends its fits before the last epoch, and restores; the rates are held; a layer thaws."""
+    for name in CASES:
+        if name.startswith("early"):
+            _, history, (stopping, *_) = run(name)
+            assert 2 < len(history.epoch) < EPOCHS and stopping.stopped_epoch == history.epoch[-1], name
+            assert stopping.best_epoch < stopping.stopped_epoch
+    assert run("a rate that is held")[2][0].times >= 2
+    assert np.isinf(run("infinite numbers")[1].history["val_loss"]).all()
+    thawed = run("a layer that thaws")[0]
+    assert thawed[0].trainable and thawed[1].rate == 0.125
+
+
+# --- what it means ---------------------------------------------------------------------------------------------------
+
+
+def test_epochs_is_the_total_and_the_history_is_of_them_all(file):
+    whole = run("adam")
+    assert len(run("adam", file, epochs=4)[1].epoch) == 4
+    net, history, _ = run("adam", file, resume=True)
+    assert history.epoch == list(range(EPOCHS)) and outcome(net, history) == outcome(*whole[:2])
+
+
+NUMPY_INTEGERS = {
+    "arrays": lambda: (*CASES["adam"]()[:3], {"batch_size": 8}),
+    "a stream": lambda: (*CASES["a stream"]()[:3], {"steps_per_epoch": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+@pytest.mark.parametrize("name", NUMPY_INTEGERS)
+def test_integers_of_numpy_are_those_of_python(file, name, kind):
+    """A fit with either goes on from a checkpoint of the other."""
+    outcomes = []
+    for first, then in ((int, int), (int, kind), (kind, int), (kind, kind)):
+        file.unlink(missing_ok=True)
+        for of, epochs in ((first, 2), (then, 4)):
+            net, data, options, sizes = NUMPY_INTEGERS[name]()
+            sizes = {name: of(size) for name, size in (sizes | {"epochs": epochs}).items()}
+            callbacks = [gpunn.ModelCheckpoint(file, every=of(1))]
+            history = net.fit(*data, verbose=of(0), callbacks=callbacks, resume=file, **sizes, **options)
+        outcomes.append(outcome(net, history))
+    assert len(set(outcomes)) == 1
+
+
+def test_where_there_is_no_file_the_fit_begins_anew(file):
+    net, history, _ = run("adam", file, resume=True)
+    assert outcome(net, history) == outcome(*run("adam")[:2]) and file.exists()
+
+
+def test_a_fit_that_is_done_gives_its_history_and_trains_nothing(file):
+    whole = run("adam", file)
+    before = file.read_bytes()
+    steps, ends = [], []
+    watch = gpunn.Callback()
+    watch.only_watches = True
+    watch.on_epoch_begin = lambda epoch, logs=None: steps.append(epoch)
+    watch.on_train_end = lambda logs=None: ends.append(dict(logs))
+    net, data, options, _ = CASES["adam"]()
+    history = net.fit(*data, epochs=EPOCHS, batch_size=8, verbose=0, resume=file, callbacks=[watch], **options)
+    assert outcome(net, history) == outcome(*whole[:2])
+    assert steps == [] and file.read_bytes() == before
+    assert ends == [{name: values[-1] for name, values in history.history.items()}]
+
+
+@pytest.mark.parametrize("name", ["early stopping that waits", "early stopping without weights"])
+def test_a_fit_that_had_stopped_early_has_stopped(name, file):
+    """And the best weights are taken back, though the file holds the last ones."""
+    net, history, _ = run(name, file)
+    again, same, (_, stopping) = run(name, file, resume=True)
+    assert outcome(again, same) == outcome(net, history) and again.stop_training
+    assert stopping.stopped_epoch == history.epoch[-1]
+    kept = weights_of(gpunn.load(file))
+    assert (kept == weights_of(net)) == (not stopping.restore_best_weights)
+
+
+def test_a_fit_that_someone_stopped_goes_on(file):
+    """Whose callback says stop when its hour is over wants to go on in the next one."""
+
+    class Hour(gpunn.Callback):
+        def __init__(self, epochs):
+            self.left = epochs
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.left -= 1
+            self.model.stop_training = self.left == 0
+
+    net, data, options, _ = CASES["adam"]()
+    for expected in (4, 8, 9):
+        net, data, options, _ = CASES["adam"]()
+        callbacks = [gpunn.ModelCheckpoint(file, every=3), Hour(4)]
+        history = net.fit(*data, epochs=EPOCHS, batch_size=8, verbose=0, resume=file, callbacks=callbacks, **options)
+        assert len(history.epoch) == expected
+    assert outcome(net, history) == outcome(*run("adam")[:2])
+
+
+def test_the_checkpoint_replaces_what_the_network_was(file):
+    whole = outcome(*run("adam")[:2])
+    run("adam", file, stop=4)
+    net, data, options, _ = CASES["adam"]()
+    net.fit(*data, epochs=3, batch_size=3, verbose=0)
+    net.learning_rate = 0.5
+    callbacks = [gpunn.ModelCheckpoint(file)]
+    history = net.fit(*data, epochs=EPOCHS, batch_size=8, verbose=0, resume=file, callbacks=callbacks, **options)
+    assert outcome(net, history) == whole
+
+
+def test_what_only_watches_may_come_and_go(file):
+    """Another display, another file, none at all: the run is the same."""
+    whole = outcome(*run("early stopping that waits")[:2])
+    run("early stopping that waits", file, stop=2)
+    net, data, options, callbacks = CASES["early stopping that waits"]()
+    history = net.fit(*data, epochs=EPOCHS, batch_size=8, verbose=2, resume=str(file), callbacks=callbacks, **options)
+    assert outcome(net, history) == whole
+    net, data, options, callbacks = CASES["early stopping that waits"]()
+    more = [gpunn.ModelCheckpoint(file.parent / f"{k}.safetensors", every=k) for k in (1, 2)]
+    history = net.fit(*data, epochs=EPOCHS, batch_size=8, resume=file, callbacks=[*more, *callbacks], **options)
+    assert outcome(net, history) == whole and len(list(file.parent.iterdir())) == 3
+
+
+def test_a_bar_goes_on_where_it_was(file, capfd):
+    pytest.importorskip("tqdm")
+    run("adam", file, epochs=4)
+    net, data, options, _ = CASES["adam"]()
+    net.fit(*data, epochs=EPOCHS, batch_size=8, resume=file, **options)
+    assert f"{EPOCHS}/{EPOCHS}" in capfd.readouterr().err
+
+
+def test_a_checkpoint_opens_as_the_network_at_that_epoch(file):
+    run("adam", file, stop=3)
+    net = run("adam", epochs=3)[0]
+    opened = gpunn.load(file)
+    assert type(opened) is gpunn.Sequential and weights_of(opened) == weights_of(net)
+    assert bits(opened.predict(VX)) == bits(net.predict(VX))
+    opened.save(file)
+    assert "training" not in checkpoint.read(file)[1]
+    assert not [name for name in checkpoint.read(file)[0] if name.startswith("training/")]
+
+
+class Shown:
+    """A model of which a network is a part, and that shows half of what the network's weights are."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def to_tensors(self):
+        tensors, metadata = self.net.to_tensors()
+        return {name: a / 2 for name, a in tensors.items()}, metadata
+
+
+def test_the_file_is_the_model_that_is_shown_and_the_fit_goes_on_from_what_trains(file):
+    whole = run("adam")
+    for epochs in (4, EPOCHS):
+        net, (x, y), _, _ = CASES["adam"]()
+        orders = {"order_of": lambda epoch: order_of_epoch(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
+        valid = (resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
+        options = {"callbacks": [gpunn.ModelCheckpoint(file)], "resume": file, "subject": Shown(net), **orders}
+        history = fit.train(net, (x, y.astype("int32"), None), valid, epochs=epochs, **options)
+        for a, b in zip(gpunn.load(file).get_weights(), net.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b / 2)
+    assert outcome(net, history) == outcome(*whole[:2])
+
+
+def test_a_gpu_and_a_cpu_go_on_from_each_others_checkpoints(file, fake_cupy, monkeypatch):
+    """Simulated. The first four epochs of one device and five of the other are as near to the whole as two devices."""
+    monkeypatch.setattr(resume_cases, "EPOCHS", 9)
+    whole = run("a rate that is held")[0].get_weights()
+    for first, then in (("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")):
+        file.unlink(missing_ok=True)
+        for device, epochs in ((first, 4), (then, EPOCHS)):
+            net, data, options, callbacks = CASES["a rate that is held"]()
+            net.to(device)
+            callbacks = [gpunn.ModelCheckpoint(file), *callbacks]
+            options = {"epochs": epochs, "batch_size": 8, "verbose": 0, "callbacks": callbacks, **options}
+            history = net.fit(*data, resume=file, **options)
+        assert net.device == ("cpu" if then == "cpu" else "cuda:0") and len(history.epoch) == EPOCHS
+        for a, b in zip(net.get_weights(), whole, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def _refused(file, match, change=None, net=None, data=(X, VALUES), callbacks=None, **options):
+    """Resuming the case below is refused with a message that names file and difference; nothing has moved."""
+    made, _, theirs, whose = CASES["early stopping that waits"]()
+    net = net or made
+    if change is not None:
+        change(net)
+    options = {"epochs": EPOCHS, "batch_size": 8, "verbose": 0, **theirs, **options}
+    before = file.read_bytes()
+    callbacks = whose if callbacks is None else callbacks
+    with nothing_moves(net), pytest.raises(gpunn.CheckpointError, match=match) as caught:
+        net.fit(*data, resume=file, callbacks=callbacks, **options)
+    assert str(file) in str(caught.value) and isinstance(caught.value, ValueError)
+    assert file.read_bytes() == before
+    net.fit(*data, callbacks=callbacks, **{**options, "epochs": 1})
+
+
+@pytest.fixture
+def stopped(file):
+    run("early stopping that waits", file, stop=2)
+    return file
+
+
+def _layers(**others):
+    """The layers of the case below, some of them replaced: _0=…"""
+    layers = {
+        "_0": gpunn.Dense(7, "relu", max_norm=1.5),
+        "_1": gpunn.LayerNormalization(),
+        "_2": gpunn.Dropout(0.2, form="textbook"),
+        "_3": gpunn.Dense(1, l1=0.001),
+    }
+    return [layer for layer in (layers | others).values() if layer is not None]
+
+
+def _other(layers=None, dtype="float64", seed=3, optimizer=None, loss="half_squared_error", watched=("mae", "rmse")):
+    net = gpunn.Sequential(layers or _layers(), seed=seed, dtype=dtype)
+    return net.compile(optimizer or gpunn.SGD(0.05), loss, watched, device="cpu")
+
+
+OTHERS = {
+    "units": (
+        lambda: _other(_layers(_0=gpunn.Dense(9, "relu", max_norm=1.5))),
+        r"layers\[0\].set.units is 7 in the file and 9 here",
+    ),
+    "activation": (
+        lambda: _other(_layers(_0=gpunn.Dense(7, "tanh", max_norm=1.5))),
+        r"layers\[0\].set.activation.*'relu' in the file.*'tanh' here",
+    ),
+    "a layer of another kind": (
+        lambda: _other(_layers(_1=gpunn.BatchNormalization())),
+        naming("layers[1].class", "'LayerNormalization'", "'BatchNormalization'"),
+    ),
+    "a layer fewer": (
+        lambda: _other(_layers(_2=None)),
+        naming("layers", 4, 3),
+    ),
+    "penalty": (
+        lambda: _other(_layers(_3=gpunn.Dense(1, l1=0.002))),
+        r"layers\[3\].set.l1 is 0.001 in the file and 0.002 here",
+    ),
+    "seed": (lambda: _other(seed=4), "seed is '3' in the file and '4' here"),
+    "dtype": (lambda: _other(dtype="float32"), naming("dtype", "'float64'", "'float32'")),
+    "optimiser": (
+        lambda: _other(optimizer=gpunn.Momentum(0.05)),
+        naming("optimizer.name", "'sgd'", "'momentum'"),
+    ),
+    "rate": (lambda: _other(optimizer=gpunn.SGD(0.1)), "optimizer.learning_rate.*0.05 in the file and 0.1 here"),
+    "clipping": (
+        lambda: _other(optimizer=gpunn.SGD(0.05, clipnorm=1.0)),
+        naming("optimizer.clipnorm", 1.0, None),
+    ),
+    "loss": (lambda: _other(loss="mse"), naming("loss.name", "'half_squared_error'", "'mean_squared_error'")),
+    "metrics": (lambda: _other(watched=["mae"]), naming("metrics", 2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_network_or_rule_is_refused(stopped, name):
+    make, match = OTHERS[name]
+    _refused(stopped, match, net=make(), callbacks=[gpunn.EarlyStopping("val_mae")])
+
+
+def test_a_network_that_is_not_built_yet_goes_on_all_the_same(stopped):
+    net = _other()
+    _, data, options, callbacks = CASES["early stopping that waits"]()
+    history = net.fit(*data, epochs=EPOCHS, batch_size=8, verbose=0, resume=stopped, callbacks=callbacks, **options)
+    assert outcome(net, history) == outcome(*run("early stopping that waits")[:2])
+
+
+def _freeze(net):
+    net[0].trainable = False
+
+
+@pytest.mark.parametrize(
+    ("match", "options"),
+    [
+        (naming("layers[0].set.trainable", True, False), {"change": _freeze}),
+        ("batch_size is 8 in the file and 9 here", {"batch_size": 9}),
+        (naming("shuffle", True, False), {"shuffle": False}),
+        ("training data.rows is 29 in the file and 28 here", {"data": (X[:28], VALUES[:28])}),
+        (naming("training data.dtype", "'float64'", "'float32'"), {"data": (X.astype("f4"), VALUES)}),
+        ("training data.targets is 'float32 .1,.' in .* and 'float64 .1,.'", {"data": (X, VALUES.astype("f8"))}),
+        (naming("training data.weights", False, True), {"sample_weight": np.ones(29)}),
+        ("validation data.rows is 13 in the file and 12 here", {"validation_data": (VX[:12], VX[:12, :1])}),
+        ("validation data.weights is False", {"validation_data": (VX, VX[:, :1], np.ones(13))}),
+        ("it holds 2 epochs, more than epochs=1, which counts them in", {"epochs": 1}),
+        ("callbacks is .'EarlyStopping'. in the file and .. here", {"callbacks": []}),
+        (
+            naming("callbacks[0]", "'EarlyStopping'", "'Halve'"),
+            {"callbacks": [resume_cases.Halve()]},
+        ),
+        ("callbacks is .* here", {"callbacks": [gpunn.EarlyStopping("val_loss"), gpunn.EarlyStopping("loss")]}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_another_fit_is_refused(stopped, match, options):
+    _refused(stopped, match, **options)
+
+
+def _changed(array, row):
+    """A copy with another number in one row."""
+    array = np.array(array)
+    array[row] += 1
+    return array
+
+
+VALIDATION = VX, VX[:, :1] - 2 * VX[:, 1:2]
+OTHER_VALUES = {
+    "all of X": (r"training data\.X is", {"data": (X + 100, VALUES)}),
+    "all of y": (r"training data\.y is", {"data": (X, 1 - VALUES)}),
+    "the first row of X": (r"training data\.X is", {"data": (_changed(X, 0), VALUES)}),
+    "the middle row of X": (r"training data\.X is", {"data": (_changed(X, ROWS // 2), VALUES)}),
+    "the last row of y": (r"training data\.y is", {"data": (X, _changed(VALUES, -1))}),
+    "rows in another order": (r"training data\.X is", {"data": (X[::-1], VALUES[::-1])}),
+    "X of the validation data": (r"validation data\.X is", {"validation_data": (VX + 1, VALIDATION[1])}),
+    "y of the validation data": (r"validation data\.y is", {"validation_data": (VX, VALIDATION[1] + 1)}),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_other_values_of_the_same_shape_are_refused(stopped, name):
+    match, options = OTHER_VALUES[name]
+    _refused(stopped, match, **options)
+
+
+WEIGHTED = {"sample_weight": np.linspace(0.5, 3, ROWS), "class_weight": {1: 3.0}}
+
+
+def _weighted(file, stop=None, **options):
+    net, data, others, _ = CASES["adam"]()
+    callbacks = [gpunn.ModelCheckpoint(file)] + ([] if stop is None else [resume_cases.Stop(stop)])
+    options = {"epochs": 4, "batch_size": 8, "verbose": 0, "callbacks": callbacks, **others, **options}
+    return net, net.fit(*data, resume=file, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("sample_weight", np.linspace(0.5, 2, ROWS)),
+        ("sample_weight", _changed(WEIGHTED["sample_weight"], -1)),
+        ("class_weight", {1: 4.0}),
+        ("class_weight", {0: 2.0, 1: 3.0}),
+        ("class_weight", "balanced"),
+    ],
+)
+def test_other_weights_are_refused(file, name, other):
+    with pytest.raises(resume_cases.Stop.Now):
+        _weighted(file, stop=2, **WEIGHTED)
+    before = file.read_bytes()
+    with pytest.raises(gpunn.CheckpointError, match=rf"training data\..*{name}.* is \d+ in the file and \d+ here"):
+        _weighted(file, **WEIGHTED | {name: other})
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        WEIGHTED,
+        {"class_weight": "balanced"},
+        {"class_weight": "balanced", "validation_data": None, "validation_split": 0.3, **WEIGHTED},
+        {"shuffle": False, **WEIGHTED},
+        {"validation_data": (VX, resume_cases.VLABELS, np.linspace(1, 2, len(VX)))},
+    ],
+)
+def test_the_same_values_go_on(file, options):
+    whole = outcome(*_weighted(file, **options))
+    file.unlink()
+    with pytest.raises(resume_cases.Stop.Now):
+        _weighted(file, stop=2, **options)
+    assert outcome(*_weighted(file, **options)) == whole
+
+
+def test_the_same_values_in_other_containers_go_on(file, fake_cupy, tmp_path):
+    sparse = pytest.importorskip("scipy.sparse")
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", VALUES)
+    containers = {
+        "a list": lambda: (X.tolist(), VALUES),
+        "column-major": lambda: (np.asfortranarray(X), VALUES),
+        "sparse": lambda: (sparse.csr_array(X), VALUES),
+        "sparse columns": lambda: (sparse.csc_array(X), VALUES),
+        "memory-mapped": lambda: tuple(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy"),
+        "on disk": lambda: tuple(gpunn.Rows(tmp_path / f"{name}.npy") for name in "xy"),
+        "on a GPU": lambda: (fake_cupy.asarray(X), fake_cupy.asarray(VALUES)),
+    }
+    wanted = outcome(*run("early stopping that waits")[:2])
+    for container, made in containers.items():
+        file.unlink(missing_ok=True)
+        run("early stopping that waits", file, stop=2)
+        net, _, options, callbacks = CASES["early stopping that waits"]()
+        options = {"epochs": EPOCHS, "batch_size": 8, "verbose": 0, "callbacks": callbacks, **options}
+        history = net.fit(*made(), resume=file, **options)
+        if not container.startswith("sparse"):
+            # which sums in another order
+            assert outcome(net, history) == wanted, container
+
+
+def test_rows_of_other_values_are_refused(file, tmp_path):
+    for name, array in {"x": X, "y": VALUES, "other": X + 1, "more": VALUES + 1}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    x, y, other, more = (gpunn.Rows(tmp_path / f"{name}.npy") for name in ("x", "y", "other", "more"))
+
+    def fit(epochs, *data, **options):
+        net = _other()
+        callbacks = [gpunn.ModelCheckpoint(file)]
+        return net, net.fit(*data, epochs=epochs, batch_size=8, verbose=0, resume=file, callbacks=callbacks, **options)
+
+    whole = outcome(*fit(4, x, y, validation_data=(x, y)))
+    file.unlink()
+    fit(2, x, y, validation_data=(x, y))
+    for match, data in {
+        r"training data\.X": (other, y, (x, y)),
+        r"training data\.y": (x, more, (x, y)),
+        r"validation data\.X": (x, y, (other, y)),
+        r"validation data\.y": (x, y, (x, more)),
+    }.items():
+        with pytest.raises(gpunn.CheckpointError, match=match):
+            fit(4, *data[:2], validation_data=data[2])
+    assert outcome(*fit(4, x, y, validation_data=(x, y))) == whole
+
+
+class Counted:
+    """An array that counts the rows that are read of it."""
+
+    def __init__(self, array):
+        self.array, self.read = array, 0
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+    def __getitem__(self, rows):
+        found = self.array[rows]
+        self.read += len(found)
+        return found
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 64, 65, 66, 1024, 1025, 1026, 100_000])
+def test_a_checksum_reads_few_rows(n):
+    """The first, the last and the middle ones among them."""
+    x, y = Counted(np.arange(3.0 * n).reshape(n, 3)), Counted(np.arange(n))
+    before = Shard(x, y, None).checksums(ALONE)
+    assert x.read == min(n, 65) and y.read == min(n, 1025)
+    for array, name in ((x, "X"), (y, "y")):
+        for row in (0, (n - 1) // 2, n - 1):
+            array.array[row] += 1
+            assert Shard(x, y, None).checksums(ALONE)[name] != before[name]
+            array.array[row] -= 1
+    assert Shard(x, y, None).checksums(ALONE) == before
+
+
+def test_a_stream_is_not_compared(file):
+    """Its batches are not known before they are taken."""
+    run("a stream", file, stop=2)
+    net, _, options, _ = CASES["a stream"]()
+
+    def others():
+        for k in range(0, ROWS, 6):
+            yield X[k : k + 6] + 1, resume_cases.LABELS[k : k + 6], resume_cases.WEIGHTS[k : k + 6] + 0.5
+
+    assert len(net.fit(others, epochs=3, verbose=0, resume=file, **options).epoch) == 3
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+def test_a_checkpoint_of_another_version_is_refused_and_its_model_opens(stopped, version):
+    """Checkpoints without checksums have no version."""
+    tensors, metadata = checkpoint.read(stopped)
+    weights = weights_of(gpunn.load(stopped))
+    if version is None:
+        del metadata["training"]["version"]
+    else:
+        metadata["training"]["version"] = version
+    checkpoint.write(stopped, tensors, metadata)
+    _refused(stopped, f"version is {1 if version is None else version!r}, this gpunn resumes")
+    assert weights_of(gpunn.load(stopped)) == weights
+
+
+def test_a_set_with_other_columns_is_refused(stopped):
+    stopping = gpunn.EarlyStopping("mae")
+    options = {"net": _other(), "data": (X[:, :5], VALUES), "validation_data": None, "callbacks": [stopping]}
+    _refused(stopped, "inputs is 6 in the file and 5 here", **options)
+
+
+def test_no_validation_where_there_was_some_is_refused(stopped):
+    options = {"validation_data": None, "callbacks": [gpunn.EarlyStopping("mae")]}
+    _refused(stopped, naming("validation data", None), **options)
+
+
+def test_a_model_is_no_fit_under_way(file):
+    net = run("early stopping that waits", epochs=1)[0]
+    net.save(file)
+    _refused(file, naming("resume=", "ModelCheckpoint"))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(OSError, match="not a regular file"):
+        _other().fit(X, VALUES, resume=tmp_path, verbose=0)
+    with pytest.raises(TypeError):
+        _other().fit(X, VALUES, resume=3.5, verbose=0)
+
+
+def test_a_callback_that_cannot_take_its_state_back_leaves_everything_as_it_was(stopped):
+    class EarlyStopping(gpunn.EarlyStopping):
+        """Of a later day, by the same name: it wants to know more."""
+
+        def on_train_begin(self, logs=None):
+            super().on_train_begin(logs)
+            self.model.set_weights([0 * w for w in self.model.get_weights()])
+
+        def set_state(self, state):
+            raise KeyError("more")
+
+    _refused(
+        stopped,
+        naming("EarlyStopping", "KeyError('more')"),
+        callbacks=[EarlyStopping("val_mae", patience=2)],
+    )
+
+
+def test_a_state_that_a_file_cannot_hold_ends_the_fit_with_the_old_file_whole(stopped):
+    before = stopped.read_bytes()
+
+    class Odd(gpunn.Callback):
+        def get_state(self):
+            return {"what": {1, 2}}
+
+    net, data, options, callbacks = CASES["early stopping that waits"]()
+    callbacks = [gpunn.ModelCheckpoint(stopped), Odd(), *callbacks]
+    with pytest.raises(TypeError, match=naming("state", "set")):
+        net.fit(*data, epochs=2, batch_size=8, verbose=0, callbacks=callbacks, **options)
+    assert stopped.read_bytes() == before and list(stopped.parent.iterdir()) == [stopped]
+
+
+class _Leaves(gpunn.Callback):
+    """Raise an error before the first step."""
+
+    def on_train_begin(self, logs=None):
+        raise FileNotFoundError
+
+
+def test_wide_sparse_tables_are_not_made_dense(file):
+    sparse = pytest.importorskip("scipy.sparse")
+    width = 1 << 20
+    columns = np.arange(64, dtype=np.int64) * 1009
+    wide = sparse.csr_array((np.ones(64, "float32"), (np.arange(64), columns)), shape=(64, width))
+    net = gpunn.Sequential([gpunn.Dense(1, kernel_initializer="zeros")], seed=0)
+    net.compile("sgd", "half_squared_error", device="cpu")
+    net.build(width)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileNotFoundError):
+            net.fit(wide, np.ones((64, 1)), batch_size=1, verbose=0, callbacks=[_Leaves()])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 64 << 20

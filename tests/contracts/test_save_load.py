@@ -1,0 +1,347 @@
+"""A saved network is the network: the same bits, in a new process too, for every kind of layer and setting."""
+
+import json
+import pickletools
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from helpers import ROOT, internals
+from helpers.messages import naming
+from helpers.snapshots import bits, nothing_moves, state_of, weights_of
+from safetensors.numpy import load_file
+
+import gpunn
+from gpunn import activations, initializers, losses, metrics, schedules
+from gpunn.training import checkpoint
+
+RNG = np.random.default_rng(7)
+X, Y = RNG.normal(size=(21, 5)), RNG.integers(0, 3, size=21)
+
+
+def _layers():
+    return [
+        gpunn.Dense(8, activations.LeakyReLU(0.2), l2=0.01, l1=0.001, max_norm=2, bias_initializer="ones"),
+        gpunn.BatchNormalization(momentum=0.3, epsilon=1e-4),
+        gpunn.Dropout(0.2, form="textbook"),
+        gpunn.Dense(7, use_bias=False, kernel_initializer=initializers.Orthogonal(gain=2)),
+        gpunn.Activation(activations.ELU(0.7)),
+        gpunn.LayerNormalization(epsilon=1e-3),
+        gpunn.Dropout(0.1),
+        gpunn.Dense(3, "softmax"),
+    ]
+
+
+def _net(dtype="float32", optimizer=None, loss="sparse_categorical_crossentropy", watched=("accuracy",)):
+    net = gpunn.Sequential(_layers(), seed=2**63 + 11, dtype=dtype)
+    return net.compile(optimizer or gpunn.Adam(0.01), loss, watched, device="cpu")
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "net.safetensors"
+
+
+@pytest.fixture
+def trained():
+    net = _net()
+    net[3].trainable = False
+    net.fit(X, Y, epochs=3, batch_size=8, verbose=0)
+    return net
+
+
+# --- the round trip --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_everything_comes_back_bit_for_bit(file, dtype):
+    net = _net(dtype)
+    net[3].trainable = False
+    net.fit(X, Y, epochs=3, batch_size=8, verbose=0)
+    with nothing_moves(net, X):
+        net.save(file)
+    again = gpunn.load(file)
+    assert type(again) is gpunn.Sequential
+    assert weights_of(again) == weights_of(net) and bits(internals.running(again)) == bits(internals.running(net))
+    assert internals.running(net).any()
+    assert repr(again) == repr(net) and again.seed == net.seed == 2**63 + 11 and again.dtype == dtype
+    assert [layer.trainable for layer in again] == [layer.trainable for layer in net]
+    assert [layer.get_config() for layer in again] == [layer.get_config() for layer in net]
+    assert repr(again.optimizer) == repr(net.optimizer) and repr(again.loss) == repr(net.loss)
+    assert bits(again.predict(X)) == bits(net.predict(X))
+    assert bits(again.predict_classes(X)) == bits(net.predict_classes(X))
+    assert again.evaluate(X, Y) == net.evaluate(X, Y)
+    assert again.device == "cpu"
+    # and trains on as the net compiled again would: the optimiser begins anew
+    net.compile(net.optimizer, net.loss, ["accuracy"])
+    assert again.fit(X, Y, epochs=2, verbose=0).history == net.fit(X, Y, epochs=2, verbose=0).history
+    assert state_of(again) == state_of(net)
+
+
+def test_a_new_process_gives_the_same_bits(file, trained):
+    trained.save(file)
+    script = (
+        "import sys, json, numpy as np, gpunn\n"
+        "net = gpunn.load(sys.argv[1])\n"
+        "X, Y = np.random.default_rng(7).normal(size=(21, 5)), np.array(json.loads(sys.argv[2]))\n"
+        "print(json.dumps([net.predict(X).tobytes().hex(), net.evaluate(X, Y),\n"
+        "                  [w.tobytes().hex() for w in net.get_weights()]]))\n"
+    )
+    command = [sys.executable, "-c", script, str(file), json.dumps(Y.tolist())]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    predicted, evaluated, weights = json.loads(done.stdout)
+    assert predicted == trained.predict(X).tobytes().hex()
+    assert evaluated == trained.evaluate(X, Y)
+    assert weights == [w.tobytes().hex() for w in trained.get_weights()]
+
+
+OPTIMIZERS = [
+    gpunn.SGD(0.1),
+    gpunn.SGD(0.1, clipvalue=0.5, clipnorm=2.0),
+    gpunn.Momentum(0.1, momentum=0.8),
+    gpunn.Nesterov(0.1, momentum=0.8),
+    gpunn.RMSprop(0.1, rho=0.8, epsilon=1e-6),
+    gpunn.Adagrad(0.1, initial_accumulator_value=0.2),
+    gpunn.Adam(0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-6),
+    gpunn.AdamW(0.1, weight_decay=0.02),
+    gpunn.SGD(schedules.StepDecay(0.1, 3, 0.5, per="epoch")),
+    gpunn.SGD(schedules.ExponentialDecay(0.1, 3, 0.5, staircase=True)),
+    gpunn.SGD(schedules.InverseTimeDecay(0.1, 3, 0.5)),
+    gpunn.SGD(schedules.CosineDecay(0.1, 30, alpha=0.1)),
+    gpunn.SGD(schedules.PiecewiseConstant([2, 5], [0.1, 0.05, 0.01])),
+    gpunn.SGD(schedules.Warmup(schedules.CosineDecay(0.1, 30), 4)),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_every_optimiser_and_schedule_comes_back(file, optimizer):
+    net = gpunn.Sequential([gpunn.Dense(3, "softmax")], input_shape=5, seed=1)
+    net.compile(optimizer, "sparse_categorical_crossentropy", device="cpu").save(file)
+    again = gpunn.load(file)
+    assert repr(again.optimizer) == repr(optimizer)
+    a = net.fit(X, Y, epochs=4, batch_size=8, verbose=0).history
+    assert again.fit(X, Y, epochs=4, batch_size=8, verbose=0).history == a
+    assert weights_of(again) == weights_of(net)
+
+
+@pytest.mark.parametrize("name", sorted(internals.classes_by_name(losses)))
+def test_every_loss_comes_back(file, name):
+    loss = losses.Huber(0.3) if name == "huber" else losses.get(name)
+    last = {"categorical_crossentropy": "softmax", "sparse_categorical_crossentropy": "softmax"}.get(name, "sigmoid")
+    net = gpunn.Sequential([gpunn.Dense(3, last)], input_shape=5, seed=1).compile("sgd", loss, device="cpu")
+    net.save(file)
+    y = Y if name.startswith("sparse") else np.eye(3)[Y]
+    again = gpunn.load(file)
+    assert repr(again.loss) == repr(loss) and again.evaluate(X, y) == net.evaluate(X, y)
+
+
+@pytest.mark.parametrize("from_logits", [None, True, False])
+def test_what_a_cross_entropy_was_told_comes_back(file, from_logits):
+    last = {None: None, True: "tanh", False: "sigmoid"}[from_logits]
+    net = gpunn.Sequential([gpunn.Dense(3, last)], input_shape=5, seed=1)
+    net.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=from_logits), device="cpu").save(file)
+    again = gpunn.load(file)
+    assert again.loss.from_logits is from_logits and again.evaluate(X, Y) == net.evaluate(X, Y)
+    assert bits(again.predict_proba(X)) == bits(net.predict_proba(X))
+
+
+def test_metrics_come_back_under_their_names(file):
+    watched = ["mae", "mse", metrics.RootMeanSquaredError(), metrics.MeanAbsoluteError(name="euros")]
+    net = gpunn.Sequential([gpunn.Dense(1)], input_shape=5, seed=1).compile("sgd", "mse", watched, device="cpu")
+    net.save(file)
+    found = gpunn.load(file).evaluate(X, X[:, :1])
+    assert found == net.evaluate(X, X[:, :1])
+    assert list(found) == ["loss", "mae", "mse", "root_mean_squared_error", "euros"]
+
+
+def test_activations_and_initialisers_come_back(file):
+    for name in internals.classes_by_name(activations):
+        net = gpunn.Sequential([gpunn.Dense(3, name)], input_shape=5, seed=1)
+        net.save(file)
+        assert bits(gpunn.load(file).predict(X)) == bits(net.predict(X))
+
+
+def test_what_is_not_compiled_stays_so(file):
+    net = gpunn.Sequential(_layers(), input_shape=5, seed=1)
+    net.save(str(file))
+    again = gpunn.load(str(file))
+    assert bits(again.predict(X)) == bits(net.predict(X))
+    with pytest.raises(RuntimeError, match="compile"):
+        again.evaluate(X, Y)
+
+
+def test_a_loaded_network_saves_the_same_again(file, trained):
+    trained.save(file)
+    tensors, metadata = checkpoint.read(file)
+    gpunn.load(file).save(file)
+    again, same = checkpoint.read(file)
+    assert same == metadata
+    assert {k: bits(v) for k, v in again.items()} == {k: bits(v) for k, v in tensors.items()}
+
+
+def test_a_loaded_network_does_not_hold_on_to_the_file(file, trained):
+    trained.save(file)
+    again = gpunn.load(file)
+    file.unlink()
+    again.fit(X, Y, verbose=0)
+    weights = again.get_weights()
+    weights[0][...] = 0
+    assert again.get_weights()[0].any()
+
+
+# --- what is a user's own --------------------------------------------------------------------------------------------
+
+
+def my_loss(y, a):
+    """½‖a − y‖² a row."""
+    e = a - y
+    return (e * e).sum(axis=1) / 2, e
+
+
+def huber(y, a):
+    """Not gpunn's, for all its name."""
+    return my_loss(y, a)
+
+
+class Halves(metrics.Metric):
+    """The share of rows whose loss is more than a half, written in Python."""
+
+    def record(self, ops, a, y, w, terms):
+        def count():
+            terms[...] = w * (my_loss(y, a)[0] > 0.5)
+
+        ops.call(count, why="a metric of one's own")
+
+
+@pytest.mark.parametrize("function", [my_loss, huber])
+def test_an_own_loss_is_kept_by_name_and_must_be_brought(file, function):
+    net = gpunn.Sequential([gpunn.Dense(2)], input_shape=5, seed=1).compile("sgd", function, device="cpu")
+    net.save(file)
+    name = function.__name__
+    with pytest.raises(ValueError, match=f"loss '{name}' is not built in: pass custom={{'{name}': the function}}"):
+        gpunn.load(file)
+    again = gpunn.load(file, custom={name: function})
+    assert again.evaluate(X, X[:, :2]) == net.evaluate(X, X[:, :2])
+    assert again.fit(X, X[:, :2], verbose=0).history == net.fit(X, X[:, :2], verbose=0).history
+    assert function.__name__.encode() in file.read_bytes()
+
+
+def test_an_own_metric_is_brought_too(file):
+    net = gpunn.Sequential([gpunn.Dense(2)], input_shape=5, seed=1).compile("sgd", "mse", [Halves()], device="cpu")
+    net.save(file)
+    with pytest.raises(ValueError, match=naming("metric", "'Halves'")):
+        gpunn.load(file)
+    found = gpunn.load(file, custom={"Halves": Halves}).evaluate(X, X[:, :2])
+    assert found == net.evaluate(X, X[:, :2]) and 0 < found["Halves"] < 1
+
+
+def test_an_own_initialiser_is_not_needed_again(file):
+    """The weights were drawn long ago; nothing is drawn, or decomposed, in loading."""
+
+    def mine(shape, generator):
+        return np.ones(shape)
+
+    net = gpunn.Sequential([gpunn.Dense(2, kernel_initializer=mine)], input_shape=5)
+    net.save(file)
+    assert bits(gpunn.load(file).predict(X)) == bits(net.predict(X))
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_safetensors_with_json_and_no_pickle(file, trained):
+    trained.save(file)
+    tensors = load_file(file)
+    assert tensors["layers.0.W"].shape == (5, 8)
+    assert bits(tensors["layers.0.W"]) == bits(trained.get_weights()[0])
+    assert set(tensors) == {
+        *(f"layers.{k}.{name}" for k, name in ((0, "W"), (0, "b"), (3, "W"), (7, "W"), (7, "b"))),
+        *(f"layers.1.{name}" for name in ("gamma", "beta", "running_mean", "running_variance")),
+        *(f"layers.5.{name}" for name in ("gamma", "beta")),
+    }
+    _, metadata = checkpoint.read(file)
+    assert json.loads(json.dumps(metadata)) == metadata and metadata["kind"] == "sequential"
+    assert not zipfile.is_zipfile(file)
+    data = file.read_bytes()
+    assert b"numpy" not in data and b"gpunn.layers" not in data
+    with pytest.raises((ValueError, IndexError, UnicodeDecodeError)):
+        list(pickletools.genops(data))
+
+
+def test_nothing_is_written_where_something_cannot_be_kept(file, trained):
+    trained.save(file)
+    before = file.read_bytes()
+
+    class Unwritable(activations.Activation):
+        def f(self, z):
+            return z
+
+        def get_config(self):
+            return {"what": object()}
+
+    for config in ({"what": object()}, {"what": float("nan")}):
+        Unwritable.get_config = lambda self, config=config: config
+        net = gpunn.Sequential([gpunn.Dense(2, Unwritable())], input_shape=5)
+        with pytest.raises((TypeError, ValueError)):
+            net.save(file)
+    assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
+
+
+def test_the_file_of_version_1_opens():
+    """Files of version 1 are read by all later ones. This one was written when there was no other."""
+    net = gpunn.load(ROOT / "tests" / "files" / "version1.safetensors")
+    x = np.linspace(-1, 1, 15).reshape(3, 5)
+    expected = json.loads((ROOT / "tests" / "files" / "version1.json").read_text(encoding="utf-8"))
+    np.testing.assert_allclose(net.predict(x), expected["predicted"], rtol=1e-5)
+    assert net.seed == 2**63 + 11 and net.dtype == np.float32
+    assert [layer.trainable for layer in net] == [True, True, True, False, True, True, True, True]
+    assert type(net.optimizer) is gpunn.Adam and net.optimizer.learning_rate == 0.01
+    assert net.evaluate(x, [0, 1, 2]) == pytest.approx(expected["evaluated"], rel=1e-5)
+
+
+class Forgetful(gpunn.Layer):
+    """An own layer with an argument that its get_config leaves out."""
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+
+    def forward(self, ops, t, training):
+        ops.copy(t.a_prev, out=t.a)
+
+    def backward(self, ops, t, training):
+        if t.grad_prev is not None:
+            ops.copy(t.grad_a, out=t.grad_prev)
+
+
+def test_an_argument_that_a_file_would_forget_is_refused_at_save(tmp_path):
+    net = gpunn.Sequential([Forgetful(3.0), gpunn.Dense(2)], input_shape=2, seed=0)
+    with pytest.raises(ValueError, match=r"Forgetful.*lacks factor"):
+        net.save(tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+class Halving(gpunn.schedules.Schedule):
+    """η₀/2ᵗ, without a name of its own."""
+
+    def __init__(self, start, per="step"):
+        super().__init__(per)
+        self.start = start
+
+    def __call__(self, t):
+        return self.start / 2**t
+
+
+class Quarter(gpunn.SGD):
+    """A rule of one's own: gradient descent under another name."""
+
+
+def test_own_schedules_and_rules_are_kept_by_name(tmp_path):
+    net = gpunn.Sequential([gpunn.Dense(2)], input_shape=2, seed=0)
+    net.compile(Quarter(gpunn.schedules.Warmup(Halving(0.5), 3)), "mse")
+    net.save(tmp_path / "m.safetensors")
+    again = gpunn.load(tmp_path / "m.safetensors", custom={"Halving": Halving, "Quarter": Quarter})
+    assert type(again.optimizer) is Quarter
+    assert [again.optimizer.schedule(t) for t in range(6)] == [net.optimizer.schedule(t) for t in range(6)]
+    assert type(gpunn.optimizers.get("sgd")) is gpunn.SGD

@@ -1,0 +1,396 @@
+"""The same run on a CPU and on a GPU, and simulated: on the fake CuPy, which runs the GPU's kernel strings on a CPU.
+
+What passes on the fake is called simulated, never a GPU result.
+"""
+
+import numpy as np
+import pytest
+from helpers import internals
+from helpers.oracles import strided_tensor
+
+import gpunn
+from gpunn.backend import to_host
+
+
+@pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request):
+    """CuPy: the fake one, and the real one where there is a GPU."""
+    if request.param == "simulated":
+        return request.getfixturevalue("fake_cupy")
+    import cupy
+
+    return cupy
+
+
+def _net(device, dtype="float64", **layers):
+    net = gpunn.Sequential(
+        [
+            gpunn.Dense(7, activation="relu", l2=0.01, max_norm=2.0),
+            gpunn.BatchNormalization(),
+            gpunn.Dropout(0.3),
+            gpunn.Dense(6, activation="gelu", l1=0.001),
+            gpunn.LayerNormalization(),
+            gpunn.Dense(4, activation="softmax"),
+        ],
+        seed=7,
+        dtype=dtype,
+    )
+    net.compile(
+        gpunn.Adam(0.01, clipnorm=1.0),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        device=device,
+    )
+    return net
+
+
+def _data(rows=37):
+    rng = np.random.default_rng(5)
+    return rng.normal(size=(rows, 5)), rng.integers(0, 4, size=rows), rng.uniform(0.5, 2, size=rows)
+
+
+@pytest.mark.slow
+def test_the_same_fit_on_both_devices(cuda):
+    X, y, w = _data()
+    histories, weights, predictions = [], [], []
+    for device in ("cpu", "cuda"):
+        net = _net(device)
+        assert net.device == ("cpu" if device == "cpu" else "cuda:0")
+        # 37 rows in batches of 8: the last batch has 5
+        fitted = net.fit(X, y, batch_size=8, epochs=4, sample_weight=w, verbose=0, validation_split=0.2)
+        histories.append(fitted.history)
+        weights.append(net.get_weights())
+        predictions.append(net.predict(X))
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-10, err_msg=name)
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(predictions[1], predictions[0], rtol=1e-9)
+
+
+def test_a_step_on_the_device_only_launches(fake_cupy):
+    """Nothing is read back, copied over or allocated in a step: what capture forbids."""
+
+    X, y, _ = _data(16)
+    net = _net("cuda", "float32")
+    net.train_on_batch(X, y)
+    before = net.get_weights()
+    with internals.training_step(net, X, y.astype(np.int32)) as step:
+        fake_cupy.state.calls.clear()
+        for launch in step:
+            launch()
+    assert internals.only_launches(fake_cupy) and internals.products_run(fake_cupy)
+    assert any((a != b).any() for a, b in zip(before, net.get_weights(), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "RMSprop", "Adagrad", "Adam", "AdamW"])
+def test_every_rule_takes_the_same_steps(cuda, name, dtype):
+    X, y, _ = _data(12)
+    results = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dense(6, "tanh"), gpunn.Dense(4)], seed=3, dtype=dtype)
+        rule = getattr(gpunn, name)(0.01)
+        net.compile(rule, "sparse_categorical_crossentropy", device=device)
+        results.append([net.train_on_batch(X, y) for _ in range(5)])
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-12 if dtype == "float64" else 1e-5)
+
+
+def test_arrays_come_back_as_the_kind_that_went_in(cuda):
+    cupy = cuda
+    X, y, _ = _data()
+    net = _net("cuda", "float32")
+    net.fit(cupy.asarray(X), cupy.asarray(y), verbose=0)
+    assert isinstance(net.predict(cupy.asarray(X)), cupy.ndarray)
+    assert isinstance(net.predict(X), np.ndarray)
+    np.testing.assert_array_equal(net.predict(cupy.asarray(X)).get(), net.predict(X))
+    assert net.predict_classes(X).shape == (37,)
+
+
+def test_moving_a_network_keeps_its_state(cuda):
+    X, y, _ = _data()
+    there, here = _net("cuda"), _net("cpu")
+    for net in (there, here):
+        net.fit(X, y, batch_size=8, epochs=2, verbose=0)
+    there.to("cpu")
+    assert there.device == "cpu"
+    for net in (there, here):
+        net.fit(X, y, batch_size=8, epochs=2, verbose=0)
+    for a, b in zip(there.get_weights(), here.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["adam", "adagrad"])
+def test_a_network_on_the_second_gpu_while_the_first_is_current(rule, monkeypatch):
+    """CuPy launches on the current one, and takes no array of another: simulated, so does the fake."""
+    from helpers import fake_cupy
+
+    cupy = fake_cupy.install(monkeypatch, devices=2)
+    X, y, w = _data()
+    here, there = _net("cpu"), _net("cuda:1")
+    given = []
+    for number in (0, 1):
+        with cupy.cuda.Device(number):
+            given.append([cupy.asarray(a) for a in (X, y.astype(np.int32), w)])
+    for net in (here, there):
+        net.compile(rule, "sparse_categorical_crossentropy", device=net.device)
+    for k, (a, b, c) in enumerate([(X, y, w), *given]):
+        on = {} if k % 2 else {"validation_data": (a, b)}
+        there.fit(a, b, sample_weight=c, epochs=2, batch_size=8, verbose=0, **on)
+        here.fit(X, y, sample_weight=w, epochs=2, batch_size=8, verbose=0)
+        assert cupy.state.current == 0
+        np.testing.assert_allclose(there.predict(a) if k == 0 else there.predict(a).get(), here.predict(X), atol=1e-12)
+        assert (gpunn.backend.to_host(there.predict_classes(a)) == here.predict_classes(X)).all()
+        there.train_on_batch(a, b)
+        here.train_on_batch(X, y)
+    assert "cuda:1" in str(there.summary()) and there.evaluate(*given[0][:2])
+    for ours, theirs in zip(there.get_weights(), here.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_folds_and_logits_on_the_second_gpu(monkeypatch):
+    from helpers import fake_cupy
+
+    cupy = fake_cupy.install(monkeypatch, devices=2)
+    X, y, _ = _data()
+    folds = [(np.arange(20), np.arange(20, 37))]
+    found = []
+    for device, number in (("cpu", None), ("cuda:1", 0), ("cuda:1", 1)):
+
+        def build(device=device):
+            net = gpunn.Sequential([gpunn.Dense(4)], seed=2, dtype="float64")
+            return net.compile("sgd", "sparse_categorical_crossentropy", device=device)
+
+        with cupy.cuda.Device(number or 0):
+            a, b = (X, y) if number is None else (cupy.asarray(X), cupy.asarray(y.astype(np.int32)))
+        ((net, _),) = gpunn.fit_many(build, a, b, [{"lr": 0.1}], splits=folds)
+        assert net.device == device
+        found.append(gpunn.backend.to_host(net.predict_proba(a)))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-12)
+
+
+def test_trace_and_gradients_on_the_device(cuda):
+    X, y, w = _data(9)
+    found = []
+    for device in ("cpu", "cuda"):
+        net = _net(device)
+        loss, gradients = net.loss_and_gradients(X, y, sample_weight=w)
+        found.append([np.float64(loss), *gradients, *(r.delta for r in net.trace(X, y))])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-13)
+
+
+def test_dropout_masks_are_the_same_bits(cuda):
+    X, _, _ = _data(33)
+    masks = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dropout(0.3), gpunn.Dense(2)], input_shape=5, seed=123456789012345)
+        net.compile("sgd", "mse", device=device)
+        masks.append(net.trace(np.ones_like(X), training=True)[0].a)
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert 0 < (masks[0] == 0).mean() < 1
+
+
+def test_initial_weights_and_shuffles_are_the_same_bits(cuda):
+    seen = {}
+
+    def loss(y, a):
+        seen[current].append(np.asarray(y.get() if hasattr(y, "get") else y)[:, 0].copy())
+        return 0.5 * ((a - y) ** 2).sum(axis=1), a - y
+
+    weights = []
+    for current in ("cpu", "cuda"):
+        seen[current] = []
+        net = gpunn.Sequential([gpunn.Dense(1)], input_shape=5, seed=9)
+        net.compile("sgd", loss, device=current)
+        weights.append(net.get_weights())
+        net.fit(_data(20)[0], np.arange(20.0)[:, None], batch_size=6, epochs=2, verbose=0)
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(np.concatenate(seen["cpu"]), np.concatenate(seen["cuda"]))
+
+
+def test_divergence_on_the_device_keeps_the_last_finite_weights(cuda):
+    nets = []
+    for device in ("cpu", "cuda"):
+        net = gpunn.Sequential([gpunn.Dense(1, kernel_initializer="ones")], input_shape=1, seed=0, dtype="float64")
+        net.compile(gpunn.Momentum(1e200), "half_squared_error", device=device)
+        with pytest.raises(gpunn.DivergenceError) as caught:
+            net.fit([[1.0], [2.0]], [[3.0], [5.0]], batch_size=1, epochs=9, shuffle=False, verbose=0)
+        nets.append((str(caught.value), *net.get_weights()))
+    assert nets[0][0] == nets[1][0]
+    for a, b in zip(nets[0][1:], nets[1][1:], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+        assert np.isfinite(a).all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_derivative_and_its_column_sums_are_one_pass_over_the_batch(fake_cupy, activation):
+    """δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ of a hidden layer (E5, E7): no launch reads δ for its sums alone, where the
+    activation is not a user's own."""
+
+    class Own(type(gpunn.activations.get(activation))):
+        names = ()
+
+        def record_backward(self, ops, z, a, grad_a, delta):
+            super().record_backward(ops, z, a, grad_a, delta)
+
+    X, y, _ = _data(16)
+    gradients = []
+    for f, apart in ((activation, 1), (Own(), 2)):
+        net = gpunn.Sequential([gpunn.Dense(8, f), gpunn.Dense(4)], input_shape=5, seed=2, dtype="float64")
+        net.compile("sgd", "sparse_categorical_crossentropy", device="cuda")
+        fake_cupy.state.calls.clear()
+        gradients.append(net.loss_and_gradients(X, y)[1])
+        seen = [c for c in internals.kernels_run(fake_cupy) if "column_sum" in c and "join" not in c]
+        assert len(seen) == apart
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-15)
+
+
+# --- memory that runs out --------------------------------------------------------------------------------------------
+
+
+def quartic(y, a):
+    """A user's loss: it allocates in every step."""
+    e = a - y
+    return (e**4).sum(axis=1) / 4, e**3
+
+
+class Starved(gpunn.Callback):
+    """Keeps what the model holds after a step; after step `last` of the fit nothing is free on the device."""
+
+    def __init__(self, cupy, last):
+        self.cupy, self.last, self.steps, self.held = cupy, last, 0, None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        self.held = _held(self.model)
+        if self.steps == self.last:
+            self.cupy.state.free = 0
+
+
+def _held(net):
+    arrays = [internals.parameters(net), internals.running(net), *internals.optimizer_state(net).values()]
+    return [to_host(a).copy() for a in arrays]
+
+
+def _with_own_loss(device="cuda"):
+    layers = [gpunn.Dense(4, "tanh"), gpunn.BatchNormalization(), gpunn.Dense(2)]
+    net = gpunn.Sequential(layers, input_shape=5, seed=1, dtype="float64")
+    return net.compile(gpunn.Adam(0.01), quartic, device=device)
+
+
+# a built-in loss allocates nothing within an epoch: what is missing shows at the validation's plan
+@pytest.mark.parametrize(
+    ("loss", "last", "steps"), [("own", 1, 1), ("own", 5, 5), ("own", 7, 7), ("built in", 1, 6), ("built in", 6, 6)]
+)
+def test_memory_that_runs_out_within_a_fit(fake_cupy, loss, last, steps):
+    """In a step (a user's loss allocates), at a shorter batch's plan or at the validation's: the message says what was
+    needed, what is free and what to change; the model is as after its last whole step; the pool is given back."""
+    X, labels, _ = _data(21)
+    y = labels if loss == "built in" else np.stack([labels, -labels], axis=1) / 4.0
+    options = {"batch_size": 4, "epochs": 2, "verbose": 0, "shuffle": False, "validation_data": (X, y)}
+    make = _net if loss == "built in" else _with_own_loss
+    net = make("cuda")
+    starved = Starved(fake_cupy, last)
+    with pytest.raises(MemoryError) as caught:
+        net.fit(X, y, callbacks=[starved], **options)
+    said = str(caught.value)
+    assert "were needed" in said and "0 bytes of 8.0 GiB are free" in said and "use a smaller batch_size" in said
+    assert fake_cupy.state.calls[-1] == "free"
+    assert starved.steps == steps
+    for a, b in zip(_held(net), starved.held, strict=True):
+        np.testing.assert_array_equal(a, b)
+    fake_cupy.state.free = 7 << 30
+    assert internals.steps_taken(net) == steps
+    net.fit(X, y, **options)
+    assert internals.steps_taken(net) == steps + 12 and all(np.isfinite(w).all() for w in net.get_weights())
+
+
+@pytest.mark.parametrize("starve", ["predict", "evaluate", "train_on_batch", "fit"])
+def test_memory_that_was_never_there(fake_cupy, starve):
+    X, y, _ = _data(21)
+    net = _net("cuda")
+    net.predict(X[:1])
+    before = net.get_weights()
+    fake_cupy.state.free = 0
+    call = {
+        "predict": lambda: net.predict(X),
+        "evaluate": lambda: net.evaluate(X, y),
+        "train_on_batch": lambda: net.train_on_batch(X, y),
+        "fit": lambda: net.fit(X, y, verbose=0),
+    }[starve]
+    with pytest.raises(MemoryError, match=r"were needed, 0 bytes of 8.0 GiB are free.*batch_size"):
+        call()
+    fake_cupy.state.free = 7 << 30
+    for a, b in zip(net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    call()
+
+
+def test_a_fit_gives_the_pool_back(fake_cupy):
+    X, y, _ = _data(21)
+    net = _net("cuda")
+    net.fit(X, y, verbose=0)
+    assert fake_cupy.state.calls[-2:] == ["free", "free"]
+
+
+# --- arrays of several kinds -----------------------------------------------------------------------------------------
+
+
+def _kinds(cupy):
+    """Makers of one table in many hands, and of what comes out: the kind that went in, or NumPy's."""
+    pandas = pytest.importorskip("pandas")
+
+    class OnlyDLPack:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    return {
+        "numpy": (np.asarray, np.ndarray),
+        "cupy": (cupy.asarray, cupy.ndarray),
+        "pandas": (lambda x: pandas.DataFrame(x) if x.ndim == 2 else pandas.Series(x), np.ndarray),
+        "dlpack": (OnlyDLPack, np.ndarray),
+        "list": (lambda x: x.tolist(), np.ndarray),
+        "torch": (strided_tensor, np.ndarray),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of_y", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
+@pytest.mark.parametrize("of_X", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_arrays_of_several_kinds_mixed(cuda, device, of_X, of_y):
+    """Whoever holds X, y and the weights: the same fit, bit for bit; what comes out is of X's kind."""
+    X, y, w = _data(12)
+    kinds = _kinds(cuda)
+    (make_X, out), (make_y, _) = kinds[of_X], kinds[of_y]
+    seen = []
+    for hand_X, hand_y, hand_w in ((np.asarray,) * 3, (make_X, make_y, make_X), (make_X, make_y, make_y)):
+        net = _small(device)
+        history = net.fit(
+            hand_X(X), hand_y(y), sample_weight=hand_w(w), epochs=2, verbose=0, validation_data=(hand_X(X), hand_y(y))
+        )
+        got = net.predict(hand_X(X))
+        assert type(got) is (np.ndarray if hand_X is np.asarray else out)
+        host = got if isinstance(got, np.ndarray) else got.get()
+        scores = net.evaluate(hand_X(X), hand_y(y), sample_weight=hand_w(w))
+        columns = {k: v for k, v in history.history.items() if "time" not in k and "second" not in k}
+        loss = net.train_on_batch(hand_X(X), hand_y(y), sample_weight=hand_w(w))
+        seen.append((columns, host.tobytes(), scores, loss))
+    assert seen[0] == seen[1] == seen[2]
+
+
+def _small(device):
+    net = gpunn.Sequential([gpunn.Dense(6, "relu"), gpunn.Dense(4)], input_shape=5, seed=4)
+    return net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"], device=device)

@@ -1,0 +1,142 @@
+"""Every kernel's text compiles for every architecture. No GPU is needed: CuPy writes the source, NVRTC compiles it.
+
+Needs the extra `kernelcheck` and is skipped without it; GPUNN_REQUIRE_KERNELCHECK=1 turns the skip into a failure.
+The source is the one that cupy.ElementwiseKernel makes of the parts that gpunn gives it, compiled with its options.
+"""
+
+import os
+import re
+
+import numpy as np
+import pytest
+from helpers.kernel_cases import by_kernel, in_bfloat16
+
+from gpunn import kernels
+from gpunn.kernels._compiler import cuda_codegen, cuda_launch
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+# how arrays come: one contiguous row of elements, or two dimensions with strides and long indices
+LAYOUTS = {"contiguous": (1, True, True), "strided": (2, False, False)}
+ALL = [*by_kernel(), *in_bfloat16()]
+NAMED = re.compile(r"\.entry\s+(\w+)")
+
+
+def _missing(why):
+    if os.environ.get("GPUNN_REQUIRE_KERNELCHECK") == "1":
+        pytest.fail(f"GPUNN_REQUIRE_KERNELCHECK=1, but {why}", pytrace=False)
+    pytest.skip(f"{why}: install the extra kernelcheck")
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    """CuPy's NVRTC."""
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except Exception as error:
+        # a missing library shows as one of many errors, of which CuPy chooses
+        _missing(f"CuPy's NVRTC cannot be used ({type(error).__name__}: {error})".splitlines()[0])
+    return nvrtc
+
+
+def _source(kernel, name, text, types, layout):
+    """CuPy's source for one launch: what ElementwiseKernel.__call__ would compile."""
+    import cupy
+    from cupy._core import _carray, _kernel, _scalar
+
+    made = cupy.ElementwiseKernel(*text[:3], name, preamble=text.preamble, options=cuda_launch.OPTIONS)
+    array, indexer, scalar = 1, 2, 3
+    arrays = {o.name for o in kernel.signature.arrays}
+    letters, infos = {}, []
+    for p in made.in_params + made.out_params:
+        dtype = np.dtype(types[p.ctype] if p.dtype is None else p.dtype)
+        if p.dtype is None:
+            letters[p.ctype] = dtype
+        if not p.raw and p.name not in arrays:
+            infos.append(_kernel._ArgInfo(scalar, _scalar.CScalar, dtype, 0, True, True))
+        else:
+            infos.append(_kernel._ArgInfo(array, cupy.ndarray, dtype, *layout))
+    infos.append(_kernel._ArgInfo(indexer, _carray.Indexer, None, layout[0], True, layout[2]))
+    type_map = _kernel._TypeMap(tuple(sorted(letters.items())))
+    return _kernel._get_elementwise_kernel_code(
+        tuple(infos), type_map, made.params, made.operation, made.name, made.preamble
+    )
+
+
+def _sources(kernel, types, layouts):
+    """Function name -> source, for arrays of each layout."""
+    return {
+        name: _source(kernel, name, text, types, LAYOUTS[layout])
+        for suffix, text in cuda_codegen.texts(kernel, types.get("H") == "uint16").items()
+        for layout in layouts
+        for name in ["_".join(["gpunn", kernel.name, *types.values(), layout]) + suffix]
+    }
+
+
+def _layouts(architecture):
+    """Contiguous arrays everywhere; strided ones, which differ in the index alone, for one architecture."""
+    return list(LAYOUTS) if architecture == 90 else ["contiguous"]
+
+
+def _compile(nvrtc, sources, architecture):
+    """The names of the functions in the PTX of one translation unit, each source in a namespace of its own."""
+    from cupy._core import core
+
+    unit = "".join(f"#include <{header}>\n" for header in core._cupy_header_list)
+    unit += "".join(f"namespace in_{name} {{\n{source}\n}}\n" for name, source in sources.items())
+    options = [
+        *cuda_launch.OPTIONS,
+        "-ftz=true",
+        "--device-as-default-execution-space",
+        f"-arch=compute_{architecture}",
+    ]
+    options += [*core._get_cccl_include_options(), f"-I{core._get_header_dir_path()}"]
+    program = nvrtc.createProgram(unit, "kernels.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, options)
+        return set(NAMED.findall(nvrtc.getPTX(program).decode()))
+    except nvrtc.NVRTCError:
+        raise AssertionError(f"sm_{architecture}: {nvrtc.getProgramLog(program)[:3000]}") from None
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+@pytest.fixture(scope="module")
+def compiled(nvrtc):
+    """Per architecture, the functions that came out of everything as one unit. None where that fails: then each kernel
+    is compiled alone, for that architecture and no further ones, and the test of the one at fault fails."""
+    found = {}
+    for architecture in [a for a in ARCHITECTURES if a in nvrtc.getSupportedArchs()]:
+        layouts = _layouts(architecture)
+        everything = {k: v for p in ALL for k, v in _sources(*p.values, layouts).items()}
+        try:
+            found[architecture] = _compile(nvrtc, everything, architecture)
+        except AssertionError:
+            found[architecture] = None
+            break
+    return found
+
+
+@pytest.mark.parametrize(("kernel", "types"), ALL)
+def test_compiles_under_nvrtc(kernel, types, nvrtc, compiled):
+    for architecture, functions in compiled.items():
+        sources = _sources(kernel, types, _layouts(architecture))
+        if functions is None:
+            functions = _compile(nvrtc, sources, architecture)
+        assert functions >= set(sources), f"sm_{architecture}"
+
+
+def test_nvrtc_knows_the_architectures(nvrtc):
+    """sm_75 and sm_90 at least; what else the list and the installed NVRTC share is compiled as well."""
+    assert {75, 90} <= set(nvrtc.getSupportedArchs())
+
+
+def test_nvrtc_refuses_a_wrong_text(nvrtc):
+    """The check can fail: `missing` is no name, and the error says so."""
+    kernel = kernels.get("relu")
+    (name, source), *_ = _sources(kernel, {"T": "float32"}, ["contiguous"]).items()
+    wrong = source.replace("(T)0 : z", "(T)0 : missing")
+    assert wrong != source
+    with pytest.raises(AssertionError, match="missing"):
+        _compile(nvrtc, {name: wrong}, 90)

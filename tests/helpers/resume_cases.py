@@ -1,0 +1,233 @@
+"""Fits that are stopped and resumed, each a function of its name, so that a new process can make it again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import gpunn
+from gpunn import schedules
+from helpers.snapshots import bits, state_of
+
+RNG = np.random.default_rng(11)
+ROWS = 29  # batches of 8 leave one of 5
+X, LABELS = RNG.normal(size=(ROWS, 6)), RNG.integers(0, 3, size=ROWS)
+VALUES = (X[:, :1] - 2 * X[:, 1:2] + 0.1 * RNG.normal(size=(ROWS, 1))).astype("float32")
+VX, VLABELS = RNG.normal(size=(13, 6)), RNG.integers(0, 3, size=13)
+VVALUES = VX[:, :1] - 2 * VX[:, 1:2]
+WEIGHTS = np.linspace(0, 3, ROWS)
+EPOCHS = 9
+
+
+class Halve(gpunn.Callback):
+    """Holds a rate of half the last where the loss is above its lowest, and remembers how often."""
+
+    def on_train_begin(self, logs=None):
+        self.times, self.lowest, self.seen = 0, float("inf"), np.zeros(0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen = np.append(self.seen, logs["loss"])
+        if logs["loss"] > self.lowest or epoch in (1, 4):
+            self.times += 1
+            self.model.learning_rate = self.model.learning_rate / 2
+        self.lowest = min(self.lowest, logs["loss"])
+        # what a callback adds is in no history, and a number of NumPy's is as good as Python's
+        self.total = np.float32(self.times)
+
+    def get_state(self):
+        return {"times": self.times, "lowest": self.lowest, "seen": self.seen, "total": getattr(self, "total", 0.0)}
+
+    def set_state(self, state):
+        self.times, self.lowest, self.seen = state["times"], state["lowest"], state["seen"]
+        assert len(self.seen) and state["total"] == self.times
+
+
+class HoldPerEpoch(gpunn.Callback):
+    """Sets the rate at each epoch's beginning from the epoch alone, and at the fit's beginning to something else."""
+
+    def on_train_begin(self, logs=None):
+        self.model.learning_rate = 3.0
+        self.model.set_weights([w + 1 for w in self.model.get_weights()])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.learning_rate = 0.01 / (1 + epoch)
+
+
+class Thaw(gpunn.Callback):
+    """Trains the first layer from the third epoch on, and drops less from the fifth."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            self.model[0].trainable = True
+        if epoch == 3:
+            self.model[1].rate = 0.125
+
+
+class Sometimes(gpunn.Callback):
+    """Adds numbers to the history in some epochs only."""
+
+    def on_epoch_logs(self, epoch, logs):
+        if epoch < 2:
+            logs["early"] = epoch / 4
+        if epoch in (2, 3, 6):
+            logs["late"] = epoch / 8
+
+
+class Stop(gpunn.Callback):
+    """Ends a fit with an error in the midst of an epoch."""
+
+    only_watches = True
+
+    class Now(Exception):
+        """Raised before the second step."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch == self.epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.now and batch == 1:
+            raise self.Now
+
+
+def _classifier(optimizer, dtype="float32", layers=None):
+    layers = layers or [
+        gpunn.Dense(8, "relu", l2=0.01),
+        gpunn.BatchNormalization(),
+        gpunn.Dropout(0.3),
+        gpunn.Dense(5, "tanh"),
+        gpunn.Dense(3, "softmax"),
+    ]
+    net = gpunn.Sequential(layers, seed=2**63 + 5, dtype=dtype)
+    return net.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+
+
+def _plain(optimizer, **options):
+    return _classifier(optimizer), (X, LABELS), {"validation_data": (VX, VLABELS), **options}, []
+
+
+def _regression(callbacks, optimizer=None, dtype="float64", **options):
+    layers = [gpunn.Dense(7, "relu", max_norm=1.5), gpunn.LayerNormalization(), gpunn.Dropout(0.2, form="textbook")]
+    net = gpunn.Sequential([*layers, gpunn.Dense(1, l1=0.001)], seed=3, input_shape=6, dtype=dtype)
+    net.compile(optimizer or gpunn.Adam(0.05), "half_squared_error", ["mae", "rmse"], device="cpu")
+    return net, (X, VALUES), {"validation_data": (VX, VVALUES), **options}, callbacks
+
+
+def _thawed():
+    layers = [gpunn.Dense(8, "relu"), gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")]
+    net = _classifier(gpunn.Momentum(0.1), layers=layers)
+    net[0].trainable = False
+    return net, (X, LABELS), {}, [Thaw()]
+
+
+def _after_another_fit():
+    net, data, options, _ = _plain(gpunn.Adam(schedules.CosineDecay(0.05, 60)))
+    net.fit(*data, epochs=2, batch_size=5, verbose=0)
+    return net, data, options, []
+
+
+def _streamed():
+    def batches():
+        for k in range(0, ROWS, 6):
+            yield X[k : k + 6], LABELS[k : k + 6], WEIGHTS[k : k + 6] + 0.5
+
+    return _classifier(gpunn.Adam(0.02)), (batches,), {"validation_data": (VX, VLABELS)}, []
+
+
+def _watched():
+    """Metrics that are more than means, and the other callbacks."""
+    net = gpunn.Sequential([gpunn.Dense(8, "relu"), gpunn.Dropout(0.3), gpunn.Dense(1, "sigmoid")], seed=5)
+    watched = ["accuracy", "auc", "precision", "recall", "f1"]
+    net.compile(gpunn.Momentum(0.3), "binary_crossentropy", watched, device="cpu")
+    callbacks = [
+        gpunn.LearningRateScheduler(lambda epoch, rate: rate if epoch % 3 else 0.3 / (1 + epoch)),
+        gpunn.ReduceLROnPlateau("val_auc", factor=0.5, patience=1),
+        gpunn.EarlyStopping("val_auc", patience=20),
+        gpunn.TerminateOnNaN(),
+    ]
+    data = X, (LABELS[:, None] > 0).astype(int)
+    return net, data, {"validation_data": (VX, (VLABELS[:, None] > 0).astype(int))}, callbacks
+
+
+def _overflowing():
+    """A validation loss that is infinite, in the history and among what a callback remembers."""
+    net, data, _, _ = _regression([], dtype="float32")
+    far = np.full((13, 1), 3e30)
+    return net, data, {"validation_data": (VX, far)}, [gpunn.EarlyStopping("val_loss", patience=20)]
+
+
+CASES = {
+    "sgd": lambda: _plain(gpunn.SGD(0.1, clipvalue=0.05)),
+    "momentum": lambda: _plain(gpunn.Momentum(0.1, momentum=0.8, clipnorm=0.5)),
+    "nesterov": lambda: _plain(gpunn.Nesterov(0.1)),
+    "rmsprop": lambda: _plain(gpunn.RMSprop(0.01)),
+    "adagrad": lambda: _plain(gpunn.Adagrad(0.1, initial_accumulator_value=0.2)),
+    "adam": lambda: _plain(gpunn.Adam(0.02)),
+    "adamw": lambda: _plain(gpunn.AdamW(0.02, weight_decay=0.1)),
+    "no shuffling": lambda: _plain(gpunn.Adam(0.02), shuffle=False),
+    "weights of rows and classes": lambda: _plain(gpunn.Adam(0.02), sample_weight=WEIGHTS, class_weight={1: 3.0}),
+    "a split": lambda: (*_plain(gpunn.Adam(0.02))[:2], {"validation_split": 0.2}, []),
+    "one batch": lambda: _plain(gpunn.Adam(0.02), batch_size=100),
+    "a schedule per step": lambda: _plain(gpunn.Adam(schedules.Warmup(schedules.CosineDecay(0.1, 25), 7))),
+    "a schedule per epoch": lambda: _plain(gpunn.SGD(schedules.StepDecay(0.5, 2, 0.5, per="epoch"))),
+    "a rate that is held": lambda: _regression([Halve()]),
+    "a rate by the epoch": lambda: _regression([HoldPerEpoch()], gpunn.Nesterov(0.1)),
+    "two of a class": lambda: _regression([Halve(), gpunn.EarlyStopping("loss", patience=50), Halve()]),
+    "a layer that thaws": _thawed,
+    "after another fit": _after_another_fit,
+    "infinite numbers": _overflowing,
+    "numbers of some epochs": lambda: _regression([Sometimes()]),
+    "a stream": _streamed,
+    "all metrics and callbacks": _watched,
+    "early stopping that waits": lambda: _regression(
+        [gpunn.EarlyStopping("val_mae", patience=2, min_delta=0.1)], gpunn.SGD(0.05)
+    ),
+    "early stopping of a classifier": lambda: (
+        *_plain(gpunn.Adam(0.1))[:3],
+        [gpunn.EarlyStopping("val_accuracy", patience=3)],
+    ),
+    "early stopping without weights": lambda: (
+        *_plain(gpunn.Adam(0.1))[:3],
+        [gpunn.EarlyStopping(patience=3, restore_best_weights=False, start_from_epoch=1)],
+    ),
+}
+
+
+def run(name, path=None, *, stop=None, resume=False, epochs=EPOCHS):
+    """The network and the history of a case: written to `path` each epoch, stopped in epoch `stop`, or resumed."""
+    net, data, options, callbacks = CASES[name]()
+    if path is not None:
+        callbacks = [gpunn.ModelCheckpoint(path), *callbacks]
+    if stop is not None:
+        callbacks = [*callbacks, Stop(stop)]
+    options = {"verbose": 0, **options} if callable(data[0]) else {"batch_size": 8, "verbose": 0, **options}
+    history = None
+    try:
+        history = net.fit(*data, epochs=epochs, callbacks=callbacks, resume=path if resume else None, **options)
+    except Stop.Now:
+        assert stop is not None
+    return net, history, callbacks
+
+
+def outcome(net, history):
+    """Everything that a fit leaves, as bits."""
+    curves = {name: bits(np.array(values)) for name, values in history.history.items()}
+    return repr((state_of(net), curves, history.epoch, [c.hex() for c in history.history["loss"]]))
+
+
+def main(folder):
+    """Go on with every case from its file, and tell what came of it."""
+    done = {}
+    for name in CASES:
+        net, history, _ = run(name, Path(folder) / f"{name}.safetensors", resume=True)
+        done[name] = outcome(net, history)
+    print(json.dumps(done))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,157 @@
+"""Products in compiled code: by the BLAS that NumPy loaded, and in registers."""
+
+import ctypes
+import itertools
+
+import numpy as np
+import pytest
+from helpers import internals
+from helpers.tolerances import sums
+
+import gpunn
+from gpunn.backend.cpu import blas, native
+from gpunn.kernels import get as kernel
+
+if native.walk() is None:
+    pytest.skip("nothing is compiled here", allow_module_level=True)
+needs_blas = pytest.mark.skipif(blas.find("float32") is None, reason="NumPy's BLAS exports no product")
+SHAPES = [(1, 1, 1), (1, 8, 16), (8, 1, 16), (32, 64, 1), (5, 7, 3), (33, 31, 17), (4, 1, 1), (7, 300, 40), (1, 520, 1),
+          (13, 5, 32), (6, 16, 8), (64, 64, 64)]  # fmt: skip
+LAYOUTS = ("C", "transposed", "rows of a wider one")
+
+
+def whole(rng, shape, dtype, layout):
+    """Small whole numbers, so that every sum is exact; C, transposed, or rows of a wider array."""
+    numbers = rng.integers(-8, 9, size=shape).astype(dtype)
+    if layout == "transposed":
+        return np.ascontiguousarray(numbers.T).T
+    if layout == "rows of a wider one":
+        wide = np.zeros((shape[0], shape[1] + 3), dtype)
+        wide[:, : shape[1]] = numbers
+        return wide[:, : shape[1]]
+    return numbers
+
+
+def by_blas(a, b, out):
+    return internals.blas_product(a, b, out)
+
+
+def in_registers(a, b, out):
+    return internals.register_product(a, b, out)
+
+
+HOW = [pytest.param(by_blas, marks=needs_blas), in_registers, blas.bind_product]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("left", "right"), list(itertools.product(LAYOUTS, LAYOUTS)))
+def test_products_are_exact_on_whole_numbers(how, dtype, left, right):
+    rng = np.random.default_rng(0)
+    for n, k, m in SHAPES:
+        a, b = whole(rng, (n, k), dtype, left), whole(rng, (k, m), dtype, right)
+        room = np.full((n + 2, m), np.nan, dtype)
+        out = room[1:-1]
+        launch = how(a, b, out)
+        launch()
+        np.testing.assert_array_equal(out, a.astype(int) @ b.astype(int))
+        assert np.isnan(room[[0, -1]]).all()
+        # what was bound is read when it runs
+        a[...] += 1
+        launch()
+        np.testing.assert_array_equal(out, a.astype(int) @ b.astype(int))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("f", [None, "relu", "tanh"])
+def test_product_bias_and_rectifier_in_one(dtype, f):
+    """z = a W + b exactly, and a = f(z) as the kernel of that name has it, where one launch computes both."""
+    rng = np.random.default_rng(1)
+    for n, k, m in SHAPES:
+        a, W = whole(rng, (n, k), dtype, "C"), whole(rng, (k, m), dtype, "C")
+        b = rng.integers(-8, 9, size=m).astype(dtype)
+        out = np.full((n, m), np.nan, dtype)
+        found = blas.bind_affine(a, W, b, out, f)
+        if n * k * m <= blas.CALL:
+            assert found is not None
+        if found is None:
+            continue
+        launch, activated = found
+        launch()
+        assert activated == (f == "relu")
+        z = (a.astype(int) @ W.astype(int) + b.astype(int)).astype(dtype)
+        np.testing.assert_array_equal(out, kernel("relu")(z) if activated else z)
+
+
+@pytest.mark.parametrize("m", [1, 3, 8, 16, 24])
+def test_the_rectifier_lets_nan_through_and_keeps_what_its_kernel_keeps(m):
+    a = np.array([[np.nan], [-np.inf], [np.inf], [-0.0], [0.0], [-1e-45], [1e-45], [-3.0]], "float32")
+    out = np.empty((len(a), m), "float32")
+    launch, activated = blas.bind_affine(a, np.ones((1, m), "float32"), np.zeros(m, "float32"), out, "relu")
+    launch()
+    assert activated
+    wanted = kernel("relu")(np.ascontiguousarray(np.broadcast_to(a + np.float32(0), out.shape)))
+    np.testing.assert_array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_in_registers_round_as_products_do(dtype):
+    rng = np.random.default_rng(2)
+    for n, k, m in SHAPES:
+        a, b = rng.normal(size=(n, k)).astype(dtype), rng.normal(size=(k, m)).astype(dtype)
+        out = np.empty((n, m), dtype)
+        in_registers(a, b, out)()
+        wanted = a.astype(np.longdouble) @ b.astype(np.longdouble)
+        largest = (np.abs(a).astype(np.longdouble) @ np.abs(b).astype(np.longdouble)).max()
+        assert np.abs(out - wanted).max() <= sums(dtype, k, largest)
+
+
+@needs_blas
+@pytest.mark.parametrize("how", [by_blas, in_registers])
+def test_nan_and_infinity_come_through_as_in_numpy(how):
+    a = np.array([[1, np.nan], [np.inf, 0], [0, 0]], "float32")
+    b = np.array([[0, 1], [1, 2]], "float32")
+    out = np.full((3, 2), np.nan, "float32")
+    how(a, b, out)()
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(out, a @ b)
+
+
+@needs_blas
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_shares_of_a_product_make_the_product(parts):
+    rng = np.random.default_rng(3)
+    for how in (by_blas, in_registers):
+        for n, k, m in SHAPES:
+            a, b = whole(rng, (n, k), "float32", "transposed"), whole(rng, (k, m), "float32", "C")
+            out = np.full((n, m), np.nan, "float32")
+            split = how(a, b, out).split(parts)
+            assert 1 <= len(split.shares) <= parts and split.then is None
+            for each in reversed(split.shares):
+                each.launch()
+            np.testing.assert_array_equal(out, a.astype(int) @ b.astype(int))
+
+
+@needs_blas
+def test_what_blas_cannot_take_is_left_to_numpy():
+    x = np.ones((40, 60), "float32")
+    out = np.empty((40, 40), "float32")
+    every_second = np.ones((60, 80), "float32")[:, ::2]
+    assert blas.bind_product(x, every_second, out) is None
+    assert blas.bind_product(x[:, ::-1], np.ones((60, 40), "float32"), out) is None
+    assert blas.bind_product(x[:0], np.ones((60, 40), "float32"), out[:0]) is None
+    assert blas.bind_product(np.ones((2, 4, 6), "float32"), np.ones((2, 6, 4), "float32"), np.ones((2, 4, 4))) is None
+    backend = gpunn.backend.get("cpu")
+    backend.bind_matmul(x, every_second, out)()
+    np.testing.assert_array_equal(out, np.full((40, 40), 60))
+
+
+def test_a_function_that_is_no_product_is_not_believed():
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_longlong] * 6, ctypes.c_float, *[ctypes.c_void_p, ctypes.c_longlong] * 2,
+                            ctypes.c_float, ctypes.c_void_p, ctypes.c_longlong)  # fmt: skip
+
+    @kind
+    def does_nothing(*arguments):
+        pass
+
+    assert not blas.is_the_product(ctypes.cast(does_nothing, ctypes.c_void_p).value, "float32")

@@ -1,0 +1,376 @@
+"""Walks over recorded steps in compiled code: in order, shared among threads, and along larger arrays."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers import internals, limits
+
+import gpunn
+from gpunn.backend.cpu import blas, executor, native
+from gpunn.kernels import all_kernels
+from gpunn.kernels import get as kernel
+from gpunn.kernels._compiler.host import Compiled, cuts, span
+from gpunn.kernels.state import SIZE, Slot
+from gpunn.recording import Recorder
+
+if native.walk() is None:
+    pytest.skip("nothing is compiled here", allow_module_level=True)
+
+
+# --- the walk ---------------------------------------------------------------------------------------------------------
+
+
+def tick(state):
+    """A step that does nothing but count."""
+    return kernel("tick").bind(out=state, count=1, rows=2)
+
+
+@pytest.fixture
+def state():
+    return np.zeros(SIZE)
+
+
+def test_joined_launches_run_in_order_and_python_stays_between_them(state):
+    told = []
+
+    def python():
+        told.append((state[Slot.STEP], state[Slot.OFFSET]))
+
+    launches = [tick(state), tick(state), python, tick(state), python, tick(state)]
+    joined = executor.join(launches)
+    assert [isinstance(launch, executor.Walk) for launch in joined] == [True, False, True, False, True]
+    for launch in joined:
+        launch()
+    assert told == [(2, 4), (3, 6)]
+    assert state[Slot.STEP] == 4
+
+
+def test_repeat_takes_as_many_steps_as_are_asked(state):
+    walk = executor.Walk([tick(state), tick(state)])
+    for steps in (1, 2, 7, 1000):
+        before = state[Slot.STEP]
+        assert walk.repeat(steps, state, seconds=60.0) == steps
+        assert state[Slot.STEP] == before + 2 * steps
+
+
+def test_repeat_stops_when_the_flag_is_raised(state):
+    x = np.zeros(1)
+    walk = executor.Walk([kernel("total").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
+                          kernel("judge").bind(out=state, count=1, limit=1.0), tick(state)])  # fmt: skip
+    assert walk.repeat(5, state, seconds=60.0) == 5
+    x[0] = np.nan
+    assert walk.repeat(5, state, seconds=60.0) == 1
+    assert state[Slot.BAD] == 1 + 5
+
+
+def test_repeat_comes_back_in_time():
+    a = np.zeros((400, 400), "float32")
+    out = np.empty_like(a)
+    launch = blas.bind_product(a, a.copy(), out)
+    if launch is None:
+        pytest.skip("NumPy's BLAS exports no product")
+    state = np.zeros(SIZE)
+    walk = executor.Walk([launch, tick(state)])
+    begin = time.perf_counter()
+    done = walk.repeat(10**9, state, seconds=0.05)
+    assert 0.04 < time.perf_counter() - begin < 2.0
+    assert done == state[Slot.STEP] < 10**9
+
+
+def test_rates_follow_the_optimisers_step_and_not_the_batches(state):
+    """A batch that changes nothing, all of its weights being zero, takes no step of the schedule."""
+    seen = np.zeros(4)
+    rates = np.array([0.5, 0.25, 0.125])
+    state[Slot.STEP] = 10
+    launches = [kernel("sum_of_squares").bind(np.ones(1), state, out=seen[:1]), tick(state)]
+    walk = executor.Walk(launches)
+    assert walk.repeat(2, state, rates, 10, seconds=60.0) == 2
+    assert state[Slot.LR] == 0.25
+    state[Slot.SKIP] = 1
+    assert walk.repeat(2, state, rates[1:], 11, seconds=60.0) == 2
+    assert (state[Slot.STEP], state[Slot.LR]) == (12, 0.125)
+    with pytest.raises(ValueError, match="rates must be 4"):
+        walk.repeat(4, state, rates, 10, seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    "schedule", [0.01, gpunn.schedules.StepDecay(0.05, 3), gpunn.schedules.StepDecay(0.05, 1, per="epoch")]
+)
+def test_an_epoch_in_compiled_code_is_the_epoch_step_by_step(schedule):
+    """The same bits, whether Python looks after every step or not."""
+
+    class Look(gpunn.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(70, 5)), rng.integers(0, 3, 70)
+    w = rng.uniform(0, 1, 70) * (rng.random(70) > 0.5)
+    weights = []
+    for callbacks in ([], [Look()]):
+        net = gpunn.Sequential([gpunn.Dense(7, activation="tanh"), gpunn.Dropout(0.3), gpunn.Dense(3)], seed=0)
+        net.compile(gpunn.Adam(schedule), "sparse_categorical_crossentropy", device="cpu")
+        history = net.fit(X, y, batch_size=4, epochs=3, sample_weight=w, callbacks=callbacks, verbose=0)
+        weights.append([*net.get_weights(), *history.history["loss"]])
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_python_computes_is_no_part_of_a_walk():
+    def own(y, a):
+        return ((a - y) ** 2).sum(axis=1), 2 * (a - y)
+
+    net = gpunn.Sequential([gpunn.Dense(2)], input_shape=3, seed=0)
+    net.compile("sgd", own, device="cpu")
+    assert "leaves the fast path: loss own is a Python function" in net.summary()
+    recorder = Recorder(gpunn.backend.get("cpu"))
+    recorder.call(print, why="a Python function")
+    assert not any(isinstance(launch, Compiled) for launch in recorder.take())
+    X = np.ones((9, 3))
+    before = net.evaluate(X, np.ones((9, 2)))["loss"]
+    net.fit(X, np.ones((9, 2)), epochs=3, batch_size=4, verbose=0)
+    assert net.evaluate(X, np.ones((9, 2)))["loss"] < before
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "parts", "grain"), [(0, 3, 4), (1, 2, 4), (7, 3, 1), (200, 2, 4), (200, 7, 64), (5, 9, 1)]
+)
+def test_cuts_cover_every_row_once(n, parts, grain):
+    found = cuts(n, parts, grain)
+    assert len(found) <= parts
+    assert [i for low, high in found for i in range(low, high)] == list(range(n))
+    assert all(low % grain == 0 for low, _ in found)
+
+
+def test_the_span_of_an_array_is_what_its_elements_lie_in():
+    x = np.zeros((4, 6), "float32")
+    base = x.ctypes.data
+    assert span(x) == (base, base + 96)
+    assert span(x[1:3]) == (base + 24, base + 72)
+    assert span(x[:, 2]) == (base + 8, base + 8 + 3 * 24 + 4)
+    assert span(x.T) == span(x) == span(x[::-1, ::-1])
+    assert span(x[:0]) == (0, 0)
+
+
+def nets():
+    """Nets whose steps have every form of launch, at sizes that threads share."""
+    big = {"n": 96, "n_in": 70}
+
+    def dense(*last):
+        return [gpunn.Dense(90, "relu", l2=1e-3), gpunn.Dense(70, "tanh", l1=1e-4), *last]
+
+    yield "dropout", big, lambda: [gpunn.Dense(90, "relu"), gpunn.Dropout(0.3), *dense(gpunn.Dense(5, "softmax"))]
+    yield "normalised", big, lambda: [gpunn.Dense(90), gpunn.BatchNormalization(), *dense(gpunn.Dense(5))]
+    yield "layer", big, lambda: [gpunn.LayerNormalization(), gpunn.Dense(60, "gelu", max_norm=1.0), gpunn.Dense(5)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize(("layers", "sizes"), [pytest.param(m, s, id=name) for name, s, m in nets()])
+@pytest.mark.parametrize("optimizer", [gpunn.Adam(0.01), gpunn.Momentum(0.01, clipnorm=0.5)])
+def test_threads_change_nothing_but_the_order_of_sums(layers, sizes, optimizer, threads, monkeypatch):
+    """Loss and weights after three epochs, an odd last batch and weighted rows agree with one thread's to rounding, and
+    from one run to the next bit for bit."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(250, sizes["n_in"])), rng.integers(0, 5, 250)
+    w = rng.uniform(0.5, 2, 250)
+    found = {}
+    for count in (1, threads, threads):
+        internals.use_threads(monkeypatch, count)
+        net = gpunn.Sequential(layers(), seed=0, dtype="float64")
+        net.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+        history = net.fit(X, y, batch_size=sizes["n"], epochs=3, sample_weight=w, verbose=0)
+        numbers = [np.array(history.history["loss"]), *net.get_weights(), net.predict(X)]
+        if count in found:
+            for a, b in zip(found[count], numbers, strict=True):
+                np.testing.assert_array_equal(a, b)
+        found[count] = numbers
+    for a, b in zip(found[1], found[threads], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_two_callers_at_once_get_what_one_gets():
+    """The team serves one walk at a time; who finds it busy does all shares himself, with the same bits."""
+    rng = np.random.default_rng(0)
+    problems = [
+        (rng.normal(size=(200, 50)).astype("float32"), rng.normal(size=(50, 60)).astype("float32")) for _ in "ab"
+    ]
+
+    def made(a, b):
+        z, out = np.empty((200, 60), "float32"), np.empty(60, "float32")
+        launches = [blas.bind_product(a, b, z), kernel("tanh").bind(z, out=z), kernel("column_sum").bind(z, out=out)]
+        return executor.Walk(launches, threads=2), z, out
+
+    if blas.bind_product(*problems[0], np.empty((200, 60), "float32")) is None:
+        pytest.skip("NumPy's BLAS exports no product")
+    wanted = []
+    for problem in problems:
+        walk, *result = made(*problem)
+        walk()
+        wanted.append([x.copy() for x in result])
+    wrong = []
+
+    def run(which):
+        walk, *result = made(*problems[which])
+        state = np.zeros(SIZE)
+        for _ in range(20):
+            walk.repeat(20, state, seconds=10.0)
+            wrong.extend(which for a, b in zip(result, wanted[which], strict=True) if not np.array_equal(a, b))
+
+    callers = [threading.Thread(target=run, args=(k,)) for k in (0, 1, 0)]
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join()
+    assert not wrong
+
+
+def test_waits_stand_where_one_thread_reads_what_another_wrote():
+    rng = np.random.default_rng(0)
+    x, y, total = rng.normal(size=(64, 32)), np.empty((64, 32)), np.empty(32)
+    rowwise = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
+    whole = kernel("column_sum").bind(y, out=total)
+    alone, shared = executor.share(rowwise, 2), executor.share([*rowwise, whole, *rowwise], 2)
+    assert [len(each) for each in alone] == [2, 2] and None not in alone[0] + alone[1]
+    # before the sum, which reads all rows, and before y is written again
+    assert [each is None for each in shared[0]] == [False, False, True, False, True, False, False]
+
+
+@pytest.mark.slow
+def test_every_kernel_gives_the_same_whoever_computes_its_rows():
+    """Shares run one after another give what the whole launch gives, bit for bit but for sums over everything."""
+    from helpers.kernel_cases import make
+
+    for each in all_kernels():
+        case = make(each, each.signature.type_combinations()[0], 150, 200)
+        inputs, options = case.arguments()
+        whole = each.in_compiled_text(*inputs, **options)
+        if not isinstance(whole, Compiled):
+            continue
+        out = options["out"] if isinstance(options["out"], tuple) else (options["out"],)
+        before = [x.copy() for x in out]
+        whole()
+        wanted = [x.copy() for x in out]
+        for x, old in zip(out, before, strict=True):
+            x[...] = old
+        whole.work = 1e6
+        split = whole.split(3)
+        for share in reversed(split.shares):
+            share.launch()
+        if split.then is not None:
+            split.then()
+        for x, right in zip(out, wanted, strict=True):
+            if split.then is not None:
+                np.testing.assert_allclose(x, right, rtol=1e-12, err_msg=each.name)
+            else:
+                np.testing.assert_array_equal(x, right, err_msg=each.name)
+
+
+def test_subnormal_numbers_are_zero_in_a_step_and_nowhere_else():
+    scaled = np.full(40, 1e-38 * 1.2, "float32")
+    for flush, threads in ((False, 1), (True, 1), (False, 2), (True, 2)):
+        product = np.full(40, np.nan, "float32")
+        walk = executor.Walk([kernel("column_dot").bind(scaled[None], np.full((1, 40), 0.5, "float32"), out=product)],
+                             flush=flush, threads=threads)  # fmt: skip
+        walk()
+        assert (product == 0).all() == flush
+        # and the caller's own arithmetic is as before
+        assert (scaled * np.float32(0.5) > 0).all()
+
+
+def test_who_limits_blas_limits_the_team():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    if blas.threads() < 2:
+        pytest.skip("BLAS has one thread here")
+    assert executor.how_many(1e9) == min(blas.threads(), limits.get("threads"))
+    assert executor.how_many(2 * limits.get("thread_work") - 1) == 1
+    with threadpoolctl.threadpool_limits(1):
+        assert executor.how_many(1e9) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_a_pinned_process_has_no_more_threads_than_cores():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(before)])
+        assert blas.threads() == 1 == executor.how_many(1e9)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_blas_has_its_threads_back_after_a_walk():
+    before = blas.threads()
+    x = np.ones((64, 64))
+    executor.Walk([kernel("tanh").bind(x, out=x)], threads=2)()
+    assert blas.threads() == before
+
+
+def test_a_forked_process_has_a_team_of_its_own():
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    code = """
+import os, sys
+import numpy as np
+from gpunn.backend.cpu import executor
+from gpunn.kernels import get
+x, y = np.random.default_rng(0).normal(size=(64, 512)), np.empty((64, 512))
+walk = executor.Walk([get("tanh").bind(x, out=y), get("identity").bind(y, out=x)], threads=2)
+walk()
+want = y.copy()
+child = os.fork()
+if child == 0:
+    y[...] = 0
+    executor.Walk([get("identity").bind(x, out=y)], threads=2)()
+    os._exit(0 if np.array_equal(x, y) else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+# --- along larger arrays ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_along_takes_block_after_block(threads):
+    x, y = np.empty((16, 8)), np.empty((16, 8))
+    launches = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
+    walk = executor.Walk(launches, threads=threads, moving=[x, y])
+    X = np.random.default_rng(0).normal(size=(80, 8))
+    for rows in (80, 16, 48):
+        result = np.full((rows, 8), np.nan)
+        walk.along((X[:rows], result), rows // 16, seconds=10.0)
+        np.testing.assert_array_equal(result, np.where(X[:rows] > 0, X[:rows], 0))
+    with pytest.raises(ValueError, match="6 blocks of 1024 bytes"):
+        walk.along((X, np.empty((80, 8))), 6, seconds=10.0)
+    with pytest.raises(ValueError, match="no launch"):
+        executor.Walk(launches, moving=[np.empty(3)])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 40])
+@pytest.mark.parametrize("kind", ["float32", "float64", "int8", "strided", "transposed"])
+def test_predictions_do_not_depend_on_the_way_they_take(rows, kind):
+    """Straight from X where its type and layout allow, by a gather elsewhere; in one block, or with a shorter last."""
+    net = gpunn.Sequential(
+        [gpunn.Dense(9, "tanh"), gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")], input_shape=6, seed=0
+    )
+    X = np.random.default_rng(0).integers(-3, 4, size=(rows, 6)).astype("float32")
+    given = {"strided": np.repeat(X, 2, axis=1)[:, ::2], "transposed": np.asfortranarray(X)}.get(kind)
+    given = X.astype(kind) if given is None else given
+    kept = given.copy()
+    wanted = np.concatenate([net.predict(X[k : k + 1]) for k in range(rows)])
+    for batch in (8, 1024):
+        np.testing.assert_allclose(net.predict(given, batch_size=batch), wanted, rtol=1e-6)
+        np.testing.assert_array_equal(given, kept)
+    given = given.astype("float64") if given.dtype.kind == "i" else given
+    given[-1, 2] = np.nan
+    with pytest.raises(ValueError, match=f"NaN, first in row {rows - 1}, column 2"):
+        net.predict(given, batch_size=8)

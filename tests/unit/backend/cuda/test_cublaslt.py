@@ -1,0 +1,478 @@
+"""The door to cuBLASLt, on a fake library beside the fake CuPy: what passes here is simulated, never a GPU result."""
+
+import gc
+import re
+import warnings
+
+import numpy as np
+import pytest
+from helpers import fake_cublaslt, internals, tolerances
+
+import gpunn
+from gpunn.backend import doctor, get, to_host
+from gpunn.backend.cuda import cublaslt
+from gpunn.backend.cuda.errors import Fault
+from gpunn.backend.cuda.layouts import Refused, mask_bytes
+from gpunn.backend.cuda.matmul import ProductWarning
+from gpunn.kernels import DeviceLaunch, activation_kernels
+from gpunn.kernels import get as kernel
+
+
+@pytest.fixture
+def door(fake_cupy):
+    found = cublaslt.open_door(fake_cupy)
+    assert isinstance(found, cublaslt.Door)
+    return found
+
+
+@pytest.fixture
+def slope_0_at_0(fake_cupy):
+    """A library whose mask is as E2 has it: without it no mask is used, see `gpunn.backend.cuda.selftest`."""
+    fake_cupy.state.cublaslt.zero_is_above = False
+
+
+def integers(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype)
+
+
+def views(backend, x):
+    """The same matrix by rows, by columns, and as a part of a larger buffer, which begins at an odd address."""
+    n, m = x.shape
+    padded = backend.zeros((n, m + 3), x.dtype)
+    padded[:, 1 : m + 1] = backend.asarray(x)
+    flat = backend.zeros((n * m + 1,), x.dtype)
+    flat[1:] = backend.asarray(x.ravel())
+    return [backend.asarray(x), backend.asarray(x.T.copy()).T, padded[:, 1 : m + 1], flat[1:].reshape(n, m)]
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "k", "m"), [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1), (6, 130, 9)])
+def test_products_of_every_layout_are_launches_that_a_stream_may_capture(fake_cupy, dtype, n, k, m):
+    backend = get("cuda")
+    a, b = integers(n, k, dtype=dtype), integers(k, m, seed=1, dtype=dtype)
+    for left in views(backend, a):
+        for right in views(backend, b):
+            out = backend.empty((n, m), dtype)
+            launch = backend.bind_matmul(left, right, out)
+            assert isinstance(launch, DeviceLaunch) and launch.product
+            assert launch.reads == (left, right) and launch.writes == (out,)
+            launch()
+            assert np.array_equal(to_host(out), np.einsum("ik,kj->ij", a, b))
+    assert fake_cupy.state.calls.count("matmul") == 1  # the probe's
+
+
+@pytest.mark.parametrize("precision", [None, "tf32"])
+def test_what_follows_a_product_is_done_by_it(fake_cupy, slope_0_at_0, door, precision):
+    backend = get("cuda")
+    a, W, b, delta = integers(9, 7), integers(7, 130), integers(130), integers(9, 5, seed=2)
+    W_next = integers(130, 5, seed=3)
+    put = backend.asarray
+    z = np.einsum("ik,kj->ij", a, W) + b
+    out, mask = backend.empty((9, 130), np.float32), backend.empty((9, mask_bytes(130)), np.uint8)
+    bind = lambda *arrays, **options: door.bind(*arrays, precision=precision, **options)  # noqa: E731
+    bind(put(a), put(W), out, epilogue="bias", vector=put(b))()
+    assert np.array_equal(to_host(out), z)
+    bind(put(a), put(W), out, epilogue="relu", vector=put(b))()
+    assert np.array_equal(to_host(out), np.maximum(z, 0))
+    launch = bind(put(a), put(W), out, epilogue="relu_mask", vector=put(b), kept=mask)
+    assert launch.writes == (out, mask)
+    launch()
+    assert np.array_equal(to_host(out), np.maximum(z, 0))
+    sums = backend.empty((130,), np.float32)
+    launch = bind(put(delta), put(W_next).T, out, epilogue="drelu_sums", vector=sums, kept=mask)
+    assert launch.reads[2:] == (mask,) and launch.writes == (out, sums)
+    launch()
+    wanted = np.where(z > 0, np.einsum("ij,kj->ik", delta, W_next), 0)
+    assert np.array_equal(to_host(out), wanted) and np.array_equal(to_host(sums), wanted.sum(axis=0))
+    dW, db = backend.empty((7, 130), np.float32), backend.empty((130,), np.float32)
+    bind(put(a).T, put(wanted.astype(np.float32)), dW, epilogue="sums", vector=db)()
+    assert np.array_equal(to_host(dW), np.einsum("ki,kj->ij", a, wanted))
+    assert np.array_equal(to_host(db), wanted.sum(axis=0))
+
+
+def test_products_of_bfloat16_add_in_float32(fake_cupy, door):
+    backend = get("cuda")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(9, 33)).astype(np.float32), rng.normal(size=(33, 5)).astype(np.float32)
+    out = backend.empty((9, 5), np.float32)
+    patterns = [kernel("to_bfloat16")(backend.asarray(x)) for x in (a, b)]
+    door.bind(*patterns, out, precision="bf16")()
+    wanted = rounded(a) @ rounded(b)
+    allowed = tolerances.sums(np.float32, 33, np.abs(wanted).max())
+    tolerances.assert_within(to_host(out), wanted, allowed)
+    assert np.abs(a @ b - wanted).max() > 10 * allowed
+
+
+def rounded(x):
+    """The nearest bfloat16, as a float32: 8 bits of the fraction in [½, 1), to even. (`np.rint` is.)"""
+    fraction, exponent = np.frexp(np.float64(x))
+    return np.ldexp(np.rint(fraction * 2**8) / 2**8, exponent).astype(np.float32)
+
+
+def test_the_algorithm_of_a_problem_is_asked_for_once(fake_cupy, door):
+    backend, library = get("cuda"), fake_cupy.state.cublaslt
+    a, b = backend.asarray(integers(8, 8)), backend.asarray(integers(8, 8))
+    out = backend.empty((8, 8), np.float32)
+    door.bind(a, b, out)
+    begun = library.asked  # of the trial, too
+    for _ in range(3):
+        door.bind(a, b, out)
+    assert library.asked == begun
+    door.bind(a.T, b, out)
+    assert library.asked == begun + 1
+    library.refuse.add("relu")
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"no algorithm for it \(CUBLAS_STATUS_NOT_SUPPORTED\)"):
+            door.bind(a, b, out, epilogue="relu", vector=a[0])
+
+
+def test_the_librarys_objects_go_with_their_owners(fake_cupy, door):
+    backend, library = get("cuda"), fake_cupy.state.cublaslt
+    a, out = backend.asarray(integers(4, 4)), backend.empty((4, 4), np.float32)
+    launches = [door.bind(a, a.T, out) for _ in range(3)]
+    gc.collect()
+    assert library.objects == {"Handle": 1, "MatmulDesc": 3, "MatrixLayout": 9, "MatmulPreference": 1}
+    del launches
+    gc.collect()
+    assert library.objects == {"Handle": 1}
+
+
+def test_a_handle_goes_with_its_door(fake_cupy):
+    found = cublaslt.open_door(fake_cupy)
+    assert fake_cupy.state.cublaslt.objects == {"Handle": 1} and "12.9.3 (fake)" in str(found)
+    del found
+    gc.collect()
+    assert fake_cupy.state.cublaslt.objects == {}
+
+
+def test_what_fails_when_it_runs_raises_with_the_librarys_word(fake_cupy, door):
+    backend = get("cuda")
+    a, out = backend.asarray(integers(4, 4)), backend.empty((4, 4), np.float32)
+    launch = door.bind(a, a.T, out)
+    launch.calls[0].A += 1  # an address that fits no float
+    with pytest.raises(cublaslt.ProductError, match="cublasLtMatmul failed: CUBLAS_STATUS_INVALID_VALUE"):
+        launch()
+
+
+# --- graphs -----------------------------------------------------------------------------------------------------------
+
+
+def net_of(device, sizes=(128, 24, 8), activation="relu", dtype="float32", precision=None, **options):
+    layers = [gpunn.Dense(n, activation) for n in sizes] + [gpunn.Dense(3, "softmax")]
+    net = gpunn.Sequential(layers, input_shape=6, seed=4, dtype=dtype)
+    rule = options.pop("optimizer", None) or gpunn.Momentum(0.05)
+    return net.compile(rule, "sparse_categorical_crossentropy", device=device, precision=precision, **options)
+
+
+def data(rows=40):
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(rows, 6)), rng.integers(0, 3, rows)
+
+
+@pytest.mark.parametrize("sizes", [(24, 8), (128, 24, 8)])  # 128 terms a sum want workspace
+def test_a_whole_step_is_captured_and_replayed(fake_cupy, sizes):
+    """The fake raises where a capture allocates, leaves a stream out, or lets two branches meet in a workspace."""
+    net, peer = net_of("cuda", sizes), net_of("cpu", sizes)
+    for each in (net, peer):
+        each.fit(*data(), batch_size=8, epochs=4, shuffle=False, verbose=0)
+    assert internals.graphs_run(fake_cupy)
+    for a, b in zip(net.get_weights(), peer.get_weights(), strict=True):
+        tolerances.assert_within(a, b, 20 * tolerances.sums(np.float32, 128, np.abs(b).max()))
+
+
+def test_two_streams_have_workspaces_of_their_own_for_as_long_as_they_are_used(fake_cupy, door):
+    streams = [fake_cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+    held = [door.prepare(s.ptr) for s in streams]
+    assert held[0].ptr != held[1].ptr and door.workspace(streams[0].ptr) is held[0]
+    assert held[0].array.nbytes == cublaslt.WORKSPACE == 32 << 20
+    pointer = streams[1].ptr
+    del held[1]
+    gc.collect()
+    assert pointer not in internals.workspaces(door)
+
+
+def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, door):
+    backend = get("cuda")
+    a, b = backend.asarray(integers(4, 128)), backend.asarray(integers(128, 4))
+    first, second = (door.bind(a, b, backend.empty((4, 4), np.float32)) for _ in range(2))
+    one, other = (fake_cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    internals.workspaces(door)[other.ptr] = shared = door.prepare(one.ptr)
+    one.begin_capture()
+    other.wait_event(one.record())
+    with one:
+        first()
+    with other, pytest.raises(cublaslt.ProductError, match="race for the same bytes"):
+        second()
+    fake_cupy.state.capturing = False
+    assert shared.ptr
+
+
+# --- whole networks ---------------------------------------------------------------------------------------------------
+
+
+def launches_of(fake_cupy, net, rows=16):
+    """The products and the kernels of one step, without what brings the batch."""
+    X, y = data(rows)
+    net.train_on_batch(X, y)
+    with internals.training_plan(net, rows) as plan:
+        fake_cupy.state.calls.clear()
+        for launch in [*plan.forward, *plan.loss, *plan.backward]:
+            launch()
+        return internals.products_run(fake_cupy), internals.kernels_run(fake_cupy)
+
+
+def test_a_rectifier_net_takes_3L_minus_1_launches_and_the_loss(fake_cupy, slope_0_at_0):
+    """Forward L, of which the last is merged with the loss; ∂W L; δ L − 1, with f′ and the intercepts' gradients."""
+    products, others = launches_of(fake_cupy, net_of("cuda"))
+    assert products == [
+        *["relu_mask"] * 3,
+        "bias",
+        "sums",
+        *["drelu_sums", "none"] * 3,
+    ]
+    assert not any("relu" in c or "column_sum" in c or "bias" in c for c in others)
+
+
+def test_a_mask_that_stands_at_0_is_not_used(fake_cupy):
+    """f′(0) = 0 (E2). Rows of zeros and no intercepts yet: z is 0 all over, and ∂C/∂b tells the difference."""
+    X, y = data()
+    X[::2] = 0
+    nets = [net_of(device) for device in ("cuda", "cpu")]
+    for a, b in zip(*(net.loss_and_gradients(X, y)[1] for net in nets), strict=True):
+        tolerances.assert_within(a, b, tolerances.sums(np.float32, 128, np.abs(b).max()))
+    products, others = launches_of(fake_cupy, nets[0])
+    # the slope takes a launch, which brings the intercepts' gradients
+    assert products == [*["relu"] * 3, "bias", "sums", *["none"] * 6]
+    assert sum(c.startswith("relu_backward") for c in others) == 3
+    # a library that is believed without a trial gives others
+    with internals.no_self_tests():
+        wrong = net_of("cuda").loss_and_gradients(X, y)[1]
+    assert np.abs(wrong[1] - nets[1].loss_and_gradients(X, y)[1][1]).max() > 1e-3
+
+
+WRONG = {
+    "a product": ("none", lambda self, a, b, d, *_: d.__setitem__(Ellipsis, a[0, 0])),
+    "intercepts left out": ("bias", lambda self, a, b, d, p, v, *_: d.__setitem__(Ellipsis, d - v[:, None])),
+    "sums of the other operand": ("sums", lambda self, a, b, d, p, v, *_: v.__setitem__(Ellipsis, b.sum())),
+    "sums before the slope": ("drelu_sums", lambda self, a, b, d, p, v, *_: v.__setitem__(Ellipsis, v + 1)),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_an_epilogue_with_wrong_numbers_is_not_used(fake_cupy, slope_0_at_0, monkeypatch, kind):
+    epilogue, spoil = WRONG[kind]
+    right = fake_cublaslt.Library._run
+
+    def run(self, a, b, d, problem, *rest):
+        right(self, a, b, d, problem, *rest)
+        if problem.epilogue == epilogue:
+            spoil(self, a, b, d, problem, *rest)
+
+    monkeypatch.setattr(fake_cublaslt.Library, "_run", run)
+    X, y = data()
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if epilogue == "none" else "error", ProductWarning)
+        for device in ("cuda", "cpu"):
+            net = net_of(device)
+            net.train_on_batch(X, y)
+            found.append(net.get_weights())
+    for a, b in zip(*found, strict=True):
+        tolerances.assert_within(a, b, tolerances.sums(np.float32, 128, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("refuse", ["relu_mask", "relu", "bias", "drelu_sums", "drelus", "sums", "all"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_what_the_library_refuses_is_done_by_kernels(fake_cupy, slope_0_at_0, refuse, activation):
+    names = {"all": set(cublaslt.NUMBERS) - {"none"}, "drelus": {"drelu", "drelu_sums"}}.get(refuse, {refuse})
+    fake_cupy.state.cublaslt.refuse = names
+    X, y = data()
+    nets = [net_of(device, activation=activation) for device in ("cuda", "cpu")]
+    found = [net.loss_and_gradients(X, y) for net in nets]
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        tolerances.assert_within(a, b, tolerances.sums(np.float32, 128, np.abs(b).max()))
+    seen = set(internals.products_run(fake_cupy))
+    assert not seen & names and ("none" in seen or refuse == "drelu_sums")
+    assert fake_cupy.state.calls.count("matmul") == 1  # the probe's
+
+
+LAYERS = {
+    "relu": lambda: [gpunn.Dense(9, "relu"), gpunn.Dense(130, "relu"), gpunn.Dense(4, "relu")],
+    "one output": lambda: [gpunn.Dense(9, "relu"), gpunn.Dense(1, "relu"), gpunn.Dense(5, "relu")],
+    "others": lambda: [gpunn.Dense(9, "tanh"), gpunn.Dense(8, "gelu"), gpunn.Dense(7, "elu"), gpunn.Dense(8, "silu")],
+    "no intercepts": lambda: [gpunn.Dense(9, "relu", use_bias=False), gpunn.Dense(8, "relu"), gpunn.Dense(4)],
+    "between": lambda: [gpunn.Dense(9, "relu"), gpunn.Dropout(0.3), gpunn.Dense(8, "relu"), gpunn.BatchNormalization()],
+    "frozen": lambda: [frozen(gpunn.Dense(9, "relu")), frozen(gpunn.Dense(8, "relu")), gpunn.Dense(6, "relu")],
+    "penalties": lambda: [gpunn.Dense(9, "relu", l2=0.1, max_norm=1.0), gpunn.Dense(8, "relu", l1=0.01)],
+    "own": lambda: [Twice(9, "relu"), gpunn.Dense(8, "relu"), Twice(8, "relu"), gpunn.Dense(7, "relu")],
+}
+
+
+def frozen(layer):
+    layer.trainable = False
+    return layer
+
+
+class Twice(gpunn.Dense):
+    """A layer of somebody's own, with a backward pass that knows nothing of products."""
+
+    def backward(self, ops, t, training):
+        self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
+        ops.matmul(t.a_prev.T, t.delta, out=t.dW)
+        ops(kernel("column_sum"), t.delta, out=t.db)
+        if t.grad_prev is not None:
+            ops.matmul(t.delta, t.W.T, out=t.grad_prev)
+
+
+@pytest.mark.parametrize(("dtype", "zero_is_above"), [("float32", False), ("float32", True), ("float64", True)])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_networks_through_the_door_agree_with_numpy(fake_cupy, kind, dtype, zero_is_above):
+    """Gradients in training and outside of it, the trace, predictions and three steps."""
+    fake_cupy.state.cublaslt.zero_is_above = zero_is_above
+    X, y = data(21)
+    found = []
+    for device in ("cuda", "cpu"):
+        net = gpunn.Sequential([*LAYERS[kind](), gpunn.Dense(3, "softmax")], input_shape=6, seed=4, dtype=dtype)
+        net.compile("adam", "sparse_categorical_crossentropy", device=device)
+        gradients = [g for training in (True, False) for g in net.loss_and_gradients(X, y, training=training)[1]]
+        traced = [r.delta for r in net.trace(X, y)]
+        for _ in range(3):
+            net.train_on_batch(X, y)
+        found.append([*gradients, *traced, net.predict(X), *net.get_weights()])
+    for a, b in zip(*found, strict=True):
+        tolerances.assert_within(a, b, tolerances.sums(dtype, 130, max(1e-2, np.abs(b).max())))
+    assert fake_cupy.state.calls.count("matmul") == 1  # the probe's
+
+
+def test_nothing_is_lost_of_nan_where_no_flag_looks(fake_cupy):
+    """The library's rectifier makes 0 of NaN: predictions go through our own."""
+    net = net_of("cuda")
+    internals.parameters(net).fill(np.nan)
+    assert np.isnan(net.predict(data()[0])).all()
+    seen = internals.products_run(fake_cupy)
+    assert "bias" in seen and not any("relu" in c for c in seen)
+
+
+# --- without the library ----------------------------------------------------------------------------------------------
+
+
+def missing(monkeypatch, path="no such library"):
+    def load(path):
+        raise OSError(f"{path}: cannot open shared object file")
+
+    monkeypatch.setattr(cublaslt, "load", load)
+
+
+def test_without_the_library_cupy_multiplies_and_it_is_said_once(fake_cupy, monkeypatch):
+    missing(monkeypatch)
+    X, y = data()
+    net, peer = net_of("cuda"), net_of("cpu")
+    with pytest.warns(ProductWarning, match="one by one.*cuBLASLt.*is missing.*cannot open.*Remedy: ") as said:
+        net.fit(X, y, batch_size=8, verbose=0)
+        net.fit(X, y, batch_size=16, verbose=0)
+    assert len(said) == 1 and "matmul" in fake_cupy.state.calls
+    peer.fit(X, y, batch_size=8, verbose=0).history, peer.fit(X, y, batch_size=16, verbose=0)
+    for a, b in zip(net.get_weights(), peer.get_weights(), strict=True):
+        tolerances.assert_within(a, b, 8 * tolerances.sums(np.float32, 128, np.abs(b).max()))
+
+
+def broken_copy(state, **options):
+    library = fake_cublaslt.Library(state, **options)
+    del library.cublasLtMatmul
+    return library
+
+
+FAULTS = {
+    "another version": (lambda s: fake_cublaslt.Library(s, version=110805), r"fake is version 11\.8\.5"),
+    "a function is not there": (broken_copy, "cublasLtMatmul"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_copy_that_does_not_fit_is_passed_over(fake_cupy, monkeypatch, kind):
+    make, told = FAULTS[kind]
+    copies = {"bad": make(fake_cupy.state), "good": fake_cublaslt.Library(fake_cupy.state)}
+    monkeypatch.setattr(cublaslt, "load", lambda path: copies["bad" if path == "fake" else "good"])
+    found = cublaslt.open_door(fake_cupy)
+    assert isinstance(found, Fault) and found.kind == "products"
+    assert re.search(told, found.verdict)
+    monkeypatch.setattr(cublaslt, "candidates", lambda major: ["fake", "next"])
+    assert cublaslt.open_door(fake_cupy).where == "next"
+
+
+def test_a_library_without_a_device_is_a_fault(fake_cupy):
+    fake_cupy.state.devices = 0
+    found = cublaslt.open_door(fake_cupy)
+    assert isinstance(found, Fault) and "cublasLtCreate: CUBLAS_STATUS_NOT_INITIALIZED" in found.verdict
+
+
+def test_operands_that_the_library_cannot_take_go_through_cupy(fake_cupy):
+    backend = get("cuda")
+    a, b = integers(5, 14), integers(7, 3)
+    out = backend.empty((5, 3), np.float32)
+    with pytest.warns(ProductWarning, match="a has strides"):
+        launch = backend.bind_matmul(backend.asarray(a)[:, ::2], backend.asarray(b), out)
+    launch()
+    assert np.array_equal(to_host(out), np.einsum("ik,kj->ij", a[:, ::2], b))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backend.bind_matmul(backend.asarray(a)[:, ::2], backend.asarray(b), out)  # said already
+
+
+# --- where it is looked for -------------------------------------------------------------------------------------------
+
+
+def test_the_copy_in_use_comes_first_then_wheels_then_the_loader(monkeypatch, tmp_path):
+    for inside, name in (("cublas/lib", "libcublasLt.so.12"), ("cu13/lib", "libcublasLt.so.13")):
+        (tmp_path / "nvidia" / inside).mkdir(parents=True)
+        (tmp_path / "nvidia" / inside / name).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cublaslt.sys, "platform", "linux")
+    importlib_finds(monkeypatch, tmp_path / "nvidia")
+    for major, names in ((12, ["cublas", "cu13"]), (13, ["cu13", "cublas"])):
+        found = [c for c in cublaslt.candidates(major) if str(tmp_path) in c]
+        assert [c.split("/nvidia/")[1].split("/")[0] for c in found] == names
+        assert list(cublaslt.candidates(major))[-2:] == [f"libcublasLt.so.{m}" for m in (major, 25 - major)]
+
+
+def importlib_finds(monkeypatch, folder):
+    import importlib.machinery
+
+    spec = importlib.machinery.ModuleSpec("nvidia", None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    monkeypatch.setattr(cublaslt.importlib.util, "find_spec", lambda name: spec)
+
+
+# --- the doctor -------------------------------------------------------------------------------------------------------
+
+
+def test_the_doctor_says_what_multiplies(fake_cupy, monkeypatch):
+    monkeypatch.delenv("GPUNN_DEVICE", raising=False)
+
+    def line():
+        report = doctor()
+        return next(c for c in report.checks if c.name == "GPU products"), report
+
+    check, report = line()
+    assert check.ok and check.detail.startswith("captured with the step, by cuBLASLt 12.9.3 (fake): float32, float64")
+    assert "TF32, bfloat16; in the same launch: bias, relu, gelu, gelu_z, dgelu, dgelu_sums, sums" in check.detail
+    assert report.ok
+    monkeypatch.setattr(fake_cupy.cuda.Device, "compute_capability", "75")
+    assert "TF32" not in line()[0].detail
+    missing(monkeypatch)
+    check, report = line()
+    assert check.ok is False and "is missing" in check.detail and not report.ok
+    assert "pip install" in report.remedy and "gpunn uses cuda:0" in report.verdict
+
+
+def test_what_gelu_is_held_to_is_the_text_of_its_kernel():
+    """Its epilogue is used where less precision was asked for by name, and the fake's tanh form is ours."""
+    from helpers import column_major_blas
+
+    z = np.linspace(-6, 6, 101)
+    f = activation_kernels("gelu")
+    for found, wanted in zip(column_major_blas.gelu(z), (f.f(z), f.slope(z)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)

@@ -1,0 +1,202 @@
+"""Which call of a column-major library computes which row-major product, on a product that is column-major indeed."""
+
+import numpy as np
+import pytest
+from helpers import column_major_blas as blas
+from helpers import tolerances
+from helpers.messages import naming
+
+from gpunn.backend.cuda.layouts import EPILOGUES, Refused, call_of, mask_bytes
+
+SHAPES = [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1), (1, 1, 1), (33, 130, 129), (4, 9, 256), (2, 3, 127)]
+LAYOUTS = ["rows", "columns", "padded rows", "padded columns"]
+
+
+def laid(x, layout):
+    """The same numbers in another layout: a view of a larger array where it is padded."""
+    n, m = x.shape
+    if layout == "rows":
+        return x.copy()
+    if layout == "columns":
+        return x.T.copy().T
+    if layout == "padded rows":
+        big = np.full((n, m + 5), np.nan, x.dtype)
+        big[:, 2 : 2 + m] = x
+        return big[:, 2 : 2 + m]
+    big = np.full((m, n + 3), np.nan, x.dtype)
+    big[:, 1 : 1 + n] = x.T
+    return big[:, 1 : 1 + n].T
+
+
+def run(a, b, out, epilogue="none", vector=None, kept=None):
+    """The call, carried out: its first operand is b's memory, its second a's."""
+    call = call_of(a, b, out, epilogue, vector, kept)
+    A, B, D = (
+        blas.matrix(x.ctypes.data, x.dtype, s.rows, s.columns, s.leading)
+        for x, s in ((b, call.A), (a, call.B), (out, call.D))
+    )
+    assert (call.m, call.n) == D.shape and call.k == (A.shape[0] if call.A.transposed else A.shape[1])
+    what = EPILOGUES[epilogue].kept
+    mask = blas.bits(kept.ctypes.data, call.m, call.n, call.kept) if what == "mask" else None
+    z = blas.matrix(kept.ctypes.data, kept.dtype, call.m, call.n, call.kept) if what == "z" else None
+    blas.multiply(A, B, D, (call.A.transposed, call.B.transposed), epilogue, vector, mask, z)
+    return call
+
+
+def integers(*shape, seed=0):
+    return np.random.default_rng(seed).integers(-4, 5, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("layout_of_b", LAYOUTS)
+@pytest.mark.parametrize("layout_of_a", LAYOUTS)
+@pytest.mark.parametrize(("r", "k", "c"), SHAPES)
+def test_the_product(r, k, c, layout_of_a, layout_of_b):
+    """Small integers, so exactly, whatever the layout of a and b."""
+    a, b = integers(r, k), integers(k, c, seed=1)
+    for out in (np.full((r, c), np.nan, np.float32), np.full((r, c + 4), np.nan, np.float32)[:, :c]):
+        run(laid(a, layout_of_a), laid(b, layout_of_b), out)
+        assert np.array_equal(out, np.einsum("ik,kj->ij", a, b))
+
+
+def test_by_hand():
+    """a (2, 3), b (3, 4): the library multiplies bᵀ (4, 3) by aᵀ (3, 2), each as it lies, into outᵀ (4, 2)."""
+    a, b, out = np.zeros((2, 3)), np.zeros((3, 4)), np.zeros((2, 4))
+    call = call_of(a, b, out)
+    assert (call.m, call.n, call.k) == (4, 2, 3)
+    assert [(s.rows, s.columns, s.leading, s.transposed) for s in (call.A, call.B, call.D)] == [
+        (4, 3, 4, False),
+        (3, 2, 3, False),
+        (4, 2, 4, False),
+    ]
+    # ∂W = a_prevᵀ δ (E6): a_prev (8, 3), δ (8, 4)
+    call = call_of(np.zeros((8, 3)).T, np.zeros((8, 4)), np.zeros((3, 4)))
+    assert (call.m, call.n, call.k) == (4, 3, 8)
+    assert [(s.rows, s.columns, s.leading, s.transposed) for s in (call.A, call.B, call.D)] == [
+        (4, 8, 4, False),
+        (3, 8, 3, True),
+        (4, 3, 4, False),
+    ]
+    # δ Wᵀ (E5): δ (8, 4), W (3, 4)
+    call = call_of(np.zeros((8, 4)), np.zeros((3, 4)).T, np.zeros((8, 3)))
+    assert [(s.rows, s.columns, s.leading, s.transposed) for s in (call.A, call.B, call.D)] == [
+        (4, 3, 4, True),
+        (4, 8, 4, False),
+        (3, 8, 3, False),
+    ]
+
+
+@pytest.mark.parametrize(("columns", "wanted"), [(1, 16), (127, 16), (128, 16), (129, 32), (256, 32), (257, 48)])
+def test_a_row_of_the_mask_is_filled_up_to_128_bits(columns, wanted):
+    assert mask_bytes(columns) == wanted
+
+
+@pytest.mark.parametrize(("r", "k", "c"), [(5, 7, 3), (33, 130, 129), (4, 9, 256), (2, 3, 127)])
+def test_forward_and_backward_through_the_rectifier(r, k, c):
+    """E1, E2, E5 and E7 with the mask that the forward product leaves."""
+    a, W, b, delta, W_next = integers(r, k), integers(k, c), integers(c), integers(r, 6), integers(c, 6, seed=2)
+    out, mask = np.empty((r, c), np.float32), np.full((r, mask_bytes(c)), 0xA5, np.uint8)
+    run(a, W, out, "relu_mask", b, mask)
+    z = np.einsum("ik,kj->ij", a, W) + b
+    assert np.array_equal(out, np.maximum(z, 0))
+    assert (mask[:, -(-c // 8) :] == 0xA5).all()  # what fills a row up is nobody's
+    plain = np.empty_like(out)
+    run(a, W, plain, "relu", b)
+    assert np.array_equal(plain, out)
+    wanted = np.where(z > 0, np.einsum("ij,kj->ik", delta, W_next), 0)
+    for epilogue in ("drelu", "drelu_sums"):
+        grad, sums = np.empty((r, c), np.float32), np.empty(c, np.float32)
+        run(delta, W_next.T, grad, epilogue, sums if epilogue == "drelu_sums" else None, mask)
+        assert np.array_equal(grad, wanted)
+    assert np.array_equal(sums, wanted.sum(axis=0))
+
+
+def test_intercepts_and_the_sums_of_an_operand():
+    a, W, b, delta = integers(5, 7), integers(7, 3), integers(3), integers(5, 3, seed=3)
+    out, dW, db = np.empty((5, 3), np.float32), np.empty((7, 3), np.float32), np.empty(3, np.float32)
+    run(a, W, out, "bias", b)
+    assert np.array_equal(out, np.einsum("ik,kj->ij", a, W) + b)
+    run(a.T, delta, dW, "sums", db)
+    assert np.array_equal(dW, np.einsum("ki,kj->ij", a, delta)) and np.array_equal(db, delta.sum(axis=0))
+
+
+def test_gelu_keeps_z_and_its_slope_comes_from_it():
+    from gpunn.kernels import activation_kernels
+
+    a, W, b, delta, W_next = integers(5, 7), integers(7, 8) / 8, integers(8), integers(5, 6), integers(8, 6) / 8
+    out, z = np.empty((5, 8), np.float32), np.empty((5, 8), np.float32)
+    run(a, W, out, "gelu_z", b, z)
+    f = activation_kernels("gelu")
+    assert np.array_equal(z, np.einsum("ik,kj->ij", a, W) + b)
+    allowed = tolerances.ulps(np.float32, 16, np.abs(z).max())
+    tolerances.assert_within(out, f.f(z).astype(np.float32), allowed)
+    grad, sums = np.empty((5, 8), np.float32), np.empty(8, np.float32)
+    run(delta, W_next.T, grad, "dgelu_sums", sums, z)
+    wanted = (f.slope(z) * np.einsum("ij,kj->ik", delta, W_next)).astype(np.float32)
+    tolerances.assert_within(grad, wanted, tolerances.ulps(np.float32, 16, np.abs(wanted).max()))
+    tolerances.assert_within(sums, wanted.sum(axis=0), tolerances.sums(np.float32, 5, np.abs(wanted).max()))
+
+
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
+REFUSED = {
+    "a of three dimensions": (lambda: (zeros(1, 2, 3), zeros(3, 4), zeros(2, 4)), {}, "a has 3 dimensions"),
+    "nothing to sum": (lambda: (zeros(2, 0), zeros(0, 4), zeros(2, 4)), {}, r"a has shape \(2, 0\)"),
+    "every second column": (lambda: (zeros(2, 6)[:, ::2], zeros(3, 4), zeros(2, 4)), {}, "a has strides"),
+    "rows backwards": (lambda: (zeros(2, 3), zeros(3, 4)[::-1], zeros(2, 4)), {}, "b has strides"),
+    "the same row again": (
+        lambda: (zeros(2, 3), np.lib.stride_tricks.as_strided(zeros(4), (3, 4), (0, 4)), zeros(2, 4)),
+        {},
+        "b has strides",
+    ),
+    "rows that overlap": (
+        lambda: (np.lib.stride_tricks.as_strided(zeros(9), (2, 3), (8, 4)), zeros(3, 4), zeros(2, 4)),
+        {},
+        "a has strides",
+    ),
+    "steps between elements": (
+        lambda: (np.lib.stride_tricks.as_strided(zeros(9), (2, 3), (14, 4)), zeros(3, 4), zeros(2, 4)),
+        {},
+        "a has strides",
+    ),
+    "out by columns": (lambda: (zeros(2, 3), zeros(3, 4), zeros(4, 2).T), {}, naming("out", "row by row")),
+    "intercepts of another length": (
+        lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
+        {"epilogue": "bias", "vector": zeros(5)},
+        r"vector has shape \(5,\)",
+    ),
+    "every second intercept": (
+        lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
+        {"epilogue": "bias", "vector": zeros(8)[::2]},
+        "vector has shape",
+    ),
+    "a mask that is not filled up": (
+        lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
+        {"epilogue": "relu_mask", "vector": zeros(4), "kept": np.zeros((2, 1), np.uint8)},
+        "the mask has shape",
+    ),
+    "z of a width that is no multiple of 8": (
+        lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
+        {"epilogue": "gelu_z", "vector": zeros(4), "kept": zeros(2, 4)},
+        "z has shape",
+    ),
+    "sums of one term": (
+        lambda: (zeros(4, 1), zeros(1, 3), zeros(4, 3)),
+        {"epilogue": "sums", "vector": zeros(3)},
+        "one term each",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_no_call_computes_is_refused(case):
+    arrays, options, message = REFUSED[case]
+    with pytest.raises(Refused, match=message):
+        call_of(*arrays(), **options)
+
+
+@pytest.mark.parametrize("options", [{"epilogue": "bias"}, {"vector": zeros(4)}, {"epilogue": "drelu"}])
+def test_an_epilogue_wants_what_is_its_own(options):
+    with pytest.raises(TypeError, match="wants vector"):
+        call_of(zeros(2, 3), zeros(3, 4), zeros(2, 4), **options)

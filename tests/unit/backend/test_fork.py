@@ -1,0 +1,144 @@
+"""A process that was forked from one that had used the GPU: it is told to use spawn. Simulated, on the fake CuPy."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+import gpunn
+from gpunn.backend import DeviceError, DeviceFallbackWarning, get
+
+X, Y = np.ones((6, 3)), np.ones((6, 1))
+SAYS = r'forked from one that had used the GPU.*multiprocessing.get_context\("spawn"\)'
+
+
+def _net(device):
+    return gpunn.Sequential([gpunn.Dense(1)], seed=1, input_shape=3).compile("sgd", "mse", device=device)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Call it, and this process has another number, as a fork has."""
+    return lambda: monkeypatch.setattr(os, "getpid", lambda: -7)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net: net.predict(X),
+        lambda net: net.fit(X, Y, verbose=0),
+        lambda net: net.train_on_batch(X, Y),
+        lambda net: net.evaluate(X, Y),
+        lambda net: net.get_weights(),
+        lambda net: net.set_weights(SAVED),
+        lambda net: net.to("cpu"),
+        lambda net: pickle.dumps(net),
+        lambda net: net.to_tensors(),
+        lambda net: net.loss_and_gradients(X, Y),
+        lambda net: net.trace(X),
+        lambda net: get("cuda"),
+        lambda net: _net("cuda"),
+    ],
+)
+def test_whatever_would_touch_the_gpu_says_so(fake_cupy, forked, call):
+    net = _net("cuda")
+    net.fit(X, Y, verbose=0)
+    forked()
+    seen = len(fake_cupy.state.calls)
+    with pytest.raises(DeviceError, match=SAYS):
+        call(net)
+    assert fake_cupy.state.calls[seen:] == [], "the dead context is not touched"
+
+
+SAVED = [np.ones((3, 1)), np.ones(1)]
+
+
+def test_auto_takes_the_cpu_and_says_why(fake_cupy, forked, monkeypatch):
+    monkeypatch.delenv("GPUNN_DEVICE", raising=False)
+    assert get("auto").device == "cuda:0"
+    forked()
+    with pytest.warns(DeviceFallbackWarning, match=SAYS):
+        assert get("auto").device == "cpu"
+    net = _net("auto")
+    net.fit(X, Y, verbose=0)
+    assert net.device == "cpu"
+
+
+def test_the_cpu_works_in_a_fork(fake_cupy, forked):
+    on_cpu, pickled = _net("cpu"), pickle.dumps(_net("cuda"))
+    forked()
+    on_cpu.fit(X, Y, verbose=0)
+    pickle.loads(pickled).predict(X)
+
+
+def test_a_process_that_has_not_used_the_gpu_may_fork_and_use_it_then(fake_cupy, forked):
+    forked()
+    net = _net("cuda")
+    net.fit(X, Y, verbose=0)
+    assert net.device == "cuda:0"
+
+
+def test_no_gpu_is_no_gpu_in_a_fork_too(monkeypatch, forked):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="CuPy is not installed"):
+            get("cuda")
+        forked()
+
+
+SCRIPT = """
+import os, sys, pytest, numpy as np
+from helpers import fake_cupy
+with pytest.MonkeyPatch.context() as patch:
+    fake_cupy.install(patch)
+    import gpunn
+    net = gpunn.Sequential([gpunn.Dense(1)], seed=1, input_shape=3).compile("sgd", "mse", device="cuda")
+    X = np.ones((6, 3))
+    before = net.predict(X)
+    child = os.fork()
+    if child == 0:
+        try:
+            net.predict(X)
+        except gpunn.DeviceError as error:
+            os._exit(17 if 'get_context("spawn")' in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+    assert np.array_equal(net.predict(X), before)
+    print("told")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("fake_cupy")
+def test_a_real_fork_is_told():
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment)
+    assert done.stdout == "told\n", done.stderr
+
+
+SPAWNED = """
+import multiprocessing, sys
+import numpy as np, gpunn
+
+def predict(net):
+    return net.predict(np.ones((2, 3))).tolist()
+
+if __name__ == "__main__":
+    net = gpunn.Sequential([gpunn.Dense(1)], seed=1, input_shape=3)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(predict, [net]) == [predict(net)]
+    print("spawned")
+"""
+
+
+def test_the_remedy_works(tmp_path):
+    """A network goes to a spawned worker and predicts there."""
+    (tmp_path / "main.py").write_text(SPAWNED, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "main.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout == "spawned\n", done.stderr

@@ -1,0 +1,288 @@
+"""`python -m benchmarks gpu` with the CPU in the GPU's place: real processes, made-up machine, no GPU result."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+from helpers.oracles import oracle
+
+from benchmarks import __main__ as command
+from benchmarks import comparison, goals, gpu, gpu_presence, report, results
+from benchmarks.contestants import COMPILED, GPU
+from benchmarks.goals import Goal
+from benchmarks.nets import GPU_NETS, Net
+
+pytestmark = pytest.mark.slow
+
+FACTS = {"gpu": "Simulated GPU", "gpu_memory_gib": 8.0, "driver": "1", "cuda": "12.9", "cupy": "14.2.0"}
+SMALL = Net("small", (6, 8, 3), 32, 2048, learning_rate=1e-4, orders=2)
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """A net for a CPU, and no waiting."""
+    monkeypatch.setattr(gpu_presence, "missing", lambda command, would: False)
+    monkeypatch.setattr(gpu_presence, "facts", lambda: dict(FACTS))
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setitem(GPU_NETS, "small", SMALL)
+    monkeypatch.setattr(gpu.child, "ends_as_if_interrupted", lambda: None)
+
+
+def parsed(*words):
+    return command.parser().parse_args(["gpu", *words])
+
+
+def test_a_run_from_end_to_end(simulated, tmp_path, capsys, monkeypatch):
+    oracle("torch")
+    monkeypatch.delitem(GPU, "gpunn-shuffling")
+    monkeypatch.setattr(comparison, "PAUSE", 0.0)
+    words = "gpu --nets small --precision float32,bf16 --peers torch-eager --rounds 2".split()
+    # what needs a GPU fails here, and is said
+    assert command.main([*words, "--out", str(tmp_path)]) == gpu.DISAGREED
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert result["done"] == ["small/float32", "small/bf16"]
+    assert result["machine"].items() >= FACTS.items() and result["machine"]["precision"] == "float32, bf16"
+    rows = {(r["contestant"], r["mode"], r["precision"]): r for r in result["rows"]}
+    assert {r["device"] for r in result["rows"]} == {"cuda"}
+    for name in ("gpunn", "torch-eager"):
+        assert rows[name, "train", "float32"]["us_per_step"] > 0 and rows[name, "predict", "float32"]["rounds"] == 2
+        assert rows[name, "train", "float32"]["losses_differ"] < 1e-5
+    assert rows["bytes", "train", "bf16"]["us_per_step"] > 0
+    assert rows["gpunn", "train", "float32"]["ratios"].keys() == {"torch-eager"}
+    assert rows["gpunn", "train", "float32"]["ratio_to_bytes"] > 0
+    assert rows["gpunn", "train", "bf16"]["note"].startswith("not measured (gpunn: precision='bf16' is for GPUs")
+    assert rows["floor", "train", "float32"]["note"].startswith("failed (")
+    assert rows["torch-eager", "train", "bf16"]["us_per_step"] > 0
+    written = {p.name for p in tmp_path.iterdir()}
+    assert {"gpu.json", "gpu.md"} <= written and all((tmp_path / n).stat().st_size < 300 * 1024 for n in written)
+    assert "# Benchmarks on a GPU" in printed and "Simulated GPU, driver 1." in printed
+    assert "| goal | net | mode | precision |" in printed
+    # all is done: the next call measures nothing, and drawing needs the JSON alone
+    monkeypatch.setattr(gpu, "compare", None)
+    assert command.main([*words, "--out", str(tmp_path)]) == gpu.DISAGREED
+    before = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    (tmp_path / "gpu.md").unlink()
+    assert command.main(["draw", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "gpu.md").read_text(encoding="utf-8") == before
+
+
+# --- made-up measurements, through the functions that real ones go through --------------------------------------------
+
+
+def entries(net, times):
+    """What a comparison gives; `times` are the µs of a step by contestant."""
+    made = []
+    for name, us in times.items():
+        found = comparison.Entry(GPU[name], 4, disagreement=1e-7)
+        found.times = {"train": [us * (1 + 0.01 * k) for k in range(9)]}
+        found.contestant = dataclasses.replace(GPU[name], modes=("train",))
+        made.append(found)
+    return made
+
+
+TIMES = {"gpunn": 10.0, "torch-eager": 25.0, "torch-graph": 12.0, "jax-scan": 14.0, "floor": 8.0, "bytes": 7.0}
+
+
+def result_of(times, net="mid", precision="bf16"):
+    return {"machine": {}, "done": [], "rows": results.rows(GPU_NETS[net], entries(net, times), precision, "cuda")}
+
+
+def said(result):
+    return {(v.goal.number, v.goal.net, v.goal.against): v for v in goals.verdicts(result, goals.GPU_GOALS)}
+
+
+def test_goals_on_a_gpu_by_hand():
+    found = said(result_of(TIMES))
+    assert found[1, "mid", "torch-eager"].said == "met"  # 2.5 times faster, 2 wanted
+    over = found[2, "mid", "best compiled"]
+    assert (over.said, over.whom) == ("met", "torch-graph") and over.median == pytest.approx(10 / 12, rel=1e-4)
+    assert found[3, "mid", "floor"].said == "met"  # products are 80 %, 75 wanted
+    assert found[3, "mid", "floor"].under == "bf16"
+    assert found[1, "small", "torch-eager"].said == "not measured"
+    slow = said(result_of({**TIMES, "gpunn": 13.0}))
+    assert {k[0]: v.said for k, v in slow.items() if k[1] == "mid"} == {1: "missed", 2: "missed", 3: "missed"}
+    narrow = said(result_of(TIMES, "narrow"))
+    assert narrow[4, "narrow", "bytes"].said == "met"  # 1.43 of 1.5
+    assert (narrow[2, "narrow", "best compiled"].said, narrow[5, "narrow", "best compiled"].said) == (
+        "missed",
+        "missed",
+    )
+    other = said(result_of(TIMES, precision="tf32"))
+    assert {v.said for v in other.values()} == {"not measured"}, "goals are of the precision that they name"
+
+
+def test_the_goals_are_those_laid_down():
+    limits = {(g.net, g.against, g.precision): round(1 / g.limit, 4) for g in goals.GPU_GOALS if g.number < 4}
+    assert limits == {
+        ("small", "torch-eager", "float32"): 10,
+        ("small", "best compiled", "float32"): 1.5,
+        ("mid", "torch-eager", "bf16"): 2,
+        ("mid", "best compiled", "bf16"): 1.15,
+        ("mid", "floor", "bf16"): 0.75,
+        ("large", "torch-eager", "bf16"): 1.15,
+        ("large", "best compiled", "bf16"): 1.03,
+        ("large", "floor", "bf16"): 0.88,
+        ("narrow", "torch-eager", "bf16"): 3,
+        ("narrow", "best compiled", "bf16"): 1.5,
+    }
+    assert all(g.net in GPU_NETS and g.contestant in GPU for g in goals.GPU_GOALS)
+    assert all(GPU[name].kind == "peer" for name in COMPILED)
+    assert set(COMPILED) | {"torch-eager"} == {name for name, c in GPU.items() if c.kind == "peer"}
+
+
+def test_the_report_and_the_pictures_of_precisions(tmp_path):
+    machine = dict.fromkeys("command cpu cores system architecture python blas compiler seed commit date".split(), "…")
+    machine |= {"versions": {}, "rounds": 9, "seconds": 0.1, "precision": "float32, bf16", **FACTS}
+    result = result_of(TIMES)
+    result["rows"] += result_of({**TIMES, "gpunn": 11.0}, precision="float32")["rows"]
+    result["rows"] += [
+        result["rows"][0] | {"net": "large", "us_per_step": None, "note": "not measured (no such thing)"}
+    ]
+    result["machine"] = machine
+    text = report.markdown(result, goals.verdicts(result, goals.GPU_GOALS))
+    assert (
+        "| mid | train | bf16 | 10.4 | torch-graph | 0.833 (0.833–0.833) | 1.25 (1.25–1.25) | 1.43 (1.43–1.43) |"
+        in text
+    )
+    assert "## Training, µs a step, bf16" in text and "## Training, µs a step, float32" in text
+    assert "| 2 | mid | train | bf16 | gpunn | 0.87 × the best compiled (torch-graph) | 0.833 |" in text
+    assert "large train (bf16)" in text and "in blocks of 4096 or 8192 rows" in text
+    pytest.importorskip("matplotlib")
+    from benchmarks import plots
+
+    assert plots.draw(result, tmp_path, "gpu") == ["gpu.png", "gpu-ratios.png"]
+
+
+def test_a_goal_that_nothing_compiled_was_measured_for():
+    goal = Goal(2, "mid", "train", "gpunn", "best compiled", 0.9, precision="bf16")
+    only = result_of({"gpunn": 1.0, "torch-eager": 2.0})
+    assert goals.verdict(goal, only, "bf16").said == "not measured"
+
+
+# --- going on where it stopped ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compared(monkeypatch, simulated):
+    """Comparisons that are made up; `compared.cut` cuts the next one short."""
+
+    class Made:
+        seen, cut = [], False
+
+        def __call__(self, net, contestants, workers, references, settings, say, **more):
+            self.seen.append((net.name, settings.precision))
+            found = entries(net.name, TIMES)
+            if self.cut:
+                for entry in found:
+                    entry.times = {mode: t[:4] for mode, t in entry.times.items()}
+            return found
+
+    made = Made()
+    made.seen = []
+    monkeypatch.setattr(gpu, "compare", made)
+    return made
+
+
+def test_the_nets_that_goals_name_come_first_and_all_are_asked(compared, tmp_path, capsys):
+    assert command.main(["gpu", "--out", str(tmp_path)]) == 0
+    assert tuple(compared.seen[:4]) == gpu.FIRST
+    assert len(compared.seen) == len(set(compared.seen)) == 12
+    capsys.readouterr()
+    assert command.main(["gpu", "--out", str(tmp_path)]) == 0
+    assert len(compared.seen) == 12, "nothing is owed"
+    assert command.main(["gpu", "--out", str(tmp_path), "--anew", "--goals"]) == 0
+    assert tuple(compared.seen[12:]) == gpu.FIRST
+
+
+def test_it_goes_on_where_it_stopped(compared, tmp_path):
+    path = tmp_path / "gpu.json"
+    assert command.main(["gpu", "--goals", "--out", str(tmp_path), "--budget", "30"]) == gpu.LEFT
+    assert compared.seen == [] and not path.exists(), "too little time to begin anything"
+    compared.cut = True
+    assert command.main(["gpu", "--nets", "small", "--precision", "float32", "--out", str(tmp_path)]) == gpu.LEFT
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert kept["done"] == [] and kept["rows"][0]["rounds"] == 4, "what was cut short is saved, and owed"
+    compared.cut = False
+    assert command.main(["gpu", "--goals", "--out", str(tmp_path)]) == 0
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert compared.seen == [("small", "float32"), *gpu.FIRST]
+    assert kept["done"] == [f"{net}/{precision}" for net, precision in gpu.FIRST]
+    assert {row["rounds"] for row in kept["rows"]} == {9}
+    assert len([r for r in kept["rows"] if r["net"] == "small"]) == len(TIMES)
+
+
+def test_another_gpu_or_seed_begins_anew(compared, tmp_path, monkeypatch):
+    words = ["gpu", "--goals", "--out", str(tmp_path)]
+    command.main(words)
+    assert command.main([*words, "--seed", "1"]) == 0
+    assert len(compared.seen) == 8
+    monkeypatch.setattr(gpu_presence, "facts", lambda: {**FACTS, "gpu": "another"})
+    assert command.main([*words, "--seed", "1"]) == 0
+    assert len(compared.seen) == 12
+    (tmp_path / "gpu.json").write_text("{ broken", encoding="utf-8")
+    assert command.main([*words, "--seed", "1"]) == 0
+    assert len(compared.seen) == 16
+
+
+def test_what_is_not_full_writes_only_where_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "FOLDER", tmp_path)
+    assert gpu.target(parsed()) == tmp_path / "gpu.json" == gpu.target(parsed("--goals"))
+    for words in (["--quick"], ["--nets", "mid"], ["--seed", "1"], ["--precision", "bf16"], ["--rounds", "3"]):
+        assert gpu.target(parsed(*words)) is None
+        assert gpu.target(parsed(*words, "--out", "x")).name == "gpu.json"
+        assert gpu.target(parsed(*words, "--json", "y.json")).name == "y.json"
+
+
+def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
+    """A comparison whose time is over before the third round."""
+
+    class Workers:
+        threads, device = 1, "cpu"
+
+        def get(self, contestant):
+            return self
+
+        def ask(self, what, **more):
+            return {"us_per_step": 1.0, "device_us_per_step": 0.5}
+
+    class Ending(comparison.Settings):
+        looks = 0
+
+        @property
+        def left(self):
+            Ending.looks += 1
+            return 4 - Ending.looks
+
+    monkeypatch.setattr(comparison, "PAUSE", 0.0)
+    monkeypatch.setattr(comparison, "begin_all", lambda *given: None)
+    floors = [dataclasses.replace(GPU["floor"], modes=("train",)), GPU["bytes"]]
+    found = comparison.compare(SMALL, floors, Workers(), None, Ending(fresh=False), lambda line: None)
+    assert [len(e.times["train"]) for e in found] == [2, 2]
+    row = results.rows(SMALL, found, "float32", "cuda")[0]
+    assert row["us_by_events"] == 0.5 and row["rounds"] == 2
+
+
+def test_everyone_begins_side_by_side_but_those_that_choose_by_timing(monkeypatch):
+    began, started = [], []
+
+    class Workers:
+        side_by_side = comparison.Workers.side_by_side
+
+        def start(self, contestant):
+            started.append(contestant.name)
+
+    def begin(entry, **given):
+        began.append(("begins", entry.contestant.name))
+        time.sleep(0.05)
+        began.append(("ends", entry.contestant.name))
+
+    monkeypatch.setattr(comparison, "begin_one", begin)
+    made = [comparison.Entry(c, 1) for c in GPU.values()]
+    comparison.begin_all(made, SMALL, {}, Workers(), comparison.Settings(together=True), lambda line: None)
+    assert started == list(GPU), "before anybody is waited for"
+    alone = [name for name, c in GPU.items() if c.alone]
+    assert alone == ["jax-jit", "jax-scan", "torch-max-autotune"]
+    assert began[-6:] == [(what, name) for name in alone for what in ("begins", "ends")]
+    assert {what for what, _ in began[: len(GPU) - 3]} == {"begins"}

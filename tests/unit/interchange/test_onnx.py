@@ -1,0 +1,314 @@
+"""Exported graphs in onnxruntime: what `predict` gives, for every layer and activation, and for tables with their
+labels and units."""
+
+import numpy as np
+import pytest
+from helpers import internals, limits
+from helpers.messages import naming
+from helpers.oracles import oracle
+from helpers.random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
+from helpers.snapshots import nothing_moves
+
+import gpunn
+from gpunn import activations
+from gpunn.interchange import onnx as interchange
+
+onnx = oracle("onnx")
+runtime = oracle("onnxruntime")
+
+CASES = 120
+OWN = {"OwnSigmoid": OwnSigmoid, "OwnSoftmax": OwnSoftmax}
+TOLERANCE = {"float32": 1e-5, "float64": 1e-13}  # of the largest entry; sums of up to 9 terms in other orders
+
+
+def session(path):
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def exported(net, path, x):
+    net.export(path)
+    return session(path).run(["output"], {"X": x})[0]
+
+
+def assert_same(got, wanted, tolerance):
+    assert got.dtype == wanted.dtype and got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * np.abs(wanted).max(initial=0))
+
+
+def as_dtype(net, dtype):
+    tensors, metadata = net.to_tensors()
+    arrays = {name: a.astype(dtype) for name, a in tensors.items()}
+    return gpunn.Sequential.from_tensors(
+        arrays, metadata | {"dtype": dtype, "compiled": None}, custom={name: cls() for name, cls in OWN.items()}
+    )
+
+
+def parts_of(net):
+    """The classes of its layers and activations."""
+    return {type(layer) for layer in net.layers} | {type(layer.activation) for layer in net.layers}
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_random_networks(tmp_path, dtype):
+    """Every layer and activation, with and without intercepts, on 1, 7, 0 and all rows."""
+    path, seen = tmp_path / "m.onnx", set()
+    for number in range(CASES):
+        case = random_case(number)
+        if parts_of(case.net) & {*OWN.values()}:
+            continue
+        net, x = as_dtype(case.net, dtype), case.x.astype(dtype)
+        net.export(path)
+        run = session(path).run
+        for n in (1, 7, len(x)):
+            rows = np.resize(x, (n, x.shape[1]))
+            assert_same(run(None, {"X": rows})[0], net.predict(rows), TOLERANCE[dtype])
+        assert run(None, {"X": x[:0]})[0].shape == (0, net.predict(x).shape[1])
+        seen |= parts_of(net) | {"no intercepts" for layer in net.layers if getattr(layer, "use_bias", True) is False}
+    layers, functions = internals.exported_to_onnx()
+    assert seen == layers | functions | {"no intercepts"}
+
+
+def test_every_activation_is_known():
+    assert {type(activations.get(f)) for f in OUTPUTS} == internals.exported_to_onnx()[1]
+
+
+# where exp overflows and where sums cancel; ±1e4 stands for what no function should multiply a rounding error by
+Z = np.array([-1e4, -300, -88, -20, -17, -1, -0.1, -1e-6, 0, 1e-6, 0.1, 1, 17, 20, 88])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("f", [f for f in OUTPUTS if f != "softmax"], ids=str)
+def test_activations_far_from_zero_and_near_it(tmp_path, f, dtype):
+    """Each entry on its own, so that no large one hides it; only where σ is all but 0 or 1 an absolute error counts."""
+    net = gpunn.Sequential([gpunn.Activation(f)], input_shape=1, dtype=dtype)
+    z = Z[:, None].astype(dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        wanted = net.predict(z)
+    got = exported(net, tmp_path / "m.onnx", z)
+    u = np.finfo(dtype).eps
+    # gelu as it is computed loses what ½(1 + tanh u) cancels; σ of onnxruntime ends at ±18 in float32
+    absolute = {"gelu": 20 * u, "sigmoid": u}.get(f, 0)
+    np.testing.assert_allclose(got, wanted, rtol=16 * u, atol=absolute + float(np.finfo(dtype).tiny))
+
+
+@pytest.mark.parametrize("layer", [gpunn.BatchNormalization, gpunn.LayerNormalization])
+def test_normalisation_far_from_zero(tmp_path, layer):
+    """Means of 1000 beside deviations of ½ and less, in float32: x · s + (β − μs) would be off by 1e-4."""
+    rng = np.random.default_rng(3)
+    net = gpunn.Sequential([layer()], input_shape=16)
+    tensors, metadata = net.to_tensors()
+    drawn = {"running_mean": rng.normal(1000, 1, 16), "running_variance": rng.uniform(0.01, 0.25, 16)}
+    tensors = {k: drawn.get(k.split(".")[-1], v).astype("f4") for k, v in tensors.items()}
+    net = gpunn.Sequential.from_tensors(tensors, metadata)
+    centre = drawn["running_mean"] if layer is gpunn.BatchNormalization else 1000
+    # steps of 1/16 so that all 16 sum exactly
+    x = (np.round(16 * (centre + rng.normal(0, 0.5, (9, 16)))) / 16).astype("f4")
+    assert_same(exported(net, tmp_path / "m.onnx", x), net.predict(x), 1e-6)
+
+
+def test_by_hand(tmp_path):
+    """a = max(0, xW + b) and a₁ − 2a₂, in numbers that float32 holds."""
+    net = gpunn.Sequential([gpunn.Dense(2, "relu"), gpunn.Dense(1, use_bias=False)], input_shape=2)
+    net.set_weights([[[1, -1], [2, 0.5]], [0.5, -0.25], [[1], [-2]]])
+    got = exported(net, tmp_path / "m.onnx", np.array([[1, 2], [-4, 1]], "f4"))
+    # (1 + 4 + 0.5, max(0, −1 + 1 − 0.25)) and (max(0, −4 + 2 + 0.5), 4 + 0.5 − 0.25)
+    assert got.tolist() == [[5.5], [-8.5]]
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 0.25])
+def test_the_constant_of_layer_normalisation(tmp_path, epsilon):
+    """(−1, 1)/√(1 + ε)."""
+    net = gpunn.Sequential([gpunn.LayerNormalization(epsilon)], input_shape=2, dtype="float64")
+    got = exported(net, tmp_path / "m.onnx", np.array([[3.0, 5.0]]))
+    np.testing.assert_allclose(got, [[-((1 + epsilon) ** -0.5), (1 + epsilon) ** -0.5]], rtol=1e-14)
+
+
+def test_the_text_form_of_dropout_scales(tmp_path):
+    net = gpunn.Sequential([gpunn.Dropout(0.25, form="textbook"), gpunn.Dropout(0.5)], input_shape=2)
+    assert exported(net, tmp_path / "m.onnx", np.array([[4, -8]], "f4")).tolist() == [[3, -6]]
+
+
+def test_what_the_file_says(tmp_path):
+    """A free batch axis, the pinned versions, and the names."""
+    net = gpunn.Sequential([gpunn.Dense(3, "elu"), gpunn.Dense(2, "softmax")], input_shape=4, dtype="float64")
+    path = tmp_path / "m.onnx"
+    net.export(str(path))
+    model = onnx.load(path)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    assert model.ir_version == 8
+    ((x,), (a,)) = model.graph.input, model.graph.output
+    shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (x, a)]
+    assert (x.name, a.name, shapes) == ("X", "output", [["N", 4], ["N", 2]])
+    assert {v.type.tensor_type.elem_type for v in (x, a)} == {onnx.TensorProto.DOUBLE}
+    weights = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
+    for name, w in zip(["layers.0.W", "layers.0.b", "layers.1.W", "layers.1.b"], net.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights[name], w)
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_exporting_changes_nothing_and_twice_gives_the_same_file(tmp_path):
+    case = random_case(9)
+    with nothing_moves(case.net, case.x):
+        for name in "ab":
+            case.net.export(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_from_another_device(tmp_path, fake_cupy):
+    """Simulated."""
+    layers = [gpunn.Dense(3, "tanh"), gpunn.BatchNormalization(), gpunn.Dense(2)]
+    net = gpunn.Sequential(layers, input_shape=4, seed=1)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("f4")
+    wanted = net.predict(x)
+    assert_same(exported(net.to("cuda"), tmp_path / "m.onnx", x), wanted, 1e-6)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+class Doubled(gpunn.Layer):
+    """a = 2 a_prev."""
+
+    def forward(self, ops, t, training):
+        ops.call(lambda: np.multiply(t.a_prev, 2, out=t.a), why="Doubled is written in Python")
+
+
+class OwnDense(gpunn.Dense):
+    """May compute anything."""
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([gpunn.Dense(2), Doubled()], naming("layers[1]", "Doubled", "Dense")),
+        ([OwnDense(2)], naming("layers[0]", "OwnDense")),
+        ([gpunn.Dense(2, OwnSigmoid())], naming("layers[0]", "OwnSigmoid", "leaky_relu")),
+        ([gpunn.Activation(OwnSoftmax())], naming("layers[0]", "OwnSoftmax")),
+    ],
+)
+def test_what_is_the_users_own_is_named_and_leaves_no_file(tmp_path, layers, said):
+    net = gpunn.Sequential([*layers], input_shape=3)
+    with pytest.raises(ValueError, match=said):
+        net.export(tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusals_leave_an_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"old")
+    net = gpunn.Sequential([gpunn.Dense(2)])
+    with pytest.raises(RuntimeError, match=naming("export", "no weights")):
+        net.export(path)
+    net.build(3)
+    limits.set(monkeypatch, "onnx_bytes", 31)
+    with pytest.raises(ValueError, match=naming("0.0 GiB", "2 GiB")):
+        net.export(path)
+    limits.set(monkeypatch, "onnx_bytes", 32)
+    with pytest.raises(FileNotFoundError):
+        net.export(tmp_path / "no folder" / "m.onnx")
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+    net.export(path)
+    assert session(path).run(None, {"X": np.zeros((1, 3), "f4")})[0].tolist() == [[0, 0]]
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def answers(graph, path, feed):
+    interchange.write(graph, path)
+    running = session(path)
+    return dict(zip([o.name for o in running.get_outputs()], running.run(None, feed), strict=True))
+
+
+def drawn(n_out, activation, loss=None, dtype="float64"):
+    net = gpunn.Sequential([gpunn.Dense(7, "tanh"), gpunn.Dense(n_out, activation)], input_shape=3, seed=4, dtype=dtype)
+    return net if loss is None else net.compile("sgd", loss)
+
+
+X = np.random.default_rng(1).normal(size=(40, 3))
+CROSSENTROPY = "sparse_categorical_crossentropy"
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype"),
+    [
+        ([5, -1, 10**12], "int64"),
+        (np.array([1, 2, 200], np.uint8), "int64"),
+        (["wörd", "", "two words"], "object"),
+        (np.array(["a", "b", "c"], object), "object"),
+        ([0.5, 1.5, -2], "float64"),
+    ],
+)
+@pytest.mark.parametrize(("activation", "loss"), [("softmax", None), (None, CROSSENTROPY)], ids=["softmax", "logits"])
+def test_one_of_several_classes(tmp_path, labels, dtype, activation, loss):
+    net = drawn(3, activation, loss)
+    got = answers(interchange.classifier(net, labels), tmp_path / "m.onnx", {"X": X})
+    assert [*got] == ["label", "probabilities"]
+    assert_same(got["probabilities"], net.predict_proba(X), 1e-14)
+    assert got["label"].dtype == dtype
+    assert got["label"].tolist() == [np.asarray(labels).tolist()[k] for k in net.predict_classes(X)]
+    assert len({*got["label"].tolist()}) == 3
+
+
+@pytest.mark.parametrize("labels", [[3, 7], ["no", "yes"], [False, True], np.array([False, True], object)])
+@pytest.mark.parametrize(("activation", "loss"), [("sigmoid", None), (None, "binary_crossentropy")])
+def test_one_of_two_classes_by_one_output(tmp_path, labels, activation, loss):
+    net = drawn(1, activation, loss, "float32")
+    x = X.astype("f4")
+    got = answers(interchange.classifier(net, labels), tmp_path / "m.onnx", {"X": x})
+    p = net.predict_proba(x)
+    assert_same(got["probabilities"], np.hstack([1 - p, p]), 1e-6)
+    assert got["label"].tolist() == [labels[k] for k in net.predict_classes(x)]
+    assert len({*got["label"].tolist()}) == 2
+
+
+def test_half_is_no_yes(tmp_path):
+    net = gpunn.Sequential([gpunn.Dense(1, "sigmoid", kernel_initializer="zeros")], input_shape=3)
+    got = answers(interchange.classifier(net, ["no", "yes"]), tmp_path / "m.onnx", {"X": X.astype("f4")[:2]})
+    assert got["label"].tolist() == ["no", "no"] and got["probabilities"].tolist() == [[0.5, 0.5]] * 2
+
+
+def test_the_only_class_there_is(tmp_path):
+    got = answers(interchange.classifier(drawn(1, "sigmoid"), ["all"]), tmp_path / "m.onnx", {"X": X})
+    assert {*got["label"]} == {"all"} and got["probabilities"].shape == (40, 2)
+
+
+def test_outputs_that_are_independent(tmp_path):
+    for n_out in (3, 1):
+        net = drawn(n_out, "sigmoid")
+        got = answers(interchange.classifier(net, None), tmp_path / "m.onnx", {"X": X})
+        assert_same(got["probabilities"], net.predict(X), 1e-14)
+        assert got["label"].dtype == np.int64
+        np.testing.assert_array_equal(got["label"], net.predict(X) > 0.5)
+        assert {*got["label"].ravel()} == {0, 1}
+
+
+@pytest.mark.parametrize("n_out", [1, 3])
+def test_regression(tmp_path, n_out):
+    net = drawn(n_out, None)
+    got = answers(interchange.regressor(net), tmp_path / "m.onnx", {"X": X})
+    assert [*got] == ["variable"]
+    assert_same(got["variable"], net.predict(X).reshape((40, 3) if n_out == 3 else 40), 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("n_out", "activation", "labels", "said"),
+    [
+        (3, "softmax", [1, 2], naming("labels", 3, 2)),
+        (1, "sigmoid", [1, 2, 3], naming("labels", 3)),
+        (1, "sigmoid", [], naming("labels", 0)),
+        (2, "softmax", [1j, 2j], naming("labels", "whole numbers")),
+        (2, "softmax", [[1, 2], [3, 4]], naming("labels", "whole numbers")),
+        (2, "softmax", np.array([1, "a"], object), naming("labels", "whole numbers")),
+        (2, "softmax", np.array([1, 2**64 - 1], np.uint64), naming("labels", "whole numbers")),
+        (2, "tanh", [1, 2], naming("tanh", "probabilities")),
+    ],
+)
+def test_labels_that_do_not_fit(n_out, activation, labels, said):
+    with pytest.raises(ValueError, match=said):
+        interchange.classifier(drawn(n_out, activation), labels)

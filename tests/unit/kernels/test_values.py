@@ -1,0 +1,571 @@
+"""The numbers are right: kernels against formulas in extended precision, differences, and hand calculations."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers import internals, tolerances
+from helpers.kernel_cases import Arena, state_array
+
+from gpunn import kernels
+from gpunn.kernels._compiler.signature import C_TYPES
+from gpunn.kernels.state import SIZE, Slot
+
+DTYPES = ["float32", "float64"]
+LONG = np.longdouble
+# differences over ±h and ±2h in LONG: the truncation is of the order h⁴, the rounding of eps/h
+H = LONG(np.finfo(LONG).eps) ** LONG(0.25)
+DIFFERENCE = float(100 * np.finfo(LONG).eps / H)
+
+
+def _assert_near(got, wanted, ulp, scale=0.0, what=""):
+    """Within `ulp` units of the larger of |wanted| and |scale|, and what a GPU may add."""
+    wanted = np.asarray(wanted)
+    largest = np.maximum(np.abs(wanted), np.abs(scale)).astype(np.float64)
+    atol = tolerances.ulps(got.dtype, ulp + tolerances.DEVICE_ULP, largest)
+    tolerances.assert_within(got, wanted.astype(got.dtype), atol, what)
+
+
+def _derivative(f):
+    """f′(0) of a function of a displacement in LONG."""
+    return (8 * (f(H) - f(-H)) - (f(2 * H) - f(-2 * H))) / (12 * H)
+
+
+# --- activations ----------------------------------------------------------------------------------------------------
+
+
+def _gelu(z):
+    # ½(1 + tanh u) = 1/(1 + e^−2u)
+    return z / (1 + np.exp(-2 * np.sqrt(2 / LONG(math.pi)) * (z + LONG("0.044715") * z**3)))
+
+
+# the formulas of a textbook, none of them safe from overflow in float64: LONG has room
+ACTIVATIONS = {
+    "identity": lambda z: z,
+    "relu": lambda z: np.maximum(z, 0),
+    "leaky_relu": lambda z, alpha: np.maximum(z, 0) + alpha * np.minimum(z, 0),
+    "elu": lambda z, alpha: np.where(z > 0, z, alpha * np.expm1(z)),
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "tanh": lambda z: 1 - 2 / (np.exp(2 * z) + 1),
+    "softplus": lambda z: np.log1p(np.exp(z)),
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "gelu": _gelu,
+}
+CONSTANTS = {"leaky_relu": {"alpha": 0.25}, "elu": {"alpha": 0.75}}
+
+
+def _points(dtype):
+    """z on both sides of 0, near it and far from it; the kink of a rectifier is not within a difference of them."""
+    z = np.concatenate([np.linspace(-12, 12, 241), np.logspace(-6, 1.5, 40), -np.logspace(-6, 1.5, 40)])
+    return z[np.abs(z) > 3 * H].astype(dtype)
+
+
+def _slope(f, z):
+    z = z.astype(LONG)
+    return _derivative(lambda h: f(z + h))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_is_its_formula(name, dtype, body):
+    """a = f(z), and the same from the kernels that add an intercept or give the slope as well. (E1, E2)"""
+    constants, own = CONSTANTS.get(name, {}), kernels.activation_kernels(name)
+    z = _points(dtype)
+    wanted = ACTIVATIONS[name](z.astype(LONG), **constants)
+    # tanh written with exp is a difference of two numbers near 1
+    scale = np.maximum(np.abs(z), np.where(name == "tanh", 1e-3, 0))
+    for a in (
+        body(name, z, out=np.empty_like(z), **constants),
+        body(f"{name}_slope", z, out=(np.empty_like(z), np.empty_like(z)), **constants)[0],
+    ):
+        _assert_near(a, wanted, own.value.ulp, scale, name)
+    s, b = np.stack([z, z]), np.linspace(-1, 1, z.size).astype(dtype)
+    outs = [np.empty_like(s) for _ in own.with_bias.signature.outputs]
+    body(f"bias_{name}", s, b, out=tuple(outs), **constants)
+    summed = s + b
+    wanted = ACTIVATIONS[name](summed.astype(LONG), **constants)
+    _assert_near(outs[-1], wanted, own.value.ulp, np.maximum(np.abs(summed), 1e-3), f"bias_{name}")
+    if own.stored == "z":
+        np.testing.assert_array_equal(outs[0], summed)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_slope_is_the_quotient_of_differences(name, body):
+    """d = f′(z), and δ = f′(z) ⊙ g from what is stored, in float64. (E4, E5)"""
+    constants, own = CONSTANTS.get(name, {}), kernels.activation_kernels(name)
+    z = _points("float64")
+    wanted = _slope(lambda z: ACTIVATIONS[name](z, **constants), z).astype(np.float64)
+    a, d = body(f"{name}_slope", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+    np.testing.assert_allclose(d, wanted, rtol=DIFFERENCE, atol=1e-12)
+    g = np.linspace(-3, 2, z.size)
+    delta = body(f"{name}_backward", a if own.stored == "a" else z, g, out=np.empty_like(z), **constants)
+    np.testing.assert_allclose(delta, wanted * g, rtol=DIFFERENCE, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", internals.activations_with_kernels())
+def test_the_slope_fits_the_value(name, dtype, body):
+    """The same for any activation that is declared, its own NumPy body in LONG in the formula's place."""
+    own = kernels.activation_kernels(name)
+    constants = CONSTANTS.get(name, dict.fromkeys(own.constants, 0.5))
+    z = _points(dtype)
+    wanted = _slope(lambda z: own.f(z, **constants), z)
+    _, d = body(f"{name}_slope", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(d, wanted.astype(dtype), rtol=20 * eps + DIFFERENCE, atol=100 * eps)
+
+
+def test_rectifiers_at_zero_and_at_nan(body):
+    """f′(0) is 0 for ReLU and α for its leaky form; NaN stays NaN, in the value and in the slope."""
+    z = np.array([-0.0, 0.0, np.nan])
+    for name, constants, at_zero in (("relu", {}, 0), ("leaky_relu", {"alpha": 0.25}, 0.25)):
+        a, d = body(f"{name}_slope", z, out=(np.empty(3), np.empty(3)), **constants)
+        np.testing.assert_array_equal(a, [0, 0, np.nan])
+        np.testing.assert_array_equal(d, [at_zero, at_zero, np.nan])
+        delta = body(f"{name}_backward", a, np.ones(3), out=np.empty(3), **constants)
+        np.testing.assert_array_equal(delta, [at_zero, at_zero, np.nan])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_overflows_far_from_zero(dtype, body):
+    """Limits at z = ±10⁴, where e^|z| is no float any more."""
+    z = np.array([-1e4, 1e4], dtype)
+    limits = {
+        "sigmoid": [0, 1],
+        "tanh": [-1, 1],
+        "softplus": [0, 1e4],
+        "silu": [0, 1e4],
+        "gelu": [0, 1e4],
+        "elu": [-0.75, 1e4],
+    }
+    slopes = {"sigmoid": [0, 0], "tanh": [0, 0]}
+    for name, values in limits.items():
+        constants = CONSTANTS.get(name, {})
+        a, d = body(f"{name}_slope", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+        np.testing.assert_array_equal(a, np.array(values, dtype), err_msg=name)
+        np.testing.assert_array_equal(d, np.array(slopes.get(name, [0, 1]), dtype), err_msg=name)
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def _xlogy(x, y):
+    return np.where(x == 0, 0, x * np.log(np.where(x == 0, 1, y)))
+
+
+def _softmax(z):
+    e = np.exp(z)
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def _huber(a, y):
+    e = np.abs(a - y)
+    return np.where(e <= 0.5, e**2 / 2, 0.5 * e - 0.125).mean(axis=1)
+
+
+# ℓ of a row, from what the kernel is given and the targets; E3 and the losses that Keras and PyTorch define
+LOSSES = {
+    "half_squared_error": lambda a, y: ((a - y) ** 2).sum(axis=1) / 2,
+    "mean_squared_error": lambda a, y: ((a - y) ** 2).mean(axis=1),
+    "mean_absolute_error": lambda a, y: np.abs(a - y).mean(axis=1),
+    "huber": _huber,
+    "poisson": lambda a, y: (a - _xlogy(y, a)).mean(axis=1),
+    "log_cosh": lambda a, y: np.log(np.cosh(a - y)).mean(axis=1),
+    "binary_crossentropy": lambda a, y: -(_xlogy(y, a) + _xlogy(1 - y, 1 - a)).sum(axis=1),
+    "categorical_crossentropy": lambda a, y: -_xlogy(y, a).sum(axis=1),
+    "softmax_crossentropy_dense": lambda z, y: -_xlogy(y, _softmax(z)).sum(axis=1),
+    "sigmoid_crossentropy": lambda z, y: (
+        -(_xlogy(y, 1 / (1 + np.exp(-z))) + _xlogy(1 - y, 1 / (1 + np.exp(z)))).sum(axis=1)
+    ),
+}
+SPARSE = {
+    "sparse_categorical_crossentropy": "categorical_crossentropy",
+    "softmax_crossentropy": "softmax_crossentropy_dense",
+}
+FROM_LOGITS = {"softmax_crossentropy", "softmax_crossentropy_dense", "sigmoid_crossentropy"}
+
+
+def _gradient(loss, x, y, w):
+    """∂(Σ wℓ)/∂x by differences in LONG, one column after another."""
+    x, y, w = (np.asarray(v, LONG) for v in (x, y, w))
+    columns = []
+    for k in range(x.shape[1]):
+        one = np.eye(x.shape[1], dtype=LONG)[k]
+        columns.append(w * _derivative(lambda h, one=one: loss(x + h * one, y)))
+    return np.stack(columns, axis=1)
+
+
+def _loss_inputs(name, n, m, dtype):
+    rng = np.random.default_rng([n, m])
+    x = rng.normal(size=(n, m)) * 3 if name in FROM_LOGITS else rng.uniform(0.1, 0.9, size=(n, m))
+    if name in SPARSE:
+        labels = rng.integers(0, m, size=n).astype(np.int32)
+        return x.astype(dtype), labels, np.eye(m)[labels]
+    y = rng.uniform(0, 1, size=(n, m))
+    y[rng.random((n, m)) < 0.2] = 0
+    y[rng.random((n, m)) < 0.2] = 1
+    if name == "softmax_crossentropy_dense":
+        y[y.sum(axis=1) == 0] = 1
+        y /= y.sum(axis=1, keepdims=True)
+    return x.astype(dtype), y.astype(dtype), y.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [*LOSSES, *SPARSE])
+def test_a_loss_and_its_gradient(name, dtype, body):
+    """wℓ by its formula and ∂(wℓ)/∂x by differences of the formula. (E3, E4)"""
+    loss = LOSSES[SPARSE.get(name, name)]
+    options = {"threshold": 0.5} if name == "huber" else {}
+    for n, m in ((1, 1), (5, 1), (7, 10), (3, 33)):
+        x, given, y = _loss_inputs(name, n, m, dtype)
+        w = np.linspace(0.1, 0.9, n).astype(dtype)
+        outs = [np.empty((n, m), dtype) for _ in kernels.get(name).signature.outputs[:-1]] + [np.empty(n, dtype)]
+        *a, g, value = body(name, x, given, w, out=tuple(outs), **options)
+        wanted = w * loss(x.astype(LONG), y.astype(LONG))
+        room = tolerances.sums(dtype, m, max(1.0, float(np.abs(wanted).max())))
+        np.testing.assert_allclose(value, wanted.astype(dtype), rtol=0, atol=room, err_msg=name)
+        gradient = _gradient(loss, x, y, w)
+        room = tolerances.sums(dtype, m, float(np.abs(gradient).max())) + 10 * DIFFERENCE
+        np.testing.assert_allclose(g, gradient.astype(dtype), rtol=0, atol=room, err_msg=name)
+        if a:
+            probabilities = 1 / (1 + np.exp(-x.astype(LONG))) if name.startswith("sig") else _softmax(x.astype(LONG))
+            np.testing.assert_allclose(a[0], probabilities.astype(dtype), rtol=0, atol=tolerances.sums(dtype, m, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_of_logits_never_overflows(dtype, body):
+    """Logits of ±5000: ℓ = 10000 where the wrong one is certain, 0 where the right one is."""
+    z = np.array([[5000, -5000], [5000, -5000]], dtype)
+    one = np.ones(2, dtype)
+    a, delta, loss = (np.empty((2, 2), dtype), np.empty((2, 2), dtype), np.empty(2, dtype))
+    body("softmax_crossentropy", z, np.array([0, 1], np.int32), one, out=(a, delta, loss))
+    np.testing.assert_array_equal(loss, np.array([0, 10000], dtype))
+    np.testing.assert_array_equal(delta, np.array([[0, 0], [1, -1]], dtype))
+    body("softmax_crossentropy_dense", z, np.eye(2, dtype=dtype), one, out=(a, delta, loss))
+    np.testing.assert_array_equal(loss, np.array([0, 10000], dtype))
+    body("sigmoid_crossentropy", z, np.array([[1, 0], [0, 1]], dtype), one, out=(a, delta, loss))
+    np.testing.assert_array_equal(loss, np.array([0, 10000], dtype))
+    np.testing.assert_array_equal(delta, np.array([[0, 0], [1, -1]], dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax(dtype, body):
+    """aₖ = e^zₖ/Σ e^zⱼ, unmoved by a constant; the way back is the transposed Jacobian diag(a) − a aᵀ. (E2, E4)"""
+    rng = np.random.default_rng(3)
+    z = (4 * rng.normal(size=(9, 11))).astype(dtype)
+    a = body("softmax", z, out=np.empty_like(z))
+    np.testing.assert_allclose(a, _softmax(z.astype(LONG)).astype(dtype), rtol=0, atol=tolerances.sums(dtype, 11, 1))
+    np.testing.assert_allclose(a.sum(axis=1), 1, rtol=0, atol=tolerances.sums(dtype, 11, 1))
+    moved = body("softmax", z + np.array(1e3, dtype), out=np.empty_like(z))
+    np.testing.assert_allclose(moved, a, rtol=0, atol=1e3 * np.finfo(dtype).eps)
+    g = rng.normal(size=z.shape).astype(dtype)
+    delta = body("softmax_backward", a, g, out=np.empty_like(z))
+    wanted = [(np.diag(p) - np.outer(p, p)) @ u for p, u in zip(a.astype(LONG), g.astype(LONG), strict=True)]
+    np.testing.assert_allclose(delta, np.array(wanted, dtype), rtol=0, atol=tolerances.sums(dtype, 11, 3))
+
+
+# --- normalisation --------------------------------------------------------------------------------------------------
+
+
+def _normalized(x, gamma, beta, axis):
+    x = x.astype(LONG)
+    mean = x.mean(axis=axis, keepdims=True)
+    return gamma * (x - mean) / np.sqrt(((x - mean) ** 2).mean(axis=axis, keepdims=True) + LONG(1e-3)) + beta
+
+
+def _input_gradient(x, gamma, beta, g, axis):
+    """∂(Σ g ⊙ z)/∂x by differences, entry by entry."""
+    wanted = np.empty(x.shape)
+    for at in np.ndindex(x.shape):
+        one = np.zeros(x.shape, LONG)
+        one[at] = 1
+        wanted[at] = _derivative(lambda h, one=one: (g * _normalized(x + h * one, gamma, beta, axis)).sum())
+    return wanted
+
+
+@pytest.fixture
+def normalized():
+    rng = np.random.default_rng(4)
+    x, g = rng.normal(size=(2, 7, 5))
+    gamma, beta = rng.normal(size=(2, 5))
+    return 2 * x + 1, g, gamma, beta
+
+
+def test_batch_normalization(normalized, body):
+    """x̂ and z from a column's mean and biased variance; ∂C/∂x with all three ways in which x acts. (E5)"""
+    x, g, gamma, beta = normalized
+    row = [np.empty(5) for _ in range(4)]
+    mean = body("column_mean", x, out=row[0], factor=1 / 7)
+    variance = body("column_variance", x, mean, out=row[1], factor=1 / 7)
+    np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(variance, x.var(axis=0), rtol=1e-14)
+    normal, z = np.empty_like(x), np.empty_like(x)
+    body("batch_normalize", x, mean, variance, gamma, beta, out=(normal, z), epsilon=1e-3)
+    np.testing.assert_allclose(z, _normalized(x, gamma, beta, 0).astype(float), rtol=1e-13)
+    d_gamma = body("column_dot", g, normal, out=row[2])
+    d_beta = body("column_sum", g, out=row[3])
+    np.testing.assert_allclose(d_gamma, (g * normal).sum(axis=0), rtol=1e-13)
+    grad = np.empty_like(x)
+    inputs = (g, normal, variance, gamma, d_gamma, d_beta)
+    body("batch_normalize_backward", *inputs, out=grad, factor=1 / 7, epsilon=1e-3)
+    np.testing.assert_allclose(grad, _input_gradient(x, gamma, beta, g, 0), rtol=0, atol=1e-13 + 10 * DIFFERENCE)
+    body("batch_normalize_backward_fixed", g, variance, gamma, out=grad, epsilon=1e-3)
+    np.testing.assert_allclose(grad, gamma * g / np.sqrt(variance + 1e-3), rtol=1e-14)
+
+
+def test_layer_normalization(normalized, body):
+    """The same over the columns of a row."""
+    x, g, gamma, beta = normalized
+    normal, z, scale = np.empty_like(x), np.empty_like(x), np.empty(7)
+    body("layer_normalize", x, gamma, beta, out=(normal, z, scale), epsilon=1e-3)
+    np.testing.assert_allclose(z, _normalized(x, gamma, beta, 1).astype(float), rtol=1e-12)
+    np.testing.assert_allclose(scale, 1 / np.sqrt(x.var(axis=1) + 1e-3), rtol=1e-13)
+    grad = body("layer_normalize_backward", g, normal, scale, gamma, out=np.empty_like(x))
+    np.testing.assert_allclose(grad, _input_gradient(x, gamma, beta, g, 1), rtol=0, atol=1e-13 + 10 * DIFFERENCE)
+
+
+# --- update rules: two steps by hand --------------------------------------------------------------------------------
+
+# θ = 1 and moments of 0 at first, η = ½. Constants, the two gradients, θ after each step
+ADAM = {"beta1": 0.5, "beta2": 0.75, "epsilon": 1.0}
+SECOND = (2 / 3) / (math.sqrt(16 / 7) + 1)  # η m̂/(√v̂ + ε) with m̂ = 4/3, v̂ = 1/(1 − 9/16)
+BY_HAND = {
+    "sgd": ({}, (0.5, -0.25), (0.75, 0.875)),
+    "momentum": ({"momentum": 0.5}, (0.5, 0.25), (0.75, 0.5)),
+    "nesterov": ({"momentum": 0.5}, (0.5, 0.25), (0.625, 0.375)),
+    "rmsprop": ({"rho": 0.75, "epsilon": 1.0}, (2.0, 1.0), (0.5, 0.25)),
+    "adagrad": ({"epsilon": 1.0}, (3.0, 4.0), (5 / 8, 7 / 24)),
+    "adam": (ADAM, (2.0, 1.0), (2 / 3, 2 / 3 - SECOND)),
+    "adamw": (ADAM | {"weight_decay": 0.5}, (2.0, 1.0), (3 / 4 - 1 / 3, 3 / 4 * (3 / 4 - 1 / 3) - SECOND)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BY_HAND)
+def test_two_steps_by_hand(name, dtype, body):
+    """E8 and its descendants, with Adam's corrections for t = 1 and 2."""
+    constants, gradients, thetas = BY_HAND[name]
+    state = state_array(STEP=0, LR=0.5, RATE=np.nan, ROOT=np.nan)
+    theta = np.ones(37, dtype)
+    moments = [np.zeros(37, dtype) for _ in kernels.get(name).signature.outputs[1:]]
+    for g, wanted in zip(gradients, thetas, strict=True):
+        if name.startswith("adam"):
+            body("adam_corrections", out=state, count=1, beta1=constants["beta1"], beta2=constants["beta2"])
+        body(name, np.full(37, g, dtype), state, out=(theta, *moments), **constants)
+        _assert_near(theta, np.full(37, wanted), 4, 1.0)
+        body("tick", out=state, count=1, rows=1)
+    assert state[Slot.STEP] == 2
+
+
+# --- around the update ----------------------------------------------------------------------------------------------
+
+
+def test_penalties(body):
+    """½λΣW² + λ₁Σ|W|, λW and λ₁ sign(W), 0 at 0. (E9)"""
+    theta = np.array([3.0, -4.0, 0.0])
+    value = body("penalty", theta, out=np.empty(1), l2=0.5, l1=2.0)
+    assert value[0] == 0.25 * 25 + 2 * 7
+    g = body("add_penalty_gradient", theta, state_array(), out=np.array([1.0, 1.0, 1.0]), l2=0.5, l1=2.0)
+    np.testing.assert_array_equal(g, [1 + 1.5 + 2, 1 - 2 - 2, 1])
+
+
+def test_clipping(body):
+    g = np.array([0.5, -3, 2, np.nan, np.inf, -np.inf])
+    np.testing.assert_array_equal(body("clip_value", out=g, limit=2.0), [0.5, -2, 2, np.nan, 2, -2])
+    for limit, wanted in ((2.5, [1.5, -2.0]), (5.0, [3.0, -4.0]), (9.0, [3.0, -4.0])):
+        g, state = np.array([3.0, -4.0]), state_array()
+        state[Slot.NORM] = body("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
+        np.testing.assert_array_equal(body("clip_norm", state, out=g, limit=limit), wanted)
+
+
+def test_clipping_where_squares_are_beyond_float64(body):
+    """‖(3, −4)·10²⁰⁰‖ = 5·10²⁰⁰, by the largest magnitude, which the state array holds by then."""
+    g, state = np.array([3e200, -4e200]), state_array(LARGEST=4e200)
+    state[Slot.NORM] = body("sum_of_squares", g, state, out=np.empty(1))[0]
+    np.testing.assert_allclose(body("clip_norm", state, out=g, limit=2.5), [1.5, -2], rtol=1e-15)
+
+
+def test_a_variance_that_overflowed_shows(body):
+    """x̂ is NaN then, never 0: the flag must see it."""
+    x = np.array([[1e200, -1e200, 0.0], [1.0, 2.0, 3.0]])
+    normal, z, scale = np.empty_like(x), np.empty_like(x), np.empty(2)
+    body("layer_normalize", x, np.ones(3), np.zeros(3), out=(normal, z, scale), epsilon=1e-3)
+    assert np.isnan(z[0]).all() and np.isfinite(z[1]).all()
+    statistics = np.zeros(3), np.array([np.inf, 1.0, 1.0]), np.ones(3), np.zeros(3)
+    body("batch_normalize", x, *statistics, out=(normal, z), epsilon=1e-3)
+    assert np.isnan(z[:, 0]).all() and np.isfinite(z[:, 1:]).all()
+
+
+def test_max_norm(body):
+    """A column is scaled to the limit only where it is longer."""
+    W = np.array([[3.0, 0.3, 0.0], [4.0, 0.4, 0.0]])
+    squares = body("column_dot", W, W.copy(), out=np.empty(3))
+    np.testing.assert_allclose(squares, [25, 0.25, 0], rtol=1e-15)
+    body("max_norm", squares, state_array(), out=W, limit=2.0)
+    np.testing.assert_allclose(W, [[1.2, 0.3, 0], [1.6, 0.4, 0]], rtol=1e-15)
+
+
+def test_running_statistics(body):
+    running = np.array([1.0, 2.0])
+    body("track", np.array([3.0, 8.0]), state_array(), out=running, momentum=0.25, factor=1.5)
+    np.testing.assert_array_equal(running, [1 + 0.25 * (4.5 - 1), 2 + 0.25 * (12 - 2)])
+
+
+# --- sums -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (64, 3), (65, 257), (1000, 2), (3, 1000)])
+def test_sums_are_exact_to_rounding(shape, dtype, body):
+    """Against math.fsum, which rounds once. (E7)"""
+    x = np.random.default_rng(5).normal(size=shape).astype(dtype)
+    columns = np.array([math.fsum(c) for c in x.T.astype(float)])
+    got = body("column_sum", x, out=np.empty(shape[1], dtype))
+    room = tolerances.sums(dtype, shape[0], float(np.abs(x).max()))
+    np.testing.assert_allclose(got, columns.astype(dtype), rtol=0, atol=room)
+    everything = math.fsum(x.astype(float).ravel())
+    assert body("total", x, out=np.empty(1))[0] == pytest.approx(everything, rel=0, abs=1e-12 * x.size)
+
+
+def test_float32_squares_do_not_overflow(body):
+    x = np.full(50, 1e30, np.float32)
+    assert body("sum_of_squares", x, np.zeros(SIZE), out=np.empty(1))[0] == pytest.approx(50e60, rel=1e-6)
+
+
+@pytest.mark.parametrize("where", [0, 17, 39])
+def test_the_largest_magnitude(where, body):
+    """max(|g|, |θ|); NaN before all, then infinity, wherever they stand."""
+    rng = np.random.default_rng(6)
+    g, theta = rng.uniform(-1, 1, size=(2, 40)).astype(np.float32)
+    largest = max(np.abs(g).max(), np.abs(theta).max())
+    assert body("largest", g, theta, out=np.empty(1))[0] == largest
+    for array in (g, theta):
+        for value, wanted in ((-3, 3), (-np.inf, np.inf), (np.nan, np.nan)):
+            before, array[where] = array[where], value
+            np.testing.assert_array_equal(body("largest", g, theta, out=np.empty(1)), [wanted])
+            array[where] = before
+    g[where], theta[(where + 5) % 40] = np.inf, np.nan
+    assert np.isnan(body("largest", g, theta, out=np.empty(1))[0])
+
+
+# --- the gather -----------------------------------------------------------------------------------------------------
+
+
+def _table(name, rows, columns):
+    rng = np.random.default_rng(7)
+    if name.startswith("float"):
+        return rng.normal(size=(rows, columns)).astype(name)
+    limits = np.iinfo(name) if name != "bool" else np.iinfo("uint8")
+    table = rng.integers(limits.min, limits.max, size=(rows, columns), dtype=limits.dtype, endpoint=True)
+    return table > 100 if name == "bool" else table
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", C_TYPES)
+def test_the_gather(kind, dtype, body):
+    """Rows of any table in the shuffled order from the offset on, cast to the plan's type; and rows as they stand."""
+    table = _table(kind, 23, 5)
+    order, offset, n = np.random.default_rng(8).permutation(23), 4, 9
+    for layout in ("C", "F", "strided", "reversed") if body.xp is np else ("C",):
+        source = Arena(table, layout).array
+        steps = dict(zip(("row_step", "column_step"), (s // source.itemsize for s in source.strides), strict=True))
+        x = np.empty((n, 5), dtype)
+        body("gather", source, order, state_array(OFFSET=offset), out=x, **steps)
+        np.testing.assert_array_equal(x, table[order[offset : offset + n]].astype(dtype))
+        body("take_rows", source, state_array(OFFSET=offset), out=x, **steps)
+        np.testing.assert_array_equal(x, table[offset : offset + n].astype(dtype))
+
+
+def test_the_gather_of_labels(body):
+    labels, order = np.arange(23, dtype=np.int32) * 3, np.random.default_rng(9).permutation(23)
+    y = np.empty(9, np.int32)
+    body("gather_labels", labels, order, state_array(OFFSET=4), out=y)
+    np.testing.assert_array_equal(y, 3 * order[4:13])
+    body("take_labels", labels, state_array(OFFSET=4), out=y)
+    np.testing.assert_array_equal(y, 3 * np.arange(4, 13))
+
+
+# --- metrics --------------------------------------------------------------------------------------------------------
+
+
+def test_metrics(body):
+    """A row's term times its weight; of equal outputs the first counts, and a NaN is nobody's label."""
+    a = np.array([[0.1, 0.7, 0.2], [0.4, 0.2, 0.4], [0.1, np.nan, 0.9], [0.6, 0.1, 0.3]])
+    w = np.array([1.0, 2.0, 4.0, 8.0])
+    labels = np.array([1, 2, 2, 0], np.int32)
+    term = np.empty(4)
+    np.testing.assert_array_equal(body("sparse_accuracy", a, labels, w, out=term), [1, 0, 0, 8])
+    np.testing.assert_array_equal(body("categorical_accuracy", a, np.eye(3)[labels], w, out=term), [1, 0, 0, 8])
+    y = np.array([[0.0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0]])
+    hits = body("binary_accuracy", a, y, w, out=term, threshold=0.3)
+    # right are 2 of 3, then (no, yes, yes), (yes, yes, yes) for NaN is not above, (no, yes, yes: 0.3 is not above 0.3)
+    np.testing.assert_array_equal(hits, np.array([2, 2, 3, 2]) * w)
+    a[2, 1] = 0.5
+    np.testing.assert_allclose(body("absolute_error", a, y, w, out=term), w * np.abs(a - y).mean(axis=1), rtol=1e-15)
+    np.testing.assert_allclose(body("squared_error", a, y, w, out=term), w * ((a - y) ** 2).mean(axis=1), rtol=1e-15)
+
+
+def test_counts_of_classes(body):
+    """Three rows of weights 1, 2 and 4: right, wrong, and an answer that is not a number, which is the largest."""
+    a = np.array([[0.1, 0.7, 0.2], [0.4, 0.2, 0.4], [0.1, np.nan, 0.9]])
+    w, labels = np.array([1.0, 2, 4]), np.array([1, 2, 1], np.int32)
+    right, said, wanted = out = tuple(np.full((3, 3), 7.0) for _ in range(3))
+    for name, y in (("count_labels", labels), ("count_largest", np.eye(3)[labels])):
+        body(name, a, y, w, out=out)
+        np.testing.assert_array_equal(said, [[0, 1, 0], [2, 0, 0], [0, 4, 0]])
+        np.testing.assert_array_equal(wanted, [[0, 1, 0], [0, 0, 2], [0, 4, 0]])
+        np.testing.assert_array_equal(right, [[0, 1, 0], [0, 0, 0], [0, 4, 0]])
+    y = np.array([[0.0, 1, 1], [1, 0, 1], [0, 1, 1]])
+    body("count_positives", a, y, w, out=out, threshold=0.4)
+    np.testing.assert_array_equal(said, [[0, 1, 0], [0, 0, 0], [0, 0, 4]])
+    np.testing.assert_array_equal(wanted, [[0, 1, 1], [2, 0, 2], [0, 4, 4]])
+    np.testing.assert_array_equal(right, [[0, 1, 0], [0, 0, 0], [0, 0, 4]])
+
+
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_the_largest_so_many(top, body):
+    """How many outputs stand before the label's: larger ones, equal ones to its left; NaN is the largest."""
+    nan = np.nan
+    a = np.array([[1, 2, 2, 0], [1, 2, 2, 0], [0, 0, 0, 0], [nan, 1, 2, nan], [nan, 1, 2, nan], [5, 4, nan, 2.0]])
+    w, labels, before = np.arange(1.0, 7), np.array([1, 2, 2, 0, 3, 0], np.int32), np.array([0, 1, 2, 0, 1, 1])
+    term = np.empty(6)
+    for name, y in (("sparse_top_k", labels), ("categorical_top_k", np.eye(4)[labels])):
+        np.testing.assert_array_equal(body(name, a, y, w, out=term, top=top), np.where(before < top, w, 0))
+
+
+def test_sums_about_the_mean(body):
+    """Of two batches in turn, far from 0: Σw(a − y)², the mean, Σw(y − mean)² and Σw, by column."""
+    far = 2.0**30
+    y = np.array([[0.0, far], [4, far + 4], [2, far], [2, far + 8], [8, far]])
+    a, w = y + np.array([1.0, 2]), np.array([1.0, 3, 2, 1, 1])
+    spread = np.zeros(10)
+    for rows in (slice(0, 2), slice(2, 5)):
+        table = np.empty((len(w[rows]), 8))
+        body("spread_terms", a[rows], y[rows], y[rows][0], w[rows], out=tuple(np.split(table, 4, axis=1)))
+        sums, first = table.sum(axis=0), y[rows][0].copy()
+        body("accumulate_spread", sums, first, state_array(), out=spread, count=2, columns=2)
+    # Σw = 8, Σw·1² and Σw·2²; means 26/8 and 20/8 beside `far`
+    np.testing.assert_allclose(spread[:2], [8, 32], rtol=1e-15)
+    np.testing.assert_allclose(spread[2:4] + spread[8:], [26 / 8, far + 20 / 8], rtol=1e-15)
+    squares = [w @ (y[:, 0] - 26 / 8) ** 2, w @ (y[:, 1] - far - 20 / 8) ** 2]
+    np.testing.assert_allclose(spread[4:6], squares, rtol=1e-14)
+    np.testing.assert_allclose(spread[6:8], 8, rtol=1e-15)
+    # a batch without weight, or after a bad one, changes nothing
+    before = spread.copy()
+    for state in (state_array(SKIP=1), state_array(BAD=1)):
+        body("accumulate_spread", table.sum(axis=0), y[0].copy(), state, out=spread, count=2, columns=2)
+    np.testing.assert_array_equal(spread, before)
+
+
+def test_what_is_kept_of_rows(body):
+    """It goes where the batch begins."""
+    x, state = np.arange(6.0).reshape(3, 2), state_array(OFFSET=4, WEIGHT=8)
+    kept = np.zeros((8, 2))
+    body("keep_rows", x, state, out=kept)
+    np.testing.assert_array_equal(kept, [[0, 0]] * 4 + [[0, 1], [2, 3], [4, 5]] + [[0, 0]])
+    labels, places = np.array([5, 6, 7], np.int32), np.zeros(8, np.int32)
+    body("keep_labels", labels, state, out=places)
+    np.testing.assert_array_equal(places, [0, 0, 0, 0, 5, 6, 7, 0])
+    weights = np.zeros(8)
+    body("keep_weights", np.array([0.25, 0.5, 0.25], np.float32), state, out=weights)
+    np.testing.assert_array_equal(weights, [0, 0, 0, 0, 0.25, 0.5, 0.25, 0])

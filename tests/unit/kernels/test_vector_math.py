@@ -1,0 +1,244 @@
+"""exp, expm1, tanh, log1p and log of the texts on a CPU: their errors, what they make of the ends of the range, and the
+same bits in a vector as in the remainder behind it.
+
+The reference is NumPy in the next wider type: float64 for float32, long double for float64 where it is wider.
+"""
+
+import ctypes
+import platform
+import subprocess
+
+import numpy as np
+import pytest
+from helpers import internals
+
+from gpunn.kernels._compiler import host, vector_math
+
+FUNCTIONS = list(vector_math.ULP)
+DTYPES = ["float32", "float64"]
+WIDER = {"float32": np.float64, "float64": np.longdouble}
+C_TYPES = {"float32": "float", "float64": "double"}
+ODD = ["expm1", "tanh", "log1p"]  # those that keep the sign of zero
+COUNT = 20000  # random arguments a stretch
+
+pytestmark = [
+    pytest.mark.skipif(host.compiler() is None, reason="no C++ compiler was found"),
+    pytest.mark.parametrize("dtype", DTYPES),
+]
+
+
+def _source(text=vector_math.TEXT):
+    """A loop around every function, as the generated loops call it: by its plain name."""
+    lines = ["#include <math.h>", "#include <cmath>", text]
+    for name in FUNCTIONS:
+        for dtype, c in C_TYPES.items():
+            lines += [
+                f'extern "C" void {name}_{dtype}(const {c}* x, {c}* y, long long n) {{',
+                "#pragma GCC ivdep",
+                f"  for (long long i = 0; i < n; ++i) y[i] = {name}(x[i]);",
+                "}",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+class Functions:
+    """The compiled functions, called by name on arrays."""
+
+    def __init__(self, path):
+        self.path, self.library = path, ctypes.CDLL(str(path))
+
+    def __call__(self, name, x):
+        y = np.empty_like(x)
+        run = getattr(self.library, f"{name}_{x.dtype}")
+        run(ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data), ctypes.c_longlong(x.size))
+        return y
+
+
+@pytest.fixture(scope="module")
+def functions():
+    return Functions(host.compile_text(_source(), host.compiler()))
+
+
+def _reference(name, x):
+    wider = WIDER[str(x.dtype)]
+    if np.finfo(wider).nmant <= np.finfo(x.dtype).nmant:
+        pytest.skip("long double is no wider than double here")
+    with np.errstate(all="ignore"):
+        return getattr(np, name)(x.astype(wider))
+
+
+def _errors(got, wanted):
+    """|got − wanted| in units in the last place of `wanted`, a wider number: 0 where both overflow or are NaN."""
+    limits = np.finfo(got.dtype)
+    with np.errstate(all="ignore"):
+        rounded = wanted.astype(got.dtype)
+        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(rounded))
+        np.testing.assert_array_equal(got[~np.isfinite(rounded)], rounded[~np.isfinite(rounded)])
+        _, exponent = np.frexp(wanted)
+        unit = np.ldexp(np.ones_like(wanted), exponent - limits.nmant - 1)
+        unit = np.maximum(unit, wanted.dtype.type(limits.smallest_subnormal))
+        return np.where(np.isfinite(rounded), np.abs(got - wanted) / unit, 0).astype(np.float64)
+
+
+# where the argument's reduction changes its course, and where errors were found to be largest
+STRETCHES = {
+    "exp": [(-0.36, 0.36), (-3, 3), (-30, 30)],
+    "expm1": [(-0.36, 0.36), (0.34, 0.37), (0.35, 1.05), (-1.05, -0.35), (-3, 3), (-45, 45)],
+    "tanh": [(0.05, 0.07), (0.1, 0.126), (0.17, 0.35), (-1, 1), (-22, 22)],
+    "log1p": [(-0.3, -0.28), (0.4, 0.43), (-0.5, 1), (-1, 3), (0, 1e4)],
+    "log": [(0.69, 0.72), (1.38, 1.42), (0.5, 2), (0.99, 1.01), (0, 1e4)],
+}
+
+
+def _arguments(name, dtype):
+    """Stretches drawn evenly, the ends of the range, and all magnitudes."""
+    rng, limits = np.random.default_rng(FUNCTIONS.index(name)), np.finfo(dtype)
+    least, most = float(np.log(limits.smallest_subnormal)), float(np.log(limits.max))
+    parts = [rng.uniform(a, b, COUNT) for a, b in STRETCHES[name]]
+    parts += [rng.uniform(least - 2, float(np.log(limits.tiny)), COUNT), rng.uniform(most - 3, most + 2, COUNT)]
+    magnitudes = np.exp(rng.uniform(least, most, 2 * COUNT))
+    x = np.concatenate([*parts, magnitudes, -magnitudes]).astype(dtype)
+    near_minus_one = -1 + 2.0 ** rng.uniform(-limits.nmant, 0, COUNT)
+    if name == "log":
+        return np.abs(x)
+    return np.concatenate([x[x > -1], near_minus_one.astype(dtype)]) if name == "log1p" else x
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_error_is_what_is_stated(name, dtype, functions):
+    x = _arguments(name, dtype)
+    errors = _errors(functions(name, x), _reference(name, x))
+    worst = int(errors.argmax())
+    assert errors[worst] <= vector_math.ULP[name], f"{errors[worst]:.3f} ulp at {x[worst]!r}"
+
+
+# the coefficients of r³ and s⁵, and the same a little off
+WRONG = {
+    "float32": {"exp": ("0x1.555554p-3f", "0.16668f"), "log": ("0x1.995ed6p-2f", "0.401f")},
+    "float64": {"exp": ("0x1.5555555555559p-3", "0.166666666667"), "log": ("0x1.999999997ff20p-2", "0.400000001")},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_wrong_coefficient_is_noticed(name, dtype):
+    right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]
+    assert vector_math.TEXT.count(right) == 1
+    library = Functions(host.compile_text(_source(vector_math.TEXT.replace(right, wrong)), host.compiler()))
+    x = _arguments(name, dtype)
+    assert _errors(library(name, x), _reference(name, x)).max() > vector_math.ULP[name]
+
+
+# --- the ends of the range ------------------------------------------------------------------------------------------
+
+INF, NAN = np.inf, np.nan
+EDGES = {
+    "exp": [(0.0, 1), (-0.0, 1), (INF, INF), (-INF, 0), (NAN, NAN), (1e30, INF), (-1e30, 0)],
+    "expm1": [(INF, INF), (-INF, -1), (NAN, NAN), (1e30, INF), (-1e30, -1), (-50, -1)],
+    "tanh": [(INF, 1), (-INF, -1), (NAN, NAN), (1e30, 1), (-1e30, -1), (25, 1), (-25, -1)],
+    "log1p": [(INF, INF), (-1, -INF), (-1.5, NAN), (-1e30, NAN), (-INF, NAN), (NAN, NAN)],
+    "log": [(0.0, -INF), (-0.0, -INF), (1, 0), (INF, INF), (-1, NAN), (-1e-30, NAN), (-INF, NAN), (NAN, NAN)],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_ends_of_the_range(name, dtype, functions):
+    """What is exact, and with its sign: alone, and among others in a vector."""
+    for x, wanted in EDGES[name]:
+        for n in (1, 19):
+            y = functions(name, np.full(n, x, dtype))
+            np.testing.assert_array_equal(y, np.full(n, wanted, dtype), err_msg=f"{name}({x})")
+            assert np.isnan(wanted) or (np.signbit(y) == np.signbit(wanted)).all(), f"{name}({x})"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_largest_and_the_smallest_numbers(name, dtype, functions):
+    limits = np.finfo(dtype)
+    x = np.array(
+        [limits.max, limits.max / 2, limits.max / 3, limits.tiny, limits.eps, limits.smallest_subnormal], dtype
+    )
+    x = x if name == "log" else np.concatenate([x, -x])
+    errors = _errors(functions(name, x), _reference(name, x))
+    assert errors.max() <= vector_math.ULP[name]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_tiny_numbers_and_zero_are_themselves(name, dtype, functions):
+    limits = np.finfo(dtype)
+    x = np.array([0.0, limits.smallest_subnormal, 5 * limits.smallest_subnormal, limits.tiny / 4, limits.tiny], dtype)
+    x = np.concatenate([x, -x])
+    y = functions(name, x)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(np.signbit(y), np.signbit(x))
+
+
+def test_exp_where_it_overflows_and_vanishes(dtype, functions):
+    """The last arguments with a result other than ∞ and 0, and the next ones."""
+    limits = np.finfo(dtype)
+    over = np.log(limits.max)
+    under = np.log(WIDER[dtype](limits.smallest_subnormal) / 2).astype(dtype)
+    steps = [np.nextafter(x, x.dtype.type(to)) for x in (over, under) for to in (-INF, INF)]
+    x = np.array([over, under, *steps], dtype)
+    wanted = _reference("exp", x)
+    assert _errors(functions("exp", x), wanted).max() <= vector_math.ULP["exp"]
+    assert {0, INF} <= set(functions("exp", x).tolist())
+
+
+# --- vectors and remainders -----------------------------------------------------------------------------------------
+
+
+def _some(name, dtype):
+    """Ordinary arguments and edge values, mixed."""
+    rng = np.random.default_rng(7)
+    edges = [0.0, -0.0, INF, -INF, NAN, 1e-30, -1e-30, 1e-42, -1, 1, 100, -100, 800, -800]
+    x = rng.permutation(np.concatenate([rng.normal(size=26) * 3, edges])).astype(dtype)
+    return np.abs(x) if name == "log" else x
+
+
+def _assert_same_bits(got, wanted):
+    """NaN is NaN, whatever its bits."""
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(wanted))
+    a, b = (np.where(np.isnan(y), y.dtype.type(0), y).view(f"u{y.itemsize}") for y in (got, wanted))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_same_bits_whatever_the_length(name, dtype, functions):
+    x = _some(name, dtype)
+    alone = np.concatenate([functions(name, x[k : k + 1]) for k in range(len(x))])
+    for n in range(1, len(x) + 1):
+        for first in {0, len(x) - n}:
+            _assert_same_bits(functions(name, x[first : first + n].copy()), alone[first : first + n])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_same_bits_without_vectors(name, dtype, functions):
+    """Also where the compiler does nothing of its own: no result hangs on what it makes of the sums."""
+    plain = Functions(host.compile_text(_source(), host.compiler(), ("-O0",)))
+    x = np.concatenate([_arguments(name, dtype)[::7], _some(name, dtype)])
+    _assert_same_bits(functions(name, x), plain(name, x))
+
+
+def test_no_function_of_the_library_is_called(dtype, functions):
+    """Its name would stand among the symbols."""
+    library = functions.path.read_bytes()
+    for name in FUNCTIONS:
+        assert f"\0{name}{'f' if dtype == 'float32' else ''}\0".encode() not in library
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="needs vector registers")
+def test_the_loops_are_vectorised(dtype, tmp_path):
+    """As GCC reports it."""
+    command = host.compiler()
+    if "Free Software Foundation" not in internals.compiler_version(command):
+        pytest.skip("only GCC reports it in this way")
+    unit = tmp_path / "unit.cpp"
+    unit.write_text(_source())
+    options = [*host.FLAGS, "-fopt-info-vec-optimized", "-o", str(tmp_path / "unit.so")]
+    said = subprocess.run([*command, *options, str(unit)], capture_output=True, text=True, check=True).stderr
+    lines = _source().split("\n")
+    for name in FUNCTIONS:
+        # the head of the function, the pragma, the loop
+        loop = 3 + next(k for k, line in enumerate(lines) if f"void {name}_{dtype}(" in line)
+        assert f"unit.cpp:{loop}:" in said, lines[loop - 1]

@@ -1,0 +1,174 @@
+"""NCCL's sums on a stand-in for CuPy's interface: what is called, in which order. Simulated; on a GPU NOT RUN."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.messages import naming
+
+from gpunn.backend import DeviceError, get
+from gpunn.backend.cuda.nccl import Nccl
+
+
+class Calls(list):
+    """CuPy's module `cuda.nccl`, which notes what it is asked."""
+
+    NCCL_SUM, NCCL_FLOAT32, NCCL_FLOAT64, NCCL_INT32, NCCL_INT64 = "sum", "f4", "f8", "i4", "i8"
+
+    def get_unique_id(self):
+        self.append("id")
+        return (1, 2, 3)
+
+    def NcclCommunicator(self, size, identifier, rank):
+        self.append(("communicator", size, identifier, rank))
+        return SimpleNamespace(allReduce=lambda *arguments: self.append(("allReduce", *arguments)))
+
+    def groupStart(self):
+        self.append("begin")
+
+    def groupEnd(self):
+        self.append("end")
+
+
+def processes(rank=0, size=2, local_rank=0, first=(1, 2, 3)):
+    meet = lambda where, value: [first, *[None] * (size - 1)]  # noqa: E731
+    return SimpleNamespace(rank=rank, size=size, local_rank=local_rank, meet=meet)
+
+
+def on_a_gpu(place, array):
+    return SimpleNamespace(data=SimpleNamespace(ptr=place), size=array.size, dtype=array.dtype)
+
+
+@pytest.fixture
+def nccl(monkeypatch):
+    """A module of its own, as CuPy's is: `cupy.cuda` has no such attribute before somebody imports it."""
+    cuda = ModuleType("cupy.cuda")
+    cuda.__path__ = []
+    calls = Calls()
+    for name, module in {"cupy": ModuleType("cupy"), "cupy.cuda": cuda, "cupy.cuda.nccl": calls}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return calls
+
+
+@pytest.fixture
+def cupy(nccl):
+    stream = SimpleNamespace(ptr=77)
+    return SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: stream))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy, nccl):
+    adder = Nccl(cupy, processes(rank))
+    assert nccl == [*(["id"] if rank == 0 else []), ("communicator", 2, (1, 2, 3), rank)]
+    nccl.clear()
+    arrays = [on_a_gpu(100, np.zeros((4, 5), np.float32)), on_a_gpu(200, np.zeros(3)), on_a_gpu(0, np.zeros(0))]
+    (launch,), last = adder.bind_begun_sum(arrays, at_once=True)
+    assert last == []
+    assert nccl == []
+    launch()
+    launch()
+    step = ["begin", ("allReduce", 100, 100, 20, "f4", "sum", 77), ("allReduce", 200, 200, 3, "f8", "sum", 77), "end"]
+    assert nccl == step * 2
+
+
+def test_nothing_to_add_is_no_launch(cupy):
+    assert Nccl(cupy, processes()).bind_begun_sum([], at_once=True) == ([], [])
+
+
+def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy, nccl):
+    said = nccl.append
+    events = iter(["computed", "added"])
+
+    def stream(name, ptr):
+        return SimpleNamespace(
+            ptr=ptr,
+            record=lambda event: said((event.name, "in", name)),
+            wait_event=lambda event: said((name, "waits for", event.name)),
+        )
+
+    def event(disable_timing):
+        return SimpleNamespace(name=next(events))
+
+    here, apart = stream("here", 1), stream("apart", 2)
+    cupy.cuda.get_current_stream, cupy.cuda.Stream, cupy.cuda.Event = lambda: here, lambda non_blocking: apart, event
+    adder = Nccl(cupy, processes())
+    nccl.clear()
+    (begin,), (finish,) = adder.bind_begun_sum([on_a_gpu(100, np.zeros(9, np.float32))], at_once=False)
+    begin()
+    before = [("computed", "in", "here"), ("apart", "waits for", "computed")]
+    assert nccl == [*before, "begin", ("allReduce", 100, 100, 9, "f4", "sum", 2), "end", ("added", "in", "apart")]
+    nccl.clear()
+    finish()
+    assert nccl == [("here", "waits for", "added")]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("module", [None, SimpleNamespace(available=False)], ids=["no module", "an empty one"])
+def test_without_nccl_the_remedy_is_named(rank, module, cupy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module)
+    with pytest.raises(RuntimeError, match=naming("NCCL", "device='cpu'")):
+        Nccl(cupy, processes(rank))
+
+
+def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
+    fake_cupy.state.devices = 2
+    backend = get("cuda")
+    assert [backend.of_process(processes(k, 2, k)).device for k in range(2)] == ["cuda:0", "cuda:1"]
+    with pytest.raises(DeviceError, match=naming("process 5", 3, 2)):
+        backend.of_process(processes(5, 6, 2))
+
+
+def test_a_cpu_serves_all_processes():
+    backend, us = get("cpu"), processes()
+    assert backend.of_process(us) is backend and backend.adder(us) is us
+
+
+@pytest.mark.parametrize("bucket", [None, 100])
+def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
+    """The whole path of a fit, with one process, whose sums are what they are already: simulated."""
+    import gpunn
+    from gpunn.parallel.strategy import Team
+
+    nccl = Calls()
+    monkeypatch.setattr(fake_cupy.cuda, "__path__", [], raising=False)
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl)
+    alone = processes(size=1)
+    alone.meet, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
+    strategy = gpunn.DataParallel(bucket_bytes=bucket)
+    strategy.start = lambda: Team(alone, False, bucket)
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(21, 5)).astype("float32"), rng.normal(size=(21, 2)).astype("float32")
+
+    def fitted(device, strategy):
+        layers = [gpunn.Dense(8, "relu", l2=0.01), gpunn.BatchNormalization(), gpunn.Dropout(0.2), gpunn.Dense(2)]
+        net = gpunn.Sequential(layers, seed=0).compile("adam", "mse", ["r2"], device=device, strategy=strategy)
+        history = net.fit(X, Y, batch_size=8, epochs=3, sample_weight=np.ones(21), validation_data=(X, Y), verbose=0)
+        assert net.device.startswith(device)
+        return net.get_weights(), history.history
+
+    found, wanted = fitted("cuda", strategy), fitted("cuda", None)
+    assert all((a == b).all() for a, b in zip(found[0], wanted[0], strict=True))
+    assert found[1] == wanted[1]
+    sums = sum(call[0] == "allReduce" for call in nccl if isinstance(call, tuple))
+    # a step's gradient (of buckets the weights of each layer, and the rest), loss and metrics, and its weight
+    assert sums == 9 * (4 if bucket is None else 5)
+
+
+@pytest.mark.gpu
+def test_one_process_adds_nothing_on_a_gpu():
+    from cupy.cuda import nccl
+
+    if not nccl.available:
+        pytest.skip("needs NVIDIA's NCCL")
+    backend = get("cuda")
+    array = backend.asarray(np.arange(6.0))
+    alone = processes(size=1)
+    alone.meet = lambda where, value: [value]
+    with backend.activate():
+        adder = backend.adder(alone)
+        for at_once in (True, False):
+            begin, finish = adder.bind_begun_sum([array], at_once=at_once)
+            for launch in (*begin, *finish):
+                launch()
+    assert (backend.to_host(array) == np.arange(6.0)).all()

@@ -1,0 +1,94 @@
+"""Every registered activation: its derivative, its buffers, its names. One that is added is tested by being there."""
+
+import numpy as np
+import pytest
+from helpers import internals
+
+import gpunn
+from gpunn import activations
+
+BUILT_IN = sorted(
+    {
+        cls.names[0]: cls
+        for cls in internals.classes_by_name(activations).values()
+        if cls.__module__ == "gpunn.activations"
+    }.items()
+)
+
+
+def _net(activation, dtype="float64", **options):
+    layers = [gpunn.Dense(6, activation=activation, l2=0.1), gpunn.Dense(5, activation=activation), gpunn.Dense(2)]
+    net = gpunn.Sequential(layers, seed=4, dtype=dtype)
+    net.compile("sgd", "half_squared_error", **options)
+    return net
+
+
+@pytest.mark.parametrize(("name", "cls"), BUILT_IN)
+def test_the_derivative_is_right(name, cls):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(7, 4)), rng.normal(size=(7, 2))
+    report = gpunn.check_gradients(_net(name), x, y, sample_weight=rng.uniform(0.5, 2, size=7))
+    assert report.ok, report
+    assert sum(e.checked for e in report.entries) > 90
+
+
+@pytest.mark.parametrize(("name", "cls"), [pair for pair in BUILT_IN if pair[1].elementwise])
+def test_the_slope_is_the_derivative_of_the_value(name, cls):
+    activation = cls()
+    z = np.linspace(-4, 4, 81).reshape(9, 9) + 0.0123
+    h = 6e-6
+    numeric = (activation.f(z + h) - activation.f(z - h)) / (2 * h)
+    np.testing.assert_allclose(activation.slope(z, activation.f(z)), numeric, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "cls"), BUILT_IN)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_trace_and_the_fused_step_give_the_same_gradients(name, cls, dtype):
+    """`trace` keeps z apart from a and merges nothing; the step shares buffers and fuses."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(9, 4)), rng.normal(size=(9, 2))
+    net = _net(name, dtype)
+    _, gradients = net.loss_and_gradients(x, y)
+    traced = [g for record in net.trace(x, y, training=True) for g in record.gradients.values()]
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    for a, b in zip(gradients, traced, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(a).max())
+
+
+@pytest.mark.parametrize(("name", "cls"), BUILT_IN)
+def test_names_and_configuration(name, cls):
+    for spelling in cls.names:
+        assert type(activations.get(spelling)) is cls
+    made = cls()
+    again = activations.from_config(activations.to_config(made))
+    assert again == made and hash(again) == hash(made) and repr(again) == repr(made)
+    assert cls.__name__ in activations.__all__
+    assert "f(z)" in cls.__doc__ or name == "softmax" or name == "gelu", "the docstring states the formula"
+
+
+def test_constants_are_the_ones_given():
+    z = np.array([[-2.0, 0.0, 3.0]])
+    np.testing.assert_array_equal(activations.LeakyReLU(0.25).f(z), [[-0.5, 0, 3]])
+    np.testing.assert_array_equal(activations.LeakyReLU().f(z), [[-2 * 0.01, 0, 3]])
+    np.testing.assert_allclose(activations.ELU(2.0).f(z), [[2 * np.expm1(-2), 0, 3]], rtol=1e-15)
+    net = gpunn.Sequential([gpunn.Dense(1, activations.LeakyReLU(0.25), kernel_initializer="ones")], input_shape=3)
+    np.testing.assert_array_equal(net.predict([[-2.0, 0.0, 0.0]]), [[-0.5]])
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), True, "0.1"])
+def test_constants_that_make_no_sense(bad):
+    for cls in (activations.LeakyReLU, activations.ELU):
+        with pytest.raises(ValueError, match="alpha"):
+            cls(bad)
+
+
+def test_nan_passes_through_relu_on_every_path():
+    nan = np.array([[np.nan, -1.0, 2.0]])
+    relu = activations.ReLU()
+    np.testing.assert_array_equal(relu.f(nan), [[np.nan, 0, 2]])
+    np.testing.assert_array_equal(relu.slope(nan, relu.f(nan)), [[np.nan, 0, 1]])
+    from gpunn.kernels import get
+
+    np.testing.assert_array_equal(get("bias_relu")(nan, np.zeros(3)), [[np.nan, 0, 2]])
+    np.testing.assert_array_equal(get("relu_backward")(nan, np.ones((1, 3))), [[np.nan, 0, 1]])
+    assert relu.slope(np.zeros((1, 1)), np.zeros((1, 1))) == 0

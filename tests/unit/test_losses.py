@@ -1,0 +1,375 @@
+"""Losses by hand: values and ∂C/∂a, what cross-entropy makes of the last layer, and a user's own function."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers import internals
+from helpers.messages import naming
+from helpers.snapshots import bits, nothing_moves, weights_of
+
+import gpunn
+from gpunn import activations, losses
+
+LOG2 = math.log(2)
+
+
+def _giving(n_out, loss, last="identity", dtype="float64"):
+    """A network whose z are its inputs, compiled."""
+    net = gpunn.Sequential([gpunn.Activation(last)], input_shape=n_out, dtype=dtype)
+    return net.compile("sgd", loss)
+
+
+# --- values by hand --------------------------------------------------------------------------------------------------
+
+# (loss, a, y, ℓ, ∂ℓ/∂a) of one row, all dyadic fractions
+EXACT = [
+    # e = 1, −2: ½(1 + 4)
+    ("half_squared_error", [2, 0], [1, 2], 2.5, [1, -2]),
+    # (1 + 4)/2, 2e/2
+    ("mean_squared_error", [2, 0], [1, 2], 2.5, [1, -2]),
+    ("mse", [2, 0, 1, 1], [1, 2, 1, 1], 1.25, [0.5, -1, 0, 0]),
+    # (1 + 2)/2, sign(e)/2, 0 where y = a
+    ("mean_absolute_error", [2, 0], [1, 2], 1.5, [0.5, -0.5]),
+    ("mae", [2, 1], [1, 1], 0.5, [0.5, 0]),
+    # ½·1, 1·(2 − ½): (½ + 3/2)/2; e clipped to ±1, halved
+    ("huber", [2, 0], [1, 2], 1.0, [0.5, -0.5]),
+    # δ = ¼: ¼(1 − ⅛) + ¼(2 − ⅛) = 7/32 + 15/32, halved
+    (losses.Huber(0.25), [2, 0], [1, 2], 11 / 32, [0.125, -0.125]),
+    # δ = 4: all within
+    (losses.Huber(4), [2, 0], [1, 2], 1.25, [0.5, -1]),
+    # at |e| = δ both branches agree
+    (losses.Huber(2), [2, 0], [0, 2], 2.0, [1, -1]),
+    # a − 0·log a, 1 − 0
+    ("poisson", [0.5, 2], [0, 0], 1.25, [0.5, 0.5]),
+    # a = 1: log 1 = 0; 1 − y/a
+    ("poisson", [1, 1], [3, 0], 1.0, [-1, 0.5]),
+    # log cosh 0 = 0, tanh 0 = 0
+    ("log_cosh", [3, -1], [3, -1], 0.0, [0, 0]),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("loss", "a", "y", "value", "gradient"), EXACT, ids=str)
+def test_values_that_are_exact(loss, a, y, value, gradient, dtype):
+    net = _giving(len(a), loss, dtype=dtype)
+    assert net.evaluate([a], [y]) == {"loss": value}
+    assert net.loss_and_gradients([a], [y])[0] == value
+    np.testing.assert_array_equal(net.input_gradient([a], [y]), [gradient])
+
+
+# (loss, a or z, y, ℓ, ∂ℓ/∂a or ∂ℓ/∂z) with logarithms
+CLOSE = [
+    ("poisson", [2.0, 0.5], [1, 3], (2 - LOG2 + 0.5 + 3 * LOG2) / 2, [0.25, -2.5]),
+    # log cosh(log 2) = log(5/4), tanh(log 2) = 3/5
+    ("log_cosh", [LOG2, 0.0], [0, LOG2], math.log(1.25), [0.3, -0.3]),
+    # far out: |e| − log 2
+    ("logcosh", [1000.0, -1000.0], [0, 0], 1000 - LOG2, [0.5, -0.5]),
+]
+
+
+@pytest.mark.parametrize(("loss", "a", "y", "value", "gradient"), CLOSE, ids=str)
+def test_values_with_logarithms(loss, a, y, value, gradient):
+    net = _giving(len(a), loss)
+    assert net.evaluate([a], [y])["loss"] == pytest.approx(value, rel=1e-14)
+    np.testing.assert_allclose(net.input_gradient([a], [y]), [gradient], rtol=1e-14)
+
+
+# z = log of these give softmax = their shares: ½, ¼, ¼
+Z3 = [LOG2, 0.0, 0.0]
+# z = log 3 gives σ = ¾
+Z1 = [math.log(3)]
+
+CROSSENTROPIES = [
+    ("sparse_categorical_crossentropy", "softmax", Z3, 0, LOG2, [-0.5, 0.25, 0.25]),
+    ("sparse_categorical_crossentropy", "softmax", Z3, 2, 2 * LOG2, [0.5, 0.25, -0.75]),
+    ("categorical_crossentropy", "softmax", Z3, [0, 1, 0], 2 * LOG2, [0.5, -0.75, 0.25]),
+    # −½ log ½ − ½ log ¼
+    ("categorical_crossentropy", "softmax", Z3, [0.5, 0, 0.5], 1.5 * LOG2, [0, 0.25, -0.25]),
+    ("binary_crossentropy", "sigmoid", Z1, [1], math.log(4 / 3), [-0.25]),
+    ("binary_crossentropy", "sigmoid", Z1, [0], 2 * LOG2, [0.75]),
+    # −¾ log ¾ − ¼ log ¼: the gradient vanishes where a = y
+    ("binary_crossentropy", "sigmoid", Z1, [0.75], 0.75 * math.log(4 / 3) + 0.5 * LOG2, [0]),
+    # summed over the outputs
+    ("binary_crossentropy", "sigmoid", Z1 * 2, [1, 0], math.log(4 / 3) + 2 * LOG2, [-0.25, 0.75]),
+]
+
+
+@pytest.mark.parametrize(("loss", "last", "z", "y", "value", "delta"), CROSSENTROPIES, ids=str)
+@pytest.mark.parametrize("form", ["probabilities merged", "logits"])
+def test_cross_entropies(loss, last, z, y, value, delta, form):
+    net = _giving(len(z), loss, last if form.startswith("prob") else "identity")
+    assert net.evaluate([z], [y])["loss"] == pytest.approx(value, rel=1e-14)
+    np.testing.assert_allclose(net.input_gradient([z], [y]), [delta], rtol=1e-14, atol=1e-16)
+
+
+@pytest.mark.parametrize(("loss", "last", "z", "y", "value", "delta"), CROSSENTROPIES, ids=str)
+def test_cross_entropies_of_probabilities(loss, last, z, y, value, delta):
+    """A layer that gives probabilities without the plan knowing how: ∂ℓ/∂a = −y/a + (1 − y)/(1 − a)."""
+
+    class AsGiven(activations.Activation):
+        def f(self, z):
+            return z.copy()
+
+        def slope(self, z, a):
+            return 0 * z + 1
+
+    a = np.exp(z) / (np.exp(z).sum() if last == "softmax" else 1 + np.exp(z))
+    chosen = type(losses.get(loss))(from_logits=False)
+    net = _giving(len(z), chosen, AsGiven())
+    assert net.evaluate([a], [y])["loss"] == pytest.approx(value, rel=1e-14)
+    t = np.array(y, float) if np.ndim(y) else np.eye(len(z))[y]
+    expected = -t / a + ((1 - t) / (1 - a) if last == "sigmoid" else 0)
+    np.testing.assert_allclose(net.input_gradient([a], [y])[0], expected, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("form", ["merged", "logits"])
+def test_cross_entropies_far_out_are_finite(form, dtype):
+    z = np.array([[1000.0, 0.0, -1000.0]])
+    for loss, last, y, value in (
+        ("sparse_categorical_crossentropy", "softmax", [2], 2000),
+        ("sparse_categorical_crossentropy", "softmax", [0], 0),
+        ("categorical_crossentropy", "softmax", [[0, 0, 1]], 2000),
+        ("binary_crossentropy", "sigmoid", [[0, 1, 1]], 2000 + LOG2),
+    ):
+        net = _giving(3, loss, last if form == "merged" else "identity", dtype)
+        assert net.evaluate(z, y)["loss"] == pytest.approx(value, rel=1e-6)
+        assert np.isfinite(net.input_gradient(z, y)).all()
+        assert np.isfinite(net.predict_proba(z)).all()
+
+
+# --- rows, outputs and weights ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_loss_is_the_weighted_mean_over_rows(dtype):
+    """Σ wᵢℓᵢ / Σ wᵢ: rows of ½, 2 and 8, weights 1, ½ and 2½."""
+    net = _giving(1, "half_squared_error", dtype=dtype)
+    a, y, w = [[1.0], [2.0], [4.0]], [[0.0]] * 3, [1, 0.5, 2.5]
+    assert net.evaluate(a, y)["loss"] == pytest.approx(10.5 / 3, rel=1e-6)
+    assert net.evaluate(a, y, sample_weight=w)["loss"] == (0.5 + 1 + 20) / 4
+    np.testing.assert_array_equal(net.input_gradient(a, y, sample_weight=w), [[0.25], [0.25], [2.5]])
+    # only the weights' ratios matter
+    for factor in (2.0**-60, 2.0**60):
+        assert net.evaluate(a, y, sample_weight=np.array(w) * factor)["loss"] == 21.5 / 4
+
+
+SUMMED = ["half_squared_error", "binary_crossentropy"]
+AVERAGED = ["mean_squared_error", "mean_absolute_error", "huber", "poisson", "log_cosh"]
+
+
+@pytest.mark.parametrize("loss", SUMMED + AVERAGED)
+def test_which_losses_sum_over_the_outputs_and_which_average(loss):
+    """Three equal outputs: three times the loss of one, or the same."""
+    last = "sigmoid" if loss == "binary_crossentropy" else "identity"
+    one = _giving(1, loss, last).evaluate([[0.75]], [[0.25]])["loss"]
+    three = _giving(3, loss, last).evaluate([[0.75] * 3], [[0.25] * 3])["loss"]
+    assert one != 0
+    assert three == pytest.approx(3 * one if loss in SUMMED else one, rel=1e-14)
+
+
+def test_the_names_there_are():
+    for name, cls in internals.classes_by_name(losses).items():
+        assert type(losses.get(name)) is cls and type(losses.get(cls)) is cls
+        made = losses.get(name)
+        again = losses.from_config(losses.to_config(made))
+        assert repr(again) == repr(made) and losses.get(made) is made
+    assert repr(losses.from_config(losses.to_config(losses.Huber(0.5)))) == "Huber(delta=0.5)"
+    chosen = losses.from_config(losses.to_config(losses.BinaryCrossentropy(from_logits=True)))
+    assert chosen.from_logits is True
+
+
+# --- what cross-entropy makes of the last layer ----------------------------------------------------------------------
+
+X = np.random.default_rng(0).normal(size=(9, 4))
+LABELS = np.arange(9) % 3
+PAIRS = {
+    "sparse_categorical_crossentropy": ("softmax", "sigmoid", LABELS),
+    "categorical_crossentropy": ("softmax", "sigmoid", np.eye(3)[LABELS]),
+    "binary_crossentropy": ("sigmoid", "softmax", np.eye(3)[LABELS]),
+}
+
+
+def _classifier(activation, loss, apart=False):
+    layers = [gpunn.Dense(5, "relu"), gpunn.Dense(3, None if apart else activation)]
+    if apart:
+        layers.append(gpunn.Activation(activation))
+    net = gpunn.Sequential(layers, input_shape=4, seed=1, dtype="float64")
+    return net.compile(gpunn.SGD(0.1), loss, metrics=["accuracy"])
+
+
+@pytest.mark.parametrize("loss", PAIRS)
+def test_softmax_or_sigmoid_means_probabilities_and_identity_logits(loss):
+    matching, _, y = PAIRS[loss]
+    nets = [
+        _classifier(matching, loss),
+        _classifier(matching, loss, apart=True),
+        _classifier(None, loss),
+        _classifier("linear", loss),
+    ]
+    histories = [net.fit(X, y, epochs=3, batch_size=4, verbose=0).history for net in nets]
+    for net, history in zip(nets, histories, strict=True):
+        assert history["accuracy"] == histories[0]["accuracy"]
+        np.testing.assert_allclose(history["loss"], histories[0]["loss"], rtol=1e-13)
+        np.testing.assert_allclose(net.predict_proba(X), nets[0].predict_proba(X), rtol=1e-13)
+
+
+@pytest.mark.parametrize("loss", PAIRS)
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu", "gelu", "softplus", "the other"])
+def test_anything_else_is_refused_at_compile(loss, activation):
+    matching, other, _ = PAIRS[loss]
+    activation = other if activation == "the other" else activation
+    net = gpunn.Sequential([gpunn.Dense(3, activation)], input_shape=4)
+    with (
+        nothing_moves(net),
+        pytest.raises(ValueError, match=rf"{loss}.*needs {matching}.*got {activation}.*{matching}"),
+    ):
+        net.compile("sgd", loss)
+    with pytest.raises(RuntimeError, match="compile"):
+        net.evaluate(X, LABELS)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_from_logits_overrides_and_is_checked(name):
+    matching, other, y = PAIRS[name]
+    cls = type(losses.get(name))
+    with pytest.raises(ValueError, match=naming("from_logits=True", matching, "probabilities")):
+        _classifier(matching, cls(from_logits=True))
+    for activation in (None, "relu", "tanh"):
+        with pytest.raises(ValueError, match="from_logits="):
+            _classifier(activation, cls(from_logits=False))
+    # tanh's outputs as logits: what a softmax or sigmoid layer behind them would make of them
+    net = _classifier("tanh", cls(from_logits=True))
+    behind = gpunn.Sequential(
+        [gpunn.Dense(5, "relu"), gpunn.Dense(3, "tanh"), gpunn.Activation(matching)],
+        input_shape=4,
+        dtype="float64",
+    )
+    behind.set_weights(net.get_weights())
+    behind.compile("sgd", name)
+    assert net.evaluate(X, y)["loss"] == pytest.approx(behind.evaluate(X, y)["loss"], rel=1e-14)
+    np.testing.assert_allclose(net.predict_proba(X), behind.predict(X), rtol=1e-14)
+    np.testing.assert_allclose(net.predict(X), behind.trace(X)[1].a, rtol=1e-14)
+    # a matching layer with from_logits=False is what it is without
+    said, unsaid = _classifier(matching, cls(from_logits=False)), _classifier(matching, cls())
+    assert said.evaluate(X, y) == unsaid.evaluate(X, y)
+    # the other's outputs are probabilities too, if one says so
+    assert np.isfinite(_classifier(other, cls(from_logits=False)).evaluate(X, y)["loss"])
+
+
+def test_a_compiled_loss_object_may_serve_several_nets():
+    loss = losses.SparseCategoricalCrossentropy()
+    probabilities, logits = _classifier("softmax", loss), _classifier(None, loss)
+    assert probabilities.evaluate(X, LABELS) == pytest.approx(logits.evaluate(X, LABELS), rel=1e-14)
+    np.testing.assert_array_equal(probabilities.predict(X), probabilities.predict_proba(X))
+    assert vars(loss) == vars(losses.SparseCategoricalCrossentropy())
+
+
+@pytest.mark.parametrize(("one", "other"), [("sigmoid", "logistic"), ("linear", "identity"), ("silu", "swish")])
+def test_both_spellings_of_an_activation_are_one(one, other):
+    nets = []
+    for name in (one, other):
+        net = gpunn.Sequential([gpunn.Dense(4, name), gpunn.Activation(name)], input_shape=4, seed=2)
+        net.compile("adam", "mse").fit(X, X, epochs=2, verbose=0)
+        nets.append(net)
+    assert weights_of(nets[0]) == weights_of(nets[1]) and repr(nets[0]) == repr(nets[1])
+    for name in ("sigmoid", "logistic"):
+        net = gpunn.Sequential([gpunn.Dense(1, name)], input_shape=4, seed=2).compile("sgd", "binary_crossentropy")
+        assert net.loss.name == "binary_crossentropy" and internals.merges_activation(net)
+
+
+# --- a user's own ----------------------------------------------------------------------------------------------------
+
+
+def half_squares(y, a):
+    """ℓ = ½ Σ (a − y)², g = a − y."""
+    e = a - y
+    return (e * e).sum(axis=1) / 2, e
+
+
+def _regression(loss, **options):
+    net = gpunn.Sequential([gpunn.Dense(5, "tanh", l2=0.1), gpunn.Dense(2)], input_shape=4, seed=1, **options)
+    return net.compile(gpunn.Momentum(0.1), loss, metrics=["mae"])
+
+
+def test_an_own_function_trains_as_the_built_in_loss():
+    own, built_in = _regression(half_squares, dtype="float64"), _regression("half_squared_error", dtype="float64")
+    y, w = X[:, :2], np.linspace(0, 2, 9)
+    options = {"epochs": 3, "batch_size": 4, "sample_weight": w, "validation_split": 0.3, "verbose": 0}
+    a, b = own.fit(X, y, **options).history, built_in.fit(X, y, **options).history
+    assert list(a) == list(b)
+    for name, values in a.items():
+        np.testing.assert_allclose(values, b[name], rtol=1e-13)
+    for u, v in zip(own.get_weights(), built_in.get_weights(), strict=True):
+        np.testing.assert_allclose(u, v, rtol=1e-12, atol=1e-15)
+    assert own.evaluate(X, y, sample_weight=w) == pytest.approx(built_in.evaluate(X, y, sample_weight=w), rel=1e-13)
+
+
+def test_an_own_function_gets_the_devices_arrays_and_may_do_with_them_what_it_likes():
+    seen = []
+
+    def spoil(y, a):
+        seen.append((y, a))
+        result = half_squares(y, a)
+        y[...] = a[...] = 1e9
+        return result
+
+    clean, spoilt = _regression(half_squares), _regression(spoil)
+    y = X[:, :2]
+    assert spoilt.fit(X, y, epochs=2, verbose=0).history == clean.fit(X, y, epochs=2, verbose=0).history
+    assert weights_of(clean) == weights_of(spoilt)
+    given_y, given_a = seen[0]
+    assert type(given_y) is type(given_a) is type(internals.parameters(clean))
+    assert given_y.shape == given_a.shape == (9, 2) and given_y.dtype == given_a.dtype == np.float32
+    assert (given_y == 1e9).all(), "no later step wrote to it"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
+def test_an_own_function_may_answer_in_any_real_type(dtype):
+    def rounded(y, a):
+        value, g = half_squares(y.round(), a.round())
+        return value.astype(dtype), g.astype(dtype)
+
+    net = _regression(rounded)
+    net.fit(X, X[:, :2], verbose=0)
+    assert {w.dtype for w in net.get_weights()} == {np.dtype("float32")}
+
+
+WRONG = {
+    "no tuple": (lambda y, a: half_squares(y, a)[0], TypeError, r"must return \(ℓ, g\), got ndarray"),
+    "three": (lambda y, a: (*half_squares(y, a), 0), TypeError, r"must return \(ℓ, g\), got tuple"),
+    "None": (lambda y, a: None, TypeError, r"must return \(ℓ, g\), got NoneType"),
+    "a mean": (lambda y, a: (half_squares(y, a)[0].mean(), a - y), ValueError, r"ℓ of shape \(9,\), got \(\)"),
+    "a float": (lambda y, a: (1.0, a - y), ValueError, r"ℓ of shape \(9,\), got 1\.0"),
+    "a column": (lambda y, a: (half_squares(y, a)[0][:, None], a - y), ValueError, r"ℓ of shape \(9,\), got \(9, 1\)"),
+    "a row of g": (
+        lambda y, a: (half_squares(y, a)[0], (a - y)[:1]),
+        ValueError,
+        r"g = ∂ℓ/∂a of shape \(9, 2\), got \(1, 2\)",
+    ),
+    "a column of g": (lambda y, a: (half_squares(y, a)[0], (a - y)[:, :1]), ValueError, r"\(9, 2\), got \(9, 1\)"),
+    "complex": (lambda y, a: (half_squares(y, a)[0], (a - y) * 1j), TypeError, "real numbers, got complex"),
+}
+
+
+@pytest.mark.parametrize(("function", "error", "message"), WRONG.values(), ids=WRONG)
+def test_an_own_function_that_breaks_its_contract_is_told_so(function, error, message):
+    net = _regression(function)
+    y = X[:, :2]
+    for call in (net.evaluate, net.train_on_batch, net.loss_and_gradients, lambda x, y: net.fit(x, y, verbose=0)):
+        before = weights_of(net)
+        with pytest.raises(error, match=message):
+            call(X, y)
+        assert weights_of(net) == before
+
+
+def test_an_own_functions_error_comes_out_as_it_is():
+    def failing(y, a):
+        raise ZeroDivisionError("mine")
+
+    net = _regression(failing)
+    before = bits(net.predict(X))
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        net.fit(X, X[:, :2], verbose=0)
+    assert bits(net.predict(X)) == before

@@ -1,0 +1,649 @@
+"""Sequential: building, compiling, copying, predicting, and the student's window."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from helpers import hand_worked as hand
+from helpers import internals
+from helpers.messages import naming
+from helpers.snapshots import bits, nothing_moves, state_of, weights_of
+
+import gpunn
+from gpunn.backend import to_host
+
+
+def _layers(last="softmax"):
+    return [
+        gpunn.Dense(6, "relu", l2=0.01),
+        gpunn.BatchNormalization(),
+        gpunn.Dropout(0.4),
+        gpunn.Dense(3, last),
+    ]
+
+
+def _net(optimizer=None, loss="sparse_categorical_crossentropy", last="softmax", device="auto", **options):
+    net = gpunn.Sequential(_layers(last), **{"seed": 3, "input_shape": 4} | options)
+    return net.compile(optimizer or gpunn.Adam(0.01), loss, metrics=["accuracy"], device=device)
+
+
+def _data(n=20, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, 3, size=n)
+
+
+def _by_hand(dtype="float32"):
+    """The net of hand_worked, whose every number is exact."""
+    net = gpunn.Sequential([gpunn.Dense(2, "relu"), gpunn.Dense(1)], input_shape=2, dtype=dtype)
+    net.set_weights(hand.PARAMETERS)
+    return net.compile(gpunn.SGD(hand.LR), "half_squared_error")
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ask", ["get_weights", "set_weights", "save", "to_tensors"])
+def test_before_the_inputs_are_known_there_are_no_weights(ask, tmp_path):
+    net = gpunn.Sequential(_layers(), seed=1)
+    arguments = {"set_weights": [[]], "save": [tmp_path / "net.safetensors"]}.get(ask, [])
+    with pytest.raises(RuntimeError, match="number of inputs"):
+        getattr(net, ask)(*arguments)
+    assert not list(tmp_path.iterdir())
+    net.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(RuntimeError, match="give input_shape=, call build"):
+        net.get_weights()
+
+
+X, Y = _data()
+WAYS = {
+    "input_shape=(4,)": lambda layers: gpunn.Sequential(layers, input_shape=(4,), seed=5),
+    "build": lambda layers: gpunn.Sequential(layers, seed=5).build(4),
+    "predict": lambda layers: _after(layers, lambda net: net.predict(X)),
+    "trace": lambda layers: _after(layers, lambda net: net.trace(X)),
+    "evaluate": lambda layers: _after(layers, lambda net: net.evaluate(X, Y), True),
+    "loss_and_gradients": lambda layers: _after(layers, lambda net: net.loss_and_gradients(X, Y), True),
+    "trace with y": lambda layers: _after(layers, lambda net: net.trace(X, Y), True),
+}
+
+
+def _after(layers, ask, compiled=False):
+    net = gpunn.Sequential(layers, seed=5)
+    if compiled:
+        net.compile("adam", "sparse_categorical_crossentropy")
+    ask(net)
+    return net
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_weights_are_drawn_whichever_call_tells_the_inputs(way):
+    first = gpunn.Sequential(_layers(), input_shape=4, seed=5)
+    assert weights_of(WAYS[way](_layers())) == weights_of(first)
+
+
+@pytest.mark.parametrize("call", ["fit", "train_on_batch"])
+def test_training_builds_too(call):
+    early, late = _net(), _net(input_shape=None)
+    for net in (early, late):
+        getattr(net, call)(X, Y, **({"verbose": 0} if call == "fit" else {}))
+    assert weights_of(early) == weights_of(late)
+
+
+def test_a_network_is_built_once():
+    net = gpunn.Sequential(_layers(), input_shape=4)
+    with nothing_moves(net), pytest.raises(RuntimeError, match="built already, for 4 inputs"):
+        net.build(5)
+
+
+def test_the_seed_draws_everything_and_is_kept():
+    drawn, other = gpunn.Sequential(_layers(), input_shape=4), gpunn.Sequential(_layers(), input_shape=4)
+    assert drawn.seed != other.seed and 0 <= drawn.seed < 2**64
+    assert weights_of(drawn) != weights_of(other)
+    again = gpunn.Sequential(_layers(), input_shape=4, seed=drawn.seed)
+    assert weights_of(again) == weights_of(drawn)
+    assert weights_of(gpunn.Sequential(_layers(), input_shape=4, seed=2**64 - 1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_type_is_that_of_parameters_and_answers(dtype):
+    net = _net(dtype=dtype)
+    assert net.dtype == dtype
+    net.train_on_batch(X, Y)
+    assert {w.dtype for w in net.get_weights()} == {np.dtype(dtype)} == {net.predict(X).dtype}
+    assert gpunn.Sequential([gpunn.Dense(1)]).dtype == np.float32
+
+
+def test_layers_len_index_iteration_and_repr():
+    layers = _layers()
+    net = gpunn.Sequential(layers, input_shape=4, seed=1)
+    assert len(net) == 4
+    assert net[0] is layers[0] and net[-1] is layers[3] and list(net) == net.layers == layers
+    assert net[1:3] == layers[1:3]
+    net.layers.clear()
+    assert len(net) == len(net.layers) == 4
+    with pytest.raises(IndexError):
+        net[4]
+    names = {name: getattr(gpunn, name) for name in ("Sequential", "Dense", "BatchNormalization", "Dropout")}
+    again = eval(repr(net), names)
+    assert repr(again) == repr(net) and weights_of(again) == weights_of(net)
+    assert "input_shape" not in repr(gpunn.Sequential(_layers()))
+
+
+def test_a_layer_belongs_to_one_network():
+    layer = gpunn.Dense(2)
+    with pytest.raises(ValueError, match=r"layers\[1\] .* in use already"):
+        gpunn.Sequential([layer, layer])
+    net = gpunn.Sequential([layer], input_shape=3, seed=0)
+    with pytest.raises(ValueError, match=r"layers\[0\] .* in use already; .* copy.deepcopy it"):
+        gpunn.Sequential([layer])
+    other = gpunn.Sequential([copy.deepcopy(layer)], input_shape=2, seed=0)
+    assert [w.shape for w in other.get_weights()] == [(2, 2), (2,)]
+    assert net[0].n_in == 3
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        with pytest.raises(ValueError, match="in use already"):
+            gpunn.Sequential(twin.layers)
+
+
+def test_a_refused_constructor_leaves_the_layers_free():
+    layer = gpunn.Dense(2)
+    for wrong in ({"seed": -1}, {"dtype": "float16"}, {"input_shape": 0}):
+        with pytest.raises(ValueError):
+            gpunn.Sequential([layer], **wrong)
+    assert len(gpunn.Sequential([layer])) == 1
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_numpy_copies_in_the_layers_order():
+    net = _net()
+    weights = net.get_weights()
+    assert [w.shape for w in weights] == [(4, 6), (6,), (6,), (6,), (6, 3), (3,)]
+    before = weights_of(net)
+    for w in weights:
+        w[...] = 7
+    assert weights_of(net) == before
+    net.set_weights(weights)
+    weights[0][...] = 0
+    assert all((w == 7).all() for w in net.get_weights())
+
+
+def test_set_weights_takes_what_get_weights_gave_and_lists():
+    net, other = _net(), _net(seed=8)
+    other.set_weights(net.get_weights())
+    assert weights_of(other) == weights_of(net)
+    small = gpunn.Sequential([gpunn.Dense(1)], input_shape=2)
+    small.set_weights([[[0.5], [2]], np.array([1], dtype=">i2")])
+    np.testing.assert_array_equal(small.predict([[2, 4]]), [[10]])
+    assert bits(small.get_weights()[1]) == bits(np.ones(1, np.float32))
+
+
+# --- compiling -------------------------------------------------------------------------------------------------------
+
+
+def test_compiling_again_keeps_the_weights_and_resets_the_optimiser():
+    net = _net()
+    net.fit(X, Y, epochs=3, verbose=0)
+    weights = net.get_weights()
+    assert internals.steps_taken(net) == 3 and to_host(internals.optimizer_state(net)["v"]).any()
+    net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    for a, b in zip(weights, net.get_weights(), strict=True):
+        assert bits(a) == bits(b)
+    # what follows is what a new net with these weights does
+    fresh = _net()
+    fresh.set_weights(weights)
+    internals.running(fresh)[...] = internals.running(net)
+    assert net.fit(X, Y, verbose=0).history == fresh.fit(X, Y, verbose=0).history
+    assert state_of(net) == state_of(fresh)
+
+
+def test_compiling_again_may_change_everything_else():
+    net = _net()
+    net.compile("sgd", gpunn.losses.CategoricalCrossentropy())
+    assert isinstance(net.optimizer, gpunn.SGD) and net.loss.name == "categorical_crossentropy"
+    assert set(net.evaluate(X, np.eye(3)[Y])) == {"loss"}
+    assert net.compile("adam", "mse") is net
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "loss_and_gradients", "trace"])
+def test_what_needs_a_loss_says_so(call):
+    net = gpunn.Sequential(_layers(), input_shape=4)
+    with nothing_moves(net), pytest.raises(RuntimeError, match=rf"{call}.*call compile\(optimizer=…, loss=…\) first"):
+        getattr(net, call)(X, Y)
+    for name in ("optimizer", "loss"):
+        with pytest.raises(RuntimeError, match="compile"):
+            getattr(net, name)
+
+
+@pytest.mark.parametrize("threads", [1, np.int64(1)])
+def test_threads_is_a_limit_that_a_fit_keeps(threads):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    seen = []
+    callback = gpunn.Callback()
+    callback.on_epoch_end = lambda epoch, logs=None: seen.extend(
+        pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"
+    )
+    net = _net().compile("adam", "sparse_categorical_crossentropy", threads=threads)
+    net.fit(X, Y, callbacks=[callback], verbose=0)
+    assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_a_batch_size_of_numpy_is_one_of_python(kind):
+    """Also in a type that cannot hold the number of rows."""
+    net, x, y = _net(), np.resize(X, (300, 4)), np.resize(Y, 300)
+    net.fit(x, y, batch_size=kind(200), epochs=kind(1), verbose=0)
+    assert bits(net.predict(x, batch_size=kind(200))) == bits(net.predict(x, batch_size=200))
+    assert net.evaluate(x, y, batch_size=kind(200)) == net.evaluate(x, y, batch_size=200)
+    fits = [gpunn.fit_many(_net, x, y, [{}], batch_size=of(200), epochs=of(1))[0][0] for of in (int, kind)]
+    assert weights_of(fits[0]) == weights_of(fits[1])
+
+
+def test_threads_without_its_package_is_refused_at_compile(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
+    net = _net()
+    with nothing_moves(net), pytest.raises(ImportError, match=r"pip install \"gpunn\[threads\]\""):
+        net.compile("adam", "sparse_categorical_crossentropy", threads=2)
+
+
+def test_to_a_device():
+    net = _net()
+    assert net.to("cpu") is net and net.device == "cpu"
+    before = state_of(net)
+    for wrong in ("gpu", "cuda:-1", "", "cpu:1"):
+        with pytest.raises(ValueError, match="device"):
+            net.to(wrong)
+    assert state_of(net) == before
+    net.fit(X, Y, verbose=0)
+
+
+def test_one_metric_object_serves_two_nets():
+    accuracy = gpunn.metrics.Accuracy()
+    one = gpunn.Sequential([gpunn.Dense(3, "softmax")], input_shape=4, seed=0)
+    one.compile("sgd", "sparse_categorical_crossentropy", metrics=[accuracy])
+    alone = one.evaluate(X, Y)
+    other = gpunn.Sequential([gpunn.Dense(1, "sigmoid")], input_shape=4, seed=0)
+    other.compile("sgd", "binary_crossentropy", metrics=[accuracy])
+    other.evaluate(X, Y[:, None] > 1)
+    assert one.evaluate(X[:7], Y[:7])["accuracy"] == pytest.approx((one.predict_classes(X[:7]) == Y[:7]).mean())
+    assert one.evaluate(X, Y) == alone
+    assert vars(accuracy) == {"name": "accuracy"}
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+    "oldest pickle": lambda net: pickle.loads(pickle.dumps(net, protocol=2)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_goes_on_where_the_original_stood_and_alone(copied):
+    net = _net(device="cpu")
+    net.fit(X, Y, batch_size=8, epochs=2, verbose=0)
+    twin = copied(net)
+    assert state_of(twin) == state_of(net) and repr(twin) == repr(net)
+    standing, predicted = state_of(net), bits(net.predict(X))
+    history = twin.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
+    assert state_of(net) == standing and bits(net.predict(X)) == predicted
+    assert net.fit(X, Y, batch_size=8, epochs=2, verbose=0).history == history
+    assert state_of(net) == state_of(twin)
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_copies_of_what_is_not_compiled_or_not_built(copied):
+    built = gpunn.Sequential(_layers(), input_shape=4, seed=2)
+    assert weights_of(copied(built)) == weights_of(built)
+    with pytest.raises(RuntimeError, match="compile"):
+        copied(built).evaluate(X, Y)
+    unbuilt = gpunn.Sequential(_layers(), seed=2)
+    twin = copied(unbuilt)
+    with pytest.raises(RuntimeError, match="the number of inputs"):
+        twin.get_weights()
+    assert weights_of(twin.build(4)) == weights_of(built)
+    compiled = copied(_net(input_shape=None, device="cpu"))
+    assert compiled.train_on_batch(X, Y) == _net(device="cpu").train_on_batch(X, Y)
+
+
+def test_freezing_a_copy_leaves_the_original_free():
+    net = _net()
+    twin = copy.deepcopy(net)
+    twin[0].trainable = False
+    before = net.get_weights()
+    net.train_on_batch(X, Y)
+    twin.train_on_batch(X, Y)
+    assert (net.get_weights()[0] != before[0]).any()
+    assert bits(twin.get_weights()[0]) == bits(before[0])
+
+
+# --- freezing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_layer_keeps_its_weights_and_its_running_statistics():
+    net = _net(gpunn.AdamW(0.01, weight_decay=0.1))
+    net.fit(X, Y, verbose=0)
+    net[1].trainable = False
+    before, running = net.get_weights(), bits(internals.running(net))
+    net.fit(X, Y, epochs=2, batch_size=8, verbose=0)
+    moved = [bits(a) != bits(b) for a, b in zip(before, net.get_weights(), strict=True)]
+    assert moved == [True, True, False, False, True, True]
+    assert bits(internals.running(net)) == running
+    net[1].trainable = True
+    net.fit(X, Y, verbose=0)
+    assert bits(net.get_weights()[2]) != bits(before[2]) and bits(internals.running(net)) != running
+
+
+def test_a_layer_may_be_frozen_before_there_are_weights():
+    layers = _layers()
+    layers[0].trainable = False
+    net = gpunn.Sequential(layers, seed=3).compile("sgd", "sparse_categorical_crossentropy")
+    first = gpunn.Sequential(_layers(), seed=3, input_shape=4).get_weights()
+    net.fit(X, Y, verbose=0)
+    moved = [bits(a) != bits(b) for a, b in zip(first, net.get_weights(), strict=True)]
+    assert moved[:2] == [False, False] and all(moved[4:])
+    for layer in net:
+        layer.trainable = False
+    with nothing_moves(net):
+        _, gradients = net.loss_and_gradients(X, Y)
+    assert not any(g.any() for g in gradients)
+
+
+def test_freezing_shows_at_once_in_trace():
+    """A frozen BatchNormalization uses its running values: a plan made before must not be used again."""
+    net = gpunn.Sequential([gpunn.BatchNormalization()], input_shape=4)
+    free = net.trace(X, training=True)[0].a
+    net[0].trainable = False
+    frozen = net.trace(X, training=True)[0].a
+    np.testing.assert_allclose(free.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(frozen, X / np.sqrt(1 + 1e-5), rtol=1e-6)
+
+
+# --- calls -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_train_on_batch_returns_the_loss_before_the_step(dtype):
+    net = _by_hand(dtype)
+    loss = net.train_on_batch(hand.X, hand.Y)
+    assert type(loss) is float and loss == hand.GRADIENTS[0, 1, 2, 3][0]
+    for w, exact in zip(net.get_weights(), hand.AFTER[0, 1, 2, 3], strict=True):
+        assert bits(w) == bits(np.array(exact, dtype))
+
+
+def test_evaluate_is_a_dict_of_floats_and_moves_nothing():
+    net = _net()
+    net.fit(X, Y, verbose=0)
+    with nothing_moves(net, X):
+        found = net.evaluate(X, Y)
+    assert list(found) == ["loss", "accuracy"] and all(type(v) is float for v in found.values())
+    p = net.predict(X).astype(np.float64)
+    W1, W2 = net.get_weights()[0], net.get_weights()[4]
+    expected = -np.log(p[np.arange(20), Y]).mean() + 0.005 * (W1.astype(np.float64) ** 2).sum()
+    assert W2.any() and found["loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["accuracy"] == pytest.approx((net.predict_classes(X) == Y).mean(), abs=1e-6)
+    w = np.arange(20.0)
+    weighted = net.evaluate(X, Y, sample_weight=w)
+    picked = -np.log(p[np.arange(20), Y])
+    assert weighted["loss"] == pytest.approx(
+        (w * picked).sum() / w.sum() + 0.005 * (W1.astype(np.float64) ** 2).sum(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 20, 1000])
+def test_evaluate_is_over_rows_whatever_the_batches(batch_size):
+    net = _net(dtype="float64")
+    w = np.arange(20.0)
+    whole = net.evaluate(X, Y, sample_weight=w, batch_size=20)
+    parts = net.evaluate(X, Y, sample_weight=w, batch_size=batch_size)
+    assert parts == pytest.approx(whole, rel=1e-12)
+
+
+def test_loss_and_gradients_twice_gives_the_same_bits_and_moves_nothing():
+    net = _net()
+    net.fit(X, Y, verbose=0)
+    with nothing_moves(net, X):
+        loss, gradients = net.loss_and_gradients(X, Y)
+        again, same = net.loss_and_gradients(X, Y)
+    assert type(loss) is float and loss == again
+    assert [bits(g) for g in gradients] == [bits(g) for g in same]
+    assert [g.shape for g in gradients] == [w.shape for w in net.get_weights()]
+    for g in same:
+        g[...] = 0
+    assert [bits(g) for g in net.loss_and_gradients(X, Y)[1]] == [bits(g) for g in gradients]
+
+
+def test_loss_and_gradients_are_those_of_the_step_that_follows():
+    """Dropout masks and batch statistics included: θ moves by −η times these gradients, penalties and all."""
+    net = _net(gpunn.SGD(0.5), dtype="float64", device="cpu")
+    net.fit(X, Y, batch_size=10, verbose=0)
+    loss, gradients = net.loss_and_gradients(X, Y)
+    before = net.get_weights()
+    assert net.train_on_batch(X, Y) == loss
+    for g, a, b in zip(gradients, before, net.get_weights(), strict=True):
+        np.testing.assert_array_equal(b, a - 0.5 * g)
+
+
+def test_masks_change_when_a_step_is_taken():
+    frozen = [gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")]
+    net = gpunn.Sequential(frozen, input_shape=4, seed=1)
+    net.compile(gpunn.SGD(1e-30), "sparse_categorical_crossentropy")
+    losses = []
+    for _ in range(4):
+        losses.append(net.loss_and_gradients(X, Y)[0])
+        assert losses[-1] == net.loss_and_gradients(X, Y)[0]
+        assert net.train_on_batch(X, Y) == losses[-1]
+    assert len(set(losses)) == 4
+    assert {net.loss_and_gradients(X, Y, training=False)[0] for _ in range(2)} == {net.evaluate(X, Y)["loss"]}
+    assert net.loss_and_gradients(X, Y, False)[0] == net.evaluate(X, Y)["loss"]
+
+
+def test_loss_and_gradients_include_penalties():
+    net = gpunn.Sequential([gpunn.Dense(1, l2=0.5, l1=0.25)], input_shape=2)
+    net.set_weights([[[2.0], [-4.0]], [1.0]])
+    net.compile("sgd", "half_squared_error")
+    # a = 2·1 − 4·1 + 1 = −1, e = −1 − 1 = −2: ½·4 = 2; ½·½·(4 + 16) = 5; ¼·(2 + 4) = 1½
+    loss, (dW, db) = net.loss_and_gradients([[1.0, 1.0]], [[1.0]])
+    assert loss == 8.5 == net.evaluate([[1.0, 1.0]], [[1.0]])["loss"]
+    # e·x + λW + λ₁ sign W
+    np.testing.assert_array_equal(dW, [[-2 + 1 + 0.25], [-2 - 2 - 0.25]])
+    np.testing.assert_array_equal(db, [-2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_trace_shows_the_texts_quantities(dtype):
+    net = _by_hand(dtype)
+    with nothing_moves(net, hand.X):
+        first, second = net.trace(hand.X, hand.Y)
+    _, dW1, db1, dW2, db2 = hand.GRADIENTS[0, 1, 2, 3]
+    expected = {
+        "z": (hand.Z1, hand.Z2),
+        "a": (hand.A1, hand.Z2),
+        "delta": (np.array(hand.DELTA1) / 4, np.array(hand.DELTA2) / 4),
+        "dW": (dW1, dW2),
+        "db": (db1, db2),
+    }
+    for name, (one, two) in expected.items():
+        for record, exact in ((first, one), (second, two)):
+            found = getattr(record, name)
+            assert found.dtype == dtype
+            np.testing.assert_array_equal(found, exact, err_msg=name)
+    assert first.layer == "Dense(2, activation='relu')" and set(first.gradients) == {"W", "b"}
+    first.z[...] = first.a[...] = first.delta[...] = first.dW[...] = 99
+    assert bits(net.trace(hand.X, hand.Y)[0].z) == bits(np.array(hand.Z1, dtype))
+
+
+def test_trace_without_y_is_the_forward_pass_and_needs_no_compile():
+    net = gpunn.Sequential(_layers(), seed=3)
+    records = net.trace(X)
+    assert len(records) == 4
+    assert all(r.delta is r.dW is r.db is None and r.gradients == {} for r in records)
+    assert bits(records[-1].a) == bits(net.predict(X))
+    assert (records[0].z < 0).any() and bits(records[0].a) == bits(np.maximum(records[0].z, 0))
+    # the softmax is not merged away
+    e = np.exp(records[3].z.astype(np.float64))
+    np.testing.assert_allclose(records[3].a, e / e.sum(axis=1, keepdims=True), rtol=1e-5)
+    assert bits(records[2].a) == bits(records[1].a), "dropout passes through"
+
+
+def test_trace_in_training_uses_the_masks_of_the_step():
+    net = gpunn.Sequential([gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")], input_shape=4, seed=1)
+    net.compile("sgd", "sparse_categorical_crossentropy")
+    dropped = net.trace(X, Y, training=True)[0].a
+    assert set(np.unique(dropped == 0)) == {False, True}
+    np.testing.assert_array_equal(dropped[dropped != 0], 2 * X[dropped != 0])
+    assert bits(net.trace(X, training=True)[0].a) == bits(dropped)
+    assert bits(net.trace(X, Y)[0].a) == bits(X)
+    net.train_on_batch(X, Y)
+    assert bits(net.trace(X, Y, training=True)[0].a) != bits(dropped)
+    _, gradients = net.loss_and_gradients(X, Y)
+    np.testing.assert_allclose(net.trace(X, Y, training=True)[1].dW, gradients[0], rtol=1e-5, atol=1e-7)
+
+
+# --- prediction ------------------------------------------------------------------------------------------------------
+
+
+def test_predict_is_what_the_last_layer_gives():
+    W, b = np.array([[1.0, -2.0], [0.5, 4.0]]), np.array([0.25, -1.0])
+    x = np.array([[2.0, 1.0], [-1.0, 3.0]])
+    z = x @ W + b
+    for activation, a in (("identity", z), ("relu", np.maximum(z, 0)), (None, z)):
+        net = gpunn.Sequential([gpunn.Dense(2, activation)], input_shape=2)
+        net.set_weights([W, b])
+        assert bits(net.predict(x)) == bits(a.astype(np.float32))
+    logits = gpunn.Sequential([gpunn.Dense(2)], input_shape=2)
+    logits.set_weights([W, b])
+    logits.compile("sgd", "sparse_categorical_crossentropy")
+    assert bits(logits.predict(x)) == bits(z.astype(np.float32)), "logits stay logits"
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(logits.predict_proba(x), e / e.sum(axis=1, keepdims=True), rtol=1e-6)
+    np.testing.assert_array_equal(logits.predict_classes(x), z.argmax(axis=1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
+def test_predict_in_batches(batch_size):
+    net = _net(dtype="float64")
+    np.testing.assert_allclose(net.predict(X, batch_size=batch_size), net.predict(X), rtol=1e-13)
+    np.testing.assert_allclose(net.predict(X, batch_size), net.predict_proba(X, batch_size), rtol=1e-13)
+    np.testing.assert_array_equal(net.predict_classes(X, batch_size), net.predict_classes(X))
+    assert net.predict(X[:1], batch_size=batch_size).shape == (1, 3)
+
+
+def test_answers_are_the_callers_own():
+    net = _net()
+    first = net.predict(X)
+    kept = first.copy()
+    second = net.predict(X)
+    assert first.flags.writeable and not np.shares_memory(first, second)
+    first[...] = 5
+    assert bits(net.predict(X)) == bits(second) == bits(kept)
+    # an identity layer's output is not the input itself
+    passing = gpunn.Sequential([gpunn.Dropout(0.5)], input_shape=4)
+    given = X.copy()
+    passing.predict(given)[...] = 9
+    assert bits(given) == bits(X)
+
+
+class OwnSigmoid(gpunn.activations.Activation):
+    """A user's own, which nothing merges."""
+
+    def f(self, z):
+        return 1 / (1 + np.exp(-z))
+
+    def slope(self, z, a):
+        return a * (1 - a)
+
+
+def _ce(name, **options):
+    return getattr(gpunn.losses, name)(**options)
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss", "meaning"),
+    [
+        ("softmax", None, "softmax given"),
+        ("sigmoid", None, "sigmoid given"),
+        ("softmax", "sparse_categorical_crossentropy", "softmax given"),
+        ("sigmoid", "binary_crossentropy", "sigmoid given"),
+        ("sigmoid", "mse", "sigmoid given"),
+        (None, "sparse_categorical_crossentropy", "softmax of logits"),
+        (None, "categorical_crossentropy", "softmax of logits"),
+        (None, "binary_crossentropy", "sigmoid of logits"),
+        ("tanh", _ce("SparseCategoricalCrossentropy", from_logits=True), "softmax of logits"),
+        ("sigmoid", _ce("SparseCategoricalCrossentropy", from_logits=True), "softmax of logits"),
+        (OwnSigmoid(), _ce("BinaryCrossentropy", from_logits=False), "sigmoid given"),
+        ("sigmoid", _ce("CategoricalCrossentropy", from_logits=False), "softmax given"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_probabilities_and_classes(activation, loss, meaning, outputs):
+    net = gpunn.Sequential([gpunn.Dense(outputs, activation)], input_shape=4, seed=6, dtype="float64")
+    if loss is not None:
+        net.compile("sgd", loss, device="cpu")
+    a, p, classes = net.predict(X), net.predict_proba(X), net.predict_classes(X)
+    if meaning == "softmax of logits":
+        e = np.exp(a - a.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(p, e / e.sum(axis=1, keepdims=True), rtol=1e-14)
+    elif meaning == "sigmoid of logits":
+        np.testing.assert_allclose(p, 1 / (1 + np.exp(-a)), rtol=1e-14)
+    else:
+        assert bits(p) == bits(a)
+    if meaning.startswith("softmax"):
+        np.testing.assert_array_equal(classes, p.argmax(axis=1))
+    elif outputs == 1:
+        np.testing.assert_array_equal(classes, (p[:, 0] > 0.5).astype(int))
+    else:
+        np.testing.assert_array_equal(classes, (p > 0.5).astype(int))
+    assert classes.dtype.kind == "i"
+
+
+@pytest.mark.parametrize(("activation", "loss"), [("relu", None), (None, "mse"), ("tanh", "half_squared_error")])
+@pytest.mark.parametrize("ask", ["predict_proba", "predict_classes"])
+def test_what_gives_no_probabilities_says_so(activation, loss, ask):
+    net = gpunn.Sequential([gpunn.Dense(2, activation)], input_shape=4)
+    if loss:
+        net.compile("sgd", loss)
+    with pytest.raises(ValueError, match=naming("probabilities", "softmax", "sigmoid")):
+        getattr(net, ask)(X)
+
+
+# --- summary ---------------------------------------------------------------------------------------------------------
+
+
+def test_summary_shows_parameters_and_bytes():
+    net = _net()
+    text = net.summary()
+    assert "Dense(6, activation='relu', l2=0.01)" in text and "Dropout(0.4)" in text
+    total = 4 * 6 + 6 + 6 + 6 + 6 * 3 + 3
+    assert f"parameters {total} ({total} trained), float32" in text
+    assert f"device {net.device}: " in text
+    assert "nothing leaves the fast path" in text
+    assert repr(text) == str(text)
+
+    def plan_bytes(batch_size):
+        (line,) = [s for s in net.summary(batch_size).splitlines() if "training plan" in s]
+        assert f"for {batch_size} rows" in line
+        number, unit = line.split()[-2:]
+        return float(number) * {"bytes": 1, "KiB": 1024, "MiB": 1024**2}[unit]
+
+    assert plan_bytes(64) > 1.5 * plan_bytes(32) > plan_bytes(16)
+    with nothing_moves(net, X):
+        net.summary()
+    net[0].trainable = False
+    assert f"({total - 30} trained)" in net.summary() and "frozen" in net.summary()
+    assert "not built" in gpunn.Sequential(_layers()).summary()
+
+
+def test_summary_says_what_leaves_the_fast_path_and_why():
+    def own_loss(y, a):
+        return ((a - y) ** 2).sum(axis=1) / 2, a - y
+
+    net = gpunn.Sequential([gpunn.Dense(2, OwnSigmoid())], input_shape=4).compile("sgd", own_loss)
+    text = net.summary()
+    assert "leaves the fast path: loss own_loss is a Python function" in text
+    assert "leaves the fast path: activation OwnSigmoid is a Python function" in text
+    assert "nothing leaves the fast path" not in text

@@ -1,0 +1,576 @@
+"""Many nets at once: each is the one that a fit of its own gives, in float64 on a CPU bit for bit."""
+
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+from helpers import internals, limits
+from helpers.messages import naming
+from helpers.oracles import oracle
+
+import gpunn
+from gpunn import backend
+from gpunn.backend import concurrency, epoch_runner
+from gpunn.backend.cuda.graph import CaptureWarning
+from gpunn.kernels._compiler import host
+from gpunn.kernels.state import SIZE, Slot
+from gpunn.training import DivergenceError, fit
+
+RNG = np.random.default_rng(8)
+X = RNG.normal(size=(61, 5))
+LABELS = (X @ RNG.normal(size=(5, 3))).argmax(axis=1)
+VALUES = np.stack([X[:, 0] - X[:, 1], X[:, 2] ** 2], axis=1)
+HALF, BACK = np.arange(0, 61, 2), np.arange(60, 19, -1)
+TWICE = np.r_[np.arange(30), np.arange(30)]
+
+
+def net(
+    *, seed=0, l2=0.0, dropout=0.0, width=7, lr=0.01, outputs=3, dtype="float64", device="cpu", metrics=("accuracy",)
+):
+    """A net as a person builds it, with everything in its place from the beginning."""
+    last = {"activation": "softmax"} if outputs == 3 else {}
+    layers = [gpunn.Dense(width, activation="tanh", l2=l2), gpunn.Dropout(dropout), gpunn.Dense(outputs, l2=l2, **last)]
+    made = gpunn.Sequential(layers, seed=seed, dtype="float64")
+    loss = "sparse_categorical_crossentropy" if outputs == 3 else "half_squared_error"
+    return made.compile(gpunn.Adam(lr), loss, ["accuracy"] if outputs == 3 else (), device=device)
+
+
+def build(dropout=0.0, width=7):
+    """What a candidate's own words, seed, lr, l2 and rows, stand beside."""
+    return net(dropout=dropout, width=width)
+
+
+CANDIDATES = [
+    {},
+    {"seed": 3},
+    {"seed": 3, "lr": 0.1},
+    {"lr": gpunn.schedules.ExponentialDecay(0.1, 3, 0.5), "l2": 0.01},
+    {"l2": 0.1, "dropout": 0.5},
+    {"dropout": 0.25, "seed": 5, "rows": HALF},
+    {"rows": BACK, "l2": 0.0},
+    {"rows": TWICE, "width": 4},
+]
+
+
+def alone(candidate, y, outputs=3, **fit):
+    """The net and history of a fit of its own."""
+    made = net(**{k: v for k, v in candidate.items() if k != "rows"}, outputs=outputs)
+    rows = candidate.get("rows", np.arange(61))
+    w = fit.pop("sample_weight", None)
+    history = made.fit(X[rows], y[rows], verbose=0, sample_weight=None if w is None else w[rows], **fit)
+    return made, history
+
+
+def assert_same(fitted, wanted):
+    for a, b in zip(fitted[0].get_weights(), wanted[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert fitted[1].history == wanted[1].history and fitted[1].epoch == wanted[1].epoch
+
+
+@pytest.mark.parametrize("batch_size", [8, 61, 100])
+@pytest.mark.parametrize("outputs", [3, 2])
+def test_each_net_is_that_of_a_fit_of_its_own(batch_size, outputs):
+    y = LABELS if outputs == 3 else VALUES
+    found = gpunn.fit_many(
+        lambda **given: net(outputs=outputs, **given), X, y, CANDIDATES, batch_size=batch_size, epochs=5
+    )
+    assert len(found) == len(CANDIDATES)
+    for candidate, fitted in zip(CANDIDATES, found, strict=True):
+        assert_same(fitted, alone(candidate, y, outputs, batch_size=batch_size, epochs=5))
+
+
+def test_weights_of_rows_and_rows_as_they_stand():
+    w = RNG.uniform(0.1, 2, size=61)
+    given = {"batch_size": 16, "epochs": 3, "shuffle": False}
+    found = gpunn.fit_many(build, X, LABELS, CANDIDATES, sample_weight=w, **given)
+    for candidate, fitted in zip(CANDIDATES, found, strict=True):
+        assert_same(fitted, alone(candidate, LABELS, sample_weight=w, **given))
+
+
+def test_nets_of_which_one_goes_on_afterwards():
+    ((made, history),) = gpunn.fit_many(build, X, LABELS, [{"seed": 2}], epochs=3)
+    wanted, first = alone({"seed": 2}, LABELS, epochs=3)
+    assert history.history == first.history
+    again, then = made.fit(X, LABELS, epochs=2, verbose=0), wanted.fit(X, LABELS, epochs=2, verbose=0)
+    assert again.history == then.history
+    np.testing.assert_array_equal(made.predict(X), wanted.predict(X))
+
+
+def test_splits_train_every_candidate_on_every_fold():
+    folds = [(np.arange(20, 61), np.arange(20)), (np.arange(41), np.arange(41, 61))]
+    found = gpunn.fit_many(build, X, LABELS, [{"seed": 1}, {"lr": 0.1}], splits=folds, epochs=4, batch_size=16)
+    assert len(found) == 4
+    for k, (made, history) in enumerate(found):
+        wanted = net(**[{"seed": 1}, {"lr": 0.1}][k // 2])
+        train, held = folds[k % 2]
+        there = wanted.fit(
+            X[train], LABELS[train], epochs=4, batch_size=16, verbose=0, validation_data=(X[held], LABELS[held])
+        )
+        assert set(history.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+        assert_same((made, history), (wanted, there))
+
+
+def test_the_weights_of_the_rows_that_are_held_out_count():
+    """val_loss and val_accuracy are those of a fit with validation_data=(X, y, sample_weight)."""
+    w = np.random.default_rng(1).uniform(0.1, 3, size=61)
+    folds = [(np.arange(20, 61), np.arange(20)), (np.arange(40), np.arange(40, 61))]
+    found = gpunn.fit_many(build, X, LABELS, [{"seed": 1}], splits=folds, epochs=3, batch_size=16, sample_weight=w)
+    for (rows, held), fitted in zip(folds, found, strict=True):
+        options = {"epochs": 3, "batch_size": 16, "sample_weight": w}
+        held_out = (X[held], LABELS[held], w[held])
+        assert_same(fitted, alone({"seed": 1, "rows": rows}, LABELS, validation_data=held_out, **options))
+
+
+def test_scikit_learns_splits_and_sparse_rows():
+    KFold = oracle("sklearn.model_selection").KFold
+    csr = oracle("scipy.sparse").csr_matrix(X * (X > 0.3))
+    found = gpunn.fit_many(build, csr, LABELS, [{}], splits=KFold(3).split(X), epochs=2)
+    dense = gpunn.fit_many(build, csr.toarray(), LABELS, [{}], splits=KFold(3).split(X), epochs=2)
+    for a, b in zip(found, dense, strict=True):
+        assert_same(a, b)
+
+
+def test_a_metric_of_all_rows_together():
+    """AUC looks at an epoch's rows after it: such nets are asked after every epoch."""
+    y = (LABELS == 0).astype(float)[:, None]
+
+    def binary(**given):
+        made = gpunn.Sequential([gpunn.Dense(1, activation="sigmoid")], dtype="float64", **given)
+        return made.compile("sgd", "binary_crossentropy", ["auc"], device="cpu")
+
+    ((made, history),) = gpunn.fit_many(binary, X, y, [{"seed": 4}], epochs=3)
+    wanted = binary(seed=4)
+    assert_same((made, history), (wanted, wanted.fit(X, y, epochs=3, verbose=0)))
+
+
+def test_more_epochs_than_are_taken_at_once(monkeypatch):
+    limits.set(monkeypatch, "epochs_at_once", 3)
+    limits.set(monkeypatch, "rates_at_once", 2)
+    found = gpunn.fit_many(build, X, LABELS, CANDIDATES, epochs=7, batch_size=20)
+    for candidate, fitted in zip(CANDIDATES, found, strict=True):
+        assert_same(fitted, alone(candidate, LABELS, epochs=7, batch_size=20))
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+def test_schedules(per):
+    rate = gpunn.schedules.ExponentialDecay(0.1, 2, 0.5, per=per)
+    ((made, history),) = gpunn.fit_many(build, X, LABELS, [{"lr": rate}], epochs=5, batch_size=20)
+    assert_same((made, history), alone({"lr": rate}, LABELS, epochs=5, batch_size=20))
+
+
+def test_the_numpy_bodies_give_the_same(monkeypatch):
+    monkeypatch.setenv("GPUNN_COMPILE", "0")
+    found = gpunn.fit_many(build, X, LABELS, CANDIDATES, epochs=3, batch_size=20)
+    for candidate, fitted in zip(CANDIDATES, found, strict=True):
+        assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=20))
+
+
+def test_simulated_on_a_gpu(fake_cupy):
+    """The same on the fake CuPy; never a GPU result."""
+
+    def there(**given):
+        return net(device="cuda", **given)
+
+    found = gpunn.fit_many(there, X, LABELS, CANDIDATES[:6], epochs=3, batch_size=20)
+    for candidate, (made, history) in zip(CANDIDATES, found, strict=False):
+        wanted, there_history = alone(candidate, LABELS, epochs=3, batch_size=20)
+        assert made.device == "cuda:0"
+        np.testing.assert_allclose(history.history["loss"], there_history.history["loss"], rtol=1e-10)
+        for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+def there(**given):
+    return net(device="cuda", **given)
+
+
+ALIKE = [{"seed": k, "l2": 0.01 * k, "lr": 0.01 + 0.002 * k, "dropout": 0.2 * (k % 2)} for k in range(5)]
+
+
+def test_nets_on_a_gpu_are_branches_of_one_graph_bit_for_bit(fake_cupy):
+    """The fake raises where branches race. Five nets of 31 nodes or so a step: one launch for all of them."""
+    found = gpunn.fit_many(there, X, LABELS, ALIKE, epochs=5, batch_size=20)
+    together = internals.graphs_run(fake_cupy)
+    fake_cupy.state.calls.clear()
+    for candidate, (made, history) in zip(ALIKE, found, strict=True):
+        (lone,) = gpunn.fit_many(there, X, LABELS, [candidate], epochs=5, batch_size=20)
+        assert lone.history.history == history.history
+        for a, b in zip(made.get_weights(), lone.net.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    singly = internals.graphs_run(fake_cupy)
+    assert max(together) > 4 * min(singly) and len(together) * 4 < len(singly)
+
+
+def test_branches_without_products_take_no_memory_for_them(fake_cupy, monkeypatch):
+    """Of three nets' epochs the whole batches and the tail have products, what ends an epoch has none."""
+    made = []
+    monkeypatch.setattr(type(backend.get("cuda")), "prepare", lambda self, stream: made.append(stream))
+    gpunn.fit_many(there, X, LABELS, ALIKE[:3], epochs=6, batch_size=45)
+    graphs = {count for count in internals.graphs_run(fake_cupy) if count <= 3}
+    assert graphs == {3} and len(made) == 2 * 3
+
+
+def test_nets_on_a_gpu_say_why_they_are_no_branches(fake_cupy, monkeypatch):
+    def refuses(self, steps, rated):
+        raise MemoryError("no room")
+
+    internals.refuse_capture(monkeypatch, refuses)
+    with pytest.warns(CaptureWarning, match="no room"):
+        found = gpunn.fit_many(there, X, LABELS, ALIKE[:2], epochs=3, batch_size=20)
+    for made, _ in found:
+        assert str(made.summary()).endswith("path: no CUDA graph could be captured, MemoryError: no room")
+
+
+def test_a_net_that_diverges_on_a_gpu_leaves_the_others_as_they_are(fake_cupy):
+    wild = [{}, {"lr": 1e308}, {"seed": 3}]
+    with pytest.raises(DivergenceError, match=r"candidates\[1\]") as caught:
+        gpunn.fit_many(there, X, LABELS, wild, epochs=6, batch_size=20)
+    for candidate, (made, history) in zip(wild, caught.value.fitted, strict=True):
+        if candidate.get("lr") == 1e308:
+            assert len(history.history.get("loss", ())) < 6
+            continue
+        (lone,) = gpunn.fit_many(there, X, LABELS, [candidate], epochs=6, batch_size=20)
+        assert lone.history.history == history.history
+        for a, b in zip(made.get_weights(), lone.net.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_nets_whose_products_cannot_be_captured_take_turns(fake_cupy, monkeypatch):
+    from gpunn.backend.cuda.matmul import ProductWarning
+
+    internals.hide_cublaslt(monkeypatch)
+    with pytest.warns(ProductWarning):
+        found = gpunn.fit_many(there, X, LABELS, ALIKE[:2], epochs=2, batch_size=20)
+    for candidate, (made, _) in zip(ALIKE, found, strict=False):
+        wanted, _ = alone(candidate, LABELS, epochs=2, batch_size=20)
+        for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+# --- recordings that pass from net to net ---------------------------------------------------------------------------
+
+
+def _needs_compiled_texts():
+    if host.status().body != "compiled":
+        pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """How often a step is recorded, in one thread; a recording passes on where all of it is compiled."""
+    _needs_compiled_texts()
+    made = internals.record_calls(monkeypatch)
+    internals.train_in_turn(monkeypatch)
+    return made
+
+
+def test_nets_of_one_shape_record_once(recorded):
+    """Seed, rate, rows and λ are the only differences, and none of them is recorded."""
+    same = [{"l2": 0.1 * (k + 1), "seed": k, "lr": 0.01 * (k + 1), "dropout": 0.4} for k in range(4)]
+    same += [{"l2": 0.3, "dropout": 0.4, "rows": np.roll(np.arange(61), 9)}]
+    found = gpunn.fit_many(build, X, LABELS, same, epochs=3, batch_size=20)
+    for candidate, fitted in zip(same, found, strict=True):
+        assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=20))
+    assert len(recorded) == 1
+    assert internals.cache_is_empty()
+
+
+def test_normalised_nets_record_once_and_keep_their_own_statistics(recorded):
+    def normal(shift=0):
+        layers = [gpunn.Dense(6), gpunn.BatchNormalization(), gpunn.Activation("relu"), gpunn.LayerNormalization()]
+        made = gpunn.Sequential([*layers, gpunn.Dense(2)], seed=shift, dtype="float64")
+        return made.compile(gpunn.Adam(0.01), "half_squared_error", device="cpu")
+
+    found = gpunn.fit_many(normal, X, VALUES, [{"shift": k} for k in range(3)], epochs=3, batch_size=20)
+    for k, (made, history) in enumerate(found):
+        wanted = normal(k)
+        assert_same((made, history), (wanted, wanted.fit(X, VALUES, epochs=3, batch_size=20, verbose=0)))
+        np.testing.assert_array_equal(made.predict(X), wanted.predict(X))  # by the running statistics
+    assert len(recorded) == 1
+
+
+def test_a_net_that_learns_its_own_inputs_is_recorded_each_time(recorded):
+    """X and y are one array, in whose place two others could not be told apart."""
+
+    def mirror(seed=0):
+        made = gpunn.Sequential([gpunn.Dense(3, activation="tanh"), gpunn.Dense(5)], seed=seed, dtype="float64")
+        return made.compile("adam", "half_squared_error", device="cpu")
+
+    found = gpunn.fit_many(mirror, X, X, [{"seed": 1}, {"seed": 2}], epochs=3)
+    for k, fitted in enumerate(found):
+        wanted = mirror(k + 1)
+        assert_same(fitted, (wanted, wanted.fit(X, X, epochs=3, verbose=0)))
+    assert len(recorded) == 2
+
+
+OTHERS = {
+    "a penalty": [{}, {"l2": 0.1}],
+    "dropout": [{"dropout": 0.2}, {"dropout": 0.3}],
+    "a width": [{"width": 3}, {"width": 4}],
+    "rows": [{"rows": HALF}, {"rows": BACK}],
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_nets_that_differ_in_what_is_recorded_record_each(recorded, case):
+    found = gpunn.fit_many(build, X, LABELS, OTHERS[case], epochs=3, batch_size=16)
+    for candidate, fitted in zip(OTHERS[case], found, strict=True):
+        assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=16))
+    assert len(recorded) == 2
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (gpunn.Adam(0.01), gpunn.Adam(0.01, beta_1=0.8)),
+        (gpunn.Adam(0.01), gpunn.Adam(0.01, clipnorm=0.1)),
+        (gpunn.Momentum(0.01), gpunn.Nesterov(0.01)),
+    ],
+    ids=["a constant", "clipping", "a rule"],
+)
+def test_rules_that_differ_record_each(recorded, one, other):
+    def with_rule(rule):
+        made = gpunn.Sequential([gpunn.Dense(3, activation="softmax")], seed=0)
+        return made.compile(rule, "sparse_categorical_crossentropy", device="cpu")
+
+    found = gpunn.fit_many(with_rule, X, LABELS, [{"rule": one}, {"rule": other}, {"rule": one}], epochs=2)
+    for rule, (made, history) in zip((one, other, one), found, strict=True):
+        wanted = with_rule(rule)
+        assert_same((made, history), (wanted, wanted.fit(X, LABELS, epochs=2, verbose=0)))
+    assert len(recorded) == 2
+
+
+def test_an_activation_of_ones_own_is_recorded_for_each_net(recorded):
+    class Square(gpunn.activations.Activation):
+        def f(self, z):
+            return z * z
+
+        def slope(self, z, a):
+            return 2 * z
+
+    def own():
+        made = gpunn.Sequential([gpunn.Dense(4, activation=Square()), gpunn.Dense(2)], seed=0)
+        return made.compile("sgd", "half_squared_error", device="cpu")
+
+    found = gpunn.fit_many(own, X, VALUES, [{}, {}], epochs=2)
+    for fitted in found:
+        wanted = own()
+        assert_same(fitted, (wanted, wanted.fit(X, VALUES, epochs=2, verbose=0)))
+    assert len(recorded) == 2
+
+
+def test_few_recordings_wait(recorded, monkeypatch):
+    limits.set(monkeypatch, "recordings", 1)
+    waiting = []
+    internals.call_after_each_fit(monkeypatch, lambda: waiting.append(internals.epochs_cached()))
+    gpunn.fit_many(build, X, LABELS, [{"width": 3}, {"width": 4}, {"width": 3}], epochs=1)
+    assert waiting == [1, 1, 1] and len(recorded) == 3
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+def test_a_net_that_diverges_leaves_the_others_alone():
+    huge = {"lr": 1e308, "seed": 3}
+    with pytest.raises(DivergenceError, match=r"candidates\[1\]: training diverged in epoch \d+") as caught:
+        gpunn.fit_many(build, X, LABELS, [{"seed": 3}, huge, {"seed": 4}], epochs=3)
+    fitted = caught.value.fitted
+    for k, candidate in ((0, {"seed": 3}), (2, {"seed": 4})):
+        assert_same(fitted[k], alone(candidate, LABELS, epochs=3))
+    assert all(np.isfinite(w).all() for w in fitted[1].net.get_weights())
+
+
+REFUSED = {
+    "no list": (TypeError, naming("candidates", {"seed": 1}), {"candidates": {"seed": 1}}),
+    "none": (ValueError, r"candidates is empty; \[\{\}\]", {"candidates": []}),
+    "no dict": (TypeError, r"candidates\[1\] must be a dict", {"candidates": [{}, 3]}),
+    "unknown": (TypeError, r"candidates\[0\] does not fit build: .*'colour'", {"candidates": [{"colour": 1}]}),
+    "seed": (ValueError, r"candidates\[0\]\['seed'\] must lie in", {"candidates": [{"seed": -1}]}),
+    "seed's type": (TypeError, r"candidates\[0\]\['seed'\] must be an integer", {"candidates": [{"seed": "1"}]}),
+    "lr": (ValueError, r"candidates\[0\]\['lr'\]: ", {"candidates": [{"lr": 0}]}),
+    "l2": (ValueError, naming("candidates[0]['l2']", -1), {"candidates": [{"l2": -1}]}),
+    "mask": (TypeError, r"candidates\[0\]\['rows'\].*np.flatnonzero\(mask\)", {"candidates": [{"rows": X[:, 0] > 0}]}),
+    "no rows": (ValueError, r"candidates\[0\]\['rows'\] is empty", {"candidates": [{"rows": np.empty(0, int)}]}),
+    "rows outside": (ValueError, r"must lie in \[0, 61\), X's rows; got 3 … 61", {"candidates": [{"rows": [3, 61]}]}),
+    "negative rows": (ValueError, r"must lie in \[0, 61\)", {"candidates": [{"rows": [-1, 3]}]}),
+    "build": (TypeError, naming("build", 3), {"build": 3}),
+    "build's result": (TypeError, naming("build", "int"), {"build": lambda: 3}),
+    "not compiled": (ValueError, "call compile", {"build": lambda: gpunn.Sequential([gpunn.Dense(3)])}),
+    "splits": (TypeError, r"splits must be pairs .*cv.split", {"splits": "ab"}),
+    "no splits": (ValueError, naming("splits", "empty"), {"splits": []}),
+    "no pair": (TypeError, r"splits\[0\] must be \(training rows, validation rows\)", {"splits": [3]}),
+    "split outside": (ValueError, r"splits\[0\]\[1\] must lie in", {"splits": [([0, 1], [99])]}),
+    "both": (ValueError, "give one of the two", {"candidates": [{"rows": [0]}], "splits": [([0, 1], [2])]}),
+    "batch_size": (ValueError, naming("batch_size", 0), {"batch_size": 0}),
+    "epochs": (TypeError, naming("epochs", 1.5), {"epochs": 1.5}),
+    "shuffle": (ValueError, naming("shuffle", "'yes'"), {"shuffle": "yes"}),
+    "X": (ValueError, "NaN", {"X": np.where(X > 2, np.nan, X)}),
+    "y": (ValueError, "y", {"y": LABELS[:5]}),
+    "weights": (ValueError, naming("zero", "candidates[0]"), {"sample_weight": np.eye(61)[3]}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_makes_no_sense_is_refused_before_anything_is_trained(case):
+    error, message, given = REFUSED[case]
+    arguments = {"build": build, "X": X, "y": LABELS, "candidates": [{"rows": [0, 1]}] if case == "weights" else [{}]}
+    arguments |= given
+    before = RNG.bit_generator.state, X.copy()
+    with pytest.raises(error, match=message):
+        gpunn.fit_many(**arguments)
+    assert RNG.bit_generator.state == before[0]
+    np.testing.assert_array_equal(X, before[1])
+
+
+def test_a_build_that_gives_one_net_again_and_again_is_refused():
+    made = net()
+    with pytest.raises(ValueError, match="new net"):
+        gpunn.fit_many(lambda: made, X, LABELS, [{}, {}])
+    weights = made.fit(X, LABELS, verbose=0) and made.get_weights()
+    with pytest.raises(ValueError, match="or trained"):
+        gpunn.fit_many(lambda: made, X, LABELS, [{}])
+    for a, b in zip(weights, made.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_l2_where_no_layer_has_one():
+    class Twice(gpunn.Layer):
+        def forward(self, ops, t, training):
+            raise AssertionError("never trained")
+
+        def backward(self, ops, t, training):
+            raise AssertionError("never trained")
+
+    def bare():
+        return gpunn.Sequential([Twice()]).compile("sgd", "half_squared_error", device="cpu")
+
+    with pytest.raises(ValueError, match=naming("l2", "no layer")):
+        gpunn.fit_many(bare, X, X, [{"l2": 0.1}])
+
+
+# --- courses --------------------------------------------------------------------------------------------------------
+
+
+class Slow(epoch_runner.Epochs):
+    """Epochs that take their time."""
+
+    def __init__(self, log, name):
+        super().__init__([], np.zeros(SIZE))
+        self.log, self.name = log, name
+
+    def go(self, seconds):
+        time.sleep(seconds)
+        self.log.append((self.name, threading.current_thread().name))
+        return len([name for name, _ in self.log if name == self.name]) >= 3
+
+
+def course(log, name, ended, fail=None):
+    try:
+        if fail is not None:
+            raise fail
+        yield Slow(log, name)
+        ended.append((name, "whole"))
+    except concurrency.Stopped:
+        ended.append((name, "stopped"))
+        raise
+
+
+@pytest.mark.parametrize("way", ["in turn", "threads"])
+def test_courses_go_to_their_ends(way):
+    log, ended = [], []
+    these = [course(log, k, ended) for k in range(5)]
+    if way == "threads":
+        concurrency.in_threads(these, 0.001, lambda: None, 2)
+        assert len({thread for _, thread in log}) == 2
+    else:
+        concurrency.in_turn(these, 0.001, lambda: None)
+    assert sorted(ended) == [(k, "whole") for k in range(5)]
+
+
+@pytest.mark.parametrize("way", ["in turn", "threads"])
+def test_an_error_in_one_course_ends_the_others_and_is_raised(way):
+    log, ended = [], []
+    these = [course(log, 0, ended), course(log, 1, ended, fail=ZeroDivisionError("one")), course(log, 2, ended)]
+    with pytest.raises(ZeroDivisionError, match="one"):
+        if way == "threads":
+            concurrency.in_threads(these, 0.001, lambda: None, 2)
+        else:
+            concurrency.in_turn(these, 0.001, lambda: None)
+    assert (2, "whole") not in ended
+
+
+@pytest.mark.parametrize("way", ["in turn", "threads"])
+def test_an_interruption_stops_all_courses(way):
+    log, ended, looks = [], [], iter(range(2))
+
+    def look():
+        if next(looks, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        if way == "threads":
+            concurrency.in_threads([course(log, k, ended) for k in range(9)], 0.01, look, 2)
+        else:
+            concurrency.in_turn([course(log, k, ended) for k in range(9)], 0.01, look)
+    assert (8, "whole") not in ended and any(how == "stopped" for _, how in ended)
+
+
+def test_an_interrupted_fit_keeps_the_epochs_that_were_done():
+    made = net(seed=1)
+    taken = fit.course(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
+    asked = next(taken)
+    asked.epochs = 4  # as if only these had been done when it came
+    while not asked.go(1.0):
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        taken.throw(KeyboardInterrupt)
+    wanted = net(seed=1)
+    history = wanted.fit(X, LABELS, batch_size=20, epochs=4, shuffle=False, verbose=0)
+    assert internals.epochs_taken(made) == 4 and len(history.epoch) == 4
+    for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.fit(X, LABELS, verbose=0)  # the lock is free again
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compiled, monkeypatch):
+    """Each step reads its rate from the list, and the end of an epoch puts its sums down."""
+    from gpunn.kernels import get
+
+    if compiled:
+        _needs_compiled_texts()
+    else:
+        monkeypatch.setenv("GPUNN_COMPILE", "0")
+    state, record, sums = np.zeros(SIZE), np.zeros((3, 3)), np.zeros(1)
+    state[[Slot.LOSS, Slot.WEIGHT]] = 0.5, 4
+    step = [get("tick").bind(out=state, count=1, rows=4)]
+    end = [get("end_epoch").bind(out=(record, sums, state), count=1, totals_n=1)]
+    whole = backend.get("cpu").epochs([(step, 2), (step, 1), (end, 1)], state)
+    assert isinstance(whole, epoch_runner.WalkedEpochs) == compiled
+    whole.begin(3, np.arange(10.0), 0)
+    turns = 1
+    while not whole.go(seconds):
+        turns += 1
+    assert (turns > 3) == (seconds == 0)
+    assert state[Slot.STEP] == 9 and state[Slot.OFFSET] == 36 and state[Slot.EPOCH] == 3
+    np.testing.assert_array_equal(record, [[6.0, 12.0, 0.0]] * 3)
+    assert state[Slot.LR] in (8.0, 9.0)
+    state[Slot.BAD] = 1
+    whole.begin(3)
+    assert whole.go(1.0) and state[Slot.EPOCH] == 3
+
+
+def test_one_thread_each_holds_blas_and_lets_it_go():
+    cpu = backend.get("cpu")
+    before = cpu.abreast()
+    with cpu.one_thread_each():
+        assert cpu.abreast() == 1
+        with cpu.one_thread_each():
+            assert cpu.abreast() == 1
+        assert cpu.abreast() == 1
+    assert cpu.abreast() == before

@@ -1,0 +1,478 @@
+"""TF32 and bfloat16 by name: simulated on the fake cuBLASLt, against a step in NumPy that rounds the same operands."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from helpers import internals, limits, tolerances
+from helpers.messages import naming
+from unit.backend.cuda.test_cublaslt import Twice, data, frozen, missing, net_of, rounded
+
+import gpunn
+from gpunn import MLPClassifier, MLPRegressor
+from gpunn.backend import get, to_host
+from gpunn.backend.cuda.matmul import ProductWarning
+from gpunn.kernels import get as kernel
+from gpunn.recording import Recorder
+from gpunn.training.checkpoint import CheckpointError
+
+BF16 = 2.0**-8
+
+
+# --- what is rounded --------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_bfloat16():
+    """1 + 2⁻⁸ lies between 1 and 1 + 2⁻⁷ and goes to the even one, as 1 + 3·2⁻⁸ does; then by the definition."""
+    x = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8 + 2**-20), 3.4e38, np.inf, -0.0], np.float32)
+    patterns = kernel("to_bfloat16")(x[None])[0]
+    wanted = [0x3F80, 0x3F80, 0x3F82, 0xBF81, 0x7F80, 0x7F80, 0x8000]
+    assert patterns.tolist() == wanted
+    x = np.random.default_rng(0).normal(size=(1, 4096)) * 2.0 ** np.arange(-60, 68)[:, None]
+    x = x.astype(np.float32)
+    found = (kernel("to_bfloat16")(x).astype(np.uint32) << 16).view(np.float32)
+    assert np.array_equal(found, rounded(x))
+
+
+def step(X, y, W, b, f, slope):
+    """Gradients of softmax and cross-entropy by E1 to E7, what products read and leave rounded to bfloat16: x, W, a, δ,
+    and the intercepts and z of all layers but the last, whose δ the loss gives."""
+    a, z = [rounded(X)], []
+    for k in range(len(W) - 1):
+        z.append(a[-1] @ rounded(W[k]) + rounded(b[k]))
+        a.append(rounded(f(z[-1])))
+    z.append(a[-1] @ rounded(W[-1]) + b[-1])
+    e = np.exp(z[-1] - z[-1].max(axis=1, keepdims=True))
+    delta = rounded((e / e.sum(axis=1, keepdims=True) - np.eye(z[-1].shape[1])[y]) / len(y))
+    found = []
+    for k in reversed(range(len(W))):
+        found = [a[k].T @ delta, delta.sum(axis=0), *found]
+        if k:
+            delta = rounded((delta @ rounded(W[k]).T) * slope(rounded(z[k - 1])))
+    return found
+
+
+RELU = (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(np.float32))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_step_in_bfloat16_rounds_what_products_read_and_leave_and_nothing_else(fake_cupy, activation):
+    from gpunn.kernels import activation_kernels
+
+    kernels = activation_kernels(activation)
+    f, slope = RELU if activation == "relu" else (lambda z: kernels.f(z).astype(np.float32), kernels.slope)
+    X, y = data(24)
+    X = X.astype(np.float32)
+    net = net_of("cuda", sizes=(32, 16), activation=activation, precision="bf16", optimizer=gpunn.SGD(0.5))
+    exact = net_of("cuda", sizes=(32, 16), activation=activation, optimizer=gpunn.SGD(0.5))
+    weights = net.get_weights()
+    apart = 0.0
+    for _ in range(3):
+        wanted = step(X, y, weights[::2], weights[1::2], f, slope)
+        fake_cupy.state.calls.clear()
+        got = net.loss_and_gradients(X, y)[1]
+        names = set(internals.products_run(fake_cupy))
+        for a, b in zip(got, wanted, strict=True):
+            # sums in another order may round to a neighbour, here and there
+            allowed = 0.2 * tolerances.rounded_operands(32, np.abs(b).max(), BF16)
+            tolerances.assert_within(a, b.astype(np.float32), allowed)
+        plain = exact.loss_and_gradients(X, y)[1]
+        apart = max(apart, *(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(got, plain, strict=True)))
+        net.train_on_batch(X, y)
+        # the weights themselves are float32, and move by what they are told
+        for w, g, now in zip(weights, got, net.get_weights(), strict=True):
+            tolerances.assert_within(now, w - np.float32(0.5) * g, tolerances.ulps(np.float32, 2, np.abs(w).max() + 1))
+        weights = net.get_weights()
+        exact.set_weights(weights)
+    assert apart > 1e-3  # the roundings show
+    assert ("gelu_z" in names and "dgelu" in names) == (activation == "gelu")
+    assert "sums" in names and not {"drelu_sums", "dgelu_sums"} & names  # intercepts' gradients are float32's
+
+
+def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy):
+    """x, all parameters at once, the last layer's weights, of 3 columns, and the loss's δ; the rest is held in it."""
+
+    net = net_of("cuda", sizes=(32, 16), precision="bf16")
+    net.train_on_batch(*data(8))
+    with internals.training_plan(net, 8) as plan:
+        for _ in range(2):
+            fake_cupy.state.calls.clear()
+            for launch in [*plan.forward, *plan.loss, *plan.backward, *plan.update]:
+                launch()
+            assert internals.kernels_run(fake_cupy).count("to_bfloat16") == 4
+            assert len(internals.products_run(fake_cupy)) == 8
+        low = plan.bytes
+    plain = net_of("cuda", sizes=(32, 16))
+    plain.train_on_batch(*data(8))
+    with internals.training_plan(plain, 8) as plan:
+        # two bytes an element: x, the parameters, the last weights, δ, their columns filled up to multiples of 8
+        copies = 8 * 8, 6 * 32 + 32 * 16 + 16 * 3 + 32 + 16 + 3 + 5, 16 * 8, 8 * 8
+        # and two bytes less: a and ∂C/∂a, which is δ's too
+        held = 2 * (8 * 32, 8 * 16)
+        assert low - plan.bytes == 2 * sum(copies) - 2 * sum(held)
+
+
+def test_a_batch_is_brought_in_bfloat16(fake_cupy):
+    """Where its rows begin on multiples of 16 bytes; from any table, and compressed rows are added up in float32."""
+    sparse = pytest.importorskip("scipy.sparse")
+
+    rng = np.random.default_rng(2)
+    X, y = rng.integers(-3, 4, (21, 8)).astype(np.float64), rng.integers(0, 3, 21)
+    found = []
+    for table in (X, X.astype(np.uint16 if (X >= 0).all() else np.int16), sparse.csr_array(X), np.asfortranarray(X)):
+        layers = [gpunn.Dense(16, "relu"), gpunn.Dense(3, "softmax")]
+        net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
+        net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision="bf16")
+        net.fit(table, y, batch_size=8, epochs=3, verbose=0)
+        net.train_on_batch(table[:8], y[:8])
+        with internals.training_plan(net, 8) as plan:
+            assert plan.x.dtype == np.uint16
+        found.append([*net.get_weights(), net.predict(table)])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+LAYERS = {
+    "relu": lambda: [gpunn.Dense(16, "relu"), gpunn.Dense(136, "relu"), gpunn.Dense(8, "relu")],
+    "of other widths": lambda: [gpunn.Dense(9, "relu"), gpunn.Dense(16, "relu"), gpunn.Dense(5, "relu")],
+    "others": lambda: [gpunn.Dense(16, "tanh"), gpunn.Dense(8, "gelu"), gpunn.Dense(8, "elu"), gpunn.Dense(8, "silu")],
+    "identity": lambda: [gpunn.Dense(16), gpunn.Dense(8, use_bias=False)],
+    "no intercepts": lambda: [gpunn.Dense(16, "relu", use_bias=False), gpunn.Dense(8, "gelu", use_bias=False)],
+    "between": lambda: [gpunn.Dense(16, "relu"), gpunn.Dropout(0.3), gpunn.Dense(8, "relu"), gpunn.Dense(8, "relu")],
+    "normalised": lambda: [gpunn.Dense(8, "relu"), gpunn.BatchNormalization(), gpunn.Dense(8, "relu"), gpunn.Dense(8)],
+    "frozen": lambda: [frozen(gpunn.Dense(8, "relu")), frozen(gpunn.Dense(8, "relu")), gpunn.Dense(8, "relu")],
+    "own layers": lambda: [Twice(8, "relu"), gpunn.Dense(8, "relu"), Twice(8, "relu"), gpunn.Dense(8, "relu")],
+    "own activations": lambda: [gpunn.Dense(8, Square()), gpunn.Dense(8, Steeper()), gpunn.Dense(8, "relu")],
+}
+
+
+class Square(gpunn.activations.Activation):
+    def f(self, z):
+        return z * z
+
+    def slope(self, z, a):
+        return 2 * z
+
+
+class Steeper(gpunn.activations.ReLU):
+    """A rectifier's kernels, and a derivative that these do not know."""
+
+    def record_backward(self, ops, z, a, grad_a, delta):
+        super().record_backward(ops, z, a, grad_a, delta)
+        ops(kernel("identity"), delta, out=delta)
+
+
+@pytest.mark.parametrize("zero_is_above", [False, True])
+@pytest.mark.parametrize("refuse", [(), ("bias",), ("relu", "relu_mask", "gelu_z"), ("sums",), ("drelu", "dgelu")])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_networks_in_bfloat16_are_those_of_float32_but_for_roundings(fake_cupy, kind, refuse, zero_is_above):
+    fake_cupy.state.cublaslt.refuse, fake_cupy.state.cublaslt.zero_is_above = set(refuse), zero_is_above
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(24, 8)).astype(np.float32), rng.integers(0, 3, 24)
+    found = []
+    for precision in ("bf16", None):
+        net = gpunn.Sequential([*LAYERS[kind](), gpunn.Dense(3, "softmax")], input_shape=8, seed=4, dtype="float32")
+        net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision=precision)
+        gradients = [g for training in (True, False) for g in net.loss_and_gradients(X, y, training=training)[1]]
+        net.fit(X, y, batch_size=8, epochs=2, verbose=0)
+        found.append([*gradients, net.predict(X), net.evaluate(X, y)["loss"]])
+    for low, high in zip(*found, strict=True):
+        # a unit whose z is rounded across 0 changes its slope, for one row of 24
+        assert np.linalg.norm(low - high) <= 0.1 * np.linalg.norm(high)
+    assert any((low != high).any() for low, high in zip(*(f[:-1] for f in found), strict=True))
+
+
+class Watched(gpunn.Dense):
+    """A Dense layer that looks at what was computed, before a loss that is merged with it and after an update."""
+
+    def look(self, ops, t):
+        assert t.a_prev.dtype == np.float32  # numbers, not bit patterns
+        ops(kernel("column_mean"), t.a_prev, out=ops.new((self.n_in,), t.a_prev.dtype), factor=1.0)
+
+
+class WatchedBefore(Watched):
+    def forward_to_z(self, ops, t, training):
+        self.look(ops, t)
+        super().forward_to_z(ops, t, training)
+
+
+class WatchedAfter(Watched):
+    def after_update(self, ops, t):
+        super().after_update(ops, t)
+        self.look(ops, t)
+        assert t.a.dtype == t.grad_a.dtype == np.float32
+
+
+@pytest.mark.parametrize("layer", [WatchedBefore, WatchedAfter])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_layer_of_ones_own_finds_numbers_in_its_buffers(fake_cupy, layer, where):
+    layers = [gpunn.Dense(16, "relu"), gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]
+    layers[where] = layer(layers[where].units, layers[where].activation)
+    net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision="bf16")
+    x, y = np.ones((8, 8), np.float32), np.arange(8) % 3
+    before = net.get_weights()
+    net.train_on_batch(x, y)
+    assert any((a != b).any() for a, b in zip(before, net.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_process_without_rows_of_a_batch_takes_the_step_too(fake_cupy, precision):
+    """The last batch may have fewer rows than there are processes: its gradients are sums of no terms."""
+    layers = [gpunn.Dense(16, "relu"), gpunn.Dense(8, "gelu"), gpunn.Dense(3, "softmax")]
+    net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision=precision)
+    plan = internals.plan_without_rows(net)
+    internals.gradient(net).fill(np.nan)
+    for launch in [*plan.prepare, *plan.forward, *plan.loss, *plan.backward]:
+        launch()
+    assert (to_host(internals.gradient(net)) == 0).all()
+
+
+def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
+    backend = get("cuda")
+    a, b, c = (backend.asarray(np.eye(4, dtype=np.float32) * k) for k in (1, 2, 3))
+    outs = [backend.empty((4, 4), np.float32) for _ in range(7)]
+    ops = Recorder(backend, precision="bf16")
+
+    def casts():
+        return internals.kernels_recorded(ops, "to_bfloat16")
+
+    ops.matmul(a, b, out=outs[0])
+    ops.matmul(a.T, b, out=outs[1])
+    ops.matmul(b, a.T, out=outs[2])
+    assert casts() == 2
+    ops(kernel("identity"), c, out=a)
+    ops.matmul(a, b, out=outs[3])
+    assert casts() == 3
+    ops(kernel("identity"), c[:1], out=b[1:2])  # a part of it
+    ops.matmul(a, b, out=outs[4])
+    assert casts() == 4
+    ops.matmul(outs[4], b, out=outs[5])
+    ops.matmul(c, b, out=outs[4])
+    ops.matmul(outs[4], b, out=outs[6])
+    assert casts() == 7
+    ops.call(lambda: None, why="nobody knows what it writes")
+    ops.matmul(a, b, out=outs[0])
+    assert casts() == 9
+    stage = ops.take()
+    ops.bind()
+    for launch in stage:
+        launch()
+    changed = np.diag([2.0, 2.0, 2.0, 2.0])
+    changed[1] = [3, 0, 0, 0]
+    assert np.array_equal(to_host(outs[0]), 3 * changed) and np.array_equal(to_host(outs[3]), 6 * np.eye(4))
+    assert np.array_equal(to_host(outs[6]), 3 * changed @ changed)
+
+
+def test_rows_of_copies_begin_where_fast_products_want_them(fake_cupy):
+    backend = get("cuda")
+    copy, _ = backend.operands("bf16").of(backend.asarray(np.ones((5, 3), np.float32)))
+    assert copy.shape == (5, 3) and copy.strides == (16, 2)
+
+
+def test_tf32_is_how_products_are_computed_and_nothing_else(fake_cupy):
+    library = fake_cupy.state.cublaslt
+    net = net_of("cuda", precision="tf32")
+    net.fit(*data(), batch_size=8, epochs=2, verbose=0)
+    assert library.compute_types() == {77}  # CUBLAS_COMPUTE_32F_FAST_TF32
+    assert "to_bfloat16" not in internals.kernels_run(fake_cupy)
+    assert net.precision == "tf32" and internals.parameters(net).dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_whole_fits_are_captured_too(fake_cupy, precision):
+    net = net_of("cuda", precision=precision)
+    before = net.evaluate(*data())["loss"]
+    net.fit(*data(), batch_size=8, epochs=6, verbose=0)
+    assert internals.graphs_run(fake_cupy)
+    assert net.evaluate(*data())["loss"] < before and fake_cupy.state.calls.count("matmul") == 1
+
+
+# --- by name, and never silently --------------------------------------------------------------------------------------
+
+
+def test_what_a_device_cannot_is_refused_with_the_remedy_and_nothing_changes(fake_cupy, monkeypatch):
+    net = net_of("cuda")
+    ask = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "device": "cuda"}
+    monkeypatch.setattr(fake_cupy.cuda.Device, "compute_capability", "75")
+    with pytest.raises(ValueError, match=r"precision='tf32' needs compute capability 8\.0, and cuda:0 has 7\.5; leave"):
+        net.compile(**ask, precision="tf32")
+    monkeypatch.undo()
+
+
+def test_without_the_library_less_precision_is_refused(fake_cupy, monkeypatch):
+    missing(monkeypatch)
+    for precision in ("tf32", "bf16"):
+        with pytest.raises(ValueError, match=f"precision='{precision}' needs cuBLASLt: .*missing.*Remedy.*or leave"):
+            net_of("cuda", precision=precision)
+
+
+def test_float64_networks_have_no_less_precision(fake_cupy):
+    with pytest.raises(ValueError, match=naming("precision='bf16'", "float32", "float64", "dtype=")):
+        net_of("cuda", dtype="float64", precision="bf16")
+
+
+def test_a_product_that_the_library_refuses(fake_cupy):
+    """bfloat16 has no other way; TF32 has float32's, and it is said."""
+    fake_cupy.state.cublaslt.refuse = {"none"}
+    with pytest.raises(RuntimeError, match=naming("precision='bf16'", "(8, 3)", "(3, 8)", "leave")):
+        net_of("cuda", precision="bf16").train_on_batch(*data(8))
+    with pytest.warns(ProductWarning, match="no algorithm"):
+        net_of("cuda", precision="tf32").train_on_batch(*data(8))
+
+
+def test_networks_keep_their_precision(fake_cupy, tmp_path):
+    net = net_of("cuda", precision="bf16")
+    net.save(tmp_path / "m.safetensors")
+    there = gpunn.load(tmp_path / "m.safetensors", device="cuda")
+    here = gpunn.load(tmp_path / "m.safetensors", device="cpu")
+    for copied in (there, here, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert copied.precision == "bf16"
+    assert "\nproducts in bf16\n" in str(net.summary())
+    assert "\nproducts in bf16 on a GPU; here in float32\n" in str(here.summary())
+    assert "products in" not in str(net_of("cuda").summary())
+    X, _ = data()
+    np.testing.assert_array_equal(there.predict(X), net.predict(X))
+    plain = net_of("cpu")
+    np.testing.assert_array_equal(here.predict(X), plain.predict(X))
+    assert (there.predict(X) != plain.predict(X)).any()
+    np.testing.assert_array_equal(here.to("cuda").predict(X), net.predict(X))
+    net.compile("adam", "sparse_categorical_crossentropy", device="cuda")
+    assert net.precision is None
+    np.testing.assert_allclose(net.predict(X), plain.predict(X), rtol=1e-5)
+
+
+def test_a_file_with_a_precision_that_is_none_is_refused(fake_cupy, tmp_path):
+    net = net_of("cuda", precision="bf16")
+    tensors, metadata = net.to_tensors()
+    metadata["compiled"]["precision"] = "half"
+    with pytest.raises(ValueError, match="precision must be None, 'tf32' or 'bf16', got 'half'"):
+        gpunn.Sequential.from_tensors(tensors, metadata)
+    del metadata["compiled"]["precision"]  # of an older version
+    assert gpunn.Sequential.from_tensors(tensors, metadata).precision is None
+
+
+def test_a_fit_goes_on_in_the_precision_that_it_began_in(fake_cupy, tmp_path):
+    path = tmp_path / "c.safetensors"
+    fit = {"batch_size": 8, "verbose": 0}
+    whole = net_of("cuda", precision="bf16")
+    whole.fit(*data(), epochs=4, **fit)
+    first = net_of("cuda", precision="bf16")
+    first.fit(*data(), epochs=2, callbacks=[gpunn.ModelCheckpoint(path)], **fit)
+    with pytest.raises(CheckpointError, match=naming("precision", "'bf16'", None)):
+        net_of("cuda").fit(*data(), epochs=4, callbacks=[gpunn.ModelCheckpoint(path)], resume=path, **fit)
+    again = net_of("cuda", precision="bf16")
+    again.fit(*data(), epochs=4, callbacks=[gpunn.ModelCheckpoint(path)], resume=path, **fit)
+    for a, b in zip(again.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def estimator(cls=MLPClassifier, **options):
+    options = {"hidden_layer_sizes": (8,), "max_iter": 2, "random_state": 0, "device": "cuda"} | options
+    return cls(**options)
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_estimators_take_it_by_name(fake_cupy, tmp_path):
+    pytest.importorskip("sklearn")
+    X, y = data()
+    with pytest.raises(ValueError, match=naming("precision='bf16'", "float32", "float64")):
+        estimator(precision="bf16").fit(X, y)
+    for cls in (MLPClassifier, MLPRegressor):
+        low, plain = (estimator(cls, dtype="float32", precision=p).fit(X, y) for p in ("bf16", None))
+        assert low.net_.precision == "bf16" and any(
+            (a != b).any() for a, b in zip(low.coefs_, plain.coefs_, strict=True)
+        )
+    low = estimator(dtype="float32", precision="bf16").fit(X, y)
+    low.partial_fit(X, y)
+    assert low.net_.precision == "bf16"
+    low.set_params(precision=None).partial_fit(X, y)
+    assert low.net_.precision is None
+    with pytest.raises(ValueError, match="precision='tf32' is for GPUs"):
+        low.set_params(precision="tf32", device="cpu").partial_fit(X, y)
+    assert low.net_.device == "cuda:0"
+    low.set_params(precision="tf32", device="cuda").save(tmp_path / "e.safetensors")
+    assert gpunn.load(tmp_path / "e.safetensors", device="cuda").net_.precision == "tf32"
+    assert gpunn.load(tmp_path / "e.safetensors", device="cpu").net_.device == "cpu"
+
+
+def test_checks_know_it(fake_cupy):
+    """Gradients are checked in float64, and two devices may part by what was rounded."""
+    X, y = data(12)
+    net = net_of("cuda", sizes=(16,), activation="tanh", precision="bf16")
+    assert gpunn.check_gradients(net, X, y).ok and net.precision == "bf16"
+    low = gpunn.compare_devices(net, X, y, steps=2, devices=("numpy", "cuda"))
+    high = gpunn.compare_devices(
+        net_of("cuda", sizes=(16,), activation="tanh"), X, y, steps=2, devices=("numpy", "cuda")
+    )
+    assert low.ok and high.ok
+    found = [max(d.relative for _, row in r.layers for d in row.values()) for r in (low, high)]
+    assert found[1] < 1e-5 < found[0] < low.allowed < 0.2
+
+
+# --- several steps in a row -------------------------------------------------------------------------------------------
+
+
+def plan_of(net, rows=8):
+
+    return internals.training_plan(net, rows)
+
+
+def fitted(fake_cupy, *, layers=None, epochs=2, **options):
+    layers = [gpunn.Dense(32, "relu"), gpunn.Dense(16, "relu"), gpunn.Dense(3, "softmax")] if layers is None else layers
+    net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
+    net.compile(
+        options.pop("optimizer", "adam"), "sparse_categorical_crossentropy", device="cuda", precision="bf16", **options
+    )
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(400, 8)), rng.integers(0, 3, 400)
+    fake_cupy.state.calls.clear()
+    net.fit(X, y, batch_size=8, epochs=epochs, verbose=0)
+    return net
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"])
+def test_steps_in_a_row_round_the_weights_as_they_write_them(fake_cupy, monkeypatch, optimizer):
+    """Bit for bit what rounding them before every step gives, which a graph of several steps does once."""
+    limits.set(monkeypatch, "graph_steps", 3)
+    limits.set(monkeypatch, "graph_polls", 1e-4)
+    together = fitted(fake_cupy, optimizer=optimizer)
+    nodes = set(internals.graphs_run(fake_cupy))
+    with plan_of(together) as plan:
+        assert [launch.once for launch in plan.forward].count(True) == 1
+    # a graph of some steps has one rounding
+    few, many = min(nodes), max(nodes)
+    assert many == 3 * few - 2
+    assert f"{optimizer}_holding" in internals.kernels_run(fake_cupy)
+    internals.round_before_each_step(monkeypatch)
+    singly = fitted(fake_cupy, optimizer=optimizer)
+    with plan_of(singly) as plan:
+        assert not any(launch.once for launch in plan.forward)
+    for a, b in zip(together.get_weights(), singly.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_else_writes_weights_has_them_rounded_before_every_step(fake_cupy):
+    """max_norm behind the update, and parts of the flat buffer that begin where no 16 bytes do."""
+    held = [gpunn.Dense(16, "relu", max_norm=0.5), gpunn.Dense(3, "softmax")]
+    middle = frozen(gpunn.Dense(7, "relu"))
+    for layers in (held, [gpunn.Dense(5, "relu"), middle, gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]):
+        net = fitted(fake_cupy, layers=layers)
+        with plan_of(net) as plan:
+            assert not any(launch.once for launch in plan.forward)
+
+
+def test_a_bad_step_leaves_weights_and_their_copy_as_they_were(fake_cupy):
+    net = fitted(fake_cupy, epochs=1)
+    before = net.get_weights()
+    X = np.full((80, 8), 1e38)  # sums overflow
+    with pytest.raises(gpunn.DivergenceError):
+        net.fit(X, np.zeros(80, int), batch_size=8, epochs=1, verbose=0)
+    with plan_of(net) as plan:
+        copy = internals.rounded_copy(plan, internals.parameters(net))
+        assert np.array_equal(to_host(copy), to_host(kernel("to_bfloat16")(internals.parameters(net))))
+    for a, b in zip(net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,229 @@
+"""EarlyStopping: when it ends a fit, what it takes back, and what it refuses."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+from helpers import internals
+from helpers.messages import naming
+from helpers.snapshots import bits, weights_of
+
+import gpunn
+from gpunn.training.callbacks.monitor import Monitor
+
+NAN, INF = math.nan, math.inf
+RNG = np.random.default_rng(6)
+X, Y = RNG.normal(size=(20, 4)), RNG.integers(0, 3, size=20)
+
+
+def _net():
+    layers = [gpunn.Dense(6, "relu"), gpunn.BatchNormalization(), gpunn.Dense(3, "softmax")]
+    net = gpunn.Sequential(layers, seed=3, input_shape=4)
+    return net.compile(gpunn.Adam(0.1), "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+
+
+def _kept(net):
+    return weights_of(net), bits(internals.running(net))
+
+
+class Dictate(gpunn.Callback):
+    """Gives each epoch the number that it is told, and keeps what the network was."""
+
+    def __init__(self, values, name="val_loss"):
+        self.values, self.name, self.kept = values, name, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs[self.name] = self.values[epoch]
+        self.kept.append(_kept(self.model))
+
+
+def _fit(values, *arguments, name="val_loss", **options):
+    """A fit whose epochs give those numbers: the callback, its network, and what the network was after each epoch."""
+    net, dictate = _net(), Dictate(values, name)
+    stopping = gpunn.EarlyStopping(name, *arguments, **options)
+    history = net.fit(X, Y, epochs=len(values), batch_size=8, callbacks=[dictate, stopping], verbose=0)
+    assert history.epoch == list(range(len(dictate.kept)))
+    return stopping, net, dictate.kept
+
+
+# --- when it stops ---------------------------------------------------------------------------------------------------
+
+# values, arguments, how many epochs there are, which is the best
+COURSES = {
+    "the first that is no better": ([3, 2, 1, 1, 0], {}, 4, 2),
+    "patience endures": ([3, 4, 4, 2, 3, 3, 3, 1], {"patience": 3}, 7, 3),
+    "patience is that of epochs in a row": ([3, 4, 2, 3, 1, 2, 2], {"patience": 2}, 7, 4),
+    "it never stops": ([5, 4, 3, 2], {}, 4, 3),
+    "better by less than min_delta": ([3, 2.5, 2.25, 1.5], {"min_delta": 1, "patience": 2}, 3, 0),
+    "better by less, but twice": ([3, 2.5, 1.5, 1.25, 1], {"min_delta": 1, "patience": 2}, 5, 2),
+    "exactly min_delta is not better": ([3, 2, 1], {"min_delta": 1}, 2, 0),
+    "larger is better": ([1, 2, 3, 2], {"mode": "max"}, 4, 2),
+    "a baseline that is never met": ([3, 2, 2, 1], {"baseline": 1.5, "patience": 2}, 3, 1),
+    "a baseline that is met": ([3, 1, 2, 2, 2], {"baseline": 1.5, "patience": 2}, 4, 1),
+    "better, but not than the baseline": ([5, 4, 3, 2, 1], {"baseline": 0.0, "patience": 2}, 5, 4),
+    "not before it may look": ([1, 2, 3, 4, 5, 6], {"start_from_epoch": 3}, 5, 3),
+    "patience after it may look": ([1, 2, 3, 4, 5, 6], {"start_from_epoch": 2, "patience": 2}, 5, 2),
+    "a NaN is not better": ([3, NAN, NAN, 2, NAN], {"patience": 2}, 3, 0),
+    "a NaN first": ([NAN, 3, 2, 2], {}, 4, 2),
+    "nothing but NaN": ([NAN, NAN, NAN], {}, 2, None),
+    "infinite at first": ([INF, INF, 3, 2], {"patience": 3}, 4, 3),
+    "patience beyond the end": ([1, 2, 3], {"patience": 9}, 3, 0),
+}
+
+
+@pytest.mark.parametrize("name", COURSES)
+@pytest.mark.parametrize("restore", [True, False], ids=["restoring", "keeping"])
+def test_when_it_stops_and_what_it_takes_back(name, restore):
+    values, options, epochs, best = COURSES[name]
+    stopping, net, kept = _fit(values, restore_best_weights=restore, **options)
+    assert len(kept) == epochs and stopping.best_epoch == best
+    stopped = stopping.stopped_epoch is not None
+    assert net.stop_training == stopped and stopping.stopped_epoch == (epochs - 1 if stopped else None)
+    assert stopped or epochs == len(values)
+    assert stopping.best == (values[best] if best is not None else INF)
+    assert _kept(net) == kept[best if restore and best is not None else -1]
+    assert kept[0] != kept[-1]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "val_accuracy", "acc", "val_auc", "precision", "recall", "f1", "r2"])
+def test_by_its_name_it_is_to_become_larger(name):
+    stopping, *_ = _fit([0.1, 0.3, 0.2, 0.4], name=name)
+    assert (stopping.best_epoch, stopping.stopped_epoch) == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["loss", "val_loss", "mae", "val_mean_absolute_error", "rmse", "mse"])
+def test_by_its_name_it_is_to_become_smaller(name):
+    stopping, *_ = _fit([0.3, 0.1, 0.2, 0.0], name=name)
+    assert (stopping.best_epoch, stopping.stopped_epoch) == (1, 2)
+
+
+def test_the_running_statistics_are_taken_back_too():
+    """Without them the network of the best epoch would predict with those of the last."""
+    stopping, net, _ = _fit([3, 1, 2, 2], patience=2)
+    twin = _net()
+    twin.fit(X, Y, epochs=2, batch_size=8, verbose=0)
+    assert bits(net.predict(X)) == bits(twin.predict(X)) and stopping.best_epoch == 1
+
+
+def test_it_watches_what_fit_reports():
+    """On labels of noise, validation gets worse: the epoch that was best is the one that evaluates so."""
+    net = _net()
+    stopping = gpunn.EarlyStopping(patience=4)
+    history = net.fit(X[:12], Y[:12], validation_data=(X[12:], Y[12:]), epochs=60, callbacks=[stopping], verbose=0)
+    losses = history.history["val_loss"]
+    assert 5 <= len(losses) < 60 and stopping.best_epoch == int(np.argmin(losses)) == len(losses) - 5
+    assert net.evaluate(X[12:], Y[12:])["loss"] == min(losses)
+
+
+def test_weights_are_taken_back_whoever_ended_the_fit():
+    class StopAt(gpunn.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training |= epoch == 2
+
+    net, dictate = _net(), Dictate([1, 2, 3, 4])
+    callbacks = [dictate, gpunn.EarlyStopping(patience=9), StopAt()]
+    net.fit(X, Y, epochs=4, callbacks=callbacks, verbose=0)
+    assert len(dictate.kept) == 3 and _kept(net) == dictate.kept[0]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
+def test_after_an_error_the_weights_are_those_of_the_last_step(error):
+    class Fail(gpunn.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:
+                raise error
+
+    net, dictate = _net(), Dictate([1, 2, 3, 4])
+    with pytest.raises(error):
+        net.fit(X, Y, epochs=4, callbacks=[dictate, gpunn.EarlyStopping(patience=9), Fail()], verbose=0)
+    assert len(dictate.kept) == 3 and _kept(net) == dictate.kept[2]
+
+
+def test_the_optimiser_goes_on_from_its_own_state():
+    """The weights are taken back, the moments are not, as in Keras."""
+    _, net, kept = _fit([1, 2, 3], patience=2)
+    twin = _net()
+    twin.fit(X, Y, epochs=3, batch_size=8, verbose=0)
+    moments, wanted = internals.optimizer_state(net), internals.optimizer_state(twin)
+    assert moments.keys() == wanted.keys() and all(bits(moments[k]) == bits(wanted[k]) for k in wanted)
+    assert _kept(net) == kept[0] != _kept(twin)
+
+
+def test_one_object_serves_several_fits():
+    stopping = gpunn.EarlyStopping("loss", patience=1, mode="max")
+    for _ in range(2):
+        net = _net()
+        history = net.fit(X, Y, epochs=9, batch_size=8, callbacks=[stopping], verbose=0)
+        assert history.epoch == [0, 1] and stopping.best_epoch == 0
+        assert _kept(net)[0] == weights_of(net)
+
+
+def test_a_copy_of_the_network_made_meanwhile_has_no_part_in_it():
+    copies = []
+
+    class Copy(gpunn.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            copies.append(copy.deepcopy(self.model))
+
+    net = _net()
+    net.fit(X, Y, epochs=3, callbacks=[gpunn.EarlyStopping("loss"), Copy()], verbose=0)
+    before = _kept(copies[0])
+    net.fit(X, Y, verbose=0)
+    assert _kept(copies[0]) == before
+    copies[0].fit(X, Y, verbose=0)
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "options"),
+    [
+        (TypeError, naming("monitor", 3), {"monitor": 3}),
+        (ValueError, "mode must be 'auto', 'min' or 'max', got 'larger'", {"mode": "larger"}),
+        (ValueError, "mode='auto' cannot tell whether 'val_profit' is to become", {"monitor": "val_profit"}),
+        (ValueError, naming("min_delta", -1), {"min_delta": -1}),
+        (ValueError, naming("min_delta", "nan"), {"min_delta": NAN}),
+        (ValueError, naming("patience", -1), {"patience": -1}),
+        (TypeError, naming("patience", 1.5), {"patience": 1.5}),
+        (TypeError, naming("patience", True), {"patience": True}),
+        (ValueError, naming("baseline", "inf"), {"baseline": INF}),
+        (ValueError, naming("restore_best_weights", "'yes'"), {"restore_best_weights": "yes"}),
+        (ValueError, naming("start_from_epoch", -2), {"start_from_epoch": -2}),
+    ],
+)
+def test_arguments_that_make_no_sense(error, match, options):
+    with pytest.raises(error, match=match):
+        gpunn.EarlyStopping(**options)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "match"),
+    [
+        ("val_loss", naming("monitor='val_loss'", "loss, accuracy", "validation_data")),
+        ("val_auc", naming("monitor='val_auc'", "loss, accuracy", "validation_data")),
+        ("f1", r"monitor='f1' .*: loss, accuracy$"),
+    ],
+)
+def test_what_is_not_there_is_named_after_the_first_epoch(monitor, match):
+    net = _net()
+    with pytest.raises(ValueError, match=match):
+        net.fit(X, Y, epochs=9, batch_size=8, callbacks=[gpunn.EarlyStopping(monitor, start_from_epoch=5)], verbose=0)
+    twin = _net()
+    twin.fit(X, Y, batch_size=8, verbose=0)
+    assert weights_of(net) == weights_of(twin)
+
+
+# --- the helper ------------------------------------------------------------------------------------------------------
+
+
+def test_monitor():
+    loss, score = Monitor("val_loss", min_delta=0.5), Monitor("val_top_k_accuracy")
+    assert (loss.mode, loss.worst, score.mode, score.worst) == ("min", INF, "max", -INF)
+    assert loss.improved(1, loss.worst) and loss.improved(1, 1.75) and not loss.improved(1, 1.5)
+    assert score.improved(0, score.worst) and score.improved(0.5, 0.25) and not score.improved(0.5, 0.5)
+    for monitor in (loss, score):
+        assert not monitor.improved(NAN, monitor.worst) and not monitor.improved(monitor.worst, monitor.worst)
+    assert loss.value({"val_loss": np.float32(0.5)}) == 0.5
+    assert Monitor("profit", "max").mode == "max" and Monitor("accuracy", "min").mode == "min"

@@ -1,0 +1,215 @@
+"""A set that the device has no room for: the same run, block after block."""
+
+import numpy as np
+import pytest
+from helpers import internals, limits
+
+import gpunn
+from gpunn import backend
+from gpunn.training import host_dataset, inputs
+
+N = 53
+
+
+def _set(task, rows=N, kind=np.float64):
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(rows, 3)) * 20
+    X = X.astype(kind)
+    y = rng.integers(0, 4, size=rows) if task == "classes" else rng.normal(size=(rows, 2))
+    return X, y, rng.uniform(0.5, 2, size=rows)
+
+
+def _net(task, device, **options):
+    last = [gpunn.Dense(4, "softmax")] if task == "classes" else [gpunn.Dense(2)]
+    net = gpunn.Sequential([gpunn.Dense(6, "tanh", l2=0.01), gpunn.Dropout(0.2), *last], seed=5, dtype="float64")
+    loss = "sparse_categorical_crossentropy" if task == "classes" else "half_squared_error"
+    net.compile(gpunn.Adam(0.01), loss, device=device, **options)
+    return net
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of two batches of five rows, and parts of a set of so many bytes that there are several."""
+    limits.set(monkeypatch, "transfer_bytes", 500)
+    limits.set(monkeypatch, "evaluation_rows", 8)
+
+
+@pytest.fixture
+def no_room(small_blocks, monkeypatch):
+    """A device that has no room for a set; what it is given by and by fits."""
+
+    def on(where):
+        monkeypatch.setattr(type(backend.get(where)), "has_room", lambda self, size: False)
+
+    return on
+
+
+@pytest.fixture(params=["cpu", "simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    if request.param == "simulated":
+        request.getfixturevalue("fake_cupy")
+    return "cpu" if request.param == "cpu" else "cuda"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int8])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("task", ["classes", "values"])
+def test_the_same_run_bit_for_bit(device, no_room, task, weighted, kind):
+    X, y, w = _set(task, kind=kind)
+    options = {"batch_size": 5, "epochs": 3, "verbose": 0, "sample_weight": w if weighted else None}
+    resident = _net(task, device)
+    expected = resident.fit(X, y, **options).history
+    no_room(device)
+    net = _net(task, device)
+    found = net.fit(X, y, **options).history
+    assert found["loss"] == expected["loss"]
+    for a, b in zip(net.get_weights(), resident.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_count_of_rows_is_exact(device, no_room, dtype):
+    """24 right of 53 rows are 24/53 whatever the blocks, in the history and of the validation data."""
+    y = np.arange(N) % 3
+    X = np.eye(3)[np.where(np.arange(N) < 24, y, (y + 1) % 3)]
+    net = gpunn.Sequential([gpunn.Dense(3)], input_shape=3, dtype=dtype)
+    net.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"], device=device)
+    net.set_weights([np.eye(3), np.zeros(3)])
+    net.layers[0].trainable = False
+    no_room(device)
+    history = net.fit(X, y, batch_size=5, validation_data=(X, y), verbose=0).history
+    assert history["accuracy"] == history["val_accuracy"] == [24 / N]
+
+
+@pytest.mark.parametrize("rows", [4, 5, 6, 10, 11, 20, 21])
+def test_every_remainder(device, no_room, rows):
+    X, y, _ = _set("values", rows)
+    resident = _net("values", device)
+    expected = resident.fit(X, y, batch_size=5, epochs=2, verbose=0).history["loss"]
+    no_room(device)
+    assert _net("values", device).fit(X, y, batch_size=5, epochs=2, verbose=0).history["loss"] == expected
+
+
+def test_validation_evaluation_and_prediction_go_in_parts_too(device, no_room):
+    X, y, w = _set("classes", 40)
+    found = []
+    for _ in range(2):
+        net = _net("classes", device, metrics=["accuracy"])
+        history = net.fit(X, y, batch_size=8, epochs=2, verbose=0, validation_data=(X[:19], y[:19])).history
+        found.append((history["val_loss"], net.evaluate(X, y, sample_weight=w), net.predict(X)))
+        no_room(device)
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-13)
+    for name, value in found[0][1].items():
+        np.testing.assert_allclose(found[1][1][name], value, rtol=1e-13)
+    np.testing.assert_array_equal(found[1][2], found[0][2])
+
+
+def test_metrics_that_look_at_all_rows_are_those_of_the_validation_set(device, no_room):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), rng.integers(0, 2, size=40)
+    found = []
+    for _ in range(2):
+        net = gpunn.Sequential([gpunn.Dense(4, "tanh"), gpunn.Dense(1, "sigmoid")], seed=1, dtype="float64")
+        net.compile("adam", "binary_crossentropy", metrics=["auc"], device=device)
+        history = net.fit(X, y[:, None], batch_size=8, epochs=2, verbose=0, validation_data=(X[:21], y[:21, None]))
+        found.append(history.history)
+        no_room(device)
+    assert found[1]["val_auc"] == found[0]["val_auc"]
+    assert "auc" in found[0] and "auc" not in found[1]
+
+
+def test_what_has_room_lies_on_the_device(fake_cupy, small_blocks):
+    X, y, _ = _set("values")
+    assert type(inputs.place(internals.network(_net("values", "cuda")), (X, y, None))) is gpunn.training.loop.Data
+
+
+def test_room_is_most_of_what_is_free(fake_cupy):
+    device = backend.get("cuda")
+    fake_cupy.state.free = 1000
+    assert device.has_room(750) and not device.has_room(751)
+    fake_cupy.get_default_memory_pool().free_bytes = lambda: 1000
+    try:
+        assert device.has_room(1500) and not device.has_room(1501)
+    finally:
+        fake_cupy.get_default_memory_pool().free_bytes = lambda: 0
+
+
+def test_a_set_that_is_on_the_gpu_stays_there(fake_cupy, no_room):
+    no_room("cuda")
+    X, y, _ = _set("values")
+    there = fake_cupy.asarray(X)
+    placed = inputs.place(internals.network(_net("values", "cuda")), (there, y, None))
+    assert placed.X is there
+
+
+def test_the_set_is_read_where_it_is(no_room, tmp_path):
+    """A memory map is gathered from, block by block, and never read as a whole."""
+    X, y, _ = _set("values")
+    np.save(tmp_path / "X.npy", X)
+    resident = _net("values", "cpu")
+    expected = resident.fit(X, y, batch_size=5, epochs=2, verbose=0).history["loss"]
+    no_room("cpu")
+    net = _net("values", "cpu")
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    assert net.fit(mapped, y, batch_size=5, epochs=2, verbose=0).history["loss"] == expected
+
+
+def test_an_error_on_the_way_reaches_the_caller(no_room, monkeypatch):
+    no_room("cpu")
+    X, y, _ = _set("values")
+    net = _net("values", "cpu")
+    net.fit(X, y, batch_size=5, epochs=1, verbose=0)
+    before = net.get_weights()
+    calls = []
+
+    def take(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError("the disk is gone")
+
+    monkeypatch.setattr(host_dataset.np, "take", take)
+    with pytest.raises(OSError, match="the disk is gone"):
+        net.fit(X, y, batch_size=5, epochs=1, verbose=0)
+    for a, b in zip(before, net.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("look", ["nothing", "predict", "evaluate"])
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin", "on_train_batch_end"])
+@pytest.mark.parametrize("setting", ["trainable", "l2"])
+def test_a_callbacks_change_counts_from_the_next_step(no_room, fake_cupy, setting, hook, look):
+    """As for a set on the device, whatever looks at the model afterwards."""
+
+    def change(number, *_):
+        if number == 1 and not seen:
+            setattr(net.layers[0], setting, {"trainable": False, "l2": 0.5}[setting])
+            {"nothing": lambda: None, "predict": lambda: net.predict(X), "evaluate": lambda: net.evaluate(X, y)}[look]()
+            seen.append(net.get_weights()[0])
+
+    X, y, _ = _set("values")
+    found = []
+    for resident in (True, False):
+        if not resident:
+            no_room("cuda")
+        net, callback, seen = _net("values", "cuda"), gpunn.Callback(), []
+        setattr(callback, hook, change)
+        net.fit(X, y, batch_size=5, epochs=4, verbose=0, callbacks=[callback])
+        found.append(net.get_weights())
+        if setting == "trainable":
+            np.testing.assert_array_equal(found[-1][0], seen[0])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rows_wait_until_they_have_arrived(fake_cupy):
+    """The fake copies when somebody waits: a block that is used unasked would hold what was there before."""
+    device = backend.get("cuda")
+    (staging,) = device.staging([((4, 2), np.float32)])
+    staging.device.fill(7)
+    staging.emptied()
+    staging.host[...] = 1
+    staging.send(3)
+    assert (staging.device.get() == 7).all()
+    staging.arrived()
+    np.testing.assert_array_equal(staging.device.get(), [[1, 1]] * 3 + [[7, 7]])

@@ -1,0 +1,216 @@
+"""LearningRateScheduler and ReduceLROnPlateau: which rate each epoch is trained with, and what a resumed fit knows."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers.messages import naming
+from helpers.oracles import oracle
+from helpers.snapshots import state_of, weights_of
+
+import gpunn
+
+RNG = np.random.default_rng(6)
+X, Y = RNG.normal(size=(20, 4)), RNG.integers(0, 3, size=20)
+
+
+def _net(optimizer=None):
+    net = gpunn.Sequential([gpunn.Dense(5, "relu"), gpunn.Dense(3, "softmax")], seed=3, input_shape=4, dtype="float64")
+    return net.compile(optimizer or gpunn.Momentum(0.5), "sparse_categorical_crossentropy", device="cpu")
+
+
+def _fit(net, *callbacks, epochs=1, **options):
+    return net.fit(X, Y, epochs=epochs, batch_size=8, callbacks=callbacks, verbose=0, **options).history
+
+
+class Dictate(gpunn.Callback):
+    """Gives each epoch's number."""
+
+    def __init__(self, values, name="val_loss"):
+        self.values, self.name = values, name
+
+    def on_epoch_logs(self, epoch, logs):
+        logs[self.name] = self.values[epoch]
+
+
+# --- a function of the epoch -----------------------------------------------------------------------------------------
+
+
+def test_each_epoch_is_trained_with_the_rate_that_the_function_gives():
+    asked = []
+
+    def schedule(epoch, rate):
+        asked.append((epoch, rate))
+        return rate / (1 + epoch)
+
+    net, twin = _net(), _net()
+    history = _fit(net, gpunn.LearningRateScheduler(schedule), epochs=4)
+    rates = [0.5, 0.25, 0.25 / 3, 0.25 / 3 / 4]
+    assert asked == list(zip(range(4), [0.5, *rates[:3]], strict=True))
+    assert history["learning_rate"] == rates
+    assert list(history) == ["loss", "learning_rate"]
+    for rate in rates:
+        twin.learning_rate = rate
+        _fit(twin)
+    assert weights_of(net) == weights_of(twin)
+    # it stays there, and a second fit counts epochs from 0 again
+    assert net.learning_rate == rates[-1]
+    assert _fit(net, gpunn.LearningRateScheduler(schedule))["learning_rate"] == [rates[-1]]
+    net.learning_rate = None
+    assert net.learning_rate == 0.5
+
+
+def test_the_functions_rate_holds_against_the_optimisers_schedule():
+    """And the rate until then is the one that the optimiser's schedule gives."""
+    net = _net(gpunn.SGD(gpunn.schedules.StepDecay(0.5, 3, 0.5)))
+    seen = []
+    history = _fit(net, gpunn.LearningRateScheduler(lambda epoch, rate: seen.append(rate) or 0.1), epochs=2)
+    assert history["learning_rate"] == [0.1, 0.1] and seen == [0.5, 0.1]
+    twin = _net(gpunn.SGD(0.1))
+    _fit(twin, epochs=2)
+    assert weights_of(net) == weights_of(twin)
+
+
+@pytest.mark.parametrize("schedule", [0.1, None, gpunn.schedules.Constant(0.1), lambda epoch: 0.1, lambda a, b, c: 1])
+def test_what_is_no_function_of_epoch_and_rate(schedule):
+    with pytest.raises(TypeError, match=r"schedule must (be a function \(epoch, rate\)|take two arguments).*, got "):
+        gpunn.LearningRateScheduler(schedule)
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, math.nan, math.inf, None, "0.1", True, np.ones(1)])
+def test_a_rate_that_is_none_is_refused_before_its_epoch(rate):
+    net, twin = _net(), _net()
+    schedule = gpunn.LearningRateScheduler(lambda epoch, _: 0.1 if epoch == 0 else rate)
+    with pytest.raises(ValueError, match=naming("schedule", "epoch 1")):
+        _fit(net, schedule, epochs=3)
+    _fit(twin, gpunn.LearningRateScheduler(lambda *_: 0.1))
+    assert state_of(net) == state_of(twin)
+
+
+# --- where it no longer gets better ----------------------------------------------------------------------------------
+
+# the number of every epoch, arguments, and the rate that every epoch is trained with, 1 at first
+COURSES = {
+    "it gets better": ([5, 4, 3, 2], {"patience": 1}, [1, 1, 1, 1]),
+    "patience 1": ([5, 5, 5, 5], {"patience": 1}, [1, 1, 0.5, 0.25]),
+    "patience 0": ([5, 5, 5, 4], {"patience": 0}, [1, 1, 0.5, 0.25]),
+    "patience of epochs in a row": ([5, 6, 4, 5, 5, 3], {"patience": 2}, [1, 1, 1, 1, 1, 0.5]),
+    "it counts anew after a reduction": ([5, 5, 5, 5, 5, 5], {"patience": 2}, [1, 1, 1, 0.5, 0.5, 0.25]),
+    "the best counts, not the last": ([3, 5, 4, 3, 3], {"patience": 3}, [1, 1, 1, 1, 0.5]),
+    "a cooldown": ([5, 5, 5, 5, 5, 5, 5], {"patience": 1, "cooldown": 2}, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]),
+    "better within a cooldown": ([5, 5, 4, 4, 4, 4], {"patience": 1, "cooldown": 2}, [1, 1, 0.5, 0.5, 0.25, 0.25]),
+    "min_lr": ([5, 5, 5, 5, 5], {"patience": 1, "min_lr": 0.375}, [1, 1, 0.5, 0.375, 0.375]),
+    "min_lr above the rate": ([5, 5, 5], {"patience": 1, "min_lr": 2.0}, [1, 1, 1]),
+    "min_delta": ([5, 4.9, 4.8, 4.7], {"patience": 2, "min_delta": 0.5}, [1, 1, 1, 0.5]),
+    "larger is better": ([1, 2, 3, 3, 3], {"patience": 1, "mode": "max"}, [1, 1, 1, 1, 0.5]),
+    "NaN is never better": ([math.nan, math.nan, 1, math.nan], {"patience": 2}, [1, 1, 0.5, 0.5]),
+    "factor": ([5, 5, 5], {"patience": 1, "factor": 0.125}, [1, 1, 0.125]),
+}
+
+
+@pytest.mark.parametrize(("values", "arguments", "rates"), COURSES.values(), ids=COURSES)
+def test_when_the_rate_is_lowered(values, arguments, rates):
+    net, twin = _net(gpunn.SGD(1.0)), _net(gpunn.SGD(1.0))
+    reduce = gpunn.ReduceLROnPlateau(**{"factor": 0.5, "min_delta": 0.0, **arguments})
+    history = _fit(net, Dictate(values), reduce, epochs=len(values))
+    assert history["learning_rate"] == rates
+    for rate in rates:
+        twin.learning_rate = rate
+        _fit(twin)
+    assert weights_of(net) == weights_of(twin)
+
+
+def test_its_defaults_are_those_of_keras():
+    reduce = gpunn.ReduceLROnPlateau()
+    found = (reduce.monitor.name, reduce.factor, reduce.patience, reduce.monitor.mode, reduce.monitor.min_delta)
+    assert found == ("val_loss", 0.1, 10, "min", 1e-4) and (reduce.cooldown, reduce.min_lr) == (0, 0.0)
+    assert gpunn.ReduceLROnPlateau("val_accuracy").monitor.mode == "max"
+
+
+def test_against_the_rule_of_torch():
+    """torch begins to count at the first epoch as well, and reduces where more than `patience` are no better."""
+    torch, schedulers = oracle("torch"), oracle("torch.optim.lr_scheduler")
+    values = np.random.default_rng(1).normal(size=60).cumsum() / 10 + 5
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([parameter], lr=1.0)
+    options = {"factor": 0.7, "cooldown": 3, "threshold": 0.01, "threshold_mode": "abs", "eps": 0.0}
+    rule = schedulers.ReduceLROnPlateau(theirs, patience=2, **options)
+    wanted = []
+    for value in values:
+        wanted.append(theirs.param_groups[0]["lr"])
+        rule.step(value)
+    ours = gpunn.ReduceLROnPlateau(factor=0.7, patience=3, cooldown=4, min_delta=0.01)
+    found = _fit(_net(gpunn.SGD(1.0)), Dictate(values), ours, epochs=len(values))["learning_rate"]
+    assert len({*wanted}) > 3
+    assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_rate_that_underflows_is_kept():
+    net = _net(gpunn.SGD(1e-300))
+    history = _fit(net, Dictate([1.0] * 5), gpunn.ReduceLROnPlateau(factor=1e-20, patience=1), epochs=5)
+    rates = history["learning_rate"]
+    assert rates[:2] == [1e-300] * 2 and rates[2] == pytest.approx(1e-320, rel=1e-3) == rates[3] == rates[4] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"monitor": 3}, TypeError, naming("monitor", 3)),
+        ({"monitor": "val_what"}, ValueError, "mode='auto' cannot tell whether 'val_what'"),
+        ({"mode": "up"}, ValueError, "mode must be 'auto', 'min' or 'max', got 'up'"),
+        ({"factor": 1.0}, ValueError, naming("factor", 1.0)),
+        ({"factor": 0}, ValueError, naming("factor", "got 0")),
+        ({"patience": -1}, ValueError, naming("patience", -1)),
+        ({"patience": 1.5}, TypeError, naming("patience", 1.5)),
+        ({"cooldown": "1"}, TypeError, naming("cooldown", "'1'")),
+        ({"min_delta": -0.1}, ValueError, naming("min_delta", -0.1)),
+        ({"min_lr": math.inf}, ValueError, naming("min_lr", "inf")),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments, error, message):
+    with pytest.raises(error, match=message):
+        gpunn.ReduceLROnPlateau(**arguments)
+
+
+def test_a_number_that_no_epoch_gives_is_said_after_the_first():
+    net = _net()
+    with pytest.raises(ValueError, match=naming("monitor='val_loss'", "loss, learning_rate")):
+        _fit(net, gpunn.ReduceLROnPlateau(), epochs=3)
+
+
+# --- in a fit that is resumed ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_a_resumed_fit_goes_on_counting(stop, tmp_path):
+    values = [5, 5, 5, 4, 4, 4, 4]
+
+    def callbacks():
+        return (
+            Dictate(values),
+            gpunn.ReduceLROnPlateau(factor=0.5, patience=1, cooldown=1),
+            gpunn.LearningRateScheduler(lambda epoch, rate: rate * 0.75),
+            gpunn.ModelCheckpoint(tmp_path / "run.safetensors"),
+        )
+
+    whole, first, again = _net(), _net(), _net()
+    wanted = _fit(whole, *callbacks(), epochs=7)
+    (tmp_path / "run.safetensors").unlink()
+    assert len({*wanted["learning_rate"]}) == 7
+    _fit(first, *callbacks(), epochs=stop)
+    assert _fit(again, *callbacks(), epochs=7, resume=tmp_path / "run.safetensors") == wanted
+    assert state_of(again) == state_of(whole)
+
+
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_a_cooldown_goes_on_after_a_resume(tmp_path, stop):
+    """Epochs that never improve: each reduction is followed by three epochs without one, wherever the fit stopped."""
+    file = tmp_path / "run.safetensors"
+
+    def fit(epochs):
+        plateau = gpunn.ReduceLROnPlateau(factor=0.5, patience=1, cooldown=3)
+        callbacks = [Dictate([1.0] * 12), plateau, gpunn.ModelCheckpoint(file)]
+        return _fit(_net(), *callbacks, epochs=epochs, resume=file)["learning_rate"]
+
+    fit(stop)
+    assert fit(12) == [0.5, 0.5, *[0.25] * 3, *[0.125] * 3, *[0.0625] * 3, 0.03125]

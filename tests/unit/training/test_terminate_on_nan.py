@@ -1,0 +1,113 @@
+"""TerminateOnNaN: a fit that diverges ends quietly, with the weights before the first bad step."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+from helpers import internals
+from helpers.snapshots import weights_of
+
+import gpunn
+from gpunn.kernels.state import Slot
+
+RNG = np.random.default_rng(6)
+X = RNG.normal(size=(20, 4))
+Y = X[:, :1] * 3
+
+
+def _net(rate=1e4):
+    net = gpunn.Sequential([gpunn.Dense(5, "relu"), gpunn.Dense(1)], seed=3, input_shape=4)
+    return net.compile(gpunn.SGD(rate), "half_squared_error", device="cpu")
+
+
+def _warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.name == "gpunn" and r.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_fit_that_diverges_ends_quietly_with_the_weights_before(watched, caplog):
+    net, twin, nan = _net(), _net(), gpunn.TerminateOnNaN()
+    ended = []
+
+    class Watch(gpunn.Callback):
+        def on_train_complete(self, logs=None):
+            ended.append("complete")
+
+        def on_train_end(self, logs=None):
+            ended.append("end")
+
+    class Batches(gpunn.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    callbacks = [nan, Watch(), *([Batches()] if watched else [])]
+    history = net.fit(X, Y, batch_size=4, epochs=50, callbacks=callbacks, verbose=0)
+    with pytest.raises(gpunn.DivergenceError) as caught:
+        twin.fit(X, Y, batch_size=4, epochs=50, verbose=0)
+    assert weights_of(net) == weights_of(twin)
+    (message,) = _warnings(caplog)
+    assert message == f"{caught.value} The fit ends here." and "training diverged in epoch" in message
+    assert nan.terminated_epoch == len(history.epoch) < 50 and net.stop_training
+    assert all(np.isfinite(history.history.get("loss", [])))
+    assert ended == ["complete", "end"]
+    # nothing is in the way of going on, and the callback begins anew
+    assert internals.step_state(net)[Slot.BAD] == 0
+    net.set_weights(_net().get_weights())
+    net.compile(gpunn.SGD(0.01), "half_squared_error")
+    assert len(net.fit(X, Y, epochs=2, callbacks=[nan], verbose=0).epoch) == 2 and nan.terminated_epoch is None
+
+
+def test_early_stopping_takes_the_best_weights_back(caplog):
+    net, nan = _net(0.01), gpunn.TerminateOnNaN()
+    kept = []
+
+    class Explode(gpunn.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            kept.append(weights_of(self.model))
+            if epoch == 2:
+                self.model.learning_rate = 1e30
+
+    best = gpunn.EarlyStopping("loss", patience=9)
+    history = net.fit(X, Y, batch_size=4, epochs=9, callbacks=[best, Explode(), nan], verbose=0)
+    assert len(history.epoch) == 3 == nan.terminated_epoch and best.best_epoch == 2
+    assert weights_of(net) == kept[2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite_ends_it_too(value, caplog):
+    net, nan = _net(0.01), gpunn.TerminateOnNaN()
+
+    class Dictate(gpunn.Callback):
+        def on_epoch_logs(self, epoch, logs):
+            logs["val_loss"] = [1.0, 2.0, value][epoch]
+            logs["val_auc"] = math.nan
+
+    history = net.fit(X, Y, epochs=9, callbacks=[nan, Dictate()], verbose=0)
+    assert history.epoch == [0, 1, 2] and nan.terminated_epoch == 2
+    assert _warnings(caplog) == [f"val_loss is {value} after epoch 3. The fit ends here."]
+
+
+def test_a_fit_that_was_ended_is_ended_when_it_is_resumed(tmp_path, caplog):
+    class Dictate(gpunn.Callback):
+        def on_epoch_logs(self, epoch, logs):
+            logs["val_loss"] = [1.0, math.nan, 0.5, 0.5][epoch]
+
+    path = tmp_path / "run.safetensors"
+    callbacks = [gpunn.TerminateOnNaN(), Dictate()]
+    first = _net(0.01).fit(X, Y, epochs=4, callbacks=[*callbacks, gpunn.ModelCheckpoint(path)], verbose=0)
+    assert first.epoch == [0, 1]
+    again = gpunn.TerminateOnNaN()
+    history = _net(0.01).fit(X, Y, epochs=4, callbacks=[again, Dictate()], verbose=0, resume=path)
+    assert history.epoch == [0, 1] and again.terminated_epoch == 1
+
+
+def test_without_it_the_error_comes_whatever_stopped_before():
+    """A batch hook asked for the end of the fit, and the step after it diverges."""
+
+    class Stop(gpunn.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    with pytest.raises(gpunn.DivergenceError):
+        _net(1e30).fit(X, Y, batch_size=4, callbacks=[Stop()], verbose=0)
