@@ -71,7 +71,8 @@ def _implementation() -> str:
     except ImportError:  # before the package kernels/_compiler
         from gpunn.kernels import host
 
-    return str(host.status().body)
+    status = host.status()
+    return str(getattr(status, "implementation", None) or status.body)
 
 
 class Session:

@@ -121,7 +121,7 @@ def adam(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Ma
     g, theta, m, v = (random(device, (parameters,)) for _ in range(4))
     v *= v  # of squares
     state = np.zeros(SIZE)
-    state[[Slot.LR, Slot.RATE, Slot.ROOT]] = 1e-3
+    state[[Slot.LR, Slot.CORRECTED_LR, Slot.INV_SQRT_CORRECTION]] = 1e-3
     numbers = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}
     if dtype == "float32":
         launch = rule.update.bind(g, device.asarray(state), out=(theta, m, v), **numbers)

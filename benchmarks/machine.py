@@ -54,7 +54,7 @@ def blas() -> str:
 def compiler() -> str:
     """The compiler of gpunn's kernels in its own words, or that their NumPy bodies run."""
     command = host.compiler()
-    if host.status().body != "compiled" or command is None:
+    if host.status().implementation != "compiled" or command is None:
         return "none: gpunn's NumPy bodies run"
     try:
         said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout

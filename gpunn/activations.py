@@ -108,7 +108,7 @@ class _Fused(Activation):
         return self.kernels.value(z, **self.get_config())
 
     def slope(self, z: Array, a: Array) -> Array:
-        _, d = self.kernels.with_slope(z, **self.get_config())
+        _, d = self.kernels.with_derivative(z, **self.get_config())
         return d
 
     def record(self, ops: Recorder, z: Array, a: Array) -> None:

@@ -274,10 +274,10 @@ class _Set:
 # what nearly every training runs: a kernel of each text that is compiled, and its types
 _SINGLE = {"T": "float32"}
 USUAL = (
-    *((name, _SINGLE) for name in ("identity", "relu", "dropout", "softmax", "total", "adam", "sparse_accuracy")),
-    *((name, {}) for name in ("judge", "adam_corrections", "gather_labels")),
+    *((name, _SINGLE) for name in ("identity", "relu", "dropout", "softmax", "sum_all", "adam", "sparse_accuracy")),
+    *((name, {}) for name in ("check_finite", "adam_bias_correction", "gather_labels")),
     ("gather", {"T": "float32", "S": "float32"}),
-    ("total", {"T": "float64"}),
+    ("sum_all", {"T": "float64"}),
 )
 
 
@@ -286,7 +286,7 @@ def _compiling_meanwhile() -> Iterator[None]:
     """Compile the usual kernels, where the cache lacks them, while pandas, scikit-learn and matplotlib are imported."""
     units = [kernel_compiler.unit_of(kernels.get(name), types) for name, types in USUAL]
     threads = [
-        threading.Thread(target=kernel_compiler.prepare, args=(units,)),
+        threading.Thread(target=kernel_compiler.precompile, args=(units,)),
         threading.Thread(target=backend.prepare),
     ]
     for thread in threads:

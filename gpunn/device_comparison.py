@@ -151,7 +151,7 @@ def _sides(devices: Any) -> tuple[str, str]:
     for device in devices:
         if device != "numpy":
             backends.get(device)
-    if "cpu" in devices and host.status().body != "compiled":
+    if "cpu" in devices and host.status().implementation != "compiled":
         raise ValueError(f"'cpu' means the kernels' compiled texts, which do not run here: {host.status().reason}")
     return devices[0], devices[1]
 
@@ -161,7 +161,7 @@ def _named(side: str) -> str:
 
 
 def _on(side: str) -> AbstractContextManager[None]:
-    return host.numpy_bodies() if side == "numpy" else contextlib.nullcontext()
+    return host.use_numpy() if side == "numpy" else contextlib.nullcontext()
 
 
 def _difference(a: np.ndarray | None, b: np.ndarray | None, allowed: float) -> Difference | None:

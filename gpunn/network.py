@@ -86,7 +86,7 @@ class Accounting:
 
     penalty_gradient: str = "add_penalty_gradient"
     after_penalty: str | None = None
-    tick: str = "tick"
+    tick: str = "end_step"
 
     def over(self, penalty: float, batch: float, weight: float) -> float:
         """The penalty in the mean loss over a set of that weight, from its part in the loss of one batch."""
@@ -266,16 +266,16 @@ class Plan:
         self.w = self._new((n,))  # wᵢ/Σw
         self.terms = self._new((n,))
         if self.share.group is not ALONE:
-            ops(kernel("begin_part"), out=self.state, count=1, first=self.share.first)
+            ops(kernel("start_shard"), out=self.state, count=1, first=self.share.first)
         if not self.weighted:
             self.sample_weight.fill(1)
             self.w.fill(1 / self.share.rows)  # mutate: E3 mean
-            ops(kernel("begin_batch"), out=self.state, count=1, rows=self.share.rows)
+            ops(kernel("start_batch"), out=self.state, count=1, rows=self.share.rows)
         else:
-            ops(kernel("total"), self.sample_weight, out=_slot(self.state, Slot.WEIGHT))
+            ops(kernel("sum_all"), self.sample_weight, out=_slot(self.state, Slot.WEIGHT))
             ops.over_processes(_slot(self.state, Slot.WEIGHT))
-            ops(kernel("begin_weighted"), out=self.state, count=1)
-            ops(kernel("weigh"), self.sample_weight, self.state, out=self.w)
+            ops(kernel("start_weighted_batch"), out=self.state, count=1)
+            ops(kernel("normalize_weights"), self.sample_weight, self.state, out=self.w)
         self.prepare = ops.take()
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
@@ -285,7 +285,7 @@ class Plan:
         else:
             into = t.grad_a if t.grad_a is not None else grad
             net.loss.record(ops, t.a, self.y, self.w, into, self.terms)
-        ops(kernel("total"), self.terms, out=_slot(self.state, Slot.LOSS))
+        ops(kernel("sum_all"), self.terms, out=_slot(self.state, Slot.LOSS))
         self._record_penalty_value()
         self.scores = self._new((max(1, net.n_scores),), np.float64)
         for metric, part in net.score_parts():
@@ -300,7 +300,7 @@ class Plan:
             theta = self.network.theta[p.start : p.stop]
             self.ops(kernel("penalty"), theta, out=parts[k : k + 1], l2=p.l2, l1=p.l1)
             self._of_penalties.append((*self.ops.last, k))
-        self.ops(kernel("total"), parts, out=_slot(self.state, Slot.PENALTY))
+        self.ops(kernel("sum_all"), parts, out=_slot(self.state, Slot.PENALTY))
         if self.network.accounting.after_penalty is not None:
             self.ops(kernel(self.network.accounting.after_penalty), out=self.state, count=1)
 
@@ -335,14 +335,14 @@ class Plan:
     def set_l2(self, values: list[float]) -> None:
         """λ of every penalty, in their order, into launches that are compiled."""
         for stage, at, k in self._of_penalties:
-            stage[at].numbers[0] = values[k]
+            stage[at].scalars[0] = values[k]
 
     def _record_update(self) -> None:
         """(6) gradient step by E8 or a descendant of it, unless something is not finite."""
         net, ops, state = self.network, self.ops, self.state
         rule = net.optimizer
-        ops(kernel("largest"), net.gradient, net.theta, out=_slot(state, Slot.LARGEST))
-        ops(kernel("judge"), out=state, count=1, limit=net.limit())
+        ops(kernel("max_abs_pair"), net.gradient, net.theta, out=_slot(state, Slot.MAX_ABS))
+        ops(kernel("check_finite"), out=state, count=1, limit=net.limit())
         rule.record_clipping(ops, net.gradient, state)
         rule.record_preparation(ops, state)
         segments = [
@@ -366,12 +366,12 @@ class Plan:
         return self._launches(lambda ops: self._record_sums(ops, sums))
 
     def advance(self, kernel_name: str) -> list[Launch]:
-        """The launch that brings the state's offset to the next batch: "count_batch" or "move_on"."""
+        """The launch that brings the state's offset to the next batch: "accumulate_loss" or "advance_offset"."""
         return self._launches(lambda ops: ops(kernel(kernel_name), out=self.state, count=1, rows=self.n))
 
     def put(self, into: Array) -> list[Launch]:
         """The launch that keeps aᴸ in the rows of `into` from the state's offset on."""
-        return self._launches(lambda ops: ops(kernel("keep_rows"), self.output, self.state, out=into))
+        return self._launches(lambda ops: ops(kernel("store_rows"), self.output, self.state, out=into))
 
     def along(self, X: Table, result: Array, start: int, stop: int) -> float | None:
         """aᴸ of rows start … stop of X, whole blocks, into those rows of `result`; returns max |x|, NaN where an x is.
@@ -383,7 +383,7 @@ class Plan:
         usual = usual and X.flags.c_contiguous
         if self._along is None and usual:
             largest = self._new((1,), np.float64)
-            look = self._launches(lambda ops: ops(kernel("largest_magnitude"), self.x, out=largest))
+            look = self._launches(lambda ops: ops(kernel("max_abs"), self.x, out=largest))
             walk = self.backend.along_rows([*look, *self.forward], [self.x, self.output, largest])
             # a network that passes everything through writes nothing
             self._along = False if walk is None or self.output is self.x else walk
@@ -410,10 +410,10 @@ class Plan:
         first = self.share.first
 
         def record(ops: Recorder) -> None:
-            ops(kernel("keep_rows"), self.output, self.state, out=kept.a[first:])
-            ops(kernel("keep_labels" if labels else "keep_rows"), self.y, self.state, out=kept.y[first:])
+            ops(kernel("store_rows"), self.output, self.state, out=kept.a[first:])
+            ops(kernel("store_labels" if labels else "store_rows"), self.y, self.state, out=kept.y[first:])
             if kept.w is not None:
-                ops(kernel("keep_weights"), self.sample_weight, self.state, out=kept.w[first:])
+                ops(kernel("store_weights"), self.sample_weight, self.state, out=kept.w[first:])
 
         return self._launches(record)
 
@@ -441,7 +441,7 @@ class Plan:
         if y is not None:
             if self.network.loss.targets == "labels":
                 if order is None:
-                    ops(kernel("take_labels"), y, self.state, out=self.y)
+                    ops(kernel("copy_labels"), y, self.state, out=self.y)
                 else:
                     ops(kernel("gather_labels"), y, order, self.state, out=self.y)
             else:
@@ -453,16 +453,16 @@ class Plan:
                 stored = (whole.values, whole.columns, whole.starts)
                 with ops.in_full(into) as sums:
                     if order is None:
-                        ops(kernel("take_compressed"), *stored, self.state, out=sums)
+                        ops(kernel("copy_csr"), *stored, self.state, out=sums)
                     else:
-                        ops(kernel("gather_compressed"), *stored, order, self.state, out=sums)
+                        ops(kernel("gather_csr"), *stored, order, self.state, out=sums)
                 continue
             steps = {
                 "row_step": whole.strides[0] // whole.itemsize,
                 "column_step": whole.strides[1] // whole.itemsize,
             }
             if order is None:
-                ops(kernel("take_rows"), whole, self.state, out=into, **steps)
+                ops(kernel("copy_rows"), whole, self.state, out=into, **steps)
             else:
                 ops(kernel("gather"), whole, order, self.state, out=into, **steps)
         self.bytes += ops.bytes

@@ -325,7 +325,7 @@ class Recorder:
             stage[k] = launch
         if len(self._roundings) == 1 and self._operands.whole_is_current():
             ((stage, k),) = self._roundings
-            stage[k].once = True
+            stage[k].first_step_only = True
 
 
 def run(launches: Iterable[Launch]) -> None:

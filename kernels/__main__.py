@@ -21,7 +21,7 @@ def main() -> int:
         print(f"compiled {len(all_kernels())} kernels, {len(units)} texts, into {host.cache_folder()}")
         return 0
     found = host.status()
-    print(f"body on this CPU: {found.body} ({found.reason})\ncache: {found.cache}")
+    print(f"body on this CPU: {found.implementation} ({found.reason})\ncache: {found.cache}")
     return 0
 
 

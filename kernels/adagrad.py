@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from ._compiler.update_rule import rule
+from ._compiler.update_rule import update_rule
 from .state import Slot
 
 
-@rule(
+@update_rule(
     "v",
     "v = v + g * g; theta = theta - lr * g / (sqrt(v) + eps);",
-    setup="const T lr = (T)state[LR], eps = (T)epsilon;",
+    prologue="const T lr = (T)state[LR], eps = (T)epsilon;",
     scalars=("epsilon",),
 )
 def adagrad(g, state, epsilon, theta, v):

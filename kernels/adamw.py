@@ -2,20 +2,20 @@
 
 import numpy as np
 
-from ._compiler.update_rule import rule
+from ._compiler.update_rule import update_rule
 from .adam import MEANS, SETUP
 from .state import Slot
 
 
-@rule(
+@update_rule(
     "m v",
     f"{MEANS} theta = theta * shrink - rate * m / (sqrt(v) * root + eps);",
-    setup=f"{SETUP} const T shrink = (T)(1.0 - state[LR] * weight_decay);",
+    prologue=f"{SETUP} const T shrink = (T)(1.0 - state[LR] * weight_decay);",
     scalars=("beta1", "beta2", "epsilon", "weight_decay"),
 )
 def adamw(g, state, beta1, beta2, epsilon, weight_decay, theta, m, v):
     """Adam's m and v; θ ← (1 − ηλ)θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε). (E8's descendant; the form of PyTorch)"""
-    rate, root = theta.dtype.type(state[Slot.RATE]), theta.dtype.type(state[Slot.ROOT])
+    rate, root = theta.dtype.type(state[Slot.CORRECTED_LR]), theta.dtype.type(state[Slot.INV_SQRT_CORRECTION])
     shrink = theta.dtype.type(1 - state[Slot.LR] * weight_decay)
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g

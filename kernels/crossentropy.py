@@ -3,7 +3,7 @@
 import numpy as np
 
 from ._compiler.registry import by_row
-from ._compiler.warp_lanes import summed
+from ._compiler.warp_lanes import row_sum
 
 # a = σ(z), δ = w(a − y), and the term of an output in ℓ
 SIGMOID = """
@@ -25,7 +25,7 @@ def sigmoid_terms(z, y, w):
 
 @by_row(
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
-    summed(f"{SIGMOID} sum += term;", "loss = w * sum;"),
+    row_sum(f"{SIGMOID} sum += term;", "loss = w * sum;"),
 )
 def sigmoid_crossentropy(z, y, w):
     """a = σ(z), δ = w(a − y) and wℓ, ℓ = −Σ y log a + (1 − y) log(1 − a) = Σ max(z, 0) − zy + log(1 + e^−|z|).
@@ -36,7 +36,7 @@ def sigmoid_crossentropy(z, y, w):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
-    summed(
+    row_sum(
         """
   const T t = y[k], p = a[k];
   sum += (t == (T)0 ? (T)0 : t * log(p)) + (t == (T)1 ? (T)0 : ((T)1 - t) * log1p(-p));
@@ -54,7 +54,7 @@ def binary_crossentropy(a, y, w):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
-    summed(
+    row_sum(
         """
   const T t = y[k];
   sum += t == (T)0 ? (T)0 : t * log(a[k]);
@@ -73,7 +73,7 @@ def categorical_crossentropy(a, y, w):
     "rows[m] T a, int32 y, T w -> rows[m] T g, T loss",
     """
 const T picked = a[y];
-meet<LANES>();
+sync_lanes<LANES>();
 for (long long k = LANE; k < m; k += LANES) g[k] = k == y ? -w / picked : (T)0;
 loss = -w * log(picked);
 """,

@@ -27,7 +27,7 @@ def _rows(rows, values, columns, starts, m, dtype):
     "raw S values, raw int32 columns, raw int64 starts, raw int64 order, raw float64 state -> inout rows[m] T x",
     f"const long long r = order[(long long)state[OFFSET] + i];{_ROW}",
 )
-def gather_compressed(i, values, columns, starts, order, state, m, x):
+def gather_csr(i, values, columns, starts, order, state, m, x):
     """xᵢ = row order[offset + i] of the table, its empty places 0. (step 1 of the procedure)"""
     return _rows(order[int(state[Slot.OFFSET]) + i], values, columns, starts, m, x.dtype)
 
@@ -36,6 +36,6 @@ def gather_compressed(i, values, columns, starts, order, state, m, x):
     "raw S values, raw int32 columns, raw int64 starts, raw float64 state -> inout rows[m] T x",
     f"const long long r = (long long)state[OFFSET] + i;{_ROW}",
 )
-def take_compressed(i, values, columns, starts, state, m, x):
+def copy_csr(i, values, columns, starts, state, m, x):
     """xᵢ = row offset + i of the table: the rows as they stand, for prediction and evaluation."""
     return _rows(int(state[Slot.OFFSET]) + i, values, columns, starts, m, x.dtype)

@@ -55,14 +55,14 @@ def philox(counter, key):
     """raw T x, raw float64 state, scalar uint32 threshold, scalar T factor, scalar uint32 layer, scalar int64 width,
        scalar int64 elements -> raw T y""",
     f"""
-enum {{ BLOCKS = AT_ONCE }};
+enum {{ BLOCKS = PHILOX_UNROLL }};
 // so many blocks are drawn side by side, by the row of the first of them
 if (i % BLOCKS == 0) {{
   const unsigned long long first = (unsigned long long)state[FIRST_ROW] * (unsigned long long)width;
   const unsigned long long block = first / 4 + (unsigned long long)i;
   unsigned int c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
   unsigned int k0 = (unsigned int)state[SEED_LOW], k1 = (unsigned int)state[SEED_HIGH];
-  const unsigned int step = (unsigned int)state[STEP], net = layer + 65536u * (unsigned int)state[NET];
+  const unsigned int step = (unsigned int)state[STEP], net = layer + 65536u * (unsigned int)state[NET_INDEX];
   for (int q = 0; q < BLOCKS; ++q) {{
     c0[q] = (unsigned int)(block + q); c1[q] = (unsigned int)((block + q) >> 32); c2[q] = step; c3[q] = net;
   }}
@@ -85,7 +85,7 @@ if (i % BLOCKS == 0) {{
   }}
 }}
 """,
-    apart=True,
+    independent_rows=True,
 )
 def dropout(i, x, state, threshold, factor, layer, width, elements, y):
     """y = x ⊙ k · factor, k = 1 where the element's 32 bits are ≥ threshold = p·2³²; forward and backward alike. (E11)
@@ -101,7 +101,7 @@ def dropout(i, x, state, threshold, factor, layer, width, elements, y):
         block & np.uint64(0xFFFFFFFF),
         block >> np.uint64(32),
         same + np.uint64(int(state[Slot.STEP]) & 0xFFFFFFFF),
-        same + np.uint64(int(layer) + 65536 * int(state[Slot.NET])),
+        same + np.uint64(int(layer) + 65536 * int(state[Slot.NET_INDEX])),
     )
     drawn = np.stack(_rounds(*words, state[Slot.SEED_LOW], state[Slot.SEED_HIGH]), axis=1).ravel()
     begin = (first // 4 + int(i[0])) * 4 - first

@@ -7,7 +7,7 @@ from ._compiler.activation import activation
 
 @activation(
     value="a = z > (T)0 ? z : alpha * expm1(z);",
-    slope="d = a > (T)0 ? (T)1 : a + alpha;",
+    derivative="d = a > (T)0 ? (T)1 : a + alpha;",
     stored="a",
     constants=("alpha",),
 )
@@ -17,5 +17,5 @@ class elu:
     def f(z, alpha):
         return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
 
-    def slope(a, alpha):
+    def derivative(a, alpha):
         return np.where(a > 0, 1, a + alpha)

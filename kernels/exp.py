@@ -5,12 +5,12 @@ import numpy as np
 from ._compiler.activation import activation
 
 
-@activation(value="a = exp(z);", slope="d = a;", stored="a")
+@activation(value="a = exp(z);", derivative="d = a;", stored="a")
 class exp:
     """f(z) = eᶻ, f′ = a. (E2)"""
 
     def f(z):
         return np.exp(z)
 
-    def slope(a):
+    def derivative(a):
         return a

@@ -37,7 +37,7 @@ def gather_labels(i, source, order, state):
     "raw S source, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] H x",
     f"const S* from = source + ((long long)state[OFFSET] + i) * row_step;{_CONVERT}",
 )
-def take_rows(i, source, state, row_step, column_step):
+def copy_rows(i, source, state, row_step, column_step):
     """xᵢ = source[offset + i]: the rows as they stand, for prediction and evaluation."""
     first = int(state[Slot.OFFSET])
     return source[first + i[0] : first + i[-1] + 1]
@@ -47,7 +47,7 @@ def take_rows(i, source, state, row_step, column_step):
     "raw int32 source, raw float64 state -> int32 y",
     "y = source[(long long)state[OFFSET] + i];",
 )
-def take_labels(i, source, state):
+def copy_labels(i, source, state):
     """yᵢ = source[offset + i]."""
     first = int(state[Slot.OFFSET])
     return source[first + i[0] : first + i[-1] + 1]

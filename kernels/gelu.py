@@ -10,7 +10,7 @@ K = 0.044715
 
 @activation(
     value=f"a = (T)0.5 * z * ((T)1 + tanh((T){C} * (z + (T){K} * z * z * z)));",
-    slope=f"""const T t = tanh((T){C} * (z + (T){K} * z * z * z));
+    derivative=f"""const T t = tanh((T){C} * (z + (T){K} * z * z * z));
               d = (T)0.5 * ((T)1 + t) + (T)0.5 * z * ((T)1 - t * t) * (T){C} * ((T)1 + (T)3 * (T){K} * z * z);""",
     stored="z",
     ulp=8,
@@ -22,6 +22,6 @@ class gelu:
     def f(z):
         return 0.5 * z * (1 + np.tanh(C * (z + K * z * z * z)))
 
-    def slope(z):
+    def derivative(z):
         t = np.tanh(C * (z + K * z * z * z))
         return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * C * (1 + 3 * K * z * z)

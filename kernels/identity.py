@@ -5,12 +5,12 @@ import numpy as np
 from ._compiler.activation import activation
 
 
-@activation(value="a = z;", slope="(void)a; d = (T)1;", stored="a", ulp=0)
+@activation(value="a = z;", derivative="(void)a; d = (T)1;", stored="a", ulp=0)
 class identity:
     """f(z) = z, f′ = 1. A network of identities only is a linear regression. (E2)"""
 
     def f(z):
         return z
 
-    def slope(a):
+    def derivative(a):
         return np.ones_like(a)

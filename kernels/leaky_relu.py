@@ -7,7 +7,7 @@ from ._compiler.activation import activation
 
 @activation(
     value="a = z < (T)0 ? alpha * z : z;",
-    slope="d = a > (T)0 ? (T)1 : (a <= (T)0 ? alpha : a);",
+    derivative="d = a > (T)0 ? (T)1 : (a <= (T)0 ? alpha : a);",
     stored="a",
     constants=("alpha",),
     ulp=0,
@@ -18,5 +18,5 @@ class leaky_relu:
     def f(z, alpha):
         return np.where(z < 0, alpha * z, z)
 
-    def slope(a, alpha):
+    def derivative(a, alpha):
         return np.where(a > 0, 1, np.where(a <= 0, alpha, a)).astype(a.dtype)

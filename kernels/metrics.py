@@ -8,14 +8,14 @@ class) has as many terms per row.
 import numpy as np
 
 from ._compiler.registry import by_row
-from ._compiler.warp_lanes import summed
-from .step import UPDATING
+from ._compiler.warp_lanes import row_sum
+from .step import IF_UPDATING
 
 
 @by_row(
     "rows[m] T a, int32 y, T w -> float64 term",
     """
-const long long best = first_largest<LANES>(a, m);
+const long long best = row_argmax<LANES>(a, m);
 term = best == y ? (double)w : 0.0;
 """,
 )
@@ -27,7 +27,7 @@ def sparse_accuracy(a, y, w):
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> float64 term",
     """
-const long long best = first_largest<LANES>(a, m), wanted = first_largest<LANES>(y, m);
+const long long best = row_argmax<LANES>(a, m), wanted = row_argmax<LANES>(y, m);
 term = best == wanted ? (double)w : 0.0;
 """,
 )
@@ -41,7 +41,7 @@ def categorical_accuracy(a, y, w):
     """
 long long hits = 0;
 for (long long k = LANE; k < m; k += LANES) hits += (a[k] > threshold) == (y[k] > (T)0.5);
-term = (double)w * (double)sum_of_lanes<LANES>(hits);
+term = (double)w * (double)sum_lanes<LANES>(hits);
 """,
 )
 def binary_accuracy(a, y, w, threshold):
@@ -51,7 +51,7 @@ def binary_accuracy(a, y, w, threshold):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> float64 term",
-    summed("sum += fabs((double)a[k] - (double)y[k]);", "term = (double)w * (sum / (double)m);", of="double"),
+    row_sum("sum += fabs((double)a[k] - (double)y[k]);", "term = (double)w * (sum / (double)m);", of="double"),
 )
 def absolute_error(a, y, w):
     """w times the mean absolute error over the row's outputs."""
@@ -60,7 +60,7 @@ def absolute_error(a, y, w):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> float64 term",
-    summed(
+    row_sum(
         "const double e = (double)a[k] - (double)y[k]; sum += e * e;",
         "term = (double)w * (sum / (double)m);",
         of="double",
@@ -78,7 +78,7 @@ const bool lost = right != right;
 long long before = 0;
 for (long long k = LANE; k < m; k += LANES)
   before += a[k] != a[k] ? !lost || k < wanted : !lost && (a[k] > right || (a[k] == right && k < wanted));
-term = sum_of_lanes<LANES>(before) < top ? (double)w : 0.0;
+term = sum_lanes<LANES>(before) < top ? (double)w : 0.0;
 """
 
 
@@ -94,7 +94,7 @@ def sparse_top_k(a, y, w, top):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w, scalar int64 top -> float64 term",
-    f"const long long wanted = first_largest<LANES>(y, m);{_TOP_K}",
+    f"const long long wanted = row_argmax<LANES>(y, m);{_TOP_K}",
 )
 def categorical_top_k(a, y, w, top):
     """w where the output of the largest target's column is among the `top` largest, else 0; the rest as above."""
@@ -110,7 +110,7 @@ def _before(a, wanted):
     return np.where(np.isnan(a), ~lost | left, ahead).sum(axis=1)
 
 
-_BEST = "const long long best = first_largest<LANES>(a, m);"
+_BEST = "const long long best = row_argmax<LANES>(a, m);"
 _COUNTS = "rows[m] float64 right, rows[m] float64 said, rows[m] float64 wanted"
 
 
@@ -140,10 +140,10 @@ def count_labels(a, y, w):
     _counting(
         "k == best",
         "k == label",
-        "const long long best = first_largest<LANES>(a, m), label = first_largest<LANES>(y, m);",
+        "const long long best = row_argmax<LANES>(a, m), label = row_argmax<LANES>(y, m);",
     ),
 )
-def count_largest(a, y, w):
+def count_one_hot(a, y, w):
     """The same where the label is the column of the largest target."""
     columns = np.arange(a.shape[1])
     return _counted(columns == a.argmax(axis=1)[:, None], columns == y.argmax(axis=1)[:, None], w)
@@ -173,7 +173,7 @@ for (long long k = LANE; k < m; k += LANES) {
 }
 """,
 )
-def spread_terms(a, y, first, w):
+def variance_terms(a, y, first, w):
     """w(a − y)², w(y − y₀), w(y − y₀)² and w, y₀ the batch's first row: near the mean, so that nothing cancels."""
     a, y, v = a.astype(np.float64), y.astype(np.float64), w.astype(np.float64)[:, None]
     e, d = a - y, y - first
@@ -192,11 +192,11 @@ spread[columns + i] += apart * (w / total);
 spread[2 * columns + i] += (batch[2 * columns + i] - away * away * w) + apart * apart * (before * (w / total));
 spread[3 * columns + i] = total;
 """,
-    when=UPDATING,
+    guard=IF_UPDATING,
 )
-def accumulate_spread(i, batch, first, state, columns, spread):
+def accumulate_variance(i, batch, first, state, columns, spread):
     """Σw(a − y)², the mean of y − c, Σw(y − mean)², Σw and c of the batches so far, column by column. `batch` holds
-    the sums of `spread_terms` over one batch; c is the first batch's y₀, again near the mean.
+    the sums of `variance_terms` over one batch; c is the first batch's y₀, again near the mean.
     (Chan, Golub and LeVeque 1983: two parts' sums about their own means)"""
     m = int(columns)
     error, away, square, w = batch[: 4 * m].reshape(4, m)[:, i]

@@ -1,13 +1,13 @@
 """Gradient descent with Nesterov's momentum."""
 
-from ._compiler.update_rule import rule
+from ._compiler.update_rule import update_rule
 from .state import Slot
 
 
-@rule(
+@update_rule(
     "v",
     "v = mu * v + g; theta = theta - lr * (g + mu * v);",
-    setup="const T lr = (T)state[LR], mu = (T)momentum;",
+    prologue="const T lr = (T)state[LR], mu = (T)momentum;",
     scalars=("momentum",),
 )
 def nesterov(g, state, momentum, theta, v):

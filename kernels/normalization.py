@@ -39,9 +39,9 @@ def batch_normalize_backward_fixed(g, variance, gamma, epsilon):
     """
 T mean = (T)0, variance = (T)0;
 for (long long k = LANE; k < m; k += LANES) mean += x[k];
-mean = sum_of_lanes<LANES>(mean) / (T)m;
+mean = sum_lanes<LANES>(mean) / (T)m;
 for (long long k = LANE; k < m; k += LANES) { const T c = x[k] - mean; variance += c * c; }
-variance = sum_of_lanes<LANES>(variance);
+variance = sum_lanes<LANES>(variance);
 scale = (T)1 / sqrt(variance / (T)m + epsilon) + (variance - variance);
 for (long long k = LANE; k < m; k += LANES) {
   const T u = (x[k] - mean) * scale;
@@ -64,8 +64,8 @@ def layer_normalize(x, gamma, beta, epsilon):
     """
 T first = (T)0, second = (T)0;
 for (long long k = LANE; k < m; k += LANES) { const T u = gamma[k] * g[k]; first += u; second += u * normal[k]; }
-first = sum_of_lanes<LANES>(first) / (T)m;
-second = sum_of_lanes<LANES>(second) / (T)m;
+first = sum_lanes<LANES>(first) / (T)m;
+second = sum_lanes<LANES>(second) / (T)m;
 for (long long k = LANE; k < m; k += LANES) grad[k] = scale * (gamma[k] * g[k] - first - normal[k] * second);
 """,
 )

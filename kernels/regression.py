@@ -6,20 +6,20 @@ Half squared error sums over a row's outputs, as the text does; the others avera
 import numpy as np
 
 from ._compiler.registry import by_row
-from ._compiler.warp_lanes import summed
+from ._compiler.warp_lanes import row_sum
 
 SIGNATURE = "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss"
 
 
 def _mean(each: str, c: str = "w / (T)m") -> str:
     """The text of a loss that is the mean of the m terms that `each` adds to the sum; c is g's factor, w/m."""
-    return summed(each, "loss = w * (sum / (T)m);", first=f"const T c = {c};")
+    return row_sum(each, "loss = w * (sum / (T)m);", first=f"const T c = {c};")
 
 
 @by_row(
     SIGNATURE,
     # mutate: E3 half squared error
-    summed("const T e = a[k] - y[k]; sum += e * e; g[k] = w * e;", "loss = w * ((T)0.5 * sum);"),
+    row_sum("const T e = a[k] - y[k]; sum += e * e; g[k] = w * e;", "loss = w * ((T)0.5 * sum);"),
 )
 def half_squared_error(a, y, w):
     """ℓ = ½ Σ (a − y)², g = w(a − y). (E3)"""

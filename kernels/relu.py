@@ -7,7 +7,7 @@ from ._compiler.activation import activation
 
 @activation(
     value="a = z < (T)0 ? (T)0 : z;",  # mutate: E2 relu
-    slope="d = a > (T)0 ? (T)1 : (a <= (T)0 ? (T)0 : a);",
+    derivative="d = a > (T)0 ? (T)1 : (a <= (T)0 ? (T)0 : a);",
     stored="a",
     ulp=0,
 )
@@ -17,5 +17,5 @@ class relu:
     def f(z):
         return np.where(z < 0, 0, z)
 
-    def slope(a):
+    def derivative(a):
         return np.where(a > 0, 1, np.where(a <= 0, 0, a))

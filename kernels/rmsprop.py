@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from ._compiler.update_rule import rule
+from ._compiler.update_rule import update_rule
 from .state import Slot
 
 
-@rule(
+@update_rule(
     "v",
     "v = keep * v + fresh * g * g; theta = theta - lr * g / (sqrt(v) + eps);",
-    setup="const T lr = (T)state[LR], keep = (T)rho, fresh = (T)(1.0 - rho), eps = (T)epsilon;",
+    prologue="const T lr = (T)state[LR], keep = (T)rho, fresh = (T)(1.0 - rho), eps = (T)epsilon;",
     scalars=("rho", "epsilon"),
 )
 def rmsprop(g, state, rho, epsilon, theta, v):

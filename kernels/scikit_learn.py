@@ -9,20 +9,20 @@ spacing of numbers at 1; momentum holds the learning rate inside v; Adam's ε st
 import numpy as np
 
 from ._compiler.registry import by_row, elementwise
-from ._compiler.update_rule import rule
-from ._compiler.warp_lanes import summed
+from ._compiler.update_rule import update_rule
+from ._compiler.warp_lanes import row_sum
 from .adam import PARTS
 from .crossentropy import SIGMOID, sigmoid_terms
 from .state import Slot
-from .step import tick_counting, tick_text
+from .step import end_step_reference, end_step_source
 
 
 @elementwise(
     "T theta, raw float64 state, scalar T l2, scalar T l1 -> inout T g",
     "g = g + share * (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",
-    setup="const T share = (T)(state[WEIGHT] > 0.0 ? 1.0 / state[WEIGHT] : 0.0);",
+    prologue="const T share = (T)(state[WEIGHT] > 0.0 ? 1.0 / state[WEIGHT] : 0.0);",
 )
-def add_shared_penalty_gradient(theta, state, l2, l1, g):
+def add_scaled_penalty_gradient(theta, state, l2, l1, g):
     """∂C/∂W gains αW/Σw, and α₁ sign(W)/Σw for the l1 form, Σw the weight of the batch. (E9)"""
     weight = state[Slot.WEIGHT]
     share = g.dtype.type(1 / weight if weight > 0 else 0)
@@ -30,7 +30,7 @@ def add_shared_penalty_gradient(theta, state, l2, l1, g):
 
 
 @by_row("-> raw float64 state", "state[PENALTY] = state[WEIGHT] > 0.0 ? state[PENALTY] / state[WEIGHT] : 0.0;")
-def share_penalty(state):
+def scale_penalty(state):
     """The penalty's part in a batch's loss: ½α ΣW²/Σw. (E9)"""
     weight = state[Slot.WEIGHT]
     state[Slot.PENALTY] = state[Slot.PENALTY] / weight if weight > 0 else 0
@@ -38,16 +38,16 @@ def share_penalty(state):
 
 @by_row(
     "scalar float64 rows -> raw float64 state",
-    tick_text("rows"),
+    end_step_source("rows"),
 )
-def tick_by_rows(rows, state):
+def end_step_by_rows(rows, state):
     """The step is over, as `tick`; the batch counts in the epoch's loss by its rows, whatever their weights."""
-    tick_counting(rows, rows, state)
+    end_step_reference(rows, rows, state)
 
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss",
-    summed("const T e = a[k] - y[k]; sum += e * e; g[k] = w * e;", "loss = w * ((T)0.5 * sum / (T)m);"),
+    row_sum("const T e = a[k] - y[k]; sum += e * e; g[k] = w * e;", "loss = w * ((T)0.5 * sum / (T)m);"),
 )
 def mean_half_squared_error(a, y, w):
     """ℓ = ½ (1/m) Σ (a − y)² is reported, and g = w(a − y), the gradient of the sum, is what is followed. (E3)"""
@@ -67,7 +67,7 @@ def clip_log_loss(w, low, high, loss):
 
 @by_row(
     "rows[m] T z, rows[m] T y, T w, scalar T low, scalar T high -> rows[m] T a, rows[m] T delta, T loss",
-    summed(f"{SIGMOID} sum += term < low ? low : (term > high ? high : term);", "loss = w * sum;"),
+    row_sum(f"{SIGMOID} sum += term < low ? low : (term > high ? high : term);", "loss = w * sum;"),
 )
 def sigmoid_log_loss(z, y, w, low, high):
     """a = σ(z), δ = w(a − y), and wℓ with ℓ = −Σ y log a + (1 − y) log(1 − a) as if each a had been clipped to
@@ -78,7 +78,7 @@ def sigmoid_log_loss(z, y, w, low, high):
 
 @by_row(
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
-    summed(
+    row_sum(
         """
   const T t = y[k], p = exp(z[k]);
   const T d = z[k] - log(t);
@@ -100,26 +100,26 @@ def exp_poisson(z, y, w):
     return a, w[:, None] * (a - y), w * loss.sum(axis=1)
 
 
-@rule(
+@update_rule(
     "v",
     "v = mu * v - lr * g; theta = theta + v;",
-    setup="const T lr = (T)state[LR], mu = (T)momentum;",
+    prologue="const T lr = (T)state[LR], mu = (T)momentum;",
     scalars=("momentum",),
 )
-def momentum_with_rate(g, state, momentum, theta, v):
+def sklearn_momentum(g, state, momentum, theta, v):
     """v ← μv − ηg, θ ← θ + v: a change of η reaches what v gathers from then on. (E8's descendant)"""
     lr = theta.dtype.type(state[Slot.LR])
     v = momentum * v - lr * g
     return theta + v, v
 
 
-@rule(
+@update_rule(
     "v",
     "v = mu * v - lr * g; theta = theta + (mu * v - lr * g);",
-    setup="const T lr = (T)state[LR], mu = (T)momentum;",
+    prologue="const T lr = (T)state[LR], mu = (T)momentum;",
     scalars=("momentum",),
 )
-def nesterov_with_rate(g, state, momentum, theta, v):
+def sklearn_nesterov(g, state, momentum, theta, v):
     """v ← μv − ηg, θ ← θ + μv − ηg. (E8's descendant)"""
     lr = theta.dtype.type(state[Slot.LR])
     v = momentum * v - lr * g
@@ -130,27 +130,27 @@ def nesterov_with_rate(g, state, momentum, theta, v):
     "scalar float64 beta1, scalar float64 beta2 -> raw float64 state",
     """
 const double t = state[STEP] + 1.0;
-state[RATE] = state[LR] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, t));
+state[CORRECTED_LR] = state[LR] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, t));
 """,
 )
-def plain_adam_corrections(beta1, beta2, state):
+def sklearn_adam_bias_correction(beta1, beta2, state):
     """η√(1 − β₂ᵗ)/(1 − β₁ᵗ), t counted from 1: once a step, in float64."""
     t = state[Slot.STEP] + 1
-    state[Slot.RATE] = state[Slot.LR] * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+    state[Slot.CORRECTED_LR] = state[Slot.LR] * np.sqrt(1 - beta2**t) / (1 - beta1**t)
 
 
-@rule(
+@update_rule(
     "m v",
     """m = keep1 * m + fresh1 * g;
        v = keep2 * v + fresh2 * (g * g);
        theta = theta - rate * m / (sqrt(v) + eps);""",
-    setup=f"{PARTS} const T rate = (T)state[RATE], eps = (T)epsilon;",
+    prologue=f"{PARTS} const T rate = (T)state[CORRECTED_LR], eps = (T)epsilon;",
     scalars=("beta1", "beta2", "epsilon"),
 )
-def plain_adam(g, state, beta1, beta2, epsilon, theta, m, v):
+def sklearn_adam(g, state, beta1, beta2, epsilon, theta, m, v):
     """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε).
     (E8's descendant; Kingma and Ba 2015, the form at the end of section 2)"""
-    rate = theta.dtype.type(state[Slot.RATE])
+    rate = theta.dtype.type(state[Slot.CORRECTED_LR])
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * (g * g)
     return theta - rate * m / (np.sqrt(v) + epsilon), m, v

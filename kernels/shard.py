@@ -5,6 +5,6 @@ from .state import Slot
 
 
 @by_row("scalar float64 first -> raw float64 state", "state[FIRST_ROW] = first;")
-def begin_part(first, state):
+def start_shard(first, state):
     """Row i of this process is row first + i of the batch: dropout masks are those of one process alone. (E11)"""
     state[Slot.FIRST_ROW] = first

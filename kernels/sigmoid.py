@@ -7,7 +7,7 @@ from ._compiler.activation import activation
 
 @activation(
     value="const T e = exp(-fabs(z)); a = (z >= (T)0 ? (T)1 : e) / ((T)1 + e);",
-    slope="d = a * ((T)1 - a);",
+    derivative="d = a * ((T)1 - a);",
     stored="a",
 )
 class sigmoid:
@@ -17,5 +17,5 @@ class sigmoid:
         e = np.exp(-np.abs(z))
         return np.where(z >= 0, 1, e) / (1 + e)
 
-    def slope(a):
+    def derivative(a):
         return a * (1 - a)

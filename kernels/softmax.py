@@ -16,17 +16,17 @@ for (; k + 4 <= m; k += 4 * LANES) {
 }
 for (k = m / 4 * 4 + LANE; k < m; k += LANES) t0 = z[k] > t0 ? z[k] : t0;
 t0 = t1 > t0 ? t1 : t0; t2 = t3 > t2 ? t3 : t2;
-const T top = largest_of_lanes<LANES>(t2 > t0 ? t2 : t0);
+const T top = max_lanes<LANES>(t2 > t0 ? t2 : t0);
 """
 _EXP_AND_SUM = """
-meet<LANES>();
+sync_lanes<LANES>();
 VECTOR_LOOP
 for (k = LANE; k < m; k += LANES) a[k] = exp(z[k] - top);
-meet<LANES>();
+sync_lanes<LANES>();
 T s0 = (T)0, s1 = (T)0, s2 = (T)0, s3 = (T)0;
 for (k = 4 * LANE; k + 4 <= m; k += 4 * LANES) { s0 += a[k]; s1 += a[k + 1]; s2 += a[k + 2]; s3 += a[k + 3]; }
 for (k = m / 4 * 4 + LANE; k < m; k += LANES) s0 += a[k];
-const T sum = sum_of_lanes<LANES>((s0 + s1) + (s2 + s3));
+const T sum = sum_lanes<LANES>((s0 + s1) + (s2 + s3));
 """
 _SOFTMAX = f"""{_TOP}{_EXP_AND_SUM}
 for (k = LANE; k < m; k += LANES) a[k] = a[k] / sum;
@@ -50,7 +50,7 @@ def softmax(z):
     """
 T inner = (T)0;
 for (long long k = LANE; k < m; k += LANES) inner += a[k] * g[k];
-inner = sum_of_lanes<LANES>(inner);
+inner = sum_lanes<LANES>(inner);
 // mutate: E4 softmax
 for (long long k = LANE; k < m; k += LANES) delta[k] = a[k] * (g[k] - inner);
 """,
@@ -90,7 +90,7 @@ def softmax_crossentropy(z, y, w):
     f"""{_TOP}
 T mass = (T)0, picked = (T)0;
 for (k = LANE; k < m; k += LANES) {{ mass += y[k]; picked += y[k] == (T)0 ? (T)0 : y[k] * (z[k] - top); }}
-mass = sum_of_lanes<LANES>(mass); picked = sum_of_lanes<LANES>(picked);
+mass = sum_lanes<LANES>(mass); picked = sum_lanes<LANES>(picked);
 {_EXP_AND_SUM}
 VECTOR_LOOP
 for (k = LANE; k < m; k += LANES) {{

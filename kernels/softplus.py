@@ -7,7 +7,7 @@ from ._compiler.activation import activation
 
 @activation(
     value="a = (z > (T)0 ? z : (z <= (T)0 ? (T)0 : z)) + log1p(exp(-fabs(z)));",
-    slope="d = -expm1(-a);",
+    derivative="d = -expm1(-a);",
     stored="a",
 )
 class softplus:
@@ -16,5 +16,5 @@ class softplus:
     def f(z):
         return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
 
-    def slope(a):
+    def derivative(a):
         return -np.expm1(-a)

@@ -19,9 +19,9 @@ class Slot(IntEnum):
     FIRST_ROW = 3  # number of this batch's first row in the global batch (other processes hold the rows before it)
     SEED_LOW = 4  # the seed's low 32 bits
     SEED_HIGH = 5  # the seed's high 32 bits
-    BAD = 6  # 0, or 1 + the step at which a loss, a gradient or an update was not finite
-    SKIP = 7  # 1 while every weight of the batch is zero: such a batch changes nothing
-    CAREFUL = (
+    NONFINITE_STEP = 6  # 0, or 1 + the step at which a loss, a gradient or an update was not finite
+    EMPTY_BATCH = 7  # 1 while every weight of the batch is zero: such a batch changes nothing
+    NEAR_OVERFLOW = (
         8  # 1 once a value grew so large that an update could overflow: candidates are tried before they are written
     )
     LOSS = 9  # Σ wᵢℓᵢ / Σ wᵢ of this batch, the penalty not included
@@ -29,17 +29,17 @@ class Slot(IntEnum):
     WEIGHT = 11  # Σ wᵢ of this batch
     LOSS_SUM = 12  # Σ over the epoch's batches of (loss + penalty) · weight
     WEIGHT_SUM = 13  # Σ over the epoch's batches of weight
-    LARGEST = 14  # max(|g|, |θ|), not finite if one of them is not
-    PROBE = 15  # 0, or not finite where a candidate update is
-    NORM = 16  # Σ g², for clipping by the global norm
-    CAUSE = 17  # what was not finite first: 1 the loss, 2 a gradient or a parameter, 3 an update
-    BAD_LR = 18  # η at that step
-    RATE = 19  # Adam: η / (1 − β₁ᵗ)
-    ROOT = 20  # Adam: 1/√(1 − β₂ᵗ)
-    BATCH = 21  # number of this batch in the epoch
-    BAD_BATCH = 22  # number of the batch at which the flag was raised
-    NET = 23  # index of this net among many that share one plan; part of the counter of dropout masks
-    EPOCH = 24  # epochs that ended since Python looked
+    MAX_ABS = 14  # max(|g|, |θ|), not finite if one of them is not
+    UPDATE_PROBE = 15  # 0, or not finite where a candidate update is
+    SQUARED_NORM = 16  # Σ g², for clipping by the global norm
+    NONFINITE_CAUSE = 17  # what was not finite first: 1 the loss, 2 a gradient or a parameter, 3 an update
+    NONFINITE_LR = 18  # η at that step
+    CORRECTED_LR = 19  # Adam: η / (1 − β₁ᵗ)
+    INV_SQRT_CORRECTION = 20  # Adam: 1/√(1 − β₂ᵗ)
+    BATCH_INDEX = 21  # number of this batch in the epoch
+    NONFINITE_BATCH = 22  # number of the batch at which the flag was raised
+    NET_INDEX = 23  # index of this net among many that share one plan; part of the counter of dropout masks
+    EPOCHS_DONE = 24  # epochs that ended since Python looked
 
 
 SIZE = 32

@@ -6,35 +6,40 @@ from ._compiler.registry import Guard, by_row, elementwise, reduction
 from .state import Slot
 
 # updates write only while no step was bad and the batch has weight
-UPDATING = Guard("state[BAD] == 0.0 && state[SKIP] == 0.0", lambda s: s[Slot.BAD] == 0 and s[Slot.SKIP] == 0)
-CAREFUL = Guard(
-    "state[BAD] == 0.0 && state[SKIP] == 0.0 && state[CAREFUL] != 0.0",
-    lambda s: s[Slot.BAD] == 0 and s[Slot.SKIP] == 0 and s[Slot.CAREFUL] != 0,
+IF_UPDATING = Guard(
+    "state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0",
+    lambda s: s[Slot.NONFINITE_STEP] == 0 and s[Slot.EMPTY_BATCH] == 0,
+)
+IF_NEAR_OVERFLOW = Guard(
+    "state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0 && state[NEAR_OVERFLOW] != 0.0",
+    lambda s: s[Slot.NONFINITE_STEP] == 0 and s[Slot.EMPTY_BATCH] == 0 and s[Slot.NEAR_OVERFLOW] != 0,
 )
 
 
-@by_row("scalar float64 rows -> raw float64 state", "state[WEIGHT] = rows; state[SKIP] = 0.0; state[PENALTY] = 0.0;")
-def begin_batch(rows, state):
+@by_row(
+    "scalar float64 rows -> raw float64 state", "state[WEIGHT] = rows; state[EMPTY_BATCH] = 0.0; state[PENALTY] = 0.0;"
+)
+def start_batch(rows, state):
     """Σ wᵢ of a batch without sample weights is its number of rows. No penalty is known yet."""
     state[Slot.WEIGHT] = rows
-    state[Slot.SKIP] = 0
+    state[Slot.EMPTY_BATCH] = 0
     state[Slot.PENALTY] = 0
 
 
-@by_row("-> raw float64 state", "state[SKIP] = state[WEIGHT] > 0.0 ? 0.0 : 1.0; state[PENALTY] = 0.0;")
-def begin_weighted(state):
+@by_row("-> raw float64 state", "state[EMPTY_BATCH] = state[WEIGHT] > 0.0 ? 0.0 : 1.0; state[PENALTY] = 0.0;")
+def start_weighted_batch(state):
     """A batch whose weights are all zero, as their sum in the state says, changes nothing. No penalty is known yet."""
-    state[Slot.SKIP] = 0 if state[Slot.WEIGHT] > 0 else 1
+    state[Slot.EMPTY_BATCH] = 0 if state[Slot.WEIGHT] > 0 else 1
     state[Slot.PENALTY] = 0
 
 
 @elementwise(
     "T w, raw float64 state -> T share",
     "share = weight > 0.0 ? (T)((double)w / weight) : w;",  # mutate: E3 weights
-    setup="const double weight = state[WEIGHT];",
+    prologue="const double weight = state[WEIGHT];",
     ulp=0,
 )
-def weigh(w, state):
+def normalize_weights(w, state):
     """share = wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; weights that are all zero give zeros. (E3)"""
     weight = state[Slot.WEIGHT]
     return w.astype(np.float64) / weight if weight > 0 else w
@@ -52,7 +57,7 @@ def add_penalty_gradient(theta, state, l2, l1, g):
 @reduction(
     "T theta, scalar float64 l2, scalar float64 l1 -> float64 s",
     "const double u = (double)theta; s = 0.5 * l2 * u * u + l1 * fabs(u);",  # mutate: E9 penalty
-    over="all",
+    axis="all",
 )
 def penalty(theta, l2, l1):
     """½λ Σ W² + λ₁ Σ |W|, added in float64. (E9)"""
@@ -63,46 +68,48 @@ def penalty(theta, l2, l1):
 @by_row(
     "scalar float64 limit -> raw float64 state",
     """
-if (state[BAD] == 0.0 && state[SKIP] == 0.0) {
+if (state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0) {
   const double loss = state[LOSS] + state[PENALTY];
-  const double cause = loss - loss != 0.0 ? 1.0 : (state[LARGEST] - state[LARGEST] != 0.0 ? 2.0 : 0.0);
+  const double cause = loss - loss != 0.0 ? 1.0 : (state[MAX_ABS] - state[MAX_ABS] != 0.0 ? 2.0 : 0.0);
   if (cause != 0.0) {
-    state[BAD] = state[STEP] + 1.0; state[CAUSE] = cause; state[BAD_LR] = state[LR]; state[BAD_BATCH] = state[BATCH];
-  } else if (state[LARGEST] > limit || !(fabs(state[LR]) <= limit)) state[CAREFUL] = 1.0;
+    state[NONFINITE_STEP] = state[STEP] + 1.0; state[NONFINITE_CAUSE] = cause;
+  state[NONFINITE_LR] = state[LR]; state[NONFINITE_BATCH] = state[BATCH_INDEX];
+  } else if (state[MAX_ABS] > limit || !(fabs(state[LR]) <= limit)) state[NEAR_OVERFLOW] = 1.0;
 }
 """,
 )
-def judge(limit, state):
+def check_finite(limit, state):
     """Raise the flag where the loss, a gradient or a parameter is not finite; turn careful where one passes `limit`.
 
     Below the limit no rule's update can overflow, so that most steps need no second look.
     """
-    if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
+    if state[Slot.NONFINITE_STEP] == 0 and state[Slot.EMPTY_BATCH] == 0:
         loss = state[Slot.LOSS] + state[Slot.PENALTY]
-        cause = 1 if not np.isfinite(loss) else 2 if not np.isfinite(state[Slot.LARGEST]) else 0
+        cause = 1 if not np.isfinite(loss) else 2 if not np.isfinite(state[Slot.MAX_ABS]) else 0
         if cause:
-            state[Slot.BAD] = state[Slot.STEP] + 1
-            state[Slot.CAUSE] = cause
-            state[Slot.BAD_LR], state[Slot.BAD_BATCH] = state[Slot.LR], state[Slot.BATCH]
-        elif state[Slot.LARGEST] > limit or not abs(state[Slot.LR]) <= limit:
-            state[Slot.CAREFUL] = 1
+            state[Slot.NONFINITE_STEP] = state[Slot.STEP] + 1
+            state[Slot.NONFINITE_CAUSE] = cause
+            state[Slot.NONFINITE_LR], state[Slot.NONFINITE_BATCH] = state[Slot.LR], state[Slot.BATCH_INDEX]
+        elif state[Slot.MAX_ABS] > limit or not abs(state[Slot.LR]) <= limit:
+            state[Slot.NEAR_OVERFLOW] = 1
 
 
 @by_row(
     "-> raw float64 state",
     """
-if (state[PROBE] - state[PROBE] != 0.0) {
-  state[BAD] = state[STEP] + 1.0; state[CAUSE] = 3.0; state[BAD_LR] = state[LR]; state[BAD_BATCH] = state[BATCH];
+if (state[UPDATE_PROBE] - state[UPDATE_PROBE] != 0.0) {
+  state[NONFINITE_STEP] = state[STEP] + 1.0; state[NONFINITE_CAUSE] = 3.0;
+  state[NONFINITE_LR] = state[LR]; state[NONFINITE_BATCH] = state[BATCH_INDEX];
 }
 """,
-    when=CAREFUL,
+    guard=IF_NEAR_OVERFLOW,
 )
-def judge_update(state):
+def check_update_finite(state):
     """Raise the flag where a candidate update is not finite, before anything of it is written."""
-    if not np.isfinite(state[Slot.PROBE]):
-        state[Slot.BAD] = state[Slot.STEP] + 1
-        state[Slot.CAUSE] = 3
-        state[Slot.BAD_LR], state[Slot.BAD_BATCH] = state[Slot.LR], state[Slot.BATCH]
+    if not np.isfinite(state[Slot.UPDATE_PROBE]):
+        state[Slot.NONFINITE_STEP] = state[Slot.STEP] + 1
+        state[Slot.NONFINITE_CAUSE] = 3
+        state[Slot.NONFINITE_LR], state[Slot.NONFINITE_BATCH] = state[Slot.LR], state[Slot.BATCH_INDEX]
 
 
 @elementwise(
@@ -117,19 +124,20 @@ def clip_value(limit, g):
 @elementwise(
     "raw float64 state, scalar float64 limit -> inout T g",
     "g = scale * g;",
-    setup="""const double unit = state[LARGEST] > 1e100 ? state[LARGEST] : 1.0;
-             const double norm = sqrt(state[NORM]) * unit; const T scale = (T)(norm > limit ? limit / norm : 1.0);""",
+    prologue="""const double unit = state[MAX_ABS] > 1e100 ? state[MAX_ABS] : 1.0;
+             const double norm = sqrt(state[SQUARED_NORM]) * unit;
+             const T scale = (T)(norm > limit ? limit / norm : 1.0);""",
 )
 def clip_norm(state, limit, g):
     """g ← g · min(1, limit/‖g‖), ‖g‖ the Euclidean norm over all parameters."""
-    norm = np.sqrt(state[Slot.NORM]) * (state[Slot.LARGEST] if state[Slot.LARGEST] > 1e100 else 1.0)
+    norm = np.sqrt(state[Slot.SQUARED_NORM]) * (state[Slot.MAX_ABS] if state[Slot.MAX_ABS] > 1e100 else 1.0)
     return g.dtype.type(limit / norm if norm > limit else 1) * g
 
 
 @elementwise(
     "row T squares, raw float64 state, scalar T limit -> inout T W",
     "const T norm = sqrt(squares); W = norm > limit ? W * (limit / norm) : W;",
-    when=UPDATING,
+    guard=IF_UPDATING,
 )
 def max_norm(squares, state, limit, W):
     """Column j of W, the weights into neuron j, is scaled back to Euclidean norm `limit` where it is longer."""
@@ -140,9 +148,9 @@ def max_norm(squares, state, limit, W):
 @elementwise(
     "row T observed, raw float64 state, scalar T momentum, scalar T factor -> inout T running",
     "running = running + momentum * (factor * observed - running);",
-    when=UPDATING,
+    guard=IF_UPDATING,
 )
-def track(observed, state, momentum, factor, running):
+def update_running_stat(observed, state, momentum, factor, running):
     """running ← running + momentum · (factor · observed − running): a running mean or variance."""
     return running + momentum * (factor * observed - running)
 
@@ -150,68 +158,68 @@ def track(observed, state, momentum, factor, running):
 @elementwise(
     "float64 batch, raw float64 state -> inout float64 sums",
     "sums = sums + batch;",
-    when=UPDATING,
+    guard=IF_UPDATING,
 )
 def accumulate(batch, state, sums):
     """sums ← sums + batch: the metrics of an epoch from those of its batches, each a weighted sum over rows."""
     return sums + batch
 
 
-def tick_text(weight):
+def end_step_source(weight):
     """The text of `tick` for a batch that counts in the epoch's loss by that weight."""
     return f"""
-if (state[BAD] == 0.0 && state[SKIP] == 0.0) {{
+if (state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0) {{
   state[LOSS_SUM] += (state[LOSS] + state[PENALTY]) * {weight};
   state[WEIGHT_SUM] += {weight};
   state[STEP] += 1.0;
 }}
 state[OFFSET] += rows;
-state[BATCH] += 1.0;
+state[BATCH_INDEX] += 1.0;
 """
 
 
-def tick_counting(weight, rows, state):
+def end_step_reference(weight, rows, state):
     """The same in NumPy."""
-    if state[Slot.BAD] == 0 and state[Slot.SKIP] == 0:
+    if state[Slot.NONFINITE_STEP] == 0 and state[Slot.EMPTY_BATCH] == 0:
         state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * weight
         state[Slot.WEIGHT_SUM] += weight
         state[Slot.STEP] += 1
     state[Slot.OFFSET] += rows
-    state[Slot.BATCH] += 1
+    state[Slot.BATCH_INDEX] += 1
 
 
 @by_row(
     "scalar float64 rows -> raw float64 state",
-    tick_text("state[WEIGHT]"),
+    end_step_source("state[WEIGHT]"),
 )
-def tick(rows, state):
+def end_step(rows, state):
     """The step is over: t ← t + 1, the next batch begins `rows` further on, the epoch's sums grow."""
-    tick_counting(state[Slot.WEIGHT], rows, state)
+    end_step_reference(state[Slot.WEIGHT], rows, state)
 
 
 @by_row(
     "scalar int64 totals_n -> raw float64 record, raw float64 totals, raw float64 state",
     """
-if (state[BAD] == 0.0) {
-  double* row = record + (long long)state[EPOCH] * (totals_n + 2);
+if (state[NONFINITE_STEP] == 0.0) {
+  double* row = record + (long long)state[EPOCHS_DONE] * (totals_n + 2);
   row[0] = state[LOSS_SUM]; row[1] = state[WEIGHT_SUM];
   for (long long k = 0; k < totals_n; ++k) { row[2 + k] = totals[k]; totals[k] = 0.0; }
-  state[LOSS_SUM] = 0.0; state[WEIGHT_SUM] = 0.0; state[BATCH] = 0.0; state[EPOCH] += 1.0;
+  state[LOSS_SUM] = 0.0; state[WEIGHT_SUM] = 0.0; state[BATCH_INDEX] = 0.0; state[EPOCHS_DONE] += 1.0;
 }
 """,
 )
 def end_epoch(totals_n, record, totals, state):
-    """An epoch that no step was bad in is over: what its batches' sums came to is row `EPOCH` of the record
+    """An epoch that no step was bad in is over: what its batches' sums came to is row `EPOCHS_DONE` of the record
     (Σ loss · weight, Σ weight, the metrics' sums), and the next epoch's begin at 0."""
-    if state[Slot.BAD] == 0:
-        n, at = int(totals_n), int(state[Slot.EPOCH])
+    if state[Slot.NONFINITE_STEP] == 0:
+        n, at = int(totals_n), int(state[Slot.EPOCHS_DONE])
         row = record.reshape(-1)[at * (n + 2) : (at + 1) * (n + 2)]
         row[:2] = state[Slot.LOSS_SUM], state[Slot.WEIGHT_SUM]
         row[2:] = totals[:n]
         totals[:n] = 0
-        for slot in (Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH):
+        for slot in (Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH_INDEX):
             state[slot] = 0
-        state[Slot.EPOCH] += 1
+        state[Slot.EPOCHS_DONE] += 1
 
 
 @by_row(
@@ -222,7 +230,7 @@ state[WEIGHT_SUM] += state[WEIGHT];
 state[OFFSET] += rows;
 """,
 )
-def count_batch(rows, state):
+def accumulate_loss(rows, state):
     """A batch that is looked at and trains nothing is over: the sums of its loss, without penalties, grow."""
     state[Slot.LOSS_SUM] += state[Slot.LOSS] * state[Slot.WEIGHT]
     state[Slot.WEIGHT_SUM] += state[Slot.WEIGHT]
@@ -230,7 +238,7 @@ def count_batch(rows, state):
 
 
 @by_row("scalar float64 rows -> raw float64 state", "state[OFFSET] += rows;")
-def move_on(rows, state):
+def advance_offset(rows, state):
     """The next block of rows begins `rows` further on."""
     state[Slot.OFFSET] += rows
 
@@ -239,6 +247,6 @@ def move_on(rows, state):
     "raw float64 rates -> raw float64 state",
     "state[LR] = rates[1 + (long long)(state[STEP] - rates[0])];",
 )
-def scheduled_rate(rates, state):
+def set_scheduled_lr(rates, state):
     """η of the optimiser's step t is rates[1 + t − first], and rates[0] is first: a schedule made ahead."""
     state[Slot.LR] = rates[1 + int(state[Slot.STEP] - rates[0])]

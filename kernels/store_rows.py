@@ -10,15 +10,17 @@ from .state import Slot
 @by_row(
     "rows[m] T x, raw float64 state -> raw T kept",
     "for (long long k = LANE; k < m; k += LANES) kept[((long long)state[OFFSET] + i) * m + k] = x[k];",
-    apart=True,
+    independent_rows=True,
 )
-def keep_rows(i, m, x, state, kept):
+def store_rows(i, m, x, state, kept):
     """Row offset + i of the table `kept` is xᵢ."""
     kept.reshape(-1, m)[int(state[Slot.OFFSET]) + i] = x
 
 
-@by_row("int32 y, raw float64 state -> raw int32 kept", "kept[(long long)state[OFFSET] + i] = y;", apart=True)
-def keep_labels(i, y, state, kept):
+@by_row(
+    "int32 y, raw float64 state -> raw int32 kept", "kept[(long long)state[OFFSET] + i] = y;", independent_rows=True
+)
+def store_labels(i, y, state, kept):
     """Entry offset + i of `kept` is yᵢ."""
     kept[int(state[Slot.OFFSET]) + i] = y
 
@@ -26,8 +28,8 @@ def keep_labels(i, y, state, kept):
 @by_row(
     "T w, raw float64 state -> raw float64 kept",
     "kept[(long long)state[OFFSET] + i] = (double)w;",
-    apart=True,
+    independent_rows=True,
 )
-def keep_weights(i, w, state, kept):
+def store_weights(i, w, state, kept):
     """Entry offset + i of `kept` is wᵢ."""
     kept[int(state[Slot.OFFSET]) + i] = w

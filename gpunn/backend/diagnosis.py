@@ -196,8 +196,8 @@ def _host_kernels() -> str | Check:
     from ..kernels._compiler import host
 
     status = host.status()
-    well = True if status.body == "compiled" else None
-    return Check("CPU kernels", well, f"{status.body}: {status.reason}")
+    well = True if status.implementation == "compiled" else None
+    return Check("CPU kernels", well, f"{status.implementation}: {status.reason}")
 
 
 def _host_steps() -> str | Check:

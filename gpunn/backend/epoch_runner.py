@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._compiler.host import address_of, span
+from ..kernels._compiler.host import address_of, byte_range
 from ..kernels.state import Slot
 from .arrays import to_host
 from .cpu import native
@@ -53,7 +53,7 @@ class Epochs:
 
     def is_over(self) -> bool:
         """Whether a step was bad, after which nothing changes."""
-        return bool(to_host(self.state)[Slot.BAD])
+        return bool(to_host(self.state)[Slot.NONFINITE_STEP])
 
     def _take(self, launches: list[Any], times: int, seconds: float) -> int:
         """The launches so many times, or until so many `seconds` are over; how many times it was, at least once."""
@@ -122,12 +122,12 @@ class Movable:
         launches = [launch for walk in epochs.walks for launch in walk.launches]
         self._places: list[list[tuple[Any, int, int]]] = []
         for array in arrays:
-            low, high = span(array)
+            low, high = byte_range(array)
             self._places.append(
                 [
-                    (launch.at, k, address - low)
+                    (launch.pointers, k, address - low)
                     for launch in launches
-                    for k, address in enumerate(launch.at)
+                    for k, address in enumerate(launch.pointers)
                     if address is not None and low <= address < high
                 ]
             )
@@ -145,7 +145,7 @@ def movable(epochs: Epochs, arrays: Sequence[np.ndarray]) -> Movable | None:
     an address would not tell which of them is meant."""
     if not isinstance(epochs, WalkedEpochs) or epochs.threads > 1:
         return None
-    spans = sorted(span(array) for array in arrays if array.size)
+    spans = sorted(byte_range(array) for array in arrays if array.size)
     if any(before[1] > after[0] for before, after in pairwise(spans)):
         return None
     return Movable(epochs, arrays)

@@ -9,20 +9,20 @@ import numpy as np
 
 from ..activations import Activation
 from ..kernels import get as kernel
-from ..kernels.scikit_learn import momentum_with_rate, nesterov_with_rate, plain_adam, plain_adam_corrections
+from ..kernels.scikit_learn import sklearn_adam, sklearn_adam_bias_correction, sklearn_momentum, sklearn_nesterov
 from ..losses import BinaryCrossentropy, Loss, SparseCategoricalCrossentropy
 from ..network import Accounting
 from ..optimizers import Adam, Optimizer
 from ..recording import Array, Recorder
 
 # the penalty αW/Σw of a batch, and an epoch's loss as the mean of its batches' by rows
-SHARED = Accounting("add_shared_penalty_gradient", "share_penalty", "tick_by_rows")
+SHARED = Accounting("add_scaled_penalty_gradient", "scale_penalty", "end_step_by_rows")
 
 
 class ScikitLearnSGD(Optimizer):
     """v ← μv − ηg, θ ← θ + v. (E8's descendant; scikit-learn's form)"""
 
-    rule = momentum_with_rate
+    rule = sklearn_momentum
     moments = ("v",)
 
     def __init__(self, learning_rate: Any, momentum: float, **clipping: Any) -> None:
@@ -36,15 +36,15 @@ class ScikitLearnSGD(Optimizer):
 class ScikitLearnNesterov(ScikitLearnSGD):
     """v ← μv − ηg, θ ← θ + μv − ηg. (E8's descendant; scikit-learn's form)"""
 
-    rule = nesterov_with_rate
+    rule = sklearn_nesterov
 
 
 class ScikitLearnAdam(Adam):
     """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε).
     (E8's descendant; scikit-learn's form, ε outside the bias correction)"""
 
-    rule = plain_adam
-    corrections = plain_adam_corrections
+    rule = sklearn_adam
+    corrections = sklearn_adam_bias_correction
 
 
 def _clipping(dtype: np.dtype) -> dict[str, float]:

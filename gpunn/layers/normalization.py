@@ -93,7 +93,7 @@ class BatchNormalization(Layer):
             (t.running_mean, t.mean, 1.0),
             (t.running_variance, t.variance, n / max(n - 1, 1)),
         ):
-            ops(kernel("track"), observed, t.state, out=running, momentum=self.momentum, factor=factor)
+            ops(kernel("update_running_stat"), observed, t.state, out=running, momentum=self.momentum, factor=factor)
 
     def _of_batch(self, training: bool) -> bool:
         return training and self.trainable

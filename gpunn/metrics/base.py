@@ -70,7 +70,7 @@ class Metric:
         if batch.shape[0] == 1:
             terms = ops.new((a.shape[0],), np.float64)
             self.record(ops, a, y, w, terms)
-            ops(kernel("total"), terms, out=batch)
+            ops(kernel("sum_all"), terms, out=batch)
         elif batch.shape[0] > 1:
             table = ops.new((a.shape[0], batch.shape[0]), np.float64)
             self.record(ops, a, y, w, table)

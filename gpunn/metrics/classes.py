@@ -56,7 +56,7 @@ class _OfClasses(Metric):
         if self._meaning == "columns":
             ops(kernel("count_positives"), a, y, w, out=out, threshold=self._limit)
         else:
-            ops(kernel({"labels": "count_labels", "largest": "count_largest"}[self._meaning]), a, y, w, out=out)
+            ops(kernel({"labels": "count_labels", "largest": "count_one_hot"}[self._meaning]), a, y, w, out=out)
 
     def finish(self, mean: Any) -> float:
         right, said, wanted = mean.reshape(3, -1)

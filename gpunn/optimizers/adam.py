@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..kernels.adam import adam, adam_corrections
+from ..kernels.adam import adam, adam_bias_correction
 from ..recording import Array, Recorder
 from ..validation import Checked, fraction, positive
 from .base import Optimizer
@@ -16,7 +16,7 @@ class Adam(Optimizer):
 
     name = "adam"
     rule = adam
-    corrections = adam_corrections  # what β₁ᵗ and β₂ᵗ come to, once a step
+    corrections = adam_bias_correction  # what β₁ᵗ and β₂ᵗ come to, once a step
     moments = ("m", "v")
     beta_1 = Checked(fraction)
     beta_2 = Checked(fraction)

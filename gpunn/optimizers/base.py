@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import schedules
 from ..kernels import get as kernel
-from ..kernels._compiler.update_rule import Rule
+from ..kernels._compiler.update_rule import UpdateRule
 from ..kernels.state import Slot
 from ..recording import Array, Recorder
 from ..validation import Checked, named, optional, positive
@@ -25,7 +25,7 @@ class Optimizer:
     """
 
     name = ""
-    rule: Rule
+    rule: UpdateRule
     moments: tuple[str, ...] = ()
     schedule = Checked(lambda _, value: schedules.get(value))
     clipvalue = Checked(optional(positive))
@@ -70,7 +70,7 @@ class Optimizer:
         if self.clipvalue is not None:
             ops(kernel("clip_value"), out=g, limit=self.clipvalue)
         if self.clipnorm is not None:
-            ops(kernel("sum_of_squares"), g, state, out=state[Slot.NORM : Slot.NORM + 1])
+            ops(kernel("sum_of_squares"), g, state, out=state[Slot.SQUARED_NORM : Slot.SQUARED_NORM + 1])
             ops(kernel("clip_norm"), state, out=g, limit=self.clipnorm)
 
     def record_preparation(self, ops: Recorder, state: Array) -> None:
@@ -79,9 +79,9 @@ class Optimizer:
     def record_trial(self, ops: Recorder, theta: Array, g: Array, moments: dict[str, Array], state: Array) -> None:
         """Record the trial of the update, which runs only where numbers are large, and its judgement."""
         mine = [moments[m] for m in self.moments]
-        probe = state[Slot.PROBE : Slot.PROBE + 1]
+        probe = state[Slot.UPDATE_PROBE : Slot.UPDATE_PROBE + 1]
         ops(self.rule.probe, g, theta, *mine, state, out=probe, **self.hyper())
-        ops(kernel("judge_update"), out=state, count=1)
+        ops(kernel("check_update_finite"), out=state, count=1)
 
     def record(self, ops: Recorder, theta: Array, g: Array, moments: dict[str, Array], state: Array) -> None:
         """Record the update of θ and the moments, flat buffers all. (E8)"""
@@ -90,7 +90,7 @@ class Optimizer:
         if held is None:
             ops(self.rule.update, g, state, out=out, **self.hyper())
         else:
-            ops(self.rule.holding, g, state, out=(*out, held), **self.hyper())
+            ops(self.rule.update_with_bf16_copy, g, state, out=(*out, held), **self.hyper())
             ops.copied()
 
     def get_config(self) -> dict[str, Any]:

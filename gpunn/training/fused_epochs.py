@@ -99,7 +99,7 @@ def course(
                 yield taking
             finally:
                 state = np.array(net.backend.to_host(net.state))
-                ended = int(state[Slot.EPOCH])
+                ended = int(state[Slot.EPOCHS_DONE])
                 for j, (loss, weight, *sums) in enumerate(net.backend.to_host(record)[:ended]):
                     found = logs_of(net, float(loss), float(weight), np.array(sums), kept)
                     audience.epoch_ends(done + j, found)

@@ -94,13 +94,13 @@ CAUSES = {
 def look(net: Network, state: np.ndarray, epoch: int | None = None) -> None:
     """Raise DivergenceError where the flag stands in a state on the host, which tells the step; the flag is lowered, so
     that training can go on with other settings."""
-    if not state[Slot.BAD]:
+    if not state[Slot.NONFINITE_STEP]:
         return
-    update, lr = int(state[Slot.BAD]) - 1, state[Slot.BAD_LR]
-    cause, step = int(state[Slot.CAUSE]), int(state[Slot.BAD_BATCH]) + 1
+    update, lr = int(state[Slot.NONFINITE_STEP]) - 1, state[Slot.NONFINITE_LR]
+    cause, step = int(state[Slot.NONFINITE_CAUSE]), int(state[Slot.NONFINITE_BATCH]) + 1
     where = "" if epoch is None else f" in epoch {epoch + 1}, step {step}"
-    net.state[Slot.BAD] = 0
-    net.state[Slot.CAUSE] = 0
+    net.state[Slot.NONFINITE_STEP] = 0
+    net.state[Slot.NONFINITE_CAUSE] = 0
     raise DivergenceError(
         f"training diverged{where} (update {update}, learning rate {lr:.3g}): {CAUSES[cause]}. "
         f"{_advice(update, cause)} The weights are those before that step."
@@ -350,7 +350,7 @@ def whole_steps() -> Iterator[Callable[[], None]]:
 
 def begin(net: Network, epoch: int) -> None:
     """The state array as it is before the first step of an epoch."""
-    for slot in (Slot.OFFSET, Slot.BATCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCH):
+    for slot in (Slot.OFFSET, Slot.BATCH_INDEX, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCHS_DONE):
         net.state[slot] = 0
     net.score_sums.fill(0)
     set_learning_rate(net, epoch)
@@ -388,7 +388,7 @@ def _epoch(
                 callbacks("on_progress", number, _epoch_logs(net))
             if callbacks.watch_batches:
                 callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
-            if left and net.state[Slot.BAD]:
+            if left and net.state[Slot.NONFINITE_STEP]:
                 break
     state = net.backend.to_host(net.state)
     look(net, state, shown)
@@ -469,7 +469,7 @@ def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Gro
 
 def _looking(plan: Plan, sums: Array, room: Kept | None) -> list[Launch]:
     """What comes behind a batch's rows in `score`."""
-    counted = [*plan.tally(sums), *plan.keep(room), *plan.advance("count_batch")]
+    counted = [*plan.tally(sums), *plan.keep(room), *plan.advance("accumulate_loss")]
     return [*plan.prepare, *plan.forward, *plan.loss, *counted]
 
 
@@ -497,7 +497,7 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
             plan.state[Slot.OFFSET] = start
             join, source, put = net.backend.join, plan.source(X), plan.put(result)
             if times > 1:
-                whole = join([*source, *plan.forward, *put, *plan.advance("move_on")])
+                whole = join([*source, *plan.forward, *put, *plan.advance("advance_offset")])
                 repeat_all(whole, times, plan.state)
                 continue
             # what is the plan's own serves the next call too, whatever it brings

@@ -269,7 +269,7 @@ class Run:
         check_arrays({"state": (SIZE,)}, np.dtype(np.float64), {"state": state})
         seed = int(state[Slot.SEED_LOW]) | int(state[Slot.SEED_HIGH]) << 32
         step = float(state[Slot.STEP])
-        if seed != net.seed or state[Slot.BAD] != 0 or step < 0 or not step.is_integer():
+        if seed != net.seed or state[Slot.NONFINITE_STEP] != 0 or step < 0 or not step.is_integer():
             raise CheckpointError("its state holds what no training gives")
         first, done, rate = training["first"], training["done"], training["held_rate"]
         if not all(type(number) is int and number >= 0 for number in (first, done)):

@@ -26,11 +26,11 @@ class ActivationKernels:
     stored: str
     constants: tuple[str, ...]
     value: Kernel
-    with_slope: Kernel
+    with_derivative: Kernel
     backward: Kernel
     with_bias: Kernel
     f: Callable[..., Any]
-    slope: Callable[..., Any]
+    derivative: Callable[..., Any]
 
 
 _ACTIVATIONS: dict[str, ActivationKernels] = {}
@@ -44,16 +44,16 @@ def activation_kernels(name: str) -> ActivationKernels:
 def _body(names: list[str], function: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
     """A NumPy body with the given parameter names."""
 
-    def body(**arguments: Any) -> Any:
+    def reference(**arguments: Any) -> Any:
         return function(arguments)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    body.__signature__ = inspect.Signature([inspect.Parameter(n, keyword) for n in names])  # type: ignore[attr-defined]
-    return body
+    reference.__signature__ = inspect.Signature([inspect.Parameter(n, keyword) for n in names])  # type: ignore[attr-defined]
+    return reference
 
 
 def activation(
-    *, value: str, slope: str, stored: str, constants: tuple[str, ...] = (), ulp: int = 4
+    *, value: str, derivative: str, stored: str, constants: tuple[str, ...] = (), ulp: int = 4
 ) -> Callable[[type], ActivationKernels]:
     """Declare an activation: C++ texts that assign `a` from z and `d` from what is stored, and a class whose `f` and
     `slope` are the same two lines in NumPy. `constants` are names of numbers that both take. `ulp` is how far the two
@@ -62,9 +62,9 @@ def activation(
         raise ValueError(f"stored must be 'a' or 'z', got {stored!r}")
 
     def declare(cls: type) -> ActivationKernels:
-        name, family = cls.__name__, cls.__module__
-        f, slope_of = vars(cls)["f"], vars(cls)["slope"]
-        f, slope_of = getattr(f, "__func__", f), getattr(slope_of, "__func__", slope_of)
+        name, module = cls.__name__, cls.__module__
+        f, derivative_of = vars(cls)["f"], vars(cls)["derivative"]
+        f, derivative_of = getattr(f, "__func__", f), getattr(derivative_of, "__func__", derivative_of)
         numbers = list(constants)
         scalars = "".join(f", scalar T {c}" for c in constants)
         doc = inspect.getdoc(cls) or ""
@@ -74,10 +74,10 @@ def activation(
 
         def both(arguments: dict[str, Any]) -> tuple[Any, Any]:
             a = f(arguments["z"], **pick(arguments))
-            return a, slope_of(a if stored == "a" else arguments["z"], **pick(arguments))
+            return a, derivative_of(a if stored == "a" else arguments["z"], **pick(arguments))
 
         def backward(arguments: dict[str, Any]) -> Any:
-            return slope_of(arguments[stored], **pick(arguments)) * arguments["g"]
+            return derivative_of(arguments[stored], **pick(arguments)) * arguments["g"]
 
         def with_bias(arguments: dict[str, Any]) -> Any:
             z = arguments["s"] + arguments["b"]
@@ -85,10 +85,10 @@ def activation(
             return a if stored == "a" else (z, a)
 
         def make(
-            kernel: str, signature: str, text: str, names: list[str], body: Callable[..., Any], what: str
+            kernel: str, signature: str, source: str, names: list[str], reference: Callable[..., Any], what: str
         ) -> Kernel:
-            declared = elementwise(signature, text, name=kernel, family=family, ulp=ulp)
-            made = _body([*names, *numbers], body)
+            declared = elementwise(signature, source, name=kernel, module=module, ulp=ulp)
+            made = _body([*names, *numbers], reference)
             made.__doc__ = f"{what}\n\n{doc}"
             return declared(made)
 
@@ -100,9 +100,9 @@ def activation(
             constants,
             make(name, f"H z{scalars} -> H a", value, ["z"], lambda k: f(k["z"], **pick(k)), "a = f(z). (E2)"),
             make(
-                f"{name}_slope",
+                f"{name}_with_derivative",
                 f"T z{scalars} -> T a, T d",
-                f"{{ {value} }} {{ {slope} }}",
+                f"{{ {value} }} {{ {derivative} }}",
                 ["z"],
                 both,
                 "a = f(z) and d = f′(z) in one pass. (E2)",
@@ -110,7 +110,7 @@ def activation(
             make(
                 f"{name}_backward",
                 f"H {stored}, H g{scalars} -> H delta",
-                f"T d; {{ {slope} }} delta = d * g;",  # mutate: E5 derivative
+                f"T d; {{ {derivative} }} delta = d * g;",  # mutate: E5 derivative
                 [stored, "g"],
                 backward,
                 "δ = f′(z) ⊙ g. (E4, E5)",
@@ -124,7 +124,7 @@ def activation(
                 "a = f(s + b), s = a_prev W. (E1, E2)",
             ),
             f,
-            slope_of,
+            derivative_of,
         )
         return _ACTIVATIONS[name]
 

@@ -49,15 +49,15 @@ def widened(bits: Any) -> Any:
 
 def narrowed(kernel: Kernel) -> Kernel:
     """The kernel with a NumPy body for arrays of type H in bfloat16: widened before, rounded after."""
-    body: Callable[..., Any] = kernel.body
+    reference: Callable[..., Any] = kernel.reference
     held = {o.name for o in kernel.signature.arrays if o.type == "H"}
 
-    @functools.wraps(body)
+    @functools.wraps(reference)
     def on_bits(**arguments: Any) -> Any:
-        result = body(**{k: widened(x) if k in held else x for k, x in arguments.items()})
+        result = reference(**{k: widened(x) if k in held else x for k, x in arguments.items()})
         if isinstance(result, tuple):
             pairs = zip(kernel.signature.outputs, result, strict=True)
             return tuple(rounded(x) if o.name in held else x for o, x in pairs)
         return rounded(result) if kernel.signature.outputs[0].name in held else result
 
-    return replace(kernel, body=on_bits)
+    return replace(kernel, reference=on_bits)

@@ -17,26 +17,26 @@ import numpy as np
 from ..state import slots
 from . import warp_lanes
 from .cuda_codegen import (
-    GROUP,
+    PARTIALS_PER_WARP,
     WARP,
-    Text,
-    by_row_text,
-    can_be_summed,
-    elementwise_text,
-    flat_text,
-    reduction_texts,
-    summed_text,
+    KernelSource,
+    by_row_source,
+    can_fuse_column_sums,
+    column_sums_source,
+    elementwise_source,
+    flat_source,
+    reduction_sources,
 )
-from .host import after_copies
+from .host import with_input_copies
 
 if TYPE_CHECKING:
-    from .registry import Call, Kernel
+    from .registry import BoundArguments, Kernel
 
-THREADS = 2**18  # as many as a large GPU runs at a time
-EACH = 16  # elements that a thread of a reduction combines at least
-EACH_FOR_A_JOIN = 64  # and at most, where the partial results can so be joined by one launch
-EACH_SUMMED = 8  # rows that a thread takes at least where it also writes them
-ONE_WARP = 2**17  # elements up to which column sums take one launch, a warp a column
+MAX_THREADS = 2**18  # as many as a large GPU runs at a time
+MIN_PER_THREAD = 16  # elements that a thread of a reduction combines at least
+MAX_PER_THREAD_ONE_PASS = 64  # and at most, where the partial results can so be joined by one launch
+MIN_ROWS_PER_THREAD_FUSED = 8  # rows that a thread takes at least where it also writes them
+MAX_ELEMENTS_WARP_PER_COLUMN = 2**17  # elements up to which column sums take one launch, a warp a column
 OPTIONS = ("-std=c++17",)
 
 
@@ -61,24 +61,34 @@ class DeviceLaunch:
     once           whether the first of several steps in a row leaves what it makes as the next ones need it
     """
 
-    __slots__ = ("calls", "once", "product", "reads", "writes")
+    __slots__ = ("calls", "first_step_only", "needs_workspace", "reads", "writes")
 
     def __init__(
-        self, calls: Sequence[Callable[[], Any]], reads: Sequence[Any], writes: Sequence[Any], *, product: bool = False
+        self,
+        calls: Sequence[Callable[[], Any]],
+        reads: Sequence[Any],
+        writes: Sequence[Any],
+        *,
+        needs_workspace: bool = False,
     ) -> None:
-        self.calls, self.reads, self.writes, self.product = tuple(calls), tuple(reads), tuple(writes), product
-        self.once = False
+        self.calls, self.reads, self.writes, self.needs_workspace = (
+            tuple(calls),
+            tuple(reads),
+            tuple(writes),
+            needs_workspace,
+        )
+        self.first_step_only = False
 
     def __call__(self) -> None:
         for call in self.calls:
             call()
 
 
-def bind(kernel: Kernel, call: Call) -> DeviceLaunch:
+def bind(kernel: Kernel, call: BoundArguments) -> DeviceLaunch:
     """The launch on the GPU that holds the arrays; without elements it is a launch of nothing."""
     calls = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](kernel, call)
     reads, writes = [], []
-    text = "\n".join([kernel.text, kernel.setup, kernel.when.text if kernel.when else ""])
+    text = "\n".join([kernel.source, kernel.prologue, kernel.guard.source if kernel.guard else ""])
     for o, a in zip(kernel.signature.arrays, call.arrays, strict=True):
         entries = slots(text) if o.name == "state" and o.kind == "raw" else None
         if entries is not None:
@@ -100,18 +110,18 @@ def _launch(function: Any, arguments: list[Any], size: int | None) -> Callable[[
     return functools.partial(function, *arguments, size=size)
 
 
-def _compiled(text: Text, name: str) -> Any:
+def _compiled(text: KernelSource, name: str) -> Any:
     # a kernel of the bare name tanh would clash with the function
     return _made(_cupy().ElementwiseKernel, text, f"gpunn_{name}")
 
 
 @functools.cache
-def _made(elementwise_kernel: Any, text: Text, name: str) -> Any:
+def _made(elementwise_kernel: Any, text: KernelSource, name: str) -> Any:
     inputs, outputs, operation, preamble = text
     return elementwise_kernel(inputs, outputs, operation, name, preamble=preamble, options=OPTIONS)
 
 
-def _values(kernel: Kernel, call: Call) -> list[Any]:
+def _values(kernel: Kernel, call: BoundArguments) -> list[Any]:
     kinds = {o.name: o.type for o in kernel.signature.scalars}
     return [
         np.dtype(call.types.get(kinds[o.name], kinds[o.name])).type(call.scalars[o.name])
@@ -122,7 +132,7 @@ def _values(kernel: Kernel, call: Call) -> list[Any]:
 # --- elementwise ---------------------------------------------------------------------------------------------------
 
 
-def _elementwise(kernel: Kernel, call: Call) -> Calls:
+def _elementwise(kernel: Kernel, call: BoundArguments) -> Calls:
     n, m = call.shape
     if n * m == 0:
         return []
@@ -131,16 +141,16 @@ def _elementwise(kernel: Kernel, call: Call) -> Calls:
     pack = _pack(kernel, call)
     if pack:
         index = "int" if n * m + pack < 2**31 else "long long"
-        function = _compiled(flat_text(kernel, pack, index, call.narrow), kernel.name)
+        function = _compiled(flat_source(kernel, pack, index, call.bf16), kernel.name)
         values = [*_values(kernel, call), n * m, m]
         return [_launch(function, [*arrays[:split], *values, *arrays[split:]], -(-n * m // pack))]
-    function = _compiled(elementwise_text(kernel, call.narrow), kernel.name)
+    function = _compiled(elementwise_source(kernel, call.bf16), kernel.name)
     flat = any(o.kind == "element" and a.ndim == 1 for o, a in zip(operands, arrays, strict=True))
     arrays = [a[:, None] if o.kind == "col" and not flat else a for o, a in zip(operands, arrays, strict=True)]
     return [_launch(function, [*arrays[:split], *_values(kernel, call), *arrays[split:]], None)]
 
 
-def _pack(kernel: Kernel, call: Call) -> int:
+def _pack(kernel: Kernel, call: BoundArguments) -> int:
     """The number of elements that a thread takes at once, 16 bytes of the narrowest array; 1 where they do not lie on
     multiples of 16 bytes or go over a row's end, and 0 where arrays are not contiguous."""
     pairs = [(o, a) for o, a in zip(kernel.signature.arrays, call.arrays, strict=True) if o.kind != "raw"]
@@ -156,12 +166,12 @@ def _pack(kernel: Kernel, call: Call) -> int:
 # --- by row --------------------------------------------------------------------------------------------------------
 
 
-def _by_row(kernel: Kernel, call: Call) -> Calls:
+def _by_row(kernel: Kernel, call: BoundArguments) -> Calls:
     n = call.shape[0]
     if n == 0:
         return []
     lanes = _lanes_of_a_row(kernel, call)
-    function = _compiled(by_row_text(kernel, lanes, call.narrow), kernel.name)
+    function = _compiled(by_row_source(kernel, lanes, call.bf16), kernel.name)
     xp = _cupy()
     arrays, copies = [], []
     for o, a in zip(kernel.signature.arrays, call.arrays, strict=True):
@@ -177,12 +187,12 @@ def _by_row(kernel: Kernel, call: Call) -> Calls:
     ]
     split = len(kernel.signature.inputs)
     launch = _launch(function, [*arrays[:split], *_values(kernel, call), *numbers, *arrays[split:]], n * lanes)
-    return [after_copies(copies, launch) if copies else launch]
+    return [with_input_copies(copies, launch) if copies else launch]
 
 
-def _lanes_of_a_row(kernel: Kernel, call: Call) -> int:
+def _lanes_of_a_row(kernel: Kernel, call: BoundArguments) -> int:
     """As many threads as a row has columns, rounded down to a power of two, and at most a warp."""
-    if not warp_lanes.is_shared(kernel.text):
+    if not warp_lanes.uses_lanes(kernel.source):
         return 1
     width = max(call.widths.values(), default=WARP)
     return min(WARP, 1 << (width.bit_length() - 1))
@@ -191,15 +201,15 @@ def _lanes_of_a_row(kernel: Kernel, call: Call) -> int:
 # --- reductions ----------------------------------------------------------------------------------------------------
 
 
-def _reduction(kernel: Kernel, call: Call) -> Calls:
+def _reduction(kernel: Kernel, call: BoundArguments) -> Calls:
     *inputs, result = call.arrays
-    xp, made = _cupy(), reduction_texts(kernel, call.narrow)
+    xp, made = _cupy(), reduction_sources(kernel, call.bf16)
     n, m = call.shape
     results = result.size
     if results == 0:
         return []
     pairs = [(o, a) for o, a in zip(kernel.signature.inputs, inputs, strict=True) if o.kind != "raw"]
-    if kernel.over == "all" and all(o.kind == "element" and a.flags.c_contiguous for o, a in pairs):
+    if kernel.axis == "all" and all(o.kind == "element" and a.flags.c_contiguous for o, a in pairs):
         # one long row, whose columns are found without a division
         pairs, n, m = [(o, a.reshape(-1)) for o, a in pairs], 1, n * m
     steps: list[int] = []
@@ -217,48 +227,48 @@ def _reduction(kernel: Kernel, call: Call) -> Calls:
         return result if n_parts == 1 else xp.empty(results * n_parts, dtype=result.dtype)
 
     parts, n_parts = (xp.empty(1, dtype=result.dtype), 0) if n * m == 0 else (result, 1)
-    if n * m and kernel.over == "all":
-        n_parts = min(THREADS, -(-n * m // EACH) + WARP - 1) // WARP
-        if n_parts > GROUP and n * m <= GROUP * WARP * EACH_FOR_A_JOIN:
-            n_parts = GROUP
+    if n * m and kernel.axis == "all":
+        n_parts = min(MAX_THREADS, -(-n * m // MIN_PER_THREAD) + WARP - 1) // WARP
+        if n_parts > PARTIALS_PER_WARP and n * m <= PARTIALS_PER_WARP * WARP * MAX_PER_THREAD_ONE_PASS:
+            n_parts = PARTIALS_PER_WARP
         parts = scratch(n_parts)
         begin("_parts", n_parts * WARP, n_parts * WARP, parts)
-    elif n * m and n > EACH and n * m <= ONE_WARP:
+    elif n * m and n > MIN_PER_THREAD and n * m <= MAX_ELEMENTS_WARP_PER_COLUMN:
         begin("_columns", m * WARP, 1, result)
     elif n * m:
-        n_parts = max(1, min(THREADS // m, n // EACH))
+        n_parts = max(1, min(MAX_THREADS // m, n // MIN_PER_THREAD))
         parts = scratch(n_parts)
         begin("_parts", m * n_parts, n_parts, parts)
-    guarded = [a for o, a in zip(kernel.signature.inputs, inputs, strict=True) if o.name == "state" and kernel.when]
+    guarded = [a for o, a in zip(kernel.signature.inputs, inputs, strict=True) if o.name == "state" and kernel.guard]
     return calls + _joins(kernel, guarded, parts, n_parts, result)
 
 
 def _joins(kernel: Kernel, guarded: list[Any], parts: Any, n_parts: int, result: Any) -> Calls:
     """The launches that join `n_parts` partial results of every result, 1024 a warp, until one is left."""
-    function = _compiled(reduction_texts(kernel)["_join"], f"{kernel.name}_join")
+    function = _compiled(reduction_sources(kernel)["_join"], f"{kernel.name}_join")
     calls: Calls = []
     while n_parts != 1:
-        n_groups = max(1, -(-n_parts // GROUP))
+        n_groups = max(1, -(-n_parts // PARTIALS_PER_WARP))
         into = result if n_groups == 1 else _cupy().empty(result.size * n_groups, dtype=result.dtype)
         calls.append(_launch(function, [*guarded, parts, n_parts, n_groups, into], result.size * n_groups * WARP))
         parts, n_parts = into, n_groups
     return calls
 
 
-def bind_summed(kernel: Kernel, call: Call, column_sum: Kernel, sums: Any) -> DeviceLaunch | None:
+def bind_with_column_sums(kernel: Kernel, call: BoundArguments, column_sum: Kernel, sums: Any) -> DeviceLaunch | None:
     """An elementwise kernel and the column sums of what it writes in one pass; None where that is not done: on other
     layouts than contiguous matrices, and on no elements."""
     n, m = call.shape
     *inputs, out = call.arrays
-    if not can_be_summed(kernel) or out.ndim != 2 or n * m == 0:
+    if not can_fuse_column_sums(kernel) or out.ndim != 2 or n * m == 0:
         return None
     column_sum._check((out,), sums, {}, None)
     if not (pack := _pack(kernel, call)):
         return None
     pack = pack if m % pack == 0 else 1
-    n_parts = max(1, min(THREADS // (m // pack), n // EACH_SUMMED))
+    n_parts = max(1, min(MAX_THREADS // (m // pack), n // MIN_ROWS_PER_THREAD_FUSED))
     parts = sums if n_parts == 1 else _cupy().empty(m * n_parts, dtype=sums.dtype)
-    function = _compiled(summed_text(kernel, pack, call.narrow), f"{kernel.name}_summed")
+    function = _compiled(column_sums_source(kernel, pack, call.bf16), f"{kernel.name}_summed")
     arguments = [*inputs, *_values(kernel, call), n, m, n_parts, out, parts]
     calls = [_launch(function, arguments, m // pack * n_parts)]
     return DeviceLaunch([*calls, *_joins(column_sum, [], parts, n_parts, sums)], inputs, [out, sums])

@@ -40,7 +40,7 @@ from .vector_math import TEXT as VECTOR_MATH
 from .vector_math import ULP as VECTOR_MATH_ULP
 
 if TYPE_CHECKING:
-    from .registry import Call, Kernel
+    from .registry import BoundArguments, Kernel
 
 # -fno-trapping-math changes no result: without it comparisons that might meet NaN are not vectorised
 NUMERICS = ("-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
@@ -52,28 +52,28 @@ TILE = 256
 _MATH = re.compile(rf"\b({'|'.join(VECTOR_MATH_ULP)})\s*\(")
 
 
-class Unit(NamedTuple):
+class CompilationUnit(NamedTuple):
     """What is compiled together: a family's kernels for one meaning of their type variables."""
 
-    family: str
+    module: str
     types: tuple[tuple[str, str], ...]
 
 
-def unit_of(kernel: Kernel, types: dict[str, str]) -> Unit:
+def unit_of(kernel: Kernel, types: dict[str, str]) -> CompilationUnit:
     """The unit that holds a kernel for these types."""
-    return Unit(kernel.family, tuple((v, types[v]) for v in kernel.signature.variables))
+    return CompilationUnit(kernel.module, tuple((v, types[v]) for v in kernel.signature.type_variables))
 
 
 _lock = threading.RLock()
-_libraries: dict[Unit, ctypes.CDLL | None] = {}
-_trouble: str | None = None
+_libraries: dict[CompilationUnit, ctypes.CDLL | None] = {}
+_compile_error: str | None = None
 
 
 @dataclass(frozen=True)
 class HostStatus:
     """Which body of the kernels runs on the CPU ("compiled" or "numpy"), why, and where its cache lies."""
 
-    body: str
+    implementation: str
     reason: str
     cache: str
 
@@ -124,34 +124,34 @@ def _no_compiler() -> str:
     return f"CXX names {named}, which was not found" if named else "no C++ compiler was found: install g++ or clang++"
 
 
-_numpy_bodies = contextvars.ContextVar("numpy_bodies", default=False)
+_use_numpy = contextvars.ContextVar("use_numpy", default=False)
 
 
 @contextlib.contextmanager
-def numpy_bodies() -> Iterator[None]:
+def use_numpy() -> Iterator[None]:
     """What is bound meanwhile, in this thread, runs the NumPy bodies, as with GPUNN_COMPILE=0."""
-    token = _numpy_bodies.set(True)
+    token = _use_numpy.set(True)
     try:
         yield
     finally:
-        _numpy_bodies.reset(token)
+        _use_numpy.reset(token)
 
 
-def compiles() -> bool:
+def compilation_enabled() -> bool:
     """Whether texts are to be compiled at all."""
-    return os.environ.get("GPUNN_COMPILE") != "0" and not _numpy_bodies.get()
+    return os.environ.get("GPUNN_COMPILE") != "0" and not _use_numpy.get()
 
 
 def status() -> HostStatus:
     """Which body runs on this CPU and why. Compiles nothing."""
     cache = str(cache_folder())
-    if not compiles():
+    if not compilation_enabled():
         return HostStatus("numpy", "GPUNN_COMPILE=0", cache)
     command = compiler()
     if command is None:
         return HostStatus("numpy", _no_compiler(), cache)
-    if _trouble is not None:
-        return HostStatus("numpy", _trouble, cache)
+    if _compile_error is not None:
+        return HostStatus("numpy", _compile_error, cache)
     try:
         _private_folder()
     except OSError as error:
@@ -159,19 +159,19 @@ def status() -> HostStatus:
     return HostStatus("compiled", f"{shlex.join(command)} compiles the kernels' texts once into the cache", cache)
 
 
-def bind(kernel: Kernel, call: Call) -> Callable[[], None]:
+def bind(kernel: Kernel, call: BoundArguments) -> Callable[[], None]:
     """The launch on the CPU: the compiled text where there is one, else the NumPy body."""
     # a CPU trains in no bfloat16: the definition will do
-    if call.narrow or _library(unit_of(kernel, call.types)) is None:
+    if call.bf16 or _library(unit_of(kernel, call.types)) is None:
         return numpy_launch.bind(kernel, call)
     return bind_compiled(kernel, call)
 
 
-def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
+def bind_compiled(kernel: Kernel, call: BoundArguments) -> Callable[[], None]:
     """The launch of the compiled text; RuntimeError where it cannot be compiled."""
     library = _library(unit_of(kernel, call.types))
-    if library is None or call.narrow:
-        reason = "not for bfloat16 on a CPU" if call.narrow else status().reason
+    if library is None or call.bf16:
+        reason = "not for bfloat16 on a CPU" if call.bf16 else status().reason
         raise RuntimeError(f"kernel {kernel.name}: the compiled text cannot run: {reason}")
     operands = kernel.signature.arrays
     arrays, copies = call.arrays, []
@@ -196,21 +196,21 @@ def bind_compiled(kernel: Kernel, call: Call) -> Callable[[], None]:
         sizes = [0, n, 0, m]
         for o, a in _strided(kernel, arrays):
             sizes += _row_and_column_strides(o, a)
-    if kernel.over == "all":
+    if kernel.axis == "all":
         sizes.append(0)  # where the result goes, of those of several shares
     values = [call.scalars[o.name] for o in kernel.signature.scalars]
-    launch = Compiled(
-        function_of(library, symbol(kernel, call.types)),
+    launch = CompiledLaunch(
+        load_function(library, symbol(kernel, call.types)),
         arrays,
         sizes,
         values,
-        work=0.4 * n * max(m, *call.widths.values(), 1),
-        splitting=_Splitting(kernel, ways),
+        estimated_ns=0.4 * n * max(m, *call.widths.values(), 1),
+        partitioner=_Partitioner(kernel, ways),
     )
-    return after_copies(copies, launch) if copies else launch
+    return with_input_copies(copies, launch) if copies else launch
 
 
-def function_of(library: ctypes.CDLL, name: str) -> Any:
+def load_function(library: ctypes.CDLL, name: str) -> Any:
     """A compiled launch's function by name, its address as `address`."""
     found = getattr(library, name)
     if not hasattr(found, "address"):
@@ -220,40 +220,50 @@ def function_of(library: ctypes.CDLL, name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Share:
+class ThreadTask:
     """One thread's part of a launch, and the bytes (from, to) that it reads and writes."""
 
-    launch: Compiled
+    launch: CompiledLaunch
     reads: list[tuple[int, int]]
     writes: list[tuple[int, int]]
 
 
-class Compiled:
+class CompiledLaunch:
     """A launch in compiled code: (function, at, sizes, numbers). Called, it runs all of it.
 
     work       about how many nanoseconds it takes
     splitting  what tells the shares of several threads: (launch, parts) → `Split`
     """
 
-    __slots__ = ("_arguments", "_block", "_sizes", "arrays", "at", "function", "numbers", "splitting", "work")
+    __slots__ = (
+        "_arguments",
+        "_block",
+        "_sizes",
+        "arrays",
+        "estimated_ns",
+        "function",
+        "partitioner",
+        "pointers",
+        "scalars",
+    )
 
     def __init__(
         self,
         function: Any,
         arrays: list[Any],
         sizes: list[int],
-        numbers: Sequence[float] = (),
+        scalars: Sequence[float] = (),
         *,
         addresses: tuple[int, ...] = (),
-        work: float,
-        splitting: Callable[[Compiled, int], Split] | None = None,
+        estimated_ns: float,
+        partitioner: Callable[[CompiledLaunch, int], Partition] | None = None,
     ) -> None:
-        self.function, self.arrays, self.work, self.splitting = function, arrays, work, splitting
-        self.at = (ctypes.c_void_p * (len(arrays) + len(addresses)))(*map(address_of, arrays), *addresses)
-        self.numbers = (ctypes.c_double * max(1, len(numbers)))(*numbers)
+        self.function, self.arrays, self.estimated_ns, self.partitioner = function, arrays, estimated_ns, partitioner
+        self.pointers = (ctypes.c_void_p * (len(arrays) + len(addresses)))(*map(address_of, arrays), *addresses)
+        self.scalars = (ctypes.c_double * max(1, len(scalars)))(*scalars)
         self._sizes = sizes
         self._block = (ctypes.c_longlong * len(sizes))(*sizes)
-        self._arguments = tuple(map(ctypes.addressof, (self.at, self._block, self.numbers)))
+        self._arguments = tuple(map(ctypes.addressof, (self.pointers, self._block, self.scalars)))
 
     def __call__(self) -> None:
         self.function(*self._arguments)
@@ -263,14 +273,14 @@ class Compiled:
         """The sizes that it was made with."""
         return self._sizes
 
-    def apart(self) -> Compiled:
+    def clone(self) -> CompiledLaunch:
         """The same launch with places of its own for its arrays' addresses."""
         made = copy.copy(self)
-        made.at = type(self.at)(*self.at)
-        made._arguments = (ctypes.addressof(made.at), *self._arguments[1:])
+        made.pointers = type(self.pointers)(*self.pointers)
+        made._arguments = (ctypes.addressof(made.pointers), *self._arguments[1:])
         return made
 
-    def resized(self, sizes: list[int]) -> Compiled:
+    def with_sizes(self, sizes: list[int]) -> CompiledLaunch:
         """The same launch with other sizes."""
         made = copy.copy(self)
         made._sizes, made._block = sizes, (ctypes.c_longlong * len(sizes))(*sizes)
@@ -282,23 +292,23 @@ class Compiled:
         """(function, at, sizes, numbers) as addresses."""
         return (self.function.address, *self._arguments)
 
-    def split(self, parts: int) -> Split:
+    def partition(self, parts: int) -> Partition:
         """What `parts` threads do of it, at most one share each, and what must follow."""
-        if self.splitting is not None:
-            return self.splitting(self, parts)
-        everything = [span(a) for a in self.arrays]
-        return Split([Share(self, everything, everything)])
+        if self.partitioner is not None:
+            return self.partitioner(self, parts)
+        everything = [byte_range(a) for a in self.arrays]
+        return Partition([ThreadTask(self, everything, everything)])
 
 
 @dataclass(frozen=True)
-class Split:
+class Partition:
     """A launch's shares, at most one for each thread, and a launch that joins what they leave."""
 
-    shares: list[Share]
-    then: Compiled | None = None
+    tasks: list[ThreadTask]
+    combine: CompiledLaunch | None = None
 
 
-def cuts(n: int, parts: int, grain: int) -> list[tuple[int, int]]:
+def chunk_bounds(n: int, parts: int, grain: int) -> list[tuple[int, int]]:
     """0 … n in at most so many stretches (from, to), the inner ends multiples of `grain`. The same for all launches,
     so that a thread goes on with the rows that it has in its cache."""
     ends = [min(n, round(n * k / parts / grain) * grain) for k in range(parts)] + [n]
@@ -306,7 +316,7 @@ def cuts(n: int, parts: int, grain: int) -> list[tuple[int, int]]:
 
 
 ROW_GRAIN, ELEMENT_GRAIN = 4, 64
-WORTH_A_JOIN = 4000.0  # nanoseconds of a reduction from which on several results and their join pay
+MIN_NS_TO_SPLIT_REDUCTION = 4000.0  # nanoseconds of a reduction from which on several results and their join pay
 
 
 def address_of(array: Any) -> int:
@@ -315,7 +325,7 @@ def address_of(array: Any) -> int:
     return found
 
 
-def span(array: Any) -> tuple[int, int]:
+def byte_range(array: Any) -> tuple[int, int]:
     """The bytes (from, to) that an array's elements lie in; (0, 0) for none."""
     if array.size == 0:
         return 0, 0
@@ -332,44 +342,48 @@ def _ways(kernel: Kernel, arrays: list[Any]) -> str:
     """How a launch may be shared: by "rows", by "columns", "flat" (one long row), or "whole"."""
     if kernel.form == "by_row":
         # a row's own place in a raw output is its own
-        whole = any(o.kind == "raw" and o.role != "in" for o in kernel.signature.arrays) and not kernel.apart
+        whole = any(o.kind == "raw" and o.role != "in" for o in kernel.signature.arrays) and not kernel.independent_rows
         return "whole" if whole else "rows"
-    if kernel.over == "rows":
+    if kernel.axis == "rows":
         return "columns"
     flat = all(o.kind == "element" and a.flags.c_contiguous for o, a in _strided(kernel, arrays))
     return "flat" if flat else "rows"
 
 
-class _Splitting:
+class _Partitioner:
     """The shares of a kernel's launch."""
 
     def __init__(self, kernel: Kernel, ways: str) -> None:
         self.kernel, self.ways = kernel, ways
 
-    def __call__(self, launch: Compiled, parts: int) -> Split:
+    def __call__(self, launch: CompiledLaunch, parts: int) -> Partition:
         kernel, ways, sizes = self.kernel, self.ways, launch.sizes
         low, grain = (0, ROW_GRAIN) if ways == "rows" else (2, ELEMENT_GRAIN)
-        stretches = [] if ways == "whole" else cuts(sizes[low + 1], parts, grain)
-        if kernel.over == "all":
-            if len(stretches) > 1 and launch.work > WORTH_A_JOIN and kernel.joined_by is not None:
+        stretches = [] if ways == "whole" else chunk_bounds(sizes[low + 1], parts, grain)
+        if kernel.axis == "all":
+            if (
+                len(stretches) > 1
+                and launch.estimated_ns > MIN_NS_TO_SPLIT_REDUCTION
+                and kernel.combine_kernel is not None
+            ):
                 return self._partial(launch, stretches)
             stretches = []
         if len(stretches) < 2:
-            return Split([self._share(launch, None)])
-        return Split([self._share(launch, stretch, low) for stretch in stretches])
+            return Partition([self._share(launch, None)])
+        return Partition([self._share(launch, stretch, low) for stretch in stretches])
 
-    def _share(self, launch: Compiled, stretch: tuple[int, int] | None, low: int = 0) -> Share:
+    def _share(self, launch: CompiledLaunch, stretch: tuple[int, int] | None, low: int = 0) -> ThreadTask:
         sizes = list(launch.sizes)
         if stretch is not None:
             sizes[low : low + 2] = stretch
         reads, writes = [], []
         for o, a in zip(self.kernel.signature.arrays, launch.arrays, strict=True):
-            place = span(a if stretch is None else self._part(o, a, *stretch))
+            place = byte_range(a if stretch is None else self._part(o, a, *stretch))
             if o.role != "out":
                 reads.append(place)
             if o.role != "in":
                 writes.append(place)
-        return Share(launch.resized(sizes), reads, writes)
+        return ThreadTask(launch.with_sizes(sizes), reads, writes)
 
     def _part(self, operand: Operand, array: Any, low: int, high: int) -> Any:
         if operand.kind == "raw":
@@ -380,7 +394,7 @@ class _Splitting:
             return array.reshape(-1)[low:high]
         return array if operand.kind == "col" else array[..., low:high]
 
-    def _partial(self, launch: Compiled, stretches: list[tuple[int, int]]) -> Split:
+    def _partial(self, launch: CompiledLaunch, stretches: list[tuple[int, int]]) -> Partition:
         """A reduction over everything: every share writes a result of its own, and a last launch joins them."""
         from .registry import get
 
@@ -388,18 +402,20 @@ class _Splitting:
         parts = np.zeros(len(stretches))
         where = next(k for k, o in enumerate(kernel.signature.arrays) if o.role == "out")
         arrays = [*launch.arrays[:where], parts, *launch.arrays[where + 1 :]]
-        partial = Compiled(launch.function, arrays, launch.sizes, list(launch.numbers), work=launch.work)
+        partial = CompiledLaunch(
+            launch.function, arrays, launch.sizes, list(launch.scalars), estimated_ns=launch.estimated_ns
+        )
         shares = []
         for k, stretch in enumerate(stretches):
             share = self._share(partial, stretch, low)
-            mine = share.launch.resized([*share.launch.sizes[:-1], k])
-            shares.append(Share(mine, share.reads, [span(parts[k : k + 1])]))
-        then = get(kernel.joined_by or "").in_compiled_text(parts, out=launch.arrays[where])
-        assert isinstance(then, Compiled)
-        return Split(shares, then)
+            mine = share.launch.with_sizes([*share.launch.sizes[:-1], k])
+            shares.append(ThreadTask(mine, share.reads, [byte_range(parts[k : k + 1])]))
+        then = get(kernel.combine_kernel or "").bind_compiled(parts, out=launch.arrays[where])
+        assert isinstance(then, CompiledLaunch)
+        return Partition(shares, then)
 
 
-def after_copies(copies: list[tuple[Any, Any]], launch: Callable[[], None]) -> Callable[[], None]:
+def with_input_copies(copies: list[tuple[Any, Any]], launch: Callable[[], None]) -> Callable[[], None]:
     """The launch preceded by its copies, (into, source): what was bound is read when it runs, not when it was bound."""
 
     def copy_and_launch() -> None:
@@ -433,15 +449,15 @@ def _row_and_column_strides(operand: Operand, array: Any) -> tuple[int, int]:
 
 def symbol(kernel: Kernel, types: dict[str, str]) -> str:
     """The name of the compiled function for given types: relu__float32."""
-    return "__".join([kernel.name, *(types[v] for v in kernel.signature.variables)])
+    return "__".join([kernel.name, *(types[v] for v in kernel.signature.type_variables)])
 
 
-def source(unit: Unit) -> str:
+def cpu_source(unit: CompilationUnit) -> str:
     """The text of a unit: one template a kernel, and its instance."""
     from .registry import all_kernels
 
     types = dict(unit.types)
-    kernels = [k for k in all_kernels() if k.family == unit.family and k.signature.variables == tuple(types)]
+    kernels = [k for k in all_kernels() if k.module == unit.module and k.signature.type_variables == tuple(types)]
     # libstdc++'s special functions take as long to read as all the rest, and no text calls one
     parts = [
         "#include <cstddef>",
@@ -452,7 +468,7 @@ def source(unit: Unit) -> str:
         bfloat16.ON_HOST,
         warp_lanes.ON_HOST,
     ]
-    if any(_MATH.search(f"{kernel.text}\n{kernel.setup}") for kernel in kernels):
+    if any(_MATH.search(f"{kernel.source}\n{kernel.prologue}") for kernel in kernels):
         # only there: compiling it takes as long as a family of kernels does
         parts.append(VECTOR_MATH)
     for kernel in kernels:
@@ -461,7 +477,7 @@ def source(unit: Unit) -> str:
 
 
 def _instance(kernel: Kernel, types: dict[str, str]) -> str:
-    arguments = ", ".join(Operand("", v, "element", "in").ctype(types) for v in kernel.signature.variables)
+    arguments = ", ".join(Operand("", v, "element", "in").c_type(types) for v in kernel.signature.type_variables)
     call = f"{kernel.name}_<{arguments}>" if arguments else f"{kernel.name}_"
     return (
         f'extern "C" void {symbol(kernel, types)}(void* const* at, const long long* sizes, const double* numbers) '
@@ -470,13 +486,13 @@ def _instance(kernel: Kernel, types: dict[str, str]) -> str:
 
 
 def _ctype(operand: Operand) -> str:
-    return operand.letter or operand.ctype({})
+    return operand.type_variable or operand.c_type({})
 
 
 def _template(kernel: Kernel) -> str:
     body = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](kernel)
-    head = "template <" + ", ".join(f"typename {v}" for v in kernel.signature.variables) + "> "
-    head = head if kernel.signature.variables else ""
+    head = "template <" + ", ".join(f"typename {v}" for v in kernel.signature.type_variables) + "> "
+    head = head if kernel.signature.type_variables else ""
     return (
         f"{head}static inline void {kernel.name}_(void* const* at, const long long* sizes, const double* numbers) {{\n"
         f"  (void)at; (void)sizes; (void)numbers;\n{body}}}\n"
@@ -492,10 +508,10 @@ def _prologue(kernel: Kernel) -> str:
         lines.append(f"  {const}{_ctype(o)}* {name} = ({const}{_ctype(o)}*)at[{k}];")
     for k, o in enumerate(kernel.signature.scalars):
         lines.append(f"  const {_ctype(o)} {o.name} = ({_ctype(o)})numbers[{k}];")
-    if kernel.when is not None:
-        lines.append(f"  if (!({kernel.when.text})) return;")
-    if kernel.setup:
-        lines.append(f"  {kernel.setup}")
+    if kernel.guard is not None:
+        lines.append(f"  if (!({kernel.guard.source})) return;")
+    if kernel.prologue:
+        lines.append(f"  {kernel.prologue}")
     return "\n".join(lines) + "\n"
 
 
@@ -523,7 +539,7 @@ def _elementwise(kernel: Kernel) -> str:
     def loop(index: Callable[[Operand], str]) -> list[str]:
         loads = " ".join(_load(o, f"q_{o.name}[{index(o)}]") for o in walking)
         stores = " ".join(f"q_{o.name}[{index(o)}] = {o.name};" for o in walking if o.role != "in")
-        return ["for (long long j = j0; j < m; ++j) {", f"  {loads}", f"  {kernel.text}", f"  {stores}", "}"]
+        return ["for (long long j = j0; j < m; ++j) {", f"  {loads}", f"  {kernel.source}", f"  {stores}", "}"]
 
     lines += [f"    if ({unit}) {{", "#pragma GCC ivdep", *loop(lambda o: "j"), "    } else {"]
     lines += [*loop(lambda o: f"j * cs_{o.name}"), "    }", "  }"]
@@ -542,7 +558,7 @@ def _by_row(kernel: Kernel) -> str:
             const = "const " if o.role == "in" else ""
             pointer = f"{const}{_ctype(o)}* {o.name} = {at};"
             made.append("    " + (pointer if o.kind == "rows" else _load(o, f"*({at})")))
-        made.append(f"    {kernel.text}")
+        made.append(f"    {kernel.source}")
         made += [
             f"    p_{o.name}[i * {step(o)}] = {o.name};" for o in operands if o.kind == "element" and o.role != "in"
         ]
@@ -564,20 +580,20 @@ def _reduction(kernel: Kernel) -> str:
     assert combine is not None
     operands = [o for o in kernel.signature.inputs if o.kind != "raw"]
     (out,) = kernel.signature.outputs
-    accumulator = "T" if combine.picks and "T" in kernel.signature.variables else _ctype(out)
+    accumulator = "T" if combine.is_selection and "T" in kernel.signature.type_variables else _ctype(out)
     lines = [_prologue(kernel), "  const long long i0 = sizes[0], n = sizes[1], j0 = sizes[2], m = sizes[3];"]
     for k, o in enumerate(operands):
         lines.append(f"  const long long rs_{o.name} = sizes[{4 + 2 * k}], cs_{o.name} = sizes[{5 + 2 * k}];")
     lines.append(f"  typedef {accumulator} A; const A identity = (A){combine.identity!r};")
-    lines.append(f"  auto combine = [](A a, A b) -> A {{ return {combine.text}; }};")
+    lines.append(f"  auto combine = [](A a, A b) -> A {{ return {combine.source}; }};")
     unit = " && ".join(f"cs_{o.name} == 1" for o in operands) or "true"
 
     def term(index: Callable[[Operand], str]) -> str:
         loads = " ".join(_load(o, f"q_{o.name}[{index(o)}]") for o in operands)
-        return f"{loads} {_ctype(out)} {out.name}; {kernel.text}"
+        return f"{loads} {_ctype(out)} {out.name}; {kernel.source}"
 
     rows = [f"auto* q_{o.name} = p_{o.name} + i * rs_{o.name};" for o in operands]
-    if kernel.over == "rows":
+    if kernel.axis == "rows":
         lines += [
             f"  A part[{TILE}], total[{TILE}];",
             f"  for (long long left = j0; left < m; left += {TILE}) {{",
@@ -655,9 +671,9 @@ def _compiler_version(command: tuple[str, ...]) -> str:
     return subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
 
 
-def _library(unit: Unit) -> ctypes.CDLL | None:
+def _library(unit: CompilationUnit) -> ctypes.CDLL | None:
     """The compiled library of a unit, or None where the NumPy bodies must do."""
-    if not compiles():
+    if not compilation_enabled():
         return None
     try:
         return _libraries[unit]
@@ -669,19 +685,19 @@ def _library(unit: Unit) -> ctypes.CDLL | None:
         return _libraries[unit]
 
 
-def _load_or_compile(unit: Unit) -> ctypes.CDLL | None:
-    global _trouble
+def _load_or_compile(unit: CompilationUnit) -> ctypes.CDLL | None:
+    global _compile_error
     command = compiler()
     if command is None:
         return None
     try:
-        return ctypes.CDLL(str(compile_text(source(unit), command)))
+        return ctypes.CDLL(str(compile_source(cpu_source(unit), command)))
     except (OSError, CompileError) as error:
-        _trouble = f"compiling the kernels of {unit.family} failed: {error}"
+        _compile_error = f"compiling the kernels of {unit.module} failed: {error}"
         return None
 
 
-def compile_text(text: str, command: list[str], more: tuple[str, ...] = ()) -> Path:
+def compile_source(text: str, command: list[str], more: tuple[str, ...] = ()) -> Path:
     """Compile a translation unit into the cache and return its path; found there, it is not compiled again. `more` are
     flags after the usual ones.
 
@@ -709,27 +725,27 @@ def compile_text(text: str, command: list[str], more: tuple[str, ...] = ()) -> P
     return target
 
 
-def forget(family: str | None = None) -> None:
+def invalidate(module: str | None = None) -> None:
     """Forget one family's loaded libraries, or all and past trouble: what was declared or set since is seen."""
-    global _trouble
+    global _compile_error
     with _lock:
-        for unit in [u for u in _libraries if family in (None, u.family)]:
+        for unit in [u for u in _libraries if module in (None, u.module)]:
             del _libraries[unit]
-        if family is None:
-            _trouble = None
+        if module is None:
+            _compile_error = None
 
 
-def prepare(units: Iterable[Unit]) -> None:
+def precompile(units: Iterable[CompilationUnit]) -> None:
     """Have the libraries of these units at hand, compiling side by side the texts that the cache lacks."""
     missing = {u for u in units if u not in _libraries}
-    if len(missing) < 2 or not compiles() or compiler() is None:
+    if len(missing) < 2 or not compilation_enabled() or compiler() is None:
         return
     # what goes wrong here goes wrong again, and is dealt with, when the library is loaded
     with contextlib.suppress(CompileError, OSError):
         _compile_together(missing)
 
 
-def build() -> set[Unit]:
+def build() -> set[CompilationUnit]:
     """Compile every registered kernel for all its types; returns the units. Raises CompileError or OSError."""
     from .registry import all_kernels
 
@@ -740,10 +756,10 @@ def build() -> set[Unit]:
     return units
 
 
-def _compile_together(units: set[Unit]) -> None:
+def _compile_together(units: set[CompilationUnit]) -> None:
     command = compiler()
     assert command is not None
     # the longest first, so that none of them is waited for alone
-    texts = sorted(map(source, units), key=len, reverse=True)
+    texts = sorted(map(cpu_source, units), key=len, reverse=True)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        list(pool.map(lambda text: compile_text(text, command), texts))
+        list(pool.map(lambda text: compile_source(text, command), texts))

@@ -15,20 +15,20 @@ import numpy as np
 from .bfloat16 import narrowed
 
 if TYPE_CHECKING:
-    from .registry import Call, Kernel
+    from .registry import BoundArguments, Kernel
 
 BLOCK = 8192  # elements: 64 KiB of float64
 
 
-def bind(kernel: Kernel, call: Call) -> Callable[[], None]:
+def bind(kernel: Kernel, call: BoundArguments) -> Callable[[], None]:
     """The launch of the NumPy body on the buffers of `call`."""
     run = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form]
-    kernel = narrowed(kernel) if call.narrow else kernel
-    guard = kernel.when
+    kernel = narrowed(kernel) if call.bf16 else kernel
+    guard = kernel.guard
     by_name = dict(zip((o.name for o in kernel.signature.arrays), call.arrays, strict=True))
 
     def launch() -> None:
-        if guard is not None and not guard.body(by_name["state"]):
+        if guard is not None and not guard.reference(by_name["state"]):
             return
         with np.errstate(all="ignore"):
             run(kernel, call)
@@ -50,7 +50,7 @@ def _as_matrix(array: Any) -> Any:
     return array if array.ndim == 2 else array[None, :]
 
 
-def _elementwise(kernel: Kernel, call: Call) -> None:
+def _elementwise(kernel: Kernel, call: BoundArguments) -> None:
     operands = kernel.signature.arrays
     views = [
         {"element": _as_matrix, "row": lambda a: a[None, :], "col": lambda a: a[:, None], "raw": lambda a: a}[o.kind](a)
@@ -61,14 +61,14 @@ def _elementwise(kernel: Kernel, call: Call) -> None:
         part = {"element": (rows, columns), "row": (slice(None), columns), "col": (rows, slice(None)), "raw": ...}
         blocks = [v[part[o.kind]] for o, v in zip(operands, views, strict=True)]
         arguments = {o.name: b for o, b in zip(operands, blocks, strict=True) if o.role != "out"}
-        _store(kernel.body(**arguments, **call.scalars), blocks[first:])
+        _store(kernel.reference(**arguments, **call.scalars), blocks[first:])
 
 
-def _by_row(kernel: Kernel, call: Call) -> None:
+def _by_row(kernel: Kernel, call: BoundArguments) -> None:
     operands = kernel.signature.arrays
     n = call.shape[0]
     width = max(call.widths.values(), default=1)
-    takes = inspect.signature(kernel.body).parameters
+    takes = inspect.signature(kernel.reference).parameters
     first = len(kernel.signature.inputs)
     for rows, _ in _blocks(n, max(width, 1)) if width <= BLOCK else ((slice(i, i + 1), None) for i in range(n)):
         blocks = [a if o.kind == "raw" else a[rows] for o, a in zip(operands, call.arrays, strict=True)]
@@ -76,12 +76,12 @@ def _by_row(kernel: Kernel, call: Call) -> None:
         if "i" in takes:
             arguments["i"] = np.arange(rows.start, rows.stop)
         arguments |= {name: w for name, w in call.widths.items() if name in takes}
-        result = kernel.body(**arguments, **call.scalars)
+        result = kernel.reference(**arguments, **call.scalars)
         if result is not None:
             _store(result, blocks[first:])
 
 
-def _reduction(kernel: Kernel, call: Call) -> None:
+def _reduction(kernel: Kernel, call: BoundArguments) -> None:
     operands = kernel.signature.arrays
     combine = kernel.combine
     assert combine is not None
@@ -97,8 +97,8 @@ def _reduction(kernel: Kernel, call: Call) -> None:
             arguments[o.name] = (
                 whole[rows, columns] if o.kind == "element" else whole[columns] if o.kind == "row" else whole
             )
-        terms = kernel.body(**arguments, **call.scalars)
-        if kernel.over == "rows":
+        terms = kernel.reference(**arguments, **call.scalars)
+        if kernel.axis == "rows":
             into = out[columns]
             combine.ufunc(into, combine.ufunc.reduce(terms, axis=0), out=into)
         else:

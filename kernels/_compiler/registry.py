@@ -17,7 +17,7 @@ import numpy as np
 
 from ..state import SIZE
 from . import cuda_launch, host, numpy_launch
-from .signature import HELD, TAKEN_IN_REDUCTIONS, Operand, Signature, parse, type_name
+from .signature import RESERVED_IN_REDUCTIONS, STORAGE_TO_COMPUTE, Operand, Signature, parse, type_name
 
 Launch = Callable[[], None]
 
@@ -29,8 +29,8 @@ _REFUSED = re.compile(r"(?<![\w.])(abs|min|max)\s*\(")
 class Guard:
     """A condition on the state array, asked once a launch: a kernel under a false guard writes nothing."""
 
-    text: str
-    body: Callable[[Any], bool]
+    source: str
+    reference: Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Combine:
     `joined_by` names the kernel that joins the partial results (float64) of several threads.
     """
 
-    text: str
+    source: str
     ufunc: np.ufunc
     identity: float
-    picks: bool = False
-    joined_by: str | None = None
+    is_selection: bool = False
+    combine_kernel: str | None = None
 
 
-ADD = Combine("a + b", np.add, 0.0, joined_by="total")
+ADD = Combine("a + b", np.add, 0.0, combine_kernel="sum_all")
 # NaN wins on either side: a NaN a is kept by a != a, and a NaN b fails both comparisons
-MAX_OF_MAGNITUDES = Combine("(a > b || a != a) ? a : b", np.maximum, 0.0, picks=True, joined_by="largest_magnitude")
+MAX_OF_MAGNITUDES = Combine("(a > b || a != a) ? a : b", np.maximum, 0.0, is_selection=True, combine_kernel="max_abs")
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ class Kernel:
     name: str
     form: str
     signature: Signature
-    text: str
-    body: Callable[..., Any]
-    family: str
-    setup: str = ""
-    when: Guard | None = None
+    source: str
+    reference: Callable[..., Any]
+    module: str
+    prologue: str = ""
+    guard: Guard | None = None
     combine: Combine | None = None
-    over: str = ""
-    apart: bool = False
+    axis: str = ""
+    independent_rows: bool = False
     ulp: int = 4
     doc: str = field(default="", repr=False)
 
     @property
-    def joined_by(self) -> str | None:
+    def combine_kernel(self) -> str | None:
         """The kernel that joins partial results, where that may be done whatever a guard says."""
-        return self.combine.joined_by if self.combine is not None and self.when is None else None
+        return self.combine.combine_kernel if self.combine is not None and self.guard is None else None
 
     def bind(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
         """Fix the buffers and return a launch: a callable without arguments that computes into `out`.
@@ -93,7 +93,7 @@ class Kernel:
         """The launch of out = kernel(inputs) and sums = Σ over the rows of `out` in one pass over the arrays, which a
         GPU takes for a kernel of one matrix from several; None where they are two launches."""
         call = self._check(inputs, out, scalars, None)
-        return None if call.on_host else cuda_launch.bind_summed(self, call, get("column_sum"), sums)
+        return None if call.on_host else cuda_launch.bind_with_column_sums(self, call, get("column_sum"), sums)
 
     def __call__(self, *inputs: Any, out: Any = None, count: int | None = None, **scalars: float) -> Any:
         """Compute at once; without `out` the results are new arrays of the inputs' kind, type and shape."""
@@ -102,11 +102,11 @@ class Kernel:
         self.bind(*inputs, out=out, count=count, **scalars)()
         return out
 
-    def in_numpy(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
+    def bind_numpy(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
         """The launch of the NumPy body, whatever else could run: the definition that the text is held to."""
         return numpy_launch.bind(self, self._check(inputs, out, scalars, count))
 
-    def in_compiled_text(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
+    def bind_compiled(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
         """The launch of the C++ text on the host; RuntimeError where there is no compiler."""
         return host.bind_compiled(self, self._check(inputs, out, scalars, count))
 
@@ -125,19 +125,23 @@ class Kernel:
         made = []
         for o in self.signature.outputs:
             source = next((by_name[q.name] for q in self.signature.inputs if q.type == o.type and q.is_array), like)
-            dtype = source.dtype if o.letter else np.dtype(o.type)
-            dtype = np.dtype(HELD.get(dtype.name, dtype)) if o.type == "T" and self.signature.holds else dtype
+            dtype = source.dtype if o.type_variable else np.dtype(o.type)
+            dtype = (
+                np.dtype(STORAGE_TO_COMPUTE.get(dtype.name, dtype))
+                if o.type == "T" and self.signature.supports_bf16
+                else dtype
+            )
             shape = like.shape
-            if self.over == "rows":
+            if self.axis == "rows":
                 shape = like.shape[1:]
-            elif self.over == "all":
+            elif self.axis == "all":
                 shape = (1,)
             elif self.form == "by_row" and o.kind == "element":
                 shape = like.shape[:1]
             made.append(cuda_launch.empty_like(like, shape, dtype))
         return made[0] if len(made) == 1 else tuple(made)
 
-    def _check(self, inputs: Any, out: Any, scalars: dict[str, float], count: int | None) -> Call:
+    def _check(self, inputs: Any, out: Any, scalars: dict[str, float], count: int | None) -> BoundArguments:
         outputs = out if isinstance(out, tuple) else (out,)
         operands = self.signature.arrays
         if len(inputs) != len(self.signature.inputs) or len(outputs) != len(self.signature.outputs):
@@ -154,7 +158,7 @@ class Kernel:
         if any(isinstance(a, np.ndarray) != on_host for a in arrays):
             raise TypeError(f"kernel {self.name}: NumPy arrays and arrays of the device are mixed")
         shape, widths = self._shape(operands, arrays, count)
-        return Call(arrays, {k: float(v) for k, v in scalars.items()}, types, shape, widths, on_host)
+        return BoundArguments(arrays, {k: float(v) for k, v in scalars.items()}, types, shape, widths, on_host)
 
     def _check_type(self, operand: Operand, array: Any, types: dict[str, str]) -> None:
         if not hasattr(array, "dtype") or not hasattr(array, "strides") or isinstance(array, np.generic):
@@ -163,15 +167,15 @@ class Kernel:
         if not array.dtype.isnative:
             raise TypeError(f"kernel {self.name}: {operand.name} is not in the machine's byte order")
         wanted = operand.type
-        if operand.letter:
-            allowed = tuple(HELD) if operand.type == "H" else host.variable_types(operand.type)
+        if operand.type_variable:
+            allowed = tuple(STORAGE_TO_COMPUTE) if operand.type == "H" else host.variable_types(operand.type)
             if got not in allowed:
                 raise TypeError(f"kernel {self.name}: {operand.name} must be one of {allowed}, got {got}")
             wanted = types.setdefault(operand.type, got)
         if got != wanted:
             raise TypeError(f"kernel {self.name}: {operand.name} must be {wanted}, got {got}")
-        if operand.type == "H" and types.setdefault("T", HELD[got]) != HELD[got]:
-            raise TypeError(f"kernel {self.name}: {operand.name} must be {types['T']}, got {HELD[got]}")
+        if operand.type == "H" and types.setdefault("T", STORAGE_TO_COMPUTE[got]) != STORAGE_TO_COMPUTE[got]:
+            raise TypeError(f"kernel {self.name}: {operand.name} must be {types['T']}, got {STORAGE_TO_COMPUTE[got]}")
         if operand.role != "in" and isinstance(array, np.ndarray) and not array.flags.writeable:
             raise ValueError(f"kernel {self.name}: output {operand.name} is read-only")
         if isinstance(array, np.ndarray) and not array.flags.aligned:
@@ -207,7 +211,7 @@ class Kernel:
         if n is None:
             raise TypeError(f"kernel {self.name}: pass count=, no operand tells the number of rows")
         m = 1 if m is None else m
-        if self.over == "rows" and flat:
+        if self.axis == "rows" and flat:
             raise ValueError(f"kernel {self.name} sums over rows: its input must have two dimensions")
         for o, a in zip(operands, arrays, strict=True):
             if o.kind == "rows":
@@ -221,7 +225,7 @@ class Kernel:
             elif o.kind == "col" or self.form == "by_row":
                 wanted = (n,)
             elif self.form == "reduction" and o.role == "out":
-                wanted = (m,) if self.over == "rows" else (1,)
+                wanted = (m,) if self.axis == "rows" else (1,)
             else:
                 wanted = (m,) if flat else (n, m)
             if tuple(a.shape) != wanted:
@@ -230,7 +234,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Call:
+class BoundArguments:
     """The checked arguments of one launch."""
 
     arrays: list[Any]
@@ -241,80 +245,82 @@ class Call:
     on_host: bool
 
     @property
-    def narrow(self) -> bool:
+    def bf16(self) -> bool:
         """Whether matrices of type H are held in bfloat16."""
         return self.types.get("H") == "uint16"
 
 
 def _register(kernel: Kernel) -> Kernel:
-    shared = [part.text for part in (kernel.when, kernel.combine) if part is not None]
-    found = _REFUSED.search("\n".join([kernel.text, kernel.setup, *shared]))
+    shared = [part.source for part in (kernel.guard, kernel.combine) if part is not None]
+    found = _REFUSED.search("\n".join([kernel.source, kernel.prologue, *shared]))
     if found:
         raise ValueError(
             f"kernel {kernel.name}: {found[1]}() differs between C, C++ and CUDA; write fabs, fmin or a ternary"
         )
     operands = (*kernel.signature.arrays, *kernel.signature.scalars)
-    taken = {o.name for o in operands} & (TAKEN_IN_REDUCTIONS if kernel.form == "reduction" else set())
+    taken = {o.name for o in operands} & (RESERVED_IN_REDUCTIONS if kernel.form == "reduction" else set())
     if taken:
         raise ValueError(f"kernel {kernel.name}: the name {min(taken)!r} is taken by the loops of a reduction")
     of_matrices = {"elementwise": ("element", "row", "col"), "by_row": ("rows",), "reduction": ("element", "row")}
     for o in operands:
-        if o.type == "H" and (o.kind not in of_matrices[kernel.form] or (kernel.over and o.role != "in")):
+        if o.type == "H" and (o.kind not in of_matrices[kernel.form] or (kernel.axis and o.role != "in")):
             raise ValueError(f"kernel {kernel.name}: {o.name} cannot be held in bfloat16 there: write T in place of H")
     expected = {o.name for o in (*kernel.signature.inputs, *kernel.signature.scalars)}
     expected |= {o.name for o in kernel.signature.outputs if o.role == "inout"}
     optional = {"i", *kernel.signature.widths, *(o.name for o in kernel.signature.outputs if o.kind == "raw")}
-    got = set(inspect.signature(kernel.body).parameters)
+    got = set(inspect.signature(kernel.reference).parameters)
     if not expected <= got or got - expected - optional:
         raise ValueError(
             f"kernel {kernel.name}: its NumPy body takes {sorted(got)}, the signature says {sorted(expected)}"
         )
-    if kernel.name in _REGISTRY and _REGISTRY[kernel.name].family != kernel.family:
-        raise ValueError(f"kernel {kernel.name} is registered already, in {_REGISTRY[kernel.name].family}")
+    if kernel.name in _REGISTRY and _REGISTRY[kernel.name].module != kernel.module:
+        raise ValueError(f"kernel {kernel.name} is registered already, in {_REGISTRY[kernel.name].module}")
     _REGISTRY[kernel.name] = kernel
-    host.forget(kernel.family)
+    host.invalidate(kernel.module)
     return kernel
 
 
-def _declare(form: str, signature: str, text: str, **options: Any) -> Callable[[Callable[..., Any]], Kernel]:
-    def declare(body: Callable[..., Any]) -> Kernel:
-        name = options.pop("name", None) or body.__name__
-        doc = inspect.getdoc(body) or ""
-        family = options.pop("family", None) or body.__module__
-        return _register(Kernel(name, form, parse(signature), inspect.cleandoc(text), body, family, doc=doc, **options))
+def _declare(form: str, signature: str, source: str, **options: Any) -> Callable[[Callable[..., Any]], Kernel]:
+    def declare(reference: Callable[..., Any]) -> Kernel:
+        name = options.pop("name", None) or reference.__name__
+        doc = inspect.getdoc(reference) or ""
+        module = options.pop("module", None) or reference.__module__
+        return _register(
+            Kernel(name, form, parse(signature), inspect.cleandoc(source), reference, module, doc=doc, **options)
+        )
 
     return declare
 
 
 def elementwise(
-    signature: str, text: str, *, setup: str = "", when: Guard | None = None, **options: Any
+    signature: str, source: str, *, prologue: str = "", guard: Guard | None = None, **options: Any
 ) -> Callable[[Callable[..., Any]], Kernel]:
     """Declare a kernel by its text for one element; `setup` is text hoisted before the loop, `when` its guard."""
-    return _declare("elementwise", signature, text, setup=setup, when=when, **options)
+    return _declare("elementwise", signature, source, prologue=prologue, guard=guard, **options)
 
 
 def by_row(
-    signature: str, text: str, *, when: Guard | None = None, **options: Any
+    signature: str, source: str, *, guard: Guard | None = None, **options: Any
 ) -> Callable[[Callable[..., Any]], Kernel]:
     """Declare a kernel by its text for one row; operands `rows[m]` are pointers to the row, m columns wide."""
-    return _declare("by_row", signature, text, when=when, **options)
+    return _declare("by_row", signature, source, guard=guard, **options)
 
 
 def reduction(
-    signature: str, text: str, *, over: str, combine: Combine = ADD, when: Guard | None = None, **options: Any
+    signature: str, source: str, *, axis: str, combine: Combine = ADD, guard: Guard | None = None, **options: Any
 ) -> Callable[[Callable[..., Any]], Kernel]:
     """Declare a kernel whose text maps one element to a term and whose terms are combined.
 
     `over="rows"` gives one result a column, terms in blocks of 64 rows taken in order; `over="all"` gives one
     float64 result, terms in 16 interleaved lanes. The order is fixed, so the same input gives the same bits.
     """
-    return _declare("reduction", signature, text, over=over, combine=combine, when=when, **options)
+    return _declare("reduction", signature, source, axis=axis, combine=combine, guard=guard, **options)
 
 
 def bind_all(calls: Iterable[tuple[Kernel, tuple[Any, ...], Any, int | None, dict[str, float]]]) -> list[Launch]:
     """Bind many calls (kernel, inputs, out, count, scalars); texts not compiled yet are compiled side by side."""
     checked = [(k, k._check(inputs, out, scalars, count)) for k, inputs, out, count, scalars in calls]
-    host.prepare(host.unit_of(k, call.types) for k, call in checked if call.on_host)
+    host.precompile(host.unit_of(k, call.types) for k, call in checked if call.on_host)
     return [host.bind(k, call) if call.on_host else cuda_launch.bind(k, call) for k, call in checked]
 
 

@@ -42,10 +42,10 @@ C_TYPES = {
     "bool": "bool",
 }
 VARIABLES = {"T": ("float32", "float64"), "S": tuple(C_TYPES)}
-HELD = {"float32": "float32", "float64": "float64", "uint16": "float32"}  # what H may be, and T then
-TAKEN = {"i", "j", "n", "at", "sizes", "numbers", "LANE", "LANES"}
+STORAGE_TO_COMPUTE = {"float32": "float32", "float64": "float64", "uint16": "float32"}  # what H may be, and T then
+RESERVED_NAMES = {"i", "j", "n", "at", "sizes", "numbers", "LANE", "LANES"}
 # names of the loops around a reduction's text, where an operand of that name would silently stand for another
-TAKEN_IN_REDUCTIONS = set(
+RESERVED_IN_REDUCTIONS = set(
     """A a b block c combine end first half identity k l lane left m n_columns n_elements n_groups n_parts n_rows part
     parts r result top total w""".split()
 )
@@ -69,12 +69,12 @@ class Operand:
     def is_array(self) -> bool:
         return self.kind != "scalar"
 
-    def ctype(self, types: dict[str, str]) -> str:
+    def c_type(self, types: dict[str, str]) -> str:
         """The C type, given what T and S stand for."""
-        return C_TYPES[types.get(self.letter or self.type, self.type)]
+        return C_TYPES[types.get(self.type_variable or self.type, self.type)]
 
     @property
-    def letter(self) -> str:
+    def type_variable(self) -> str:
         """The type variable as a text knows it; "" for a type that is fixed."""
         return "T" if self.type == "H" else self.type if self.type in VARIABLES else ""
 
@@ -92,12 +92,12 @@ class Signature:
         return self.inputs + self.outputs
 
     @cached_property
-    def variables(self) -> tuple[str, ...]:
+    def type_variables(self) -> tuple[str, ...]:
         """The type variables that a text knows, in the order T, S."""
-        return tuple(v for v in VARIABLES if any(o.letter == v for o in self.arrays))
+        return tuple(v for v in VARIABLES if any(o.type_variable == v for o in self.arrays))
 
     @cached_property
-    def holds(self) -> bool:
+    def supports_bf16(self) -> bool:
         """Whether matrices may be held in bfloat16."""
         return any(o.type == "H" for o in self.arrays)
 
@@ -109,9 +109,9 @@ class Signature:
     def type_combinations(self) -> list[dict[str, str]]:
         """Every meaning that the type variables can take: [{"T": "float32"}, {"T": "float64"}]; H is as T."""
         combinations: list[dict[str, str]] = [{}]
-        for variable in self.variables:
+        for variable in self.type_variables:
             combinations = [{**c, variable: t} for c in combinations for t in VARIABLES[variable]]
-        return [{**c, "H": c["T"]} for c in combinations] if self.holds else combinations
+        return [{**c, "H": c["T"]} for c in combinations] if self.supports_bf16 else combinations
 
 
 def parse(signature: str) -> Signature:
@@ -130,9 +130,9 @@ def parse(signature: str) -> Signature:
             kind = found["kind"] or "element"
             role = "inout" if found["inout"] else side
             operand = Operand(found["name"], found["type"], kind.partition("[")[0], role, found["width"])
-            if not operand.letter and operand.type not in C_TYPES:
+            if not operand.type_variable and operand.type not in C_TYPES:
                 raise ValueError(f"kernel operand {text!r}: unknown type {operand.type!r}")
-            if operand.name in TAKEN:
+            if operand.name in RESERVED_NAMES:
                 raise ValueError(f"kernel operand {text!r}: the name {operand.name!r} is taken by the generated loop")
             if role == "inout" and side == "in":
                 raise ValueError(f"kernel operand {text!r}: 'inout' belongs behind the arrow")

@@ -5,9 +5,10 @@ own. On a CPU, and on a GPU where rows are short, there is one lane, and a text 
 GPU lanes are neighbours within a warp, so that
 
     for (long long k = LANE; k < m; k += LANES) sum += x[k];
-    sum = sum_of_lanes<LANES>(sum);
+    sum = sum_lanes<LANES>(sum);
 
-reads a row in whole lines of memory. What one lane wrote another may read behind `meet<LANES>()`; an element output
+reads a row in whole lines of memory. What one lane wrote another may read behind `sync_lanes<LANES>()`; an element
+output
 comes from lane 0. Sums of lanes are taken in halves, lane l with l + 16, then l + 8 and so on: the same order always.
 """
 
@@ -19,18 +20,18 @@ WARP = 32
 _SHARED = re.compile(r"\bLANES\b")
 
 
-def is_shared(text: str) -> bool:
+def uses_lanes(text: str) -> bool:
     """Whether a by-row text says what each of several lanes does."""
     return _SHARED.search(text) is not None
 
 
-def summed(each: str, then: str, first: str = "", of: str = "T") -> str:
+def row_sum(each: str, then: str, first: str = "", of: str = "T") -> str:
     """The by-row text that takes the `sum`, of type `of`, of what `each` adds to it for every k to `then`."""
     return f"""
 {of} sum = ({of})0;
 {first}
 for (long long k = LANE; k < m; k += LANES) {{ {each} }}
-sum = sum_of_lanes<LANES>(sum);
+sum = sum_lanes<LANES>(sum);
 {then}
 """
 
@@ -40,10 +41,10 @@ _BEST = "best = a[best] == a[best] && !(a[k] <= a[best]) ? k : best;"
 
 ON_HOST = f"""
 enum {{ LANE = 0, LANES = 1 }};
-template <int L> static inline void meet() {{}}
-template <int L, class T> static inline T sum_of_lanes(T x) {{ return x; }}
-template <int L, class T> static inline T largest_of_lanes(T x) {{ return x; }}
-template <int L, class T> static inline long long first_largest(const T* a, long long m) {{
+template <int L> static inline void sync_lanes() {{}}
+template <int L, class T> static inline T sum_lanes(T x) {{ return x; }}
+template <int L, class T> static inline T max_lanes(T x) {{ return x; }}
+template <int L, class T> static inline long long row_argmax(const T* a, long long m) {{
   long long best = 0;
   for (long long k = 1; k < m; ++k) {_BEST}
   return best;
@@ -51,7 +52,7 @@ template <int L, class T> static inline long long first_largest(const T* a, long
 template <int L, class S, class T> static inline void convert_row(const S* from, T* x, long long m) {{
   for (long long k = 0; k < m; ++k) x[k] = (T)from[k];
 }}
-enum {{ AT_ONCE = 64 }};
+enum {{ PHILOX_UNROLL = 64 }};
 template <int N, class T> static inline void load_all(const T* x, T* held) {{
   for (int e = 0; e < N; ++e) held[e] = x[e];
 }}
@@ -70,19 +71,19 @@ ON_DEVICE = f"""{PACKS}
 template <int L> __device__ unsigned int team() {{
   return (0xffffffffu >> (32 - L)) << (threadIdx.x & 31 & ~(L - 1));
 }}
-template <int L> __device__ void meet() {{ if (L > 1) __syncwarp(team<L>()); }}
-template <int L, class T> __device__ T sum_of_lanes(T x) {{
+template <int L> __device__ void sync_lanes() {{ if (L > 1) __syncwarp(team<L>()); }}
+template <int L, class T> __device__ T sum_lanes(T x) {{
   for (int half = L / 2; half > 0; half /= 2) x += __shfl_xor_sync(team<L>(), x, half);
   return x;
 }}
-template <int L, class T> __device__ T largest_of_lanes(T x) {{
+template <int L, class T> __device__ T max_lanes(T x) {{
   for (int half = L / 2; half > 0; half /= 2) {{
     const T other = __shfl_xor_sync(team<L>(), x, half);
     x = other > x ? other : x;
   }}
   return x;
 }}
-template <int L, class T> __device__ long long first_largest(const T* a, long long m) {{
+template <int L, class T> __device__ long long row_argmax(const T* a, long long m) {{
   const long long lane = threadIdx.x & (L - 1);
   long long best = lane < m ? lane : 0;
   for (long long k = lane + L; k < m; k += L) {_BEST}
@@ -111,7 +112,7 @@ template <int L, class S, class T> __device__ void convert_row(const S* from, T*
   }}
   for (long long k = begin + lane; k < m; k += L) x[k] = (T)from[k];
 }}
-enum {{ AT_ONCE = 1 }};
+enum {{ PHILOX_UNROLL = 1 }};
 template <int N, class T> __device__ void load_all(const T* x, T* held) {{
   typedef Pack<T, N> P;
   if (is_whole<P>(x)) {{

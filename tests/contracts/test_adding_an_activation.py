@@ -21,7 +21,7 @@ from ._compiler.activation import activation
 
 @activation(
     value="a = z / ((T)1 + fabs(z));",
-    slope="const T u = (T)1 - fabs(a); d = u * u;",
+    derivative="const T u = (T)1 - fabs(a); d = u * u;",
     stored="a",
 )
 class softsign:
@@ -30,7 +30,7 @@ class softsign:
     def f(z):
         return z / (1 + np.abs(z))
 
-    def slope(a):
+    def derivative(a):
         u = 1 - np.abs(a)
         return u * u
 '''

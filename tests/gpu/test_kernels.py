@@ -22,7 +22,7 @@ LARGE = 10**6 + 1
 def _in_numpy(**asked):
     case = make(**asked)
     inputs, options = case.arguments()
-    case.kernel.in_numpy(*inputs, **options)()
+    case.kernel.bind_numpy(*inputs, **options)()
     return case
 
 
@@ -40,7 +40,7 @@ def test_simulated_parity(kernel, types, fake_cupy):
     for asked in kernel_cases.cases(kernel, types, sizes=((0, 3), (1, 1), (33, 33), (130, 67)), flat=(0, 1, 33)):
         assert_same(_on_device(fake_cupy, **asked), _in_numpy(**asked))
     launched = set(internals.kernels_run(fake_cupy))
-    parts = cuda_codegen.texts(kernel) if kernel.form == "reduction" else ("",)
+    parts = cuda_codegen.sources(kernel) if kernel.form == "reduction" else ("",)
     assert launched == {f"{kernel.name}{part}" for part in parts}
 
 
@@ -114,13 +114,13 @@ REDUCTIONS = [
     ("column_sum", (1, 2**18 + 1), ["parts"]),
     ("column_sum", (0, 5), ["join"]),
     ("column_sum", (5, 0), []),
-    ("total", (1, 1), ["parts"]),
-    ("total", (8, 64), ["parts"]),
-    ("total", (8, 65), ["parts", "join"]),
-    ("total", (3, 2**16), ["parts", "join"]),
-    ("total", (32, 2**16), ["parts", "join"]),
-    ("total", (33, 2**16), ["parts", "join", "join"]),
-    ("total", (0, 5), ["join"]),
+    ("sum_all", (1, 1), ["parts"]),
+    ("sum_all", (8, 64), ["parts"]),
+    ("sum_all", (8, 65), ["parts", "join"]),
+    ("sum_all", (3, 2**16), ["parts", "join"]),
+    ("sum_all", (32, 2**16), ["parts", "join"]),
+    ("sum_all", (33, 2**16), ["parts", "join", "join"]),
+    ("sum_all", (0, 5), ["join"]),
 ]
 
 
@@ -176,13 +176,13 @@ def test_simulated_packs_are_the_plain_form_bit_for_bit(kernel, types, fake_cupy
     assert seen == {0, 1, 16 // narrowest}
 
 
-GUARDED = [p for p in SIMULATED if p.values[0].when is not None]
+GUARDED = [p for p in SIMULATED if p.values[0].guard is not None]
 
 
 def _assert_nothing_written(kernel, types, xp):
     order = [o.name for o in kernel.signature.arrays]
     for n, m in ((3, 33), (130, 67), (0, 3)):
-        for slots in ({"BAD": 4}, {"SKIP": 1}):
+        for slots in ({"NONFINITE_STEP": 4}, {"EMPTY_BATCH": 1}):
             case = make(kernel, types, n, m, xp=xp)
             [*case.inputs, *case.outputs][order.index("state")].array[...] = xp.asarray(state_array(**slots))
             before = [x.copy() for x in case.results()]
@@ -222,7 +222,7 @@ def test_simulated_launches_allocate_nothing(fake_cupy):
         kernels.get("relu").bind(x, out=x),
         kernels.get("softmax").bind(x, out=x),
         kernels.get("column_sum").bind(x, out=s),
-        kernels.get("total").bind(x, out=total),
+        kernels.get("sum_all").bind(x, out=total),
     ]
     fake_cupy.state.calls.clear()
     fake_cupy.state.capturing = True
@@ -234,7 +234,7 @@ def test_simulated_launches_allocate_nothing(fake_cupy):
 
 def test_kernels_of_another_cupy_are_not_taken(fake_cupy, monkeypatch):
     """What was compiled for one module named cupy is not launched for another: the fake's never reach a GPU."""
-    text = cuda_codegen.elementwise_text(kernels.get("relu"))
+    text = cuda_codegen.elementwise_source(kernels.get("relu"))
     first = internals.device_function(text, "relu")
     assert internals.device_function(text, "relu") is first
     monkeypatch.setattr(fake_cupy, "ElementwiseKernel", type("Other", (fake_cupy.ElementwiseKernel,), {}))
@@ -251,7 +251,7 @@ def test_simulated_rows_that_a_text_cannot_write(fake_cupy):
 
 
 SUMMED = [p for p in ON_GPU if p.values[0].name.endswith("_backward")]
-SUMMED = [p for p in SUMMED if cuda_codegen.can_be_summed(p.values[0])]
+SUMMED = [p for p in SUMMED if cuda_codegen.can_fuse_column_sums(p.values[0])]
 
 
 def _assert_summed(kernel, types, xp, on_gpu=False):

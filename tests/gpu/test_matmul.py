@@ -129,7 +129,7 @@ def test_gelu_is_the_tanh_form_to_the_precision_asked_for(backend, precision):
     tolerances.assert_within(to_host(out), f.f(z).astype(np.float32), allowed)
     delta, W_next, sums = integers(33, 6, seed=3), integers(24, 6, seed=4), backend.empty((24,), np.float32)
     bind(backend, precision, put(delta), put(W_next).T, out, epilogue="dgelu_sums", vector=sums, kept=kept)()
-    wanted = f.slope(z) * np.einsum("ij,kj->ik", delta, W_next)
+    wanted = f.derivative(z) * np.einsum("ij,kj->ik", delta, W_next)
     allowed = UNIT_ROUNDOFF["tf32"] * np.abs(wanted).max()
     tolerances.assert_within(to_host(out), wanted.astype(np.float32), allowed)
     tolerances.assert_within(

@@ -346,11 +346,11 @@ def make_product(door, *operands, **options):
 def no_libraries():
     """Forget all compiled kernels, and bring them back afterwards."""
     before = dict(host._libraries)
-    host.forget()
+    host.invalidate()
     try:
         yield
     finally:
-        host.forget()
+        host.invalidate()
         host._libraries.update(before)
 
 
@@ -419,4 +419,4 @@ def activations_with_kernels():
 def forget_kernel(kernel):
     """Remove a kernel and the library of its family."""
     registry._REGISTRY.pop(kernel.name)
-    host.forget(kernel.family)
+    host.invalidate(kernel.module)

@@ -40,7 +40,7 @@ def by_kernel(variables=("T", "S")):
 def in_bfloat16():
     """Parameters (kernel, types) of a test: every kernel of matrices that may be held in bfloat16."""
     types = {"T": "float32", "S": "float32", "H": "uint16"}
-    return [pytest.param(k, types, id=f"{k.name}-bfloat16") for k in all_kernels() if k.signature.holds]
+    return [pytest.param(k, types, id=f"{k.name}-bfloat16") for k in all_kernels() if k.signature.supports_bf16]
 
 
 def edges(dtype, extremes=True):
@@ -115,15 +115,15 @@ class Asked:
 
     def dtype(self, operand):
         """Of its values; what is held in bfloat16 has values of float32."""
-        return np.dtype("float32" if self.narrow(operand) else self.types.get(operand.type, operand.type))
+        return np.dtype("float32" if self.bf16(operand) else self.types.get(operand.type, operand.type))
 
-    def narrow(self, operand):
+    def bf16(self, operand):
         return operand.type == "H" and self.types["H"] == "uint16"
 
     def shape(self, operand):
-        over = self.kernel.over
+        axis = self.kernel.axis
         if operand.role == "out" and self.kernel.form == "reduction":
-            return (self.m,) if over == "rows" else (1,)
+            return (self.m,) if axis == "rows" else (1,)
         if operand.kind == "row" or (operand.kind == "raw" and operand.width):
             return (self.m,)
         if operand.kind == "col" or (operand.kind == "element" and self.kernel.form == "by_row"):
@@ -137,9 +137,10 @@ def state_array(**slots):
     """A state array in the middle of training: nothing bad, candidates tried, a seed, a rate, a step."""
     state = np.zeros(SIZE)
     ordinary = {
-        "STEP": 3, "LR": 0.01, "OFFSET": OFFSET, "FIRST_ROW": 5, "SEED_LOW": 0x9E3779B9, "SEED_HIGH": 7, "CAREFUL": 1,
-        "LOSS": 0.7, "PENALTY": 0.1, "WEIGHT": 8, "LOSS_SUM": 2.5, "WEIGHT_SUM": 24, "LARGEST": 1.5, "NORM": 9,
-        "RATE": 0.02, "ROOT": 0.4, "BATCH": 2,
+        "STEP": 3, "LR": 0.01, "OFFSET": OFFSET, "FIRST_ROW": 5, "SEED_LOW": 0x9E3779B9, "SEED_HIGH": 7,
+        "NEAR_OVERFLOW": 1,
+        "LOSS": 0.7, "PENALTY": 0.1, "WEIGHT": 8, "LOSS_SUM": 2.5, "WEIGHT_SUM": 24, "MAX_ABS": 1.5, "SQUARED_NORM": 9,
+        "CORRECTED_LR": 0.02, "INV_SQRT_CORRECTION": 0.4, "BATCH_INDEX": 2,
     }  # fmt: skip
     for name, value in (ordinary | slots).items():
         state[Slot[name]] = value
@@ -243,7 +244,7 @@ def _values(ask, operand, index):
         shape = ask.shape(operand)
         made = ask.rng.normal(size=shape) if dtype.kind == "f" else ask.rng.integers(0, 2**31, size=shape)
     made = np.asarray(made).astype(dtype)
-    if ask.values != "ordinary" and dtype.kind == "f" and operand.kind != "raw" and operand.letter == "T":
+    if ask.values != "ordinary" and dtype.kind == "f" and operand.kind != "raw" and operand.type_variable == "T":
         made = _with_edges(ask, operand, made, index)
     return made
 
@@ -320,8 +321,8 @@ def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed
             elements += operand.kind == "element"
         if flat and operand.kind in ("element", "col"):
             made = made[:1].ravel()
-        made = widened(rounded(made)) if ask.narrow(operand) else made
-        held = rounded(made) if ask.narrow(operand) else made
+        made = widened(rounded(made)) if ask.bf16(operand) else made
+        held = rounded(made) if ask.bf16(operand) else made
         arena = Arena(held, _layout_of(kernel, operand, layouts[k % len(layouts)]), xp)
         if operand.name == "source" and made.ndim == 2:
             steps = [s // made.itemsize for s in arena.array.strides]
@@ -364,7 +365,7 @@ def cases(kernel, types, *, layouts=LAYOUTS, sizes=SIZES, flat=FLAT, values="edg
     if kernel.form != "by_row":
         sizes = (*sizes, EMPTY_ROWS)
     asked = [{"n": n, "m": m, "layout": layout} for n, m in sizes for layout in layouts]
-    if kernel.form == "elementwise" or kernel.over == "all":
+    if kernel.form == "elementwise" or kernel.axis == "all":
         asked += [{"n": 1, "m": m, "layout": x, "flat": True} for m in flat for x in layouts]
     asked += [{"n": 40, "m": 7, "values": values, "layout": x} for x in layouts]
     return [a | {"kernel": kernel, "types": types} for a in asked]
@@ -418,7 +419,7 @@ def _allowed(case, reference, operand, on_gpu):
         rows = [_largest(x, axis=1) if x.ndim == 2 else x for x in (scale, *(x for _, x in read))]
         largest = np.maximum(np.max(rows, axis=0), everywhere if case.ordinary else 0)
         return tolerances.sums(reference.dtype, m, largest[:, None] if reference.ndim == 2 else largest)
-    if kernel.over == "rows":
+    if kernel.axis == "rows":
         for _, x in read:
             scale = np.maximum(scale, _largest(x, axis=0) if x.ndim == 2 else x)
         return tolerances.sums(reference.dtype, n, scale)

@@ -19,7 +19,7 @@ X, Y, VALUES = RNG.normal(size=(90, 6)), RNG.integers(0, 3, 90), RNG.normal(size
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch):
     monkeypatch.delenv("GPUNN_COMPILE", raising=False)
-    host.forget()
+    host.invalidate()
 
 
 def classifier(*layers, dtype="float32", optimizer="adam", **options):
@@ -79,11 +79,11 @@ def test_a_side_that_is_wrong_is_found_in_its_layer(monkeypatch):
     from gpunn.kernels import get
 
     kernel = get("tanh_backward")
-    body = kernel.body
+    body = kernel.reference
     wrong = lambda **given: body(**given) * (1 + 1e-3)  # noqa: E731
     wrong.__signature__ = __import__("inspect").signature(body)
     monkeypatch.setattr(type(kernel), "__setattr__", object.__setattr__)
-    monkeypatch.setattr(kernel, "body", wrong)
+    monkeypatch.setattr(kernel, "reference", wrong)
     net = classifier(gpunn.Dense(8, "tanh"), gpunn.Dense(8, "sigmoid"), optimizer=gpunn.SGD(0.5), dtype="float64")
     report = gpunn.compare_devices(net, X, Y, devices=("numpy", "cpu"))
     (_, first), (_, second), (_, last) = report.layers

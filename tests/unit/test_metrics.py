@@ -475,7 +475,7 @@ def test_metrics_in_a_step_on_the_device_only_launch(rng, X, fake_cupy):
         for launch in step:
             launch()
     assert internals.only_launches(fake_cupy) and set(internals.products_run(fake_cupy)) == {"none"}
-    assert {"count_labels", "keep_rows"} <= set(internals.kernels_run(fake_cupy))
+    assert {"count_labels", "store_rows"} <= set(internals.kernels_run(fake_cupy))
 
 
 # --- metrics of one's own --------------------------------------------------------------------------------------------

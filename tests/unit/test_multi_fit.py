@@ -253,7 +253,7 @@ def test_nets_whose_products_cannot_be_captured_take_turns(fake_cupy, monkeypatc
 
 
 def _needs_compiled_texts():
-    if host.status().body != "compiled":
+    if host.status().implementation != "compiled":
         pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
 
 
@@ -548,7 +548,7 @@ def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compi
         monkeypatch.setenv("GPUNN_COMPILE", "0")
     state, record, sums = np.zeros(SIZE), np.zeros((3, 3)), np.zeros(1)
     state[[Slot.LOSS, Slot.WEIGHT]] = 0.5, 4
-    step = [get("tick").bind(out=state, count=1, rows=4)]
+    step = [get("end_step").bind(out=state, count=1, rows=4)]
     end = [get("end_epoch").bind(out=(record, sums, state), count=1, totals_n=1)]
     whole = backend.get("cpu").epochs([(step, 2), (step, 1), (end, 1)], state)
     assert isinstance(whole, epoch_runner.WalkedEpochs) == compiled
@@ -557,12 +557,12 @@ def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compi
     while not whole.go(seconds):
         turns += 1
     assert (turns > 3) == (seconds == 0)
-    assert state[Slot.STEP] == 9 and state[Slot.OFFSET] == 36 and state[Slot.EPOCH] == 3
+    assert state[Slot.STEP] == 9 and state[Slot.OFFSET] == 36 and state[Slot.EPOCHS_DONE] == 3
     np.testing.assert_array_equal(record, [[6.0, 12.0, 0.0]] * 3)
     assert state[Slot.LR] in (8.0, 9.0)
-    state[Slot.BAD] = 1
+    state[Slot.NONFINITE_STEP] = 1
     whole.begin(3)
-    assert whole.go(1.0) and state[Slot.EPOCH] == 3
+    assert whole.go(1.0) and state[Slot.EPOCHS_DONE] == 3
 
 
 def test_one_thread_each_holds_blas_and_lets_it_go():

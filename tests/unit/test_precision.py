@@ -61,7 +61,7 @@ def test_a_step_in_bfloat16_rounds_what_products_read_and_leave_and_nothing_else
     from gpunn.kernels import activation_kernels
 
     kernels = activation_kernels(activation)
-    f, slope = RELU if activation == "relu" else (lambda z: kernels.f(z).astype(np.float32), kernels.slope)
+    f, slope = RELU if activation == "relu" else (lambda z: kernels.f(z).astype(np.float32), kernels.derivative)
     X, y = data(24)
     X = X.astype(np.float32)
     net = net_of("cuda", sizes=(32, 16), activation=activation, precision="bf16", optimizer=gpunn.SGD(0.5))
@@ -442,15 +442,15 @@ def test_steps_in_a_row_round_the_weights_as_they_write_them(fake_cupy, monkeypa
     together = fitted(fake_cupy, optimizer=optimizer)
     nodes = set(internals.graphs_run(fake_cupy))
     with plan_of(together) as plan:
-        assert [launch.once for launch in plan.forward].count(True) == 1
+        assert [launch.first_step_only for launch in plan.forward].count(True) == 1
     # a graph of some steps has one rounding
     few, many = min(nodes), max(nodes)
     assert many == 3 * few - 2
-    assert f"{optimizer}_holding" in internals.kernels_run(fake_cupy)
+    assert f"{optimizer}_with_bf16_copy" in internals.kernels_run(fake_cupy)
     internals.round_before_each_step(monkeypatch)
     singly = fitted(fake_cupy, optimizer=optimizer)
     with plan_of(singly) as plan:
-        assert not any(launch.once for launch in plan.forward)
+        assert not any(launch.first_step_only for launch in plan.forward)
     for a, b in zip(together.get_weights(), singly.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -462,7 +462,7 @@ def test_what_else_writes_weights_has_them_rounded_before_every_step(fake_cupy):
     for layers in (held, [gpunn.Dense(5, "relu"), middle, gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]):
         net = fitted(fake_cupy, layers=layers)
         with plan_of(net) as plan:
-            assert not any(launch.once for launch in plan.forward)
+            assert not any(launch.first_step_only for launch in plan.forward)
 
 
 def test_a_bad_step_leaves_weights_and_their_copy_as_they_were(fake_cupy):

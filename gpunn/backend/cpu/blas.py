@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels._compiler.host import ROW_GRAIN, Compiled, Share, Split, cuts, function_of, span
+from ...kernels._compiler.host import (
+    ROW_GRAIN,
+    CompiledLaunch,
+    Partition,
+    ThreadTask,
+    byte_range,
+    chunk_bounds,
+    load_function,
+)
 from . import native
 from .sources import FUSED
 
@@ -180,47 +188,51 @@ def _regular(*arrays: np.ndarray) -> bool:
     return all(x.size and all(s > 0 and s % x.itemsize == 0 for s in x.strides) for x in arrays)
 
 
-def _by_blas(a: np.ndarray, b: np.ndarray, out: np.ndarray, address: int) -> Compiled:
+def _by_blas(a: np.ndarray, b: np.ndarray, out: np.ndarray, address: int) -> CompiledLaunch:
     return _product("blas", [a, b, out], address)
 
 
-def _in_registers(arrays: list[np.ndarray], relu: bool = False) -> Compiled:
+def _in_registers(arrays: list[np.ndarray], relu: bool = False) -> CompiledLaunch:
     return _product("small", arrays, relu=relu)
 
 
-def _product(how: str, arrays: list[np.ndarray], *addresses: int, relu: bool = False) -> Compiled:
+def _product(how: str, arrays: list[np.ndarray], *addresses: int, relu: bool = False) -> CompiledLaunch:
     """out = a b, or f(a b + bias), of [a, b, out] or [a, b, out, bias]; f the rectifier or nothing."""
     a, b, out = arrays[:3]
     (n, k), m = a.shape, b.shape[1]
     strides = [*_strides(a, how), *_strides(b, how), out.strides[0] // out.itemsize]
     compiled = native.walk() if how == "blas" else native.products(a.dtype.name)
     assert compiled is not None
-    return Compiled(
-        function_of(compiled, f"{how}_product__{a.dtype.name}"),
+    return CompiledLaunch(
+        load_function(compiled, f"{how}_product__{a.dtype.name}"),
         arrays,
         [n, k, m, *strides, len(arrays) > 3, relu],
         addresses=addresses,
-        work=100 + NANOSECONDS * n * k * m,
-        splitting=functools.partial(_split, addresses=addresses),
+        estimated_ns=100 + NANOSECONDS * n * k * m,
+        partitioner=functools.partial(_split, addresses=addresses),
     )
 
 
-def _split(launch: Compiled, parts: int, *, addresses: tuple[int, ...]) -> Split:
+def _split(launch: CompiledLaunch, parts: int, *, addresses: tuple[int, ...]) -> Partition:
     """Every thread computes rows of its own of the result, or columns where these are more: the operand that is packed
     for all of them is the shorter one then."""
     a, b, out, *bias = launch.arrays
     shares = []
     by_columns = out.shape[1] > out.shape[0]
-    for low, high in cuts(max(out.shape), parts, COLUMN_GRAIN if by_columns else ROW_GRAIN):
+    for low, high in chunk_bounds(max(out.shape), parts, COLUMN_GRAIN if by_columns else ROW_GRAIN):
         sizes = list(launch.sizes)
         sizes[2 if by_columns else 0] = high - low
         if by_columns:
             mine = [a, b[:, low:high], out[:, low:high], *(x[low:high] for x in bias)]
         else:
             mine = [a[low:high], b, out[low:high], *bias]
-        part = Compiled(launch.function, mine, sizes, addresses=addresses, work=launch.work)
-        shares.append(Share(part, [span(mine[0]), span(mine[1]), *map(span, mine[3:])], [span(mine[2])]))
-    return Split(shares)
+        part = CompiledLaunch(launch.function, mine, sizes, addresses=addresses, estimated_ns=launch.estimated_ns)
+        shares.append(
+            ThreadTask(
+                part, [byte_range(mine[0]), byte_range(mine[1]), *map(byte_range, mine[3:])], [byte_range(mine[2])]
+            )
+        )
+    return Partition(shares)
 
 
 def _strides(x: np.ndarray, how: str) -> tuple[int, int]:

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels._compiler.host import Compiled, Share, address_of, span
+from ...kernels._compiler.host import CompiledLaunch, ThreadTask, address_of, byte_range
 from ...kernels.state import Slot
 from . import blas, native
 
 # nanoseconds of work for which one more thread pays
 WORTH_A_THREAD = 12_000.0
 MOST_THREADS = 256
-SLOTS = [c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.BAD)]
+SLOTS = [c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.NONFINITE_STEP)]
 
 
 class _Node(Structure):
@@ -43,7 +43,7 @@ class Walk:
 
     def __init__(
         self,
-        launches: Sequence[Compiled],
+        launches: Sequence[CompiledLaunch],
         *,
         flush: bool = False,
         threads: int | None = None,
@@ -54,7 +54,7 @@ class Walk:
         self.launches = list(launches)
         self.count = len(self.launches)
         if threads is None:
-            threads = how_many(sum(launch.work for launch in self.launches))
+            threads = how_many(sum(launch.estimated_ns for launch in self.launches))
         lists = [self.launches] if threads == 1 else share(self.launches, threads)
         self.threads = len(lists)
         self._kept = lists
@@ -111,12 +111,12 @@ class Walk:
     def _slots_in(self, array: np.ndarray) -> tuple[list[tuple[c_void_p, int]], int]:
         """Where an address in that array stands among all nodes, (the place, bytes from the array's beginning) of each,
         and the array's bytes. ValueError where there is none."""
-        low, high = span(array)
+        low, high = byte_range(array)
         found = {}
         for launch in (launch for each in self._kept for launch in each if launch is not None):
-            for k, address in enumerate(launch.at):
+            for k, address in enumerate(launch.pointers):
                 if address is not None and low <= address < high:
-                    found[addressof(launch.at) + k * sizeof(c_void_p)] = address - low
+                    found[addressof(launch.pointers) + k * sizeof(c_void_p)] = address - low
         if not found:
             raise ValueError("no launch reads or writes an array that is to move")
         return [(c_void_p.from_address(place), offset) for place, offset in found.items()], array.nbytes
@@ -154,14 +154,14 @@ def how_many(work: float) -> int:
     return min(blas.threads(), MOST_THREADS, int(work / WORTH_A_THREAD))
 
 
-def share(launches: Iterable[Compiled], threads: int) -> list[list[Compiled | None]]:
+def share(launches: Iterable[CompiledLaunch], threads: int) -> list[list[CompiledLaunch | None]]:
     """Every thread's launches in order. None stands where all wait for one another: before a launch of which a thread
     reads what another has written since the last wait, or writes what another has read or written."""
-    lists: list[list[Compiled | None]] = [[] for _ in range(threads)]
+    lists: list[list[CompiledLaunch | None]] = [[] for _ in range(threads)]
     reads: list[list[tuple[int, int]]] = [[] for _ in range(threads)]
     writes: list[list[tuple[int, int]]] = [[] for _ in range(threads)]
 
-    def place(shares: list[Share]) -> None:
+    def place(shares: list[ThreadTask]) -> None:
         if any(
             meet(mine.writes, theirs) or meet(mine.reads, written)
             for who, mine in enumerate(shares)
@@ -179,10 +179,10 @@ def share(launches: Iterable[Compiled], threads: int) -> list[list[Compiled | No
             writes[who] += mine.writes
 
     for launch in launches:
-        split = launch.split(threads)
-        place(split.shares)
-        if split.then is not None:
-            place(split.then.split(1).shares)
+        split = launch.partition(threads)
+        place(split.tasks)
+        if split.combine is not None:
+            place(split.combine.partition(1).tasks)
     return lists
 
 
@@ -195,7 +195,7 @@ def join(launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[
     """The same launches, neighbours that are compiled joined into walks."""
     if native.walk() is None:
         return list(launches)
-    return neighbours(launches, Compiled, lambda each: [Walk(each, flush=flush)])
+    return neighbours(launches, CompiledLaunch, lambda each: [Walk(each, flush=flush)])
 
 
 def neighbours(
@@ -211,10 +211,10 @@ def neighbours(
 
 def walk_along(launches: Sequence[Callable[[], Any]], moving: Sequence[np.ndarray]) -> Walk | None:
     """The launches as a walk with `along`; None where one of them is not compiled, or none touches such an array."""
-    if native.walk() is None or not launches or not all(isinstance(launch, Compiled) for launch in launches):
+    if native.walk() is None or not launches or not all(isinstance(launch, CompiledLaunch) for launch in launches):
         return None
     try:
         # whoever else runs these launches finds his arrays where they were
-        return Walk([launch.apart() for launch in launches if isinstance(launch, Compiled)], moving=moving)
+        return Walk([launch.clone() for launch in launches if isinstance(launch, CompiledLaunch)], moving=moving)
     except ValueError:
         return None

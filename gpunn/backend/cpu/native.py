@@ -29,13 +29,13 @@ def prepare() -> None:
 
 
 def _load(name: str) -> ctypes.CDLL | None:
-    if not host.compiles():
+    if not host.compilation_enabled():
         return None
     with _lock:
         if name not in _libraries:
             command, text = host.compiler(), sources.WALK if name == "walk" else sources.products(name)
             try:
-                made = None if command is None else host.compile_text(text, command, sources.FLAGS)
+                made = None if command is None else host.compile_source(text, command, sources.FLAGS)
                 _libraries[name] = None if made is None else ctypes.CDLL(str(made))
             except (OSError, host.CompileError):
                 _libraries[name] = None

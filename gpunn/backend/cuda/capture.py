@@ -33,7 +33,7 @@ class Branches:
 
     def take(self, branch: int, launch: DeviceLaunch, step: int) -> None:
         """A launch of the step-th of several steps on a branch, unless an earlier step has done it for this one."""
-        if not (step and launch.once):
+        if not (step and launch.first_step_only):
             with self.streams[branch]:
                 launch()
 

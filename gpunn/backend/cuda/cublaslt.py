@@ -265,7 +265,7 @@ class Door:
         what = EPILOGUES[epilogue]
         reads = [a, b, *([vector] if what.vector == "in" else []), *([kept] if what.kept_by == "in" else [])]
         writes = [out, *([vector] if what.vector == "out" else []), *([kept] if what.kept_by == "out" else [])]
-        return DeviceLaunch([product], reads, writes, product=True)
+        return DeviceLaunch([product], reads, writes, needs_workspace=True)
 
     def algorithm(self, key: Any, product: Product) -> tuple[cublasLtMatmulAlgo_t, int]:
         """The algorithm for a problem and the workspace that it wants, asked once. Refused where there is none."""

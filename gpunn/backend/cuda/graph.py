@@ -95,7 +95,7 @@ class Graph:
         made = self._set_rate is None
         if self._set_rate is None:
             self._rates = self.backend.zeros((RATES + 1,), np.float64)
-            bound = kernel("scheduled_rate").bind(self._rates, out=state, count=1)
+            bound = kernel("set_scheduled_lr").bind(self._rates, out=state, count=1)
             assert isinstance(bound, DeviceLaunch)
             self._set_rate = bound
         self._rates[: len(rates) + 1] = self.backend.asarray(np.concatenate([[first], rates]))
@@ -152,7 +152,7 @@ class Graph:
         if rated not in self._placed:
             self._placed[rated] = place(self._list(rated))
         placed, _ = self._placed[rated]
-        found = {p.branch for p in placed if p.launch.product}
+        found = {p.branch for p in placed if p.launch.needs_workspace}
         return [k in found for k in range(1 + max(p.branch for p in placed))]
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:

@@ -29,7 +29,7 @@ class Lists(Graph):
 
     def _products(self, rated: bool) -> list[bool]:
         count = min(BRANCHES, len(self.lists))
-        return [any(x.product for each in self.lists[k::count] for x in each) for k in range(count)]
+        return [any(x.needs_workspace for each in self.lists[k::count] for x in each) for k in range(count)]
 
     def _record(self, branches: Branches, steps: int, rated: bool) -> None:
         count, begin = len(branches.streams), branches.mark(0)

@@ -68,7 +68,7 @@ def passes(xp: Any, bind: Bind, dtype: str, precision: str | None, result: str, 
     backward = epilogue if epilogue.startswith("d") else f"d{f}"
     vector = sums if backward.endswith("_sums") else None
     bind(put(delta), put(above).T, out, precision=precision, epilogue=backward, vector=vector, kept=kept)()
-    wanted = kernels.slope(z if f == "gelu" else kernels.f(z)) * np.einsum("ij,kj->ik", delta, above)
+    wanted = kernels.derivative(z if f == "gelu" else kernels.f(z)) * np.einsum("ij,kj->ik", delta, above)
     right = _close(numbers(out), wanted, f)
     return right and (vector is None or _close(numbers(sums), wanted.sum(axis=0), f))
 

@@ -613,7 +613,7 @@ def test_train_help_names_every_option(run):
 
 
 def test_the_doctor_compares(run):
-    if kernel_compiler.status().body != "compiled":
+    if kernel_compiler.status().implementation != "compiled":
         status, out, _ = run("doctor", "--compare")
         assert status == 1 and "nothing to compare" in out
         return

@@ -18,7 +18,7 @@ class Body:
         one buffer there too."""
         kernel = kernels.get(name)
         if self.xp is np:
-            launcher = kernel.in_numpy if self.name == "numpy" else kernel.in_compiled_text
+            launcher = kernel.bind_numpy if self.name == "numpy" else kernel.bind_compiled
             launcher(*inputs, out=out, **options)()
             return out
         outs = out if isinstance(out, tuple) else (out,)
@@ -35,7 +35,7 @@ class Body:
 @pytest.fixture(scope="session")
 def compiled_texts():
     """All texts compiled for this CPU, side by side; skipped where they cannot be."""
-    if host.status().body != "compiled":
+    if host.status().implementation != "compiled":
         pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
     host.build()
 

@@ -41,11 +41,11 @@ def test_rows_behind_the_2_31st_element(body, table, request):
 
         source = fake_cupy.wrap(table)
         order, state, state_of_the_last, out, last = map(fake.asarray, (order, state, state_of_the_last, out, last))
-    how = {"numpy": "in_numpy", "compiled": "in_compiled_text", "simulated": "bind"}[body]
+    how = {"numpy": "bind_numpy", "compiled": "bind_compiled", "simulated": "bind"}[body]
     if body == "compiled":
         request.getfixturevalue("compiled_texts")
     getattr(kernels.get("gather"), how)(source, order, state, out=out, **_steps(table))()
-    getattr(kernels.get("take_rows"), how)(source, state_of_the_last, out=last, **_steps(table))()
+    getattr(kernels.get("copy_rows"), how)(source, state_of_the_last, out=last, **_steps(table))()
     out, last = (a if isinstance(a, np.ndarray) else a.get() for a in (out, last))
     np.testing.assert_array_equal(out, CONTENT)
     np.testing.assert_array_equal(last, CONTENT[[2, 4, 0]])
@@ -73,7 +73,7 @@ def test_rows_behind_the_2_31st_element_on_a_gpu():
     kernels.get("gather")(x, cupy.asarray(PICKED), cupy.asarray(state_array(OFFSET=0)), out=out, **steps)
     np.testing.assert_array_equal(out.get(), CONTENT)
     last = out[:3]
-    kernels.get("take_rows")(x, cupy.asarray(state_array(OFFSET=ROWS - 3)), out=last, **steps)
+    kernels.get("copy_rows")(x, cupy.asarray(state_array(OFFSET=ROWS - 3)), out=last, **steps)
     np.testing.assert_array_equal(last.get(), CONTENT[[2, 4, 0]])
 
 
@@ -88,7 +88,7 @@ def test_elements_behind_the_2_31st_on_a_gpu():
     x = cupy.zeros((size,), np.float32)
     x[0], x[2**31 - 1], x[2**31], x[-1] = -1, -2, 4, 8
     s = cupy.empty((1,), np.float64)
-    kernels.get("total")(x, out=s)
+    kernels.get("sum_all")(x, out=s)
     assert float(s[0]) == 9
     kernels.get("relu")(x, out=x)
     assert [float(x[k]) for k in (0, 2**31 - 1, 2**31, size - 1)] == [0, 0, 4, 8]

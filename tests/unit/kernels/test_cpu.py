@@ -64,22 +64,22 @@ def test_a_text_is_compiled_once(cache, monkeypatch):
     assert _relu_runs() == "compiled"
     (library,) = cache.iterdir()
     assert library.suffix == ".so"
-    host.forget()
+    host.invalidate()
     monkeypatch.setattr(subprocess, "run", None)  # the compiler's version is remembered, and nothing is compiled
-    assert _relu_runs() == "compiled" and host.status().body == "compiled"
+    assert _relu_runs() == "compiled" and host.status().implementation == "compiled"
 
 
 @needs_compiler
 def test_the_name_follows_the_text_the_flags_and_the_compiler(monkeypatch):
     command = host.compiler()
     text = 'extern "C" int answer() { return 41; }\n'
-    first = host.compile_text(text, command)
-    assert host.compile_text(text, command) == first
-    changed = [host.compile_text(text.replace("41", "42"), command), host.compile_text(text, [*command, "-DX"])]
+    first = host.compile_source(text, command)
+    assert host.compile_source(text, command) == first
+    changed = [host.compile_source(text.replace("41", "42"), command), host.compile_source(text, [*command, "-DX"])]
     internals.add_flag(monkeypatch, "-O1")
-    changed.append(host.compile_text(text, command))
+    changed.append(host.compile_source(text, command))
     internals.set_processor(monkeypatch, "another processor")
-    changed.append(host.compile_text(text, command))
+    changed.append(host.compile_source(text, command))
     assert len({first, *changed}) == 5
     assert ctypes.CDLL(str(first)).answer() == 41 and ctypes.CDLL(str(changed[0])).answer() == 42
 
@@ -122,7 +122,7 @@ def test_a_folder_of_another_user_is_not_used(cache, monkeypatch):
 def test_a_library_of_another_user_is_not_loaded(cache, monkeypatch):
     """Even in one's own folder."""
     assert _relu_runs() == "compiled"
-    host.forget()
+    host.invalidate()
     own = os.getuid()
     internals.trust_cache_folder(monkeypatch)
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
     """A file stands where the folder should: not even root can write there."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path / "file" / "cache"))
-    assert host.status().body == "numpy" and "cache folder cannot be used" in host.status().reason
+    assert host.status().implementation == "numpy" and "cache folder cannot be used" in host.status().reason
     assert _relu_runs() == "numpy"
     with pytest.raises(OSError):
         host.build()
@@ -173,12 +173,12 @@ def test_no_compiler(monkeypatch, tmp_path, cache):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     found = host.status()
-    assert found.body == "numpy" and "install g++ or clang++" in found.reason and found.cache == str(cache)
+    assert found.implementation == "numpy" and "install g++ or clang++" in found.reason and found.cache == str(cache)
     assert _relu_runs() == "numpy" and not cache.exists()
     with pytest.raises(host.CompileError, match="no C"):
         host.build()
     with pytest.raises(RuntimeError, match=r"kernel relu: the compiled text cannot run: no C\+\+ compiler"):
-        kernels.get("relu").in_compiled_text(np.zeros(2), out=np.empty(2))
+        kernels.get("relu").bind_compiled(np.zeros(2), out=np.empty(2))
 
 
 def test_a_compiler_that_is_not_there(monkeypatch):
@@ -192,9 +192,9 @@ def test_a_compiler_that_is_not_there(monkeypatch):
 def test_a_cxx_that_cannot_be_split_into_words(monkeypatch, cache, cxx):
     monkeypatch.setenv("CXX", cxx)
     found = host.status()
-    assert found.body == "numpy" and "CXX" in found.reason and repr(cxx) in found.reason
+    assert found.implementation == "numpy" and "CXX" in found.reason and repr(cxx) in found.reason
     assert _relu_runs() == "numpy"
-    host.prepare([host.unit_of(kernels.get(name), {"T": "float32"}) for name in ("relu", "tanh")])
+    host.precompile([host.unit_of(kernels.get(name), {"T": "float32"}) for name in ("relu", "tanh")])
     with pytest.raises(host.CompileError, match="CXX"):
         host.build()
 
@@ -214,7 +214,7 @@ def test_a_fit_where_cxx_cannot_be_split_into_words():
 def test_an_empty_cxx_names_nothing(monkeypatch):
     for empty in ("", "  "):
         monkeypatch.setenv("CXX", empty)
-        assert host.status().body == "compiled"
+        assert host.status().implementation == "compiled"
 
 
 @needs_compiler
@@ -232,7 +232,7 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(broken))
     assert _relu_runs() == "numpy"
     found = host.status()
-    assert found.body == "numpy" and "the compiler is ill" in found.reason and "relu" in found.reason
+    assert found.implementation == "numpy" and "the compiler is ill" in found.reason and "relu" in found.reason
     with pytest.raises(host.CompileError, match="the compiler is ill"):
         host.build()
     # the other families are bound as well, and nothing of the failed attempt is left behind
@@ -268,13 +268,13 @@ def test_an_edited_text_is_the_one_that_runs():
 
     def declare(factor):
         text = f"y = (T){factor} * x;"
-        return elementwise("T x -> T y", text, name="edited", family="edited")(lambda x: factor * x)
+        return elementwise("T x -> T y", text, name="edited", module="edited")(lambda x: factor * x)
 
     try:
         for factor in (2, 3):
             y = np.empty(1)
             made = declare(factor)
-            made.in_compiled_text(np.ones(1), out=y)()
+            made.bind_compiled(np.ones(1), out=y)()
             assert y[0] == factor
     finally:
         internals.forget_kernel(made)
@@ -285,7 +285,7 @@ def test_a_text_that_does_not_compile_leaves_the_others_alone():
     """Its own family runs its NumPy bodies, and the status says why."""
 
     try:
-        wrong = elementwise("T x -> T y", "y = nonsense(x);", name="wrong", family="wrong")(lambda x: x + 1)
+        wrong = elementwise("T x -> T y", "y = nonsense(x);", name="wrong", module="wrong")(lambda x: x + 1)
         assert wrong(np.ones(2)).tolist() == [2, 2]
         assert "nonsense" in host.status().reason and "wrong" in host.status().reason
         assert _relu_runs() == "compiled"
@@ -295,7 +295,7 @@ def test_a_text_that_does_not_compile_leaves_the_others_alone():
 
 def test_the_host_source_takes_the_math_of_c_first():
     """With <cmath> alone, abs(-0.75f) is 0 where the C library's integer abs is found."""
-    text = host.source(host.unit_of(kernels.get("relu"), {"T": "float32"}))
+    text = host.cpu_source(host.unit_of(kernels.get("relu"), {"T": "float32"}))
     assert text.index("#include <math.h>") < text.index("#include <cmath>")
 
 
@@ -303,12 +303,12 @@ def test_the_host_source_takes_the_math_of_c_first():
 def test_a_kernel_is_compiled_for_the_types_that_are_asked_for(cache):
     """Its family's others of the same type variables come with it; another type is a text of its own."""
     relu = kernels.get("relu")
-    single = host.source(host.unit_of(relu, {"T": "float32"})).split()
+    single = host.cpu_source(host.unit_of(relu, {"T": "float32"})).split()
     assert {"relu__float32(void*", "relu_backward__float32(void*"} <= {*single}
     assert not any("__float64" in word for word in single)
     for dtype, texts in (("float32", 1), ("float32", 1), ("float64", 2)):
         a = np.empty(2, dtype)
-        relu.in_compiled_text(np.array([-1, 2], dtype), out=a)()
+        relu.bind_compiled(np.array([-1, 2], dtype), out=a)()
         assert a.tolist() == [0, 2] and len(list(cache.glob("*.so"))) == texts
 
 
@@ -321,7 +321,7 @@ def test_two_processes_compile_at_once(cache):
     """Both succeed, on one set of libraries, and a third finds everything there."""
     source = (
         "import numpy as np; from gpunn import kernels; a = np.empty(2);"
-        "kernels.get('relu').in_compiled_text(np.array([-1.0, 2.0]), out=a)(); print(a.tolist())"
+        "kernels.get('relu').bind_compiled(np.array([-1.0, 2.0]), out=a)(); print(a.tolist())"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, text=True, stdout=subprocess.PIPE) for _ in range(2)

@@ -7,7 +7,7 @@ from helpers.kernel_cases import make, state_array
 
 from gpunn import kernels
 from gpunn.kernels.state import Slot
-from gpunn.kernels.step import CAREFUL, UPDATING
+from gpunn.kernels.step import IF_NEAR_OVERFLOW, IF_UPDATING
 
 RULES = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
 
@@ -16,13 +16,13 @@ RULES = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
 def launcher(request):
     """The way to a kernel's launch in one body."""
     if request.param == "numpy":
-        return lambda kernel: kernel.in_numpy
+        return lambda kernel: kernel.bind_numpy
     request.getfixturevalue("compiled_texts")
-    return lambda kernel: kernel.in_compiled_text
+    return lambda kernel: kernel.bind_compiled
 
 
-GUARDED = [p for p in kernel_cases.by_kernel() if p.values[0].when is not None]
-STATES = {"bad": {"BAD": 4}, "skip": {"SKIP": 1}, "both": {"BAD": 1, "SKIP": 1}}
+GUARDED = [p for p in kernel_cases.by_kernel() if p.values[0].guard is not None]
+STATES = {"bad": {"NONFINITE_STEP": 4}, "skip": {"EMPTY_BATCH": 1}, "both": {"NONFINITE_STEP": 1, "EMPTY_BATCH": 1}}
 
 
 def _written(case, launcher):
@@ -43,21 +43,21 @@ def _with_state(kernel, types, n, m, **slots):
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 33), (130, 67), (0, 3)])
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
 def test_nothing_is_written(kernel, types, n, m, launcher):
-    stops = dict(STATES, calm={"CAREFUL": 0}) if kernel.when is CAREFUL else STATES
+    stops = dict(STATES, calm={"NEAR_OVERFLOW": 0}) if kernel.guard is IF_NEAR_OVERFLOW else STATES
     for name, slots in stops.items():
         assert not _written(_with_state(kernel, types, n, m, **slots), launcher), name
 
 
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
 def test_something_is_written_otherwise(kernel, types, launcher):
-    finite = {} if kernel.name != "judge_update" else {"PROBE": np.nan}
+    finite = {} if kernel.name != "check_update_finite" else {"UPDATE_PROBE": np.nan}
     assert _written(_with_state(kernel, types, 3, 33, **finite), launcher)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_is_guarded_and_tried_first(name):
-    assert kernels.get(name).when is UPDATING
-    assert kernels.get(f"{name}_probe").when is CAREFUL
+    assert kernels.get(name).guard is IF_UPDATING
+    assert kernels.get(f"{name}_probe").guard is IF_NEAR_OVERFLOW
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -97,69 +97,75 @@ def _run(name, launcher, state, **scalars):
         ({"LOSS": np.nan}, 1),
         ({"LOSS": np.inf}, 1),
         ({"PENALTY": np.inf}, 1),
-        ({"LOSS": np.inf, "LARGEST": np.nan}, 1),
-        ({"LARGEST": np.nan}, 2),
-        ({"LARGEST": np.inf}, 2),
+        ({"LOSS": np.inf, "MAX_ABS": np.nan}, 1),
+        ({"MAX_ABS": np.nan}, 2),
+        ({"MAX_ABS": np.inf}, 2),
     ],
 )
 def test_judge_raises_the_flag(slots, cause, launcher):
-    """BAD is 1 + the step, with its cause, learning rate and batch; a step that is bad already stays the first."""
-    state = _run("judge", launcher, state_array(CAREFUL=0, **slots), limit=1e3)
-    assert state[Slot.CAUSE] == cause
-    assert state[Slot.BAD] == (4 if cause else 0)
-    assert state[Slot.BAD_LR] == (0.01 if cause else 0) and state[Slot.BAD_BATCH] == (2 if cause else 0)
-    assert state[Slot.CAREFUL] == 0
-    for stop in ({"BAD": 2}, {"SKIP": 1}):
+    """NONFINITE_STEP is 1 + the step, with its cause, learning rate and batch;
+    a step that is bad already stays the first."""
+    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **slots), limit=1e3)
+    assert state[Slot.NONFINITE_CAUSE] == cause
+    assert state[Slot.NONFINITE_STEP] == (4 if cause else 0)
+    assert state[Slot.NONFINITE_LR] == (0.01 if cause else 0) and state[Slot.NONFINITE_BATCH] == (2 if cause else 0)
+    assert state[Slot.NEAR_OVERFLOW] == 0
+    for stop in ({"NONFINITE_STEP": 2}, {"EMPTY_BATCH": 1}):
         before = state_array(**slots, **stop)
-        np.testing.assert_array_equal(_run("judge", launcher, before.copy(), limit=1e3), before)
+        np.testing.assert_array_equal(_run("check_finite", launcher, before.copy(), limit=1e3), before)
 
 
 @pytest.mark.parametrize(
     ("slots", "careful"),
-    [({"LARGEST": 1e3}, 0), ({"LARGEST": 1001}, 1), ({"LR": 1001}, 1), ({"LR": -1001}, 1), ({"LARGEST": 5}, 0)],
+    [({"MAX_ABS": 1e3}, 0), ({"MAX_ABS": 1001}, 1), ({"LR": 1001}, 1), ({"LR": -1001}, 1), ({"MAX_ABS": 5}, 0)],
 )
 def test_judge_turns_careful(slots, careful, launcher):
-    state = _run("judge", launcher, state_array(CAREFUL=0, **slots), limit=1e3)
-    assert state[Slot.CAREFUL] == careful and state[Slot.BAD] == 0
+    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **slots), limit=1e3)
+    assert state[Slot.NEAR_OVERFLOW] == careful and state[Slot.NONFINITE_STEP] == 0
 
 
 @pytest.mark.parametrize(("probe", "bad"), [(0, 0), (np.nan, 4), (np.inf, 4)])
 def test_judge_update(probe, bad, launcher):
-    state = _run("judge_update", launcher, state_array(PROBE=probe))
-    assert state[Slot.BAD] == bad and state[Slot.CAUSE] == (3 if bad else 0)
+    state = _run("check_update_finite", launcher, state_array(UPDATE_PROBE=probe))
+    assert state[Slot.NONFINITE_STEP] == bad and state[Slot.NONFINITE_CAUSE] == (3 if bad else 0)
 
 
 def test_tick(launcher):
     """t, the epoch's sums and the place in the order move on; where a step was bad or empty, the place alone."""
-    state = _run("tick", launcher, state_array(LOSS=0.75, PENALTY=0.25, WEIGHT=8, LOSS_SUM=3), rows=5)
+    state = _run("end_step", launcher, state_array(LOSS=0.75, PENALTY=0.25, WEIGHT=8, LOSS_SUM=3), rows=5)
     assert state[Slot.STEP] == 4 and state[Slot.LOSS_SUM] == 3 + 8 and state[Slot.WEIGHT_SUM] == 24 + 8
-    assert state[Slot.OFFSET] == kernel_cases.OFFSET + 5 and state[Slot.BATCH] == 3
-    for stop in ({"BAD": 2}, {"SKIP": 1}):
+    assert state[Slot.OFFSET] == kernel_cases.OFFSET + 5 and state[Slot.BATCH_INDEX] == 3
+    for stop in ({"NONFINITE_STEP": 2}, {"EMPTY_BATCH": 1}):
         wanted = state_array(**stop)
-        wanted[[Slot.OFFSET, Slot.BATCH]] += 5, 1
-        np.testing.assert_array_equal(_run("tick", launcher, state_array(**stop), rows=5), wanted)
+        wanted[[Slot.OFFSET, Slot.BATCH_INDEX]] += 5, 1
+        np.testing.assert_array_equal(_run("end_step", launcher, state_array(**stop), rows=5), wanted)
 
 
 def test_accumulate(launcher):
     terms = np.array([0.5, 0.25, -1])
-    for stop, wanted in (({}, [1.5, 2.25, 2.0]), ({"BAD": 1}, [1.0, 2.0, 3.0]), ({"SKIP": 1}, [1.0, 2.0, 3.0])):
+    for stop, wanted in (
+        ({}, [1.5, 2.25, 2.0]),
+        ({"NONFINITE_STEP": 1}, [1.0, 2.0, 3.0]),
+        ({"EMPTY_BATCH": 1}, [1.0, 2.0, 3.0]),
+    ):
         sums = np.array([1.0, 2.0, 3.0])
         launcher(kernels.get("accumulate"))(terms, state_array(WEIGHT=8, **stop), out=sums)()
         np.testing.assert_array_equal(sums, wanted)
 
 
 def test_end_epoch(launcher):
-    """Row EPOCH of the record holds the epoch's sums, and those of the next begin at 0; after a bad step all stays."""
+    """Row EPOCHS_DONE of the record holds the epoch's sums, and those of the next begin at 0;
+    after a bad step all stays."""
     record, sums = np.full((3, 4), -1.0), np.array([1.0, 2.0])
-    state = state_array(EPOCH=1, LOSS_SUM=6, WEIGHT_SUM=8, BATCH=5)
-    others = [slot for slot in Slot if slot not in (Slot.EPOCH, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH)]
+    state = state_array(EPOCHS_DONE=1, LOSS_SUM=6, WEIGHT_SUM=8, BATCH_INDEX=5)
+    others = [slot for slot in Slot if slot not in (Slot.EPOCHS_DONE, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH_INDEX)]
     before = state[others]
     launcher(kernels.get("end_epoch"))(out=(record, sums, state), count=1, totals_n=2)()
     np.testing.assert_array_equal(record, [[-1] * 4, [6, 8, 1, 2], [-1] * 4])
-    assert not sums.any() and state[Slot.EPOCH] == 2
-    assert not state[[Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH]].any()
+    assert not sums.any() and state[Slot.EPOCHS_DONE] == 2
+    assert not state[[Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH_INDEX]].any()
     np.testing.assert_array_equal(state[others], before)
-    record, sums, state = np.full((3, 4), -1.0), np.array([1.0, 2.0]), state_array(BAD=1, LOSS_SUM=6)
+    record, sums, state = np.full((3, 4), -1.0), np.array([1.0, 2.0]), state_array(NONFINITE_STEP=1, LOSS_SUM=6)
     wanted = state.copy()
     launcher(kernels.get("end_epoch"))(out=(record, sums, state), count=1, totals_n=2)()
     assert (record == -1).all() and (sums == [1, 2]).all()
@@ -170,10 +176,10 @@ def test_the_weights_of_a_batch(launcher):
     """wᵢ/Σw; a batch without weight is skipped, and its shares are zeros."""
     for w, skip in (([1, 0, 3, 4], 0), ([0, 0, 0, 0], 1)):
         w = np.array(w, np.float32)
-        wanted, state = w / 8, _run("begin_weighted", launcher, state_array(WEIGHT=w.sum(), SKIP=1 - skip))
-        assert state[Slot.SKIP] == skip and state[Slot.PENALTY] == 0
+        wanted, state = w / 8, _run("start_weighted_batch", launcher, state_array(WEIGHT=w.sum(), EMPTY_BATCH=1 - skip))
+        assert state[Slot.EMPTY_BATCH] == skip and state[Slot.PENALTY] == 0
         share = np.full(4, 7, np.float32)
-        launcher(kernels.get("weigh"))(w, state, out=share)()
+        launcher(kernels.get("normalize_weights"))(w, state, out=share)()
         np.testing.assert_array_equal(share, wanted)
-    _run("begin_batch", launcher, state, rows=7)
-    assert state[Slot.WEIGHT] == 7 and state[Slot.SKIP] == 0
+    _run("start_batch", launcher, state, rows=7)
+    assert state[Slot.WEIGHT] == 7 and state[Slot.EMPTY_BATCH] == 0

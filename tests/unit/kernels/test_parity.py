@@ -24,14 +24,14 @@ def _without_numpy(kernel):
     def body(*_, **__):
         raise AssertionError(f"the NumPy body of {kernel.name} ran where the compiled text was to")
 
-    return dataclasses.replace(kernel, body=body)
+    return dataclasses.replace(kernel, reference=body)
 
 
 def _launch(case, body):
     inputs, options = case.arguments()
     if body == "numpy":
-        return case.kernel.in_numpy(*inputs, **options)
-    return _without_numpy(case.kernel).in_compiled_text(*inputs, **options)
+        return case.kernel.bind_numpy(*inputs, **options)
+    return _without_numpy(case.kernel).bind_compiled(*inputs, **options)
 
 
 def _run(body, **asked):
@@ -63,7 +63,7 @@ def test_a_launch_reads_what_stands_there_when_it_runs():
     """Also where the layout makes a copy necessary: a plan binds once and runs for every batch."""
     kernel = kernels.get("softmax")
     z, a = np.zeros((5, 4), order="F"), np.empty((5, 4))
-    launches = [kernel.in_compiled_text(z, out=a), kernel.in_numpy(z, out=a)]
+    launches = [kernel.bind_compiled(z, out=a), kernel.bind_numpy(z, out=a)]
     z[:, 1] = np.log(5)
     for launch in launches:
         a[...] = 0
@@ -116,23 +116,23 @@ PLANTED = """
 def _planted(kernel):
     """(output, text with an error in it) for every output that the text assigns."""
     for o in kernel.signature.outputs:
-        if kernel.form == "elementwise" and np.dtype(o.type if not o.letter else "f4").kind in "iu":
-            yield o, f"{kernel.text} {o.name} ^= 1;"
+        if kernel.form == "elementwise" and np.dtype(o.type if not o.type_variable else "f4").kind in "iu":
+            yield o, f"{kernel.source} {o.name} ^= 1;"
         elif kernel.form == "elementwise":
             # 8 ulp, where the bodies agree to the bit; the allowance is per element, of its largest term
-            yield o, kernel.text + PLANTED % {"x": o.name, "ulp": 8 + kernel.ulp}
-        elif o.kind == "raw" or (o.letter != "T" and kernel.form != "reduction"):
+            yield o, kernel.source + PLANTED % {"x": o.name, "ulp": 8 + kernel.ulp}
+        elif o.kind == "raw" or (o.type_variable != "T" and kernel.form != "reduction"):
             continue
         elif o.kind == "rows":
-            yield o, f"{kernel.text} for (long long q = 0; q < {o.width}; ++q) {o.name}[q] *= (T)1.001;"
+            yield o, f"{kernel.source} for (long long q = 0; q < {o.width}; ++q) {o.name}[q] *= (T)1.001;"
         else:
-            yield o, f"{kernel.text} {o.name} = {o.name} * 1.001 + 0.001;"
+            yield o, f"{kernel.source} {o.name} = {o.name} * 1.001 + 0.001;"
 
 
 PLANTS = [
     pytest.param(kernels.get(name), o.name, id=f"{name}-{o.name}")
     for name in names()
-    if "S" not in kernels.get(name).signature.variables
+    if "S" not in kernels.get(name).signature.type_variables
     for o, _ in _planted(kernels.get(name))
 ]
 
@@ -149,10 +149,10 @@ def planted(compiled_texts):
                 kernel, output = p.values
                 text = next(text for o, text in _planted(kernel) if o.name == output)
                 copy = dataclasses.replace(
-                    kernel, name=f"{kernel.name}_planted_{output}", text=text, family=f"planted {len(made) % 6}"
+                    kernel, name=f"{kernel.name}_planted_{output}", source=text, module=f"planted {len(made) % 6}"
                 )
                 made[kernel.name, output] = internals.register_kernel(copy)
-            host.prepare(
+            host.precompile(
                 host.unit_of(copy, types) for copy in made.values() for types in copy.signature.type_combinations()
             )
             yield made

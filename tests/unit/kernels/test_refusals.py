@@ -27,7 +27,7 @@ def scratch():
 
 
 def _declare(text, signature="T x -> T y", *, declare=elementwise, name="scratch_kernel", **options):
-    return declare(signature, text, name=name, family="scratch", **options)(lambda x: x)
+    return declare(signature, text, name=name, module="scratch", **options)(lambda x: x)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_text_must_not_call_what_differs_between_machines(text, scratch):
     with pytest.raises(ValueError, match=r"scratch_kernel: (abs|min|max)\(\).* write fabs"):
         _declare(text)
     with pytest.raises(ValueError, match="differs"):
-        _declare("y = x;", setup=text)
+        _declare("y = x;", prologue=text)
     assert not internals.is_registered("scratch_kernel")
 
 
@@ -84,7 +84,7 @@ def test_a_signature_is_read_as_written():
         ("d", "T", "col", "out", None),
     ]
     assert [o.name for o in s.scalars] == ["alpha"]
-    assert s.variables == ("T", "S") and s.widths == ("m",)
+    assert s.type_variables == ("T", "S") and s.widths == ("m",)
     assert len(s.type_combinations()) == 2 * 11
 
 
@@ -92,13 +92,13 @@ def test_a_body_must_take_what_the_signature_says(scratch):
     with pytest.raises(ValueError, match=r"body takes \['x'\], the signature says \['alpha', 'x'\]"):
         _declare("y = x;", "T x, scalar T alpha -> T y")
     with pytest.raises(ValueError, match="the signature says"):
-        elementwise("T x -> T y", "y = x;", name="scratch_kernel", family="scratch")(lambda x, extra: x)
+        elementwise("T x -> T y", "y = x;", name="scratch_kernel", module="scratch")(lambda x, extra: x)
 
 
 @pytest.mark.parametrize("name", ["a", "b", "total", "top", "left", "w"])
 def test_a_reduction_must_not_use_the_names_of_its_loops(name, scratch):
     with pytest.raises(ValueError, match=f"the name '{name}' is taken"):
-        _declare(f"{name} = x;", f"T x -> T {name}", declare=reduction, over="rows")
+        _declare(f"{name} = x;", f"T x -> T {name}", declare=reduction, axis="rows")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_reduction_must_not_use_the_names_of_its_loops(name, scratch):
         ("H x, scalar H alpha -> H y", elementwise, {}),
         ("H x -> T y", by_row, {}),  # one value a row
         ("raw H x -> T y", by_row, {}),
-        ("T x -> H y", reduction, {"over": "rows"}),
+        ("T x -> H y", reduction, {"axis": "rows"}),
     ],
 )
 def test_only_where_texts_convert_them_are_numbers_held_in_bfloat16(signature, declare, options, scratch):
@@ -120,7 +120,7 @@ def test_a_name_belongs_to_one_family(scratch):
     with pytest.raises(ValueError, match="relu is registered already"):
         _declare("y = x;", name="relu")
     _declare("y = x;")
-    assert _declare("y = x + x;").text == "y = x + x;"  # within its family a kernel may be declared anew
+    assert _declare("y = x + x;").source == "y = x + x;"  # within its family a kernel may be declared anew
 
 
 def test_an_unknown_kernel_is_answered_with_those_there_are():
@@ -179,10 +179,10 @@ REFUSED = {
         naming("gamma", (3,), (1,)),
     ),
     "sums of another width": ("column_sum", [X], np.zeros(4), {}, naming("s", (3,), (4,))),
-    "a sum of all": ("total", [X], np.zeros(3), {}, naming("s", (1,), (3,))),
+    "a sum of all": ("sum_all", [X], np.zeros(3), {}, naming("s", (1,), (3,))),
     "sums over the rows of a row": ("column_sum", [ROW], np.zeros(3), {}, naming("column_sum", "two dimensions")),
     "no columns": ("softmax", [np.zeros((4, 0))], np.zeros((4, 0)), {}, naming("z", "column")),
-    "a short state": ("tick", [], np.zeros(3), {"rows": 1, "count": 1}, naming("state", (SIZE,), (3,))),
+    "a short state": ("end_step", [], np.zeros(3), {"rows": 1, "count": 1}, naming("state", (SIZE,), (3,))),
     # nothing is cast
     "another float": ("relu", [X], np.zeros((4, 3), np.float32), {}, naming("a", "float64", "float32")),
     "integers": (
@@ -217,15 +217,15 @@ REFUSED = {
     "too many outputs": ("relu", [X], (X.copy(), X.copy()), {}, naming("(z)", 1)),
     "no scalar": ("elu", [X], X.copy(), {}, naming("scalars", ["alpha"], [])),
     "an unknown scalar": ("relu", [X], X.copy(), {"alpha": 1}, naming("scalars", [], ["alpha"])),
-    "no count": ("tick", [], STATE, {"rows": 1}, naming("count=")),
+    "no count": ("end_step", [], STATE, {"rows": 1}, naming("count=")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("how", ["bind", "in_numpy", "in_compiled_text"])
+@pytest.mark.parametrize("how", ["bind", "bind_numpy", "bind_compiled"])
 def test_a_call_that_does_not_fit(case, how):
     name, inputs, out, options, message = REFUSED[case]
-    if case == "strided rows out" and (how == "in_numpy" or kernel_compiler.status().body == "numpy"):
+    if case == "strided rows out" and (how == "bind_numpy" or kernel_compiler.status().implementation == "numpy"):
         pytest.skip("the NumPy body writes any layout")
     outs = out if isinstance(out, tuple) else (out,)
     before = [o.copy() for o in outs]
@@ -250,11 +250,11 @@ def test_arrays_of_two_machines_are_not_mixed(fake_cupy):
 def test_a_call_without_out_makes_its_results(dtype):
     """Of the input's type and shape; sums have theirs; an output that is read too must be given."""
     x = np.arange(6, dtype=dtype).reshape(2, 3) - 2
-    a, d = kernels.get("relu_slope")(x)
+    a, d = kernels.get("relu_with_derivative")(x)
     assert a.dtype == d.dtype == dtype
     np.testing.assert_array_equal(a, np.maximum(x, 0))
     np.testing.assert_array_equal(kernels.get("column_sum")(x), x.sum(axis=0))
-    total = kernels.get("total")(x)
+    total = kernels.get("sum_all")(x)
     assert total.dtype == np.float64 and total.shape == (1,) and total[0] == x.sum()
     g, loss = kernels.get("half_squared_error")(x, x - 1, np.ones(2, dtype))
     assert g.shape == (2, 3) and loss.shape == (2,) and loss.dtype == dtype

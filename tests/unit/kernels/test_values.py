@@ -76,7 +76,7 @@ def test_an_activation_is_its_formula(name, dtype, body):
     scale = np.maximum(np.abs(z), np.where(name == "tanh", 1e-3, 0))
     for a in (
         body(name, z, out=np.empty_like(z), **constants),
-        body(f"{name}_slope", z, out=(np.empty_like(z), np.empty_like(z)), **constants)[0],
+        body(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)[0],
     ):
         _assert_near(a, wanted, own.value.ulp, scale, name)
     s, b = np.stack([z, z]), np.linspace(-1, 1, z.size).astype(dtype)
@@ -95,7 +95,7 @@ def test_a_slope_is_the_quotient_of_differences(name, body):
     constants, own = CONSTANTS.get(name, {}), kernels.activation_kernels(name)
     z = _points("float64")
     wanted = _slope(lambda z: ACTIVATIONS[name](z, **constants), z).astype(np.float64)
-    a, d = body(f"{name}_slope", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+    a, d = body(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
     np.testing.assert_allclose(d, wanted, rtol=DIFFERENCE, atol=1e-12)
     g = np.linspace(-3, 2, z.size)
     delta = body(f"{name}_backward", a if own.stored == "a" else z, g, out=np.empty_like(z), **constants)
@@ -110,7 +110,7 @@ def test_the_slope_fits_the_value(name, dtype, body):
     constants = CONSTANTS.get(name, dict.fromkeys(own.constants, 0.5))
     z = _points(dtype)
     wanted = _slope(lambda z: own.f(z, **constants), z)
-    _, d = body(f"{name}_slope", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+    _, d = body(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
     eps = float(np.finfo(dtype).eps)
     np.testing.assert_allclose(d, wanted.astype(dtype), rtol=20 * eps + DIFFERENCE, atol=100 * eps)
 
@@ -119,7 +119,7 @@ def test_rectifiers_at_zero_and_at_nan(body):
     """f′(0) is 0 for ReLU and α for its leaky form; NaN stays NaN, in the value and in the slope."""
     z = np.array([-0.0, 0.0, np.nan])
     for name, constants, at_zero in (("relu", {}, 0), ("leaky_relu", {"alpha": 0.25}, 0.25)):
-        a, d = body(f"{name}_slope", z, out=(np.empty(3), np.empty(3)), **constants)
+        a, d = body(f"{name}_with_derivative", z, out=(np.empty(3), np.empty(3)), **constants)
         np.testing.assert_array_equal(a, [0, 0, np.nan])
         np.testing.assert_array_equal(d, [at_zero, at_zero, np.nan])
         delta = body(f"{name}_backward", a, np.ones(3), out=np.empty(3), **constants)
@@ -141,7 +141,7 @@ def test_nothing_overflows_far_from_zero(dtype, body):
     slopes = {"sigmoid": [0, 0], "tanh": [0, 0]}
     for name, values in limits.items():
         constants = CONSTANTS.get(name, {})
-        a, d = body(f"{name}_slope", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+        a, d = body(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
         np.testing.assert_array_equal(a, np.array(values, dtype), err_msg=name)
         np.testing.assert_array_equal(d, np.array(slopes.get(name, [0, 1]), dtype), err_msg=name)
 
@@ -345,15 +345,15 @@ BY_HAND = {
 def test_two_steps_by_hand(name, dtype, body):
     """E8 and its descendants, with Adam's corrections for t = 1 and 2."""
     constants, gradients, thetas = BY_HAND[name]
-    state = state_array(STEP=0, LR=0.5, RATE=np.nan, ROOT=np.nan)
+    state = state_array(STEP=0, LR=0.5, CORRECTED_LR=np.nan, INV_SQRT_CORRECTION=np.nan)
     theta = np.ones(37, dtype)
     moments = [np.zeros(37, dtype) for _ in kernels.get(name).signature.outputs[1:]]
     for g, wanted in zip(gradients, thetas, strict=True):
         if name.startswith("adam"):
-            body("adam_corrections", out=state, count=1, beta1=constants["beta1"], beta2=constants["beta2"])
+            body("adam_bias_correction", out=state, count=1, beta1=constants["beta1"], beta2=constants["beta2"])
         body(name, np.full(37, g, dtype), state, out=(theta, *moments), **constants)
         _assert_near(theta, np.full(37, wanted), 4, 1.0)
-        body("tick", out=state, count=1, rows=1)
+        body("end_step", out=state, count=1, rows=1)
     assert state[Slot.STEP] == 2
 
 
@@ -374,14 +374,14 @@ def test_clipping(body):
     np.testing.assert_array_equal(body("clip_value", out=g, limit=2.0), [0.5, -2, 2, np.nan, 2, -2])
     for limit, wanted in ((2.5, [1.5, -2.0]), (5.0, [3.0, -4.0]), (9.0, [3.0, -4.0])):
         g, state = np.array([3.0, -4.0]), state_array()
-        state[Slot.NORM] = body("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
+        state[Slot.SQUARED_NORM] = body("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
         np.testing.assert_array_equal(body("clip_norm", state, out=g, limit=limit), wanted)
 
 
 def test_clipping_where_squares_are_beyond_float64(body):
     """‖(3, −4)·10²⁰⁰‖ = 5·10²⁰⁰, by the largest magnitude, which the state array holds by then."""
-    g, state = np.array([3e200, -4e200]), state_array(LARGEST=4e200)
-    state[Slot.NORM] = body("sum_of_squares", g, state, out=np.empty(1))[0]
+    g, state = np.array([3e200, -4e200]), state_array(MAX_ABS=4e200)
+    state[Slot.SQUARED_NORM] = body("sum_of_squares", g, state, out=np.empty(1))[0]
     np.testing.assert_allclose(body("clip_norm", state, out=g, limit=2.5), [1.5, -2], rtol=1e-15)
 
 
@@ -407,7 +407,7 @@ def test_max_norm(body):
 
 def test_running_statistics(body):
     running = np.array([1.0, 2.0])
-    body("track", np.array([3.0, 8.0]), state_array(), out=running, momentum=0.25, factor=1.5)
+    body("update_running_stat", np.array([3.0, 8.0]), state_array(), out=running, momentum=0.25, factor=1.5)
     np.testing.assert_array_equal(running, [1 + 0.25 * (4.5 - 1), 2 + 0.25 * (12 - 2)])
 
 
@@ -424,7 +424,7 @@ def test_sums_are_exact_to_rounding(shape, dtype, body):
     room = tolerances.sums(dtype, shape[0], float(np.abs(x).max()))
     np.testing.assert_allclose(got, columns.astype(dtype), rtol=0, atol=room)
     everything = math.fsum(x.astype(float).ravel())
-    assert body("total", x, out=np.empty(1))[0] == pytest.approx(everything, rel=0, abs=1e-12 * x.size)
+    assert body("sum_all", x, out=np.empty(1))[0] == pytest.approx(everything, rel=0, abs=1e-12 * x.size)
 
 
 def test_float32_squares_do_not_overflow(body):
@@ -438,14 +438,14 @@ def test_the_largest_magnitude(where, body):
     rng = np.random.default_rng(6)
     g, theta = rng.uniform(-1, 1, size=(2, 40)).astype(np.float32)
     largest = max(np.abs(g).max(), np.abs(theta).max())
-    assert body("largest", g, theta, out=np.empty(1))[0] == largest
+    assert body("max_abs_pair", g, theta, out=np.empty(1))[0] == largest
     for array in (g, theta):
         for value, wanted in ((-3, 3), (-np.inf, np.inf), (np.nan, np.nan)):
             before, array[where] = array[where], value
-            np.testing.assert_array_equal(body("largest", g, theta, out=np.empty(1)), [wanted])
+            np.testing.assert_array_equal(body("max_abs_pair", g, theta, out=np.empty(1)), [wanted])
             array[where] = before
     g[where], theta[(where + 5) % 40] = np.inf, np.nan
-    assert np.isnan(body("largest", g, theta, out=np.empty(1))[0])
+    assert np.isnan(body("max_abs_pair", g, theta, out=np.empty(1))[0])
 
 
 # --- the gather -----------------------------------------------------------------------------------------------------
@@ -472,7 +472,7 @@ def test_the_gather(kind, dtype, body):
         x = np.empty((n, 5), dtype)
         body("gather", source, order, state_array(OFFSET=offset), out=x, **steps)
         np.testing.assert_array_equal(x, table[order[offset : offset + n]].astype(dtype))
-        body("take_rows", source, state_array(OFFSET=offset), out=x, **steps)
+        body("copy_rows", source, state_array(OFFSET=offset), out=x, **steps)
         np.testing.assert_array_equal(x, table[offset : offset + n].astype(dtype))
 
 
@@ -481,7 +481,7 @@ def test_the_gather_of_labels(body):
     y = np.empty(9, np.int32)
     body("gather_labels", labels, order, state_array(OFFSET=4), out=y)
     np.testing.assert_array_equal(y, 3 * order[4:13])
-    body("take_labels", labels, state_array(OFFSET=4), out=y)
+    body("copy_labels", labels, state_array(OFFSET=4), out=y)
     np.testing.assert_array_equal(y, 3 * np.arange(4, 13))
 
 
@@ -510,7 +510,7 @@ def test_counts_of_classes(body):
     a = np.array([[0.1, 0.7, 0.2], [0.4, 0.2, 0.4], [0.1, np.nan, 0.9]])
     w, labels = np.array([1.0, 2, 4]), np.array([1, 2, 1], np.int32)
     right, said, wanted = out = tuple(np.full((3, 3), 7.0) for _ in range(3))
-    for name, y in (("count_labels", labels), ("count_largest", np.eye(3)[labels])):
+    for name, y in (("count_labels", labels), ("count_one_hot", np.eye(3)[labels])):
         body(name, a, y, w, out=out)
         np.testing.assert_array_equal(said, [[0, 1, 0], [2, 0, 0], [0, 4, 0]])
         np.testing.assert_array_equal(wanted, [[0, 1, 0], [0, 0, 2], [0, 4, 0]])
@@ -541,9 +541,9 @@ def test_sums_about_the_mean(body):
     spread = np.zeros(10)
     for rows in (slice(0, 2), slice(2, 5)):
         table = np.empty((len(w[rows]), 8))
-        body("spread_terms", a[rows], y[rows], y[rows][0], w[rows], out=tuple(np.split(table, 4, axis=1)))
+        body("variance_terms", a[rows], y[rows], y[rows][0], w[rows], out=tuple(np.split(table, 4, axis=1)))
         sums, first = table.sum(axis=0), y[rows][0].copy()
-        body("accumulate_spread", sums, first, state_array(), out=spread, count=2, columns=2)
+        body("accumulate_variance", sums, first, state_array(), out=spread, count=2, columns=2)
     # Σw = 8, Σw·1² and Σw·2²; means 26/8 and 20/8 beside `far`
     np.testing.assert_allclose(spread[:2], [8, 32], rtol=1e-15)
     np.testing.assert_allclose(spread[2:4] + spread[8:], [26 / 8, far + 20 / 8], rtol=1e-15)
@@ -552,8 +552,8 @@ def test_sums_about_the_mean(body):
     np.testing.assert_allclose(spread[6:8], 8, rtol=1e-15)
     # a batch without weight, or after a bad one, changes nothing
     before = spread.copy()
-    for state in (state_array(SKIP=1), state_array(BAD=1)):
-        body("accumulate_spread", table.sum(axis=0), y[0].copy(), state, out=spread, count=2, columns=2)
+    for state in (state_array(EMPTY_BATCH=1), state_array(NONFINITE_STEP=1)):
+        body("accumulate_variance", table.sum(axis=0), y[0].copy(), state, out=spread, count=2, columns=2)
     np.testing.assert_array_equal(spread, before)
 
 
@@ -561,11 +561,11 @@ def test_what_is_kept_of_rows(body):
     """It goes where the batch begins."""
     x, state = np.arange(6.0).reshape(3, 2), state_array(OFFSET=4, WEIGHT=8)
     kept = np.zeros((8, 2))
-    body("keep_rows", x, state, out=kept)
+    body("store_rows", x, state, out=kept)
     np.testing.assert_array_equal(kept, [[0, 0]] * 4 + [[0, 1], [2, 3], [4, 5]] + [[0, 0]])
     labels, places = np.array([5, 6, 7], np.int32), np.zeros(8, np.int32)
-    body("keep_labels", labels, state, out=places)
+    body("store_labels", labels, state, out=places)
     np.testing.assert_array_equal(places, [0, 0, 0, 0, 5, 6, 7, 0])
     weights = np.zeros(8)
-    body("keep_weights", np.array([0.25, 0.5, 0.25], np.float32), state, out=weights)
+    body("store_weights", np.array([0.25, 0.5, 0.25], np.float32), state, out=weights)
     np.testing.assert_array_equal(weights, [0, 0, 0, 0, 0.25, 0.5, 0.25, 0])

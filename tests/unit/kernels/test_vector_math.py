@@ -56,7 +56,7 @@ class Functions:
 
 @pytest.fixture(scope="module")
 def functions():
-    return Functions(host.compile_text(_source(), host.compiler()))
+    return Functions(host.compile_source(_source(), host.compiler()))
 
 
 def _reference(name, x):
@@ -124,7 +124,7 @@ WRONG = {
 def test_a_wrong_coefficient_is_noticed(name, dtype):
     right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]
     assert vector_math.TEXT.count(right) == 1
-    library = Functions(host.compile_text(_source(vector_math.TEXT.replace(right, wrong)), host.compiler()))
+    library = Functions(host.compile_source(_source(vector_math.TEXT.replace(right, wrong)), host.compiler()))
     x = _arguments(name, dtype)
     assert _errors(library(name, x), _reference(name, x)).max() > vector_math.ULP[name]
 
@@ -214,7 +214,7 @@ def test_the_same_bits_whatever_the_length(name, dtype, functions):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_same_bits_without_vectors(name, dtype, functions):
     """Also where the compiler does nothing of its own: no result hangs on what it makes of the sums."""
-    plain = Functions(host.compile_text(_source(), host.compiler(), ("-O0",)))
+    plain = Functions(host.compile_source(_source(), host.compiler(), ("-O0",)))
     x = np.concatenate([_arguments(name, dtype)[::7], _some(name, dtype)])
     _assert_same_bits(functions(name, x), plain(name, x))
 

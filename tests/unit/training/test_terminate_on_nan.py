@@ -52,7 +52,7 @@ def test_a_fit_that_diverges_ends_quietly_with_the_weights_before(watched, caplo
     assert all(np.isfinite(history.history.get("loss", [])))
     assert ended == ["complete", "end"]
     # nothing is in the way of going on, and the callback begins anew
-    assert internals.step_state(net)[Slot.BAD] == 0
+    assert internals.step_state(net)[Slot.NONFINITE_STEP] == 0
     net.set_weights(_net().get_weights())
     net.compile(gpunn.SGD(0.01), "half_squared_error")
     assert len(net.fit(X, Y, epochs=2, callbacks=[nan], verbose=0).epoch) == 2 and nan.terminated_epoch is None

@@ -125,9 +125,9 @@ def test_shares_of_a_product_make_the_product(parts):
         for n, k, m in SHAPES:
             a, b = whole(rng, (n, k), "float32", "transposed"), whole(rng, (k, m), "float32", "C")
             out = np.full((n, m), np.nan, "float32")
-            split = how(a, b, out).split(parts)
-            assert 1 <= len(split.shares) <= parts and split.then is None
-            for each in reversed(split.shares):
+            split = how(a, b, out).partition(parts)
+            assert 1 <= len(split.tasks) <= parts and split.combine is None
+            for each in reversed(split.tasks):
                 each.launch()
             np.testing.assert_array_equal(out, a.astype(int) @ b.astype(int))
 

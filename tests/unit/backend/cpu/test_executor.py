@@ -14,7 +14,7 @@ import gpunn
 from gpunn.backend.cpu import blas, executor, native
 from gpunn.kernels import all_kernels
 from gpunn.kernels import get as kernel
-from gpunn.kernels._compiler.host import Compiled, cuts, span
+from gpunn.kernels._compiler.host import CompiledLaunch, byte_range, chunk_bounds
 from gpunn.kernels.state import SIZE, Slot
 from gpunn.recording import Recorder
 
@@ -27,7 +27,7 @@ if native.walk() is None:
 
 def tick(state):
     """A step that does nothing but count."""
-    return kernel("tick").bind(out=state, count=1, rows=2)
+    return kernel("end_step").bind(out=state, count=1, rows=2)
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def test_repeat_takes_as_many_steps_as_are_asked(state):
 
 def test_repeat_stops_when_the_flag_is_raised(state):
     x = np.zeros(1)
-    walk = executor.Walk([kernel("total").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
-                          kernel("judge").bind(out=state, count=1, limit=1.0), tick(state)])  # fmt: skip
+    walk = executor.Walk([kernel("sum_all").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
+                          kernel("check_finite").bind(out=state, count=1, limit=1.0), tick(state)])  # fmt: skip
     assert walk.repeat(5, state, seconds=60.0) == 5
     x[0] = np.nan
     assert walk.repeat(5, state, seconds=60.0) == 1
-    assert state[Slot.BAD] == 1 + 5
+    assert state[Slot.NONFINITE_STEP] == 1 + 5
 
 
 def test_repeat_comes_back_in_time():
@@ -91,7 +91,7 @@ def test_rates_follow_the_optimisers_step_and_not_the_batches(state):
     walk = executor.Walk(launches)
     assert walk.repeat(2, state, rates, 10, seconds=60.0) == 2
     assert state[Slot.LR] == 0.25
-    state[Slot.SKIP] = 1
+    state[Slot.EMPTY_BATCH] = 1
     assert walk.repeat(2, state, rates[1:], 11, seconds=60.0) == 2
     assert (state[Slot.STEP], state[Slot.LR]) == (12, 0.125)
     with pytest.raises(ValueError, match="rates must be 4"):
@@ -130,7 +130,7 @@ def test_what_python_computes_is_no_part_of_a_walk():
     assert "leaves the fast path: loss own is a Python function" in net.summary()
     recorder = Recorder(gpunn.backend.get("cpu"))
     recorder.call(print, why="a Python function")
-    assert not any(isinstance(launch, Compiled) for launch in recorder.take())
+    assert not any(isinstance(launch, CompiledLaunch) for launch in recorder.take())
     X = np.ones((9, 3))
     before = net.evaluate(X, np.ones((9, 2)))["loss"]
     net.fit(X, np.ones((9, 2)), epochs=3, batch_size=4, verbose=0)
@@ -144,7 +144,7 @@ def test_what_python_computes_is_no_part_of_a_walk():
     ("n", "parts", "grain"), [(0, 3, 4), (1, 2, 4), (7, 3, 1), (200, 2, 4), (200, 7, 64), (5, 9, 1)]
 )
 def test_cuts_cover_every_row_once(n, parts, grain):
-    found = cuts(n, parts, grain)
+    found = chunk_bounds(n, parts, grain)
     assert len(found) <= parts
     assert [i for low, high in found for i in range(low, high)] == list(range(n))
     assert all(low % grain == 0 for low, _ in found)
@@ -153,11 +153,11 @@ def test_cuts_cover_every_row_once(n, parts, grain):
 def test_the_span_of_an_array_is_what_its_elements_lie_in():
     x = np.zeros((4, 6), "float32")
     base = x.ctypes.data
-    assert span(x) == (base, base + 96)
-    assert span(x[1:3]) == (base + 24, base + 72)
-    assert span(x[:, 2]) == (base + 8, base + 8 + 3 * 24 + 4)
-    assert span(x.T) == span(x) == span(x[::-1, ::-1])
-    assert span(x[:0]) == (0, 0)
+    assert byte_range(x) == (base, base + 96)
+    assert byte_range(x[1:3]) == (base + 24, base + 72)
+    assert byte_range(x[:, 2]) == (base + 8, base + 8 + 3 * 24 + 4)
+    assert byte_range(x.T) == byte_range(x) == byte_range(x[::-1, ::-1])
+    assert byte_range(x[:0]) == (0, 0)
 
 
 def nets():
@@ -252,8 +252,8 @@ def test_every_kernel_gives_the_same_whoever_computes_its_rows():
     for each in all_kernels():
         case = make(each, each.signature.type_combinations()[0], 150, 200)
         inputs, options = case.arguments()
-        whole = each.in_compiled_text(*inputs, **options)
-        if not isinstance(whole, Compiled):
+        whole = each.bind_compiled(*inputs, **options)
+        if not isinstance(whole, CompiledLaunch):
             continue
         out = options["out"] if isinstance(options["out"], tuple) else (options["out"],)
         before = [x.copy() for x in out]
@@ -261,14 +261,14 @@ def test_every_kernel_gives_the_same_whoever_computes_its_rows():
         wanted = [x.copy() for x in out]
         for x, old in zip(out, before, strict=True):
             x[...] = old
-        whole.work = 1e6
-        split = whole.split(3)
-        for share in reversed(split.shares):
+        whole.estimated_ns = 1e6
+        split = whole.partition(3)
+        for share in reversed(split.tasks):
             share.launch()
-        if split.then is not None:
-            split.then()
+        if split.combine is not None:
+            split.combine()
         for x, right in zip(out, wanted, strict=True):
-            if split.then is not None:
+            if split.combine is not None:
                 np.testing.assert_allclose(x, right, rtol=1e-12, err_msg=each.name)
             else:
                 np.testing.assert_array_equal(x, right, err_msg=each.name)

@@ -57,7 +57,7 @@ def test_products_of_every_layout_are_launches_that_a_stream_may_capture(fake_cu
         for right in views(backend, b):
             out = backend.empty((n, m), dtype)
             launch = backend.bind_matmul(left, right, out)
-            assert isinstance(launch, DeviceLaunch) and launch.product
+            assert isinstance(launch, DeviceLaunch) and launch.needs_workspace
             assert launch.reads == (left, right) and launch.writes == (out,)
             launch()
             assert np.array_equal(to_host(out), np.einsum("ik,kj->ij", a, b))
@@ -474,5 +474,5 @@ def test_what_gelu_is_held_to_is_the_text_of_its_kernel():
 
     z = np.linspace(-6, 6, 101)
     f = activation_kernels("gelu")
-    for found, wanted in zip(column_major_blas.gelu(z), (f.f(z), f.slope(z)), strict=True):
+    for found, wanted in zip(column_major_blas.gelu(z), (f.f(z), f.derivative(z)), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15)

@@ -247,7 +247,7 @@ class Steps:
         self.launches = [
             *(DeviceLaunch([functools.partial(count, part, size=1)], [part], [part]) for part in parts),
             DeviceLaunch([lambda: note(self.state, self.seen, size=1)], [self.state], [self.seen]),
-            kernels.get("tick").bind(out=self.state, count=1, rows=1),
+            kernels.get("end_step").bind(out=self.state, count=1, rows=1),
         ]
         (self.graph,) = self.backend.join(self.launches)
 
@@ -395,7 +395,7 @@ def test_the_fake_would_see_a_race():
 
 
 def _launch(reads, writes, product=False):
-    return DeviceLaunch([lambda: None], reads, writes, product=product)
+    return DeviceLaunch([lambda: None], reads, writes, needs_workspace=product)
 
 
 def _placed(*launches):
@@ -461,9 +461,13 @@ def test_views_that_do_not_meet_do_not_hang_on_one_another(fake_cupy):
 
 def test_launches_that_have_to_do_with_other_entries_of_the_state_do_not_wait(fake_cupy):
     state = fake_cupy.zeros((SIZE,), np.float64)
-    begin = kernels.get("begin_batch").bind(out=state, count=1, rows=4)
-    move = kernels.get("move_on").bind(out=state, count=1, rows=4)
-    assert {int(a.data.ptr - state.data.ptr) // 8 for a in begin.writes} == {Slot.WEIGHT, Slot.SKIP, Slot.PENALTY}
+    begin = kernels.get("start_batch").bind(out=state, count=1, rows=4)
+    move = kernels.get("advance_offset").bind(out=state, count=1, rows=4)
+    assert {int(a.data.ptr - state.data.ptr) // 8 for a in begin.writes} == {
+        Slot.WEIGHT,
+        Slot.EMPTY_BATCH,
+        Slot.PENALTY,
+    }
     assert begin.reads == () and [a.data.ptr for a in move.reads] == [a.data.ptr for a in move.writes]
     assert [branch for branch, _ in _placed(begin, move)[0]] == [0, 1]
     assert _placed(begin, begin)[0] == [(0, ()), (0, ())]
@@ -472,9 +476,12 @@ def test_launches_that_have_to_do_with_other_entries_of_the_state_do_not_wait(fa
 ENTRIES = {
     "state[LOSS] = 1.0;": (set(), {Slot.LOSS}),
     "state[LOSS] += 1.0;": ({Slot.LOSS}, {Slot.LOSS}),
-    "if (state[BAD] == 0.0 && state[LR] <= x) state[STEP] -= state[LR];": ({Slot.BAD, Slot.LR, Slot.STEP}, {Slot.STEP}),
-    "++state[BATCH]; state[STEP]--;": ({Slot.BATCH, Slot.STEP}, {Slot.BATCH, Slot.STEP}),
-    "if (ready && state[SKIP] == 0.0) x = 1.0 - -state[LR];": ({Slot.SKIP, Slot.LR}, set()),
+    "if (state[NONFINITE_STEP] == 0.0 && state[LR] <= x) state[STEP] -= state[LR];": (
+        {Slot.NONFINITE_STEP, Slot.LR, Slot.STEP},
+        {Slot.STEP},
+    ),
+    "++state[BATCH_INDEX]; state[STEP]--;": ({Slot.BATCH_INDEX, Slot.STEP}, {Slot.BATCH_INDEX, Slot.STEP}),
+    "if (ready && state[EMPTY_BATCH] == 0.0) x = 1.0 - -state[LR];": ({Slot.EMPTY_BATCH, Slot.LR}, set()),
     "double& loss = state[LOSS]; loss = 1.0;": None,
     "atomicAdd(&state[LOSS], x);": None,
     "state[MINE] = x;": None,

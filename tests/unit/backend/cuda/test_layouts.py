@@ -131,7 +131,7 @@ def test_gelu_keeps_z_and_its_slope_comes_from_it():
     tolerances.assert_within(out, f.f(z).astype(np.float32), allowed)
     grad, sums = np.empty((5, 8), np.float32), np.empty(8, np.float32)
     run(delta, W_next.T, grad, "dgelu_sums", sums, z)
-    wanted = (f.slope(z) * np.einsum("ij,kj->ik", delta, W_next)).astype(np.float32)
+    wanted = (f.derivative(z) * np.einsum("ij,kj->ik", delta, W_next)).astype(np.float32)
     tolerances.assert_within(grad, wanted, tolerances.ulps(np.float32, 16, np.abs(wanted).max()))
     tolerances.assert_within(sums, wanted.sum(axis=0), tolerances.sums(np.float32, 5, np.abs(wanted).max()))
 
