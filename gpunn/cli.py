@@ -287,7 +287,7 @@ def _compiling_meanwhile() -> Iterator[None]:
     units = [kernel_compiler.unit_of(kernels.get(name), types) for name, types in USUAL]
     threads = [
         threading.Thread(target=kernel_compiler.precompile, args=(units,)),
-        threading.Thread(target=backend.prepare),
+        threading.Thread(target=backend.preload),
     ]
     for thread in threads:
         thread.start()

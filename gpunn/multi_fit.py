@@ -12,7 +12,7 @@ import numpy as np
 from . import input_checks as checks
 from . import schedules
 from .backend import array_module, home, to_host
-from .backend.concurrency import Course
+from .backend.concurrency import EpochCoroutine
 from .model import BATCH, Sequential
 from .training import fit, fused_epochs, inputs
 from .training.history import History
@@ -83,7 +83,7 @@ def fit_many(
     for job in jobs:
         job.check()
     # nothing is refused from here on
-    by_device: dict[Any, list[Course]] = {}
+    by_device: dict[Any, list[EpochCoroutine]] = {}
     for job in jobs:
         backend = job.net._net.backend
         by_device.setdefault(backend, []).append(job.course(batch_size, epochs, shuffle, checked.put(backend)))
@@ -162,7 +162,7 @@ class _Job:
         if not all(map(checks.any_weight, weights)):
             raise ValueError(f"sample_weight is all zero on the rows of candidates[{self.number}]")
 
-    def course(self, batch_size: int, epochs: int, shuffle: bool, put: Callable[[Any], Any]) -> Course:
+    def course(self, batch_size: int, epochs: int, shuffle: bool, put: Callable[[Any], Any]) -> EpochCoroutine:
         """Its fit; a divergence is kept in `error`, and ends it alone."""
         net, rows = self.net, self.rows
         n = self.data[0].shape[0] if rows is None else len(rows)

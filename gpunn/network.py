@@ -391,7 +391,7 @@ class Plan:
             return None
         blocks = (stop - start) // self.n
         found = self.backend.empty((blocks,), np.float64)
-        self._along.along((X[start:stop], result[start:stop], found), blocks, seconds=LOOK_AFTER)
+        self._along.run_blocks((X[start:stop], result[start:stop], found), blocks, seconds=LOOK_AFTER)
         return float(found.max())
 
     def _launches(self, record: Callable[[Recorder], None]) -> list[Launch]:

@@ -343,7 +343,7 @@ def is_walk(launches: list[Any]) -> bool:
 def repeat(launches: list[Any], times: int, state: Array, *, seconds: float, **rates: Any) -> int:
     """Run the same launches again and again; how many times it was: fewer where `seconds` are over or a step was bad.
 
-    `rates` are the learning rates that a `Walk` takes. Launches that are not one walk run once.
+    `rates` are the learning rates that a `CompiledProgram` takes. Launches that are not one walk run once.
     """
     if times > 1 and is_walk(launches):
         return int(launches[0].repeat(times, state, seconds=seconds, **rates))

@@ -5,7 +5,7 @@ says what is wrong. Importing this touches no CuPy: only `get`, asked for "auto"
 """
 
 from .arrays import array_module, from_cuda_interface, home, is_device_array, to_host
-from .cpu.native import prepare
+from .cpu.native import preload
 from .cuda.matmul import ProductWarning
 from .devices import Backend, DeviceError, DeviceFallbackWarning, get
 from .diagnosis import Check, Report, doctor
@@ -23,6 +23,6 @@ __all__ = [
     "get",
     "home",
     "is_device_array",
-    "prepare",
+    "preload",
     "to_host",
 ]

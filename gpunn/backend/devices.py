@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from .arrays import is_device_array, to_host
-from .concurrency import Course, in_threads, in_turn
-from .cpu.blas import bind_affine, bind_product, one_thread, threads
-from .cpu.executor import join, walk_along
+from .concurrency import EpochCoroutine, run_in_threads, run_round_robin
+from .cpu.blas import bind_affine, bind_gemm, single_threaded_blas, thread_count
+from .cpu.executor import compile_blocks, compile_launches
 from .cuda import graph
 from .cuda.bfloat16 import UNIT_ROUNDOFF, InBfloat16, Operands
 from .cuda.errors import Fault, absent, forked, out_of_memory, ran_out
@@ -29,7 +29,7 @@ from .cuda.multi_network import Merger
 from .cuda.nccl import Nccl, Processes
 from .cuda.pinned import PinnedStaging, Staging
 from .cuda.probe import load_cupy, probe
-from .epoch_runner import Epochs, Movable, Part, movable, walked
+from .epoch_runner import BufferRebinder, EpochRunner, Section, build_epoch_runner, make_rebinder
 
 MOST_OF_MEMORY = 0.75  # of what is free, for a set; the rest is for what is computed with it
 ACCEPTED = '"auto", "cpu", "cuda" or "cuda:N" (N = 0, 1, …)'
@@ -111,12 +111,12 @@ class Backend:
         they run one by one where they were to be one."""
         return list(launches)
 
-    def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
+    def epochs(self, parts: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
         """The launches of each part so many times, part after part, as something that runs epoch after epoch by
         itself; `state` is the state array that they write. `flush` as in `join`."""
-        return Epochs(parts, state)
+        return EpochRunner(parts, state)
 
-    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
+    def movable(self, epochs: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
         """What gives recorded epochs other arrays in the place of these; None where they stay as they are."""
         return None
 
@@ -128,10 +128,10 @@ class Backend:
         """A context in which what is recorded and run takes one thread of the host, so that jobs may run abreast."""
         return contextlib.nullcontext()
 
-    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
+    def side_by_side(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
         """Take courses to their ends. A course gives epochs to be taken, one after another, and goes on when they are;
         `look`, called every so many seconds, raises what stops them all, Ctrl-C say, in each of them."""
-        in_turn(courses, seconds, look)
+        run_round_robin(courses, seconds, look)
 
     def along_rows(self, launches: Sequence[Launch], moving: Sequence[Any]) -> Any:
         """The launches as one that has `along`, which takes blocks of larger arrays in the place of those in `moving`;
@@ -218,7 +218,7 @@ class CPU(Backend):
 
     def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
         launch = bind_matmul(np, a, b, out)
-        return bind_product(a, b, out) or launch
+        return bind_gemm(a, b, out) or launch
 
     def why_no_lower_precision(self, *, asked: bool) -> str:
         return "" if not asked else "is for GPUs, and the device is the CPU; leave precision out"
@@ -229,25 +229,25 @@ class CPU(Backend):
         return None if found is None else Affine(found[0], "a" if found[1] else "z")
 
     def join(self, launches: Sequence[Launch], *, flush: bool = False, tell: Tell | None = None) -> list[Launch]:
-        return join(launches, flush=flush)
+        return compile_launches(launches, flush=flush)
 
-    def epochs(self, parts: Sequence[Part], state: Any, *, flush: bool = False) -> Epochs:
-        return walked(parts, state, flush=flush)
+    def epochs(self, parts: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
+        return build_epoch_runner(parts, state, flush=flush)
 
-    def movable(self, epochs: Epochs, arrays: Sequence[Any]) -> Movable | None:
-        return movable(epochs, arrays)
+    def movable(self, epochs: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
+        return make_rebinder(epochs, arrays)
 
     def abreast(self) -> int:
-        return threads()
+        return thread_count()
 
     def one_thread_each(self) -> AbstractContextManager[Any]:
-        return one_thread()
+        return single_threaded_blas()
 
-    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
-        in_threads(courses, seconds, look, min(self.abreast(), len(courses)))
+    def side_by_side(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
+        run_in_threads(courses, seconds, look, min(self.abreast(), len(courses)))
 
     def along_rows(self, launches: Sequence[Launch], moving: Sequence[Any]) -> Any:
-        return walk_along(launches, moving)
+        return compile_blocks(launches, moving)
 
 
 class CUDA(Backend):
@@ -347,8 +347,8 @@ class CUDA(Backend):
         # CuPy compiles its kernels so that numbers too small to be normal are 0
         return graph.join(self, launches, tell)
 
-    def side_by_side(self, courses: Sequence[Course], seconds: float, look: Callable[[], None]) -> None:
-        in_turn(courses, seconds, look, Merger(self))
+    def side_by_side(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
+        run_round_robin(courses, seconds, look, Merger(self))
 
     def has_room(self, size: int) -> bool:
         with self.activate():

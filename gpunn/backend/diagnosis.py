@@ -202,14 +202,14 @@ def _host_kernels() -> str | Check:
 
 def _host_steps() -> str | Check:
     """Whether a whole step runs in compiled code on this CPU."""
-    if native.walk() is None:
+    if native.executor_library() is None:
         return Check("CPU steps", None, "launched one by one from Python, since nothing is compiled")
-    found = blas.find("float32")
+    found = blas.find_gemm("float32")
     if found is None:
         return Check(
             "CPU steps", None, "back to Python for each product: NumPy's BLAS exports none that could be called"
         )
-    threads = blas.threads()
+    threads = blas.thread_count()
     return (
         f"compiled, one after another without Python, on {threads} thread{'s' * (threads > 1)} at most; products by "
         f"{found.name}, small ones in registers"

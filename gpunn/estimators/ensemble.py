@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from .. import backend as backends
-from ..backend.concurrency import Course
+from ..backend.concurrency import EpochCoroutine
 from ..training import fused_epochs
 from ..training.checkpoint import CheckpointError
 from . import saving
@@ -40,7 +40,7 @@ def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any,
     seeds = generator.randint(2**31 - 1, size=ensemble.n_models)
     nets = [clone(ensemble).set_params(n_models=1, random_state=int(seed)) for seed in seeds]
 
-    def course(net: Any) -> Course:
+    def course(net: Any) -> EpochCoroutine:
         net.fit(X, y, sample_weight, validation_data=validation_data)
         return
         yield

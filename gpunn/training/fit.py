@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import input_checks as checks
-from ..backend.concurrency import Course
+from ..backend.concurrency import EpochCoroutine
 from ..kernels.state import Slot
 from ..network import Network
 from ..parallel import Rows
@@ -187,7 +187,7 @@ def course(
     history: History | None = None,
     put: Callable[[Any], Array] | None = None,
     **how: Any,
-) -> Course:
+) -> EpochCoroutine:
     """`train` as a course, for fits that nobody watches from step to step: `put` as in `sets.on_device`, and `how`
     holds order_of, ahead and orders, as in `unwatched.course`."""
     net, n = model._net, training[0].shape[0] if rows is None else len(rows)

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from ..backend import Backend
-from ..backend.concurrency import Course, drive
+from ..backend.concurrency import EpochCoroutine, run_coroutine
 from ..kernels import get as kernel
 from ..kernels.state import Slot
 from ..network import Kept, Network, Plan
@@ -52,7 +52,7 @@ def course(
     rows: np.ndarray | None = None,
     ahead: Ahead | None = None,
     orders: Callable[[int], np.ndarray] | None = None,
-) -> Course:
+) -> EpochCoroutine:
     """Train as `loop.fit` does, epochs in the place of steps: what is given is to be taken, and was so afterwards.
 
     `ahead()` is for how many epochs from now on no callback need be asked: none of them looks at weights, stops the
@@ -92,7 +92,7 @@ def course(
                 ordered = np.concatenate(each)
             order[: count * n] = net.backend.asarray(ordered)
             begin(net, first)
-            taking.begin(count, *(rates_ahead(net, count * steps + 1) if per == "step" else ()))
+            taking.reset(count, *(rates_ahead(net, count * steps + 1) if per == "step" else ()))
             for j in range(count):
                 audience.callbacks("on_epoch_begin", done + j, {})
             try:
@@ -111,17 +111,17 @@ def course(
                 break
 
 
-def alone(net: Network, taken: Course) -> None:
+def alone(net: Network, taken: EpochCoroutine) -> None:
     """Take one course to its end; Ctrl-C waits for the end of a step."""
     with net.backend.activate():
         try:
             with whole_steps() as look:
-                drive(taken, LOOK_AFTER, look)
+                run_coroutine(taken, LOOK_AFTER, look)
         finally:
             net.backend.free()
 
 
-def side_by_side(backend: Backend, courses: Sequence[Course]) -> None:
+def side_by_side(backend: Backend, courses: Sequence[EpochCoroutine]) -> None:
     """Take many courses to their ends, as many at a time as the device does; Ctrl-C as in `alone`."""
     with backend.activate():
         try:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..backend.epoch_runner import Epochs, Movable
+from ..backend.epoch_runner import BufferRebinder, EpochRunner
 from ..network import CompressedRows, Network
 from ..recording import Array
 
@@ -32,11 +32,11 @@ class Recording:
     movable  gives them the arrays of another net; None where that cannot be
     """
 
-    taking: Epochs
+    taking: EpochRunner
     order: Array
     record: Array
     set_l2: Callable[[list[float]], None]
-    movable: Movable | None = None
+    movable: BufferRebinder | None = None
 
 
 class _Shelf:
@@ -98,7 +98,7 @@ def recording(net: Network, data: Any, extent: Any, make: Callable[[], Recording
         found = make()
         found.movable = net.backend.movable(found.taking, _arrays(net, data))
     elif found.movable is not None:
-        found.movable.to(_arrays(net, data))
+        found.movable.rebind(_arrays(net, data))
         # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
         net.gradient.fill(0)
         found.taking.state = net.state

@@ -16,12 +16,12 @@ def matrix(pointer, dtype, rows, columns, leading):
     return np.lib.stride_tricks.as_strided(memory, (rows, columns), (dtype.itemsize, leading * dtype.itemsize))
 
 
-def numbers(x):
+def as_float(x):
     """float32 of bfloat16 patterns, else the numbers themselves."""
     return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
 
 
-def as_held(x, like):
+def round_to_storage(x, like):
     """Rounded to the nearest bfloat16 where `like` holds patterns of it: 8 bits of the fraction, to even."""
     if like.dtype != np.uint16:
         return x
@@ -29,21 +29,21 @@ def as_held(x, like):
     return (np.ldexp(np.rint(fraction * 2**8) / 2**8, exponent).astype(np.float32).view(np.uint32) >> 16).astype("u2")
 
 
-def bits(pointer, m, n, leading):
+def mask_bytes(pointer, m, n, leading):
     """The mask's rows of bytes, one a column of D."""
     return matrix(pointer, np.uint8, leading // 8, n, leading // 8).T
 
 
-def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, kept=None, zero_is_above=False):
+def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, aux=None, zero_is_above=False):
     """D = op(A) op(B), then the epilogue; views of memory, `vector` and `kept` too, `mask` as `bits` gives it.
 
     `zero_is_above`: the mask stands where z ≥ 0, as NVIDIA's tests of it have it.
     """
-    left, right = (numbers(x).T if t else numbers(x) for x, t in zip((A, B), transposed, strict=True))
+    left, right = (as_float(x).T if t else as_float(x) for x, t in zip((A, B), transposed, strict=True))
     with np.errstate(all="ignore"):
         z = np.matmul(left, right, dtype=np.result_type(left, right))
         if epilogue in ("bias", "relu", "relu_mask", "gelu", "gelu_z"):
-            z = z + numbers(vector)[:, None]
+            z = z + as_float(vector)[:, None]
         if epilogue in ("relu", "relu_mask"):
             # a NaN is not above 0, so that it becomes 0: as the library does it
             above = z > 0
@@ -53,17 +53,17 @@ def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, kept=
             z = np.where(above, z, 0)
         elif epilogue in ("gelu", "gelu_z"):
             if epilogue == "gelu_z":
-                kept[...] = as_held(z, kept)
+                aux[...] = round_to_storage(z, aux)
             z = gelu(z)[0]
         elif epilogue.startswith("drelu"):
             z = np.where(np.unpackbits(mask, axis=1, count=len(z), bitorder="little").T, z, 0)
         elif epilogue.startswith("dgelu"):
-            z = z * gelu(numbers(kept))[1]
-        D[...] = as_held(z, D)
+            z = z * gelu(as_float(aux))[1]
+        D[...] = round_to_storage(z, D)
         if epilogue.endswith("lu_sums"):
-            vector[...] = as_held(z.sum(axis=1), vector)
+            vector[...] = round_to_storage(z.sum(axis=1), vector)
         elif epilogue == "sums":
-            vector[...] = as_held(left.sum(axis=1), vector)
+            vector[...] = round_to_storage(left.sum(axis=1), vector)
 
 
 def gelu(z):

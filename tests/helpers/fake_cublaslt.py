@@ -174,7 +174,7 @@ class Library:
         if problem.kept and "gelu" in epilogue:
             z = blas.matrix(problem.kept, d.dtype, m, n, problem.leading)
         elif problem.kept:
-            mask = blas.bits(problem.kept, m, n, problem.leading)
+            mask = blas.mask_bytes(problem.kept, m, n, problem.leading)
         written = [d, *([vector] if "sums" in epilogue else [])]
         written += [x for x in (mask, z) if x is not None and not epilogue.startswith("d")]
         read = [x for x in (a, b, vector, mask, z) if x is not None]

@@ -159,7 +159,7 @@ PRELUDE = (pathlib.Path(__file__).parent / "fake_cuda.h").read_text()
 
 @functools.cache
 def _compile(source, name):
-    return host_compiler.load(source, name, error=CompileException)
+    return host_compiler.load_function(source, name, error=CompileException)
 
 
 def _parameter(text, const):
@@ -279,7 +279,7 @@ def install(monkeypatch, devices=1):
     """Put the fake in CuPy's place, with a fake cuBLASLt, nothing seen and no device chosen yet; returns it."""
     from helpers import internals
 
-    if not host_compiler.found():
+    if not host_compiler.is_installed():
         pytest.skip("the fake CuPy needs a C++ compiler to run kernels")
     state.reset(devices)
     for module in (cupy, cuda, runtime, memory):

@@ -11,12 +11,12 @@ COMPILER = shutil.which("c++") or shutil.which("g++") or "clang++"
 FLAGS = ["-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-x", "c++", "-"]
 
 
-def found():
+def is_installed():
     """True if a C++ compiler is installed."""
     return shutil.which(COMPILER) is not None
 
 
-def load(source, name, *, error):
+def load_function(source, name, *, error):
     """Return the function `name` of a C++ source as a ctypes function; raise `error` with the compiler's output."""
     folder = pathlib.Path(os.environ["GPUNN_CACHE"]) / "simulated"  # conftest.py sets it
     digest = hashlib.sha256("\0".join([COMPILER, *FLAGS, source]).encode()).hexdigest()

@@ -298,7 +298,7 @@ def forget_device(monkeypatch):
 
 def use_threads(monkeypatch, count):
     """Run each step in `count` threads, whatever its size."""
-    monkeypatch.setattr(compiled_steps, "how_many", lambda work: count)
+    monkeypatch.setattr(compiled_steps, "thread_count_for", lambda work: count)
 
 
 def train_in_turn(monkeypatch):
@@ -313,12 +313,12 @@ def hide_cublaslt(monkeypatch):
 
 def blas_product(a, b, out):
     """The launch of out = a b by the library that NumPy uses."""
-    return blas._by_blas(a, b, out, blas.find(a.dtype.name).address)
+    return blas._bind_blas_gemm(a, b, out, blas.find_gemm(a.dtype.name).address)
 
 
 def register_product(a, b, out):
     """The launch of out = a b by the compiled loops that keep sums in registers."""
-    return blas._in_registers([a, b, out])
+    return blas._bind_small_gemm([a, b, out])
 
 
 def workspaces(door):

@@ -15,8 +15,8 @@ LIMITS = {
     "progress_seconds": "gpunn.training.callbacks.progress.BETWEEN",  # between two updates of the progress bar
     "rates_at_once": "gpunn.training.fused_epochs.RATES",  # learning rates of a schedule computed together
     "recordings": "gpunn.training.recording_cache.MOST",  # compiled epochs kept for other networks
-    "thread_work": "gpunn.backend.cpu.executor.WORTH_A_THREAD",  # with which another thread pays off
-    "threads": "gpunn.backend.cpu.executor.MOST_THREADS",  # of one step
+    "thread_work": "gpunn.backend.cpu.executor.MIN_NS_PER_THREAD",  # with which another thread pays off
+    "threads": "gpunn.backend.cpu.executor.MAX_THREADS",  # of one step
     "transfer_bytes": "gpunn.training.host_dataset.BLOCK_BYTES",  # of the rows copied to a device together
 }
 

@@ -453,14 +453,14 @@ def test_l2_where_no_layer_has_one():
 # --- courses --------------------------------------------------------------------------------------------------------
 
 
-class Slow(epoch_runner.Epochs):
+class Slow(epoch_runner.EpochRunner):
     """Epochs that take their time."""
 
     def __init__(self, log, name):
         super().__init__([], np.zeros(SIZE))
         self.log, self.name = log, name
 
-    def go(self, seconds):
+    def run(self, seconds):
         time.sleep(seconds)
         self.log.append((self.name, threading.current_thread().name))
         return len([name for name, _ in self.log if name == self.name]) >= 3
@@ -472,7 +472,7 @@ def course(log, name, ended, fail=None):
             raise fail
         yield Slow(log, name)
         ended.append((name, "whole"))
-    except concurrency.Stopped:
+    except concurrency.Cancelled:
         ended.append((name, "stopped"))
         raise
 
@@ -482,10 +482,10 @@ def test_courses_go_to_their_ends(way):
     log, ended = [], []
     these = [course(log, k, ended) for k in range(5)]
     if way == "threads":
-        concurrency.in_threads(these, 0.001, lambda: None, 2)
+        concurrency.run_in_threads(these, 0.001, lambda: None, 2)
         assert len({thread for _, thread in log}) == 2
     else:
-        concurrency.in_turn(these, 0.001, lambda: None)
+        concurrency.run_round_robin(these, 0.001, lambda: None)
     assert sorted(ended) == [(k, "whole") for k in range(5)]
 
 
@@ -495,9 +495,9 @@ def test_an_error_in_one_course_ends_the_others_and_is_raised(way):
     these = [course(log, 0, ended), course(log, 1, ended, fail=ZeroDivisionError("one")), course(log, 2, ended)]
     with pytest.raises(ZeroDivisionError, match="one"):
         if way == "threads":
-            concurrency.in_threads(these, 0.001, lambda: None, 2)
+            concurrency.run_in_threads(these, 0.001, lambda: None, 2)
         else:
-            concurrency.in_turn(these, 0.001, lambda: None)
+            concurrency.run_round_robin(these, 0.001, lambda: None)
     assert (2, "whole") not in ended
 
 
@@ -511,9 +511,9 @@ def test_an_interruption_stops_all_courses(way):
 
     with pytest.raises(KeyboardInterrupt):
         if way == "threads":
-            concurrency.in_threads([course(log, k, ended) for k in range(9)], 0.01, look, 2)
+            concurrency.run_in_threads([course(log, k, ended) for k in range(9)], 0.01, look, 2)
         else:
-            concurrency.in_turn([course(log, k, ended) for k in range(9)], 0.01, look)
+            concurrency.run_round_robin([course(log, k, ended) for k in range(9)], 0.01, look)
     assert (8, "whole") not in ended and any(how == "stopped" for _, how in ended)
 
 
@@ -522,7 +522,7 @@ def test_an_interrupted_fit_keeps_the_epochs_that_were_done():
     taken = fit.course(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
     asked = next(taken)
     asked.epochs = 4  # as if only these had been done when it came
-    while not asked.go(1.0):
+    while not asked.run(1.0):
         pass
     with pytest.raises(KeyboardInterrupt):
         taken.throw(KeyboardInterrupt)
@@ -551,18 +551,18 @@ def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compi
     step = [get("end_step").bind(out=state, count=1, rows=4)]
     end = [get("end_epoch").bind(out=(record, sums, state), count=1, totals_n=1)]
     whole = backend.get("cpu").epochs([(step, 2), (step, 1), (end, 1)], state)
-    assert isinstance(whole, epoch_runner.WalkedEpochs) == compiled
-    whole.begin(3, np.arange(10.0), 0)
+    assert isinstance(whole, epoch_runner.CompiledEpochRunner) == compiled
+    whole.reset(3, np.arange(10.0), 0)
     turns = 1
-    while not whole.go(seconds):
+    while not whole.run(seconds):
         turns += 1
     assert (turns > 3) == (seconds == 0)
     assert state[Slot.STEP] == 9 and state[Slot.OFFSET] == 36 and state[Slot.EPOCHS_DONE] == 3
     np.testing.assert_array_equal(record, [[6.0, 12.0, 0.0]] * 3)
     assert state[Slot.LR] in (8.0, 9.0)
     state[Slot.NONFINITE_STEP] = 1
-    whole.begin(3)
-    assert whole.go(1.0) and state[Slot.EPOCHS_DONE] == 3
+    whole.reset(3)
+    assert whole.run(1.0) and state[Slot.EPOCHS_DONE] == 3
 
 
 def test_one_thread_each_holds_blas_and_lets_it_go():

@@ -28,23 +28,23 @@ from ...kernels._compiler.host import (
     load_function,
 )
 from . import native
-from .sources import FUSED
+from .sources import FUSED_ACTIVATIONS
 
 # the names under which NumPy's builds export the product of float32; d for s is that of float64
-EXPORTED = ("scipy_cblas_sgemm64_", "cblas_sgemm64_", "scipy_cblas_sgemm", "cblas_sgemm")
-THREADS = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads",
+GEMM_SYMBOLS = ("scipy_cblas_sgemm64_", "cblas_sgemm64_", "scipy_cblas_sgemm", "cblas_sgemm")
+THREAD_SYMBOLS = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads",
            "openblas_{}_num_threads")  # fmt: skip
-CALL = 2000  # multiplications up to which a call of BLAS costs more than the product
+SMALL_GEMM_FLOPS = 2000  # multiplications up to which a call of BLAS costs more than the product
 # elements of B up to which products in registers are no slower than BLAS, by the width of a vector in bytes, where B's
 # columns fill vectors and lie as they are used
-RESIDENT = {32: 4096}
-RESIDENT_AND_SPARED = {32: 8192}  # where that spares a pass over the result, whatever its columns, if they are many
+MAX_CACHED_B = {32: 4096}
+MAX_CACHED_B_FUSED = {32: 8192}  # where that spares a pass over the result, whatever its columns, if they are many
 COLUMN_GRAIN = 32  # whole vectors of every type
-NANOSECONDS = 0.025  # of a multiplication, about
+NS_PER_MULTIPLICATION = 0.025  # of a multiplication, about
 
 
 @dataclass(frozen=True)
-class Blas:
+class Gemm:
     """The product of one type: its address and its name."""
 
     address: int
@@ -72,19 +72,19 @@ def _address(function: Any) -> int:
 
 
 @functools.cache
-def find(dtype: str) -> Blas | None:
+def find_gemm(dtype: str) -> Gemm | None:
     """The product in the BLAS that NumPy loaded, found by name and tested; None where none is."""
-    if native.walk() is None:
+    if native.executor_library() is None:
         return None
-    for name in EXPORTED:
+    for name in GEMM_SYMBOLS:
         name = name if dtype == "float32" else name.replace("sgemm", "dgemm")
         function = _exported(name)
-        if function is not None and is_the_product(_address(function), dtype):
-            return Blas(_address(function), name)
+        if function is not None and verify_gemm(_address(function), dtype):
+            return Gemm(_address(function), name)
     return None
 
 
-def is_the_product(address: int, dtype: str) -> bool:
+def verify_gemm(address: int, dtype: str) -> bool:
     """Whether a function computes what cblas_gemm computes, in all four layouts; small whole numbers, so exactly."""
     rng = np.random.default_rng(0)
     n, k, m = 5, 7, 3
@@ -95,7 +95,7 @@ def is_the_product(address: int, dtype: str) -> bool:
         )
         a, b = (x.T if t else x for x, t in zip((a, b), transposed, strict=True))
         out = np.full((n, m), np.nan, dtype)
-        _by_blas(a, b, out, address)()
+        _bind_blas_gemm(a, b, out, address)()
         if not (out == np.matmul(a, b)).all():
             return False
     return True
@@ -107,10 +107,10 @@ def is_the_product(address: int, dtype: str) -> bool:
 @functools.cache
 def _thread_functions() -> tuple[Any, Any] | None:
     """OpenBLAS's functions that tell and set its number of threads, made known to the walk; None for another BLAS."""
-    compiled = native.walk()
+    compiled = native.executor_library()
     if compiled is None:
         return None
-    for name in THREADS:
+    for name in THREAD_SYMBOLS:
         get, put = _exported(name.format("get")), _exported(name.format("set"))
         if get is not None and put is not None:
             get.restype = ctypes.c_int
@@ -119,7 +119,7 @@ def _thread_functions() -> tuple[Any, Any] | None:
     return None
 
 
-def threads() -> int:
+def thread_count() -> int:
     """How many threads the products of a walk may use: as many as BLAS is set to, where that can be told; else 1, and
     BLAS does as it does."""
     found = _thread_functions()
@@ -129,10 +129,10 @@ def threads() -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_threaded_blas() -> Iterator[None]:
     """Meanwhile products, and the walks that are made, take one thread each, in all of this process: so that walks may
     run beside one another. Nothing changes where BLAS is not OpenBLAS."""
-    compiled = native.walk() if _thread_functions() is not None else None
+    compiled = native.executor_library() if _thread_functions() is not None else None
     if compiled is None:
         yield
         return
@@ -146,16 +146,16 @@ def one_thread() -> Iterator[None]:
 # --- products ---
 
 
-def bind_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> Callable[[], Any] | None:
+def bind_gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> Callable[[], Any] | None:
     """The launch of out = a b in compiled code, or None where only NumPy can compute it. The operands are checked."""
-    if native.walk() is None or a.ndim != 2 or not _regular(a, b, out):
+    if native.executor_library() is None or a.ndim != 2 or not _regular(a, b, out):
         return None
-    if is_small(a, b):
-        return _in_registers([a, b, out])
-    found = find(a.dtype.name)
-    if found is None or not _has_leading(a) or not _has_leading(b):
+    if uses_small_gemm(a, b):
+        return _bind_small_gemm([a, b, out])
+    found = find_gemm(a.dtype.name)
+    if found is None or not _is_blas_layout(a) or not _is_blas_layout(b):
         return None
-    return _by_blas(a, b, out, found.address)
+    return _bind_blas_gemm(a, b, out, found.address)
 
 
 def bind_affine(
@@ -163,36 +163,36 @@ def bind_affine(
 ) -> tuple[Callable[[], Any], bool] | None:
     """The launch of out = a W + b, b in every row (E1), where one launch computes both, and whether it applies the
     activation named `f` too (E2); else None."""
-    fused = f in FUSED
-    if native.walk() is None or not _regular(a, W, out) or not is_small(a, W, spares=fused):
+    fused = f in FUSED_ACTIVATIONS
+    if native.executor_library() is None or not _regular(a, W, out) or not uses_small_gemm(a, W, saves_a_pass=fused):
         return None
-    return _in_registers([a, W, out, b], fused), fused
+    return _bind_small_gemm([a, W, out, b], fused), fused
 
 
-def is_small(a: np.ndarray, b: np.ndarray, *, spares: bool = False) -> bool:
+def uses_small_gemm(a: np.ndarray, b: np.ndarray, *, saves_a_pass: bool = False) -> bool:
     """Whether a b is computed in registers rather than by BLAS. `spares` says that it spares a pass over the result."""
     k, m = b.shape
-    if a.size * m > CALL and b.size > max(RESIDENT_AND_SPARED.values()):
+    if a.size * m > SMALL_GEMM_FLOPS and b.size > max(MAX_CACHED_B_FUSED.values()):
         return False
-    compiled = native.products(b.dtype.name)
-    if compiled is None or a.size * m <= CALL:
+    compiled = native.gemm_library(b.dtype.name)
+    if compiled is None or a.size * m <= SMALL_GEMM_FLOPS:
         return compiled is not None
     width = int(compiled.vector_bytes())
     pair, as_used = 2 * width // b.itemsize, b.strides[1] == b.itemsize
-    if spares and as_used and m >= 4 * pair and b.size <= RESIDENT_AND_SPARED.get(width, 0):
+    if saves_a_pass and as_used and m >= 4 * pair and b.size <= MAX_CACHED_B_FUSED.get(width, 0):
         return True
-    return b.size <= RESIDENT.get(width, 0) and (m == 1 or (m % pair == 0 and (k <= pair or as_used)))
+    return b.size <= MAX_CACHED_B.get(width, 0) and (m == 1 or (m % pair == 0 and (k <= pair or as_used)))
 
 
 def _regular(*arrays: np.ndarray) -> bool:
     return all(x.size and all(s > 0 and s % x.itemsize == 0 for s in x.strides) for x in arrays)
 
 
-def _by_blas(a: np.ndarray, b: np.ndarray, out: np.ndarray, address: int) -> CompiledLaunch:
+def _bind_blas_gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray, address: int) -> CompiledLaunch:
     return _product("blas", [a, b, out], address)
 
 
-def _in_registers(arrays: list[np.ndarray], relu: bool = False) -> CompiledLaunch:
+def _bind_small_gemm(arrays: list[np.ndarray], relu: bool = False) -> CompiledLaunch:
     return _product("small", arrays, relu=relu)
 
 
@@ -201,14 +201,14 @@ def _product(how: str, arrays: list[np.ndarray], *addresses: int, relu: bool = F
     a, b, out = arrays[:3]
     (n, k), m = a.shape, b.shape[1]
     strides = [*_strides(a, how), *_strides(b, how), out.strides[0] // out.itemsize]
-    compiled = native.walk() if how == "blas" else native.products(a.dtype.name)
+    compiled = native.executor_library() if how == "blas" else native.gemm_library(a.dtype.name)
     assert compiled is not None
     return CompiledLaunch(
         load_function(compiled, f"{how}_product__{a.dtype.name}"),
         arrays,
         [n, k, m, *strides, len(arrays) > 3, relu],
         addresses=addresses,
-        estimated_ns=100 + NANOSECONDS * n * k * m,
+        estimated_ns=100 + NS_PER_MULTIPLICATION * n * k * m,
         partitioner=functools.partial(_split, addresses=addresses),
     )
 
@@ -246,6 +246,6 @@ def _strides(x: np.ndarray, how: str) -> tuple[int, int]:
     return 1, max(columns, x.shape[0])
 
 
-def _has_leading(x: np.ndarray) -> bool:
+def _is_blas_layout(x: np.ndarray) -> bool:
     """Whether rows or columns lie one element after another, as BLAS wants it."""
     return any(s == x.itemsize for s in x.strides) or 1 in x.shape

@@ -20,8 +20,8 @@ from ...kernels.state import Slot
 from . import blas, native
 
 # nanoseconds of work for which one more thread pays
-WORTH_A_THREAD = 12_000.0
-MOST_THREADS = 256
+MIN_NS_PER_THREAD = 12_000.0
+MAX_THREADS = 256
 SLOTS = [c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.NONFINITE_STEP)]
 
 
@@ -33,7 +33,7 @@ class _Move(Structure):
     _fields_ = [("slot", c_void_p), ("bytes", c_longlong)]
 
 
-class Walk:
+class CompiledProgram:
     """Compiled launches as one: called, it runs them in order; `repeat` does so for step after step, and `along` for
     block after block of larger arrays.
 
@@ -47,15 +47,15 @@ class Walk:
         *,
         flush: bool = False,
         threads: int | None = None,
-        moving: Sequence[np.ndarray] = (),
+        block_arrays: Sequence[np.ndarray] = (),
     ) -> None:
-        found = native.walk()
+        found = native.executor_library()
         assert found is not None
         self.launches = list(launches)
         self.count = len(self.launches)
         if threads is None:
-            threads = how_many(sum(launch.estimated_ns for launch in self.launches))
-        lists = [self.launches] if threads == 1 else share(self.launches, threads)
+            threads = thread_count_for(sum(launch.estimated_ns for launch in self.launches))
+        lists = [self.launches] if threads == 1 else partition(self.launches, threads)
         self.threads = len(lists)
         self._kept = lists
         self._nodes = [
@@ -65,7 +65,7 @@ class Walk:
         self._lists = (c_void_p * len(lists))(*map(addressof, self._nodes))
         self._counts = (c_longlong * len(lists))(*map(len, lists))
         self._walk = found.walk
-        self._moving = [self._slots_in(array) for array in moving]
+        self._moving = [self._slots_in(array) for array in block_arrays]
         each = [_Move(addressof(slot), size) for slots, size in self._moving for slot, _ in slots]
         self._block = (_Move * max(1, len(each)))(*each)
         self._moves = (c_void_p(addressof(self._block)), c_longlong(len(each)))
@@ -78,7 +78,7 @@ class Walk:
         self._once = (*self._what, None, _NONE, _ONE, None, None, _NONE, *SLOTS, _NO_TIME)
 
     @property
-    def lists(self) -> tuple[int, int]:
+    def node_tables(self) -> tuple[int, int]:
         """Where every thread's nodes and their numbers lie."""
         return addressof(self._lists), addressof(self._counts)
 
@@ -121,7 +121,7 @@ class Walk:
             raise ValueError("no launch reads or writes an array that is to move")
         return [(c_void_p.from_address(place), offset) for place, offset in found.items()], array.nbytes
 
-    def along(self, wholes: Sequence[np.ndarray], steps: int, *, seconds: float) -> None:
+    def run_blocks(self, wholes: Sequence[np.ndarray], steps: int, *, seconds: float) -> None:
         """Run them `steps` times, step k with the k-th block of each of `wholes` in the place of the array that was
         named as moving: contiguous arrays of its type, with as many rows more as there are steps. After so many
         `seconds` Python may look whether somebody interrupts."""
@@ -147,14 +147,14 @@ class Walk:
 _ONE, _NONE, _NO_TIME = c_longlong(1), c_longlong(0), c_double(0)
 
 
-def how_many(work: float) -> int:
+def thread_count_for(work: float) -> int:
     """The threads that so many nanoseconds of work are worth."""
-    if work < 2 * WORTH_A_THREAD:
+    if work < 2 * MIN_NS_PER_THREAD:
         return 1
-    return min(blas.threads(), MOST_THREADS, int(work / WORTH_A_THREAD))
+    return min(blas.thread_count(), MAX_THREADS, int(work / MIN_NS_PER_THREAD))
 
 
-def share(launches: Iterable[CompiledLaunch], threads: int) -> list[list[CompiledLaunch | None]]:
+def partition(launches: Iterable[CompiledLaunch], threads: int) -> list[list[CompiledLaunch | None]]:
     """Every thread's launches in order. None stands where all wait for one another: before a launch of which a thread
     reads what another has written since the last wait, or writes what another has read or written."""
     lists: list[list[CompiledLaunch | None]] = [[] for _ in range(threads)]
@@ -163,7 +163,7 @@ def share(launches: Iterable[CompiledLaunch], threads: int) -> list[list[Compile
 
     def place(shares: list[ThreadTask]) -> None:
         if any(
-            meet(mine.writes, theirs) or meet(mine.reads, written)
+            overlaps(mine.writes, theirs) or overlaps(mine.reads, written)
             for who, mine in enumerate(shares)
             for other, (theirs, written) in enumerate(
                 zip((r + w for r, w in zip(reads, writes, strict=True)), writes, strict=True)
@@ -186,19 +186,19 @@ def share(launches: Iterable[CompiledLaunch], threads: int) -> list[list[Compile
     return lists
 
 
-def meet(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> bool:
+def overlaps(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> bool:
     """Whether a stretch of bytes among `some` overlaps one among `others`."""
     return any(a < d and c < b for a, b in some for c, d in others)
 
 
-def join(launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
+def compile_launches(launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
     """The same launches, neighbours that are compiled joined into walks."""
-    if native.walk() is None:
+    if native.executor_library() is None:
         return list(launches)
-    return neighbours(launches, CompiledLaunch, lambda each: [Walk(each, flush=flush)])
+    return group_runs(launches, CompiledLaunch, lambda each: [CompiledProgram(each, flush=flush)])
 
 
-def neighbours(
+def group_runs(
     launches: Sequence[Callable[[], Any]], kind: type, make: Callable[[list[Any]], Iterable[Callable[[], Any]]]
 ) -> list[Callable[[], Any]]:
     """The same launches, with what `make` makes of neighbours of that kind in their place."""
@@ -209,12 +209,18 @@ def neighbours(
     return joined
 
 
-def walk_along(launches: Sequence[Callable[[], Any]], moving: Sequence[np.ndarray]) -> Walk | None:
+def compile_blocks(launches: Sequence[Callable[[], Any]], block_arrays: Sequence[np.ndarray]) -> CompiledProgram | None:
     """The launches as a walk with `along`; None where one of them is not compiled, or none touches such an array."""
-    if native.walk() is None or not launches or not all(isinstance(launch, CompiledLaunch) for launch in launches):
+    if (
+        native.executor_library() is None
+        or not launches
+        or not all(isinstance(launch, CompiledLaunch) for launch in launches)
+    ):
         return None
     try:
         # whoever else runs these launches finds his arrays where they were
-        return Walk([launch.clone() for launch in launches if isinstance(launch, CompiledLaunch)], moving=moving)
+        return CompiledProgram(
+            [launch.clone() for launch in launches if isinstance(launch, CompiledLaunch)], block_arrays=block_arrays
+        )
     except ValueError:
         return None

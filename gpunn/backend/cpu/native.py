@@ -12,20 +12,20 @@ _lock = threading.Lock()
 _libraries: dict[str, ctypes.CDLL | None] = {}
 
 
-def walk() -> ctypes.CDLL | None:
+def executor_library() -> ctypes.CDLL | None:
     """The walk and the call of BLAS, compiled at first use; None where nothing is (`gpunn doctor` says why)."""
     return _load("walk")
 
 
-def products(dtype: str) -> ctypes.CDLL | None:
-    """Products of small matrices of one type, as `walk`."""
+def gemm_library(dtype: str) -> ctypes.CDLL | None:
+    """Products of small matrices of one type, as `executor_library`."""
     return _load(dtype)
 
 
-def prepare() -> None:
+def preload() -> None:
     """Have what a step in float32 takes at hand."""
-    walk()
-    products("float32")
+    executor_library()
+    gemm_library("float32")
 
 
 def _load(name: str) -> ctypes.CDLL | None:

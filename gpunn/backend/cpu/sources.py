@@ -4,7 +4,7 @@ It is compiled once, like the kernels' texts, but may contract a·b + c: a produ
 """
 
 # activations that a product in registers applies to the vectors that it stores; held to the kernels of their names
-FUSED = ("relu",)
+FUSED_ACTIVATIONS = ("relu",)
 FLAGS = ("-ffp-contract=fast", "-pthread")
 
 PRODUCTS = """

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...kernels import DeviceLaunch
 from ...kernels import get as kernel
-from ..cpu.executor import neighbours
+from ..cpu.executor import group_runs
 from .capture import Branches
 from .stream_scheduler import START, Placed, place
 
@@ -35,7 +35,7 @@ def join(
     backend: Any, launches: Sequence[Callable[[], Any]], tell: Callable[[str], Any] | None = None
 ) -> list[Callable[[], Any]]:
     """The same launches, neighbours that a stream may capture joined into graphs."""
-    return neighbours(launches, DeviceLaunch, lambda each: [Graph(backend, each, tell)] if len(each) > 1 else each)
+    return group_runs(launches, DeviceLaunch, lambda each: [Graph(backend, each, tell)] if len(each) > 1 else each)
 
 
 class Graph:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ...kernels import DeviceLaunch
-from ..epoch_runner import Epochs
+from ..epoch_runner import EpochRunner
 from .capture import Branches
 from .graph import Graph
 
@@ -43,21 +43,21 @@ class Lists(Graph):
             branches.wait(0, branches.mark(other))
 
 
-class Abreast(Epochs):
+class Abreast(EpochRunner):
     """The epochs of several nets, part by part together. A net whose flag is raised changes nothing any more."""
 
-    def __init__(self, backend: Any, members: Sequence[Epochs]) -> None:
+    def __init__(self, backend: Any, members: Sequence[EpochRunner]) -> None:
         self.members = list(members)
         parts = []
-        for each in zip(*(member.parts for member in members), strict=True):
+        for each in zip(*(member.sections for member in members), strict=True):
             graphs = [launch for launches, _ in each for launch in launches if isinstance(launch, Graph)]
             tell = functools.partial(_tell_all, graphs)
             together = Lists(backend, [captured(launches) or [] for launches, _ in each], tell)
             parts.append(([together], each[0][1]))
         super().__init__(parts, None)
 
-    def is_over(self) -> bool:
-        return all(member.is_over() for member in self.members)
+    def has_diverged(self) -> bool:
+        return all(member.has_diverged() for member in self.members)
 
 
 def _tell_all(graphs: Sequence[Graph], why: str) -> None:
@@ -86,21 +86,21 @@ class Merger:
         self.backend = backend
         self._made: dict[tuple[int, ...], Abreast] = {}
 
-    def __call__(self, asked: Iterable[Epochs]) -> list[Epochs]:
+    def __call__(self, asked: Iterable[EpochRunner]) -> list[EpochRunner]:
         """The same epochs, those alike as one: as many of them, of as many steps, at rates that stay as they are."""
-        alike: dict[Any, list[Epochs]] = {}
+        alike: dict[Any, list[EpochRunner]] = {}
         for epochs in asked:
-            together = epochs.rates is None and all(captured(launches) for launches, _ in epochs.parts)
-            key: Any = (epochs.epochs, tuple(times for _, times in epochs.parts)) if together else id(epochs)
+            together = epochs.rates is None and all(captured(launches) for launches, _ in epochs.sections)
+            key: Any = (epochs.epochs, tuple(times for _, times in epochs.sections)) if together else id(epochs)
             alike.setdefault(key, []).append(epochs)
         return [self._one(each) if len(each) > 1 else each[0] for each in alike.values()]
 
-    def _one(self, members: list[Epochs]) -> Abreast:
+    def _one(self, members: list[EpochRunner]) -> Abreast:
         key = tuple(map(id, members))
         if key not in self._made:
             # nets that stopped are no members any more, and what was captured for them goes
             self._made.clear()
             self._made[key] = Abreast(self.backend, members)
         made = self._made[key]
-        made.begin(members[0].epochs)
+        made.reset(members[0].epochs)
         return made

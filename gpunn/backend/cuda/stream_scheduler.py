@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...kernels import DeviceLaunch
-from ..cpu.executor import meet
+from ..cpu.executor import overlaps
 
 BRANCHES = 4
 FILLS = 132 * 128 * 128  # elements that a launch has to do with, from which on it fills a GPU by itself
@@ -80,7 +80,7 @@ Spans = list[tuple[int, int]]
 def _depends(later: tuple[Spans, Spans], earlier: tuple[Spans, Spans]) -> bool:
     """Whether the order of the two, (what they read, what they write), counts."""
     (reads, writes), (read, written) = later, earlier
-    return meet(reads, written) or meet(writes, written) or meet(writes, read)
+    return overlaps(reads, written) or overlaps(writes, written) or overlaps(writes, read)
 
 
 def _spans(arrays: Sequence[Any]) -> Spans:

@@ -326,12 +326,12 @@ def test_the_doctor_says_how_steps_run(monkeypatch):
     from gpunn.backend import diagnosis
 
     steps = lambda: next(c for c in doctor().checks if c.name == "CPU steps")  # noqa: E731
-    monkeypatch.setattr(diagnosis.blas, "find", lambda dtype: diagnosis.blas.Blas(1, "cblas_sgemm"))
-    monkeypatch.setattr(diagnosis.blas, "threads", lambda: 3)
-    monkeypatch.setattr(diagnosis.native, "walk", lambda: object())
+    monkeypatch.setattr(diagnosis.blas, "find_gemm", lambda dtype: diagnosis.blas.Gemm(1, "cblas_sgemm"))
+    monkeypatch.setattr(diagnosis.blas, "thread_count", lambda: 3)
+    monkeypatch.setattr(diagnosis.native, "executor_library", lambda: object())
     assert steps().ok is True
     assert steps().detail.endswith("on 3 threads at most; products by cblas_sgemm, small ones in registers")
-    monkeypatch.setattr(diagnosis.blas, "find", lambda dtype: None)
+    monkeypatch.setattr(diagnosis.blas, "find_gemm", lambda dtype: None)
     assert (steps().ok, steps().detail[:31]) == (None, "back to Python for each product")
-    monkeypatch.setattr(diagnosis.native, "walk", lambda: None)
+    monkeypatch.setattr(diagnosis.native, "executor_library", lambda: None)
     assert (steps().ok, steps().detail[:19]) == (None, "launched one by one")

@@ -12,9 +12,9 @@ import gpunn
 from gpunn.backend.cpu import blas, native
 from gpunn.kernels import get as kernel
 
-if native.walk() is None:
+if native.executor_library() is None:
     pytest.skip("nothing is compiled here", allow_module_level=True)
-needs_blas = pytest.mark.skipif(blas.find("float32") is None, reason="NumPy's BLAS exports no product")
+needs_blas = pytest.mark.skipif(blas.find_gemm("float32") is None, reason="NumPy's BLAS exports no product")
 SHAPES = [(1, 1, 1), (1, 8, 16), (8, 1, 16), (32, 64, 1), (5, 7, 3), (33, 31, 17), (4, 1, 1), (7, 300, 40), (1, 520, 1),
           (13, 5, 32), (6, 16, 8), (64, 64, 64)]  # fmt: skip
 LAYOUTS = ("C", "transposed", "rows of a wider one")
@@ -40,7 +40,7 @@ def in_registers(a, b, out):
     return internals.register_product(a, b, out)
 
 
-HOW = [pytest.param(by_blas, marks=needs_blas), in_registers, blas.bind_product]
+HOW = [pytest.param(by_blas, marks=needs_blas), in_registers, blas.bind_gemm]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -72,7 +72,7 @@ def test_product_bias_and_rectifier_in_one(dtype, f):
         b = rng.integers(-8, 9, size=m).astype(dtype)
         out = np.full((n, m), np.nan, dtype)
         found = blas.bind_affine(a, W, b, out, f)
-        if n * k * m <= blas.CALL:
+        if n * k * m <= blas.SMALL_GEMM_FLOPS:
             assert found is not None
         if found is None:
             continue
@@ -137,10 +137,10 @@ def test_what_blas_cannot_take_is_left_to_numpy():
     x = np.ones((40, 60), "float32")
     out = np.empty((40, 40), "float32")
     every_second = np.ones((60, 80), "float32")[:, ::2]
-    assert blas.bind_product(x, every_second, out) is None
-    assert blas.bind_product(x[:, ::-1], np.ones((60, 40), "float32"), out) is None
-    assert blas.bind_product(x[:0], np.ones((60, 40), "float32"), out[:0]) is None
-    assert blas.bind_product(np.ones((2, 4, 6), "float32"), np.ones((2, 6, 4), "float32"), np.ones((2, 4, 4))) is None
+    assert blas.bind_gemm(x, every_second, out) is None
+    assert blas.bind_gemm(x[:, ::-1], np.ones((60, 40), "float32"), out) is None
+    assert blas.bind_gemm(x[:0], np.ones((60, 40), "float32"), out[:0]) is None
+    assert blas.bind_gemm(np.ones((2, 4, 6), "float32"), np.ones((2, 6, 4), "float32"), np.ones((2, 4, 4))) is None
     backend = gpunn.backend.get("cpu")
     backend.bind_matmul(x, every_second, out)()
     np.testing.assert_array_equal(out, np.full((40, 40), 60))
@@ -154,4 +154,4 @@ def test_a_function_that_is_no_product_is_not_believed():
     def does_nothing(*arguments):
         pass
 
-    assert not blas.is_the_product(ctypes.cast(does_nothing, ctypes.c_void_p).value, "float32")
+    assert not blas.verify_gemm(ctypes.cast(does_nothing, ctypes.c_void_p).value, "float32")

@@ -18,7 +18,7 @@ from gpunn.kernels._compiler.host import CompiledLaunch, byte_range, chunk_bound
 from gpunn.kernels.state import SIZE, Slot
 from gpunn.recording import Recorder
 
-if native.walk() is None:
+if native.executor_library() is None:
     pytest.skip("nothing is compiled here", allow_module_level=True)
 
 
@@ -42,8 +42,8 @@ def test_joined_launches_run_in_order_and_python_stays_between_them(state):
         told.append((state[Slot.STEP], state[Slot.OFFSET]))
 
     launches = [tick(state), tick(state), python, tick(state), python, tick(state)]
-    joined = executor.join(launches)
-    assert [isinstance(launch, executor.Walk) for launch in joined] == [True, False, True, False, True]
+    joined = executor.compile_launches(launches)
+    assert [isinstance(launch, executor.CompiledProgram) for launch in joined] == [True, False, True, False, True]
     for launch in joined:
         launch()
     assert told == [(2, 4), (3, 6)]
@@ -51,7 +51,7 @@ def test_joined_launches_run_in_order_and_python_stays_between_them(state):
 
 
 def test_repeat_takes_as_many_steps_as_are_asked(state):
-    walk = executor.Walk([tick(state), tick(state)])
+    walk = executor.CompiledProgram([tick(state), tick(state)])
     for steps in (1, 2, 7, 1000):
         before = state[Slot.STEP]
         assert walk.repeat(steps, state, seconds=60.0) == steps
@@ -60,7 +60,7 @@ def test_repeat_takes_as_many_steps_as_are_asked(state):
 
 def test_repeat_stops_when_the_flag_is_raised(state):
     x = np.zeros(1)
-    walk = executor.Walk([kernel("sum_all").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
+    walk = executor.CompiledProgram([kernel("sum_all").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
                           kernel("check_finite").bind(out=state, count=1, limit=1.0), tick(state)])  # fmt: skip
     assert walk.repeat(5, state, seconds=60.0) == 5
     x[0] = np.nan
@@ -71,11 +71,11 @@ def test_repeat_stops_when_the_flag_is_raised(state):
 def test_repeat_comes_back_in_time():
     a = np.zeros((400, 400), "float32")
     out = np.empty_like(a)
-    launch = blas.bind_product(a, a.copy(), out)
+    launch = blas.bind_gemm(a, a.copy(), out)
     if launch is None:
         pytest.skip("NumPy's BLAS exports no product")
     state = np.zeros(SIZE)
-    walk = executor.Walk([launch, tick(state)])
+    walk = executor.CompiledProgram([launch, tick(state)])
     begin = time.perf_counter()
     done = walk.repeat(10**9, state, seconds=0.05)
     assert 0.04 < time.perf_counter() - begin < 2.0
@@ -88,7 +88,7 @@ def test_rates_follow_the_optimisers_step_and_not_the_batches(state):
     rates = np.array([0.5, 0.25, 0.125])
     state[Slot.STEP] = 10
     launches = [kernel("sum_of_squares").bind(np.ones(1), state, out=seen[:1]), tick(state)]
-    walk = executor.Walk(launches)
+    walk = executor.CompiledProgram(launches)
     assert walk.repeat(2, state, rates, 10, seconds=60.0) == 2
     assert state[Slot.LR] == 0.25
     state[Slot.EMPTY_BATCH] = 1
@@ -206,10 +206,10 @@ def test_two_callers_at_once_get_what_one_gets():
 
     def made(a, b):
         z, out = np.empty((200, 60), "float32"), np.empty(60, "float32")
-        launches = [blas.bind_product(a, b, z), kernel("tanh").bind(z, out=z), kernel("column_sum").bind(z, out=out)]
-        return executor.Walk(launches, threads=2), z, out
+        launches = [blas.bind_gemm(a, b, z), kernel("tanh").bind(z, out=z), kernel("column_sum").bind(z, out=out)]
+        return executor.CompiledProgram(launches, threads=2), z, out
 
-    if blas.bind_product(*problems[0], np.empty((200, 60), "float32")) is None:
+    if blas.bind_gemm(*problems[0], np.empty((200, 60), "float32")) is None:
         pytest.skip("NumPy's BLAS exports no product")
     wanted = []
     for problem in problems:
@@ -238,7 +238,7 @@ def test_waits_stand_where_one_thread_reads_what_another_wrote():
     x, y, total = rng.normal(size=(64, 32)), np.empty((64, 32)), np.empty(32)
     rowwise = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
     whole = kernel("column_sum").bind(y, out=total)
-    alone, shared = executor.share(rowwise, 2), executor.share([*rowwise, whole, *rowwise], 2)
+    alone, shared = executor.partition(rowwise, 2), executor.partition([*rowwise, whole, *rowwise], 2)
     assert [len(each) for each in alone] == [2, 2] and None not in alone[0] + alone[1]
     # before the sum, which reads all rows, and before y is written again
     assert [each is None for each in shared[0]] == [False, False, True, False, True, False, False]
@@ -278,8 +278,11 @@ def test_subnormal_numbers_are_zero_in_a_step_and_nowhere_else():
     scaled = np.full(40, 1e-38 * 1.2, "float32")
     for flush, threads in ((False, 1), (True, 1), (False, 2), (True, 2)):
         product = np.full(40, np.nan, "float32")
-        walk = executor.Walk([kernel("column_dot").bind(scaled[None], np.full((1, 40), 0.5, "float32"), out=product)],
-                             flush=flush, threads=threads)  # fmt: skip
+        walk = executor.CompiledProgram(
+            [kernel("column_dot").bind(scaled[None], np.full((1, 40), 0.5, "float32"), out=product)],
+            flush=flush,
+            threads=threads,
+        )
         walk()
         assert (product == 0).all() == flush
         # and the caller's own arithmetic is as before
@@ -288,12 +291,12 @@ def test_subnormal_numbers_are_zero_in_a_step_and_nowhere_else():
 
 def test_who_limits_blas_limits_the_team():
     threadpoolctl = pytest.importorskip("threadpoolctl")
-    if blas.threads() < 2:
+    if blas.thread_count() < 2:
         pytest.skip("BLAS has one thread here")
-    assert executor.how_many(1e9) == min(blas.threads(), limits.get("threads"))
-    assert executor.how_many(2 * limits.get("thread_work") - 1) == 1
+    assert executor.thread_count_for(1e9) == min(blas.thread_count(), limits.get("threads"))
+    assert executor.thread_count_for(2 * limits.get("thread_work") - 1) == 1
     with threadpoolctl.threadpool_limits(1):
-        assert executor.how_many(1e9) == 1
+        assert executor.thread_count_for(1e9) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
@@ -301,16 +304,16 @@ def test_a_pinned_process_has_no_more_threads_than_cores():
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, [min(before)])
-        assert blas.threads() == 1 == executor.how_many(1e9)
+        assert blas.thread_count() == 1 == executor.thread_count_for(1e9)
     finally:
         os.sched_setaffinity(0, before)
 
 
 def test_blas_has_its_threads_back_after_a_walk():
-    before = blas.threads()
+    before = blas.thread_count()
     x = np.ones((64, 64))
-    executor.Walk([kernel("tanh").bind(x, out=x)], threads=2)()
-    assert blas.threads() == before
+    executor.CompiledProgram([kernel("tanh").bind(x, out=x)], threads=2)()
+    assert blas.thread_count() == before
 
 
 def test_a_forked_process_has_a_team_of_its_own():
@@ -322,13 +325,13 @@ import numpy as np
 from gpunn.backend.cpu import executor
 from gpunn.kernels import get
 x, y = np.random.default_rng(0).normal(size=(64, 512)), np.empty((64, 512))
-walk = executor.Walk([get("tanh").bind(x, out=y), get("identity").bind(y, out=x)], threads=2)
+walk = executor.CompiledProgram([get("tanh").bind(x, out=y), get("identity").bind(y, out=x)], threads=2)
 walk()
 want = y.copy()
 child = os.fork()
 if child == 0:
     y[...] = 0
-    executor.Walk([get("identity").bind(x, out=y)], threads=2)()
+    executor.CompiledProgram([get("identity").bind(x, out=y)], threads=2)()
     os._exit(0 if np.array_equal(x, y) else 3)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -343,16 +346,16 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_along_takes_block_after_block(threads):
     x, y = np.empty((16, 8)), np.empty((16, 8))
     launches = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
-    walk = executor.Walk(launches, threads=threads, moving=[x, y])
+    walk = executor.CompiledProgram(launches, threads=threads, block_arrays=[x, y])
     X = np.random.default_rng(0).normal(size=(80, 8))
     for rows in (80, 16, 48):
         result = np.full((rows, 8), np.nan)
-        walk.along((X[:rows], result), rows // 16, seconds=10.0)
+        walk.run_blocks((X[:rows], result), rows // 16, seconds=10.0)
         np.testing.assert_array_equal(result, np.where(X[:rows] > 0, X[:rows], 0))
     with pytest.raises(ValueError, match="6 blocks of 1024 bytes"):
-        walk.along((X, np.empty((80, 8))), 6, seconds=10.0)
+        walk.run_blocks((X, np.empty((80, 8))), 6, seconds=10.0)
     with pytest.raises(ValueError, match="no launch"):
-        executor.Walk(launches, moving=[np.empty(3)])
+        executor.CompiledProgram(launches, block_arrays=[np.empty(3)])
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 40])

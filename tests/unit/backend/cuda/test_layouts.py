@@ -37,7 +37,7 @@ def run(a, b, out, epilogue="none", vector=None, kept=None):
     )
     assert (call.m, call.n) == D.shape and call.k == (A.shape[0] if call.A.transposed else A.shape[1])
     what = EPILOGUES[epilogue].kept
-    mask = blas.bits(kept.ctypes.data, call.m, call.n, call.kept) if what == "mask" else None
+    mask = blas.mask_bytes(kept.ctypes.data, call.m, call.n, call.kept) if what == "mask" else None
     z = blas.matrix(kept.ctypes.data, kept.dtype, call.m, call.n, call.kept) if what == "z" else None
     blas.multiply(A, B, D, (call.A.transposed, call.B.transposed), epilogue, vector, mask, z)
     return call
