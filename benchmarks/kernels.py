@@ -58,7 +58,7 @@ def measure(
         for dtype in ("float32", "bfloat16"):
             for name, make in (("Adam", adam), ("bias + ReLU", bias), ("derivative + column sum", derivative)):
                 rows.append(_row(device, name, dtype, make, parameters, shape, settings))
-                device.free()
+                device.release_memory()
     return rows
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpunn import backend
-from gpunn.backend.cuda.cublaslt import open_door
+from gpunn.backend.cuda.cublaslt import open_cublaslt
 from gpunn.backend.cuda.errors import Fault
 
 from . import gpu_presence, timing
@@ -96,10 +96,10 @@ def kinds(device: Any) -> dict[str, Callable[[], Timed]]:
 
     def lt() -> Callable[[], Any]:
         xp.matmul(a, b, out=out)  # which loads the library
-        door = open_door(xp)
-        if isinstance(door, Fault):
-            raise RuntimeError(str(door))
-        return door.bind(a, b, out)
+        lt = open_cublaslt(xp)
+        if isinstance(lt, Fault):
+            raise RuntimeError(str(lt))
+        return lt.bind(a, b, out)
 
     def graph(nodes: int) -> Timed:
         call = elementwise()

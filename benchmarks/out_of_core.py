@@ -121,11 +121,11 @@ def _model(device: Any, widths: tuple[int, ...]) -> gpunn.Sequential:
 @contextlib.contextmanager
 def without_room(device: Any) -> Iterator[None]:
     """While it lasts, the device has no room for a set."""
-    device.has_room = lambda size: False
+    device.fits_in_memory = lambda size: False
     try:
         yield
     finally:
-        del device.has_room
+        del device.fits_in_memory
 
 
 @contextlib.contextmanager

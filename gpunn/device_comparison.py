@@ -129,7 +129,7 @@ def compare_devices(
     inner = start._net
     longest = max(len(batches[0]), inner.n_in, *(layer.n_out or 1 for layer in inner.layers))
     unit = float(np.finfo(inner.dtype).eps) / 2
-    cut = max(backends.get(_named(side)).rounding_of(inner.precision) for side in sides)
+    cut = max(backends.get(_named(side)).operand_rounding(inner.precision) for side in sides)
     allowed = ROUNDINGS * unit * longest**0.5 + CUTS * 2 * len(inner.layers) * cut
     layers = [
         (

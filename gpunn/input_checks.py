@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Backend, array_module, from_cuda_interface, home, is_device_array, to_host
+from .backend import Backend, array_module, device_of, from_cuda_interface, is_device_array, to_host
 from .losses import BinaryCrossentropy, CategoricalCrossentropy, Loss
 from .network import CompressedRows, Table, generator_of
 from .recording import Array, part
@@ -99,7 +99,7 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
             hint = "; for integer labels use sparse_categorical_crossentropy"
         raise ValueError(f"{name} must have shape ({n}, {n_out}) for loss {loss.name!r}, got shape {array.shape}{hint}")
     _check_finite(array, dtype, name)
-    with home(array):
+    with device_of(array):
         for rows in _row_blocks(array):
             loss.check_targets(array[rows], array_module(array), name)
     return array
@@ -120,7 +120,7 @@ def any_weight(w: Array | None) -> bool:
     """True unless all weights are 0; None stands for weights of 1."""
     if w is None:
         return True
-    with home(w):
+    with device_of(w):
         return bool((w > 0).any())
 
 
@@ -134,7 +134,7 @@ def weights_of_a_batch(w: Any, n: int, dtype: np.dtype, name: str = "sample_weig
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one weight a row, got shape {array.shape}")
     _check_finite(array[:, None], dtype, name)
-    with home(array):
+    with device_of(array):
         if bool((array < 0).any()):
             raise ValueError(f"{name} holds negative weights; weights must be ≥ 0")
         if float(array.max()) > LARGEST_WEIGHT:
@@ -230,7 +230,7 @@ def numbers(x: Any, name: str) -> Array:
         remedy = "cast to float32" if "float" in array.dtype.name else "encode them as numbers"  # bfloat16, float8_…
         raise TypeError(f"{name} must hold real numbers, got {what or array.dtype}; {remedy} first")
     if array.dtype.itemsize == 2 and kind == "f":
-        with home(array):
+        with device_of(array):
             array = array.astype(np.float32)
     elif kind == "f" and array.dtype.itemsize > 8:
         array = _from_long(array, name)
@@ -367,7 +367,7 @@ def _check_finite(array: Array, dtype: np.dtype, name: str, first: int = 0, coun
     narrows = array.dtype.itemsize > dtype.itemsize
     for rows in _row_blocks(array, first, count):
         block = array[rows]
-        with home(array):
+        with device_of(array):
             top = xp.abs(block).max()
             if bool(xp.isfinite(top)) and not (narrows and float(top) > limit):
                 continue

@@ -53,7 +53,7 @@ def summary(net: Network, batch_size: int | None) -> str:
     lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
     lines.append(f"device {net.backend.device}: {net.backend.reason}")
     if net.precision is not None:
-        here = net.backend.why_no_lower_precision(asked=True)
+        here = net.backend.lower_precision_error(explicit=True)
         lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if here else ""))
     if batch_size is not None:
         net.ready()

@@ -222,7 +222,7 @@ class Sequential:
         return self._move(device, self._net.precision, asked=False)
 
     def _move(self, device: str, precision: str | None, *, asked: bool) -> Sequential:
-        """To a device, with that precision there; `asked` is that of `Backend.why_no_lower_precision`."""
+        """To a device, with that precision there; `asked` is that of `Backend.lower_precision_error`."""
         group = self._net.group
         with group.together():
             backend = group.backend(backends.get(device), device)
@@ -430,14 +430,14 @@ class Sequential:
         logits. ValueError where the network gives neither."""
         meaning, are_logits = self._probability()
         a = self.predict(X, batch_size=batch_size)
-        with backends.home(a):
+        with backends.device_of(a):
             return kernel(meaning)(a) if are_logits else a
 
     def predict_classes(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """Indices (n,) of the largest probability; of sigmoid outputs 0 or 1 each, (n,) for one output."""
         meaning, _ = self._probability()
         p = self.predict_proba(X, batch_size=batch_size)
-        with backends.home(p):
+        with backends.device_of(p):
             if meaning != "sigmoid":
                 return p.argmax(axis=1)
             yes = (p > 0.5).astype("int64")
@@ -612,7 +612,7 @@ def _lower_precision(precision: str | None, backend: backends.Backend, dtype: np
         raise ValueError(f"precision must be None, 'tf32' or 'bf16', got {precision!r}")
     if precision in ("float32", "float64"):
         raise ValueError(f"precision={precision!r} does not fit a {dtype} network: give Sequential dtype={precision!r}")
-    why = backend.why_no_lower_precision(asked=asked)
+    why = backend.lower_precision_error(explicit=asked)
     if not why and dtype != np.float32:
         why = f"is for float32, and the network is in {dtype}; give dtype='float32', or leave precision out"
     if why:

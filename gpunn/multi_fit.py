@@ -11,7 +11,7 @@ import numpy as np
 
 from . import input_checks as checks
 from . import schedules
-from .backend import array_module, home, to_host
+from .backend import array_module, device_of, to_host
 from .backend.concurrency import EpochCoroutine
 from .model import BATCH, Sequential
 from .training import fit, fused_epochs, inputs
@@ -192,7 +192,7 @@ class _Job:
 
 def _taken(array: Any, rows: np.ndarray) -> Any:
     """Those rows, where the array lies."""
-    with home(array):
+    with device_of(array):
         return array[array_module(array).asarray(rows)]
 
 

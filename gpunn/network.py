@@ -384,7 +384,7 @@ class Plan:
         if self._along is None and usual:
             largest = self._new((1,), np.float64)
             look = self._launches(lambda ops: ops(kernel("max_abs"), self.x, out=largest))
-            walk = self.backend.along_rows([*look, *self.forward], [self.x, self.output, largest])
+            walk = self.backend.bind_blocks([*look, *self.forward], [self.x, self.output, largest])
             # a network that passes everything through writes nothing
             self._along = False if walk is None or self.output is self.x else walk
         if self._along is False or not usual:

@@ -43,7 +43,7 @@ class Group(Protocol):
     @property
     def bucket_bytes(self) -> int | None: ...
 
-    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+    def bind_async_all_reduce(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
         """The launches of `bind_sum` in two halves: those that send the arrays off, which nobody may touch from then
         on, and those after which they hold the sums."""
 
@@ -71,7 +71,7 @@ class Alone:
 
     rank, size, synchronized_batch_norm, bucket_bytes = 0, 1, False, None
 
-    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+    def bind_async_all_reduce(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
         return [], []
 
     def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
@@ -148,7 +148,7 @@ class Recorder:
     def __call__(self, kernel: Kernel, *inputs: Array, out: Any, count: Any = None, **scalars: float) -> None:
         """Record out = kernel(inputs)."""
         self._stages[-1].append((kernel, inputs, out, count, scalars))
-        self._operands.wrote(*(out if isinstance(out, tuple) else (out,)))
+        self._operands.invalidate(*(out if isinstance(out, tuple) else (out,)))
 
     @property
     def last(self) -> tuple[list[Any], int]:
@@ -163,20 +163,20 @@ class Recorder:
 
     def held(self, columns: int) -> Any:
         """The type of a matrix that products alone read and write; None for the network's."""
-        return self._operands.held(columns)
+        return self._operands.storage_dtype(columns)
 
     def whole(self, flat: Array) -> None:
         """Vectors and matrices within `flat` are read often, and written together."""
-        self._operands.whole(flat)
+        self._operands.register_flat(flat)
         self._whole = flat
 
     def copy_of_part(self, part: Array) -> Array:
         """Where products read a part of what `whole` named, for who writes the part; None where they read itself."""
-        return self._operands.copy_of_part(part)
+        return self._operands.bf16_view(part)
 
     def copied(self) -> None:
         """What `copy_of_part` gave was written as the part was."""
-        self._operands.copied()
+        self._operands.mark_current()
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Record out = a b."""
@@ -187,35 +187,46 @@ class Recorder:
     def in_full(self, into: Array) -> Iterator[Array]:
         """Where what `into` is to be is added up: `into`, or an array that is rounded to it after."""
         before = self._operands.bytes
-        sums, rounding = self._operands.in_full(into)
+        sums, rounding = self._operands.accumulate_in_float32(into)
         self.bytes += self._operands.bytes - before
         yield sums
         self._stages[-1] += rounding
 
     def put(self, x: Array, into: Array) -> None:
         """At once: into ← x, cast to whatever `held` gave."""
-        self._operands.put(x, into)
+        self._operands.copy_into(x, into)
 
     def affine(
-        self, a: Array, W: Array, b: Array, z: Array, out: Array, f: str, *, judged: bool = False, keeps: bool = False
+        self,
+        a: Array,
+        W: Array,
+        b: Array,
+        z: Array,
+        out: Array,
+        f: str,
+        *,
+        nan_checked: bool = False,
+        keeps: bool = False,
     ) -> tuple[Literal["", "z", "a"], Array]:
         """Record z = a W + b where this device does so in one launch, and out = f(z) with it where it can; which of
-        them was recorded, z or a, or "" where nothing was, and what f′ can be had from in `matmul_through`. `judged`
-        and `keeps` are those of `Backend.bind_affine`."""
+        them was recorded, z or a, or "" where nothing was, and what f′ can be had from in `matmul_through`. The
+        flags `nan_checked` and `keeps` are those of `Backend.bind_affine`."""
         a, W, b = self._read(a), self._read(W), self._read(b, beside=z)
-        found = self.backend.bind_affine(a, W, b, z, out, f, judged=judged, keeps=keeps, precision=self.precision)
+        found = self.backend.bind_affine(
+            a, W, b, z, out, f, nan_checked=nan_checked, save_aux=keeps, precision=self.precision
+        )
         if found is None:
             return "", None
         self._launch(found.launch, z, out)
-        if found.kept is not None and found.kept is not z:
-            self.bytes += found.kept.nbytes
-        return found.holds, found.kept
+        if found.aux is not None and found.aux is not z:
+            self.bytes += found.aux.nbytes
+        return found.result, found.aux
 
     def matmul_through(self, delta: Array, W_T: Array, out: Array, f: str, kept: Array, sums: Array = None) -> bool:
         """Record out = f′(z) ⊙ (δ Wᵀ), and its sums over rows where `sums` is there, where this device does so in one
         launch, and whether it was. `kept` is what `affine` gave."""
         delta, W_T = self._read(delta), self._read(W_T)
-        launch = self.backend.bind_through(delta, W_T, out, f, kept, sums, self.precision)
+        launch = self.backend.bind_dgrad(delta, W_T, out, f, kept, sums, self.precision)
         if launch is not None:
             self._launch(launch, out, *([] if sums is None else [sums]))
         return launch is not None
@@ -223,7 +234,7 @@ class Recorder:
     def matmul_with_sums(self, a: Array, b: Array, out: Array, sums: Array) -> bool:
         """Record out = a b and b's sums over rows where this device does so in one launch, and whether it was."""
         a, b = self._read(a), self._read(b)
-        launch = self.backend.bind_with_sums(a, b, out, sums, self.precision)
+        launch = self.backend.bind_wgrad_with_bias_grad(a, b, out, sums, self.precision)
         if launch is not None:
             self._launch(launch, out, sums)
         return launch is not None
@@ -231,7 +242,7 @@ class Recorder:
     def _read(self, a: Array, beside: Array = None) -> Array:
         """What a product reads in the place of `a`, recorded if it has to be made; of a vector `beside` its result."""
         before = self._operands.bytes
-        read, made = self._operands.of(a) if beside is None else self._operands.beside(a, beside)
+        read, made = self._operands.operand(a) if beside is None else self._operands.bias_operand(a, beside)
         stage = self._stages[-1]
         self._roundings += [(stage, len(stage)) for _, (x, *_), *_ in made if x is self._whole]
         stage += made
@@ -240,7 +251,7 @@ class Recorder:
 
     def _launch(self, launch: Callable[[], Any], *written: Array) -> None:
         self._stages[-1].append(launch)
-        self._operands.wrote(*written)
+        self._operands.invalidate(*written)
 
     def with_column_sums(self, kernel: Kernel, *inputs: Array, out: Array, sums: Array, **scalars: float) -> bool:
         """Record out = kernel(inputs) and sums = Σ over the rows of `out` where this device does both in one pass;
@@ -259,19 +270,19 @@ class Recorder:
     def over_processes(self, *arrays: Array) -> None:
         """Record that each array becomes the sum of those of all processes; alone it is that already."""
         self._stages[-1] += self.share.group.bind_sum(arrays)
-        self._operands.wrote(*arrays)
+        self._operands.invalidate(*arrays)
 
     def begin_over_processes(self, *arrays: Array) -> list[Launch]:
         """Record that the arrays are sent off to be summed over the processes; returns what `finish` takes, before
         which nobody may touch them."""
-        begin, finish = self.share.group.bind_begun_sum(arrays)
+        begin, finish = self.share.group.bind_async_all_reduce(arrays)
         self._stages[-1] += begin
         return finish
 
     def finish(self, begun: Iterable[Launch]) -> None:
         """Record that what was sent off comes back."""
         self._stages[-1] += begun
-        self._operands.forget()
+        self._operands.invalidate_all()
 
     def first_row(self, table: Array) -> Array:
         """Row 0 of the batch, of the table (n, m) that holds this process's rows of it."""
@@ -309,7 +320,7 @@ class Recorder:
         Such a step runs eagerly: `why` says what leaves the fast path, and `summary` repeats it.
         """
         self._stages[-1].append(lambda: function(*arguments))
-        self._operands.forget()
+        self._operands.invalidate_all()
         self.eager.append(why)
 
     def take(self) -> list[Launch]:
@@ -323,7 +334,7 @@ class Recorder:
         places = [(stage, k) for stage in self._stages for k, item in enumerate(stage) if isinstance(item, tuple)]
         for (stage, k), launch in zip(places, bind_all(stage[k] for stage, k in places), strict=True):
             stage[k] = launch
-        if len(self._roundings) == 1 and self._operands.whole_is_current():
+        if len(self._roundings) == 1 and self._operands.flat_is_current():
             ((stage, k),) = self._roundings
             stage[k].first_step_only = True
 

@@ -96,7 +96,7 @@ def to_host(x: Any) -> np.ndarray:
 
 def release() -> None:
     """Give the memory back that CuPy keeps."""
-    backend.get("auto").free()
+    backend.get("auto").release_memory()
 
 
 def prepare(task: Task, threads: int, shuffling: bool = False) -> Resident:

@@ -4,7 +4,7 @@
 says what is wrong. Importing this touches no CuPy: only `get`, asked for "auto" or "cuda", and `doctor` do.
 """
 
-from .arrays import array_module, from_cuda_interface, home, is_device_array, to_host
+from .arrays import array_module, device_of, from_cuda_interface, is_device_array, to_host
 from .cpu.native import preload
 from .cuda.matmul import ProductWarning
 from .devices import Backend, DeviceError, DeviceFallbackWarning, get
@@ -18,10 +18,10 @@ __all__ = [
     "ProductWarning",
     "Report",
     "array_module",
+    "device_of",
     "doctor",
     "from_cuda_interface",
     "get",
-    "home",
     "is_device_array",
     "preload",
     "to_host",

@@ -21,7 +21,7 @@ def array_module(x: Any) -> Any:
     return sys.modules["cupy"] if is_device_array(x) else np
 
 
-def home(x: Any) -> AbstractContextManager[Any]:
+def device_of(x: Any) -> AbstractContextManager[Any]:
     """A context for what is computed with x where it lies: CuPy launches on the current GPU, whichever that is."""
     return sys.modules["cupy"].cuda.Device(x.device.id) if is_device_array(x) else contextlib.nullcontext()
 

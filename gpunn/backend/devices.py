@@ -21,22 +21,22 @@ from .concurrency import EpochCoroutine, run_in_threads, run_round_robin
 from .cpu.blas import bind_affine, bind_gemm, single_threaded_blas, thread_count
 from .cpu.executor import compile_blocks, compile_launches
 from .cuda import graph
-from .cuda.bfloat16 import UNIT_ROUNDOFF, InBfloat16, Operands
-from .cuda.errors import Fault, absent, forked, out_of_memory, ran_out
-from .cuda.installation import system_driver, wheels
-from .cuda.matmul import Affine, Products, bind_matmul, check
-from .cuda.multi_network import Merger
-from .cuda.nccl import Nccl, Processes
-from .cuda.pinned import PinnedStaging, Staging
+from .cuda.bfloat16 import UNIT_ROUNDOFF, Bfloat16Operands, Operands
+from .cuda.errors import Fault, cupy_missing, forked, is_out_of_memory, out_of_memory
+from .cuda.installation import installed_cupy, system_driver
+from .cuda.matmul import AffineLaunch, GpuMatmul, bind_xp_matmul, check_operands
+from .cuda.multi_network import EpochCombiner
+from .cuda.nccl import Nccl, ProcessGroup
+from .cuda.pinned import PinnedBuffer, TransferBuffer
 from .cuda.probe import load_cupy, probe
 from .epoch_runner import BufferRebinder, EpochRunner, Section, build_epoch_runner, make_rebinder
 
-MOST_OF_MEMORY = 0.75  # of what is free, for a set; the rest is for what is computed with it
+MEMORY_FRACTION = 0.75  # of what is free, for a set; the rest is for what is computed with it
 ACCEPTED = '"auto", "cpu", "cuda" or "cuda:N" (N = 0, 1, …)'
 
 
 Launch = Callable[[], Any]
-Tell = Callable[[str], Any]
+OnFallback = Callable[[str], Any]
 
 
 class DeviceFallbackWarning(UserWarning):
@@ -86,14 +86,14 @@ class Backend:
 
     def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
         """out = a b on fixed buffers, as a callable without arguments; see `gpunn.backend.cuda.matmul`."""
-        return bind_matmul(self.xp, a, b, out)
+        return bind_xp_matmul(self.xp, a, b, out)
 
-    def why_no_lower_precision(self, *, asked: bool) -> str:
+    def lower_precision_error(self, *, explicit: bool) -> str:
         """Why products cannot be in TF32 or bfloat16 on this device, with what to do; "" where they can. `asked` for by
         name for this device, and not brought along by a network from another, to which it matters no more."""
         raise NotImplementedError
 
-    def rounding_of(self, precision: str | None) -> float:
+    def operand_rounding(self, precision: str | None) -> float:
         """How far, as a part of it, an operand of a product is rounded on this device before it is multiplied."""
         return 0.0
 
@@ -101,39 +101,41 @@ class Backend:
         """What products in that precision read in the place of arrays; see `gpunn.backend.cuda.bfloat16`."""
         return Operands()
 
-    def prepare(self, stream: Any) -> Any:
+    def allocate_workspace(self, stream: Any) -> Any:
         """Make what launches on a stream need, before it captures; to be held as long as the capture is used."""
         return None
 
-    def join(self, launches: Sequence[Launch], *, flush: bool = False, tell: Tell | None = None) -> list[Launch]:
+    def compile(
+        self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
+    ) -> list[Launch]:
         """The same launches in order, as few as this device can make of them; one that has `repeat` runs step after
         step by itself. `flush` allows numbers too small to be normal to be 0 while they run; `tell` hears, later, why
         they run one by one where they were to be one."""
         return list(launches)
 
-    def epochs(self, parts: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
+    def epoch_runner(self, parts: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
         """The launches of each part so many times, part after part, as something that runs epoch after epoch by
-        itself; `state` is the state array that they write. `flush` as in `join`."""
+        itself; `state` is the state array that they write. `flush` as in `compile`."""
         return EpochRunner(parts, state)
 
-    def movable(self, epochs: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
+    def make_rebindable(self, epochs: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
         """What gives recorded epochs other arrays in the place of these; None where they stay as they are."""
         return None
 
-    def abreast(self) -> int:
+    def max_concurrent_fits(self) -> int:
         """How many small jobs, a thread each, this device runs side by side: 1 where each has all of it."""
         return 1
 
-    def one_thread_each(self) -> AbstractContextManager[Any]:
+    def single_threaded(self) -> AbstractContextManager[Any]:
         """A context in which what is recorded and run takes one thread of the host, so that jobs may run abreast."""
         return contextlib.nullcontext()
 
-    def side_by_side(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
+    def run_concurrently(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
         """Take courses to their ends. A course gives epochs to be taken, one after another, and goes on when they are;
         `look`, called every so many seconds, raises what stops them all, Ctrl-C say, in each of them."""
         run_round_robin(courses, seconds, look)
 
-    def along_rows(self, launches: Sequence[Launch], moving: Sequence[Any]) -> Any:
+    def bind_blocks(self, launches: Sequence[Launch], moving: Sequence[Any]) -> Any:
         """The launches as one that has `along`, which takes blocks of larger arrays in the place of those in `moving`;
         None where this device cannot."""
         return None
@@ -147,48 +149,50 @@ class Backend:
         out: Any,
         f: str,
         *,
-        judged: bool = False,
-        keeps: bool = False,
+        nan_checked: bool = False,
+        save_aux: bool = False,
         precision: str | None = None,
-    ) -> Affine | None:
+    ) -> AffineLaunch | None:
         """z = a W + b (E1) on fixed buffers as one launch, with out = f(z) (E2) in it where this device does so; None
         where the product and the sum are two launches. z and `out` may be one buffer, and z need not be written where
         they are.
 
-        judged  a flag looks at what follows, so that a NaN need not pass through f
-        keeps   a product is to apply f′ in the backward pass
+        nan_checked  a flag looks at what follows, so that a NaN need not pass through f
+        save_aux   a product is to apply f′ in the backward pass
         """
         return None
 
-    def bind_through(
-        self, delta: Any, W_T: Any, out: Any, f: str, kept: Any, sums: Any = None, precision: str | None = None
+    def bind_dgrad(
+        self, delta: Any, W_T: Any, out: Any, f: str, aux: Any, sums: Any = None, precision: str | None = None
     ) -> Launch | None:
         """out = f′(z) ⊙ (δ Wᵀ) (E5), and its sums over rows (E7) where `sums` is there, as one launch; None where this
         device does not. `kept` is what `bind_affine` kept of z."""
         return None
 
-    def bind_with_sums(self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None) -> Launch | None:
+    def bind_wgrad_with_bias_grad(
+        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
+    ) -> Launch | None:
         """out = a b and b's sums over rows (E6, E7) as one launch; None where these are two."""
         return None
 
-    def has_room(self, size: int) -> bool:
+    def fits_in_memory(self, size: int) -> bool:
         """Whether so many bytes find room on the device, and leave some for what is to be computed."""
         return True
 
-    def staging(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[Staging]:
+    def transfer_buffers(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[TransferBuffer]:
         """For each (shape, dtype) an array of the device that the host fills while the device computes."""
-        return [Staging(np.empty(shape, dtype)) for shape, dtype in like]
+        return [TransferBuffer(np.empty(shape, dtype)) for shape, dtype in like]
 
-    def free(self) -> None:
+    def release_memory(self) -> None:
         """Give memory that the array library keeps but does not use back to the device."""
 
-    def of_process(self, processes: Processes) -> Backend:
+    def local_device(self, processes: ProcessGroup) -> Backend:
         """The device that is this process's own where several on one machine ask for the same. DeviceError where there
         are fewer."""
         return self
 
-    def adder(self, processes: Processes) -> Processes | Nccl:
-        """What adds arrays of this device over processes, all of which call this: it has `bind_begun_sum`."""
+    def all_reducer(self, processes: ProcessGroup) -> ProcessGroup | Nccl:
+        """What adds arrays of this device over processes, all of which call this: it has `bind_async_all_reduce`."""
         return processes
 
     def __eq__(self, other: object) -> bool:
@@ -217,36 +221,38 @@ class CPU(Backend):
         return np.asarray(to_host(x), dtype=dtype)
 
     def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
-        launch = bind_matmul(np, a, b, out)
+        launch = bind_xp_matmul(np, a, b, out)
         return bind_gemm(a, b, out) or launch
 
-    def why_no_lower_precision(self, *, asked: bool) -> str:
-        return "" if not asked else "is for GPUs, and the device is the CPU; leave precision out"
+    def lower_precision_error(self, *, explicit: bool) -> str:
+        return "" if not explicit else "is for GPUs, and the device is the CPU; leave precision out"
 
-    def bind_affine(self, a: Any, W: Any, b: Any, z: Any, out: Any, f: str, **how: Any) -> Affine | None:
-        check(np, a, W, z)
+    def bind_affine(self, a: Any, W: Any, b: Any, z: Any, out: Any, f: str, **how: Any) -> AffineLaunch | None:
+        check_operands(np, a, W, z)
         found = bind_affine(a, W, b, z, f if z is out else None)
-        return None if found is None else Affine(found[0], "a" if found[1] else "z")
+        return None if found is None else AffineLaunch(found[0], "a" if found[1] else "z")
 
-    def join(self, launches: Sequence[Launch], *, flush: bool = False, tell: Tell | None = None) -> list[Launch]:
+    def compile(
+        self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
+    ) -> list[Launch]:
         return compile_launches(launches, flush=flush)
 
-    def epochs(self, parts: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
+    def epoch_runner(self, parts: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
         return build_epoch_runner(parts, state, flush=flush)
 
-    def movable(self, epochs: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
+    def make_rebindable(self, epochs: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
         return make_rebinder(epochs, arrays)
 
-    def abreast(self) -> int:
+    def max_concurrent_fits(self) -> int:
         return thread_count()
 
-    def one_thread_each(self) -> AbstractContextManager[Any]:
+    def single_threaded(self) -> AbstractContextManager[Any]:
         return single_threaded_blas()
 
-    def side_by_side(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
-        run_in_threads(courses, seconds, look, min(self.abreast(), len(courses)))
+    def run_concurrently(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
+        run_in_threads(courses, seconds, look, min(self.max_concurrent_fits(), len(courses)))
 
-    def along_rows(self, launches: Sequence[Launch], moving: Sequence[Any]) -> Any:
+    def bind_blocks(self, launches: Sequence[Launch], moving: Sequence[Any]) -> Any:
         return compile_blocks(launches, moving)
 
 
@@ -257,7 +263,7 @@ class CUDA(Backend):
         self.xp, self.index, self.reason = cupy, index, reason
         self.device = f"cuda:{index}"
         self.process = os.getpid()
-        self.products = Products(cupy, self.device)
+        self.gpu_matmul = GpuMatmul(cupy, self.device)
 
     def to_host(self, x: Any) -> np.ndarray:
         self.check_process()
@@ -284,11 +290,11 @@ class CUDA(Backend):
 
     def activate(self) -> AbstractContextManager[Any]:
         self.check_process()
-        return _Active(self)
+        return _DeviceContext(self)
 
     def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
         with self.activate():
-            return self.products.bind(a, b, out, precision)
+            return self.gpu_matmul.bind(a, b, out, precision)
 
     def bind_affine(
         self,
@@ -299,68 +305,72 @@ class CUDA(Backend):
         out: Any,
         f: str,
         *,
-        judged: bool = False,
-        keeps: bool = False,
+        nan_checked: bool = False,
+        save_aux: bool = False,
         precision: str | None = None,
-    ) -> Affine | None:
-        fused = functools.partial(self.products.fused, a, W, precision=precision, vector=b)
+    ) -> AffineLaunch | None:
+        bind = functools.partial(self.gpu_matmul.bind_with_epilogue, a, W, precision=precision, bias=b)
         with self.activate():
             # the library's rectifier makes 0 of NaN
-            if f == "relu" and z is out and judged:
-                mask = self.products.new_mask(*out.shape) if keeps else None
-                if mask is not None and (launch := fused(out, epilogue="relu_mask", kept=mask)):  # mutate: E2 cublaslt
-                    return Affine(launch, "a", mask)
-                if launch := fused(out, epilogue="relu"):
-                    return Affine(launch, "a")
+            if f == "relu" and z is out and nan_checked:
+                mask = self.gpu_matmul.new_mask(*out.shape) if save_aux else None
+                if mask is not None and (launch := bind(out, epilogue="relu_mask", aux=mask)):  # mutate: E2 cublaslt
+                    return AffineLaunch(launch, "a", mask)
+                if launch := bind(out, epilogue="relu"):
+                    return AffineLaunch(launch, "a")
             # how exactly it computes tanh is nowhere written: only where less was asked for by name
-            if f == "gelu" and z is not out and precision and (launch := fused(out, epilogue="gelu_z", kept=z)):
-                return Affine(launch, "a", z)
-            launch = fused(z, epilogue="bias")
-            return None if launch is None else Affine(launch, "z")
+            if f == "gelu" and z is not out and precision and (launch := bind(out, epilogue="gelu_z", aux=z)):
+                return AffineLaunch(launch, "a", z)
+            launch = bind(z, epilogue="bias")
+            return None if launch is None else AffineLaunch(launch, "z")
 
-    def bind_through(
-        self, delta: Any, W_T: Any, out: Any, f: str, kept: Any, sums: Any = None, precision: str | None = None
+    def bind_dgrad(
+        self, delta: Any, W_T: Any, out: Any, f: str, aux: Any, sums: Any = None, precision: str | None = None
     ) -> Launch | None:
         epilogue = f"d{f}" if sums is None else f"d{f}_sums"
         with self.activate():
-            return self.products.fused(delta, W_T, out, precision, epilogue, sums, kept)
+            return self.gpu_matmul.bind_with_epilogue(delta, W_T, out, precision, epilogue, sums, aux)
 
-    def bind_with_sums(self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None) -> Launch | None:
+    def bind_wgrad_with_bias_grad(
+        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
+    ) -> Launch | None:
         with self.activate():
-            return self.products.fused(a, b, out, precision, "sums", sums)
+            return self.gpu_matmul.bind_with_epilogue(a, b, out, precision, "sums", sums)
 
-    def why_no_lower_precision(self, *, asked: bool) -> str:
+    def lower_precision_error(self, *, explicit: bool) -> str:
         with self.activate():
-            return self.products.why_not(self.xp.cuda.Device(self.index).compute_capability)
+            return self.gpu_matmul.lower_precision_error(self.xp.cuda.Device(self.index).compute_capability)
 
-    def rounding_of(self, precision: str | None) -> float:
+    def operand_rounding(self, precision: str | None) -> float:
         return UNIT_ROUNDOFF.get(precision or "", 0.0)
 
     def operands(self, precision: str | None) -> Operands:
-        return InBfloat16(self) if precision == "bf16" else Operands()
+        return Bfloat16Operands(self) if precision == "bf16" else Operands()
 
-    def prepare(self, stream: Any) -> Any:
+    def allocate_workspace(self, stream: Any) -> Any:
         with self.activate():
-            return self.products.prepare(stream)
+            return self.gpu_matmul.allocate_workspace(stream)
 
-    def join(self, launches: Sequence[Launch], *, flush: bool = False, tell: Tell | None = None) -> list[Launch]:
+    def compile(
+        self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
+    ) -> list[Launch]:
         # CuPy compiles its kernels so that numbers too small to be normal are 0
-        return graph.join(self, launches, tell)
+        return graph.build_graphs(self, launches, on_fallback)
 
-    def side_by_side(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
-        run_round_robin(courses, seconds, look, Merger(self))
+    def run_concurrently(self, courses: Sequence[EpochCoroutine], seconds: float, look: Callable[[], None]) -> None:
+        run_round_robin(courses, seconds, look, EpochCombiner(self))
 
-    def has_room(self, size: int) -> bool:
+    def fits_in_memory(self, size: int) -> bool:
         with self.activate():
             free = self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
-        return bool(size <= MOST_OF_MEMORY * free)
+        return bool(size <= MEMORY_FRACTION * free)
 
-    def staging(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[Staging]:
+    def transfer_buffers(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[TransferBuffer]:
         with self.activate():
             stream = self.xp.cuda.Stream(non_blocking=True)
-            return [PinnedStaging(self.xp, shape, dtype, stream) for shape, dtype in like]
+            return [PinnedBuffer(self.xp, shape, dtype, stream) for shape, dtype in like]
 
-    def of_process(self, processes: Processes) -> Backend:
+    def local_device(self, processes: ProcessGroup) -> Backend:
         count = int(self.xp.cuda.runtime.getDeviceCount())
         if processes.local_rank >= count:
             raise DeviceError(
@@ -369,17 +379,17 @@ class CUDA(Backend):
             )
         return get(f"cuda:{processes.local_rank}")
 
-    def adder(self, processes: Processes) -> Processes | Nccl:
+    def all_reducer(self, processes: ProcessGroup) -> ProcessGroup | Nccl:
         with self.activate():
             return Nccl(self.xp, processes)
 
-    def free(self) -> None:
+    def release_memory(self) -> None:
         with self.activate():
             self.xp.get_default_memory_pool().free_all_blocks()
             self.xp.get_default_pinned_memory_pool().free_all_blocks()
 
 
-class _Active:
+class _DeviceContext:
     """`cupy.cuda.Device` as a context that also says what to do where memory runs out."""
 
     def __init__(self, backend: CUDA) -> None:
@@ -394,7 +404,7 @@ class _Active:
     ) -> None:
         xp = self.backend.xp
         fault = None
-        if error is not None and ran_out(error, xp):
+        if error is not None and is_out_of_memory(error, xp):
             fault = out_of_memory(error, xp, self.backend.device)
         self.context.__exit__(kind, error, trace)
         if fault is not None:
@@ -402,7 +412,7 @@ class _Active:
 
 
 @dataclass
-class _Choice:
+class _DeviceRegistry:
     """What was chosen in this process: backends by device or reason, what "auto" took, whether it warned; and the
     process that used a GPU."""
 
@@ -412,7 +422,7 @@ class _Choice:
     process: int | None = None
 
 
-_choice = _Choice()
+_registry = _DeviceRegistry()
 _lock = threading.RLock()
 
 
@@ -426,10 +436,10 @@ def get(device: str | Backend = "auto") -> Backend:
     """
     backend, fault = choose(device)
     # who has no CuPy expects the CPU; a bare folder named cupy is no installation either
-    if fault is None or fault.kind == "absent" or (fault.kind == "empty" and not wheels()):
+    if fault is None or fault.kind == "absent" or (fault.kind == "empty" and not installed_cupy()):
         return backend
     with _lock:
-        warned, _choice.warned = _choice.warned, True
+        warned, _registry.warned = _registry.warned, True
     if not warned:
         warnings.warn(f"gpunn uses the CPU: {fault}", DeviceFallbackWarning, stacklevel=2)
     return backend
@@ -450,12 +460,12 @@ def choose(device: str | Backend = "auto") -> tuple[Backend, Fault | None]:
         if device == "cpu":
             return _cpu(f"asked for{by}"), None
         if device == "auto":
-            if _choice.auto is None or (isinstance(_choice.auto[0], CUDA) and _is_forked()):
-                _choice.auto = _find()
-            return _choice.auto
+            if _registry.auto is None or (isinstance(_registry.auto[0], CUDA) and _is_forked()):
+                _registry.auto = _find()
+            return _registry.auto
         found = _cuda(int(match[1] or 0), f"asked for{by}")
     if isinstance(found, Fault):
-        found = absent(system_driver()) if found.kind == "absent" else found
+        found = cupy_missing(system_driver()) if found.kind == "absent" else found
         raise DeviceError(f"device {device!r} was asked for{by}, but {found}")
     return found, None
 
@@ -466,11 +476,11 @@ def _find() -> tuple[Backend, Fault | None]:
 
 
 def _is_forked() -> bool:
-    return _choice.process not in (None, os.getpid())
+    return _registry.process not in (None, os.getpid())
 
 
 def _cpu(reason: str) -> Backend:
-    return _choice.backends.setdefault(reason, CPU(reason))
+    return _registry.backends.setdefault(reason, CPU(reason))
 
 
 def _cuda(index: int, why: str) -> Backend | Fault:
@@ -478,12 +488,12 @@ def _cuda(index: int, why: str) -> Backend | Fault:
     key = f"cuda:{index}"
     if _is_forked():
         return forked()
-    if key not in _choice.backends:
+    if key not in _registry.backends:
         cupy = load_cupy()
         about = cupy if isinstance(cupy, Fault) else probe(cupy, index)
         if isinstance(about, Fault):
             return about
         reason = f"{why}, and ran a kernel and a matrix product rightly ({about})"
-        _choice.backends[key] = CUDA(cupy, index, reason)
-        _choice.process = os.getpid()
-    return _choice.backends[key]
+        _registry.backends[key] = CUDA(cupy, index, reason)
+        _registry.process = os.getpid()
+    return _registry.backends[key]

@@ -13,9 +13,9 @@ import numpy as np
 
 from .cpu import blas, native
 from .cuda import cublaslt
-from .cuda.errors import Fault, absent, broken, diagnose, no_device, two_wheels
-from .cuda.installation import dotted, system_driver, wheels
-from .cuda.matmul import LEAST
+from .cuda.errors import Fault, conflicting_wheels, cupy_missing, diagnose, import_failed, no_device
+from .cuda.installation import format_version, installed_cupy, system_driver
+from .cuda.matmul import MIN_COMPUTE_CAPABILITY
 from .cuda.probe import describe, load_cupy, probe
 from .devices import DeviceError, choose
 
@@ -58,14 +58,14 @@ class Report:
         return "\n".join(lines)
 
 
-class _Examination:
+class _Checks:
     """Collects checks and faults; a question that raises becomes a check that failed."""
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
         self.faults: list[Fault] = []
 
-    def ask(self, name: str, question: Callable[[], str | Check | Fault], cupy: Any = None) -> None:
+    def run(self, name: str, question: Callable[[], str | Check | Fault], cupy: Any = None) -> None:
         try:
             answer = question()
         except Exception as error:
@@ -84,23 +84,23 @@ def doctor() -> Report:
     """
     import platform
 
-    look = _Examination()
+    look = _Checks()
     with warnings.catch_warnings():
         # CuPy warns at length of two wheels and CUDA_PATH; the report says it in a line
         warnings.simplefilter("ignore")
-        look.ask("Python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-        look.ask("NumPy", lambda: f"{np.__version__} with {_blas()}")
-        look.ask("gpunn", _own_version)
-        look.ask("CPU kernels", _host_kernels)
-        look.ask("CPU steps", _host_steps)
-        look.ask("cache folder", _cache_folder)
+        look.run("Python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+        look.run("NumPy", lambda: f"{np.__version__} with {_blas()}")
+        look.run("gpunn", _own_version)
+        look.run("CPU kernels", _host_kernels)
+        look.run("CPU steps", _host_steps)
+        look.run("cache folder", _cache_folder)
         faults_of_the_cpu, look.faults = look.faults, []
         try:
             _examine_gpu(look)
         except Exception as error:
-            look.faults.append(broken(error))
+            look.faults.append(import_failed(error))
             look.checks.append(Check("CuPy", False, look.faults[-1].verdict))
-        look.ask("device", _chosen)
+        look.run("device", _chosen)
     faults = [*look.faults, *faults_of_the_cpu]
     # that CuPy is absent is news, not a fault: anything else comes first
     faults.sort(key=lambda fault: fault.kind == "absent")
@@ -110,22 +110,22 @@ def doctor() -> Report:
     return Report(tuple(look.checks), verdict, remedy, all(fault.kind == "absent" for fault in faults))
 
 
-def _examine_gpu(look: _Examination) -> None:
-    installed, cupy = wheels(), load_cupy()
+def _examine_gpu(look: _Checks) -> None:
+    installed, cupy = installed_cupy(), load_cupy()
     if isinstance(cupy, Fault):
-        cupy = absent(system_driver()) if cupy.kind == "absent" else cupy
+        cupy = cupy_missing(system_driver()) if cupy.kind == "absent" else cupy
         look.faults.append(cupy)
         look.checks.append(Check("CuPy", None if cupy.kind == "absent" else False, cupy.verdict))
         return
     version = f"{cupy.__version__} ({', '.join(installed) or 'not from a wheel'})"
-    look.ask("CuPy", lambda: two_wheels(installed) if len(installed) > 1 else version)
-    look.ask("driver", lambda: _driver(cupy), cupy)
-    look.ask("devices", lambda: _devices(cupy), cupy)
-    look.ask("NVRTC", lambda: "{}.{}".format(*cupy.cuda.nvrtc.getVersion()), cupy)
-    look.ask("cuBLAS", lambda: f"found ({getattr(cupy.cuda.cublas, '__name__', 'cublas')})", cupy)
-    look.ask("probe", lambda: _probe(cupy), cupy)
+    look.run("CuPy", lambda: conflicting_wheels(installed) if len(installed) > 1 else version)
+    look.run("driver", lambda: _driver(cupy), cupy)
+    look.run("devices", lambda: _devices(cupy), cupy)
+    look.run("NVRTC", lambda: "{}.{}".format(*cupy.cuda.nvrtc.getVersion()), cupy)
+    look.run("cuBLAS", lambda: f"found ({getattr(cupy.cuda.cublas, '__name__', 'cublas')})", cupy)
+    look.run("probe", lambda: _probe(cupy), cupy)
     works = look.checks[-1].ok
-    look.ask(
+    look.run(
         "GPU products", lambda: _products(cupy) if works else Check("GPU products", None, "no GPU to ask on"), cupy
     )
 
@@ -134,7 +134,7 @@ def _driver(cupy: Any) -> str | Fault:
     driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
     if driver == 0 or driver < runtime // 1000 * 1000:
         return diagnose(RuntimeError("cudaErrorInsufficientDriver"), cupy)
-    return f"supports CUDA {dotted(driver)}; CuPy was built for {dotted(runtime)}"
+    return f"supports CUDA {format_version(driver)}; CuPy was built for {format_version(runtime)}"
 
 
 def _devices(cupy: Any) -> str | Fault:
@@ -155,15 +155,17 @@ def _products(cupy: Any) -> str | Fault:
     """Which library multiplies matrices in a captured step, and in which types."""
     device = cupy.cuda.Device(0)
     with device:
-        found = cublaslt.open_door(cupy)
+        found = cublaslt.open_cublaslt(cupy)
         if isinstance(found, Fault):
             return found
         kinds: dict[str, list[tuple[str, str | None, str]]] = {t: [(t, None, t)] for t in ("float32", "float64")}
-        if int(device.compute_capability) >= LEAST:
+        if int(device.compute_capability) >= MIN_COMPUTE_CAPABILITY:
             kinds |= {"TF32": [("float32", "tf32", "float32")]}
             kinds |= {"bfloat16": [("uint16", "bf16", result) for result in ("uint16", "float32")]}
-        types = ", ".join(name for name, each in kinds.items() if all(found.can(*kind, "none") for kind in each))
-        followed = ", ".join(e for e in cublaslt.NUMBERS if e != "none" and found.can("float32", None, "float32", e))
+        types = ", ".join(name for name, each in kinds.items() if all(found.supports(*kind, "none") for kind in each))
+        followed = ", ".join(
+            e for e in cublaslt.EPILOGUE_CODES if e != "none" and found.supports("float32", None, "float32", e)
+        )
     return f"captured with the step, by {found}: {types}; in the same launch: {followed or 'nothing'}"
 
 
@@ -231,7 +233,7 @@ def _cache_folder() -> str | Fault:
         return Fault("cache", what, "set GPUNN_CACHE to a folder that you may write")
 
 
-def _device_of(look: _Examination) -> str:
+def _device_of(look: _Checks) -> str:
     """The device that "auto" takes, out of the check that asked; "" where the choice itself failed."""
     check = look.checks[-1]
     return check.detail.split(": ")[0].replace("cpu", "the CPU") if check.ok else ""

@@ -49,7 +49,7 @@ class MLPSearchCV(GridSearchCV):
         return self
 
     def _run_search(self, evaluate_candidates: Any) -> None:
-        one_each = self._backend().one_thread_each() if self._abreast() > 1 else contextlib.nullcontext()
+        one_each = self._backend().single_threaded() if self._abreast() > 1 else contextlib.nullcontext()
         with one_each, kept():
             evaluate_candidates(ParameterGrid(self.param_grid))
 
@@ -58,7 +58,7 @@ class MLPSearchCV(GridSearchCV):
 
     def _abreast(self) -> int:
         if self.n_jobs is None:
-            return int(self._backend().abreast())
+            return int(self._backend().max_concurrent_fits())
         with parallel_config(backend="threading"):
             return int(effective_n_jobs(self.n_jobs))
 

@@ -103,7 +103,7 @@ class Dense(Layer):
             return
         f = self.activation.name
         t.f, t.wants_db = f, self.trainable
-        done, t.kept = ops.affine(t.a_prev, t.W, t.b, t.z, t.a, f, judged=training, keeps=t.keeps)
+        done, t.kept = ops.affine(t.a_prev, t.W, t.b, t.z, t.a, f, nan_checked=training, keeps=t.keeps)
         if done == "z":
             self.activation.record(ops, t.z, t.a)
         elif not done:

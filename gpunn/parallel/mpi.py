@@ -101,9 +101,9 @@ class World:
 
     # --- arrays ---
 
-    def bind_begun_sum(self, arrays: Sequence[Array], *, at_once: bool) -> tuple[list[Launch], list[Launch]]:
+    def bind_async_all_reduce(self, arrays: Sequence[Array], *, blocking: bool) -> tuple[list[Launch], list[Launch]]:
         """Launches that send arrays off, in the host's memory and contiguous, and launches after which each holds the
-        sum over all processes; `at_once` says that nothing happens between them.
+        sum over all processes; `blocking` says that nothing happens between them.
 
         MPI gives every process the same bits. Small arrays of a type travel together.
         """
@@ -115,21 +115,21 @@ class World:
             if flat.size and not np.shares_memory(flat, array):
                 raise ValueError("sums over processes need contiguous arrays")
             if flat.size > SMALL:
-                self._add(flat, begin, finish, at_once)
+                self._add(flat, begin, finish, blocking)
             elif flat.size:
                 small.setdefault(flat.dtype.str, []).append(flat)
         for together in small.values():
             if len(together) == 1:
-                self._add(together[0], begin, finish, at_once)
+                self._add(together[0], begin, finish, blocking)
                 continue
             packed = np.concatenate(together)
             parts = np.split(packed, np.cumsum([flat.size for flat in together])[:-1])
             begin.append(functools.partial(_copy, together, parts))
-            self._add(packed, begin, finish, at_once)
+            self._add(packed, begin, finish, blocking)
             finish.append(functools.partial(_copy, parts, together))
         return begin, finish
 
-    def _add(self, flat: np.ndarray, begin: list[Launch], finish: list[Launch], at_once: bool) -> None:
+    def _add(self, flat: np.ndarray, begin: list[Launch], finish: list[Launch], blocking: bool) -> None:
         in_place = self._mpi.IN_PLACE
 
         def add() -> None:
@@ -145,8 +145,8 @@ class World:
             with self._watch.waiting(self.timeout, self._stuck):
                 under_way.pop().Wait()
 
-        begin.append(add if at_once else send)
-        finish += [] if at_once else [receive]
+        begin.append(add if blocking else send)
+        finish += [] if blocking else [receive]
 
     def _stuck(self) -> str:
         return f"waited {self.timeout:.0f} s for the others in vain: one of them is stuck, or gone"

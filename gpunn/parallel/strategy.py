@@ -64,18 +64,18 @@ class Team:
 
     def backend(self, backend: Backend, asked: Any) -> Backend:
         """The device of this process: one of its own on a machine, unless one was asked for by its number."""
-        return backend.of_process(self._processes) if asked in ("auto", "cuda") else backend
+        return backend.local_device(self._processes) if asked in ("auto", "cuda") else backend
 
     def use(self, backend: Backend) -> None:
         """As there. All processes call it."""
-        self._adder = backend.adder(self._processes)
+        self._adder = backend.all_reducer(self._processes)
 
     def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
-        begin, finish = self._adder.bind_begun_sum(arrays, at_once=True)
+        begin, finish = self._adder.bind_async_all_reduce(arrays, blocking=True)
         return [*begin, *finish]
 
-    def bind_begun_sum(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
-        begin, finish = self._adder.bind_begun_sum(arrays, at_once=False)
+    def bind_async_all_reduce(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
+        begin, finish = self._adder.bind_async_all_reduce(arrays, blocking=False)
         return list(begin), list(finish)
 
     def meet(self, where: str, value: Any) -> list[Any]:

@@ -300,7 +300,7 @@ def _run(
         finally:
             # behind the context: where memory ran out, its message says what was free then
             model._run = None
-            net.backend.free()
+            net.backend.release_memory()
 
 
 def step(model: Model, data: Set) -> float:

@@ -118,7 +118,7 @@ def alone(net: Network, taken: EpochCoroutine) -> None:
             with whole_steps() as look:
                 run_coroutine(taken, LOOK_AFTER, look)
         finally:
-            net.backend.free()
+            net.backend.release_memory()
 
 
 def side_by_side(backend: Backend, courses: Sequence[EpochCoroutine]) -> None:
@@ -126,9 +126,9 @@ def side_by_side(backend: Backend, courses: Sequence[EpochCoroutine]) -> None:
     with backend.activate():
         try:
             with whole_steps() as look, recordings_kept():
-                backend.side_by_side(courses, LOOK_AFTER, look)
+                backend.run_concurrently(courses, LOOK_AFTER, look)
         finally:
-            backend.free()
+            backend.release_memory()
 
 
 def _record(net: Network, data: Data, sizes: dict[int, int], at_once: int, kept: Kept | None) -> Recording:
@@ -150,4 +150,4 @@ def _record(net: Network, data: Data, sizes: dict[int, int], at_once: int, kept:
         for plan in plans.values():
             plan.set_l2(values)
 
-    return Recording(net.backend.epochs([*parts, (end, 1)], net.state, flush=True), order, record, set_l2)
+    return Recording(net.backend.epoch_runner([*parts, (end, 1)], net.state, flush=True), order, record, set_l2)

@@ -45,12 +45,12 @@ class HostData(Data):
 def stays(backend: Backend, *arrays: Any) -> bool:
     """Whether a set of those arrays is one of the host for which the device has no room."""
     given = [a for a in arrays if a is not None]
-    return all(isinstance(a, np.ndarray) for a in given) and not backend.has_room(sum(a.nbytes for a in given))
+    return all(isinstance(a, np.ndarray) for a in given) and not backend.fits_in_memory(sum(a.nbytes for a in given))
 
 
 def pieces(backend: Backend, X: Any) -> list[Any]:
     """X as parts of its rows, of which each has room on the device; X itself where that has room for all of it."""
-    if not isinstance(X, np.ndarray) or backend.has_room(X.nbytes):
+    if not isinstance(X, np.ndarray) or backend.fits_in_memory(X.nbytes):
         return [X]
     rows = max(1, BLOCK_BYTES // max(1, X.nbytes // len(X)))
     return [X[start : start + rows] for start in range(0, len(X), rows)]
@@ -62,11 +62,11 @@ class Feeder:
     def __init__(self, backend: Backend, data: HostData, rows: int) -> None:
         self.backend, self.data, self.rows = backend, data, rows
         like = [((rows, *a.shape[1:]), a.dtype) for a in data.arrays()]
-        self.slots = [backend.staging(like) for _ in range(2)]
+        self.slots = [backend.transfer_buffers(like) for _ in range(2)]
 
     def on_device(self, slot: int) -> Data:
         """The block of that slot."""
-        X, y, *w = (staging.device for staging in self.slots[slot])
+        X, y, *w = (buffer.device for buffer in self.slots[slot])
         return Data(X, y, *w)
 
     def blocks(self, order: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -81,23 +81,23 @@ class Feeder:
                     coming.result()
                     if k + 1 < len(cuts):
                         coming = thread.submit(self._bring, 1 - slot, cuts[k + 1])
-                    for staging in self.slots[slot]:
-                        staging.arrived()
+                    for buffer in self.slots[slot]:
+                        buffer.wait_on_stream()
                     yield slot, len(rows)
-                    for staging in self.slots[slot]:
-                        staging.used()
+                    for buffer in self.slots[slot]:
+                        buffer.mark_consumed()
         finally:
             # whoever stops on the way may let go of the memory that a copy is still reading
-            for staging in (*self.slots[0], *self.slots[1]):
-                staging.emptied()
+            for buffer in (*self.slots[0], *self.slots[1]):
+                buffer.wait_reusable()
 
     def _bring(self, slot: int, rows: np.ndarray) -> None:
         with self.backend.activate():
-            for staging, array in zip(self.slots[slot], self.data.arrays(), strict=True):
-                staging.emptied()
+            for buffer, array in zip(self.slots[slot], self.data.arrays(), strict=True):
+                buffer.wait_reusable()
                 # the rows are a permutation's; "raise" would gather into a copy first
-                np.take(array, rows, axis=0, out=staging.host[: len(rows)], mode="clip")
-                staging.send(len(rows))
+                np.take(array, rows, axis=0, out=buffer.host[: len(rows)], mode="clip")
+                buffer.copy_async(len(rows))
 
 
 def fit(

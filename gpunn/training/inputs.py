@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import input_checks as checks
-from ..backend import array_module, home, to_host
+from ..backend import array_module, device_of, to_host
 from ..network import Network
 from ..parallel import Rows
 from ..recording import Array, Group, part
@@ -118,7 +118,7 @@ class Shard(NamedTuple):
     def _sample(self, array: Any, total: int) -> bytes:
         """The bytes of sampled rows, of those of all `total` that this process has."""
         own = sampled_rows(total, SAMPLED_ROWS if array.ndim > 1 else SAMPLED_NUMBERS) - self.first
-        with home(array):
+        with device_of(array):
             chosen = array[array_module(array).asarray(own[(own >= 0) & (own < array.shape[0])])]
         if not hasattr(chosen, "tocsr"):
             chosen = to_host(chosen)

@@ -67,7 +67,7 @@ class Data:
         """The launches that bring a batch of the set to the plan, and then those that `record` makes."""
         found = self._joined.get(plan)
         if found is None:
-            found = self._joined[plan] = plan.backend.join([*plan.source(self.X, self.y, self.w), *record()])
+            found = self._joined[plan] = plan.backend.compile([*plan.source(self.X, self.y, self.w), *record()])
         return found
 
 
@@ -279,7 +279,7 @@ def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = Non
     # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
     plan.gradient.fill(0)
     whole = [*source, *plan.prepare, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
-    return plan.backend.join(whole, flush=True, tell=plan.network.faults.setdefault)
+    return plan.backend.compile(whole, flush=True, on_fallback=plan.network.faults.setdefault)
 
 
 def step_on(plan: Plan, data: Data) -> list[Launch]:
@@ -495,7 +495,7 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
                 check()
                 checked = True
             plan.state[Slot.OFFSET] = start
-            join, source, put = net.backend.join, plan.source(X), plan.put(result)
+            join, source, put = net.backend.compile, plan.source(X), plan.put(result)
             if times > 1:
                 whole = join([*source, *plan.forward, *put, *plan.advance("advance_offset")])
                 repeat_all(whole, times, plan.state)

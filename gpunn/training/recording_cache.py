@@ -1,7 +1,7 @@
 """Recorded epochs that pass from net to net: of many nets of one shape, few record their steps.
 
 While somebody trains many nets (`kept`), the recording of a fit that is over waits for the next net of that shape and
-is given its arrays, where the device can do so (`Backend.movable`). What is recorded is the same, and so is the fit.
+is given its arrays, where the device can do so (`Backend.make_rebindable`). The steps are the same, and so is the fit.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def recording(net: Network, data: Any, extent: Any, make: Callable[[], Recording
         found = waiting.pop() if waiting else None
     if found is None:
         found = make()
-        found.movable = net.backend.movable(found.taking, _arrays(net, data))
+        found.movable = net.backend.make_rebindable(found.taking, _arrays(net, data))
     elif found.movable is not None:
         found.movable.rebind(_arrays(net, data))
         # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it

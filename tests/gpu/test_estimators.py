@@ -188,7 +188,7 @@ def test_precision_is_refused_by_name(cuda):
 def test_without_a_gpu_cuda_is_an_error_and_auto_is_not(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cupy", None)
-    internals.forget_device(monkeypatch)
+    internals.reset_device_choice(monkeypatch)
     fitted = classifier(device="auto").fit(X, NAMES)
     assert fitted.net_.device == "cpu"
     before = fitted.predict_proba(X)

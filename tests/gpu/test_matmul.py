@@ -10,8 +10,8 @@ from helpers import tolerances
 import gpunn
 from gpunn.backend import get, to_host
 from gpunn.backend.cuda.bfloat16 import UNIT_ROUNDOFF
-from gpunn.backend.cuda.layouts import Refused, mask_bytes
-from gpunn.backend.cuda.matmul import LEAST
+from gpunn.backend.cuda.layouts import Unsupported, mask_bytes
+from gpunn.backend.cuda.matmul import MIN_COMPUTE_CAPABILITY
 from gpunn.kernels import DeviceLaunch, activation_kernels
 from gpunn.kernels import get as kernel
 
@@ -28,7 +28,7 @@ def backend(request):
 @pytest.fixture(params=[None, "tf32", "bf16"], ids=str)
 def precision(request, backend):
     device = backend.xp.cuda.Device(backend.index)
-    if request.param and int(device.compute_capability) < LEAST:
+    if request.param and int(device.compute_capability) < MIN_COMPUTE_CAPABILITY:
         pytest.skip(f"{backend.device} has no products in {request.param}")
     return request.param
 
@@ -42,14 +42,14 @@ def bind(backend, precision, a, b, out, **options):
     operands = backend.operands(precision)
     read = []
     for x in (a, b):
-        found, made = operands.of(x)
+        found, made = operands.operand(x)
         for k, inputs, into, _, _ in made:
             k.bind(*inputs, out=into)()
         read.append(found)
     with backend.activate():
         try:
-            return backend.products.door.bind(*read, out, precision=precision, **options)
-        except Refused as refusal:
+            return backend.gpu_matmul.lt.bind(*read, out, precision=precision, **options)
+        except Unsupported as refusal:
             pytest.skip(f"goes through kernels here: {refusal}")
 
 
@@ -99,20 +99,20 @@ def test_what_follows_a_product(backend, precision, n, k, m, epilogue):
     out, mask = backend.empty((n, m), np.float32), backend.empty((n, mask_bytes(m)), np.uint8)
     forward = "relu_mask" if epilogue.startswith("drelu") else epilogue
     if epilogue != "sums":
-        kept = {"kept": mask} if forward == "relu_mask" else {}
-        bind(backend, precision, put(a), put(W), out, epilogue=forward, vector=put(b), **kept)()
+        kept = {"aux": mask} if forward == "relu_mask" else {}
+        bind(backend, precision, put(a), put(W), out, epilogue=forward, bias=put(b), **kept)()
         assert np.array_equal(to_host(out), z if epilogue == "bias" else np.maximum(z, 0))
     sums = backend.empty((m,), np.float32)
     if epilogue.startswith("drelu"):
         delta, W_next = integers(n, 6, seed=3), integers(m, 6, seed=4)
-        kept = {"kept": mask, "vector": sums if epilogue.endswith("sums") else None}
+        kept = {"aux": mask, "bias": sums if epilogue.endswith("sums") else None}
         bind(backend, precision, put(delta), put(W_next).T, out, epilogue=epilogue, **kept)()
         wanted = np.where(z > 0, np.einsum("ij,kj->ik", delta, W_next), 0)
         assert np.array_equal(to_host(out), wanted)
         assert not epilogue.endswith("sums") or np.array_equal(to_host(sums), wanted.sum(axis=0))
     elif epilogue == "sums":
         delta, dW = integers(n, m, seed=3), backend.empty((k, m), np.float32)
-        bind(backend, precision, put(a).T, put(delta), dW, epilogue="sums", vector=sums)()
+        bind(backend, precision, put(a).T, put(delta), dW, epilogue="sums", bias=sums)()
         assert np.array_equal(to_host(dW), np.einsum("ki,kj->ij", a, delta))
         assert np.array_equal(to_host(sums), delta.sum(axis=0))
 
@@ -123,12 +123,12 @@ def test_gelu_is_the_tanh_form_to_the_precision_asked_for(backend, precision):
     z = np.einsum("ik,kj->ij", a, W) + b
     f, put = activation_kernels("gelu"), backend.asarray
     out, kept = (backend.empty((33, 24), np.float32) for _ in range(2))
-    bind(backend, precision, put(a), put(W), out, epilogue="gelu_z", vector=put(b), kept=kept)()
+    bind(backend, precision, put(a), put(W), out, epilogue="gelu_z", bias=put(b), aux=kept)()
     assert np.array_equal(to_host(kept), z)
     allowed = UNIT_ROUNDOFF["tf32"] * np.abs(z).max()
     tolerances.assert_within(to_host(out), f.f(z).astype(np.float32), allowed)
     delta, W_next, sums = integers(33, 6, seed=3), integers(24, 6, seed=4), backend.empty((24,), np.float32)
-    bind(backend, precision, put(delta), put(W_next).T, out, epilogue="dgelu_sums", vector=sums, kept=kept)()
+    bind(backend, precision, put(delta), put(W_next).T, out, epilogue="dgelu_sums", bias=sums, aux=kept)()
     wanted = f.derivative(z) * np.einsum("ij,kj->ik", delta, W_next)
     allowed = UNIT_ROUNDOFF["tf32"] * np.abs(wanted).max()
     tolerances.assert_within(to_host(out), wanted.astype(np.float32), allowed)

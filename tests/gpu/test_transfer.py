@@ -59,7 +59,7 @@ def test_the_calls_without_a_result_run(backend):
         x = backend.xp.zeros(3) + 1
     backend.synchronize()
     del x
-    backend.free()
+    backend.release_memory()
 
 
 def test_an_error_inside_the_context_passes_through(backend):

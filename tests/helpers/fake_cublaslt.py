@@ -130,17 +130,17 @@ class Library:
         k_too, n = (B.columns, B.rows) if transposed[1] else (B.rows, B.columns)
         _need(k == k_too and (m, n) == (D.rows, D.columns))
         epilogue = NAMES[op.attributes.get(7, 1)]
-        vector, kept, leading = (op.attributes.get(key, 0) for key in (8, 11, 12))
-        _need(bool(vector) == (epilogue not in ("none", "drelu", "dgelu")))
-        _need(bool(kept) == ("mask" in epilogue or epilogue.endswith("_z") or epilogue.startswith("d")))
-        if kept:
+        bias, aux, leading = (op.attributes.get(key, 0) for key in (8, 11, 12))
+        _need(bool(bias) == (epilogue not in ("none", "drelu", "dgelu")))
+        _need(bool(aux) == ("mask" in epilogue or epilogue.endswith("_z") or epilogue.startswith("d")))
+        if aux:
             _need(leading >= m and leading % (8 if "gelu" in epilogue else 128) == 0)
         _need(epilogue not in self.refuse, NOT_SUPPORTED)
         _need(not (k == 1 and (epilogue.startswith("d") or epilogue == "sums")), NOT_SUPPORTED)
         _need(not (D.type == 1 and epilogue != "none"), NOT_SUPPORTED)
         key = (op.compute, transposed, epilogue, leading, *((x.type, x.rows, x.columns, x.leading) for x in (A, B, D)))
         return types.SimpleNamespace(
-            key=key, m=m, n=n, k=k, transposed=transposed, epilogue=epilogue, vector=vector, kept=kept, leading=leading
+            key=key, m=m, n=n, k=k, transposed=transposed, epilogue=epilogue, bias=bias, aux=aux, leading=leading
         )
 
     def _cublasLtMatmulAlgoGetHeuristic(self, handle, operation, A, B, C, D, preference, wanted, results, found):
@@ -169,26 +169,26 @@ class Library:
         _need(number.from_address(alpha).value == 1 and number.from_address(beta).value == 0)
         a, b, d = (self._matrix(p, x) for p, x in ((A, Ad), (B, Bd), (D, Dd)))
         epilogue, m, n = problem.epilogue, problem.m, problem.n
-        vector = blas.matrix(problem.vector, d.dtype, m, 1, m)[:, 0] if problem.vector else None
+        bias = blas.matrix(problem.bias, d.dtype, m, 1, m)[:, 0] if problem.bias else None
         mask = z = None
-        if problem.kept and "gelu" in epilogue:
-            z = blas.matrix(problem.kept, d.dtype, m, n, problem.leading)
-        elif problem.kept:
-            mask = blas.mask_bytes(problem.kept, m, n, problem.leading)
-        written = [d, *([vector] if "sums" in epilogue else [])]
+        if problem.aux and "gelu" in epilogue:
+            z = blas.matrix(problem.aux, d.dtype, m, n, problem.leading)
+        elif problem.aux:
+            mask = blas.mask_bytes(problem.aux, m, n, problem.leading)
+        written = [d, *([bias] if "sums" in epilogue else [])]
         written += [x for x in (mask, z) if x is not None and not epilogue.startswith("d")]
-        read = [x for x in (a, b, vector, mask, z) if x is not None]
+        read = [x for x in (a, b, bias, mask, z) if x is not None]
         if needs:
             written.append(np.frombuffer((ctypes.c_byte * size).from_address(workspace), np.uint8))
-        self._state.saw(f"product {epilogue}")
-        run = functools.partial(self._run, a, b, d, problem, vector, mask, z, written[-1] if needs else None)
+        self._state.record(f"product {epilogue}")
+        run = functools.partial(self._run, a, b, d, problem, bias, mask, z, written[-1] if needs else None)
         fake_graphs.run_or_record(self._state, lambda _: run(), ([*read, *written],), written)
 
-    def _run(self, a, b, d, problem, vector, mask, z, workspace):
+    def _run(self, a, b, d, problem, bias, mask, z, workspace):
         if workspace is not None:
             workspace[:WORKSPACE] = 0xEE
         d[...] = np.nan if d.dtype.kind == "f" else 0x7FC0  # β is 0: what was there does not count
-        blas.multiply(a, b, d, problem.transposed, problem.epilogue, vector, mask, z, self.zero_is_above)
+        blas.multiply(a, b, d, problem.transposed, problem.epilogue, bias, mask, z, self.zero_is_above)
 
     def _matrix(self, pointer, layout):
         x = self._get(layout, "MatrixLayout")
@@ -224,10 +224,10 @@ PROTOTYPES = {
 
 
 def install(monkeypatch, state, **options):
-    """Let the door find this library and no other; returns it."""
+    """Let gpunn find this library and no other; returns it."""
     from gpunn.backend.cuda import cublaslt
 
     library = Library(state, **options)
     monkeypatch.setattr(cublaslt, "candidates", lambda major: ["fake"])
-    monkeypatch.setattr(cublaslt, "load", lambda path: library)
+    monkeypatch.setattr(cublaslt, "load_library", lambda path: library)
     return library

@@ -48,8 +48,8 @@ class State:
         self.devices, self.current, self.capturing, self.calls, self.error = devices, 0, False, [], None
         self.free, self.total, self.stream = 7 << 30, 8 << 30, fake_graphs.DEFAULT
 
-    def saw(self, what, forbidden=False, answer=None):
-        if self.error or (forbidden and fake_graphs.under_way(self)):
+    def record(self, what, forbidden=False, answer=None):
+        if self.error or (forbidden and fake_graphs.active_capture(self)):
             raise self.error or CUDARuntimeError(CAPTURING)
         self.calls.append(what)
         return answer
@@ -71,7 +71,7 @@ def wrap(a, *sources, device=None):
     """A fake array around `a`: a view if it shares memory with a source, else an allocation."""
     a, x = np.asarray(a), object.__new__(ndarray)
     if not any(np.may_share_memory(a, s) for s in sources if isinstance(s, np.ndarray)):
-        state.saw("allocate", forbidden=True)
+        state.record("allocate", forbidden=True)
         if a.nbytes > state.free:
             raise OutOfMemoryError(a.nbytes)
     x._a, x.device = a, device or Device(state.current)
@@ -82,9 +82,9 @@ def _apply(function, *args, **kwargs):
     """A NumPy function on the arrays inside; an array it wrote into comes back as the same object."""
     bare, options = [_bare(x) for x in args], {k: _bare(v) for k, v in kwargs.items()}
     if getattr(function, "__name__", "") in ("matmul", "dot", "__matmul__"):
-        if fake_graphs.under_way(state):
+        if fake_graphs.active_capture(state):
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
-        state.saw("matmul", answer=cuda.cublas)
+        state.record("matmul", answer=cuda.cublas)
     with np.errstate(all="ignore"):
         result = function(*bare, **options)
     same = [x for x in (*args, *kwargs.values()) if isinstance(x, ndarray) and x._a is result]
@@ -132,11 +132,11 @@ class ndarray:
     def set(self, host, stream=None):
         if not isinstance(host, np.ndarray) or (host.dtype, host.shape) != (self.dtype, self.shape):
             raise TypeError("only a numpy.ndarray of equal dtype and shape can be set to a cupy.ndarray")
-        (stream or fake_graphs.DEFAULT).copy(self._a, state.saw("to_device", forbidden=True, answer=host))
+        (stream or fake_graphs.DEFAULT).copy(self._a, state.record("to_device", forbidden=True, answer=host))
 
 
 ndarray.copy = lambda self: wrap(self._a.copy())  # on the current device, wherever it was
-ndarray.get = lambda self: state.saw("to_host", forbidden=True, answer=self._a.copy())
+ndarray.get = lambda self: state.record("to_host", forbidden=True, answer=self._a.copy())
 ndarray.__len__ = lambda self: len(self._a)
 ndarray.__repr__ = lambda self: f"simulated {self._a!r}"
 for _name in (f"__{n}__" for n in OPERATORS):
@@ -151,7 +151,7 @@ def asarray(x, dtype=None):
         return x if dtype in (None, x.dtype) else x.astype(dtype)
     if (host := np.array(x, dtype=dtype)).dtype.name not in C_TYPES:
         raise ValueError(f"Unsupported dtype {host.dtype}")
-    return wrap(state.saw("to_device", forbidden=True, answer=host))
+    return wrap(state.record("to_device", forbidden=True, answer=host))
 
 
 PRELUDE = (pathlib.Path(__file__).parent / "fake_cuda.h").read_text()
@@ -190,7 +190,7 @@ class ElementwiseKernel:
         for p, x in zip(self.params[self.nin :], results, strict=True):
             if not isinstance(x, ndarray) or not (p.raw or x.shape == shape):
                 raise ValueError("Output arguments type must be cupy.ndarray, or Out shape is mismatched")
-        state.saw(f"kernel {self.name}")
+        state.record(f"kernel {self.name}")
         if 0 not in shape:
             out = [x._a for x in results]
             called = [p.name for p in self.params], self.operation
@@ -255,10 +255,10 @@ def _module(name, **names):
 
 
 runtime = _module("cupy.cuda.runtime", runtimeGetVersion=lambda: 12090, driverGetVersion=lambda: 13000)
-runtime.getDeviceCount = lambda: state.saw("runtime", answer=state.devices)
-runtime.memGetInfo = lambda: state.saw("runtime", answer=(state.free, state.total))
-runtime.getDeviceProperties = lambda index: state.saw("runtime", answer={"name": b"Simulated GPU"})
-runtime.deviceSynchronize = lambda: state.saw("synchronize", forbidden=True)
+runtime.getDeviceCount = lambda: state.record("runtime", answer=state.devices)
+runtime.memGetInfo = lambda: state.record("runtime", answer=(state.free, state.total))
+runtime.getDeviceProperties = lambda index: state.record("runtime", answer={"name": b"Simulated GPU"})
+runtime.deviceSynchronize = lambda: state.record("synchronize", forbidden=True)
 memory, nvrtc = _module("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError), _module("cupy.cuda.nvrtc")
 nvrtc.getVersion = lambda: (12, 9)
 cuda = _module("cupy.cuda", cublas="cuBLAS", Device=Device, runtime=runtime, memory=memory, nvrtc=nvrtc)
@@ -271,7 +271,7 @@ cupy.asnumpy = lambda x: x.get() if isinstance(x, ndarray) else np.asarray(x)
 cupy.empty = lambda shape, dtype=float: wrap(np.empty(shape, dtype))
 cupy.zeros = lambda shape, dtype=float: wrap(np.zeros(shape, dtype))
 cupy.may_share_memory = lambda a, b: np.may_share_memory(_bare(a), _bare(b))
-_pool = types.SimpleNamespace(free_all_blocks=lambda: state.saw("free"), free_bytes=lambda: 0)
+_pool = types.SimpleNamespace(free_all_blocks=lambda: state.record("free"), free_bytes=lambda: 0)
 cupy.get_default_memory_pool = cupy.get_default_pinned_memory_pool = lambda: _pool
 
 
@@ -284,6 +284,6 @@ def install(monkeypatch, devices=1):
     state.reset(devices)
     for module in (cupy, cuda, runtime, memory):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    internals.forget_device(monkeypatch)
+    internals.reset_device_choice(monkeypatch)
     state.cublaslt = fake_cublaslt.install(monkeypatch, state)
     return cupy

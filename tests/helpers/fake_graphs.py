@@ -38,7 +38,7 @@ class Capture:
         self.ops.append(op)
 
 
-def under_way(state):
+def active_capture(state):
     """The capture that forbids this thread to wait, to copy and to allocate; what tests set to true is everybody's."""
     mine = getattr(state.capturing, "thread", None) in (None, threading.get_ident())
     return state.capturing if mine else False
@@ -47,7 +47,7 @@ def under_way(state):
 def run_or_record(state, function, arguments, written, names=(), text=""):
     """Run function(*arguments), the first of them the arrays and scalars of a launch, or keep it where a capture is
     under way. Of an array that a text calls state it touches the entries that it names."""
-    capture = under_way(state)
+    capture = active_capture(state)
     if isinstance(capture, Capture):
         whole = [a for name, a in zip(names, arguments[0], strict=False) if name == "state_"]
         entries = _entries(whole[0], text) if whole else []
@@ -78,7 +78,7 @@ class Graph:
         self._state, self._ops = state, ops
 
     def launch(self, stream=None):
-        self._state.saw(f"graph of {len(self._ops)}", forbidden=True)
+        self._state.record(f"graph of {len(self._ops)}", forbidden=True)
         for op in self._ops:
             op.run()
 
@@ -124,13 +124,13 @@ class Stream:
     def record(self, event=None):
         event = Event() if event is None else event
         event.copies = list(self.copies)
-        if capture := under_way(self.state):
+        if capture := active_capture(self.state):
             event.over = capture.over[self]
         return event
 
     def wait_event(self, event):
         _do(event.copies)
-        if capture := under_way(self.state):
+        if capture := active_capture(self.state):
             capture.over[self] = capture.over.get(self, frozenset()) | event.over
 
     def copy(self, into, host):

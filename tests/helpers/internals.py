@@ -14,7 +14,7 @@ from gpunn.backend import devices, to_host
 from gpunn.backend.cpu import blas
 from gpunn.backend.cpu import executor as compiled_steps
 from gpunn.backend.cuda import cublaslt, graph
-from gpunn.backend.cuda.capture import Branches
+from gpunn.backend.cuda.capture import StreamSet
 from gpunn.kernels._compiler import activation, cuda_launch, host, registry
 from gpunn.kernels.state import Slot
 from gpunn.network import Plan
@@ -179,8 +179,8 @@ def cache_is_empty():
 
 def record_captures(monkeypatch):
     """A list that gets an entry each time launches are captured."""
-    calls, capture = [], Branches.capture
-    monkeypatch.setattr(Branches, "capture", lambda self, record: calls.append(self) or capture(self, record))
+    calls, capture = [], StreamSet.capture
+    monkeypatch.setattr(StreamSet, "capture", lambda self, record: calls.append(self) or capture(self, record))
     return calls
 
 
@@ -197,12 +197,12 @@ def call_after_each_fit(monkeypatch, call):
 
 def refuse_graphs(monkeypatch, refuse):
     """Call `refuse` in place of running a CUDA graph of steps."""
-    monkeypatch.setattr(graph.Graph, "_graph", refuse)
+    monkeypatch.setattr(graph.StepGraph, "_graph", refuse)
 
 
 def refuse_capture(monkeypatch, refuse):
     """Call `refuse` in place of capturing a CUDA graph, of one network or of several."""
-    monkeypatch.setattr(graph.Graph, "_capture", refuse)
+    monkeypatch.setattr(graph.StepGraph, "_capture", refuse)
 
 
 def expect_seconds(steps, seconds):
@@ -291,9 +291,9 @@ def exported_to_onnx():
 # --- devices and products --------------------------------------------------------------------------------------------
 
 
-def forget_device(monkeypatch):
+def reset_device_choice(monkeypatch):
     """Choose the device again, as in a new process, until the end of the test."""
-    monkeypatch.setattr(devices, "_choice", devices._Choice())
+    monkeypatch.setattr(devices, "_registry", devices._DeviceRegistry())
 
 
 def use_threads(monkeypatch, count):
@@ -301,9 +301,9 @@ def use_threads(monkeypatch, count):
     monkeypatch.setattr(compiled_steps, "thread_count_for", lambda work: count)
 
 
-def train_in_turn(monkeypatch):
+def train_sequentially(monkeypatch):
     """Train several networks on a CPU one after another."""
-    monkeypatch.setattr(devices.CPU, "abreast", lambda self: 1)
+    monkeypatch.setattr(devices.CPU, "max_concurrent_fits", lambda self: 1)
 
 
 def hide_cublaslt(monkeypatch):
@@ -321,22 +321,22 @@ def register_product(a, b, out):
     return blas._bind_small_gemm([a, b, out])
 
 
-def workspaces(door):
+def workspaces(lt):
     """The workspaces of cuBLASLt by stream pointer."""
-    return door._workspaces
+    return lt._workspaces
 
 
 @contextmanager
 def no_self_tests():
     """Use every epilogue of cuBLASLt without a self-test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cublaslt.Door, "_is_right", lambda *_: True)
+        patch.setattr(cublaslt.CublasLt, "_passes_selftest", lambda *_: True)
         yield
 
 
-def make_product(door, *operands, **options):
+def make_product(lt, *operands, **options):
     """Create the descriptors of one cuBLASLt product and ask for an algorithm."""
-    return door._bind(*operands, **options)
+    return lt._bind_unverified(*operands, **options)
 
 
 # --- kernels ---------------------------------------------------------------------------------------------------------

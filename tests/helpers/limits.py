@@ -6,10 +6,10 @@ LIMITS = {
     "compiled_seconds": "gpunn.training.loop.LOOK_AFTER",  # that compiled steps run before Python continues
     "epochs_at_once": "gpunn.training.fused_epochs.AT_ONCE",  # that compiled code runs without a return to Python
     "evaluation_rows": "gpunn.training.host_dataset.EVALUATION_ROWS",  # of one batch of an evaluation
-    "graph_polls": "gpunn.backend.cuda.graph.LOOKS",  # of the clock before a deadline
-    "graph_rates": "gpunn.backend.cuda.graph.RATES",  # learning rates stored on the device
-    "graph_steps": "gpunn.backend.cuda.graph.MOST_STEPS",  # of one CUDA graph
-    "launch_elements": "gpunn.backend.cuda.stream_scheduler.FILLS",  # with which one launch fills a GPU
+    "graph_polls": "gpunn.backend.cuda.graph.POLLS_PER_WINDOW",  # of the clock before a deadline
+    "graph_rates": "gpunn.backend.cuda.graph.MAX_RATES",  # learning rates stored on the device
+    "graph_steps": "gpunn.backend.cuda.graph.MAX_STEPS",  # of one CUDA graph
+    "launch_elements": "gpunn.backend.cuda.stream_scheduler.SATURATING_ELEMENTS",  # with which one launch fills a GPU
     "lbfgs_elements": "gpunn.estimators.base.LBFGS_ELEMENTS",  # of the widest layer in one evaluation of L-BFGS
     "onnx_bytes": "gpunn.interchange.onnx.LIMIT",  # of the numbers in one file
     "progress_seconds": "gpunn.training.callbacks.progress.BETWEEN",  # between two updates of the progress bar

@@ -40,13 +40,13 @@ class Member:
         if error is not self.told:
             self._share(("failed", "", str(error)))
 
-    def bind_begun_sum(self, arrays, *, at_once):
+    def bind_async_all_reduce(self, arrays, *, blocking):
         sent = []
 
         def begin():
             self.sums += 1
             sent.append([np.array(a) for a in arrays])
-            if not at_once:
+            if not blocking:
                 # whoever reads or writes them now is found out
                 for a in arrays:
                     a.fill(np.nan)

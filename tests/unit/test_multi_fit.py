@@ -206,14 +206,14 @@ def test_nets_on_a_gpu_are_branches_of_one_graph_bit_for_bit(fake_cupy):
 def test_branches_without_products_take_no_memory_for_them(fake_cupy, monkeypatch):
     """Of three nets' epochs the whole batches and the tail have products, what ends an epoch has none."""
     made = []
-    monkeypatch.setattr(type(backend.get("cuda")), "prepare", lambda self, stream: made.append(stream))
+    monkeypatch.setattr(type(backend.get("cuda")), "allocate_workspace", lambda self, stream: made.append(stream))
     gpunn.fit_many(there, X, LABELS, ALIKE[:3], epochs=6, batch_size=45)
     graphs = {count for count in internals.graphs_run(fake_cupy) if count <= 3}
     assert graphs == {3} and len(made) == 2 * 3
 
 
 def test_nets_on_a_gpu_say_why_they_are_no_branches(fake_cupy, monkeypatch):
-    def refuses(self, steps, rated):
+    def refuses(self, steps, with_schedule):
         raise MemoryError("no room")
 
     internals.refuse_capture(monkeypatch, refuses)
@@ -262,7 +262,7 @@ def recorded(monkeypatch):
     """How often a step is recorded, in one thread; a recording passes on where all of it is compiled."""
     _needs_compiled_texts()
     made = internals.record_calls(monkeypatch)
-    internals.train_in_turn(monkeypatch)
+    internals.train_sequentially(monkeypatch)
     return made
 
 
@@ -550,7 +550,7 @@ def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compi
     state[[Slot.LOSS, Slot.WEIGHT]] = 0.5, 4
     step = [get("end_step").bind(out=state, count=1, rows=4)]
     end = [get("end_epoch").bind(out=(record, sums, state), count=1, totals_n=1)]
-    whole = backend.get("cpu").epochs([(step, 2), (step, 1), (end, 1)], state)
+    whole = backend.get("cpu").epoch_runner([(step, 2), (step, 1), (end, 1)], state)
     assert isinstance(whole, epoch_runner.CompiledEpochRunner) == compiled
     whole.reset(3, np.arange(10.0), 0)
     turns = 1
@@ -567,10 +567,10 @@ def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compi
 
 def test_one_thread_each_holds_blas_and_lets_it_go():
     cpu = backend.get("cpu")
-    before = cpu.abreast()
-    with cpu.one_thread_each():
-        assert cpu.abreast() == 1
-        with cpu.one_thread_each():
-            assert cpu.abreast() == 1
-        assert cpu.abreast() == 1
-    assert cpu.abreast() == before
+    before = cpu.max_concurrent_fits()
+    with cpu.single_threaded():
+        assert cpu.max_concurrent_fits() == 1
+        with cpu.single_threaded():
+            assert cpu.max_concurrent_fits() == 1
+        assert cpu.max_concurrent_fits() == 1
+    assert cpu.max_concurrent_fits() == before

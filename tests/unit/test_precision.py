@@ -269,7 +269,7 @@ def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
 
 def test_rows_of_copies_begin_where_fast_products_want_them(fake_cupy):
     backend = get("cuda")
-    copy, _ = backend.operands("bf16").of(backend.asarray(np.ones((5, 3), np.float32)))
+    copy, _ = backend.operands("bf16").operand(backend.asarray(np.ones((5, 3), np.float32)))
     assert copy.shape == (5, 3) and copy.strides == (16, 2)
 
 

@@ -27,48 +27,48 @@ class Operands:
 
     bytes = 0  # of the copies
 
-    def whole(self, flat: Any) -> None:
+    def register_flat(self, flat: Any) -> None:
         """Vectors and matrices within `flat` are read often, and written together."""
 
-    def whole_is_current(self) -> bool:
+    def flat_is_current(self) -> bool:
         """Whether there is a copy of it, equal to it."""
         return False
 
-    def copy_of_part(self, part: Any) -> Any:
+    def bf16_view(self, part: Any) -> Any:
         """Where the copy of a part of it is that is equal to it; None where there is none."""
         return None
 
-    def copied(self) -> None:
-        """What `copy_of_part` gave was written as the part was."""
+    def mark_current(self) -> None:
+        """What `bf16_view` gave was written as the part was."""
 
-    def held(self, columns: int) -> Any:
+    def storage_dtype(self, columns: int) -> Any:
         """The type of a matrix that products alone read and write; None for the network's."""
         return None
 
-    def put(self, x: Any, into: Any) -> None:
-        """into ← x, `into` of whichever type `held` gave."""
+    def copy_into(self, x: Any, into: Any) -> None:
+        """into ← x, `into` of whichever type `storage_dtype` gave."""
         into[...] = x
 
-    def in_full(self, into: Any) -> tuple[Any, list[Recorded]]:
+    def accumulate_in_float32(self, into: Any) -> tuple[Any, list[Recorded]]:
         """Where what `into` is to be is added up, and what must be recorded after it."""
         return into, []
 
-    def beside(self, b: Any, z: Any) -> tuple[Any, list[Recorded]]:
+    def bias_operand(self, b: Any, z: Any) -> tuple[Any, list[Recorded]]:
         """What a product that writes z reads in the place of the vector b, and what must be recorded before it."""
         return b, []
 
-    def of(self, a: Any) -> tuple[Any, list[Recorded]]:
+    def operand(self, a: Any) -> tuple[Any, list[Recorded]]:
         """What a product reads in the place of `a`, and what must be recorded before it."""
         return a, []
 
-    def wrote(self, *arrays: Any) -> None:
+    def invalidate(self, *arrays: Any) -> None:
         """These arrays are written by what was recorded last."""
 
-    def forget(self) -> None:
+    def invalidate_all(self) -> None:
         """Anything may have been written."""
 
 
-class InBfloat16(Operands):
+class Bfloat16Operands(Operands):
     """Products read bfloat16: what is held in it, and copies of float32 matrices."""
 
     def __init__(self, backend: Any) -> None:
@@ -77,53 +77,53 @@ class InBfloat16(Operands):
         self._current: set[Any] = set()
         self._flat: Any = None
 
-    def whole(self, flat: Any) -> None:
+    def register_flat(self, flat: Any) -> None:
         self._flat = flat
 
-    def whole_is_current(self) -> bool:
+    def flat_is_current(self) -> bool:
         return self._flat is not None and self._key(self._flat) in self._current
 
-    def copy_of_part(self, part: Any) -> Any:
-        start = self._within(part) if self.whole_is_current() else None
+    def bf16_view(self, part: Any) -> Any:
+        start = self._within(part) if self.flat_is_current() else None
         return None if start is None else self._copies[self._key(self._flat)][1][start : start + part.size]
 
-    def copied(self) -> None:
+    def mark_current(self) -> None:
         self._current.add(self._key(self._flat))
 
-    def held(self, columns: int) -> Any:
+    def storage_dtype(self, columns: int) -> Any:
         return np.dtype(np.uint16) if columns % MULTIPLE == 0 else None
 
-    def put(self, x: Any, into: Any) -> None:
+    def copy_into(self, x: Any, into: Any) -> None:
         if into.dtype == np.uint16:
             kernel("to_bfloat16")(x.astype(np.float32, copy=False), out=into)
         else:
             into[...] = x
 
-    def in_full(self, into: Any) -> tuple[Any, list[Recorded]]:
+    def accumulate_in_float32(self, into: Any) -> tuple[Any, list[Recorded]]:
         if into.dtype != np.uint16:
             return into, []
         sums = self.backend.empty(into.shape, np.float32)
         self.bytes += sums.nbytes
         return sums, [(kernel("to_bfloat16"), (sums,), into, None, {})]
 
-    def beside(self, b: Any, z: Any) -> tuple[Any, list[Recorded]]:
-        return (b, []) if z.dtype == b.dtype else self._copy_of(b, turned=False)
+    def bias_operand(self, b: Any, z: Any) -> tuple[Any, list[Recorded]]:
+        return (b, []) if z.dtype == b.dtype else self._copy_of(b, transposed=False)
 
-    def of(self, a: Any) -> tuple[Any, list[Recorded]]:
+    def operand(self, a: Any) -> tuple[Any, list[Recorded]]:
         if a.ndim != 2 or a.dtype != np.float32:
             return a, []
         # a matrix and its transpose lie in the same place, and share a copy
-        return self._copy_of(a, turned=not a.flags.c_contiguous and a.T.flags.c_contiguous)
+        return self._copy_of(a, transposed=not a.flags.c_contiguous and a.T.flags.c_contiguous)
 
-    def _copy_of(self, a: Any, *, turned: bool) -> tuple[Any, list[Recorded]]:
-        base = a.T if turned else a
+    def _copy_of(self, a: Any, *, transposed: bool) -> tuple[Any, list[Recorded]]:
+        base = a.T if transposed else a
         start = self._within(base)
         if start is not None:
             copy, made = self._copied(self._flat)
             copy = copy[start : start + base.size].reshape(base.shape)
         else:
             copy, made = self._copied(base)
-        return copy.T if turned else copy, made
+        return copy.T if transposed else copy, made
 
     def _within(self, a: Any) -> int | None:
         """The number in the flat array at which `a` begins, where that array's copy serves products as well."""
@@ -147,11 +147,11 @@ class InBfloat16(Operands):
         self._current.add(key)
         return copy, [(kernel("to_bfloat16"), (base,), copy, None, {})]
 
-    def wrote(self, *arrays: Any) -> None:
+    def invalidate(self, *arrays: Any) -> None:
         overlap = self.backend.xp.may_share_memory
         self._current -= {k for k in self._current if any(overlap(self._copies[k][0], x) for x in arrays)}
 
-    def forget(self) -> None:
+    def invalidate_all(self) -> None:
         self._current.clear()
 
     def _room(self, shape: tuple[int, ...]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from ...kernels import DeviceLaunch
 
 
-class Branches:
+class StreamSet:
     """Streams. What is launched on them while they capture becomes a graph, which holds what it needs as long as they
     live: memory for products on those where `products` says that there are any."""
 
@@ -18,28 +18,30 @@ class Branches:
         self.products = products
         self.streams = [self._cuda.Stream(non_blocking=True) for _ in products]
         # nothing may be allocated while they capture
-        self._needs = [backend.prepare(stream) for stream, any_ in zip(self.streams, products, strict=True) if any_]
+        self._workspaces = [
+            backend.allocate_workspace(stream) for stream, any_ in zip(self.streams, products, strict=True) if any_
+        ]
 
-    def serve(self, products: Sequence[bool]) -> bool:
+    def can_host(self, products: Sequence[bool]) -> bool:
         """Whether there are so many, with memory for products where it is wanted."""
         enough = all(has or not wanted for wanted, has in zip(products, self.products, strict=False))
         return enough and len(products) <= len(self.products)
 
-    def mark(self, branch: int) -> Any:
+    def record_event(self, stream: int) -> Any:
         """The place that a branch has reached."""
         event = self._cuda.Event(disable_timing=True)
-        self.streams[branch].record(event)
+        self.streams[stream].record(event)
         return event
 
-    def take(self, branch: int, launch: DeviceLaunch, step: int) -> None:
+    def launch(self, stream: int, launch: DeviceLaunch, step: int) -> None:
         """A launch of the step-th of several steps on a branch, unless an earlier step has done it for this one."""
         if not (step and launch.first_step_only):
-            with self.streams[branch]:
+            with self.streams[stream]:
                 launch()
 
-    def wait(self, branch: int, place: Any) -> None:
+    def wait(self, stream: int, place: Any) -> None:
         """What follows on a branch comes after all before that place; a branch joins a capture by waiting."""
-        self.streams[branch].wait_event(place)
+        self.streams[stream].wait_event(place)
 
     def capture(self, record: Callable[[], None]) -> Any:
         """What `record` launches on the branches as a graph. They begin with the first, which waits for all others at

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from ...kernels import DeviceLaunch
-from .errors import Fault, no_products, products_missing
-from .layouts import EPILOGUES, Call, Refused, call_of
-from .selftest import passes
+from .errors import Fault, cublaslt_failed, cublaslt_missing
+from .layouts import EPILOGUES, GemmCall, Unsupported, gemm_call
+from .selftest import verify_epilogue
 
 MAJORS = (13, 12)  # versions whose interface this is
-WORKSPACE = 32 << 20  # bytes a stream
-ALIGNED = 256  # bytes; the library asks for no more
+WORKSPACE_BYTES = 32 << 20  # bytes a stream
+MAX_ALIGNMENT = 256  # bytes; the library asks for no more
 
 CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF = 0, 1, 14
 CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 70, 77
@@ -47,7 +47,7 @@ CUBLASLT_EPILOGUE_DGELU, CUBLASLT_EPILOGUE_DGELU_BGRAD = 192, 208
 CUBLASLT_EPILOGUE_BGRADA = 256
 
 # b is the library's first operand, so that its sums are BGRADA's
-NUMBERS = {
+EPILOGUE_CODES = {
     "none": CUBLASLT_EPILOGUE_DEFAULT,
     "bias": CUBLASLT_EPILOGUE_BIAS,
     "relu": CUBLASLT_EPILOGUE_RELU_BIAS,
@@ -62,7 +62,7 @@ NUMBERS = {
 }
 # what operands and results are held in, and how they are multiplied: (of operands, of results, computed in, of the
 # factors α and β)
-KINDS = {
+COMPUTE_TYPES = {
     ("float32", None, "float32"): (CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F),
     ("float32", "tf32", "float32"): (CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F),
     ("uint16", "bf16", "float32"): (CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F),
@@ -133,31 +133,31 @@ def candidates(major: int) -> Iterator[str]:
         yield name.format(m)
 
 
-def load(path: str) -> Any:
+def load_library(path: str) -> Any:
     """The library at that path; OSError where there is none."""
     return ctypes.CDLL(path)
 
 
 def find(major: int) -> tuple[Any, str] | Fault:
     """The library, its functions typed, and where it was found; else the fault."""
-    told = []
+    details = []
     for path in candidates(major):
         try:
-            library = load(path)
+            library = load_library(path)
             for name, (result, arguments) in FUNCTIONS.items():
                 function = getattr(library, name)
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
-            told.append(str(error).splitlines()[0])
+            details.append(str(error).splitlines()[0])
             continue
         version = int(library.cublasLtGetVersion())
         if version // 10000 in MAJORS:
             return library, path
-        told.append(f"{path} is version {dotted(version)}")
-    return products_missing("; ".join(told))
+        details.append(f"{path} is version {format_version(version)}")
+    return cublaslt_missing("; ".join(details))
 
 
-def dotted(version: int) -> str:
+def format_version(version: int) -> str:
     """120903 as "12.9.3"."""
     return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
 
@@ -173,13 +173,13 @@ class Workspace:
         self.array, self.ptr = array, int(array.data.ptr)
 
 
-class Door:
+class CublasLt:
     """cuBLASLt on one GPU. Its own objects live as long as it does, a product's as long as the product."""
 
     def __init__(self, xp: Any, library: Any, where: str, handle: c_void_p) -> None:
-        self.xp, self.library, self.where, self.handle = xp, library, where, handle
+        self.xp, self.library, self.path, self.handle = xp, library, where, handle
         self.version = int(library.cublasLtGetVersion())
-        self.needed = 0  # bytes of workspace that a product bound so far wants at most
+        self.workspace_bytes = 0  # bytes of workspace that a product bound so far wants at most
         self._tried: dict[tuple[str, str | None, str, str], bool | str] = {}
         self._algorithms: dict[Any, tuple[cublasLtMatmulAlgo_t, int] | str] = {}
         self._workspaces: weakref.WeakValueDictionary[int, Workspace] = weakref.WeakValueDictionary()
@@ -190,7 +190,7 @@ class Door:
         weakref.finalize(self, library.cublasLtDestroy, handle).atexit = False
 
     def __str__(self) -> str:
-        return f"cuBLASLt {dotted(self.version)} ({self.where})"
+        return f"cuBLASLt {format_version(self.version)} ({self.path})"
 
     def check(self, status: int, what: str) -> None:
         """ProductError where a call of the library failed."""
@@ -198,14 +198,14 @@ class Door:
             name = self.library.cublasLtGetStatusName(status)
             raise ProductError(f"{what} failed: {name.decode() if name else status}")
 
-    def make(self, kind: str, owner: Any, *arguments: Any) -> c_void_p:
+    def create(self, kind: str, owner: Any, *arguments: Any) -> c_void_p:
         """An object of the library, destroyed with its owner."""
         made = c_void_p()
         self.check(getattr(self.library, f"cublasLt{kind}Create")(byref(made), *arguments), f"cublasLt{kind}Create")
         weakref.finalize(owner, getattr(self.library, f"cublasLt{kind}Destroy"), made).atexit = False
         return made
 
-    def set(self, kind: str, made: c_void_p, attribute: int, value: Any) -> None:
+    def set_attribute(self, kind: str, made: c_void_p, attribute: int, value: Any) -> None:
         """Set an attribute; `value` is of the C type that the header gives it."""
         name = f"cublasLt{kind}SetAttribute"
         self.check(getattr(self.library, name)(made, attribute, byref(value), ctypes.sizeof(value)), name)
@@ -218,39 +218,41 @@ class Door:
         *,
         precision: str | None = None,
         epilogue: str = "none",
-        vector: Any = None,
-        kept: Any = None,
+        bias: Any = None,
+        aux: Any = None,
     ) -> DeviceLaunch:
-        """The launch of out = a b with that epilogue, see `column_major`. Refused says why there is none.
+        """The launch of out = a b with that epilogue, see `column_major`. Unsupported says why there is none.
 
         a and b float32, "tf32" computing with 11 bits of them, or float64, or uint16 patterns of bfloat16 with "bf16";
         out of that type, or float32 for bfloat16; vector and z as out.
         """
-        if not self._is_right(a.dtype.name, precision, out.dtype.name, epilogue):
-            raise Refused(f"cuBLASLt's numbers are not gpunn's in a trial of it ({epilogue})")
-        return self._bind(a, b, out, precision=precision, epilogue=epilogue, vector=vector, kept=kept)
+        if not self._passes_selftest(a.dtype.name, precision, out.dtype.name, epilogue):
+            raise Unsupported(f"cuBLASLt's numbers are not gpunn's in a trial of it ({epilogue})")
+        return self._bind_unverified(a, b, out, precision=precision, epilogue=epilogue, bias=bias, aux=aux)
 
-    def can(self, dtype: str, precision: str | None, result: str, epilogue: str) -> bool:
+    def supports(self, dtype: str, precision: str | None, result: str, epilogue: str) -> bool:
         """Whether there is that epilogue here for operands and results of these types, and its numbers are right."""
         try:
-            return self._is_right(dtype, precision, result, epilogue)
-        except Refused:
+            return self._passes_selftest(dtype, precision, result, epilogue)
+        except Unsupported:
             return False
 
-    def _is_right(self, dtype: str, precision: str | None, result: str, epilogue: str) -> bool:
-        """Whether it passed its trial, which is held at first use. Refused where there is no algorithm for it."""
+    def _passes_selftest(self, dtype: str, precision: str | None, result: str, epilogue: str) -> bool:
+        """Whether it passed its trial, which is held at first use. Unsupported where there is no algorithm for it."""
         key = dtype, precision, result, epilogue
         if key not in self._tried:
             try:
-                self._tried[key] = KINDS.get(key[:3]) is None or passes(self.xp, self._bind, *key)
-            except (Refused, ProductError) as error:
+                self._tried[key] = COMPUTE_TYPES.get(key[:3]) is None or verify_epilogue(
+                    self.xp, self._bind_unverified, *key
+                )
+            except (Unsupported, ProductError) as error:
                 self._tried[key] = str(error)
         found = self._tried[key]
         if isinstance(found, str):
-            raise Refused(found)
+            raise Unsupported(found)
         return found
 
-    def _bind(
+    def _bind_unverified(
         self,
         a: Any,
         b: Any,
@@ -258,28 +260,30 @@ class Door:
         *,
         precision: str | None = None,
         epilogue: str = "none",
-        vector: Any = None,
-        kept: Any = None,
+        bias: Any = None,
+        aux: Any = None,
     ) -> DeviceLaunch:
-        product = Product(self, call_of(a, b, out, epilogue, vector, kept), a, b, out, precision, vector, kept)
+        product = Product(self, gemm_call(a, b, out, epilogue, bias, aux), a, b, out, precision, bias, aux)
         what = EPILOGUES[epilogue]
-        reads = [a, b, *([vector] if what.vector == "in" else []), *([kept] if what.kept_by == "in" else [])]
-        writes = [out, *([vector] if what.vector == "out" else []), *([kept] if what.kept_by == "out" else [])]
+        reads = [a, b, *([bias] if what.bias == "in" else []), *([aux] if what.aux_role == "in" else [])]
+        writes = [out, *([bias] if what.bias == "out" else []), *([aux] if what.aux_role == "out" else [])]
         return DeviceLaunch([product], reads, writes, needs_workspace=True)
 
     def algorithm(self, key: Any, product: Product) -> tuple[cublasLtMatmulAlgo_t, int]:
-        """The algorithm for a problem and the workspace that it wants, asked once. Refused where there is none."""
+        """The algorithm for a problem and the workspace that it wants, asked once. Unsupported where there is none."""
         if key not in self._algorithms:
-            self._algorithms[key] = self._ask(product)
+            self._algorithms[key] = self._query_heuristic(product)
         found = self._algorithms[key]
         if isinstance(found, str):
-            raise Refused(found)
-        self.needed = max(self.needed, found[1])
+            raise Unsupported(found)
+        self.workspace_bytes = max(self.workspace_bytes, found[1])
         return found
 
-    def _ask(self, product: Product) -> tuple[cublasLtMatmulAlgo_t, int] | str:
-        preference, count = self.make("MatmulPreference", product), c_int(0)
-        self.set("MatmulPreference", preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, c_uint64(WORKSPACE))
+    def _query_heuristic(self, product: Product) -> tuple[cublasLtMatmulAlgo_t, int] | str:
+        preference, count = self.create("MatmulPreference", product), c_int(0)
+        self.set_attribute(
+            "MatmulPreference", preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, c_uint64(WORKSPACE_BYTES)
+        )
         # the vector's and the kept matrix's are read off the operation's pointers
         for attribute, pointer in (
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, product.A),
@@ -287,7 +291,7 @@ class Door:
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, product.D),
             (CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, product.D),
         ):
-            self.set("MatmulPreference", preference, attribute, c_uint32(alignment(pointer)))
+            self.set_attribute("MatmulPreference", preference, attribute, c_uint32(alignment(pointer)))
         result = cublasLtMatmulHeuristicResult_t()
         A, B, D = product.layouts
         status = self.library.cublasLtMatmulAlgoGetHeuristic(
@@ -299,18 +303,18 @@ class Door:
         return cublasLtMatmulAlgo_t.from_buffer_copy(result.algo), int(result.workspaceSize)
 
     def workspace(self, stream: int) -> Workspace:
-        """The workspace of a stream's products, made at first use: before the stream captures, see `prepare`."""
+        """The workspace of a stream's products, made at first use, before the stream captures. It is never freed."""
         found = self._workspaces.get(stream)
         if found is None:
-            found = self.prepare(stream)
+            found = self.allocate_workspace(stream)
             self._kept.append(found)
         return found
 
-    def prepare(self, stream: int) -> Workspace:
+    def allocate_workspace(self, stream: int) -> Workspace:
         """The workspace of a stream, there as long as the caller holds it."""
         found = self._workspaces.get(stream)
         if found is None:
-            found = self._workspaces[stream] = Workspace(self.xp.empty(WORKSPACE, np.uint8))
+            found = self._workspaces[stream] = Workspace(self.xp.empty(WORKSPACE_BYTES, np.uint8))
         return found
 
 
@@ -318,42 +322,44 @@ class Product:
     """One product on fixed buffers; called, it is launched on the stream that is current."""
 
     def __init__(
-        self, door: Door, call: Call, a: Any, b: Any, out: Any, precision: str | None, vector: Any, kept: Any
+        self, lt: CublasLt, call: GemmCall, a: Any, b: Any, out: Any, precision: str | None, bias: Any, aux: Any
     ) -> None:
-        kind = KINDS.get((a.dtype.name, precision, out.dtype.name))
+        kind = COMPUTE_TYPES.get((a.dtype.name, precision, out.dtype.name))
         if kind is None or a.dtype != b.dtype:
-            raise Refused(f"its operands are {a.dtype} and {b.dtype}, its result {out.dtype}, precision {precision}")
-        if vector is not None and vector.dtype != out.dtype:
-            raise Refused(f"its vector is {vector.dtype} and its result {out.dtype}")
+            raise Unsupported(
+                f"its operands are {a.dtype} and {b.dtype}, its result {out.dtype}, precision {precision}"
+            )
+        if bias is not None and bias.dtype != out.dtype:
+            raise Unsupported(f"its vector is {bias.dtype} and its result {out.dtype}")
         of_operands, of_results, computed_in, of_factors = kind
-        self.door, self.call, self.arrays = door, call, (a, b, out, vector, kept)
+        self.lt, self.call, self.arrays = lt, call, (a, b, out, bias, aux)
         # b and a change places: the product is the transposed one
         self.A, self.B, self.D = (int(x.data.ptr) for x in (b, a, out))
-        self.operation = door.make("MatmulDesc", self, computed_in, of_factors)
+        self.operation = lt.create("MatmulDesc", self, computed_in, of_factors)
         self._set(CUBLASLT_MATMUL_DESC_TRANSA, c_int(CUBLAS_OP_T if call.A.transposed else CUBLAS_OP_N))
         self._set(CUBLASLT_MATMUL_DESC_TRANSB, c_int(CUBLAS_OP_T if call.B.transposed else CUBLAS_OP_N))
-        self._set(CUBLASLT_MATMUL_DESC_EPILOGUE, c_uint32(NUMBERS[call.epilogue]))
-        if vector is not None:
-            self._set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, c_void_p(int(vector.data.ptr)))
-        if kept is not None:
-            self._set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, c_void_p(int(kept.data.ptr)))
-            self._set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, c_int64(call.kept))
+        self._set(CUBLASLT_MATMUL_DESC_EPILOGUE, c_uint32(EPILOGUE_CODES[call.epilogue]))
+        if bias is not None:
+            self._set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, c_void_p(int(bias.data.ptr)))
+        if aux is not None:
+            self._set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, c_void_p(int(aux.data.ptr)))
+            self._set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, c_int64(call.aux))
         kinds = ((call.A, of_operands), (call.B, of_operands), (call.D, of_results))
-        self.layouts = [door.make("MatrixLayout", self, held, at.rows, at.columns, at.leading) for at, held in kinds]
-        aligned = tuple(alignment(int(x.data.ptr)) for x in (b, a, out, vector, kept) if x is not None)
-        self.algorithm, needs = door.algorithm((call, kind, aligned), self)
-        self.workspace_size = WORKSPACE if needs else 0
-        self._one, self._zero = byref(door._one[of_factors]), byref(door._zero[of_factors])
+        self.layouts = [lt.create("MatrixLayout", self, held, at.rows, at.columns, at.leading) for at, held in kinds]
+        aligned = tuple(alignment(int(x.data.ptr)) for x in (b, a, out, bias, aux) if x is not None)
+        self.algorithm, needs = lt.algorithm((call, kind, aligned), self)
+        self.workspace_size = WORKSPACE_BYTES if needs else 0
+        self._one, self._zero = byref(lt._one[of_factors]), byref(lt._zero[of_factors])
 
     def _set(self, attribute: int, value: Any) -> None:
-        self.door.set("MatmulDesc", self.operation, attribute, value)
+        self.lt.set_attribute("MatmulDesc", self.operation, attribute, value)
 
     def __call__(self) -> None:
-        door, (A, B, D) = self.door, self.layouts
-        stream = int(door.xp.cuda.get_current_stream().ptr)
-        workspace = door.workspace(stream).ptr if self.workspace_size else None
-        status = door.library.cublasLtMatmul(
-            door.handle,
+        lt, (A, B, D) = self.lt, self.layouts
+        stream = int(lt.xp.cuda.get_current_stream().ptr)
+        workspace = lt.workspace(stream).ptr if self.workspace_size else None
+        status = lt.library.cublasLtMatmul(
+            lt.handle,
             self.operation,
             self._one,
             self.A,
@@ -371,15 +377,15 @@ class Product:
             stream,
         )
         if status != CUBLAS_STATUS_SUCCESS:
-            door.check(status, "cublasLtMatmul")
+            lt.check(status, "cublasLtMatmul")
 
 
 def alignment(pointer: int) -> int:
     """The largest power of two, up to 256, that divides an address."""
-    return min(pointer & -pointer, ALIGNED) if pointer else ALIGNED
+    return min(pointer & -pointer, MAX_ALIGNMENT) if pointer else MAX_ALIGNMENT
 
 
-def open_door(cupy: Any) -> Door | Fault:
+def open_cublaslt(cupy: Any) -> CublasLt | Fault:
     """cuBLASLt on the GPU that is current, or why it cannot be used."""
     found = find(int(cupy.cuda.runtime.runtimeGetVersion()) // 1000)
     if isinstance(found, Fault):
@@ -389,5 +395,5 @@ def open_door(cupy: Any) -> Door | Fault:
     status = library.cublasLtCreate(byref(handle))
     if status != CUBLAS_STATUS_SUCCESS:
         name = library.cublasLtGetStatusName(status)
-        return no_products(f"cublasLtCreate: {name.decode() if name else status}")
-    return Door(cupy, library, where, handle)
+        return cublaslt_failed(f"cublasLtCreate: {name.decode() if name else status}")
+    return CublasLt(cupy, library, where, handle)

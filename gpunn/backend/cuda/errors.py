@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .installation import dotted, pip_complete, pip_install, pip_reinstall, wheels
+from .installation import format_version, installed_cupy, pip_add_libraries, pip_install, pip_reinstall
 
 OUT_OF_MEMORY = ("cudaerrormemoryallocation", "alloc_failed", "cuda_error_out_of_memory")
 DRIVER = ("insufficientdriver", "libcuda.so", "nvcuda.dll", "stublibrary", "stub_library")
@@ -49,45 +49,45 @@ def diagnose(error: BaseException, cupy: Any = None, device: str = "cuda:0") -> 
     if says(*NO_DEVICE):
         return no_device(device, 0)
     if says(*ARCHITECTURE):
-        other = 12000 if any("cuda13" in w for w in wheels()) else 13000
+        other = 12000 if any("cuda13" in w for w in installed_cupy()) else 13000
         what = f"CuPy's CUDA makes no kernels for the architecture of {device} ({brief})"
         return Fault("architecture", what, pip_reinstall(other))
     missing = says("failure finding", "failed to load", "cannot open", "no such file")
     there = "is missing" if missing else "does not work"
     if says(*HEADERS):
-        return Fault("headers", f"the headers of CUDA are missing ({brief})", pip_complete())
+        return Fault("headers", f"the headers of CUDA are missing ({brief})", pip_add_libraries())
     if says("nvrtc"):
-        return Fault("nvrtc", f"NVRTC, which compiles the kernels, {there} ({brief})", pip_complete())
+        return Fault("nvrtc", f"NVRTC, which compiles the kernels, {there} ({brief})", pip_add_libraries())
     if says("cublas"):
-        return Fault("cublas", f"cuBLAS, which multiplies matrices, {there} ({brief})", pip_complete())
+        return Fault("cublas", f"cuBLAS, which multiplies matrices, {there} ({brief})", pip_add_libraries())
     if isinstance(error, OSError) and error.filename:
         what = f"CuPy cannot write its kernel cache ({brief})"
         return Fault("cache", what, "set CUPY_CACHE_DIR to a folder that you may write")
     if isinstance(error, (ImportError, AttributeError)):
-        return broken(error)
+        return import_failed(error)
     what = f"{device} does not work ({brief})"
     return Fault("unknown", what, 'see whether nvidia-smi is well and take device="cpu" until then')
 
 
-def absent(driver: int = 0) -> Fault:
+def cupy_missing(driver: int = 0) -> Fault:
     """No CuPy here at all: nothing is broken, gpunn runs on the CPU. `driver` is the system's, if it was asked."""
-    found = f", though a driver for CUDA {dotted(driver)} is" if driver else ""
+    found = f", though a driver for CUDA {format_version(driver)} is" if driver else ""
     return Fault("absent", f"CuPy is not installed{found}", f"for an NVIDIA GPU: {pip_install(driver)}")
 
 
-def two_wheels(installed: list[str]) -> Fault:
+def conflicting_wheels(installed: list[str]) -> Fault:
     """Two wheels write into one folder: whichever came last overwrote the other."""
     what = f"several CuPy packages are installed at once and overwrite each other: {', '.join(installed)}"
     return Fault("wheels", what, pip_reinstall())
 
 
-def empty(folders: list[str]) -> Fault:
+def namespace_package(folders: list[str]) -> Fault:
     """A folder `cupy` without a package in it, which Python imports as a namespace package."""
     what = f"CuPy is broken: {', '.join(folders) or 'cupy'} is an empty folder left by an uninstall"
     return Fault("empty", what, f"delete that folder, then {pip_reinstall()}")
 
 
-def broken(error: BaseException) -> Fault:
+def import_failed(error: BaseException) -> Fault:
     """CuPy is there and cannot be imported."""
     return Fault("broken", f"CuPy is broken: it cannot be imported ({_brief(error)})", pip_reinstall())
 
@@ -122,20 +122,22 @@ def wrong_numbers(device: str, what: str) -> Fault:
     return Fault("numbers", f"{device} ran {what}, but its numbers are wrong", remedy)
 
 
-def products_missing(told: str) -> Fault:
+def cublaslt_missing(details: str) -> Fault:
     """cuBLASLt cannot be loaded."""
     return Fault(
-        "products", f"cuBLASLt, which multiplies matrices in a captured step, is missing ({told})", pip_complete()
+        "products",
+        f"cuBLASLt, which multiplies matrices in a captured step, is missing ({details})",
+        pip_add_libraries(),
     )
 
 
-def no_products(brief: str) -> Fault:
+def cublaslt_failed(brief: str) -> Fault:
     """cuBLASLt is there and does not work."""
     what = f"cuBLASLt, which multiplies matrices in a captured step, does not work ({brief})"
     return Fault("products", what, pip_reinstall())
 
 
-def ran_out(error: BaseException, cupy: Any) -> bool:
+def is_out_of_memory(error: BaseException, cupy: Any) -> bool:
     """Whether memory of a device ran out: in CuPy's pool, or where another allocator, a stream, a graph, page-locked
     memory or cuBLAS asked for it."""
     said = isinstance(error, RuntimeError) and any(part in str(error).lower() for part in OUT_OF_MEMORY)
@@ -146,16 +148,16 @@ def out_of_memory(error: BaseException, cupy: Any, device: str) -> Fault:
     """Memory of the device ran out: what was needed, what is free, what to change."""
     try:
         free, total = cupy.cuda.runtime.memGetInfo()
-        there = f"{readable(free)} of {readable(total)} are free"
+        there = f"{format_bytes(free)} of {format_bytes(total)} are free"
     except Exception:
         there = "how much is free cannot be asked"
     needed = getattr(error, "_size", None)
-    wanted = f"{readable(needed)} were needed" if isinstance(needed, int) else _brief(error)
+    wanted = f"{format_bytes(needed)} were needed" if isinstance(needed, int) else _brief(error)
     remedy = "use a smaller batch_size or network, or end the other programs that nvidia-smi lists"
     return Fault("memory", f"{device} is out of memory: {wanted}, {there}", remedy)
 
 
-def readable(size: float) -> str:
+def format_bytes(size: float) -> str:
     """A number of bytes as "512 bytes" or "1.5 GiB"."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:
@@ -172,7 +174,9 @@ def _driver(brief: str, cupy: Any) -> Fault:
         return Fault("driver", "no NVIDIA driver was found", remedy)
     if driver >= runtime // 1000 * 1000:
         return Fault("driver", f"the NVIDIA driver does not fit CuPy's CUDA ({brief})", update)
-    what = f"the NVIDIA driver is too old: it supports CUDA {dotted(driver)}, CuPy needs {dotted(runtime)}"
+    what = (
+        f"the NVIDIA driver is too old: it supports CUDA {format_version(driver)}, CuPy needs {format_version(runtime)}"
+    )
     return Fault("driver", what, pip_reinstall(12000) if driver >= 12000 else update)
 
 

@@ -16,7 +16,7 @@ WHEELS = (
 )
 
 
-def wheels() -> list[str]:
+def installed_cupy() -> list[str]:
     """The CuPy distributions that pip knows here, as "name version"."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -46,18 +46,18 @@ def pip_install(driver: int) -> str:
     return f'python -m pip install "gpunn[cuda{13 if driver >= 13000 else 12}-ctk]"'
 
 
-def pip_complete() -> str:
+def pip_add_libraries() -> str:
     """The pip command that adds CUDA's libraries to the CuPy that is here."""
-    return pip_install(13000 if any("cuda13" in w for w in wheels()) else 0)
+    return pip_install(13000 if any("cuda13" in w for w in installed_cupy()) else 0)
 
 
 def pip_reinstall(driver: int | None = None) -> str:
     """The pip commands that remove every CuPy and install one, as `driver`, else the driver here, can run it."""
-    names = " ".join(w.split()[0] for w in wheels())
+    names = " ".join(w.split()[0] for w in installed_cupy())
     install = pip_install(system_driver() if driver is None else driver)
     return f"python -m pip uninstall -y {names} && {install}" if names else install
 
 
-def dotted(version: int) -> str:
+def format_version(version: int) -> str:
     """12090 as "12.9"."""
     return f"{version // 1000}.{version % 1000 // 10}"

@@ -13,24 +13,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-MASK = 128  # the rectifier's mask has one bit an element, and its columns begin at multiples of so many
-KEPT = 8  # columns of kept aggregates begin at multiples of so many elements
-MOST = 2**31 - 1  # of a size
+MASK_ALIGNMENT = 128  # the rectifier's mask has one bit an element, and its columns begin at multiples of so many
+AUX_ALIGNMENT = 8  # columns of kept aggregates begin at multiples of so many elements
+MAX_SIZE = 2**31 - 1  # of a size
 
 
 @dataclass(frozen=True)
 class Epilogue:
     """What is done to out = a b before it is written.
 
-    vector  "": none; "in": intercepts, added to every row; "out": sums over rows, which are written
-    kept    "": none; "mask" or "z", with `kept_by` "out" where it is written and "in" where it is read
-    sums    "out" where the written sums are those of `out`, "b" where they are those of b
+    bias     "": none; "in": intercepts, added to every row; "out": sums over rows, which are written
+    aux      "": none; "mask" or "z", with `aux_role` "out" where it is written and "in" where it is read
+    reduces  "out" where the written sums are those of `out`, "b" where they are those of b
     """
 
-    vector: str = ""
-    kept: str = ""
-    kept_by: str = ""
-    sums: str = ""
+    bias: str = ""
+    aux: str = ""
+    aux_role: str = ""
+    reduces: str = ""
 
 
 EPILOGUES = {
@@ -44,14 +44,14 @@ EPILOGUES = {
     "drelu_sums": Epilogue("out", "mask", "in", "out"),  # and its sums over rows
     "dgelu": Epilogue("", "z", "in"),  # a b ⊙ gelu′(z)
     "dgelu_sums": Epilogue("out", "z", "in", "out"),
-    "sums": Epilogue("out", sums="b"),  # a b, and b's sums over rows
+    "sums": Epilogue("out", reduces="b"),  # a b, and b's sums over rows
 }
 # with one term a sum, the library knows neither these nor, before 12.3.4, the sums of an operand
-TERMS = {name for name, e in EPILOGUES.items() if e.kept_by == "in" or e.sums == "b"}
+NEEDS_K_GT_1 = {name for name, e in EPILOGUES.items() if e.aux_role == "in" or e.reduces == "b"}
 
 
 @dataclass(frozen=True)
-class Stored:
+class MatrixLayout:
     """A matrix as the library is told of it: rows, columns, the step from column to column; taken transposed or not."""
 
     rows: int
@@ -61,76 +61,76 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Call:
+class GemmCall:
     """D (m, n) = op(A) op(B), k terms a sum; `kept` is the step between columns of what an epilogue keeps."""
 
     m: int
     n: int
     k: int
-    A: Stored
-    B: Stored
-    D: Stored
+    A: MatrixLayout
+    B: MatrixLayout
+    D: MatrixLayout
     epilogue: str = "none"
-    kept: int = 0
+    aux: int = 0
 
 
-class Refused(ValueError):
+class Unsupported(ValueError):
     """No call of the library computes that product; the message says why."""
 
 
-def call_of(a: Any, b: Any, out: Any, epilogue: str = "none", vector: Any = None, kept: Any = None) -> Call:
+def gemm_call(a: Any, b: Any, out: Any, epilogue: str = "none", bias: Any = None, aux: Any = None) -> GemmCall:
     """The call that computes out = a b, a (r, k), b (k, c), out (r, c), with that epilogue.
 
     `vector` (c,) and `kept`, (r, `mask_bytes(c)`) bytes or (r, c), are there where the epilogue has them. Arrays of any
-    library with shape, strides and itemsize. Refused says which of them cannot be.
+    library with shape, strides and itemsize. Unsupported says which of them cannot be.
     """
     for name, x in (("a", a), ("b", b), ("out", out)):
         if x.ndim != 2:
-            raise Refused(f"{name} has {x.ndim} dimensions")
-        if not all(0 < n <= MOST for n in x.shape):
-            raise Refused(f"{name} has shape {tuple(x.shape)}")
+            raise Unsupported(f"{name} has {x.ndim} dimensions")
+        if not all(0 < n <= MAX_SIZE for n in x.shape):
+            raise Unsupported(f"{name} has shape {tuple(x.shape)}")
     (r, k), c = a.shape, b.shape[1]
     A, B, D = _transpose_of("b", b), _transpose_of("a", a), _transpose_of("out", out)
     if D.transposed:
-        raise Refused("out is not stored row by row")
+        raise Unsupported("out is not stored row by row")
     what = EPILOGUES[epilogue]
-    if (vector is not None) != bool(what.vector) or (kept is not None) != bool(what.kept):
-        raise TypeError(f"epilogue {epilogue!r} wants vector: {what.vector or None}, kept: {what.kept or None}")
-    if vector is not None and (tuple(vector.shape) != (c,) or not vector.flags.c_contiguous):
-        raise Refused(f"the vector has shape {tuple(vector.shape)} and strides {tuple(vector.strides)}")
-    if k == 1 and epilogue in TERMS:
-        raise Refused("its sums have one term each")
+    if (bias is not None) != bool(what.bias) or (aux is not None) != bool(what.aux):
+        raise TypeError(f"epilogue {epilogue!r} wants vector: {what.bias or None}, kept: {what.aux or None}")
+    if bias is not None and (tuple(bias.shape) != (c,) or not bias.flags.c_contiguous):
+        raise Unsupported(f"the vector has shape {tuple(bias.shape)} and strides {tuple(bias.strides)}")
+    if k == 1 and epilogue in NEEDS_K_GT_1:
+        raise Unsupported("its sums have one term each")
     # NVIDIA's own tests of these sums leave out matrices of one row
-    if c == 1 and what.sums == "b":
-        raise Refused("it has one column")
-    return Call(c, r, k, A, B, D, epilogue, 0 if kept is None else _leading(what.kept, kept, r, c))
+    if c == 1 and what.reduces == "b":
+        raise Unsupported("it has one column")
+    return GemmCall(c, r, k, A, B, D, epilogue, 0 if aux is None else _leading(what.aux, aux, r, c))
 
 
 def mask_bytes(columns: int) -> int:
     """Bytes of a row of the rectifier's mask for so many columns: a bit each, filled up to a multiple of 128 bits."""
-    return -(-columns // MASK) * MASK // 8
+    return -(-columns // MASK_ALIGNMENT) * MASK_ALIGNMENT // 8
 
 
-def _transpose_of(name: str, x: Any) -> Stored:
+def _transpose_of(name: str, x: Any) -> MatrixLayout:
     """xᵀ as the library finds it in x's memory."""
     (p, q), size = x.shape, x.itemsize
     if any(n > 1 and (s <= 0 or s % size) for n, s in zip(x.shape, x.strides, strict=True)):
-        raise Refused(f"{name} has strides {tuple(x.strides)}")
+        raise Unsupported(f"{name} has strides {tuple(x.strides)}")
     # an axis of one element has whatever step suits
     down, along = (s // size if n > 1 else 0 for n, s in zip(x.shape, x.strides, strict=True))
     if along in (0, 1) and (down == 0 or down >= q):
-        return Stored(q, p, max(down, q))
+        return MatrixLayout(q, p, max(down, q))
     if down in (0, 1) and (along == 0 or along >= p):
-        return Stored(p, q, max(along, p), transposed=True)
-    raise Refused(f"{name} has strides {tuple(x.strides)}")
+        return MatrixLayout(p, q, max(along, p), transposed=True)
+    raise Unsupported(f"{name} has strides {tuple(x.strides)}")
 
 
-def _leading(kind: str, kept: Any, r: int, c: int) -> int:
+def _leading(kind: str, aux: Any, r: int, c: int) -> int:
     if kind == "mask":
-        if tuple(kept.shape) != (r, mask_bytes(c)) or kept.itemsize != 1 or not kept.flags.c_contiguous:
-            raise Refused(f"the mask has shape {tuple(kept.shape)}")
+        if tuple(aux.shape) != (r, mask_bytes(c)) or aux.itemsize != 1 or not aux.flags.c_contiguous:
+            raise Unsupported(f"the mask has shape {tuple(aux.shape)}")
         return mask_bytes(c) * 8
-    stored = _transpose_of("z", kept)
-    if tuple(kept.shape) != (r, c) or stored.transposed or stored.leading % KEPT:
-        raise Refused(f"z has shape {tuple(kept.shape)} and strides {tuple(kept.strides)}")
+    stored = _transpose_of("z", aux)
+    if tuple(aux.shape) != (r, c) or stored.transposed or stored.leading % AUX_ALIGNMENT:
+        raise Unsupported(f"z has shape {tuple(aux.shape)} and strides {tuple(aux.strides)}")
     return stored.leading

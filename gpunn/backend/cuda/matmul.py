@@ -15,9 +15,9 @@ from ...kernels import DeviceLaunch
 from ...kernels import get as kernel
 from . import cublaslt
 from .errors import Fault
-from .layouts import Refused, mask_bytes
+from .layouts import Unsupported, mask_bytes
 
-LEAST = 80  # compute capability times ten: what multiplies TF32 and bfloat16
+MIN_COMPUTE_CAPABILITY = 80  # compute capability times ten: what multiplies TF32 and bfloat16
 
 
 class ProductWarning(UserWarning):
@@ -25,36 +25,36 @@ class ProductWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Affine:
-    """The launch of z = a W + b, or of f(z) too, as `holds` says.
+class AffineLaunch:
+    """The launch of z = a W + b, or of f(z) too, as `result` says.
 
-    kept  what f′ can be had from in a product, see `Backend.bind_through`; None where nothing was kept
+    kept  what f′ can be had from in a product, see `Backend.bind_dgrad`; None where nothing was kept
     """
 
     launch: Callable[[], Any]
-    holds: Literal["z", "a"]
-    kept: Any = None
+    result: Literal["z", "a"]
+    aux: Any = None
 
 
-def bind_matmul(xp: Any, a: Any, b: Any, out: Any) -> Callable[[], Any]:
+def bind_xp_matmul(xp: Any, a: Any, b: Any, out: Any) -> Callable[[], Any]:
     """A callable without arguments that runs out = a b (E1, E5, E6) on these very buffers.
 
     a (…, n, k), b (…, k, m), out (…, n, m): arrays of `xp`, of one floating-point dtype, equal leading axes;
     `out` C-contiguous and apart from `a` and `b`, which may be transposed. Nothing is broadcast or cast.
     Raises TypeError for another kind of array or unequal dtypes, ValueError for shapes, layout and overlap.
     """
-    check(xp, a, b, out)
+    check_operands(xp, a, b, out)
     return functools.partial(xp.matmul, a, b, out=out)
 
 
-def check(xp: Any, a: Any, b: Any, out: Any, *, rounded: bool = False) -> None:
+def check_operands(xp: Any, a: Any, b: Any, out: Any, *, bfloat16: bool = False) -> None:
     """What `bind_matmul` raises. `rounded` operands are bfloat16's bit patterns, the result too or float32."""
     arrays = {"a": a, "b": b, "out": out}
     for name, array in arrays.items():
         if not isinstance(array, xp.ndarray):
             kind = f"{type(array).__module__}.{type(array).__name__}"
             raise TypeError(f"matmul: {name} is a {kind}, wanted a {xp.__name__}.ndarray; see Backend.asarray")
-    patterns = rounded and a.dtype == b.dtype == np.uint16 and out.dtype in (np.uint16, np.float32)
+    patterns = bfloat16 and a.dtype == b.dtype == np.uint16 and out.dtype in (np.uint16, np.float32)
     if not patterns and not (a.dtype == b.dtype == out.dtype and out.dtype.kind == "f"):
         got = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
         raise TypeError(f"matmul: wanted one floating-point dtype, got {got}; cast before binding")
@@ -73,33 +73,33 @@ def check(xp: Any, a: Any, b: Any, out: Any, *, rounded: bool = False) -> None:
             raise ValueError(f"matmul: out overlaps {name}; the product would overwrite what it reads")
 
 
-class Products:
+class GpuMatmul:
     """The products of one GPU: through cuBLASLt where it is there and takes them, else by CuPy, which is said once."""
 
     def __init__(self, xp: Any, device: str) -> None:
         self.xp, self.device = xp, device
-        self._door: cublaslt.Door | Fault | None = None
+        self._lt: cublaslt.CublasLt | Fault | None = None
         self._lock = threading.Lock()
-        self._said = False
+        self._warned = False
 
     @property
-    def door(self) -> cublaslt.Door | Fault:
+    def lt(self) -> cublaslt.CublasLt | Fault:
         """cuBLASLt, opened at first use on the device that is current then, or why it cannot be."""
         with self._lock:
-            if self._door is None:
-                self._door = cublaslt.open_door(self.xp)
-            return self._door
+            if self._lt is None:
+                self._lt = cublaslt.open_cublaslt(self.xp)
+            return self._lt
 
-    def why_not(self, capability: str) -> str:
+    def lower_precision_error(self, capability: str) -> str:
         """Why there are no products in TF32 and bfloat16 here, with what to do; "" where there are."""
-        if int(capability) < LEAST:
+        if int(capability) < MIN_COMPUTE_CAPABILITY:
             return f"needs compute capability 8.0, and {self.device} has {int(capability) / 10}; leave precision out"
-        door = self.door
-        return f"needs cuBLASLt: {door}; or leave precision out" if isinstance(door, Fault) else ""
+        lt = self.lt
+        return f"needs cuBLASLt: {lt}; or leave precision out" if isinstance(lt, Fault) else ""
 
     def bind(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Callable[[], Any]:
         """out = a b; see `bind_matmul`. a and b may be bfloat16's bit patterns where the precision is "bf16"."""
-        check(self.xp, a, b, out, rounded=precision == "bf16")
+        check_operands(self.xp, a, b, out, bfloat16=precision == "bf16")
         if out.size == 0:
             return DeviceLaunch((), (), ())
         if a.shape[-1] == 0:  # of a process without rows: a sum of no terms is 0
@@ -107,43 +107,45 @@ class Products:
         bf16 = a.dtype == np.uint16
         try:
             return self._bind(a, b, out, precision if bf16 or precision == "tf32" else None)
-        except Refused as refusal:
+        except Unsupported as refusal:
             if bf16:
                 shapes = f"{tuple(a.shape)} by {tuple(b.shape)}"
                 raise RuntimeError(
                     f"precision='bf16': cuBLASLt takes no product of {shapes}: {refusal}; leave precision out"
                 ) from None
-            self._say(str(refusal))
+            self._warn_once(str(refusal))
         return functools.partial(self.xp.matmul, a, b, out=out)
 
-    def fused(
-        self, a: Any, b: Any, out: Any, precision: str | None, epilogue: str, vector: Any = None, kept: Any = None
+    def bind_with_epilogue(
+        self, a: Any, b: Any, out: Any, precision: str | None, epilogue: str, bias: Any = None, aux: Any = None
     ) -> DeviceLaunch | None:
         """out = a b with what follows it, see `column_major`; None where that takes launches of their own."""
-        check(self.xp, a, b, out, rounded=precision == "bf16")
+        check_operands(self.xp, a, b, out, bfloat16=precision == "bf16")
         try:
-            return self._bind(a, b, out, precision, epilogue=epilogue, vector=vector, kept=kept)
-        except Refused:
+            return self._bind(a, b, out, precision, epilogue=epilogue, bias=bias, aux=aux)
+        except Unsupported:
             return None
 
     def _bind(self, a: Any, b: Any, out: Any, precision: str | None, **options: Any) -> DeviceLaunch:
-        door = self.door
-        if isinstance(door, Fault):
-            raise Refused(str(door))
-        return door.bind(a, b, out, precision=precision, **options)
+        lt = self.lt
+        if isinstance(lt, Fault):
+            raise Unsupported(str(lt))
+        return lt.bind(a, b, out, precision=precision, **options)
 
     def new_mask(self, n: int, m: int) -> Any:
         """Room for the rectifier's mask of n rows and m columns."""
         return self.xp.empty((n, mask_bytes(m)), np.uint8)
 
-    def prepare(self, stream: Any) -> Any:
+    def allocate_workspace(self, stream: Any) -> Any:
         """Make what products on a stream need, before it captures; to be held as long as the capture is used."""
-        door = self._door
-        return door.prepare(int(stream.ptr)) if isinstance(door, cublaslt.Door) and door.needed else None
+        lt = self._lt
+        return (
+            lt.allocate_workspace(int(stream.ptr)) if isinstance(lt, cublaslt.CublasLt) and lt.workspace_bytes else None
+        )
 
-    def _say(self, why: str) -> None:
+    def _warn_once(self, why: str) -> None:
         with self._lock:
-            said, self._said = self._said, True
+            said, self._warned = self._warned, True
         if not said:
             warnings.warn(
                 f"matrix products on {self.device} are launched through CuPy, one by one, which is slower: {why}",

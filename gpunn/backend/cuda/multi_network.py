@@ -13,46 +13,50 @@ from typing import Any
 
 from ...kernels import DeviceLaunch
 from ..epoch_runner import EpochRunner
-from .capture import Branches
-from .graph import Graph
+from .capture import StreamSet
+from .graph import StepGraph
 
-BRANCHES = 16  # at a time; a net more begins where another's step has ended
+MAX_STREAMS = 16  # at a time; a net more begins where another's step has ended
 
 
-class Lists(Graph):
+class InterleavedGraph(StepGraph):
     """Lists of launches, none of which touches what another writes: one after another where they run launch by launch,
     each on a branch where they are captured."""
 
-    def __init__(self, backend: Any, lists: Sequence[Sequence[DeviceLaunch]], tell: Callable[[str], Any]) -> None:
-        super().__init__(backend, [launch for each in lists for launch in each], tell)
+    def __init__(
+        self, backend: Any, lists: Sequence[Sequence[DeviceLaunch]], on_fallback: Callable[[str], Any]
+    ) -> None:
+        super().__init__(backend, [launch for each in lists for launch in each], on_fallback)
         self.lists = [list(each) for each in lists]
 
-    def _products(self, rated: bool) -> list[bool]:
-        count = min(BRANCHES, len(self.lists))
+    def _products(self, with_schedule: bool) -> list[bool]:
+        count = min(MAX_STREAMS, len(self.lists))
         return [any(x.needs_workspace for each in self.lists[k::count] for x in each) for k in range(count)]
 
-    def _record(self, branches: Branches, steps: int, rated: bool) -> None:
-        count, begin = len(branches.streams), branches.mark(0)
+    def _record(self, stream_set: StreamSet, steps: int, with_schedule: bool) -> None:
+        count, begin = len(stream_set.streams), stream_set.record_event(0)
         for other in range(1, count):
-            branches.wait(other, begin)
+            stream_set.wait(other, begin)
         for k, launches in enumerate(self.lists):
             for step in range(steps):
                 for launch in launches:
-                    branches.take(k % count, launch, step)
+                    stream_set.launch(k % count, launch, step)
         for other in range(1, count):
-            branches.wait(0, branches.mark(other))
+            stream_set.wait(0, stream_set.record_event(other))
 
 
-class Abreast(EpochRunner):
+class CombinedEpochs(EpochRunner):
     """The epochs of several nets, part by part together. A net whose flag is raised changes nothing any more."""
 
     def __init__(self, backend: Any, members: Sequence[EpochRunner]) -> None:
         self.members = list(members)
         parts = []
         for each in zip(*(member.sections for member in members), strict=True):
-            graphs = [launch for launches, _ in each for launch in launches if isinstance(launch, Graph)]
-            tell = functools.partial(_tell_all, graphs)
-            together = Lists(backend, [captured(launches) or [] for launches, _ in each], tell)
+            graphs = [launch for launches, _ in each for launch in launches if isinstance(launch, StepGraph)]
+            on_fallback = functools.partial(_notify_all, graphs)
+            together = InterleavedGraph(
+                backend, [capturable_launches(launches) or [] for launches, _ in each], on_fallback
+            )
             parts.append(([together], each[0][1]))
         super().__init__(parts, None)
 
@@ -60,17 +64,17 @@ class Abreast(EpochRunner):
         return all(member.has_diverged() for member in self.members)
 
 
-def _tell_all(graphs: Sequence[Graph], why: str) -> None:
+def _notify_all(graphs: Sequence[StepGraph], why: str) -> None:
     for graph in graphs:
-        if graph.tell is not None:
-            graph.tell(why)
+        if graph.on_fallback is not None:
+            graph.on_fallback(why)
 
 
-def captured(launches: Sequence[Callable[[], Any]]) -> list[DeviceLaunch] | None:
+def capturable_launches(launches: Sequence[Callable[[], Any]]) -> list[DeviceLaunch] | None:
     """The launches of a part where a stream may capture all of them, else None."""
     found: list[DeviceLaunch] = []
     for launch in launches:
-        if isinstance(launch, Graph):
+        if isinstance(launch, StepGraph):
             found += launch.launches
         elif isinstance(launch, DeviceLaunch):
             found.append(launch)
@@ -79,28 +83,28 @@ def captured(launches: Sequence[Callable[[], Any]]) -> list[DeviceLaunch] | None
     return found
 
 
-class Merger:
+class EpochCombiner:
     """What makes one of the epochs that several courses ask for at a time, and keeps it for the next time."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
-        self._made: dict[tuple[int, ...], Abreast] = {}
+        self._made: dict[tuple[int, ...], CombinedEpochs] = {}
 
     def __call__(self, asked: Iterable[EpochRunner]) -> list[EpochRunner]:
         """The same epochs, those alike as one: as many of them, of as many steps, at rates that stay as they are."""
         alike: dict[Any, list[EpochRunner]] = {}
         for epochs in asked:
-            together = epochs.rates is None and all(captured(launches) for launches, _ in epochs.sections)
+            together = epochs.rates is None and all(capturable_launches(launches) for launches, _ in epochs.sections)
             key: Any = (epochs.epochs, tuple(times for _, times in epochs.sections)) if together else id(epochs)
             alike.setdefault(key, []).append(epochs)
         return [self._one(each) if len(each) > 1 else each[0] for each in alike.values()]
 
-    def _one(self, members: list[EpochRunner]) -> Abreast:
+    def _one(self, members: list[EpochRunner]) -> CombinedEpochs:
         key = tuple(map(id, members))
         if key not in self._made:
             # nets that stopped are no members any more, and what was captured for them goes
             self._made.clear()
-            self._made[key] = Abreast(self.backend, members)
+            self._made[key] = CombinedEpochs(self.backend, members)
         made = self._made[key]
         made.reset(members[0].epochs)
         return made

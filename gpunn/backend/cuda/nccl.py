@@ -13,7 +13,7 @@ Launch = Callable[[], None]
 TYPES = {"float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64", "int32": "NCCL_INT32", "int64": "NCCL_INT64"}
 
 
-class Processes(Protocol):
+class ProcessGroup(Protocol):
     """Those that add: this one's number, how many there are, and how they tell each other Python objects."""
 
     rank: int
@@ -22,13 +22,13 @@ class Processes(Protocol):
 
     def meet(self, where: str, value: Any) -> list[Any]: ...
 
-    def bind_begun_sum(self, arrays: Sequence[Any], *, at_once: bool) -> tuple[list[Launch], list[Launch]]: ...
+    def bind_async_all_reduce(self, arrays: Sequence[Any], *, blocking: bool) -> tuple[list[Launch], list[Launch]]: ...
 
 
 class Nccl:
     """Sums on one GPU a process. Made by all processes at once; the first one's identifier goes to all by MPI."""
 
-    def __init__(self, xp: Any, processes: Processes) -> None:
+    def __init__(self, xp: Any, processes: ProcessGroup) -> None:
         try:
             # a module that `import cupy` leaves aside, and that is empty where it finds no NCCL
             from cupy.cuda import nccl
@@ -44,9 +44,9 @@ class Nccl:
         identifier = processes.meet("the start of NCCL", first)[0]
         self._communicator = make(processes.size, identifier, processes.rank)
 
-    def bind_begun_sum(self, arrays: Sequence[Any], *, at_once: bool) -> tuple[list[Launch], list[Launch]]:
+    def bind_async_all_reduce(self, arrays: Sequence[Any], *, blocking: bool) -> tuple[list[Launch], list[Launch]]:
         """A launch that sends arrays off, as one NCCL group, and one after which each holds the sum over all processes:
-        in the current stream where both are `at_once`, else in a stream of its own that waits for it and is waited for.
+        in the current stream if `blocking`, else in a separate stream that waits for it and that it waits for.
         """
         nccl, add, cuda = self._nccl, self._communicator.allReduce, self._xp.cuda
         calls = [
@@ -65,7 +65,7 @@ class Nccl:
 
         if not calls:
             return [], []
-        if at_once:
+        if blocking:
             return [lambda: send(cuda.get_current_stream())], []
         if self._stream is None:
             self._stream = cuda.Stream(non_blocking=True)

@@ -11,8 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from .errors import Fault, absent, broken, diagnose, empty, no_device, readable, two_wheels, wrong_numbers
-from .installation import wheels
+from .errors import (
+    Fault,
+    conflicting_wheels,
+    cupy_missing,
+    diagnose,
+    format_bytes,
+    import_failed,
+    namespace_package,
+    no_device,
+    wrong_numbers,
+)
+from .installation import installed_cupy
 
 
 def load_cupy() -> ModuleType | Fault:
@@ -20,16 +30,16 @@ def load_cupy() -> ModuleType | Fault:
     if sys.modules.get("cupy") is None:
         spec = importlib.util.find_spec("cupy")
         if spec is None:
-            return absent()
+            return cupy_missing()
         if spec.origin is None and isinstance(spec.loader, (type(None), importlib.machinery.NamespaceLoader)):
-            return _or_two_wheels(empty([str(p) for p in spec.submodule_search_locations or []]))
+            return _or_two_wheels(namespace_package([str(p) for p in spec.submodule_search_locations or []]))
     try:
         cupy = importlib.import_module("cupy")
     except Exception as error:
         fault = diagnose(error)
-        return _or_two_wheels(fault if fault.kind in ("driver", "nvrtc", "cublas") else broken(error))
+        return _or_two_wheels(fault if fault.kind in ("driver", "nvrtc", "cublas") else import_failed(error))
     if not hasattr(cupy, "ndarray") or not hasattr(cupy, "cuda"):
-        return _or_two_wheels(empty([str(p) for p in getattr(cupy, "__path__", [])]))
+        return _or_two_wheels(namespace_package([str(p) for p in getattr(cupy, "__path__", [])]))
     return cupy
 
 
@@ -59,7 +69,7 @@ def describe(cupy: Any, index: int) -> str:
     with cupy.cuda.Device(index):
         free, total = cupy.cuda.runtime.memGetInfo()
     name = cupy.cuda.runtime.getDeviceProperties(index)["name"]
-    return f"{name.decode()}, {readable(free)} of {readable(total)} free"
+    return f"{name.decode()}, {format_bytes(free)} of {format_bytes(total)} free"
 
 
 def _kernel_is_right(cupy: Any) -> bool:
@@ -79,6 +89,6 @@ def _product_is_right(cupy: Any) -> bool:
 
 def _or_two_wheels(fault: Fault) -> Fault:
     """Where several wheels overwrote each other, that is the fault behind whatever part of CuPy fails."""
-    installed = wheels()
+    installed = installed_cupy()
     own = fault.kind in ("driver", "device", "memory", "cache")
-    return fault if own or len(installed) < 2 else two_wheels(installed)
+    return fault if own or len(installed) < 2 else conflicting_wheels(installed)

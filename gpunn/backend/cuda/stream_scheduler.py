@@ -14,64 +14,66 @@ from typing import Any
 from ...kernels import DeviceLaunch
 from ..cpu.executor import overlaps
 
-BRANCHES = 4
-FILLS = 132 * 128 * 128  # elements that a launch has to do with, from which on it fills a GPU by itself
+MAX_STREAMS = 4
+SATURATING_ELEMENTS = 132 * 128 * 128  # elements that a launch has to do with, from which on it fills a GPU by itself
 START = -1
 
 
 @dataclass(frozen=True)
-class Placed:
+class ScheduledLaunch:
     """A launch, the branch on which it lies, and the launches of other branches after which it comes, by their numbers;
     START is the beginning of the step."""
 
     launch: DeviceLaunch
-    branch: int
+    stream: int
     after: tuple[int, ...]
 
 
-def place(launches: Sequence[DeviceLaunch]) -> tuple[list[Placed], tuple[int, ...]]:
+def assign_streams(launches: Sequence[DeviceLaunch]) -> tuple[list[ScheduledLaunch], tuple[int, ...]]:
     """The launches on branches, the first of which is the first launch's, and those that it must wait for at the end.
 
     A launch goes where the last one is among those that it comes after anyway, else to a branch that is empty yet, else
     to the one that was longest without a launch.
     """
-    placed: list[Placed] = []
-    over: list[int] = []  # over[k]: bit j stands where launch j is over when k is, and so do all bits of over[j]
+    scheduled: list[ScheduledLaunch] = []
+    ancestors: list[
+        int
+    ] = []  # ancestors[k]: bit j stands where launch j is over when k is, and so do all bits of ancestors[j]
     last: dict[int, int] = {}  # of each branch
-    filling: int | None = None
+    last_saturating: int | None = None
     spans = [(_spans(x.reads), _spans(x.writes)) for x in launches]
     for k, launch in enumerate(launches):
-        before, hangs_on = 0, []
-        fills = any(int(a.size) >= FILLS for a in (*launch.reads, *launch.writes))
+        before, dependencies = 0, []
+        saturates = any(int(a.size) >= SATURATING_ELEMENTS for a in (*launch.reads, *launch.writes))
         for j in reversed(range(k)):
-            if not before >> j & 1 and ((fills and j == filling) or _depends(spans[k], spans[j])):
-                before |= over[j]
-                hangs_on.append(j)
-        filling = k if fills else filling
+            if not before >> j & 1 and ((saturates and j == last_saturating) or _depends(spans[k], spans[j])):
+                before |= ancestors[j]
+                dependencies.append(j)
+        last_saturating = k if saturates else last_saturating
         free = [b for b, j in last.items() if before >> j & 1]
         if free:
-            branch = max(free, key=lambda b: (last[b] in hangs_on, last[b]))
-        elif len(last) < BRANCHES:
-            branch = len(last)
+            stream = max(free, key=lambda b: (last[b] in dependencies, last[b]))
+        elif len(last) < MAX_STREAMS:
+            stream = len(last)
         else:
-            branch = min(last, key=lambda b: last[b])
-        known = over[last[branch]] if branch in last else 0
+            stream = min(last, key=lambda b: last[b])
+        known = ancestors[last[stream]] if stream in last else 0
         after = []
-        for j in hangs_on:
+        for j in dependencies:
             if not known >> j & 1:
                 after.append(j)
-                known |= over[j]
-        if k > 0 and branch not in last and not after:
+                known |= ancestors[j]
+        if k > 0 and stream not in last and not after:
             after.append(START)  # a stream joins a capture by waiting for one that captures
-        placed.append(Placed(launch, branch, tuple(after)))
-        over.append(known | 1 << k)
-        last[branch] = k
-    ends, known = [], over[last[0]] if last else 0
+        scheduled.append(ScheduledLaunch(launch, stream, tuple(after)))
+        ancestors.append(known | 1 << k)
+        last[stream] = k
+    sinks, known = [], ancestors[last[0]] if last else 0
     for j in sorted(last.values(), reverse=True):
         if not known >> j & 1:
-            ends.append(j)
-            known |= over[j]
-    return placed, tuple(ends)
+            sinks.append(j)
+            known |= ancestors[j]
+    return scheduled, tuple(sinks)
 
 
 Spans = list[tuple[int, int]]

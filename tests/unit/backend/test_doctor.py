@@ -16,21 +16,21 @@ INSTALL_12, INSTALL_13 = (f'python -m pip install "gpunn[cuda{n}-ctk]"' for n in
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path_factory):
     """No device chosen, a cache that can be written, no driver but that of the fake, no wheel."""
-    internals.forget_device(monkeypatch)
+    internals.reset_device_choice(monkeypatch)
     for name in ("GPUNN_DEVICE", "CUDA_VISIBLE_DEVICES", "GPUNN_COMPILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path_factory.mktemp("cache")))
     for module in (diagnosis, errors, probe, devices):
-        monkeypatch.setattr(module, "wheels", list)
-    monkeypatch.setattr("gpunn.backend.cuda.installation.wheels", list)
+        monkeypatch.setattr(module, "installed_cupy", list)
+    monkeypatch.setattr("gpunn.backend.cuda.installation.installed_cupy", list)
     monkeypatch.setattr("gpunn.backend.cuda.installation.system_driver", int)
     monkeypatch.setattr(diagnosis, "system_driver", int)
 
 
 def installed(monkeypatch, *names):
     for module in (diagnosis, errors, probe, devices):
-        monkeypatch.setattr(module, "wheels", lambda: list(names))
-    monkeypatch.setattr("gpunn.backend.cuda.installation.wheels", lambda: list(names))
+        monkeypatch.setattr(module, "installed_cupy", lambda: list(names))
+    monkeypatch.setattr("gpunn.backend.cuda.installation.installed_cupy", lambda: list(names))
 
 
 def check(report, name):
@@ -171,10 +171,10 @@ def test_wheels_are_found_in_the_records_of_pip(monkeypatch, tmp_path):
     broken_cupy.path(monkeypatch, tmp_path)
     from gpunn.backend.cuda import installation
 
-    found = installation.wheels()
+    found = installation.installed_cupy()
     assert found == ["cupy-cuda13x 14.2.0", "cupy-cuda12x 13.6.0"]
     assert installation.pip_reinstall(0) == f"python -m pip uninstall -y cupy-cuda13x cupy-cuda12x && {INSTALL_12}"
-    assert installation.pip_complete() == INSTALL_13  # CUDA 13's libraries for the newer of the two
+    assert installation.pip_add_libraries() == INSTALL_13  # CUDA 13's libraries for the newer of the two
 
 
 def test_the_remedy_fits_the_wheel(fake_cupy, monkeypatch):
@@ -289,11 +289,11 @@ def test_the_doctor_survives_anything(fake_cupy, monkeypatch):
     def collapse(*_, **__):
         raise RuntimeError("collapsed\nin two lines")
 
-    for where, name in ((diagnosis, "_blas"), (diagnosis, "wheels"), (diagnosis, "choose"), (sys, "platform")):
+    for where, name in ((diagnosis, "_blas"), (diagnosis, "installed_cupy"), (diagnosis, "choose"), (sys, "platform")):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, collapse)
             assert_readable(doctor())
-    monkeypatch.setattr(fake.State, "saw", collapse)
+    monkeypatch.setattr(fake.State, "record", collapse)
     report = doctor()
     assert not report.ok and "cuda:0 does not work (RuntimeError: collapsed)" in report.verdict
     assert_readable(report)

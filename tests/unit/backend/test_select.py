@@ -20,7 +20,7 @@ from gpunn.backend.cuda import installation
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No device chosen yet, and none asked for through the environment."""
-    internals.forget_device(monkeypatch)
+    internals.reset_device_choice(monkeypatch)
     monkeypatch.delenv("GPUNN_DEVICE", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -197,4 +197,4 @@ def test_the_public_names_are_importable_from_gpunn():
 
 
 def test_versions_of_cuda_are_spelt_with_a_dot():
-    assert [installation.dotted(v) for v in (11040, 12090, 13000)] == ["11.4", "12.9", "13.0"]
+    assert [installation.format_version(v) for v in (11040, 12090, 13000)] == ["11.4", "12.9", "13.0"]

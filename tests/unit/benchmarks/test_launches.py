@@ -73,7 +73,7 @@ def cuda(fake_cupy, monkeypatch):
 
         def call(grid, block, arguments):
             assert grid[0] * block[0] == launches.SIZE
-            fake_cupy.state.saw(f"kernel {name}")
+            fake_cupy.state.record(f"kernel {name}")
 
         return call
 

@@ -133,7 +133,7 @@ def test_why_python_looks_after_every_epoch_is_told():
 
 def test_without_n_jobs_it_takes_as_many_as_the_device_does():
     search = gpunn.MLPSearchCV(classifier(), {"alpha": [1e-4]}, cv=FOLDS).fit(X, LABELS)
-    assert search.side_by_side_ == backend.get("cpu").abreast()
+    assert search.side_by_side_ == backend.get("cpu").max_concurrent_fits()
 
 
 def test_simulated_on_a_gpu_fits_run_one_after_another(fake_cupy):

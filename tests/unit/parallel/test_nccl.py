@@ -63,7 +63,7 @@ def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy, ncc
     assert nccl == [*(["id"] if rank == 0 else []), ("communicator", 2, (1, 2, 3), rank)]
     nccl.clear()
     arrays = [on_a_gpu(100, np.zeros((4, 5), np.float32)), on_a_gpu(200, np.zeros(3)), on_a_gpu(0, np.zeros(0))]
-    (launch,), last = adder.bind_begun_sum(arrays, at_once=True)
+    (launch,), last = adder.bind_async_all_reduce(arrays, blocking=True)
     assert last == []
     assert nccl == []
     launch()
@@ -73,7 +73,7 @@ def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy, ncc
 
 
 def test_nothing_to_add_is_no_launch(cupy):
-    assert Nccl(cupy, processes()).bind_begun_sum([], at_once=True) == ([], [])
+    assert Nccl(cupy, processes()).bind_async_all_reduce([], blocking=True) == ([], [])
 
 
 def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy, nccl):
@@ -94,7 +94,7 @@ def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy, nccl):
     cupy.cuda.get_current_stream, cupy.cuda.Stream, cupy.cuda.Event = lambda: here, lambda non_blocking: apart, event
     adder = Nccl(cupy, processes())
     nccl.clear()
-    (begin,), (finish,) = adder.bind_begun_sum([on_a_gpu(100, np.zeros(9, np.float32))], at_once=False)
+    (begin,), (finish,) = adder.bind_async_all_reduce([on_a_gpu(100, np.zeros(9, np.float32))], blocking=False)
     begin()
     before = [("computed", "in", "here"), ("apart", "waits for", "computed")]
     assert nccl == [*before, "begin", ("allReduce", 100, 100, 9, "f4", "sum", 2), "end", ("added", "in", "apart")]
@@ -114,14 +114,14 @@ def test_without_nccl_the_remedy_is_named(rank, module, cupy, monkeypatch):
 def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
     fake_cupy.state.devices = 2
     backend = get("cuda")
-    assert [backend.of_process(processes(k, 2, k)).device for k in range(2)] == ["cuda:0", "cuda:1"]
+    assert [backend.local_device(processes(k, 2, k)).device for k in range(2)] == ["cuda:0", "cuda:1"]
     with pytest.raises(DeviceError, match=naming("process 5", 3, 2)):
-        backend.of_process(processes(5, 6, 2))
+        backend.local_device(processes(5, 6, 2))
 
 
 def test_a_cpu_serves_all_processes():
     backend, us = get("cpu"), processes()
-    assert backend.of_process(us) is backend and backend.adder(us) is us
+    assert backend.local_device(us) is backend and backend.all_reducer(us) is us
 
 
 @pytest.mark.parametrize("bucket", [None, 100])
@@ -166,9 +166,9 @@ def test_one_process_adds_nothing_on_a_gpu():
     alone = processes(size=1)
     alone.meet = lambda where, value: [value]
     with backend.activate():
-        adder = backend.adder(alone)
-        for at_once in (True, False):
-            begin, finish = adder.bind_begun_sum([array], at_once=at_once)
+        adder = backend.all_reducer(alone)
+        for blocking in (True, False):
+            begin, finish = adder.bind_async_all_reduce([array], blocking=blocking)
             for launch in (*begin, *finish):
                 launch()
     assert (backend.to_host(array) == np.arange(6.0)).all()

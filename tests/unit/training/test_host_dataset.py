@@ -39,7 +39,7 @@ def no_room(small_blocks, monkeypatch):
     """A device that has no room for a set; what it is given by and by fits."""
 
     def on(where):
-        monkeypatch.setattr(type(backend.get(where)), "has_room", lambda self, size: False)
+        monkeypatch.setattr(type(backend.get(where)), "fits_in_memory", lambda self, size: False)
 
     return on
 
@@ -127,10 +127,10 @@ def test_what_has_room_lies_on_the_device(fake_cupy, small_blocks):
 def test_room_is_most_of_what_is_free(fake_cupy):
     device = backend.get("cuda")
     fake_cupy.state.free = 1000
-    assert device.has_room(750) and not device.has_room(751)
+    assert device.fits_in_memory(750) and not device.fits_in_memory(751)
     fake_cupy.get_default_memory_pool().free_bytes = lambda: 1000
     try:
-        assert device.has_room(1500) and not device.has_room(1501)
+        assert device.fits_in_memory(1500) and not device.fits_in_memory(1501)
     finally:
         fake_cupy.get_default_memory_pool().free_bytes = lambda: 0
 
@@ -205,11 +205,11 @@ def test_a_callbacks_change_counts_from_the_next_step(no_room, fake_cupy, settin
 def test_rows_wait_until_they_have_arrived(fake_cupy):
     """The fake copies when somebody waits: a block that is used unasked would hold what was there before."""
     device = backend.get("cuda")
-    (staging,) = device.staging([((4, 2), np.float32)])
-    staging.device.fill(7)
-    staging.emptied()
-    staging.host[...] = 1
-    staging.send(3)
-    assert (staging.device.get() == 7).all()
-    staging.arrived()
-    np.testing.assert_array_equal(staging.device.get(), [[1, 1]] * 3 + [[7, 7]])
+    (buffer,) = device.transfer_buffers([((4, 2), np.float32)])
+    buffer.device.fill(7)
+    buffer.wait_reusable()
+    buffer.host[...] = 1
+    buffer.copy_async(3)
+    assert (buffer.device.get() == 7).all()
+    buffer.wait_on_stream()
+    np.testing.assert_array_equal(buffer.device.get(), [[1, 1]] * 3 + [[7, 7]])

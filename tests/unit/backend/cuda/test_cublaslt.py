@@ -12,16 +12,16 @@ import gpunn
 from gpunn.backend import doctor, get, to_host
 from gpunn.backend.cuda import cublaslt
 from gpunn.backend.cuda.errors import Fault
-from gpunn.backend.cuda.layouts import Refused, mask_bytes
+from gpunn.backend.cuda.layouts import Unsupported, mask_bytes
 from gpunn.backend.cuda.matmul import ProductWarning
 from gpunn.kernels import DeviceLaunch, activation_kernels
 from gpunn.kernels import get as kernel
 
 
 @pytest.fixture
-def door(fake_cupy):
-    found = cublaslt.open_door(fake_cupy)
-    assert isinstance(found, cublaslt.Door)
+def lt(fake_cupy):
+    found = cublaslt.open_cublaslt(fake_cupy)
+    assert isinstance(found, cublaslt.CublasLt)
     return found
 
 
@@ -65,41 +65,41 @@ def test_products_of_every_layout_are_launches_that_a_stream_may_capture(fake_cu
 
 
 @pytest.mark.parametrize("precision", [None, "tf32"])
-def test_what_follows_a_product_is_done_by_it(fake_cupy, slope_0_at_0, door, precision):
+def test_what_follows_a_product_is_done_by_it(fake_cupy, slope_0_at_0, lt, precision):
     backend = get("cuda")
     a, W, b, delta = integers(9, 7), integers(7, 130), integers(130), integers(9, 5, seed=2)
     W_next = integers(130, 5, seed=3)
     put = backend.asarray
     z = np.einsum("ik,kj->ij", a, W) + b
     out, mask = backend.empty((9, 130), np.float32), backend.empty((9, mask_bytes(130)), np.uint8)
-    bind = lambda *arrays, **options: door.bind(*arrays, precision=precision, **options)  # noqa: E731
-    bind(put(a), put(W), out, epilogue="bias", vector=put(b))()
+    bind = lambda *arrays, **options: lt.bind(*arrays, precision=precision, **options)  # noqa: E731
+    bind(put(a), put(W), out, epilogue="bias", bias=put(b))()
     assert np.array_equal(to_host(out), z)
-    bind(put(a), put(W), out, epilogue="relu", vector=put(b))()
+    bind(put(a), put(W), out, epilogue="relu", bias=put(b))()
     assert np.array_equal(to_host(out), np.maximum(z, 0))
-    launch = bind(put(a), put(W), out, epilogue="relu_mask", vector=put(b), kept=mask)
+    launch = bind(put(a), put(W), out, epilogue="relu_mask", bias=put(b), aux=mask)
     assert launch.writes == (out, mask)
     launch()
     assert np.array_equal(to_host(out), np.maximum(z, 0))
     sums = backend.empty((130,), np.float32)
-    launch = bind(put(delta), put(W_next).T, out, epilogue="drelu_sums", vector=sums, kept=mask)
+    launch = bind(put(delta), put(W_next).T, out, epilogue="drelu_sums", bias=sums, aux=mask)
     assert launch.reads[2:] == (mask,) and launch.writes == (out, sums)
     launch()
     wanted = np.where(z > 0, np.einsum("ij,kj->ik", delta, W_next), 0)
     assert np.array_equal(to_host(out), wanted) and np.array_equal(to_host(sums), wanted.sum(axis=0))
     dW, db = backend.empty((7, 130), np.float32), backend.empty((130,), np.float32)
-    bind(put(a).T, put(wanted.astype(np.float32)), dW, epilogue="sums", vector=db)()
+    bind(put(a).T, put(wanted.astype(np.float32)), dW, epilogue="sums", bias=db)()
     assert np.array_equal(to_host(dW), np.einsum("ki,kj->ij", a, wanted))
     assert np.array_equal(to_host(db), wanted.sum(axis=0))
 
 
-def test_products_of_bfloat16_add_in_float32(fake_cupy, door):
+def test_products_of_bfloat16_add_in_float32(fake_cupy, lt):
     backend = get("cuda")
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(9, 33)).astype(np.float32), rng.normal(size=(33, 5)).astype(np.float32)
     out = backend.empty((9, 5), np.float32)
     patterns = [kernel("to_bfloat16")(backend.asarray(x)) for x in (a, b)]
-    door.bind(*patterns, out, precision="bf16")()
+    lt.bind(*patterns, out, precision="bf16")()
     wanted = rounded(a) @ rounded(b)
     allowed = tolerances.sums(np.float32, 33, np.abs(wanted).max())
     tolerances.assert_within(to_host(out), wanted, allowed)
@@ -112,27 +112,27 @@ def rounded(x):
     return np.ldexp(np.rint(fraction * 2**8) / 2**8, exponent).astype(np.float32)
 
 
-def test_the_algorithm_of_a_problem_is_asked_for_once(fake_cupy, door):
+def test_the_algorithm_of_a_problem_is_asked_for_once(fake_cupy, lt):
     backend, library = get("cuda"), fake_cupy.state.cublaslt
     a, b = backend.asarray(integers(8, 8)), backend.asarray(integers(8, 8))
     out = backend.empty((8, 8), np.float32)
-    door.bind(a, b, out)
+    lt.bind(a, b, out)
     begun = library.asked  # of the trial, too
     for _ in range(3):
-        door.bind(a, b, out)
+        lt.bind(a, b, out)
     assert library.asked == begun
-    door.bind(a.T, b, out)
+    lt.bind(a.T, b, out)
     assert library.asked == begun + 1
     library.refuse.add("relu")
     for _ in range(2):
-        with pytest.raises(Refused, match=r"no algorithm for it \(CUBLAS_STATUS_NOT_SUPPORTED\)"):
-            door.bind(a, b, out, epilogue="relu", vector=a[0])
+        with pytest.raises(Unsupported, match=r"no algorithm for it \(CUBLAS_STATUS_NOT_SUPPORTED\)"):
+            lt.bind(a, b, out, epilogue="relu", bias=a[0])
 
 
-def test_the_librarys_objects_go_with_their_owners(fake_cupy, door):
+def test_the_librarys_objects_go_with_their_owners(fake_cupy, lt):
     backend, library = get("cuda"), fake_cupy.state.cublaslt
     a, out = backend.asarray(integers(4, 4)), backend.empty((4, 4), np.float32)
-    launches = [door.bind(a, a.T, out) for _ in range(3)]
+    launches = [lt.bind(a, a.T, out) for _ in range(3)]
     gc.collect()
     assert library.objects == {"Handle": 1, "MatmulDesc": 3, "MatrixLayout": 9, "MatmulPreference": 1}
     del launches
@@ -141,17 +141,17 @@ def test_the_librarys_objects_go_with_their_owners(fake_cupy, door):
 
 
 def test_a_handle_goes_with_its_door(fake_cupy):
-    found = cublaslt.open_door(fake_cupy)
+    found = cublaslt.open_cublaslt(fake_cupy)
     assert fake_cupy.state.cublaslt.objects == {"Handle": 1} and "12.9.3 (fake)" in str(found)
     del found
     gc.collect()
     assert fake_cupy.state.cublaslt.objects == {}
 
 
-def test_what_fails_when_it_runs_raises_with_the_librarys_word(fake_cupy, door):
+def test_what_fails_when_it_runs_raises_with_the_librarys_word(fake_cupy, lt):
     backend = get("cuda")
     a, out = backend.asarray(integers(4, 4)), backend.empty((4, 4), np.float32)
-    launch = door.bind(a, a.T, out)
+    launch = lt.bind(a, a.T, out)
     launch.calls[0].A += 1  # an address that fits no float
     with pytest.raises(cublaslt.ProductError, match="cublasLtMatmul failed: CUBLAS_STATUS_INVALID_VALUE"):
         launch()
@@ -183,23 +183,23 @@ def test_a_whole_step_is_captured_and_replayed(fake_cupy, sizes):
         tolerances.assert_within(a, b, 20 * tolerances.sums(np.float32, 128, np.abs(b).max()))
 
 
-def test_two_streams_have_workspaces_of_their_own_for_as_long_as_they_are_used(fake_cupy, door):
+def test_two_streams_have_workspaces_of_their_own_for_as_long_as_they_are_used(fake_cupy, lt):
     streams = [fake_cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
-    held = [door.prepare(s.ptr) for s in streams]
-    assert held[0].ptr != held[1].ptr and door.workspace(streams[0].ptr) is held[0]
-    assert held[0].array.nbytes == cublaslt.WORKSPACE == 32 << 20
+    held = [lt.allocate_workspace(s.ptr) for s in streams]
+    assert held[0].ptr != held[1].ptr and lt.workspace(streams[0].ptr) is held[0]
+    assert held[0].array.nbytes == cublaslt.WORKSPACE_BYTES == 32 << 20
     pointer = streams[1].ptr
     del held[1]
     gc.collect()
-    assert pointer not in internals.workspaces(door)
+    assert pointer not in internals.workspaces(lt)
 
 
-def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, door):
+def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, lt):
     backend = get("cuda")
     a, b = backend.asarray(integers(4, 128)), backend.asarray(integers(128, 4))
-    first, second = (door.bind(a, b, backend.empty((4, 4), np.float32)) for _ in range(2))
+    first, second = (lt.bind(a, b, backend.empty((4, 4), np.float32)) for _ in range(2))
     one, other = (fake_cupy.cuda.Stream(non_blocking=True) for _ in range(2))
-    internals.workspaces(door)[other.ptr] = shared = door.prepare(one.ptr)
+    internals.workspaces(lt)[other.ptr] = shared = lt.allocate_workspace(one.ptr)
     one.begin_capture()
     other.wait_event(one.record())
     with one:
@@ -287,7 +287,7 @@ def test_an_epilogue_with_wrong_numbers_is_not_used(fake_cupy, slope_0_at_0, mon
 @pytest.mark.parametrize("refuse", ["relu_mask", "relu", "bias", "drelu_sums", "drelus", "sums", "all"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_what_the_library_refuses_is_done_by_kernels(fake_cupy, slope_0_at_0, refuse, activation):
-    names = {"all": set(cublaslt.NUMBERS) - {"none"}, "drelus": {"drelu", "drelu_sums"}}.get(refuse, {refuse})
+    names = {"all": set(cublaslt.EPILOGUE_CODES) - {"none"}, "drelus": {"drelu", "drelu_sums"}}.get(refuse, {refuse})
     fake_cupy.state.cublaslt.refuse = names
     X, y = data()
     nets = [net_of(device, activation=activation) for device in ("cuda", "cpu")]
@@ -363,7 +363,7 @@ def missing(monkeypatch, path="no such library"):
     def load(path):
         raise OSError(f"{path}: cannot open shared object file")
 
-    monkeypatch.setattr(cublaslt, "load", load)
+    monkeypatch.setattr(cublaslt, "load_library", load)
 
 
 def test_without_the_library_cupy_multiplies_and_it_is_said_once(fake_cupy, monkeypatch):
@@ -395,17 +395,17 @@ FAULTS = {
 def test_a_copy_that_does_not_fit_is_passed_over(fake_cupy, monkeypatch, kind):
     make, told = FAULTS[kind]
     copies = {"bad": make(fake_cupy.state), "good": fake_cublaslt.Library(fake_cupy.state)}
-    monkeypatch.setattr(cublaslt, "load", lambda path: copies["bad" if path == "fake" else "good"])
-    found = cublaslt.open_door(fake_cupy)
+    monkeypatch.setattr(cublaslt, "load_library", lambda path: copies["bad" if path == "fake" else "good"])
+    found = cublaslt.open_cublaslt(fake_cupy)
     assert isinstance(found, Fault) and found.kind == "products"
     assert re.search(told, found.verdict)
     monkeypatch.setattr(cublaslt, "candidates", lambda major: ["fake", "next"])
-    assert cublaslt.open_door(fake_cupy).where == "next"
+    assert cublaslt.open_cublaslt(fake_cupy).path == "next"
 
 
 def test_a_library_without_a_device_is_a_fault(fake_cupy):
     fake_cupy.state.devices = 0
-    found = cublaslt.open_door(fake_cupy)
+    found = cublaslt.open_cublaslt(fake_cupy)
     assert isinstance(found, Fault) and "cublasLtCreate: CUBLAS_STATUS_NOT_INITIALIZED" in found.verdict
 
 

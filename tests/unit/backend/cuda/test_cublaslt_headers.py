@@ -14,7 +14,7 @@ import pytest
 from helpers import fake_cublaslt, internals
 
 from gpunn.backend.cuda import cublaslt
-from gpunn.backend.cuda.layouts import Refused, mask_bytes
+from gpunn.backend.cuda.layouts import Unsupported, mask_bytes
 
 FOLDERS = [os.environ.get("CUDA_PATH", ""), *map(str, pathlib.Path("/usr/local").glob("cuda*"))]
 SPEC = importlib.util.find_spec("nvidia")
@@ -143,27 +143,27 @@ def test_the_library_here_is_one_that_the_door_takes(library):
 @pytest.mark.parametrize(
     ("precision", "held"), [(None, "float32"), ("tf32", "float32"), ("bf16", "float32"), ("bf16", "uint16")]
 )
-@pytest.mark.parametrize("epilogue", cublaslt.NUMBERS)
+@pytest.mark.parametrize("epilogue", cublaslt.EPILOGUE_CODES)
 def test_the_library_takes_every_descriptor_and_gives_back_what_was_set(library, fake_cupy, epilogue, precision, held):
     """All but what a GPU is needed for: without a handle there is no algorithm, and it says so."""
     functions, where = library
-    door = cublaslt.Door(fake_cupy, functions, where, ctypes.c_void_p())
-    kept, owners, make = [], [], door.make
+    lt = cublaslt.CublasLt(fake_cupy, functions, where, ctypes.c_void_p())
+    kept, owners, make = [], [], lt.create
 
     def make_and_keep(kind, owner, *arguments):
         owners.append(owner)
         kept.append(make(kind, owner, *arguments))
         return kept[-1]
 
-    door.make = make_and_keep
+    lt.create = make_and_keep
     bits = np.uint16 if precision == "bf16" else np.float32
     a, b = fake_cupy.zeros((5, 7), bits), fake_cupy.zeros((16, 7), bits).T
     out, vector, z = (fake_cupy.zeros(shape, held) for shape in ((5, 16), (16,), (5, 16)))
     mask = fake_cupy.zeros((5, mask_bytes(16)), np.uint8)
     what = cublaslt.EPILOGUES[epilogue]
-    options = {"vector": vector if what.vector else None, "kept": {"": None, "mask": mask, "z": z}[what.kept]}
-    with pytest.raises(Refused, match="CUBLAS_STATUS_NOT_INITIALIZED"):
-        internals.make_product(door, a, b, out, precision=precision, epilogue=epilogue, **options)
+    options = {"bias": vector if what.bias else None, "aux": {"": None, "mask": mask, "z": z}[what.aux]}
+    with pytest.raises(Unsupported, match="CUBLAS_STATUS_NOT_INITIALIZED"):
+        internals.make_product(lt, a, b, out, precision=precision, epilogue=epilogue, **options)
     functions.cublasLtMatmulDescGetAttribute.argtypes = functions.cublasLtMatrixLayoutGetAttribute.argtypes = [
         ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p,
     ]  # fmt: skip
@@ -176,9 +176,9 @@ def test_the_library_takes_every_descriptor_and_gives_back_what_was_set(library,
         return value.value
 
     assert get("MatmulDesc", operation, 3, ctypes.c_int) == 1 and get("MatmulDesc", operation, 4, ctypes.c_int) == 0
-    assert get("MatmulDesc", operation, 7, ctypes.c_uint32) == cublaslt.NUMBERS[epilogue]
-    assert get("MatmulDesc", operation, 8, ctypes.c_void_p) == (vector.data.ptr if what.vector else None)
-    assert get("MatmulDesc", operation, 12, ctypes.c_int64) == {"": 0, "mask": 128, "z": 16}[what.kept]
+    assert get("MatmulDesc", operation, 7, ctypes.c_uint32) == cublaslt.EPILOGUE_CODES[epilogue]
+    assert get("MatmulDesc", operation, 8, ctypes.c_void_p) == (vector.data.ptr if what.bias else None)
+    assert get("MatmulDesc", operation, 12, ctypes.c_int64) == {"": 0, "mask": 128, "z": 16}[what.aux]
     for layout, wanted in ((A, (7, 16, 7)), (B, (7, 5, 7)), (D, (16, 5, 16))):
         found = get("MatrixLayout", layout, 2, ctypes.c_uint64), get("MatrixLayout", layout, 3, ctypes.c_uint64)
         assert (*found, get("MatrixLayout", layout, 4, ctypes.c_int64)) == wanted
@@ -196,7 +196,7 @@ def test_vectors_and_kept_matrices_are_of_the_results_type(texts):
 
 def test_the_library_refuses_a_value_of_another_size(library, fake_cupy):
     functions, where = library
-    door = cublaslt.Door(fake_cupy, functions, where, ctypes.c_void_p())
-    made = door.make("MatmulDesc", door, cublaslt.CUBLAS_COMPUTE_32F, cublaslt.CUDA_R_32F)
+    lt = cublaslt.CublasLt(fake_cupy, functions, where, ctypes.c_void_p())
+    made = lt.create("MatmulDesc", lt, cublaslt.CUBLAS_COMPUTE_32F, cublaslt.CUDA_R_32F)
     with pytest.raises(cublaslt.ProductError, match="cublasLtMatmulDescSetAttribute failed: CUBLAS_STATUS_INVALID"):
-        door.set("MatmulDesc", made, cublaslt.CUBLASLT_MATMUL_DESC_TRANSA, ctypes.c_int64(1))
+        lt.set_attribute("MatmulDesc", made, cublaslt.CUBLASLT_MATMUL_DESC_TRANSA, ctypes.c_int64(1))

@@ -28,7 +28,7 @@ def several(fake_cupy, monkeypatch):
     return fake_cupy
 
 
-def _never(self, steps, rated):
+def _never(self, steps, with_schedule):
     """Steps that run launch by launch."""
     return None
 
@@ -139,7 +139,7 @@ def test_a_batch_given_by_hand_is_replayed_too(several):
         net.compile("adam", "sparse_categorical_crossentropy", device=device)
         found.append([net.train_on_batch(x, y) for x, y in batches])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-11)
-    assert len(internals.graphs_run(several)) == len(batches) - graph.WARM_UP
+    assert len(internals.graphs_run(several)) == len(batches) - graph.WARM_UP_STEPS
 
 
 def test_a_stream_is_replayed_too(several):
@@ -171,7 +171,7 @@ def test_a_validation_set_is_captured_once_a_fit(captures, weighted):
         # one metric of sums and one of all rows
         net.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy", "auc"], device=device)
         held = (X, y, w) if weighted else (X, y)
-        given = {"validation_data": held, "batch_size": 16, "epochs": graph.WARM_UP + 3, "verbose": 0}
+        given = {"validation_data": held, "batch_size": 16, "epochs": graph.WARM_UP_STEPS + 3, "verbose": 0}
         found.append(net.fit(X[:16], y[:16], **given).history)
     # the step, the blocks, the tail; each runs once or more an epoch, and the first three times launch by launch
     assert len(captures) == 3
@@ -249,7 +249,7 @@ class Steps:
             DeviceLaunch([lambda: note(self.state, self.seen, size=1)], [self.state], [self.seen]),
             kernels.get("end_step").bind(out=self.state, count=1, rows=1),
         ]
-        (self.graph,) = self.backend.join(self.launches)
+        (self.graph,) = self.backend.compile(self.launches)
 
     def read(self):
         return self.x.get().tolist(), int(self.state.get()[Slot.STEP])
@@ -270,13 +270,13 @@ def test_it_warms_up_then_takes_many_steps_in_one_launch_and_the_tail_singly(fak
     internals.expect_seconds(steps.graph, 1e-9)  # so short that the clock is looked at once
     fake_cupy.state.calls.clear()
     several = steps.graph.steps
-    assert several == graph.MOST_STEPS
-    steps.graph.repeat(graph.WARM_UP, steps.state, seconds=60.0)
+    assert several == graph.MAX_STEPS
+    steps.graph.repeat(graph.WARM_UP_STEPS, steps.state, seconds=60.0)
     assert not internals.graphs_run(fake_cupy)
     internals.expect_seconds(steps.graph, 1e-9)
     steps.graph.repeat(2 * several + 2, steps.state, seconds=60.0)
     assert internals.graphs_run(fake_cupy) == [5 * several] * 2 + [5] * 2
-    assert steps.read()[1] == graph.WARM_UP + 2 * several + 2
+    assert steps.read()[1] == graph.WARM_UP_STEPS + 2 * several + 2
 
 
 def test_a_called_graph_runs_once(steps):
@@ -322,7 +322,7 @@ FORBIDDEN = {
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_what_capture_refuses_runs_launch_by_launch_and_says_why(fake_cupy, steps, name):
     faulty = DeviceLaunch([lambda: FORBIDDEN[name](fake_cupy, steps.x)], [steps.x], [])
-    (made,) = steps.backend.join([*steps.launches, faulty])
+    (made,) = steps.backend.compile([*steps.launches, faulty])
     with pytest.warns(graph.CaptureWarning, match=r"slower: .*Error"):
         assert made.repeat(10, steps.state, seconds=60.0) == 10
     assert steps.read() == ([10.0] * 3, 10)
@@ -333,7 +333,7 @@ def test_what_capture_refuses_runs_launch_by_launch_and_says_why(fake_cupy, step
     assert steps.read()[1] == 13
 
 
-def _refuses(self, steps, rated):
+def _refuses(self, steps, with_schedule):
     raise MemoryError("no room\nfor it")
 
 
@@ -349,7 +349,7 @@ def test_the_summary_says_why_steps_are_no_graph(fake_cupy, monkeypatch):
     assert str(net.summary()).endswith("nothing leaves the fast path")
     X, y = np.zeros((4, 3)), np.zeros(4, int)
     with pytest.warns(graph.CaptureWarning, match="no room for it"):
-        for _ in range(graph.WARM_UP + 1):
+        for _ in range(graph.WARM_UP_STEPS + 1):
             net.train_on_batch(X, y)
     assert str(net.summary()).endswith(why)
     net.compile("adam", "sparse_categorical_crossentropy", device="cuda")
@@ -358,8 +358,8 @@ def test_the_summary_says_why_steps_are_no_graph(fake_cupy, monkeypatch):
 
 def test_a_launch_that_is_none_of_the_devices_parts_the_step(fake_cupy, steps):
     called = []
-    joined = steps.backend.join([*steps.launches[:3], lambda: called.append(1), *steps.launches[3:]])
-    assert [type(each).__name__ for each in joined] == ["Graph", "function", "Graph"]
+    joined = steps.backend.compile([*steps.launches[:3], lambda: called.append(1), *steps.launches[3:]])
+    assert [type(each).__name__ for each in joined] == ["StepGraph", "function", "StepGraph"]
     for _ in range(5):
         for each in joined:
             each()
@@ -367,7 +367,7 @@ def test_a_launch_that_is_none_of_the_devices_parts_the_step(fake_cupy, steps):
 
 
 def test_a_single_launch_is_no_graph(steps):
-    assert steps.backend.join(steps.launches[:1]) == [steps.launches[0]]
+    assert steps.backend.compile(steps.launches[:1]) == [steps.launches[0]]
 
 
 def test_the_fake_would_see_a_race():
@@ -399,8 +399,8 @@ def _launch(reads, writes, product=False):
 
 
 def _placed(*launches):
-    placed, ends = stream_scheduler.place(launches)
-    return [(p.branch, p.after) for p in placed], ends
+    placed, ends = stream_scheduler.assign_streams(launches)
+    return [(p.stream, p.after) for p in placed], ends
 
 
 def test_products_of_neighbouring_layers_lie_beside_one_another(fake_cupy):
@@ -427,7 +427,7 @@ def test_a_launch_waits_for_what_it_hangs_on_and_for_nothing_twice(fake_cupy):
 def test_where_branches_end_the_one_that_was_longest_without_a_launch_is_taken(fake_cupy):
     arrays = [fake_cupy.zeros((4, 4), np.float64) for _ in range(6)]
     found, ends = _placed(*(_launch([], [x]) for x in arrays))
-    assert [branch for branch, _ in found] == [0, 1, 2, 3, 0, 1] and ends == (5, 3, 2)
+    assert [stream for stream, _ in found] == [0, 1, 2, 3, 0, 1] and ends == (5, 3, 2)
     assert [after for _, after in found] == [(), (START,), (START,), (START,), (), ()]
 
 
@@ -454,9 +454,9 @@ def test_views_that_do_not_meet_do_not_hang_on_one_another(fake_cupy):
     x = fake_cupy.zeros((8, 4), np.float64)
     y = fake_cupy.zeros((8, 4), np.float64)
     found, _ = _placed(_launch([y], [x[:4]]), _launch([x[4:]], [y[4:][::-1][:0]]))
-    assert [branch for branch, _ in found] == [0, 1]
+    assert [stream for stream, _ in found] == [0, 1]
     found, _ = _placed(_launch([y], [x[:5]]), _launch([x[7:3:-1]], [y[:0]]))
-    assert [branch for branch, _ in found] == [0, 0], "a reversed view reaches back to where it ends"
+    assert [stream for stream, _ in found] == [0, 0], "a reversed view reaches back to where it ends"
 
 
 def test_launches_that_have_to_do_with_other_entries_of_the_state_do_not_wait(fake_cupy):
@@ -469,7 +469,7 @@ def test_launches_that_have_to_do_with_other_entries_of_the_state_do_not_wait(fa
         Slot.PENALTY,
     }
     assert begin.reads == () and [a.data.ptr for a in move.reads] == [a.data.ptr for a in move.writes]
-    assert [branch for branch, _ in _placed(begin, move)[0]] == [0, 1]
+    assert [stream for stream, _ in _placed(begin, move)[0]] == [0, 1]
     assert _placed(begin, begin)[0] == [(0, ()), (0, ())]
 
 
@@ -503,16 +503,16 @@ def test_the_longest_path_of_a_step(several):
     net = gpunn.Sequential([gpunn.Dense(8, "relu"), gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")], seed=0)
     net.compile("adam", "sparse_categorical_crossentropy", device="cuda")
     seen = []
-    original = graph.place
+    original = graph.assign_streams
     try:
-        graph.place = lambda launches: seen.append(original(launches)) or seen[-1]
+        graph.assign_streams = lambda launches: seen.append(original(launches)) or seen[-1]
         net.fit(rng.normal(size=(64, 3)), rng.integers(0, 3, 64), batch_size=8, epochs=2, verbose=0)
     finally:
-        graph.place = original
+        graph.assign_streams = original
     placed, _ = max(seen, key=lambda found: len(found[0]))
     longest, on = [], {}
     for p in placed:
-        before = [longest[k] for k in p.after if k != START] + [longest[on[p.branch]] if p.branch in on else 0]
+        before = [longest[k] for k in p.after if k != START] + [longest[on[p.stream]] if p.stream in on else 0]
         longest.append(max(before) + len(p.launch.calls))
-        on[p.branch] = len(longest) - 1
+        on[p.stream] = len(longest) - 1
     assert max(longest) <= sum(len(p.launch.calls) for p in placed) - 6

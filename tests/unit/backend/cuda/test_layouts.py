@@ -6,7 +6,7 @@ from helpers import column_major_blas as blas
 from helpers import tolerances
 from helpers.messages import naming
 
-from gpunn.backend.cuda.layouts import EPILOGUES, Refused, call_of, mask_bytes
+from gpunn.backend.cuda.layouts import EPILOGUES, Unsupported, gemm_call, mask_bytes
 
 SHAPES = [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1), (1, 1, 1), (33, 130, 129), (4, 9, 256), (2, 3, 127)]
 LAYOUTS = ["rows", "columns", "padded rows", "padded columns"]
@@ -28,18 +28,18 @@ def laid(x, layout):
     return big[:, 1 : 1 + n].T
 
 
-def run(a, b, out, epilogue="none", vector=None, kept=None):
+def run(a, b, out, epilogue="none", bias=None, aux=None):
     """The call, carried out: its first operand is b's memory, its second a's."""
-    call = call_of(a, b, out, epilogue, vector, kept)
+    call = gemm_call(a, b, out, epilogue, bias, aux)
     A, B, D = (
         blas.matrix(x.ctypes.data, x.dtype, s.rows, s.columns, s.leading)
         for x, s in ((b, call.A), (a, call.B), (out, call.D))
     )
     assert (call.m, call.n) == D.shape and call.k == (A.shape[0] if call.A.transposed else A.shape[1])
-    what = EPILOGUES[epilogue].kept
-    mask = blas.mask_bytes(kept.ctypes.data, call.m, call.n, call.kept) if what == "mask" else None
-    z = blas.matrix(kept.ctypes.data, kept.dtype, call.m, call.n, call.kept) if what == "z" else None
-    blas.multiply(A, B, D, (call.A.transposed, call.B.transposed), epilogue, vector, mask, z)
+    what = EPILOGUES[epilogue].aux
+    mask = blas.mask_bytes(aux.ctypes.data, call.m, call.n, call.aux) if what == "mask" else None
+    z = blas.matrix(aux.ctypes.data, aux.dtype, call.m, call.n, call.aux) if what == "z" else None
+    blas.multiply(A, B, D, (call.A.transposed, call.B.transposed), epilogue, bias, mask, z)
     return call
 
 
@@ -61,7 +61,7 @@ def test_the_product(r, k, c, layout_of_a, layout_of_b):
 def test_by_hand():
     """a (2, 3), b (3, 4): the library multiplies bᵀ (4, 3) by aᵀ (3, 2), each as it lies, into outᵀ (4, 2)."""
     a, b, out = np.zeros((2, 3)), np.zeros((3, 4)), np.zeros((2, 4))
-    call = call_of(a, b, out)
+    call = gemm_call(a, b, out)
     assert (call.m, call.n, call.k) == (4, 2, 3)
     assert [(s.rows, s.columns, s.leading, s.transposed) for s in (call.A, call.B, call.D)] == [
         (4, 3, 4, False),
@@ -69,7 +69,7 @@ def test_by_hand():
         (4, 2, 4, False),
     ]
     # ∂W = a_prevᵀ δ (E6): a_prev (8, 3), δ (8, 4)
-    call = call_of(np.zeros((8, 3)).T, np.zeros((8, 4)), np.zeros((3, 4)))
+    call = gemm_call(np.zeros((8, 3)).T, np.zeros((8, 4)), np.zeros((3, 4)))
     assert (call.m, call.n, call.k) == (4, 3, 8)
     assert [(s.rows, s.columns, s.leading, s.transposed) for s in (call.A, call.B, call.D)] == [
         (4, 8, 4, False),
@@ -77,7 +77,7 @@ def test_by_hand():
         (4, 3, 4, False),
     ]
     # δ Wᵀ (E5): δ (8, 4), W (3, 4)
-    call = call_of(np.zeros((8, 4)), np.zeros((3, 4)).T, np.zeros((8, 3)))
+    call = gemm_call(np.zeros((8, 4)), np.zeros((3, 4)).T, np.zeros((8, 3)))
     assert [(s.rows, s.columns, s.leading, s.transposed) for s in (call.A, call.B, call.D)] == [
         (4, 3, 4, True),
         (4, 8, 4, False),
@@ -163,27 +163,27 @@ REFUSED = {
     "out by columns": (lambda: (zeros(2, 3), zeros(3, 4), zeros(4, 2).T), {}, naming("out", "row by row")),
     "intercepts of another length": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
-        {"epilogue": "bias", "vector": zeros(5)},
+        {"epilogue": "bias", "bias": zeros(5)},
         r"vector has shape \(5,\)",
     ),
     "every second intercept": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
-        {"epilogue": "bias", "vector": zeros(8)[::2]},
+        {"epilogue": "bias", "bias": zeros(8)[::2]},
         "vector has shape",
     ),
     "a mask that is not filled up": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
-        {"epilogue": "relu_mask", "vector": zeros(4), "kept": np.zeros((2, 1), np.uint8)},
+        {"epilogue": "relu_mask", "bias": zeros(4), "aux": np.zeros((2, 1), np.uint8)},
         "the mask has shape",
     ),
     "z of a width that is no multiple of 8": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
-        {"epilogue": "gelu_z", "vector": zeros(4), "kept": zeros(2, 4)},
+        {"epilogue": "gelu_z", "bias": zeros(4), "aux": zeros(2, 4)},
         "z has shape",
     ),
     "sums of one term": (
         lambda: (zeros(4, 1), zeros(1, 3), zeros(4, 3)),
-        {"epilogue": "sums", "vector": zeros(3)},
+        {"epilogue": "sums", "bias": zeros(3)},
         "one term each",
     ),
 }
@@ -192,11 +192,11 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_no_call_computes_is_refused(case):
     arrays, options, message = REFUSED[case]
-    with pytest.raises(Refused, match=message):
-        call_of(*arrays(), **options)
+    with pytest.raises(Unsupported, match=message):
+        gemm_call(*arrays(), **options)
 
 
-@pytest.mark.parametrize("options", [{"epilogue": "bias"}, {"vector": zeros(4)}, {"epilogue": "drelu"}])
+@pytest.mark.parametrize("options", [{"epilogue": "bias"}, {"bias": zeros(4)}, {"epilogue": "drelu"}])
 def test_an_epilogue_wants_what_is_its_own(options):
     with pytest.raises(TypeError, match="wants vector"):
-        call_of(zeros(2, 3), zeros(3, 4), zeros(2, 4), **options)
+        gemm_call(zeros(2, 3), zeros(3, 4), zeros(2, 4), **options)
