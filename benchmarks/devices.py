@@ -98,9 +98,9 @@ def measure(sides: tuple[str, str]) -> list[dict[str, Any]]:
                 "same": found.ok,
                 "largest": _number(max(d.relative for d in differences)),
                 "allowed": _number(max(d.allowed for d in differences)),
-                "losses_apart": _number(found.apart),
+                "losses_apart": _number(found.max_loss_difference),
                 "losses_allowed": _number(found.allowed),
-                "drift": found.drift,
+                "drift": found.first_divergent_step,
             }
         )
     return rows

@@ -26,13 +26,13 @@ def measured(load: dict[str, Any], rounds: int, seconds: float, strategy: gpunn.
     group = net._net.group
 
     def epochs(count: int) -> float:
-        group.meet("a round", None)
+        group.allgather("a round", None)
         begun = time.perf_counter()
         net.fit(X, y, batch_size=batch, epochs=count, verbose=0)
         return time.perf_counter() - begun
 
     epochs(1)
-    pace = group.meet("the pace", epochs(1))[0]
+    pace = group.allgather("the pace", epochs(1))[0]
     count = max(1, round(seconds / pace))
     return [epochs(count) / (count * STEPS) for _ in range(rounds)]
 

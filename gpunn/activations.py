@@ -55,7 +55,7 @@ class Activation(Named):
         def forward() -> None:
             a[...] = _checked(self.f(z), z, f"{type(self).__name__}.f")
 
-        ops.call(forward, why=f"activation {self.name} is a Python function")
+        ops.call_python(forward, reason=f"activation {self.name} is a Python function")
 
     def record_with_bias(self, ops: Recorder, z: Array, b: Array, a: Array) -> None:
         """Record a = f(z + b), where z holds the product a_prev W and then, if `needs_z`, z itself. (E1, E2)"""
@@ -69,7 +69,7 @@ class Activation(Named):
             slope = _checked(self.slope(z, a), z, f"{type(self).__name__}.slope")
             delta[...] = slope * grad_a
 
-        ops.call(backward, why=f"activation {self.name} is a Python function")
+        ops.call_python(backward, reason=f"activation {self.name} is a Python function")
 
     def record_backward_and_sum(
         self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array, db: Array
@@ -126,7 +126,7 @@ class _Fused(Activation):
         self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array, db: Array
     ) -> bool:
         stored = z if self.needs_z else a
-        return ops.with_column_sums(self.kernels.backward, stored, grad_a, out=delta, sums=db, **self.get_config())
+        return ops.fused_column_sum(self.kernels.backward, stored, grad_a, out=delta, sums=db, **self.get_config())
 
 
 class ReLU(_Fused):

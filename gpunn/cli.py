@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     try:
         options.strategy = _strategy(options)
-        with options.strategy.start().together() if options.strategy is not None else contextlib.nullcontext():
+        with options.strategy.start().collective() if options.strategy is not None else contextlib.nullcontext():
             return int(options.run(options))
     except (ValueError, OSError, ImportError, MemoryError, backend.DeviceError, DivergenceError) as error:
         if isinstance(error, BrokenPipeError):

@@ -53,28 +53,30 @@ class DeviceReport:
     drift    the first step whose losses are further apart, counted from 0; None where there is none
     """
 
-    sides: tuple[str, str]
+    devices: tuple[str, str]
     dtype: str
     rows: int
     layers: list[tuple[str, dict[str, Difference | None]]]
     losses: tuple[list[float], list[float]]
     allowed: float
-    drift: int | None
+    first_divergent_step: int | None
 
     @property
     def ok(self) -> bool:
         """Whether every difference is one that rounding explains, in the first step's numbers and in all losses."""
-        return self.drift is None and all(d is None or d.ok for _, found in self.layers for d in found.values())
+        return self.first_divergent_step is None and all(
+            d is None or d.ok for _, found in self.layers for d in found.values()
+        )
 
     @property
-    def apart(self) -> float:
+    def max_loss_difference(self) -> float:
         """The largest difference between the two sides' losses, as a part of the largest."""
         return max(_distances(*self.losses), default=0.0)
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.layers)
         lines = [
-            f"{self.sides[1]} against {self.sides[0]}, {self.dtype}, a batch of {self.rows} rows: the largest",
+            f"{self.devices[1]} against {self.devices[0]}, {self.dtype}, a batch of {self.rows} rows: the largest",
             "difference over the largest number, then in its units in the last place",
             f"{'layer':<{width}}" + "".join(f"{name:>11}" for name in SHOWN),
         ]
@@ -82,8 +84,11 @@ class DeviceReport:
             cells = [f"{d.relative:.0e} {d.ulp:.2g}{' ' if d.ok else '!'}" if d else "– " for d in found.values()]
             lines.append(f"{name:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
         steps = len(self.losses[0])
-        told = f"losses of {steps} steps: apart by {self.apart:.1e} of the largest, {self.allowed:.1e} allowed"
-        lines.append(told if self.drift is None else f"{told}; beyond it from step {self.drift} on")
+        apart = self.max_loss_difference
+        told = f"losses of {steps} steps: apart by {apart:.1e}  of the largest, {self.allowed:.1e} allowed"
+        lines.append(
+            told if self.first_divergent_step is None else f"{told}; beyond it from step {self.first_divergent_step} on"
+        )
         lines.append("the same to rounding" if self.ok else "NOT THE SAME: more than rounding explains, marked with !")
         return "\n".join(lines)
 

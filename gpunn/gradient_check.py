@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from . import input_checks as checks
-from .inspection import copy_step
+from .inspection import copy_step_state
 from .kernels.state import Slot
 from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
 from .network import Plan
-from .recording import run
+from .recording import execute
 from .training import inputs, loop
 from .validation import whole
 
@@ -101,7 +101,7 @@ def check_gradients(
     twin = _in_float64(net)
     inner = twin._net
     _, gradients = twin.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
-    wanted = dict(zip([(p.layer, p.parameter.name) for p in inner.ordered_places()], gradients, strict=True))
+    wanted = dict(zip([(p.layer, p.parameter.name) for p in inner.slices_in_order()], gradients, strict=True))
     grad_x = twin.input_gradient(x, y, training=training, sample_weight=sample_weight)
     x64, y64, w64 = inputs.batch(inner, x, y, sample_weight)
     if not checks.any_weight(w64):
@@ -110,9 +110,9 @@ def check_gradients(
     entries = []
     options = {"training": bool(training), "loss": True, "weighted": w64 is not None}
     with inner.backend.activate(), inner.plan(x64.shape[0], **options) as plan:
-        copy_step(plan)
+        copy_step_state(plan)
         loop.evaluate(plan, on_device, 0)
-        for place in inner.ordered_places():
+        for place in inner.slices_in_order():
             if inner.layers[place.layer].trainable:
                 name = f"{place.layer} {type(inner.layers[place.layer]).__name__} {place.parameter.name}"
                 analytic = wanted[place.layer, place.parameter.name].ravel()
@@ -162,8 +162,8 @@ def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: in
 
 
 def _cost(plan: Plan) -> float:
-    run(plan.forward)
-    run(plan.loss)
+    execute(plan.forward)
+    execute(plan.loss)
     return float(plan.state[Slot.LOSS] + plan.state[Slot.PENALTY])
 
 

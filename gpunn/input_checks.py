@@ -10,8 +10,8 @@ import numpy as np
 
 from .backend import Backend, array_module, device_of, from_cuda_interface, is_device_array, to_host
 from .losses import BinaryCrossentropy, CategoricalCrossentropy, Loss
-from .network import CompressedRows, Table, generator_of
-from .recording import Array, part
+from .network import CompressedRows, Table, keyed_generator
+from .recording import Array, shard_bounds
 from .validation import fraction, nonnegative
 
 BLOCK = 1 << 16  # elements looked at together: a check never copies the set
@@ -59,7 +59,7 @@ def check_numbers(X: Any, dtype: np.dtype, name: str = "X", *, own: tuple[int, i
     if hasattr(X, "tocsr"):
         _check_stored(X, dtype, name)
     else:
-        _check_finite(X, dtype, name, *part(X.shape[0], *own))
+        _check_finite(X, dtype, name, *shard_bounds(X.shape[0], *own))
 
 
 def on_device(X: Any, backend: Backend) -> Table:
@@ -185,7 +185,7 @@ def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.nda
 
 def order_of_epoch(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
     """The rows' order in an epoch: a permutation from a generator keyed (seed, epoch), never from a running one."""
-    return generator_of(seed, epoch).permutation(n) if shuffle else np.arange(n)
+    return keyed_generator(seed, epoch).permutation(n) if shuffle else np.arange(n)
 
 
 def split(n: int, validation_split: float) -> int:

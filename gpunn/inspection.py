@@ -12,7 +12,7 @@ import numpy as np
 from . import input_checks as checks
 from .kernels.state import Slot
 from .network import Network, Plan
-from .recording import Array, run
+from .recording import Array, execute
 from .training import inputs, loop
 
 
@@ -43,11 +43,11 @@ def summary(net: Network, batch_size: int | None) -> str:
     """The table of a built network; None for a network that is not compiled."""
     rows = [("layer", "outputs", "parameters", "")]
     for k, layer in enumerate(net.layers):
-        count = sum(p.stop - p.start for p in net.places_of(k))
+        count = sum(p.stop - p.start for p in net.slices_of(k))
         rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", "" if layer.trainable else "frozen"))
     widths = [max(len(row[c]) for row in rows) for c in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
-    trained = sum(b - a for a, b in net.segments())
+    trained = sum(b - a for a, b in net.trainable_ranges())
     lines.insert(1, "-" * max(map(len, lines)))
     lines.append(lines[1])
     lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
@@ -56,10 +56,10 @@ def summary(net: Network, batch_size: int | None) -> str:
         here = net.backend.lower_precision_error(explicit=True)
         lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if here else ""))
     if batch_size is not None:
-        net.ready()
+        net.prepare_training()
         with loop.training_plan(net, batch_size, weighted=False) as plan:
             lines.append(f"a training plan for {batch_size} rows owns {_bytes(plan.bytes)}")
-            slow = [*plan.eager, *net.faults]
+            slow = [*plan.slow_path_reasons, *net.capture_errors]
             lines += [f"leaves the fast path: {why}" for why in slow] or ["nothing leaves the fast path"]
     return "\n".join(lines)
 
@@ -84,7 +84,7 @@ def loss_and_gradients(net: Network, data: inputs.Set, training: bool) -> tuple[
             np.array(net.backend.to_host(p.of(plan.gradient)))
             if net.layers[p.layer].trainable
             else np.zeros(p.parameter.shape, net.dtype)
-            for p in net.ordered_places()
+            for p in net.slices_in_order()
         ]
         return float(state[Slot.LOSS] + state[Slot.PENALTY]), gradients
 
@@ -97,7 +97,7 @@ def input_gradient(net: Network, data: inputs.Set, training: bool) -> np.ndarray
 
 def trace(net: Network, data: inputs.Set, training: bool) -> list[LayerTrace]:
     """Every layer's numbers for one batch, forward and back."""
-    with _backward_plan(net, data, training, keep=True) as plan:
+    with _backward_plan(net, data, training, trace=True) as plan:
         return _layers_of(plan)
 
 
@@ -106,11 +106,11 @@ def trace_forward(net: Network, x: Any, training: bool) -> list[LayerTrace]:
     x = checks.features(x, inputs.known_inputs(net), net.dtype, "x")
     if not net.is_built:
         net.build(x.shape[1])
-    with net.backend.activate(), net.plan(x.shape[0], training=bool(training), keep=True) as plan:
-        copy_step(plan)
+    with net.backend.activate(), net.plan(x.shape[0], training=bool(training), trace=True) as plan:
+        copy_step_state(plan)
         plan.state[Slot.OFFSET] = 0
-        run(plan.source(checks.on_device(x, net.backend)))
-        run(plan.forward)
+        execute(plan.gather(checks.on_device(x, net.backend)))
+        execute(plan.forward)
         return _layers_of(plan)
 
 
@@ -125,7 +125,7 @@ def _layers_of(plan: Plan) -> list[LayerTrace]:
         delta, gradients = None, {}
         if plan.backward:
             delta = copy(t.delta)
-            gradients = {p.parameter.name: copy(p.of(plan.gradient)) for p in net.places_of(k)}
+            gradients = {p.parameter.name: copy(p.of(plan.gradient)) for p in net.slices_of(k)}
         dW, db = gradients.get("W"), gradients.get("b")
         found.append(LayerTrace(repr(net.layers[k]), copy(t.z), copy(t.a), delta, dW, db, gradients))
     return found
@@ -134,15 +134,15 @@ def _layers_of(plan: Plan) -> list[LayerTrace]:
 @contextmanager
 def _backward_plan(net: Network, data: inputs.Set, training: bool, **options: Any) -> Iterator[Plan]:
     """A plan that has run forward and backward on that batch, and taken no step."""
-    net.ready()
+    net.prepare_training()
     options |= {"training": bool(training), "loss": True, "backward": True, "weighted": data[2] is not None}
     with net.backend.activate(), net.plan(data[0].shape[0], **options) as plan:
-        copy_step(plan)
+        copy_step_state(plan)
         loop.evaluate(plan, inputs.on_device(net, data), 0)
         yield plan
 
 
-def copy_step(plan: Plan) -> None:
+def copy_step_state(plan: Plan) -> None:
     """Dropout masks are those of the network's current step, on all rows of the batch."""
     plan.state[...] = plan.network.state
     plan.state[Slot.FIRST_ROW] = 0

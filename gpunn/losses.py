@@ -257,7 +257,7 @@ class FunctionLoss(Loss):
             grad_a[...] = w[:, None] * g
             terms[...] = w * loss
 
-        ops.call(evaluate, why=f"loss {self.name} is a Python function")
+        ops.call_python(evaluate, reason=f"loss {self.name} is a Python function")
 
     def __repr__(self) -> str:
         return f"FunctionLoss({self.name})"

@@ -24,7 +24,7 @@ from .layers import Layer
 from .losses import Loss
 from .network import Network
 from .parallel import DataParallel
-from .recording import ALONE, Array, Group
+from .recording import SINGLE_PROCESS, Array, Group
 from .training import checkpoint, fit, host_dataset, inputs, loop, parameter_arrays
 from .training.callbacks import Callback
 from .training.history import History
@@ -74,9 +74,9 @@ class Sequential:
         self.stop_training = False
         if n_in is not None:
             self.build(n_in)
-        self._claim()
+        self._mark_layers_owned()
 
-    def _claim(self) -> None:
+    def _mark_layers_owned(self) -> None:
         for layer in self._net.layers:
             layer.in_use = True
 
@@ -87,7 +87,7 @@ class Sequential:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._fitting = threading.Lock()
-        self._claim()
+        self._mark_layers_owned()
 
     # --- what it is ---
 
@@ -124,13 +124,13 @@ class Sequential:
     @property
     def optimizer(self) -> optimizers.Optimizer:
         """The compiled optimiser. RuntimeError before `compile`."""
-        self._need_compiled("optimizer")
+        self._require_compiled("optimizer")
         return self._net.optimizer
 
     @property
     def loss(self) -> Loss:
         """The compiled loss. RuntimeError before `compile`."""
-        self._need_compiled("loss")
+        self._require_compiled("loss")
         assert self._net.given_loss is not None
         return self._net.given_loss
 
@@ -142,13 +142,13 @@ class Sequential:
         Setting it holds the rate there, whatever the schedule says, until it is set again or `compile` is called; None
         returns to the schedule. ValueError or TypeError where it is no positive number.
         """
-        self._need_compiled("learning_rate")
+        self._require_compiled("learning_rate")
         return loop.rate(self._net, self._epochs)
 
     @learning_rate.setter
     def learning_rate(self, rate: float | None) -> None:
-        self._need_compiled("learning_rate")
-        self._net.held_rate = None if rate is None else positive("learning_rate", rate)
+        self._require_compiled("learning_rate")
+        self._net.learning_rate_override = None if rate is None else positive("learning_rate", rate)
 
     def __len__(self) -> int:
         return len(self._net.layers)
@@ -190,16 +190,16 @@ class Sequential:
 
     def get_weights(self) -> list[np.ndarray]:
         """[W1, b1, W2, b2, …] as NumPy arrays, copies. RuntimeError before the number of inputs is known."""
-        self._need_built("get_weights")
+        self._require_built("get_weights")
         net = self._net
-        return [np.array(net.backend.to_host(p.of(net.theta))) for p in net.ordered_places()]
+        return [np.array(net.backend.to_host(p.of(net.theta))) for p in net.slices_in_order()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Take weights in the order of `get_weights`. ValueError where their number or a shape differs, or one is not
         finite; nothing is changed then. RuntimeError before the number of inputs is known."""
-        self._need_built("set_weights")
+        self._require_built("set_weights")
         net = self._net
-        places, entries = net.ordered_places(), listed("weights", weights, "arrays")
+        places, entries = net.slices_in_order(), listed("weights", weights, "arrays")
         if len(entries) != len(places):
             raise ValueError(f"weights must hold {len(places)} arrays, got {len(entries)}")
         arrays = []
@@ -218,19 +218,19 @@ class Sequential:
     def to(self, device: str) -> Sequential:
         """Bring the network to a device: "cpu", "cuda", "cuda:1" or "auto". On a CPU its products are in its dtype,
         whatever `precision` they have on a GPU. ValueError where that GPU cannot have it."""
-        self._need_rest("to")
-        return self._move(device, self._net.precision, asked=False)
+        self._require_idle("to")
+        return self._move(device, self._net.precision, explicit=False)
 
-    def _move(self, device: str, precision: str | None, *, asked: bool) -> Sequential:
-        """To a device, with that precision there; `asked` is that of `Backend.lower_precision_error`."""
+    def _move(self, device: str, precision: str | None, *, explicit: bool) -> Sequential:
+        """To a device, with that precision there; `explicit` is that of `Backend.lower_precision_error`."""
         group = self._net.group
-        with group.together():
+        with group.collective():
             backend = group.backend(backends.get(device), device)
-            lower = _lower_precision(precision, backend, self._net.dtype, asked=asked)
-            group.meet("to", None)
+            lower = _resolve_precision(precision, backend, self._net.dtype, explicit=explicit)
+            group.allgather("to", None)
             self._net.move(backend)
-            self._net.compute_in(lower)
-            group.use(backend)
+            self._net.set_precision(lower)
+            group.set_device(backend)
         return self
 
     # --- training ---
@@ -266,14 +266,14 @@ class Sequential:
         not fit; DeviceError where the device cannot be used; for a strategy RuntimeError without an MPI launch,
         ImportError without mpi4py, and ValueError on every process where they disagree.
         """
-        self._need_rest("compile")
-        group = _group_of(strategy)
-        with group.together():
+        self._require_idle("compile")
+        group = _process_group(strategy)
+        with group.collective():
             rule = optimizers.get(optimizer)
             if loss is None:
                 raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
             chosen = losses.get(loss)
-            self._net.check_rule(rule)
+            self._net.check_optimizer(rule)
             if isinstance(metrics, str):
                 raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
             watched = [_metric(m) for m in listed("metrics", metrics, "names or gpunn metrics")]
@@ -283,16 +283,16 @@ class Sequential:
                 if importlib.util.find_spec("threadpoolctl") is None:
                     raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
             backend = group.backend(backends.get(device), device)
-            lower = _lower_precision(precision, backend, self._net.dtype)
-            group.agree(
+            lower = _resolve_precision(precision, backend, self._net.dtype)
+            group.check_agreement(
                 "compile",
                 lambda: {
                     "gpunn's version": __version__,
                     "NumPy's version": np.__version__,
                     "seed": self.seed,
-                    "the network": _without_places(self),
-                    "the initial weights": self._net.fingerprint(),
-                    "optimizer": _without_places(rule),
+                    "the network": _strip_addresses(self),
+                    "the initial weights": self._net.weights_checksum(),
+                    "optimizer": _strip_addresses(rule),
                     "loss": chosen.name,
                     "metrics": [m.name for m in watched],
                     "the kind of device": backend.device.partition(":")[0],
@@ -302,22 +302,22 @@ class Sequential:
             )
             self._net.move(backend)
             self._net.compile(rule, chosen, watched, precision=lower)
-            group.use(backend)
-            self._net.join(group)
+            group.set_device(backend)
+            self._net.set_group(group)
             self._threads = threads
             self._epochs = 0
             return self
 
-    def join(self, strategy: DataParallel | None) -> Sequential:
+    def set_strategy(self, strategy: DataParallel | None) -> Sequential:
         """Share the steps from now on as `compile(…, strategy=…)` does, with the optimiser's state kept: after a copy
         or a load, which are of this process alone. Errors as there."""
-        self._need_compiled("join")
-        self._need_rest("join")
-        group = _group_of(strategy)
-        with group.together():
-            group.agree("join", lambda: {"the weights": self._net.fingerprint()})
-            group.use(self._net.backend)
-            self._net.join(group)
+        self._require_compiled("set_strategy")
+        self._require_idle("set_strategy")
+        group = _process_group(strategy)
+        with group.collective():
+            group.check_agreement("set_strategy", lambda: {"the weights": self._net.weights_checksum()})
+            group.set_device(self._net.backend)
+            self._net.set_group(group)
         return self
 
     def fit(
@@ -364,9 +364,9 @@ class Sequential:
         checkpoint that is damaged or of another fit; DivergenceError at the first step that is not finite, with the
         weights before it kept.
         """
-        self._need_compiled("fit")
-        self._need_rest("fit")
-        with self._net.group.together():
+        self._require_compiled("fit")
+        self._require_idle("fit")
+        with self._net.group.collective():
             return fit.fit(
                 self,
                 X,
@@ -388,9 +388,9 @@ class Sequential:
         """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. A batch
         whose weights are all zero changes nothing, and its loss is the penalties alone (E3). Processes that train
         together all call it with the whole batch."""
-        self._need_compiled("train_on_batch")
-        self._need_rest("train_on_batch")
-        with self._net.group.together():
+        self._require_compiled("train_on_batch")
+        self._require_idle("train_on_batch")
+        with self._net.group.collective():
             return fit.step(self, inputs.batch(self._net, x, y, sample_weight, class_weight))
 
     def evaluate(
@@ -398,7 +398,7 @@ class Sequential:
     ) -> dict[str, float]:
         """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows. Of several
         processes each that calls it looks at all of them."""
-        self._need_compiled("evaluate")
+        self._require_compiled("evaluate")
         batch_size = whole("batch_size", batch_size)
         data = inputs.of_evaluation(self._net, X, y, sample_weight)
         with self._net.backend.activate():
@@ -445,7 +445,7 @@ class Sequential:
 
     def _probability(self) -> tuple[str, bool]:
         """("softmax" | "sigmoid", whether aᴸ are its logits): what the loss says, else what the last layer is."""
-        self._net.follow_settings()
+        self._net.apply_attribute_changes()
         loss = self._net.loss if self._net.given_loss is not None else None
         meaning = getattr(loss, "probability", None)
         if meaning is not None:
@@ -468,12 +468,12 @@ class Sequential:
         With `training` it uses the current step's dropout masks and the batch's statistics: twice gives the same bits.
         A frozen layer's gradients are zero.
         """
-        self._need_compiled("loss_and_gradients")
+        self._require_compiled("loss_and_gradients")
         return inspection.loss_and_gradients(self._net, inputs.batch(self._net, x, y, sample_weight), training)
 
     def input_gradient(self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None) -> np.ndarray:
         """∂C/∂x (n, n_in), as `loss_and_gradients` computes the others."""
-        self._need_compiled("input_gradient")
+        self._require_compiled("input_gradient")
         return inspection.input_gradient(self._net, inputs.batch(self._net, x, y, sample_weight), training)
 
     def trace(self, x: Any, y: Any = None, training: bool = False, *, sample_weight: Any = None) -> list[LayerTrace]:
@@ -483,7 +483,7 @@ class Sequential:
         """
         if y is None:
             return inspection.trace_forward(self._net, x, training)
-        self._need_compiled("trace with y")
+        self._require_compiled("trace with y")
         return inspection.trace(self._net, inputs.batch(self._net, x, y, sample_weight), training)
 
     # --- files ---
@@ -494,7 +494,7 @@ class Sequential:
         No pickle: own layers, activations and losses are kept by name, and `load(…, custom=…)` brings them. OSError
         where it fails, the old file whole. RuntimeError before the number of inputs is known.
         """
-        self._need_built("save")
+        self._require_built("save")
         tensors, metadata = self.to_tensors()
         checkpoint.write(path, tensors, metadata)
 
@@ -519,13 +519,13 @@ class Sequential:
         # the front alone knows no format: the one import that points up
         from .interchange import onnx
 
-        self._net.follow_settings()
+        self._net.apply_attribute_changes()
         onnx.write(onnx.network(self), path)
 
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the JSON metadata that a file of this network holds."""
-        self._need_built("to_tensors")
-        self._net.follow_settings()
+        self._require_built("to_tensors")
+        self._net.apply_attribute_changes()
         return parameter_arrays.to_tensors(self._net)
 
     @classmethod
@@ -552,24 +552,24 @@ class Sequential:
                 [metrics.from_config(m, custom) for m in compiled["metrics"]],
                 device=device,
             )
-            model._move(device, compiled.get("precision"), asked=False)
+            model._move(device, compiled.get("precision"), explicit=False)
         else:
             model.to(device)
         return model
 
     # --- checks ---
 
-    def _need_compiled(self, what: str) -> None:
+    def _require_compiled(self, what: str) -> None:
         if self._net.given_loss is None:
             raise RuntimeError(f"{what} needs a loss and an optimiser: call compile(optimizer=…, loss=…) first")
 
-    def _need_rest(self, what: str) -> None:
+    def _require_idle(self, what: str) -> None:
         """A fit owns the network's state; a callback may look, change weights and stop it, but not begin another."""
         if self._fitting.locked():
             raise RuntimeError(f"{what} cannot be called while fit runs; set stop_training = True to end it first")
 
     @contextlib.contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
+    def _exclusive(self, what: str) -> Iterator[None]:
         """One fit at a time, whichever threads ask."""
         if not self._fitting.acquire(blocking=False):
             raise RuntimeError(f"{what} cannot be called while fit runs; set stop_training = True to end it first")
@@ -578,7 +578,7 @@ class Sequential:
         finally:
             self._fitting.release()
 
-    def _need_built(self, what: str) -> None:
+    def _require_built(self, what: str) -> None:
         if not self._net.is_built:
             raise RuntimeError(
                 f"{what}: there are no weights yet, the number of inputs is not known; "
@@ -590,21 +590,23 @@ class Sequential:
 _metric = metrics.get
 
 
-def _group_of(strategy: Any) -> Group:
+def _process_group(strategy: Any) -> Group:
     """The processes that a strategy starts; one alone for None."""
     if strategy is None:
-        return ALONE
+        return SINGLE_PROCESS
     if not isinstance(strategy, DataParallel):
         raise TypeError(f"strategy must be gpunn.DataParallel() or None, got {strategy!r}")
     return strategy.start()
 
 
-def _without_places(thing: Any) -> str:
+def _strip_addresses(thing: Any) -> str:
     """repr, without the addresses that differ from process to process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
 
 
-def _lower_precision(precision: str | None, backend: backends.Backend, dtype: np.dtype, *, asked: bool = True) -> Any:
+def _resolve_precision(
+    precision: str | None, backend: backends.Backend, dtype: np.dtype, *, explicit: bool = True
+) -> Any:
     """The precision of products, None for the dtype's own. ValueError where it makes no sense."""
     if precision is None or precision == dtype.name:
         return None
@@ -612,7 +614,7 @@ def _lower_precision(precision: str | None, backend: backends.Backend, dtype: np
         raise ValueError(f"precision must be None, 'tf32' or 'bf16', got {precision!r}")
     if precision in ("float32", "float64"):
         raise ValueError(f"precision={precision!r} does not fit a {dtype} network: give Sequential dtype={precision!r}")
-    why = backend.lower_precision_error(explicit=asked)
+    why = backend.lower_precision_error(explicit=explicit)
     if not why and dtype != np.float32:
         why = f"is for float32, and the network is in {dtype}; give dtype='float32', or leave precision out"
     if why:

@@ -112,7 +112,7 @@ class _Checked:
     def of(self, net: Sequential) -> inputs.Set:
         """(X, y, weights or None) for that net. ValueError or TypeError where they do not fit it."""
         inner = net._net
-        n_out, known = inner.outputs(self.X.shape[1]), inputs.known_inputs(inner)
+        n_out, known = inner.output_width(self.X.shape[1]), inputs.known_inputs(inner)
         key = (net.dtype, type(inner.loss), repr(vars(inner.loss)), n_out, known)
         if key not in self.found:
             self.found[key] = inputs.checked(inner, self.X, self.y, self.w)
@@ -237,7 +237,7 @@ def _net(
         rule = copy.copy(net._net.optimizer)
         try:
             rule.schedule = schedules.get(candidate["lr"])
-            net._net.check_rule(rule)
+            net._net.check_optimizer(rule)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{name}['lr']: {error}") from None
         net._net.optimizer = rule

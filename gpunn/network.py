@@ -28,16 +28,16 @@ from .kernels.state import SIZE, Slot
 from .layers import Buffers, Dense, Layer, Parameter
 from .losses import Loss
 from .optimizers import Optimizer
-from .recording import ALONE, LOOK_AFTER, Array, Group, Recorder, Share, run
+from .recording import POLL_SECONDS, SINGLE_PROCESS, Array, BatchShard, Group, Recorder, execute
 
 # above these magnitudes an update of finite numbers might overflow, and is tried before it is written
-LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
-POOL = 8
+OVERFLOW_LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
+MAX_PLANS = 8
 _versions = itertools.count(1)
 
 
 @dataclass(frozen=True)
-class Place:
+class ParameterSlice:
     """Where a parameter lies in the flat buffer."""
 
     layer: int
@@ -65,20 +65,20 @@ Table = Any  # an Array (n, m), or CompressedRows
 
 
 @dataclass(frozen=True)
-class Kept:
+class RowBuffer:
     """What the network said of every row of an epoch or of a set: outputs (n, n_out), targets, weights (n,) or None."""
 
     a: Array
     y: Array
     w: Array | None
 
-    def rows(self, start: int, stop: int) -> Kept:
+    def rows(self, start: int, stop: int) -> RowBuffer:
         """The room of those rows."""
-        return Kept(self.a[start:stop], self.y[start:stop], None if self.w is None else self.w[start:stop])
+        return RowBuffer(self.a[start:stop], self.y[start:stop], None if self.w is None else self.w[start:stop])
 
 
 @dataclass(frozen=True)
-class Accounting:
+class LossConvention:
     """The kernels that say how a penalty and a batch count in the cost and in its mean over an epoch.
 
     As they stand: the penalty of E9 in full, and batches by their weight.
@@ -86,15 +86,15 @@ class Accounting:
 
     penalty_gradient: str = "add_penalty_gradient"
     after_penalty: str | None = None
-    tick: str = "end_step"
+    end_step: str = "end_step"
 
-    def over(self, penalty: float, batch: float, weight: float) -> float:
+    def mean_penalty(self, penalty: float, batch: float, weight: float) -> float:
         """The penalty in the mean loss over a set of that weight, from its part in the loss of one batch."""
         return penalty if self.after_penalty is None else penalty * batch / weight
 
 
 @dataclass(frozen=True)
-class Penalty:
+class PenaltyRange:
     """A slice of the flat buffer with one l2 and one l1."""
 
     start: int
@@ -106,10 +106,10 @@ class Penalty:
 class Plan:
     """Every buffer of a step for n rows, and the step itself as lists of launches.
 
-    Where processes share a batch the n rows are this one's part of it, `share`: what is summed over rows is summed over
+    Where processes share a batch the n rows are this one's part of it, `shard`: what is summed over rows is summed over
     the processes as well, before it is used.
 
-    prepare   the batch's weights: wᵢ ← wᵢ/Σw
+    normalize_weights  the batch's weights: wᵢ ← wᵢ/Σw
     forward   steps (1), (2) of the procedure: x to aᴸ
     loss      (3): C, and δᴸ or ∂C/∂aᴸ
     backward  (4), (5): δ back to the first layer, gradients, penalties
@@ -126,14 +126,14 @@ class Plan:
         backward: bool = False,
         update: bool = False,
         weighted: bool = False,
-        keep: bool = False,
+        trace: bool = False,
         input_gradient: bool = False,
-        share: Share | None = None,
+        shard: BatchShard | None = None,
     ) -> None:
         # the network holds its plans; a circle would keep all of it until Python looks for circles
         self._network = weakref.ref(network)
         self.n, self.training = n, training
-        self.share = Share.of(n) if share is None else share
+        self.shard = BatchShard.of(n) if shard is None else shard
         self.backend = network.backend
         self.bytes = 0
         self.weighted = weighted
@@ -142,45 +142,49 @@ class Plan:
         self.gradient: Array = network.gradient if update else None
         if backward and not update:
             self.gradient = self._new((network.theta.shape[0],))
-        self.ops = Recorder(self.backend, keep=keep, precision=network.precision, share=self.share)
-        self.ops.whole(network.theta)
-        self._along: Any = None
-        self.fed: list[Launch] | None = None  # the whole step on what `feed` brings
-        self.passing: list[Launch] | None = None  # the forward pass, joined
-        meeting = {} if keep else self._meeting()
+        self.ops = Recorder(self.backend, trace=trace, precision=network.precision, shard=self.shard)
+        self.ops.register_flat(network.theta)
+        self._block_program: Any = None
+        self.batch_step: list[Launch] | None = None  # the whole step on what `load_batch` brings
+        self.forward_step: list[Launch] | None = None  # the forward pass, joined
+        fusable = {} if trace else self._fusable_pairs()
         # the batch, too, is held as the first product reads it
         first = next((k for k in network.layers if not k.passes_through(training)), None)
-        held = self.ops.held(network.n_in) if not keep and first is not None and first.meets_in_a_product else None
+        held = (
+            self.ops.storage_dtype(network.n_in)
+            if not trace and first is not None and first.meets_in_a_product
+            else None
+        )
         self.x = self._new((n, network.n_in), held)
         self.grad_x = self._new((n, network.n_in)) if input_gradient else None
-        self.layers = self._allocate(keep, backward, meeting)
-        self._of_penalties: list[tuple[list[Any], int, int]] = []
-        self.prepare: list[Launch] = []
+        self.layers = self._allocate(trace, backward, fusable)
+        self._penalty_args: list[tuple[list[Any], int, int]] = []
+        self.normalize_weights: list[Launch] = []
         self.loss: list[Launch] = []
         self.backward: list[Launch] = []
         self.update: list[Launch] = []
         self._merged = loss and network.loss.merged
         self._record_forward()
-        self.forward = self.ops.take()
+        self.forward = self.ops.end_section()
         if loss:
             self._record_loss(backward)
-            self.loss = self.ops.take()
+            self.loss = self.ops.end_section()
         if backward:
             self._record_backward()
-            self.backward = self.ops.take()
+            self.backward = self.ops.end_section()
         if update:
             self._record_update()
-            self.update = self.ops.take()
+            self.update = self.ops.end_section()
         self.ops.bind()
         self.bytes += self.ops.bytes
-        self.eager = list(dict.fromkeys(self.ops.eager))
+        self.slow_path_reasons = list(dict.fromkeys(self.ops.slow_path_reasons))
 
     def _new(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         made = self.backend.zeros(shape, dtype or self.network.dtype)
         self.bytes += made.nbytes
         return made
 
-    def _meeting(self) -> dict[int, int]:
+    def _fusable_pairs(self) -> dict[int, int]:
         """Neighbours of which one's product reads what the other's has left: the lower by the upper. The upper's δ Wᵀ
         may apply the lower's f′; `trace` wants ∂C/∂a and δ apart."""
         layers = self.network.layers
@@ -191,27 +195,27 @@ class Plan:
             if layers[lower].meets_in_a_product and layers[upper].meets_in_a_product
         }
 
-    def _allocate(self, keep: bool, backward: bool, meeting: dict[int, int]) -> list[Buffers]:
+    def _allocate(self, trace: bool, backward: bool, fusable: dict[int, int]) -> list[Buffers]:
         """The layers' buffers, each reading the one before it and passing ∂C/∂a_prev back to it."""
         net = self.network
         found: list[Buffers] = []
-        lower = set(meeting.values())
+        lower = set(fusable.values())
         a = self.x
         for index, layer in enumerate(net.layers):
             t = Buffers(index=index, a_prev=a, state=self.state, delta_is_known=False)
-            t.held = self.ops.held(layer.n_out or 0) if index in lower and layer.holds else None
-            t.grad_a = t.delta = t.grad_prev = t.below = t.kept = None
-            t.keeps = t.db_is_known = False
-            for place in net.places_of(index):
+            t.storage_dtype = self.ops.storage_dtype(layer.n_out or 0) if index in lower and layer.holds else None
+            t.grad_a = t.delta = t.grad_prev = t.below = t.aux = None
+            t.save_aux = t.db_is_known = False
+            for place in net.slices_of(index):
                 setattr(t, place.parameter.name, place.of(net.theta))
                 if backward:
                     setattr(t, f"d{place.parameter.name}", place.of(self.gradient))
-            for name, view in net.running_of(index).items():
+            for name, view in net.running_stats_of(index).items():
                 setattr(t, name, view)
             if layer.passes_through(self.training):
                 t.z = t.a = a
             else:
-                layer.allocate(t, self._new, self.n, keep)
+                layer.allocate(t, self._new, self.n, trace)
             found.append(t)
             a = t.a
         if backward:
@@ -219,19 +223,19 @@ class Plan:
             for t, layer in zip(reversed(found), reversed(net.layers), strict=True):
                 t.grad_a = grad
                 # without an activation of its own, a layer's δ is ∂C/∂a
-                apart = keep and layer.activation.name != "identity"
+                apart = trace and layer.activation.name != "identity"
                 t.delta = self._new(grad.shape) if apart else grad
                 if layer.passes_through(self.training):
                     t.delta = t.grad_prev = grad
                     if t.index == 0 and self.grad_x is not None:
                         self.grad_x = grad
                 elif t.index > 0:
-                    held = found[meeting[t.index]].held if t.index in meeting else None
+                    held = found[fusable[t.index]].storage_dtype if t.index in fusable else None
                     t.grad_prev = grad = self._new((self.n, layer.n_in or 0), held)
                 else:
                     t.grad_prev = self.grad_x
-            for upper, below in meeting.items():
-                found[upper].below, found[below].keeps = found[below], True
+            for upper, below in fusable.items():
+                found[upper].below, found[below].save_aux = found[below], True
         return found
 
     @property
@@ -264,32 +268,32 @@ class Plan:
         self.y = self._new((n,), np.int32) if labels else self._new((n, net.n_out))
         self.sample_weight = self._new((n,))
         self.w = self._new((n,))  # wᵢ/Σw
-        self.terms = self._new((n,))
-        if self.share.group is not ALONE:
-            ops(kernel("start_shard"), out=self.state, count=1, first=self.share.first)
+        self.row_losses = self._new((n,))
+        if self.shard.group is not SINGLE_PROCESS:
+            ops(kernel("start_shard"), out=self.state, count=1, first=self.shard.offset)
         if not self.weighted:
             self.sample_weight.fill(1)
-            self.w.fill(1 / self.share.rows)  # mutate: E3 mean
-            ops(kernel("start_batch"), out=self.state, count=1, rows=self.share.rows)
+            self.w.fill(1 / self.shard.rows)  # mutate: E3 mean
+            ops(kernel("start_batch"), out=self.state, count=1, rows=self.shard.rows)
         else:
             ops(kernel("sum_all"), self.sample_weight, out=_slot(self.state, Slot.WEIGHT))
-            ops.over_processes(_slot(self.state, Slot.WEIGHT))
+            ops.all_reduce(_slot(self.state, Slot.WEIGHT))
             ops(kernel("start_weighted_batch"), out=self.state, count=1)
             ops(kernel("normalize_weights"), self.sample_weight, self.state, out=self.w)
-        self.prepare = ops.take()
+        self.normalize_weights = ops.end_section()
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
         if self._merged:
-            net.loss.record_merged(ops, t.z, self.y, self.w, t.a, grad, self.terms)
+            net.loss.record_merged(ops, t.z, self.y, self.w, t.a, grad, self.row_losses)
             t.delta_is_known = True
         else:
             into = t.grad_a if t.grad_a is not None else grad
-            net.loss.record(ops, t.a, self.y, self.w, into, self.terms)
-        ops(kernel("sum_all"), self.terms, out=_slot(self.state, Slot.LOSS))
+            net.loss.record(ops, t.a, self.y, self.w, into, self.row_losses)
+        ops(kernel("sum_all"), self.row_losses, out=_slot(self.state, Slot.LOSS))
         self._record_penalty_value()
-        self.scores = self._new((max(1, net.n_scores),), np.float64)
-        for metric, part in net.score_parts():
-            metric.record_batch(ops, t.a, self.y, self.sample_weight, self.scores[part])
+        self.batch_metrics = self._new((max(1, net.n_metric_sums),), np.float64)
+        for metric, part in net.metric_slices():
+            metric.record_batch(ops, t.a, self.y, self.sample_weight, self.batch_metrics[part])
 
     def _record_penalty_value(self) -> None:
         penalties = self.network.penalties()
@@ -299,42 +303,42 @@ class Plan:
         for k, p in enumerate(penalties):
             theta = self.network.theta[p.start : p.stop]
             self.ops(kernel("penalty"), theta, out=parts[k : k + 1], l2=p.l2, l1=p.l1)
-            self._of_penalties.append((*self.ops.last, k))
+            self._penalty_args.append((*self.ops.last, k))
         self.ops(kernel("sum_all"), parts, out=_slot(self.state, Slot.PENALTY))
-        if self.network.accounting.after_penalty is not None:
-            self.ops(kernel(self.network.accounting.after_penalty), out=self.state, count=1)
+        if self.network.loss_convention.after_penalty is not None:
+            self.ops(kernel(self.network.loss_convention.after_penalty), out=self.state, count=1)
 
     def _record_backward(self) -> None:
         """(4) δˡ by E5 down to the first layer; (5) gradients by E6 and E7; λW of E9."""
         net = self.network
-        bucket = self.share.group.bucket_bytes
-        begun: list[Launch] = []
-        # weights lie in the layers' order, so that those from `ready` to `sent` are the ones that wait to be sent
-        sent = ready = sum(p.stop - p.start for p in net.places if p.parameter.penalised)
-        unpenalised = ready
+        bucket = self.shard.group.bucket_bytes
+        in_flight: list[Launch] = []
+        # weights lie in the layers' order, so those from `available` to `sent_upto` are still to be sent
+        sent_upto = available = sum(p.stop - p.start for p in net.slices if p.parameter.penalised)
+        unpenalised = available
         for t, layer in zip(reversed(self.layers), reversed(net.layers), strict=True):
             if not layer.passes_through(self.training):
                 layer.backward(self.ops, t, self.training)
-            ready = min([ready, *(p.start for p in net.places_of(t.index) if p.parameter.penalised)])
-            if bucket is not None and (sent - ready) * self.gradient.itemsize >= bucket:
-                begun += self.ops.begin_over_processes(self.gradient[ready:sent])
-                sent = ready
+            available = min([available, *(p.start for p in net.slices_of(t.index) if p.parameter.penalised)])
+            if bucket is not None and (sent_upto - available) * self.gradient.itemsize >= bucket:
+                in_flight += self.ops.start_all_reduce(self.gradient[available:sent_upto])
+                sent_upto = available
         # the parts' gradients, losses and metrics become those of the batch; a penalty is no part's
-        numbers = (_slot(self.state, Slot.LOSS), self.scores)
+        numbers = (_slot(self.state, Slot.LOSS), self.batch_metrics)
         if bucket is None:
-            self.ops.over_processes(self.gradient, *numbers)
+            self.ops.all_reduce(self.gradient, *numbers)
         else:
-            begun += self.ops.begin_over_processes(self.gradient[:sent], self.gradient[unpenalised:], *numbers)
-            self.ops.finish(begun)
+            in_flight += self.ops.start_all_reduce(self.gradient[:sent_upto], self.gradient[unpenalised:], *numbers)
+            self.ops.wait_all_reduce(in_flight)
         everyone = net.penalties()
         for p in net.penalties(trainable_only=True):
             theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]
-            self.ops(kernel(net.accounting.penalty_gradient), theta, self.state, out=g, l2=p.l2, l1=p.l1)
-            self._of_penalties += [(*self.ops.last, k) for k, q in enumerate(everyone) if q.start <= p.start < q.stop]
+            self.ops(kernel(net.loss_convention.penalty_gradient), theta, self.state, out=g, l2=p.l2, l1=p.l1)
+            self._penalty_args += [(*self.ops.last, k) for k, q in enumerate(everyone) if q.start <= p.start < q.stop]
 
     def set_l2(self, values: list[float]) -> None:
         """λ of every penalty, in their order, into launches that are compiled."""
-        for stage, at, k in self._of_penalties:
+        for stage, at, k in self._penalty_args:
             stage[at].scalars[0] = values[k]
 
     def _record_update(self) -> None:
@@ -342,38 +346,38 @@ class Plan:
         net, ops, state = self.network, self.ops, self.state
         rule = net.optimizer
         ops(kernel("max_abs_pair"), net.gradient, net.theta, out=_slot(state, Slot.MAX_ABS))
-        ops(kernel("check_finite"), out=state, count=1, limit=net.limit())
+        ops(kernel("check_finite"), out=state, count=1, limit=net.overflow_limit())
         rule.record_clipping(ops, net.gradient, state)
         rule.record_preparation(ops, state)
         segments = [
             (net.theta[a:b], net.gradient[a:b], {name: flat[a:b] for name, flat in net.moments.items()})
-            for a, b in net.segments()
+            for a, b in net.trainable_ranges()
         ]
         for record in (rule.record_trial, rule.record):
             for theta, g, moments in segments:
                 record(ops, theta, g, moments, state)
         for t, layer in zip(self.layers, net.layers, strict=True):
             layer.after_update(ops, t)
-        self._record_sums(ops, net.score_sums)
-        ops(kernel(net.accounting.tick), out=state, count=1, rows=self.share.rows)
+        self._record_sums(ops, net.metric_sums)
+        ops(kernel(net.loss_convention.end_step), out=state, count=1, rows=self.shard.rows)
 
     def _record_sums(self, ops: Recorder, sums: Array) -> None:
-        for metric, part in self.network.score_parts():
-            metric.record_sums(ops, self.y, self.scores[part], sums[part], self.state)
+        for metric, part in self.network.metric_slices():
+            metric.record_sums(ops, self.y, self.batch_metrics[part], sums[part], self.state)
 
-    def tally(self, sums: Array) -> list[Launch]:
+    def accumulate_metrics(self, sums: Array) -> list[Launch]:
         """Launches that add the batch's metrics to `sums`; a step that updates has its own."""
         return self._launches(lambda ops: self._record_sums(ops, sums))
 
-    def advance(self, kernel_name: str) -> list[Launch]:
+    def advance_offset(self, kernel_name: str) -> list[Launch]:
         """The launch that brings the state's offset to the next batch: "accumulate_loss" or "advance_offset"."""
         return self._launches(lambda ops: ops(kernel(kernel_name), out=self.state, count=1, rows=self.n))
 
-    def put(self, into: Array) -> list[Launch]:
+    def store_predictions(self, into: Array) -> list[Launch]:
         """The launch that keeps aᴸ in the rows of `into` from the state's offset on."""
         return self._launches(lambda ops: ops(kernel("store_rows"), self.output, self.state, out=into))
 
-    def along(self, X: Table, result: Array, start: int, stop: int) -> float | None:
+    def predict_in_place(self, X: Table, result: Array, start: int, stop: int) -> float | None:
         """aᴸ of rows start … stop of X, whole blocks, into those rows of `result`; returns max |x|, NaN where an x is.
 
         X and the result are read and written where they are, block after block; None, with nothing done, where X is not
@@ -381,33 +385,33 @@ class Plan:
         """
         usual = not isinstance(X, CompressedRows) and X.dtype == self.x.dtype == self.network.dtype
         usual = usual and X.flags.c_contiguous
-        if self._along is None and usual:
+        if self._block_program is None and usual:
             largest = self._new((1,), np.float64)
             look = self._launches(lambda ops: ops(kernel("max_abs"), self.x, out=largest))
             walk = self.backend.bind_blocks([*look, *self.forward], [self.x, self.output, largest])
             # a network that passes everything through writes nothing
-            self._along = False if walk is None or self.output is self.x else walk
-        if self._along is False or not usual:
+            self._block_program = False if walk is None or self.output is self.x else walk
+        if self._block_program is False or not usual:
             return None
         blocks = (stop - start) // self.n
         found = self.backend.empty((blocks,), np.float64)
-        self._along.run_blocks((X[start:stop], result[start:stop], found), blocks, seconds=LOOK_AFTER)
+        self._block_program.run_blocks((X[start:stop], result[start:stop], found), blocks, seconds=POLL_SECONDS)
         return float(found.max())
 
     def _launches(self, record: Callable[[Recorder], None]) -> list[Launch]:
         ops = Recorder(self.backend)
         record(ops)
-        launches = ops.take()
+        launches = ops.end_section()
         ops.bind()
         return launches
 
-    def keep(self, kept: Kept | None) -> list[Launch]:
+    def store_rows(self, kept: RowBuffer | None) -> list[Launch]:
         """Launches that keep outputs, targets and weights of the batch's rows, where there is room for them."""
         if kept is None:
             return []
         labels = self.network.loss.targets == "labels"
 
-        first = self.share.first
+        first = self.shard.offset
 
         def record(ops: Recorder) -> None:
             ops(kernel("store_rows"), self.output, self.state, out=kept.a[first:])
@@ -417,26 +421,26 @@ class Plan:
 
         return self._launches(record)
 
-    def feed(self, X: Table, y: Array, w: Array = None) -> None:
+    def load_batch(self, X: Table, y: Array, w: Array = None) -> None:
         """Bring one batch, arrays on the device, into the plan's x, y and w."""
         self.state[Slot.OFFSET] = 0
         if isinstance(X, CompressedRows):
-            run(self.source(X, y, w))
+            execute(self.gather(X, y, w))
             return
         with np.errstate(all="ignore"):
-            self.ops.put(X, self.x)
+            self.ops.copy_into(X, self.x)
             self.y[...] = y
             if w is not None:
                 self.sample_weight[...] = w
 
-    def source(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
+    def gather(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
         """Launches that bring the batch at the state's offset: x, y, w from whole arrays on the device.
 
         With `order` (int64, a permutation) row i of the batch is row order[offset + i], else row offset + i.
         """
         ops = Recorder(self.backend, precision=self.network.precision)
         if order is not None:
-            order = order[self.share.first :]
+            order = order[self.shard.offset :]
         pairs = [(X, self.x)]
         if y is not None:
             if self.network.loss.targets == "labels":
@@ -451,7 +455,7 @@ class Plan:
         for whole, into in pairs:
             if isinstance(whole, CompressedRows):
                 stored = (whole.values, whole.columns, whole.starts)
-                with ops.in_full(into) as sums:
+                with ops.accumulate_in_float32(into) as sums:
                     if order is None:
                         ops(kernel("copy_csr"), *stored, self.state, out=sums)
                     else:
@@ -466,7 +470,7 @@ class Plan:
             else:
                 ops(kernel("gather"), whole, order, self.state, out=into, **steps)
         self.bytes += ops.bytes
-        launches = ops.take()
+        launches = ops.end_section()
         ops.bind()
         return launches
 
@@ -480,23 +484,23 @@ class Network:
         self.dtype = dtype
         self.backend: Backend = backends.get("cpu")
         self.n_in = self.n_out = 0
-        self.places: list[Place] = []
+        self.slices: list[ParameterSlice] = []
         self.theta: Array = None
         self.running: Array = None
         self.gradient: Array = None
         self.state: Array = None
         self.moments: dict[str, Array] = {}
-        self.score_sums: Array = None
+        self.metric_sums: Array = None
         self.given_loss: Loss | None = None  # as it was given to compile; None before
         self.given_metrics: list[Any] = []
         self.loss: Loss  # resolved for the last activation
         self.metrics: list[Any] = []  # resolved for the loss
         self.optimizer: Optimizer
-        self.accounting = Accounting()
+        self.loss_convention = LossConvention()
         self.precision: str | None = None  # of products on a GPU, where it is less than the dtype's
-        self.group: Group = ALONE  # the processes that share its steps
-        self.held_rate: float | None = None  # η where a callback holds it, whatever the schedule says
-        self.faults: dict[str, None] = {}  # what kept its steps from being one graph, since it was compiled
+        self.group: Group = SINGLE_PROCESS  # the processes that share its steps
+        self.learning_rate_override: float | None = None  # η where a callback holds it, whatever the schedule says
+        self.capture_errors: dict[str, None] = {}  # what kept its steps from being one graph, since it was compiled
         self._recorded: list[Any] | None = None  # the settings that loss, metrics and plans were made for
         self._lock = threading.Lock()  # of the plans
         self._reset_plans()
@@ -518,15 +522,15 @@ class Network:
         self.n_in, self.n_out = n_in, width
         listed = [(k, p) for k, layer in enumerate(self.layers) for p in layer.parameters()]
         at = 0
-        self.places = []
+        self.slices = []
         for k, p in sorted(listed, key=lambda pair: not pair[1].penalised):
             size = int(np.prod(p.shape))
-            self.places.append(Place(k, p, at, at + size))
+            self.slices.append(ParameterSlice(k, p, at, at + size))
             at += size
         theta = np.zeros(at, self.dtype)
         for k in range(len(self.layers) if draw else 0):
-            generator = generator_of(self.seed, 2**64 - 1 - k)
-            for place in self.places_of(k):
+            generator = keyed_generator(self.seed, 2**64 - 1 - k)
+            for place in self.slices_of(k):
                 place.of(theta)[...] = place.parameter.initializer(place.parameter.shape, generator)
         statistics = [r for layer in self.layers for r in layer.running()]
         running = np.concatenate([np.full(r.shape, r.initial, self.dtype).ravel() for r in statistics] or [theta[:0]])
@@ -541,18 +545,18 @@ class Network:
             self.state[Slot.SEED_LOW] = float(self.seed & 0xFFFFFFFF)
             self.state[Slot.SEED_HIGH] = float(self.seed >> 32 & 0xFFFFFFFF)
 
-    def places_of(self, layer: int) -> list[Place]:
+    def slices_of(self, layer: int) -> list[ParameterSlice]:
         """The places of one layer's parameters, in the layer's own order."""
         return sorted(
-            (p for p in self.places if p.layer == layer),
+            (p for p in self.slices if p.layer == layer),
             key=lambda p: [q.name for q in self.layers[layer].parameters()].index(p.parameter.name),
         )
 
-    def ordered_places(self) -> list[Place]:
+    def slices_in_order(self) -> list[ParameterSlice]:
         """All places in the order of `get_weights`: W1, b1, W2, b2, …"""
-        return [p for k in range(len(self.layers)) for p in self.places_of(k)]
+        return [p for k in range(len(self.layers)) for p in self.slices_of(k)]
 
-    def running_of(self, layer: int) -> dict[str, Array]:
+    def running_stats_of(self, layer: int) -> dict[str, Array]:
         """One layer's running statistics, views of their flat buffer."""
         found, at = {}, 0
         for k, each in enumerate(self.layers):
@@ -563,10 +567,10 @@ class Network:
                 at += size
         return found
 
-    def segments(self) -> list[tuple[int, int]]:
+    def trainable_ranges(self) -> list[tuple[int, int]]:
         """The stretches of the flat buffer that train, neighbours joined: one, unless a layer is frozen."""
         found: list[tuple[int, int]] = []
-        for p in self.places:
+        for p in self.slices:
             if not self.layers[p.layer].trainable:
                 continue
             if found and found[-1][1] == p.start:
@@ -575,18 +579,18 @@ class Network:
                 found.append((p.start, p.stop))
         return found
 
-    def penalties(self, *, trainable_only: bool = False) -> list[Penalty]:
+    def penalties(self, *, trainable_only: bool = False) -> list[PenaltyRange]:
         """The stretches with a penalty, neighbours of equal λ joined: one, unless layers differ. (E9)"""
-        found: list[Penalty] = []
-        for p in self.places:
+        found: list[PenaltyRange] = []
+        for p in self.slices:
             now = {q.name: q for q in self.layers[p.layer].parameters()}[p.parameter.name]
             l2, l1 = now.l2, now.l1
             if (l2 == 0 and l1 == 0) or (trainable_only and not self.layers[p.layer].trainable):
                 continue
             if found and (found[-1].stop, found[-1].l2, found[-1].l1) == (p.start, l2, l1):
-                found[-1] = Penalty(found[-1].start, p.stop, l2, l1)
+                found[-1] = PenaltyRange(found[-1].start, p.stop, l2, l1)
             else:
-                found.append(Penalty(p.start, p.stop, l2, l1))
+                found.append(PenaltyRange(p.start, p.stop, l2, l1))
         return found
 
     # --- training state ---
@@ -596,20 +600,20 @@ class Network:
         optimizer: Optimizer,
         loss: Loss,
         metrics: list[Any],
-        accounting: Accounting = Accounting(),
+        loss_convention: LossConvention = LossConvention(),
         precision: str | None = None,
     ) -> None:
         """Set the optimizer, the loss, the metrics, and the precision of products on a GPU. The optimizer starts again
         at step 0. ValueError if they do not fit each other; then nothing is changed."""
         self.loss, self.metrics = self.resolve(loss, metrics)
         self.given_loss, self.given_metrics = loss, metrics
-        self.optimizer, self.accounting = optimizer, accounting
+        self.optimizer, self.loss_convention = optimizer, loss_convention
         self.precision = precision
-        self.held_rate = None
-        self.moments, self.score_sums, self.faults = {}, None, {}
+        self.learning_rate_override = None
+        self.moments, self.metric_sums, self.capture_errors = {}, None, {}
         if self.is_built:
             self._reset_state()
-        self._recorded = self.settings()
+        self._recorded = self.plan_key()
         self._reset_plans()
 
     def resolve(self, loss: Loss, metrics: Sequence[Any]) -> tuple[Loss, list[Any]]:
@@ -623,10 +627,10 @@ class Network:
             raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
         copies = [copy.copy(metric) for metric in metrics]
         for metric in copies:
-            metric.resolve(resolved, self.outputs())
+            metric.resolve(resolved, self.output_width())
         return resolved, copies
 
-    def outputs(self, n_in: int | None = None) -> int:
+    def output_width(self, n_in: int | None = None) -> int:
         """n_out for n_in inputs. Before n_in is known, the units of the last layer that defines its width, or 0."""
         if self.is_built:
             return self.n_out
@@ -656,18 +660,18 @@ class Network:
                 break
         return last.activation
 
-    def compute_in(self, precision: str | None) -> None:
+    def set_precision(self, precision: str | None) -> None:
         """Products on a GPU in that precision from now on."""
         if precision != self.precision:
             self.precision = precision
             self._reset_plans()
 
-    def join(self, group: Group) -> None:
+    def set_group(self, group: Group) -> None:
         """Share steps with the processes of a group from now on."""
         self.group = group
         self._reset_plans()
 
-    def check_rule(self, optimizer: Optimizer) -> None:
+    def check_optimizer(self, optimizer: Optimizer) -> None:
         """ValueError where a hyper-parameter is 0 or infinite in the network's dtype."""
         for name, value in optimizer.hyper().items():
             with np.errstate(over="ignore", under="ignore"):
@@ -683,7 +687,7 @@ class Network:
             for name in self.optimizer.moments:
                 self.moments[name] = self.backend.zeros((count,), self.dtype)
                 self.moments[name].fill(self.optimizer.initial(name))
-            self.score_sums = self.backend.zeros((max(1, self.n_scores),), np.float64)
+            self.metric_sums = self.backend.zeros((max(1, self.n_metric_sums),), np.float64)
         self._reset_state()
         self._reset_plans()
 
@@ -693,7 +697,7 @@ class Network:
             self.state.fill(0)
         self._set_seed()
 
-    def score_parts(self) -> list[tuple[Any, slice]]:
+    def metric_slices(self) -> list[tuple[Any, slice]]:
         """The metrics, and where their numbers lie among those of all."""
         ends = np.cumsum([metric.size(self.n_out) for metric in self.metrics], dtype=int)
         return [
@@ -702,50 +706,50 @@ class Network:
         ]
 
     @property
-    def n_scores(self) -> int:
+    def n_metric_sums(self) -> int:
         """How many numbers the metrics take together."""
         return sum(metric.size(self.n_out) for metric in self.metrics)
 
-    def fingerprint(self) -> int | None:
+    def weights_checksum(self) -> int | None:
         """A number that tells these parameters and running statistics from others; None before there are any."""
         if not self.is_built:
             return None
         theta, running = (np.ascontiguousarray(self.backend.to_host(a)) for a in (self.theta, self.running))
         return zlib.crc32(running.data, zlib.crc32(theta.data))
 
-    def room(self, n: int, *, weighted: bool) -> Kept | None:
+    def new_row_buffer(self, n: int, *, weighted: bool) -> RowBuffer | None:
         """Room for n rows where a metric looks at all rows together, else None."""
         if not any(metric.needs_rows for metric in self.metrics):
             return None
         new, labels = self.backend.empty, self.loss.targets == "labels"
         y = new((n,), np.int32) if labels else new((n, self.n_out), self.dtype)
-        return Kept(new((n, self.n_out), self.dtype), y, new((n,), np.float64) if weighted else None)
+        return RowBuffer(new((n, self.n_out), self.dtype), y, new((n,), np.float64) if weighted else None)
 
-    def ready(self) -> None:
+    def prepare_training(self) -> None:
         """Create the optimizer's state if it does not exist."""
-        if self.score_sums is None:
+        if self.metric_sums is None:
             self.reset_optimizer()
 
-    def follow_settings(self) -> None:
+    def apply_attribute_changes(self) -> None:
         """Apply the attributes that were set on layers, optimizer, loss and metrics: resolve loss and metrics again and
         drop the plans, which changes `version`. Does nothing if no attribute changed.
 
         ValueError if the attributes do not fit each other or the weights; then nothing is changed.
         """
-        settings = self.settings()
+        settings = self.plan_key()
         if settings == self._recorded:
             return
         if self.given_loss is not None:
-            self.check_rule(self.optimizer)
+            self.check_optimizer(self.optimizer)
             self.loss, self.metrics = self.resolve(self.given_loss, self.given_metrics)
-            if self.score_sums is not None and self.score_sums.shape[0] != max(1, self.n_scores):
-                self.score_sums = self.backend.zeros((max(1, self.n_scores),), np.float64)
+            if self.metric_sums is not None and self.metric_sums.shape[0] != max(1, self.n_metric_sums):
+                self.metric_sums = self.backend.zeros((max(1, self.n_metric_sums),), np.float64)
         elif self.is_built:
             self._check_parameters()
         self._recorded = settings
         self._reset_plans()
 
-    def settings(self) -> list[Any]:
+    def plan_key(self) -> list[Any]:
         """The attribute values that plans record from layers, optimizer, loss and metrics."""
         found = [layer.settings() for layer in self.layers]
         if self.given_loss is not None:
@@ -756,7 +760,7 @@ class Network:
     def _check_parameters(self) -> None:
         """ValueError if an attribute gives a layer other parameters than it was built with."""
         for k, layer in enumerate(self.layers):
-            built = {p.parameter.name: p.parameter.shape for p in self.places if p.layer == k}
+            built = {p.parameter.name: p.parameter.shape for p in self.slices if p.layer == k}
             now = {p.name: p.shape for p in layer.parameters()}
             if now != built:
                 raise ValueError(
@@ -764,10 +768,10 @@ class Network:
                     "attribute back, or make a new network"
                 )
 
-    def limit(self) -> float:
+    def overflow_limit(self) -> float:
         """The magnitude from which on an update is tried before it is written; 0 where a rule's numbers are extreme."""
         plain = all(h == 0 or 1e-30 <= abs(h) <= 1e6 for h in self.optimizer.hyper().values())
-        return LIMITS[self.dtype.name] if plain else 0.0
+        return OVERFLOW_LIMITS[self.dtype.name] if plain else 0.0
 
     def move(self, backend: Backend) -> None:
         """Bring every buffer to another device; plans are made anew there."""
@@ -775,12 +779,12 @@ class Network:
             self.backend = backend  # the same device, perhaps for another reason
             return
         # everything is there before anything is let go: the other device may lack the memory
-        names = ("theta", "running", "gradient", "state", "score_sums")
+        names = ("theta", "running", "gradient", "state", "metric_sums")
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         moved = {name: backend.asarray(self.backend.to_host(array)) for name, array in arrays.items()}
         moments = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.moments.items()}
         vars(self).update(moved)
-        self.moments, self.faults = moments, {}
+        self.moments, self.capture_errors = moments, {}
         self.backend = backend
         self._reset_plans()
 
@@ -799,7 +803,7 @@ class Network:
     def plan(self, n: int, **options: Any) -> Iterator[Plan]:
         """A plan for n rows and the current settings, from the pool of those not in use or made now. It serves one
         thread at a time."""
-        self.follow_settings()
+        self.apply_attribute_changes()
         key = (n, *sorted(options.items()))
         with self._lock:
             pool = self._pool  # a plan made while another thread changes an attribute must not enter the next pool
@@ -815,13 +819,13 @@ class Network:
                 # a pool that was dropped meanwhile does not take old plans back
                 if pool is self._pool:
                     pool.setdefault(key, []).append(plan)
-                    while len(pool) > POOL:
+                    while len(pool) > MAX_PLANS:
                         pool.pop(next(iter(pool)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles and deep copies hold host arrays and no plans."""
         state = {k: v for k, v in vars(self).items() if k not in ("_lock", "_pool", "_recorded", "backend", "group")}
-        for name in ("theta", "running", "gradient", "state", "score_sums"):
+        for name in ("theta", "running", "gradient", "state", "metric_sums"):
             if state[name] is not None:
                 state[name] = np.array(self.backend.to_host(state[name]))
         state["moments"] = {k: np.array(self.backend.to_host(v)) for k, v in self.moments.items()}
@@ -830,12 +834,12 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickled on the CPU, whatever device it came from."""
         vars(self).update(state)
-        self.backend, self.group, self.faults = backends.get("cpu"), ALONE, {}
+        self.backend, self.group, self.capture_errors = backends.get("cpu"), SINGLE_PROCESS, {}
         self._recorded, self._lock = None, threading.Lock()
         self._reset_plans()
 
 
-def generator_of(seed: int, purpose: int) -> np.random.Generator:
+def keyed_generator(seed: int, purpose: int) -> np.random.Generator:
     """The host's generator for one purpose: Philox keyed (seed, purpose), never a running one."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64)))
 

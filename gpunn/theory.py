@@ -72,7 +72,7 @@ class Function:
     """An activation: f(z), and f′ as a function of z."""
 
     f: Callable[[Any, Array], Array]
-    slope: Callable[[Any, Array], Array]
+    derivative: Callable[[Any, Array], Array]
 
 
 def _sigmoid(xp: Any, z: Array) -> Array:
@@ -128,13 +128,13 @@ def activate(z: Array, f: str = "relu") -> Array:
     return _function(f).f(xp, z)
 
 
-def slope(z: Array, f: str = "relu") -> Array:
+def derivative(z: Array, f: str = "relu") -> Array:
     """f′(z) of an elementwise activation; 0 at z = 0 for the rectifier. (E4, E5)
 
     z (n, n_out) → (n, n_out). ValueError for an unknown name and for softmax, whose derivative is a matrix a row.
     """
     _fit(z=(z, "n n_out"))
-    return _function(f).slope(array_module(z), z)
+    return _function(f).derivative(array_module(z), z)
 
 
 def _function(f: str) -> Function:
@@ -234,7 +234,7 @@ def output_error(z: Array, grad_a: Array, f: str) -> Array:
     if f == "softmax":
         a = activate(z, "softmax")
         return a * (grad_a - (a * grad_a).sum(axis=1, keepdims=True))  # mutate: E4 theory softmax
-    return slope(z, f) * grad_a  # mutate: E4 theory
+    return derivative(z, f) * grad_a  # mutate: E4 theory
 
 
 def matched_output_error(y: Array, a: Array, w: Array | None = None) -> Array:
@@ -255,7 +255,7 @@ def recursion(z: Array, delta_next: Array, W_next: Array, f: str) -> Array:
     """
     _fit(z=(z, "n n_l"), W_next=(W_next, "n_l n_next"), delta_next=(delta_next, "n n_next"))
     grad_a = delta_next @ W_next.T  # mutate: E5 theory
-    return slope(z, f) * grad_a
+    return derivative(z, f) * grad_a
 
 
 # --- E6, E7, E8: gradients and the step ---
@@ -389,7 +389,7 @@ def train_step(
             delta.insert(0, recursion(zs[k], delta[0], parameters[k + 1][0], activations[k]))
         else:
             through = dropout(delta[0] @ parameters[k + 1][0].T, mask, p)
-            delta.insert(0, slope(zs[k], activations[k]) * through)
+            delta.insert(0, derivative(zs[k], activations[k]) * through)
     # (5): the gradients
     dW = [
         weight_gradient(a, d) + penalty_gradient(W, lam)

@@ -44,7 +44,7 @@ from ..model import Sequential
 from ..network import Network, Plan
 from ..optimizers import Optimizer
 from ..parallel import DataParallel
-from ..recording import ALONE
+from ..recording import SINGLE_PROCESS
 from ..training import checkpoint, fused_epochs, host_dataset, inputs
 from ..training import fit as fitting
 from ..training import resume as run_file
@@ -177,8 +177,8 @@ class Perceptron:
     def _one_fit(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
         """One fit at a time, and the estimator as before where it is refused; processes that fit together hear of
         it."""
-        group = self.strategy.start() if isinstance(self.strategy, DataParallel) else ALONE
-        with group.together(), self._one_fit_here(validation_data, resume):
+        group = self.strategy.start() if isinstance(self.strategy, DataParallel) else SINGLE_PROCESS
+        with group.collective(), self._one_fit_here(validation_data, resume):
             yield
 
     @contextmanager
@@ -545,9 +545,9 @@ class Perceptron:
             if isinstance(theta, np.ndarray) and not theta.flags.writeable:
                 # joblib's memory maps are for reading
                 self.net_ = copy.deepcopy(self.net_)
-            if (self.strategy is None) != (self.net_._net.group is ALONE):
-                self.net_.join(self.strategy)
-            return self.net_._move(self.device, self.precision, asked=True)
+            if (self.strategy is None) != (self.net_._net.group is SINGLE_PROCESS):
+                self.net_.set_strategy(self.strategy)
+            return self.net_._move(self.device, self.precision, explicit=True)
         # only where dropout draws from it, so that scikit-learn's draws stay as they are
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
         model = Sequential(self._layers(layer_units), seed=seed, dtype=self._net_dtype)
@@ -565,8 +565,8 @@ class Perceptron:
     def _equip(self, model: Sequential, device: str, *, asked: bool = True) -> None:
         """Give a network the estimator's update rule, loss, accounting and precision; `asked` as in `Sequential`."""
         model.compile(self._rule(), self._output()[0], device=device, strategy=self.strategy)
-        model._move(device, self.precision, asked=asked)
-        model._net.accounting = SHARED
+        model._move(device, self.precision, explicit=asked)
+        model._net.loss_convention = SHARED
 
     def _host_targets(self, y: Any) -> Any:
         """y as `_host` gives it."""
@@ -645,7 +645,7 @@ class Perceptron:
         """`coefs_` and `intercepts_` are the network's own parameters: views on a CPU, read-only copies of a GPU's."""
         net = self.net_._net
         shown: dict[str, list[np.ndarray]] = {"W": [], "b": []}
-        for place in net.ordered_places():
+        for place in net.slices_in_order():
             array = to_host(place.of(net.theta))
             if is_device_array(net.theta):
                 array.flags.writeable = False
@@ -792,7 +792,7 @@ class _Evaluation:
         self.net, self.alpha = net, alpha
         self.set = inputs.on_device(net, data)
         self.weight = float(data[0].shape[0] if data[2] is None else data[2].sum(dtype=np.float64))
-        self.penalised = sum(p.stop - p.start for p in net.places if p.parameter.penalised)
+        self.penalised = sum(p.stop - p.start for p in net.slices if p.parameter.penalised)
         widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))
         rows, n = max(1024, LBFGS_ELEMENTS // widest), self.set.n
         self.parts = [(start, min(rows, n - start)) for start in range(0, n, rows)]
@@ -827,10 +827,10 @@ class _Evaluation:
 
 def _write_weights(net: Network, coefs: list[Any], intercepts: list[Any]) -> None:
     """Copy weights and intercepts, layer by layer, into a network's parameters. ValueError where shapes differ."""
-    given, layers = {"W": iter(coefs), "b": iter(intercepts)}, len(net.places) // 2
+    given, layers = {"W": iter(coefs), "b": iter(intercepts)}, len(net.slices) // 2
     if not len(coefs) == len(intercepts) == layers:
         raise ValueError(f"coefs_ and intercepts_ must hold {layers} arrays each, one for each layer")
-    for place in net.ordered_places():
+    for place in net.slices_in_order():
         view, array = place.of(net.theta), np.asarray(next(given[place.parameter.name]))
         if array.shape != view.shape:
             raise ValueError(f"coefs_ and intercepts_ must keep their shapes: {view.shape}, got {array.shape}")

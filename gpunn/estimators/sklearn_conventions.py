@@ -11,12 +11,12 @@ from ..activations import Activation
 from ..kernels import get as kernel
 from ..kernels.scikit_learn import sklearn_adam, sklearn_adam_bias_correction, sklearn_momentum, sklearn_nesterov
 from ..losses import BinaryCrossentropy, Loss, SparseCategoricalCrossentropy
-from ..network import Accounting
+from ..network import LossConvention
 from ..optimizers import Adam, Optimizer
 from ..recording import Array, Recorder
 
 # the penalty αW/Σw of a batch, and an epoch's loss as the mean of its batches' by rows
-SHARED = Accounting("add_scaled_penalty_gradient", "scale_penalty", "end_step_by_rows")
+SHARED = LossConvention("add_scaled_penalty_gradient", "scale_penalty", "end_step_by_rows")
 
 
 class ScikitLearnSGD(Optimizer):

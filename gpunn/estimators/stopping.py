@@ -84,7 +84,7 @@ class Course(Callback):
         if est._optimizer.learning_rate != self.rate:
             self.rate = est._optimizer.learning_rate
             # not by the property, which refuses the 0 that a large power_t comes to
-            self.model._net.held_rate = float(self.rate)
+            self.model._net.learning_rate_override = float(self.rate)
 
     def _count_improvement(self, lines: bool) -> None:
         """How many epochs in a row brought less than tol, and the best so far."""
@@ -97,7 +97,7 @@ class Course(Callback):
         est._show_weights()
         score = est._score(*self.held_out[:2], sample_weight=self.held_out[2])
         # processors may differ in the last bit: one score decides for all
-        score = self.model._net.group.meet("the validation score", score)[0]
+        score = self.model._net.group.allgather("the validation score", score)[0]
         est.validation_scores_.append(score)
         if lines:
             print(f"Validation score: {score:f}")

@@ -187,7 +187,7 @@ def table(net: Sequential, encoding: Encoding) -> Graph:
 
 
 def _from_X(graph: Graph, net: Sequential) -> str:
-    net._need_built("export")
+    net._require_built("export")
     return _forward(graph, net, graph.input("X", net.dtype, net._net.n_in))
 
 

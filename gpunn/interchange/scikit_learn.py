@@ -102,7 +102,7 @@ def _take_optimizer(made: Any, theirs: Any) -> None:
     net = made.net_._net
     if made.optimizer is not None or {*moments} != {*net.optimizer.moments}:
         return
-    net.ready()
+    net.prepare_training()
     for name, arrays in moments.items():
         # all coefs, then all intercepts: the order of the network's own buffer
         flat = np.concatenate([np.ravel(a) for a in arrays])
@@ -111,7 +111,7 @@ def _take_optimizer(made: Any, theirs: Any) -> None:
     made._optimizer = made._new_optimizer()
     if made.solver == "sgd":
         made._optimizer.learning_rate = theirs.learning_rate
-        net.held_rate = float(theirs.learning_rate)
+        net.learning_rate_override = float(theirs.learning_rate)
 
 
 def _give_optimizer(estimator: Any, made: Any) -> Any:

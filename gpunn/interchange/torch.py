@@ -52,7 +52,7 @@ def torch_state_dict(net: Sequential) -> dict[str, np.ndarray]:
     RuntimeError before the number of inputs is known; ValueError for a layer of one's own, or dropout in the text's
     form, which PyTorch does not have.
     """
-    net._need_built("torch_state_dict")
+    net._require_built("torch_state_dict")
     views = views_of(net._net)
     state = {}
     for name, own in _names(_modules(net.layers)).items():
@@ -71,7 +71,7 @@ def save_torch(net: Sequential, path: str | os.PathLike[str]) -> None:
 
 def torch_module(net: Sequential) -> str:
     """The module in Python, ``nn.Sequential(nn.Linear(4, 8), nn.ReLU(), …)``. Errors as `torch_state_dict`."""
-    net._need_built("torch_module")
+    net._require_built("torch_module")
     return _text(_modules(net.layers), net.dtype)
 
 

@@ -14,8 +14,8 @@ A layer of one's own is a subclass of `Layer`:
 A saved network keeps the class's name, and `gpunn.load(…, custom={name: class})` brings it back.
 
 ``t`` holds the plan's buffers for this layer; a parameter NAME is ``t.NAME``, its gradient ``t.dNAME``. ``ops`` is a
-`gpunn.recording.Recorder`: ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, or ``ops.call(function, …, why=…)``
-for Python on the arrays themselves.
+`gpunn.recording.Recorder`: ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, or
+``ops.call_python(function, …, reason=…)`` for Python on the arrays themselves.
 """
 
 from __future__ import annotations

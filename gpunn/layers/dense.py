@@ -91,19 +91,19 @@ class Dense(Layer):
         return [weights, Parameter("b", (self.units,), self.bias_initializer)] if self.use_bias else [weights]
 
     def allocate(self, t: Buffers, new: Callable[..., Array], n: int, keep: bool) -> None:
-        t.a = new((n, self.units), t.held)
+        t.a = new((n, self.units), t.storage_dtype)
         # where f′ comes from a, the product, z and a may share one buffer
-        t.z = new((n, self.units), t.held) if keep or self.activation.needs_z else t.a
+        t.z = new((n, self.units), t.storage_dtype) if keep or self.activation.needs_z else t.a
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """z = a_prev W + b (E1), a = f(z) (E2)"""
-        if not self.use_bias or ops.keep:
+        if not self.use_bias or ops.trace:
             self.forward_to_z(ops, t, training)
             self.activation.record(ops, t.z, t.a)
             return
         f = self.activation.name
         t.f, t.wants_db = f, self.trainable
-        done, t.kept = ops.affine(t.a_prev, t.W, t.b, t.z, t.a, f, nan_checked=training, keeps=t.keeps)
+        done, t.aux = ops.forward_epilogue(t.a_prev, t.W, t.b, t.z, t.a, f, nan_checked=training, save_aux=t.save_aux)
         if done == "z":
             self.activation.record(ops, t.z, t.a)
         elif not done:
@@ -112,7 +112,7 @@ class Dense(Layer):
 
     def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """z = a_prev W + b (E1)"""
-        if self.use_bias and ops.affine(t.a_prev, t.W, t.b, t.z, t.z, "identity")[0]:
+        if self.use_bias and ops.forward_epilogue(t.a_prev, t.W, t.b, t.z, t.z, "identity")[0]:
             return
         ops.matmul(t.a_prev, t.W, out=t.z)
         if self.use_bias:
@@ -128,7 +128,7 @@ class Dense(Layer):
                 self.activation.record_backward(*given)
         if self.trainable:
             wants_db = self.use_bias and not (summed or t.db_is_known)
-            if not (wants_db and ops.matmul_with_sums(t.a_prev.T, t.delta, out=t.dW, sums=t.db)):  # mutate: E6 cublaslt
+            if not (wants_db and ops.wgrad_epilogue(t.a_prev.T, t.delta, out=t.dW, sums=t.db)):  # mutate: E6 cublaslt
                 ops.matmul(t.a_prev.T, t.delta, out=t.dW)  # mutate: E6 dense
                 if wants_db:
                     ops(kernel("column_sum"), t.delta, out=t.db)
@@ -141,11 +141,11 @@ class Dense(Layer):
         Whether it was: that layer knows its δ then.
         """
         below = t.below
-        if below is None or below.kept is None:
+        if below is None or below.aux is None:
             return False
-        given = (t.delta, t.W.T, t.grad_prev, below.f, below.kept)  # mutate: E5 cublaslt
-        below.db_is_known = below.wants_db and ops.matmul_through(*given, below.db)  # mutate: E7 cublaslt
-        below.delta_is_known = below.db_is_known or ops.matmul_through(*given)
+        given = (t.delta, t.W.T, t.grad_prev, below.f, below.aux)  # mutate: E5 cublaslt
+        below.db_is_known = below.wants_db and ops.dgrad_epilogue(*given, below.db)  # mutate: E7 cublaslt
+        below.delta_is_known = below.db_is_known or ops.dgrad_epilogue(*given)
         return bool(below.delta_is_known)
 
     def after_update(self, ops: Recorder, t: Buffers) -> None:

@@ -48,12 +48,12 @@ class BatchNormalization(Layer):
         mean, variance = t.running_mean, t.running_variance
         if self._of_batch(training):
             mean, variance = t.mean, t.variance
-            t.rows = ops.normalized_rows(t.a.shape[0])
+            t.rows = ops.batch_norm_count(t.a.shape[0])
             factor = 1 / max(t.rows, 1)
             ops(kernel("column_mean"), t.a_prev, out=mean, factor=factor)
-            ops.over_normalized(mean)
+            ops.all_reduce_if_synced(mean)
             ops(kernel("column_variance"), t.a_prev, mean, out=variance, factor=factor)
-            ops.over_normalized(variance)
+            ops.all_reduce_if_synced(variance)
         out = (t.normal, t.z)
         ops(kernel("batch_normalize"), t.a_prev, mean, variance, t.gamma, t.beta, out=out, epsilon=self.epsilon)
 
@@ -69,7 +69,7 @@ class BatchNormalization(Layer):
         numbers = {"epsilon": self.epsilon}
         if of_batch:
             numbers["factor"] = 1 / max(t.rows, 1)
-            sums = ops.normalized_sums((d_gamma, d_beta), into=(t.d_gamma, t.d_beta))
+            sums = ops.synced_sums((d_gamma, d_beta), into=(t.d_gamma, t.d_beta))
             ops(
                 kernel("batch_normalize_backward"),
                 t.grad_a,

@@ -64,12 +64,12 @@ class R2Score(_OfValues):
         n, m = a.shape
         table = ops.new((n, 4 * m), np.float64)
         parts = tuple(table[:, k * m : (k + 1) * m] for k in range(4))
-        ops(kernel("variance_terms"), a, y, ops.first_row(y), w, out=parts)
+        ops(kernel("variance_terms"), a, y, ops.broadcast_first_row(y), w, out=parts)
         ops(kernel("column_sum"), table, out=batch[: 4 * m])
 
     def record_sums(self, ops: Recorder, y: Array, batch: Array, sums: Array, state: Array) -> None:
         m = batch.shape[0] // 5
-        ops(kernel("accumulate_variance"), batch, ops.first_row(y), state, out=sums, count=m, columns=m)
+        ops(kernel("accumulate_variance"), batch, ops.broadcast_first_row(y), state, out=sums, count=m, columns=m)
 
     def join(self, parts: list[np.ndarray]) -> np.ndarray:
         """Two parts' sums about their own means, joined as those of two batches are."""

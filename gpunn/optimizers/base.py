@@ -86,12 +86,12 @@ class Optimizer:
     def record(self, ops: Recorder, theta: Array, g: Array, moments: dict[str, Array], state: Array) -> None:
         """Record the update of θ and the moments, flat buffers all. (E8)"""
         out = (theta, *(moments[m] for m in self.moments))
-        held = ops.copy_of_part(theta)
+        held = ops.bf16_view(theta)
         if held is None:
             ops(self.rule.update, g, state, out=out, **self.hyper())
         else:
             ops(self.rule.update_with_bf16_copy, g, state, out=(*out, held), **self.hyper())
-            ops.copied()
+            ops.mark_current()
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..recording import part
+from ..recording import shard_bounds
 from ..validation import whole
 
 
@@ -174,14 +174,17 @@ class Blocks:
         begins = np.arange(whole + 1) * self.batch
         found = []
         for begin, size in ((begins[:-1], self.batch), (begins[-1:], last)):
-            first, count = part(size, k, self.parts)
+            first, count = shard_bounds(size, k, self.parts)
             found.append((begin[:, None] + first + np.arange(count)).ravel())
         return np.concatenate(found)
 
     def block(self, k: int) -> tuple[int, int]:
         """(first row, last row + 1) of block k."""
         whole, last = divmod(self.n, self.batch)
-        counts = [whole * part(self.batch, j, self.parts)[1] + part(last, j, self.parts)[1] for j in range(k + 1)]
+        counts = [
+            whole * shard_bounds(self.batch, j, self.parts)[1] + shard_bounds(last, j, self.parts)[1]
+            for j in range(k + 1)
+        ]
         return sum(counts[:k]), sum(counts)
 
     def order(self, seed: int, epoch: int, own: range, shuffle: bool) -> np.ndarray:

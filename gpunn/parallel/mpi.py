@@ -157,7 +157,7 @@ class World:
         with self._watch.waiting(seconds, say):
             return list(self._control.allgather(value))
 
-    def meet(self, where: str, value: Any) -> list[Any]:
+    def allgather(self, where: str, value: Any) -> list[Any]:
         """What every process brings to the same place. ProcessError, on all, where one failed, left, or is elsewhere;
         the same list of values otherwise."""
         if self._gone is None:

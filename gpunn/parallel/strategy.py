@@ -66,11 +66,11 @@ class Team:
         """The device of this process: one of its own on a machine, unless one was asked for by its number."""
         return backend.local_device(self._processes) if asked in ("auto", "cuda") else backend
 
-    def use(self, backend: Backend) -> None:
+    def set_device(self, backend: Backend) -> None:
         """As there. All processes call it."""
         self._adder = backend.all_reducer(self._processes)
 
-    def bind_sum(self, arrays: Sequence[Array]) -> list[Launch]:
+    def bind_all_reduce(self, arrays: Sequence[Array]) -> list[Launch]:
         begin, finish = self._adder.bind_async_all_reduce(arrays, blocking=True)
         return [*begin, *finish]
 
@@ -78,14 +78,14 @@ class Team:
         begin, finish = self._adder.bind_async_all_reduce(arrays, blocking=False)
         return list(begin), list(finish)
 
-    def meet(self, where: str, value: Any) -> list[Any]:
+    def allgather(self, where: str, value: Any) -> list[Any]:
         """As there; `gpunn.parallel.mpi.ProcessError`, on all, where one fails."""
-        found: list[Any] = self._processes.meet(where, value)
+        found: list[Any] = self._processes.allgather(where, value)
         self._processes.agreed = True
         return found
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def collective(self) -> Iterator[None]:
         processes = self._processes
         processes.inside += 1
         if processes.inside == 1:
@@ -100,8 +100,8 @@ class Team:
         finally:
             processes.inside -= 1
 
-    def agree(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
-        everyone = self.meet(where, facts())
+    def check_agreement(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
+        everyone = self.allgather(where, facts())
         for name in dict.fromkeys(name for theirs in everyone for name in theirs):
             values = [theirs.get(name) for theirs in everyone]
             others = [rank for rank, value in enumerate(values) if value != values[0]]

@@ -11,28 +11,28 @@ from typing import Any
 import numpy as np
 
 from ..kernels.state import Slot
-from ..network import Kept, Network
-from ..recording import Array, Group, run
+from ..network import Network, RowBuffer
+from ..recording import Array, Group, execute
 
 
-def empty(kept: Kept | None, group: Group) -> None:
+def empty(kept: RowBuffer | None, group: Group) -> None:
     """Room for rows without rows in it, so that what the processes put there may be added."""
     if group.size > 1:
         for array in _arrays(kept):
             array.fill(0)
 
 
-def join(kept: Kept | None, group: Group) -> None:
+def join(kept: RowBuffer | None, group: Group) -> None:
     """The rows that all processes kept, each where it stands in the set."""
-    run(group.bind_sum(_arrays(kept)))
+    execute(group.bind_all_reduce(_arrays(kept)))
 
 
-def beginning(kept: Kept | None, row: int) -> Kept | None:
+def beginning(kept: RowBuffer | None, row: int) -> RowBuffer | None:
     """The same room from a row of the set on."""
-    return kept if kept is None else Kept(kept.a[row:], kept.y[row:], None if kept.w is None else kept.w[row:])
+    return kept if kept is None else RowBuffer(kept.a[row:], kept.y[row:], None if kept.w is None else kept.w[row:])
 
 
-def _arrays(kept: Kept | None) -> list[Array]:
+def _arrays(kept: RowBuffer | None) -> list[Array]:
     return [] if kept is None else [array for array in (kept.a, kept.y, kept.w) if array is not None]
 
 
@@ -41,16 +41,16 @@ def average_statistics(net: Network) -> None:
     group = net.group
     if group.size > 1 and net.running.shape[0] and not group.synchronized_batch_norm:
         net.running[...] = net.running / group.size
-        run(group.bind_sum([net.running]))
+        execute(group.bind_all_reduce([net.running]))
 
 
 def totals(
     net: Network, group: Group, numbers: tuple[float, ...], sums: np.ndarray
 ) -> tuple[tuple[float, ...], np.ndarray]:
     """Numbers and metrics' sums over a set from those over the processes' parts of it, added in their order."""
-    parts = group.meet("the sums of a set", (numbers, sums))
+    parts = group.allgather("the sums of a set", (numbers, sums))
     joined = np.array(sums)
-    for metric, place in net.score_parts():
+    for metric, place in net.metric_slices():
         if place.stop > place.start:
             joined[place] = metric.join([theirs[place] for _, theirs in parts])
     return tuple(float(sum(each)) for each in zip(*(mine for mine, _ in parts), strict=True)), joined
@@ -63,12 +63,12 @@ def compare(net: Network, model: Any, when: str) -> None:
         return
     host = net.backend.to_host
     mine = {
-        "the settings of layers, optimizer, loss and metrics": repr(net.settings()),
-        "the learning rate": net.held_rate,
+        "the settings of layers, optimizer, loss and metrics": repr(net.plan_key()),
+        "the learning rate": net.learning_rate_override,
         "the step": float(host(net.state)[Slot.STEP]),
-        "the weights": net.fingerprint(),
+        "the weights": net.weights_checksum(),
     }
-    all_of_them = group.meet(when, (bool(model.stop_training), mine))
+    all_of_them = group.allgather(when, (bool(model.stop_training), mine))
     model.stop_training = any(stop for stop, _ in all_of_them)
     for name in mine:
         first = all_of_them[0][1][name]

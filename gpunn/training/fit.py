@@ -15,7 +15,7 @@ from ..kernels.state import Slot
 from ..network import Network
 from ..parallel import Rows
 from ..parallel.disk_rows import of_fit
-from ..recording import ALONE, Array, run
+from ..recording import SINGLE_PROCESS, Array, execute
 from ..validation import listed, truth, whole
 from . import fused_epochs, inputs, loop, stream
 from . import host_dataset as host_blocks
@@ -34,7 +34,7 @@ class Model(Protocol):
     _threads: int | None
     _run: Run | None
 
-    def _alone(self, what: str) -> AbstractContextManager[None]: ...
+    def _exclusive(self, what: str) -> AbstractContextManager[None]: ...
 
 
 def fit(
@@ -67,7 +67,7 @@ def fit(
     net = model._net
     group = net.group
     if y is None and not isinstance(X, Rows) and stream.is_stream(X):
-        if group is not ALONE:
+        if group is not SINGLE_PROCESS:
             raise ValueError(
                 "a stream's batches are not shared among processes: give arrays, memory-mapped ones say, or gpunn.Rows"
             )
@@ -191,8 +191,8 @@ def course(
     """`train` as a course, for fits that nobody watches from step to step: `put` as in `sets.on_device`, and `how`
     holds order_of, ahead and orders, as in `unwatched.course`."""
     net, n = model._net, training[0].shape[0] if rows is None else len(rows)
-    with model._alone("fit"):
-        net.follow_settings()
+    with model._exclusive("fit"):
+        net.apply_attribute_changes()
         hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
         model._run = Run(net, model, hooks, facts={}, n_in=training[0].shape[1], first=model._epochs)
         if history is not None:
@@ -200,7 +200,7 @@ def course(
         try:
             if not net.is_built:
                 net.build(training[0].shape[1])
-            net.ready()
+            net.prepare_training()
             held = None if validation is None else inputs.on_device(net, validation, put)
             counting = _Counting(hooks, model, model._run, None)
             yield from fused_epochs.course(
@@ -265,32 +265,32 @@ def _run(
     """Take a fit through its epochs by `go`, from a checkpoint's on where there is one; `of` is the model whose file a
     checkpoint is, `training` None for a stream."""
     net = model._net
-    with model._alone("fit"):
-        net.follow_settings()
+    with model._exclusive("fit"):
+        net.apply_attribute_changes()
         # of several processes the first one shows and writes
         watches = net.group.rank == 0
         callbacks = [c for c in callbacks if watches or not getattr(c, "only_watches", False)]
         hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": steps, "verbose": verbose})
         facts |= {"validation data": None if validation is None else print_of(validation[:3], validation.rows)}
-        if hooks.callbacks or resume is not None or net.group is not ALONE:
+        if hooks.callbacks or resume is not None or net.group is not SINGLE_PROCESS:
             # computed before a callback can change the arrays, and only where something can be compared with them
             data = {"the training data": training, "the validation data": validation}
             facts |= {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
         under_way = Run(net, of, hooks, facts=facts, n_in=n_in, first=model._epochs)
         saved = None if resume is None else under_way.open(resume, epochs)
         first, done = (model._epochs, 0) if saved is None else (saved.position.first, saved.position.done)
-        net.group.agree(
+        net.group.check_agreement(
             "fit",
             lambda: {
                 **under_way.facts(),
                 "epochs": epochs,
                 "epochs done": [model._epochs, done],
-                "the weights (seed= or random_state= draws them)": net.fingerprint(),
+                "the weights (seed= or random_state= draws them)": net.weights_checksum(),
             },
         )
         if not net.is_built:
             net.build(n_in)
-        net.ready()
+        net.prepare_training()
         try:
             with net.backend.activate(), _thread_limit(model._threads):
                 model._run = under_way
@@ -307,18 +307,18 @@ def step(model: Model, data: Set) -> float:
     """One step on one batch; the loss before it."""
     net, n = model._net, data[0].shape[0]
     inputs.check_shares(n, n, net.group)
-    net.group.agree(
+    net.group.check_agreement(
         "train_on_batch",
         lambda: {"the batch": print_of(data), "checksums of the batch": Shard(*data).checksums(net.group)},
     )
-    net.ready()
+    net.prepare_training()
     X, y, w = data
     with net.backend.activate(), loop.training_plan(net, n, weighted=w is not None) as plan:
-        begin, end = plan.share.first, plan.share.first + plan.share.n
+        begin, end = plan.shard.offset, plan.shard.offset + plan.shard.n
         if end - begin < n:
             X, y, w = X[begin:end], y[begin:end], None if w is None else w[begin:end]
         loop.set_learning_rate(net, model._epochs)
-        run(loop.step_on(plan, inputs.on_device(net, (X, y, w))))
+        execute(loop.step_on(plan, inputs.on_device(net, (X, y, w))))
         state = np.array(net.backend.to_host(net.state))
     loop.look(net, state)
     return float(state[Slot.LOSS] + state[Slot.PENALTY])

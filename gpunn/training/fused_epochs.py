@@ -14,8 +14,8 @@ from ..backend import Backend
 from ..backend.concurrency import EpochCoroutine, run_coroutine
 from ..kernels import get as kernel
 from ..kernels.state import Slot
-from ..network import Kept, Network, Plan
-from ..recording import LOOK_AFTER, Recorder
+from ..network import Network, Plan, RowBuffer
+from ..recording import POLL_SECONDS, Recorder
 from .loop import (
     STEP,
     Audience,
@@ -64,7 +64,7 @@ def course(
     n, model = len(which), audience.model
     sizes = batches(n, batch_size)
     steps = sum(sizes.values())
-    kept = net.room(n, weighted=data.w is not None)
+    kept = net.new_row_buffer(n, weighted=data.w is not None)
     per = changes(net)
     at_once = min(epochs, AT_ONCE, max(1, ORDERED // n))
     if per == "step":
@@ -76,7 +76,7 @@ def course(
     with audience.hearing(), ExitStack() as recordings:
         version = 0
         while done < epochs and not model.stop_training:
-            net.follow_settings()
+            net.apply_attribute_changes()
             if version != net.version:
                 version = net.version
                 recordings.close()
@@ -116,7 +116,7 @@ def alone(net: Network, taken: EpochCoroutine) -> None:
     with net.backend.activate():
         try:
             with whole_steps() as look:
-                run_coroutine(taken, LOOK_AFTER, look)
+                run_coroutine(taken, POLL_SECONDS, look)
         finally:
             net.backend.release_memory()
 
@@ -126,24 +126,24 @@ def side_by_side(backend: Backend, courses: Sequence[EpochCoroutine]) -> None:
     with backend.activate():
         try:
             with whole_steps() as look, recordings_kept():
-                backend.run_concurrently(courses, LOOK_AFTER, look)
+                backend.run_concurrently(courses, POLL_SECONDS, look)
         finally:
             backend.release_memory()
 
 
-def _record(net: Network, data: Data, sizes: dict[int, int], at_once: int, kept: Kept | None) -> Recording:
+def _record(net: Network, data: Data, sizes: dict[int, int], at_once: int, kept: RowBuffer | None) -> Recording:
     """Epochs of batches of those sizes, of which so many are taken at once; no other fit uses these plans."""
     order = net.backend.empty((at_once * sum(size * times for size, times in sizes.items()),), np.int64)
     plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in sizes}
     parts = []
     for size, plan in plans.items():
-        step = whole_step(plan, plan.source(data.X, data.y, data.w, order), plan.keep(kept))
+        step = whole_step(plan, plan.gather(data.X, data.y, data.w, order), plan.store_rows(kept))
         parts.append((step, sizes[size]))
-    sums = net.score_sums
+    sums = net.metric_sums
     record = net.backend.zeros((at_once, 2 + sums.shape[0]), np.float64)
     ops = Recorder(net.backend)
     ops(kernel("end_epoch"), out=(record, sums, net.state), count=1, totals_n=sums.shape[0])
-    end = ops.take()
+    end = ops.end_section()
     ops.bind()
 
     def set_l2(values: list[float]) -> None:

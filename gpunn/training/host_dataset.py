@@ -120,7 +120,7 @@ def fit(
 
         def step(slot: int, n: int) -> list[Launch]:
             block = feeder.on_device(slot)
-            return steps.of(n, lambda plan: plan.source(block.X, block.y, block.w), key=slot)
+            return steps.of(n, lambda plan: plan.gather(block.X, block.y, block.w), key=slot)
 
         def steps_of(epoch: int) -> Iterator[Several]:
             if order_of is not None:

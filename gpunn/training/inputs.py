@@ -16,7 +16,7 @@ from .. import input_checks as checks
 from ..backend import array_module, device_of, to_host
 from ..network import Network
 from ..parallel import Rows
-from ..recording import Array, Group, part
+from ..recording import Array, Group, shard_bounds
 from .host_dataset import HostData, stays
 from .loop import Data
 
@@ -47,7 +47,7 @@ def checked(
     `look` checks the weights, and `own` is that of `data.features`."""
     X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, it + x, own=own)
     n = X.shape[0]
-    y = checks.targets(y, net.loss, n, net.outputs(X.shape[1]), net.dtype, f"{it}y")
+    y = checks.targets(y, net.loss, n, net.output_width(X.shape[1]), net.dtype, f"{it}y")
     return X, y, None if w is None else look(w, n, net.dtype, f"{it}sample_weight")
 
 
@@ -56,7 +56,7 @@ def with_classes(net: Network, data: Set, class_weight: Any, *, it: str = "", lo
     if class_weight is None:
         return data
     X, y, w = data
-    by_class = checks.class_weights(class_weight, y, net.loss, net.outputs(X.shape[1]))
+    by_class = checks.class_weights(class_weight, y, net.loss, net.output_width(X.shape[1]))
     with np.errstate(over="ignore"):  # `look` reports an overflow
         both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
     return X, y, look(both, len(both), net.dtype, f"{it}{name}class_weight")
@@ -112,7 +112,7 @@ class Shard(NamedTuple):
         total = int(self.X.shape[0] if self.rows is None else self.rows)
         arrays = {"X": self.X, "y": self.y, "sample_weight and class_weight": self.w}
         sampled = {name: self._sample(array, total) for name, array in arrays.items() if array is not None}
-        shards = [sampled] if self.rows is None else group.meet("the checksums of a set", sampled)
+        shards = [sampled] if self.rows is None else group.allgather("the checksums of a set", sampled)
         return {name: zlib.crc32(b"".join(shard.get(name, b"") for shard in shards)) for name in sampled}
 
     def _sample(self, array: Any, total: int) -> bytes:
@@ -162,7 +162,7 @@ def validation(net: Network, given: Any, n_in: int) -> Shard | None:
             raise ValueError(f"validation X has {rows} rows, and its y or sample_weight another number")
         if rows < group.size:
             raise ValueError(f"validation X has {rows} rows, fewer than there are processes, {group.size}")
-        first, count = part(rows, *own)
+        first, count = shard_bounds(rows, *own)
         X, y, w = (_rows_on_disk(each, first, count) for each in (X, y, w))
         own, look = (0, 1), checks.weights_of_a_batch
     found = checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look)
@@ -173,7 +173,7 @@ def validation(net: Network, given: Any, n_in: int) -> Shard | None:
 
 def check_weight(w: Array | None, name: str, group: Group) -> None:
     """ValueError on every process where the weights of all of them are 0."""
-    if not any(group.meet("the weights of a set", checks.any_weight(w))):
+    if not any(group.allgather("the weights of a set", checks.any_weight(w))):
         raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
 
 

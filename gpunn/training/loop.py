@@ -17,8 +17,18 @@ import numpy as np
 
 from ..kernels import Launch
 from ..kernels.state import Slot
-from ..network import Kept, Network, Plan
-from ..recording import ALONE, LOOK_AFTER, Array, Group, Share, is_walk, repeat, repeat_all, run
+from ..network import Network, Plan, RowBuffer
+from ..recording import (
+    POLL_SECONDS,
+    SINGLE_PROCESS,
+    Array,
+    BatchShard,
+    Group,
+    execute,
+    is_executable,
+    run_all,
+    run_steps,
+)
 from . import collectives
 from .history import History
 
@@ -52,7 +62,7 @@ class Data:
     w: Array | None = None
     first: int = 0
     whole: int | None = None
-    totals: tuple[Array, Kept | None] | None = field(default=None, init=False)  # what `score` adds up
+    totals: tuple[Array, RowBuffer | None] | None = field(default=None, init=False)  # what `score` adds up
     _joined: WeakKeyDictionary[Plan, list[Launch]] = field(default_factory=WeakKeyDictionary, init=False)
 
     @property
@@ -67,7 +77,7 @@ class Data:
         """The launches that bring a batch of the set to the plan, and then those that `record` makes."""
         found = self._joined.get(plan)
         if found is None:
-            found = self._joined[plan] = plan.backend.compile([*plan.source(self.X, self.y, self.w), *record()])
+            found = self._joined[plan] = plan.backend.compile([*plan.gather(self.X, self.y, self.w), *record()])
         return found
 
 
@@ -186,11 +196,11 @@ def fit(
     order = net.backend.asarray(np.arange(data.n) if rows is None else np.array(rows))
     n = int(order.shape[0])
     sizes = batches(n, batch_size)
-    kept = net.room(n, weighted=data.w is not None)
+    kept = net.new_row_buffer(n, weighted=data.w is not None)
     with Steps(net, weighted=data.w is not None) as steps:
 
         def step(size: int) -> list[Launch]:
-            return steps.of(size, lambda plan: plan.source(data.X, data.y, data.w, order), kept)
+            return steps.of(size, lambda plan: plan.gather(data.X, data.y, data.w, order), kept)
 
         def steps_of(epoch: int) -> Iterator[Several]:
             # all sizes now, so that a lack of memory is reported before the first step
@@ -211,7 +221,7 @@ def train(
     epochs: int,
     first_epoch: int,
     done: int,
-    kept: Kept | None = None,
+    kept: RowBuffer | None = None,
 ) -> History:
     """Train until `epochs` epochs are done, `done` of them already: the steps of each are given by `steps_of(epoch)`,
     counted from `first_epoch`. Of a fit that is resumed the history holds the epochs done; a callback that is restored
@@ -247,11 +257,11 @@ class Steps(ExitStack):
         self._steps: dict[Any, list[Launch]] = {}
 
     def of(
-        self, n: int, source: Callable[[Plan], list[Launch]], kept: Kept | None = None, key: Any = None
+        self, n: int, source: Callable[[Plan], list[Launch]], kept: RowBuffer | None = None, key: Any = None
     ) -> list[Launch]:
         """The whole step on n rows, which `source` brings to the plan. `key` tells sources of the same size apart."""
         net = self._net
-        net.follow_settings()
+        net.apply_attribute_changes()
         if net.version != self._version:
             self.close()
             self._plans.clear()
@@ -261,14 +271,14 @@ class Steps(ExitStack):
             self._plans[n] = self.enter_context(training_plan(net, n, weighted=self._weighted))
         if (n, key) not in self._steps:
             plan = self._plans[n]
-            self._steps[n, key] = whole_step(plan, source(plan), plan.keep(kept))
+            self._steps[n, key] = whole_step(plan, source(plan), plan.store_rows(kept))
         return self._steps[n, key]
 
 
 def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
     """A plan that takes steps on batches of n rows: on this process's part of them, where a group shares them."""
-    share = Share.of(n, net.group)
-    return net.plan(share.n, weighted=weighted, share=share, **STEP)
+    shard = BatchShard.of(n, net.group)
+    return net.plan(shard.n, weighted=weighted, shard=shard, **STEP)
 
 
 def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
@@ -278,23 +288,23 @@ def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = Non
     others."""
     # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
     plan.gradient.fill(0)
-    whole = [*source, *plan.prepare, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
-    return plan.backend.compile(whole, flush=True, on_fallback=plan.network.faults.setdefault)
+    whole = [*source, *plan.normalize_weights, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
+    return plan.backend.compile(whole, flush=True, on_fallback=plan.network.capture_errors.setdefault)
 
 
 def step_on(plan: Plan, data: Data) -> list[Launch]:
     """The step on one batch that the plan holds already: the same launches whatever the batch, so that they are joined
     once."""
-    plan.feed(data.X, data.y, data.w)
-    if plan.fed is None:
-        plan.fed = whole_step(plan, [])
-    return plan.fed
+    plan.load_batch(data.X, data.y, data.w)
+    if plan.batch_step is None:
+        plan.batch_step = whole_step(plan, [])
+    return plan.batch_step
 
 
 def rate(net: Network, epoch: int) -> float:
     """η of the coming step: what it is held at, else what the schedule gives."""
-    if net.held_rate is not None:
-        return net.held_rate
+    if net.learning_rate_override is not None:
+        return net.learning_rate_override
     schedule = net.optimizer.schedule
     if schedule.per == "epoch":
         return float(schedule(epoch))
@@ -305,7 +315,7 @@ def rate(net: Network, epoch: int) -> float:
 def changes(net: Network) -> str | None:
     """Whether η changes from "step" to step or from "epoch" to epoch by itself; None where it stays."""
     schedule = net.optimizer.schedule
-    return None if schedule.is_constant or net.held_rate is not None else schedule.per
+    return None if schedule.is_constant or net.learning_rate_override is not None else schedule.per
 
 
 def rates_ahead(net: Network, steps: int) -> tuple[np.ndarray, int]:
@@ -352,7 +362,7 @@ def begin(net: Network, epoch: int) -> None:
     """The state array as it is before the first step of an epoch."""
     for slot in (Slot.OFFSET, Slot.BATCH_INDEX, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCHS_DONE):
         net.state[slot] = 0
-    net.score_sums.fill(0)
+    net.metric_sums.fill(0)
     set_learning_rate(net, epoch)
 
 
@@ -379,7 +389,7 @@ def _epoch(
             left, number = left - taken, number + taken
             between_steps()
             now = time.monotonic()
-            due = now - looked > LOOK_AFTER
+            due = now - looked > POLL_SECONDS
             # a group's processes must look, and raise, at the same step, and clocks differ
             if (callbacks.watch_batches or due) and net.group.size == 1:
                 look(net, net.backend.to_host(net.state), shown)
@@ -398,32 +408,32 @@ def _epoch(
 
 def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
     """Run a step, or several where one launch does it all by itself; how many it were."""
-    if steps == 1 or changes(net) != "step" or not is_walk(launches):
+    if steps == 1 or changes(net) != "step" or not is_executable(launches):
         set_learning_rate(net, epoch)
-        return repeat(launches, steps, net.state, seconds=LOOK_AFTER)
+        return run_steps(launches, steps, net.state, seconds=POLL_SECONDS)
     ahead = min(steps, RATES_AHEAD)
     rates, first = rates_ahead(net, ahead)
-    return repeat(launches, ahead, net.state, rates=rates, first=first, seconds=LOOK_AFTER)
+    return run_steps(launches, ahead, net.state, rates=rates, first=first, seconds=POLL_SECONDS)
 
 
-def _epoch_logs(net: Network, kept: Kept | None = None) -> dict[str, float]:
+def _epoch_logs(net: Network, kept: RowBuffer | None = None) -> dict[str, float]:
     """The epoch's loss and metrics so far; those that look at all rows together where these are kept."""
     state = net.backend.to_host(net.state)
     loss, weight = float(state[Slot.LOSS_SUM]), float(state[Slot.WEIGHT_SUM])
-    return logs_of(net, loss, weight, net.backend.to_host(net.score_sums), kept)
+    return logs_of(net, loss, weight, net.backend.to_host(net.metric_sums), kept)
 
 
-def logs_of(net: Network, loss: float, weight: float, sums: np.ndarray, kept: Kept | None) -> dict[str, float]:
+def logs_of(net: Network, loss: float, weight: float, sums: np.ndarray, kept: RowBuffer | None) -> dict[str, float]:
     """Loss and metrics from Σ loss · weight, Σ weight and the metrics' sums over the batches of an epoch."""
     return {"loss": loss / weight if weight else float("nan")} | _values(net, sums, weight, kept)
 
 
-def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) -> dict[str, float]:
+def _values(net: Network, sums: np.ndarray, weight: float, kept: RowBuffer | None) -> dict[str, float]:
     """Every metric's value from the sums over rows of that weight, or from the rows."""
     if not net.metrics:
         return {}
     found = {}
-    for metric, part in net.score_parts():
+    for metric, part in net.metric_slices():
         if not metric.needs_rows:
             found[metric.name] = metric.value(sums[part], weight, net.n_out) if weight else float("nan")
         elif kept is not None:
@@ -432,51 +442,56 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: Kept | None) ->
     return found
 
 
-def score(net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Group = ALONE) -> dict[str, float]:
+def score(
+    net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Group = SINGLE_PROCESS
+) -> dict[str, float]:
     """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows.
 
     A group shares the rows: each process looks at its part, and all get the numbers of the whole."""
-    net.follow_settings()
+    net.apply_attribute_changes()
     loss = weight = penalty = last = 0.0
     weighted = data.w is not None
     rows = data.n if data.whole is None else data.whole
-    share = Share.of(rows, group)
-    if data.totals is None or data.totals[0].shape[0] != max(1, net.n_scores):
-        data.totals = net.backend.zeros((max(1, net.n_scores),), np.float64), net.room(rows, weighted=weighted)
+    shard = BatchShard.of(rows, group)
+    if data.totals is None or data.totals[0].shape[0] != max(1, net.n_metric_sums):
+        data.totals = (
+            net.backend.zeros((max(1, net.n_metric_sums),), np.float64),
+            net.new_row_buffer(rows, weighted=weighted),
+        )
     sums, kept = data.totals
     sums.fill(0)
     collectives.empty(kept, group)
-    mine, own = collectives.beginning(kept, data.first), share.first - data.first
+    mine, own = collectives.beginning(kept, data.first), shard.offset - data.first
     for begun, piece in data.parts(net.backend):
         room = None if mine is None else mine.rows(begun, begun + piece.n)
-        low, high = max(begun, own), min(begun + piece.n, own + share.n)
+        low, high = max(begun, own), min(begun + piece.n, own + shard.n)
         at = low - begun
         for n, times in batches(max(0, high - low), batch_size).items():
             with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
                 for slot, value in ((Slot.OFFSET, at), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
                     plan.state[slot] = value
-                repeat_all(piece.joined(plan, partial(_looking, plan, sums, room)), times, plan.state)
+                run_all(piece.joined(plan, partial(_looking, plan, sums, room)), times, plan.state)
                 at += n * times
                 state = net.backend.to_host(plan.state)
                 loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
                 penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
     (loss, weight), totals = collectives.totals(net, group, (loss, weight), net.backend.to_host(sums))
     collectives.join(kept, group)
-    penalty, last = group.meet("the penalty of a set", (penalty, last))[0]
-    logs = {"loss": loss / weight + net.accounting.over(penalty, last, weight)}
+    penalty, last = group.allgather("the penalty of a set", (penalty, last))[0]
+    logs = {"loss": loss / weight + net.loss_convention.mean_penalty(penalty, last, weight)}
     return logs | _values(net, totals, weight, kept)
 
 
-def _looking(plan: Plan, sums: Array, room: Kept | None) -> list[Launch]:
+def _looking(plan: Plan, sums: Array, room: RowBuffer | None) -> list[Launch]:
     """What comes behind a batch's rows in `score`."""
-    counted = [*plan.tally(sums), *plan.keep(room), *plan.advance("accumulate_loss")]
-    return [*plan.prepare, *plan.forward, *plan.loss, *counted]
+    counted = [*plan.accumulate_metrics(sums), *plan.store_rows(room), *plan.advance_offset("accumulate_loss")]
+    return [*plan.normalize_weights, *plan.forward, *plan.loss, *counted]
 
 
 def evaluate(plan: Plan, data: Data, offset: int) -> None:
     """Run a plan's forward pass, its loss, and its backward pass if it has one, for the rows from `offset` on."""
     plan.state[Slot.OFFSET] = offset
-    run(data.joined(plan, lambda: [*plan.prepare, *plan.forward, *plan.loss, *plan.backward]))
+    execute(data.joined(plan, lambda: [*plan.normalize_weights, *plan.forward, *plan.loss, *plan.backward]))
 
 
 def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) -> Array:
@@ -489,19 +504,19 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
         with net.plan(rows, training=False) as plan:
             if not checked:
                 # which has looked at the numbers on its way, at those of these rows
-                largest = plan.along(X, result, start, at)
+                largest = plan.predict_in_place(X, result, start, at)
                 if largest is not None and math.isfinite(largest):
                     continue
                 check()
                 checked = True
             plan.state[Slot.OFFSET] = start
-            join, source, put = net.backend.compile, plan.source(X), plan.put(result)
+            join, source, put = net.backend.compile, plan.gather(X), plan.store_predictions(result)
             if times > 1:
-                whole = join([*source, *plan.forward, *put, *plan.advance("advance_offset")])
-                repeat_all(whole, times, plan.state)
+                whole = join([*source, *plan.forward, *put, *plan.advance_offset("advance_offset")])
+                run_all(whole, times, plan.state)
                 continue
             # what is the plan's own serves the next call too, whatever it brings
-            if plan.passing is None:
-                plan.passing = join(plan.forward)
-            run([*join(source), *plan.passing, *join(put)])
+            if plan.forward_step is None:
+                plan.forward_step = join(plan.forward)
+            execute([*join(source), *plan.forward_step, *join(put)])
     return result

@@ -56,7 +56,7 @@ def views_of(net: Network) -> dict[str, Array]:
     """The views of a network's parameters and running statistics, by the names that files give them."""
     found: dict[str, Array] = {}
     for k in range(len(net.layers)):
-        views = {p.parameter.name: p.of(net.theta) for p in net.places_of(k)} | net.running_of(k)
+        views = {p.parameter.name: p.of(net.theta) for p in net.slices_of(k)} | net.running_stats_of(k)
         found |= {f"layers.{k}.{name}": view for name, view in views.items()}
     return found
 

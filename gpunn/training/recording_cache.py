@@ -114,7 +114,7 @@ def recording(net: Network, data: Any, extent: Any, make: Callable[[], Recording
 
 def _arrays(net: Network, data: Any) -> list[Array]:
     """What a step reads and writes of a net and of its set."""
-    own = [net.theta, net.gradient, net.state, net.score_sums, net.running]
+    own = [net.theta, net.gradient, net.state, net.metric_sums, net.running]
     given = [data.X, data.y, *([] if data.w is None else [data.w])]
     return [*own, *(net.moments[name] for name in sorted(net.moments)), *given]
 
@@ -138,7 +138,7 @@ def _told_of(net: Network, data: Any, extent: Any) -> Any:
             _told(net.optimizer, ("schedule",)),
             _told(net.loss),
             tuple(map(_told, net.metrics)),
-            net.accounting,
+            net.loss_convention,
             tuple((p.start, p.stop, p.l1) for p in net.penalties()),
             tuple((p.start, p.stop) for p in net.penalties(trainable_only=True)),
             *((a.dtype, a.strides) for a in (data.X, data.y)),

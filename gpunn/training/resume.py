@@ -82,7 +82,7 @@ class Position:
     arrays: dict[str, np.ndarray]
     moments: dict[str, np.ndarray]
     state: np.ndarray
-    held_rate: float | None
+    learning_rate_override: float | None
     changed: dict[str, dict[str, Any]]
 
 
@@ -182,7 +182,7 @@ class Run:
             "facts": self.facts(),
             "first": here.first,
             "done": here.done,
-            "held_rate": here.held_rate,
+            "learning_rate_override": here.learning_rate_override,
             "changed": here.changed,
             "history": list(self.history.history),
             "callbacks": states,
@@ -202,7 +202,7 @@ class Run:
             {name: copied(view) for name, view in views_of(net).items()},
             {name: copied(flat) for name, flat in net.moments.items()},
             copied(net.state),
-            net.held_rate,
+            net.learning_rate_override,
             self._changed(),
         )
 
@@ -271,7 +271,7 @@ class Run:
         step = float(state[Slot.STEP])
         if seed != net.seed or state[Slot.NONFINITE_STEP] != 0 or step < 0 or not step.is_integer():
             raise CheckpointError("its state holds what no training gives")
-        first, done, rate = training["first"], training["done"], training["held_rate"]
+        first, done, rate = training["first"], training["done"], training["learning_rate_override"]
         if not all(type(number) is int and number >= 0 for number in (first, done)):
             raise CheckpointError(f"its counts of epochs are {first!r} and {done!r}")
         if not (rate is None or (type(rate) is float and 0 < rate < math.inf)):
@@ -338,7 +338,7 @@ class Run:
         for name, flat in net.moments.items():
             flat[...] = put(position.moments[name])
         net.state[...] = put(position.state)
-        net.held_rate = position.held_rate
+        net.learning_rate_override = position.learning_rate_override
         self.first, self.done = position.first, position.done
 
 

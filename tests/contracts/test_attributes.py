@@ -374,7 +374,7 @@ def test_a_metric_of_the_users_own_may_change_how_many_numbers_a_row_gives():
             def fill():
                 terms.reshape(len(w), -1)[...] = w[:, None]
 
-            ops.call(fill, why="Ones is written in Python")
+            ops.call_python(fill, reason="Ones is written in Python")
 
         def finish(self, mean):
             return float(np.sum(mean))

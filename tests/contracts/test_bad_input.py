@@ -11,7 +11,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from helpers.messages import naming
-from helpers.snapshots import bits, nothing_moves, state_of
+from helpers.snapshots import assert_unchanged, bits, state_of
 
 import gpunn
 from gpunn import losses
@@ -149,7 +149,7 @@ def regressor():
 def test_x(classifier, call, x, error, message):
     name = NAMES.get(call, "x")
     before = _unchanged({"x": x})
-    with nothing_moves(classifier, X):
+    with assert_unchanged(classifier, X):
         _refused(lambda: CALLS[call](classifier, x), error, naming(name) + message.replace("{x}", name))
     assert _unchanged({"x": x}) == before
 
@@ -162,7 +162,7 @@ def test_a_bad_number_in_any_block_of_a_prediction(classifier, ask, batch_size, 
     for row in (0, 1023, 1024, 2047, 2048, 2499):
         for value, what in ((NAN, "NaN"), (INF, "infinity"), (-INF, "infinity")):
             x = _with(np.resize(X, (2500, COLUMNS)), (row, 2), value).astype(kind)
-            with nothing_moves(classifier):
+            with assert_unchanged(classifier):
                 _refused(
                     lambda x=x: getattr(classifier, ask)(x, batch_size=batch_size),
                     ValueError,
@@ -204,7 +204,7 @@ def test_pandas_tables_that_hold_other_things():
         (pandas.array([1, None] * 6, dtype="Int64"), TypeError, naming("X", "NAType <NA>")),
         ([NAN, 1] * 6, ValueError, naming("X", "NaN", "row 0", "column 1")),
     ):
-        with nothing_moves(net, X):
+        with assert_unchanged(net, X):
             _refused(lambda column=column: net.predict(table.assign(b=column)), error, message)
 
 
@@ -324,7 +324,7 @@ def test_y(by_loss, call, loss, y, error, message):
         return  # trace without y is the forward pass
     net = by_loss[loss]
     before = _unchanged({"y": y})
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         _refused(lambda: Y_CALLS[call](net, y), error, message)
     assert _unchanged({"y": y}) == before
 
@@ -501,7 +501,7 @@ BAD_FIT = {
 def test_fit(classifier, given, error, message):
     before = _unchanged(given)
     options = {"verbose": 0} | given
-    with nothing_moves(classifier, X):
+    with assert_unchanged(classifier, X):
         _refused(lambda: classifier.fit(X, LABELS, **options), error, message)
     assert _unchanged(given) == before
     fresh = _net(n_in=None)
@@ -524,7 +524,7 @@ def test_a_data_set_without_weight(classifier, case):
     given, error, message = BAD_FIT[case]
     classifier.train_on_batch(X, LABELS, **given)
     if "class_weight" not in given:
-        with nothing_moves(classifier, X):
+        with assert_unchanged(classifier, X):
             _refused(lambda: classifier.evaluate(X, LABELS, **given), error, message)
 
 
@@ -541,13 +541,13 @@ def test_weights_elsewhere(classifier, case):
     calls = [classifier.train_on_batch]
     if "class_weight" not in given:
         calls += [classifier.evaluate, classifier.loss_and_gradients, classifier.trace]
-    with nothing_moves(classifier, X):
+    with assert_unchanged(classifier, X):
         for call in calls:
             _refused(lambda call=call: call(X, LABELS, **given), error, message)
 
 
 def test_class_weights_where_there_are_no_classes(regressor):
-    with nothing_moves(regressor, X):
+    with assert_unchanged(regressor, X):
         for call in (
             lambda **o: regressor.fit(X, VALUES, verbose=0, **o),
             lambda **o: regressor.train_on_batch(X, VALUES, **o),
@@ -565,7 +565,7 @@ def test_class_weights_where_there_are_no_classes(regressor):
 )
 def test_batch_sizes_of_prediction(classifier, ask, value, error):
     arguments = (X, LABELS) if ask == "evaluate" else (X,)
-    with nothing_moves(classifier, X):
+    with assert_unchanged(classifier, X):
         _refused(lambda: getattr(classifier, ask)(*arguments, batch_size=value), error, r"^batch_size must be .*got")
         _refused(lambda: classifier.summary(value), error, r"^batch_size must be .*got")
 
@@ -602,7 +602,7 @@ BAD_WEIGHTS = {
 
 @pytest.mark.parametrize(("weights", "error", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_set_weights(classifier, weights, error, message):
-    with nothing_moves(classifier, X):
+    with assert_unchanged(classifier, X):
         _refused(lambda: classifier.set_weights(weights), error, message)
 
 
@@ -877,7 +877,7 @@ def test_a_refused_compile_leaves_what_was_compiled(case):
     net.fit(X, LABELS, verbose=0)
     optimizer, loss = net.optimizer, net.loss
     twin = copy.deepcopy(net)
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         _refused(lambda: net.compile(**{"optimizer": "sgd", "loss": loss} | given), error, message)
     assert net.optimizer is optimizer and net.loss is loss
     if net.device == "cpu":

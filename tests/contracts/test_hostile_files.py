@@ -15,7 +15,7 @@ import pytest
 from helpers import ROOT
 from helpers.messages import naming
 from helpers.resume_cases import CASES, EPOCHS, run
-from helpers.snapshots import bits, nothing_moves, weights_of
+from helpers.snapshots import assert_unchanged, bits, weights_of
 from safetensors.numpy import save
 
 import gpunn
@@ -47,7 +47,7 @@ def resume(file):
 
     def call(match=None):
         began = time.monotonic()
-        with nothing_moves(net), pytest.raises(gpunn.CheckpointError, match=match) as caught:
+        with assert_unchanged(net), pytest.raises(gpunn.CheckpointError, match=match) as caught:
             net.fit(*data, resume=file, **options)
         assert time.monotonic() - began < 5
         assert str(file) in str(caught.value)
@@ -184,8 +184,8 @@ FORGED = {
         r"its history of 'loss' should be float64 \(5,\)",
     ),
     "a first epoch below none": (lambda t, m: m["training"].update(first=-5), naming("epochs", "-5 and 3")),
-    "a rate below 0": (lambda t, m: m["training"].update(held_rate=-0.1), "its learning rate is -0.1"),
-    "a rate that is text": (lambda t, m: m["training"].update(held_rate="1"), "its learning rate is '1'"),
+    "a rate below 0": (lambda t, m: m["training"].update(learning_rate_override=-0.1), "its learning rate is -0.1"),
+    "a rate that is text": (lambda t, m: m["training"].update(learning_rate_override="1"), "its learning rate is '1'"),
     "a history of what is not there": (lambda t, m: m["training"].update(history=["x"]), "describe a fit"),
     "a history that is a number": (lambda t, m: m["training"].update(history=3), "describe a fit"),
     "a history that is long": (

@@ -11,11 +11,11 @@ import pytest
 from helpers import ROOT, resume_cases
 from helpers.messages import naming
 from helpers.resume_cases import CASES, EPOCHS, ROWS, VALUES, VX, X, outcome, run
-from helpers.snapshots import bits, nothing_moves, weights_of
+from helpers.snapshots import assert_unchanged, bits, weights_of
 
 import gpunn
 from gpunn.input_checks import order_of_epoch
-from gpunn.recording import ALONE
+from gpunn.recording import SINGLE_PROCESS
 from gpunn.training import checkpoint, fit
 from gpunn.training.inputs import Shard
 
@@ -253,7 +253,7 @@ def _refused(file, match, change=None, net=None, data=(X, VALUES), callbacks=Non
     options = {"epochs": EPOCHS, "batch_size": 8, "verbose": 0, **theirs, **options}
     before = file.read_bytes()
     callbacks = whose if callbacks is None else callbacks
-    with nothing_moves(net), pytest.raises(gpunn.CheckpointError, match=match) as caught:
+    with assert_unchanged(net), pytest.raises(gpunn.CheckpointError, match=match) as caught:
         net.fit(*data, resume=file, callbacks=callbacks, **options)
     assert str(file) in str(caught.value) and isinstance(caught.value, ValueError)
     assert file.read_bytes() == before
@@ -501,14 +501,14 @@ class Counted:
 def test_a_checksum_reads_few_rows(n):
     """The first, the last and the middle ones among them."""
     x, y = Counted(np.arange(3.0 * n).reshape(n, 3)), Counted(np.arange(n))
-    before = Shard(x, y, None).checksums(ALONE)
+    before = Shard(x, y, None).checksums(SINGLE_PROCESS)
     assert x.read == min(n, 65) and y.read == min(n, 1025)
     for array, name in ((x, "X"), (y, "y")):
         for row in (0, (n - 1) // 2, n - 1):
             array.array[row] += 1
-            assert Shard(x, y, None).checksums(ALONE)[name] != before[name]
+            assert Shard(x, y, None).checksums(SINGLE_PROCESS)[name] != before[name]
             array.array[row] -= 1
-    assert Shard(x, y, None).checksums(ALONE) == before
+    assert Shard(x, y, None).checksums(SINGLE_PROCESS) == before
 
 
 def test_a_stream_is_not_compared(file):

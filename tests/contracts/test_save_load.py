@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
-from helpers.snapshots import bits, nothing_moves, state_of, weights_of
+from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 from safetensors.numpy import load_file
 
 import gpunn
@@ -60,7 +60,7 @@ def test_everything_comes_back_bit_for_bit(file, dtype):
     net = _net(dtype)
     net[3].trainable = False
     net.fit(X, Y, epochs=3, batch_size=8, verbose=0)
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         net.save(file)
     again = gpunn.load(file)
     assert type(again) is gpunn.Sequential
@@ -212,7 +212,7 @@ class Halves(metrics.Metric):
         def count():
             terms[...] = w * (my_loss(y, a)[0] > 0.5)
 
-        ops.call(count, why="a metric of one's own")
+        ops.call_python(count, reason="a metric of one's own")
 
 
 @pytest.mark.parametrize("function", [my_loss, huber])

@@ -19,7 +19,7 @@ from gpunn.kernels._compiler import activation, cuda_launch, host, registry
 from gpunn.kernels.state import Slot
 from gpunn.network import Plan
 from gpunn.optimizers import base as optimizers
-from gpunn.recording import Recorder, Share
+from gpunn.recording import BatchShard, Recorder
 from gpunn.training import checkpoint, fit, fused_epochs, inputs, loop, recording_cache
 
 # --- a network's state -----------------------------------------------------------------------------------------------
@@ -45,9 +45,9 @@ def running(net):
     return net._net.running
 
 
-def running_of(net, layer):
+def running_stats_of(net, layer):
     """Copies of the running statistics of one layer, by name."""
-    return {name: to_host(v).copy() for name, v in net._net.running_of(layer).items()}
+    return {name: to_host(v).copy() for name, v in net._net.running_stats_of(layer).items()}
 
 
 def optimizer_state(net):
@@ -82,7 +82,7 @@ def merges_activation(net):
 
 def learning_rate_override(net):
     """The learning rate that a callback set in place of the optimizer's, or None."""
-    return net._net.held_rate
+    return net._net.learning_rate_override
 
 
 def penalties(net):
@@ -118,8 +118,8 @@ def training_step(net, X, y, *, keeps_outputs=False):
     """The launches of one training step on these rows."""
     data = inputs.on_device(net._net, (X, y, None))
     with training_plan(net, len(X)) as plan:
-        kept = [plan.keep(net._net.room(len(X), weighted=False))] if keeps_outputs else []
-        launches = loop.whole_step(plan, plan.source(data.X, data.y), *kept)
+        kept = [plan.store_rows(net._net.new_row_buffer(len(X), weighted=False))] if keeps_outputs else []
+        launches = loop.whole_step(plan, plan.gather(data.X, data.y), *kept)
         net._net.state[Slot.OFFSET] = 0
         yield launches
 
@@ -137,9 +137,9 @@ def score(net, data):
 def plan_without_rows(net):
     """The plan of a training step in which this process has no row of the batch."""
     network = net._net
-    network.ready()
-    share = Share(1, 1, 0, network.group)
-    return Plan(network, 0, training=True, loss=True, backward=True, update=True, share=share)
+    network.prepare_training()
+    shard = BatchShard(1, 1, 0, network.group)
+    return Plan(network, 0, training=True, loss=True, backward=True, update=True, shard=shard)
 
 
 def kernels_recorded(ops, name):
@@ -149,7 +149,7 @@ def kernels_recorded(ops, name):
 
 def round_before_each_step(monkeypatch):
     """Round the weights to bfloat16 before every step, not in the update."""
-    monkeypatch.setattr(Recorder, "copy_of_part", lambda self, part: None)
+    monkeypatch.setattr(Recorder, "bf16_view", lambda self, part: None)
 
 
 def rounded_copy(plan, array):

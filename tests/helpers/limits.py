@@ -3,7 +3,7 @@
 import importlib
 
 LIMITS = {
-    "compiled_seconds": "gpunn.training.loop.LOOK_AFTER",  # that compiled steps run before Python continues
+    "compiled_seconds": "gpunn.training.loop.POLL_SECONDS",  # that compiled steps run before Python continues
     "epochs_at_once": "gpunn.training.fused_epochs.AT_ONCE",  # that compiled code runs without a return to Python
     "evaluation_rows": "gpunn.training.host_dataset.EVALUATION_ROWS",  # of one batch of an evaluation
     "graph_polls": "gpunn.backend.cuda.graph.POLLS_PER_WINDOW",  # of the clock before a deadline

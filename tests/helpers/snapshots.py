@@ -32,7 +32,7 @@ def weights_of(net):
 
 
 @contextmanager
-def nothing_moves(net, X=None):
+def assert_unchanged(net, X=None):
     """Fail unless the state, and the prediction of X, are the same bits afterwards."""
     before, predicted = state_of(net), None if X is None else bits(net.predict(X))
     yield
@@ -42,7 +42,7 @@ def nothing_moves(net, X=None):
         assert state_of(net) == before
 
 
-def frozen_copy(array):
+def read_only_copy(array):
     """A copy that nobody can write to: whoever tries gets a ValueError."""
     copied = np.array(array)
     copied.flags.writeable = False

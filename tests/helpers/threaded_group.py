@@ -27,7 +27,7 @@ class Member:
         self.crew.barrier.wait(20)
         return found
 
-    def meet(self, where, value):
+    def allgather(self, where, value):
         entries = self._share(("here", where, value))
         for rank, (word, place, said) in enumerate(entries):
             if word == "failed":

@@ -42,9 +42,9 @@ NETS = {
 def test_both_bodies_agree_for_twenty_steps(make, dtype):
     net = make(dtype)
     report = gpunn.compare_devices(net, X, Y, batch_size=40, devices=("numpy", "cpu"))
-    assert report.ok and report.drift is None, str(report)
-    assert (report.sides, report.dtype, report.rows, len(report.losses[0])) == (("numpy", "cpu"), dtype, 40, 20)
-    assert report.apart <= (1e-9 if dtype == "float64" else 1e-4)
+    assert report.ok and report.first_divergent_step is None, str(report)
+    assert (report.devices, report.dtype, report.rows, len(report.losses[0])) == (("numpy", "cpu"), dtype, 40, 20)
+    assert report.max_loss_difference <= (1e-9 if dtype == "float64" else 1e-4)
     # they are two computations: not every bit is the same, and training went somewhere
     assert any(d and d.relative > 0 for _, found in report.layers for d in found.values())
     assert report.losses[0][-1] != report.losses[0][0]
@@ -87,11 +87,11 @@ def test_a_side_that_is_wrong_is_found_in_its_layer(monkeypatch):
     net = classifier(gpunn.Dense(8, "tanh"), gpunn.Dense(8, "sigmoid"), optimizer=gpunn.SGD(0.5), dtype="float64")
     report = gpunn.compare_devices(net, X, Y, devices=("numpy", "cpu"))
     (_, first), (_, second), (_, last) = report.layers
-    assert not report.ok and report.drift is not None
+    assert not report.ok and report.first_divergent_step is not None
     assert first["z"].ok and first["a"].ok and not first["delta"].ok and not first["dW"].ok
     assert first["delta"].relative == pytest.approx(1e-3, rel=0.01)
     assert all(d.ok for found in (second, last) for d in found.values())
-    assert "NOT THE SAME" in str(report) and f"beyond it from step {report.drift} on" in str(report)
+    assert "NOT THE SAME" in str(report) and f"beyond it from step {report.first_divergent_step} on" in str(report)
 
 
 def test_differences_by_hand():
@@ -111,7 +111,7 @@ def test_differences_by_hand():
 
 def test_a_loss_that_is_not_finite_drifts():
     report = DeviceReport(("a", "b"), "float32", 4, [("layer", {"z": None})], ([1.0, 2.0], [1.0, 2.1]), 0.01, 1)
-    assert report.apart == pytest.approx(0.1 / 2.1) and not report.ok
+    assert report.max_loss_difference == pytest.approx(0.1 / 2.1) and not report.ok
     assert "beyond it from step 1 on" in str(report)
 
 

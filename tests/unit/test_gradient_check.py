@@ -97,7 +97,7 @@ class Scale(Layer):
         def run():
             t.a[...] = t.s * t.a_prev
 
-        ops.call(run, why="a test's own layer")
+        ops.call_python(run, reason="a test's own layer")
 
     def backward(self, ops, t, training):
         def run():
@@ -107,7 +107,7 @@ class Scale(Layer):
             if t.grad_prev is not None:
                 t.grad_prev[...] = t.s * t.grad_a * (1 + self.tilt)
 
-        ops.call(run, why="a test's own layer")
+        ops.call_python(run, reason="a test's own layer")
 
     def get_config(self):
         return {"error": self.error, "tilt": self.tilt}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.messages import naming
 from helpers.oracles import strided_tensor
-from helpers.snapshots import bits, frozen_copy, weights_of
+from helpers.snapshots import bits, read_only_copy, weights_of
 
 import gpunn
 from gpunn import input_checks, losses
@@ -42,7 +42,7 @@ def _every_layout(a):
         "transposed": np.ascontiguousarray(a.T).T,
         "field of records": record["value"],
         "not aligned": shifted,
-        "read-only": frozen_copy(a),
+        "read-only": read_only_copy(a),
         "big-endian": a.astype(a.dtype.newbyteorder(">")),
         "little-endian": a.astype(a.dtype.newbyteorder("<")),
         "matrix": np.ascontiguousarray(a).view(np.matrix),
@@ -250,7 +250,7 @@ def test_the_fake_cupy_in_the_fake_cupy_out(fake_cupy):
 def test_the_callers_arrays_are_never_written_to():
     """Read-only ones are taken, and writable ones come back as they were."""
     w = np.array([1.0, 2, 0.5, 1, 1])
-    for given in ((X.copy(), Y.copy(), w.copy()), tuple(map(frozen_copy, (X, Y, w)))):
+    for given in ((X.copy(), Y.copy(), w.copy()), tuple(map(read_only_copy, (X, Y, w)))):
         before = [bits(a) for a in given]
         x, y, weights = given
         net = _net()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import internals
 from helpers.messages import naming
-from helpers.snapshots import bits, nothing_moves, weights_of
+from helpers.snapshots import assert_unchanged, bits, weights_of
 
 import gpunn
 from gpunn import activations, losses
@@ -222,7 +222,7 @@ def test_anything_else_is_refused_at_compile(loss, activation):
     activation = other if activation == "the other" else activation
     net = gpunn.Sequential([gpunn.Dense(3, activation)], input_shape=4)
     with (
-        nothing_moves(net),
+        assert_unchanged(net),
         pytest.raises(ValueError, match=rf"{loss}.*needs {matching}.*got {activation}.*{matching}"),
     ):
         net.compile("sgd", loss)

@@ -504,7 +504,7 @@ class Bias(metrics.Metric):
             terms[:, 0] = w * (a - y).mean(axis=1)
             terms[:, 1] = w * np.abs(y).mean(axis=1)
 
-        ops.call(compute, why="a metric of one's own")
+        ops.call_python(compute, reason="a metric of one's own")
 
     def finish(self, mean):
         return self.unit * mean[0] / mean[1]

@@ -8,7 +8,7 @@ import pytest
 from helpers import hand_worked as hand
 from helpers import internals
 from helpers.messages import naming
-from helpers.snapshots import bits, nothing_moves, state_of, weights_of
+from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 
 import gpunn
 from gpunn.backend import to_host
@@ -91,7 +91,7 @@ def test_training_builds_too(call):
 
 def test_a_network_is_built_once():
     net = gpunn.Sequential(_layers(), input_shape=4)
-    with nothing_moves(net), pytest.raises(RuntimeError, match="built already, for 4 inputs"):
+    with assert_unchanged(net), pytest.raises(RuntimeError, match="built already, for 4 inputs"):
         net.build(5)
 
 
@@ -208,7 +208,10 @@ def test_compiling_again_may_change_everything_else():
 @pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "loss_and_gradients", "trace"])
 def test_what_needs_a_loss_says_so(call):
     net = gpunn.Sequential(_layers(), input_shape=4)
-    with nothing_moves(net), pytest.raises(RuntimeError, match=rf"{call}.*call compile\(optimizer=…, loss=…\) first"):
+    with (
+        assert_unchanged(net),
+        pytest.raises(RuntimeError, match=rf"{call}.*call compile\(optimizer=…, loss=…\) first"),
+    ):
         getattr(net, call)(X, Y)
     for name in ("optimizer", "loss"):
         with pytest.raises(RuntimeError, match="compile"):
@@ -244,7 +247,7 @@ def test_threads_without_its_package_is_refused_at_compile(monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
     net = _net()
-    with nothing_moves(net), pytest.raises(ImportError, match=r"pip install \"gpunn\[threads\]\""):
+    with assert_unchanged(net), pytest.raises(ImportError, match=r"pip install \"gpunn\[threads\]\""):
         net.compile("adam", "sparse_categorical_crossentropy", threads=2)
 
 
@@ -347,7 +350,7 @@ def test_a_layer_may_be_frozen_before_there_are_weights():
     assert moved[:2] == [False, False] and all(moved[4:])
     for layer in net:
         layer.trainable = False
-    with nothing_moves(net):
+    with assert_unchanged(net):
         _, gradients = net.loss_and_gradients(X, Y)
     assert not any(g.any() for g in gradients)
 
@@ -377,7 +380,7 @@ def test_train_on_batch_returns_the_loss_before_the_step(dtype):
 def test_evaluate_is_a_dict_of_floats_and_moves_nothing():
     net = _net()
     net.fit(X, Y, verbose=0)
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         found = net.evaluate(X, Y)
     assert list(found) == ["loss", "accuracy"] and all(type(v) is float for v in found.values())
     p = net.predict(X).astype(np.float64)
@@ -405,7 +408,7 @@ def test_evaluate_is_over_rows_whatever_the_batches(batch_size):
 def test_loss_and_gradients_twice_gives_the_same_bits_and_moves_nothing():
     net = _net()
     net.fit(X, Y, verbose=0)
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         loss, gradients = net.loss_and_gradients(X, Y)
         again, same = net.loss_and_gradients(X, Y)
     assert type(loss) is float and loss == again
@@ -456,7 +459,7 @@ def test_loss_and_gradients_include_penalties():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_trace_shows_the_texts_quantities(dtype):
     net = _by_hand(dtype)
-    with nothing_moves(net, hand.X):
+    with assert_unchanged(net, hand.X):
         first, second = net.trace(hand.X, hand.Y)
     _, dW1, db1, dW2, db2 = hand.GRADIENTS[0, 1, 2, 3]
     expected = {
@@ -631,7 +634,7 @@ def test_summary_shows_parameters_and_bytes():
         return float(number) * {"bytes": 1, "KiB": 1024, "MiB": 1024**2}[unit]
 
     assert plan_bytes(64) > 1.5 * plan_bytes(32) > plan_bytes(16)
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         net.summary()
     net[0].trainable = False
     assert f"({total - 30} trained)" in net.summary() and "frozen" in net.summary()

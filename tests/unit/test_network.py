@@ -69,7 +69,7 @@ def test_one_type_all_the_way(dtype):
     with inner.plan(8, training=True, loss=True, backward=True, update=True, weighted=True) as plan:
         for t in plan.layers:
             assert {a.dtype for a in (t.a_prev, t.z, t.a, t.grad_a, t.delta, t.W, t.dW)} == {np.dtype(dtype)}
-        assert plan.w.dtype == plan.terms.dtype == dtype
+        assert plan.w.dtype == plan.row_losses.dtype == dtype
     assert {m.dtype for m in inner.moments.values()} == {np.dtype(dtype)}
     assert net.predict(X).dtype == dtype
     assert {w.dtype for w in net.get_weights()} == {np.dtype(dtype)}
@@ -79,9 +79,9 @@ def test_all_parameters_lie_in_one_buffer_weights_first():
     net = gpunn.Sequential([gpunn.Dense(4, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)], seed=0, input_shape=3)
     inner = internals.network(net)
     assert inner.theta.size == 3 * 4 + 4 * 2 + 4 + 4 + 4 + 2
-    assert [p.parameter.name for p in inner.places] == ["W", "W", "b", "gamma", "beta", "b"]
-    assert [p.parameter.name for p in inner.ordered_places()] == ["W", "b", "gamma", "beta", "W", "b"]
-    for place, weights in zip(inner.ordered_places(), net.get_weights(), strict=True):
+    assert [p.parameter.name for p in inner.slices] == ["W", "W", "b", "gamma", "beta", "b"]
+    assert [p.parameter.name for p in inner.slices_in_order()] == ["W", "b", "gamma", "beta", "W", "b"]
+    for place, weights in zip(inner.slices_in_order(), net.get_weights(), strict=True):
         view = place.of(inner.theta)
         assert np.shares_memory(view, inner.theta)
         assert not np.shares_memory(weights, inner.theta)

@@ -226,7 +226,7 @@ def test_a_process_without_rows_of_a_batch_takes_the_step_too(fake_cupy, precisi
     net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision=precision)
     plan = internals.plan_without_rows(net)
     internals.gradient(net).fill(np.nan)
-    for launch in [*plan.prepare, *plan.forward, *plan.loss, *plan.backward]:
+    for launch in [*plan.normalize_weights, *plan.forward, *plan.loss, *plan.backward]:
         launch()
     assert (to_host(internals.gradient(net)) == 0).all()
 
@@ -254,10 +254,10 @@ def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
     ops.matmul(c, b, out=outs[4])
     ops.matmul(outs[4], b, out=outs[6])
     assert casts() == 7
-    ops.call(lambda: None, why="nobody knows what it writes")
+    ops.call_python(lambda: None, reason="nobody knows what it writes")
     ops.matmul(a, b, out=outs[0])
     assert casts() == 9
-    stage = ops.take()
+    stage = ops.end_section()
     ops.bind()
     for launch in stage:
         launch()

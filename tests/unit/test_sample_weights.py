@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import internals
 from helpers.oracles import oracle
-from helpers.snapshots import bits, nothing_moves, state_of, weights_of
+from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 
 import gpunn
 from gpunn import theory
@@ -58,7 +58,7 @@ def test_weights_that_are_too_small_for_a_step_count_as_zero(request, dtype, sma
 @pytest.mark.parametrize("value", [1e307, 1.1e100])
 def test_weights_that_are_too_large_to_be_added_up_are_refused(value):
     net, w = _net(), np.full(ROWS, value)
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         for call in (
             lambda: net.fit(X, Y, sample_weight=w, verbose=0),
             lambda: net.fit(X, Y, validation_data=(X, Y, w), verbose=0),
@@ -87,7 +87,7 @@ def test_estimators_refuse_weights_that_no_sum_holds(value, dtype, solver):
 def test_weights_of_rows_times_those_of_classes_may_overflow():
     net = gpunn.Sequential([gpunn.Dense(2)], seed=0, dtype="float64", input_shape=3)
     net.compile("sgd", "sparse_categorical_crossentropy", device="cpu")
-    with nothing_moves(net, X), pytest.raises(ValueError, match="sample_weight times class_weight"):
+    with assert_unchanged(net, X), pytest.raises(ValueError, match="sample_weight times class_weight"):
         net.fit(X, np.arange(ROWS) % 2, sample_weight=np.full(ROWS, 1e99), class_weight={0: 1e300}, verbose=0)
 
 
@@ -189,7 +189,7 @@ def test_validation_rows_on_disk_without_weight_are_refused(tmp_path):
         np.save(tmp_path / f"{name}.npy", array)
     held = tuple(gpunn.Rows(tmp_path / f"{name}.npy") for name in "xyw")
     net = _net()
-    with nothing_moves(net, X), pytest.raises(ValueError, match="validation sample_weight is zero in every row"):
+    with assert_unchanged(net, X), pytest.raises(ValueError, match="validation sample_weight is zero in every row"):
         net.fit(X, Y, validation_data=held, verbose=0)
 
 

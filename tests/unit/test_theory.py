@@ -116,8 +116,8 @@ def test_e4_slopes_by_differences(f):
     """f′ of E4 and E5 against (f(z + h) − f(z − h))/2h."""
     z, h = np.linspace(-3, 3, 24).reshape(4, 6) + 0.01, 1e-6
     numeric = (theory.activate(z + h, f) - theory.activate(z - h, f)) / (2 * h)
-    np.testing.assert_allclose(theory.slope(z, f), numeric, rtol=1e-7, atol=1e-9)
-    assert theory.slope(np.zeros((1, 1)), "relu") == 0
+    np.testing.assert_allclose(theory.derivative(z, f), numeric, rtol=1e-7, atol=1e-9)
+    assert theory.derivative(np.zeros((1, 1)), "relu") == 0
 
 
 def test_e3_losses():
@@ -412,7 +412,7 @@ def test_a_batch_whose_weights_are_all_zero_changes_nothing():
         (lambda: theory.dropout(np.ones((2, 2)), None, 1.0), naming("p", 1.0)),
         (lambda: theory.dropout(np.ones((2, 2)), None, 0.5, form="other"), "form"),
         (lambda: theory.activate(np.ones((1, 1)), "step"), "step"),
-        (lambda: theory.slope(np.ones((1, 1)), "softmax"), "softmax"),
+        (lambda: theory.derivative(np.ones((1, 1)), "softmax"), "softmax"),
         (lambda: theory.row_losses(np.ones((1, 1)), np.ones((1, 1)), "hinge"), "hinge"),
         (lambda: theory.loss_gradient(np.ones((1, 1)), np.ones((1, 1)), "hinge"), "hinge"),
         (

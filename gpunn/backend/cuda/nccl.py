@@ -20,7 +20,7 @@ class ProcessGroup(Protocol):
     size: int
     local_rank: int
 
-    def meet(self, where: str, value: Any) -> list[Any]: ...
+    def allgather(self, where: str, value: Any) -> list[Any]: ...
 
     def bind_async_all_reduce(self, arrays: Sequence[Any], *, blocking: bool) -> tuple[list[Launch], list[Launch]]: ...
 
@@ -41,7 +41,7 @@ class Nccl:
             ) from error
         self._nccl, self._xp = nccl, xp
         self._stream: Any = None
-        identifier = processes.meet("the start of NCCL", first)[0]
+        identifier = processes.allgather("the start of NCCL", first)[0]
         self._communicator = make(processes.size, identifier, processes.rank)
 
     def bind_async_all_reduce(self, arrays: Sequence[Any], *, blocking: bool) -> tuple[list[Launch], list[Launch]]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers.messages import naming
 from helpers.oracles import oracle
-from helpers.snapshots import bits, frozen_copy
+from helpers.snapshots import bits, read_only_copy
 
 import gpunn
 
@@ -62,11 +62,11 @@ def test_the_protocols_alone(holder, order):
 
 
 def test_read_only_arrays():
-    assert_taken(frozen_copy(X))
-    assert_taken(OnlyArray(frozen_copy(X)))
+    assert_taken(read_only_copy(X))
+    assert_taken(OnlyArray(read_only_copy(X)))
     if np.lib.NumpyVersion(np.__version__) >= "2.1.0":
         # the exchange protocol of older ones refuses to give them out
-        assert_taken(OnlyDLPack(frozen_copy(X)))
+        assert_taken(OnlyDLPack(read_only_copy(X)))
 
 
 def test_an_exporter_that_fails_is_named():

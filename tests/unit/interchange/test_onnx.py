@@ -7,7 +7,7 @@ from helpers import internals, limits
 from helpers.messages import naming
 from helpers.oracles import oracle
 from helpers.random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
-from helpers.snapshots import nothing_moves
+from helpers.snapshots import assert_unchanged
 
 import gpunn
 from gpunn import activations
@@ -153,7 +153,7 @@ def test_what_the_file_says(tmp_path):
 
 def test_exporting_changes_nothing_and_twice_gives_the_same_file(tmp_path):
     case = random_case(9)
-    with nothing_moves(case.net, case.x):
+    with assert_unchanged(case.net, case.x):
         for name in "ab":
             case.net.export(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -175,7 +175,7 @@ class Doubled(gpunn.Layer):
     """a = 2 a_prev."""
 
     def forward(self, ops, t, training):
-        ops.call(lambda: np.multiply(t.a_prev, 2, out=t.a), why="Doubled is written in Python")
+        ops.call_python(lambda: np.multiply(t.a_prev, 2, out=t.a), reason="Doubled is written in Python")
 
 
 class OwnDense(gpunn.Dense):

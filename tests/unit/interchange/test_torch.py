@@ -9,7 +9,7 @@ import pytest
 from helpers.messages import naming
 from helpers.oracles import oracle
 from helpers.random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
-from helpers.snapshots import bits, nothing_moves
+from helpers.snapshots import assert_unchanged, bits
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -95,7 +95,7 @@ def test_the_file_has_the_numbers_in_their_places(tmp_path):
 
 def test_the_callers_arrays_are_copies():
     net = every_kind()
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         for array in torch_state_dict(net).values():
             array[...] = 17
 
@@ -144,7 +144,7 @@ def test_the_count_of_batches_may_be_absent_and_the_optimiser_stays():
     net = trained(every_kind())
     state = torch_state_dict(net)
     del state["4.num_batches_tracked"]
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         load_torch(net, state)
 
 
@@ -262,10 +262,10 @@ def test_what_does_not_fit_changes_nothing(tmp_path, state):
     save_file(given, path)
     net = trained(every_kind())
     for source in (given, path):
-        with nothing_moves(net, X), pytest.raises(gpunn.CheckpointError, match=said):
+        with assert_unchanged(net, X), pytest.raises(gpunn.CheckpointError, match=said):
             load_torch(net, source)
     unbuilt = gpunn.Sequential(layers_of_every_kind())
-    with nothing_moves(unbuilt), pytest.raises(gpunn.CheckpointError):
+    with assert_unchanged(unbuilt), pytest.raises(gpunn.CheckpointError):
         load_torch(unbuilt, given)
     assert {layer.n_in for layer in unbuilt.layers} == {None}
 
@@ -301,7 +301,7 @@ def test_files_that_are_none(tmp_path):
     }
     for data, said in bad.items():
         path.write_bytes(data)
-        with nothing_moves(net, X), pytest.raises(gpunn.CheckpointError, match=said):
+        with assert_unchanged(net, X), pytest.raises(gpunn.CheckpointError, match=said):
             load_torch(net, path)
     with pytest.raises(FileNotFoundError):
         load_torch(net, tmp_path / "none")
@@ -319,7 +319,7 @@ class Doubled(gpunn.Layer):
     """a = 2 a_prev."""
 
     def forward(self, ops, t, training):
-        ops.call(lambda: np.multiply(t.a_prev, 2, out=t.a), why="Doubled is written in Python")
+        ops.call_python(lambda: np.multiply(t.a_prev, 2, out=t.a), reason="Doubled is written in Python")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_layers_that_torch_lacks(tmp_path, layer, said):
     state = torch_state_dict(gpunn.Sequential([gpunn.Dense(2)], input_shape=3))
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"old")
-    with nothing_moves(net, X):
+    with assert_unchanged(net, X):
         for call in (
             lambda: torch_state_dict(net),
             lambda: torch_module(net),

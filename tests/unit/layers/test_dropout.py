@@ -106,7 +106,7 @@ def _rows_of_a_batch(rows, width, first):
     t = Buffers(index=0, a_prev=np.ones((rows, width)), a=np.full((rows, width), np.nan), state=state)
     ops = Recorder(backend.get("cpu"))
     gpunn.Dropout(0.5).forward(ops, t, training=True)
-    launches = ops.take()
+    launches = ops.end_section()
     ops.bind()
     for launch in launches:
         launch()

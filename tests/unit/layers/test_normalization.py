@@ -20,7 +20,7 @@ def _net(*layers, dtype="float64", optimizer=None):
 
 
 def _running(net, layer=0):
-    return internals.running_of(net, layer)
+    return internals.running_stats_of(net, layer)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

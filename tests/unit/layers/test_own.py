@@ -47,7 +47,7 @@ class Scale(gpunn.Layer):
         def scale():
             t.a[...] = t.a_prev * t.s
 
-        ops.call(scale, why="Scale is written in Python")
+        ops.call_python(scale, reason="Scale is written in Python")
 
     def backward(self, ops, t, training):
         def gradients():
@@ -56,7 +56,7 @@ class Scale(gpunn.Layer):
             if t.grad_prev is not None:
                 t.grad_prev[...] = t.grad_a * t.s
 
-        ops.call(gradients, why="Scale is written in Python")
+        ops.call_python(gradients, reason="Scale is written in Python")
 
     def get_config(self):
         return {"start": self.start}
@@ -159,7 +159,7 @@ def test_an_own_layer_that_forgets_to_look_at_trainable_is_frozen_all_the_same()
                 t.ds[...] = (t.grad_a * t.a_prev).sum(axis=0)
                 t.grad_prev[...] = t.grad_a * t.s
 
-            ops.call(gradients, why="a test")
+            ops.call_python(gradients, reason="a test")
 
     net = _net(gpunn.Dense(3), Forgetful(), gpunn.Dense(3)).build(4)
     net[1].trainable = False

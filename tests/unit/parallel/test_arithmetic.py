@@ -8,7 +8,7 @@ from helpers import internals
 from helpers.threaded_group import Crew
 
 import gpunn
-from gpunn.recording import Share, part
+from gpunn.recording import BatchShard, shard_bounds
 
 RNG = np.random.default_rng(5)
 ROWS = 53  # batches of 8 leave one of 5; of 5 processes some have one row of a batch, of the last one
@@ -413,11 +413,11 @@ def test_options_that_make_no_sense(name, value):
 
 @pytest.mark.parametrize("rows, size", [(0, 3), (1, 3), (7, 3), (8, 8), (9, 4)])
 def test_parts_add_up_and_differ_by_one_row_at_most(rows, size):
-    parts = [part(rows, rank, size) for rank in range(size)]
+    parts = [shard_bounds(rows, rank, size) for rank in range(size)]
     counts = [count for _, count in parts]
     assert sum(counts) == rows and max(counts) - min(counts) <= 1
     assert [first for first, _ in parts] == [sum(counts[:k]) for k in range(size)]
-    assert Share.of(rows).n == rows
+    assert BatchShard.of(rows).n == rows
 
 
 def test_a_copy_is_of_its_process_alone_until_it_joins():
@@ -426,7 +426,7 @@ def test_a_copy_is_of_its_process_alone_until_it_joins():
         net.fit(X, Y, epochs=2, verbose=0)
         twin = copy.deepcopy(net)
         assert internals.process_group(twin).size == 1
-        twin.join(strategy)
+        twin.set_strategy(strategy)
         for each in (net, twin):
             each.fit(X, Y, epochs=2, verbose=0)
         return apart(net, twin)

@@ -32,8 +32,8 @@ class Calls(list):
 
 
 def processes(rank=0, size=2, local_rank=0, first=(1, 2, 3)):
-    meet = lambda where, value: [first, *[None] * (size - 1)]  # noqa: E731
-    return SimpleNamespace(rank=rank, size=size, local_rank=local_rank, meet=meet)
+    allgather = lambda where, value: [first, *[None] * (size - 1)]  # noqa: E731
+    return SimpleNamespace(rank=rank, size=size, local_rank=local_rank, allgather=allgather)
 
 
 def on_a_gpu(place, array):
@@ -134,7 +134,7 @@ def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     monkeypatch.setattr(fake_cupy.cuda, "__path__", [], raising=False)
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl)
     alone = processes(size=1)
-    alone.meet, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
+    alone.allgather, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
     strategy = gpunn.DataParallel(bucket_bytes=bucket)
     strategy.start = lambda: Team(alone, False, bucket)
     rng = np.random.default_rng(0)
@@ -164,7 +164,7 @@ def test_one_process_adds_nothing_on_a_gpu():
     backend = get("cuda")
     array = backend.asarray(np.arange(6.0))
     alone = processes(size=1)
-    alone.meet = lambda where, value: [value]
+    alone.allgather = lambda where, value: [value]
     with backend.activate():
         adder = backend.all_reducer(alone)
         for blocking in (True, False):

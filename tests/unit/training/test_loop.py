@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
 from helpers.oracles import oracle
-from helpers.snapshots import bits, nothing_moves, state_of, weights_of
+from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 
 import gpunn
 from gpunn.backend import to_host
@@ -104,7 +104,7 @@ def test_asking_in_between_changes_nothing_of_what_follows():
     plain, asked = _net(), _net()
     plain.fit(X, Y, epochs=2, batch_size=8, verbose=0)
     asked.fit(X, Y, batch_size=8, verbose=0)
-    with nothing_moves(asked, X):
+    with assert_unchanged(asked, X):
         asked.evaluate(X, Y)
         asked.trace(X, Y, training=True)
         asked.loss_and_gradients(X[:8], Y[:8])

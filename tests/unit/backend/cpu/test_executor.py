@@ -129,8 +129,8 @@ def test_what_python_computes_is_no_part_of_a_walk():
     net.compile("sgd", own, device="cpu")
     assert "leaves the fast path: loss own is a Python function" in net.summary()
     recorder = Recorder(gpunn.backend.get("cpu"))
-    recorder.call(print, why="a Python function")
-    assert not any(isinstance(launch, CompiledLaunch) for launch in recorder.take())
+    recorder.call_python(print, reason="a Python function")
+    assert not any(isinstance(launch, CompiledLaunch) for launch in recorder.end_section())
     X = np.ones((9, 3))
     before = net.evaluate(X, np.ones((9, 2)))["loss"]
     net.fit(X, np.ones((9, 2)), epochs=3, batch_size=4, verbose=0)
