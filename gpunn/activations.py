@@ -1,8 +1,8 @@
 """Activations a = f(z) and their derivatives (E2, E4, E5).
 
 An activation of one's own is a subclass of `Activation` with two methods on plain arrays of the device:
-``f(self, z)`` returns a = f(z), and ``slope(self, z, a)`` returns f′(z), both of z's shape and type. It runs eagerly;
-one with a kernel file (see `gpunn.kernels`) runs as fast as the built-in ones.
+``f(self, z)`` returns a = f(z), and ``derivative(self, z, a)`` returns f′(z), both of z's shape and type. It runs
+eagerly; one with a kernel file (see `gpunn.kernels`) runs as fast as the built-in ones.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _NAMES: dict[str, type[Activation]] = {}
 class Activation(Named):
     """The function f of a layer. `names` are what strings may call it, the first its own.
 
-    `needs_z` says that f′ cannot be had from a alone, so that a plan keeps z too. `rectifier` chooses the default
-    initial weights (He for rectifiers, E10). `elementwise` is False where aᵢ depends on other zⱼ of its row.
+    `backward_needs_z` says that f′ cannot be had from a alone, so that a plan keeps z too. `rectifier` chooses
+    the default initial weights (He for rectifiers, E10). `elementwise` is False where aᵢ depends on other zⱼ of a row.
     """
 
-    needs_z = True
+    backward_needs_z = True
     rectifier = False
     elementwise = True
-    holds = False  # whether its kernels take matrices held in less than float32
+    supports_bf16 = False  # whether its kernels take matrices held in less than float32
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -37,9 +37,9 @@ class Activation(Named):
         """a = f(z), a new array of z's shape and type. (E2)"""
         raise NotImplementedError(f"{type(self).__name__} must define f(self, z)")
 
-    def slope(self, z: Array, a: Array) -> Array:
+    def derivative(self, z: Array, a: Array) -> Array:
         """f′(z), a new array of z's shape and type; `a` = f(z) may help. (E4)"""
-        raise NotImplementedError(f"{type(self).__name__} must define slope(self, z, a)")
+        raise NotImplementedError(f"{type(self).__name__} must define derivative(self, z, a)")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -58,7 +58,7 @@ class Activation(Named):
         ops.call_python(forward, reason=f"activation {self.name} is a Python function")
 
     def record_with_bias(self, ops: Recorder, z: Array, b: Array, a: Array) -> None:
-        """Record a = f(z + b), where z holds the product a_prev W and then, if `needs_z`, z itself. (E1, E2)"""
+        """Record a = f(z + b), z holds a_prev W and then, if `backward_needs_z`, z itself. (E1, E2)"""
         ops(kernel("bias_identity"), z, b, out=z)
         self.record(ops, z, a)
 
@@ -66,8 +66,8 @@ class Activation(Named):
         """Record δ = f′(z) ⊙ ∂C/∂a. (E4, E5)"""
 
         def backward() -> None:
-            slope = _checked(self.slope(z, a), z, f"{type(self).__name__}.slope")
-            delta[...] = slope * grad_a
+            derivative = _checked(self.derivative(z, a), z, f"{type(self).__name__}.derivative")
+            delta[...] = derivative * grad_a
 
         ops.call_python(backward, reason=f"activation {self.name} is a Python function")
 
@@ -84,7 +84,7 @@ def _checked(result: Array, like: Array, what: str) -> Array:
     return result
 
 
-class _Fused(Activation):
+class KernelActivation(Activation):
     """An activation with kernels: value, derivative times upstream, and bias + value in one pass."""
 
     kernels: ActivationKernels
@@ -92,14 +92,16 @@ class _Fused(Activation):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "kernels" in vars(cls):
-            cls.needs_z, cls.holds = cls.kernels.stored == "z", True
-        elif {"f", "slope"} & vars(cls).keys():
+            cls.backward_needs_z, cls.supports_bf16 = cls.kernels.stored == "z", True
+        elif {"f", "derivative"} & vars(cls).keys():
             # the kernels do not know a subclass's own f
-            cls.needs_z = True
+            cls.backward_needs_z = True
             for hook in ("record", "record_with_bias", "record_backward"):
                 setattr(cls, hook, vars(Activation)[hook])
-        if "kernels" not in vars(cls) and any(name == "f" or name == "slope" or "record" in name for name in vars(cls)):
-            cls.holds = False
+        if "kernels" not in vars(cls) and any(
+            name == "f" or name == "derivative" or "record" in name for name in vars(cls)
+        ):
+            cls.supports_bf16 = False
         if vars(cls).get("record_backward") is not None and "record_backward_and_sum" not in vars(cls):
             # a derivative of its own is not the kernels'
             cls.record_backward_and_sum = Activation.record_backward_and_sum  # type: ignore[method-assign]
@@ -107,7 +109,7 @@ class _Fused(Activation):
     def f(self, z: Array) -> Array:
         return self.kernels.value(z, **self.get_config())
 
-    def slope(self, z: Array, a: Array) -> Array:
+    def derivative(self, z: Array, a: Array) -> Array:
         _, d = self.kernels.with_derivative(z, **self.get_config())
         return d
 
@@ -115,21 +117,21 @@ class _Fused(Activation):
         ops(self.kernels.value, z, out=a, **self.get_config())
 
     def record_with_bias(self, ops: Recorder, z: Array, b: Array, a: Array) -> None:
-        out = (z, a) if self.needs_z else a
+        out = (z, a) if self.backward_needs_z else a
         ops(self.kernels.with_bias, z, b, out=out, **self.get_config())
 
     def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
-        stored = z if self.needs_z else a
+        stored = z if self.backward_needs_z else a
         ops(self.kernels.backward, stored, grad_a, out=delta, **self.get_config())
 
     def record_backward_and_sum(
         self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array, db: Array
     ) -> bool:
-        stored = z if self.needs_z else a
+        stored = z if self.backward_needs_z else a
         return ops.fused_column_sum(self.kernels.backward, stored, grad_a, out=delta, sums=db, **self.get_config())
 
 
-class ReLU(_Fused):
+class ReLU(KernelActivation):
     """f(z) = max(0, z); f′ = 1 for z > 0, else 0, at z = 0 too. (E2)"""
 
     names = ("relu",)
@@ -137,7 +139,7 @@ class ReLU(_Fused):
     kernels = activation_kernels("relu")
 
 
-class LeakyReLU(_Fused):
+class LeakyReLU(KernelActivation):
     """f(z) = z for z > 0, αz else. α = 0.01 unless given; ValueError where α < 0. (E2)"""
 
     names = ("leaky_relu",)
@@ -152,7 +154,7 @@ class LeakyReLU(_Fused):
         return {"alpha": self.alpha}
 
 
-class ELU(_Fused):
+class ELU(KernelActivation):
     """f(z) = z for z > 0, α(eᶻ − 1) else. α = 1 unless given; ValueError where α < 0. (E2)"""
 
     names = ("elu",)
@@ -167,7 +169,7 @@ class ELU(_Fused):
         return {"alpha": self.alpha}
 
 
-class GELU(_Fused):
+class GELU(KernelActivation):
     """The tanh form, f(z) = ½z(1 + tanh(√(2/π)(z + 0.044715 z³))): close to zΦ(z), not equal to it. (E2)"""
 
     names = ("gelu",)
@@ -175,7 +177,7 @@ class GELU(_Fused):
     kernels = activation_kernels("gelu")
 
 
-class SiLU(_Fused):
+class SiLU(KernelActivation):
     """f(z) = zσ(z), also called swish. (E2)"""
 
     names = ("silu", "swish")
@@ -183,7 +185,7 @@ class SiLU(_Fused):
     kernels = activation_kernels("silu")
 
 
-class Softplus(_Fused):
+class Softplus(KernelActivation):
     """f(z) = log(1 + eᶻ). (E2)"""
 
     names = ("softplus",)
@@ -191,28 +193,28 @@ class Softplus(_Fused):
     kernels = activation_kernels("softplus")
 
 
-class Exponential(_Fused):
+class Exponential(KernelActivation):
     """f(z) = eᶻ: positive outputs, for counts and rates. (E2)"""
 
     names = ("exponential", "exp")
     kernels = activation_kernels("exp")
 
 
-class Sigmoid(_Fused):
+class Sigmoid(KernelActivation):
     """f(z) = 1/(1 + e⁻ᶻ); scikit-learn calls it logistic. (E2)"""
 
     names = ("sigmoid", "logistic")
     kernels = activation_kernels("sigmoid")
 
 
-class Tanh(_Fused):
+class Tanh(KernelActivation):
     """f(z) = tanh z. (E2)"""
 
     names = ("tanh",)
     kernels = activation_kernels("tanh")
 
 
-class Identity(_Fused):
+class Identity(KernelActivation):
     """f(z) = z; Keras calls it linear. (E2)"""
 
     names = ("identity", "linear")
@@ -231,13 +233,13 @@ class Softmax(Activation):
     """aₖ = e^zₖ / Σⱼ e^zⱼ over the row: not elementwise, its backward pass is the transposed Jacobian. (E2, E4)"""
 
     names = ("softmax",)
-    needs_z = False
+    backward_needs_z = False
     elementwise = False
 
     def f(self, z: Array) -> Array:
         return kernel("softmax")(z)
 
-    def slope(self, z: Array, a: Array) -> Array:
+    def derivative(self, z: Array, a: Array) -> Array:
         raise TypeError("softmax is not elementwise: its derivative is a matrix a row (E4), not a slope")
 
     def record(self, ops: Recorder, z: Array, a: Array) -> None:
@@ -256,7 +258,7 @@ def get(activation: str | Activation | type[Activation] | None) -> Activation:
     if found is None:
         raise TypeError(
             f"activation must be a name or a gpunn.activations.Activation, got {type(activation).__name__}; "
-            "to use a function of your own, subclass Activation with f(z) and slope(z, a)"
+            "to use a function of your own, subclass Activation with f(z) and derivative(z, a)"
         )
     return found
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from . import backend as backends
-from .input_checks import numbers, order_of_epoch
+from .input_checks import as_real_array, epoch_permutation
 from .kernels._compiler import host
 from .model import BATCH, Sequential
-from .validation import whole
+from .validation import positive_integer
 
 QUANTITIES = ("z", "a", "delta", "dW", "db")
 SHOWN = ("z", "a", "δ", "∂W", "∂b")
@@ -116,12 +116,12 @@ def compare_devices(
     that cannot be used; RuntimeError before `compile`.
     """
     sides = _sides(devices)
-    steps = whole("steps", steps)
-    batch_size = whole("batch_size", batch_size)
+    steps = positive_integer("steps", steps)
+    batch_size = positive_integer("batch_size", batch_size)
     start = copy.deepcopy(net)
     start.loss_and_gradients(X, y)  # which checks X and y, and draws weights that are not drawn yet
-    X, y = (backends.to_host(numbers(x, name)) for x, name in ((X, "X"), (y, "y")))
-    order = order_of_epoch(len(X), net.seed, 0, True)
+    X, y = (backends.to_host(as_real_array(x, name)) for x, name in ((X, "X"), (y, "y")))
+    order = epoch_permutation(len(X), net.seed, 0, True)
     size = min(batch_size, len(X))
     batches = [np.take(order, range(k * size, (k + 1) * size), mode="wrap") for k in range(steps)]
     traces, losses = [], []

@@ -16,7 +16,7 @@ from .model import Sequential
 from .network import Plan
 from .recording import execute
 from .training import inputs, loop
-from .validation import whole
+from .validation import positive_integer
 
 STEP = 6e-6  # near the cube root of float64's unit round-off, where truncation and rounding are alike
 ROUNDINGS = 16  # of a cost, in units of float64's round-off: what its difference cannot tell from 0
@@ -94,7 +94,7 @@ def check_gradients(
     of a wrong derivative: that of an intercept before batch normalisation vanishes, and its difference is rounding.
     The relative error is max |difference| / max |derivative| over a parameter. ValueError as `fit` for bad input.
     """
-    samples = None if samples is None else whole("samples", samples)
+    samples = None if samples is None else positive_integer("samples", samples)
     first = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
     again = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
     repeats = first[0] == again[0] and all(np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True))
@@ -128,7 +128,7 @@ def _in_float64(net: Sequential) -> Sequential:
     inner.dtype, inner.precision = np.dtype(np.float64), None
     for name in ("theta", "running", "gradient"):
         setattr(inner, name, getattr(inner, name).astype(np.float64))
-    inner.moments = {k: v.astype(np.float64) for k, v in inner.moments.items()}
+    inner.slots = {k: v.astype(np.float64) for k, v in inner.slots.items()}
     return twin.to(net.device)
 
 

@@ -12,7 +12,7 @@ from .backend import Backend, array_module, device_of, from_cuda_interface, is_d
 from .losses import BinaryCrossentropy, CategoricalCrossentropy, Loss
 from .network import CompressedRows, Table, keyed_generator
 from .recording import Array, shard_bounds
-from .validation import fraction, nonnegative
+from .validation import half_open_unit_interval, nonnegative
 
 BLOCK = 1 << 16  # elements looked at together: a check never copies the set
 DEVICE_BLOCK = 1 << 24  # the same on a GPU, of which each look waits
@@ -26,25 +26,25 @@ KINDS_OF_TIME = {"M": "dates", "m": "time differences"}
 TIMES = (np.datetime64, np.timedelta64, datetime.date, datetime.time, datetime.timedelta)
 
 
-def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X", *, own: tuple[int, int] = (0, 1)) -> Array:
-    """As `table`, its numbers finite and within `dtype`: ValueError names the first that is not.
+def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X", *, shard: tuple[int, int] = (0, 1)) -> Array:
+    """As `as_matrix`, its numbers finite and within `dtype`: ValueError names the first that is not.
 
-    `own` is (rank, size) where processes look at one set: each at the numbers of its part of the rows."""
-    array = table(X, n_in, name)
-    check_numbers(array, dtype, name, own=own)
+    `shard` is (rank, size) where processes look at one set: each at the numbers of its part of the rows."""
+    array = as_matrix(X, n_in, name)
+    check_numbers(array, dtype, name, shard=shard)
     return array
 
 
-def table(X: Any, n_in: int | None, name: str = "X") -> Array:
+def as_matrix(X: Any, n_in: int | None, name: str = "X") -> Array:
     """X as a two-dimensional array of real numbers, its own type kept, and its layout where kernels can read it.
 
     Accepts NumPy and CuPy arrays, lists, pandas and polars tables, and whatever else offers `__dlpack__` or
     `__array__`; SciPy's sparse matrices come out as one in compressed rows. Raises TypeError for what are not real
     numbers (text, dates, complex), ValueError for wrong shapes, ragged lists and empty sets.
     """
-    array = _compressed(X, name) if hasattr(X, "tocsr") else numbers(X, name)
+    array = _compressed(X, name) if hasattr(X, "tocsr") else as_real_array(X, name)
     if array.ndim != 2:
-        it = _it(name)
+        it = _short_name(name)
         hint = f"; {it}.reshape(-1, 1) makes one column of it, {it}.reshape(1, -1) one row" if array.ndim == 1 else ""
         raise ValueError(f"{name} must have shape (rows, columns), got shape {array.shape}{hint}")
     if array.shape[0] == 0 or array.shape[1] == 0:
@@ -54,12 +54,12 @@ def table(X: Any, n_in: int | None, name: str = "X") -> Array:
     return array
 
 
-def check_numbers(X: Any, dtype: np.dtype, name: str = "X", *, own: tuple[int, int] = (0, 1)) -> None:
-    """ValueError for NaN, infinity, and numbers too large for `dtype`, in what `table` gave."""
+def check_numbers(X: Any, dtype: np.dtype, name: str = "X", *, shard: tuple[int, int] = (0, 1)) -> None:
+    """ValueError for NaN, infinity, and numbers too large for `dtype`, in what `as_matrix` gave."""
     if hasattr(X, "tocsr"):
         _check_stored(X, dtype, name)
     else:
-        _check_finite(X, dtype, name, *shard_bounds(X.shape[0], *own))
+        _check_finite(X, dtype, name, *shard_bounds(X.shape[0], *shard))
 
 
 def on_device(X: Any, backend: Backend) -> Table:
@@ -78,13 +78,13 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
 
     Raises TypeError and ValueError as `features`, and ValueError for labels out of range or not whole numbers.
     """
-    array = numbers(y, name)
-    if loss.targets == "labels":
+    array = as_real_array(y, name)
+    if loss.targets == "class_index":
         if array.ndim != 1:
             raise ValueError(
                 f"{name} must hold one label a row, shape ({n},), for loss {loss.name!r}, got shape {array.shape}; "
                 + (
-                    f"{_it(name)}.ravel() makes it so"
+                    f"{_short_name(name)}.ravel() makes it so"
                     if array.size == n
                     else "for one-hot rows use categorical_crossentropy"
                 )
@@ -94,7 +94,7 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
     if array.shape != (n, n_out):
         hint = ""
         if array.shape == (n,) and n_out == 1:
-            hint = f"; {_it(name)}.reshape(-1, 1) makes it so"
+            hint = f"; {_short_name(name)}.reshape(-1, 1) makes it so"
         elif array.shape == (n,) and loss.name == "categorical_crossentropy":
             hint = "; for integer labels use sparse_categorical_crossentropy"
         raise ValueError(f"{name} must have shape ({n}, {n_out}) for loss {loss.name!r}, got shape {array.shape}{hint}")
@@ -106,8 +106,8 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
 
 
 def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
-    """The sample weights (n,) of a data set, as `weights_of_a_batch` checks them. ValueError too if all are 0."""
-    converted = weights_of_a_batch(w, n, dtype, name)
+    """The sample weights (n,) of a data set, as `batch_weights` checks them. ValueError too if all are 0."""
+    converted = batch_weights(w, n, dtype, name)
     if not any_weight(converted):
         raise ValueError(
             f"{name} is zero in every row; at least one weight must be > 0, and weights below "
@@ -124,13 +124,13 @@ def any_weight(w: Array | None) -> bool:
         return bool((w > 0).any())
 
 
-def weights_of_a_batch(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
+def batch_weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
     """The sample weights (n,) of a batch, which may all be 0, in the network's dtype. (E3)
 
     Weights too small for a training step, which flushes subnormal numbers, become 0 on every device. ValueError or
     TypeError where weights are negative, not finite, or too large to be added up.
     """
-    array = numbers(w, name)
+    array = as_real_array(w, name)
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one weight a row, got shape {array.shape}")
     _check_finite(array[:, None], dtype, name)
@@ -162,7 +162,7 @@ def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.nda
         got = repr(class_weight) if isinstance(class_weight, str) else type(class_weight).__name__
         raise TypeError(f"class_weight must be a dict of class and weight, or 'balanced', got {got}")
     host, classes = to_host(y), n_out
-    if loss.targets == "labels":
+    if loss.targets == "class_index":
         labels = host
     elif n_out == 1 and isinstance(loss, BinaryCrossentropy):
         labels, classes = host[:, 0], 2
@@ -183,17 +183,17 @@ def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.nda
     return result
 
 
-def order_of_epoch(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
+def epoch_permutation(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
     """The rows' order in an epoch: a permutation from a generator keyed (seed, epoch), never from a running one."""
     return keyed_generator(seed, epoch).permutation(n) if shuffle else np.arange(n)
 
 
-def split(n: int, validation_split: float) -> int:
+def n_training_rows(n: int, validation_split: float) -> int:
     """The number of rows that train, ⌊n (1 − validation_split)⌋ as in Keras; the last ones validate.
 
     ValueError where one side would have no rows.
     """
-    held = fraction("validation_split", validation_split)
+    held = half_open_unit_interval("validation_split", validation_split)
     # 1 − 0.9 is less than 0.1 by rounding, and 10 times it less than 1
     rows = int(n * (1 - held + np.finfo(np.float64).eps))
     if rows == 0 or (held > 0 and rows == n):
@@ -201,12 +201,12 @@ def split(n: int, validation_split: float) -> int:
     return rows
 
 
-def as_given(result: Array, like: Any) -> Array:
+def like_input(result: Array, like: Any) -> Array:
     """A result, made for the caller alone, as the kind that went in: CuPy for CuPy, NumPy for everything else."""
     return array_module(like).asarray(result) if is_device_array(like) else to_host(result)
 
 
-def floating(dtype: Any) -> np.dtype:
+def float_dtype(dtype: Any) -> np.dtype:
     """float32 or float64, by whatever name. ValueError for any other."""
     with contextlib.suppress(TypeError):
         for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -216,11 +216,11 @@ def floating(dtype: Any) -> np.dtype:
     raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
 
 
-def numbers(x: Any, name: str) -> Array:
+def as_real_array(x: Any, name: str) -> Array:
     """x as an array of real numbers of a type and a layout that the kernels read. TypeError or ValueError names it."""
     array = x if isinstance(x, np.ndarray) or is_device_array(x) else _converted(x, name)
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; fill the masked cells first ({_it(name)}.filled(…))")
+        raise TypeError(f"{name} is a masked array; fill the masked cells first ({_short_name(name)}.filled(…))")
     kind = array.dtype.kind
     if kind == "O" and array.size:
         array = _from_objects(array, name)
@@ -241,30 +241,30 @@ def numbers(x: Any, name: str) -> Array:
     return array
 
 
-def refuse_times(x: Any, name: str) -> None:
+def reject_dates(x: Any, name: str) -> None:
     """TypeError where x holds dates, times of day or time differences, which NumPy converts to integers.
 
     x is an array, a list or a data frame that another library checks next, and which that library may refuse for other
     reasons.
     """
     if not (hasattr(x, "columns") and hasattr(x, "dtypes")):
-        if x is not None and _may_hold_times(getattr(x, "dtype", None)):
-            _refuse_times_in(x, name)
+        if x is not None and _may_hold_dates(getattr(x, "dtype", None)):
+            _reject_dates_in(x, name)
         return
     for k, (column, dtype) in enumerate(zip(x.columns, x.dtypes, strict=True)):
-        if _may_hold_times(dtype):
+        if _may_hold_dates(dtype):
             cells = x.iloc[:, k] if hasattr(x, "iloc") else x[column]
-            _refuse_times_in(cells, f"column {column!r} of {name}")
+            _reject_dates_in(cells, f"column {column!r} of {name}")
 
 
-def _may_hold_times(dtype: Any) -> bool:
+def _may_hold_dates(dtype: Any) -> bool:
     """False for the types of numbers that NumPy, pandas and polars have."""
     if hasattr(dtype, "is_numeric"):  # of polars
         return not dtype.is_numeric()
     return getattr(dtype, "kind", "O") in "mMO"
 
 
-def _refuse_times_in(x: Any, name: str) -> None:
+def _reject_dates_in(x: Any, name: str) -> None:
     try:
         array = np.asarray(x)
     except UNREADABLE:
@@ -277,7 +277,7 @@ def _refuse_times_in(x: Any, name: str) -> None:
         raise TypeError(f"{name} must hold real numbers, got {what}; encode them as numbers first")
 
 
-def _it(name: str) -> str:
+def _short_name(name: str) -> str:
     """What the user calls it: y of "validation y"."""
     return name.split()[-1]
 
@@ -299,8 +299,8 @@ def _converted(x: Any, name: str) -> Array:
     if x is None or isinstance(x, (str, bytes, dict, set)):
         raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}")
     if hasattr(x, "tocsr"):
-        raise TypeError(f"{name} is a sparse matrix, which only X may be; pass {_it(name)}.toarray()")
-    x = on_host(x, name)
+        raise TypeError(f"{name} is a sparse matrix, which only X may be; pass {_short_name(name)}.toarray()")
+    x = tensor_to_numpy(x, name)
     try:
         if hasattr(x, "to_numpy"):
             x = x.to_numpy()
@@ -316,7 +316,7 @@ def _converted(x: Any, name: str) -> Array:
         raise _unreadable(x, name, error) from error
 
 
-def on_host(x: Any, name: str) -> Any:
+def tensor_to_numpy(x: Any, name: str) -> Any:
     """What torch holds, or `__dlpack__` alone offers, as NumPy has it; everything else as it is.
 
     Tensors that remember gradients are detached, those of a list too. TypeError names what cannot be read."""
@@ -394,7 +394,7 @@ def _compressed(X: Any, name: str) -> Any:
         X.check_format(full_check=True)
     except ValueError as error:
         raise ValueError(f"{name} is no valid sparse matrix: {error}") from None
-    stored = numbers(X.data, name)
+    stored = as_real_array(X.data, name)
     return X if stored is X.data else type(X)((stored, X.indices, X.indptr), shape=X.shape)
 
 

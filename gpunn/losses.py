@@ -17,37 +17,39 @@ from . import activations
 from .activations import Activation
 from .kernels import get as kernel
 from .recording import Array, Recorder
-from .validation import Checked, Named, enter, named, optional, positive, truth
+from .validation import Checked, Named, boolean, enter, named, optional, positive
 
 _NAMES: dict[str, type[Loss]] = {}
 
 
 class Loss(Named):
-    """ℓ(y, a). `targets` is "values", rows as wide as the outputs, or "labels", one integer a row."""
+    """ℓ(y, a). `targets` is "dense", rows as wide as the outputs, or "class_index", one integer a row."""
 
-    targets: ClassVar[str] = "values"
-    merged = False
+    targets: ClassVar[str] = "dense"
+    fused_with_activation = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         enter("a loss", cls, _NAMES, __name__)
 
-    def resolve(self, activation: Activation) -> Loss:
+    def for_activation(self, activation: Activation) -> Loss:
         """This loss behind a last layer with that activation; ValueError where the two do not fit."""
         return self
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
-        """Record terms = wℓ (n,) and grad_a = ∂(Σ wℓ)/∂a (n, n_out), w (n,) summing to one. (E3)"""
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
+        """Record row_losses = wℓ (n,) and grad_a = ∂(Σ wℓ)/∂a (n, n_out), w (n,) summing to one. (E3)"""
         raise NotImplementedError
 
-    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
-        """Record a, δ = ∂C/∂z and terms = wℓ from z, where `merged`. (E4)"""
+    def record_fused(
+        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
+    ) -> None:
+        """Record a, δ = ∂C/∂z and row_losses = wℓ from z, where `fused_with_activation`. (E4)"""
         raise NotImplementedError
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         """ValueError where targets of the right shape lie outside what the loss is defined for."""
 
-    def settings(self) -> Any:
+    def plan_key(self) -> Any:
         """The values that a plan records from the loss's attributes. A plan is recorded again if they change."""
         return repr(self.get_config())
 
@@ -55,8 +57,8 @@ class Loss(Named):
 class _RowLoss(Loss):
     """A loss with a kernel of its name that gives value and gradient in one pass."""
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
-        ops(kernel(self.names[0]), a, y, w, out=(grad_a, terms), **self._scalars())
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
+        ops(kernel(self.names[0]), a, y, w, out=(grad_a, row_losses), **self._scalars())
 
     def _scalars(self) -> dict[str, float]:
         return {}
@@ -118,7 +120,7 @@ class LogCosh(_RowLoss):
 def _from_logits(name: str, value: Any) -> bool | None:
     """None, True or False."""
     try:
-        return optional(truth)(name, value)
+        return optional(boolean)(name, value)
     except ValueError:
         raise ValueError(f"{name} must be None, True or False, got {value!r}") from None
 
@@ -126,13 +128,13 @@ def _from_logits(name: str, value: Any) -> bool | None:
 class _CrossEntropy(Loss):
     """A cross-entropy looks at the last layer: probabilities are merged with it, logits are taken as they are.
 
-    from_logits=None decides by the activation: `probability` means probabilities, identity means logits, anything
+    from_logits=None decides by the activation: `paired_activation` means probabilities, identity means logits, anything
     else is refused. True takes whatever the last layer gives as logits, False as probabilities.
     """
 
-    probability: ClassVar[str]
-    of_logits: ClassVar[str]
-    of_probabilities: ClassVar[str]
+    paired_activation: ClassVar[str]
+    logits_kernel: ClassVar[str]
+    probabilities_kernel: ClassVar[str]
     from_logits = Checked(_from_logits)
 
     def __init__(self, from_logits: bool | None = None) -> None:
@@ -140,46 +142,48 @@ class _CrossEntropy(Loss):
         self._form = ""
 
     @property
-    def merged(self) -> bool:  # type: ignore[override]
-        return self._form == "merged"
+    def fused_with_activation(self) -> bool:  # type: ignore[override]
+        return self._form == "fused"
 
     @property
     def takes_logits(self) -> bool:
         """Whether the last layer's outputs are logits; known once resolved."""
         return self._form == "logits"
 
-    def resolve(self, activation: Activation) -> Loss:
+    def for_activation(self, activation: Activation) -> Loss:
         built_in = type(activation).__module__ == activations.__name__
         found = copy.copy(self)
-        if activation.name == self.probability:
+        if activation.name == self.paired_activation:
             if self.from_logits:
                 raise ValueError(
-                    f"from_logits=True, but the last layer's {self.probability} gives probabilities; "
+                    f"from_logits=True, but the last layer's {self.paired_activation} gives probabilities; "
                     "leave from_logits out, or end with activation=None"
                 )
-            found._form = "merged"
+            found._form = "fused"
         elif self.from_logits is True or (self.from_logits is None and activation.name == "identity"):
             found._form = "logits"
         elif self.from_logits is False and (not built_in or activation.name in ("sigmoid", "softmax")):
             found._form = "probabilities"
         else:
             raise ValueError(
-                f"loss {self.name!r} needs {self.probability} (probabilities) or no activation (logits) in the last "
-                f"layer, got {activation.name}; write Dense(…, activation={self.probability!r}), or say what it gives "
-                "with from_logits="
+                f"loss {self.name!r} needs {self.paired_activation} (probabilities) or no activation (logits) in the "
+                f"last layer, got {activation.name}; "
+                f"write Dense(…, activation={self.paired_activation!r}), or say what it gives with from_logits="
             )
         return found
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
         if self._form == "logits":
             # a are the logits, so ∂C/∂a is what δ is behind the merged activation
             probabilities = ops.new(a.shape, a.dtype)
-            ops(kernel(self.of_logits), a, y, w, out=(probabilities, grad_a, terms))
+            ops(kernel(self.logits_kernel), a, y, w, out=(probabilities, grad_a, row_losses))
         else:
-            ops(kernel(self.of_probabilities), a, y, w, out=(grad_a, terms))
+            ops(kernel(self.probabilities_kernel), a, y, w, out=(grad_a, row_losses))
 
-    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
-        ops(kernel(self.of_logits), z, y, w, out=(a, delta, terms))
+    def record_fused(
+        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
+    ) -> None:
+        ops(kernel(self.logits_kernel), z, y, w, out=(a, delta, row_losses))
 
     def get_config(self) -> dict[str, Any]:
         return {"from_logits": self.from_logits}
@@ -189,9 +193,9 @@ class BinaryCrossentropy(_CrossEntropy):
     """ℓ = −Σ y log a + (1 − y) log(1 − a), summed over the outputs, 0 ≤ y ≤ 1. (E3)"""
 
     names = ("binary_crossentropy",)
-    probability = "sigmoid"
-    of_logits = "sigmoid_crossentropy"
-    of_probabilities = "binary_crossentropy"
+    paired_activation = "sigmoid"
+    logits_kernel = "sigmoid_crossentropy"
+    probabilities_kernel = "binary_crossentropy"
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         if bool(((y < 0) | (y > 1)).any()):
@@ -204,9 +208,9 @@ class CategoricalCrossentropy(_CrossEntropy):
     """ℓ = −Σ yₖ log aₖ for rows y of probabilities (one-hot rows, say). (E3)"""
 
     names = ("categorical_crossentropy",)
-    probability = "softmax"
-    of_logits = "softmax_crossentropy_dense"
-    of_probabilities = "categorical_crossentropy"
+    paired_activation = "softmax"
+    logits_kernel = "softmax_crossentropy_dense"
+    probabilities_kernel = "categorical_crossentropy"
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         sums = y.sum(axis=1, dtype="float64")
@@ -221,10 +225,10 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
     """ℓ = −log a_y for integer labels y = 0 … n_out − 1. (E3)"""
 
     names = ("sparse_categorical_crossentropy",)
-    targets = "labels"
-    probability = "softmax"
-    of_logits = "softmax_crossentropy"
-    of_probabilities = "sparse_categorical_crossentropy"
+    targets = "class_index"
+    paired_activation = "softmax"
+    logits_kernel = "softmax_crossentropy"
+    probabilities_kernel = "sparse_categorical_crossentropy"
 
 
 class FunctionLoss(Loss):
@@ -241,13 +245,13 @@ class FunctionLoss(Loss):
     def name(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
         def evaluate() -> None:
             result = self.function(y.copy(), a.copy())
             if not isinstance(result, tuple) or len(result) != 2:
                 raise TypeError(f"loss {self.name} must return (ℓ, g), got {type(result).__name__}")
             loss, g = result
-            for what, got, wanted in (("ℓ", loss, terms.shape), ("g = ∂ℓ/∂a", g, a.shape)):
+            for what, got, wanted in (("ℓ", loss, row_losses.shape), ("g = ∂ℓ/∂a", g, a.shape)):
                 if getattr(got, "shape", None) != wanted:
                     raise ValueError(
                         f"loss {self.name} must return {what} of shape {wanted}, got {getattr(got, 'shape', got)!r}"
@@ -255,7 +259,7 @@ class FunctionLoss(Loss):
                 if got.dtype.kind not in "biuf":
                     raise TypeError(f"loss {self.name} must return {what} of real numbers, got {got.dtype}")
             grad_a[...] = w[:, None] * g
-            terms[...] = w * loss
+            row_losses[...] = w * loss
 
         ops.call_python(evaluate, reason=f"loss {self.name} is a Python function")
 

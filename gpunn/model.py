@@ -29,7 +29,7 @@ from .training import checkpoint, fit, host_dataset, inputs, loop, parameter_arr
 from .training.callbacks import Callback
 from .training.history import History
 from .training.resume import Run
-from .validation import listed, positive, whole
+from .validation import as_list, positive, positive_integer
 
 BATCH = 32
 PREDICTION_BATCH = 1024
@@ -55,18 +55,18 @@ class Sequential:
         seed: int | None = None,
         dtype: Any = "float32",
     ) -> None:
-        found = listed("layers", layers, "gpunn layers")
+        found = as_list("layers", layers, "gpunn layers")
         if not found:
             raise ValueError("layers is empty; a network needs at least one layer")
         seen = set()
         for k, layer in enumerate(found):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{k}] must be a gpunn layer, got {type(layer).__name__}")
-            if id(layer) in seen or layer.in_use:
+            if id(layer) in seen or layer.owned:
                 raise ValueError(f"layers[{k}] ({layer!r}) is in use already; make a new one, or copy.deepcopy it")
             seen.add(id(layer))
         n_in = _inputs(input_shape)
-        self._net = Network(found, _seed(seed), checks.floating(dtype))
+        self._net = Network(found, _seed(seed), checks.float_dtype(dtype))
         self._epochs = 0
         self._threads: int | None = None
         self._fitting = threading.Lock()
@@ -78,7 +78,7 @@ class Sequential:
 
     def _mark_layers_owned(self) -> None:
         for layer in self._net.layers:
-            layer.in_use = True
+            layer.owned = True
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy made while a fit runs is not being fitted itself."""
@@ -169,7 +169,7 @@ class Sequential:
         leaves the fast path with the reason. Before the number of inputs is known, the layers alone."""
         if not self._net.is_built:
             return Summary(f"{self!r}\nnot built: the number of inputs is not known yet")
-        rows = None if self._net.given_loss is None else whole("batch_size", batch_size)
+        rows = None if self._net.given_loss is None else positive_integer("batch_size", batch_size)
         return Summary(inspection.summary(self._net, rows))
 
     # --- weights ---
@@ -178,7 +178,7 @@ class Sequential:
         """Learn the number of inputs and draw the initial weights from the seed. RuntimeError if built already."""
         if self._net.is_built:
             raise RuntimeError(f"the network is built already, for {self._net.n_in} inputs")
-        self._net.build(whole("n_in", n_in))
+        self._net.build(positive_integer("n_in", n_in))
         return self
 
     def _reseed(self, seed: int, name: str) -> None:
@@ -199,12 +199,12 @@ class Sequential:
         finite; nothing is changed then. RuntimeError before the number of inputs is known."""
         self._require_built("set_weights")
         net = self._net
-        places, entries = net.slices_in_order(), listed("weights", weights, "arrays")
+        places, entries = net.slices_in_order(), as_list("weights", weights, "arrays")
         if len(entries) != len(places):
             raise ValueError(f"weights must hold {len(places)} arrays, got {len(entries)}")
         arrays = []
         for k, (given, place) in enumerate(zip(entries, places, strict=True)):
-            array = backends.to_host(checks.numbers(given, f"weights[{k}]"))
+            array = backends.to_host(checks.as_real_array(given, f"weights[{k}]"))
             if array.shape != place.parameter.shape:
                 raise ValueError(f"weights[{k}] must have shape {place.parameter.shape}, got {array.shape}")
             with np.errstate(over="ignore"):
@@ -276,10 +276,10 @@ class Sequential:
             self._net.check_optimizer(rule)
             if isinstance(metrics, str):
                 raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
-            watched = [_metric(m) for m in listed("metrics", metrics, "names or gpunn metrics")]
+            watched = [_metric(m) for m in as_list("metrics", metrics, "names or gpunn metrics")]
             self._net.resolve(chosen, watched)
             if threads is not None:
-                threads = whole("threads", threads)
+                threads = positive_integer("threads", threads)
                 if importlib.util.find_spec("threadpoolctl") is None:
                     raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
             backend = group.backend(backends.get(device), device)
@@ -399,7 +399,7 @@ class Sequential:
         """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows. Of several
         processes each that calls it looks at all of them."""
         self._require_compiled("evaluate")
-        batch_size = whole("batch_size", batch_size)
+        batch_size = positive_integer("batch_size", batch_size)
         data = inputs.of_evaluation(self._net, X, y, sample_weight)
         with self._net.backend.activate():
             return loop.score(self._net, inputs.place(self._net, data), batch_size)
@@ -408,8 +408,8 @@ class Sequential:
 
     def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
-        batch_size = whole("batch_size", batch_size)
-        array = checks.table(X, inputs.known_inputs(self._net))
+        batch_size = positive_integer("batch_size", batch_size)
+        array = checks.as_matrix(X, inputs.known_inputs(self._net))
         if not self._net.is_built:
             checks.check_numbers(array, self.dtype)
             self.build(array.shape[1])
@@ -417,7 +417,7 @@ class Sequential:
             backend = self._net.backend
             parts = host_dataset.pieces(backend, array)
             if len(parts) == 1:
-                return checks.as_given(self._predict(array, batch_size), X)
+                return checks.like_input(self._predict(array, batch_size), X)
             return np.concatenate([backend.to_host(self._predict(part, batch_size)) for part in parts])
 
     def _predict(self, X: Any, batch_size: int) -> Array:
@@ -447,7 +447,7 @@ class Sequential:
         """("softmax" | "sigmoid", whether aᴸ are its logits): what the loss says, else what the last layer is."""
         self._net.apply_attribute_changes()
         loss = self._net.loss if self._net.given_loss is not None else None
-        meaning = getattr(loss, "probability", None)
+        meaning = getattr(loss, "paired_activation", None)
         if meaning is not None:
             return meaning, bool(getattr(loss, "takes_logits", False))
         last = self._net.layers[-1].activation.name
@@ -629,7 +629,7 @@ def _inputs(shape: Any) -> int | None:
         if len(shape) != 1:
             raise ValueError(f"input_shape must be the number of inputs or (inputs,), got {shape!r}")
         shape = shape[0]
-    return whole("input_shape", shape)
+    return positive_integer("input_shape", shape)
 
 
 def _seed(seed: Any, name: str = "seed") -> int:

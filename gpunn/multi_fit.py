@@ -17,7 +17,7 @@ from .model import BATCH, Sequential
 from .training import fit, fused_epochs, inputs
 from .training.history import History
 from .training.loop import DivergenceError
-from .validation import nonnegative, truth, whole
+from .validation import boolean, nonnegative, positive_integer
 
 OWN = ("seed", "lr", "l2", "rows")  # what a candidate says beside the arguments of `build`
 
@@ -60,10 +60,10 @@ def fit_many(
     go on to their ends; then DivergenceError says which it was, and its `fitted` is the list all the same.
     """
     listed = _candidates(candidates)
-    batch_size = whole("batch_size", batch_size)
-    epochs = whole("epochs", epochs)
-    shuffle = truth("shuffle", shuffle)
-    table = checks.table(X, None)
+    batch_size = positive_integer("batch_size", batch_size)
+    epochs = positive_integer("epochs", epochs)
+    shuffle = boolean("shuffle", shuffle)
+    table = checks.as_matrix(X, None)
     pairs = None if splits is None else _splits(splits, table.shape[0])
     plans = [
         (number, *pair) for number in range(len(listed)) for pair in (pairs if pairs is not None else [(None, None)])
@@ -169,7 +169,7 @@ class _Job:
         which = np.arange(n) if rows is None else rows
 
         def order_of(epoch: int) -> np.ndarray:
-            return np.asarray(which[checks.order_of_epoch(n, net.seed, epoch, True)])
+            return np.asarray(which[checks.epoch_permutation(n, net.seed, epoch, True)])
 
         try:
             yield from fit.course(

@@ -149,10 +149,10 @@ class Plan:
         self.forward_step: list[Launch] | None = None  # the forward pass, joined
         fusable = {} if trace else self._fusable_pairs()
         # the batch, too, is held as the first product reads it
-        first = next((k for k in network.layers if not k.passes_through(training)), None)
+        first = next((k for k in network.layers if not k.is_identity(training)), None)
         held = (
             self.ops.storage_dtype(network.n_in)
-            if not trace and first is not None and first.meets_in_a_product
+            if not trace and first is not None and first.can_fuse_backward
             else None
         )
         self.x = self._new((n, network.n_in), held)
@@ -163,7 +163,7 @@ class Plan:
         self.loss: list[Launch] = []
         self.backward: list[Launch] = []
         self.update: list[Launch] = []
-        self._merged = loss and network.loss.merged
+        self._merged = loss and network.loss.fused_with_activation
         self._record_forward()
         self.forward = self.ops.end_section()
         if loss:
@@ -188,11 +188,11 @@ class Plan:
         """Neighbours of which one's product reads what the other's has left: the lower by the upper. The upper's δ Wᵀ
         may apply the lower's f′; `trace` wants ∂C/∂a and δ apart."""
         layers = self.network.layers
-        indices = [k for k, layer in enumerate(layers) if not layer.passes_through(self.training)]
+        indices = [k for k, layer in enumerate(layers) if not layer.is_identity(self.training)]
         return {
             upper: lower
             for lower, upper in itertools.pairwise(indices)
-            if layers[lower].meets_in_a_product and layers[upper].meets_in_a_product
+            if layers[lower].can_fuse_backward and layers[upper].can_fuse_backward
         }
 
     def _allocate(self, trace: bool, backward: bool, fusable: dict[int, int]) -> list[Buffers]:
@@ -203,7 +203,9 @@ class Plan:
         a = self.x
         for index, layer in enumerate(net.layers):
             t = Buffers(index=index, a_prev=a, state=self.state, delta_is_known=False)
-            t.storage_dtype = self.ops.storage_dtype(layer.n_out or 0) if index in lower and layer.holds else None
+            t.storage_dtype = (
+                self.ops.storage_dtype(layer.n_out or 0) if index in lower and layer.supports_bf16 else None
+            )
             t.grad_a = t.delta = t.grad_prev = t.below = t.aux = None
             t.save_aux = t.db_is_known = False
             for place in net.slices_of(index):
@@ -212,7 +214,7 @@ class Plan:
                     setattr(t, f"d{place.parameter.name}", place.of(self.gradient))
             for name, view in net.running_stats_of(index).items():
                 setattr(t, name, view)
-            if layer.passes_through(self.training):
+            if layer.is_identity(self.training):
                 t.z = t.a = a
             else:
                 layer.allocate(t, self._new, self.n, trace)
@@ -225,7 +227,7 @@ class Plan:
                 # without an activation of its own, a layer's δ is ∂C/∂a
                 apart = trace and layer.activation.name != "identity"
                 t.delta = self._new(grad.shape) if apart else grad
-                if layer.passes_through(self.training):
+                if layer.is_identity(self.training):
                     t.delta = t.grad_prev = grad
                     if t.index == 0 and self.grad_x is not None:
                         self.grad_x = grad
@@ -254,7 +256,7 @@ class Plan:
         """(1) a⁰ = x; (2) feed forward by E1 and E2."""
         last = len(self.layers) - 1
         for t, layer in zip(self.layers, self.network.layers, strict=True):
-            if layer.passes_through(self.training):
+            if layer.is_identity(self.training):
                 continue
             if t.index == last and self._merged:
                 layer.forward_to_z(self.ops, t, self.training)
@@ -264,7 +266,7 @@ class Plan:
     def _record_loss(self, backward: bool) -> None:
         """(3) C = Σ wᵢℓᵢ + penalty (E3, E9) and δᴸ, or ∂C/∂aᴸ where the last layer turns it into δᴸ itself (E4)."""
         net, n, ops = self.network, self.n, self.ops
-        labels = net.loss.targets == "labels"
+        labels = net.loss.targets == "class_index"
         self.y = self._new((n,), np.int32) if labels else self._new((n, net.n_out))
         self.sample_weight = self._new((n,))
         self.w = self._new((n,))  # wᵢ/Σw
@@ -284,7 +286,7 @@ class Plan:
         t = self.layers[-1]
         grad = t.delta if t.delta is not None else self._new((n, net.n_out))
         if self._merged:
-            net.loss.record_merged(ops, t.z, self.y, self.w, t.a, grad, self.row_losses)
+            net.loss.record_fused(ops, t.z, self.y, self.w, t.a, grad, self.row_losses)
             t.delta_is_known = True
         else:
             into = t.grad_a if t.grad_a is not None else grad
@@ -314,12 +316,12 @@ class Plan:
         bucket = self.shard.group.bucket_bytes
         in_flight: list[Launch] = []
         # weights lie in the layers' order, so those from `available` to `sent_upto` are still to be sent
-        sent_upto = available = sum(p.stop - p.start for p in net.slices if p.parameter.penalised)
+        sent_upto = available = sum(p.stop - p.start for p in net.slices if p.parameter.penalized)
         unpenalised = available
         for t, layer in zip(reversed(self.layers), reversed(net.layers), strict=True):
-            if not layer.passes_through(self.training):
+            if not layer.is_identity(self.training):
                 layer.backward(self.ops, t, self.training)
-            available = min([available, *(p.start for p in net.slices_of(t.index) if p.parameter.penalised)])
+            available = min([available, *(p.start for p in net.slices_of(t.index) if p.parameter.penalized)])
             if bucket is not None and (sent_upto - available) * self.gradient.itemsize >= bucket:
                 in_flight += self.ops.start_all_reduce(self.gradient[available:sent_upto])
                 sent_upto = available
@@ -348,14 +350,14 @@ class Plan:
         ops(kernel("max_abs_pair"), net.gradient, net.theta, out=_slot(state, Slot.MAX_ABS))
         ops(kernel("check_finite"), out=state, count=1, limit=net.overflow_limit())
         rule.record_clipping(ops, net.gradient, state)
-        rule.record_preparation(ops, state)
+        rule.record_bias_correction(ops, state)
         segments = [
-            (net.theta[a:b], net.gradient[a:b], {name: flat[a:b] for name, flat in net.moments.items()})
+            (net.theta[a:b], net.gradient[a:b], {name: flat[a:b] for name, flat in net.slots.items()})
             for a, b in net.trainable_ranges()
         ]
-        for record in (rule.record_trial, rule.record):
-            for theta, g, moments in segments:
-                record(ops, theta, g, moments, state)
+        for record in (rule.record_overflow_check, rule.record):
+            for theta, g, slots in segments:
+                record(ops, theta, g, slots, state)
         for t, layer in zip(self.layers, net.layers, strict=True):
             layer.after_update(ops, t)
         self._record_sums(ops, net.metric_sums)
@@ -409,7 +411,7 @@ class Plan:
         """Launches that keep outputs, targets and weights of the batch's rows, where there is room for them."""
         if kept is None:
             return []
-        labels = self.network.loss.targets == "labels"
+        labels = self.network.loss.targets == "class_index"
 
         first = self.shard.offset
 
@@ -443,7 +445,7 @@ class Plan:
             order = order[self.shard.offset :]
         pairs = [(X, self.x)]
         if y is not None:
-            if self.network.loss.targets == "labels":
+            if self.network.loss.targets == "class_index":
                 if order is None:
                     ops(kernel("copy_labels"), y, self.state, out=self.y)
                 else:
@@ -489,7 +491,7 @@ class Network:
         self.running: Array = None
         self.gradient: Array = None
         self.state: Array = None
-        self.moments: dict[str, Array] = {}
+        self.slots: dict[str, Array] = {}
         self.metric_sums: Array = None
         self.given_loss: Loss | None = None  # as it was given to compile; None before
         self.given_metrics: list[Any] = []
@@ -523,7 +525,7 @@ class Network:
         listed = [(k, p) for k, layer in enumerate(self.layers) for p in layer.parameters()]
         at = 0
         self.slices = []
-        for k, p in sorted(listed, key=lambda pair: not pair[1].penalised):
+        for k, p in sorted(listed, key=lambda pair: not pair[1].penalized):
             size = int(np.prod(p.shape))
             self.slices.append(ParameterSlice(k, p, at, at + size))
             at += size
@@ -533,7 +535,9 @@ class Network:
             for place in self.slices_of(k):
                 place.of(theta)[...] = place.parameter.initializer(place.parameter.shape, generator)
         statistics = [r for layer in self.layers for r in layer.running()]
-        running = np.concatenate([np.full(r.shape, r.initial, self.dtype).ravel() for r in statistics] or [theta[:0]])
+        running = np.concatenate(
+            [np.full(r.shape, r.initial_value, self.dtype).ravel() for r in statistics] or [theta[:0]]
+        )
         self.theta, self.running = self.backend.asarray(theta), self.backend.asarray(running)
         self.gradient = self.backend.zeros((at,), self.dtype)
         self.state = self.backend.zeros((SIZE,), np.float64)
@@ -610,7 +614,7 @@ class Network:
         self.optimizer, self.loss_convention = optimizer, loss_convention
         self.precision = precision
         self.learning_rate_override = None
-        self.moments, self.metric_sums, self.capture_errors = {}, None, {}
+        self.slots, self.metric_sums, self.capture_errors = {}, None, {}
         if self.is_built:
             self._reset_state()
         self._recorded = self.plan_key()
@@ -621,7 +625,7 @@ class Network:
         other, or the layers do not fit the weights."""
         if self.is_built:
             self._check_parameters()
-        resolved = loss.resolve(self._last_activation(loss))
+        resolved = loss.for_activation(self._last_activation(loss))
         names = [metric.name for metric in metrics]
         if len(set(names)) != len(names) or "loss" in names:
             raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
@@ -673,7 +677,7 @@ class Network:
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """ValueError where a hyper-parameter is 0 or infinite in the network's dtype."""
-        for name, value in optimizer.hyper().items():
+        for name, value in optimizer.hyperparameters().items():
             with np.errstate(over="ignore", under="ignore"):
                 held = float(self.dtype.type(value))
             if not np.isfinite(held) or (held == 0) != (value == 0):
@@ -682,11 +686,11 @@ class Network:
     def reset_optimizer(self) -> None:
         """Moments as before the first step, t = 0."""
         count = self.theta.shape[0]
-        self.moments = {}
+        self.slots = {}
         with self.backend.activate():
-            for name in self.optimizer.moments:
-                self.moments[name] = self.backend.zeros((count,), self.dtype)
-                self.moments[name].fill(self.optimizer.initial(name))
+            for name in self.optimizer.slots:
+                self.slots[name] = self.backend.zeros((count,), self.dtype)
+                self.slots[name].fill(self.optimizer.initial_value(name))
             self.metric_sums = self.backend.zeros((max(1, self.n_metric_sums),), np.float64)
         self._reset_state()
         self._reset_plans()
@@ -699,16 +703,16 @@ class Network:
 
     def metric_slices(self) -> list[tuple[Any, slice]]:
         """The metrics, and where their numbers lie among those of all."""
-        ends = np.cumsum([metric.size(self.n_out) for metric in self.metrics], dtype=int)
+        ends = np.cumsum([metric.n_sums(self.n_out) for metric in self.metrics], dtype=int)
         return [
-            (metric, slice(int(end) - metric.size(self.n_out), int(end)))
+            (metric, slice(int(end) - metric.n_sums(self.n_out), int(end)))
             for metric, end in zip(self.metrics, ends, strict=True)
         ]
 
     @property
     def n_metric_sums(self) -> int:
         """How many numbers the metrics take together."""
-        return sum(metric.size(self.n_out) for metric in self.metrics)
+        return sum(metric.n_sums(self.n_out) for metric in self.metrics)
 
     def weights_checksum(self) -> int | None:
         """A number that tells these parameters and running statistics from others; None before there are any."""
@@ -719,9 +723,9 @@ class Network:
 
     def new_row_buffer(self, n: int, *, weighted: bool) -> RowBuffer | None:
         """Room for n rows where a metric looks at all rows together, else None."""
-        if not any(metric.needs_rows for metric in self.metrics):
+        if not any(metric.needs_all_rows for metric in self.metrics):
             return None
-        new, labels = self.backend.empty, self.loss.targets == "labels"
+        new, labels = self.backend.empty, self.loss.targets == "class_index"
         y = new((n,), np.int32) if labels else new((n, self.n_out), self.dtype)
         return RowBuffer(new((n, self.n_out), self.dtype), y, new((n,), np.float64) if weighted else None)
 
@@ -751,10 +755,10 @@ class Network:
 
     def plan_key(self) -> list[Any]:
         """The attribute values that plans record from layers, optimizer, loss and metrics."""
-        found = [layer.settings() for layer in self.layers]
+        found = [layer.plan_key() for layer in self.layers]
         if self.given_loss is not None:
-            found += [self.optimizer.settings(), self.given_loss.settings()]
-            found += [metric.settings() for metric in self.given_metrics]
+            found += [self.optimizer.plan_key(), self.given_loss.plan_key()]
+            found += [metric.plan_key() for metric in self.given_metrics]
         return found
 
     def _check_parameters(self) -> None:
@@ -770,7 +774,7 @@ class Network:
 
     def overflow_limit(self) -> float:
         """The magnitude from which on an update is tried before it is written; 0 where a rule's numbers are extreme."""
-        plain = all(h == 0 or 1e-30 <= abs(h) <= 1e6 for h in self.optimizer.hyper().values())
+        plain = all(h == 0 or 1e-30 <= abs(h) <= 1e6 for h in self.optimizer.hyperparameters().values())
         return OVERFLOW_LIMITS[self.dtype.name] if plain else 0.0
 
     def move(self, backend: Backend) -> None:
@@ -782,9 +786,9 @@ class Network:
         names = ("theta", "running", "gradient", "state", "metric_sums")
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         moved = {name: backend.asarray(self.backend.to_host(array)) for name, array in arrays.items()}
-        moments = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.moments.items()}
+        slots = {k: backend.asarray(self.backend.to_host(v)) for k, v in self.slots.items()}
         vars(self).update(moved)
-        self.moments, self.capture_errors = moments, {}
+        self.slots, self.capture_errors = slots, {}
         self.backend = backend
         self._reset_plans()
 
@@ -828,7 +832,7 @@ class Network:
         for name in ("theta", "running", "gradient", "state", "metric_sums"):
             if state[name] is not None:
                 state[name] = np.array(self.backend.to_host(state[name]))
-        state["moments"] = {k: np.array(self.backend.to_host(v)) for k, v in self.moments.items()}
+        state["slots"] = {k: np.array(self.backend.to_host(v)) for k, v in self.slots.items()}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from .validation import free, positive, scalar, share, truth
+from .validation import boolean, free, positive, scalar, unit_interval
 
 _NAMES: dict[str, type[Schedule]] = {}
 
@@ -102,7 +102,7 @@ class ExponentialDecay(Schedule):
         self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
         self.decay_rate = positive("decay_rate", decay_rate)
-        self.staircase = truth("staircase", staircase)
+        self.staircase = boolean("staircase", staircase)
 
     def _passed(self, t: int) -> float:
         """t/steps, or ⌊t/steps⌋."""
@@ -131,7 +131,7 @@ class CosineDecay(Schedule):
         super().__init__(per)
         self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
         self.decay_steps = _count("decay_steps", decay_steps)
-        self.alpha = share("alpha", alpha)
+        self.alpha = unit_interval("alpha", alpha)
 
     def __call__(self, t: int) -> float:
         cosine = 0.5 * (1 + math.cos(math.pi * min(t, self.decay_steps) / self.decay_steps))

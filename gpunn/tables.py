@@ -24,7 +24,7 @@ from .interchange import onnx
 from .model import Sequential
 from .training import checkpoint
 from .training.checkpoint import CheckpointError
-from .validation import finite, positive, truth
+from .validation import boolean, finite, positive
 
 Frame = Any  # pandas.DataFrame
 Cells = Any  # pandas.Series
@@ -185,7 +185,7 @@ class Numbers:
         finite("mean", self.mean)
         if self.scale is not None:
             positive("scale", self.scale)
-        truth("indicator", self.indicator)
+        boolean("indicator", self.indicator)
 
     @property
     def width(self) -> int:

@@ -68,21 +68,21 @@ def finite(name: str, value: Any) -> float:
     return float(value)
 
 
-def fraction(name: str, value: Any) -> float:
+def half_open_unit_interval(name: str, value: Any) -> float:
     """A number in [0, 1)."""
     if not 0 <= _real(value) < 1:
         raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
     return float(value)
 
 
-def share(name: str, value: Any) -> float:
+def unit_interval(name: str, value: Any) -> float:
     """A number in [0, 1]."""
     if not 0 <= _real(value) <= 1:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
     return float(value)
 
 
-def between_0_and_1(name: str, value: Any) -> float:
+def open_unit_interval(name: str, value: Any) -> float:
     """A number in (0, 1)."""
     if not 0 < _real(value) < 1:
         raise ValueError(f"{name} must be a number in (0, 1), got {value!r}")
@@ -100,7 +100,12 @@ def integer(name: str, value: Any) -> int:
     return number
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def nonnegative_integer(name: str, value: Any) -> int:
+    """An integer ≥ 0. TypeError where it is no integer."""
+    return positive_integer(name, value, least=0)
+
+
+def positive_integer(name: str, value: Any, least: int = 1) -> int:
     """An integer ≥ `least`. TypeError where it is no integer."""
     number = integer(name, value)
     if number < least:
@@ -108,7 +113,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
-def truth(name: str, value: Any) -> bool:
+def boolean(name: str, value: Any) -> bool:
     """True or False; 1 and 0 are accepted for them."""
     number = scalar(value)
     if not isinstance(number, Real) or number not in (True, False):
@@ -116,7 +121,7 @@ def truth(name: str, value: Any) -> bool:
     return bool(number)
 
 
-def listed(name: str, given: Any, what: str) -> list[Any]:
+def as_list(name: str, given: Any, what: str) -> list[Any]:
     """The entries of a list that an argument should be. TypeError for anything else."""
     if isinstance(given, (str, bytes, dict)) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a list of {what}, got {given!r}")

@@ -49,13 +49,13 @@ class Resident(GpunnSequential):
     @contextmanager
     def given_orders(self) -> Iterator[None]:
         """While it lasts, `fit` finds its orders on the device instead of drawing them."""
-        drawn, orders = input_checks.order_of_epoch, self.orders
+        drawn, orders = input_checks.epoch_permutation, self.orders
         if orders is not None:
-            input_checks.order_of_epoch = lambda n, seed, epoch, shuffle: orders(epoch)  # type: ignore[assignment]
+            input_checks.epoch_permutation = lambda n, seed, epoch, shuffle: orders(epoch)  # type: ignore[assignment]
         try:
             yield
         finally:
-            input_checks.order_of_epoch = drawn
+            input_checks.epoch_permutation = drawn
 
     def fit(self, **options: Any) -> None:
         with self.given_orders():

@@ -51,7 +51,7 @@ from ..training import resume as run_file
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
 from ..training.loop import DivergenceError, evaluate
-from ..validation import fraction, integer
+from ..validation import half_open_unit_interval, integer
 from . import ensemble, saving
 from .sklearn_conventions import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
 from .stopping import Course, generator_from
@@ -402,7 +402,7 @@ class Perceptron:
         self._hidden_activations()
         self._dropouts()
         if self.dtype is not None:
-            checks.floating(self.dtype)
+            checks.float_dtype(self.dtype)
         if self.optimizer is not None:
             optimizers.get(self.optimizer)
             defaults = type(self)()
@@ -454,9 +454,9 @@ class Perceptron:
         """ValueError where loss and out_activation do not fit each other or y."""
         loss, activation = self._output()
         try:
-            loss.resolve(activation)
+            loss.for_activation(activation)
         except ValueError as error:
-            wanted = getattr(loss, "probability", None)
+            wanted = getattr(loss, "paired_activation", None)
             if wanted is None:
                 raise
             raise ValueError(
@@ -491,12 +491,12 @@ class Perceptron:
     def _dropouts(self) -> list[float]:
         given = self.dropout
         if isinstance(given, (list, tuple)):
-            return [fraction(f"dropout[{k}]", rate) for k, rate in enumerate(given)]
-        return [fraction("dropout", given)] * len(self._hidden_sizes())
+            return [half_open_unit_interval(f"dropout[{k}]", rate) for k, rate in enumerate(given)]
+        return [half_open_unit_interval("dropout", given)] * len(self._hidden_sizes())
 
     def _dtype_for(self, X: Any) -> np.dtype:
         if self.dtype is not None:
-            return checks.floating(self.dtype)
+            return checks.float_dtype(self.dtype)
         if self._by_lbfgs:
             return np.dtype(np.float64)
         return np.dtype(X.dtype)
@@ -574,7 +574,7 @@ class Perceptron:
 
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
         """X, y and weights as the network takes them."""
-        return inputs.checked(model._net, X, y.argmax(axis=1) if model.loss.targets == "labels" else y, w)
+        return inputs.checked(model._net, X, y.argmax(axis=1) if model.loss.targets == "class_index" else y, w)
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
         """Sample weights times class weights."""
@@ -792,7 +792,7 @@ class _Evaluation:
         self.net, self.alpha = net, alpha
         self.set = inputs.on_device(net, data)
         self.weight = float(data[0].shape[0] if data[2] is None else data[2].sum(dtype=np.float64))
-        self.penalised = sum(p.stop - p.start for p in net.slices if p.parameter.penalised)
+        self.penalized = sum(p.stop - p.start for p in net.slices if p.parameter.penalized)
         widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))
         rows, n = max(1024, LBFGS_ELEMENTS // widest), self.set.n
         self.parts = [(start, min(rows, n - start)) for start in range(0, n, rows)]
@@ -809,8 +809,8 @@ class _Evaluation:
             for start, n in self.parts:
                 with net.plan(n, **options) as plan:
                     loss += self._part(plan, start, gradient)
-        W = packed[: self.penalised]
-        gradient[: self.penalised] += self.alpha * W / self.weight
+        W = packed[: self.penalized]
+        gradient[: self.penalized] += self.alpha * W / self.weight
         loss += 0.5 * self.alpha * float(W @ W) / self.weight
         if loss < self.least:
             self.least, self.best, self.falls = loss, np.array(packed), self.falls + 1
@@ -849,13 +849,13 @@ def _host(x: Any, name: str = "X") -> Any:
     TypeError for dates, which scikit-learn would read as integers.
     """
     found = host_labels(x, name)
-    checks.refuse_times(found, name)
+    checks.reject_dates(found, name)
     return found
 
 
 def host_labels(x: Any, name: str = "y") -> Any:
     """The same for class labels, which may be dates."""
-    return to_host(x) if is_device_array(x) else checks.on_host(x, name)
+    return to_host(x) if is_device_array(x) else checks.tensor_to_numpy(x, name)
 
 
 def like(result: Any, given: Any) -> Any:

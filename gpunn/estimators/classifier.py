@@ -157,7 +157,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     def _check_output(self) -> None:
         super()._check_output()
         loss, activation = self._output()
-        meaning = getattr(loss, "probability", activation.name)
+        meaning = getattr(loss, "paired_activation", activation.name)
         if meaning == "sigmoid" or (meaning == "softmax" and self._several):
             return
         if meaning == "softmax":

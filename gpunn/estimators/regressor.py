@@ -111,12 +111,12 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         own = isinstance(self.loss, str) and self.loss in OWN
         given, default = OWN[self.loss] if own else (self.loss, None)
         loss = losses.get(given)
-        default = default or getattr(loss, "probability", "identity")
+        default = default or getattr(loss, "paired_activation", "identity")
         return loss, activations.get(default if self.out_activation is None else self.out_activation)
 
     def _check_output(self) -> None:
         super()._check_output()
-        if losses.get(self._output()[0]).targets == "labels":
+        if losses.get(self._output()[0]).targets == "class_index":
             raise ValueError(f"loss={self.loss!r} is for classes, which MLPClassifier has")
 
     def _encode(self, y: Any) -> np.ndarray:

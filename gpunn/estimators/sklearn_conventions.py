@@ -23,13 +23,13 @@ class ScikitLearnSGD(Optimizer):
     """v ← μv − ηg, θ ← θ + v. (E8's descendant; scikit-learn's form)"""
 
     rule = sklearn_momentum
-    moments = ("v",)
+    slots = ("v",)
 
     def __init__(self, learning_rate: Any, momentum: float, **clipping: Any) -> None:
         super().__init__(learning_rate, **clipping)
         self.momentum = float(momentum)
 
-    def hyper(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, float]:
         return {"momentum": self.momentum}
 
 
@@ -44,7 +44,7 @@ class ScikitLearnAdam(Adam):
     (E8's descendant; scikit-learn's form, ε outside the bias correction)"""
 
     rule = sklearn_adam
-    corrections = sklearn_adam_bias_correction
+    bias_correction = sklearn_adam_bias_correction
 
 
 def _clipping(dtype: np.dtype) -> dict[str, float]:
@@ -56,17 +56,21 @@ def _clipping(dtype: np.dtype) -> dict[str, float]:
 class ScikitLearnLogLoss(SparseCategoricalCrossentropy):
     """ℓ = −log a_y for labels y, a_y clipped to [ε, 1 − ε] where it is reported and not where it is followed. (E3)"""
 
-    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
-        super().record_merged(ops, z, y, w, a, delta, terms)
-        ops(kernel("clip_log_loss"), w, out=terms, **_clipping(a.dtype))
+    def record_fused(
+        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
+    ) -> None:
+        super().record_fused(ops, z, y, w, a, delta, row_losses)
+        ops(kernel("clip_log_loss"), w, out=row_losses, **_clipping(a.dtype))
 
 
 class ScikitLearnBinaryLogLoss(BinaryCrossentropy):
     """ℓ = −Σ y log a + (1 − y) log(1 − a), a clipped to [ε, 1 − ε] where it is reported and not where it is followed;
     y is 0 or 1. (E3)"""
 
-    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
-        ops(kernel("sigmoid_log_loss"), z, y, w, out=(a, delta, terms), **_clipping(a.dtype))
+    def record_fused(
+        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
+    ) -> None:
+        ops(kernel("sigmoid_log_loss"), z, y, w, out=(a, delta, row_losses), **_clipping(a.dtype))
 
 
 class ScikitLearnSquaredError(Loss):
@@ -75,22 +79,24 @@ class ScikitLearnSquaredError(Loss):
     For one output it is half the squared error.
     """
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, terms: Array) -> None:
-        ops(kernel("mean_half_squared_error"), a, y, w, out=(grad_a, terms))
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
+        ops(kernel("mean_half_squared_error"), a, y, w, out=(grad_a, row_losses))
 
 
 class ScikitLearnPoisson(Loss):
     """ℓ = Σ y log(y/a) − y + a, half the Poisson deviance, behind a = eᶻ; y ≥ 0. (E3, E4)"""
 
-    merged = True
+    fused_with_activation = True
 
-    def resolve(self, activation: Activation) -> Loss:
+    def for_activation(self, activation: Activation) -> Loss:
         if activation.name != "exponential":
             raise ValueError(f"loss='poisson' needs out_activation='exp', got {activation.name!r}")
         return self
 
-    def record_merged(self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, terms: Array) -> None:
-        ops(kernel("exp_poisson"), z, y, w, out=(a, delta, terms))
+    def record_fused(
+        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
+    ) -> None:
+        ops(kernel("exp_poisson"), z, y, w, out=(a, delta, row_losses))
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         if bool((y < 0).any()):

@@ -328,7 +328,7 @@ def _activation(graph: Graph, x: str, layer: layers.Activation, own: dict[str, n
 
 def _dropout(graph: Graph, x: str, layer: layers.Dropout, own: dict[str, np.ndarray]) -> str:
     """a = a_prev, or (1 − p) a_prev in the text's form (E11)"""
-    return x if layer.passes_through(training=False) else graph("Mul", x, 1 - layer.rate)
+    return x if layer.is_identity(training=False) else graph("Mul", x, 1 - layer.rate)
 
 
 def _batch_normalization(graph: Graph, x: str, layer: layers.BatchNormalization, own: dict[str, np.ndarray]) -> str:

@@ -98,15 +98,15 @@ def _activation(estimator: Any) -> str:
 
 def _take_optimizer(made: Any, theirs: Any) -> None:
     """Go on with the moments and the learning rate of scikit-learn's optimiser."""
-    moments = {MOMENTS[k]: v for k, v in vars(theirs).items() if k in MOMENTS}
+    slots = {MOMENTS[k]: v for k, v in vars(theirs).items() if k in MOMENTS}
     net = made.net_._net
-    if made.optimizer is not None or {*moments} != {*net.optimizer.moments}:
+    if made.optimizer is not None or {*slots} != {*net.optimizer.slots}:
         return
     net.prepare_training()
-    for name, arrays in moments.items():
+    for name, arrays in slots.items():
         # all coefs, then all intercepts: the order of the network's own buffer
         flat = np.concatenate([np.ravel(a) for a in arrays])
-        net.moments[name][...] = net.backend.asarray(flat.astype(net.dtype))
+        net.slots[name][...] = net.backend.asarray(flat.astype(net.dtype))
     net.state[Slot.STEP] = float(getattr(theirs, "t", 0))
     made._optimizer = made._new_optimizer()
     if made.solver == "sgd":
@@ -120,8 +120,8 @@ def _give_optimizer(estimator: Any, made: Any) -> Any:
     net = estimator.net_._net
     shapes = [a.shape for a in (*made.coefs_, *made.intercepts_)]
     for theirs, ours in MOMENTS.items():
-        if theirs in vars(optimizer) and ours in net.moments:
-            parts = np.split(net.backend.to_host(net.moments[ours]), np.cumsum([np.prod(s, dtype=int) for s in shapes]))
+        if theirs in vars(optimizer) and ours in net.slots:
+            parts = np.split(net.backend.to_host(net.slots[ours]), np.cumsum([np.prod(s, dtype=int) for s in shapes]))
             setattr(optimizer, theirs, [np.array(part).reshape(s) for part, s in zip(parts, shapes, strict=False)])
     if hasattr(optimizer, "t"):
         optimizer.t = int(net.state[Slot.STEP])

@@ -103,7 +103,7 @@ def load_torch(net: Sequential, source: str | os.PathLike[str] | Mapping[str, An
     for name, own_name in names.items():
         if own_name is not None:
             wanted = shapes[own_name][::-1]
-            array = to_host(checks.numbers(state[name], f"{where}: {name}"))
+            array = to_host(checks.as_real_array(state[name], f"{where}: {name}"))
             if array.shape != wanted or array.dtype.kind != "f":
                 raise CheckpointError(f"{misfit}: {name} should be floats {wanted}, got {array.dtype} {array.shape}")
             with np.errstate(over="ignore"):
@@ -160,7 +160,7 @@ def from_torch(
             made[-1] = layers.Dense(made[-1].units, what, use_bias=made[-1].use_bias)
         else:
             made.append(layers.Activation(activations.get(what)))
-    weights = to_host(checks.numbers(state[f"{min(groups)}.weight"], f"{where}: {min(groups)}.weight"))
+    weights = to_host(checks.as_real_array(state[f"{min(groups)}.weight"], f"{where}: {min(groups)}.weight"))
     dtype = "float64" if weights.dtype == np.float64 else "float32"
     return load_torch(Sequential(made, input_shape=None, seed=seed, dtype=dtype), state)
 
@@ -204,7 +204,7 @@ def _dense(layer: layers.Dense) -> Module:
 
 
 def _dropout(layer: layers.Dropout) -> Module:
-    if not layer.passes_through(training=False):
+    if not layer.is_identity(training=False):
         raise ValueError(f"{layer!r} scales at prediction, where PyTorch's dropout does nothing: use form='inverted'")
     return f"nn.Dropout({layer.rate})", {}
 

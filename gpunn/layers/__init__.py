@@ -1,7 +1,7 @@
 """The layers a network is made of."""
 
 from .activation import Activation
-from .base import Buffers, Layer, Parameter, Running, from_config, to_config
+from .base import Buffers, Layer, Parameter, RunningStat, from_config, to_config
 from .dense import Dense
 from .dropout import Dropout
 from .normalization import BatchNormalization, LayerNormalization
@@ -15,7 +15,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "Parameter",
-    "Running",
+    "RunningStat",
     "from_config",
     "to_config",
 ]

@@ -29,14 +29,14 @@ from .. import activations
 from ..activations import Activation
 from ..initializers import Initializer
 from ..recording import Array, Recorder
-from ..validation import complete, truth
+from ..validation import boolean, complete
 
 _LAYERS: dict[str, type[Layer]] = {}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a layer. `penalised` ones are weights (E9, E10), the others intercepts and their like.
+    """A parameter of a layer. `penalized` ones are weights (E9, E10), the others intercepts and their like.
 
     `l2` and `l1` are λ of E9 and of its l1 form, `max_norm` the longest a column may be after an update.
     """
@@ -44,19 +44,19 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
     initializer: Initializer
-    penalised: bool = False
+    penalized: bool = False
     l2: float = 0.0
     l1: float = 0.0
     max_norm: float | None = None
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningStat:
     """A running statistic: it moves with training, but no optimiser touches it."""
 
     name: str
     shape: tuple[int, ...]
-    initial: float
+    initial_value: float
 
 
 class Buffers(SimpleNamespace):
@@ -69,7 +69,7 @@ class Layer:
     n_in: int | None = None
     n_out: int | None = None
     activation: Activation = activations.Identity()
-    in_use = False  # whether a network has it; two networks cannot share one
+    owned = False  # whether a network has it; two networks cannot share one
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -80,7 +80,7 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is in no network."""
-        return {k: v for k, v in vars(self).items() if k != "in_use"}
+        return {k: v for k, v in vars(self).items() if k != "owned"}
 
     @property
     def trainable(self) -> bool:
@@ -90,15 +90,15 @@ class Layer:
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        vars(self)["trainable"] = truth("trainable", value)
+        vars(self)["trainable"] = boolean("trainable", value)
 
     @property
-    def meets_in_a_product(self) -> bool:
+    def can_fuse_backward(self) -> bool:
         """Whether ∂C/∂a_prev is one product, which may apply the f′ of a layer below that says so too."""
         return False
 
     @property
-    def holds(self) -> bool:
+    def supports_bf16(self) -> bool:
         """Whether z, a and their derivatives may be held in less than float32 between two products."""
         return False
 
@@ -111,11 +111,11 @@ class Layer:
         """The parameters, in the order of `get_weights`."""
         return []
 
-    def running(self) -> list[Running]:
+    def running(self) -> list[RunningStat]:
         """The running statistics."""
         return []
 
-    def passes_through(self, training: bool) -> bool:
+    def is_identity(self, training: bool) -> bool:
         """Whether a is a_prev, unchanged, so that nothing need be computed or stored."""
         return False
 
@@ -138,7 +138,7 @@ class Layer:
     def after_update(self, ops: Recorder, t: Buffers) -> None:
         """Record what follows the optimiser's update: a constraint, a running statistic."""
 
-    def settings(self) -> Any:
+    def plan_key(self) -> Any:
         """The values that a plan records from the layer's attributes. A plan is recorded again if they change."""
         return self.trainable, repr(self.get_config())
 
@@ -159,7 +159,7 @@ class Layer:
 
 def to_config(layer: Layer) -> dict[str, Any]:
     """The layer as JSON: its class, its arguments, and whether it is frozen."""
-    trainable = truth("trainable", layer.trainable)
+    trainable = boolean("trainable", layer.trainable)
     return {"class": type(layer).__name__, "trainable": trainable, "config": complete(layer, layer.get_config())}
 
 

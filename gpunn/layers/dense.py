@@ -11,7 +11,7 @@ from .. import activations, initializers
 from ..activations import Activation
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
-from ..validation import Checked, nonnegative, optional, truth
+from ..validation import Checked, boolean, nonnegative, optional
 from .base import Buffers, Layer, Parameter
 
 
@@ -40,7 +40,7 @@ class Dense(Layer):
 
     units = Checked(lambda _, value: _width(value))
     activation = Checked(lambda _, value: activations.get(value))
-    use_bias = Checked(truth)
+    use_bias = Checked(boolean)
     kernel_initializer = Checked(lambda _, value: initializers.get(value))
     bias_initializer = Checked(lambda _, value: initializers.get(value))
     l2 = Checked(nonnegative)
@@ -69,16 +69,16 @@ class Dense(Layer):
         self.max_norm = max_norm
 
     @property
-    def meets_in_a_product(self) -> bool:
+    def can_fuse_backward(self) -> bool:
         """True, but for a subclass with a pass of its own: it does not know what a product has done before, nor what
         its buffers are held in."""
         passes = ("forward", "forward_to_z", "backward", "after_update")
         return all(getattr(type(self), name) is getattr(Dense, name) for name in passes)
 
     @property
-    def holds(self) -> bool:
+    def supports_bf16(self) -> bool:
         """True where all that writes them is known to."""
-        return self.meets_in_a_product and type(self).allocate is Dense.allocate and self.activation.holds
+        return self.can_fuse_backward and type(self).allocate is Dense.allocate and self.activation.supports_bf16
 
     def build(self, n_in: int) -> int:
         self.n_in, self.n_out = n_in, self.units
@@ -93,7 +93,7 @@ class Dense(Layer):
     def allocate(self, t: Buffers, new: Callable[..., Array], n: int, keep: bool) -> None:
         t.a = new((n, self.units), t.storage_dtype)
         # where f′ comes from a, the product, z and a may share one buffer
-        t.z = new((n, self.units), t.storage_dtype) if keep or self.activation.needs_z else t.a
+        t.z = new((n, self.units), t.storage_dtype) if keep or self.activation.backward_needs_z else t.a
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """z = a_prev W + b (E1), a = f(z) (E2)"""
@@ -155,9 +155,9 @@ class Dense(Layer):
             ops(kernel("column_dot"), t.W, t.W, out=squares)
             ops(kernel("max_norm"), squares, t.state, out=t.W, limit=self.max_norm)
 
-    def settings(self) -> Any:
+    def plan_key(self) -> Any:
         if type(self).get_config is not Dense.get_config:
-            return super().settings()
+            return super().plan_key()
         # a plan does not depend on the initializers
         f = self.activation
         return self.trainable, self.units, self.use_bias, self.l2, self.l1, self.max_norm, type(f), f.get_config()

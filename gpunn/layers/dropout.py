@@ -6,7 +6,7 @@ from typing import Any
 
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
-from ..validation import Checked, fraction
+from ..validation import Checked, half_open_unit_interval
 from .base import Buffers, Layer
 
 
@@ -27,14 +27,14 @@ class Dropout(Layer):
     The mask is a function of (seed, step, layer, element), drawn again in the backward pass instead of being stored.
     """
 
-    rate = Checked(fraction)
+    rate = Checked(half_open_unit_interval)
     form = Checked(_form)
 
     def __init__(self, rate: float, *, form: str = "inverted") -> None:
         self.form = form
         self.rate = rate
 
-    def passes_through(self, training: bool) -> bool:
+    def is_identity(self, training: bool) -> bool:
         return self.rate == 0 or (self.form == "inverted" and not training)
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
@@ -64,7 +64,7 @@ class Dropout(Layer):
             elements=n * width,
         )
 
-    def settings(self) -> Any:
+    def plan_key(self) -> Any:
         return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 from .. import initializers
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
-from ..validation import Checked, between_0_and_1, share
-from .base import Buffers, Layer, Parameter, Running
+from ..validation import Checked, open_unit_interval, unit_interval
+from .base import Buffers, Layer, Parameter, RunningStat
 
 
 class BatchNormalization(Layer):
@@ -23,8 +23,8 @@ class BatchNormalization(Layer):
     rows of all, as in one process. Source: Ioffe and Szegedy 2015; PyTorch's conventions.
     """
 
-    momentum = Checked(share)
-    epsilon = Checked(between_0_and_1)
+    momentum = Checked(unit_interval)
+    epsilon = Checked(open_unit_interval)
 
     def __init__(self, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         self.momentum = momentum
@@ -33,20 +33,20 @@ class BatchNormalization(Layer):
     def parameters(self) -> list[Parameter]:
         return _scale_and_shift(self.n_in)
 
-    def running(self) -> list[Running]:
+    def running(self) -> list[RunningStat]:
         assert self.n_in is not None
-        return [Running("running_mean", (self.n_in,), 0.0), Running("running_variance", (self.n_in,), 1.0)]
+        return [RunningStat("running_mean", (self.n_in,), 0.0), RunningStat("running_variance", (self.n_in,), 1.0)]
 
     def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
         super().allocate(t, new, n, keep)
-        t.normal = new((n, self.n_in or 0))
+        t.x_hat = new((n, self.n_in or 0))
         t.mean, t.variance = new((self.n_in or 0,)), new((self.n_in or 0,))
         t.d_gamma, t.d_beta = new((self.n_in or 0,)), new((self.n_in or 0,))
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """μ = mean x, σ² = mean (x − μ)², x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β"""
         mean, variance = t.running_mean, t.running_variance
-        if self._of_batch(training):
+        if self._uses_batch_stats(training):
             mean, variance = t.mean, t.variance
             t.rows = ops.batch_norm_count(t.a.shape[0])
             factor = 1 / max(t.rows, 1)
@@ -54,26 +54,26 @@ class BatchNormalization(Layer):
             ops.all_reduce_if_synced(mean)
             ops(kernel("column_variance"), t.a_prev, mean, out=variance, factor=factor)
             ops.all_reduce_if_synced(variance)
-        out = (t.normal, t.z)
+        out = (t.x_hat, t.z)
         ops(kernel("batch_normalize"), t.a_prev, mean, variance, t.gamma, t.beta, out=out, epsilon=self.epsilon)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = γ/√(σ² + ε) (g − (∂C/∂β + x̂ ∂C/∂γ)/n), g = ∂C/∂a"""
-        of_batch = self._of_batch(training)
+        uses_batch_stats = self._uses_batch_stats(training)
         d_gamma, d_beta = (t.dgamma, t.dbeta) if self.trainable else (t.d_gamma, t.d_beta)
-        if self.trainable or of_batch:
-            ops(kernel("column_dot"), t.grad_a, t.normal, out=d_gamma)
+        if self.trainable or uses_batch_stats:
+            ops(kernel("column_dot"), t.grad_a, t.x_hat, out=d_gamma)
             ops(kernel("column_sum"), t.grad_a, out=d_beta)
         if t.grad_prev is None:
             return
         numbers = {"epsilon": self.epsilon}
-        if of_batch:
+        if uses_batch_stats:
             numbers["factor"] = 1 / max(t.rows, 1)
             sums = ops.synced_sums((d_gamma, d_beta), into=(t.d_gamma, t.d_beta))
             ops(
                 kernel("batch_normalize_backward"),
                 t.grad_a,
-                t.normal,
+                t.x_hat,
                 t.variance,
                 t.gamma,
                 *sums,
@@ -86,7 +86,7 @@ class BatchNormalization(Layer):
 
     def after_update(self, ops: Recorder, t: Buffers) -> None:
         """running ← running + momentum · (batch − running), unbiased variance"""
-        if not self._of_batch(True) or t.rows == 0:
+        if not self._uses_batch_stats(True) or t.rows == 0:
             return
         n = t.rows
         for running, observed, factor in (
@@ -95,10 +95,10 @@ class BatchNormalization(Layer):
         ):
             ops(kernel("update_running_stat"), observed, t.state, out=running, momentum=self.momentum, factor=factor)
 
-    def _of_batch(self, training: bool) -> bool:
+    def _uses_batch_stats(self, training: bool) -> bool:
         return training and self.trainable
 
-    def settings(self) -> Any:
+    def plan_key(self) -> Any:
         return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class LayerNormalization(Layer):
     The same in training and at prediction. Source: Ba, Kiros and Hinton 2016.
     """
 
-    epsilon = Checked(between_0_and_1)
+    epsilon = Checked(open_unit_interval)
 
     def __init__(self, epsilon: float = 1e-5) -> None:
         self.epsilon = epsilon
@@ -121,23 +121,23 @@ class LayerNormalization(Layer):
 
     def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
         super().allocate(t, new, n, keep)
-        t.normal = new((n, self.n_in or 0))
+        t.x_hat = new((n, self.n_in or 0))
         t.scale = new((n,))
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β"""
-        out = (t.normal, t.z, t.scale)
+        out = (t.x_hat, t.z, t.scale)
         ops(kernel("layer_normalize"), t.a_prev, t.gamma, t.beta, out=out, epsilon=self.epsilon)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γg, g = ∂C/∂a"""
         if self.trainable:
-            ops(kernel("column_dot"), t.grad_a, t.normal, out=t.dgamma)
+            ops(kernel("column_dot"), t.grad_a, t.x_hat, out=t.dgamma)
             ops(kernel("column_sum"), t.grad_a, out=t.dbeta)
         if t.grad_prev is not None:
-            ops(kernel("layer_normalize_backward"), t.grad_a, t.normal, t.scale, t.gamma, out=t.grad_prev)
+            ops(kernel("layer_normalize_backward"), t.grad_a, t.x_hat, t.scale, t.gamma, out=t.grad_prev)
 
-    def settings(self) -> Any:
+    def plan_key(self) -> Any:
         return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 from ..kernels import get as kernel
 from ..losses import Loss
 from ..recording import Array, Recorder
-from ..validation import Checked, whole
-from .base import Metric, meaning_of
+from ..validation import Checked, positive_integer
+from .base import Metric, target_format
 
 
 class Accuracy(Metric):
@@ -22,7 +22,7 @@ class Accuracy(Metric):
     names = ("accuracy", "acc")
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        meaning = meaning_of(self, loss, n_out)
+        meaning = target_format(self, loss, n_out)
         self._kernel = {"labels": "sparse_accuracy", "largest": "categorical_accuracy", "columns": "binary_accuracy"}[
             meaning
         ]
@@ -30,8 +30,8 @@ class Accuracy(Metric):
         takes_logits = getattr(loss, "takes_logits", False)
         self._numbers = {"threshold": 0.0 if takes_logits else 0.5} if self._counts_outputs else {}
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
-        ops(kernel(self._kernel), a, y, w, out=terms, **self._numbers)
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
+        ops(kernel(self._kernel), a, y, w, out=row_values, **self._numbers)
 
     def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
         # one division at the end keeps the sum of hits exact
@@ -47,22 +47,22 @@ class TopKCategoricalAccuracy(Metric):
     """
 
     names = ("top_k_categorical_accuracy",)
-    k = Checked(whole)
+    k = Checked(positive_integer)
 
     def __init__(self, k: int = 5, name: str | None = None) -> None:
         self.k = k
         super().__init__(name)
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        meaning = meaning_of(self, loss, n_out)
+        meaning = target_format(self, loss, n_out)
         if meaning == "columns":
             raise ValueError(f"metric {self.name!r} ranks classes, but with loss {loss.name!r} every output is its own")
         if 0 < n_out <= self.k:
             raise ValueError(f"metric {self.name!r} with k={self.k} is always 1 for {n_out} classes: take a smaller k")
         self._kernel = "sparse_top_k" if meaning == "labels" else "categorical_top_k"
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
-        ops(kernel(self._kernel), a, y, w, out=terms, top=self.k)
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
+        ops(kernel(self._kernel), a, y, w, out=row_values, top=self.k)
 
     def get_config(self) -> dict[str, Any]:
         return {"k": self.k}

@@ -6,10 +6,10 @@ import numpy as np
 
 from ..kernels import get as kernel
 from ..losses import Loss
-from .base import SetMetric, meaning_of
+from .base import NonDecomposableMetric, target_format
 
 
-class AUC(SetMetric):
+class AUC(NonDecomposableMetric):
     """The area under the ROC curve: the share of pairs (a row of the class, a row of another) that the outputs rank
     rightly, each pair by the product of its rows' weights, ties as a half.
 
@@ -21,10 +21,10 @@ class AUC(SetMetric):
     names = ("auc", "roc_auc")
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        self._meaning = meaning_of(self, loss, n_out)
+        self._meaning = target_format(self, loss, n_out)
         self._logits = bool(getattr(loss, "takes_logits", False))
 
-    def of_rows(self, a: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> float:
+    def compute_from_rows(self, a: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> float:
         m = a.shape[1]
         weights = np.ones(len(a)) if w is None else w
         if self._meaning == "columns":

@@ -15,15 +15,15 @@ _NAMES: dict[str, type[Metric]] = {}
 
 
 class Metric:
-    """A number a row, or a few; the metric is made of their weighted means over rows by `finish`.
+    """A number a row, or a few; the metric is made of their weighted means over rows by `compute`.
 
     A metric of one's own is a subclass with `record`: by kernels, or in Python by `ops.call`. It overrides `resolve`
-    where it does not fit every loss, `size` and `finish` where it takes more than one mean, and `get_config` where its
-    constructor takes more than a name.
+    where it does not fit every loss, `n_sums` and `compute` where it takes more than one mean, and `get_config`
+    where its constructor takes more than a name.
     """
 
     names: tuple[str, ...] = ()
-    needs_rows = False  # whether it looks at all rows together
+    needs_all_rows = False  # whether it looks at all rows together
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -35,22 +35,22 @@ class Metric:
     def resolve(self, loss: Loss, n_out: int) -> None:
         """ValueError where the metric does not fit the loss's targets; n_out is 0 where it is not known yet."""
 
-    def size(self, n_out: int) -> int:
+    def n_sums(self, n_out: int) -> int:
         """How many numbers a row gives."""
         return 1
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
-        """Record terms = w · (the row's numbers), w (n,) the sample weights, a (n, n_out) and y as the loss has it.
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
+        """Record row_values = w · (the row's numbers), w (n,) the sample weights, a (n, n_out) y as the loss takes it.
 
-        w is 1 without sample weights. `terms` is (n,) where the size is 1, else (n, size), float64.
+        w is 1 without sample weights. `row_values` is (n,) where the size is 1, else (n, size), float64.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define record(self, ops, a, y, w, terms)")
+        raise NotImplementedError(f"{type(self).__name__} must define record(self, ops, a, y, w, row_values)")
 
-    def finish(self, mean: Any) -> float:
+    def compute(self, mean: Any) -> float:
         """The metric from the mean over rows: a float where the size is 1, else an array (size,)."""
         return float(mean)
 
-    def settings(self) -> Any:
+    def plan_key(self) -> Any:
         """The values that a plan records from the metric's attributes. A plan is recorded again if they change."""
         return self.name, repr(self.get_config())
 
@@ -66,11 +66,11 @@ class Metric:
     # --- what the step calls ---
 
     def record_batch(self, ops: Recorder, a: Array, y: Array, w: Array, batch: Array) -> None:
-        """Record batch = Σ terms (size,), float64, over the rows of one batch."""
+        """Record batch = Σ row_values (size,), float64, over the rows of one batch."""
         if batch.shape[0] == 1:
-            terms = ops.new((a.shape[0],), np.float64)
-            self.record(ops, a, y, w, terms)
-            ops(kernel("sum_all"), terms, out=batch)
+            row_values = ops.new((a.shape[0],), np.float64)
+            self.record(ops, a, y, w, row_values)
+            ops(kernel("sum_all"), row_values, out=batch)
         elif batch.shape[0] > 1:
             table = ops.new((a.shape[0], batch.shape[0]), np.float64)
             self.record(ops, a, y, w, table)
@@ -81,37 +81,37 @@ class Metric:
         if batch.shape[0]:
             ops(kernel("accumulate"), batch, state, out=sums)
 
-    def join(self, parts: list[np.ndarray]) -> np.ndarray:
+    def merge(self, parts: list[np.ndarray]) -> np.ndarray:
         """The sums (size,) over a set from those over its parts."""
         return np.asarray(np.sum(parts, axis=0))
 
     def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
         """The metric of a network with n_out outputs from the sums over rows of that weight."""
-        return self.finish(float(sums[0]) / weight if len(sums) == 1 else sums / weight)
+        return self.compute(float(sums[0]) / weight if len(sums) == 1 else sums / weight)
 
 
-class SetMetric(Metric):
-    """A metric that no means over rows give: `of_rows` sees all rows of an epoch or of a set at once, on the host.
+class NonDecomposableMetric(Metric):
+    """A metric that no means over rows give: `compute_from_rows` gets all rows of an epoch or a set, on the host.
 
     Their outputs are kept for it, in training as each batch found them: (n, n_out) numbers beside targets and weights.
     It is not among the running numbers of a batch hook, and not among the training numbers of a fit on a stream, whose
-    rows nobody counts. A metric of one's own is a subclass with `of_rows`, written with NumPy or any library.
+    rows nobody counts. A metric of one's own is a subclass with `compute_from_rows`, written with NumPy or any library.
     """
 
-    needs_rows = True
+    needs_all_rows = True
 
-    def size(self, n_out: int) -> int:
+    def n_sums(self, n_out: int) -> int:
         return 0
 
-    def of_rows(self, a: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> float:
+    def compute_from_rows(self, a: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> float:
         """The metric of the outputs a (n, n_out), targets y as the loss has them, and weights w (n,) or None."""
-        raise NotImplementedError(f"{type(self).__name__} must define of_rows(self, a, y, w)")
+        raise NotImplementedError(f"{type(self).__name__} must define compute_from_rows(self, a, y, w)")
 
 
-def meaning_of(metric: Metric, loss: Loss, n_out: int) -> str:
+def target_format(metric: Metric, loss: Loss, n_out: int) -> str:
     """How outputs and targets tell classes under that loss: "labels", one integer a row; "columns", a yes or no each;
     "largest", the column of the largest one. ValueError where one output stands for no class."""
-    if loss.targets == "labels":
+    if loss.targets == "class_index":
         return "labels"
     if isinstance(loss, BinaryCrossentropy):
         return "columns"

@@ -10,8 +10,8 @@ import numpy as np
 from ..kernels import get as kernel
 from ..losses import Loss
 from ..recording import Array, Recorder
-from ..validation import Checked, between_0_and_1
-from .base import Metric, meaning_of
+from ..validation import Checked, open_unit_interval
+from .base import Metric, target_format
 
 AVERAGES = ("auto", "binary", "macro", "micro")
 
@@ -23,11 +23,11 @@ def _average(name: str, value: Any) -> str:
     return str(value)
 
 
-class _OfClasses(Metric):
+class ClassificationMetric(Metric):
     """Weights by class: where the answer is right (r), where the class was the answer (s), where it was wanted (t)."""
 
     average = Checked(_average)
-    threshold = Checked(between_0_and_1)
+    threshold = Checked(open_unit_interval)
 
     def __init__(self, average: str = "auto", threshold: float = 0.5, name: str | None = None) -> None:
         self.average = average
@@ -35,7 +35,7 @@ class _OfClasses(Metric):
         super().__init__(name)
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        self._meaning = meaning_of(self, loss, n_out)
+        self._meaning = target_format(self, loss, n_out)
         classes = 2 if n_out == 1 else n_out
         if self.average == "binary" and (classes > 2 or (self._meaning == "columns" and n_out > 1)):
             raise ValueError(f"metric {self.name!r}: average='binary' is for two classes; take 'macro' or 'micro'")
@@ -47,18 +47,18 @@ class _OfClasses(Metric):
         odds = self.threshold / (1 - self.threshold)
         self._limit = math.log(odds) if getattr(loss, "takes_logits", False) else self.threshold
 
-    def size(self, n_out: int) -> int:
+    def n_sums(self, n_out: int) -> int:
         return 3 * n_out
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
         m = a.shape[1]
-        out = (terms[:, :m], terms[:, m : 2 * m], terms[:, 2 * m :])
+        out = (row_values[:, :m], row_values[:, m : 2 * m], row_values[:, 2 * m :])
         if self._meaning == "columns":
             ops(kernel("count_positives"), a, y, w, out=out, threshold=self._limit)
         else:
             ops(kernel({"labels": "count_labels", "largest": "count_one_hot"}[self._meaning]), a, y, w, out=out)
 
-    def finish(self, mean: Any) -> float:
+    def compute(self, mean: Any) -> float:
         right, said, wanted = mean.reshape(3, -1)
         average, count = self.average, len(right)
         if average == "auto":
@@ -81,7 +81,7 @@ class _OfClasses(Metric):
         return {"average": self.average, "threshold": self.threshold}
 
 
-class Precision(_OfClasses):
+class Precision(ClassificationMetric):
     """Of the rows that were given a class, the share that has it: r/s; 0 where none was given it.
 
     average    "binary": of class 1 alone, of two classes or of one yes or no. "macro": the mean over classes (over
@@ -99,7 +99,7 @@ class Precision(_OfClasses):
         return right / said if said > 0 else 0.0
 
 
-class Recall(_OfClasses):
+class Recall(ClassificationMetric):
     """Of the rows that have a class, the share that was given it: r/t; 0 where none has it.
 
     The arguments are `Precision`'s. As scikit-learn's recall_score with zero_division=0.
@@ -111,7 +111,7 @@ class Recall(_OfClasses):
         return right / wanted if wanted > 0 else 0.0
 
 
-class F1Score(_OfClasses):
+class F1Score(ClassificationMetric):
     """The harmonic mean of precision and recall, 2r/(s + t); of several classes the mean of theirs ("macro").
 
     The arguments are `Precision`'s. As scikit-learn's f1_score with zero_division=0.

@@ -13,42 +13,42 @@ from ..recording import Array, Recorder
 from .base import Metric
 
 
-class _OfValues(Metric):
+class RegressionMetric(Metric):
     kernel_name: str
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        if loss.targets != "values":
+        if loss.targets != "dense":
             raise ValueError(f"metric {self.name!r} compares values, but loss {loss.name!r} takes labels")
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, terms: Array) -> None:
-        ops(kernel(self.kernel_name), a, y, w, out=terms)
+    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
+        ops(kernel(self.kernel_name), a, y, w, out=row_values)
 
 
-class MeanAbsoluteError(_OfValues):
+class MeanAbsoluteError(RegressionMetric):
     """The mean over rows and outputs of |a − y|, in the units of y."""
 
     names = ("mean_absolute_error", "mae")
     kernel_name = "absolute_error"
 
 
-class MeanSquaredError(_OfValues):
+class MeanSquaredError(RegressionMetric):
     """The mean over rows and outputs of (a − y)², in the square of the units of y."""
 
     names = ("mean_squared_error", "mse")
     kernel_name = "squared_error"
 
 
-class RootMeanSquaredError(_OfValues):
+class RootMeanSquaredError(RegressionMetric):
     """The square root of the mean over rows and outputs of (a − y)², in the units of y."""
 
     names = ("root_mean_squared_error", "rmse")
     kernel_name = "squared_error"
 
-    def finish(self, mean: Any) -> float:
+    def compute(self, mean: Any) -> float:
         return math.sqrt(mean)
 
 
-class R2Score(_OfValues):
+class R2Score(RegressionMetric):
     """R² = 1 − Σw(a − y)²/Σw(y − ȳ)², ȳ the weighted mean of y; of several outputs the mean of theirs. No units.
 
     Where all y are equal it is 1 if the outputs are too, else 0. As scikit-learn's r2_score, over the whole set and not
@@ -57,7 +57,7 @@ class R2Score(_OfValues):
 
     names = ("r2_score", "r2")
 
-    def size(self, n_out: int) -> int:
+    def n_sums(self, n_out: int) -> int:
         return 5 * n_out
 
     def record_batch(self, ops: Recorder, a: Array, y: Array, w: Array, batch: Array) -> None:
@@ -71,7 +71,7 @@ class R2Score(_OfValues):
         m = batch.shape[0] // 5
         ops(kernel("accumulate_variance"), batch, ops.broadcast_first_row(y), state, out=sums, count=m, columns=m)
 
-    def join(self, parts: list[np.ndarray]) -> np.ndarray:
+    def merge(self, parts: list[np.ndarray]) -> np.ndarray:
         """Two parts' sums about their own means, joined as those of two batches are."""
         found = np.array(parts[0]).reshape(5, -1)
         for part in parts[1:]:

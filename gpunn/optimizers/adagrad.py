@@ -15,7 +15,7 @@ class Adagrad(Optimizer):
 
     name = "adagrad"
     rule = adagrad
-    moments = ("v",)
+    slots = ("v",)
     initial_accumulator_value = Checked(nonnegative)
     epsilon = Checked(positive)
 
@@ -30,10 +30,10 @@ class Adagrad(Optimizer):
         self.initial_accumulator_value = initial_accumulator_value
         self.epsilon = epsilon
 
-    def hyper(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, float]:
         return {"epsilon": self.epsilon}
 
-    def initial(self, moment: str) -> float:
+    def initial_value(self, slot: str) -> float:
         return self.initial_accumulator_value
 
     def get_config(self) -> dict[str, Any]:

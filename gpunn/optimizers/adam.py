@@ -6,7 +6,7 @@ from typing import Any
 
 from ..kernels.adam import adam, adam_bias_correction
 from ..recording import Array, Recorder
-from ..validation import Checked, fraction, positive
+from ..validation import Checked, half_open_unit_interval, positive
 from .base import Optimizer
 
 
@@ -16,10 +16,10 @@ class Adam(Optimizer):
 
     name = "adam"
     rule = adam
-    corrections = adam_bias_correction  # what β₁ᵗ and β₂ᵗ come to, once a step
-    moments = ("m", "v")
-    beta_1 = Checked(fraction)
-    beta_2 = Checked(fraction)
+    bias_correction = adam_bias_correction  # what β₁ᵗ and β₂ᵗ come to, once a step
+    slots = ("m", "v")
+    beta_1 = Checked(half_open_unit_interval)
+    beta_2 = Checked(half_open_unit_interval)
     epsilon = Checked(positive)
 
     def __init__(
@@ -34,11 +34,11 @@ class Adam(Optimizer):
         self.beta_1, self.beta_2 = beta_1, beta_2
         self.epsilon = epsilon
 
-    def hyper(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, float]:
         return {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
 
-    def record_preparation(self, ops: Recorder, state: Array) -> None:
-        ops(self.corrections, out=state, count=1, beta1=self.beta_1, beta2=self.beta_2)
+    def record_bias_correction(self, ops: Recorder, state: Array) -> None:
+        ops(self.bias_correction, out=state, count=1, beta1=self.beta_1, beta2=self.beta_2)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

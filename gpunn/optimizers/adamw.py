@@ -29,5 +29,5 @@ class AdamW(Adam):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **clipping)
         self.weight_decay = weight_decay
 
-    def hyper(self) -> dict[str, float]:
-        return super().hyper() | {"weight_decay": self.weight_decay}
+    def hyperparameters(self) -> dict[str, float]:
+        return super().hyperparameters() | {"weight_decay": self.weight_decay}

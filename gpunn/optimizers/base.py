@@ -26,7 +26,7 @@ class Optimizer:
 
     name = ""
     rule: UpdateRule
-    moments: tuple[str, ...] = ()
+    slots: tuple[str, ...] = ()
     schedule = Checked(lambda _, value: schedules.get(value))
     clipvalue = Checked(optional(positive))
     clipnorm = Checked(optional(positive))
@@ -51,17 +51,17 @@ class Optimizer:
     def learning_rate(self, value: Any) -> None:
         self.schedule = value
 
-    def hyper(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, float]:
         """The rule's numbers, by the names that its kernel gives them."""
         return {}
 
-    def settings(self) -> Any:
+    def plan_key(self) -> Any:
         """The values that a plan records from the rule's attributes. A plan is recorded again if they change.
 
         The learning rate is not among them: a step reads it from the state array."""
-        return self.clipvalue, self.clipnorm, *self.hyper().values()
+        return self.clipvalue, self.clipnorm, *self.hyperparameters().values()
 
-    def initial(self, moment: str) -> float:
+    def initial_value(self, slot: str) -> float:
         """What a moment is filled with before the first step."""
         return 0.0
 
@@ -73,30 +73,32 @@ class Optimizer:
             ops(kernel("sum_of_squares"), g, state, out=state[Slot.SQUARED_NORM : Slot.SQUARED_NORM + 1])
             ops(kernel("clip_norm"), state, out=g, limit=self.clipnorm)
 
-    def record_preparation(self, ops: Recorder, state: Array) -> None:
+    def record_bias_correction(self, ops: Recorder, state: Array) -> None:
         """Record what the rule computes once a step, whatever the number of parameters."""
 
-    def record_trial(self, ops: Recorder, theta: Array, g: Array, moments: dict[str, Array], state: Array) -> None:
+    def record_overflow_check(
+        self, ops: Recorder, theta: Array, g: Array, slots: dict[str, Array], state: Array
+    ) -> None:
         """Record the trial of the update, which runs only where numbers are large, and its judgement."""
-        mine = [moments[m] for m in self.moments]
+        mine = [slots[m] for m in self.slots]
         probe = state[Slot.UPDATE_PROBE : Slot.UPDATE_PROBE + 1]
-        ops(self.rule.probe, g, theta, *mine, state, out=probe, **self.hyper())
+        ops(self.rule.probe, g, theta, *mine, state, out=probe, **self.hyperparameters())
         ops(kernel("check_update_finite"), out=state, count=1)
 
-    def record(self, ops: Recorder, theta: Array, g: Array, moments: dict[str, Array], state: Array) -> None:
+    def record(self, ops: Recorder, theta: Array, g: Array, slots: dict[str, Array], state: Array) -> None:
         """Record the update of θ and the moments, flat buffers all. (E8)"""
-        out = (theta, *(moments[m] for m in self.moments))
+        out = (theta, *(slots[m] for m in self.slots))
         held = ops.bf16_view(theta)
         if held is None:
-            ops(self.rule.update, g, state, out=out, **self.hyper())
+            ops(self.rule.update, g, state, out=out, **self.hyperparameters())
         else:
-            ops(self.rule.update_with_bf16_copy, g, state, out=(*out, held), **self.hyper())
+            ops(self.rule.update_with_bf16_copy, g, state, out=(*out, held), **self.hyperparameters())
             ops.mark_current()
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON."""
         common = {"learning_rate": self.schedule.get_config(), "clipvalue": self.clipvalue, "clipnorm": self.clipnorm}
-        return common | self.hyper()
+        return common | self.hyperparameters()
 
     def __repr__(self) -> str:
         shown = {k: v for k, v in self.get_config().items() if k != "learning_rate" and v is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernels.momentum import momentum as rule
-from ..validation import Checked, fraction
+from ..validation import Checked, half_open_unit_interval
 from .base import Optimizer
 
 
@@ -14,12 +14,12 @@ class Momentum(Optimizer):
 
     name = "momentum"
     rule = rule
-    moments = ("v",)
-    momentum = Checked(fraction)
+    slots = ("v",)
+    momentum = Checked(half_open_unit_interval)
 
     def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.9, **clipping: Any) -> None:
         super().__init__(learning_rate, **clipping)
         self.momentum = momentum
 
-    def hyper(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, float]:
         return {"momentum": self.momentum}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernels.rmsprop import rmsprop
-from ..validation import Checked, fraction, positive
+from ..validation import Checked, half_open_unit_interval, positive
 from .base import Optimizer
 
 
@@ -14,8 +14,8 @@ class RMSprop(Optimizer):
 
     name = "rmsprop"
     rule = rmsprop
-    moments = ("v",)
-    rho = Checked(fraction)
+    slots = ("v",)
+    rho = Checked(half_open_unit_interval)
     epsilon = Checked(positive)
 
     def __init__(self, learning_rate: Any = 1e-3, rho: float = 0.9, epsilon: float = 1e-7, **clipping: Any) -> None:
@@ -23,5 +23,5 @@ class RMSprop(Optimizer):
         self.rho = rho
         self.epsilon = epsilon
 
-    def hyper(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, float]:
         return {"rho": self.rho, "epsilon": self.epsilon}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..recording import shard_bounds
-from ..validation import whole
+from ..validation import positive_integer
 
 
 class Rows:
@@ -40,7 +40,7 @@ class Rows:
         given = [files] if isinstance(files, (str, os.PathLike)) else list(files)
         if not given:
             raise ValueError("files is empty: name at least one file")
-        self.parts = None if parts is None else whole("parts", parts)
+        self.parts = None if parts is None else positive_integer("parts", parts)
         self._files = [_open(Path(file), columns) for file in given]
         first = self._files[0]
         for file in self._files[1:]:

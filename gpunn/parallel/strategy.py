@@ -9,7 +9,7 @@ from typing import Any
 from ..backend import Backend
 from ..kernels import Launch
 from ..recording import Array
-from ..validation import positive, truth, whole
+from ..validation import boolean, positive, positive_integer
 from . import mpi
 
 
@@ -34,8 +34,8 @@ class DataParallel:
     def __init__(
         self, *, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None, timeout: float = 600.0
     ) -> None:
-        self.synchronized_batch_norm = truth("synchronized_batch_norm", synchronized_batch_norm)
-        self.bucket_bytes = None if bucket_bytes is None else whole("bucket_bytes", bucket_bytes)
+        self.synchronized_batch_norm = boolean("synchronized_batch_norm", synchronized_batch_norm)
+        self.bucket_bytes = None if bucket_bytes is None else positive_integer("bucket_bytes", bucket_bytes)
         self.timeout = positive("timeout", timeout)
 
     def start(self) -> Team:

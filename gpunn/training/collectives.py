@@ -52,7 +52,7 @@ def totals(
     joined = np.array(sums)
     for metric, place in net.metric_slices():
         if place.stop > place.start:
-            joined[place] = metric.join([theirs[place] for _, theirs in parts])
+            joined[place] = metric.merge([theirs[place] for _, theirs in parts])
     return tuple(float(sum(each)) for each in zip(*(mine for mine, _ in parts), strict=True)), joined
 
 

@@ -16,7 +16,7 @@ from ..network import Network
 from ..parallel import Rows
 from ..parallel.disk_rows import of_fit
 from ..recording import SINGLE_PROCESS, Array, execute
-from ..validation import listed, truth, whole
+from ..validation import as_list, boolean, positive_integer
 from . import fused_epochs, inputs, loop, stream
 from . import host_dataset as host_blocks
 from .callbacks import Callback, CallbackList, EpochLines, ProgressBar
@@ -55,12 +55,12 @@ def fit(
     steps_per_epoch: int | None,
 ) -> History:
     """`Sequential.fit`."""
-    batch_size = whole("batch_size", batch_size)
-    epochs = whole("epochs", epochs)
+    batch_size = positive_integer("batch_size", batch_size)
+    epochs = positive_integer("epochs", epochs)
     if verbose not in (0, 1, 2):
         raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
-    shuffle = truth("shuffle", shuffle)
-    chosen = listed("callbacks", callbacks, "gpunn.Callback objects")
+    shuffle = boolean("shuffle", shuffle)
+    chosen = as_list("callbacks", callbacks, "gpunn.Callback objects")
     if verbose:
         chosen.append(_progress(verbose))
     how: dict[str, Any] = {"epochs": epochs, "callbacks": chosen, "verbose": verbose, "resume": resume}
@@ -86,7 +86,7 @@ def fit(
         return _fit_rows(model, given, shuffle, validation_data, class_weight, how)
     X, y, w = inputs.checked(net, X, y, sample_weight, own=(group.rank, group.size))
     held: Any = None
-    n = checks.split(X.shape[0], validation_split)
+    n = checks.n_training_rows(X.shape[0], validation_split)
     if n < X.shape[0]:
         if validation_data is not None:
             raise ValueError("give validation_data or validation_split, not both")
@@ -96,7 +96,7 @@ def fit(
             raise ValueError("validation_split leaves one side whose sample_weight is all zero")
     else:
         held = inputs.validation(net, validation_data, X.shape[1])
-    order = (lambda epoch: checks.order_of_epoch(n, net.seed, epoch, True)) if shuffle else None
+    order = (lambda epoch: checks.epoch_permutation(n, net.seed, epoch, True)) if shuffle else None
     return train(model, inputs.with_classes(net, (X, y, w), class_weight), held, order_of=order, **how)
 
 
@@ -116,7 +116,7 @@ def _fit_rows(
     inputs.check_shares(n, how["batch_size"], group)
     given = {name: rows for name, rows in given.items() if rows is not None}
     found, blocks, own = of_fit(given, n, how["batch_size"], group.rank, group.size)
-    look = checks.weights_of_a_batch
+    look = checks.batch_weights
     data = inputs.checked(net, found["X"], found["y"], found.get("sample_weight"), look=look)
     X, y, w = inputs.with_classes(net, data, class_weight, look=look)
     inputs.check_weight(w, "sample_weight", group)
@@ -223,7 +223,7 @@ def _fit_stream(
     """`fit` on batches that X gives one after another."""
     net, epochs = model._net, how["epochs"]
     if steps is not None:
-        steps = whole("steps_per_epoch", steps)
+        steps = positive_integer("steps_per_epoch", steps)
     batches = stream.Stream(X, steps)
     inputs.only_named_classes(class_weight, "X is a stream")
     if batches.only_once and how["resume"] is not None:

@@ -45,7 +45,7 @@ def checked(
 ) -> Set:
     """X, y and weights as the network takes them. Messages call X by the name `x`, and have `it` before every name;
     `look` checks the weights, and `own` is that of `data.features`."""
-    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, it + x, own=own)
+    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, it + x, shard=own)
     n = X.shape[0]
     y = checks.targets(y, net.loss, n, net.output_width(X.shape[1]), net.dtype, f"{it}y")
     return X, y, None if w is None else look(w, n, net.dtype, f"{it}sample_weight")
@@ -71,7 +71,7 @@ def only_named_classes(class_weight: Any, why: str) -> None:
 def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Set:
     """One batch, checked, whose weights may all be 0; the network is built for it where it was not."""
     only_named_classes(class_weight, "this is one batch")
-    look = checks.weights_of_a_batch
+    look = checks.batch_weights
     found = with_classes(net, checked(net, x, y, sample_weight, x="x", look=look), class_weight, look=look)
     return _built(net, found)
 
@@ -93,7 +93,7 @@ def of_stream(net: Network, given: Any, number: int, class_weight: Any) -> Set:
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         got = f"{len(given)} things" if isinstance(given, (tuple, list)) else type(given).__name__
         raise TypeError(f"{it} of X must be (x, y) or (x, y, sample_weight), got {got}")
-    it, look = f"{it}: ", checks.weights_of_a_batch
+    it, look = f"{it}: ", checks.batch_weights
     x, y, w = (*given, None)[:3]
     return with_classes(net, checked(net, x, y, w, it=it, x="x", look=look), class_weight, it=it, look=look)
 
@@ -164,7 +164,7 @@ def validation(net: Network, given: Any, n_in: int) -> Shard | None:
             raise ValueError(f"validation X has {rows} rows, fewer than there are processes, {group.size}")
         first, count = shard_bounds(rows, *own)
         X, y, w = (_rows_on_disk(each, first, count) for each in (X, y, w))
-        own, look = (0, 1), checks.weights_of_a_batch
+        own, look = (0, 1), checks.batch_weights
     found = checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look)
     if rows is not None:
         check_weight(found[2], "validation sample_weight", group)

@@ -434,11 +434,11 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: RowBuffer | Non
         return {}
     found = {}
     for metric, part in net.metric_slices():
-        if not metric.needs_rows:
+        if not metric.needs_all_rows:
             found[metric.name] = metric.value(sums[part], weight, net.n_out) if weight else float("nan")
         elif kept is not None:
             rows = (None if array is None else net.backend.to_host(array) for array in (kept.a, kept.y, kept.w))
-            found[metric.name] = float(metric.of_rows(*rows))
+            found[metric.name] = float(metric.compute_from_rows(*rows))
     return found
 
 

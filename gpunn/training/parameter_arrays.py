@@ -13,7 +13,7 @@ from .. import losses, metrics, optimizers
 from ..layers import Layer
 from ..network import Network
 from ..recording import Array
-from ..validation import whole
+from ..validation import positive_integer
 from .checkpoint import CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -45,7 +45,7 @@ def to_tensors(net: Network) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def fill(net: Network, n_in: Any, arrays: dict[str, np.ndarray]) -> None:
     """Build a new network with those parameters and statistics. CheckpointError where they are not its own."""
     # before the architecture is believed and memory taken for it
-    parameters, running = shapes_of(net.layers, whole("n_in", n_in))
+    parameters, running = shapes_of(net.layers, positive_integer("n_in", n_in))
     check_arrays(parameters | running, net.dtype, arrays)
     net.build(n_in, draw=False)
     for name, view in views_of(net).items():

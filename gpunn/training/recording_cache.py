@@ -19,7 +19,7 @@ from ..recording import Array
 MOST = 16  # kinds of recordings, and drawings, that wait at most
 PLAIN = (type(None), bool, int, float, str, type)
 # what of a layer no step depends on, and its λ, which is set anew
-LEFT_OUT = ("kernel_initializer", "bias_initializer", "in_use", "l2")
+LEFT_OUT = ("kernel_initializer", "bias_initializer", "owned", "l2")
 
 
 @dataclass
@@ -116,7 +116,7 @@ def _arrays(net: Network, data: Any) -> list[Array]:
     """What a step reads and writes of a net and of its set."""
     own = [net.theta, net.gradient, net.state, net.metric_sums, net.running]
     given = [data.X, data.y, *([] if data.w is None else [data.w])]
-    return [*own, *(net.moments[name] for name in sorted(net.moments)), *given]
+    return [*own, *(net.slots[name] for name in sorted(net.slots)), *given]
 
 
 class _Own(Exception):

@@ -80,7 +80,7 @@ class Position:
     first: int
     done: int
     arrays: dict[str, np.ndarray]
-    moments: dict[str, np.ndarray]
+    slots: dict[str, np.ndarray]
     state: np.ndarray
     learning_rate_override: float | None
     changed: dict[str, dict[str, Any]]
@@ -166,7 +166,7 @@ class Run:
         here = self.position()
         # the subject may show other weights than those that train, the best so far, say
         extra = {name: a for name, a in here.arrays.items() if not _same(tensors.get(name), a)}
-        extra |= {f"moments/{name}": a for name, a in here.moments.items()} | {"state": here.state}
+        extra |= {f"slots/{name}": a for name, a in here.slots.items()} | {"state": here.state}
         extra |= {f"history/{name}": np.array(v, np.float64) for name, v in self.history.history.items()}
         states = []
         for k, callback in enumerate(self.hooks.callbacks):
@@ -200,7 +200,7 @@ class Run:
             self.first,
             self.done,
             {name: copied(view) for name, view in views_of(net).items()},
-            {name: copied(flat) for name, flat in net.moments.items()},
+            {name: copied(flat) for name, flat in net.slots.items()},
             copied(net.state),
             net.learning_rate_override,
             self._changed(),
@@ -263,8 +263,8 @@ class Run:
         arrays = {name: extra.get(name, tensors.get(name)) for name in shapes}
         check_arrays(shapes, net.dtype, {name: a for name, a in arrays.items() if a is not None})
         count = sum(math.prod(shape) for shape in parameters.values())
-        moments: Shapes = {f"moments/{name}": (count,) for name in net.optimizer.moments}
-        check_arrays(moments, net.dtype, {n: a for n, a in extra.items() if n.startswith("moments/")})
+        slots: Shapes = {f"slots/{name}": (count,) for name in net.optimizer.slots}
+        check_arrays(slots, net.dtype, {n: a for n, a in extra.items() if n.startswith("slots/")})
         state = extra["state"]
         check_arrays({"state": (SIZE,)}, np.dtype(np.float64), {"state": state})
         seed = int(state[Slot.SEED_LOW]) | int(state[Slot.SEED_HIGH]) << 32
@@ -290,7 +290,7 @@ class Run:
             first,
             done,
             {name: a for name, a in arrays.items() if a is not None},
-            {name: extra[f"moments/{name}"] for name in net.optimizer.moments},
+            {name: extra[f"slots/{name}"] for name in net.optimizer.slots},
             state,
             rate,
             training["changed"],
@@ -335,8 +335,8 @@ class Run:
         put = net.backend.asarray
         for name, view in views_of(net).items():
             view[...] = put(position.arrays[name])
-        for name, flat in net.moments.items():
-            flat[...] = put(position.moments[name])
+        for name, flat in net.slots.items():
+            flat[...] = put(position.slots[name])
         net.state[...] = put(position.state)
         net.learning_rate_override = position.learning_rate_override
         self.first, self.done = position.first, position.done

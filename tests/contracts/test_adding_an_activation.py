@@ -37,7 +37,7 @@ class softsign:
 
 CLASS = '''
 
-class Softsign(_Fused):
+class Softsign(KernelActivation):
     """f(z) = z/(1 + |z|). (E2)"""
 
     names = ("softsign",)

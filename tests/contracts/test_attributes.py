@@ -250,8 +250,8 @@ def test_a_layer_frozen_in_the_progress_hook_stays_frozen(monkeypatch):
 def test_a_metric_may_freeze_a_layer_of_a_net_of_fit_many():
     nets, seen = [], []
 
-    class Freeze(metrics.SetMetric):
-        def of_rows(self, a, y, w):
+    class Freeze(metrics.NonDecomposableMetric):
+        def compute_from_rows(self, a, y, w):
             if not seen:
                 seen.append(bits(_freeze(nets[-1]).get_weights()[0]))
             return 0.0
@@ -367,16 +367,16 @@ def test_a_metric_of_the_users_own_may_change_how_many_numbers_a_row_gives():
             self.count = count
             super().__init__(name)
 
-        def size(self, n_out):
+        def n_sums(self, n_out):
             return self.count
 
-        def record(self, ops, a, y, w, terms):
+        def record(self, ops, a, y, w, row_values):
             def fill():
-                terms.reshape(len(w), -1)[...] = w[:, None]
+                row_values.reshape(len(w), -1)[...] = w[:, None]
 
             ops.call_python(fill, reason="Ones is written in Python")
 
-        def finish(self, mean):
+        def compute(self, mean):
             return float(np.sum(mean))
 
         def get_config(self):

@@ -112,9 +112,9 @@ def _with_header(header, body):
 def test_offsets_that_overlap_or_leave_gaps(whole, file, resume):
     """Two arrays of one place, a place twice, an end before its start: whatever the header says of them."""
     names = sorted(name for name in _header_of(whole)[0] if name != "__metadata__")
-    moments = [name for name in names if "moments" in name]
+    slots = [name for name in names if "slots" in name]
     changes = [
-        lambda header: header[moments[0]].update(data_offsets=header[moments[1]]["data_offsets"]),
+        lambda header: header[slots[0]].update(data_offsets=header[slots[1]]["data_offsets"]),
         lambda header: header[names[0]].update(data_offsets=[0, 0]),
         lambda header: header[names[0]].update(data_offsets=header[names[0]]["data_offsets"][::-1]),
         lambda header: header[names[0]].update(data_offsets=[2**62, 2**63 - 1]),
@@ -218,18 +218,18 @@ FORGED = {
         lambda t, m: m["training"].update(changed={"0": {"units": 9}}),
         r"layers.0.W should be float64 \(6, 9\)",
     ),
-    "no moments": (lambda t, m: t.pop("training/moments/m"), "moments/m should be float64 .*, got nothing"),
-    "moments of another": (
-        lambda t, m: t.update({"training/moments/z": t["training/moments/m"]}),
-        naming("moments/z", "float64"),
+    "no slots": (lambda t, m: t.pop("training/slots/m"), "slots/m should be float64 .*, got nothing"),
+    "slots of another": (
+        lambda t, m: t.update({"training/slots/z": t["training/slots/m"]}),
+        naming("slots/z", "float64"),
     ),
-    "moments too short": (
-        lambda t, m: t.update({"training/moments/v": t["training/moments/v"][:-1]}),
-        "moments/v should be float64 .*, got float64",
+    "slots too short": (
+        lambda t, m: t.update({"training/slots/v": t["training/slots/v"][:-1]}),
+        "slots/v should be float64 .*, got float64",
     ),
-    "moments of another type": (
-        lambda t, m: t.update({"training/moments/v": t["training/moments/v"].astype("f4")}),
-        "moments/v should be float64 .*, got float32",
+    "slots of another type": (
+        lambda t, m: t.update({"training/slots/v": t["training/slots/v"].astype("f4")}),
+        "slots/v should be float64 .*, got float32",
     ),
     "no state": (lambda t, m: t.pop("training/state"), "describe a fit"),
     "a short state": (lambda t, m: t.update({"training/state": np.zeros(5)}), r"state should be float64 \(32,\)"),

@@ -14,7 +14,7 @@ from helpers.resume_cases import CASES, EPOCHS, ROWS, VALUES, VX, X, outcome, ru
 from helpers.snapshots import assert_unchanged, bits, weights_of
 
 import gpunn
-from gpunn.input_checks import order_of_epoch
+from gpunn.input_checks import epoch_permutation
 from gpunn.recording import SINGLE_PROCESS
 from gpunn.training import checkpoint, fit
 from gpunn.training.inputs import Shard
@@ -215,7 +215,7 @@ def test_the_file_is_the_model_that_is_shown_and_the_fit_goes_on_from_what_train
     whole = run("adam")
     for epochs in (4, EPOCHS):
         net, (x, y), _, _ = CASES["adam"]()
-        orders = {"order_of": lambda epoch: order_of_epoch(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
+        orders = {"order_of": lambda epoch: epoch_permutation(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
         valid = (resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
         options = {"callbacks": [gpunn.ModelCheckpoint(file)], "resume": file, "subject": Shown(net), **orders}
         history = fit.train(net, (x, y.astype("int32"), None), valid, epochs=epochs, **options)

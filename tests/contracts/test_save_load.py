@@ -208,9 +208,9 @@ def huber(y, a):
 class Halves(metrics.Metric):
     """The share of rows whose loss is more than a half, written in Python."""
 
-    def record(self, ops, a, y, w, terms):
+    def record(self, ops, a, y, w, row_values):
         def count():
-            terms[...] = w * (my_loss(y, a)[0] > 0.5)
+            row_values[...] = w * (my_loss(y, a)[0] > 0.5)
 
         ops.call_python(count, reason="a metric of one's own")
 

@@ -52,7 +52,7 @@ def running_stats_of(net, layer):
 
 def optimizer_state(net):
     """The optimizer's moments by name, on the network's device."""
-    return net._net.moments
+    return net._net.slots
 
 
 def step_state(net):
@@ -77,7 +77,7 @@ def compiled(net):
 
 def merges_activation(net):
     """True if the loss is computed together with the last activation."""
-    return net._net.loss.merged
+    return net._net.loss.fused_with_activation
 
 
 def learning_rate_override(net):

@@ -39,7 +39,7 @@ class OwnSigmoid(activations.Activation):
     def f(self, z):
         return 1 / (1 + np.exp(-z))
 
-    def slope(self, z, a):
+    def derivative(self, z, a):
         return a * (1 - a)
 
 
@@ -167,7 +167,7 @@ def _with_drawn_values(rng, layers, n_in, seed):
 
 
 def _targets(rng, loss, n, n_out):
-    if loss.targets == "labels":
+    if loss.targets == "class_index":
         return rng.integers(0, n_out, size=n)
     if loss.name == "poisson":
         return rng.integers(0, 5, size=(n, n_out)).astype(float)

@@ -26,7 +26,7 @@ class Exp(gpunn.activations.Activation):
     def f(self, z):
         return np.exp(z)
 
-    def slope(self, z, a):
+    def derivative(self, z, a):
         return a
 
 

@@ -38,7 +38,7 @@ def test_the_slope_is_the_derivative_of_the_value(name, cls):
     z = np.linspace(-4, 4, 81).reshape(9, 9) + 0.0123
     h = 6e-6
     numeric = (activation.f(z + h) - activation.f(z - h)) / (2 * h)
-    np.testing.assert_allclose(activation.slope(z, activation.f(z)), numeric, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(activation.derivative(z, activation.f(z)), numeric, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "cls"), BUILT_IN)
@@ -86,9 +86,9 @@ def test_nan_passes_through_relu_on_every_path():
     nan = np.array([[np.nan, -1.0, 2.0]])
     relu = activations.ReLU()
     np.testing.assert_array_equal(relu.f(nan), [[np.nan, 0, 2]])
-    np.testing.assert_array_equal(relu.slope(nan, relu.f(nan)), [[np.nan, 0, 1]])
+    np.testing.assert_array_equal(relu.derivative(nan, relu.f(nan)), [[np.nan, 0, 1]])
     from gpunn.kernels import get
 
     np.testing.assert_array_equal(get("bias_relu")(nan, np.zeros(3)), [[np.nan, 0, 2]])
     np.testing.assert_array_equal(get("relu_backward")(nan, np.ones((1, 3))), [[np.nan, 0, 1]])
-    assert relu.slope(np.zeros((1, 1)), np.zeros((1, 1))) == 0
+    assert relu.derivative(np.zeros((1, 1)), np.zeros((1, 1))) == 0

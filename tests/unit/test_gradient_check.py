@@ -53,7 +53,7 @@ class SlightlyWrongTanh(activations.Activation):
     def f(self, z):
         return np.tanh(z)
 
-    def slope(self, z, a):
+    def derivative(self, z, a):
         return (1 - a * a) * (1 + 1e-5)
 
 

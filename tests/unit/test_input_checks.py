@@ -305,11 +305,11 @@ def test_a_split_leaves_the_last_part_as_keras_does(rows, fraction):
     """⌊rows (1 − fraction)⌋ rows train, the fraction being the decimal number that was given."""
     wanted = int(rows * (1 - Fraction(str(fraction))))
     if 0 < wanted < rows:
-        assert input_checks.split(rows, fraction) == wanted
+        assert input_checks.n_training_rows(rows, fraction) == wanted
     else:
         with pytest.raises(ValueError, match=rf"validation_split={fraction} of {rows} rows leaves one side"):
-            input_checks.split(rows, fraction)
-    assert input_checks.split(rows, 0) == input_checks.split(rows, 0.0) == rows
+            input_checks.n_training_rows(rows, fraction)
+    assert input_checks.n_training_rows(rows, 0) == input_checks.n_training_rows(rows, 0.0) == rows
 
 
 def test_every_split_with_a_row_on_each_side_is_taken():
@@ -318,9 +318,9 @@ def test_every_split_with_a_row_on_each_side_is_taken():
         for hundredths in range(1, 100):
             wanted = rows * (100 - hundredths) // 100
             if 0 < wanted < rows:
-                assert input_checks.split(rows, hundredths / 100) == wanted
-    assert input_checks.split(10, 0.1 + 0.2) == input_checks.split(10, 0.3) == 7
-    assert input_checks.split(3, 2 / 3) == 1 and input_checks.split(3, 1 / 3) == 2
+                assert input_checks.n_training_rows(rows, hundredths / 100) == wanted
+    assert input_checks.n_training_rows(10, 0.1 + 0.2) == input_checks.n_training_rows(10, 0.3) == 7
+    assert input_checks.n_training_rows(3, 2 / 3) == 1 and input_checks.n_training_rows(3, 1 / 3) == 2
 
 
 def test_the_rows_of_a_split_of_nine_tenths():

@@ -111,7 +111,7 @@ def test_cross_entropies_of_probabilities(loss, last, z, y, value, delta):
         def f(self, z):
             return z.copy()
 
-        def slope(self, z, a):
+        def derivative(self, z, a):
             return 0 * z + 1
 
     a = np.exp(z) / (np.exp(z).sum() if last == "softmax" else 1 + np.exp(z))

@@ -83,7 +83,7 @@ def test_the_three_accuracies_by_hand():
         def f(self, z):
             return z
 
-        def slope(self, z, a):
+        def derivative(self, z, a):
             return np.ones_like(z)
 
     net = gpunn.Sequential([gpunn.Activation(Itself())], input_shape=2, dtype="float64")
@@ -481,10 +481,10 @@ def test_metrics_in_a_step_on_the_device_only_launch(rng, X, fake_cupy):
 # --- metrics of one's own --------------------------------------------------------------------------------------------
 
 
-class Worst(metrics.SetMetric):
+class Worst(metrics.NonDecomposableMetric):
     """The largest error of any row that counts."""
 
-    def of_rows(self, a, y, w):
+    def compute_from_rows(self, a, y, w):
         errors = np.abs(a - y).max(axis=1)
         return errors.max() if w is None else errors[w > 0].max()
 
@@ -496,17 +496,17 @@ class Bias(metrics.Metric):
         self.unit = unit
         super().__init__(name)
 
-    def size(self, n_out):
+    def n_sums(self, n_out):
         return 2
 
-    def record(self, ops, a, y, w, terms):
+    def record(self, ops, a, y, w, row_values):
         def compute():
-            terms[:, 0] = w * (a - y).mean(axis=1)
-            terms[:, 1] = w * np.abs(y).mean(axis=1)
+            row_values[:, 0] = w * (a - y).mean(axis=1)
+            row_values[:, 1] = w * np.abs(y).mean(axis=1)
 
         ops.call_python(compute, reason="a metric of one's own")
 
-    def finish(self, mean):
+    def compute(self, mean):
         return self.unit * mean[0] / mean[1]
 
     def get_config(self):

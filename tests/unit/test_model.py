@@ -556,7 +556,7 @@ class OwnSigmoid(gpunn.activations.Activation):
     def f(self, z):
         return 1 / (1 + np.exp(-z))
 
-    def slope(self, z, a):
+    def derivative(self, z, a):
         return a * (1 - a)
 
 

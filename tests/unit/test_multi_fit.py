@@ -347,7 +347,7 @@ def test_an_activation_of_ones_own_is_recorded_for_each_net(recorded):
         def f(self, z):
             return z * z
 
-        def slope(self, z, a):
+        def derivative(self, z, a):
             return 2 * z
 
     def own():

@@ -70,7 +70,7 @@ def test_one_type_all_the_way(dtype):
         for t in plan.layers:
             assert {a.dtype for a in (t.a_prev, t.z, t.a, t.grad_a, t.delta, t.W, t.dW)} == {np.dtype(dtype)}
         assert plan.w.dtype == plan.row_losses.dtype == dtype
-    assert {m.dtype for m in inner.moments.values()} == {np.dtype(dtype)}
+    assert {m.dtype for m in inner.slots.values()} == {np.dtype(dtype)}
     assert net.predict(X).dtype == dtype
     assert {w.dtype for w in net.get_weights()} == {np.dtype(dtype)}
 
@@ -107,14 +107,14 @@ def test_two_runs_are_equal_bit_for_bit():
 
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
-    from gpunn.input_checks import order_of_epoch
+    from gpunn.input_checks import epoch_permutation
 
-    first = order_of_epoch(100, 5, 3, True)
+    first = epoch_permutation(100, 5, 3, True)
     np.testing.assert_array_equal(np.sort(first), np.arange(100))
-    np.testing.assert_array_equal(first, order_of_epoch(100, 5, 3, True))
-    assert (first != order_of_epoch(100, 5, 4, True)).any()
-    assert (first != order_of_epoch(100, 6, 3, True)).any()
-    np.testing.assert_array_equal(order_of_epoch(4, 5, 3, False), [0, 1, 2, 3])
+    np.testing.assert_array_equal(first, epoch_permutation(100, 5, 3, True))
+    assert (first != epoch_permutation(100, 5, 4, True)).any()
+    assert (first != epoch_permutation(100, 6, 3, True)).any()
+    np.testing.assert_array_equal(epoch_permutation(4, 5, 3, False), [0, 1, 2, 3])
 
 
 def test_no_global_generator_is_touched():
@@ -227,16 +227,16 @@ def test_the_penalty_is_one_slice_or_one_for_each_lambda():
 
 def test_the_reported_loss_holds_the_penalty():
     X, y = _rows(16, 6, 4)
-    plain, penalised = _classifier((6, 5, 4), "float64"), None
-    penalised = gpunn.Sequential(
+    plain, penalized = _classifier((6, 5, 4), "float64"), None
+    penalized = gpunn.Sequential(
         [gpunn.Dense(5, "relu", l2=0.25), gpunn.Dense(4, "softmax", l1=0.5)], seed=0, dtype="float64"
     )
-    penalised.compile("adam", "sparse_categorical_crossentropy")
-    base, loss = plain.evaluate(X, y)["loss"], penalised.evaluate(X, y)["loss"]
-    W1, _, W2, _ = penalised.get_weights()
+    penalized.compile("adam", "sparse_categorical_crossentropy")
+    base, loss = plain.evaluate(X, y)["loss"], penalized.evaluate(X, y)["loss"]
+    W1, _, W2, _ = penalized.get_weights()
     expected = base + 0.125 * (W1**2).sum() + 0.5 * np.abs(W2).sum()
     assert loss == pytest.approx(expected, rel=1e-13)
-    assert penalised.train_on_batch(X, y) == pytest.approx(expected, rel=1e-13)
+    assert penalized.train_on_batch(X, y) == pytest.approx(expected, rel=1e-13)
 
 
 def test_threads_predict_with_one_network_at_once():

@@ -152,7 +152,7 @@ class Square(gpunn.activations.Activation):
     def f(self, z):
         return z * z
 
-    def slope(self, z, a):
+    def derivative(self, z, a):
         return 2 * z
 
 

@@ -8,7 +8,7 @@ import io
 import os
 from typing import Any
 
-from ...validation import truth
+from ...validation import boolean
 from ..checkpoint import stat_file
 from .base import Callback, Logs
 
@@ -30,7 +30,7 @@ class CSVLogger(Callback):
         self.path = os.fspath(path)
         if not isinstance(self.path, str):
             raise TypeError(f"path must be text, got {path!r}")
-        self.append = truth("append", append)
+        self.append = boolean("append", append)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._columns: list[str] = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...validation import finite, truth, whole
+from ...validation import boolean, finite, nonnegative_integer
 from .base import Callback, Logs
 from .monitor import Monitor
 
@@ -42,10 +42,10 @@ class EarlyStopping(Callback):
         start_from_epoch: int = 0,
     ) -> None:
         self.monitor = Monitor(monitor, mode, min_delta)
-        self.patience = whole("patience", patience, least=0)
+        self.patience = nonnegative_integer("patience", patience)
         self.baseline = None if baseline is None else finite("baseline", baseline)
-        self.restore_best_weights = truth("restore_best_weights", restore_best_weights)
-        self.start_from_epoch = whole("start_from_epoch", start_from_epoch, least=0)
+        self.restore_best_weights = boolean("restore_best_weights", restore_best_weights)
+        self.start_from_epoch = nonnegative_integer("start_from_epoch", start_from_epoch)
         self._begin()
 
     def _begin(self) -> None:

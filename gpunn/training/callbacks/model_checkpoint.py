@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...validation import truth, whole
+from ...validation import boolean, positive_integer
 from ..checkpoint import stat_file
 from .base import Callback, Logs
 from .monitor import Monitor
@@ -41,8 +41,8 @@ class ModelCheckpoint(Callback):
         self.path = os.fspath(path)
         if not isinstance(self.path, str):
             raise TypeError(f"path must be text, got {path!r}")
-        self.every = whole("every", every)
-        truth("save_best_only", save_best_only)
+        self.every = positive_integer("every", every)
+        boolean("save_best_only", save_best_only)
         if save_best_only and monitor is None:
             raise ValueError("save_best_only=True needs monitor: the name of what is to be best, 'val_loss' say")
         if monitor is not None and not save_best_only:

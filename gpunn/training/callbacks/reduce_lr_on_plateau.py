@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...validation import between_0_and_1, nonnegative, whole
+from ...validation import nonnegative, nonnegative_integer, open_unit_interval
 from .base import Callback, Logs
 from .monitor import Monitor
 
@@ -38,9 +38,9 @@ class ReduceLROnPlateau(Callback):
         min_lr: float = 0.0,
     ) -> None:
         self.monitor = Monitor(monitor, mode, min_delta)
-        self.factor = between_0_and_1("factor", factor)
-        self.patience = whole("patience", patience, least=0)
-        self.cooldown = whole("cooldown", cooldown, least=0)
+        self.factor = open_unit_interval("factor", factor)
+        self.patience = nonnegative_integer("patience", patience)
+        self.cooldown = nonnegative_integer("cooldown", cooldown)
         self.min_lr = nonnegative("min_lr", min_lr)
         self._begin()
 

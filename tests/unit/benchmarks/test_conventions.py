@@ -48,7 +48,7 @@ def test_a_set_of_too_few_or_uneven_batches_is_refused(batch, rows):
 def test_the_order_is_that_of_gpunns_fit():
     task = conventions.task(NET_OF["crossentropy"], 3, "float32")
     for epoch in range(3):
-        np.testing.assert_array_equal(task.order(epoch), input_checks.order_of_epoch(1024, 3, epoch, True))
+        np.testing.assert_array_equal(task.order(epoch), input_checks.epoch_permutation(1024, 3, epoch, True))
 
 
 def test_the_set_is_the_same_in_both_precisions(net):

@@ -129,8 +129,8 @@ def test_gpunn_finds_its_orders_on_the_device_and_times_the_epochs_behind_the_fi
     from gpunn import input_checks
 
     drawn = []
-    real = input_checks.order_of_epoch
-    monkeypatch.setattr(input_checks, "order_of_epoch", lambda *given: drawn.append(given[2]) or real(*given))
+    real = input_checks.epoch_permutation
+    monkeypatch.setattr(input_checks, "epoch_permutation", lambda *given: drawn.append(given[2]) or real(*given))
     for shuffling in (False, True):
         one = session(gpunn_resident, "float32", shuffling=shuffling)
         agrees_with = conventions.disagreement(one.losses()["losses"], reference("float32"))
@@ -139,7 +139,7 @@ def test_gpunn_finds_its_orders_on_the_device_and_times_the_epochs_behind_the_fi
         host, device = one.prepared.train(2)
         assert host > 0 and device is None
         assert len(drawn) == (3 if shuffling else 0)
-    assert input_checks.order_of_epoch.__name__ == "<lambda>", "what was there before is there again"
+    assert input_checks.epoch_permutation.__name__ == "<lambda>", "what was there before is there again"
     assert wrong_precision(one.product()["error"], "float32") is None
 
 

@@ -244,7 +244,7 @@ def test_an_activation_of_ones_own():
         def f(self, z):
             return z * z
 
-        def slope(self, z, a):
+        def derivative(self, z, a):
             return 2 * z
 
     fitted = regressor(activation=Squared()).fit(X, VALUES)

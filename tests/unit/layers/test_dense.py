@@ -32,25 +32,25 @@ def test_forward_by_hand(dtype):
 def test_neighbours_have_penalties_of_their_own(second, dtype):
     """½λ ΣW² + λ₁ Σ|W| of each layer, and λW + λ₁ sign(W) in its gradient, where one of the two is equal. (E9)"""
     penalties = [{"l2": 0.5, "l1": 0.0}, second, {"l2": 0.5, "l1": 0.0}]
-    plain, penalised = (
+    plain, penalized = (
         _net(*(gpunn.Dense(2, **p) for p in given), dtype=dtype).compile("sgd", "half_squared_error", device="cpu")
         for given in ([{}] * 3, penalties)
     )
     dyadic = [
         np.array(w) for w in ([[0.5, -1], [2, 0.25]], [0, 0], [[-2, 1], [0.5, 4]], [0, 0], [[1, -8], [3, 0.5]], [0, 0])
     ]
-    for net in (plain, penalised):
+    for net in (plain, penalized):
         net.set_weights(dyadic)
     y = np.zeros((3, 2))
     C, gradients = plain.loss_and_gradients(X, y)
-    found, penalised_gradients = penalised.loss_and_gradients(X, y)
+    found, penalized_gradients = penalized.loss_and_gradients(X, y)
     of_weights = list(zip(penalties, dyadic[::2], strict=True))
     wanted = sum(p["l2"] / 2 * (W**2).sum() + p["l1"] * np.abs(W).sum() for p, W in of_weights)
     assert found - C == pytest.approx(wanted, rel=1e-4 if dtype == "float32" else 1e-12)
-    for (p, W), g, without in zip(of_weights, penalised_gradients[::2], gradients[::2], strict=True):
+    for (p, W), g, without in zip(of_weights, penalized_gradients[::2], gradients[::2], strict=True):
         tolerance = (1e-6 if dtype == "float32" else 1e-14) * np.abs(without).max()
         np.testing.assert_allclose(g - without, p["l2"] * W + p["l1"] * np.sign(W), rtol=0, atol=tolerance)
-    for got, wanted in zip(penalised_gradients[1::2], gradients[1::2], strict=True):
+    for got, wanted in zip(penalized_gradients[1::2], gradients[1::2], strict=True):
         np.testing.assert_array_equal(got, wanted)
 
 

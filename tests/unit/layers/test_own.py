@@ -27,7 +27,7 @@ class Cubic(gpunn.activations.Activation):
     def f(self, z):
         return self.c * z * z * z
 
-    def slope(self, z, a):
+    def derivative(self, z, a):
         return 3 * self.c * z * z
 
     def get_config(self):
@@ -220,7 +220,7 @@ def test_a_subclass_of_a_built_in_class_is_not_taken_for_it(tmp_path, monkeypatc
         def f(self, z):
             return super().f(2 * z)
 
-        def slope(self, z, a):
+        def derivative(self, z, a):
             return 2 * a * (1 - a)
 
     class Patient(gpunn.Adam):
@@ -256,7 +256,7 @@ def test_what_is_missing_is_said():
         _net(gpunn.Dense(3, Nothing())).predict(X)
 
 
-@pytest.mark.parametrize("method", ["f", "slope"])
+@pytest.mark.parametrize("method", ["f", "derivative"])
 def test_an_own_activation_of_another_shape_is_told_so(method):
     class Wrong(Cubic):
         pass
