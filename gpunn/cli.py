@@ -24,7 +24,7 @@ from .io import load
 from .kernels._compiler import host as kernel_compiler
 from .layers import Dense, Dropout, Layer
 from .model import Sequential
-from .parallel import DataParallel, launched
+from .parallel import DataParallel, mpi_rank_and_size
 from .tables import (
     Amounts,
     Classes,
@@ -39,7 +39,7 @@ from .tables import (
 )
 from .training import DivergenceError, History, checkpoint
 from .training.callbacks import ModelCheckpoint
-from .training.resume import of_the_model
+from .training.resume import model_tensors
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 HELD_OUT = 5  # one row in five
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rank() -> int:
     """This process's number among those that one mpiexec started; 0 without one."""
-    started = launched()
+    started = mpi_rank_and_size()
     return 0 if started is None else started[0]
 
 
@@ -130,7 +130,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _strategy(options: argparse.Namespace) -> DataParallel | None:
     """How several processes of one mpiexec train together; None for one, and for other commands."""
-    started = launched()
+    started = mpi_rank_and_size()
     return DataParallel() if options.command == "train" and started is not None and started[1] > 1 else None
 
 
@@ -355,7 +355,7 @@ def _train(options: argparse.Namespace) -> int:
     _draw(figure, history, target, f"{data.name}: {score}", "training, with dropout" if options.dropout else "training")
     picture = _png(figure, data.source)
     model.save(model_file)
-    checkpoint.replace(picture_file, picture)
+    checkpoint.write_bytes(picture_file, picture)
     if kept is not None:
         checkpoint.remove(kept)
     print(f"{score}\nmodel:   {model_file}\npicture: {picture_file}")
@@ -512,7 +512,7 @@ def _is_result_of(kept: Path, model: Path) -> bool:
     removed the checkpoint."""
     try:
         written = checkpoint.read(model)[0]
-        last = of_the_model(*checkpoint.read(kept))
+        last = model_tensors(*checkpoint.read(kept))
     except (OSError, ValueError):
         return False
     return written.keys() == last.keys() and all(np.array_equal(written[name], last[name]) for name in last)
@@ -587,7 +587,7 @@ def _predict(options: argparse.Namespace) -> int:
         sys.stdout.write(text.getvalue())
         sys.stdout.flush()
     else:
-        checkpoint.replace(out, text.getvalue().encode())
+        checkpoint.write_bytes(out, text.getvalue().encode())
     return 0
 
 

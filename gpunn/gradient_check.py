@@ -111,7 +111,7 @@ def check_gradients(
     options = {"training": bool(training), "loss": True, "weighted": w64 is not None}
     with inner.backend.activate(), inner.plan(x64.shape[0], **options) as plan:
         copy_step_state(plan)
-        loop.evaluate(plan, on_device, 0)
+        loop.forward_backward(plan, on_device, 0)
         for place in inner.slices_in_order():
             if inner.layers[place.layer].trainable:
                 name = f"{place.layer} {type(inner.layers[place.layer]).__name__} {place.parameter.name}"

@@ -76,7 +76,7 @@ def _bytes(count: int) -> str:
 # --- the quantities of a step ---
 
 
-def loss_and_gradients(net: Network, data: inputs.Set, training: bool) -> tuple[float, list[np.ndarray]]:
+def loss_and_gradients(net: Network, data: inputs.Arrays, training: bool) -> tuple[float, list[np.ndarray]]:
     """(C, [dW1, db1, …]) of one batch."""
     with _backward_plan(net, data, training) as plan:
         state = net.backend.to_host(plan.state)
@@ -89,13 +89,13 @@ def loss_and_gradients(net: Network, data: inputs.Set, training: bool) -> tuple[
         return float(state[Slot.LOSS] + state[Slot.PENALTY]), gradients
 
 
-def input_gradient(net: Network, data: inputs.Set, training: bool) -> np.ndarray:
+def input_gradient(net: Network, data: inputs.Arrays, training: bool) -> np.ndarray:
     """∂C/∂x (n, n_in) of one batch."""
     with _backward_plan(net, data, training, input_gradient=True) as plan:
         return np.array(net.backend.to_host(plan.grad_x))
 
 
-def trace(net: Network, data: inputs.Set, training: bool) -> list[LayerTrace]:
+def trace(net: Network, data: inputs.Arrays, training: bool) -> list[LayerTrace]:
     """Every layer's numbers for one batch, forward and back."""
     with _backward_plan(net, data, training, trace=True) as plan:
         return _layers_of(plan)
@@ -132,13 +132,13 @@ def _layers_of(plan: Plan) -> list[LayerTrace]:
 
 
 @contextmanager
-def _backward_plan(net: Network, data: inputs.Set, training: bool, **options: Any) -> Iterator[Plan]:
+def _backward_plan(net: Network, data: inputs.Arrays, training: bool, **options: Any) -> Iterator[Plan]:
     """A plan that has run forward and backward on that batch, and taken no step."""
     net.prepare_training()
     options |= {"training": bool(training), "loss": True, "backward": True, "weighted": data[2] is not None}
     with net.backend.activate(), net.plan(data[0].shape[0], **options) as plan:
         copy_step_state(plan)
-        loop.evaluate(plan, inputs.on_device(net, data), 0)
+        loop.forward_backward(plan, inputs.on_device(net, data), 0)
         yield plan
 
 

@@ -10,7 +10,7 @@ from .model import Sequential
 from .tables import TableModel
 from .training import checkpoint
 from .training.checkpoint import CheckpointError
-from .training.resume import of_the_model
+from .training.resume import model_tensors
 
 
 def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, device: str = "cpu") -> Any:
@@ -22,7 +22,7 @@ def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, 
     gpunn's, ValueError where `custom` lacks a name.
     """
     tensors, metadata = checkpoint.read(path)
-    tensors = of_the_model(tensors, metadata)
+    tensors = model_tensors(tensors, metadata)
     kind = metadata.get("kind")
     try:
         if kind == "table":

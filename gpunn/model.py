@@ -28,7 +28,7 @@ from .recording import SINGLE_PROCESS, Array, Group
 from .training import checkpoint, fit, host_dataset, inputs, loop, parameter_arrays
 from .training.callbacks import Callback
 from .training.history import History
-from .training.resume import Run
+from .training.resume import TrainingRun
 from .validation import as_list, positive, positive_integer
 
 BATCH = 32
@@ -70,7 +70,7 @@ class Sequential:
         self._epochs = 0
         self._threads: int | None = None
         self._fitting = threading.Lock()
-        self._run: Run | None = None
+        self._run: TrainingRun | None = None
         self.stop_training = False
         if n_in is not None:
             self.build(n_in)
@@ -143,7 +143,7 @@ class Sequential:
         returns to the schedule. ValueError or TypeError where it is no positive number.
         """
         self._require_compiled("learning_rate")
-        return loop.rate(self._net, self._epochs)
+        return loop.learning_rate(self._net, self._epochs)
 
     @learning_rate.setter
     def learning_rate(self, rate: float | None) -> None:
@@ -391,7 +391,7 @@ class Sequential:
         self._require_compiled("train_on_batch")
         self._require_idle("train_on_batch")
         with self._net.group.collective():
-            return fit.step(self, inputs.batch(self._net, x, y, sample_weight, class_weight))
+            return fit.train_on_batch(self, inputs.batch(self._net, x, y, sample_weight, class_weight))
 
     def evaluate(
         self, X: Any, y: Any, *, batch_size: int = PREDICTION_BATCH, sample_weight: Any = None
@@ -400,9 +400,9 @@ class Sequential:
         processes each that calls it looks at all of them."""
         self._require_compiled("evaluate")
         batch_size = positive_integer("batch_size", batch_size)
-        data = inputs.of_evaluation(self._net, X, y, sample_weight)
+        data = inputs.evaluation_data(self._net, X, y, sample_weight)
         with self._net.backend.activate():
-            return loop.score(self._net, inputs.place(self._net, data), batch_size)
+            return loop.evaluate(self._net, inputs.to_device_or_host(self._net, data), batch_size)
 
     # --- prediction ---
 
@@ -415,7 +415,7 @@ class Sequential:
             self.build(array.shape[1])
         with self._net.backend.activate():
             backend = self._net.backend
-            parts = host_dataset.pieces(backend, array)
+            parts = host_dataset.row_chunks(backend, array)
             if len(parts) == 1:
                 return checks.like_input(self._predict(array, batch_size), X)
             return np.concatenate([backend.to_host(self._predict(part, batch_size)) for part in parts])
@@ -543,7 +543,7 @@ class Sequential:
             raise checkpoint.CheckpointError(f"the file holds a {metadata.get('kind')!r}, not a network")
         layers = [layer_registry.from_config(c, custom) for c in metadata["layers"]]
         model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"])
-        parameter_arrays.fill(model._net, metadata["n_in"], tensors)
+        parameter_arrays.load_parameters(model._net, metadata["n_in"], tensors)
         compiled = metadata["compiled"]
         if compiled is not None:
             model.compile(

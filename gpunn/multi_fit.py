@@ -88,7 +88,7 @@ def fit_many(
         backend = job.net._net.backend
         by_device.setdefault(backend, []).append(job.course(batch_size, epochs, shuffle, checked.put(backend)))
     for backend, courses in by_device.items():
-        fused_epochs.side_by_side(backend, courses)
+        fused_epochs.run_concurrently(backend, courses)
     fitted = [Fitted(job.net, job.history) for job in jobs]
     failed = [(job.number, job.error) for job in jobs if job.error is not None]
     if failed:
@@ -105,26 +105,26 @@ class _Checked:
 
     def __init__(self, X: Any, y: Any, w: Any) -> None:
         self.X, self.y, self.w = X, y, w
-        self.found: dict[Any, inputs.Set] = {}
+        self.found: dict[Any, inputs.Arrays] = {}
         self.folds: dict[Any, Any] = {}
         self.parts: dict[Any, Any] = {}
 
-    def of(self, net: Sequential) -> inputs.Set:
+    def of(self, net: Sequential) -> inputs.Arrays:
         """(X, y, weights or None) for that net. ValueError or TypeError where they do not fit it."""
         inner = net._net
         n_out, known = inner.output_width(self.X.shape[1]), inputs.known_inputs(inner)
         key = (net.dtype, type(inner.loss), repr(vars(inner.loss)), n_out, known)
         if key not in self.found:
-            self.found[key] = inputs.checked(inner, self.X, self.y, self.w)
+            self.found[key] = inputs.validate(inner, self.X, self.y, self.w)
         return self.found[key]
 
-    def fold(self, net: Sequential, rows: np.ndarray) -> inputs.Set:
+    def fold(self, net: Sequential, rows: np.ndarray) -> inputs.Arrays:
         """Those rows of what `of` gives, the same arrays for all nets of one kind."""
         data = self.of(net)
         key = tuple(map(id, (*data, rows)))
         if key not in self.folds:
             self.folds[key] = tuple(None if a is None else _taken(a, rows) for a in data)
-        found: inputs.Set = self.folds[key]
+        found: inputs.Arrays = self.folds[key]
         return found
 
     def put(self, backend: Any) -> Callable[[Any], Any]:
@@ -148,8 +148,8 @@ class _Job:
         net: Sequential,
         number: int,
         rows: np.ndarray | None,
-        data: inputs.Set,
-        held_out: inputs.Set | None,
+        data: inputs.Arrays,
+        held_out: inputs.Arrays | None,
     ) -> None:
         self.net, self.number, self.rows, self.data, self.held_out = net, number, rows, data, held_out
         self.history = History()
@@ -172,7 +172,7 @@ class _Job:
             return np.asarray(which[checks.epoch_permutation(n, net.seed, epoch, True)])
 
         try:
-            yield from fit.course(
+            yield from fit.epoch_coroutine(
                 net,
                 self.data,
                 self.held_out,

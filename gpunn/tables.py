@@ -33,7 +33,7 @@ CLASSES = 20  # integers with at most so many distinct values are classes
 CATEGORIES = 100  # the most frequent that become columns of their own
 LARGEST = 1e150  # of a target: its squares, and float32 outputs times its scale, are finite in float64
 KINDS = {"text": str, "boolean": bool, "integer": int, "number": float}  # of labels
-SPACE = checkpoint.HEADER_LIMIT - 1_000_000  # bytes of a model file for its encoding
+SPACE = checkpoint.MAX_HEADER - 1_000_000  # bytes of a model file for its encoding
 
 MISSING = ("", "?")  # cells without a value, in every column
 # the same in a column whose other cells are all numbers, or all true or false

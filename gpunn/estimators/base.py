@@ -50,7 +50,7 @@ from ..training import fit as fitting
 from ..training import resume as run_file
 from ..training.callbacks import Callback, ProgressBar
 from ..training.history import History
-from ..training.loop import DivergenceError, evaluate
+from ..training.loop import DivergenceError, forward_backward
 from ..validation import half_open_unit_interval, integer
 from . import ensemble, saving
 from .sklearn_conventions import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
@@ -226,7 +226,7 @@ class Perceptron:
         return X, y
 
     def _initialize(self, y: Any, layer_units: list[int], dtype: Any) -> None:
-        remembered = None if self._resume is None else run_file.remembered(self._resume, Course.__name__)
+        remembered = None if self._resume is None else run_file.read_callback_state(self._resume, Course.__name__)
         if remembered is not None:
             # the same draws of weights, split and seed as then, whatever random_state is
             self._random_state = generator_from(remembered, "begin")
@@ -290,11 +290,14 @@ class Perceptron:
         }
         try:
             watched = incremental or validation is not None or self._resume is not None or self._watched() is not None
-            if watched or host_dataset.stays(model._net.backend, *training):
-                fitting.train(model, training, validation, resume=self._resume, subject=self, **fit)
+            if watched or host_dataset.exceeds_device(model._net.backend, *training):
+                fitting.train(model, training, validation, resume=self._resume, checkpoint_owner=self, **fit)
             else:
-                fused_epochs.alone(
-                    model._net, fitting.course(model, training, ahead=course.ahead, orders=orders, **fit)
+                fused_epochs.run(
+                    model._net,
+                    fitting.epoch_coroutine(
+                        model, training, epochs_until_callback=course.ahead, draw_orders=orders, **fit
+                    ),
                 )
             self._take_best(held_out)
         except DivergenceError as error:
@@ -574,7 +577,7 @@ class Perceptron:
 
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
         """X, y and weights as the network takes them."""
-        return inputs.checked(model._net, X, y.argmax(axis=1) if model.loss.targets == "class_index" else y, w)
+        return inputs.validate(model._net, X, y.argmax(axis=1) if model.loss.targets == "class_index" else y, w)
 
     def _weighted(self, y: Any, sample_weight: Any) -> Any:
         """Sample weights times class weights."""
@@ -817,7 +820,7 @@ class _Evaluation:
         return loss, gradient
 
     def _part(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
-        evaluate(plan, self.set, start)
+        forward_backward(plan, self.set, start)
         state = self.net.backend.to_host(plan.state)
         share = float(state[Slot.WEIGHT]) / self.weight
         if share:

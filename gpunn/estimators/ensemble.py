@@ -45,7 +45,7 @@ def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any,
         return
         yield
 
-    fused_epochs.side_by_side(backend, [course(net) for net in nets])
+    fused_epochs.run_concurrently(backend, [course(net) for net in nets])
     forget(ensemble)
     return assemble(ensemble, nets)
 

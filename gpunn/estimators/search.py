@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 
 from .. import backend as backends
-from ..training.recording_cache import kept
+from ..training.recording_cache import reuse as reuse_recordings
 from .base import Perceptron
 
 
@@ -50,7 +50,7 @@ class MLPSearchCV(GridSearchCV):
 
     def _run_search(self, evaluate_candidates: Any) -> None:
         one_each = self._backend().single_threaded() if self._abreast() > 1 else contextlib.nullcontext()
-        with one_each, kept():
+        with one_each, reuse_recordings():
             evaluate_candidates(ParameterGrid(self.param_grid))
 
     def _backend(self) -> Any:

@@ -46,7 +46,7 @@ class Course(Callback):
             each = np.concatenate([self.order_of(0) for _ in range(count)])
             return each, self.order, generator.get_state(legacy=False)
 
-        drawn, self.order, ended = recording_cache.drawn((*key, self.order.tobytes(), self.rows.tobytes()), draw)
+        drawn, self.order, ended = recording_cache.memoize_draw((*key, self.order.tobytes(), self.rows.tobytes()), draw)
         generator.set_state(ended)
         return np.asarray(drawn)
 

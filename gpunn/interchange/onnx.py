@@ -20,8 +20,8 @@ from ..activations import Activation
 from ..kernels import gelu
 from ..layers import Layer
 from ..model import Sequential
-from ..training.checkpoint import replace
-from ..training.parameter_arrays import views_of
+from ..training.checkpoint import write_bytes
+from ..training.parameter_arrays import named_arrays
 
 if TYPE_CHECKING:
     from ..tables import Amounts, Categories, Classes, Encoding, Numbers
@@ -121,7 +121,7 @@ def write(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Check the graph and write it to `path`, replacing it as one step. OSError where that fails."""
     model = graph.model()
     graph.onnx.checker.check_model(model, full_check=True)
-    replace(Path(path), model.SerializeToString(deterministic=True))
+    write_bytes(Path(path), model.SerializeToString(deterministic=True))
 
 
 # --- what graphs there are ---
@@ -295,7 +295,7 @@ def _column(graph: Graph, value: str) -> str:
 def _forward(graph: Graph, net: Sequential, x: str) -> str:
     """aᴸ of a = x."""
     backend = net._net.backend
-    tensors = {name: np.array(backend.to_host(view)) for name, view in views_of(net._net).items()}
+    tensors = {name: np.array(backend.to_host(view)) for name, view in named_arrays(net._net).items()}
     size = sum(a.nbytes for a in tensors.values())
     if size > LIMIT:
         raise ValueError(f"the network holds {size / 2**30:.1f} GiB of numbers, and an ONNX file at most 2 GiB")

@@ -35,8 +35,8 @@ from ..activations import Activation
 from ..backend import to_host
 from ..layers import Layer
 from ..model import Sequential
-from ..training.checkpoint import HEADER_LIMIT, CheckpointError, replace
-from ..training.parameter_arrays import shapes_of, views_of
+from ..training.checkpoint import MAX_HEADER, CheckpointError, write_bytes
+from ..training.parameter_arrays import named_arrays, named_shapes
 
 # gpunn counts no batches, and PyTorch reads their number with momentum=None alone
 COUNT = "num_batches_tracked"
@@ -53,7 +53,7 @@ def torch_state_dict(net: Sequential) -> dict[str, np.ndarray]:
     form, which PyTorch does not have.
     """
     net._require_built("torch_state_dict")
-    views = views_of(net._net)
+    views = named_arrays(net._net)
     state = {}
     for name, own in _names(_modules(net.layers)).items():
         array = np.array(0) if own is None else to_host(views[own])
@@ -66,7 +66,7 @@ def save_torch(net: Sequential, path: str | os.PathLike[str]) -> None:
     """Write `torch_state_dict(net)` to a safetensors file, as one step: `safetensors.torch.load_file` reads it, and its
     metadata "module" is `torch_module(net)`. Errors as there; OSError where writing fails, the old file whole."""
     data = save(torch_state_dict(net), {"format": "pt", "module": torch_module(net)})
-    replace(Path(path), data)
+    write_bytes(Path(path), data)
 
 
 def torch_module(net: Sequential) -> str:
@@ -89,7 +89,7 @@ def load_torch(net: Sequential, source: str | os.PathLike[str] | Mapping[str, An
     where, state = _read(source)
     n_in = net._net.n_in if net._net.is_built else _inputs(where, state)
     built = copy.deepcopy(net.layers)
-    parameters, running = shapes_of(built, n_in)
+    parameters, running = named_shapes(built, n_in)
     shapes = parameters | running
     modules = _modules(built)
     names = _names(modules)
@@ -113,7 +113,7 @@ def load_torch(net: Sequential, source: str | os.PathLike[str] | Mapping[str, An
             found[own_name] = net._net.backend.asarray(converted)
     if not net._net.is_built:
         net._net.build(n_in, draw=False)
-    for name, view in views_of(net._net).items():
+    for name, view in named_arrays(net._net).items():
         view[...] = found[name]
     return net
 
@@ -260,7 +260,7 @@ def _read(source: Any) -> tuple[str, dict[str, Any]]:
         raise OSError(errno.EINVAL, "not a file that could hold a state dict", str(path))
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > HEADER_LIMIT:
+        if length > MAX_HEADER:
             raise CheckpointError(
                 f"{path} is not a safetensors file: write safetensors.torch.save_file(module.state_dict(), …)"
             )

@@ -4,7 +4,7 @@ Processes talk by MPI (mpi4py), and GPUs add their gradients by NCCL (through Cu
 """
 
 from .disk_rows import Rows
-from .mpi import launched
+from .mpi import mpi_rank_and_size
 from .strategy import DataParallel
 
-__all__ = ["DataParallel", "Rows", "launched"]
+__all__ = ["DataParallel", "Rows", "mpi_rank_and_size"]

@@ -157,7 +157,7 @@ def _open(path: Path, columns: str | Sequence[str] | None) -> _Npy | _Parquet:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class RowPartition:
     """Where the rows of a set in so many blocks stand in the batches of an epoch.
 
     n, batch  rows of the set and of a batch, the last of which may be shorter
@@ -168,7 +168,7 @@ class Blocks:
     batch: int
     parts: int
 
-    def places(self, k: int) -> np.ndarray:
+    def positions(self, k: int) -> np.ndarray:
         """The places, in the order of an epoch, of the rows that block k gives."""
         whole, last = divmod(self.n, self.batch)
         begins = np.arange(whole + 1) * self.batch
@@ -193,7 +193,7 @@ class Blocks:
         found = np.zeros(self.n, np.int64)
         begin = 0
         for k in own:
-            places = self.places(k)
+            places = self.positions(k)
             rows = np.arange(len(places))
             if shuffle:
                 key = np.array([seed, epoch], dtype=np.uint64)
@@ -212,7 +212,9 @@ def own_blocks(parts: int | None, rank: int, size: int) -> tuple[int, range]:
     return parts, range(parts)
 
 
-def of_fit(sets: dict[str, Any], n: int, batch: int, rank: int, size: int) -> tuple[dict[str, Any], Blocks, range]:
+def resolve(
+    sets: dict[str, Any], n: int, batch: int, rank: int, size: int
+) -> tuple[dict[str, Any], RowPartition, range]:
     """What this process has of each of the sets (`Rows`, or arrays with n rows), the blocks, and which are its own."""
     told = {name: given.parts for name, given in sets.items() if isinstance(given, Rows)}
     if len(set(told.values())) > 1:
@@ -222,7 +224,7 @@ def of_fit(sets: dict[str, Any], n: int, batch: int, rank: int, size: int) -> tu
         if rows != n:
             raise ValueError(f"{name} has {rows} rows, but X has {n}: the parts of a set must add up")
     parts, own = own_blocks(next(iter(told.values())), rank, size)
-    blocks = Blocks(n, min(batch, n), parts)
+    blocks = RowPartition(n, min(batch, n), parts)
     start, stop = blocks.block(own[0])[0], blocks.block(own[-1])[1]
     found = {
         name: given.read(start, stop) if isinstance(given, Rows) else given[start:stop] for name, given in sets.items()

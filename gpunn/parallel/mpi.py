@@ -22,7 +22,7 @@ import numpy as np
 
 from ..kernels import Launch
 from ..recording import Array
-from .watchdog import Watch
+from .watchdog import Watchdog
 
 # what the launchers of MPICH and Intel MPI, Open MPI, and Slurm with PMIx tell a process: its number, and how many
 LAUNCHERS = (
@@ -30,8 +30,8 @@ LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMIX_RANK", "SLURM_NTASKS"),
 )
-PATIENCE = 10.0  # seconds that a process whose training failed waits for the others to hear of it
-FAREWELL = 1.0  # seconds between what a process says at last and the end of all of them
+FAILURE_TIMEOUT = 10.0  # seconds that a process whose training failed waits for the others to hear of it
+ABORT_DELAY = 1.0  # seconds between what a process says at last and the end of all of them
 SMALL = 4096  # elements up to which arrays travel in one message with others
 HOW = "start it as: mpiexec -n 4 python train.py"
 
@@ -40,7 +40,7 @@ class ProcessError(RuntimeError):
     """Another process failed, ended, or went another way; the message says which and how."""
 
 
-def launched() -> tuple[int, int] | None:
+def mpi_rank_and_size() -> tuple[int, int] | None:
     """(number of this process, how many there are) as the launcher tells; None where there was none."""
     for rank, size in LAUNCHERS:
         if os.environ.get(rank, "").isdigit() and os.environ.get(size, "").isdigit():
@@ -59,16 +59,16 @@ def load() -> Any:
     return MPI
 
 
-_world: World | None = None
+_world: MpiWorld | None = None
 _lock = threading.Lock()
 
 
-def world() -> World:
+def world() -> MpiWorld:
     """All processes of this launch; made once. RuntimeError without an MPI launch, ImportError without mpi4py."""
     global _world
     with _lock:
         if _world is None:
-            told = launched()
+            told = mpi_rank_and_size()
             MPI = load()
             seen = MPI.COMM_WORLD.size
             if told is None and seen == 1:
@@ -78,11 +78,11 @@ def world() -> World:
                     f"the launcher started {told[1]} processes, but mpi4py's library sees {seen}: they are of two "
                     "kinds of MPI. Take the mpiexec of the library that mpi4py uses"
                 )
-            _world = World(MPI)
+            _world = MpiWorld(MPI)
         return _world
 
 
-class World:
+class MpiWorld:
     """The processes of one launch. `timeout` is how many seconds any wait for the others may last."""
 
     def __init__(self, MPI: Any) -> None:
@@ -90,11 +90,11 @@ class World:
         self.timeout = 600.0
         self.inside, self.agreed = 0, False  # calls that all make, one within another; and whether they have met there
         self.rank, self.size = int(MPI.COMM_WORLD.rank), int(MPI.COMM_WORLD.size)
-        self._watch = Watch(self._give_up)
-        with self._watch.waiting(self.timeout, lambda: f"the others did not begin within {self.timeout:.0f} s"):
+        self._watchdog = Watchdog(self._abort)
+        with self._watchdog.deadline(self.timeout, lambda: f"the others did not begin within {self.timeout:.0f} s"):
             self._control, self._data = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
             self.local_rank = int(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED).rank)
-        self._gone: int | None = None  # a process that ended and meets nobody any more
+        self._exited_rank: int | None = None  # a process that ended and meets nobody any more
         self._hook = sys.excepthook
         sys.excepthook = self._uncaught
         atexit.register(self._leave)
@@ -133,7 +133,7 @@ class World:
         in_place = self._mpi.IN_PLACE
 
         def add() -> None:
-            with self._watch.waiting(self.timeout, self._stuck):
+            with self._watchdog.deadline(self.timeout, self._stuck):
                 self._data.Allreduce(in_place, flat)
 
         under_way: list[Any] = []
@@ -142,7 +142,7 @@ class World:
             under_way.append(self._data.Iallreduce(in_place, flat))
 
         def receive() -> None:
-            with self._watch.waiting(self.timeout, self._stuck):
+            with self._watchdog.deadline(self.timeout, self._stuck):
                 under_way.pop().Wait()
 
         begin.append(add if blocking else send)
@@ -154,17 +154,19 @@ class World:
     # --- what is told ---
 
     def _gather(self, value: Any, seconds: float, say: Callable[[], str]) -> list[Any]:
-        with self._watch.waiting(seconds, say):
+        with self._watchdog.deadline(seconds, say):
             return list(self._control.allgather(value))
 
     def allgather(self, where: str, value: Any) -> list[Any]:
         """What every process brings to the same place. ProcessError, on all, where one failed, left, or is elsewhere;
         the same list of values otherwise."""
-        if self._gone is None:
+        if self._exited_rank is None:
             entries = self._gather(("here", where, value), self.timeout, self._stuck)
             self._see(entries)
-        if self._gone is not None:
-            raise _marked(ProcessError(f"process {self._gone} has ended, and process {self.rank} needs it in {where}"))
+        if self._exited_rank is not None:
+            raise _mark_known(
+                ProcessError(f"process {self._exited_rank} has ended, and process {self.rank} needs it in {where}")
+            )
         for rank, (word, place, said) in enumerate(entries):
             if word == "failed":
                 error = ProcessError(f"process {rank} failed: {said}")
@@ -175,15 +177,15 @@ class World:
                 )
             else:
                 continue
-            raise _marked(error)
+            raise _mark_known(error)
         return [said for _, _, said in entries]
 
-    def tell(self, error: BaseException, seconds: float) -> None:
+    def announce_failure(self, error: BaseException, seconds: float) -> None:
         """Tell the others, wherever they come next, that this process failed; end them, and this one, where they do
         not come in time. Where all fail at once each keeps its own error."""
-        if _is_told(error) or self._gone is not None:
+        if _is_known(error) or self._exited_rank is not None:
             return
-        _marked(error)
+        _mark_known(error)
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         whole = "".join(traceback.format_exception(error))
 
@@ -194,25 +196,25 @@ class World:
 
     def _see(self, entries: list[Any]) -> None:
         """Remember whether one has left."""
-        self._gone = next((rank for rank, entry in enumerate(entries) if entry[0] == "left"), self._gone)
+        self._exited_rank = next((rank for rank, entry in enumerate(entries) if entry[0] == "left"), self._exited_rank)
 
     def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
         """An error that ends this process must not leave the others waiting."""
         self._hook(kind, error, trace)
         sys.stderr.flush()
-        self.tell(error, PATIENCE)
+        self.announce_failure(error, FAILURE_TIMEOUT)
 
     def _leave(self) -> None:
         """The script is over: whoever waits for this process hears of it."""
-        if self._gone is None:
+        if self._exited_rank is None:
             self._control.allgather(("left", "", None))
 
-    def _give_up(self, message: str) -> None:
+    def _abort(self, message: str) -> None:
         stream = sys.__stderr__
         if stream is not None:
             print(f"gpunn: process {self.rank} of {self.size} {message}", file=stream, flush=True)
             # a launcher that hears of the end first passes on nothing more
-            time.sleep(FAREWELL)
+            time.sleep(ABORT_DELAY)
         if self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
             self._mpi.COMM_WORLD.Abort(1)
         # a launcher ends the others where one ends without a farewell
@@ -224,13 +226,13 @@ def _copy(sources: list[np.ndarray], into: list[np.ndarray]) -> None:
         target[...] = source
 
 
-def _marked(error: BaseException) -> BaseException:
+def _mark_known(error: BaseException) -> BaseException:
     """The error, of which all processes know."""
     vars(error)["_gpunn_told"] = True
     return error
 
 
-def _is_told(error: BaseException | None) -> bool:
+def _is_known(error: BaseException | None) -> bool:
     """Whether all know of this error, or of the one that it was made of."""
     while error is not None:
         if "_gpunn_told" in vars(error):

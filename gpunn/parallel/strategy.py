@@ -38,11 +38,11 @@ class DataParallel:
         self.bucket_bytes = None if bucket_bytes is None else positive_integer("bucket_bytes", bucket_bytes)
         self.timeout = positive("timeout", timeout)
 
-    def start(self) -> Team:
+    def start(self) -> DataParallelGroup:
         """The processes of this launch, without a device yet."""
         world = mpi.world()
         world.timeout = self.timeout
-        return Team(world, self.synchronized_batch_norm, self.bucket_bytes)
+        return DataParallelGroup(world, self.synchronized_batch_norm, self.bucket_bytes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DataParallel) and vars(self) == vars(other)
@@ -54,7 +54,7 @@ class DataParallel:
         return f"DataParallel({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
-class Team:
+class DataParallelGroup:
     """The processes that train one network together: what `gpunn.recording.Group` asks for, and more."""
 
     def __init__(self, processes: Any, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None) -> None:
@@ -95,7 +95,7 @@ class Team:
         except BaseException as error:
             if processes.inside == 1:
                 # until they have met once, another may still be reading its data; later it waits within a step
-                processes.tell(error, mpi.PATIENCE if processes.agreed else processes.timeout)
+                processes.announce_failure(error, mpi.FAILURE_TIMEOUT if processes.agreed else processes.timeout)
             raise
         finally:
             processes.inside -= 1

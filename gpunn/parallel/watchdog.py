@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LOOKS = 0.25  # seconds between two looks at the clock
+POLL_SECONDS = 0.25  # seconds between two looks at the clock
 
 
-class Watch:
+class Watchdog:
     """Calls `end(message)` from a thread of its own where a wait lasts longer than it may."""
 
     def __init__(self, end: Callable[[str], None]) -> None:
@@ -21,7 +21,7 @@ class Watch:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def waiting(self, seconds: float, say: Callable[[], str]) -> Iterator[None]:
+    def deadline(self, seconds: float, say: Callable[[], str]) -> Iterator[None]:
         """The body is a wait for others; `say()` tells what was waited for, where it lasts longer than `seconds`."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, name="gpunn watch", daemon=True)
@@ -34,7 +34,7 @@ class Watch:
 
     def _look(self) -> None:
         while True:
-            time.sleep(LOOKS)
+            time.sleep(POLL_SECONDS)
             if time.monotonic() > self._until:
                 self._until = math.inf
                 self._end(self._say())

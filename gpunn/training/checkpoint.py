@@ -29,7 +29,7 @@ except ImportError:  # Windows
 
 FORMAT = "gpunn"
 VERSION = 1
-HEADER_LIMIT = 10_000_000  # bytes; JSON of that size is read within two seconds and 300 MiB
+MAX_HEADER = 10_000_000  # bytes; JSON of that size is read within two seconds and 300 MiB
 
 
 class CheckpointError(ValueError):
@@ -41,14 +41,14 @@ def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata
     more metadata than is ever read back."""
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
     # where no file can be made, that is found out before the work
-    with replacing(Path(path)) as file:
+    with atomic_write(Path(path)) as file:
         # safetensors writes wrong values for arrays that are not C-contiguous, and says nothing
         arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}
         header = {"format": FORMAT, "version": str(VERSION), "metadata": text, "digest": _digest(arrays, text, VERSION)}
         data = save(arrays, header)
         length = int.from_bytes(data[:8], "little")
-        if length > HEADER_LIMIT:
-            raise ValueError(f"{path} would have a header of {length} bytes; {HEADER_LIMIT} are the most that is read")
+        if length > MAX_HEADER:
+            raise ValueError(f"{path} would have a header of {length} bytes; {MAX_HEADER} are the most that is read")
         file.write(data)
 
 
@@ -57,7 +57,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     OSError where there is no file that could be read."""
     path = Path(path)
     # a pipe or a device might never end
-    stat_file(path)
+    stat_regular_file(path)
     with open(path, "rb") as file:
         header = _header(path, file)
         # what the header promises is there, and nothing else
@@ -94,7 +94,7 @@ def _header(path: Path, file: BinaryIO) -> dict[str, str]:
     if len(start) < 8:
         raise CheckpointError(f"{path} is not a gpunn file: it has {len(start)} bytes")
     length = int.from_bytes(start, "little")
-    if length > min(HEADER_LIMIT, size - 8):
+    if length > min(MAX_HEADER, size - 8):
         raise CheckpointError(f"{path} is not a whole gpunn file: its header claims {length} bytes of {size - 8}")
     try:
         header = json.loads(file.read(length))
@@ -119,13 +119,13 @@ def _digest(arrays: dict[str, np.ndarray], metadata: str, version: int) -> str:
     return h.hexdigest()
 
 
-def replace(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write bytes to `path`, replacing it as one step. OSError where that fails."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 
-def stat_file(path: str | os.PathLike[str]) -> os.stat_result:
+def stat_regular_file(path: str | os.PathLike[str]) -> os.stat_result:
     """`os.stat` of a regular file, links followed. FileNotFoundError if there is none, OSError for a folder, a device,
     a pipe or a socket."""
     found = os.stat(path)
@@ -135,7 +135,7 @@ def stat_file(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Yield a temporary file that replaces `path` if the body succeeds, and is removed if it fails.
 
     Links are followed, and the mode of an old file is kept. Only a regular file is replaced; an OSError names `path`.
@@ -143,7 +143,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     with _naming(path):
         target = Path(os.path.realpath(path))
         try:
-            mode = stat.S_IMODE(stat_file(path).st_mode)
+            mode = stat.S_IMODE(stat_regular_file(path).st_mode)
         except FileNotFoundError:
             mode = 0o666 & ~_umask()
         handle, temporary = _new_temporary(target)
@@ -162,13 +162,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
             raise
         _sync_folder(target.parent)
-    _sweep(target)
+    _remove_stale_temps(target)
 
 
 def remove(path: Path) -> None:
     """Remove a file if it exists, and the temporary files of processes that were killed while they wrote it."""
     path.unlink(missing_ok=True)
-    _sweep(Path(os.path.realpath(path)))
+    _remove_stale_temps(Path(os.path.realpath(path)))
 
 
 @contextlib.contextmanager
@@ -198,7 +198,7 @@ def _new_temporary(target: Path) -> tuple[int, str]:
 
 
 def _lock(handle: int, path: str) -> bool:
-    """Lock a new temporary file until its writer exits. False if another process has just removed it in `_sweep`."""
+    """Lock a new temporary file until its writer exits. False if another process has just removed it."""
     if fcntl is None:
         return True
     try:
@@ -207,11 +207,11 @@ def _lock(handle: int, path: str) -> bool:
     except (BlockingIOError, FileNotFoundError):
         return False
     except OSError:
-        # a file system without locks; `_sweep` cannot lock a file there, and leaves it
+        # a file system without locks; `_remove_stale_temps` cannot lock a file there, and leaves it
         return True
 
 
-def _sweep(target: Path) -> None:
+def _remove_stale_temps(target: Path) -> None:
     """Remove the temporary files of processes that were killed while they wrote `target`: those without a lock."""
     if fcntl is None:
         return

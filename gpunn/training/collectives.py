@@ -15,19 +15,19 @@ from ..network import Network, RowBuffer
 from ..recording import Array, Group, execute
 
 
-def empty(kept: RowBuffer | None, group: Group) -> None:
+def zero_rows(kept: RowBuffer | None, group: Group) -> None:
     """Room for rows without rows in it, so that what the processes put there may be added."""
     if group.size > 1:
         for array in _arrays(kept):
             array.fill(0)
 
 
-def join(kept: RowBuffer | None, group: Group) -> None:
+def all_reduce_rows(kept: RowBuffer | None, group: Group) -> None:
     """The rows that all processes kept, each where it stands in the set."""
     execute(group.bind_all_reduce(_arrays(kept)))
 
 
-def beginning(kept: RowBuffer | None, row: int) -> RowBuffer | None:
+def rows_from(kept: RowBuffer | None, row: int) -> RowBuffer | None:
     """The same room from a row of the set on."""
     return kept if kept is None else RowBuffer(kept.a[row:], kept.y[row:], None if kept.w is None else kept.w[row:])
 
@@ -36,7 +36,7 @@ def _arrays(kept: RowBuffer | None) -> list[Array]:
     return [] if kept is None else [array for array in (kept.a, kept.y, kept.w) if array is not None]
 
 
-def average_statistics(net: Network) -> None:
+def average_running_stats(net: Network) -> None:
     """Running statistics become the mean of the processes', where each has seen rows of its own."""
     group = net.group
     if group.size > 1 and net.running.shape[0] and not group.synchronized_batch_norm:
@@ -44,7 +44,7 @@ def average_statistics(net: Network) -> None:
         execute(group.bind_all_reduce([net.running]))
 
 
-def totals(
+def reduce_metrics(
     net: Network, group: Group, numbers: tuple[float, ...], sums: np.ndarray
 ) -> tuple[tuple[float, ...], np.ndarray]:
     """Numbers and metrics' sums over a set from those over the processes' parts of it, added in their order."""
@@ -56,7 +56,7 @@ def totals(
     return tuple(float(sum(each)) for each in zip(*(mine for mine, _ in parts), strict=True)), joined
 
 
-def compare(net: Network, model: Any, when: str) -> None:
+def check_in_sync(net: Network, model: Any, when: str) -> None:
     """Stop where one process stops. RuntimeError, on all, where they no longer hold the same."""
     group = net.group
     if group.size == 1:

@@ -18,40 +18,40 @@ from ..network import Network, Plan, RowBuffer
 from ..recording import POLL_SECONDS, Recorder
 from .loop import (
     STEP,
-    Audience,
-    Data,
+    DeviceDataset,
     DivergenceError,
+    FitContext,
     batches,
-    begin,
-    changes,
+    defer_interrupt,
+    full_step,
     logs_of,
-    look,
-    rates_ahead,
-    whole_step,
-    whole_steps,
+    precompute_rates,
+    raise_if_diverged,
+    reset_epoch_state,
+    schedule_granularity,
 )
-from .recording_cache import Recording, recording
-from .recording_cache import kept as recordings_kept
+from .recording_cache import Recording, acquire
+from .recording_cache import reuse as reuse_recordings
 
-AT_ONCE = 64  # epochs that are taken at once at most
-ORDERED = 1 << 18  # rows whose order is kept for epochs ahead at most, a single epoch's apart
-RATES = 1 << 16  # learning rates that are made at once at most, where a schedule changes them from step to step
+MAX_EPOCHS_PER_CALL = 64  # epochs that are taken at once at most
+MAX_ORDERED_ROWS = 1 << 18  # rows whose order is kept for epochs ahead at most, a single epoch's apart
+MAX_RATES = 1 << 16  # learning rates that are made at once at most, where a schedule changes them from step to step
 
 Ahead = Callable[[], float]
 
 
-def course(
+def epoch_coroutine(
     net: Network,
-    data: Data,
-    audience: Audience,
+    data: DeviceDataset,
+    context: FitContext,
     *,
     batch_size: int,
     epochs: int,
     order_of: Callable[[int], np.ndarray] | None,
     first_epoch: int = 0,
     rows: np.ndarray | None = None,
-    ahead: Ahead | None = None,
-    orders: Callable[[int], np.ndarray] | None = None,
+    epochs_until_callback: Ahead | None = None,
+    draw_orders: Callable[[int], np.ndarray] | None = None,
 ) -> EpochCoroutine:
     """Train as `loop.fit` does, epochs in the place of steps: what is given is to be taken, and was so afterwards.
 
@@ -61,88 +61,96 @@ def course(
     where a course is ended early, leaves the epochs that were done in the history.
     """
     which = np.arange(data.n) if rows is None else np.array(rows)
-    n, model = len(which), audience.model
+    n, model = len(which), context.model
     sizes = batches(n, batch_size)
     steps = sum(sizes.values())
     kept = net.new_row_buffer(n, weighted=data.w is not None)
-    per = changes(net)
-    at_once = min(epochs, AT_ONCE, max(1, ORDERED // n))
+    per = schedule_granularity(net)
+    epochs_per_call = min(epochs, MAX_EPOCHS_PER_CALL, max(1, MAX_ORDERED_ROWS // n))
     if per == "step":
-        at_once = max(1, min(at_once, RATES // steps))
-    if per == "epoch" or kept is not None or audience.validation is not None:
-        at_once = 1
-    extent = (tuple(sizes.items()), at_once) if kept is None else None
+        epochs_per_call = max(1, min(epochs_per_call, MAX_RATES // steps))
+    if per == "epoch" or kept is not None or context.validation is not None:
+        epochs_per_call = 1
+    shape_key = (tuple(sizes.items()), epochs_per_call) if kept is None else None
     done = 0
-    with audience.hearing(), ExitStack() as recordings:
+    with context.session(), ExitStack() as recordings:
         version = 0
         while done < epochs and not model.stop_training:
             net.apply_attribute_changes()
             if version != net.version:
                 version = net.version
                 recordings.close()
-                make = recording(net, data, extent, lambda: _record(net, data, sizes, at_once, kept))
+                make = acquire(net, data, shape_key, lambda: _record_epochs(net, data, sizes, epochs_per_call, kept))
                 recorded = recordings.enter_context(make)
-                taking, order, record = recorded.taking, recorded.order, recorded.record
-            count = int(min(epochs - done, at_once, max(1, ahead() if ahead is not None else at_once)))
+                runner, order, epoch_log = recorded.runner, recorded.order, recorded.epoch_log
+            count = int(
+                min(
+                    epochs - done,
+                    epochs_per_call,
+                    max(1, epochs_until_callback() if epochs_until_callback is not None else epochs_per_call),
+                )
+            )
             first = first_epoch + done
-            if orders is not None:
-                ordered = orders(count)
+            if draw_orders is not None:
+                ordered = draw_orders(count)
             else:
                 each = [which if order_of is None else order_of(first + j) for j in range(count)]
                 ordered = np.concatenate(each)
             order[: count * n] = net.backend.asarray(ordered)
-            begin(net, first)
-            taking.reset(count, *(rates_ahead(net, count * steps + 1) if per == "step" else ()))
+            reset_epoch_state(net, first)
+            runner.reset(count, *(precompute_rates(net, count * steps + 1) if per == "step" else ()))
             for j in range(count):
-                audience.callbacks("on_epoch_begin", done + j, {})
+                context.callbacks("on_epoch_begin", done + j, {})
             try:
-                yield taking
+                yield runner
             finally:
                 state = np.array(net.backend.to_host(net.state))
                 ended = int(state[Slot.EPOCHS_DONE])
-                for j, (loss, weight, *sums) in enumerate(net.backend.to_host(record)[:ended]):
+                for j, (loss, weight, *sums) in enumerate(net.backend.to_host(epoch_log)[:ended]):
                     found = logs_of(net, float(loss), float(weight), np.array(sums), kept)
-                    audience.epoch_ends(done + j, found)
+                    context.end_epoch(done + j, found)
                 done += ended
             try:
-                look(net, state, done)
+                raise_if_diverged(net, state, done)
             except DivergenceError as error:
-                audience.diverged(error)
+                context.diverged(error)
                 break
 
 
-def alone(net: Network, taken: EpochCoroutine) -> None:
+def run(net: Network, coroutine: EpochCoroutine) -> None:
     """Take one course to its end; Ctrl-C waits for the end of a step."""
     with net.backend.activate():
         try:
-            with whole_steps() as look:
-                run_coroutine(taken, POLL_SECONDS, look)
+            with defer_interrupt() as poll_interrupt:
+                run_coroutine(coroutine, POLL_SECONDS, poll_interrupt)
         finally:
             net.backend.release_memory()
 
 
-def side_by_side(backend: Backend, courses: Sequence[EpochCoroutine]) -> None:
+def run_concurrently(backend: Backend, coroutines: Sequence[EpochCoroutine]) -> None:
     """Take many courses to their ends, as many at a time as the device does; Ctrl-C as in `alone`."""
     with backend.activate():
         try:
-            with whole_steps() as look, recordings_kept():
-                backend.run_concurrently(courses, POLL_SECONDS, look)
+            with defer_interrupt() as poll_interrupt, reuse_recordings():
+                backend.run_concurrently(coroutines, POLL_SECONDS, poll_interrupt)
         finally:
             backend.release_memory()
 
 
-def _record(net: Network, data: Data, sizes: dict[int, int], at_once: int, kept: RowBuffer | None) -> Recording:
+def _record_epochs(
+    net: Network, data: DeviceDataset, sizes: dict[int, int], epochs_per_call: int, kept: RowBuffer | None
+) -> Recording:
     """Epochs of batches of those sizes, of which so many are taken at once; no other fit uses these plans."""
-    order = net.backend.empty((at_once * sum(size * times for size, times in sizes.items()),), np.int64)
+    order = net.backend.empty((epochs_per_call * sum(size * times for size, times in sizes.items()),), np.int64)
     plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in sizes}
     parts = []
     for size, plan in plans.items():
-        step = whole_step(plan, plan.gather(data.X, data.y, data.w, order), plan.store_rows(kept))
+        step = full_step(plan, plan.gather(data.X, data.y, data.w, order), plan.store_rows(kept))
         parts.append((step, sizes[size]))
     sums = net.metric_sums
-    record = net.backend.zeros((at_once, 2 + sums.shape[0]), np.float64)
+    epoch_log = net.backend.zeros((epochs_per_call, 2 + sums.shape[0]), np.float64)
     ops = Recorder(net.backend)
-    ops(kernel("end_epoch"), out=(record, sums, net.state), count=1, totals_n=sums.shape[0])
+    ops(kernel("end_epoch"), out=(epoch_log, sums, net.state), count=1, totals_n=sums.shape[0])
     end = ops.end_section()
     ops.bind()
 
@@ -150,4 +158,4 @@ def _record(net: Network, data: Data, sizes: dict[int, int], at_once: int, kept:
         for plan in plans.values():
             plan.set_l2(values)
 
-    return Recording(net.backend.epoch_runner([*parts, (end, 1)], net.state, flush=True), order, record, set_l2)
+    return Recording(net.backend.epoch_runner([*parts, (end, 1)], net.state, flush=True), order, epoch_log, set_l2)

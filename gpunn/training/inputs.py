@@ -17,13 +17,13 @@ from ..backend import array_module, device_of, to_host
 from ..network import Network
 from ..parallel import Rows
 from ..recording import Array, Group, shard_bounds
-from .host_dataset import HostData, stays
-from .loop import Data
+from .host_dataset import HostDataset, exceeds_device
+from .loop import DeviceDataset
 
 SAMPLED_ROWS = 65  # of a table in a checksum: about a batch, which may be read from a disk or a GPU
 SAMPLED_NUMBERS = 1025  # of labels and weights
-Set = tuple[Any, Array, Array | None]  # X (n, n_in), y for the loss, weights (n,) or None
-Look = Callable[..., Array]
+Arrays = tuple[Any, Array, Array | None]  # X (n, n_in), y for the loss, weights (n,) or None
+WeightCheck = Callable[..., Array]
 
 
 def known_inputs(net: Network) -> int | None:
@@ -31,27 +31,29 @@ def known_inputs(net: Network) -> int | None:
     return net.n_in if net.is_built else None
 
 
-def checked(
+def validate(
     net: Network,
     X: Any,
     y: Any,
     w: Any,
     *,
-    it: str = "",
-    x: str = "X",
+    prefix: str = "",
+    x_name: str = "X",
     n_in: int | None = None,
     own: tuple[int, int] = (0, 1),
-    look: Look = checks.weights,
-) -> Set:
+    check_weights: WeightCheck = checks.weights,
+) -> Arrays:
     """X, y and weights as the network takes them. Messages call X by the name `x`, and have `it` before every name;
     `look` checks the weights, and `own` is that of `data.features`."""
-    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, it + x, shard=own)
+    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, prefix + x, shard=own)
     n = X.shape[0]
-    y = checks.targets(y, net.loss, n, net.output_width(X.shape[1]), net.dtype, f"{it}y")
-    return X, y, None if w is None else look(w, n, net.dtype, f"{it}sample_weight")
+    y = checks.targets(y, net.loss, n, net.output_width(X.shape[1]), net.dtype, f"{prefix}y")
+    return X, y, None if w is None else check_weights(w, n, net.dtype, f"{prefix}sample_weight")
 
 
-def with_classes(net: Network, data: Set, class_weight: Any, *, it: str = "", look: Look = checks.weights) -> Set:
+def apply_class_weight(
+    net: Network, data: Arrays, class_weight: Any, *, prefix: str = "", check_weights: WeightCheck = checks.weights
+) -> Arrays:
     """The set with its weights times those of the classes; `it` and `look` as in `checked`."""
     if class_weight is None:
         return data
@@ -59,43 +61,54 @@ def with_classes(net: Network, data: Set, class_weight: Any, *, it: str = "", lo
     by_class = checks.class_weights(class_weight, y, net.loss, net.output_width(X.shape[1]))
     with np.errstate(over="ignore"):  # `look` reports an overflow
         both, name = (by_class, "") if w is None else (to_host(w) * by_class, "sample_weight times ")
-    return X, y, look(both, len(both), net.dtype, f"{it}{name}class_weight")
+    return X, y, check_weights(both, len(both), net.dtype, f"{prefix}{name}class_weight")
 
 
-def only_named_classes(class_weight: Any, why: str) -> None:
+def require_explicit_class_weight(class_weight: Any, why: str) -> None:
     """ValueError for weights of classes that are known only when all rows are."""
     if isinstance(class_weight, str) and class_weight == "balanced":
         raise ValueError(f"class_weight='balanced' needs all rows, and {why}: pass a dict")
 
 
-def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Set:
+def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Arrays:
     """One batch, checked, whose weights may all be 0; the network is built for it where it was not."""
-    only_named_classes(class_weight, "this is one batch")
-    look = checks.batch_weights
-    found = with_classes(net, checked(net, x, y, sample_weight, x="x", look=look), class_weight, look=look)
+    require_explicit_class_weight(class_weight, "this is one batch")
+    check_weights = checks.batch_weights
+    found = apply_class_weight(
+        net,
+        validate(net, x, y, sample_weight, x_name="x", check_weights=check_weights),
+        class_weight,
+        check_weights=check_weights,
+    )
     return _built(net, found)
 
 
-def of_evaluation(net: Network, X: Any, y: Any, sample_weight: Any) -> Set:
+def evaluation_data(net: Network, X: Any, y: Any, sample_weight: Any) -> Arrays:
     """A data set to be evaluated, checked; the network is built for it where it was not."""
-    return _built(net, checked(net, X, y, sample_weight))
+    return _built(net, validate(net, X, y, sample_weight))
 
 
-def _built(net: Network, found: Set) -> Set:
+def _built(net: Network, found: Arrays) -> Arrays:
     if not net.is_built:
         net.build(found[0].shape[1])
     return found
 
 
-def of_stream(net: Network, given: Any, number: int, class_weight: Any) -> Set:
+def stream_batch(net: Network, given: Any, number: int, class_weight: Any) -> Arrays:
     """A batch of a stream, checked; messages say which one it is, counted from 1."""
-    it = f"batch {number + 1}"
+    prefix = f"batch {number + 1}"
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         got = f"{len(given)} things" if isinstance(given, (tuple, list)) else type(given).__name__
-        raise TypeError(f"{it} of X must be (x, y) or (x, y, sample_weight), got {got}")
-    it, look = f"{it}: ", checks.batch_weights
+        raise TypeError(f"{prefix} of X must be (x, y) or (x, y, sample_weight), got {got}")
+    prefix, check_weights = f"{prefix}: ", checks.batch_weights
     x, y, w = (*given, None)[:3]
-    return with_classes(net, checked(net, x, y, w, it=it, x="x", look=look), class_weight, it=it, look=look)
+    return apply_class_weight(
+        net,
+        validate(net, x, y, w, prefix=prefix, x_name="x", check_weights=check_weights),
+        class_weight,
+        prefix=prefix,
+        check_weights=check_weights,
+    )
 
 
 class Shard(NamedTuple):
@@ -104,20 +117,20 @@ class Shard(NamedTuple):
     X: Any
     y: Array
     w: Array | None
-    first: int = 0
-    rows: int | None = None
+    offset: int = 0
+    total_rows: int | None = None
 
     def checksums(self, group: Group) -> dict[str, int]:
         """A checksum of sampled rows of each array, the same on every process. All processes call it."""
-        total = int(self.X.shape[0] if self.rows is None else self.rows)
+        total = int(self.X.shape[0] if self.total_rows is None else self.total_rows)
         arrays = {"X": self.X, "y": self.y, "sample_weight and class_weight": self.w}
         sampled = {name: self._sample(array, total) for name, array in arrays.items() if array is not None}
-        shards = [sampled] if self.rows is None else group.allgather("the checksums of a set", sampled)
+        shards = [sampled] if self.total_rows is None else group.allgather("the checksums of a set", sampled)
         return {name: zlib.crc32(b"".join(shard.get(name, b"") for shard in shards)) for name in sampled}
 
     def _sample(self, array: Any, total: int) -> bytes:
         """The bytes of sampled rows, of those of all `total` that this process has."""
-        own = sampled_rows(total, SAMPLED_ROWS if array.ndim > 1 else SAMPLED_NUMBERS) - self.first
+        own = sampled_rows(total, SAMPLED_ROWS if array.ndim > 1 else SAMPLED_NUMBERS) - self.offset
         with device_of(array):
             chosen = array[array_module(array).asarray(own[(own >= 0) & (own < array.shape[0])])]
         if not hasattr(chosen, "tocsr"):
@@ -133,7 +146,9 @@ class Shard(NamedTuple):
 
     def on_device(self, net: Network) -> Any:
         """The same where the network finds it."""
-        return dataclasses.replace(place(net, (self.X, self.y, self.w)), first=self.first, whole=self.rows)
+        return dataclasses.replace(
+            to_device_or_host(net, (self.X, self.y, self.w)), offset=self.offset, total_rows=self.total_rows
+        )
 
 
 def _nonzero(columns: np.ndarray, values: np.ndarray) -> bytes:
@@ -155,7 +170,7 @@ def validation(net: Network, given: Any, n_in: int) -> Shard | None:
         raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
     X, y, w = (*given, None)[:3]
     group, first, rows = net.group, 0, None
-    own, look = (group.rank, group.size), checks.weights
+    own, check_weights = (group.rank, group.size), checks.weights
     if isinstance(X, Rows):
         rows = len(X)
         if any(each is not None and np.shape(each)[0] != rows for each in (y, w)):
@@ -164,8 +179,8 @@ def validation(net: Network, given: Any, n_in: int) -> Shard | None:
             raise ValueError(f"validation X has {rows} rows, fewer than there are processes, {group.size}")
         first, count = shard_bounds(rows, *own)
         X, y, w = (_rows_on_disk(each, first, count) for each in (X, y, w))
-        own, look = (0, 1), checks.batch_weights
-    found = checked(net, X, y, w, it="validation ", n_in=n_in, own=own, look=look)
+        own, check_weights = (0, 1), checks.batch_weights
+    found = validate(net, X, y, w, prefix="validation ", n_in=n_in, own=own, check_weights=check_weights)
     if rows is not None:
         check_weight(found[2], "validation sample_weight", group)
     return Shard(*found, first, rows)
@@ -184,19 +199,21 @@ def _rows_on_disk(given: Any, first: int, count: int) -> Any:
     return None if given is None else np.asarray(given)[first : first + count]
 
 
-def on_device(net: Network, data: Set, put: Callable[[Any], Array] | None = None) -> Data:
+def on_device(net: Network, data: Arrays, put: Callable[[Any], Array] | None = None) -> DeviceDataset:
     """The set on the network's device; `put` brings arrays there where fits share them."""
     X, y, w = data
     bring = net.backend.asarray if put is None else put
-    return Data(checks.on_device(X, net.backend) if put is None else put(X), bring(y), None if w is None else bring(w))
+    return DeviceDataset(
+        checks.on_device(X, net.backend) if put is None else put(X), bring(y), None if w is None else bring(w)
+    )
 
 
-def place(net: Network, data: Set) -> Data | HostData:
+def to_device_or_host(net: Network, data: Arrays) -> DeviceDataset | HostDataset:
     """The set on the device, or on the host where the device has no room for it."""
-    return HostData(*data) if stays(net.backend, *data) else on_device(net, data)
+    return HostDataset(*data) if exceeds_device(net.backend, *data) else on_device(net, data)
 
 
-def check_shares(n: int, batch_size: int, group: Group) -> None:
+def check_shard_sizes(n: int, batch_size: int, group: Group) -> None:
     """ValueError where a process would have no rows."""
     if n < group.size:
         raise ValueError(f"there are {group.size} processes, but {n} rows: start at most as many processes as rows")

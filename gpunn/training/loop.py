@@ -34,24 +34,24 @@ from .history import History
 
 EVALUATION_ROWS = 1024
 STEP: dict[str, Any] = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
-RATES_AHEAD = 4096  # learning rates made at once where a schedule changes them from step to step
+MAX_PRECOMPUTED_RATES = 4096  # learning rates made at once where a schedule changes them from step to step
 
 
 class DivergenceError(ArithmeticError):
     """A loss, a gradient or an update was not finite. The weights are those before that step."""
 
 
-class Hooks(Protocol):
+class CallbackCaller(Protocol):
     """What calls the callbacks."""
 
-    watch_batches: bool
+    has_batch_hooks: bool
 
     def __call__(self, hook: str, *arguments: Any) -> None:
         """Call one hook."""
 
 
 @dataclass
-class Data:
+class DeviceDataset:
     """A set on the device of one network: X (n, d), y for the loss, and weights (n,) or None.
 
     Where a process has only its own rows of a set of `whole` rows, they begin with row `first`. Launches that read the
@@ -60,29 +60,29 @@ class Data:
     X: Array
     y: Array
     w: Array | None = None
-    first: int = 0
-    whole: int | None = None
-    totals: tuple[Array, RowBuffer | None] | None = field(default=None, init=False)  # what `score` adds up
-    _joined: WeakKeyDictionary[Plan, list[Launch]] = field(default_factory=WeakKeyDictionary, init=False)
+    offset: int = 0
+    total_rows: int | None = None
+    metric_buffers: tuple[Array, RowBuffer | None] | None = field(default=None, init=False)  # what `score` adds up
+    _compiled: WeakKeyDictionary[Plan, list[Launch]] = field(default_factory=WeakKeyDictionary, init=False)
 
     @property
     def n(self) -> int:
         return int(self.X.shape[0])
 
-    def parts(self, backend: Any) -> Iterator[tuple[int, Data]]:
+    def blocks(self, backend: Any) -> Iterator[tuple[int, DeviceDataset]]:
         """The set in its own order, as parts on the device, each with the number of its first row: here all of it."""
         yield 0, self
 
-    def joined(self, plan: Plan, record: Callable[[], list[Launch]]) -> list[Launch]:
+    def compiled(self, plan: Plan, record: Callable[[], list[Launch]]) -> list[Launch]:
         """The launches that bring a batch of the set to the plan, and then those that `record` makes."""
-        found = self._joined.get(plan)
+        found = self._compiled.get(plan)
         if found is None:
-            found = self._joined[plan] = plan.backend.compile([*plan.gather(self.X, self.y, self.w), *record()])
+            found = self._compiled[plan] = plan.backend.compile([*plan.gather(self.X, self.y, self.w), *record()])
         return found
 
 
 @dataclass(frozen=True)
-class Several:
+class RepeatedStep:
     """The same whole step, `times` times in a row, each on the batch at the state's offset.
 
     `step()` returns the launches for the current settings. It is called before the first step, and again wherever an
@@ -101,7 +101,7 @@ CAUSES = {
 }
 
 
-def look(net: Network, state: np.ndarray, epoch: int | None = None) -> None:
+def raise_if_diverged(net: Network, state: np.ndarray, epoch: int | None = None) -> None:
     """Raise DivergenceError where the flag stands in a state on the host, which tells the step; the flag is lowered, so
     that training can go on with other settings."""
     if not state[Slot.NONFINITE_STEP]:
@@ -131,21 +131,21 @@ def _advice(update: int, cause: int) -> str:
 
 
 @dataclass
-class Audience:
+class FitContext:
     """Who hears of a fit, whoever takes its steps: the callbacks and the history, and of what set they hear too."""
 
     net: Network
     validation: Any
-    callbacks: Hooks
+    callbacks: CallbackCaller
     model: Any
     history: History
 
     @contextmanager
-    def hearing(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         """The fit, from its beginning to its end."""
         self.model.stop_training = False
         self.callbacks("on_train_begin", {})
-        collectives.compare(self.net, self.model, "before the first epoch")
+        collectives.check_in_sync(self.net, self.model, "before the first epoch")
         self.logs = {name: values[-1] for name, values in self.history.history.items()}
         try:
             yield
@@ -153,10 +153,10 @@ class Audience:
         finally:
             self.callbacks("on_train_end", self.logs)
 
-    def epoch_ends(self, k: int, logs: dict[str, float]) -> None:
+    def end_epoch(self, k: int, logs: dict[str, float]) -> None:
         """What follows the last step of the k-th epoch, whose numbers these are, without those of validation."""
         if self.validation is not None:
-            found = score(self.net, self.validation, group=self.net.group)
+            found = evaluate(self.net, self.validation, group=self.net.group)
             logs |= {f"val_{name}": value for name, value in found.items()}
         self.callbacks("on_epoch_logs", k, logs)
         self.history.add(k, logs)
@@ -180,8 +180,8 @@ def batches(n: int, batch_size: int) -> dict[int, int]:
 
 def fit(
     net: Network,
-    data: Data,
-    audience: Audience,
+    data: DeviceDataset,
+    context: FitContext,
     *,
     batch_size: int,
     order_of: Callable[[int], np.ndarray] | None,
@@ -202,21 +202,21 @@ def fit(
         def step(size: int) -> list[Launch]:
             return steps.of(size, lambda plan: plan.gather(data.X, data.y, data.w, order), kept)
 
-        def steps_of(epoch: int) -> Iterator[Several]:
+        def steps_of(epoch: int) -> Iterator[RepeatedStep]:
             # all sizes now, so that a lack of memory is reported before the first step
             for size in sizes:
                 step(size)
             if order_of is not None:
                 order[...] = net.backend.asarray(order_of(epoch))
-            return (Several(partial(step, size), times) for size, times in sizes.items())
+            return (RepeatedStep(partial(step, size), times) for size, times in sizes.items())
 
-        return train(net, steps_of, audience, kept=kept, **run)
+        return train(net, steps_of, context, kept=kept, **run)
 
 
 def train(
     net: Network,
-    steps_of: Callable[[int], Iterator[Several]],
-    audience: Audience,
+    steps_of: Callable[[int], Iterator[RepeatedStep]],
+    context: FitContext,
     *,
     epochs: int,
     first_epoch: int,
@@ -227,24 +227,24 @@ def train(
     counted from `first_epoch`. Of a fit that is resumed the history holds the epochs done; a callback that is restored
     in `on_train_begin` may find that it had stopped already. The history gains an entry an epoch.
     """
-    model = audience.model
-    with audience.hearing(), whole_steps() as between_steps:
+    model = context.model
+    with context.session(), defer_interrupt() as between_steps:
         for k in range(done, done if done and model.stop_training else epochs):
             epoch = first_epoch + k
-            audience.callbacks("on_epoch_begin", k, {})
-            collectives.empty(kept, net.group)
+            context.callbacks("on_epoch_begin", k, {})
+            collectives.zero_rows(kept, net.group)
             try:
-                _epoch(net, steps_of(epoch), epoch, k, audience.callbacks, between_steps)
+                _epoch(net, steps_of(epoch), epoch, k, context.callbacks, between_steps)
             except DivergenceError as error:
-                audience.diverged(error)
+                context.diverged(error)
                 break
-            collectives.average_statistics(net)
-            collectives.join(kept, net.group)
-            audience.epoch_ends(k, _epoch_logs(net, kept))
-            collectives.compare(net, model, f"after epoch {k + 1}")
+            collectives.average_running_stats(net)
+            collectives.all_reduce_rows(kept, net.group)
+            context.end_epoch(k, _epoch_logs(net, kept))
+            collectives.check_in_sync(net, model, f"after epoch {k + 1}")
             if model.stop_training:
                 break
-    return audience.history
+    return context.history
 
 
 class Steps(ExitStack):
@@ -271,7 +271,7 @@ class Steps(ExitStack):
             self._plans[n] = self.enter_context(training_plan(net, n, weighted=self._weighted))
         if (n, key) not in self._steps:
             plan = self._plans[n]
-            self._steps[n, key] = whole_step(plan, source(plan), plan.store_rows(kept))
+            self._steps[n, key] = full_step(plan, source(plan), plan.store_rows(kept))
         return self._steps[n, key]
 
 
@@ -281,7 +281,7 @@ def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
     return net.plan(shard.n, weighted=weighted, shard=shard, **STEP)
 
 
-def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
+def full_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
     """The six steps of the procedure as one list; what `keep` keeps is what the batch's rows gave before the update.
 
     Numbers too small to be normal may be 0: such moments and gradients move nothing, and cost a CPU more than all
@@ -292,16 +292,16 @@ def whole_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = Non
     return plan.backend.compile(whole, flush=True, on_fallback=plan.network.capture_errors.setdefault)
 
 
-def step_on(plan: Plan, data: Data) -> list[Launch]:
+def batch_step(plan: Plan, data: DeviceDataset) -> list[Launch]:
     """The step on one batch that the plan holds already: the same launches whatever the batch, so that they are joined
     once."""
     plan.load_batch(data.X, data.y, data.w)
     if plan.batch_step is None:
-        plan.batch_step = whole_step(plan, [])
+        plan.batch_step = full_step(plan, [])
     return plan.batch_step
 
 
-def rate(net: Network, epoch: int) -> float:
+def learning_rate(net: Network, epoch: int) -> float:
     """η of the coming step: what it is held at, else what the schedule gives."""
     if net.learning_rate_override is not None:
         return net.learning_rate_override
@@ -312,13 +312,13 @@ def rate(net: Network, epoch: int) -> float:
     return float(schedule(0 if schedule.is_constant or not net.is_built else int(net.state[Slot.STEP])))
 
 
-def changes(net: Network) -> str | None:
+def schedule_granularity(net: Network) -> str | None:
     """Whether η changes from "step" to step or from "epoch" to epoch by itself; None where it stays."""
     schedule = net.optimizer.schedule
     return None if schedule.is_constant or net.learning_rate_override is not None else schedule.per
 
 
-def rates_ahead(net: Network, steps: int) -> tuple[np.ndarray, int]:
+def precompute_rates(net: Network, steps: int) -> tuple[np.ndarray, int]:
     """η of so many steps by the schedule, and the number of the first of them."""
     first = int(net.backend.to_host(net.state)[Slot.STEP])
     return np.array([float(net.optimizer.schedule(first + t)) for t in range(steps)]), first
@@ -326,11 +326,11 @@ def rates_ahead(net: Network, steps: int) -> tuple[np.ndarray, int]:
 
 def set_learning_rate(net: Network, epoch: int) -> None:
     """η of the coming step into the state array."""
-    net.state[Slot.LR] = rate(net, epoch)
+    net.state[Slot.LR] = learning_rate(net, epoch)
 
 
 @contextmanager
-def whole_steps() -> Iterator[Callable[[], None]]:
+def defer_interrupt() -> Iterator[Callable[[], None]]:
     """Let Ctrl-C wait for the end of a step: the function that this gives, called between steps, raises what came.
 
     A second Ctrl-C is raised at once. Where another handler is installed, or in another thread, nothing changes.
@@ -358,7 +358,7 @@ def whole_steps() -> Iterator[Callable[[], None]]:
     between_steps()
 
 
-def begin(net: Network, epoch: int) -> None:
+def reset_epoch_state(net: Network, epoch: int) -> None:
     """The state array as it is before the first step of an epoch."""
     for slot in (Slot.OFFSET, Slot.BATCH_INDEX, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCHS_DONE):
         net.state[slot] = 0
@@ -368,51 +368,53 @@ def begin(net: Network, epoch: int) -> None:
 
 def _epoch(
     net: Network,
-    steps: Iterator[Several],
+    steps: Iterator[RepeatedStep],
     epoch: int,
-    shown: int,
-    callbacks: Hooks,
+    display_epoch: int,
+    callbacks: CallbackCaller,
     between_steps: Callable[[], None],
 ) -> None:
-    begin(net, epoch)
-    looked, number = time.monotonic(), 0
+    reset_epoch_state(net, epoch)
+    checked_at, number = time.monotonic(), 0
     # Ranks must take up a changed attribute at the same step. Without batch hooks each returns here by its own clock.
-    follows = callbacks.watch_batches or net.group.size == 1
-    for several in steps:
-        left, launches = several.times, None
+    follows = callbacks.has_batch_hooks or net.group.size == 1
+    for repeated in steps:
+        left, launches = repeated.times, None
         while left:
-            if callbacks.watch_batches:
+            if callbacks.has_batch_hooks:
                 callbacks("on_train_batch_begin", number, {})
             if follows or launches is None:
-                launches = several.step()
-            taken = _take(net, launches, 1 if callbacks.watch_batches else left, epoch)
+                launches = repeated.step()
+            taken = _take(net, launches, 1 if callbacks.has_batch_hooks else left, epoch)
             left, number = left - taken, number + taken
             between_steps()
             now = time.monotonic()
-            due = now - looked > POLL_SECONDS
+            due = now - checked_at > POLL_SECONDS
             # a group's processes must look, and raise, at the same step, and clocks differ
-            if (callbacks.watch_batches or due) and net.group.size == 1:
-                look(net, net.backend.to_host(net.state), shown)
+            if (callbacks.has_batch_hooks or due) and net.group.size == 1:
+                raise_if_diverged(net, net.backend.to_host(net.state), display_epoch)
             if due:
-                looked = now
+                checked_at = now
                 callbacks("on_progress", number, _epoch_logs(net))
-            if callbacks.watch_batches:
+            if callbacks.has_batch_hooks:
                 callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
             if left and net.state[Slot.NONFINITE_STEP]:
                 break
     state = net.backend.to_host(net.state)
-    look(net, state, shown)
+    raise_if_diverged(net, state, display_epoch)
     if not state[Slot.WEIGHT_SUM]:
-        raise ValueError(f"sample_weight is zero in every row of epoch {shown + 1}; at least one weight must be > 0")
+        raise ValueError(
+            f"sample_weight is zero in every row of epoch {display_epoch + 1}; at least one weight must be > 0"
+        )
 
 
 def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
     """Run a step, or several where one launch does it all by itself; how many it were."""
-    if steps == 1 or changes(net) != "step" or not is_executable(launches):
+    if steps == 1 or schedule_granularity(net) != "step" or not is_executable(launches):
         set_learning_rate(net, epoch)
         return run_steps(launches, steps, net.state, seconds=POLL_SECONDS)
-    ahead = min(steps, RATES_AHEAD)
-    rates, first = rates_ahead(net, ahead)
+    ahead = min(steps, MAX_PRECOMPUTED_RATES)
+    rates, first = precompute_rates(net, ahead)
     return run_steps(launches, ahead, net.state, rates=rates, first=first, seconds=POLL_SECONDS)
 
 
@@ -442,7 +444,7 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: RowBuffer | Non
     return found
 
 
-def score(
+def evaluate(
     net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Group = SINGLE_PROCESS
 ) -> dict[str, float]:
     """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows.
@@ -451,18 +453,18 @@ def score(
     net.apply_attribute_changes()
     loss = weight = penalty = last = 0.0
     weighted = data.w is not None
-    rows = data.n if data.whole is None else data.whole
+    rows = data.n if data.total_rows is None else data.total_rows
     shard = BatchShard.of(rows, group)
-    if data.totals is None or data.totals[0].shape[0] != max(1, net.n_metric_sums):
-        data.totals = (
+    if data.metric_buffers is None or data.metric_buffers[0].shape[0] != max(1, net.n_metric_sums):
+        data.metric_buffers = (
             net.backend.zeros((max(1, net.n_metric_sums),), np.float64),
             net.new_row_buffer(rows, weighted=weighted),
         )
-    sums, kept = data.totals
+    sums, kept = data.metric_buffers
     sums.fill(0)
-    collectives.empty(kept, group)
-    mine, own = collectives.beginning(kept, data.first), shard.offset - data.first
-    for begun, piece in data.parts(net.backend):
+    collectives.zero_rows(kept, group)
+    mine, own = collectives.rows_from(kept, data.offset), shard.offset - data.offset
+    for begun, piece in data.blocks(net.backend):
         room = None if mine is None else mine.rows(begun, begun + piece.n)
         low, high = max(begun, own), min(begun + piece.n, own + shard.n)
         at = low - begun
@@ -470,28 +472,28 @@ def score(
             with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
                 for slot, value in ((Slot.OFFSET, at), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
                     plan.state[slot] = value
-                run_all(piece.joined(plan, partial(_looking, plan, sums, room)), times, plan.state)
+                run_all(piece.compiled(plan, partial(evaluation_step, plan, sums, room)), times, plan.state)
                 at += n * times
                 state = net.backend.to_host(plan.state)
                 loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
                 penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
-    (loss, weight), totals = collectives.totals(net, group, (loss, weight), net.backend.to_host(sums))
-    collectives.join(kept, group)
+    (loss, weight), totals = collectives.reduce_metrics(net, group, (loss, weight), net.backend.to_host(sums))
+    collectives.all_reduce_rows(kept, group)
     penalty, last = group.allgather("the penalty of a set", (penalty, last))[0]
     logs = {"loss": loss / weight + net.loss_convention.mean_penalty(penalty, last, weight)}
     return logs | _values(net, totals, weight, kept)
 
 
-def _looking(plan: Plan, sums: Array, room: RowBuffer | None) -> list[Launch]:
+def evaluation_step(plan: Plan, sums: Array, room: RowBuffer | None) -> list[Launch]:
     """What comes behind a batch's rows in `score`."""
     counted = [*plan.accumulate_metrics(sums), *plan.store_rows(room), *plan.advance_offset("accumulate_loss")]
     return [*plan.normalize_weights, *plan.forward, *plan.loss, *counted]
 
 
-def evaluate(plan: Plan, data: Data, offset: int) -> None:
+def forward_backward(plan: Plan, data: DeviceDataset, offset: int) -> None:
     """Run a plan's forward pass, its loss, and its backward pass if it has one, for the rows from `offset` on."""
     plan.state[Slot.OFFSET] = offset
-    execute(data.joined(plan, lambda: [*plan.normalize_weights, *plan.forward, *plan.loss, *plan.backward]))
+    execute(data.compiled(plan, lambda: [*plan.normalize_weights, *plan.forward, *plan.loss, *plan.backward]))
 
 
 def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) -> Array:

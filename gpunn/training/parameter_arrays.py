@@ -21,7 +21,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 def to_tensors(net: Network) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the metadata of a network, and what it was compiled with."""
-    found = {name: np.array(net.backend.to_host(view)) for name, view in views_of(net).items()}
+    found = {name: np.array(net.backend.to_host(view)) for name, view in named_arrays(net).items()}
     metadata: dict[str, Any] = {
         "kind": "sequential",
         "layers": [layer_registry.to_config(layer) for layer in net.layers],
@@ -42,17 +42,17 @@ def to_tensors(net: Network) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return found, metadata
 
 
-def fill(net: Network, n_in: Any, arrays: dict[str, np.ndarray]) -> None:
+def load_parameters(net: Network, n_in: Any, arrays: dict[str, np.ndarray]) -> None:
     """Build a new network with those parameters and statistics. CheckpointError where they are not its own."""
     # before the architecture is believed and memory taken for it
-    parameters, running = shapes_of(net.layers, positive_integer("n_in", n_in))
+    parameters, running = named_shapes(net.layers, positive_integer("n_in", n_in))
     check_arrays(parameters | running, net.dtype, arrays)
     net.build(n_in, draw=False)
-    for name, view in views_of(net).items():
+    for name, view in named_arrays(net).items():
         view[...] = arrays[name]
 
 
-def views_of(net: Network) -> dict[str, Array]:
+def named_arrays(net: Network) -> dict[str, Array]:
     """The views of a network's parameters and running statistics, by the names that files give them."""
     found: dict[str, Array] = {}
     for k in range(len(net.layers)):
@@ -61,7 +61,7 @@ def views_of(net: Network) -> dict[str, Array]:
     return found
 
 
-def shapes_of(layers: Sequence[Layer], n_in: int) -> tuple[Shapes, Shapes]:
+def named_shapes(layers: Sequence[Layer], n_in: int) -> tuple[Shapes, Shapes]:
     """The shapes of parameters and of running statistics by those names; builds the layers for `n_in` inputs."""
     parameters: Shapes = {}
     running: Shapes = {}

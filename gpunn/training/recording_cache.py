@@ -16,10 +16,10 @@ from ..backend.epoch_runner import BufferRebinder, EpochRunner
 from ..network import CompressedRows, Network
 from ..recording import Array
 
-MOST = 16  # kinds of recordings, and drawings, that wait at most
-PLAIN = (type(None), bool, int, float, str, type)
+MAX_ENTRIES = 16  # kinds of recordings, and drawings, that wait at most
+HASHABLE = (type(None), bool, int, float, str, type)
 # what of a layer no step depends on, and its λ, which is set anew
-LEFT_OUT = ("kernel_initializer", "bias_initializer", "owned", "l2")
+IGNORED_FIELDS = ("kernel_initializer", "bias_initializer", "owned", "l2")
 
 
 @dataclass
@@ -32,84 +32,84 @@ class Recording:
     movable  gives them the arrays of another net; None where that cannot be
     """
 
-    taking: EpochRunner
+    runner: EpochRunner
     order: Array
-    record: Array
+    epoch_log: Array
     set_l2: Callable[[list[float]], None]
     movable: BufferRebinder | None = None
 
 
-class _Shelf:
+class _Cache:
     """Recordings that wait, by what they are of."""
 
     def __init__(self) -> None:
         self.users = 0
         self.lock = threading.Lock()
-        self.found: dict[Any, list[Recording]] = {}
-        self.drawn: dict[Any, Any] = {}
+        self.recordings: dict[Any, list[Recording]] = {}
+        self.draws: dict[Any, Any] = {}
 
 
-_shelf = _Shelf()
+_cache = _Cache()
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def reuse() -> Iterator[None]:
     """Meanwhile recordings wait for other nets, in all of this process; afterwards their memory is given back."""
-    with _shelf.lock:
-        _shelf.users += 1
+    with _cache.lock:
+        _cache.users += 1
     try:
         yield
     finally:
-        with _shelf.lock:
-            _shelf.users -= 1
-            if not _shelf.users:
-                _shelf.found.clear()
-                _shelf.drawn.clear()
+        with _cache.lock:
+            _cache.users -= 1
+            if not _cache.users:
+                _cache.recordings.clear()
+                _cache.draws.clear()
 
 
-def drawn(key: Any, draw: Callable[[], Any]) -> Any:
+def memoize_draw(key: Any, draw: Callable[[], Any]) -> Any:
     """What `draw` draws, which is the same for the same key: while many nets are trained, it is drawn once for those
     that begin alike, the candidates of one fold say."""
-    if not _shelf.users:
+    if not _cache.users:
         return draw()
-    with _shelf.lock:
-        found = _shelf.drawn.get(key)
+    with _cache.lock:
+        found = _cache.draws.get(key)
     if found is None:
         found = draw()
-        with _shelf.lock:
-            _shelf.drawn[key] = found
-            while len(_shelf.drawn) > MOST:
-                _shelf.drawn.pop(next(iter(_shelf.drawn)))
+        with _cache.lock:
+            _cache.draws[key] = found
+            while len(_cache.draws) > MAX_ENTRIES:
+                _cache.draws.pop(next(iter(_cache.draws)))
     return found
 
 
 @contextmanager
-def recording(net: Network, data: Any, extent: Any, make: Callable[[], Recording]) -> Iterator[Recording]:
+def acquire(net: Network, data: Any, shape_key: Any, make: Callable[[], Recording]) -> Iterator[Recording]:
     """A recording for that net and set: one that waits, or else what `make` makes. `extent` is what else it depends on:
     sizes of batches, epochs at once; None keeps it from waiting."""
-    key = None if extent is None or not _shelf.users else _told_of(net, data, extent)
+    key = None if shape_key is None or not _cache.users else _key_for(net, data, shape_key)
     if key is None:
         yield make()
         return
-    with _shelf.lock:
-        waiting = _shelf.found.get(key)
+    with _cache.lock:
+        waiting = _cache.recordings.get(key)
         found = waiting.pop() if waiting else None
     if found is None:
         found = make()
-        found.movable = net.backend.make_rebindable(found.taking, _arrays(net, data))
+        found.movable = net.backend.make_rebindable(found.runner, _arrays(net, data))
     elif found.movable is not None:
         found.movable.rebind(_arrays(net, data))
         # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
         net.gradient.fill(0)
-        found.taking.state = net.state
+        found.runner.state = net.state
         found.set_l2([p.l2 for p in net.penalties()])
     yield found
     if found.movable is not None:
-        with _shelf.lock:
-            if _shelf.users:
-                _shelf.found.setdefault(key, []).append(found)
-                while len(_shelf.found) > MOST:
-                    _shelf.found.pop(next(iter(_shelf.found)))
+        with _cache.lock:
+            if _cache.users:
+                _cache.recordings.setdefault(key, []).append(found)
+                while len(_cache.recordings) > MAX_ENTRIES:
+                    _cache.recordings.pop(next(iter(_cache.recordings)))
 
 
 def _arrays(net: Network, data: Any) -> list[Array]:
@@ -119,43 +119,43 @@ def _arrays(net: Network, data: Any) -> list[Array]:
     return [*own, *(net.slots[name] for name in sorted(net.slots)), *given]
 
 
-class _Own(Exception):
+class _NotCacheable(Exception):
     """Something of the user's, of which nobody knows what it depends on."""
 
 
-def _told_of(net: Network, data: Any, extent: Any) -> Any:
+def _key_for(net: Network, data: Any, shape_key: Any) -> Any:
     """What recorded launches depend on beside the arrays' places and λ; None where it is not known."""
     if isinstance(data.X, CompressedRows):
         return None
     try:
         return (
-            extent,
+            shape_key,
             net.backend,
             net.dtype,
             net.precision,
             net.n_in,
-            tuple(_told(layer, LEFT_OUT) for layer in net.layers),
-            _told(net.optimizer, ("schedule",)),
-            _told(net.loss),
-            tuple(map(_told, net.metrics)),
+            tuple(_key(layer, IGNORED_FIELDS) for layer in net.layers),
+            _key(net.optimizer, ("schedule",)),
+            _key(net.loss),
+            tuple(map(_key, net.metrics)),
             net.loss_convention,
             tuple((p.start, p.stop, p.l1) for p in net.penalties()),
             tuple((p.start, p.stop) for p in net.penalties(trainable_only=True)),
             *((a.dtype, a.strides) for a in (data.X, data.y)),
             ("weighted", data.w is not None),
         )
-    except _Own:
+    except _NotCacheable:
         return None
 
 
-def _told(thing: Any, left_out: tuple[str, ...] = ()) -> Any:
+def _key(thing: Any, ignored: tuple[str, ...] = ()) -> Any:
     """An object of gpunn's own as something that can be compared."""
-    if isinstance(thing, PLAIN):
+    if isinstance(thing, HASHABLE):
         return thing
     if isinstance(thing, (list, tuple)):
-        return tuple(map(_told, thing))
+        return tuple(map(_key, thing))
     if isinstance(thing, dict):
-        return tuple((k, _told(v)) for k, v in sorted(thing.items()))
+        return tuple((k, _key(v)) for k, v in sorted(thing.items()))
     if not type(thing).__module__.startswith("gpunn."):
-        raise _Own
-    return type(thing), tuple((k, _told(v)) for k, v in sorted(vars(thing).items()) if k not in left_out)
+        raise _NotCacheable
+    return type(thing), tuple((k, _key(v)) for k, v in sorted(vars(thing).items()) if k not in ignored)

@@ -26,22 +26,22 @@ from . import checkpoint
 from .callbacks import Callback, CallbackList
 from .checkpoint import CheckpointError
 from .history import History
-from .parameter_arrays import Shapes, check_arrays, shapes_of, views_of
+from .parameter_arrays import Shapes, check_arrays, named_arrays, named_shapes
 
 TRAINING = "training"
 VERSION = 2  # of what a checkpoint holds in addition to the model; 1 had no checksums of the data
 PREFIX = f"{TRAINING}/"
-MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
+INVALID_FILE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 
 
-def of_the_model(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> dict[str, np.ndarray]:
+def model_tensors(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> dict[str, np.ndarray]:
     """The model's own arrays of a checkpoint; of any other file all there are."""
     if TRAINING not in metadata:
         return tensors
     return {name: a for name, a in tensors.items() if not name.startswith(PREFIX)}
 
 
-def remembered(path: str | os.PathLike[str], name: str) -> dict[str, Any] | None:
+def read_callback_state(path: str | os.PathLike[str], name: str) -> dict[str, Any] | None:
     """What the first callback of that class left in a checkpoint; None where there is no file, or nothing of it.
     CheckpointError where the file is damaged."""
     try:
@@ -53,12 +53,12 @@ def remembered(path: str | os.PathLike[str], name: str) -> dict[str, Any] | None
             if entry["class"] == name:
                 arrays = {key: tensors[f"{PREFIX}callbacks/{k}/{key}"] for key in entry["arrays"]}
                 return dict(json.loads(entry["state"])) | arrays
-    except MISFITS as error:
+    except INVALID_FILE as error:
         raise CheckpointError(f"{os.fspath(path)}: its metadata does not describe a fit: {error!r}") from error
     return None
 
 
-def print_of(data: tuple[Any, Any, Any] | None, rows: int | None = None) -> dict[str, Any] | None:
+def dataset_fingerprint(data: tuple[Any, Any, Any] | None, rows: int | None = None) -> dict[str, Any] | None:
     """The fingerprint of a set (X, y, weights or None) of which `rows` rows train; None where there is none."""
     if data is None:
         return None
@@ -74,7 +74,7 @@ def print_of(data: tuple[Any, Any, Any] | None, rows: int | None = None) -> dict
 
 
 @dataclass
-class Position:
+class TrainerState:
     """Where a fit is: all that the next step depends on, beside what callbacks remember."""
 
     first: int
@@ -87,11 +87,11 @@ class Position:
 
 
 @dataclass
-class Saved:
+class LoadedCheckpoint:
     """A checkpoint that was read and that fits."""
 
     path: str
-    position: Position
+    position: TrainerState
     history: History
     callbacks: list[tuple[Callback, dict[str, Any]]]
 
@@ -100,12 +100,12 @@ class Saved:
         for callback, state in self.callbacks:
             try:
                 callback.set_state(state)
-            except MISFITS as error:
+            except INVALID_FILE as error:
                 what = type(callback).__name__
                 raise CheckpointError(f"{self.path}: {what} cannot take what it had remembered: {error!r}") from error
 
 
-class Run:
+class TrainingRun:
     """A fit under way.
 
     net      the network that trains, compiled
@@ -148,7 +148,7 @@ class Run:
             "optimizer": optimizers.to_config(net.optimizer),
             "loss": losses.to_config(net.loss),
             "metrics": [metrics.to_config(m) for m in net.metrics],
-            "callbacks": [type(c).__name__ for c in self.hooks.callbacks if not c.only_watches],
+            "callbacks": [type(c).__name__ for c in self.hooks.callbacks if not c.passive],
             **self._facts,
         }
         return dict(json.loads(json.dumps(facts, allow_nan=False)))
@@ -189,17 +189,17 @@ class Run:
         }
         checkpoint.write(path, tensors | {PREFIX + name: a for name, a in extra.items()}, metadata)
 
-    def position(self) -> Position:
+    def position(self) -> TrainerState:
         """Where the fit is now, on the host."""
         net = self.net
 
         def copied(array: Array) -> np.ndarray:
             return np.array(net.backend.to_host(array))
 
-        return Position(
+        return TrainerState(
             self.first,
             self.done,
-            {name: copied(view) for name, view in views_of(net).items()},
+            {name: copied(view) for name, view in named_arrays(net).items()},
             {name: copied(flat) for name, flat in net.slots.items()},
             copied(net.state),
             net.learning_rate_override,
@@ -217,7 +217,7 @@ class Run:
 
     # --- reading ---
 
-    def open(self, path: str | os.PathLike[str], epochs: int) -> Saved | None:
+    def open(self, path: str | os.PathLike[str], epochs: int) -> LoadedCheckpoint | None:
         """The checkpoint in a file, or None where there is no file; nothing changes yet. CheckpointError where the
         file is damaged, or says what of it does not fit."""
         try:
@@ -244,12 +244,14 @@ class Run:
             saved = self._saved(str(name), metadata[TRAINING], tensors, epochs)
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from None
-        except MISFITS as error:
+        except INVALID_FILE as error:
             raise CheckpointError(f"{name}: its metadata does not describe a fit: {error!r}") from error
         self.history = saved.history
         return saved
 
-    def _saved(self, path: str, training: dict[str, Any], tensors: dict[str, np.ndarray], epochs: int) -> Saved:
+    def _saved(
+        self, path: str, training: dict[str, Any], tensors: dict[str, np.ndarray], epochs: int
+    ) -> LoadedCheckpoint:
         """What the file holds, each part of it looked at before it is believed."""
         net = self.net
         extra = {name.removeprefix(PREFIX): a for name, a in tensors.items() if name.startswith(PREFIX)}
@@ -258,7 +260,7 @@ class Run:
         for k, changed in training["changed"].items():
             for name, value in changed.items():
                 setattr(layers[int(k)], name, value)
-        parameters, running = shapes_of(layers, self.n_in)
+        parameters, running = named_shapes(layers, self.n_in)
         shapes = parameters | running
         arrays = {name: extra.get(name, tensors.get(name)) for name in shapes}
         check_arrays(shapes, net.dtype, {name: a for name, a in arrays.items() if a is not None})
@@ -286,7 +288,7 @@ class Run:
         history = History()
         history.history = {name: curves[name].tolist() for name in training["history"]}
         history.epoch = list(range(done))
-        position = Position(
+        position = TrainerState(
             first,
             done,
             {name: a for name, a in arrays.items() if a is not None},
@@ -295,7 +297,7 @@ class Run:
             rate,
             training["changed"],
         )
-        return Saved(path, position, history, self._states(training["callbacks"], extra))
+        return LoadedCheckpoint(path, position, history, self._states(training["callbacks"], extra))
 
     def _check_changed(self, given: dict[str, dict[str, Any]]) -> None:
         """CheckpointError unless it says what to set on layers: a number, a word, or frozen or not."""
@@ -320,12 +322,12 @@ class Run:
             # one that only watches need not be here again
             if mine:
                 found.append((mine.pop(0), state))
-        left = [c for rest in waiting.values() for c in rest if not c.only_watches]
+        left = [c for rest in waiting.values() for c in rest if not c.passive]
         if left:
             raise CheckpointError(f"it holds nothing of {type(left[0]).__name__}")
         return [(callback, state) for callback, state in found if state]
 
-    def restore(self, position: Position) -> None:
+    def restore(self, position: TrainerState) -> None:
         """Bring network and optimiser to a position. The network is built and ready."""
         net = self.net
         for k, (layer, now, began) in enumerate(zip(net.layers, _settings(net), self._began, strict=True)):
@@ -333,7 +335,7 @@ class Run:
                 if now["set"][name] != value:
                     setattr(layer, name, value)
         put = net.backend.asarray
-        for name, view in views_of(net).items():
+        for name, view in named_arrays(net).items():
             view[...] = put(position.arrays[name])
         for name, flat in net.slots.items():
             flat[...] = put(position.slots[name])

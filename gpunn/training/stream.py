@@ -15,7 +15,7 @@ from typing import Any
 from ..kernels import Launch
 from ..network import Network
 from .history import History
-from .loop import Audience, Data, Several, step_on, train, training_plan
+from .loop import DeviceDataset, FitContext, RepeatedStep, batch_step, train, training_plan
 
 ARRAYS = ("__array__", "__dlpack__", "__cuda_array_interface__", "to_numpy", "tocsr", "detach")
 
@@ -40,8 +40,8 @@ class Stream:
     def __init__(self, X: Any, steps: int | None = None) -> None:
         self.steps = steps
         self._X = X
-        self._begun: Iterator[Any] | None = None
-        self.only_once = not callable(X) and iter(X) is X
+        self._pending: Iterator[Any] | None = None
+        self.single_pass = not callable(X) and iter(X) is X
 
     def peek(self) -> Any:
         """The first batch, which the next epoch begins with all the same."""
@@ -49,15 +49,15 @@ class Stream:
         try:
             first = next(batches)
         except StopIteration:
-            raise ValueError(f"X gives no batch: {self._remedy()}") from None
-        self._begun = chain([first], batches)
+            raise ValueError(f"X gives no batch: {self._hint()}") from None
+        self._pending = chain([first], batches)
         return first
 
     def epoch(self) -> Iterator[Any]:
         """The batches of the next epoch."""
         batches = self._begin()
-        if self.only_once:
-            self._begun = batches
+        if self.single_pass:
+            self._pending = batches
         taken = 0
         while self.steps is None or taken < self.steps:
             try:
@@ -66,43 +66,45 @@ class Stream:
                 if self.steps is not None or taken == 0:
                     wanted = "at least one is needed" if self.steps is None else f"steps_per_epoch={self.steps}"
                     raise ValueError(
-                        f"X ended after {taken} batches of an epoch, but {wanted}: {self._remedy()}"
+                        f"X ended after {taken} batches of an epoch, but {wanted}: {self._hint()}"
                     ) from None
                 return
             taken += 1
             yield batch
 
     def _begin(self) -> Iterator[Any]:
-        if self._begun is not None:
-            begun, self._begun = self._begun, None
+        if self._pending is not None:
+            begun, self._pending = self._pending, None
             return begun
-        if self.only_once:
+        if self.single_pass:
             return iter(self._X)
         made = self._X() if not hasattr(self._X, "__iter__") else self._X
         if not isinstance(made, Iterable):
             raise TypeError(f"X() must return an iterator of batches, got {type(made).__name__}")
         return iter(made)
 
-    def _remedy(self) -> str:
-        if self.only_once:
+    def _hint(self) -> str:
+        if self.single_pass:
             return "an iterator gives its batches once; pass a function that makes a new one for every epoch"
         return "it must give batches anew in every epoch"
 
 
-def fit(net: Network, stream: Stream, check: Callable[[Any, int], Data], audience: Audience, **run: Any) -> History:
+def fit(
+    net: Network, stream: Stream, check: Callable[[Any, int], DeviceDataset], context: FitContext, **run: Any
+) -> History:
     """Train on the batches of a stream, as `loop.fit` does on a set; `check(batch, number)` brings them to the device.
 
     `run` holds epochs, first_epoch and done, as there.
     """
 
-    def step(data: Data, plans: ExitStack) -> list[Launch]:
+    def step(data: DeviceDataset, plans: ExitStack) -> list[Launch]:
         plan = plans.enter_context(training_plan(net, data.n, weighted=data.w is not None))
-        return step_on(plan, data)
+        return batch_step(plan, data)
 
-    def steps_of(epoch: int) -> Iterator[Several]:
+    def steps_of(epoch: int) -> Iterator[RepeatedStep]:
         for number, batch in enumerate(stream.epoch()):
             data = check(batch, number)
             with ExitStack() as plans:
-                yield Several(partial(step, data, plans))
+                yield RepeatedStep(partial(step, data, plans))
 
-    return train(net, steps_of, audience, **run)
+    return train(net, steps_of, context, **run)

@@ -26,7 +26,7 @@ CURVES = (
 class StopAt(gpunn.Callback):
     """Ctrl-C at the beginning of an epoch, or in the midst of it."""
 
-    only_watches = True
+    passive = True
 
     def __init__(self, epoch, batch=None):
         self.epoch, self.batch = epoch, batch

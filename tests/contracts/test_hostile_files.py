@@ -333,7 +333,7 @@ import gpunn
 
 folder, whole = sys.argv[1], open(sys.argv[1] + "/whole", "rb").read()
 file = folder + "/run.safetensors"
-limit = gpunn.training.checkpoint.HEADER_LIMIT
+limit = gpunn.training.checkpoint.MAX_HEADER
 known = b'{"__metadata__":{"format":"gpunn","version":"1"},'
 
 def framed(header, more=b""):
@@ -416,7 +416,7 @@ def test_a_model_whose_description_nobody_would_read_is_not_written(file):
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=2, seed=0)
     tensors, metadata = net.to_tensors()
     with pytest.raises(ValueError, match=naming("header", 10000000)):
-        checkpoint.write(file, tensors, metadata | {"more": "x" * checkpoint.HEADER_LIMIT})
+        checkpoint.write(file, tensors, metadata | {"more": "x" * checkpoint.MAX_HEADER})
     assert not list(file.parent.iterdir())
-    checkpoint.write(file, tensors, metadata | {"more": "x" * (checkpoint.HEADER_LIMIT - 10_000)})
+    checkpoint.write(file, tensors, metadata | {"more": "x" * (checkpoint.MAX_HEADER - 10_000)})
     assert bits(gpunn.load(file).predict(np.ones((1, 2)))) == bits(net.predict(np.ones((1, 2))))

@@ -116,7 +116,7 @@ def test_a_fit_that_is_done_gives_its_history_and_trains_nothing(file):
     before = file.read_bytes()
     steps, ends = [], []
     watch = gpunn.Callback()
-    watch.only_watches = True
+    watch.passive = True
     watch.on_epoch_begin = lambda epoch, logs=None: steps.append(epoch)
     watch.on_train_end = lambda logs=None: ends.append(dict(logs))
     net, data, options, _ = CASES["adam"]()
@@ -217,7 +217,7 @@ def test_the_file_is_the_model_that_is_shown_and_the_fit_goes_on_from_what_train
         net, (x, y), _, _ = CASES["adam"]()
         orders = {"order_of": lambda epoch: epoch_permutation(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
         valid = (resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
-        options = {"callbacks": [gpunn.ModelCheckpoint(file)], "resume": file, "subject": Shown(net), **orders}
+        options = {"callbacks": [gpunn.ModelCheckpoint(file)], "resume": file, "checkpoint_owner": Shown(net), **orders}
         history = fit.train(net, (x, y.astype("int32"), None), valid, epochs=epochs, **options)
         for a, b in zip(gpunn.load(file).get_weights(), net.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b / 2)

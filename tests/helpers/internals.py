@@ -119,7 +119,7 @@ def training_step(net, X, y, *, keeps_outputs=False):
     data = inputs.on_device(net._net, (X, y, None))
     with training_plan(net, len(X)) as plan:
         kept = [plan.store_rows(net._net.new_row_buffer(len(X), weighted=False))] if keeps_outputs else []
-        launches = loop.whole_step(plan, plan.gather(data.X, data.y), *kept)
+        launches = loop.full_step(plan, plan.gather(data.X, data.y), *kept)
         net._net.state[Slot.OFFSET] = 0
         yield launches
 
@@ -131,7 +131,7 @@ def on_device(net, X, y):
 
 def score(net, data):
     """Loss and metrics of rows from `on_device`."""
-    return loop.score(net._net, data)
+    return loop.evaluate(net._net, data)
 
 
 def plan_without_rows(net):
@@ -162,19 +162,19 @@ def rounded_copy(plan, array):
 
 def record_calls(monkeypatch):
     """A list that gets an entry each time an epoch is compiled for networks of one architecture."""
-    calls, record = [], fused_epochs._record
-    monkeypatch.setattr(fused_epochs, "_record", lambda *given: calls.append(given) or record(*given))
+    calls, record = [], fused_epochs._record_epochs
+    monkeypatch.setattr(fused_epochs, "_record_epochs", lambda *given: calls.append(given) or record(*given))
     return calls
 
 
 def epochs_cached():
     """The number of compiled epochs that the cache holds."""
-    return len(recording_cache._shelf.found)
+    return len(recording_cache._cache.recordings)
 
 
 def cache_is_empty():
     """True if the cache holds no compiled epoch and no network uses one."""
-    return not recording_cache._shelf.found and not recording_cache._shelf.users
+    return not recording_cache._cache.recordings and not recording_cache._cache.users
 
 
 def record_captures(monkeypatch):
@@ -186,13 +186,13 @@ def record_captures(monkeypatch):
 
 def call_after_each_fit(monkeypatch, call):
     """Call `call` each time one of several networks has been trained."""
-    course = fit.course
+    original = fit.epoch_coroutine
 
     def then(*given, **options):
-        yield from course(*given, **options)
+        yield from original(*given, **options)
         call()
 
-    monkeypatch.setattr(fit, "course", then)
+    monkeypatch.setattr(fit, "epoch_coroutine", then)
 
 
 def refuse_graphs(monkeypatch, refuse):

@@ -29,7 +29,7 @@ def say(text):
 class Acknowledge(gpunn.Callback):
     """Tells of every checkpoint that was written."""
 
-    only_watches = last = True
+    passive = runs_last = True
 
     def __init__(self, every):
         self.every = every

@@ -4,7 +4,7 @@ import importlib
 
 LIMITS = {
     "compiled_seconds": "gpunn.training.loop.POLL_SECONDS",  # that compiled steps run before Python continues
-    "epochs_at_once": "gpunn.training.fused_epochs.AT_ONCE",  # that compiled code runs without a return to Python
+    "epochs_at_once": "gpunn.training.fused_epochs.MAX_EPOCHS_PER_CALL",  # per call of compiled code
     "evaluation_rows": "gpunn.training.host_dataset.EVALUATION_ROWS",  # of one batch of an evaluation
     "graph_polls": "gpunn.backend.cuda.graph.POLLS_PER_WINDOW",  # of the clock before a deadline
     "graph_rates": "gpunn.backend.cuda.graph.MAX_RATES",  # learning rates stored on the device
@@ -12,9 +12,9 @@ LIMITS = {
     "launch_elements": "gpunn.backend.cuda.stream_scheduler.SATURATING_ELEMENTS",  # with which one launch fills a GPU
     "lbfgs_elements": "gpunn.estimators.base.LBFGS_ELEMENTS",  # of the widest layer in one evaluation of L-BFGS
     "onnx_bytes": "gpunn.interchange.onnx.LIMIT",  # of the numbers in one file
-    "progress_seconds": "gpunn.training.callbacks.progress.BETWEEN",  # between two updates of the progress bar
-    "rates_at_once": "gpunn.training.fused_epochs.RATES",  # learning rates of a schedule computed together
-    "recordings": "gpunn.training.recording_cache.MOST",  # compiled epochs kept for other networks
+    "progress_seconds": "gpunn.training.callbacks.progress.MIN_REDRAW_SECONDS",  # of the progress bar
+    "rates_at_once": "gpunn.training.fused_epochs.MAX_RATES",  # learning rates of a schedule computed together
+    "recordings": "gpunn.training.recording_cache.MAX_ENTRIES",  # compiled epochs kept for other networks
     "thread_work": "gpunn.backend.cpu.executor.MIN_NS_PER_THREAD",  # with which another thread pays off
     "threads": "gpunn.backend.cpu.executor.MAX_THREADS",  # of one step
     "transfer_bytes": "gpunn.training.host_dataset.BLOCK_BYTES",  # of the rows copied to a device together

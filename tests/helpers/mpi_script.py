@@ -175,10 +175,10 @@ def leaving():
 
 def own_rows():
     """Every process has a file in which only its own rows are numbers."""
-    from gpunn.parallel.disk_rows import Blocks
+    from gpunn.parallel.disk_rows import RowPartition
 
     size = int(os.environ["PMI_SIZE"])
-    start, stop = Blocks(len(X), 8, size).block(RANK)
+    start, stop = RowPartition(len(X), 8, size).block(RANK)
     for name, rows in (("x", X), ("y", Y)):
         mine = np.full_like(rows, np.nan)
         mine[start:stop] = rows[start:stop]

@@ -79,7 +79,7 @@ class Sometimes(gpunn.Callback):
 class Stop(gpunn.Callback):
     """Ends a fit with an error in the midst of an epoch."""
 
-    only_watches = True
+    passive = True
 
     class Now(Exception):
         """Raised before the second step."""

@@ -12,19 +12,19 @@ from gpunn.parallel import strategy
 
 
 class Member:
-    """What `gpunn.parallel.mpi.World` is to a process."""
+    """What `gpunn.parallel.mpi.MpiWorld` is to a process."""
 
     timeout = 60.0
 
-    def __init__(self, crew, rank):
-        self.crew, self.rank, self.size, self.local_rank = crew, rank, crew.size, rank
+    def __init__(self, group, rank):
+        self.group, self.rank, self.size, self.local_rank = group, rank, group.size, rank
         self.inside, self.agreed, self.sums, self.told = 0, False, 0, None
 
     def _share(self, value):
-        self.crew.table[self.rank] = value
-        self.crew.barrier.wait(20)
-        found = list(self.crew.table)
-        self.crew.barrier.wait(20)
+        self.group.table[self.rank] = value
+        self.group.barrier.wait(20)
+        found = list(self.group.table)
+        self.group.barrier.wait(20)
         return found
 
     def allgather(self, where, value):
@@ -36,7 +36,7 @@ class Member:
             assert place == where
         return [said for _, _, said in entries]
 
-    def tell(self, error, seconds):
+    def announce_failure(self, error, seconds):
         if error is not self.told:
             self._share(("failed", "", str(error)))
 
@@ -60,7 +60,7 @@ class Member:
         return ([begin], [finish]) if arrays else ([], [])
 
 
-class Crew:
+class ThreadedGroup:
     """So many threads, each of which calls `work(rank)` with a strategy that knows the others."""
 
     def __init__(self, size):
@@ -79,5 +79,5 @@ class Crew:
     def _one(self, work, rank, options):
         mine = gpunn.DataParallel(**options)
         member = self.members[rank]
-        mine.start = lambda: strategy.Team(member, mine.synchronized_batch_norm, mine.bucket_bytes)
+        mine.start = lambda: strategy.DataParallelGroup(member, mine.synchronized_batch_norm, mine.bucket_bytes)
         return work(mine)

@@ -519,7 +519,7 @@ def test_an_interruption_stops_all_courses(way):
 
 def test_an_interrupted_fit_keeps_the_epochs_that_were_done():
     made = net(seed=1)
-    taken = fit.course(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
+    taken = fit.epoch_coroutine(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
     asked = next(taken)
     asked.epochs = 4  # as if only these had been done when it came
     while not asked.run(1.0):

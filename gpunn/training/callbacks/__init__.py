@@ -5,7 +5,7 @@ from .csv_logger import CSVLogger
 from .early_stopping import EarlyStopping
 from .learning_rate_scheduler import LearningRateScheduler
 from .model_checkpoint import ModelCheckpoint
-from .progress import EpochLines, ProgressBar
+from .progress import EpochLogger, ProgressBar
 from .reduce_lr_on_plateau import ReduceLROnPlateau
 from .terminate_on_nan import TerminateOnNaN
 
@@ -14,7 +14,7 @@ __all__ = [
     "Callback",
     "CallbackList",
     "EarlyStopping",
-    "EpochLines",
+    "EpochLogger",
     "LearningRateScheduler",
     "ModelCheckpoint",
     "ProgressBar",

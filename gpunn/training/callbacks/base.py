@@ -19,13 +19,13 @@ class Callback:
     same attributes in the same epoch or batch hook.
 
     A fit that is resumed has the callbacks of the one before it, by their classes; `get_state` and `set_state` carry
-    what they remember. One with `only_watches` may be there or not: it changes nothing of the run.
+    what they remember. One with `passive` may be there or not: it changes nothing of the run.
     """
 
     model: Any = None
     params: dict[str, Any]
-    last = False  # whether its hooks are called after those of the others, whose state it keeps, say
-    only_watches = False  # whether the run is the same without it: it shows or writes, and decides nothing
+    runs_last = False  # whether its hooks are called after those of the others, whose state it keeps, say
+    passive = False  # whether the run is the same without it: it shows or writes, and decides nothing
 
     def get_state(self) -> dict[str, Any]:
         """What the callback must remember when a fit is resumed: numbers, text, lists and dicts as JSON has them, and
@@ -89,12 +89,12 @@ class CallbackList:
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be gpunn.Callback objects, got {callback!r}")
-        self.callbacks.sort(key=lambda callback: callback.last)
+        self.callbacks.sort(key=lambda callback: callback.runs_last)
         for callback in self.callbacks:
             callback.set_model(model)
             callback.set_params(params)
         # a hook that nobody overrides is not called once a batch
-        self.watch_batches = any(
+        self.has_batch_hooks = any(
             getattr(getattr(c, hook), "__func__", None) is not getattr(Callback, hook)
             for c in self.callbacks
             for hook in ("on_train_batch_begin", "on_train_batch_end")

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from ...validation import boolean
-from ..checkpoint import stat_file
+from ..checkpoint import stat_regular_file
 from .base import Callback, Logs
 
 
@@ -24,7 +24,7 @@ class CSVLogger(Callback):
     regular file; ValueError where it is to be gone on with but has other columns than the epoch.
     """
 
-    only_watches = True
+    passive = True
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self.path = os.fspath(path)
@@ -38,7 +38,7 @@ class CSVLogger(Callback):
         self._kept: int | None = None if self.append else 0
         with contextlib.suppress(FileNotFoundError):
             # opening a pipe blocks until there is a reader
-            stat_file(self.path)
+            stat_regular_file(self.path)
         with open(self.path, "ab"):
             pass
 

@@ -50,7 +50,7 @@ class EarlyStopping(Callback):
 
     def _begin(self) -> None:
         self.wait = 0
-        self.best = self.monitor.worst
+        self.best = self.monitor.initial
         self.best_epoch: int | None = None
         self.stopped_epoch: int | None = None
         self._best: dict[str, np.ndarray] = {}

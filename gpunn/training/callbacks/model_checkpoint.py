@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...validation import boolean, positive_integer
-from ..checkpoint import stat_file
+from ..checkpoint import stat_regular_file
 from .base import Callback, Logs
 from .monitor import Monitor
 
@@ -28,7 +28,7 @@ class ModelCheckpoint(Callback):
     before the first epoch.
     """
 
-    only_watches = True
+    passive = True
 
     def __init__(
         self,
@@ -49,10 +49,10 @@ class ModelCheckpoint(Callback):
             raise ValueError(f"monitor={monitor!r} is for save_best_only=True: without it every epoch is written")
         self.monitor = None if monitor is None else Monitor(monitor, mode)
         # where several write, those that keep the best come first: a file that follows knows what they wrote
-        self.last = self.monitor is None
+        self.runs_last = self.monitor is None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self.best = None if self.monitor is None else self.monitor.worst
+        self.best = None if self.monitor is None else self.monitor.initial
         self._due = False
         folder = Path(self.path).parent
         # in the first minute rather than after the first epoch
@@ -60,7 +60,7 @@ class ModelCheckpoint(Callback):
             raise FileNotFoundError(2, "there is no such folder for checkpoints", str(folder))
         if "{" not in self.path:
             with contextlib.suppress(FileNotFoundError):
-                stat_file(self.path)
+                stat_regular_file(self.path)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Whether this epoch is to be written; it is, when all callbacks have had it."""

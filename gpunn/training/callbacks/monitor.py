@@ -38,7 +38,7 @@ class Monitor:
         self.min_delta = nonnegative("min_delta", min_delta)
 
     @property
-    def worst(self) -> float:
+    def initial(self) -> float:
         """The value that every other improves on: ∞ for "min", −∞ for "max"."""
         return math.inf if self.mode == "min" else -math.inf
 

@@ -10,7 +10,7 @@ from typing import Any
 from .base import Callback, Logs
 
 FORMAT = "{desc} |{bar}| {elapsed}<{remaining}{postfix}"
-BETWEEN = 0.1  # seconds between two drawings of the bar
+MIN_REDRAW_SECONDS = 0.1  # seconds between two drawings of the bar
 
 _log = logging.getLogger("gpunn")
 
@@ -22,7 +22,7 @@ class ProgressBar(Callback):
     ImportError names the extra where tqdm is absent.
     """
 
-    only_watches = True
+    passive = True
 
     def __init__(self) -> None:
         try:
@@ -53,14 +53,14 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._numbers, self._done, self._steps = dict(logs or {}), epoch + 1, 0
-        if time.monotonic() - self._shown > BETWEEN:
+        if time.monotonic() - self._shown > MIN_REDRAW_SECONDS:
             self._draw()
 
     def _draw(self) -> None:
         self._shown = time.monotonic()
         self._bar.n = self._done
         self._bar.set_description_str(self._title(), refresh=False)
-        self._bar.set_postfix_str(_in_pairs(self._numbers), refresh=False)
+        self._bar.set_postfix_str(_format(self._numbers), refresh=False)
         self._bar.refresh()
 
     def _title(self) -> str:
@@ -80,10 +80,10 @@ class ProgressBar(Callback):
             self._bar = None
 
 
-class EpochLines(Callback):
+class EpochLogger(Callback):
     """One line an epoch through `logging`, logger "gpunn", level INFO; shown on stderr unless logging is configured."""
 
-    only_watches = True
+    passive = True
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._handler = None
@@ -107,7 +107,7 @@ def _numbers(logs: Logs) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
 
 
-def _in_pairs(logs: Logs) -> str:
+def _format(logs: Logs) -> str:
     """Every number with that on the validation set behind it, as short as can be."""
     pairs = []
     for name, value in logs.items():

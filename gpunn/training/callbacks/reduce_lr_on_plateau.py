@@ -45,9 +45,9 @@ class ReduceLROnPlateau(Callback):
         self._begin()
 
     def _begin(self) -> None:
-        self.best = self.monitor.worst
+        self.best = self.monitor.initial
         self.wait = 0
-        self.cooling = 0
+        self.cooldown_left = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._begin()
@@ -57,13 +57,13 @@ class ReduceLROnPlateau(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         value = self.monitor.value(logs)
-        if self.cooling > 0:
-            self.cooling -= 1
+        if self.cooldown_left > 0:
+            self.cooldown_left -= 1
             self.wait = 0
         if self.monitor.improved(value, self.best):
             self.best = value
             self.wait = 0
-        elif self.cooling == 0:
+        elif self.cooldown_left == 0:
             self.wait += 1
             if self.wait >= self.patience:
                 self._reduce()
@@ -74,11 +74,11 @@ class ReduceLROnPlateau(Callback):
         # a rate that has underflowed would be none
         if 0 < new < old:
             self.model.learning_rate = new
-            self.cooling = self.cooldown
+            self.cooldown_left = self.cooldown
             self.wait = 0
 
     def get_state(self) -> dict[str, Any]:
-        return {"best": self.best, "wait": self.wait, "cooling": self.cooling}
+        return {"best": self.best, "wait": self.wait, "cooldown_left": self.cooldown_left}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self.best, self.wait, self.cooling = float(state["best"]), int(state["wait"]), int(state["cooling"])
+        self.best, self.wait, self.cooldown_left = float(state["best"]), int(state["wait"]), int(state["cooldown_left"])

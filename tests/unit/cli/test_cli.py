@@ -460,7 +460,7 @@ def test_a_pipe_is_never_replaced(run, table, folder, name, link):
 class _Interrupt(gpunn.Callback):
     """Ctrl-C in an epoch."""
 
-    only_watches = True
+    passive = True
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -515,7 +515,7 @@ def test_resume_goes_on_where_the_model_was_written_and_the_checkpoint_not_remov
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli.checkpoint, "replace" if killed_before == "the picture" else "remove", killed)
+        patch.setattr(cli.checkpoint, "write_bytes" if killed_before == "the picture" else "remove", killed)
         assert run(*command)[0] == 130
     assert Path("flowers.safetensors").exists() and Path("flowers.checkpoint.safetensors").exists()
     weights = gpunn.load("flowers.safetensors").net.get_weights()

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 from helpers import internals
-from helpers.threaded_group import Crew
+from helpers.threaded_group import ThreadedGroup
 
 import gpunn
 from gpunn.recording import BatchShard, shard_bounds
@@ -56,19 +56,19 @@ def assert_one(found, one, near=NEAR):
 def test_every_rule(rule):
     one = trained(None, rule)
     assert internals.steps_taken(one[0]) >= STEPS
-    assert_one(Crew(3).run(lambda s: trained(s, rule), synchronized_batch_norm=True), one)
+    assert_one(ThreadedGroup(3).run(lambda s: trained(s, rule), synchronized_batch_norm=True), one)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 @pytest.mark.parametrize("weights", [None, W], ids=["plain", "weights"])
 def test_any_number_of_processes_and_odd_last_batches(size, weights):
     one = trained(None, w=weights)
-    assert_one(Crew(size).run(lambda s: trained(s, w=weights), synchronized_batch_norm=True), one)
+    assert_one(ThreadedGroup(size).run(lambda s: trained(s, w=weights), synchronized_batch_norm=True), one)
 
 
 def test_a_process_without_a_row_in_the_last_batch():
     one = trained(None, batch=26)  # 26, 26 and 1: three processes share one row
-    assert_one(Crew(3).run(lambda s: trained(s, batch=26), synchronized_batch_norm=True), one)
+    assert_one(ThreadedGroup(3).run(lambda s: trained(s, batch=26), synchronized_batch_norm=True), one)
 
 
 @pytest.mark.parametrize("norm", [True, False])
@@ -82,7 +82,7 @@ def test_a_process_without_a_row_of_labels(norm):
         "batch": 26,
         "norm": norm,
     }
-    assert_one(Crew(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), trained(None, **how))
+    assert_one(ThreadedGroup(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), trained(None, **how))
 
 
 def test_a_loss_and_a_metric_in_python():
@@ -92,7 +92,7 @@ def test_a_loss_and_a_metric_in_python():
         return ((a - y) ** 2).sum(axis=1), 2 * (a - y)
 
     how = {"loss": loss, "metrics": ["mae"], "batch": 26}
-    assert_one(Crew(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), trained(None, **how))
+    assert_one(ThreadedGroup(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), trained(None, **how))
 
 
 def test_sparse_rows():
@@ -103,24 +103,24 @@ def test_sparse_rows():
         rows = sparse.csr_matrix(np.where(X > 0, X, 0))
         return net, net.fit(rows, Y, batch_size=8, epochs=4, sample_weight=W, verbose=0)
 
-    assert_one(Crew(3).run(fit, synchronized_batch_norm=True), fit(None))
+    assert_one(ThreadedGroup(3).run(fit, synchronized_batch_norm=True), fit(None))
 
 
 def test_labels_and_metrics_of_whole_sets():
     how = {"y": LABELS, "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy", "auc", "f1"], "w": W}
     one = trained(None, **how)
-    assert_one(Crew(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), one)
+    assert_one(ThreadedGroup(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), one)
 
 
 def test_batch_normalization_of_one_process_is_not_what_parts_do_by_themselves():
     """What the synchronised test could not fail by otherwise; running values are the mean of the processes'."""
     one = trained(None)
-    found = Crew(2).run(trained)
+    found = ThreadedGroup(2).run(trained)
     assert apart(found[0][0], found[1][0]) == 0
     assert apart(found[0][0], one[0]) > 1e-3
     assert (internals.running(found[0][0]) == internals.running(found[1][0])).all()
     # without such a layer nothing is to be synchronised
-    assert_one(Crew(2).run(lambda s: trained(s, norm=False)), trained(None, norm=False))
+    assert_one(ThreadedGroup(2).run(lambda s: trained(s, norm=False)), trained(None, norm=False))
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_a_callbacks_change_counts_on_every_rank_whoever_looks_afterwards(change
         history = net.fit(X, Y, batch_size=8, epochs=4, callbacks=[callback], validation_data=(X, Y), verbose=0)
         return net, history
 
-    assert_one(Crew(3).run(fit, synchronized_batch_norm=True), fit(None, "nobody"))
+    assert_one(ThreadedGroup(3).run(fit, synchronized_batch_norm=True), fit(None, "nobody"))
 
 
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_end"])
@@ -171,7 +171,7 @@ def test_a_change_on_one_rank_alone_is_an_error_on_all(change, hook):
         with pytest.raises(RuntimeError, match=r"process 1 .*settings of layers, optimizer, loss and metrics"):
             net.fit(X, Y, batch_size=8, epochs=4, callbacks=[callback], verbose=0)
 
-    Crew(2).run(fit)
+    ThreadedGroup(2).run(fit)
 
 
 def test_float32_is_within_ten_times_the_difference_of_two_orders_of_summation():
@@ -186,7 +186,7 @@ def test_float32_is_within_ten_times_the_difference_of_two_orders_of_summation()
     one, another = full(None), full(None, np.arange(ROWS)[::-1])
     difference = apart(one, another)
     assert 0 < difference < 1e-3
-    for net in Crew(3).run(full):
+    for net in ThreadedGroup(3).run(full):
         assert apart(net, one) <= 10 * difference
 
 
@@ -206,11 +206,11 @@ def test_the_masks_are_those_of_one_process():
 
     one = net_with(None)
     assert 0 < np.sum(one) < 48
-    assert Crew(3).run(net_with) == [one] * 3
+    assert ThreadedGroup(3).run(net_with) == [one] * 3
 
 
 def test_one_sum_of_the_gradient_a_step():
-    crew = Crew(2)
+    group = ThreadedGroup(2)
 
     def steps(strategy):
         net = gpunn.Sequential([gpunn.Dense(4, "relu"), gpunn.Dense(3)], seed=0).compile(
@@ -219,24 +219,24 @@ def test_one_sum_of_the_gradient_a_step():
         net.fit(X, Y, batch_size=ROWS, epochs=7, verbose=0)
         return net
 
-    crew.run(steps)
-    assert [member.sums for member in crew.members] == [7, 7]
+    group.run(steps)
+    assert [member.sums for member in group.members] == [7, 7]
 
 
 @pytest.mark.parametrize("size, bucket", [(2, 1), (3, 300), (2, 10**9)])
 def test_gradients_that_are_sent_as_they_come(size, bucket):
     """What was sent is NaN until it is back, so that a layer which touched it would be seen."""
-    crew = Crew(size)
-    assert_one(crew.run(trained, synchronized_batch_norm=True, bucket_bytes=bucket), trained(None))
+    group = ThreadedGroup(size)
+    assert_one(group.run(trained, synchronized_batch_norm=True, bucket_bytes=bucket), trained(None))
 
     def steps(strategy):
         net = net_of(strategy, metrics=(), norm=False)
         net.fit(X, Y, batch_size=ROWS, epochs=7, verbose=0)
 
-    crew.run(steps, bucket_bytes=bucket)
+    group.run(steps, bucket_bytes=bucket)
     # weights of three layers (504, 360 and 120 bytes from the first on), and the rest
     sums = {1: 4, 300: 3, 10**9: 1}[bucket]
-    assert [member.sums for member in crew.members] == [7 * sums] * size
+    assert [member.sums for member in group.members] == [7 * sums] * size
 
 
 def test_an_update_that_diverges_is_raised_by_all_with_the_weights_before_it():
@@ -247,7 +247,7 @@ def test_an_update_that_diverges_is_raised_by_all_with_the_weights_before_it():
         return str(caught.value), [w.tobytes() for w in net.get_weights()]
 
     one = diverge(None)
-    found = Crew(3).run(diverge, synchronized_batch_norm=True)
+    found = ThreadedGroup(3).run(diverge, synchronized_batch_norm=True)
     assert found[0] == found[1] == found[2]
     assert found[0][0] == one[0]
 
@@ -261,7 +261,7 @@ def test_train_on_batch_and_what_moves_nothing():
         return [*losses, loss, *(float(np.abs(g).sum()) for g in gradients)]
 
     one = steps(None)
-    for found in Crew(3).run(steps, synchronized_batch_norm=True):
+    for found in ThreadedGroup(3).run(steps, synchronized_batch_norm=True):
         assert found == pytest.approx(one, rel=1e-9)
 
 
@@ -278,7 +278,7 @@ def test_one_who_stops_stops_all():
         first = internals.process_group(net).rank == 1
         return len(net.fit(X, Y, epochs=9, verbose=0, callbacks=[Stop(first)]).epoch)
 
-    assert Crew(3).run(stopped) == [3, 3, 3]
+    assert ThreadedGroup(3).run(stopped) == [3, 3, 3]
 
 
 def test_a_callback_that_parts_the_processes_is_found_out():
@@ -293,7 +293,7 @@ def test_a_callback_that_parts_the_processes_is_found_out():
             net.fit(X, Y, epochs=9, verbose=0, callbacks=[Slow()])
         return True
 
-    assert all(Crew(2).run(part_ways))
+    assert all(ThreadedGroup(2).run(part_ways))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def refused(call, size=2):
             call(strategy)
         return str(caught.value)
 
-    said = Crew(size).run(work)
+    said = ThreadedGroup(size).run(work)
     assert set(said) == {said[0]}
     return said[0]
 
@@ -431,7 +431,7 @@ def test_a_copy_is_of_its_process_alone_until_it_joins():
             each.fit(X, Y, epochs=2, verbose=0)
         return apart(net, twin)
 
-    assert Crew(2).run(both) == [0, 0]
+    assert ThreadedGroup(2).run(both) == [0, 0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -447,7 +447,7 @@ def test_a_count_of_rows_is_exact(dtype):
         net.layers[0].trainable = False
         return net.fit(x, y, batch_size=7, validation_data=(x, y), verbose=0).history
 
-    for history in Crew(3).run(watched):
+    for history in ThreadedGroup(3).run(watched):
         assert history["accuracy"] == history["val_accuracy"] == [24 / ROWS]
 
 
@@ -461,6 +461,6 @@ def test_an_epoch_without_weight_is_an_error_on_every_process():
 
     before = net_of(None)
     before.build(7)
-    for weights in Crew(3).run(trained_without_weight):
+    for weights in ThreadedGroup(3).run(trained_without_weight):
         for got, wanted in zip(weights, before.get_weights(), strict=True):
             np.testing.assert_array_equal(got, wanted)

@@ -128,7 +128,7 @@ def test_a_cpu_serves_all_processes():
 def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     """The whole path of a fit, with one process, whose sums are what they are already: simulated."""
     import gpunn
-    from gpunn.parallel.strategy import Team
+    from gpunn.parallel.strategy import DataParallelGroup
 
     nccl = Calls()
     monkeypatch.setattr(fake_cupy.cuda, "__path__", [], raising=False)
@@ -136,7 +136,7 @@ def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     alone = processes(size=1)
     alone.allgather, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
     strategy = gpunn.DataParallel(bucket_bytes=bucket)
-    strategy.start = lambda: Team(alone, False, bucket)
+    strategy.start = lambda: DataParallelGroup(alone, False, bucket)
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(21, 5)).astype("float32"), rng.normal(size=(21, 2)).astype("float32")
 

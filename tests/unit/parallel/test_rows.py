@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from helpers.messages import naming
 from helpers.oracles import oracle
-from helpers.threaded_group import Crew
+from helpers.threaded_group import ThreadedGroup
 
 import gpunn
-from gpunn.parallel.disk_rows import Blocks
+from gpunn.parallel.disk_rows import RowPartition
 
 RNG = np.random.default_rng(5)
 ROWS = 53
@@ -66,7 +66,7 @@ def test_one_process_takes_the_steps_of_arrays_in_memory(npy, parquet):
 def test_processes_take_the_steps_of_one_that_knows_their_number(size, shuffle, npy, parquet):
     wanted = fitted(npy(size), validation_data=tuple(npy()), shuffle=shuffle)
     for files in (npy, parquet):
-        for found in Crew(size).run(
+        for found in ThreadedGroup(size).run(
             lambda s, files=files: fitted(files(), s, validation_data=tuple(files()), shuffle=shuffle)
         ):
             assert_close(found, wanted)
@@ -76,16 +76,16 @@ def test_beside_arrays_in_memory(npy):
     """Targets may be an array that every process has."""
     x, _, _ = npy(2)
     wanted = fitted((x, Y, W))
-    for found in Crew(2).run(lambda s: fitted((npy()[0], Y, W), s)):
+    for found in ThreadedGroup(2).run(lambda s: fitted((npy()[0], Y, W), s)):
         assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("n, batch, parts", [(53, 8, 1), (53, 8, 3), (10, 4, 3), (7, 7, 7), (9, 8, 4), (16, 8, 4)])
 def test_blocks_hold_every_row_once(n, batch, parts):
-    blocks = Blocks(n, batch, parts)
+    blocks = RowPartition(n, batch, parts)
     ends = [blocks.block(k) for k in range(parts)]
     assert ends[0][0] == 0 and ends[-1][1] == n
-    places = [blocks.places(k) for k in range(parts)]
+    places = [blocks.positions(k) for k in range(parts)]
     assert [len(p) for p in places] == [stop - start for start, stop in ends]
     assert sorted(np.concatenate(places)) == list(range(n))
     whole = blocks.order(7, 2, range(parts), True)
@@ -99,8 +99,8 @@ def test_blocks_hold_every_row_once(n, batch, parts):
 
 def test_every_block_has_an_order_of_its_own():
     """Each of four equal blocks takes the permutation of the generator that is jumped as often as its number."""
-    blocks = Blocks(4 * 16, 8, 4)
-    orders = [blocks.order(7, 2, range(k, k + 1), True)[blocks.places(k)].tolist() for k in range(4)]
+    blocks = RowPartition(4 * 16, 8, 4)
+    orders = [blocks.order(7, 2, range(k, k + 1), True)[blocks.positions(k)].tolist() for k in range(4)]
     key = np.array([7, 2], dtype=np.uint64)
     for k, order in enumerate(orders):
         assert order == np.random.Generator(np.random.Philox(key=key).jumped(k)).permutation(16).tolist()
@@ -140,7 +140,11 @@ def test_any_number_of_processes_goes_on_with_the_same_rows_and_no_others(first,
         )
 
     def run(size, *arguments, **sets):
-        return Crew(size).run(lambda s: fit(s, *arguments, **sets)) if size > 1 else [fit(None, *arguments, **sets)]
+        return (
+            ThreadedGroup(size).run(lambda s: fit(s, *arguments, **sets))
+            if size > 1
+            else [fit(None, *arguments, **sets)]
+        )
 
     run(first, 2)
     for name, array in (("x", X), ("y", Y), ("w", W)):
@@ -232,4 +236,4 @@ def test_sets_that_do_not_fit_each_other(npy, tmp_path):
             fitted(npy(3), strategy)
         return True
 
-    assert all(Crew(2).run(two_of_three))
+    assert all(ThreadedGroup(2).run(two_of_three))

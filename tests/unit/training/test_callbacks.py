@@ -120,8 +120,8 @@ def test_the_base_class_does_nothing_and_is_not_called_once_a_batch():
     from gpunn.training.callbacks import CallbackList
 
     seen = []
-    assert not CallbackList([gpunn.Callback(), Epochs()], None, {}).watch_batches
-    assert CallbackList([Epochs(), Record()], None, {}).watch_batches
+    assert not CallbackList([gpunn.Callback(), Epochs()], None, {}).has_batch_hooks
+    assert CallbackList([Epochs(), Record()], None, {}).has_batch_hooks
 
 
 def test_a_hook_may_be_set_on_the_object():

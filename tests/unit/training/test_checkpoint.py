@@ -148,7 +148,7 @@ def _left_by_a_killed_save(file):
     script = (
         "import os, signal, sys\n"
         "from gpunn.training import checkpoint\n"
-        "with checkpoint.replacing(checkpoint.Path(sys.argv[1])) as f:\n"
+        "with checkpoint.atomic_write(checkpoint.Path(sys.argv[1])) as f:\n"
         "    f.write(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -222,7 +222,7 @@ def test_a_save_under_way_keeps_its_temporary_file(file):
     script = (
         "import sys\n"
         "from gpunn.training import checkpoint\n"
-        "with checkpoint.replacing(checkpoint.Path(sys.argv[1])) as f:\n"
+        "with checkpoint.atomic_write(checkpoint.Path(sys.argv[1])) as f:\n"
         "    print('writing', flush=True)\n"
         "    f.write(sys.stdin.buffer.read())\n"
     )
@@ -230,7 +230,7 @@ def test_a_save_under_way_keeps_its_temporary_file(file):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as other:
         assert other.stdout.readline() == b"writing\n"
-        with checkpoint.replacing(file) as mine:
+        with checkpoint.atomic_write(file) as mine:
             mine.write(b"mine")
             being_written = [*file.parent.iterdir()]
             assert len(being_written) == 2
@@ -364,7 +364,7 @@ WRITERS = {
     "ModelCheckpoint": lambda path: _fit(gpunn.ModelCheckpoint(path)),
     "ModelCheckpoint of a path with a field": lambda path: _fit(gpunn.ModelCheckpoint(f"{path.parent}/node{{epoch}}")),
     "CSVLogger": lambda path: _fit(gpunn.CSVLogger(path)),
-    "replace": lambda path: checkpoint.replace(path, b"bytes"),
+    "replace": lambda path: checkpoint.write_bytes(path, b"bytes"),
 }
 
 

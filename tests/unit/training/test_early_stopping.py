@@ -220,10 +220,10 @@ def test_what_is_not_there_is_named_after_the_first_epoch(monitor, match):
 
 def test_monitor():
     loss, score = Monitor("val_loss", min_delta=0.5), Monitor("val_top_k_accuracy")
-    assert (loss.mode, loss.worst, score.mode, score.worst) == ("min", INF, "max", -INF)
-    assert loss.improved(1, loss.worst) and loss.improved(1, 1.75) and not loss.improved(1, 1.5)
-    assert score.improved(0, score.worst) and score.improved(0.5, 0.25) and not score.improved(0.5, 0.5)
+    assert (loss.mode, loss.initial, score.mode, score.initial) == ("min", INF, "max", -INF)
+    assert loss.improved(1, loss.initial) and loss.improved(1, 1.75) and not loss.improved(1, 1.5)
+    assert score.improved(0, score.initial) and score.improved(0.5, 0.25) and not score.improved(0.5, 0.5)
     for monitor in (loss, score):
-        assert not monitor.improved(NAN, monitor.worst) and not monitor.improved(monitor.worst, monitor.worst)
+        assert not monitor.improved(NAN, monitor.initial) and not monitor.improved(monitor.initial, monitor.initial)
     assert loss.value({"val_loss": np.float32(0.5)}) == 0.5
     assert Monitor("profit", "max").mode == "max" and Monitor("accuracy", "min").mode == "min"

@@ -121,7 +121,10 @@ def test_metrics_that_look_at_all_rows_are_those_of_the_validation_set(device, n
 
 def test_what_has_room_lies_on_the_device(fake_cupy, small_blocks):
     X, y, _ = _set("values")
-    assert type(inputs.place(internals.network(_net("values", "cuda")), (X, y, None))) is gpunn.training.loop.Data
+    assert (
+        type(inputs.to_device_or_host(internals.network(_net("values", "cuda")), (X, y, None)))
+        is gpunn.training.loop.DeviceDataset
+    )
 
 
 def test_room_is_most_of_what_is_free(fake_cupy):
@@ -139,7 +142,7 @@ def test_a_set_that_is_on_the_gpu_stays_there(fake_cupy, no_room):
     no_room("cuda")
     X, y, _ = _set("values")
     there = fake_cupy.asarray(X)
-    placed = inputs.place(internals.network(_net("values", "cuda")), (there, y, None))
+    placed = inputs.to_device_or_host(internals.network(_net("values", "cuda")), (there, y, None))
     assert placed.X is there
 
 

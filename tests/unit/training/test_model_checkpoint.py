@@ -45,7 +45,7 @@ def _after(epochs):
 class Dictate(gpunn.Callback):
     """Gives each epoch the number that it is told."""
 
-    only_watches = True
+    passive = True
 
     def __init__(self, values):
         self.values = values
@@ -66,7 +66,7 @@ def test_it_writes_every_epoch_over_the_last(file):
     seen = []
 
     class Look(gpunn.Callback):
-        last = True
+        runs_last = True
 
         def on_epoch_complete(self, epoch, logs=None):
             seen.append((_epochs(file), weights_of(gpunn.load(file)) == weights_of(self.model)))
@@ -119,7 +119,7 @@ def test_only_the_best(file):
     seen = []
 
     class Look(gpunn.Callback):
-        last = True
+        runs_last = True
 
         def on_epoch_complete(self, epoch, logs=None):
             seen.append(_epochs(file))
@@ -157,7 +157,7 @@ def test_the_best_is_written_before_what_says_that_it_was(tmp_path):
     keeper = gpunn.ModelCheckpoint(best, monitor="val_loss", save_best_only=True)
 
     class Crash(gpunn.Callback):
-        only_watches = True
+        passive = True
 
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
@@ -200,7 +200,7 @@ def test_an_error_of_the_disk_ends_the_fit_at_its_last_whole_step(file, monkeypa
 
     monkeypatch.setattr(os, call, fail)
     watch = gpunn.Callback()
-    watch.only_watches = True
+    watch.passive = True
     watch.on_train_end = lambda logs=None: ended.append(logs)
     net = _net()
     with pytest.raises(OSError) as caught:
@@ -278,7 +278,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 file = sys.argv[1]
 
 class Fill(gpunn.Callback):
-    only_watches = True
+    passive = True
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
@@ -338,7 +338,7 @@ def test_ctrl_c_leaves_whole_steps_and_the_last_checkpoint_goes_on(file, hook):
     """Wherever it comes, in a save too, which is then finished."""
 
     class Press(gpunn.Callback):
-        only_watches = True
+        passive = True
         epoch = 0
 
         def on_epoch_begin(self, epoch, logs=None):

@@ -76,7 +76,7 @@ def test_it_shows_the_steps_within_an_epoch_and_numbers_in_pairs(bar):
 
 
 def test_it_has_no_batch_hook():
-    assert not CallbackList([gpunn.ProgressBar()], None, {}).watch_batches
+    assert not CallbackList([gpunn.ProgressBar()], None, {}).has_batch_hooks
 
 
 def test_short_epochs_are_not_drawn_one_by_one(monkeypatch):

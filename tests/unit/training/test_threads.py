@@ -57,7 +57,7 @@ def test_of_many_fits_at_once_one_goes_through(tmp_path, resume):
         net, together, refused = _net(), threading.Barrier(count), threading.Semaphore(0)
 
         class Hold(gpunn.Callback):
-            only_watches = True
+            passive = True
 
             def on_epoch_end(self, epoch, logs=None, refused=refused):
                 if epoch == 1:
