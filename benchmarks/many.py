@@ -89,7 +89,7 @@ def measure(rounds: int, candidates: int, precisions: tuple[str, ...], epochs: i
             ours, theirs = (searches.scores(found[who]) for who in ("gpunn", "scikit-learn"))
             rows.append(
                 row(goal, precision, times, ours[0], *theirs)
-                | {"candidates": candidates, **size, "side_by_side": found["gpunn"].side_by_side_}
+                | {"candidates": candidates, **size, "side_by_side": found["gpunn"].n_concurrent_fits_}
             )
     versions = {name: version(name) for name in searches.PACKAGES}
     return {"machine": machine.record(versions, rounds=rounds, jobs=searches.JOBS), "rows": rows}

@@ -53,8 +53,8 @@ from ..training.history import History
 from ..training.loop import DivergenceError, forward_backward
 from ..validation import half_open_unit_interval, integer
 from . import ensemble, saving
-from .sklearn_conventions import SHARED, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
-from .stopping import Course, generator_from
+from .sklearn_conventions import SKLEARN_CONVENTION, ScikitLearnAdam, ScikitLearnNesterov, ScikitLearnSGD
+from .stopping import SklearnStopping, generator_from
 
 LBFGS_ELEMENTS = 1 << 22  # of the widest layer that one evaluation for lbfgs holds at once
 SOLVER_ONLY = ("solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum",
@@ -65,15 +65,15 @@ ACTIVATIONS = StrOptions(
 )  # fmt: skip
 OUTPUTS = StrOptions({*ACTIVATIONS.options, "softmax"})
 WEIGHTS = "sample_weight"
-UNDER_WAY = ("_validation_data", "_resume", "_moved")  # attributes that an estimator has while it is fitted
+DURING_FIT = ("_validation_data", "_resume", "_has_stepped")  # attributes that an estimator has while it is fitted
 
 
 @functools.cache
-def _names_of(cls: Any) -> tuple[str, ...]:
-    return tuple(super(Perceptron, cls)._get_param_names())
+def _parameter_names(cls: Any) -> tuple[str, ...]:
+    return tuple(super(BaseMLP, cls)._get_param_names())
 
 
-class Perceptron:
+class BaseMLP:
     """gpunn's half of an estimator; scikit-learn's class is the other.
 
     activation          one for all hidden layers, or a list with one each: gpunn's names or objects
@@ -125,15 +125,15 @@ class Perceptron:
     best_validation_score_: float | None
     loss_curve_: list[float]
     validation_scores_: list[float] | None
-    _network_asked: Any
-    _moved: Callable[[], bool]
+    _network_key: Any
+    _has_stepped: Callable[[], bool]
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             """scikit-learn's half, which has no types."""
 
-    def _keep(self, arguments: dict[str, Any]) -> None:
+    def _set_parameters(self, arguments: dict[str, Any]) -> None:
         """What the constructor was given, under its names, and nothing else: scikit-learn's convention."""
         super().__init__()
         for name, value in arguments.items():
@@ -144,7 +144,7 @@ class Perceptron:
     def _get_param_names(cls) -> list[str]:
         # scikit-learn reads the signature anew for every look at a parameter, many times a fit
         this: Any = cls
-        return list(_names_of(this))
+        return list(_parameter_names(this))
 
     # --- fitting ---
 
@@ -160,12 +160,12 @@ class Perceptron:
         ValueError or TypeError, with the estimator as it was, for input that makes no sense; ValueError where training
         diverges, with the weights before that step.
         """
-        with self._one_fit(validation_data, resume):
+        with self._fit_session(validation_data, resume):
             if self.n_models > 1:
                 return ensemble.fit(self, X, y, sample_weight, validation_data, resume)
             if hasattr(self, "estimators_"):
-                ensemble.forget(self)
-            X, y, w = _host(X), self._host_targets(y), _host(sample_weight, WEIGHTS)
+                ensemble.reset(self)
+            X, y, w = host_numbers(X), self._host_targets(y), host_numbers(sample_weight, WEIGHTS)
             return self._fit(X, y, sample_weight=w, incremental=False)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
@@ -174,17 +174,17 @@ class Perceptron:
         return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)  # type: ignore[misc]
 
     @contextmanager
-    def _one_fit(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
+    def _fit_session(self, validation_data: Any = None, resume: Any = None) -> Iterator[None]:
         """One fit at a time, and the estimator as before where it is refused; processes that fit together hear of
         it."""
         group = self.strategy.start() if isinstance(self.strategy, DataParallel) else SINGLE_PROCESS
-        with group.collective(), self._one_fit_here(validation_data, resume):
+        with group.collective(), self._local_fit_session(validation_data, resume):
             yield
 
     @contextmanager
-    def _one_more(self) -> Iterator[None]:
+    def _partial_fit_session(self) -> Iterator[None]:
         """A fit that goes on with the one net that there is."""
-        with self._one_fit():
+        with self._fit_session():
             if self.n_models > 1 or hasattr(self, "estimators_"):
                 raise ValueError(
                     "partial_fit goes on with one net: leave n_models at 1, and begin with a new estimator"
@@ -192,17 +192,17 @@ class Perceptron:
             yield
 
     @contextmanager
-    def _one_fit_here(self, validation_data: Any, resume: Any) -> Iterator[None]:
+    def _local_fit_session(self, validation_data: Any, resume: Any) -> Iterator[None]:
         lock = self.__dict__.setdefault("_fit_lock", threading.Lock())
         if not lock.acquire(blocking=False):
             raise RuntimeError("fit is running already, in another thread or around a callback; use a clone of it")
         before, shared = dict(vars(self)), self.random_state
         drawn = shared.get_state(legacy=False) if isinstance(shared, np.random.RandomState) else None
-        self._validation_data, self._resume, self._moved = validation_data, resume, lambda: False
+        self._validation_data, self._resume, self._has_stepped = validation_data, resume, lambda: False
         try:
             yield
         except BaseException:
-            if not self._moved():
+            if not self._has_stepped():
                 vars(self).update(before)
                 for name in set(vars(self)) - set(before):
                     delattr(self, name)
@@ -210,7 +210,7 @@ class Perceptron:
                     shared.set_state(drawn)
             raise
         finally:
-            for name in UNDER_WAY:
+            for name in DURING_FIT:
                 vars(self).pop(name, None)
             lock.release()
 
@@ -226,17 +226,19 @@ class Perceptron:
         return X, y
 
     def _initialize(self, y: Any, layer_units: list[int], dtype: Any) -> None:
-        remembered = None if self._resume is None else run_file.read_callback_state(self._resume, Course.__name__)
+        remembered = (
+            None if self._resume is None else run_file.read_callback_state(self._resume, SklearnStopping.__name__)
+        )
         if remembered is not None:
             # the same draws of weights, split and seed as then, whatever random_state is
             self._random_state = generator_from(remembered, "begin")
         # its state alone: to make another generator takes longer than all the draws of a small net
-        self._generator_begun = self._random_state.get_state(legacy=False)
+        self._initial_generator_state = self._random_state.get_state(legacy=False)
         self._next_layer = 0
         super()._initialize(y, layer_units, self._net_dtype)  # type: ignore[misc]
         del self._next_layer
         self.validation_loss_curve_: list[float] | None = [] if self._validation_data is not None else None
-        self.out_activation_ = saving.scikit_learns_name(self._output()[1])
+        self.out_activation_ = saving.sklearn_name(self._output()[1])
 
     def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         """W ~ U(−β, β) and b too, β = √(6/(n_in + n_out)), √(2/…) for logistic hidden layers; or as asked. (E10)"""
@@ -259,47 +261,52 @@ class Perceptron:
             raise ValueError("partial_fit does not support early_stopping=True")
         continues = incremental and hasattr(self, "_optimizer")
         if not continues:
-            self._optimizer = self._new_optimizer()
-        rows, held_out = self._split(X, y, sample_weight)
+            self._optimizer = self._sklearn_optimizer()
+        rows, early_stopping_data = self._split(X, y, sample_weight)
         if self.batch_size != "auto" and self.batch_size > len(rows):
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
             )
         batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), len(rows))
         model = self._network(layer_units, continues)
-        training = self._targets(model, X, y, self._weighted(y, sample_weight))
+        training = self._targets(model, X, y, self._combined_weights(y, sample_weight))
         validation = self._validation(model)
         for layer in model.layers:
             if isinstance(layer, Dense):
                 layer.l2 = float(self.alpha)  # which may have been set anew
-        course = Course(self, held_out, rows)
-        callbacks = [course, *(self.callbacks or ()), *([ProgressBar()] if self.verbose == "bar" else [])]
-        self._continue_curves()
+        stopping = SklearnStopping(self, early_stopping_data, rows)
+        callbacks = [stopping, *(self.callbacks or ()), *([ProgressBar()] if self.verbose == "bar" else [])]
+        self._prepare_curves()
         self.n_iter_ = 0
-        updates = _updates(model)
-        self.net_, self._moved = model, lambda: _updates(model) != updates
-        self._show_weights()
-        orders = course.orders if self.shuffle else None
+        updates = step_count(model)
+        self.net_, self._has_stepped = model, lambda: step_count(model) != updates
+        self._export_weights()
+        orders = stopping.orders if self.shuffle else None
         fit: dict[str, Any] = {
             "batch_size": batch_size,
             "epochs": 1 if incremental else int(self.max_iter),
-            "order_of": course.order_of if self.shuffle else None,
+            "order_of": stopping.order_of if self.shuffle else None,
             "callbacks": callbacks,
             "verbose": self.verbose,
             "rows": rows,
         }
         try:
-            watched = incremental or validation is not None or self._resume is not None or self._watched() is not None
+            watched = (
+                incremental
+                or validation is not None
+                or self._resume is not None
+                or self._slow_path_reason() is not None
+            )
             if watched or host_dataset.exceeds_device(model._net.backend, *training):
                 fitting.train(model, training, validation, resume=self._resume, checkpoint_owner=self, **fit)
             else:
                 fused_epochs.run(
                     model._net,
                     fitting.epoch_coroutine(
-                        model, training, epochs_until_callback=course.ahead, draw_orders=orders, **fit
+                        model, training, epochs_until_callback=stopping.ahead, draw_orders=orders, **fit
                     ),
                 )
-            self._take_best(held_out)
+            self._restore_best_weights(early_stopping_data)
         except DivergenceError as error:
             if not self.validation_scores_:
                 raise ValueError(
@@ -312,9 +319,9 @@ class Perceptron:
             self.loss_curve_.append(self.loss_)
             self.validation_scores_.append(float("nan"))
             warnings.warn(f"{error} The best weights so far are kept.", ConvergenceWarning, stacklevel=2)
-            self._take_best(held_out)
+            self._restore_best_weights(early_stopping_data)
         finally:
-            self._show_weights()
+            self._export_weights()
         if not incremental and self.n_iter_ == self.max_iter and not model.stop_training:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
@@ -325,36 +332,36 @@ class Perceptron:
 
     def _fit_lbfgs(self, X: Any, y: Any, sample_weight: Any, *given: Any) -> None:
         model = self._network(given[-1], False)
-        w = self._weighted(y, sample_weight)
-        self._evaluate = _Evaluation(model, self._targets(model, X, y, w), float(self.alpha))
+        w = self._combined_weights(y, sample_weight)
+        self._lbfgs_objective = LbfgsObjective(model, self._targets(model, X, y, w), float(self.alpha))
         # scikit-learn puts the result into these lists, and those of an earlier fit are the caller's
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         try:
             super()._fit_lbfgs(X, y, sample_weight, *given)  # type: ignore[misc]
         except KeyboardInterrupt:
-            if self._evaluate.falls < 2:
+            if self._lbfgs_objective.improvements < 2:
                 raise
             # the least loss so far: every step of L-BFGS comes down
-            self.loss_ = self._evaluate.least
-            self._unpack(self._evaluate.best)
-            self._moved = lambda: True
-            self._adopt(model)
+            self.loss_ = self._lbfgs_objective.best_loss
+            self._unpack(self._lbfgs_objective.best_theta)
+            self._has_stepped = lambda: True
+            self._replace_network(model)
             raise
         finally:
-            del self._evaluate
-        self._adopt(model)
+            del self._lbfgs_objective
+        self._replace_network(model)
 
-    def _adopt(self, model: Sequential) -> None:
+    def _replace_network(self, model: Sequential) -> None:
         """Put a network with `coefs_` and `intercepts_` in the place of the one there was."""
         self.net_ = model
-        self._take_weights()
-        self._show_weights()
+        self._import_weights()
+        self._export_weights()
 
     def _loss_grad_lbfgs(self, packed: np.ndarray, *arguments: Any) -> tuple[float, np.ndarray]:
         """(C, ∂C/∂θ) at the packed θ: all weights, then all intercepts, as the network's own buffer has them."""
-        return self._evaluate(packed)
+        return self._lbfgs_objective(packed)
 
-    def _watched(self) -> str | None:
+    def _slow_path_reason(self) -> str | None:
         """What must be asked after every epoch, or None where epochs may pass without Python."""
         if self.callbacks:
             return "callbacks"
@@ -368,7 +375,7 @@ class Perceptron:
             return "learning_rate='invscaling', which changes the rate after every epoch"
         return None
 
-    def _continue_curves(self) -> None:
+    def _prepare_curves(self) -> None:
         """Curves to append to: new lists, since those of an earlier fit are the caller's, and new ones where an
         earlier fit had another solver or another `early_stopping`."""
         self.loss_curve_ = list(getattr(self, "loss_curve_", ()))
@@ -385,11 +392,11 @@ class Perceptron:
         elif getattr(self, "best_loss_", None) is None:
             self.best_loss_, self.validation_scores_, self.best_validation_score_ = np.inf, None, None
 
-    def _take_best(self, held_out: Any) -> None:
+    def _restore_best_weights(self, early_stopping_data: Any) -> None:
         """With early stopping the best weights are the result."""
-        if held_out is not None:
+        if early_stopping_data is not None:
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
-            self._take_weights()
+            self._import_weights()
 
     # --- what a fit is made of ---
 
@@ -417,7 +424,7 @@ class Perceptron:
                 )
             if self.clipnorm is not None:
                 raise ValueError("clipnorm with optimizer=: give it to the optimizer, gpunn.Adam(clipnorm=…) say")
-        if self._by_lbfgs:
+        if self._uses_lbfgs:
             refused = {
                 "dropout": any(self._dropouts()),
                 "callbacks": bool(self.callbacks),
@@ -472,7 +479,7 @@ class Perceptron:
         return None
 
     @property
-    def _by_lbfgs(self) -> bool:
+    def _uses_lbfgs(self) -> bool:
         return bool(self.solver == "lbfgs")
 
     def _hidden_sizes(self) -> list[int]:
@@ -500,7 +507,7 @@ class Perceptron:
     def _dtype_for(self, X: Any) -> np.dtype:
         if self.dtype is not None:
             return checks.float_dtype(self.dtype)
-        if self._by_lbfgs:
+        if self._uses_lbfgs:
             return np.dtype(np.float64)
         return np.dtype(X.dtype)
 
@@ -508,7 +515,7 @@ class Perceptron:
         """The loss, and the activation of the last layer."""
         raise NotImplementedError
 
-    def _new_optimizer(self) -> Any:
+    def _sklearn_optimizer(self) -> Any:
         """scikit-learn's object that keeps the learning rate and decides at an epoch's end; it holds no weights."""
         if self.solver == "sgd":
             return SGDOptimizer(
@@ -516,7 +523,7 @@ class Perceptron:
             )
         return AdamOptimizer([], self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
 
-    def _rule(self) -> Optimizer:
+    def _network_optimizer(self) -> Optimizer:
         if self.optimizer is not None:
             return optimizers.get(self.optimizer)
         if self.solver == "sgd":
@@ -526,7 +533,7 @@ class Perceptron:
 
     def _layers(self, layer_units: list[int]) -> list[Layer]:
         layers: list[Layer] = []
-        l2 = 0.0 if self._by_lbfgs else float(self.alpha)
+        l2 = 0.0 if self._uses_lbfgs else float(self.alpha)
         for units, activation, rate in zip(
             layer_units[1:-1], self._hidden_activations(), self._dropouts(), strict=True
         ):
@@ -538,8 +545,8 @@ class Perceptron:
     def _network(self, layer_units: list[int], continues: bool) -> Sequential:
         """The network with the estimator's weights: the one there is where a `partial_fit` goes on, else a new one."""
         if continues:
-            self._follow_weights()
-            if self._asked() != self._network_asked:
+            self._sync_weights()
+            if self._architecture_key() != self._network_key:
                 raise ValueError(
                     "partial_fit goes on with the network there is: leave activation, dropout, loss, out_activation, "
                     "optimizer and clipnorm as they were, or fit anew (warm_start=True keeps the weights)"
@@ -555,31 +562,31 @@ class Perceptron:
         seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
         model = Sequential(self._layers(layer_units), seed=seed, dtype=self._net_dtype)
         model._net.build(layer_units[0], draw=False)
-        self._equip(model, self.device)
-        _write_weights(model._net, self.coefs_, self.intercepts_)
-        self._network_asked = self._asked()
+        self._compile(model, self.device)
+        write_parameters(model._net, self.coefs_, self.intercepts_)
+        self._network_key = self._architecture_key()
         return model
 
-    def _asked(self) -> str:
+    def _architecture_key(self) -> str:
         """What of the parameters the network is made of, beside its sizes and its penalty."""
         parts = self._hidden_activations(), self._dropouts(), *self._output(), self.optimizer, self.clipnorm
         return repr(parts)
 
-    def _equip(self, model: Sequential, device: str, *, asked: bool = True) -> None:
+    def _compile(self, model: Sequential, device: str, *, asked: bool = True) -> None:
         """Give a network the estimator's update rule, loss, accounting and precision; `asked` as in `Sequential`."""
-        model.compile(self._rule(), self._output()[0], device=device, strategy=self.strategy)
+        model.compile(self._network_optimizer(), self._output()[0], device=device, strategy=self.strategy)
         model._move(device, self.precision, explicit=asked)
-        model._net.loss_convention = SHARED
+        model._net.loss_convention = SKLEARN_CONVENTION
 
     def _host_targets(self, y: Any) -> Any:
-        """y as `_host` gives it."""
-        return _host(y, "y")
+        """y as `host_numbers` gives it."""
+        return host_numbers(y, "y")
 
     def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
         """X, y and weights as the network takes them."""
         return inputs.validate(model._net, X, y.argmax(axis=1) if model.loss.targets == "class_index" else y, w)
 
-    def _weighted(self, y: Any, sample_weight: Any) -> Any:
+    def _combined_weights(self, y: Any, sample_weight: Any) -> Any:
         """Sample weights times class weights."""
         return sample_weight
 
@@ -627,8 +634,8 @@ class Perceptron:
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
         try:
             X, y, w = (*given, None)[:3]
-            X, y, w = _host(X), self._host_targets(y), _host(w, WEIGHTS)
-            X = self._features(X)
+            X, y, w = host_numbers(X), self._host_targets(y), host_numbers(w, WEIGHTS)
+            X = self._validate_X(X)
             check_consistent_length(X, y)
             y = self._encode(y)
             if w is not None:
@@ -644,7 +651,7 @@ class Perceptron:
 
     # --- weights ---
 
-    def _show_weights(self) -> None:
+    def _export_weights(self) -> None:
         """`coefs_` and `intercepts_` are the network's own parameters: views on a CPU, read-only copies of a GPU's."""
         net = self.net_._net
         shown: dict[str, list[np.ndarray]] = {"W": [], "b": []}
@@ -654,24 +661,24 @@ class Perceptron:
                 array.flags.writeable = False
             shown[place.parameter.name].append(array)
         self.coefs_, self.intercepts_ = shown["W"], shown["b"]
-        self._shown = [*self.coefs_, *self.intercepts_]
+        self._exported = [*self.coefs_, *self.intercepts_]
 
-    def _take_weights(self) -> None:
+    def _import_weights(self) -> None:
         """The network's parameters become `coefs_` and `intercepts_`."""
-        _write_weights(self.net_._net, self.coefs_, self.intercepts_)
+        write_parameters(self.net_._net, self.coefs_, self.intercepts_)
 
-    def _adopt_weights(self) -> None:
+    def _build_from_weights(self) -> None:
         """Make the network of `coefs_` and `intercepts_`, which come from elsewhere."""
         self._net_dtype = np.dtype(self.coefs_[0].dtype)
         self.net_ = self._network([self.n_features_in_, *self._hidden_sizes(), self.n_outputs_], False)
-        self._show_weights()
+        self._export_weights()
 
-    def _follow_weights(self) -> None:
+    def _sync_weights(self) -> None:
         """Take over what was put in the place of an array in `coefs_` or `intercepts_`; in place, nothing is to do."""
         now = [*self.coefs_, *self.intercepts_]
-        if len(now) != len(self._shown) or any(a is not b for a, b in zip(now, self._shown, strict=True)):
-            self._take_weights()
-            self._show_weights()
+        if len(now) != len(self._exported) or any(a is not b for a, b in zip(now, self._exported, strict=True)):
+            self._import_weights()
+            self._export_weights()
 
     # --- prediction ---
 
@@ -683,32 +690,32 @@ class Perceptron:
             return math.nan
         return float(self._score_function(y, predicted, sample_weight=sample_weight))
 
-    def _features(self, X: Any) -> Any:
+    def _validate_X(self, X: Any) -> Any:
         """X of a fitted estimator, as scikit-learn checks it."""
         return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """aᴸ (n, n_outputs), probabilities for a classifier."""
         if check_input:
-            X = self._features(X)
+            X = self._validate_X(X)
         if hasattr(self, "estimators_"):
             return np.asarray(ensemble.outputs(self, X).mean(axis=0))
         # a fit under way shows its weights by itself
-        if "_moved" not in vars(self):
-            self._follow_weights()
-        return self._outputs(X)
+        if "_has_stepped" not in vars(self):
+            self._sync_weights()
+        return self._network_outputs(X)
 
-    def _outputs(self, X: Any) -> np.ndarray:
+    def _network_outputs(self, X: Any) -> np.ndarray:
         return self.net_.predict(X)
 
-    def _spread(self, X: Any) -> np.ndarray:
+    def _predict_std(self, X: Any) -> np.ndarray:
         """The standard deviation (n, n_outputs) of aᴸ over the nets of an ensemble. ValueError for one net."""
         if not hasattr(self, "estimators_"):
             check_is_fitted(self)
             raise ValueError("return_std=True needs several nets: fit with n_models=10, say")
-        return np.asarray(ensemble.outputs(self, self._features(X)).std(axis=0))
+        return np.asarray(ensemble.outputs(self, self._validate_X(X)).std(axis=0))
 
-    def _need_one(self, what: str) -> None:
+    def _require_single_network(self, what: str) -> None:
         """ValueError for an ensemble, where `what` is for one net."""
         if hasattr(self, "estimators_"):
             raise ValueError(f"{what} is for one net, and these are {len(self.estimators_)}: use those in estimators_")
@@ -728,7 +735,7 @@ class Perceptron:
         check_is_fitted(self)
         if hasattr(self, "estimators_"):
             return ensemble.to_tensors(self, self._kind)
-        self._follow_weights()
+        self._sync_weights()
         return saving.to_tensors(self, self._kind)
 
     @classmethod
@@ -755,17 +762,17 @@ class Perceptron:
         OSError where writing fails, the old file whole.
         """
         check_is_fitted(self)
-        self._need_one("export")
-        self._follow_weights()
-        onnx.write(self._graph(), path)
+        self._require_single_network("export")
+        self._sync_weights()
+        onnx.write(self._onnx_graph(), path)
 
-    def _graph(self) -> onnx.Graph:
+    def _onnx_graph(self) -> onnx.Graph:
         raise NotImplementedError
 
     def to_sklearn(self) -> Any:
         """The fitted estimator as scikit-learn's own: see `gpunn.interchange.scikit_learn.to_sklearn`."""
         if hasattr(self, "estimators_"):
-            self._need_one("to_sklearn")
+            self._require_single_network("to_sklearn")
         return to_sklearn(self)
 
     # --- copies ---
@@ -773,21 +780,21 @@ class Perceptron:
     def __getstate__(self) -> dict[str, Any]:
         """A copy shares no arrays and no lock; weights that are the network's own are kept once, with the network."""
         state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
-        for name in ("_fit_lock", *UNDER_WAY):
+        for name in ("_fit_lock", *DURING_FIT):
             state.pop(name, None)
-        if hasattr(self, "_shown"):
-            self._follow_weights()
-            for name in ("coefs_", "intercepts_", "_shown"):
+        if hasattr(self, "_exported"):
+            self._sync_weights()
+            for name in ("coefs_", "intercepts_", "_exported"):
                 state.pop(name)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
         if hasattr(self, "net_"):
-            self._show_weights()
+            self._export_weights()
 
 
-class _Evaluation:
+class LbfgsObjective:
     """C and ∂C/∂θ over a whole set, for solvers that step by themselves; in parts, so that memory stays bounded."""
 
     def __init__(self, model: Sequential, data: tuple[Any, Any, Any], alpha: float) -> None:
@@ -798,9 +805,9 @@ class _Evaluation:
         self.penalized = sum(p.stop - p.start for p in net.slices if p.parameter.penalized)
         widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))
         rows, n = max(1024, LBFGS_ELEMENTS // widest), self.set.n
-        self.parts = [(start, min(rows, n - start)) for start in range(0, n, rows)]
+        self.blocks = [(start, min(rows, n - start)) for start in range(0, n, rows)]
         # the least C so far, its θ, and how often C fell to a new least
-        self.least, self.best, self.falls = math.inf, np.empty(0), 0
+        self.best_loss, self.best_theta, self.improvements = math.inf, np.empty(0), 0
 
     def __call__(self, packed: np.ndarray) -> tuple[float, np.ndarray]:
         """C = Σwℓ/Σw + ½α ΣW²/Σw and its gradient (E3, E6, E7, E9) in float64."""
@@ -809,17 +816,17 @@ class _Evaluation:
         gradient, loss = np.zeros(len(packed)), 0.0
         options = {"training": True, "loss": True, "backward": True, "weighted": self.set.w is not None}
         with net.backend.activate():
-            for start, n in self.parts:
+            for start, n in self.blocks:
                 with net.plan(n, **options) as plan:
-                    loss += self._part(plan, start, gradient)
+                    loss += self._block(plan, start, gradient)
         W = packed[: self.penalized]
         gradient[: self.penalized] += self.alpha * W / self.weight
         loss += 0.5 * self.alpha * float(W @ W) / self.weight
-        if loss < self.least:
-            self.least, self.best, self.falls = loss, np.array(packed), self.falls + 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_theta, self.improvements = loss, np.array(packed), self.improvements + 1
         return loss, gradient
 
-    def _part(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
+    def _block(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
         forward_backward(plan, self.set, start)
         state = self.net.backend.to_host(plan.state)
         share = float(state[Slot.WEIGHT]) / self.weight
@@ -828,7 +835,7 @@ class _Evaluation:
         return share * float(state[Slot.LOSS]) if share else 0.0
 
 
-def _write_weights(net: Network, coefs: list[Any], intercepts: list[Any]) -> None:
+def write_parameters(net: Network, coefs: list[Any], intercepts: list[Any]) -> None:
     """Copy weights and intercepts, layer by layer, into a network's parameters. ValueError where shapes differ."""
     given, layers = {"W": iter(coefs), "b": iter(intercepts)}, len(net.slices) // 2
     if not len(coefs) == len(intercepts) == layers:
@@ -840,13 +847,13 @@ def _write_weights(net: Network, coefs: list[Any], intercepts: list[Any]) -> Non
         view[...] = net.backend.asarray(array.astype(net.dtype))
 
 
-def _updates(model: Sequential) -> int:
+def step_count(model: Sequential) -> int:
     """How many updates a network's weights have had."""
     net = model._net
     return 0 if net.state is None else int(net.backend.to_host(net.state)[Slot.STEP])
 
 
-def _host(x: Any, name: str = "X") -> Any:
+def host_numbers(x: Any, name: str = "X") -> Any:
     """Numbers as scikit-learn takes them: arrays of a GPU and of torch as NumPy arrays, everything else unchanged.
 
     TypeError for dates, which scikit-learn would read as integers.
@@ -861,7 +868,7 @@ def host_labels(x: Any, name: str = "y") -> Any:
     return to_host(x) if is_device_array(x) else checks.tensor_to_numpy(x, name)
 
 
-def like(result: Any, given: Any) -> Any:
+def as_input_type(result: Any, given: Any) -> Any:
     """A result as the kind of array that went in: CuPy for CuPy where it holds numbers."""
     if is_device_array(given) and result.dtype.kind in "biuf":
         return array_module(given).asarray(result)

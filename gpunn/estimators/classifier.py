@@ -17,11 +17,11 @@ from .. import activations, losses
 from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
-from .base import WEIGHTS, Perceptron, _host, host_labels, like
+from .base import WEIGHTS, BaseMLP, as_input_type, host_labels, host_numbers
 from .sklearn_conventions import ScikitLearnBinaryLogLoss, ScikitLearnLogLoss
 
 
-class MLPClassifier(Perceptron, neural_network.MLPClassifier):
+class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
     """scikit-learn's `MLPClassifier` on gpunn's network: its parameters, defaults, attributes and, in float64 on a CPU
     with the same `random_state`, its very fit.
 
@@ -32,14 +32,14 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
     class_weight       None, "balanced", or {class: weight}; for multilabel targets a list of such dicts
     activation, dropout, kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models,
     strategy, verbose="bar", and what `fit` takes and leaves
-                       see `gpunn.estimators.base.Perceptron`
+                       see `gpunn.estimators.base.BaseMLP`
     """
 
     _kind = "MLPClassifier"
     _score_function = staticmethod(accuracy_score)
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **neural_network.MLPClassifier._parameter_constraints,
-        **Perceptron._gpunn_constraints,
+        **BaseMLP._gpunn_constraints,
         "loss": [StrOptions({"log_loss", *losses.built_in()}), Loss, callable],
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
@@ -84,7 +84,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         n_models: int = 1,
         strategy: Any = None,
     ) -> None:
-        self._keep(locals())
+        self._set_parameters(locals())
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
@@ -94,34 +94,34 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         `classes` lists all labels; the first call needs it. ValueError or TypeError, with the estimator as it was, for
         input that makes no sense.
         """
-        with self._one_more():
-            w, classes = _host(sample_weight, WEIGHTS), host_labels(classes, "classes")
-            return super().partial_fit(_host(X), host_labels(y), sample_weight=w, classes=classes)
+        with self._partial_fit_session():
+            w, classes = host_numbers(sample_weight, WEIGHTS), host_labels(classes, "classes")
+            return super().partial_fit(host_numbers(X), host_labels(y), sample_weight=w, classes=classes)
 
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
         """The classes (n,), or for multilabel targets 0 and 1 (n, n_outputs). CuPy in, CuPy out where they are
         numbers. Of an ensemble they are those of its mean probabilities, and `return_std=True` gives a pair: the
         classes, and the standard deviation over the nets of their probabilities, (n,) or (n, n_outputs)."""
-        classes = super().predict(_host(X))
+        classes = super().predict(host_numbers(X))
         if not return_std:
-            return like(classes, X)
-        std = self._spread(_host(X))
-        if self._several:
+            return as_input_type(classes, X)
+        std = self._predict_std(host_numbers(X))
+        if self._is_multiclass:
             std = std[np.arange(len(std)), np.searchsorted(self.classes_, classes)]
-        return like(classes, X), like(std[:, 0] if std.ndim == 2 and self._one_column else std, X)
+        return as_input_type(classes, X), as_input_type(std[:, 0] if std.ndim == 2 and self._is_binary else std, X)
 
     def predict_proba(self, X: Any, *, return_std: bool = False) -> Any:
         """Probabilities (n, n_classes), columns in the order of `classes_`. CuPy in, CuPy out. Of an ensemble they are
         the means over its nets, and `return_std=True` gives a pair: them, and their standard deviations, as many."""
-        mean = super().predict_proba(_host(X))
+        mean = super().predict_proba(host_numbers(X))
         if not return_std:
-            return like(mean, X)
-        std = self._spread(_host(X))
-        return like(mean, X), like(np.hstack([std, std]) if self._one_column else std, X)
+            return as_input_type(mean, X)
+        std = self._predict_std(host_numbers(X))
+        return as_input_type(mean, X), as_input_type(np.hstack([std, std]) if self._is_binary else std, X)
 
     def predict_log_proba(self, X: Any) -> Any:
         """The logarithm of `predict_proba`. CuPy in, CuPy out."""
-        return like(super().predict_log_proba(_host(X)), X)
+        return as_input_type(super().predict_log_proba(host_numbers(X)), X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of rows that are classified right."""
@@ -130,7 +130,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         if plain and sample_weight is None and y.dtype.kind in "biuU":
             # of which scikit-learn makes sure in ten times the time
             return float(np.mean(y == predicted))
-        return float(accuracy_score(y, predicted, sample_weight=_host(sample_weight, WEIGHTS)))
+        return float(accuracy_score(y, predicted, sample_weight=host_numbers(sample_weight, WEIGHTS)))
 
     # --- what a fit is made of ---
 
@@ -138,27 +138,27 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
         return self.class_weight
 
     @property
-    def _several(self) -> bool:
+    def _is_multiclass(self) -> bool:
         """Whether each row has one of several classes: neither one of two, nor some of them."""
         return bool(self._label_binarizer.y_type_ == "multiclass")
 
     @property
-    def _one_column(self) -> bool:
+    def _is_binary(self) -> bool:
         """Whether the probability of one of two classes is all there is."""
         return bool(self._label_binarizer.y_type_ == "binary")
 
     def _output(self) -> tuple[Loss, Activation]:
-        default = "softmax" if self._several else "sigmoid"
+        default = "softmax" if self._is_multiclass else "sigmoid"
         activation = activations.get(default if self.out_activation is None else self.out_activation)
         if self.loss == "log_loss":
-            return ScikitLearnLogLoss() if self._several else ScikitLearnBinaryLogLoss(), activation
+            return ScikitLearnLogLoss() if self._is_multiclass else ScikitLearnBinaryLogLoss(), activation
         return losses.get(self.loss), activation
 
     def _check_output(self) -> None:
         super()._check_output()
         loss, activation = self._output()
         meaning = getattr(loss, "paired_activation", activation.name)
-        if meaning == "sigmoid" or (meaning == "softmax" and self._several):
+        if meaning == "sigmoid" or (meaning == "softmax" and self._is_multiclass):
             return
         if meaning == "softmax":
             raise ValueError(
@@ -170,7 +170,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
             "for several classes, 'logistic' for two or for multilabel targets, or loss='log_loss'"
         )
 
-    def _weighted(self, y: Any, sample_weight: Any) -> Any:
+    def _combined_weights(self, y: Any, sample_weight: Any) -> Any:
         if self.class_weight is None:
             return sample_weight
         try:
@@ -178,7 +178,7 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
                 by_class = compute_sample_weight(self.class_weight, y.astype(int))
             else:
                 each = compute_class_weight(self.class_weight, classes=self.classes_, y=self._labels_of(y))
-                by_class = each[y.argmax(axis=1) if self._several else y[:, 0].astype(int)]
+                by_class = each[y.argmax(axis=1) if self._is_multiclass else y[:, 0].astype(int)]
         except (ValueError, TypeError) as error:
             raise ValueError(f"class_weight={self.class_weight!r}: {error}") from error
         if not (np.isfinite(by_class).all() and (by_class >= 0).all() and (by_class > 0).any()):
@@ -207,9 +207,9 @@ class MLPClassifier(Perceptron, neural_network.MLPClassifier):
                 raise ValueError(f"its y has classes that y lacks: {unknown.tolist()}")
         return self._label_binarizer.transform(y).astype(bool)
 
-    def _outputs(self, X: Any) -> np.ndarray:
+    def _network_outputs(self, X: Any) -> np.ndarray:
         return self.net_.predict_proba(X)
 
-    def _graph(self) -> onnx.Graph:
+    def _onnx_graph(self) -> onnx.Graph:
         several = self._label_binarizer.y_type_ == "multilabel-indicator"
         return onnx.classifier(self.net_, None if several else self.classes_)

@@ -16,11 +16,12 @@ from ..training import fused_epochs
 from ..training.checkpoint import CheckpointError
 from . import saving
 
-SAME = ("n_features_in_", "feature_names_in_", "n_layers_", "n_outputs_", "out_activation_", "classes_",
+SHARED_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "n_layers_", "n_outputs_", "out_activation_", "classes_",
         "_label_binarizer")  # fmt: skip
 # what a fit leaves in an estimator beside the attributes whose names end with _
-LEFT = ("_best_coefs", "_best_intercepts", "_generator_begun", "_label_binarizer", "_net_dtype", "_network_asked",
-        "_no_improvement_count", "_optimizer", "_random_state", "_shown")  # fmt: skip
+FITTED_STATE = ("_best_coefs", "_best_intercepts", "_initial_generator_state", "_label_binarizer", "_net_dtype",
+         "_network_key",
+        "_no_improvement_count", "_optimizer", "_random_state", "_exported")  # fmt: skip
 
 
 def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any, resume: Any) -> Any:
@@ -46,13 +47,13 @@ def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any,
         yield
 
     fused_epochs.run_concurrently(backend, [course(net) for net in nets])
-    forget(ensemble)
-    return assemble(ensemble, nets)
+    reset(ensemble)
+    return combine(ensemble, nets)
 
 
-def assemble(ensemble: Any, nets: list[Any]) -> Any:
+def combine(ensemble: Any, nets: list[Any]) -> Any:
     """An ensemble of fitted estimators of one shape, which have learned the same targets."""
-    for name in SAME:
+    for name in SHARED_ATTRIBUTES:
         if hasattr(nets[0], name):
             setattr(ensemble, name, getattr(nets[0], name))
     ensemble.estimators_ = nets
@@ -66,9 +67,9 @@ def assemble(ensemble: Any, nets: list[Any]) -> Any:
     return ensemble
 
 
-def forget(estimator: Any) -> None:
+def reset(estimator: Any) -> None:
     """Take away what an earlier fit, of one net or of several, has left."""
-    for name in [name for name in vars(estimator) if name.endswith("_") or name in LEFT]:
+    for name in [name for name in vars(estimator) if name.endswith("_") or name in FITTED_STATE]:
         delattr(estimator, name)
 
 
@@ -76,16 +77,16 @@ def to_tensors(ensemble: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[st
     """The arrays and the JSON metadata that a file of an ensemble holds: those of its nets, one after another."""
     parts = [net.to_tensors() for net in ensemble.estimators_]
     tensors = {f"nets.{k}/{name}": a for k, (arrays, _) in enumerate(parts) for name, a in arrays.items()}
-    told = {"estimator": saving.told(ensemble, {}), "nets": [metadata for _, metadata in parts]}
-    return tensors, {"kind": "estimator", "class": kind, "ensemble": told}
+    content = {"estimator": saving.to_json(ensemble, {}), "nets": [metadata for _, metadata in parts]}
+    return tensors, {"kind": "estimator", "class": kind, "ensemble": content}
 
 
 def from_tensors(
-    cls: Any, tensors: dict[str, np.ndarray], told: dict[str, Any], custom: dict[str, Any] | None, device: str
+    cls: Any, tensors: dict[str, np.ndarray], content: dict[str, Any], custom: dict[str, Any] | None, device: str
 ) -> Any:
     """The inverse of `to_tensors`. CheckpointError where the nets do not fit each other, or are none."""
     nets = []
-    for k, metadata in enumerate(told["nets"]):
+    for k, metadata in enumerate(content["nets"]):
         mine = {n.removeprefix(f"nets.{k}/"): a for n, a in tensors.items() if n.startswith(f"nets.{k}/")}
         net = cls.from_tensors(mine, metadata, custom=custom, device=device)
         if hasattr(net, "estimators_"):
@@ -96,8 +97,8 @@ def from_tensors(
     facts = [([c.shape for c in net.coefs_], list(getattr(net, "classes_", ()))) for net in nets]
     if any(other != facts[0] for other in facts):
         raise CheckpointError("its nets have different shapes or classes")
-    ensemble, _ = saving.untold(cls, told["estimator"], custom)
-    return assemble(ensemble, nets)
+    ensemble, _ = saving.from_json(cls, content["estimator"], custom)
+    return combine(ensemble, nets)
 
 
 def outputs(ensemble: Any, X: Any) -> np.ndarray:

@@ -16,13 +16,16 @@ from .. import activations, losses
 from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
-from .base import WEIGHTS, Perceptron, _host, like
+from .base import WEIGHTS, BaseMLP, as_input_type, host_numbers
 from .sklearn_conventions import ScikitLearnPoisson, ScikitLearnSquaredError
 
-OWN = {"squared_error": (ScikitLearnSquaredError, "identity"), "poisson": (ScikitLearnPoisson, "exponential")}
+SKLEARN_LOSSES = {
+    "squared_error": (ScikitLearnSquaredError, "identity"),
+    "poisson": (ScikitLearnPoisson, "exponential"),
+}
 
 
-class MLPRegressor(Perceptron, neural_network.MLPRegressor):
+class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
     """scikit-learn's `MLPRegressor` on gpunn's network: its parameters, defaults, attributes and, in float64 on a CPU
     with the same `random_state`, its very fit.
 
@@ -33,15 +36,15 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
     out_activation     None is the identity, the exponential for "poisson", and logistic or softmax for a cross-entropy
     activation, dropout, kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models,
     strategy, verbose="bar", and what `fit` takes and leaves
-                       see `gpunn.estimators.base.Perceptron`
+                       see `gpunn.estimators.base.BaseMLP`
     """
 
     _kind = "MLPRegressor"
     _score_function = staticmethod(r2_score)
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **neural_network.MLPRegressor._parameter_constraints,
-        **Perceptron._gpunn_constraints,
-        "loss": [StrOptions({*OWN, *losses.built_in()}), Loss, callable],
+        **BaseMLP._gpunn_constraints,
+        "loss": [StrOptions({*SKLEARN_LOSSES, *losses.built_in()}), Loss, callable],
     }
 
     def __init__(
@@ -83,33 +86,39 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         n_models: int = 1,
         strategy: Any = None,
     ) -> None:
-        self._keep(locals())
+        self._set_parameters(locals())
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
         """One epoch over X (n, n_in), y (n,) or (n, n_outputs) and sample_weight (n,); goes on where the last call
         ended. ValueError or TypeError, with the estimator as it was, for input that makes no sense."""
-        with self._one_more():
-            return super().partial_fit(_host(X), _host(y, "y"), sample_weight=_host(sample_weight, WEIGHTS))
+        with self._partial_fit_session():
+            return super().partial_fit(
+                host_numbers(X), host_numbers(y, "y"), sample_weight=host_numbers(sample_weight, WEIGHTS)
+            )
 
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
         """The predicted values (n,) or (n, n_outputs), in the units of y. CuPy in, CuPy out. Of an ensemble they are
         the means over its nets, and `return_std=True` gives a pair: them, and their standard deviations, as many."""
-        mean = super().predict(_host(X))
+        mean = super().predict(host_numbers(X))
         if not return_std:
-            return like(mean, X)
-        return like(mean, X), like(self._spread(_host(X)).reshape(mean.shape), X)
+            return as_input_type(mean, X)
+        return as_input_type(mean, X), as_input_type(self._predict_std(host_numbers(X)).reshape(mean.shape), X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R² of the predictions, the mean over the outputs."""
-        return float(r2_score(_host(y, "y"), _host(self.predict(X)), sample_weight=_host(sample_weight, WEIGHTS)))
+        return float(
+            r2_score(
+                host_numbers(y, "y"), host_numbers(self.predict(X)), sample_weight=host_numbers(sample_weight, WEIGHTS)
+            )
+        )
 
     # --- what a fit is made of ---
 
     def _output(self) -> tuple[Loss, Activation]:
-        own = isinstance(self.loss, str) and self.loss in OWN
-        given, default = OWN[self.loss] if own else (self.loss, None)
+        own = isinstance(self.loss, str) and self.loss in SKLEARN_LOSSES
+        given, default = SKLEARN_LOSSES[self.loss] if own else (self.loss, None)
         loss = losses.get(given)
         default = default or getattr(loss, "paired_activation", "identity")
         return loss, activations.get(default if self.out_activation is None else self.out_activation)
@@ -123,5 +132,5 @@ class MLPRegressor(Perceptron, neural_network.MLPRegressor):
         y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         return y.reshape(-1, 1) if y.ndim == 1 else y
 
-    def _graph(self) -> onnx.Graph:
+    def _onnx_graph(self) -> onnx.Graph:
         return onnx.regressor(self.net_)

@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV, ParameterGrid
 
 from .. import backend as backends
 from ..training.recording_cache import reuse as reuse_recordings
-from .base import Perceptron
+from .base import BaseMLP
 
 
 class MLPSearchCV(GridSearchCV):
@@ -27,51 +27,52 @@ class MLPSearchCV(GridSearchCV):
 
     Of its own it has, after `fit`:
 
-    side_by_side_  how many fits ran at a time
-    watched_       for each entry of `cv_results_["params"]` why Python looked at its fits after every epoch, which
-                   takes longer (early stopping, callbacks, …); None where whole stretches of epochs ran at once
+    n_concurrent_fits_  how many fits ran at a time
+    slow_path_reason_   for each entry of `cv_results_["params"]` why Python looked
+                        at its fits after every epoch, which takes longer
+                        (early stopping, callbacks, …); None where whole stretches of epochs ran at once
 
     TypeError where the estimator holds no perceptron of gpunn; else what `GridSearchCV` raises.
     """
 
-    side_by_side_: int
-    watched_: list[str | None]
+    n_concurrent_fits_: int
+    slow_path_reason_: list[str | None]
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> MLPSearchCV:
         """Search, and refit the best candidate on all of X (n, n_in) and y; returns the search. `params` as in
         `GridSearchCV.fit`: `sample_weight`, say."""
-        fits = self._abreast()
+        fits = self._n_concurrent_fits()
         # threads hand warning filters to and fro; what there was before comes back
         with warnings.catch_warnings(), parallel_config(backend="threading", n_jobs=fits):
             super().fit(X, y, **params)
-        self.side_by_side_ = fits
-        self.watched_ = [self._watched(candidate) for candidate in self.cv_results_["params"]]
+        self.n_concurrent_fits_ = fits
+        self.slow_path_reason_ = [self._slow_path_reason(candidate) for candidate in self.cv_results_["params"]]
         return self
 
     def _run_search(self, evaluate_candidates: Any) -> None:
-        one_each = self._backend().single_threaded() if self._abreast() > 1 else contextlib.nullcontext()
+        one_each = self._backend().single_threaded() if self._n_concurrent_fits() > 1 else contextlib.nullcontext()
         with one_each, reuse_recordings():
             evaluate_candidates(ParameterGrid(self.param_grid))
 
     def _backend(self) -> Any:
-        return backends.get(_perceptron(self.estimator).device)
+        return backends.get(_find_mlp(self.estimator).device)
 
-    def _abreast(self) -> int:
+    def _n_concurrent_fits(self) -> int:
         if self.n_jobs is None:
             return int(self._backend().max_concurrent_fits())
         with parallel_config(backend="threading"):
             return int(effective_n_jobs(self.n_jobs))
 
-    def _watched(self, candidate: dict[str, Any]) -> str | None:
-        found = _perceptron(clone(self.estimator).set_params(**clone(candidate, safe=False)))
-        return "solver='lbfgs', which steps by itself" if found._by_lbfgs else found._watched()
+    def _slow_path_reason(self, candidate: dict[str, Any]) -> str | None:
+        found = _find_mlp(clone(self.estimator).set_params(**clone(candidate, safe=False)))
+        return "solver='lbfgs', which steps by itself" if found._uses_lbfgs else found._slow_path_reason()
 
 
-def _perceptron(estimator: Any) -> Perceptron:
+def _find_mlp(estimator: Any) -> BaseMLP:
     """The perceptron in an estimator, itself or one of its parts. TypeError where there is none."""
     parts = estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ()
     for part in (estimator, *parts):
-        if isinstance(part, Perceptron):
+        if isinstance(part, BaseMLP):
             return part
     raise TypeError(
         f"estimator must be a gpunn.MLPClassifier or MLPRegressor, or a pipeline with one, got {estimator!r}: "

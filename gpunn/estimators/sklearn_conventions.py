@@ -16,7 +16,7 @@ from ..optimizers import Adam, Optimizer
 from ..recording import Array, Recorder
 
 # the penalty αW/Σw of a batch, and an epoch's loss as the mean of its batches' by rows
-SHARED = LossConvention("add_scaled_penalty_gradient", "scale_penalty", "end_step_by_rows")
+SKLEARN_CONVENTION = LossConvention("add_scaled_penalty_gradient", "scale_penalty", "end_step_by_rows")
 
 
 class ScikitLearnSGD(Optimizer):

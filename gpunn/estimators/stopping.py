@@ -15,7 +15,7 @@ RULES = ("early_stopping", "validation_fraction", "tol", "n_iter_no_change", "so
 CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 
 
-class Course(Callback):
+class SklearnStopping(Callback):
     """Counts, curves, the learning rate and when to stop, by scikit-learn's rules.
 
     estimator  whose fitted attributes it keeps
@@ -23,8 +23,8 @@ class Course(Callback):
     rows       (n,) indices of the rows that train; shuffled anew each epoch from the estimator's generator
     """
 
-    def __init__(self, estimator: Any, held_out: tuple[Any, Any, Any] | None, rows: np.ndarray) -> None:
-        self.estimator, self.held_out, self.rows = estimator, held_out, rows
+    def __init__(self, estimator: Any, early_stopping_data: tuple[Any, Any, Any] | None, rows: np.ndarray) -> None:
+        self.estimator, self.early_stopping_data, self.rows = estimator, early_stopping_data, rows
         self.order = np.arange(len(rows))
         self.rate = estimator._optimizer.learning_rate
 
@@ -74,7 +74,7 @@ class Course(Callback):
         self._count_improvement(lines)
         est._optimizer.iteration_ends(est.t_)
         if est._no_improvement_count > est.n_iter_no_change:
-            what = "Validation score" if self.held_out else "Training loss"
+            what = "Validation score" if self.early_stopping_data else "Training loss"
             improved = f"did not improve more than tol={est.tol:f}"
             message = f"{what} {improved} for {est.n_iter_no_change} consecutive epochs."
             if est._optimizer.trigger_stopping(message, lines):
@@ -89,13 +89,13 @@ class Course(Callback):
     def _count_improvement(self, lines: bool) -> None:
         """How many epochs in a row brought less than tol, and the best so far."""
         est = self.estimator
-        if self.held_out is None:
+        if self.early_stopping_data is None:
             loss = est.loss_curve_[-1]
             est._no_improvement_count = est._no_improvement_count + 1 if loss > est.best_loss_ - est.tol else 0
             est.best_loss_ = min(est.best_loss_, loss)
             return
-        est._show_weights()
-        score = est._score(*self.held_out[:2], sample_weight=self.held_out[2])
+        est._export_weights()
+        score = est._score(*self.early_stopping_data[:2], sample_weight=self.early_stopping_data[2])
         # processors may differ in the last bit: one score decides for all
         score = self.model._net.group.allgather("the validation score", score)[0]
         est.validation_scores_.append(score)
@@ -119,7 +119,7 @@ class Course(Callback):
         state |= {
             f"now.{name}": value for name, value in generator_state(est._random_state.get_state(legacy=False)).items()
         }
-        state |= {f"begin.{name}": value for name, value in generator_state(est._generator_begun).items()}
+        state |= {f"begin.{name}": value for name, value in generator_state(est._initial_generator_state).items()}
         for k, (c, b) in enumerate(zip(est._best_coefs, est._best_intercepts, strict=True)):
             state |= {f"best_coefs.{k}": np.array(c), f"best_intercepts.{k}": np.array(b)}
         return state

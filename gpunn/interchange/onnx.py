@@ -32,7 +32,7 @@ LIMIT = 2**31 - 2**20  # bytes of numbers; a file of protocol buffers ends at 2 
 BATCH = "N"
 
 
-def library() -> Any:
+def import_onnx() -> Any:
     """The module onnx. ImportError names the extra where it is absent."""
     try:
         import onnx
@@ -51,25 +51,25 @@ class Graph:
     """
 
     def __init__(self, dtype: np.dtype) -> None:
-        self.onnx = library()
+        self.onnx = import_onnx()
         self.dtype = dtype
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
-        self.part = ""  # what the names of nodes and constants begin with
+        self.prefix = ""  # what the names of nodes and constants begin with
         self._names: set[str] = set()
 
     def __call__(self, operator: str, *inputs: str | float, **attributes: Any) -> str:
         """Add a node with one output, and return the output's name."""
         values = [x if isinstance(x, str) else self.constant("constant", self.dtype.type(x)) for x in inputs]
-        name = self._name(f"{self.part}{operator}")
+        name = self._name(f"{self.prefix}{operator}")
         self.nodes.append(self.onnx.helper.make_node(operator, values, [name], name=name, **attributes))
         return name
 
     def constant(self, name: str, value: Any) -> str:
         """Add a constant: an array of numbers or truth values, or of objects that are all text."""
-        name = self._name(f"{self.part}{name}")
+        name = self._name(f"{self.prefix}{name}")
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
@@ -191,11 +191,11 @@ def _from_X(graph: Graph, net: Sequential) -> str:
     return _forward(graph, net, graph.input("X", net.dtype, net._net.n_in))
 
 
-def _input_of_numbers(graph: Graph, column: Numbers) -> str:
+def _numeric_input(graph: Graph, column: Numbers) -> str:
     return graph.input(column.name, np.float64, 1, "a number; NaN where it is missing")
 
 
-def _input_of_categories(graph: Graph, column: Categories) -> str:
+def _categorical_input(graph: Graph, column: Categories) -> str:
     if {"", None} <= {*column.values}:
         raise ValueError(
             f"column {column.name!r} has the empty text as a category beside missing cells, which ONNX cannot tell "
@@ -204,9 +204,9 @@ def _input_of_categories(graph: Graph, column: Categories) -> str:
     return graph.input(column.name, object, 1, "a category; empty where it is missing")
 
 
-def _numbers(graph: Graph, x: str, column: Numbers) -> str:
+def _numeric_column(graph: Graph, x: str, column: Numbers) -> str:
     """(x − mean) / scale, the median where x is NaN, and 1 or 0 for whether it is."""
-    graph.part = f"{column.name}."
+    graph.prefix = f"{column.name}."
     missing = graph("IsNaN", x)
     parts = []
     if column.scale is not None:
@@ -215,34 +215,37 @@ def _numbers(graph: Graph, x: str, column: Numbers) -> str:
         parts.append(graph.cast(graph("Div", centred, graph.constant("scale", np.float64(column.scale))), np.float32))
     if column.indicator:
         parts.append(graph.cast(missing, np.float32))
-    graph.part = ""
+    graph.prefix = ""
     return parts[0] if len(parts) == 1 else graph("Concat", *parts, axis=1)
 
 
-def _categories(graph: Graph, x: str, column: Categories) -> str:
+def _categorical_column(graph: Graph, x: str, column: Categories) -> str:
     """1 for the category that the cell holds, nothing but 0 for one that training did not see."""
-    graph.part = f"{column.name}."
+    graph.prefix = f"{column.name}."
     words = [value or "" for value in column.values]
     each = graph("OneHotEncoder", x, domain="ai.onnx.ml", cats_strings=words, zeros=1)
     encoded = _column(graph, each)
-    graph.part = ""
+    graph.prefix = ""
     return encoded
 
 
-def _amounts(graph: Graph, net: Sequential, a: str, target: Amounts) -> None:
+def _numeric_target(graph: Graph, net: Sequential, a: str, target: Amounts) -> None:
     """a · scale + mean"""
     scaled = graph("Mul", graph.cast(_column(graph, a), np.float64), graph.constant("scale", np.float64(target.scale)))
     graph.output("variable", graph("Add", scaled, graph.constant("mean", np.float64(target.mean))), np.float64)
 
 
-def _labels(graph: Graph, net: Sequential, a: str, target: Classes) -> None:
+def _class_target(graph: Graph, net: Sequential, a: str, target: Classes) -> None:
     _classes(graph, net, a, target.labels)
 
 
 # by the names that files give them
-_INPUTS: dict[str, Callable[[Graph, Any], str]] = {"Numbers": _input_of_numbers, "Categories": _input_of_categories}
-_PARTS: dict[str, Callable[[Graph, str, Any], str]] = {"Numbers": _numbers, "Categories": _categories}
-_TARGETS: dict[str, Callable[[Graph, Sequential, str, Any], None]] = {"Classes": _labels, "Amounts": _amounts}
+_INPUTS: dict[str, Callable[[Graph, Any], str]] = {"Numbers": _numeric_input, "Categories": _categorical_input}
+_PARTS: dict[str, Callable[[Graph, str, Any], str]] = {"Numbers": _numeric_column, "Categories": _categorical_column}
+_TARGETS: dict[str, Callable[[Graph, Sequential, str, Any], None]] = {
+    "Classes": _class_target,
+    "Amounts": _numeric_target,
+}
 
 
 def _classes(graph: Graph, net: Sequential, a: str, labels: Any) -> None:
@@ -259,7 +262,7 @@ def _classes(graph: Graph, net: Sequential, a: str, labels: Any) -> None:
         graph.output("label", place, np.int64, n_out)
         graph.output("probabilities", p, net.dtype, n_out)
         return
-    known = _known(labels)
+    known = _onnx_labels(labels)
     if n_out == 1:
         if len(known) not in (1, 2):
             raise ValueError(f"labels must be two for a single output, got {len(known)}")
@@ -272,7 +275,7 @@ def _classes(graph: Graph, net: Sequential, a: str, labels: Any) -> None:
     graph.output("probabilities", p, net.dtype, len(known))
 
 
-def _known(labels: Any) -> np.ndarray:
+def _onnx_labels(labels: Any) -> np.ndarray:
     """Labels as a type that ONNX has: int64, float64, bool, or text (objects)."""
     array = np.asarray(labels)
     if array.dtype.kind == "O":
@@ -308,10 +311,10 @@ def _forward(graph: Graph, net: Sequential, x: str) -> str:
                 f"layers[{k}] has an activation of your own, {type(layer.activation).__name__}: export knows only "
                 f"{', '.join(each.names[0] for each in _ACTIVATIONS)}"
             )
-        graph.part = f"layers.{k}."
-        own = {name.removeprefix(graph.part): a for name, a in tensors.items() if name.startswith(graph.part)}
+        graph.prefix = f"layers.{k}."
+        own = {name.removeprefix(graph.prefix): a for name, a in tensors.items() if name.startswith(graph.prefix)}
         x = _LAYERS[type(layer)](graph, x, layer, own)
-    graph.part = ""
+    graph.prefix = ""
     return x
 
 
@@ -381,15 +384,15 @@ def _elu(graph: Graph, z: str, f: activations.ELU) -> str:
 def _gelu(graph: Graph, z: str, f: activations.GELU) -> str:
     """z/(1 + e^−2u), u = √(2/π)(z + 0.044715 z³): ½(1 + tanh u) = σ(2u)"""
     inner = graph("Mul", z, graph("Add", graph("Mul", graph("Mul", z, z), gelu.K), 1))
-    return _divided(graph, z, graph("Mul", inner, -2 * gelu.C))
+    return _divided_by_one_plus_exp(graph, z, graph("Mul", inner, -2 * gelu.C))
 
 
 def _silu(graph: Graph, z: str, f: activations.SiLU) -> str:
     """z/(1 + e⁻ᶻ). The operator Sigmoid ends at −18 to onnxruntime, which a large z would multiply."""
-    return _divided(graph, z, graph("Neg", z))
+    return _divided_by_one_plus_exp(graph, z, graph("Neg", z))
 
 
-def _divided(graph: Graph, z: str, exponent: str) -> str:
+def _divided_by_one_plus_exp(graph: Graph, z: str, exponent: str) -> str:
     """z/(1 + e^exponent); an infinite power makes it 0"""
     return graph("Div", z, graph("Add", graph("Exp", exponent), 1))
 

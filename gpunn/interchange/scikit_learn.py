@@ -12,12 +12,12 @@ from .. import estimators
 from ..kernels.state import Slot
 
 # what a fitted network of scikit-learn knows beside its weights and its optimiser
-LEARNED = (
+FITTED_ATTRIBUTES = (
     "n_features_in_", "feature_names_in_", "classes_", "_label_binarizer", "n_layers_", "n_outputs_",
     "out_activation_", "n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_scores_",
     "best_validation_score_", "_no_improvement_count", "_best_coefs", "_best_intercepts", "_random_state",
 )  # fmt: skip
-MOMENTS = {"ms": "m", "vs": "v", "velocities": "v"}
+SLOTS = {"ms": "m", "vs": "v", "velocities": "v"}
 ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic", "identity": "identity"}
 
 
@@ -38,16 +38,16 @@ def from_sklearn(fitted: Any, **parameters: Any) -> Any:
     check_is_fitted(fitted)
     made = getattr(estimators, kind)(**fitted.get_params(deep=False) | parameters)
     made._validate_params()
-    _take_learned(made, fitted)
-    made._adopt_weights()
+    _copy_fitted(made, fitted)
+    made._build_from_weights()
     if hasattr(fitted, "_optimizer"):
-        _take_optimizer(made, fitted._optimizer)
+        _import_optimizer(made, fitted._optimizer)
     return made
 
 
-def _take_learned(made: Any, fitted: Any) -> None:
+def _copy_fitted(made: Any, fitted: Any) -> None:
     """Copies of what the one has learned for the other."""
-    for name in LEARNED:
+    for name in FITTED_ATTRIBUTES:
         if hasattr(fitted, name):
             setattr(made, name, copy.deepcopy(getattr(fitted, name)))
     made.coefs_ = [np.array(c) for c in fitted.coefs_]
@@ -78,10 +78,10 @@ def to_sklearn(estimator: Any) -> Any:
         raise ValueError(
             f"scikit-learn's {estimator._kind} cannot have {estimator.out_activation_!r} outputs; save() keeps them"
         )
-    estimator._follow_weights()
-    _take_learned(made, estimator)
+    estimator._sync_weights()
+    _copy_fitted(made, estimator)
     if estimator.optimizer is None and hasattr(estimator, "_optimizer"):
-        made._optimizer = _give_optimizer(estimator, made)
+        made._optimizer = _export_optimizer(estimator, made)
     return made
 
 
@@ -96,9 +96,9 @@ def _activation(estimator: Any) -> str:
     return ACTIVATIONS[hidden.pop()]
 
 
-def _take_optimizer(made: Any, theirs: Any) -> None:
+def _import_optimizer(made: Any, theirs: Any) -> None:
     """Go on with the moments and the learning rate of scikit-learn's optimiser."""
-    slots = {MOMENTS[k]: v for k, v in vars(theirs).items() if k in MOMENTS}
+    slots = {SLOTS[k]: v for k, v in vars(theirs).items() if k in SLOTS}
     net = made.net_._net
     if made.optimizer is not None or {*slots} != {*net.optimizer.slots}:
         return
@@ -108,18 +108,18 @@ def _take_optimizer(made: Any, theirs: Any) -> None:
         flat = np.concatenate([np.ravel(a) for a in arrays])
         net.slots[name][...] = net.backend.asarray(flat.astype(net.dtype))
     net.state[Slot.STEP] = float(getattr(theirs, "t", 0))
-    made._optimizer = made._new_optimizer()
+    made._optimizer = made._sklearn_optimizer()
     if made.solver == "sgd":
         made._optimizer.learning_rate = theirs.learning_rate
         net.learning_rate_override = float(theirs.learning_rate)
 
 
-def _give_optimizer(estimator: Any, made: Any) -> Any:
+def _export_optimizer(estimator: Any, made: Any) -> Any:
     """scikit-learn's optimiser with the moments and the learning rate of the network's."""
     optimizer = copy.deepcopy(estimator._optimizer)
     net = estimator.net_._net
     shapes = [a.shape for a in (*made.coefs_, *made.intercepts_)]
-    for theirs, ours in MOMENTS.items():
+    for theirs, ours in SLOTS.items():
         if theirs in vars(optimizer) and ours in net.slots:
             parts = np.split(net.backend.to_host(net.slots[ours]), np.cumsum([np.prod(s, dtype=int) for s in shapes]))
             setattr(optimizer, theirs, [np.array(part).reshape(s) for part, s in zip(parts, shapes, strict=False)])

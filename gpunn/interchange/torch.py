@@ -39,9 +39,9 @@ from ..training.checkpoint import MAX_HEADER, CheckpointError, write_bytes
 from ..training.parameter_arrays import named_arrays, named_shapes
 
 # gpunn counts no batches, and PyTorch reads their number with momentum=None alone
-COUNT = "num_batches_tracked"
+BATCH_COUNT = "num_batches_tracked"
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-NORMAL = {"weight": "gamma", "bias": "beta"}
+SCALE_AND_SHIFT = {"weight": "gamma", "bias": "beta"}
 
 
 def torch_state_dict(net: Sequential) -> dict[str, np.ndarray]:
@@ -210,12 +210,12 @@ def _dropout(layer: layers.Dropout) -> Module:
 
 
 def _batch_normalization(layer: layers.BatchNormalization) -> Module:
-    running = {"running_mean": "running_mean", "running_var": "running_variance", COUNT: None}
-    return f"nn.BatchNorm1d({layer.n_in}, eps={layer.epsilon}, momentum={layer.momentum})", NORMAL | running
+    running = {"running_mean": "running_mean", "running_var": "running_variance", BATCH_COUNT: None}
+    return f"nn.BatchNorm1d({layer.n_in}, eps={layer.epsilon}, momentum={layer.momentum})", SCALE_AND_SHIFT | running
 
 
 def _layer_normalization(layer: layers.LayerNormalization) -> Module:
-    return f"nn.LayerNorm({layer.n_in}, eps={layer.epsilon})", {**NORMAL}
+    return f"nn.LayerNorm({layer.n_in}, eps={layer.epsilon})", {**SCALE_AND_SHIFT}
 
 
 _LAYERS: dict[type[Layer], Callable[[Any], Module]] = {
@@ -275,7 +275,7 @@ def _read(source: Any) -> tuple[str, dict[str, Any]]:
 
 def _array(path: Path, name: str, held: dict[str, Any]) -> np.ndarray:
     """One array of a file. NumPy has no bfloat16: the first half of a float32."""
-    if name.endswith(f".{COUNT}"):
+    if name.endswith(f".{BATCH_COUNT}"):
         return np.array(0)
     if held["dtype"] == "BF16":
         array = (np.frombuffer(held["data"], "<u2").astype("<u4") << 16).view("<f4")

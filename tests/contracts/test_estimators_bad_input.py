@@ -545,7 +545,7 @@ def assert_holds(estimator, weights):
     p = np.exp(a - a.max(axis=1, keepdims=True))
     np.testing.assert_allclose(estimator.predict_proba(X), p / p.sum(axis=1, keepdims=True), rtol=1e-9)
     assert estimator.loss_curve_[-1:] == estimator.history_.history.get("loss", [])[-1:]
-    assert not {"_moved", "_validation_data", "_resume"} & set(vars(estimator))
+    assert not {"_has_stepped", "_validation_data", "_resume"} & set(vars(estimator))
     if not estimator.early_stopping:
         estimator.partial_fit(X, LABELS)
         assert any((a != b).any() for a, b in zip(estimator.coefs_, weights[::2], strict=True))

@@ -236,9 +236,9 @@ def only_launches(cupy):
 # --- estimators, optimizers, callbacks, files ------------------------------------------------------------------------
 
 
-def why_watched(estimator):
+def slow_path_reason(estimator):
     """The reason for a fit's return to Python after each epoch, or None."""
-    return estimator._watched()
+    return estimator._slow_path_reason()
 
 
 def generator(estimator):

@@ -263,7 +263,7 @@ def test_what_a_callback_copies_is_usable():
     estimator.fit(X, NAMES, validation_data=(X, NAMES))
     seen = pickle.loads(kept[3])
     np.testing.assert_array_equal(seen.predict_proba(X), classifier(max_iter=4).fit(X, NAMES).predict_proba(X))
-    assert not {"_moved", "_validation_data", "_resume", "_fit_lock"} & set(vars(seen))
+    assert not {"_has_stepped", "_validation_data", "_resume", "_fit_lock"} & set(vars(seen))
     seen.fit(X, NAMES)
 
 

@@ -42,7 +42,7 @@ def test_watched_or_not(case, at_once, monkeypatch):
     given = SMALL | CASES[case]
     free = gpunn.MLPClassifier(**given).fit(X, LABELS)
     watched = gpunn.MLPClassifier(callbacks=[gpunn.Callback()], **given).fit(X, LABELS)
-    assert internals.why_watched(free) is None and internals.why_watched(watched) == "callbacks"
+    assert internals.slow_path_reason(free) is None and internals.slow_path_reason(watched) == "callbacks"
     for a, b in zip(free.coefs_ + free.intercepts_, watched.coefs_ + watched.intercepts_, strict=True):
         np.testing.assert_array_equal(a, b)
     assert free.loss_curve_ == watched.loss_curve_ and free.n_iter_ == watched.n_iter_ and free.t_ == watched.t_

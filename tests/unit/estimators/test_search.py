@@ -78,7 +78,7 @@ def test_it_says_what_scikit_learns_search_says(case):
     assert ours.best_params_ == theirs.best_params_ and ours.best_index_ == theirs.best_index_
     assert ours.best_score_ == theirs.best_score_ and ours.score(X, y) == theirs.score(X, y)
     np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
-    assert ours.side_by_side_ == 2
+    assert ours.n_concurrent_fits_ == 2
 
 
 def test_it_says_what_scikit_learns_own_networks_say():
@@ -126,21 +126,21 @@ def test_why_python_looks_after_every_epoch_is_told():
         {"callbacks": [[gpunn.TerminateOnNaN()]]},
     ]
     search = gpunn.MLPSearchCV(classifier(), grid, cv=FOLDS).fit(X, LABELS)
-    assert search.watched_[0] is None
-    for said, word in zip(search.watched_[1:], ("early_stopping", "lbfgs", "callbacks"), strict=True):
+    assert search.slow_path_reason_[0] is None
+    for said, word in zip(search.slow_path_reason_[1:], ("early_stopping", "lbfgs", "callbacks"), strict=True):
         assert word in said
 
 
 def test_without_n_jobs_it_takes_as_many_as_the_device_does():
     search = gpunn.MLPSearchCV(classifier(), {"alpha": [1e-4]}, cv=FOLDS).fit(X, LABELS)
-    assert search.side_by_side_ == backend.get("cpu").max_concurrent_fits()
+    assert search.n_concurrent_fits_ == backend.get("cpu").max_concurrent_fits()
 
 
 def test_simulated_on_a_gpu_fits_run_one_after_another(fake_cupy):
     grid = {"alpha": [1e-4, 1.0]}
     there = gpunn.MLPSearchCV(classifier(device="cuda"), grid, cv=FOLDS).fit(X, LABELS)
     here = GridSearchCV(classifier(), grid, cv=FOLDS).fit(X, LABELS)
-    assert there.side_by_side_ == 1
+    assert there.n_concurrent_fits_ == 1
     np.testing.assert_allclose(there.cv_results_["mean_test_score"], here.cv_results_["mean_test_score"], rtol=1e-12)
 
 
@@ -174,7 +174,7 @@ def test_what_it_refuses():
     before = dict(vars(search))
     with pytest.raises(ValueError, match="colour"):
         search.fit(X, LABELS)
-    assert not hasattr(search, "cv_results_") and not hasattr(search, "side_by_side_")
+    assert not hasattr(search, "cv_results_") and not hasattr(search, "n_concurrent_fits_")
     assert {name: vars(search)[name] for name in before} == before
     with pytest.raises(ValueError, match="cv"):
         gpunn.MLPSearchCV(classifier(), {"alpha": [1]}, cv="five").fit(X, LABELS)
