@@ -55,7 +55,7 @@ def _signal(process: subprocess.Popen[Any], number: int) -> None:
             process.send_signal(number)
 
 
-def ends_as_if_interrupted() -> None:
+def exit_on_sigterm() -> None:
     """Let a request to end unwind the program as Ctrl-C does, so that its children are ended."""
 
     def handle(number: int, frame: Any) -> None:

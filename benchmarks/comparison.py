@@ -16,7 +16,7 @@ from typing import Any
 from .contestants import Contestant
 from .conventions import LOSS_LIMIT, LOSS_TOLERANCE, OUTPUT_TOLERANCE, PRODUCT_ERROR, TIMES_THE_BEST, disagreement
 from .nets import Net
-from .process import PATIENCE, Absent, Declined, Failed, Worker
+from .process import PATIENCE, Absent, Failed, Unsupported, Worker
 
 REFERENCE = "benchmarks.peers.numpy_plain"
 # what is measured together, round by round: `fit` beside `train`, so that both stand over the same floor
@@ -136,7 +136,7 @@ class Workers:
         """Let all of them give back the device's memory."""
         for name, worker in list(self._running.items()):
             try:
-                worker.ask("release")
+                worker.request("release")
             except (Failed, Absent):
                 self.drop(name)
 
@@ -170,8 +170,8 @@ class References:
         """The losses before each step."""
         if (net, rule) not in self._found:
             with Worker(REFERENCE, self.threads, self.settings.device) as worker:
-                worker.ask("prepare", **_question(net, self.settings), exactly=True, rule=rule)
-                self._found[net, rule] = worker.ask("losses")["losses"]
+                worker.request("prepare", **_question(net, self.settings), exactly=True, rule=rule)
+                self._found[net, rule] = worker.request("losses")["losses"]
         return self._found[net, rule]
 
 
@@ -211,7 +211,7 @@ def compare(
                     continue
                 with _guarded(entry, workers, mode):
                     time.sleep(PAUSE)
-                    answer = workers.get(entry.contestant).ask("window", mode=mode, seconds=settings.seconds)
+                    answer = workers.get(entry.contestant).request("window", mode=mode, seconds=settings.seconds)
                     entry.times.setdefault(mode, []).append(answer["us_per_step"])
                     if "device_us_per_step" in answer:
                         entry.by_events.setdefault(mode, []).append(answer["device_us_per_step"])
@@ -219,7 +219,7 @@ def compare(
             for entry, mode in members:
                 if mode in entry.times:
                     with _guarded(entry, workers, mode):
-                        entry.memory = workers.get(entry.contestant).ask("memory")
+                        entry.memory = workers.get(entry.contestant).request("memory")
     return entries
 
 
@@ -252,9 +252,9 @@ def _warm_all(members: list[tuple[Entry, str]], workers: Workers, settings: Sett
         with _guarded(entry, workers, mode):
             worker = workers.get(entry.contestant)
             if mode == "predict" and entry.computes:
-                _check_outputs(entry, worker.ask("outputs")["disagreement"], settings)
+                _check_outputs(entry, worker.request("outputs")["disagreement"], settings)
             if mode not in entry.notes:
-                worker.ask("warm", mode=mode)
+                worker.request("warm", mode=mode)
 
     if settings.together:
         workers.side_by_side([functools.partial(warm, e, m) for e, m in members if not e.contestant.alone])
@@ -279,15 +279,15 @@ def begin_one(
     with _guarded(entry, workers):
         say(f"  preparing {contestant.name}")
         worker.patience = max(1.0, min(settings.patience, settings.left))
-        worker.ask("prepare", **_question(net, settings), **dict(contestant.options))
+        worker.request("prepare", **_question(net, settings), **dict(contestant.options))
         if not entry.computes:
             return
         if settings.device != "cpu":
-            entry.product_error = worker.ask("product")["error"]
+            entry.product_error = worker.request("product")["error"]
             if (why := wrong_precision(entry.product_error, settings.precision)) is not None:
                 entry.refuse(why)
                 return
-        answer = worker.ask("losses")
+        answer = worker.request("losses")
         entry.first = answer["seconds"], answer["steps"]
         entry.losses, entry.wanted = answer["losses"], wanted[contestant.rule]
         entry.disagreement = disagreement(entry.losses, entry.wanted)
@@ -336,7 +336,7 @@ def _guarded(entry: Entry, workers: Workers, mode: str | None = None) -> Iterato
     """
     try:
         yield
-    except Declined as error:
+    except Unsupported as error:
         entry.refuse(f"not measured ({error})", None if mode is None else [mode])
     except Failed as error:
         if mode is not None:

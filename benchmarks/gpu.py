@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write after every net and precision, print."""
     if gpu_presence.missing("gpu", WOULD):
         return gpu_presence.NO_GPU
-    child.ends_as_if_interrupted()
+    child.exit_on_sigterm()
     until = time.monotonic() + (math.inf if arguments.budget is None else arguments.budget)
     path = target(arguments)
     settings = Settings(

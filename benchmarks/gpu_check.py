@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     left = stages.left_of(arguments.budget)
     if gpu_presence.missing("gpu-check", WOULD):
         return gpu_presence.NO_GPU
-    child.ends_as_if_interrupted()
+    child.exit_on_sigterm()
     out = arguments.out.resolve()
     return check(owed_stages(out), out, left, arguments.only, arguments.anew, stages_run(), gpu_presence.facts())
 

@@ -38,7 +38,7 @@ class Failed(Exception):
     """A contestant that raised an error, died or did not answer; the message says how."""
 
 
-class Declined(Exception):
+class Unsupported(Exception):
     """A contestant that does not offer what was asked for; the message says what."""
 
 
@@ -128,8 +128,8 @@ class Conversation:
             self._lines.put(line)
         self._lines.put("")
 
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to a question. `Failed` where there is none, `Declined` where the contestant does not offer it."""
+    def request(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """The answer to a question. `Failed` where there is none, `Unsupported` where it does not offer it."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"ask": what, **arguments}) + "\n")
@@ -138,7 +138,7 @@ class Conversation:
             raise Failed(self._last_words()) from None
         said = self._answer()
         if "declined" in said:
-            raise Declined(said["declined"])
+            raise Unsupported(said["declined"])
         if "error" in said:
             raise Failed(said["error"])
         answer: dict[str, Any] = said["answer"]

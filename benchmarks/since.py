@@ -22,7 +22,7 @@ from .commits import Commit, checkout, describe
 from .comparison import PAUSE
 from .conventions import task
 from .nets import NETS, Net
-from .process import ROOT, Absent, Declined, Failed, available_cores
+from .process import ROOT, Absent, Failed, Unsupported, available_cores
 from .ratios import Quartiles
 
 HELP = "time the working tree against an earlier commit on the CPU"
@@ -52,7 +52,7 @@ HERE, THERE = "here", "there"
 class Asked(Protocol):
     """The process of one side."""
 
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+    def request(self, what: str, **arguments: Any) -> dict[str, Any]:
         """The answer to a question."""
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; 1 if a ratio counts, else 0."""
-    child.ends_as_if_interrupted()
+    child.exit_on_sigterm()
     nets = [NETS[name] for name in arguments.nets or (QUICK_NETS if arguments.quick else NETS)]
     wanted = arguments.threads or (("1",) if arguments.quick else ("1", "all"))
     counts = sorted({len(available_cores()) if n == "all" else 1 for n in wanted})
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
             commit = describe(ROOT, arguments.commit)
             roots = {HERE: ROOT, THERE: other}
             rows = measure(nets, counts, arguments.rounds, lambda side, n: Commit(roots[side], n, pinned=True))
-    except (Absent, Declined, Failed) as error:
+    except (Absent, Unsupported, Failed) as error:
         say(f"error: {error}")
         return 1
     about = machine.record({}, threads=counts, rounds=arguments.rounds, seconds=SECONDS, since=commit, seed=SEED)
@@ -179,9 +179,9 @@ def _rounds_of(
     times: dict[str, dict[str, list[float]]] = {mode: {HERE: [], THERE: []} for mode in modes}
     with _pair(start, threads, draws) as sides:
         for side in sides.values():
-            side.ask("prepare", net=dataclasses.asdict(net), seed=SEED, arrays=str(_stored(net, folder)))
+            side.request("prepare", net=dataclasses.asdict(net), seed=SEED, arrays=str(_stored(net, folder)))
             for mode in modes:
-                side.ask("warm", mode=mode)
+                side.request("warm", mode=mode)
         order = list(modes)
         for _ in range(rounds):
             draws.shuffle(order)
@@ -189,7 +189,7 @@ def _rounds_of(
                 # the two windows of a ratio are adjacent in time
                 for name in draws.sample(sorted(sides), len(sides)):
                     time.sleep(PAUSE)
-                    times[mode][name].append(sides[name].ask("window", mode=mode, seconds=seconds)["us"])
+                    times[mode][name].append(sides[name].request("window", mode=mode, seconds=seconds)["us"])
     return times
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from .process import Declined
+from .process import Unsupported
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             _say(answers, {"answer": session.answer(json.loads(line))})
-        except Declined as error:
+        except Unsupported as error:
             _say(answers, {"declined": str(error)})
         except Exception as error:
             _say(answers, {"error": reason(error)})

@@ -26,16 +26,16 @@ from .layers import Dense, Dropout, Layer
 from .model import Sequential
 from .parallel import DataParallel, mpi_rank_and_size
 from .tables import (
-    Amounts,
-    Classes,
-    Encoding,
+    ClassTarget,
     Frame,
+    NumericTarget,
+    TableEncoder,
     TableModel,
-    numbers_of,
+    as_floats,
+    drop_missing_targets,
+    infer_target,
     read_column,
     read_csv,
-    target_of,
-    with_target,
 )
 from .training import DivergenceError, History, checkpoint
 from .training.callbacks import ModelCheckpoint
@@ -304,14 +304,14 @@ def _train(options: argparse.Namespace) -> int:
         data = _bundled(options) if options.data in BUNDLED else _table(options)
         model_file, picture_file = _destinations(options, data)
         figure = _figure() if _rank() == 0 else None
-    frame, dropped = with_target(data.frame, data.target)
-    target, seen = target_of(frame[data.target], options.task)
+    frame, dropped = drop_missing_targets(data.frame, data.target)
+    target, seen = infer_target(frame[data.target], options.task)
     training, held_out = _split(frame, target, options.seed)
-    encoding = Encoding.of(frame, target, training)
+    encoding = TableEncoder.from_training_rows(frame, target, training)
     X, _ = encoding.encode(frame)
     y = target.encode(frame[data.target])
 
-    is_class = isinstance(target, Classes)
+    is_class = isinstance(target, ClassTarget)
     metric = "accuracy" if is_class else "mean_absolute_error"
     net = Sequential(_layers(options, target), input_shape=X.shape[1], seed=options.seed)
     loss = "sparse_categorical_crossentropy" if is_class else "half_squared_error"
@@ -415,13 +415,13 @@ def _names(frame: Frame) -> str:
     return "there are: " + ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def _layers(options: argparse.Namespace, target: Classes | Amounts) -> list[Layer]:
+def _layers(options: argparse.Namespace, target: ClassTarget | NumericTarget) -> list[Layer]:
     layers: list[Layer] = []
     for units in options.hidden:
         layers.append(Dense(units, activation=options.activation))
         if options.dropout:
             layers.append(Dropout(options.dropout))
-    return [*layers, Dense(target.n_out, activation="softmax" if isinstance(target, Classes) else "identity")]
+    return [*layers, Dense(target.n_out, activation="softmax" if isinstance(target, ClassTarget) else "identity")]
 
 
 def _optimizer(options: argparse.Namespace) -> optimizers.Optimizer:
@@ -429,7 +429,7 @@ def _optimizer(options: argparse.Namespace) -> optimizers.Optimizer:
     return rule if options.lr is None else type(rule)(options.lr)
 
 
-def _split(frame: Frame, target: Classes | Amounts, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(frame: Frame, target: ClassTarget | NumericTarget, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows to learn from and those held out: one in five, of every class alike."""
     n = len(frame)
     if n < HELD_OUT:
@@ -437,32 +437,32 @@ def _split(frame: Frame, target: Classes | Amounts, seed: int) -> tuple[np.ndarr
             f"the table has {n} rows with a value in {target.name!r}; {HELD_OUT} are the least to learn from"
         )
     order = np.random.default_rng(seed).permutation(n)
-    if isinstance(target, Classes):
+    if isinstance(target, ClassTarget):
         order = order[np.argsort(target.encode(frame[target.name])[order], kind="stable")]
     held_out = np.arange(n) % HELD_OUT == HELD_OUT - 1
     return np.sort(order[~held_out]), np.sort(order[held_out])
 
 
-def _task(target: Classes | Amounts) -> str:
-    return "classification" if isinstance(target, Classes) else "regression"
+def _task(target: ClassTarget | NumericTarget) -> str:
+    return "classification" if isinstance(target, ClassTarget) else "regression"
 
 
-def _other(target: Classes | Amounts) -> str:
-    return "regression" if isinstance(target, Classes) else "classification"
+def _other(target: ClassTarget | NumericTarget) -> str:
+    return "regression" if isinstance(target, ClassTarget) else "classification"
 
 
 def _score(model: TableModel, X: np.ndarray, cells: Any) -> str:
     """How good the answers for held-out rows are, in words and in the user's units."""
-    target = model.encoding.target
+    target = model.encoder.target
     outputs = target.outputs(model.net, X)
-    answers = target.answer(outputs)
-    if isinstance(target, Classes):
+    answers = target.decode(outputs)
+    if isinstance(target, ClassTarget):
         right = int((np.array(target.labels)[target.encode(cells)] == answers).sum())
         return f"held-out accuracy {right / len(X):.4f} ({right} of {len(X)} rows right)"
     y = target.encode(cells)  # standardised, so that no square overflows or vanishes
     error, spread = float(((y - outputs) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
     r2 = f"{1 - error / spread:.4f}" if spread else "undefined, all rows being equal"
-    return f"held-out R² {r2} (mean absolute error {np.abs(numbers_of(cells) - answers).mean():.4g} in {len(X)} rows)"
+    return f"held-out R² {r2} (mean absolute error {np.abs(as_floats(cells) - answers).mean():.4g} in {len(X)} rows)"
 
 
 # --- files ---
@@ -540,10 +540,10 @@ def _figure() -> Any:
     return Figure(figsize=(9, 3.6), layout="constrained")
 
 
-def _draw(figure: Any, history: History, target: Classes | Amounts, title: str, training: str) -> None:
+def _draw(figure: Any, history: History, target: ClassTarget | NumericTarget, title: str, training: str) -> None:
     """The loss and the metric over the epochs, in training and on the rows held out."""
     metric, scales, labels = "accuracy", {}, {"loss": "cross-entropy"}
-    if isinstance(target, Amounts):
+    if isinstance(target, NumericTarget):
         metric = "mean_absolute_error"
         labels = {"loss": "half squared error, standardised", metric: _plain(f"mean absolute error of {target.name}")}
         scales = {metric: target.scale}
@@ -581,7 +581,7 @@ def _predict(options: argparse.Namespace) -> int:
     text = io.StringIO(newline="")
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow([model.target])
-    write = str if isinstance(model.encoding.target, Classes) else "{:.7g}".format  # the digits of float32
+    write = str if isinstance(model.encoder.target, ClassTarget) else "{:.7g}".format  # the digits of float32
     lines.writerows([[write(answer)] for answer in model.predict(options.data)])
     if options.out is None:
         sys.stdout.write(text.getvalue())

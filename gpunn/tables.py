@@ -1,6 +1,6 @@
 """Tables of numbers and categories: from their rows to a network's inputs, and from its outputs to the user's answers.
 
-`Encoding.of` learns it from the training rows, as plain numbers and words; `TableModel` keeps it with the network in
+`TableEncoder.from_training_rows` learns it, as plain numbers and words; `TableModel` keeps it with the network in
 one file, so that a prediction takes a table as the user has it and answers in the user's labels and units.
 """
 
@@ -166,7 +166,7 @@ def _outside_quotes(line: str) -> str:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class NumericColumn:
     """A numeric column as (x − mean) / scale, and 1 where the cell was missing and the median stands in for it.
 
     scale      None: every training row held the same number, which tells nothing
@@ -196,7 +196,7 @@ class Numbers:
 
         ValueError names the first cell that is not a number, or too large a one.
         """
-        x = numbers_of(cells)
+        x = as_floats(cells)
         missing = np.isnan(x)
         x[missing] = self.median
         columns = [] if self.scale is None else [self._standardised(x, self.scale, cells)]
@@ -223,7 +223,7 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Categories:
+class CategoricalColumn:
     """A column of categories: one input for each, 1 where the cell holds it. None is the category of a missing cell."""
 
     name: str
@@ -241,7 +241,7 @@ class Categories:
     def encode(self, cells: Cells) -> tuple[np.ndarray, list[str]]:
         """The inputs (n, width), float32, and notes on cells whose category is none of these: their row is all zero."""
         places = {value: k for k, value in enumerate(self.values)}
-        words = words_of(cells)
+        words = as_strings(cells)
         place = np.array([places.get(word, -1) for word in words])
         x = np.zeros((len(place), self.width), np.float32)
         known = np.flatnonzero(place >= 0)
@@ -262,7 +262,7 @@ class Categories:
 
 
 @dataclass(frozen=True)
-class Classes:
+class ClassTarget:
     """A target of classes: the user's own labels, in order; the network's output k stands for labels[k]."""
 
     name: str
@@ -287,14 +287,14 @@ class Classes:
         """The probabilities (n, n_out) that the network gives to rows of inputs."""
         return np.asarray(net.predict_proba(X))
 
-    def answer(self, outputs: np.ndarray) -> np.ndarray:
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
         """The labels (n,) for `outputs`."""
         labels: np.ndarray = np.array(self.labels)[outputs.argmax(axis=1)]
         return labels
 
 
 @dataclass(frozen=True)
-class Amounts:
+class NumericTarget:
     """A target of numbers, which the network learns as (y − mean) / scale and answers in the user's units."""
 
     name: str
@@ -309,45 +309,45 @@ class Amounts:
 
     def encode(self, cells: Cells) -> np.ndarray:
         """The standardised targets (n, 1)."""
-        return ((numbers_of(cells) - self.mean) / self.scale)[:, None]
+        return ((as_floats(cells) - self.mean) / self.scale)[:, None]
 
     def outputs(self, net: Sequential, X: np.ndarray) -> np.ndarray:
         """The standardised predictions (n, 1) that the network gives to rows of inputs."""
         return np.asarray(net.predict(X))
 
-    def answer(self, outputs: np.ndarray) -> np.ndarray:
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
         """The predictions (n,) in the user's units for `outputs`."""
         a: np.ndarray = outputs[:, 0].astype(np.float64)
         return a * self.scale + self.mean
 
 
 @dataclass
-class Encoding:
+class TableEncoder:
     """What each column becomes, learned from the training rows.
 
     notes    what was left out, and why, for the user
     missing  the cells of columns of words that are missing, as they are written in a CSV file
     """
 
-    columns: list[Numbers | Categories]
-    target: Classes | Amounts
+    columns: list[NumericColumn | CategoricalColumn]
+    target: ClassTarget | NumericTarget
     notes: list[str] = field(default_factory=list)
     missing: tuple[str, ...] = MISSING
 
     @classmethod
-    def of(cls, frame: Frame, target: Classes | Amounts, rows: np.ndarray) -> Encoding:
+    def from_training_rows(cls, frame: Frame, target: ClassTarget | NumericTarget, rows: np.ndarray) -> TableEncoder:
         """Learn the columns from `rows` of a table (indices), the target left aside.
 
         ValueError where a column has no value, holds text among numbers, or none tells anything, and where its
         categories or labels are too long to be saved.
         """
-        columns: list[Numbers | Categories] = []
+        columns: list[NumericColumn | CategoricalColumn] = []
         notes: list[str] = []
         useless: list[str] = []
         for name in frame.columns:
             if name == target.name:
                 continue
-            words = holds_words(frame[name])
+            words = is_categorical(frame[name])
             cells = frame[name].iloc[rows]
             if cells.isna().all():
                 useless.append(name)
@@ -372,12 +372,12 @@ class Encoding:
             return
         texts: list[tuple[str, str]] = []
         for column in (*self.columns, self.target):
-            values = {Categories: "values", Classes: "labels"}.get(type(column), "")
+            values = {CategoricalColumn: "values", ClassTarget: "labels"}.get(type(column), "")
             texts += [(column.name, text) for text in getattr(column, values, ()) if isinstance(text, str)]
         where = ""
         if texts:
             name, text = max(texts, key=lambda found: len(found[1]))
-            row = frame.index[words_of(frame[name]).index(text)]
+            row = frame.index[as_strings(frame[name]).index(text)]
             where = f"; the longest text has {len(text)} characters, in column {name!r}, row {row}"
         raise ValueError(
             f"names, categories and labels need {needed} bytes in the model file, which has space for {SPACE}{where}: "
@@ -408,7 +408,7 @@ class Encoding:
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Encoding:
+    def from_config(cls, config: dict[str, Any]) -> TableEncoder:
         """The inverse of `get_config`. KeyError, TypeError or ValueError where it is not one."""
         columns = [_from_config(c) for c in config["columns"]]
         # without the field it is from a version that read all columns alike
@@ -427,13 +427,13 @@ class TableModel:
     source    where the training table came from, in words
     """
 
-    def __init__(self, net: Sequential, encoding: Encoding, source: str = "") -> None:
-        self.net, self.encoding, self.source = net, encoding, source
+    def __init__(self, net: Sequential, encoding: TableEncoder, source: str = "") -> None:
+        self.net, self.encoder, self.source = net, encoding, source
 
     @property
     def target(self) -> str:
         """The name of the column that is predicted."""
-        return self.encoding.target.name
+        return self.encoder.target.name
 
     def predict(self, table: Frame | str | os.PathLike[str]) -> np.ndarray:
         """The answers (n,) for the rows of a DataFrame or a CSV file: the user's own labels, or numbers in their units.
@@ -444,28 +444,28 @@ class TableModel:
         number so large that the network's output is not finite.
         """
         if isinstance(table, (str, os.PathLike)):
-            words = tuple(c.name for c in self.encoding.columns if isinstance(c, Categories))
-            table = read_csv(table, words, self.encoding.missing)
+            words = tuple(c.name for c in self.encoder.columns if isinstance(c, CategoricalColumn))
+            table = read_csv(table, words, self.encoder.missing)
         elif not hasattr(table, "columns") or not hasattr(table, "iloc"):
             raise TypeError(f"table must be a pandas DataFrame or the path of a CSV file, got {type(table).__name__}")
         if len(table) == 0:
             raise ValueError("the table has no rows")
-        X, notes = self.encoding.encode(table)
+        X, notes = self.encoder.encode(table)
         for line in notes:
             _log.warning(line)
-        outputs = self.encoding.target.outputs(self.net, X)
+        outputs = self.encoder.target.outputs(self.net, X)
         wrong = ~np.isfinite(outputs).all(axis=1)
         if wrong.any():
             raise ValueError(
                 f"the network's output for row {table.index[int(wrong.argmax())]} is not finite: its numbers are too "
                 "far from those of the training rows"
             )
-        return self.encoding.target.answer(outputs)
+        return self.encoder.target.decode(outputs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network and encoding to a safetensors file, as one step; `gpunn.load` opens it."""
         tensors, net = self.net.to_tensors()
-        table = {**self.encoding.get_config(), "source": self.source}
+        table = {**self.encoder.get_config(), "source": self.source}
         checkpoint.write(path, tensors, {"kind": "table", "net": net, "table": table})
 
     def export(self, path: str | os.PathLike[str]) -> None:
@@ -479,7 +479,7 @@ class TableModel:
         ImportError without onnx (extra `onnx`), ValueError for a layer or an activation of one's own; OSError where
         writing fails, the old file whole.
         """
-        onnx.write(onnx.table(self.net, self.encoding), path)
+        onnx.write(onnx.table(self.net, self.encoder), path)
 
     @classmethod
     def from_tensors(
@@ -493,7 +493,7 @@ class TableModel:
         """What `save` wrote. CheckpointError where encoding and network do not fit each other."""
         net = Sequential.from_tensors(tensors, metadata["net"], custom=custom, device=device)
         try:
-            encoding = Encoding.from_config(metadata["table"])
+            encoding = TableEncoder.from_config(metadata["table"])
         except ValueError as error:
             raise CheckpointError(f"the encoding of the table's columns is invalid: {error}") from error
         width = sum(column.width for column in encoding.columns)
@@ -507,13 +507,13 @@ class TableModel:
         return cls(net, encoding, metadata["table"]["source"])
 
     def __repr__(self) -> str:
-        return f"TableModel({self.target!r} from {len(self.encoding.columns)} columns, {self.net!r})"
+        return f"TableModel({self.target!r} from {len(self.encoder.columns)} columns, {self.net!r})"
 
 
 # --- the target ---
 
 
-def with_target(frame: Frame, name: str) -> tuple[Frame, int]:
+def drop_missing_targets(frame: Frame, name: str) -> tuple[Frame, int]:
     """The rows whose target is there, and how many are not. ValueError where no such column or row is."""
     if name not in frame.columns:
         raise ValueError(f"there is no column {name!r}; there are {_listed(list(frame.columns), 20)}")
@@ -529,7 +529,7 @@ def with_target(frame: Frame, name: str) -> tuple[Frame, int]:
     return kept, int((~there).sum())
 
 
-def target_of(cells: Cells, task: str = "auto") -> tuple[Classes | Amounts, str]:
+def infer_target(cells: Cells, task: str = "auto") -> tuple[ClassTarget | NumericTarget, str]:
     """How a target, none of it missing, is learned; and in words what was seen in it.
 
     task="auto": text, boolean, or integers with at most 20 distinct values is classification, all else regression.
@@ -543,11 +543,11 @@ def target_of(cells: Cells, task: str = "auto") -> tuple[Classes | Amounts, str]
         raise ValueError(f"column {name!r} holds {_shown(labels[0])} in every row: there is nothing to learn")
     if task == "auto":
         if kind == "text":
-            holds_words(cells)  # numbers with a word among them are an error, not classes
+            is_categorical(cells)  # numbers with a word among them are an error, not classes
         few = kind in ("text", "boolean") or (kind == "integer" and distinct <= CLASSES)
         task = "classification" if few else "regression"
     if task == "regression":
-        y = numbers_of(cells)
+        y = as_floats(cells)
         mean, scale = _moments(y)
         if scale is None:
             raise ValueError(f"column {name!r} is the same number in every row, but for rounding: nothing to learn")
@@ -557,9 +557,9 @@ def target_of(cells: Cells, task: str = "auto") -> tuple[Classes | Amounts, str]
                 f"column {name!r} holds {y[k]:.7g} in row {cells.index[k]}, and {LARGEST:g} is the largest number that "
                 "can be learned: divide the column by a power of ten, or leave the cell empty"
             )
-        return Amounts(name, mean, scale), f"{what}, {distinct} distinct values"
+        return NumericTarget(name, mean, scale), f"{what}, {distinct} distinct values"
     if kind == "number":
-        numbers_of(cells)  # of which a model file cannot hold infinity
+        as_floats(cells)  # of which a model file cannot hold infinity
     if distinct > max(CLASSES, len(labels) // 2):
         numbers = pandas().to_numeric(cells, errors="coerce").notna().all()  # 007 is text here
         raise ValueError(
@@ -567,7 +567,7 @@ def target_of(cells: Cells, task: str = "auto") -> tuple[Classes | Amounts, str]
             "too many to be classes, each of which needs several rows to be learned from"
             + ("; --task regression learns them as numbers" if numbers else "")
         )
-    return Classes(name, tuple(sorted(set(labels))), kind), f"{what}, {distinct} distinct values"
+    return ClassTarget(name, tuple(sorted(set(labels))), kind), f"{what}, {distinct} distinct values"
 
 
 def _kind(cells: Cells) -> str:
@@ -593,7 +593,7 @@ def _label(value: Any, kind: str) -> Any:
 # --- columns of training rows ---
 
 
-def numbers_of(cells: Cells) -> np.ndarray:
+def as_floats(cells: Cells) -> np.ndarray:
     """A column as float64, NaN where missing. ValueError names the first cell that is not a finite number."""
     pd = pandas()
     if cells.dtype.kind in "cmM" or isinstance(cells.dtype, (pd.CategoricalDtype, pd.DatetimeTZDtype)):
@@ -626,7 +626,7 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"
 
 
-def words_of(cells: Cells) -> list[str | None]:
+def as_strings(cells: Cells) -> list[str | None]:
     """A column as words, None where missing; a whole number is written without a decimal point."""
     missing = cells.isna().to_numpy()
     return [None if gone else _word(value) for value, gone in zip(cells, missing, strict=True)]
@@ -638,7 +638,7 @@ def _word(value: Any) -> str:
     return str(value).strip()
 
 
-def holds_words(cells: Cells) -> bool:
+def is_categorical(cells: Cells) -> bool:
     """Whether a column holds categories rather than numbers (true and false count as 1 and 0).
 
     ValueError where it is empty, or is a column of numbers with some text among them.
@@ -657,7 +657,7 @@ def holds_words(cells: Cells) -> bool:
         return True
     # codes like 1, 2, 3, A are categories; amounts with a word among them are numbers that need the user's care
     if (x != np.floor(x)).any() or len(np.unique(x)) > min(CLASSES, len(there) // 2):
-        numbers_of(cells)
+        as_floats(cells)
         return False
     return len(x) < len(there)
 
@@ -668,12 +668,12 @@ def _holds_numbers(cells: Cells) -> bool:
     return bool(numeric) or _all_booleans(cells.dropna())
 
 
-def _numbers(cells: Cells) -> Numbers:
-    x = numbers_of(cells)
+def _numbers(cells: Cells) -> NumericColumn:
+    x = as_floats(cells)
     missing = np.isnan(x)
     median = float(np.median(x[~missing]))
     x[missing] = median
-    return Numbers(str(cells.name), median, *_moments(x), bool(missing.any()))
+    return NumericColumn(str(cells.name), median, *_moments(x), bool(missing.any()))
 
 
 def _moments(x: np.ndarray) -> tuple[float, float | None]:
@@ -685,9 +685,9 @@ def _moments(x: np.ndarray) -> tuple[float, float | None]:
     return mean * top, scale * top if scale > 1e-12 and scale * top > 0 else None
 
 
-def _categories(cells: Cells, notes: list[str]) -> Categories | None:
+def _categories(cells: Cells, notes: list[str]) -> CategoricalColumn | None:
     """The categories of a column, the most frequent where there are too many; None for a column of identifiers."""
-    name, words = str(cells.name), words_of(cells)
+    name, words = str(cells.name), as_strings(cells)
     counts: dict[str | None, int] = {}
     for word in words:
         counts[word] = counts.get(word, 0) + 1
@@ -704,11 +704,15 @@ def _categories(cells: Cells, notes: list[str]) -> Categories | None:
         notes.append(f"column {name!r} has {distinct} categories: the {CATEGORIES} most frequent are used")
     if len(frequent) == 1:
         frequent = []
-    return Categories(name, tuple(sorted(frequent, key=lambda word: (word is None, word or ""))))
+    return CategoricalColumn(name, tuple(sorted(frequent, key=lambda word: (word is None, word or ""))))
 
 
 def _from_config(config: dict[str, Any]) -> Any:
-    kinds: dict[str, Any] = {kind.__name__: kind for kind in (Numbers, Categories, Classes, Amounts)}
+    kinds: dict[str, Any] = {
+        kind.__name__: kind for kind in (NumericColumn, CategoricalColumn, ClassTarget, NumericTarget)
+    }
+    old = ("Numbers", "Categories", "Classes", "Amounts")
+    kinds |= dict(zip(old, list(kinds.values()), strict=True))
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     return kinds[str(given.pop("type"))](**given)
 

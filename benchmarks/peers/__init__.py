@@ -6,7 +6,7 @@ count. On a CPU what `Prepared` computes is done when a method returns.
 Where the task's device is a GPU, set, state and answers stay there, and the GPU may still be at it: `Prepared` then has
 a `clock` (`benchmarks.clocks`) that waits for it, and `product(a, b)`, a product of two host arrays in the task's
 precision. The module may have `to_host(x)`, which brings an answer to the host, and `release()`, which gives back
-memory. What a contestant does not offer is `process.Declined`.
+memory. What a contestant does not offer is `process.Unsupported`.
 """
 
 from __future__ import annotations

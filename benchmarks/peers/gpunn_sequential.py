@@ -10,7 +10,7 @@ import numpy as np
 import gpunn
 
 from ..conventions import BETA_1, BETA_2, EPSILON, Task
-from ..process import Declined
+from ..process import Unsupported
 
 PACKAGES = ("gpunn", "numpy")
 
@@ -58,14 +58,14 @@ class GpunnSequential:
         return self.compiled(model, rule, loss)
 
     def compiled(self, model: gpunn.Sequential, rule: Any, loss: str) -> gpunn.Sequential:
-        """The network on the task's device, in its precision; `Declined` where gpunn does not offer that."""
+        """The network on the task's device, in its precision; `Unsupported` where gpunn does not offer that."""
         short = {"precision": self.task.precision} if self.task.precision in ("tf32", "bf16") else {}
         try:
             return model.compile(rule, loss, device=self.task.device, **short)
         except ValueError as error:
             if not short:
                 raise
-            raise Declined(f"gpunn: {error}") from error
+            raise Unsupported(f"gpunn: {error}") from error
 
     def losses(self, n: int) -> list[float]:
         watching = BatchLosses(n)

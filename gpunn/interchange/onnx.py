@@ -24,7 +24,7 @@ from ..training.checkpoint import write_bytes
 from ..training.parameter_arrays import named_arrays
 
 if TYPE_CHECKING:
-    from ..tables import Amounts, Categories, Classes, Encoding, Numbers
+    from ..tables import CategoricalColumn, ClassTarget, NumericColumn, NumericTarget, TableEncoder
 
 # of ONNX 1.12 (2022): every onnxruntime since 1.13 reads it, and nothing here needs a newer one
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
@@ -163,7 +163,7 @@ def regressor(net: Sequential) -> Graph:
     return graph
 
 
-def table(net: Sequential, encoding: Encoding) -> Graph:
+def table(net: Sequential, encoding: TableEncoder) -> Graph:
     """One input (N, 1) a column, by the column's name: float64 for numbers, NaN where one is missing; text for
     categories, the empty text where one is missing. Outputs as `classifier` has them, or "variable" (N,), float64, in
     the target's units.
@@ -176,7 +176,7 @@ def table(net: Sequential, encoding: Encoding) -> Graph:
     # all inputs before any node, so that each has its column's name
     inputs = [_INPUTS[type(column).__name__](graph, column) for column in columns]
     parts = [_PARTS[type(column).__name__](graph, x, column) for x, column in zip(inputs, columns, strict=True)]
-    # as `Encoding.encode` does: made in float64, kept as float32
+    # as `TableEncoder.encode` does: made in float64, kept as float32
     x = graph("Concat", *parts, axis=1)
     a = _forward(graph, net, x if net.dtype == np.float32 else graph.cast(x, net.dtype))
     _TARGETS[type(encoding.target).__name__](graph, net, a, encoding.target)
@@ -191,11 +191,11 @@ def _from_X(graph: Graph, net: Sequential) -> str:
     return _forward(graph, net, graph.input("X", net.dtype, net._net.n_in))
 
 
-def _numeric_input(graph: Graph, column: Numbers) -> str:
+def _numeric_input(graph: Graph, column: NumericColumn) -> str:
     return graph.input(column.name, np.float64, 1, "a number; NaN where it is missing")
 
 
-def _categorical_input(graph: Graph, column: Categories) -> str:
+def _categorical_input(graph: Graph, column: CategoricalColumn) -> str:
     if {"", None} <= {*column.values}:
         raise ValueError(
             f"column {column.name!r} has the empty text as a category beside missing cells, which ONNX cannot tell "
@@ -204,7 +204,7 @@ def _categorical_input(graph: Graph, column: Categories) -> str:
     return graph.input(column.name, object, 1, "a category; empty where it is missing")
 
 
-def _numeric_column(graph: Graph, x: str, column: Numbers) -> str:
+def _numeric_column(graph: Graph, x: str, column: NumericColumn) -> str:
     """(x − mean) / scale, the median where x is NaN, and 1 or 0 for whether it is."""
     graph.prefix = f"{column.name}."
     missing = graph("IsNaN", x)
@@ -219,7 +219,7 @@ def _numeric_column(graph: Graph, x: str, column: Numbers) -> str:
     return parts[0] if len(parts) == 1 else graph("Concat", *parts, axis=1)
 
 
-def _categorical_column(graph: Graph, x: str, column: Categories) -> str:
+def _categorical_column(graph: Graph, x: str, column: CategoricalColumn) -> str:
     """1 for the category that the cell holds, nothing but 0 for one that training did not see."""
     graph.prefix = f"{column.name}."
     words = [value or "" for value in column.values]
@@ -229,22 +229,28 @@ def _categorical_column(graph: Graph, x: str, column: Categories) -> str:
     return encoded
 
 
-def _numeric_target(graph: Graph, net: Sequential, a: str, target: Amounts) -> None:
+def _numeric_target(graph: Graph, net: Sequential, a: str, target: NumericTarget) -> None:
     """a · scale + mean"""
     scaled = graph("Mul", graph.cast(_column(graph, a), np.float64), graph.constant("scale", np.float64(target.scale)))
     graph.output("variable", graph("Add", scaled, graph.constant("mean", np.float64(target.mean))), np.float64)
 
 
-def _class_target(graph: Graph, net: Sequential, a: str, target: Classes) -> None:
+def _class_target(graph: Graph, net: Sequential, a: str, target: ClassTarget) -> None:
     _classes(graph, net, a, target.labels)
 
 
 # by the names that files give them
-_INPUTS: dict[str, Callable[[Graph, Any], str]] = {"Numbers": _numeric_input, "Categories": _categorical_input}
-_PARTS: dict[str, Callable[[Graph, str, Any], str]] = {"Numbers": _numeric_column, "Categories": _categorical_column}
+_INPUTS: dict[str, Callable[[Graph, Any], str]] = {
+    "NumericColumn": _numeric_input,
+    "CategoricalColumn": _categorical_input,
+}
+_PARTS: dict[str, Callable[[Graph, str, Any], str]] = {
+    "NumericColumn": _numeric_column,
+    "CategoricalColumn": _categorical_column,
+}
 _TARGETS: dict[str, Callable[[Graph, Sequential, str, Any], None]] = {
-    "Classes": _class_target,
-    "Amounts": _numeric_target,
+    "ClassTarget": _class_target,
+    "NumericTarget": _numeric_target,
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import child
 from benchmarks.commits import Commit, checkout, describe
-from benchmarks.process import ROOT, Absent, Declined, Failed
+from benchmarks.process import ROOT, Absent, Failed, Unsupported
 
 from . import values
 from .cases import CASES, LARGE, Case
@@ -104,7 +104,7 @@ def _compute(cases: Mapping[str, Case], compiled: bool = True) -> Results | None
             return None
         try:
             return {name: values.compute(process, case) for name, case in cases.items()}
-        except Declined as error:
+        except Unsupported as error:
             raise Failed(str(error)) from error
 
 
@@ -234,10 +234,10 @@ def _try(process: Commit, case: Case) -> Arrays | str:
     """The arrays of a case, or why there are none."""
     try:
         return values.compute(process, case, more=True)
-    except (Declined, Failed) as error:
+    except (Unsupported, Failed) as error:
         return str(error)
 
 
 if __name__ == "__main__":
-    child.ends_as_if_interrupted()
+    child.exit_on_sigterm()
     sys.exit(main())

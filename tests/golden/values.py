@@ -42,8 +42,8 @@ class Difference:
 
 
 def compute(process: Commit, case: Case, *, more: bool = False) -> Arrays:
-    """The arrays of a case, computed in the process of a commit. `Failed` or `Declined` if it cannot compute them."""
-    return {name: _decode(array) for name, array in process.ask("golden", case=case, more=more).items()}
+    """The arrays of a case, computed by a commit's process. `Failed` or `Unsupported` if it cannot compute them."""
+    return {name: _decode(array) for name, array in process.request("golden", case=case, more=more).items()}
 
 
 def _decode(array: dict[str, Any]) -> np.ndarray:

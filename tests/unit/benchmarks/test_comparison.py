@@ -175,8 +175,8 @@ def test_a_processs_memory_is_its_own(rows):
     held = np.ones(60_000_000)
     assert memory.peak() > held.nbytes
     with Worker("benchmarks.peers.numpy_plain", 1) as worker:
-        worker.ask("prepare", net=vars(NET), seed=0, precision="float32")
-        assert worker.ask("memory")["peak"] < held.nbytes / 2
+        worker.request("prepare", net=vars(NET), seed=0, precision="float32")
+        assert worker.request("memory")["peak"] < held.nbytes / 2
     large, plain = (row(rows, name, "train")["peak_beyond_imports_mib"] for name in ("large", "numpy"))
     assert 60 < large - plain < 90
 
@@ -204,10 +204,10 @@ def test_how_far_a_product_errs_is_an_answer_and_no_failure(tmp_path, monkeypatc
     (tmp_path / "planted_product.py").write_text(text, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Worker("planted_product", 1) as worker:
-        worker.ask("prepare", net=vars(NET), seed=0, precision="float32")
-        assert wrong_precision(worker.ask("product")["error"], "float32") is None
+        worker.request("prepare", net=vars(NET), seed=0, precision="float32")
+        assert wrong_precision(worker.request("product")["error"], "float32") is None
         with pytest.raises(Failed, match=r"^ValueError: a seed$"):
-            worker.ask("prepare", net=vars(NET), seed=1, precision="float32")
+            worker.request("prepare", net=vars(NET), seed=1, precision="float32")
 
 
 def test_reasons_hold_no_folders():

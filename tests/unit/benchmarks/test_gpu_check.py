@@ -311,7 +311,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from benchmarks import child, stages
-child.ends_as_if_interrupted()
+child.exit_on_sigterm()
 stage = stages.Stage("s", lambda s, f: ["planted_sleeper", sys.argv[1]], 1, 100, lambda status: "done", lambda f: {})
 import os
 stages.process(stage, 60.0, Path("."), dict(os.environ))

@@ -26,7 +26,7 @@ def simulated(monkeypatch):
     monkeypatch.setattr(gpu_presence, "facts", lambda: dict(FACTS))
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
     monkeypatch.setitem(GPU_NETS, "small", SMALL)
-    monkeypatch.setattr(gpu.child, "ends_as_if_interrupted", lambda: None)
+    monkeypatch.setattr(gpu.child, "exit_on_sigterm", lambda: None)
 
 
 def parsed(*words):
@@ -244,7 +244,7 @@ def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
         def get(self, contestant):
             return self
 
-        def ask(self, what, **more):
+        def request(self, what, **more):
             return {"us_per_step": 1.0, "device_us_per_step": 0.5}
 
     class Ending(comparison.Settings):

@@ -11,7 +11,7 @@ from benchmarks.clocks import Clock, EventClock
 from benchmarks.comparison import Entry, Settings, hold_to_the_best, wrong_precision
 from benchmarks.nets import Net
 from benchmarks.peers import numpy_plain
-from benchmarks.process import Declined
+from benchmarks.process import Unsupported
 from benchmarks.session import Session
 
 pytestmark = pytest.mark.slow
@@ -146,7 +146,7 @@ def test_gpunn_finds_its_orders_on_the_device_and_times_the_epochs_behind_the_fi
 def test_a_precision_that_gpunn_does_not_offer_is_declined():
     from benchmarks.peers import gpunn_resident
 
-    with pytest.raises(Declined, match=r"gpunn: precision='bf16' is for GPUs, and the device is the CPU"):
+    with pytest.raises(Unsupported, match=r"gpunn: precision='bf16' is for GPUs, and the device is the CPU"):
         session(gpunn_resident, "bf16")
 
 

@@ -22,7 +22,7 @@ class Stub:
     def __init__(self, side, us, log):
         self.side, self.us, self.log = side, us, log
 
-    def ask(self, what, **arguments):
+    def request(self, what, **arguments):
         self.log.append((self.side, what, arguments.get("mode")))
         return {"us": self.us(arguments["mode"])} if what == "window" else {}
 

@@ -244,7 +244,7 @@ def test_bundled_sets_need_nothing_and_replace_their_own_output(run, name):
         assert status == 0
     assert out.splitlines()[-2:] == [f"model:   {name}.safetensors", f"picture: {name}.png"]
     labels = {"digits": "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]", "breast_cancer": "['benign', 'malignant']"}
-    target = gpunn.load(f"{name}.safetensors").encoding.target
+    target = gpunn.load(f"{name}.safetensors").encoder.target
     assert str(list(getattr(target, "labels", ()))) == labels.get(name, str(list(getattr(target, "labels", ()))))
 
 

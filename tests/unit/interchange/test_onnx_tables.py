@@ -7,7 +7,7 @@ from helpers.oracles import oracle
 
 import gpunn
 from gpunn import tables
-from gpunn.tables import Categories, Encoding, Numbers, TableModel
+from gpunn.tables import CategoricalColumn, NumericColumn, TableEncoder, TableModel
 
 onnx = oracle("onnx")
 runtime = oracle("onnxruntime")
@@ -35,8 +35,8 @@ CLASSES = {
 def model_of(frame, y, last=None, loss="sparse_categorical_crossentropy", dtype="float32"):
     """A network with drawn weights on the table's encoding: what the columns become is what counts here."""
     frame = frame.assign(y=y)
-    target, _ = tables.target_of(frame["y"])
-    encoding = Encoding.of(frame, target, np.arange(len(frame)))
+    target, _ = tables.infer_target(frame["y"])
+    encoding = TableEncoder.from_training_rows(frame, target, np.arange(len(frame)))
     width = sum(column.width for column in encoding.columns)
     layers = [gpunn.Dense(16, "tanh"), gpunn.Dense(target.n_out, last)]
     net = gpunn.Sequential(layers, input_shape=width, seed=2, dtype=dtype)
@@ -46,9 +46,9 @@ def model_of(frame, y, last=None, loss="sparse_categorical_crossentropy", dtype=
 def feed_of(frame, model):
     """The table as a user gives it to onnxruntime."""
     feed = {}
-    for column in model.encoding.columns:
+    for column in model.encoder.columns:
         cells = frame[[column.name]]
-        if isinstance(column, Categories):
+        if isinstance(column, CategoricalColumn):
             feed[column.name] = cells.astype(object).where(cells.notna(), "").to_numpy(dtype=object)
         else:
             feed[column.name] = cells.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -74,14 +74,16 @@ def test_classes(tmp_path, kind, dtype):
     labels = CLASSES[kind]
     y = [labels[k] for k in RNG.permutation(np.arange(ROWS) % len(labels))]
     model = model_of(TABLE, y, dtype=dtype)
-    assert {type(c) for c in model.encoding.columns} == {Numbers, Categories} and len(model.encoding.columns) == 6
+    assert {type(c) for c in model.encoder.columns} == {NumericColumn, CategoricalColumn} and len(
+        model.encoder.columns
+    ) == 6
     for frame in (TABLE, TABLE[:1], unseen(TABLE)):
         got = answers(model, tmp_path / "m.onnx", feed_of(frame, model))
         assert [*got] == ["label", "probabilities"]
         wanted = model.predict(frame)
         assert got["label"].tolist() == wanted.tolist()
         assert got["label"].dtype == (object if kind == "text" else wanted.dtype)
-        X, _ = model.encoding.encode(frame)
+        X, _ = model.encoder.encode(frame)
         np.testing.assert_allclose(got["probabilities"], model.net.predict_proba(X), atol=1e-6, rtol=0)
     assert len({*model.predict(TABLE)}) == len(labels)
 
@@ -107,7 +109,7 @@ def test_what_the_columns_become_by_hand(tmp_path):
     """x = 1, 2, 5 and a missing one: median 2, mean 5/2, deviation 3/2; and a b where the weights tell all apart."""
     frame = pd.DataFrame({"x": [1.0, 2, 5, np.nan], "c": ["a", "b", None, "a"]})
     # the target's mean is 4 and its deviation ½
-    encoding = model_of(frame, [3.5, 4.5, 4.5, 3.5], loss="mse").encoding
+    encoding = model_of(frame, [3.5, 4.5, 4.5, 3.5], loss="mse").encoder
     net = gpunn.Sequential([gpunn.Dense(1)], input_shape=5)
     net.set_weights([[[1.5], [10], [100], [1000], [10000]], [2.5]])
     model = TableModel(net.compile("sgd", "mse"), encoding)

@@ -11,7 +11,7 @@ from helpers.messages import naming
 
 import gpunn
 from gpunn import tables
-from gpunn.tables import Amounts, Categories, Classes, Encoding, Numbers, TableModel
+from gpunn.tables import CategoricalColumn, ClassTarget, NumericColumn, NumericTarget, TableEncoder, TableModel
 from gpunn.training import checkpoint
 
 pd = pytest.importorskip("pandas")
@@ -19,8 +19,8 @@ FILES = ROOT / "tests" / "files"
 
 
 def encoding_of(frame, target="y", rows=None, task="auto"):
-    learned, _ = tables.target_of(frame[target], task)
-    return Encoding.of(frame, learned, np.arange(len(frame)) if rows is None else np.array(rows))
+    learned, _ = tables.infer_target(frame[target], task)
+    return TableEncoder.from_training_rows(frame, learned, np.arange(len(frame)) if rows is None else np.array(rows))
 
 
 def written(tmp_path, text, name="table.csv"):
@@ -36,7 +36,7 @@ def test_numbers_are_standardised_and_missing_ones_are_the_median_with_an_indica
     frame = pd.DataFrame({"x": [1.0, 2.0, np.nan, 5.0], "y": [1.5, 2.5, 3.5, 4.5]})
     encoding = encoding_of(frame)
     # median 2; of 1, 2, 2, 5 the mean is 5/2 and the variance (9/4 + 1/4 + 1/4 + 25/4)/4 = 9/4
-    assert encoding.columns == [Numbers("x", median=2.0, mean=2.5, scale=1.5, indicator=True)]
+    assert encoding.columns == [NumericColumn("x", median=2.0, mean=2.5, scale=1.5, indicator=True)]
     X, unknown = encoding.encode(frame)
     np.testing.assert_allclose(X, [[-1, 0], [-1 / 3, 0], [-1 / 3, 1], [5 / 3, 0]], rtol=1e-6)
     assert X.dtype == np.float32 and unknown == []
@@ -45,13 +45,13 @@ def test_numbers_are_standardised_and_missing_ones_are_the_median_with_an_indica
 def test_the_columns_are_learned_from_the_training_rows_alone():
     frame = pd.DataFrame({"x": [1.0, 3.0, 1000.0], "c": ["a", "b", "rare"], "y": [0.5, 1.5, 2.5]})
     encoding = encoding_of(frame, rows=[0, 1])
-    assert encoding.columns == [Numbers("x", 2.0, 2.0, 1.0, False), Categories("c", ("a", "b"))]
+    assert encoding.columns == [NumericColumn("x", 2.0, 2.0, 1.0, False), CategoricalColumn("c", ("a", "b"))]
 
 
 def test_categories_become_one_column_each_and_a_missing_one_its_own():
     frame = pd.DataFrame({"c": ["b", "a", None, "b"], "y": [1.5, 2.5, 3.5, 4.5]})
     encoding = encoding_of(frame)
-    assert encoding.columns == [Categories("c", ("a", "b", None))]
+    assert encoding.columns == [CategoricalColumn("c", ("a", "b", None))]
     X, unknown = encoding.encode(frame)
     assert X.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]] and unknown == []
     X, unknown = encoding.encode(pd.DataFrame({"c": ["z", "a", "q"]}))
@@ -61,7 +61,10 @@ def test_categories_become_one_column_each_and_a_missing_one_its_own():
 
 def test_booleans_are_numbers_and_codes_with_letters_are_categories():
     frame = pd.DataFrame({"b": [True, False, True, False], "code": ["1", "2", "A", "1"], "y": [1.5, 2.5, 3.5, 4.5]})
-    assert encoding_of(frame).columns == [Numbers("b", 0.5, 0.5, 0.5, False), Categories("code", ("1", "2", "A"))]
+    assert encoding_of(frame).columns == [
+        NumericColumn("b", 0.5, 0.5, 0.5, False),
+        CategoricalColumn("code", ("1", "2", "A")),
+    ]
 
 
 def test_a_number_in_a_column_of_categories_is_found_however_it_is_typed():
@@ -75,7 +78,7 @@ def test_a_number_in_a_column_of_categories_is_found_however_it_is_typed():
 def test_constant_columns_are_left_out_unless_cells_are_missing():
     frame = pd.DataFrame({"k": [7, 7, 7], "w": ["q", "q", "q"], "m": [3.0, np.nan, 3.0], "y": [1.5, 2.5, 3.5]})
     encoding = encoding_of(frame)
-    assert encoding.columns == [Numbers("m", 3.0, 3.0, None, True)]
+    assert encoding.columns == [NumericColumn("m", 3.0, 3.0, None, True)]
     assert encoding.encode(frame)[0].tolist() == [[0], [1], [0]]
     assert encoding.notes == ["left out, the same in every row: 'k', 'w'"]
 
@@ -197,15 +200,15 @@ def test_a_table_of_other_columns_is_refused():
     ],
 )
 def test_classes_by_themselves(cells, labels):
-    target, _ = tables.target_of(pd.Series(cells, name="y"))
-    assert isinstance(target, Classes) and target.labels == labels
+    target, _ = tables.infer_target(pd.Series(cells, name="y"))
+    assert isinstance(target, ClassTarget) and target.labels == labels
     assert [target.labels[k] for k in target.encode(pd.Series(cells))] == cells
 
 
 @pytest.mark.parametrize("cells", [[1.0, 2.0, 1.0, 2.0], list(range(21))])
 def test_amounts_by_themselves(cells):
-    target, _ = tables.target_of(pd.Series(cells, name="y"))
-    assert isinstance(target, Amounts)
+    target, _ = tables.infer_target(pd.Series(cells, name="y"))
+    assert isinstance(target, NumericTarget)
     y = target.encode(pd.Series(cells))
     assert y.shape == (len(cells), 1)
     assert math.isclose(y.mean(), 0, abs_tol=1e-12) and math.isclose((y**2).mean(), 1)
@@ -213,14 +216,14 @@ def test_amounts_by_themselves(cells):
 
 def test_the_task_can_be_chosen():
     cells = pd.Series([1, 2, 1, 2], name="y")
-    assert tables.target_of(cells, "regression")[0] == Amounts("y", 1.5, 0.5)
-    assert tables.target_of(pd.Series([1.5, 2.5, 1.5], name="y"), "classification")[0].labels == (1.5, 2.5)
+    assert tables.infer_target(cells, "regression")[0] == NumericTarget("y", 1.5, 0.5)
+    assert tables.infer_target(pd.Series([1.5, 2.5, 1.5], name="y"), "classification")[0].labels == (1.5, 2.5)
 
 
 def test_integers_stay_integers_where_missing_cells_made_floats_of_them():
-    frame, dropped = tables.with_target(pd.DataFrame({"y": [1.0, np.nan, 2.0], "x": [1, 2, 3]}), "y")
+    frame, dropped = tables.drop_missing_targets(pd.DataFrame({"y": [1.0, np.nan, 2.0], "x": [1, 2, 3]}), "y")
     assert dropped == 1 and frame["x"].tolist() == [1, 3]
-    assert tables.target_of(frame["y"])[0].labels == (1, 2)
+    assert tables.infer_target(frame["y"])[0].labels == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -243,21 +246,21 @@ def test_integers_stay_integers_where_missing_cells_made_floats_of_them():
 )
 def test_targets_that_are_refused(cells, task, message):
     with pytest.raises(ValueError, match=message):
-        tables.target_of(pd.Series(cells, name="y"), task)
+        tables.infer_target(pd.Series(cells, name="y"), task)
 
 
 def test_rows_without_a_target():
     with pytest.raises(ValueError, match=r"there is no column 'z'; there are 'x', 'y'"):
-        tables.with_target(pd.DataFrame({"x": [1], "y": [2]}), "z")
+        tables.drop_missing_targets(pd.DataFrame({"x": [1], "y": [2]}), "z")
     with pytest.raises(ValueError, match=naming("column 'y'", "no value")):
-        tables.with_target(pd.DataFrame({"x": [1], "y": [np.nan]}), "y")
+        tables.drop_missing_targets(pd.DataFrame({"x": [1], "y": [np.nan]}), "y")
 
 
 @pytest.mark.filterwarnings("error")
 def test_the_largest_target():
-    target, _ = tables.target_of(pd.Series([1e150, -1e150, 0.5], name="y"))
+    target, _ = tables.infer_target(pd.Series([1e150, -1e150, 0.5], name="y"))
     a = np.full((1, 1), np.finfo(np.float32).max)
-    assert np.isfinite(target.encode(pd.Series([1e150, -1e150, 0.5]))).all() and np.isfinite(target.answer(a)).all()
+    assert np.isfinite(target.encode(pd.Series([1e150, -1e150, 0.5]))).all() and np.isfinite(target.decode(a)).all()
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -354,7 +357,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 def fitted(frame, target, epochs=1):
     encoding = encoding_of(frame, target)
     learned = encoding.target
-    is_class = isinstance(learned, Classes)
+    is_class = isinstance(learned, ClassTarget)
     net = gpunn.Sequential([gpunn.Dense(learned.n_out, activation="softmax" if is_class else "identity")], seed=0)
     net.compile(gpunn.Adam(0.1), "sparse_categorical_crossentropy" if is_class else "half_squared_error")
     net.fit(encoding.encode(frame)[0], learned.encode(frame[target]), epochs=epochs, verbose=0)
@@ -394,7 +397,7 @@ def test_a_saved_model_gives_the_same_answers(tmp_path, target):
     model.save(tmp_path / "m.safetensors")
     again = gpunn.load(tmp_path / "m.safetensors")
     assert isinstance(again, TableModel) and isinstance(again.net, gpunn.Sequential)
-    assert (again.encoding.columns, again.encoding.target) == (model.encoding.columns, model.encoding.target)
+    assert (again.encoder.columns, again.encoder.target) == (model.encoder.columns, model.encoder.target)
     assert again.target == target and again.source == "a test"
     np.testing.assert_array_equal(again.predict(frame), model.predict(frame))
     frame.to_csv(tmp_path / "rows.csv")
@@ -406,7 +409,7 @@ def test_classes_called_none_or_na_are_classes(tmp_path):
     rows = "".join(f"{word},{word}\n" for word in classes * 20)
     path = written(tmp_path, f"c,y\n{rows}")
     model = fitted(tables.read_csv(path), "y", epochs=100)
-    assert sorted(model.encoding.target.labels) == sorted(classes)
+    assert sorted(model.encoder.target.labels) == sorted(classes)
     assert model.predict(path).tolist() == classes * 20
     model.save(tmp_path / "m.safetensors")
     assert gpunn.load(tmp_path / "m.safetensors").predict(path).tolist() == classes * 20
@@ -418,7 +421,7 @@ def test_a_model_of_the_first_version_reads_none_and_na_as_it_was_trained(tmp_pa
     expected = json.loads((FILES / "table1.json").read_text(encoding="utf-8"))
     path = written(tmp_path, expected["table"])
     assert model.predict(path).tolist() == expected["answers"] and caplog.messages == []
-    X, _ = model.encoding.encode(tables.read_csv(path, ("land",), model.encoding.missing))
+    X, _ = model.encoder.encode(tables.read_csv(path, ("land",), model.encoder.missing))
     np.testing.assert_allclose(X, expected["inputs"], rtol=1e-6)
     model.save(tmp_path / "again.safetensors")
     again = gpunn.load(tmp_path / "again.safetensors")
@@ -452,7 +455,7 @@ def test_what_is_no_table_is_refused():
 
 def test_a_file_whose_columns_do_not_fit_its_network(tmp_path):
     model = fitted(FRAME[["size", "kind", "price"]], "price")
-    model.encoding.columns.pop()
+    model.encoder.columns.pop()
     model.save(tmp_path / "m.safetensors")
     with pytest.raises(gpunn.CheckpointError, match=naming("columns", 2, 5)):
         gpunn.load(tmp_path / "m.safetensors")
