@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
+SUFFIXES = {".py", ".cpp", ".h", ".cuh"}
 ANCHOR = re.compile(r"(?:#|//)\s*mutate:\s*(.*?)\s*$")
 
 
@@ -123,7 +124,7 @@ def anchors(checkout: Path) -> dict[str, Line]:
     """All anchors of a checkout. ValueError for an anchor that appears twice."""
     found: dict[str, Line] = {}
     for folder in ("gpunn", "kernels"):
-        for path in sorted((checkout / folder).rglob("*.py")):
+        for path in sorted(p for p in (checkout / folder).rglob("*") if p.suffix in SUFFIXES):
             for index, text in enumerate(path.read_text().split("\n")):
                 match = ANCHOR.search(text)
                 if match is None:

@@ -1,6 +1,6 @@
-"""Courses taken side by side: iterators that give epochs to be taken, and go on with what they came to.
+"""Run several training coroutines concurrently. Each yields epoch runners and resumes when they have finished.
 
-A course is told of what ends it early, Ctrl-C say, by that error raised in it.
+A coroutine that is ended early, by Ctrl-C for example, gets that error raised at its `yield`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ EpochCoroutine = Generator[EpochRunner, None, Any]
 
 
 class Cancelled(BaseException):
-    """Another course failed, or somebody interrupts: what is raised in the courses that this ends."""
+    """Raised in the other coroutines when one fails or the user interrupts."""
 
 
 def run_coroutine(coroutine: EpochCoroutine, seconds: float, poll_interrupt: Callable[[], None]) -> None:
-    """Take one course to its end; `look`, called between stretches of so many seconds, raises what stops it."""
-    for epochs in coroutine:
+    """Run one coroutine to its end. `poll_interrupt`, called every `seconds`, raises to stop it."""
+    for runner in coroutine:
         try:
-            while not epochs.run(seconds):
+            while not runner.run(seconds):
                 poll_interrupt()
             poll_interrupt()
         except BaseException as error:
@@ -39,15 +39,14 @@ def run_round_robin(
     poll_interrupt: Callable[[], None],
     merge: Callable[[Sequence[EpochRunner]], Sequence[EpochRunner]] = lambda runners: runners,
 ) -> None:
-    """All courses in one thread and in step: each takes what it asks for, then the next; `merge` makes fewer of what
-    all of them ask for at a time."""
+    """Run all coroutines in one thread, one runner of each per round. `merge` may combine the runners of a round."""
     active = list(coroutines)
     try:
         while active:
-            runners = [(coroutine, next(coroutine, None)) for coroutine in active]
-            active = [coroutine for coroutine, epochs in runners if epochs is not None]
-            for epochs in merge([epochs for _, epochs in runners if epochs is not None]):
-                while not epochs.run(seconds):
+            yielded = [(coroutine, next(coroutine, None)) for coroutine in active]
+            active = [coroutine for coroutine, runner in yielded if runner is not None]
+            for runner in merge([runner for _, runner in yielded if runner is not None]):
+                while not runner.run(seconds):
                     poll_interrupt()
                 poll_interrupt()
     except BaseException as error:
@@ -60,19 +59,19 @@ def run_round_robin(
 def run_in_threads(
     coroutines: Sequence[EpochCoroutine], seconds: float, poll_interrupt: Callable[[], None], threads: int
 ) -> None:
-    """Courses in so many threads, each of them taken by one thread from its beginning to its end."""
+    """Run the coroutines in a pool of threads, each coroutine in one thread from beginning to end."""
     stop = threading.Event()
 
     def poll_cancel() -> None:
         if stop.is_set():
-            raise Cancelled("another course failed, or somebody interrupts")
+            raise Cancelled("another training run failed or was interrupted")
 
     def run(coroutine: EpochCoroutine) -> None:
         poll_cancel()
         try:
             run_coroutine(coroutine, seconds, poll_cancel)
         except BaseException:
-            stop.set()  # before this thread takes the next
+            stop.set()  # before this thread starts its next coroutine
             raise
 
     with single_threaded_blas(), ThreadPoolExecutor(max(1, threads), "gpunn") as pool:
@@ -83,9 +82,9 @@ def run_in_threads(
                 left = wait(left, timeout=seconds, return_when=FIRST_EXCEPTION).not_done
                 poll_interrupt()
         finally:
-            # a course that was not begun is not begun any more, and the others end within those seconds
+            # coroutines that have not started will not start; the others end within `seconds`
             stop.set()
     errors = [error for future in futures if (error := future.exception()) is not None]
-    # the first that is not the echo of another
+    # a failure before the cancellations that it caused
     for error in [e for e in errors if not isinstance(e, Cancelled)] or errors:
         raise error

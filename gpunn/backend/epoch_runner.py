@@ -1,4 +1,4 @@
-"""Whole epochs as one: their steps, and what ends each, again and again, with Python looking only now and then."""
+"""Epoch runners: run the recorded steps of whole epochs, in compiled code if possible."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Section = tuple[Sequence[Callable[[], Any]], int]
 
 
 class EpochRunner:
-    """The launches of each part so many times, part after part: an epoch. `begin` says how many, `go` takes them.
+    """A runner of whole epochs. An epoch runs the launches of each section a given number of times.
 
-    `state` is the state array that the launches read and write; a step that raises its flag ends everything.
+    `reset` sets the number of epochs, `run` runs them. `state` is the state array that the launches read and write. A
+    step that sets its flag ends the run.
     """
 
     def __init__(self, sections: Sequence[Section], state: Any) -> None:
@@ -30,13 +31,15 @@ class EpochRunner:
         self.reset(0)
 
     def reset(self, epochs: int, rates: np.ndarray | None = None, first: int = 0) -> None:
-        """The next `go` takes so many epochs from their beginning. rates[t − first] is the learning rate of the
-        optimiser's step t, one more than there are steps; None leaves it as it stands."""
+        """Set the number of epochs that `run` starts. rates[t − first] is the learning rate of the optimizer's step t.
+
+        `rates` has one entry more than there are steps; None leaves the rate unchanged.
+        """
         self.epochs, self.rates, self.first = epochs, rates, first
         self.epoch = self.section = self.iteration = 0
 
     def run(self, seconds: float) -> bool:
-        """Go on until all is done, or for so many `seconds`; whether nothing is left to do."""
+        """Continue for `seconds` at most. True if no epoch is left."""
         end = time.monotonic() + seconds
         while self.epoch < self.epochs:
             while self.section < len(self.sections):
@@ -52,11 +55,11 @@ class EpochRunner:
         return True
 
     def has_diverged(self) -> bool:
-        """Whether a step was bad, after which nothing changes."""
+        """True if a step was not finite. Later steps change nothing."""
         return bool(to_host(self.state)[Slot.NONFINITE_STEP])
 
     def _run_section(self, launches: list[Any], times: int, seconds: float) -> int:
-        """The launches so many times, or until so many `seconds` are over; how many times it was, at least once."""
+        """Run the launches `times` times, or for `seconds`, but at least once. Return how many times they ran."""
         rates, first = None, 0
         if self.rates is not None:
             first = int(to_host(self.state)[Slot.STEP])
@@ -71,9 +74,9 @@ class EpochRunner:
         return 1
 
 
-class _Part(Structure):
+class _Section(Structure):
     _fields_ = [
-        ("nodes", c_void_p),
+        ("tasks", c_void_p),
         ("counts", c_void_p),
         ("threads", c_longlong),
         ("times", c_longlong),
@@ -81,32 +84,32 @@ class _Part(Structure):
 
 
 class CompiledEpochRunner(EpochRunner):
-    """The same where every part is one walk: without Python in between."""
+    """A runner for sections that are one compiled program each: it runs without Python in between."""
 
     def __init__(self, programs: Sequence[tuple[CompiledProgram, int]], state: np.ndarray, *, flush: bool) -> None:
         super().__init__([([program], times) for program, times in programs], state)
         self._flush = flush
         self.programs = [program for program, _ in programs]
         self.threads = max(program.threads for program in self.programs)
-        found = native.executor_library()
-        assert found is not None
-        self._walk = found.walk_epochs
-        self._parts = (_Part * len(programs))(
-            *(_Part(*program.node_tables, program.threads, times) for program, times in programs)
+        library = native.executor_library()
+        assert library is not None
+        self._run = library.run_epochs
+        self._sections = (_Section * len(programs))(
+            *(_Section(*program.task_tables, program.threads, times) for program, times in programs)
         )
 
     def reset(self, epochs: int, rates: np.ndarray | None = None, first: int = 0) -> None:
         super().reset(epochs, rates, first)
-        self._at = (c_longlong * 3)()
+        self._position = (c_longlong * 3)()
 
     def run(self, seconds: float) -> bool:
         rates = None if self.rates is None else c_void_p(self.rates.ctypes.data)
         return bool(
-            self._walk(
-                self._parts,
+            self._run(
+                self._sections,
                 c_longlong(len(self.sections)),
                 c_longlong(self.epochs),
-                self._at,
+                self._position,
                 c_longlong(self._flush),
                 c_void_p(self.state.ctypes.data),
                 rates,
@@ -118,14 +121,14 @@ class CompiledEpochRunner(EpochRunner):
 
 
 class BufferRebinder:
-    """Places in compiled launches where the addresses of some arrays stand, so that others may take their place."""
+    """Replaces arrays of compiled launches: it knows the address slots that point into them."""
 
     def __init__(self, epochs: CompiledEpochRunner, arrays: Sequence[np.ndarray]) -> None:
         launches = [launch for program in epochs.programs for launch in program.launches]
-        self._places: list[list[tuple[Any, int, int]]] = []
+        self._slots: list[list[tuple[Any, int, int]]] = []
         for array in arrays:
             low, high = byte_range(array)
-            self._places.append(
+            self._slots.append(
                 [
                     (launch.pointers, k, address - low)
                     for launch in launches
@@ -135,18 +138,18 @@ class BufferRebinder:
             )
 
     def rebind(self, arrays: Sequence[np.ndarray]) -> None:
-        """These arrays, of the same types and layouts, from now on. Whoever calls this keeps them alive."""
-        for places, array in zip(self._places, arrays, strict=True):
+        """Use these arrays, of the same types and layouts, from now on. The caller must keep references to them."""
+        for slots, array in zip(self._slots, arrays, strict=True):
             begin = address_of(array)
-            for at, k, offset in places:
+            for at, k, offset in slots:
                 at[k] = begin + offset
 
 
 def make_rebinder(epochs: EpochRunner, arrays: Sequence[np.ndarray]) -> BufferRebinder | None:
-    """Where those arrays stand; None where not all is compiled, threads share launches, or two arrays overlap, so that
-    an address would not tell which of them is meant."""
+    """A rebinder for these arrays. None if a launch is not compiled, several threads run it, or two arrays overlap."""
     if not isinstance(epochs, CompiledEpochRunner) or epochs.threads > 1:
         return None
+    # an address in two arrays would be ambiguous
     spans = sorted(byte_range(array) for array in arrays if array.size)
     if any(before[1] > after[0] for before, after in pairwise(spans)):
         return None
@@ -154,11 +157,11 @@ def make_rebinder(epochs: EpochRunner, arrays: Sequence[np.ndarray]) -> BufferRe
 
 
 def build_epoch_runner(sections: Sequence[Section], state: Any, *, flush: bool) -> EpochRunner:
-    """Epochs of those parts, in compiled code where all of them are compiled."""
-    joined = [(compile_launches(launches, flush=flush), times) for launches, times in sections]
+    """A runner for these sections, compiled if all of their launches are."""
+    compiled = [(compile_launches(launches, flush=flush), times) for launches, times in sections]
     programs = [
-        (found[0], times) for found, times in joined if len(found) == 1 and isinstance(found[0], CompiledProgram)
+        (found[0], times) for found, times in compiled if len(found) == 1 and isinstance(found[0], CompiledProgram)
     ]
-    if len(programs) < len(joined):
-        return EpochRunner(joined, state)
+    if len(programs) < len(compiled):
+        return EpochRunner(compiled, state)
     return CompiledEpochRunner(programs, state, flush=flush)

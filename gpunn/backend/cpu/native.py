@@ -1,45 +1,64 @@
-"""The compiled libraries of the CPU's backend: the walk with its team of threads, and products in registers."""
+"""The C++ libraries of the CPU backend: the step executor with its thread pool, and products of small matrices."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
+from pathlib import Path
 
 from ...kernels._compiler import host
-from . import sources
+
+# unlike a kernel, a product may contract a·b + c
+FLAGS = ("-ffp-contract=fast", "-pthread")
+INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
+C_TYPES = {"float32": "float", "float64": "double"}
 
 _lock = threading.Lock()
-_libraries: dict[str, ctypes.CDLL | None] = {}
+_libraries: dict[tuple[str, ...], ctypes.CDLL | None] = {}
 
 
 def executor_library() -> ctypes.CDLL | None:
-    """The walk and the call of BLAS, compiled at first use; None where nothing is (`gpunn doctor` says why)."""
-    return _load("walk")
+    """The step executor, compiled at first use; None if it cannot be compiled (`gpunn doctor` gives the reason)."""
+    return _load("executor.cpp")
 
 
 def gemm_library(dtype: str) -> ctypes.CDLL | None:
-    """Products of small matrices of one type, as `executor_library`."""
-    return _load(dtype)
+    """The products of small matrices of one type, or None as for `executor_library`."""
+    return _load("small_gemm.cpp", f"-DGEMM_TYPE={C_TYPES[dtype]}")
 
 
 def preload() -> None:
-    """Have what a step in float32 takes at hand."""
+    """Compile or load the libraries that a float32 step needs."""
     executor_library()
     gemm_library("float32")
 
 
-def _load(name: str) -> ctypes.CDLL | None:
+def _load(file: str, *defines: str) -> ctypes.CDLL | None:
     if not host.compilation_enabled():
         return None
     with _lock:
-        if name not in _libraries:
-            command, text = host.compiler(), sources.WALK if name == "walk" else sources.products(name)
-            try:
-                made = None if command is None else host.compile_source(text, command, sources.FLAGS)
-                _libraries[name] = None if made is None else ctypes.CDLL(str(made))
-            except (OSError, host.CompileError):
-                _libraries[name] = None
-            for function in ("walk", "walk_epochs", "vector_bytes"):
-                if _libraries[name] is not None and hasattr(_libraries[name], function):
-                    getattr(_libraries[name], function).restype = ctypes.c_longlong
-        return _libraries[name]
+        if (file, *defines) not in _libraries:
+            _libraries[file, *defines] = _compile(file, defines)
+        return _libraries[file, *defines]
+
+
+def _compile(file: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
+    command = host.compiler()
+    if command is None:
+        return None
+    text = _source(file)
+    try:
+        library = ctypes.CDLL(str(host.compile_source(text, command, (*FLAGS, *defines))))
+    except (OSError, host.CompileError):
+        return None
+    for function in ("run_steps", "run_epochs", "vector_bytes"):
+        if hasattr(library, function):
+            getattr(library, function).restype = ctypes.c_longlong
+    return library
+
+
+def _source(file: str) -> str:
+    """The text of a file with its local headers in place: the cache names a library by the hash of one text."""
+    text = Path(__file__).with_name(file).read_text(encoding="utf-8")
+    return INCLUDE.sub(lambda include: _source(include[1]), text)
