@@ -77,7 +77,8 @@ struct ThreadPool {
 
   void barrier() {
     const Int mine = generation.load(std::memory_order_relaxed);
-    if (arrived.fetch_add(1, std::memory_order_acq_rel) == active - 1) {
+    const Int last = active - 1;  // read before arriving: after the last arrival, a next job may change it
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) == last) {
       arrived.store(0, std::memory_order_relaxed);
       generation.store(mine + 1, std::memory_order_release);
     } else {
