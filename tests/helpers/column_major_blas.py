@@ -1,6 +1,6 @@
-"""A product as a column-major library computes it, in NumPy on bare memory, with the epilogues of cuBLASLt.
+"""A matrix product in column-major order with the epilogues of cuBLASLt, in NumPy on raw memory.
 
-Element (i, j) of a matrix lies at i + j·leading. The rectifier's mask has bit i + j·leading for element (i, j) of D.
+Element (i, j) of a matrix is stored at i + j·leading. Bit i + j·leading of the ReLU mask is for element (i, j) of D.
 """
 
 import ctypes
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def matrix(pointer, dtype, rows, columns, leading):
-    """The matrix at an address, as a view."""
+    """A view of the matrix at an address."""
     dtype = np.dtype(dtype)
     count = (columns - 1) * leading + rows
     memory = np.frombuffer((ctypes.c_byte * (count * dtype.itemsize)).from_address(pointer), dtype)
@@ -17,12 +17,12 @@ def matrix(pointer, dtype, rows, columns, leading):
 
 
 def as_float(x):
-    """float32 of bfloat16 patterns, else the numbers themselves."""
+    """float32 values of an array of bfloat16 bit patterns; other arrays unchanged."""
     return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
 
 
 def round_to_storage(x, like):
-    """Rounded to the nearest bfloat16 where `like` holds patterns of it: 8 bits of the fraction, to even."""
+    """Round to the nearest bfloat16, ties to even, if `like` is an array of bfloat16 bit patterns."""
     if like.dtype != np.uint16:
         return x
     fraction, exponent = np.frexp(np.float64(x))
@@ -30,14 +30,14 @@ def round_to_storage(x, like):
 
 
 def mask_bytes(pointer, m, n, leading):
-    """The mask's rows of bytes, one a column of D."""
+    """The mask as rows of bytes, one row per column of D."""
     return matrix(pointer, np.uint8, leading // 8, n, leading // 8).T
 
 
 def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, aux=None, zero_is_above=False):
-    """D = op(A) op(B), then the epilogue; views of memory, `vector` and `kept` too, `mask` as `bits` gives it.
+    """D = op(A) op(B), then the epilogue. `vector` and `aux` are views, `mask` is the result of `mask_bytes`.
 
-    `zero_is_above`: the mask stands where z ≥ 0, as NVIDIA's tests of it have it.
+    `zero_is_above`: the mask is set for z ≥ 0 instead of z > 0, as in NVIDIA's tests.
     """
     left, right = (as_float(x).T if t else as_float(x) for x, t in zip((A, B), transposed, strict=True))
     with np.errstate(all="ignore"):
@@ -45,7 +45,7 @@ def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, aux=N
         if epilogue in ("bias", "relu", "relu_mask", "gelu", "gelu_z"):
             z = z + as_float(vector)[:, None]
         if epilogue in ("relu", "relu_mask"):
-            # a NaN is not above 0, so that it becomes 0: as the library does it
+            # NaN is not above 0 and becomes 0, as in cuBLASLt
             above = z > 0
             if epilogue == "relu_mask":
                 above = above | (z == 0) if zero_is_above else above
@@ -67,7 +67,7 @@ def multiply(A, B, D, transposed, epilogue="none", vector=None, mask=None, aux=N
 
 
 def gelu(z):
-    """The tanh form and its derivative."""
+    """GELU in its tanh form and its derivative."""
     c, k = np.sqrt(2 / np.pi), 0.044715
     t = np.tanh(c * (z + k * z**3))
     return tuple(

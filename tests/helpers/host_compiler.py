@@ -1,4 +1,4 @@
-"""Compile C++ sources for the host and call them. Libraries are named by content and shared by processes and runs."""
+"""Compile C++ sources for the host and load them. Libraries are named by content and shared by processes and runs."""
 
 import ctypes
 import hashlib

@@ -1,4 +1,4 @@
-"""A process that was forked from one that had used the GPU: it is told to use spawn. Simulated, on the fake CuPy."""
+"""Forks of a process that has used the GPU: an error recommends spawn. On the fake CuPy."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ import gpunn
 from gpunn.backend import DeviceError, DeviceFallbackWarning, get
 
 X, Y = np.ones((6, 3)), np.ones((6, 1))
-SAYS = r'forked from one that had used the GPU.*multiprocessing.get_context\("spawn"\)'
+ERROR = r'forked from one that had used the GPU.*multiprocessing.get_context\("spawn"\)'
 
 
 def _net(device):
@@ -22,7 +22,7 @@ def _net(device):
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Call it, and this process has another number, as a fork has."""
+    """A function that changes this process's id, as a fork would."""
     return lambda: monkeypatch.setattr(os, "getpid", lambda: -7)
 
 
@@ -44,24 +44,24 @@ def forked(monkeypatch):
         lambda net: _net("cuda"),
     ],
 )
-def test_whatever_would_touch_the_gpu_says_so(fake_cupy, forked, call):
+def test_every_use_of_the_gpu_raises(fake_cupy, forked, call):
     net = _net("cuda")
     net.fit(X, Y, verbose=0)
     forked()
     seen = len(fake_cupy.state.calls)
-    with pytest.raises(DeviceError, match=SAYS):
+    with pytest.raises(DeviceError, match=ERROR):
         call(net)
-    assert fake_cupy.state.calls[seen:] == [], "the dead context is not touched"
+    assert fake_cupy.state.calls[seen:] == [], "the parent's context must not be used"
 
 
 SAVED = [np.ones((3, 1)), np.ones(1)]
 
 
-def test_auto_takes_the_cpu_and_says_why(fake_cupy, forked, monkeypatch):
+def test_auto_falls_back_to_the_cpu_with_the_reason(fake_cupy, forked, monkeypatch):
     monkeypatch.delenv("GPUNN_DEVICE", raising=False)
     assert get("auto").device == "cuda:0"
     forked()
-    with pytest.warns(DeviceFallbackWarning, match=SAYS):
+    with pytest.warns(DeviceFallbackWarning, match=ERROR):
         assert get("auto").device == "cpu"
     net = _net("auto")
     net.fit(X, Y, verbose=0)
@@ -75,14 +75,14 @@ def test_the_cpu_works_in_a_fork(fake_cupy, forked):
     pickle.loads(pickled).predict(X)
 
 
-def test_a_process_that_has_not_used_the_gpu_may_fork_and_use_it_then(fake_cupy, forked):
+def test_a_fork_may_use_the_gpu_if_its_parent_did_not(fake_cupy, forked):
     forked()
     net = _net("cuda")
     net.fit(X, Y, verbose=0)
     assert net.device == "cuda:0"
 
 
-def test_no_gpu_is_no_gpu_in_a_fork_too(monkeypatch, forked):
+def test_a_missing_gpu_is_reported_in_a_fork_too(monkeypatch, forked):
     monkeypatch.setitem(sys.modules, "cupy", None)
     for _ in range(2):
         with pytest.raises(DeviceError, match="CuPy is not installed"):
@@ -108,16 +108,16 @@ with pytest.MonkeyPatch.context() as patch:
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
     assert np.array_equal(net.predict(X), before)
-    print("told")
+    print("raised")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.usefixtures("fake_cupy")
-def test_a_real_fork_is_told():
+def test_a_real_fork_raises():
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment)
-    assert done.stdout == "told\n", done.stderr
+    assert done.stdout == "raised\n", done.stderr
 
 
 SPAWNED = """
@@ -135,8 +135,8 @@ if __name__ == "__main__":
 """
 
 
-def test_the_remedy_works(tmp_path):
-    """A network goes to a spawned worker and predicts there."""
+def test_a_spawned_worker_predicts(tmp_path):
+    """The remedy in the error works: a network is pickled into a spawned worker."""
     (tmp_path / "main.py").write_text(SPAWNED, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(tmp_path / "main.py")]

@@ -1,4 +1,4 @@
-"""Products in compiled code: by the BLAS that NumPy loaded, and in registers."""
+"""Compiled matrix products: by the BLAS that NumPy loaded, and the small product."""
 
 import ctypes
 import itertools
@@ -14,49 +14,49 @@ from gpunn.kernels import get as kernel
 
 if native.executor_library() is None:
     pytest.skip("nothing is compiled here", allow_module_level=True)
-needs_blas = pytest.mark.skipif(blas.find_gemm("float32") is None, reason="NumPy's BLAS exports no product")
+needs_blas = pytest.mark.skipif(blas.find_gemm("float32") is None, reason="NumPy's BLAS exports no cblas_gemm")
 SHAPES = [(1, 1, 1), (1, 8, 16), (8, 1, 16), (32, 64, 1), (5, 7, 3), (33, 31, 17), (4, 1, 1), (7, 300, 40), (1, 520, 1),
           (13, 5, 32), (6, 16, 8), (64, 64, 64)]  # fmt: skip
-LAYOUTS = ("C", "transposed", "rows of a wider one")
+LAYOUTS = ("C", "transposed", "rows of a wider array")
 
 
-def whole(rng, shape, dtype, layout):
-    """Small whole numbers, so that every sum is exact; C, transposed, or rows of a wider array."""
-    numbers = rng.integers(-8, 9, size=shape).astype(dtype)
+def integers(rng, shape, dtype, layout):
+    """Small integers, so that every sum is exact, in one of `LAYOUTS`."""
+    values = rng.integers(-8, 9, size=shape).astype(dtype)
     if layout == "transposed":
-        return np.ascontiguousarray(numbers.T).T
-    if layout == "rows of a wider one":
+        return np.ascontiguousarray(values.T).T
+    if layout == "rows of a wider array":
         wide = np.zeros((shape[0], shape[1] + 3), dtype)
-        wide[:, : shape[1]] = numbers
+        wide[:, : shape[1]] = values
         return wide[:, : shape[1]]
-    return numbers
+    return values
 
 
 def by_blas(a, b, out):
     return internals.blas_product(a, b, out)
 
 
-def in_registers(a, b, out):
+def small(a, b, out):
     return internals.register_product(a, b, out)
 
 
-HOW = [pytest.param(by_blas, marks=needs_blas), in_registers, blas.bind_gemm]
+PRODUCTS = [pytest.param(by_blas, marks=needs_blas), small, blas.bind_gemm]
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("bind", PRODUCTS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("left", "right"), list(itertools.product(LAYOUTS, LAYOUTS)))
-def test_products_are_exact_on_whole_numbers(how, dtype, left, right):
+def test_products_of_integers_are_exact(bind, dtype, left, right):
     rng = np.random.default_rng(0)
     for n, k, m in SHAPES:
-        a, b = whole(rng, (n, k), dtype, left), whole(rng, (k, m), dtype, right)
-        room = np.full((n + 2, m), np.nan, dtype)
-        out = room[1:-1]
-        launch = how(a, b, out)
+        a, b = integers(rng, (n, k), dtype, left), integers(rng, (k, m), dtype, right)
+        padded = np.full((n + 2, m), np.nan, dtype)
+        out = padded[1:-1]
+        launch = bind(a, b, out)
         launch()
         np.testing.assert_array_equal(out, a.astype(int) @ b.astype(int))
-        assert np.isnan(room[[0, -1]]).all()
-        # what was bound is read when it runs
+        assert np.isnan(padded[[0, -1]]).all()
+        # the operands are read at each launch
         a[...] += 1
         launch()
         np.testing.assert_array_equal(out, a.astype(int) @ b.astype(int))
@@ -64,11 +64,11 @@ def test_products_are_exact_on_whole_numbers(how, dtype, left, right):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("f", [None, "relu", "tanh"])
-def test_product_bias_and_rectifier_in_one(dtype, f):
-    """z = a W + b exactly, and a = f(z) as the kernel of that name has it, where one launch computes both."""
+def test_product_with_bias_and_relu_epilogue(dtype, f):
+    """z = a W + b is exact, and a = f(z) equals the kernel of f."""
     rng = np.random.default_rng(1)
     for n, k, m in SHAPES:
-        a, W = whole(rng, (n, k), dtype, "C"), whole(rng, (k, m), dtype, "C")
+        a, W = integers(rng, (n, k), dtype, "C"), integers(rng, (k, m), dtype, "C")
         b = rng.integers(-8, 9, size=m).astype(dtype)
         out = np.full((n, m), np.nan, dtype)
         found = blas.bind_affine(a, W, b, out, f)
@@ -84,7 +84,7 @@ def test_product_bias_and_rectifier_in_one(dtype, f):
 
 
 @pytest.mark.parametrize("m", [1, 3, 8, 16, 24])
-def test_the_rectifier_lets_nan_through_and_keeps_what_its_kernel_keeps(m):
+def test_relu_epilogue_equals_its_kernel_at_special_values(m):
     a = np.array([[np.nan], [-np.inf], [np.inf], [-0.0], [0.0], [-1e-45], [1e-45], [-3.0]], "float32")
     out = np.empty((len(a), m), "float32")
     launch, activated = blas.bind_affine(a, np.ones((1, m), "float32"), np.zeros(m, "float32"), out, "relu")
@@ -95,45 +95,45 @@ def test_the_rectifier_lets_nan_through_and_keeps_what_its_kernel_keeps(m):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_products_in_registers_round_as_products_do(dtype):
+def test_rounding_error_of_the_small_product_is_bounded(dtype):
     rng = np.random.default_rng(2)
     for n, k, m in SHAPES:
         a, b = rng.normal(size=(n, k)).astype(dtype), rng.normal(size=(k, m)).astype(dtype)
         out = np.empty((n, m), dtype)
-        in_registers(a, b, out)()
+        small(a, b, out)()
         wanted = a.astype(np.longdouble) @ b.astype(np.longdouble)
         largest = (np.abs(a).astype(np.longdouble) @ np.abs(b).astype(np.longdouble)).max()
         assert np.abs(out - wanted).max() <= sums(dtype, k, largest)
 
 
 @needs_blas
-@pytest.mark.parametrize("how", [by_blas, in_registers])
-def test_nan_and_infinity_come_through_as_in_numpy(how):
+@pytest.mark.parametrize("bind", [by_blas, small])
+def test_nan_and_infinity_propagate_as_in_numpy(bind):
     a = np.array([[1, np.nan], [np.inf, 0], [0, 0]], "float32")
     b = np.array([[0, 1], [1, 2]], "float32")
     out = np.full((3, 2), np.nan, "float32")
-    how(a, b, out)()
+    bind(a, b, out)()
     with np.errstate(invalid="ignore"):
         np.testing.assert_array_equal(out, a @ b)
 
 
 @needs_blas
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
-def test_shares_of_a_product_make_the_product(parts):
+def test_tasks_of_a_partition_compute_the_whole_product(parts):
     rng = np.random.default_rng(3)
-    for how in (by_blas, in_registers):
+    for bind in (by_blas, small):
         for n, k, m in SHAPES:
-            a, b = whole(rng, (n, k), "float32", "transposed"), whole(rng, (k, m), "float32", "C")
+            a, b = integers(rng, (n, k), "float32", "transposed"), integers(rng, (k, m), "float32", "C")
             out = np.full((n, m), np.nan, "float32")
-            split = how(a, b, out).partition(parts)
-            assert 1 <= len(split.tasks) <= parts and split.combine is None
-            for each in reversed(split.tasks):
-                each.launch()
+            partition = bind(a, b, out).partition(parts)
+            assert 1 <= len(partition.tasks) <= parts and partition.combine is None
+            for task in reversed(partition.tasks):
+                task.launch()
             np.testing.assert_array_equal(out, a.astype(int) @ b.astype(int))
 
 
 @needs_blas
-def test_what_blas_cannot_take_is_left_to_numpy():
+def test_unsupported_layouts_are_computed_by_numpy():
     x = np.ones((40, 60), "float32")
     out = np.empty((40, 40), "float32")
     every_second = np.ones((60, 80), "float32")[:, ::2]
@@ -146,11 +146,13 @@ def test_what_blas_cannot_take_is_left_to_numpy():
     np.testing.assert_array_equal(out, np.full((40, 40), 60))
 
 
-def test_a_function_that_is_no_product_is_not_believed():
-    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_longlong] * 6, ctypes.c_float, *[ctypes.c_void_p, ctypes.c_longlong] * 2,
-                            ctypes.c_float, ctypes.c_void_p, ctypes.c_longlong)  # fmt: skip
+def test_verification_rejects_a_function_that_is_not_gemm():
+    operand = [ctypes.c_void_p, ctypes.c_longlong]
+    signature = ctypes.CFUNCTYPE(
+        None, *[ctypes.c_longlong] * 6, ctypes.c_float, *operand, *operand, ctypes.c_float, *operand
+    )
 
-    @kind
+    @signature
     def does_nothing(*arguments):
         pass
 

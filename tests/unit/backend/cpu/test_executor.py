@@ -1,4 +1,4 @@
-"""Walks over recorded steps in compiled code: in order, shared among threads, and along larger arrays."""
+"""Compiled execution of recorded steps: order, threads, and blocks of larger arrays."""
 
 import os
 import subprocess
@@ -22,11 +22,11 @@ if native.executor_library() is None:
     pytest.skip("nothing is compiled here", allow_module_level=True)
 
 
-# --- the walk ---------------------------------------------------------------------------------------------------------
+# --- one thread -------------------------------------------------------------------------------------------------------
 
 
 def tick(state):
-    """A step that does nothing but count."""
+    """A step that only counts."""
     return kernel("end_step").bind(out=state, count=1, rows=2)
 
 
@@ -35,76 +35,76 @@ def state():
     return np.zeros(SIZE)
 
 
-def test_joined_launches_run_in_order_and_python_stays_between_them(state):
-    told = []
+def test_compiled_launches_run_in_order_with_python_between(state):
+    seen = []
 
     def python():
-        told.append((state[Slot.STEP], state[Slot.OFFSET]))
+        seen.append((state[Slot.STEP], state[Slot.OFFSET]))
 
     launches = [tick(state), tick(state), python, tick(state), python, tick(state)]
     joined = executor.compile_launches(launches)
     assert [isinstance(launch, executor.CompiledProgram) for launch in joined] == [True, False, True, False, True]
     for launch in joined:
         launch()
-    assert told == [(2, 4), (3, 6)]
+    assert seen == [(2, 4), (3, 6)]
     assert state[Slot.STEP] == 4
 
 
-def test_repeat_takes_as_many_steps_as_are_asked(state):
-    walk = executor.CompiledProgram([tick(state), tick(state)])
+def test_repeat_runs_the_given_number_of_steps(state):
+    program = executor.CompiledProgram([tick(state), tick(state)])
     for steps in (1, 2, 7, 1000):
         before = state[Slot.STEP]
-        assert walk.repeat(steps, state, seconds=60.0) == steps
+        assert program.repeat(steps, state, seconds=60.0) == steps
         assert state[Slot.STEP] == before + 2 * steps
 
 
-def test_repeat_stops_when_the_flag_is_raised(state):
+def test_repeat_stops_when_the_flag_is_set(state):
     x = np.zeros(1)
-    walk = executor.CompiledProgram([kernel("sum_all").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
+    program = executor.CompiledProgram([kernel("sum_all").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
                           kernel("check_finite").bind(out=state, count=1, limit=1.0), tick(state)])  # fmt: skip
-    assert walk.repeat(5, state, seconds=60.0) == 5
+    assert program.repeat(5, state, seconds=60.0) == 5
     x[0] = np.nan
-    assert walk.repeat(5, state, seconds=60.0) == 1
+    assert program.repeat(5, state, seconds=60.0) == 1
     assert state[Slot.NONFINITE_STEP] == 1 + 5
 
 
-def test_repeat_comes_back_in_time():
+def test_repeat_returns_after_the_given_seconds():
     a = np.zeros((400, 400), "float32")
     out = np.empty_like(a)
     launch = blas.bind_gemm(a, a.copy(), out)
     if launch is None:
-        pytest.skip("NumPy's BLAS exports no product")
+        pytest.skip("NumPy's BLAS exports no cblas_gemm")
     state = np.zeros(SIZE)
-    walk = executor.CompiledProgram([launch, tick(state)])
+    program = executor.CompiledProgram([launch, tick(state)])
     begin = time.perf_counter()
-    done = walk.repeat(10**9, state, seconds=0.05)
+    done = program.repeat(10**9, state, seconds=0.05)
     assert 0.04 < time.perf_counter() - begin < 2.0
     assert done == state[Slot.STEP] < 10**9
 
 
-def test_rates_follow_the_optimisers_step_and_not_the_batches(state):
-    """A batch that changes nothing, all of its weights being zero, takes no step of the schedule."""
+def test_rates_are_indexed_by_optimizer_steps_not_batches(state):
+    """A batch whose weights are all zero is no step of the schedule."""
     seen = np.zeros(4)
     rates = np.array([0.5, 0.25, 0.125])
     state[Slot.STEP] = 10
     launches = [kernel("sum_of_squares").bind(np.ones(1), state, out=seen[:1]), tick(state)]
-    walk = executor.CompiledProgram(launches)
-    assert walk.repeat(2, state, rates, 10, seconds=60.0) == 2
+    program = executor.CompiledProgram(launches)
+    assert program.repeat(2, state, rates, 10, seconds=60.0) == 2
     assert state[Slot.LR] == 0.25
     state[Slot.EMPTY_BATCH] = 1
-    assert walk.repeat(2, state, rates[1:], 11, seconds=60.0) == 2
+    assert program.repeat(2, state, rates[1:], 11, seconds=60.0) == 2
     assert (state[Slot.STEP], state[Slot.LR]) == (12, 0.125)
     with pytest.raises(ValueError, match="rates must be 4"):
-        walk.repeat(4, state, rates, 10, seconds=1.0)
+        program.repeat(4, state, rates, 10, seconds=1.0)
 
 
 @pytest.mark.parametrize(
     "schedule", [0.01, gpunn.schedules.StepDecay(0.05, 3), gpunn.schedules.StepDecay(0.05, 1, per="epoch")]
 )
-def test_an_epoch_in_compiled_code_is_the_epoch_step_by_step(schedule):
-    """The same bits, whether Python looks after every step or not."""
+def test_compiled_epochs_equal_single_steps(schedule):
+    """The results are equal bit for bit with and without a callback after every step."""
 
-    class Look(gpunn.Callback):
+    class BatchHook(gpunn.Callback):
         def on_train_batch_end(self, batch, logs=None):
             pass
 
@@ -112,7 +112,7 @@ def test_an_epoch_in_compiled_code_is_the_epoch_step_by_step(schedule):
     X, y = rng.normal(size=(70, 5)), rng.integers(0, 3, 70)
     w = rng.uniform(0, 1, 70) * (rng.random(70) > 0.5)
     weights = []
-    for callbacks in ([], [Look()]):
+    for callbacks in ([], [BatchHook()]):
         net = gpunn.Sequential([gpunn.Dense(7, activation="tanh"), gpunn.Dropout(0.3), gpunn.Dense(3)], seed=0)
         net.compile(gpunn.Adam(schedule), "sparse_categorical_crossentropy", device="cpu")
         history = net.fit(X, y, batch_size=4, epochs=3, sample_weight=w, callbacks=callbacks, verbose=0)
@@ -121,13 +121,13 @@ def test_an_epoch_in_compiled_code_is_the_epoch_step_by_step(schedule):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_python_computes_is_no_part_of_a_walk():
-    def own(y, a):
+def test_python_functions_are_not_compiled():
+    def custom_loss(y, a):
         return ((a - y) ** 2).sum(axis=1), 2 * (a - y)
 
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=3, seed=0)
-    net.compile("sgd", own, device="cpu")
-    assert "leaves the fast path: loss own is a Python function" in net.summary()
+    net.compile("sgd", custom_loss, device="cpu")
+    assert "leaves the fast path: loss custom_loss is a Python function" in net.summary()
     recorder = Recorder(gpunn.backend.get("cpu"))
     recorder.call_python(print, reason="a Python function")
     assert not any(isinstance(launch, CompiledLaunch) for launch in recorder.end_section())
@@ -143,14 +143,14 @@ def test_what_python_computes_is_no_part_of_a_walk():
 @pytest.mark.parametrize(
     ("n", "parts", "grain"), [(0, 3, 4), (1, 2, 4), (7, 3, 1), (200, 2, 4), (200, 7, 64), (5, 9, 1)]
 )
-def test_cuts_cover_every_row_once(n, parts, grain):
+def test_chunk_bounds_cover_every_row_once(n, parts, grain):
     found = chunk_bounds(n, parts, grain)
     assert len(found) <= parts
     assert [i for low, high in found for i in range(low, high)] == list(range(n))
     assert all(low % grain == 0 for low, _ in found)
 
 
-def test_the_span_of_an_array_is_what_its_elements_lie_in():
+def test_byte_range_contains_all_elements():
     x = np.zeros((4, 6), "float32")
     base = x.ctypes.data
     assert byte_range(x) == (base, base + 96)
@@ -161,7 +161,7 @@ def test_the_span_of_an_array_is_what_its_elements_lie_in():
 
 
 def nets():
-    """Nets whose steps have every form of launch, at sizes that threads share."""
+    """Networks whose steps contain every form of launch, at sizes that are partitioned."""
     big = {"n": 96, "n_in": 70}
 
     def dense(*last):
@@ -176,9 +176,8 @@ def nets():
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @pytest.mark.parametrize(("layers", "sizes"), [pytest.param(m, s, id=name) for name, s, m in nets()])
 @pytest.mark.parametrize("optimizer", [gpunn.Adam(0.01), gpunn.Momentum(0.01, clipnorm=0.5)])
-def test_threads_change_nothing_but_the_order_of_sums(layers, sizes, optimizer, threads, monkeypatch):
-    """Loss and weights after three epochs, an odd last batch and weighted rows agree with one thread's to rounding, and
-    from one run to the next bit for bit."""
+def test_threads_change_only_the_order_of_sums(layers, sizes, optimizer, threads, monkeypatch):
+    """Loss and weights equal those of one thread to rounding, and those of a second run bit for bit."""
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(250, sizes["n_in"])), rng.integers(0, 5, 250)
     w = rng.uniform(0.5, 2, 250)
@@ -197,35 +196,35 @@ def test_threads_change_nothing_but_the_order_of_sums(layers, sizes, optimizer, 
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
-def test_two_callers_at_once_get_what_one_gets():
-    """The team serves one walk at a time; who finds it busy does all shares himself, with the same bits."""
+def test_concurrent_callers_get_the_results_of_one_caller():
+    """The pool runs one program at a time. Other callers run all tasks themselves, with the same results."""
     rng = np.random.default_rng(0)
     problems = [
         (rng.normal(size=(200, 50)).astype("float32"), rng.normal(size=(50, 60)).astype("float32")) for _ in "ab"
     ]
 
-    def made(a, b):
+    def build(a, b):
         z, out = np.empty((200, 60), "float32"), np.empty(60, "float32")
         launches = [blas.bind_gemm(a, b, z), kernel("tanh").bind(z, out=z), kernel("column_sum").bind(z, out=out)]
         return executor.CompiledProgram(launches, threads=2), z, out
 
     if blas.bind_gemm(*problems[0], np.empty((200, 60), "float32")) is None:
-        pytest.skip("NumPy's BLAS exports no product")
+        pytest.skip("NumPy's BLAS exports no cblas_gemm")
     wanted = []
     for problem in problems:
-        walk, *result = made(*problem)
-        walk()
+        program, *result = build(*problem)
+        program()
         wanted.append([x.copy() for x in result])
     wrong = []
 
-    def run(which):
-        walk, *result = made(*problems[which])
+    def call_repeatedly(which):
+        program, *result = build(*problems[which])
         state = np.zeros(SIZE)
         for _ in range(20):
-            walk.repeat(20, state, seconds=10.0)
+            program.repeat(20, state, seconds=10.0)
             wrong.extend(which for a, b in zip(result, wanted[which], strict=True) if not np.array_equal(a, b))
 
-    callers = [threading.Thread(target=run, args=(k,)) for k in (0, 1, 0)]
+    callers = [threading.Thread(target=call_repeatedly, args=(k,)) for k in (0, 1, 0)]
     for each in callers:
         each.start()
     for each in callers:
@@ -233,20 +232,21 @@ def test_two_callers_at_once_get_what_one_gets():
     assert not wrong
 
 
-def test_waits_stand_where_one_thread_reads_what_another_wrote():
+def test_barriers_separate_accesses_of_different_threads():
     rng = np.random.default_rng(0)
     x, y, total = rng.normal(size=(64, 32)), np.empty((64, 32)), np.empty(32)
     rowwise = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
     whole = kernel("column_sum").bind(y, out=total)
-    alone, shared = executor.partition(rowwise, 2), executor.partition([*rowwise, whole, *rowwise], 2)
+    alone = executor.partition(rowwise, 2)
+    shared = executor.partition([*rowwise, whole, *rowwise], 2)
     assert [len(each) for each in alone] == [2, 2] and None not in alone[0] + alone[1]
     # before the sum, which reads all rows, and before y is written again
     assert [each is None for each in shared[0]] == [False, False, True, False, True, False, False]
 
 
 @pytest.mark.slow
-def test_every_kernel_gives_the_same_whoever_computes_its_rows():
-    """Shares run one after another give what the whole launch gives, bit for bit but for sums over everything."""
+def test_partitioned_kernels_equal_unpartitioned_ones():
+    """Tasks run one after another give the result of the whole launch, bit for bit unless it sums all elements."""
     from helpers.kernel_cases import make
 
     for each in all_kernels():
@@ -262,34 +262,34 @@ def test_every_kernel_gives_the_same_whoever_computes_its_rows():
         for x, old in zip(out, before, strict=True):
             x[...] = old
         whole.estimated_ns = 1e6
-        split = whole.partition(3)
-        for share in reversed(split.tasks):
-            share.launch()
-        if split.combine is not None:
-            split.combine()
+        parts = whole.partition(3)
+        for task in reversed(parts.tasks):
+            task.launch()
+        if parts.combine is not None:
+            parts.combine()
         for x, right in zip(out, wanted, strict=True):
-            if split.combine is not None:
+            if parts.combine is not None:
                 np.testing.assert_allclose(x, right, rtol=1e-12, err_msg=each.name)
             else:
                 np.testing.assert_array_equal(x, right, err_msg=each.name)
 
 
-def test_subnormal_numbers_are_zero_in_a_step_and_nowhere_else():
+def test_subnormals_are_flushed_only_inside_a_step():
     scaled = np.full(40, 1e-38 * 1.2, "float32")
     for flush, threads in ((False, 1), (True, 1), (False, 2), (True, 2)):
         product = np.full(40, np.nan, "float32")
-        walk = executor.CompiledProgram(
+        program = executor.CompiledProgram(
             [kernel("column_dot").bind(scaled[None], np.full((1, 40), 0.5, "float32"), out=product)],
             flush=flush,
             threads=threads,
         )
-        walk()
+        program()
         assert (product == 0).all() == flush
-        # and the caller's own arithmetic is as before
+        # the caller's arithmetic is not affected
         assert (scaled * np.float32(0.5) > 0).all()
 
 
-def test_who_limits_blas_limits_the_team():
+def test_a_thread_limit_of_blas_limits_the_pool():
     threadpoolctl = pytest.importorskip("threadpoolctl")
     if blas.thread_count() < 2:
         pytest.skip("BLAS has one thread here")
@@ -300,7 +300,7 @@ def test_who_limits_blas_limits_the_team():
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
-def test_a_pinned_process_has_no_more_threads_than_cores():
+def test_thread_count_is_limited_to_the_cores_of_the_process():
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, [min(before)])
@@ -309,14 +309,14 @@ def test_a_pinned_process_has_no_more_threads_than_cores():
         os.sched_setaffinity(0, before)
 
 
-def test_blas_has_its_threads_back_after_a_walk():
+def test_blas_gets_its_threads_back_after_a_run():
     before = blas.thread_count()
     x = np.ones((64, 64))
     executor.CompiledProgram([kernel("tanh").bind(x, out=x)], threads=2)()
     assert blas.thread_count() == before
 
 
-def test_a_forked_process_has_a_team_of_its_own():
+def test_a_forked_process_gets_a_new_pool():
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
     code = """
@@ -325,8 +325,8 @@ import numpy as np
 from gpunn.backend.cpu import executor
 from gpunn.kernels import get
 x, y = np.random.default_rng(0).normal(size=(64, 512)), np.empty((64, 512))
-walk = executor.CompiledProgram([get("tanh").bind(x, out=y), get("identity").bind(y, out=x)], threads=2)
-walk()
+program = executor.CompiledProgram([get("tanh").bind(x, out=y), get("identity").bind(y, out=x)], threads=2)
+program()
 want = y.copy()
 child = os.fork()
 if child == 0:
@@ -339,40 +339,40 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert done.returncode == 0, done.stderr.decode()
 
 
-# --- along larger arrays ----------------------------------------------------------------------------------------------
+# --- blocks of larger arrays ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_along_takes_block_after_block(threads):
+def test_run_blocks_processes_block_after_block(threads):
     x, y = np.empty((16, 8)), np.empty((16, 8))
     launches = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
-    walk = executor.CompiledProgram(launches, threads=threads, block_arrays=[x, y])
+    program = executor.CompiledProgram(launches, threads=threads, block_arrays=[x, y])
     X = np.random.default_rng(0).normal(size=(80, 8))
     for rows in (80, 16, 48):
         result = np.full((rows, 8), np.nan)
-        walk.run_blocks((X[:rows], result), rows // 16, seconds=10.0)
+        program.run_blocks((X[:rows], result), rows // 16, seconds=10.0)
         np.testing.assert_array_equal(result, np.where(X[:rows] > 0, X[:rows], 0))
     with pytest.raises(ValueError, match="6 blocks of 1024 bytes"):
-        walk.run_blocks((X, np.empty((80, 8))), 6, seconds=10.0)
+        program.run_blocks((X, np.empty((80, 8))), 6, seconds=10.0)
     with pytest.raises(ValueError, match="no launch"):
         executor.CompiledProgram(launches, block_arrays=[np.empty(3)])
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 40])
 @pytest.mark.parametrize("kind", ["float32", "float64", "int8", "strided", "transposed"])
-def test_predictions_do_not_depend_on_the_way_they_take(rows, kind):
-    """Straight from X where its type and layout allow, by a gather elsewhere; in one block, or with a shorter last."""
+def test_predictions_do_not_depend_on_the_input_path(rows, kind):
+    """X is read directly if type and layout allow it, otherwise gathered; the last block may be shorter."""
     net = gpunn.Sequential(
         [gpunn.Dense(9, "tanh"), gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")], input_shape=6, seed=0
     )
     X = np.random.default_rng(0).integers(-3, 4, size=(rows, 6)).astype("float32")
     given = {"strided": np.repeat(X, 2, axis=1)[:, ::2], "transposed": np.asfortranarray(X)}.get(kind)
     given = X.astype(kind) if given is None else given
-    kept = given.copy()
+    before = given.copy()
     wanted = np.concatenate([net.predict(X[k : k + 1]) for k in range(rows)])
     for batch in (8, 1024):
         np.testing.assert_allclose(net.predict(given, batch_size=batch), wanted, rtol=1e-6)
-        np.testing.assert_array_equal(given, kept)
+        np.testing.assert_array_equal(given, before)
     given = given.astype("float64") if given.dtype.kind == "i" else given
     given[-1, 2] = np.nan
     with pytest.raises(ValueError, match=f"NaN, first in row {rows - 1}, column 2"):
