@@ -12,7 +12,7 @@ import numpy as np
 
 from gpunn import backend
 from gpunn.backend.cuda.cublaslt import open_cublaslt
-from gpunn.backend.cuda.errors import Fault
+from gpunn.backend.errors import Fault
 
 from . import gpu_presence, timing
 from .command import write

@@ -1,14 +1,17 @@
-"""The shim between gpunn and its two array libraries, NumPy on the CPU and CuPy on a GPU.
+"""The devices: NumPy on the CPU, CuPy on a GPU.
 
-`get` chooses the device; a `Backend` allocates, transfers, synchronises and binds matrix products; `doctor`
-says what is wrong. Importing this touches no CuPy: only `get`, asked for "auto" or "cuda", and `doctor` do.
+`get` selects a device. A `Backend` allocates and copies arrays, binds matrix products and runs recorded launches.
+`doctor` diagnoses the installation. CuPy is imported only by `doctor`, and by `get` for "auto" and "cuda".
 """
 
-from .arrays import array_module, device_of, from_cuda_interface, is_device_array, to_host
+from .arrays import array_module, device_of, is_device_array, to_host
+from .base import Backend
 from .cpu.native import preload
+from .cuda.backend import from_cuda_interface
 from .cuda.matmul import ProductWarning
-from .devices import Backend, DeviceError, DeviceFallbackWarning, get
 from .diagnosis import Check, Report, doctor
+from .errors import DeviceError, DeviceFallbackWarning
+from .select import get, local_device
 
 __all__ = [
     "Backend",
@@ -23,6 +26,7 @@ __all__ = [
     "from_cuda_interface",
     "get",
     "is_device_array",
+    "local_device",
     "preload",
     "to_host",
 ]

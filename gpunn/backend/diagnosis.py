@@ -1,4 +1,4 @@
-"""The doctor: looks at everything a run depends on, and names one verdict and one remedy."""
+"""`gpunn doctor`: checks of everything that a fit depends on, with one verdict and one remedy."""
 
 from __future__ import annotations
 
@@ -13,18 +13,28 @@ import numpy as np
 
 from .cpu import blas, native
 from .cuda import cublaslt
-from .cuda.errors import Fault, conflicting_wheels, cupy_missing, diagnose, import_failed, no_device
+from .cuda.errors import conflicting_wheels, cupy_missing, diagnose, import_failed, no_device
 from .cuda.installation import format_version, installed_cupy, system_driver
 from .cuda.matmul import MIN_COMPUTE_CAPABILITY
 from .cuda.probe import describe, load_cupy, probe
-from .devices import DeviceError, choose
+from .errors import DeviceError, Fault, brief
+from .select import choose
 
 WIDTH = 80
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: its name, whether it is well (None: not there and not needed), what was seen."""
+    """The result of one check.
+
+    Attributes
+    ----------
+    name : str
+    ok : bool or None
+        None if the subject is missing and not needed.
+    detail : str
+        The finding, in one line.
+    """
 
     name: str
     ok: bool | None
@@ -33,9 +43,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks, one line that sums them up, and the one thing to do ("" if there is none).
+    """The results of all checks. `print` shows them in 80 columns.
 
-    `ok` is False where something that is installed or set does not work; a machine without CuPy is well.
+    Attributes
+    ----------
+    checks : tuple of Check
+    verdict : str
+        The summary in one line.
+    remedy : str
+        The one action to take; "" if there is none.
+    ok : bool
+        False if something that is installed or set does not work. A machine without CuPy is ok.
     """
 
     checks: tuple[Check, ...]
@@ -47,8 +65,9 @@ class Report:
         import textwrap
 
         marks = {True: "ok", False: "!!", None: "--"}
-        rows = [(f"{marks[c.ok]}  {c.name}", c.detail) for c in self.checks] + [("", "")]
-        rows += [("verdict", self.verdict)] + [("remedy", self.remedy)] * bool(self.remedy)
+        rows = [(f"{marks[c.ok]}  {c.name}", c.detail) for c in self.checks] + [("", ""), ("verdict", self.verdict)]
+        if self.remedy:
+            rows.append(("remedy", self.remedy))
         indent = max(len(head) for head, _ in rows) + 2
         wrap = textwrap.TextWrapper(WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
         lines = []
@@ -59,79 +78,92 @@ class Report:
 
 
 class _Checks:
-    """Collects checks and faults; a question that raises becomes a check that failed."""
+    """A collection of checks and faults. A check that raises has failed."""
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
         self.faults: list[Fault] = []
 
-    def run(self, name: str, question: Callable[[], str | Check | Fault], cupy: Any = None) -> None:
+    def run(self, name: str, check: Callable[[], str | Check | Fault], cupy: Any = None) -> None:
+        """Run a check, which returns its finding, a fault, or a complete result."""
         try:
-            answer = question()
+            result = check()
         except Exception as error:
-            answer = diagnose(error, cupy) if cupy is not None else Check(name, False, _one_line(error))
-        if isinstance(answer, Fault):
-            self.faults.append(answer)
-            answer = Check(name, False, answer.verdict)
-        self.checks.append(Check(name, True, answer) if isinstance(answer, str) else answer)
+            result = Check(name, False, brief(error)) if cupy is None else diagnose(error, cupy)
+        if isinstance(result, Fault):
+            self.faults.append(result)
+            result = Check(name, False, result.verdict)
+        self.checks.append(Check(name, True, result) if isinstance(result, str) else result)
 
 
 def doctor() -> Report:
-    """Examine Python, NumPy, the CPU's kernels, the cache, CuPy and every GPU. Never raises.
+    """Check Python, NumPy, the CPU's kernels, the cache, CuPy and every GPU. Never raises.
 
-    `print(gpunn.doctor())` and the command `gpunn doctor` show the report at 80 columns. A GPU is probed by
-    running a kernel and a matrix product on it, as `device="auto"` does.
+    `print(gpunn.doctor())` and the command `gpunn doctor` show the report. As with `device="auto"`, a GPU is probed
+    with a kernel and a matrix product.
+
+    Returns
+    -------
+    Report
     """
     import platform
 
-    look = _Checks()
+    cpu = _Checks()
+    gpu = _Checks()
     with warnings.catch_warnings():
-        # CuPy warns at length of two wheels and CUDA_PATH; the report says it in a line
+        # CuPy warns about conflicting wheels and CUDA_PATH; the report contains that in one line
         warnings.simplefilter("ignore")
-        look.run("Python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-        look.run("NumPy", lambda: f"{np.__version__} with {_blas()}")
-        look.run("gpunn", _own_version)
-        look.run("CPU kernels", _host_kernels)
-        look.run("CPU steps", _host_steps)
-        look.run("cache folder", _cache_folder)
-        faults_of_the_cpu, look.faults = look.faults, []
+        cpu.run("Python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+        cpu.run("NumPy", lambda: f"{np.__version__} with {_blas()}")
+        cpu.run("gpunn", _own_version)
+        cpu.run("CPU kernels", _cpu_kernels)
+        cpu.run("CPU steps", _cpu_steps)
+        cpu.run("cache folder", _cache_folder)
         try:
-            _examine_gpu(look)
+            _check_gpu(gpu)
         except Exception as error:
-            look.faults.append(import_failed(error))
-            look.checks.append(Check("CuPy", False, look.faults[-1].verdict))
-        look.run("device", _chosen)
-    faults = [*look.faults, *faults_of_the_cpu]
-    # that CuPy is absent is news, not a fault: anything else comes first
-    faults.sort(key=lambda fault: fault.kind == "absent")
-    what, remedy = (faults[0].verdict, faults[0].remedy) if faults else ("all is well", "")
-    device = _device_of(look)
-    verdict = f"{what}; gpunn uses {device}" if device else what
-    return Report(tuple(look.checks), verdict, remedy, all(fault.kind == "absent" for fault in faults))
+            gpu.faults.append(import_failed(error))
+            gpu.checks.append(Check("CuPy", False, gpu.faults[-1].verdict))
+        gpu.run("device", _selected_device)
+    # a missing CuPy is no fault, so any other one comes first
+    faults = sorted(gpu.faults + cpu.faults, key=lambda fault: fault.kind == "absent")
+    verdict = faults[0].verdict if faults else "everything works"
+    remedy = faults[0].remedy if faults else ""
+    selected = gpu.checks[-1]
+    if selected.ok:
+        device = selected.detail.split(": ")[0].replace("cpu", "the CPU")
+        verdict += f"; gpunn uses {device}"
+    return Report((*cpu.checks, *gpu.checks), verdict, remedy, all(fault.kind == "absent" for fault in faults))
 
 
-def _examine_gpu(look: _Checks) -> None:
-    installed, cupy = installed_cupy(), load_cupy()
+# --- the GPU ---
+
+
+def _check_gpu(gpu: _Checks) -> None:
+    installed = installed_cupy()
+    cupy = load_cupy()
     if isinstance(cupy, Fault):
-        cupy = cupy_missing(system_driver()) if cupy.kind == "absent" else cupy
-        look.faults.append(cupy)
-        look.checks.append(Check("CuPy", None if cupy.kind == "absent" else False, cupy.verdict))
+        missing = cupy.kind == "absent"
+        fault = cupy_missing(system_driver()) if missing else cupy
+        gpu.faults.append(fault)
+        gpu.checks.append(Check("CuPy", None if missing else False, fault.verdict))
         return
     version = f"{cupy.__version__} ({', '.join(installed) or 'not from a wheel'})"
-    look.run("CuPy", lambda: conflicting_wheels(installed) if len(installed) > 1 else version)
-    look.run("driver", lambda: _driver(cupy), cupy)
-    look.run("devices", lambda: _devices(cupy), cupy)
-    look.run("NVRTC", lambda: "{}.{}".format(*cupy.cuda.nvrtc.getVersion()), cupy)
-    look.run("cuBLAS", lambda: f"found ({getattr(cupy.cuda.cublas, '__name__', 'cublas')})", cupy)
-    look.run("probe", lambda: _probe(cupy), cupy)
-    works = look.checks[-1].ok
-    look.run(
-        "GPU products", lambda: _products(cupy) if works else Check("GPU products", None, "no GPU to ask on"), cupy
-    )
+    gpu.run("CuPy", lambda: conflicting_wheels(installed) if len(installed) > 1 else version)
+    gpu.run("driver", lambda: _driver(cupy), cupy)
+    gpu.run("devices", lambda: _devices(cupy), cupy)
+    gpu.run("NVRTC", lambda: "{}.{}".format(*cupy.cuda.nvrtc.getVersion()), cupy)
+    gpu.run("cuBLAS", lambda: f"found ({getattr(cupy.cuda.cublas, '__name__', 'cublas')})", cupy)
+    gpu.run("probe", lambda: _probe(cupy), cupy)
+    if gpu.checks[-1].ok:
+        gpu.run("GPU products", lambda: _products(cupy), cupy)
+    else:
+        gpu.checks.append(Check("GPU products", None, "not checked, because the probe failed"))
 
 
 def _driver(cupy: Any) -> str | Fault:
-    driver, runtime = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
+    driver = cupy.cuda.runtime.driverGetVersion()
+    runtime = cupy.cuda.runtime.runtimeGetVersion()
     if driver == 0 or driver < runtime // 1000 * 1000:
         return diagnose(RuntimeError("cudaErrorInsufficientDriver"), cupy)
     return f"supports CUDA {format_version(driver)}; CuPy was built for {format_version(runtime)}"
@@ -141,35 +173,33 @@ def _devices(cupy: Any) -> str | Fault:
     count = cupy.cuda.runtime.getDeviceCount()
     if count == 0:
         return no_device("cuda:0", 0)
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    only = f" (CUDA_VISIBLE_DEVICES={seen})" if seen is not None else ""
-    return "; ".join(f"cuda:{k} {describe(cupy, k)}" for k in range(count)) + only
+    setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+    source = f" (CUDA_VISIBLE_DEVICES={setting})" if setting is not None else ""
+    return "; ".join(f"cuda:{k} {describe(cupy, k)}" for k in range(count)) + source
 
 
 def _probe(cupy: Any) -> str | Fault:
     found = probe(cupy, 0)
-    return found if isinstance(found, Fault) else "cuda:0 ran a kernel and a matrix product rightly"
+    return found if isinstance(found, Fault) else "cuda:0 ran a kernel and a matrix product correctly"
 
 
 def _products(cupy: Any) -> str | Fault:
-    """Which library multiplies matrices in a captured step, and in which types."""
+    """The library, the types and the epilogues of matrix products in a captured step."""
     device = cupy.cuda.Device(0)
     with device:
-        found = cublaslt.open_cublaslt(cupy)
-        if isinstance(found, Fault):
-            return found
-        kinds: dict[str, list[tuple[str, str | None, str]]] = {t: [(t, None, t)] for t in ("float32", "float64")}
+        lt = cublaslt.open_cublaslt(cupy)
+        if isinstance(lt, Fault):
+            return lt
+        types: dict[str, list[tuple[str, str | None, str]]] = {t: [(t, None, t)] for t in ("float32", "float64")}
         if int(device.compute_capability) >= MIN_COMPUTE_CAPABILITY:
-            kinds |= {"TF32": [("float32", "tf32", "float32")]}
-            kinds |= {"bfloat16": [("uint16", "bf16", result) for result in ("uint16", "float32")]}
-        types = ", ".join(name for name, each in kinds.items() if all(found.supports(*kind, "none") for kind in each))
-        followed = ", ".join(
-            e for e in cublaslt.EPILOGUE_CODES if e != "none" and found.supports("float32", None, "float32", e)
-        )
-    return f"captured with the step, by {found}: {types}; in the same launch: {followed or 'nothing'}"
+            types["TF32"] = [("float32", "tf32", "float32")]
+            types["bfloat16"] = [("uint16", "bf16", result) for result in ("uint16", "float32")]
+        supported = [name for name, keys in types.items() if all(lt.supports(*key, "none") for key in keys)]
+        epilogues = [e for e in cublaslt.EPILOGUE_CODES if e != "none" and lt.supports("float32", None, "float32", e)]
+    return f"{lt}, captured with the step: {', '.join(supported)}; fused epilogues: {', '.join(epilogues) or 'none'}"
 
 
-def _chosen() -> str | Check | Fault:
+def _selected_device() -> str | Check | Fault:
     try:
         backend, _ = choose("auto")
     except DeviceError as error:
@@ -179,10 +209,13 @@ def _chosen() -> str | Check | Fault:
     return f"{backend.device}: {backend.reason}"
 
 
+# --- the CPU ---
+
+
 def _blas() -> str:
     config: Any = np.show_config(mode="dicts")
-    blas = config["Build Dependencies"]["blas"]
-    return f"{blas['name']} {blas.get('version', '')}".strip()
+    library = config["Build Dependencies"]["blas"]
+    return f"{library['name']} {library.get('version', '')}".strip()
 
 
 def _own_version() -> str:
@@ -194,27 +227,28 @@ def _own_version() -> str:
     return str(version)
 
 
-def _host_kernels() -> str | Check:
+def _cpu_kernels() -> str | Check:
     from ..kernels._compiler import host
 
     status = host.status()
-    well = True if status.implementation == "compiled" else None
-    return Check("CPU kernels", well, f"{status.implementation}: {status.reason}")
+    return Check(
+        "CPU kernels",
+        True if status.implementation == "compiled" else None,
+        f"{status.implementation}: {status.reason}",
+    )
 
 
-def _host_steps() -> str | Check:
-    """Whether a whole step runs in compiled code on this CPU."""
+def _cpu_steps() -> str | Check:
+    """The part of a step that runs in compiled code on this CPU."""
     if native.executor_library() is None:
-        return Check("CPU steps", None, "launched one by one from Python, since nothing is compiled")
+        return Check("CPU steps", None, "run from Python, because nothing is compiled")
     found = blas.find_gemm("float32")
     if found is None:
-        return Check(
-            "CPU steps", None, "back to Python for each product: NumPy's BLAS exports none that could be called"
-        )
+        return Check("CPU steps", None, "return to Python for each product: NumPy's BLAS exports no usable function")
     threads = blas.thread_count()
     return (
-        f"compiled, one after another without Python, on {threads} thread{'s' * (threads > 1)} at most; products by "
-        f"{found.name}, small ones in registers"
+        f"compiled, at most {threads} thread{'s' * (threads > 1)}; large products by {found.name}, small ones by "
+        "gpunn's own code"
     )
 
 
@@ -229,15 +263,5 @@ def _cache_folder() -> str | Fault:
         with tempfile.TemporaryFile(dir=folder):
             return str(folder)
     except OSError as error:
-        what = f"the cache folder {folder} cannot be written ({_one_line(error)})"
+        what = f"the cache folder {folder} cannot be written ({brief(error)})"
         return Fault("cache", what, "set GPUNN_CACHE to a folder that you may write")
-
-
-def _device_of(look: _Checks) -> str:
-    """The device that "auto" takes, out of the check that asked; "" where the choice itself failed."""
-    check = look.checks[-1]
-    return check.detail.split(": ")[0].replace("cpu", "the CPU") if check.ok else ""
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..backend import Backend
+from ..backend import Backend, local_device
 from ..kernels import Launch
 from ..recording import Array
 from ..validation import boolean, positive, positive_integer
@@ -64,7 +64,7 @@ class DataParallelGroup:
 
     def backend(self, backend: Backend, asked: Any) -> Backend:
         """The device of this process: one of its own on a machine, unless one was asked for by its number."""
-        return backend.local_device(self._processes) if asked in ("auto", "cuda") else backend
+        return local_device(backend, self._processes) if asked in ("auto", "cuda") else backend
 
     def set_device(self, backend: Backend) -> None:
         """As there. All processes call it."""

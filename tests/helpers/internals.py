@@ -10,9 +10,10 @@ import pytest
 
 import gpunn
 from gpunn import schedules
-from gpunn.backend import devices, to_host
+from gpunn.backend import select, to_host
 from gpunn.backend.cpu import blas
 from gpunn.backend.cpu import executor as compiled_steps
+from gpunn.backend.cpu.backend import CPUBackend
 from gpunn.backend.cuda import cublaslt, graph
 from gpunn.backend.cuda.capture import StreamSet
 from gpunn.kernels._compiler import activation, cuda_launch, host, registry
@@ -293,7 +294,7 @@ def exported_to_onnx():
 
 def reset_device_choice(monkeypatch):
     """Choose the device again, as in a new process, until the end of the test."""
-    monkeypatch.setattr(devices, "_registry", devices._DeviceRegistry())
+    monkeypatch.setattr(select, "_registry", select._DeviceRegistry())
 
 
 def use_threads(monkeypatch, count):
@@ -303,12 +304,21 @@ def use_threads(monkeypatch, count):
 
 def train_sequentially(monkeypatch):
     """Train several networks on a CPU one after another."""
-    monkeypatch.setattr(devices.CPU, "max_concurrent_fits", lambda self: 1)
+    monkeypatch.setattr(CPUBackend, "max_concurrent_fits", lambda self: 1)
 
 
 def hide_cublaslt(monkeypatch):
     """Find no cuBLASLt library."""
     monkeypatch.setattr(cublaslt, "candidates", lambda major: [])
+
+
+def fail_to_load_cublaslt(monkeypatch):
+    """Raise OSError for each copy of cuBLASLt that is loaded."""
+
+    def load(path):
+        raise OSError(f"{path}: cannot open shared object file")
+
+    monkeypatch.setattr(cublaslt, "load_library", load)
 
 
 def blas_product(a, b, out):

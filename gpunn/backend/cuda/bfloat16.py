@@ -1,10 +1,10 @@
-"""What products read where less than float32 is asked for: matrices held in it, and copies of others, rounded once.
+"""Operands of products in bfloat16: matrices that are stored in it, and copies of others, rounded once.
 
-What one product leaves to the next, the batch, activations and δ, is rounded by whatever writes it and never was in
-float32. The copies, of weights above all, are recorded where an operand is first read, and made again where it was
-written since. So weights are rounded in the forward pass, all by one launch, and read again in the backward pass. A
-recorded list runs from its beginning, so that what is written by others between two runs is rounded anew; within
-several steps in a row the optimiser writes the weights' copy beside the weights.
+The batch, the activations and δ are rounded by the launch that writes them and never exist in float32. Copies, mostly
+of weights, are recorded where an operand is first read, and again after it was written. So one launch rounds all
+weights in the forward pass, and the backward pass reads the same copies. A recorded list always runs from its start, so
+it rounds what others wrote between two runs. Within several consecutive steps the optimizer writes the copy of the
+weights together with the weights.
 """
 
 from __future__ import annotations
@@ -15,65 +15,65 @@ import numpy as np
 
 from ...kernels import get as kernel
 
-# half the spacing of numbers at 1: bfloat16 has 8 bits and is rounded to, TF32 has 11, of which the last may be cut
+# half the spacing at 1 for bfloat16 (8 bits, rounded); the spacing for TF32 (11 bits, may be truncated)
 UNIT_ROUNDOFF = {"tf32": 2.0**-10, "bf16": 2.0**-8}
-MULTIPLE = 8  # elements: rows of copies begin at multiples of 16 bytes, which the fast products want
+MULTIPLE = 8  # elements: rows of copies start at multiples of 16 bytes, as fast products require
 
 Recorded = tuple[Any, tuple[Any, ...], Any, Any, dict[str, float]]  # a kernel, its inputs, its output, count, numbers
 
 
 class Operands:
-    """Products read the arrays themselves."""
+    """The operands that products read: the arrays themselves."""
 
-    bytes = 0  # of the copies
+    bytes = 0  # size of the copies
 
     def register_flat(self, flat: Any) -> None:
-        """Vectors and matrices within `flat` are read often, and written together."""
+        """Register a flat buffer whose slices are read often and written together."""
 
     def flat_is_current(self) -> bool:
-        """Whether there is a copy of it, equal to it."""
+        """True if there is a copy of the flat buffer that equals it."""
         return False
 
     def bf16_view(self, part: Any) -> Any:
-        """Where the copy of a part of it is that is equal to it; None where there is none."""
+        """The copy of a slice of the flat buffer, or None if there is no current one."""
         return None
 
     def mark_current(self) -> None:
-        """What `bf16_view` gave was written as the part was."""
+        """Declare that the view from `bf16_view` was written together with its slice."""
 
     def storage_dtype(self, columns: int) -> Any:
-        """The type of a matrix that products alone read and write; None for the network's."""
+        """The type of a matrix that only products read and write; None for the network's dtype."""
         return None
 
     def copy_into(self, x: Any, into: Any) -> None:
-        """into ← x, `into` of whichever type `storage_dtype` gave."""
+        """Compute into ← x, for `into` of the type that `storage_dtype` returned."""
         into[...] = x
 
     def accumulate_in_float32(self, into: Any) -> tuple[Any, list[Recorded]]:
-        """Where what `into` is to be is added up, and what must be recorded after it."""
+        """The array in which the sum that `into` receives is computed, and what must be recorded after it."""
         return into, []
 
     def bias_operand(self, b: Any, z: Any) -> tuple[Any, list[Recorded]]:
-        """What a product that writes z reads in the place of the vector b, and what must be recorded before it."""
+        """The operand for the vector b of a product that writes z, and what must be recorded before it."""
         return b, []
 
     def operand(self, a: Any) -> tuple[Any, list[Recorded]]:
-        """What a product reads in the place of `a`, and what must be recorded before it."""
+        """The operand for `a`, and what must be recorded before it."""
         return a, []
 
     def invalidate(self, *arrays: Any) -> None:
-        """These arrays are written by what was recorded last."""
+        """Declare that the last recorded launch writes these arrays."""
 
     def invalidate_all(self) -> None:
-        """Anything may have been written."""
+        """Declare that any array may have been written."""
 
 
 class Bfloat16Operands(Operands):
-    """Products read bfloat16: what is held in it, and copies of float32 matrices."""
+    """Operands in bfloat16: matrices stored in it, and copies of float32 matrices."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
-        self._copies: dict[Any, tuple[Any, Any]] = {}  # by where an array lies: itself and its copy
+        self._copies: dict[Any, tuple[Any, Any]] = {}  # by address and layout: an array and its copy
         self._current: set[Any] = set()
         self._flat: Any = None
 
@@ -112,7 +112,7 @@ class Bfloat16Operands(Operands):
     def operand(self, a: Any) -> tuple[Any, list[Recorded]]:
         if a.ndim != 2 or a.dtype != np.float32:
             return a, []
-        # a matrix and its transpose lie in the same place, and share a copy
+        # a matrix and its transpose share memory, and a copy
         return self._copy_of(a, transposed=not a.flags.c_contiguous and a.T.flags.c_contiguous)
 
     def _copy_of(self, a: Any, *, transposed: bool) -> tuple[Any, list[Recorded]]:
@@ -126,7 +126,7 @@ class Bfloat16Operands(Operands):
         return copy.T if transposed else copy, made
 
     def _within(self, a: Any) -> int | None:
-        """The number in the flat array at which `a` begins, where that array's copy serves products as well."""
+        """The offset of `a` in the flat buffer if the buffer's copy serves products as well, else None."""
         if self._flat is None or a is self._flat:
             return None
         start, rest = divmod(int(a.data.ptr) - int(self._flat.data.ptr), self._flat.itemsize)

@@ -1,8 +1,8 @@
-"""The whole training step as one CUDA graph: what walking in compiled code is to a CPU.
+"""A training step as one CUDA graph.
 
-A recorded step is a list of launches on fixed buffers, and whatever changes from step to step lies in the state array.
-So the list can be captured once and replayed: the host then pays one launch for a whole step, or for many. Replay does
-what the launches do when they are called one by one, bit for bit.
+A recorded step is a list of launches on fixed buffers, and the state array stores everything that changes from step to
+step. So the list can be captured once and replayed: the host then pays one launch for a whole step, or for several. A
+replay gives the same bits as the launches one by one.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from ..cpu.executor import group_runs
 from .capture import StreamSet
 from .stream_scheduler import START, ScheduledLaunch, assign_streams
 
-WARM_UP_STEPS = 3  # steps before capture: modules are loaded then, and libraries have made what they need
-MAX_NODES = 640  # launches of one graph, about
-MAX_STEPS = 32  # steps of one graph
-POLLS_PER_WINDOW = 8  # how often the host looks at the clock within the time it was given
-MAX_RATES = 4096  # learning rates on the device at once
+WARM_UP_STEPS = 3  # steps before the capture, which load CUDA modules and initialize libraries
+MAX_NODES = 640  # approximate number of launches in one graph
+MAX_STEPS = 32  # in one graph
+POLLS_PER_WINDOW = 8  # how often the host checks the clock before the deadline
+MAX_RATES = 4096  # learning rates stored on the device together
 
 
 class CaptureWarning(UserWarning):
-    """A step could not be captured as a CUDA graph and runs launch by launch; the message says why."""
+    """Issued if a step cannot be captured as a CUDA graph and runs launch by launch. The message gives the reason."""
 
 
 def build_graphs(
     backend: Any, launches: Sequence[Callable[[], Any]], on_fallback: Callable[[str], Any] | None = None
 ) -> list[Callable[[], Any]]:
-    """The same launches, neighbours that a stream may capture joined into graphs."""
+    """Combine consecutive launches that can be captured into graphs."""
     return group_runs(
         launches, DeviceLaunch, lambda each: [StepGraph(backend, each, on_fallback)] if len(each) > 1 else each
     )
 
 
 class StepGraph:
-    """Launches as one: called, it runs them in order; `repeat` does so for step after step.
+    """Launches that run as one CUDA graph. A call runs them in order; `repeat` runs step after step.
 
-    The first steps run launch by launch; then one step is captured, and several in one graph where there are many to
-    take. It is launched on the stream that is current, and captured on streams of its own. `tell` hears, once, why that
-    failed.
+    The first steps run launch by launch. Then one step is captured, and several steps in one graph if many are to run.
+    The graph is captured on separate streams and launched on the current one. If the capture fails, `on_fallback` is
+    called once with the reason.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class StepGraph:
         self._run(1, with_schedule=False)
 
     def repeat(self, steps: int, state: Any, rates: np.ndarray | None = None, first: int = 0, *, seconds: float) -> int:
-        """Run them `steps` times, or until `seconds` are over; how many times it was. A step for which the flag in
-        `state` stands changes nothing.
+        """Run the launches `steps` times, or until `seconds` have passed, and return the number of steps that ran.
 
-        rates[t − first] is the learning rate of the optimiser's step t; None leaves it as it stands.
+        A step changes nothing if the non-finite flag in `state` is set. rates[t − first] is the learning rate of the
+        optimizer's step t; None leaves it unchanged.
         """
         if rates is not None:
             steps = min(steps, MAX_RATES)
@@ -81,14 +81,14 @@ class StepGraph:
         begin = now = time.monotonic()
         done = 0
         while True:
-            # what was asked of the device is done when the clock is looked at
+            # the clock is checked after the device has finished the submitted steps
             some = max(1, int(seconds / POLLS_PER_WINDOW / self._each)) if self._each > 0 else 1
             some = min(some, steps - done)
             self._run(some, with_schedule=rates is not None)
             self.backend.synchronize()
             before, now = now, time.monotonic()
             done += some
-            # of these steps alone: the first ones compile
+            # measured on these steps only, because the first ones compile
             self._each = (now - before) / some
             if done == steps or now - begin >= seconds:
                 return done
@@ -102,10 +102,10 @@ class StepGraph:
             self._set_rate = bound
         self._rates[: len(rates) + 1] = self.backend.asarray(np.concatenate([[first], rates]))
         if made:
-            self._set_rate()  # its module is loaded before a capture
+            self._set_rate()  # loads its CUDA module before a capture
 
     def _run(self, steps: int, *, with_schedule: bool) -> None:
-        """So many steps, asked of the device and not waited for."""
+        """Submit steps to the device without waiting for them."""
         while steps > 0:
             several = self.steps if steps >= self.steps else 1
             graph = self._graph(several, with_schedule)
@@ -122,14 +122,14 @@ class StepGraph:
         return [self._set_rate, *self.launches] if with_schedule and self._set_rate is not None else self.launches
 
     def _graph(self, steps: int, with_schedule: bool) -> Any:
-        """The graph of so many steps, captured at first use; None while steps run launch by launch."""
+        """The graph of several steps, captured at first use. None while steps run launch by launch."""
         if self.steps_done < WARM_UP_STEPS or self.capture_error is not None:
             return None
         if (steps, with_schedule) not in self._captured:
             try:
                 self._captured[steps, with_schedule] = self._capture(steps, with_schedule)
             except Exception as error:
-                # nothing has run: what capture refuses, the launches do one by one
+                # a failed capture has run nothing, so the launches can run one by one
                 self.capture_error = " ".join(f"{type(error).__name__}: {error}".split())
                 if self.on_fallback is not None:
                     self.on_fallback(f"no CUDA graph could be captured, {self.capture_error}")
@@ -144,13 +144,13 @@ class StepGraph:
     def _capture(self, steps: int, with_schedule: bool) -> Any:
         products = self._products(with_schedule)
         if not self._stream_sets or not self._stream_sets[-1].can_host(products):
-            # those before stay: graphs need what was made for them
+            # earlier sets stay alive, because their graphs use the workspaces
             self._stream_sets.append(StreamSet(self.backend, products))
         stream_set = self._stream_sets[-1]
         return stream_set.capture(lambda: self._record(stream_set, steps, with_schedule))
 
     def _products(self, with_schedule: bool) -> list[bool]:
-        """Of every branch of the launches, whether products lie there: they take memory as long as the graph lives."""
+        """For each stream, whether it has products: they need a workspace as long as the graph lives."""
         if with_schedule not in self._schedules:
             self._schedules[with_schedule] = assign_streams(self._step_launches(with_schedule))
         scheduled, _ = self._schedules[with_schedule]
@@ -158,7 +158,7 @@ class StepGraph:
         return [k in found for k in range(1 + max(p.stream for p in scheduled))]
 
     def _record(self, stream_set: StreamSet, steps: int, with_schedule: bool) -> None:
-        """Launch so many steps on the branches."""
+        """Launch steps on the streams."""
         scheduled, sinks = self._schedules[with_schedule]
         awaited = {k for p in scheduled for k in p.after}.union(sinks)
         for step in range(steps):

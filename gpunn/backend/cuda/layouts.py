@@ -1,11 +1,11 @@
-"""Row-major products for a library that stores matrices column by column: which call of it computes which product.
+"""Row-major products by a column-major library: the call of cuBLASLt that computes each product.
 
-The memory of a matrix stored row by row is that of its transpose stored column by column. So out = a b is asked for as
-the transposed product, outᵀ = bᵀ aᵀ: the library's first operand is bᵀ, its second aᵀ, its result D = outᵀ with
-m columns of `out` as rows and n rows of `out` as columns, and nothing is copied. What an epilogue does to a row of D it
-does to a column of `out`: an intercept a neuron, the sum of a neuron's δ over the batch.
+A matrix stored row by row occupies memory like its transpose stored column by column. So out = a b is computed as the
+transposed product outᵀ = bᵀ aᵀ, and nothing is copied: the library's first operand A is bᵀ, its second operand B is aᵀ,
+and its result D = outᵀ has the m columns of `out` as rows and the n rows of `out` as columns. An epilogue on a row of D
+is one on a column of `out`: one bias per neuron, the sum of a neuron's δ over the batch.
 
-Nothing here calls the library; a test runs the calls on a column-major product in NumPy.
+This module does not call the library. A test runs its calls with a column-major product in NumPy.
 """
 
 from __future__ import annotations
@@ -13,18 +13,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-MASK_ALIGNMENT = 128  # the rectifier's mask has one bit an element, and its columns begin at multiples of so many
-AUX_ALIGNMENT = 8  # columns of kept aggregates begin at multiples of so many elements
-MAX_SIZE = 2**31 - 1  # of a size
+MASK_ALIGNMENT = 128  # bits; the mask of ReLU has one bit per element, and its columns begin at multiples of this
+AUX_ALIGNMENT = 8  # elements; the columns of a saved z begin at multiples of this
+MAX_SIZE = 2**31 - 1  # of one dimension
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What is done to out = a b before it is written.
+    """An operation on out = a b before it is written.
 
-    bias     "": none; "in": intercepts, added to every row; "out": sums over rows, which are written
-    aux      "": none; "mask" or "z", with `aux_role` "out" where it is written and "in" where it is read
-    reduces  "out" where the written sums are those of `out`, "b" where they are those of b
+    Attributes
+    ----------
+    bias : {"", "in", "out"}
+        "in": a vector that is added to every row; "out": column sums that are written.
+    aux : {"", "mask", "z"}
+        An auxiliary matrix: the mask of ReLU, or z.
+    aux_role : {"", "in", "out"}
+        The auxiliary matrix is read ("in") or written ("out").
+    reduces : {"", "out", "b"}
+        The matrix whose column sums are written.
     """
 
     bias: str = ""
@@ -35,24 +42,24 @@ class Epilogue:
 
 EPILOGUES = {
     "none": Epilogue(),
-    "bias": Epilogue("in"),  # a b + v
-    "relu": Epilogue("in"),  # max(0, a b + v)
-    "relu_mask": Epilogue("in", "mask", "out"),  # and where it is > 0
-    "gelu": Epilogue("in"),  # gelu(z), z = a b + v
+    "bias": Epilogue("in"),  # a b + bias
+    "relu": Epilogue("in"),  # max(0, a b + bias)
+    "relu_mask": Epilogue("in", "mask", "out"),  # and the mask of its positive elements
+    "gelu": Epilogue("in"),  # gelu(z), z = a b + bias
     "gelu_z": Epilogue("in", "z", "out"),  # and z
-    "drelu": Epilogue("", "mask", "in"),  # a b where the mask stands, else 0
-    "drelu_sums": Epilogue("out", "mask", "in", "out"),  # and its sums over rows
+    "drelu": Epilogue("", "mask", "in"),  # a b where the mask is set, else 0
+    "drelu_sums": Epilogue("out", "mask", "in", "out"),  # and its column sums
     "dgelu": Epilogue("", "z", "in"),  # a b ⊙ gelu′(z)
     "dgelu_sums": Epilogue("out", "z", "in", "out"),
-    "sums": Epilogue("out", reduces="b"),  # a b, and b's sums over rows
+    "sums": Epilogue("out", reduces="b"),  # a b, and the column sums of b
 }
-# with one term a sum, the library knows neither these nor, before 12.3.4, the sums of an operand
+# for k = 1 the library supports neither these nor, before 12.3.4, the sums of an operand
 NEEDS_K_GT_1 = {name for name, e in EPILOGUES.items() if e.aux_role == "in" or e.reduces == "b"}
 
 
 @dataclass(frozen=True)
 class MatrixLayout:
-    """A matrix as the library is told of it: rows, columns, the step from column to column; taken transposed or not."""
+    """A matrix as the library sees it. `leading` is the distance between columns, in elements."""
 
     rows: int
     columns: int
@@ -62,7 +69,7 @@ class MatrixLayout:
 
 @dataclass(frozen=True)
 class GemmCall:
-    """D (m, n) = op(A) op(B), k terms a sum; `kept` is the step between columns of what an epilogue keeps."""
+    """D (m, n) = op(A) op(B) with sums of k terms. `aux` is the distance between columns of the auxiliary matrix."""
 
     m: int
     n: int
@@ -75,48 +82,69 @@ class GemmCall:
 
 
 class Unsupported(ValueError):
-    """No call of the library computes that product; the message says why."""
+    """Raised if no call of the library computes a product. The message gives the reason."""
 
 
 def gemm_call(a: Any, b: Any, out: Any, epilogue: str = "none", bias: Any = None, aux: Any = None) -> GemmCall:
-    """The call that computes out = a b, a (r, k), b (k, c), out (r, c), with that epilogue.
+    """Translate a product into the library's call.
 
-    `vector` (c,) and `kept`, (r, `mask_bytes(c)`) bytes or (r, c), are there where the epilogue has them. Arrays of any
-    library with shape, strides and itemsize. Unsupported says which of them cannot be.
+    Parameters
+    ----------
+    a, b, out : array, shapes (r, k), (k, c) and (r, c)
+        Arrays of any library with shape, strides and itemsize.
+    epilogue : str
+        A key of `EPILOGUES`.
+    bias : array of shape (c,) or None
+        Given if the epilogue has one.
+    aux : array of shape (r, `mask_bytes(c)`) in bytes, or (r, c), or None
+        Given if the epilogue has one.
+
+    Returns
+    -------
+    GemmCall
+
+    Raises
+    ------
+    Unsupported
+        For an array that the library cannot read or write.
     """
     for name, x in (("a", a), ("b", b), ("out", out)):
         if x.ndim != 2:
             raise Unsupported(f"{name} has {x.ndim} dimensions")
         if not all(0 < n <= MAX_SIZE for n in x.shape):
             raise Unsupported(f"{name} has shape {tuple(x.shape)}")
-    (r, k), c = a.shape, b.shape[1]
-    A, B, D = _transpose_of("b", b), _transpose_of("a", a), _transpose_of("out", out)
+    r, k = a.shape
+    c = b.shape[1]
+    A = _transpose_of("b", b)
+    B = _transpose_of("a", a)
+    D = _transpose_of("out", out)
     if D.transposed:
         raise Unsupported("out is not stored row by row")
-    what = EPILOGUES[epilogue]
-    if (bias is not None) != bool(what.bias) or (aux is not None) != bool(what.aux):
-        raise TypeError(f"epilogue {epilogue!r} wants vector: {what.bias or None}, kept: {what.aux or None}")
+    described = EPILOGUES[epilogue]
+    if (bias is not None) != bool(described.bias) or (aux is not None) != bool(described.aux):
+        raise TypeError(f"epilogue {epilogue!r} takes bias: {described.bias or None}, aux: {described.aux or None}")
     if bias is not None and (tuple(bias.shape) != (c,) or not bias.flags.c_contiguous):
-        raise Unsupported(f"the vector has shape {tuple(bias.shape)} and strides {tuple(bias.strides)}")
+        raise Unsupported(f"the bias has shape {tuple(bias.shape)} and strides {tuple(bias.strides)}")
     if k == 1 and epilogue in NEEDS_K_GT_1:
         raise Unsupported("its sums have one term each")
-    # NVIDIA's own tests of these sums leave out matrices of one row
-    if c == 1 and what.reduces == "b":
+    # NVIDIA's tests of these sums exclude matrices of one row
+    if c == 1 and described.reduces == "b":
         raise Unsupported("it has one column")
-    return GemmCall(c, r, k, A, B, D, epilogue, 0 if aux is None else _leading(what.aux, aux, r, c))
+    return GemmCall(c, r, k, A, B, D, epilogue, 0 if aux is None else _aux_leading(described.aux, aux, r, c))
 
 
 def mask_bytes(columns: int) -> int:
-    """Bytes of a row of the rectifier's mask for so many columns: a bit each, filled up to a multiple of 128 bits."""
+    """Bytes per row of the mask of ReLU: one bit per column, padded to a multiple of 128 bits."""
     return -(-columns // MASK_ALIGNMENT) * MASK_ALIGNMENT // 8
 
 
 def _transpose_of(name: str, x: Any) -> MatrixLayout:
-    """xᵀ as the library finds it in x's memory."""
-    (p, q), size = x.shape, x.itemsize
+    """The layout of xᵀ, as the library reads it from the memory of x."""
+    p, q = x.shape
+    size = x.itemsize
     if any(n > 1 and (s <= 0 or s % size) for n, s in zip(x.shape, x.strides, strict=True)):
         raise Unsupported(f"{name} has strides {tuple(x.strides)}")
-    # an axis of one element has whatever step suits
+    # the stride of an axis with one element is arbitrary
     down, along = (s // size if n > 1 else 0 for n, s in zip(x.shape, x.strides, strict=True))
     if along in (0, 1) and (down == 0 or down >= q):
         return MatrixLayout(q, p, max(down, q))
@@ -125,7 +153,8 @@ def _transpose_of(name: str, x: Any) -> MatrixLayout:
     raise Unsupported(f"{name} has strides {tuple(x.strides)}")
 
 
-def _leading(kind: str, aux: Any, r: int, c: int) -> int:
+def _aux_leading(kind: str, aux: Any, r: int, c: int) -> int:
+    """The distance between columns of an auxiliary matrix, in elements."""
     if kind == "mask":
         if tuple(aux.shape) != (r, mask_bytes(c)) or aux.itemsize != 1 or not aux.flags.c_contiguous:
             raise Unsupported(f"the mask has shape {tuple(aux.shape)}")

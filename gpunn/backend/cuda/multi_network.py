@@ -1,8 +1,8 @@
-"""The epochs of many nets as those of one: their steps are captured together, each net's on a branch of the graph.
+"""Concurrent training of several networks on a GPU: their steps are captured as one graph, one stream per network.
 
-A GPU does what lies on different branches at a time, so that nets too small to fill it share it; and the host pays one
-launch for a step of all of them. Every net's launches are its own, in its own order: the numbers are those of its fit
-alone, bit for bit.
+A GPU runs launches of different streams concurrently, so networks that are too small to fill it share it, and the host
+pays one launch for a step of all of them. Each network's launches keep their order: the result equals that of a
+separate fit, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from ..epoch_runner import EpochRunner
 from .capture import StreamSet
 from .graph import StepGraph
 
-MAX_STREAMS = 16  # at a time; a net more begins where another's step has ended
+MAX_STREAMS = 16  # one more network starts after the step of another
 
 
 class InterleavedGraph(StepGraph):
-    """Lists of launches, none of which touches what another writes: one after another where they run launch by launch,
-    each on a branch where they are captured."""
+    """Independent lists of launches, captured on one stream each. Without a graph they run one after another."""
 
     def __init__(
         self, backend: Any, lists: Sequence[Sequence[DeviceLaunch]], on_fallback: Callable[[str], Any]
@@ -46,7 +45,7 @@ class InterleavedGraph(StepGraph):
 
 
 class CombinedEpochs(EpochRunner):
-    """The epochs of several nets, part by part together. A net whose flag is raised changes nothing any more."""
+    """The epochs of several networks, section by section together. A diverged network no longer changes."""
 
     def __init__(self, backend: Any, members: Sequence[EpochRunner]) -> None:
         self.members = list(members)
@@ -71,7 +70,7 @@ def _notify_all(graphs: Sequence[StepGraph], why: str) -> None:
 
 
 def capturable_launches(launches: Sequence[Callable[[], Any]]) -> list[DeviceLaunch] | None:
-    """The launches of a part where a stream may capture all of them, else None."""
+    """The launches of a section if a stream can capture all of them, else None."""
     found: list[DeviceLaunch] = []
     for launch in launches:
         if isinstance(launch, StepGraph):
@@ -84,14 +83,14 @@ def capturable_launches(launches: Sequence[Callable[[], Any]]) -> list[DeviceLau
 
 
 class EpochCombiner:
-    """What makes one of the epochs that several courses ask for at a time, and keeps it for the next time."""
+    """Combine the epochs that several coroutines request at a time, and cache the result."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
         self._made: dict[tuple[int, ...], CombinedEpochs] = {}
 
     def __call__(self, asked: Iterable[EpochRunner]) -> list[EpochRunner]:
-        """The same epochs, those alike as one: as many of them, of as many steps, at rates that stay as they are."""
+        """Combine epoch runners that agree in the number of epochs and steps and have a constant learning rate."""
         alike: dict[Any, list[EpochRunner]] = {}
         for epochs in asked:
             together = epochs.rates is None and all(capturable_launches(launches) for launches, _ in epochs.sections)
@@ -102,7 +101,7 @@ class EpochCombiner:
     def _one(self, members: list[EpochRunner]) -> CombinedEpochs:
         key = tuple(map(id, members))
         if key not in self._made:
-            # nets that stopped are no members any more, and what was captured for them goes
+            # a network has stopped: what was captured for it is released
             self._made.clear()
             self._made[key] = CombinedEpochs(self.backend, members)
         made = self._made[key]

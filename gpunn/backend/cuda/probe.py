@@ -1,4 +1,4 @@
-"""Loading CuPy, and the probe: a GPU is believed only after a kernel and a product gave the right numbers."""
+"""The import of CuPy, and the probe: a GPU is used only after a kernel and a product gave the right numbers on it."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import Fault
 from .errors import (
-    Fault,
     conflicting_wheels,
     cupy_missing,
     diagnose,
-    format_bytes,
     import_failed,
     namespace_package,
     no_device,
     wrong_numbers,
 )
 from .installation import installed_cupy
+from .memory import format_bytes
 
 
 def load_cupy() -> ModuleType | Fault:
-    """The module cupy if it is there and can be imported, else the fault. Quick where it is absent."""
+    """Import CuPy, or return the fault that prevents it. Takes little time if CuPy is not installed."""
     if sys.modules.get("cupy") is None:
         spec = importlib.util.find_spec("cupy")
         if spec is None:
             return cupy_missing()
         if spec.origin is None and isinstance(spec.loader, (type(None), importlib.machinery.NamespaceLoader)):
-            return _or_two_wheels(namespace_package([str(p) for p in spec.submodule_search_locations or []]))
+            return _or_conflicting_wheels(namespace_package([str(p) for p in spec.submodule_search_locations or []]))
     try:
         cupy = importlib.import_module("cupy")
     except Exception as error:
         fault = diagnose(error)
-        return _or_two_wheels(fault if fault.kind in ("driver", "nvrtc", "cublas") else import_failed(error))
+        return _or_conflicting_wheels(fault if fault.kind in ("driver", "nvrtc", "cublas") else import_failed(error))
     if not hasattr(cupy, "ndarray") or not hasattr(cupy, "cuda"):
-        return _or_two_wheels(namespace_package([str(p) for p in getattr(cupy, "__path__", [])]))
+        return _or_conflicting_wheels(namespace_package([str(p) for p in getattr(cupy, "__path__", [])]))
     return cupy
 
 
 def probe(cupy: Any, index: int) -> str | Fault:
-    """Run z = x·y + 1 and C = A B on device `index`: what the device is if they are right, else the fault.
+    """Run z = x·y + 1 and C = A B on device `index`: return its description if both are correct, else the fault.
 
-    All numbers are small integers: float32 is exact whatever the order of the sums, with or without fused
+    All numbers are small integers, so float32 is exact for every order of summation, with or without fused
     multiply-add or TF32, and the comparison needs no tolerance.
     """
     device = f"cuda:{index}"
@@ -56,12 +56,12 @@ def probe(cupy: Any, index: int) -> str | Fault:
             return no_device(device, visible)
         with cupy.cuda.Device(index):
             if not _kernel_is_right(cupy):
-                return _or_two_wheels(wrong_numbers(device, "a kernel"))
+                return _or_conflicting_wheels(wrong_numbers(device, "a kernel"))
             if not _product_is_right(cupy):
-                return _or_two_wheels(wrong_numbers(device, "a matrix product"))
+                return _or_conflicting_wheels(wrong_numbers(device, "a matrix product"))
         return describe(cupy, index)
     except Exception as error:
-        return _or_two_wheels(diagnose(error, cupy, device))
+        return _or_conflicting_wheels(diagnose(error, cupy, device))
 
 
 def describe(cupy: Any, index: int) -> str:
@@ -87,8 +87,8 @@ def _product_is_right(cupy: Any) -> bool:
     return np.array_equal(out.get(), a @ b)
 
 
-def _or_two_wheels(fault: Fault) -> Fault:
-    """Where several wheels overwrote each other, that is the fault behind whatever part of CuPy fails."""
+def _or_conflicting_wheels(fault: Fault) -> Fault:
+    """The fault, or several installed wheels: they overwrite each other, which breaks any part of CuPy."""
     installed = installed_cupy()
-    own = fault.kind in ("driver", "device", "memory", "cache")
-    return fault if own or len(installed) < 2 else conflicting_wheels(installed)
+    independent = fault.kind in ("driver", "device", "memory", "cache")
+    return fault if independent or len(installed) < 2 else conflicting_wheels(installed)

@@ -1,9 +1,9 @@
-"""Is cuBLASLt doing what it is taken to do? Each of its epilogues is believed after a trial, once a type and precision.
+"""Self-tests of cuBLASLt: each epilogue is verified once per dtype and precision before it is used.
 
-Small whole numbers, so that every sum is exact in float32, TF32 and bfloat16 alike, as a term and as a result (whole
-numbers up to 256 are bfloat16's own; the sums over rows are in float32). Among the aggregates z are zeros:
-the slope of the rectifier is 0 there (E2), and a library may hold another opinion of it. NVIDIA's own tests of the mask
-(nvmath-python, test_matmul_with_hypothesis.py) expect a bit that stands where z ≥ 0.
+Operands are small integers, so that every term and every result is exact in float32, TF32 and bfloat16. (bfloat16
+represents integers up to 256; the column sums are in float32.) Some elements of z are 0: f′ of ReLU is 0 there (E2),
+and a library may define it otherwise. NVIDIA's own tests of the mask (nvmath-python,
+test_matmul_with_hypothesis.py) expect a bit that is set where z ≥ 0.
 """
 
 from __future__ import annotations
@@ -17,64 +17,119 @@ from ...kernels import activation_kernels, widened
 from ...kernels import get as kernel
 from .layouts import EPILOGUES, mask_bytes
 
-ROWS, TERMS, COLUMNS, UPSTREAM = 24, 16, 40, 8
-GELU_TOLERANCE = (
-    2.0**-8
-)  # of the largest, for GELU's tanh, which is used where products are no better, and for its rounding
+ROWS, INNER, COLUMNS, UPSTREAM = 24, 16, 40, 8
+# of the largest element: the rounding of GELU's tanh, which is fused only in TF32 and bfloat16
+GELU_TOLERANCE = 2.0**-8
 
 Bind = Callable[..., Any]
 
 
 def verify_epilogue(xp: Any, bind: Bind, dtype: str, precision: str | None, result: str, epilogue: str) -> bool:
-    """Whether the launches that `bind` gives compute an epilogue rightly; what reads a mask or z is tried with what
-    writes it. Raises what `bind` raises."""
-    rng = np.random.default_rng(0)
+    """Run an epilogue on small integers and compare with NumPy.
 
-    def integers(*shape: int) -> np.ndarray:
-        return rng.integers(-3, 4, shape).astype("float64" if dtype == "float64" else "float32")
+    An epilogue that reads a mask or z is verified together with the one that writes it. Exceptions of `bind` propagate.
 
-    def put(x: np.ndarray, held: str = dtype) -> Any:
-        there = xp.asarray(x)
-        return kernel("to_bfloat16")(there) if held == "uint16" else there
+    Parameters
+    ----------
+    xp : module
+        cupy.
+    bind : callable
+        `CublasLt.bind` without the self-test.
+    dtype, precision, result, epilogue : str
+        The type of the operands ("uint16" for bfloat16), the precision, the type of the result, a key of `EPILOGUES`.
 
-    def numbers(there: Any) -> np.ndarray:
-        found: np.ndarray = there.get()
-        return widened(found) if there.dtype == np.uint16 else found
-
-    a, W, b = integers(ROWS, TERMS), integers(TERMS, COLUMNS), integers(COLUMNS)
-    W[:, 1::4] = b[1::4] = 0
-    if "gelu" in epilogue:
-        # where it differs from other rectifiers
-        a, b = a / 8, b / 8
-    delta, above = integers(ROWS, UPSTREAM), integers(COLUMNS, UPSTREAM)
-    z = np.einsum("ik,kj->ij", a, W) + (b if EPILOGUES[epilogue].reduces != "b" and epilogue != "none" else 0)
-    out, sums = xp.empty(z.shape, np.dtype(result)), xp.empty((COLUMNS,), np.dtype(result))
-    if epilogue == "sums":
-        # as ∂W = a_prevᵀ δ and ∂b = Σ δ have it
-        bind(put(a.T.copy()).T, put(W), out, precision=precision, epilogue=epilogue, bias=sums)()
-        return np.array_equal(numbers(out), z) and np.array_equal(numbers(sums), W.sum(axis=0))
-    if epilogue == "none":
-        bind(put(a), put(W), out, precision=precision)()
-        return np.array_equal(numbers(out), z)
-    f = "relu" if "relu" in epilogue else "gelu" if "gelu" in epilogue else "identity"
-    keeps = bool(EPILOGUES[epilogue].aux)
-    aux = None if not keeps else xp.empty(z.shape, np.dtype(result)) if f == "gelu" else xp.empty(
-        (ROWS, mask_bytes(COLUMNS)), np.uint8
-    )  # fmt: skip
-    forward = {"relu": "relu_mask", "gelu": "gelu_z"}[f] if keeps else epilogue
-    bind(put(a), put(W), out, precision=precision, epilogue=forward, bias=put(b, result), aux=aux)()
-    kernels = activation_kernels(f)
-    right = _close(numbers(out), kernels.f(z), f)
-    if not keeps or not right:
-        return right
-    backward = epilogue if epilogue.startswith("d") else f"d{f}"
-    bias = sums if backward.endswith("_sums") else None
-    bind(put(delta), put(above).T, out, precision=precision, epilogue=backward, bias=bias, aux=aux)()
-    wanted = kernels.derivative(z if f == "gelu" else kernels.f(z)) * np.einsum("ij,kj->ik", delta, above)
-    right = _close(numbers(out), wanted, f)
-    return right and (bias is None or _close(numbers(sums), wanted.sum(axis=0), f))
+    Returns
+    -------
+    bool
+        True if all results are right.
+    """
+    return _SelfTest(xp, bind, dtype, precision, result).passes(epilogue)
 
 
-def _close(found: np.ndarray, wanted: np.ndarray, f: str) -> bool:
-    apart = np.abs(found - wanted).max()
-    return bool(apart <= (GELU_TOLERANCE * np.abs(wanted).max() if f == "gelu" else 0))  # False where NaN is
+class _SelfTest:
+    """Operands of one self-test, and the products that it binds."""
+
+    def __init__(self, xp: Any, bind: Bind, dtype: str, precision: str | None, result: str) -> None:
+        self.xp = xp
+        self.bind = bind
+        self.dtype = dtype
+        self.precision = precision
+        self.result = result
+        self.rng = np.random.default_rng(0)
+
+    def passes(self, epilogue: str) -> bool:
+        a = self._integers(ROWS, INNER)
+        W = self._integers(INNER, COLUMNS)
+        b = self._integers(COLUMNS)
+        W[:, 1::4] = b[1::4] = 0
+        if "gelu" in epilogue:
+            # GELU differs from ReLU only near 0
+            a, b = a / 8, b / 8
+        product = np.einsum("ik,kj->ij", a, W)
+        if epilogue == "none":
+            return bool(np.array_equal(self._run(a, W), product))
+        if epilogue == "sums":
+            sums = self._empty(COLUMNS)
+            # a column-major first operand, as in ∂W = a_prevᵀ δ (E6) with ∂b = Σ δ (E7)
+            out = self._run(np.asfortranarray(a), W, epilogue=epilogue, bias=sums)
+            return np.array_equal(out, product) and np.array_equal(_to_float(sums), W.sum(axis=0))
+        return self._activation_passes(epilogue, a, W, b, product + b)
+
+    def _activation_passes(self, epilogue: str, a: np.ndarray, W: np.ndarray, b: np.ndarray, z: np.ndarray) -> bool:
+        """Verify a forward epilogue, and the backward one if the epilogue uses an auxiliary matrix."""
+        name = next((f for f in ("relu", "gelu") if f in epilogue), "identity")
+        f = activation_kernels(name)
+        aux = self._new_aux(name) if EPILOGUES[epilogue].aux else None
+        forward = epilogue if aux is None else {"relu": "relu_mask", "gelu": "gelu_z"}[name]
+        delta = self._integers(ROWS, UPSTREAM)
+        upstream = self._integers(COLUMNS, UPSTREAM)
+        out = self._run(a, W, epilogue=forward, bias=self._to_device(b, self.result), aux=aux)
+        if not _matches(out, f.f(z), name):
+            return False
+        if aux is None:
+            return True
+        backward = epilogue if epilogue.startswith("d") else f"d{name}"
+        sums = self._empty(COLUMNS) if backward.endswith("_sums") else None
+        out = self._run(delta, upstream.T, epilogue=backward, bias=sums, aux=aux)
+        wanted = f.derivative(z if name == "gelu" else f.f(z)) * np.einsum("ij,kj->ik", delta, upstream)
+        if not _matches(out, wanted, name):
+            return False
+        return sums is None or _matches(_to_float(sums), wanted.sum(axis=0), name)
+
+    def _integers(self, *shape: int) -> np.ndarray:
+        return self.rng.integers(-3, 4, shape).astype("float64" if self.dtype == "float64" else "float32")
+
+    def _empty(self, *shape: int) -> Any:
+        return self.xp.empty(shape, np.dtype(self.result))
+
+    def _new_aux(self, name: str) -> Any:
+        if name == "gelu":
+            return self._empty(ROWS, COLUMNS)
+        return self.xp.empty((ROWS, mask_bytes(COLUMNS)), np.uint8)
+
+    def _to_device(self, x: np.ndarray, storage: str) -> Any:
+        array = self.xp.asarray(x)
+        return kernel("to_bfloat16")(array) if storage == "uint16" else array
+
+    def _operand(self, x: np.ndarray) -> Any:
+        """An operand on the device, in the memory order of `x`."""
+        if x.flags.c_contiguous:
+            return self._to_device(x, self.dtype)
+        return self._to_device(np.ascontiguousarray(x.T), self.dtype).T
+
+    def _run(self, a: np.ndarray, b: np.ndarray, **options: Any) -> np.ndarray:
+        """Compute a b with an epilogue on the device."""
+        out = self._empty(a.shape[0], b.shape[1])
+        self.bind(self._operand(a), self._operand(b), out, precision=self.precision, **options)()
+        return _to_float(out)
+
+
+def _to_float(x: Any) -> np.ndarray:
+    host: np.ndarray = x.get()
+    return widened(host) if x.dtype == np.uint16 else host
+
+
+def _matches(found: np.ndarray, wanted: np.ndarray, activation: str) -> bool:
+    difference = np.abs(found - wanted).max()
+    # a NaN compares false
+    return bool(difference <= (GELU_TOLERANCE * np.abs(wanted).max() if activation == "gelu" else 0))

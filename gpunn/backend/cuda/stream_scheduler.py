@@ -1,8 +1,8 @@
-"""Which launches of a step wait for which, and on which branch of the graph each lies.
+"""Assignment of a step's launches to the streams of a CUDA graph, by data dependencies.
 
-A launch comes after those whose results it reads, and after those that read or write what it writes; nothing else of
-the order in which they were recorded counts. So ∂W = a_prevᵀ δ (E6) lies beside δ_prev = δ Wᵀ (E5), and the sum of a
-loss beside both. What fills a GPU by itself is not set beside another that does.
+A launch waits for the launches whose results it reads, and for those that read or write what it writes. The recorded
+order does not matter otherwise. So ∂W = a_prevᵀ δ (E6) and the loss reduction overlap with δ_prev = δ Wᵀ (E5). A launch
+that fills a GPU does not overlap with another such launch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from ...kernels import DeviceLaunch
 from ..cpu.executor import overlaps
 
 MAX_STREAMS = 4
-SATURATING_ELEMENTS = 132 * 128 * 128  # elements that a launch has to do with, from which on it fills a GPU by itself
+SATURATING_ELEMENTS = 132 * 128 * 128  # elements of an array with which one launch fills a GPU
 START = -1
 
 
 @dataclass(frozen=True)
 class ScheduledLaunch:
-    """A launch, the branch on which it lies, and the launches of other branches after which it comes, by their numbers;
-    START is the beginning of the step."""
+    """A launch, its stream, and the launches on other streams that it waits for. START is the start of the step."""
 
     launch: DeviceLaunch
     stream: int
@@ -30,16 +29,15 @@ class ScheduledLaunch:
 
 
 def assign_streams(launches: Sequence[DeviceLaunch]) -> tuple[list[ScheduledLaunch], tuple[int, ...]]:
-    """The launches on branches, the first of which is the first launch's, and those that it must wait for at the end.
+    """Assign launches to streams. Return them, and the launches that the first stream waits for at the end.
 
-    A launch goes where the last one is among those that it comes after anyway, else to a branch that is empty yet, else
-    to the one that was longest without a launch.
+    A launch is assigned to a stream whose last launch it depends on, else to an empty stream, else to the stream that
+    has been without a launch for longest.
     """
     scheduled: list[ScheduledLaunch] = []
-    ancestors: list[
-        int
-    ] = []  # ancestors[k]: bit j stands where launch j is over when k is, and so do all bits of ancestors[j]
-    last: dict[int, int] = {}  # of each branch
+    # bit j of ancestors[k] is set if launch j has finished when launch k has; all bits of ancestors[j] are set too
+    ancestors: list[int] = []
+    last: dict[int, int] = {}  # the last launch of each stream
     last_saturating: int | None = None
     spans = [(_spans(x.reads), _spans(x.writes)) for x in launches]
     for k, launch in enumerate(launches):
@@ -80,13 +78,13 @@ Spans = list[tuple[int, int]]
 
 
 def _depends(later: tuple[Spans, Spans], earlier: tuple[Spans, Spans]) -> bool:
-    """Whether the order of the two, (what they read, what they write), counts."""
+    """True if two launches, each (byte ranges read, byte ranges written), must run in their order."""
     (reads, writes), (read, written) = later, earlier
     return overlaps(reads, written) or overlaps(writes, written) or overlaps(writes, read)
 
 
 def _spans(arrays: Sequence[Any]) -> Spans:
-    """The bytes (from, to) in which arrays' elements lie."""
+    """The byte ranges (start, stop) of arrays."""
     found = []
     for a in arrays:
         if a.size:

@@ -1,4 +1,4 @@
-"""The doctor: one verdict and one remedy for everything that can be wrong, and no exception ever."""
+"""`gpunn doctor`: one verdict and one remedy for each fault, and never an exception."""
 
 import sys
 
@@ -7,7 +7,7 @@ from helpers import broken_cupy, internals
 from helpers import fake_cupy as fake
 
 from gpunn import backend
-from gpunn.backend import devices, diagnosis, doctor
+from gpunn.backend import diagnosis, doctor, select
 from gpunn.backend.cuda import errors, probe
 
 INSTALL_12, INSTALL_13 = (f'python -m pip install "gpunn[cuda{n}-ctk]"' for n in (12, 13))
@@ -15,12 +15,12 @@ INSTALL_12, INSTALL_13 = (f'python -m pip install "gpunn[cuda{n}-ctk]"' for n in
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch, tmp_path_factory):
-    """No device chosen, a cache that can be written, no driver but that of the fake, no wheel."""
+    """No device selected, a writable cache, no driver but that of the fake, no installed wheel."""
     internals.reset_device_choice(monkeypatch)
     for name in ("GPUNN_DEVICE", "CUDA_VISIBLE_DEVICES", "GPUNN_COMPILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for module in (diagnosis, errors, probe, devices):
+    for module in (diagnosis, errors, probe, select):
         monkeypatch.setattr(module, "installed_cupy", list)
     monkeypatch.setattr("gpunn.backend.cuda.installation.installed_cupy", list)
     monkeypatch.setattr("gpunn.backend.cuda.installation.system_driver", int)
@@ -28,7 +28,7 @@ def fresh(monkeypatch, tmp_path_factory):
 
 
 def installed(monkeypatch, *names):
-    for module in (diagnosis, errors, probe, devices):
+    for module in (diagnosis, errors, probe, select):
         monkeypatch.setattr(module, "installed_cupy", lambda: list(names))
     monkeypatch.setattr("gpunn.backend.cuda.installation.installed_cupy", lambda: list(names))
 
@@ -38,7 +38,7 @@ def check(report, name):
 
 
 def assert_readable(report):
-    """Fits a terminal of 80 columns, names verdict and remedy once, each of them one line."""
+    """The report fits 80 columns, and contains verdict and remedy once, each in one line."""
     text = str(report)
     assert max(map(len, text.splitlines())) <= 80
     assert [line.split(" ")[0] for line in text.splitlines()].count("verdict") == 1
@@ -86,7 +86,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("breakage", "verdict", "remedy", "failing"), BROKEN, ids=[b[0] for b in BROKEN])
-def test_each_fault_has_its_verdict_and_its_remedy(fake_cupy, monkeypatch, breakage, verdict, remedy, failing):
+def test_each_fault_has_a_verdict_and_a_remedy(fake_cupy, monkeypatch, breakage, verdict, remedy, failing):
     getattr(broken_cupy, breakage)(monkeypatch, fake_cupy)
     report = doctor()
     assert verdict in report.verdict and report.verdict.endswith("; gpunn uses the CPU")
@@ -95,9 +95,9 @@ def test_each_fault_has_its_verdict_and_its_remedy(fake_cupy, monkeypatch, break
     assert_readable(report)
 
 
-def test_a_gpu_that_works_is_well(fake_cupy):
+def test_a_working_gpu_is_ok(fake_cupy):
     report = doctor()
-    assert report.ok and report.verdict == "all is well; gpunn uses cuda:0" and report.remedy == ""
+    assert report.ok and report.verdict == "everything works; gpunn uses cuda:0" and report.remedy == ""
     assert all(c.ok for c in report.checks if c.name not in ("CPU kernels", "CPU steps"))
     assert check(report, "driver").detail == "supports CUDA 13.0; CuPy was built for 12.9"
     assert "Simulated GPU, 7.0 GiB of 8.0 GiB free" in check(report, "devices").detail
@@ -105,7 +105,7 @@ def test_a_gpu_that_works_is_well(fake_cupy):
     assert_readable(report)
 
 
-def test_cupy_absent_is_news_and_no_fault(monkeypatch):
+def test_a_missing_cupy_is_not_a_fault(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     report = doctor()
     assert report.ok and report.verdict == "CuPy is not installed; gpunn uses the CPU"
@@ -114,7 +114,7 @@ def test_cupy_absent_is_news_and_no_fault(monkeypatch):
     assert_readable(report)
 
 
-def test_cupy_absent_where_a_driver_is_names_the_fitting_extra(monkeypatch):
+def test_a_missing_cupy_with_a_driver_names_the_matching_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(diagnosis, "system_driver", lambda: 13010)
     report = doctor()
@@ -139,17 +139,20 @@ def test_an_empty_folder_that_was_imported_before(monkeypatch, tmp_path):
     assert "is an empty folder left by an uninstall" in doctor().verdict
 
 
-def test_two_wheels_at_once(fake_cupy, monkeypatch):
+def test_two_installed_wheels(fake_cupy, monkeypatch):
     installed(monkeypatch, "cupy-cuda13x 14.2.0", "cupy-cuda12x 14.2.0")
     report = doctor()
-    assert "several CuPy packages are installed at once" in report.verdict and "gpunn uses cuda:0" in report.verdict
+    assert (
+        "several CuPy packages are installed and overwrite each other" in report.verdict
+        and "gpunn uses cuda:0" in report.verdict
+    )
     assert report.remedy == f"python -m pip uninstall -y cupy-cuda13x cupy-cuda12x && {INSTALL_12}"
     assert [c.name for c in report.checks if c.ok is False] == ["CuPy"]
     assert_readable(report)
 
 
 @pytest.mark.parametrize("breakage", ["nvrtc", "cublas", "wrong_kernel"])
-def test_two_wheels_are_the_cause_of_what_else_is_wrong(fake_cupy, monkeypatch, breakage):
+def test_two_wheels_are_the_cause_of_other_faults(fake_cupy, monkeypatch, breakage):
     installed(monkeypatch, "cupy-cuda13x 14.2.0", "cupy-cuda12x 14.2.0")
     getattr(broken_cupy, breakage)(monkeypatch, fake_cupy)
     assert "several CuPy packages" in doctor().verdict
@@ -157,14 +160,14 @@ def test_two_wheels_are_the_cause_of_what_else_is_wrong(fake_cupy, monkeypatch, 
         backend.get("cuda")
 
 
-def test_two_wheels_are_not_blamed_for_the_driver(fake_cupy, monkeypatch):
+def test_two_wheels_are_not_the_cause_of_a_missing_driver(fake_cupy, monkeypatch):
     installed(monkeypatch, "cupy-cuda13x 14.2.0", "cupy-cuda12x 14.2.0")
     broken_cupy.no_driver(monkeypatch, fake_cupy)
     with pytest.raises(backend.DeviceError, match="no NVIDIA driver"):
         backend.get("cuda")
 
 
-def test_wheels_are_found_in_the_records_of_pip(monkeypatch, tmp_path):
+def test_wheels_are_found_in_the_metadata_of_pip(monkeypatch, tmp_path):
     monkeypatch.undo()
     broken_cupy.metadata(tmp_path, "cupy-cuda12x", "13.6.0")
     broken_cupy.metadata(tmp_path, "cupy-cuda13x", "14.2.0")
@@ -174,16 +177,16 @@ def test_wheels_are_found_in_the_records_of_pip(monkeypatch, tmp_path):
     found = installation.installed_cupy()
     assert found == ["cupy-cuda13x 14.2.0", "cupy-cuda12x 13.6.0"]
     assert installation.pip_reinstall(0) == f"python -m pip uninstall -y cupy-cuda13x cupy-cuda12x && {INSTALL_12}"
-    assert installation.pip_add_libraries() == INSTALL_13  # CUDA 13's libraries for the newer of the two
+    assert installation.pip_add_libraries() == INSTALL_13  # the libraries of the newer one, CUDA 13
 
 
-def test_the_remedy_fits_the_wheel(fake_cupy, monkeypatch):
+def test_the_remedy_matches_the_wheel(fake_cupy, monkeypatch):
     installed(monkeypatch, "cupy-cuda13x 14.2.0")
     broken_cupy.nvrtc(monkeypatch, fake_cupy)
     assert doctor().remedy == INSTALL_13
 
 
-def test_an_architecture_that_cuda_13_gave_up_needs_cuda_12(fake_cupy, monkeypatch):
+def test_an_architecture_that_cuda_13_dropped_needs_cuda_12(fake_cupy, monkeypatch):
     installed(monkeypatch, "cupy-cuda13x 14.2.0")
     broken_cupy.architecture(monkeypatch, fake_cupy)
     assert doctor().remedy == f"python -m pip uninstall -y cupy-cuda13x && {INSTALL_12}"
@@ -215,7 +218,7 @@ Original error:
         ),
     ],
 )
-def test_cupy_that_does_not_import(monkeypatch, tmp_path, cause, verdict):
+def test_a_cupy_that_cannot_be_imported(monkeypatch, tmp_path, cause, verdict):
     (tmp_path / "cupy").mkdir()
     (tmp_path / "cupy" / "__init__.py").write_text(f"raise ImportError({PAGE.format(cause)!r})")
     broken_cupy.path(monkeypatch, tmp_path)
@@ -228,7 +231,7 @@ def test_cupy_that_does_not_import(monkeypatch, tmp_path, cause, verdict):
 @pytest.mark.parametrize(
     "text", ["import nosuchmodule", "1 / 0", "import warnings; warnings.warn('two of me')", "ndarray = 1"]
 )
-def test_cupy_that_fails_in_any_other_way(monkeypatch, tmp_path, text):
+def test_a_cupy_that_fails_in_other_ways(monkeypatch, tmp_path, text):
     (tmp_path / "cupy").mkdir()
     (tmp_path / "cupy" / "__init__.py").write_text(text)
     broken_cupy.path(monkeypatch, tmp_path)
@@ -238,7 +241,7 @@ def test_cupy_that_fails_in_any_other_way(monkeypatch, tmp_path, text):
 
 
 @pytest.mark.parametrize("value", ["", "7", "-1"])
-def test_devices_hidden_by_the_environment(fake_cupy, monkeypatch, value):
+def test_gpus_hidden_by_the_environment(fake_cupy, monkeypatch, value):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     broken_cupy.no_device(monkeypatch, fake_cupy)
     report = doctor()
@@ -246,11 +249,11 @@ def test_devices_hidden_by_the_environment(fake_cupy, monkeypatch, value):
 
 
 @pytest.mark.parametrize("with_gpu", [True, False])
-def test_a_cache_folder_that_cannot_be_written(fake_cupy, monkeypatch, tmp_path, with_gpu):
+def test_a_cache_folder_without_write_permission(fake_cupy, monkeypatch, tmp_path, with_gpu):
     if not with_gpu:
         monkeypatch.setitem(sys.modules, "cupy", None)
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GPUNN_CACHE", str(tmp_path / "file" / "cache"))  # not even root can make it
+    monkeypatch.setenv("GPUNN_CACHE", str(tmp_path / "file" / "cache"))  # not even root can create it
     report = doctor()
     assert f"the cache folder {tmp_path / 'file' / 'cache'} cannot be written" in report.verdict
     assert report.remedy == "set GPUNN_CACHE to a folder that you may write" and not report.ok
@@ -258,18 +261,18 @@ def test_a_cache_folder_that_cannot_be_written(fake_cupy, monkeypatch, tmp_path,
     assert_readable(report)
 
 
-def test_the_setting_of_the_device_is_examined(fake_cupy, monkeypatch):
+def test_the_device_setting_is_checked(fake_cupy, monkeypatch):
     monkeypatch.setenv("GPUNN_DEVICE", "gpu")
     report = doctor()
     assert "GPUNN_DEVICE must be" in report.verdict and "unset GPUNN_DEVICE" in report.remedy and not report.ok
     assert_readable(report)
     monkeypatch.setenv("GPUNN_DEVICE", "cpu")
     report = doctor()
-    assert report.ok and report.verdict == "all is well; gpunn uses the CPU"
+    assert report.ok and report.verdict == "everything works; gpunn uses the CPU"
     assert check(report, "device").detail == "cpu: asked for by GPUNN_DEVICE=cpu"
 
 
-def test_a_gpu_demanded_by_the_environment_and_broken(fake_cupy, monkeypatch):
+def test_a_broken_gpu_requested_by_the_environment(fake_cupy, monkeypatch):
     monkeypatch.setenv("GPUNN_DEVICE", "cuda")
     broken_cupy.nvrtc(monkeypatch, fake_cupy)
     report = doctor()
@@ -278,14 +281,14 @@ def test_a_gpu_demanded_by_the_environment_and_broken(fake_cupy, monkeypatch):
     assert_readable(report)
 
 
-def test_the_bodies_of_the_cpu_kernels_are_named(monkeypatch):
+def test_the_implementation_of_the_cpu_kernels_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setenv("GPUNN_COMPILE", "0")
     seen = check(doctor(), "CPU kernels")
     assert seen.ok is None and seen.detail == "numpy: GPUNN_COMPILE=0"
 
 
-def test_the_doctor_survives_anything(fake_cupy, monkeypatch):
+def test_doctor_never_raises(fake_cupy, monkeypatch):
     def collapse(*_, **__):
         raise RuntimeError("collapsed\nin two lines")
 
@@ -299,7 +302,7 @@ def test_the_doctor_survives_anything(fake_cupy, monkeypatch):
     assert_readable(report)
 
 
-def test_the_doctor_warns_of_nothing_and_leaves_the_warning_to_the_choice(fake_cupy, monkeypatch):
+def test_doctor_issues_no_warning_and_leaves_it_to_the_selection(fake_cupy, monkeypatch):
     broken_cupy.no_driver(monkeypatch, fake_cupy)
     doctor()  # warnings are errors here
     with pytest.warns(backend.DeviceFallbackWarning):
@@ -307,7 +310,7 @@ def test_the_doctor_warns_of_nothing_and_leaves_the_warning_to_the_choice(fake_c
 
 
 def test_with_the_real_cupy_and_no_driver():
-    """Where CuPy is installed and no driver is, the real exceptions lead to the same verdict."""
+    """With CuPy and without a driver the real exceptions lead to the same verdict."""
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     if cupy.cuda.runtime.driverGetVersion() != 0:
         pytest.skip("this machine has a driver")
@@ -317,12 +320,12 @@ def test_with_the_real_cupy_and_no_driver():
 
 
 @pytest.mark.gpu
-def test_a_real_gpu_is_well():
+def test_a_real_gpu_is_ok():
     report = doctor()
-    assert report.ok and report.verdict == "all is well; gpunn uses cuda:0", str(report)
+    assert report.ok and report.verdict == "everything works; gpunn uses cuda:0", str(report)
 
 
-def test_the_doctor_says_how_steps_run(monkeypatch):
+def test_doctor_reports_how_steps_run(monkeypatch):
     from gpunn.backend import diagnosis
 
     steps = lambda: next(c for c in doctor().checks if c.name == "CPU steps")  # noqa: E731
@@ -330,8 +333,8 @@ def test_the_doctor_says_how_steps_run(monkeypatch):
     monkeypatch.setattr(diagnosis.blas, "thread_count", lambda: 3)
     monkeypatch.setattr(diagnosis.native, "executor_library", lambda: object())
     assert steps().ok is True
-    assert steps().detail.endswith("on 3 threads at most; products by cblas_sgemm, small ones in registers")
+    assert steps().detail.endswith("at most 3 threads; large products by cblas_sgemm, small ones by gpunn's own code")
     monkeypatch.setattr(diagnosis.blas, "find_gemm", lambda dtype: None)
-    assert (steps().ok, steps().detail[:31]) == (None, "back to Python for each product")
+    assert (steps().ok, steps().detail[:31]) == (None, "return to Python for each produ")
     monkeypatch.setattr(diagnosis.native, "executor_library", lambda: None)
-    assert (steps().ok, steps().detail[:19]) == (None, "launched one by one")
+    assert (steps().ok, steps().detail[:19]) == (None, "run from Python, be")

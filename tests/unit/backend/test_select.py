@@ -1,4 +1,4 @@
-"""The choice of a device: which one is taken, and what is said where it is not the one hoped for."""
+"""The choice of a device, and the warning or error if a GPU cannot be used."""
 
 import copy
 import os
@@ -13,13 +13,13 @@ from helpers import ROOT, broken_cupy, internals
 from helpers.messages import naming
 
 from gpunn import backend
-from gpunn.backend import DeviceError, DeviceFallbackWarning, devices, get
+from gpunn.backend import DeviceError, DeviceFallbackWarning, get, select
 from gpunn.backend.cuda import installation
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    """No device chosen yet, and none asked for through the environment."""
+    """No device selected yet, and none requested by the environment."""
     internals.reset_device_choice(monkeypatch)
     monkeypatch.delenv("GPUNN_DEVICE", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -30,41 +30,41 @@ def without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
 
 
-def test_the_cpu_by_name_is_numpy():
-    taken = get("cpu")
-    assert taken.device == "cpu" and taken.xp is np and taken.reason == "asked for"
+def test_the_cpu_computes_with_numpy():
+    chosen = get("cpu")
+    assert chosen.device == "cpu" and chosen.xp is np and chosen.reason == "asked for"
 
 
-def test_auto_without_cupy_takes_the_cpu_and_says_nothing(without_cupy):
-    taken = get("auto")  # warnings are errors here
-    assert taken.device == "cpu" and "CuPy is not installed" in taken.reason
+def test_auto_without_cupy_selects_the_cpu_without_a_warning(without_cupy):
+    chosen = get("auto")  # warnings are errors here
+    assert chosen.device == "cpu" and "CuPy is not installed" in chosen.reason
 
 
 def test_cuda_without_cupy_raises_with_reason_and_remedy(without_cupy, monkeypatch):
-    monkeypatch.setattr(devices, "system_driver", lambda: 13010)
+    monkeypatch.setattr(select, "system_driver", lambda: 13010)
     with pytest.raises(DeviceError, match=naming("'cuda'", "CuPy", "gpunn[cuda13-ctk]")):
         get("cuda")
 
 
-def test_auto_takes_a_gpu_that_ran_a_kernel_and_a_product(fake_cupy):
-    taken = get()
-    assert taken.device == "cuda:0" and taken.xp is fake_cupy and "Simulated GPU" in taken.reason
+def test_auto_selects_a_gpu_that_ran_a_kernel_and_a_product(fake_cupy):
+    chosen = get()
+    assert chosen.device == "cuda:0" and chosen.xp is fake_cupy and "Simulated GPU" in chosen.reason
     assert "probe" in internals.kernels_run(fake_cupy) and "matmul" in fake_cupy.state.calls
 
 
 @pytest.mark.parametrize("breakage", ["wrong_kernel", "wrong_product", "no_driver", "nvrtc", "cublas", "memory"])
-def test_auto_falls_back_and_says_why_once(fake_cupy, monkeypatch, breakage):
+def test_auto_falls_back_with_one_warning(fake_cupy, monkeypatch, breakage):
     getattr(broken_cupy, breakage)(monkeypatch, fake_cupy)
     with pytest.warns(DeviceFallbackWarning, match="gpunn uses the CPU: .*Remedy: ") as seen:
-        taken = get("auto")
-    assert taken.device == "cpu"
+        chosen = get("auto")
+    assert chosen.device == "cpu"
     assert len(seen) == 1 and seen[0].filename == __file__
-    assert taken.reason in str(seen[0].message)
-    assert get("auto") is taken  # and no second warning, which would be an error here
+    assert chosen.reason in str(seen[0].message)
+    assert get("auto") is chosen  # a second warning would be an error here
 
 
 @pytest.mark.parametrize("breakage", ["wrong_kernel", "wrong_product", "no_driver", "nvrtc", "cublas", "memory"])
-def test_cuda_raises_what_auto_would_say(fake_cupy, monkeypatch, breakage):
+def test_cuda_raises_the_text_of_the_warning(fake_cupy, monkeypatch, breakage):
     getattr(broken_cupy, breakage)(monkeypatch, fake_cupy)
     with pytest.raises(DeviceError) as refused:
         get("cuda")
@@ -73,7 +73,7 @@ def test_cuda_raises_what_auto_would_say(fake_cupy, monkeypatch, breakage):
     assert str(seen[0].message).partition("CPU: ")[2] == str(refused.value).partition("but ")[2]
 
 
-def test_the_warning_is_shown_once_though_it_was_made_an_error(fake_cupy, monkeypatch):
+def test_the_warning_is_issued_once_even_as_an_error(fake_cupy, monkeypatch):
     broken_cupy.no_driver(monkeypatch, fake_cupy)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -82,7 +82,7 @@ def test_the_warning_is_shown_once_though_it_was_made_an_error(fake_cupy, monkey
         assert get("auto").device == "cpu"
 
 
-def test_a_device_that_recovers_is_believed_when_asked_for_again(fake_cupy, monkeypatch):
+def test_a_device_that_recovers_is_probed_again(fake_cupy, monkeypatch):
     with monkeypatch.context() as patch:
         broken_cupy.memory(patch, fake_cupy)
         with pytest.raises(DeviceError, match="out of memory"):
@@ -90,7 +90,7 @@ def test_a_device_that_recovers_is_believed_when_asked_for_again(fake_cupy, monk
     assert get("cuda").device == "cuda:0"
 
 
-def test_a_number_chooses_among_several(monkeypatch):
+def test_a_number_selects_one_of_several_gpus(monkeypatch):
     from helpers import fake_cupy
 
     fake_cupy.install(monkeypatch, devices=2)
@@ -100,12 +100,12 @@ def test_a_number_chooses_among_several(monkeypatch):
         get("cuda:7")
 
 
-def test_a_number_beyond_the_only_device_says_how_many_there_are(fake_cupy):
+def test_an_index_out_of_range_reports_the_number_of_gpus(fake_cupy):
     with pytest.raises(DeviceError, match=r"no cuda:7: 1 device is visible \(cuda:0\)\. Remedy: .*cuda:0"):
         get("cuda:7")
 
 
-def test_the_environment_overrides_auto_and_nothing_else(fake_cupy, monkeypatch):
+def test_the_environment_overrides_only_auto(fake_cupy, monkeypatch):
     monkeypatch.setenv("GPUNN_DEVICE", "cpu")
     assert get("auto").device == "cpu" and "GPUNN_DEVICE=cpu" in get("auto").reason
     assert get("cuda").device == "cuda:0"
@@ -116,7 +116,7 @@ def test_the_environment_overrides_auto_and_nothing_else(fake_cupy, monkeypatch)
         assert get("auto").device == "cuda:0"
 
 
-def test_a_gpu_asked_for_by_the_environment_is_not_replaced_by_the_cpu(without_cupy, monkeypatch):
+def test_a_gpu_requested_by_the_environment_has_no_fallback(without_cupy, monkeypatch):
     monkeypatch.setenv("GPUNN_DEVICE", "cuda")
     with pytest.raises(DeviceError, match="GPUNN_DEVICE=cuda"):
         get("auto")
@@ -125,7 +125,7 @@ def test_a_gpu_asked_for_by_the_environment_is_not_replaced_by_the_cpu(without_c
 @pytest.mark.parametrize(
     "wrong", ["gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:01", "cuda:1 ", "", "cpu:0", "cuda:²"]
 )
-def test_other_words_are_refused_with_the_accepted_ones(wrong, monkeypatch):
+def test_unknown_names_are_refused_with_the_accepted_ones(wrong, monkeypatch):
     with pytest.raises(ValueError, match=r'^device must be "auto", "cpu", "cuda" or "cuda:N"') as refused:
         get(wrong)
     assert repr(wrong) in str(refused.value)
@@ -136,37 +136,37 @@ def test_other_words_are_refused_with_the_accepted_ones(wrong, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [None, 0, True, b"cpu", ["cpu"]])
-def test_other_types_are_refused_with_the_accepted_words(wrong):
+def test_other_types_are_refused_with_the_accepted_names(wrong):
     with pytest.raises(TypeError, match='must be "auto", "cpu", "cuda" or "cuda:N"'):
         get(wrong)
 
 
-def test_a_backend_passes_through(fake_cupy):
-    for taken in (get("cpu"), get("cuda")):
-        assert get(taken) is taken
+def test_a_backend_is_returned_unchanged(fake_cupy):
+    for chosen in (get("cpu"), get("cuda")):
+        assert get(chosen) is chosen
 
 
-def test_a_device_has_one_backend(fake_cupy):
+def test_each_device_has_one_backend(fake_cupy):
     assert get("cuda") is get("cuda:0") is get("auto")
     assert get("cpu") is get("cpu")
     assert get("cpu") != get("cuda") and len({get("cpu"), get("cuda"), get("auto")}) == 2
 
 
 def test_backends_survive_pickle_and_deepcopy(fake_cupy):
-    for taken in (get("cpu"), get("cuda")):
-        assert pickle.loads(pickle.dumps(taken)) is taken
-        assert copy.deepcopy(taken) is taken
+    for chosen in (get("cpu"), get("cuda")):
+        assert pickle.loads(pickle.dumps(chosen)) is chosen
+        assert copy.deepcopy(chosen) is chosen
 
 
-def test_an_empty_folder_named_cupy_is_no_installation(monkeypatch, tmp_path):
+def test_an_empty_folder_named_cupy_is_not_an_installation(monkeypatch, tmp_path):
     (tmp_path / "cupy").mkdir()
     broken_cupy.path(monkeypatch, tmp_path)
-    assert get("auto").device == "cpu"  # silent: somebody who uninstalled CuPy expects the CPU
+    assert get("auto").device == "cpu"  # no warning: after an uninstall of CuPy a user expects the CPU
     with pytest.raises(DeviceError, match="empty folder"):
         get("cuda")
 
 
-def test_an_empty_folder_that_pip_takes_for_cupy_is_said(monkeypatch, tmp_path):
+def test_an_empty_folder_of_an_installed_cupy_is_reported(monkeypatch, tmp_path):
     (tmp_path / "cupy").mkdir()
     broken_cupy.metadata(tmp_path, "cupy-cuda13x")
     broken_cupy.path(monkeypatch, tmp_path)
@@ -174,7 +174,7 @@ def test_an_empty_folder_that_pip_takes_for_cupy_is_said(monkeypatch, tmp_path):
         assert get("auto").device == "cpu"
 
 
-def test_importing_and_asking_for_the_cpu_leaves_cupy_alone(tmp_path):
+def test_importing_and_selecting_the_cpu_do_not_import_cupy(tmp_path):
     (tmp_path / "cupy.py").write_text("raise SystemExit('cupy was imported')")
     program = (
         "import sys, gpunn.backend as b; b.get('cpu'); b.to_host([1]); assert 'cupy' not in sys.modules; b.get('cuda')"
@@ -187,7 +187,7 @@ def test_importing_and_asking_for_the_cpu_leaves_cupy_alone(tmp_path):
         text=True,
         check=False,
     )
-    assert done.stderr.strip() == "cupy was imported"  # by the last call, and by no earlier one
+    assert done.stderr.strip() == "cupy was imported"  # by the last call only
 
 
 def test_the_public_names_are_importable_from_gpunn():
@@ -196,5 +196,5 @@ def test_the_public_names_are_importable_from_gpunn():
     assert gpunn.doctor is backend.doctor and gpunn.DeviceError is DeviceError
 
 
-def test_versions_of_cuda_are_spelt_with_a_dot():
+def test_versions_of_cuda_are_formatted_with_a_dot():
     assert [installation.format_version(v) for v in (11040, 12090, 13000)] == ["11.4", "12.9", "13.0"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.messages import naming
 
-from gpunn.backend import DeviceError, get
+from gpunn.backend import DeviceError, get, local_device
 from gpunn.backend.cuda.nccl import Nccl
 
 
@@ -114,14 +114,14 @@ def test_without_nccl_the_remedy_is_named(rank, module, cupy, monkeypatch):
 def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
     fake_cupy.state.devices = 2
     backend = get("cuda")
-    assert [backend.local_device(processes(k, 2, k)).device for k in range(2)] == ["cuda:0", "cuda:1"]
+    assert [local_device(backend, processes(k, 2, k)).device for k in range(2)] == ["cuda:0", "cuda:1"]
     with pytest.raises(DeviceError, match=naming("process 5", 3, 2)):
-        backend.local_device(processes(5, 6, 2))
+        local_device(backend, processes(5, 6, 2))
 
 
 def test_a_cpu_serves_all_processes():
     backend, us = get("cpu"), processes()
-    assert backend.local_device(us) is backend and backend.all_reducer(us) is us
+    assert local_device(backend, us) is backend and backend.all_reducer(us) is us
 
 
 @pytest.mark.parametrize("bucket", [None, 100])

@@ -1,0 +1,264 @@
+"""The interface of a backend: allocation, transfer, matrix products and the execution of recorded launches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+
+from .arrays import to_host
+from .concurrency import EpochCoroutine, run_round_robin
+from .cuda.bfloat16 import Operands
+from .epoch_runner import BufferRebinder, EpochRunner, Section
+from .matmul import AffineLaunch
+
+Launch = Callable[[], Any]
+OnFallback = Callable[[str], Any]
+
+
+class ProcessGroup(Protocol):
+    """Processes that sum arrays: their ranks, an all-gather of Python objects, and the all-reduce of host arrays."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    def allgather(self, where: str, value: Any) -> list[Any]: ...
+
+    def bind_async_all_reduce(self, arrays: Sequence[Any], *, blocking: bool) -> tuple[list[Launch], list[Launch]]: ...
+
+
+class AllReducer(Protocol):
+    """An all-reduce of arrays of one device."""
+
+    def bind_async_all_reduce(self, arrays: Sequence[Any], *, blocking: bool) -> tuple[list[Launch], list[Launch]]: ...
+
+
+class TransferBuffer:
+    """An array of the device, and the host array from which it is filled. On a CPU both are the same array.
+
+    The host writes to `host` between `wait_reusable` and `copy_async`. The device may read `device` between
+    `wait_on_stream` and `mark_consumed`.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.host: np.ndarray = array
+        self.device: Any = array
+
+    def wait_reusable(self) -> None:
+        """Block until the last copy has read `host`."""
+
+    def copy_async(self, count: int) -> None:
+        """Start to copy the first `count` rows of `host` to `device`, after the work before `mark_consumed`."""
+
+    def wait_on_stream(self) -> None:
+        """Make work that is submitted from now on wait for the last copy."""
+
+    def mark_consumed(self) -> None:
+        """Declare that all work on the last copy has been submitted."""
+
+
+class Backend:
+    """A device and its array library. Created by `get`; backends of one device are equal.
+
+    Attributes
+    ----------
+    device : str
+        "cpu" or "cuda:N".
+    xp : module
+        numpy or cupy.
+    reason : str
+        The reason for the choice of this device, in one line.
+    """
+
+    device: str
+    xp: Any
+    reason: str
+
+    # --- arrays ---
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
+        """An uninitialized array on the device. MemoryError gives the bytes needed, the bytes free and the remedy."""
+        with self.activate():
+            return self.xp.empty(shape, dtype=dtype)
+
+    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
+        """An array of zeros on the device. Raises MemoryError like `empty`."""
+        with self.activate():
+            return self.xp.zeros(shape, dtype=dtype)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Any:
+        """Convert `x`, on the host or a device, to an array of this device. An array that is one already is not
+        copied."""
+        raise NotImplementedError
+
+    def to_host(self, x: Any) -> np.ndarray:
+        """`x` as a NumPy array, after the work that computes it has finished."""
+        return to_host(x)
+
+    def transfer_buffers(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[TransferBuffer]:
+        """One buffer per (shape, dtype) that the host fills while the device computes."""
+        return [TransferBuffer(np.empty(shape, dtype)) for shape, dtype in like]
+
+    def fits_in_memory(self, size: int) -> bool:
+        """True if `size` bytes fit in the device's free memory, with enough left to compute with them."""
+        return True
+
+    def release_memory(self) -> None:
+        """Return cached memory that the array library does not use to the device."""
+
+    # --- the device ---
+
+    def synchronize(self) -> None:
+        """Block until the device has finished all submitted work."""
+
+    def activate(self) -> AbstractContextManager[Any]:
+        """A context in which allocations and launches use this device, and MemoryErrors contain the remedy."""
+        return contextlib.nullcontext()
+
+    def max_concurrent_fits(self) -> int:
+        """The number of small fits, one thread each, that run concurrently; 1 if each fit uses the whole device."""
+        return 1
+
+    def single_threaded(self) -> AbstractContextManager[Any]:
+        """A context in which recorded steps use one host thread, so that several fits can run concurrently."""
+        return contextlib.nullcontext()
+
+    def all_reducer(self, group: ProcessGroup) -> AllReducer:
+        """The all-reduce of this device's arrays over a process group. Called by all its processes."""
+        return group
+
+    # --- matrix products ---
+
+    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
+        """Bind out = a b on fixed buffers. See `gpunn.backend.matmul.bind_xp_matmul` for shapes and errors."""
+        raise NotImplementedError
+
+    def bind_affine(
+        self,
+        a: Any,
+        W: Any,
+        b: Any,
+        z: Any,
+        out: Any,
+        activation: str,
+        *,
+        nan_checked: bool = False,
+        save_aux: bool = False,
+        precision: str | None = None,
+    ) -> AffineLaunch | None:
+        """Bind z = a W + b (E1) as one launch, with out = f(z) (E2) fused where this device supports it.
+
+        Parameters
+        ----------
+        a, W, b : array
+            Operands, in what `operands` returned for them.
+        z, out : array
+            Results. They may be one buffer; z need not be written then.
+        activation : str
+            The name of f.
+        nan_checked : bool
+            The result is checked for non-finite values, so NaN need not pass through f.
+        save_aux : bool
+            Save what `bind_dgrad` needs to apply f′.
+        precision : str or None
+            "tf32", "bf16", or None for the operands' dtype.
+
+        Returns
+        -------
+        AffineLaunch or None
+            None if product and sum are two launches on this device.
+        """
+        return None
+
+    def bind_dgrad(
+        self, delta: Any, W_T: Any, out: Any, activation: str, aux: Any, sums: Any = None, precision: str | None = None
+    ) -> Launch | None:
+        """Bind out = f′(z) ⊙ (δ Wᵀ) (E5) as one launch, with its column sums (E7) if `sums` is given. `aux` is what
+        `bind_affine` saved. None if this device does not fuse them."""
+        return None
+
+    def bind_wgrad_with_bias_grad(
+        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
+    ) -> Launch | None:
+        """Bind out = a b (E6) and the column sums of b (E7) as one launch. None if this device does not fuse them."""
+        return None
+
+    def lower_precision_error(self, *, explicit: bool) -> str:
+        """The reason why products in TF32 or bfloat16 are impossible on this device, with the remedy; "" if they are
+        possible. `explicit` is false for a network that was moved here with its precision, which a CPU ignores."""
+        raise NotImplementedError
+
+    def operand_rounding(self, precision: str | None) -> float:
+        """The unit roundoff of the operands of a product on this device."""
+        return 0.0
+
+    def operands(self, precision: str | None) -> Operands:
+        """The operands that products in this precision read; see `gpunn.backend.cuda.bfloat16`."""
+        return Operands()
+
+    def allocate_workspace(self, stream: Any) -> Any:
+        """Allocate the workspace of a stream before it captures. The caller keeps it as long as the captured graph."""
+        return None
+
+    # --- execution of recorded launches ---
+
+    def compile(
+        self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
+    ) -> list[Launch]:
+        """Combine launches into as few as this device supports, in the same order.
+
+        Parameters
+        ----------
+        launches : sequence of callables
+        flush : bool
+            Subnormal numbers may be flushed to 0.
+        on_fallback : callable or None
+            Called later, with the reason, if the launches run one by one after all.
+
+        Returns
+        -------
+        list of callables
+            One that has `repeat` can run step after step without a return to Python.
+        """
+        return list(launches)
+
+    def epoch_runner(self, sections: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
+        """Build a runner of whole epochs.
+
+        Each section of an epoch is (launches, repetitions); `state` is the state array that they write. `flush` as in
+        `compile`.
+        """
+        return EpochRunner(sections, state)
+
+    def make_rebindable(self, runner: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
+        """A rebinder that exchanges these arrays in compiled epochs for others. None if they cannot be exchanged."""
+        return None
+
+    def bind_blocks(self, launches: Sequence[Launch], block_arrays: Sequence[Any]) -> Any:
+        """Compile launches that run once per block of larger arrays, which replace `block_arrays`. None if this device
+        cannot."""
+        return None
+
+    def run_concurrently(
+        self, coroutines: Sequence[EpochCoroutine], seconds: float, poll_interrupt: Callable[[], None]
+    ) -> None:
+        """Run training coroutines until they finish. Each yields an epoch runner and resumes when it has finished.
+
+        `poll_interrupt` is called every `seconds`. What it raises, KeyboardInterrupt for example, ends all of them.
+        """
+        run_round_robin(coroutines, seconds, poll_interrupt)
+
+    # --- identity ---
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Backend) and other.device == self.device
+
+    def __hash__(self) -> int:
+        return hash(self.device)
+
+    def __repr__(self) -> str:
+        return f"<Backend {self.device}: {self.reason}>"

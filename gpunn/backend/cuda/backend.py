@@ -1,0 +1,189 @@
+"""The CUDA backend: CuPy arrays on one GPU, cuBLASLt and CUDA graphs."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..arrays import is_device_array, to_host
+from ..base import AllReducer, Backend, Launch, OnFallback, ProcessGroup, TransferBuffer
+from ..concurrency import EpochCoroutine, run_round_robin
+from ..errors import DeviceError
+from ..matmul import AffineLaunch
+from .bfloat16 import UNIT_ROUNDOFF, Bfloat16Operands, Operands
+from .errors import forked
+from .graph import build_graphs
+from .matmul import GpuMatmul
+from .memory import is_out_of_memory, out_of_memory
+from .multi_network import EpochCombiner
+from .nccl import Nccl
+from .pinned import PinnedBuffer
+
+MEMORY_FRACTION = 0.75  # of the free memory that a data set may take; the rest is for intermediate results
+
+
+def from_cuda_interface(x: Any) -> Any:
+    """A CuPy array that shares the memory of another library's GPU array (`__cuda_array_interface__`)."""
+    import cupy
+
+    return cupy.asarray(x)
+
+
+class CUDABackend(Backend):
+    """CuPy on one GPU."""
+
+    def __init__(self, cupy: Any, index: int, reason: str) -> None:
+        self.xp = cupy
+        self.index = index
+        self.reason = reason
+        self.device = f"cuda:{index}"
+        self.process = os.getpid()
+        self.gpu_matmul = GpuMatmul(cupy, self.device)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Any:
+        with self.activate():
+            if not is_device_array(x):
+                # cast on the host: float64 that becomes float32 is half the bytes to copy
+                x = np.asarray(x, dtype=dtype)
+            elif x.device.id != self.index:
+                # CuPy's asarray leaves an array on its GPU; copy moves it to the current one
+                x = x.copy()
+            return self.xp.asarray(x, dtype=dtype)
+
+    def to_host(self, x: Any) -> np.ndarray:
+        self._check_process()
+        return to_host(x)
+
+    def transfer_buffers(self, like: Sequence[tuple[tuple[int, ...], Any]]) -> list[TransferBuffer]:
+        with self.activate():
+            stream = self.xp.cuda.Stream(non_blocking=True)
+            return [PinnedBuffer(self.xp, shape, dtype, stream) for shape, dtype in like]
+
+    def fits_in_memory(self, size: int) -> bool:
+        with self.activate():
+            free = self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes()
+        return bool(size <= MEMORY_FRACTION * free)
+
+    def release_memory(self) -> None:
+        with self.activate():
+            self.xp.get_default_memory_pool().free_all_blocks()
+            self.xp.get_default_pinned_memory_pool().free_all_blocks()
+
+    def synchronize(self) -> None:
+        with self.activate():
+            self.xp.cuda.runtime.deviceSynchronize()
+
+    def activate(self) -> AbstractContextManager[Any]:
+        self._check_process()
+        return _DeviceContext(self)
+
+    def _check_process(self) -> None:
+        """Raise DeviceError in a process that was forked from the one that used the GPU."""
+        if os.getpid() != self.process:
+            raise DeviceError(f"{self.device} cannot be used: {forked()}")
+
+    def device_count(self) -> int:
+        """The number of GPUs that this process sees."""
+        return int(self.xp.cuda.runtime.getDeviceCount())
+
+    def all_reducer(self, group: ProcessGroup) -> AllReducer:
+        with self.activate():
+            return Nccl(self.xp, group)
+
+    def bind_matmul(self, a: Any, b: Any, out: Any, precision: str | None = None) -> Launch:
+        with self.activate():
+            return self.gpu_matmul.bind(a, b, out, precision)
+
+    def bind_affine(
+        self,
+        a: Any,
+        W: Any,
+        b: Any,
+        z: Any,
+        out: Any,
+        activation: str,
+        *,
+        nan_checked: bool = False,
+        save_aux: bool = False,
+        precision: str | None = None,
+    ) -> AffineLaunch | None:
+        bind = functools.partial(self.gpu_matmul.bind_with_epilogue, a, W, precision=precision, bias=b)
+        with self.activate():
+            # cuBLASLt's ReLU maps NaN to 0, so it is fused only where the result is checked
+            if activation == "relu" and z is out and nan_checked:
+                mask = self.gpu_matmul.new_mask(*out.shape) if save_aux else None
+                if mask is not None and (launch := bind(out, epilogue="relu_mask", aux=mask)):  # mutate: E2 cublaslt
+                    return AffineLaunch(launch, "a", mask)
+                if launch := bind(out, epilogue="relu"):
+                    return AffineLaunch(launch, "a")
+            # the accuracy of cuBLASLt's tanh is undocumented, so GELU is fused only in a lower precision
+            if activation == "gelu" and z is not out and precision and (launch := bind(out, epilogue="gelu_z", aux=z)):
+                return AffineLaunch(launch, "a", z)
+            launch = bind(z, epilogue="bias")
+            return None if launch is None else AffineLaunch(launch, "z")
+
+    def bind_dgrad(
+        self, delta: Any, W_T: Any, out: Any, activation: str, aux: Any, sums: Any = None, precision: str | None = None
+    ) -> Launch | None:
+        epilogue = f"d{activation}" if sums is None else f"d{activation}_sums"
+        with self.activate():
+            return self.gpu_matmul.bind_with_epilogue(delta, W_T, out, precision, epilogue, sums, aux)
+
+    def bind_wgrad_with_bias_grad(
+        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
+    ) -> Launch | None:
+        with self.activate():
+            return self.gpu_matmul.bind_with_epilogue(a, b, out, precision, "sums", sums)
+
+    def lower_precision_error(self, *, explicit: bool) -> str:
+        with self.activate():
+            return self.gpu_matmul.lower_precision_error(self.xp.cuda.Device(self.index).compute_capability)
+
+    def operand_rounding(self, precision: str | None) -> float:
+        return UNIT_ROUNDOFF.get(precision or "", 0.0)
+
+    def operands(self, precision: str | None) -> Operands:
+        return Bfloat16Operands(self) if precision == "bf16" else Operands()
+
+    def allocate_workspace(self, stream: Any) -> Any:
+        with self.activate():
+            return self.gpu_matmul.allocate_workspace(stream)
+
+    def compile(
+        self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
+    ) -> list[Launch]:
+        # `flush` changes nothing: CuPy compiles kernels with subnormal numbers flushed to 0
+        return build_graphs(self, launches, on_fallback)
+
+    def run_concurrently(
+        self, coroutines: Sequence[EpochCoroutine], seconds: float, poll_interrupt: Callable[[], None]
+    ) -> None:
+        run_round_robin(coroutines, seconds, poll_interrupt, EpochCombiner(self))
+
+
+class _DeviceContext:
+    """`cupy.cuda.Device` as a context that adds a remedy to errors of exhausted memory."""
+
+    def __init__(self, backend: CUDABackend) -> None:
+        self.backend = backend
+        self.context = backend.xp.cuda.Device(backend.index)
+
+    def __enter__(self) -> None:
+        self.context.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        xp = self.backend.xp
+        fault = None
+        if error is not None and is_out_of_memory(error, xp):
+            fault = out_of_memory(error, xp, self.backend.device)
+        self.context.__exit__(kind, error, trace)
+        if fault is not None:
+            raise MemoryError(str(fault)) from error
