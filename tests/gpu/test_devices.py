@@ -1,6 +1,6 @@
-"""The same run on a CPU and on a GPU, and simulated: on the fake CuPy, which runs the GPU's kernel strings on a CPU.
+"""The same run on a CPU and on a GPU, and simulated: on the fake CuPy, which runs the GPU's kernel sources on a CPU.
 
-What passes on the fake is called simulated, never a GPU result.
+What passes on the fake is simulated, never a GPU result.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from gpunn.backend import to_host
 
 @pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cuda(request):
-    """CuPy: the fake one, and the real one where there is a GPU."""
+    """CuPy: the fake one, and the real one on a machine with a GPU."""
     if request.param == "simulated":
         return request.getfixturevalue("fake_cupy")
     import cupy
@@ -50,7 +50,7 @@ def _data(rows=37):
 
 
 @pytest.mark.slow
-def test_the_same_fit_on_both_devices(cuda):
+def test_fits_on_both_devices_agree(cuda):
     X, y, w = _data()
     histories, weights, predictions = [], [], []
     for device in ("cpu", "cuda"):
@@ -68,8 +68,8 @@ def test_the_same_fit_on_both_devices(cuda):
     np.testing.assert_allclose(predictions[1], predictions[0], rtol=1e-9)
 
 
-def test_a_step_on_the_device_only_launches(fake_cupy):
-    """Nothing is read back, copied over or allocated in a step: what capture forbids."""
+def test_a_step_on_a_gpu_only_launches(fake_cupy):
+    """A step reads nothing back, copies nothing and allocates nothing, all of which a capture forbids."""
 
     X, y, _ = _data(16)
     net = _net("cuda", "float32")
@@ -86,7 +86,7 @@ def test_a_step_on_the_device_only_launches(fake_cupy):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "RMSprop", "Adagrad", "Adam", "AdamW"])
-def test_every_rule_takes_the_same_steps(cuda, name, dtype):
+def test_all_optimizers_agree(cuda, name, dtype):
     X, y, _ = _data(12)
     results = []
     for device in ("cpu", "cuda"):
@@ -97,7 +97,7 @@ def test_every_rule_takes_the_same_steps(cuda, name, dtype):
     np.testing.assert_allclose(results[1], results[0], rtol=1e-12 if dtype == "float64" else 1e-5)
 
 
-def test_arrays_come_back_as_the_kind_that_went_in(cuda):
+def test_predictions_have_the_array_type_of_the_input(cuda):
     cupy = cuda
     X, y, _ = _data()
     net = _net("cuda", "float32")
@@ -124,7 +124,7 @@ def test_moving_a_network_keeps_its_state(cuda):
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["adam", "adagrad"])
 def test_a_network_on_the_second_gpu_while_the_first_is_current(rule, monkeypatch):
-    """CuPy launches on the current one, and takes no array of another: simulated, so does the fake."""
+    """CuPy launches on the current GPU and refuses arrays of another one. The fake does the same."""
     from helpers import fake_cupy
 
     cupy = fake_cupy.install(monkeypatch, devices=2)
@@ -150,7 +150,7 @@ def test_a_network_on_the_second_gpu_while_the_first_is_current(rule, monkeypatc
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-def test_folds_and_logits_on_the_second_gpu(monkeypatch):
+def test_folds_and_probabilities_on_the_second_gpu(monkeypatch):
     from helpers import fake_cupy
 
     cupy = fake_cupy.install(monkeypatch, devices=2)
@@ -172,7 +172,7 @@ def test_folds_and_logits_on_the_second_gpu(monkeypatch):
         np.testing.assert_allclose(other, found[0], rtol=1e-12)
 
 
-def test_trace_and_gradients_on_the_device(cuda):
+def test_trace_and_gradients_agree(cuda):
     X, y, w = _data(9)
     found = []
     for device in ("cpu", "cuda"):
@@ -183,7 +183,7 @@ def test_trace_and_gradients_on_the_device(cuda):
         np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-13)
 
 
-def test_dropout_masks_are_the_same_bits(cuda):
+def test_dropout_masks_have_the_same_bits(cuda):
     X, _, _ = _data(33)
     masks = []
     for device in ("cpu", "cuda"):
@@ -194,7 +194,7 @@ def test_dropout_masks_are_the_same_bits(cuda):
     assert 0 < (masks[0] == 0).mean() < 1
 
 
-def test_initial_weights_and_shuffles_are_the_same_bits(cuda):
+def test_initial_weights_and_shuffles_have_the_same_bits(cuda):
     seen = {}
 
     def loss(y, a):
@@ -213,7 +213,7 @@ def test_initial_weights_and_shuffles_are_the_same_bits(cuda):
     np.testing.assert_array_equal(np.concatenate(seen["cpu"]), np.concatenate(seen["cuda"]))
 
 
-def test_divergence_on_the_device_keeps_the_last_finite_weights(cuda):
+def test_divergence_keeps_the_last_finite_weights(cuda):
     nets = []
     for device in ("cpu", "cuda"):
         net = gpunn.Sequential([gpunn.Dense(1, kernel_initializer="ones")], input_shape=1, seed=0, dtype="float64")
@@ -228,11 +228,11 @@ def test_divergence_on_the_device_keeps_the_last_finite_weights(cuda):
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_a_derivative_and_its_column_sums_are_one_pass_over_the_batch(fake_cupy, activation):
-    """δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ of a hidden layer (E5, E7): no launch reads δ for its sums alone, where the
-    activation is not a user's own."""
+def test_a_derivative_and_its_column_sums_are_one_pass(fake_cupy, activation):
+    """δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ of a hidden layer (E5, E7): no launch reads δ only for its sums, unless a user
+    defined the activation."""
 
-    class Own(type(gpunn.activations.get(activation))):
+    class UserDefined(type(gpunn.activations.get(activation))):
         names = ()
 
         def record_backward(self, ops, z, a, grad_a, delta):
@@ -240,40 +240,40 @@ def test_a_derivative_and_its_column_sums_are_one_pass_over_the_batch(fake_cupy,
 
     X, y, _ = _data(16)
     gradients = []
-    for f, apart in ((activation, 1), (Own(), 2)):
+    for f, launches in ((activation, 1), (UserDefined(), 2)):
         net = gpunn.Sequential([gpunn.Dense(8, f), gpunn.Dense(4)], input_shape=5, seed=2, dtype="float64")
         net.compile("sgd", "sparse_categorical_crossentropy", device="cuda")
         fake_cupy.state.calls.clear()
         gradients.append(net.loss_and_gradients(X, y)[1])
         seen = [c for c in internals.kernels_run(fake_cupy) if "column_sum" in c and "join" not in c]
-        assert len(seen) == apart
+        assert len(seen) == launches
     for a, b in zip(*gradients, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-15)
 
 
-# --- memory that runs out --------------------------------------------------------------------------------------------
+# --- out of memory ----------------------------------------------------------------------------------------------------
 
 
 def quartic(y, a):
-    """A user's loss: it allocates in every step."""
+    """A user-defined loss, which allocates in every step."""
     e = a - y
     return (e**4).sum(axis=1) / 4, e**3
 
 
-class Starved(gpunn.Callback):
-    """Keeps what the model holds after a step; after step `last` of the fit nothing is free on the device."""
+class MemoryShortage(gpunn.Callback):
+    """Copies the model's state after each step; after step `last` of the fit no memory is free on the device."""
 
     def __init__(self, cupy, last):
-        self.cupy, self.last, self.steps, self.held = cupy, last, 0, None
+        self.cupy, self.last, self.steps, self.state = cupy, last, 0, None
 
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
-        self.held = _held(self.model)
+        self.state = _state(self.model)
         if self.steps == self.last:
             self.cupy.state.free = 0
 
 
-def _held(net):
+def _state(net):
     arrays = [internals.parameters(net), internals.running(net), *internals.optimizer_state(net).values()]
     return [to_host(a).copy() for a in arrays]
 
@@ -284,26 +284,30 @@ def _with_own_loss(device="cuda"):
     return net.compile(gpunn.Adam(0.01), quartic, device=device)
 
 
-# a built-in loss allocates nothing within an epoch: what is missing shows at the validation's plan
+# a built-in loss allocates nothing within an epoch, so the plan of the validation fails
 @pytest.mark.parametrize(
     ("loss", "last", "steps"), [("own", 1, 1), ("own", 5, 5), ("own", 7, 7), ("built in", 1, 6), ("built in", 6, 6)]
 )
-def test_memory_that_runs_out_within_a_fit(fake_cupy, loss, last, steps):
-    """In a step (a user's loss allocates), at a shorter batch's plan or at the validation's: the message says what was
-    needed, what is free and what to change; the model is as after its last whole step; the pool is given back."""
+def test_out_of_memory_within_a_fit(fake_cupy, loss, last, steps):
+    """Memory runs out in a step (a user's loss allocates), in the plan of a shorter batch or in that of the validation.
+
+    The message contains the bytes needed, the bytes free and the remedy. The model is as after its last complete step,
+    and the pool is released.
+    """
     X, labels, _ = _data(21)
     y = labels if loss == "built in" else np.stack([labels, -labels], axis=1) / 4.0
     options = {"batch_size": 4, "epochs": 2, "verbose": 0, "shuffle": False, "validation_data": (X, y)}
     make = _net if loss == "built in" else _with_own_loss
     net = make("cuda")
-    starved = Starved(fake_cupy, last)
+    shortage = MemoryShortage(fake_cupy, last)
     with pytest.raises(MemoryError) as caught:
-        net.fit(X, y, callbacks=[starved], **options)
-    said = str(caught.value)
-    assert "were needed" in said and "0 bytes of 8.0 GiB are free" in said and "use a smaller batch_size" in said
+        net.fit(X, y, callbacks=[shortage], **options)
+    message = str(caught.value)
+    assert "were needed" in message and "0 bytes of 8.0 GiB are free" in message
+    assert "use a smaller batch_size" in message
     assert fake_cupy.state.calls[-1] == "free"
-    assert starved.steps == steps
-    for a, b in zip(_held(net), starved.held, strict=True):
+    assert shortage.steps == steps
+    for a, b in zip(_state(net), shortage.state, strict=True):
         np.testing.assert_array_equal(a, b)
     fake_cupy.state.free = 7 << 30
     assert internals.steps_taken(net) == steps
@@ -311,39 +315,39 @@ def test_memory_that_runs_out_within_a_fit(fake_cupy, loss, last, steps):
     assert internals.steps_taken(net) == steps + 12 and all(np.isfinite(w).all() for w in net.get_weights())
 
 
-@pytest.mark.parametrize("starve", ["predict", "evaluate", "train_on_batch", "fit"])
-def test_memory_that_was_never_there(fake_cupy, starve):
+@pytest.mark.parametrize("call", ["predict", "evaluate", "train_on_batch", "fit"])
+def test_out_of_memory_from_the_start(fake_cupy, call):
     X, y, _ = _data(21)
     net = _net("cuda")
     net.predict(X[:1])
     before = net.get_weights()
     fake_cupy.state.free = 0
-    call = {
+    run = {
         "predict": lambda: net.predict(X),
         "evaluate": lambda: net.evaluate(X, y),
         "train_on_batch": lambda: net.train_on_batch(X, y),
         "fit": lambda: net.fit(X, y, verbose=0),
-    }[starve]
+    }[call]
     with pytest.raises(MemoryError, match=r"were needed, 0 bytes of 8.0 GiB are free.*batch_size"):
-        call()
+        run()
     fake_cupy.state.free = 7 << 30
     for a, b in zip(net.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
-    call()
+    run()
 
 
-def test_a_fit_gives_the_pool_back(fake_cupy):
+def test_a_fit_releases_the_memory_pool(fake_cupy):
     X, y, _ = _data(21)
     net = _net("cuda")
     net.fit(X, y, verbose=0)
     assert fake_cupy.state.calls[-2:] == ["free", "free"]
 
 
-# --- arrays of several kinds -----------------------------------------------------------------------------------------
+# --- arrays of several kinds ------------------------------------------------------------------------------------------
 
 
 def _kinds(cupy):
-    """Makers of one table in many hands, and of what comes out: the kind that went in, or NumPy's."""
+    """Converters of one table to several kinds of array, and the kind of the result: that of the input, or NumPy's."""
     pandas = pytest.importorskip("pandas")
 
     class OnlyDLPack:
@@ -367,26 +371,26 @@ def _kinds(cupy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("of_y", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
-@pytest.mark.parametrize("of_X", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
+@pytest.mark.parametrize("y_kind", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
+@pytest.mark.parametrize("X_kind", ["numpy", "cupy", "pandas", "dlpack", "list", "torch"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_arrays_of_several_kinds_mixed(cuda, device, of_X, of_y):
-    """Whoever holds X, y and the weights: the same fit, bit for bit; what comes out is of X's kind."""
+def test_mixed_kinds_of_arrays(cuda, device, X_kind, y_kind):
+    """The same fit, bit for bit, for every kind of X, y and weights. The result has the kind of X."""
     X, y, w = _data(12)
     kinds = _kinds(cuda)
-    (make_X, out), (make_y, _) = kinds[of_X], kinds[of_y]
+    (make_X, out), (make_y, _) = kinds[X_kind], kinds[y_kind]
     seen = []
-    for hand_X, hand_y, hand_w in ((np.asarray,) * 3, (make_X, make_y, make_X), (make_X, make_y, make_y)):
+    for as_X, as_y, as_w in ((np.asarray,) * 3, (make_X, make_y, make_X), (make_X, make_y, make_y)):
         net = _small(device)
         history = net.fit(
-            hand_X(X), hand_y(y), sample_weight=hand_w(w), epochs=2, verbose=0, validation_data=(hand_X(X), hand_y(y))
+            as_X(X), as_y(y), sample_weight=as_w(w), epochs=2, verbose=0, validation_data=(as_X(X), as_y(y))
         )
-        got = net.predict(hand_X(X))
-        assert type(got) is (np.ndarray if hand_X is np.asarray else out)
+        got = net.predict(as_X(X))
+        assert type(got) is (np.ndarray if as_X is np.asarray else out)
         host = got if isinstance(got, np.ndarray) else got.get()
-        scores = net.evaluate(hand_X(X), hand_y(y), sample_weight=hand_w(w))
+        scores = net.evaluate(as_X(X), as_y(y), sample_weight=as_w(w))
         columns = {k: v for k, v in history.history.items() if "time" not in k and "second" not in k}
-        loss = net.train_on_batch(hand_X(X), hand_y(y), sample_weight=hand_w(w))
+        loss = net.train_on_batch(as_X(X), as_y(y), sample_weight=as_w(w))
         seen.append((columns, host.tobytes(), scores, loss))
     assert seen[0] == seen[1] == seen[2]
 

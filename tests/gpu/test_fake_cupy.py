@@ -1,4 +1,4 @@
-"""The fake CuPy itself: as strict as CuPy where gpunn relies on it, and its kernels run the text they are given."""
+"""The fake CuPy: as strict as CuPy where gpunn relies on it, and its kernels run the source that they get."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def cp(fake_cupy):
     return fake_cupy
 
 
-def test_it_stays_short():
+def test_the_fake_stays_short():
     assert len(Path(fake.__file__).read_text().splitlines()) < 300
 
 
@@ -46,20 +46,20 @@ def test_numpy_and_device_do_not_mix(cp, k):
 
 
 @pytest.mark.parametrize("name", ["vectorize", "einsum", "random", "nosuch"])
-def test_names_beyond_the_shims_do_not_exist(cp, name):
+def test_names_that_gpunn_does_not_use_do_not_exist(cp, name):
     with pytest.raises(AttributeError):
         getattr(cp, name)
     with pytest.raises(AttributeError):
         getattr(cp.zeros(3), name)
 
 
-def test_text_and_objects_are_refused(cp):
+def test_strings_and_objects_are_refused(cp):
     for x in (["a"], [None], np.array(["2020-01-01"], dtype="M8[D]"), [1j]):
         with pytest.raises(ValueError, match="Unsupported dtype"):
             cp.asarray(x)
 
 
-def test_arithmetic_is_numpys(cp):
+def test_arithmetic_equals_numpy(cp):
     x = np.array([[1.0, -2.0], [3.0, 0.0]], dtype=np.float32)
     a = cp.asarray(x)
     for f in (
@@ -96,7 +96,7 @@ def test_writing_in_place_writes_through_views(cp):
     assert np.array_equal(cp.asnumpy(a), [[0, 7, 0], [5, 8, 6]])
 
 
-def test_indices_out_of_range_wrap_as_cupys_do(cp):
+def test_indices_out_of_range_wrap_around(cp):
     a = cp.asarray(np.arange(6.0).reshape(2, 3))
     rows, columns = cp.asarray([0, 3]), cp.asarray([4, -1])
     assert np.array_equal(a[rows, columns].get(), [1.0, 5.0])
@@ -129,14 +129,14 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("k", range(len(FORBIDDEN)))
-def test_capture_forbids_allocation_copies_and_synchronising(cp, k, monkeypatch):
+def test_capture_forbids_allocation_copies_and_synchronization(cp, k, monkeypatch):
     a = cp.zeros(3)
     monkeypatch.setattr(cp.state, "capturing", True)
     with pytest.raises(fake.CUDARuntimeError, match="cudaErrorStreamCaptureUnsupported"):
         FORBIDDEN[k](cp, a)
 
 
-def test_capture_forbids_cublas_as_cupy_does_and_allows_kernels_in_place(cp, monkeypatch):
+def test_capture_forbids_cublas_and_allows_kernels_in_place(cp, monkeypatch):
     a, out = cp.zeros((2, 2)), cp.zeros((2, 2))
     add = cp.ElementwiseKernel("T x", "T y", "y = x + (T)1", "add")
     monkeypatch.setattr(cp.state, "capturing", True)
@@ -149,7 +149,7 @@ def test_capture_forbids_cublas_as_cupy_does_and_allows_kernels_in_place(cp, mon
     assert np.array_equal(out.get(), [[5, 5], [2, 2]])
 
 
-def test_a_kernel_runs_its_text_for_every_type(cp):
+def test_a_kernel_runs_its_source_for_every_type(cp):
     scale = cp.ElementwiseKernel("T x, S y, float64 s", "T z", "z = (T)(x * y * s)", "scale")
     for t in (np.float32, np.float64, np.int32, np.int64, np.uint8):
         for s in (np.float32, np.int16, np.bool_):
@@ -157,31 +157,31 @@ def test_a_kernel_runs_its_text_for_every_type(cp):
             assert z.dtype == t and np.array_equal(z.get(), 2 * np.arange(4))
 
 
-def test_a_kernel_broadcasts_what_is_not_raw(cp):
+def test_a_kernel_broadcasts_arrays_that_are_not_raw(cp):
     bias = cp.ElementwiseKernel("T z, T b", "T a", "a = z + b", "bias")
     z, b = np.arange(6.0).reshape(2, 3), np.array([10.0, 20.0, 30.0])
     assert np.array_equal(bias(cp.asarray(z), cp.asarray(b)).get(), z + b)
     assert np.array_equal(bias(cp.asarray(z), 1.0).get(), z + 1)
-    out = cp.zeros((3, 2)).T  # any layout
+    out = cp.zeros((3, 2)).T  # another layout
     bias(cp.asarray(z), cp.asarray(np.array([[1.0], [2.0]])), out)
     assert np.array_equal(out.get(), z + np.array([[1.0], [2.0]]))
     with pytest.raises(ValueError, match="Out shape is mismatched"):
         bias(cp.asarray(z), cp.asarray(b), cp.zeros(3))
 
 
-def test_raw_arrays_are_indexed_as_arrays_and_as_pointers(cp):
+def test_raw_arrays_are_arrays_and_pointers(cp):
     text = "const T* p = &x[0]; y[i] = x[i] + p[0] + (T)width + (T)_ind.size();"
     kernel = cp.ElementwiseKernel("raw T x, int64 width", "raw T y", text, "raws")
     y = cp.zeros(3)
     kernel(cp.asarray(np.array([5.0, 6.0, 7.0])), 100, y, size=3)
     assert np.array_equal(y.get(), [113.0, 114.0, 115.0])
-    strided = cp.asarray(np.arange(12.0).reshape(3, 4))[:, 1:3]  # x[k] follows C order, whatever the strides
+    strided = cp.asarray(np.arange(12.0).reshape(3, 4))[:, 1:3]  # x[k] follows C order, for all strides
     out = cp.zeros(6)
     cp.ElementwiseKernel("raw T x", "raw T y", "y[i] = x[i]", "strided")(strided, out, size=6)
     assert np.array_equal(out.get(), [1, 2, 5, 6, 9, 10])
 
 
-def test_size_belongs_to_raw_arrays_alone(cp):
+def test_size_requires_raw_arrays_only(cp):
     mixed = cp.ElementwiseKernel("T x, raw T y", "T z", "z = x + y[i]", "mixed")
     raw = cp.ElementwiseKernel("raw T x", "raw T y", "y[i] = x[i]", "raw_only")
     x = cp.zeros(3)
@@ -199,10 +199,10 @@ def test_types_must_match_exactly(cp):
     for call in (lambda: same(x32, x64), lambda: same(x32, x32, x64), lambda: fixed(x32)):
         with pytest.raises(TypeError, match="Type is mismatched"):
             call()
-    assert same(x32, 1.0).dtype == np.float32  # a Python number takes the letter's type
+    assert same(x32, 1.0).dtype == np.float32  # a Python number gets the type of the variable
 
 
-def test_inputs_are_const_and_bad_text_does_not_compile(cp):
+def test_inputs_are_const_and_bad_source_does_not_compile(cp):
     x = cp.zeros(2)
     for text in ("x = 1; y = 0", "y = nosuch(x)", "y = n"):
         with pytest.raises(fake.CompileException, match="error"):
@@ -212,7 +212,7 @@ def test_inputs_are_const_and_bad_text_does_not_compile(cp):
             cp.ElementwiseKernel(params, "T y", "y = 1", "bad")
 
 
-def test_a_preamble_comes_before_and_nothing_runs_for_no_elements(cp):
+def test_a_preamble_comes_first_and_empty_arrays_run_nothing(cp):
     kernel = cp.ElementwiseKernel(
         "T x",
         "T y",
@@ -239,16 +239,16 @@ def _in_a_warp(cp, text, count=32):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_threads_of_a_warp_exchange_what_they_hold(fake_cupy, bits):
+def test_threads_of_a_warp_exchange_values(fake_cupy, bits):
     text = EXCHANGE.format(when="", mask="0xffffffffu", bits=bits)
     np.testing.assert_array_equal(_in_a_warp(fake_cupy, text, 64), np.arange(64) ^ bits)
 
 
-def test_teams_of_a_warp_meet_by_themselves(fake_cupy):
-    """Eight threads at a time, one of the teams twice."""
-    text = "const unsigned int team = 0xffu << (i & 24); y = __shfl_xor_sync(team, x, 4);"
+def test_groups_of_a_warp_synchronize_separately(fake_cupy):
+    """Groups of eight threads, one of them twice."""
+    text = "const unsigned int group = 0xffu << (i & 24); y = __shfl_xor_sync(group, x, 4);"
     np.testing.assert_array_equal(_in_a_warp(fake_cupy, text), np.arange(32) ^ 4)
-    twice = text + " if (i < 8) y = __shfl_xor_sync(team, y, 4);"
+    twice = text + " if (i < 8) y = __shfl_xor_sync(group, y, 4);"
     np.testing.assert_array_equal(_in_a_warp(fake_cupy, twice), np.where(np.arange(32) < 8, 0, 4) ^ np.arange(32))
 
 
@@ -261,15 +261,15 @@ def test_teams_of_a_warp_meet_by_themselves(fake_cupy):
         EXCHANGE.format(when="", mask="0xffffu", bits=1),
     ],
 )
-def test_a_thread_that_does_not_come_where_others_meet(fake_cupy, text):
-    with pytest.raises(RuntimeError, match="threads of a warp meet where others do not"):
+def test_a_thread_that_misses_a_synchronization(fake_cupy, text):
+    with pytest.raises(RuntimeError, match="threads of a warp synchronize at different points"):
         _in_a_warp(fake_cupy, text)
 
 
-def test_what_another_thread_has_not_written_yet(fake_cupy):
-    """Without a meeting the first thread finds what was there before; with one, what the last has written."""
-    for meeting, first in (("", 0.0), ("__syncwarp(0xffffffffu);", 31.0)):
-        text = f"shared[i] = x[i]; {meeting} y[i] = shared[31 - i]; /* __shfl */"
+def test_a_value_that_another_thread_has_not_written(fake_cupy):
+    """Without synchronization the first thread reads the old contents; with it, what the last thread wrote."""
+    for barrier, first in (("", 0.0), ("__syncwarp(0xffffffffu);", 31.0)):
+        text = f"shared[i] = x[i]; {barrier} y[i] = shared[31 - i]; /* __shfl */"
         x = fake_cupy.asarray(np.arange(32.0))
         shared, y = fake_cupy.zeros((32,)), fake_cupy.zeros((32,))
         fake_cupy.ElementwiseKernel("raw T x", "raw T shared, raw T y", text, "turns")(x, shared, y, size=32)

@@ -1,6 +1,6 @@
-"""Products through the door on a GPU, and simulated: small whole numbers, so exactly, in every type.
+"""Products by cuBLASLt, on a GPU and simulated. Operands are small integers, so that results are exact in every type.
 
-Whole numbers up to 8 are bfloat16's and TF32's own, and their sums float32's: no rounding hides an error.
+Integers up to 8 and their sums are exact in bfloat16, TF32 and float32: no rounding hides an error.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ def integers(*shape, seed=0):
 
 
 def bind(backend, precision, a, b, out, **options):
-    """The launch, of rounded copies where the precision wants them; skips where this library has no algorithm."""
+    """Bind a product, of rounded copies if the precision needs them; skip if the library has no algorithm."""
     operands = backend.operands(precision)
     read = []
     for x in (a, b):
@@ -49,14 +49,14 @@ def bind(backend, precision, a, b, out, **options):
     with backend.activate():
         try:
             return backend.gpu_matmul.lt.bind(*read, out, precision=precision, **options)
-        except Unsupported as refusal:
-            pytest.skip(f"goes through kernels here: {refusal}")
+        except Unsupported as error:
+            pytest.skip(f"computed by kernels here: {error}")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n", "k", "m"), SHAPES)
 def test_products_in_the_layouts_of_a_step(backend, dtype, n, k, m):
-    """a_prev W (E1), a_prevᵀ δ (E6), δ Wᵀ (E5), of whole buffers and of views that begin anywhere."""
+    """a_prev W (E1), a_prevᵀ δ (E6), δ Wᵀ (E5), of buffers and of views at arbitrary addresses."""
     a, b = (x.astype(dtype) for x in (integers(n, k), integers(k, m, seed=1)))
     wanted = np.einsum("ik,kj->ij", a, b)
     flat = backend.zeros((k * m + 3,), dtype)
@@ -76,15 +76,15 @@ def test_products_in_the_layouts_of_a_step(backend, dtype, n, k, m):
 
 
 @pytest.mark.parametrize(("n", "k", "m"), SHAPES)
-def test_products_of_less_precision(backend, precision, n, k, m):
+def test_products_in_lower_precision(backend, precision, n, k, m):
     a, b = integers(n, k), integers(k, m, seed=1)
     out = backend.empty((n, m), np.float32)
     bind(backend, precision, backend.asarray(a), backend.asarray(b), out)()
     assert np.array_equal(to_host(out), np.einsum("ik,kj->ij", a, b))
 
 
-# one column or one term a sum are left to kernels
-FOLLOWED = [
+# one column or one term per sum are left to kernels
+FUSED = [
     (e, *s)
     for e in ("bias", "relu", "relu_mask", "drelu", "drelu_sums", "sums")
     for s in SHAPES
@@ -92,21 +92,21 @@ FOLLOWED = [
 ]
 
 
-@pytest.mark.parametrize(("epilogue", "n", "k", "m"), FOLLOWED)
-def test_what_follows_a_product(backend, precision, n, k, m, epilogue):
+@pytest.mark.parametrize(("epilogue", "n", "k", "m"), FUSED)
+def test_epilogues(backend, precision, n, k, m, epilogue):
     a, W, b = integers(n, k), integers(k, m, seed=1), integers(m, seed=2)
     put, z = backend.asarray, np.einsum("ik,kj->ij", a, W) + b
     out, mask = backend.empty((n, m), np.float32), backend.empty((n, mask_bytes(m)), np.uint8)
     forward = "relu_mask" if epilogue.startswith("drelu") else epilogue
     if epilogue != "sums":
-        kept = {"aux": mask} if forward == "relu_mask" else {}
-        bind(backend, precision, put(a), put(W), out, epilogue=forward, bias=put(b), **kept)()
+        options = {"aux": mask} if forward == "relu_mask" else {}
+        bind(backend, precision, put(a), put(W), out, epilogue=forward, bias=put(b), **options)()
         assert np.array_equal(to_host(out), z if epilogue == "bias" else np.maximum(z, 0))
     sums = backend.empty((m,), np.float32)
     if epilogue.startswith("drelu"):
         delta, W_next = integers(n, 6, seed=3), integers(m, 6, seed=4)
-        kept = {"aux": mask, "bias": sums if epilogue.endswith("sums") else None}
-        bind(backend, precision, put(delta), put(W_next).T, out, epilogue=epilogue, **kept)()
+        options = {"aux": mask, "bias": sums if epilogue.endswith("sums") else None}
+        bind(backend, precision, put(delta), put(W_next).T, out, epilogue=epilogue, **options)()
         wanted = np.where(z > 0, np.einsum("ij,kj->ik", delta, W_next), 0)
         assert np.array_equal(to_host(out), wanted)
         assert not epilogue.endswith("sums") or np.array_equal(to_host(sums), wanted.sum(axis=0))
@@ -117,18 +117,18 @@ def test_what_follows_a_product(backend, precision, n, k, m, epilogue):
         assert np.array_equal(to_host(sums), delta.sum(axis=0))
 
 
-def test_gelu_is_the_tanh_form_to_the_precision_asked_for(backend, precision):
-    """Used in TF32 and bfloat16 alone: how exactly its tanh is computed is nowhere written."""
+def test_gelu_is_the_tanh_form_within_the_precision(backend, precision):
+    """Used only in TF32 and bfloat16, because the accuracy of the library's tanh is undocumented."""
     a, W, b = integers(33, 16) / 4, integers(16, 24, seed=1) / 8, integers(24, seed=2)
     z = np.einsum("ik,kj->ij", a, W) + b
     f, put = activation_kernels("gelu"), backend.asarray
-    out, kept = (backend.empty((33, 24), np.float32) for _ in range(2))
-    bind(backend, precision, put(a), put(W), out, epilogue="gelu_z", bias=put(b), aux=kept)()
-    assert np.array_equal(to_host(kept), z)
+    out, saved = (backend.empty((33, 24), np.float32) for _ in range(2))
+    bind(backend, precision, put(a), put(W), out, epilogue="gelu_z", bias=put(b), aux=saved)()
+    assert np.array_equal(to_host(saved), z)
     allowed = UNIT_ROUNDOFF["tf32"] * np.abs(z).max()
     tolerances.assert_within(to_host(out), f.f(z).astype(np.float32), allowed)
     delta, W_next, sums = integers(33, 6, seed=3), integers(24, 6, seed=4), backend.empty((24,), np.float32)
-    bind(backend, precision, put(delta), put(W_next).T, out, epilogue="dgelu_sums", bias=sums, aux=kept)()
+    bind(backend, precision, put(delta), put(W_next).T, out, epilogue="dgelu_sums", bias=sums, aux=saved)()
     wanted = f.derivative(z) * np.einsum("ij,kj->ik", delta, W_next)
     allowed = UNIT_ROUNDOFF["tf32"] * np.abs(wanted).max()
     tolerances.assert_within(to_host(out), wanted.astype(np.float32), allowed)
@@ -137,7 +137,7 @@ def test_gelu_is_the_tanh_form_to_the_precision_asked_for(backend, precision):
     )
 
 
-def test_rounding_to_bfloat16_is_the_same_bits(backend):
+def test_rounding_to_bfloat16_gives_the_same_bits(backend):
     x = np.random.default_rng(0).normal(size=(64, 129)).astype(np.float32) * np.float32(1e3)
     x[0, :6] = [0.0, -0.0, np.inf, -np.inf, np.nan, 1 + 2**-8]
     to_bfloat16 = kernel("to_bfloat16")
@@ -146,18 +146,18 @@ def test_rounding_to_bfloat16_is_the_same_bits(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
-def test_a_fit_is_captured_and_learns_what_the_cpu_learns(backend, precision, activation):
+def test_a_captured_fit_agrees_with_the_cpu(backend, precision, activation):
     """A `CaptureWarning` or a `ProductWarning` would be an error here."""
     rng = np.random.default_rng(1)
     X, y = rng.normal(size=(256, 20)).astype(np.float32), rng.integers(0, 3, 256)
     nets = []
-    for device, asked in ((backend.device, precision), ("cpu", None)):
+    for device, explicit in ((backend.device, precision), ("cpu", None)):
         layers = [gpunn.Dense(48, activation), gpunn.Dense(40, activation), gpunn.Dense(3, "softmax")]
         net = gpunn.Sequential(layers, input_shape=20, seed=4)
-        net.compile(gpunn.SGD(0.05), "sparse_categorical_crossentropy", device=device, precision=asked)
+        net.compile(gpunn.SGD(0.05), "sparse_categorical_crossentropy", device=device, precision=explicit)
         net.fit(X, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
         nets.append(net)
-    # 24 steps of 6 products each way; what a step errs by, the next takes over
+    # 24 steps of 6 products; the errors of a step carry over to the next
     roundoff = UNIT_ROUNDOFF.get(precision or "", 0.0)
     for a, b in zip(*(net.get_weights() for net in nets), strict=True):
         scale = np.abs(b).max()

@@ -1,6 +1,6 @@
-"""Ways to break the fake CuPy, each raising what CuPy 14 (13 where named so) raises in that state.
+"""Ways to break the fake CuPy. Each raises what CuPy 14 (13 where the name says so) raises in that state.
 
-The texts are those seen with cupy-cuda12x 14.2 on a machine without driver, NVRTC or cuBLAS, or stand in its source.
+The messages were seen with cupy-cuda12x 14.2 on a machine without driver, NVRTC or cuBLAS, or are those of its source.
 """
 
 import sys
@@ -138,15 +138,15 @@ def wrong_product(patch, cupy):
 
 
 def path(patch, folder):
-    """Make Python find CuPy in `folder` alone, and nothing imported of it yet."""
+    """Make Python find CuPy only in `folder`, with none of it imported."""
     patch.setattr(sys, "path", [str(folder), *(p for p in sys.path if not Path(p, "cupy").exists())])
-    patch.setitem(sys.modules, "cupy", None)  # so that undoing the patch also forgets what is imported meanwhile
+    patch.setitem(sys.modules, "cupy", None)  # so that undoing the patch removes a later import, too
     for name in [n for n in sys.modules if n.partition(".")[0] == "cupy"]:
         patch.delitem(sys.modules, name)
 
 
 def metadata(folder, name, version="14.2.0"):
-    """The record that pip keeps of a distribution."""
+    """The metadata that pip stores for a distribution."""
     record = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     record.mkdir()
     (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")

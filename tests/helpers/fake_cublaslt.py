@@ -1,5 +1,7 @@
-"""A fake cuBLASLt beside the fake CuPy: C functions (ctypes callbacks) on the memory that they are given, as strict as
-the header says about objects, attributes, sizes, alignment, workspace and streams. What passes on it is "simulated".
+"""A fake cuBLASLt for the fake CuPy: C functions (ctypes callbacks) on the memory that they get.
+
+They are as strict as the header about objects, attributes, sizes, alignment, workspace and streams. What passes on the
+fake is "simulated".
 """
 
 import ctypes
@@ -13,7 +15,7 @@ from helpers import column_major_blas as blas
 from helpers import fake_graphs
 
 OK, NOT_INITIALIZED, INVALID, INTERNAL, NOT_SUPPORTED = 0, 1, 7, 14, 15
-WORDS = {1: "NOT_INITIALIZED", 7: "INVALID_VALUE", 14: "INTERNAL_ERROR", 15: "NOT_SUPPORTED"}
+STATUSES = {1: "NOT_INITIALIZED", 7: "INVALID_VALUE", 14: "INTERNAL_ERROR", 15: "NOT_SUPPORTED"}
 TYPES = {0: np.float32, 1: np.float64, 14: np.uint16}
 # attributes and their C types, by the kind of object
 ATTRIBUTES = {
@@ -25,7 +27,7 @@ NAMES |= {136: "drelu", 152: "drelu_sums", 192: "dgelu", 208: "dgelu_sums", 256:
 # (compute type, operands, results) of the supported products
 SUPPORTED = {(68, 0, 0), (77, 0, 0), (68, 14, 0), (68, 14, 14), (70, 1, 1)}
 P = c_void_p
-LONG = 100  # terms a sum from which on the algorithm wants workspace
+LONG = 100  # terms per sum with which the algorithm needs a workspace
 WORKSPACE = 4096
 
 
@@ -39,15 +41,15 @@ def _need(condition, status=INVALID):
 
 
 class Library:
-    """The functions as a `ctypes.CDLL` has them. `refuse` takes names of epilogues that no algorithm is there for.
+    """The functions, as a `ctypes.CDLL` has them. `refuse` lists epilogues without an algorithm.
 
-    `zero_is_above`: the rectifier's mask stands at z = 0, too, as it is thought to do in truth.
+    `zero_is_above`: the mask of ReLU is set at z = 0, too, as NVIDIA's tests expect.
     """
 
     def __init__(self, state, version=120903, refuse=(), zero_is_above=True):
         self._state, self._version, self.refuse, self.zero_is_above = state, version, set(refuse), zero_is_above
         self._objects, self._algorithms, self._next, self._error = {}, {}, 1, ""
-        self.asked = 0
+        self.queries = 0
         for name, (result, arguments) in PROTOTYPES.items():
             body = self._guarded(getattr(self, f"_{name}"), result)
             setattr(self, name, ctypes.CFUNCTYPE(result, *arguments)(body))
@@ -59,7 +61,7 @@ class Library:
                 return body(*arguments) or OK
             except Refusal as refusal:
                 return refusal.args[0]
-            except Exception as error:  # what a callback raises is lost
+            except Exception as error:  # ctypes discards what a callback raises
                 self._error = f": {type(error).__name__}: {error}"
                 return INTERNAL
 
@@ -67,12 +69,12 @@ class Library:
 
     @property
     def objects(self):
-        """How many of each kind are alive."""
+        """The number of live objects of each kind."""
         kinds = [o.kind for o in self._objects.values()]
         return {kind: kinds.count(kind) for kind in set(kinds)}
 
     def compute_types(self):
-        """The compute types of all products that an algorithm was found for."""
+        """The compute types of all products with an algorithm."""
         return {key[0] for key, *_ in self._algorithms.values()}
 
     def _make(self, out, kind, **fields):
@@ -98,9 +100,9 @@ class Library:
         return self._version
 
     def _cublasLtGetStatusName(self, status):
-        word = f"CUBLAS_STATUS_{WORDS[status]}{self._error if status == INTERNAL else ''}"
-        self._word = ctypes.create_string_buffer(word.encode())
-        return ctypes.addressof(self._word)
+        status_name = f"CUBLAS_STATUS_{STATUSES[status]}{self._error if status == INTERNAL else ''}"
+        self._status = ctypes.create_string_buffer(status_name.encode())
+        return ctypes.addressof(self._status)
 
     def _cublasLtCreate(self, out):
         _need(self._state.devices > 0, NOT_INITIALIZED)
@@ -119,7 +121,7 @@ class Library:
         self._make(out, "MatmulPreference")
 
     def _problem(self, operation, A, B, C, D):
-        """What is asked, all of it checked; Refusal where the library would not do it."""
+        """The problem that the descriptors specify, after all checks. Raises Refusal where the library would fail."""
         op, (A, B, C, D) = self._get(operation, "MatmulDesc"), (self._get(x, "MatrixLayout") for x in (A, B, C, D))
         _need(vars(C) == vars(D) and A.type == B.type)
         _need((op.compute, A.type, D.type) in SUPPORTED and op.scale == (D.type == 1), NOT_SUPPORTED)
@@ -143,15 +145,15 @@ class Library:
             key=key, m=m, n=n, k=k, transposed=transposed, epilogue=epilogue, bias=bias, aux=aux, leading=leading
         )
 
-    def _cublasLtMatmulAlgoGetHeuristic(self, handle, operation, A, B, C, D, preference, wanted, results, found):
+    def _cublasLtMatmulAlgoGetHeuristic(self, handle, operation, A, B, C, D, preference, requested, results, found):
         self._get(handle, "Handle")
-        problem, wish = self._problem(operation, A, B, C, D), self._get(preference, "MatmulPreference").attributes
-        _need(wanted >= 1 and not self._state.capturing)
-        self.asked += 1
+        problem, limits = self._problem(operation, A, B, C, D), self._get(preference, "MatmulPreference").attributes
+        _need(requested >= 1 and not self._state.capturing)
+        self.queries += 1
         needs = WORKSPACE if problem.k >= LONG else 0
-        _need(wish.get(1, 0) >= needs, NOT_SUPPORTED)
+        _need(limits.get(1, 0) >= needs, NOT_SUPPORTED)
         number = len(self._algorithms) + 1
-        self._algorithms[number] = problem.key, needs, [wish.get(key, 256) for key in (5, 6, 7, 8)]
+        self._algorithms[number] = problem.key, needs, [limits.get(key, 256) for key in (5, 6, 7, 8)]
         ctypes.memset(results, 0, RESULT_BYTES)
         c_uint64.from_address(results).value = number
         c_size_t.from_address(results + 64).value = needs
@@ -187,7 +189,7 @@ class Library:
     def _run(self, a, b, d, problem, bias, mask, z, workspace):
         if workspace is not None:
             workspace[:WORKSPACE] = 0xEE
-        d[...] = np.nan if d.dtype.kind == "f" else 0x7FC0  # β is 0: what was there does not count
+        d[...] = np.nan if d.dtype.kind == "f" else 0x7FC0  # β is 0: earlier contents do not matter
         blas.multiply(a, b, d, problem.transposed, problem.epilogue, bias, mask, z, self.zero_is_above)
 
     def _matrix(self, pointer, layout):
@@ -204,7 +206,7 @@ for _kind in ATTRIBUTES:
     )
 
 RESULT_BYTES = 96
-# the header's prototypes, pointers as bare addresses
+# the header's prototypes, with pointers as addresses
 PROTOTYPES = {
     "cublasLtGetVersion": (c_size_t, []),
     "cublasLtGetStatusName": (P, [c_int]),

@@ -1,4 +1,4 @@
-// what a kernel's text finds around it on a GPU, for the host's compiler
+// the environment of a kernel's source on a GPU, for the host's compiler
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -17,15 +17,15 @@ template <class T> struct CArray {  // d: contiguous, ndim, size, shape, strides
 struct CIndexer { ptrdiff_t n; ptrdiff_t size() const { return n; } };
 static struct { unsigned int x; } threadIdx;
 
-// A warp: 32 threads that take turns. Each runs until it meets others; in between it goes as far as it can, so that what
-// one reads before another has written it, or after it was written over, shows. Meeting with others that do not come,
-// or that meet elsewhere, is a fault, and the launch says so.
+// A warp: 32 threads that run in turn, each up to its next synchronization. A read before another thread's write, or
+// after a later one, therefore gives a wrong result. The launch fails if threads wait for others that do not arrive or
+// that synchronize elsewhere.
 struct Warp {
-  ucontext_t back, thread[32];
-  char stack[32][1 << 16], held[2][32][16];  // what is exchanged, by turns
-  bool over[32];
+  ucontext_t scheduler, thread[32];
+  char stack[32][1 << 16], exchanged[2][32][16];  // double-buffered
+  bool done[32];
   unsigned int mask[32];
-  long met[32];
+  long arrivals[32];
   int fault;
   void (*run)(void* body, ptrdiff_t i);
   void* body;
@@ -35,25 +35,27 @@ static Warp warp;
 static void _thread() {
   const unsigned int lane = threadIdx.x & 31;
   warp.run(warp.body, warp.first + lane);
-  warp.over[lane] = true;
+  warp.done[lane] = true;
 }
-static void _meet(unsigned int mask) {
+static void _sync_lanes(unsigned int mask) {
   const unsigned int lane = threadIdx.x & 31;
   warp.mask[lane] = mask;
-  ++warp.met[lane];
+  ++warp.arrivals[lane];
   if (!(mask >> lane & 1)) warp.fault = 1;
-  swapcontext(&warp.thread[lane], &warp.back);
+  swapcontext(&warp.thread[lane], &warp.scheduler);
   for (int l = 0; l < 32; ++l)
-    if (mask >> l & 1 && (warp.met[l] < warp.met[lane] || (warp.met[l] == warp.met[lane] && warp.mask[l] != mask)))
-      warp.fault = 1;
+    if (mask >> l & 1) {
+      const long behind = warp.arrivals[lane] - warp.arrivals[l];
+      if (behind > 0 || (behind == 0 && warp.mask[l] != mask)) warp.fault = 1;
+    }
 }
-static inline void __syncwarp(unsigned int mask) { _meet(mask); }
+static inline void __syncwarp(unsigned int mask) { _sync_lanes(mask); }
 template <class T> static T __shfl_xor_sync(unsigned int mask, T x, int bits) {
   const unsigned int lane = threadIdx.x & 31;
-  const long turn = warp.met[lane] & 1;
-  memcpy(warp.held[turn][lane], &x, sizeof(T));
-  _meet(mask);
-  memcpy(&x, warp.held[turn][lane ^ bits], sizeof(T));
+  const long buffer = warp.arrivals[lane] & 1;
+  memcpy(warp.exchanged[buffer][lane], &x, sizeof(T));
+  _sync_lanes(mask);
+  memcpy(&x, warp.exchanged[buffer][lane ^ bits], sizeof(T));
   return x;
 }
 template <class Body> static int run_warps(ptrdiff_t size, Body& body) {
@@ -62,20 +64,20 @@ template <class Body> static int run_warps(ptrdiff_t size, Body& body) {
   warp.fault = 0;
   for (warp.first = 0; warp.first < size; warp.first += 32) {
     const int lanes = size - warp.first < 32 ? (int)(size - warp.first) : 32;
-    for (int l = 0; l < 32; ++l) { warp.over[l] = l >= lanes; warp.met[l] = 0; }
+    for (int l = 0; l < 32; ++l) { warp.done[l] = l >= lanes; warp.arrivals[l] = 0; }
     for (int l = 0; l < lanes; ++l) {
       getcontext(&warp.thread[l]);
       warp.thread[l].uc_stack.ss_sp = warp.stack[l];
       warp.thread[l].uc_stack.ss_size = sizeof warp.stack[l];
-      warp.thread[l].uc_link = &warp.back;
+      warp.thread[l].uc_link = &warp.scheduler;
       makecontext(&warp.thread[l], _thread, 0);
     }
     for (int left = lanes; left > 0;)
       for (int l = 0; l < lanes; ++l)
-        if (!warp.over[l]) {
+        if (!warp.done[l]) {
           threadIdx.x = (unsigned int)((warp.first + l) % 128);
-          swapcontext(&warp.back, &warp.thread[l]);
-          left -= warp.over[l];
+          swapcontext(&warp.scheduler, &warp.thread[l]);
+          left -= warp.done[l];
         }
   }
   return warp.fault;

@@ -1,9 +1,9 @@
 """A fake CuPy for machines without a GPU. What passes on it is "simulated", never a GPU result.
 
 Strict: only names that gpunn uses exist, its arrays refuse NumPy's, integer indices wrap around as CuPy's.
-Running: an ElementwiseKernel compiles the CUDA C++ text it is given with the host's compiler and runs it.
-Recording: `cupy.state.calls` lists allocations, transfers and launches; while `cupy.state.capturing` is true, what
-capture forbids raises, and launches are kept (fake_graphs.py). Breakable: parts are replaceable, see breakages.py.
+Running: an ElementwiseKernel compiles the CUDA C++ source that it gets with the host's compiler and runs it.
+Recording: `cupy.state.calls` lists allocations, transfers and launches. While `cupy.state.capturing` is true, calls
+that a capture forbids raise, and launches are stored (fake_graphs.py). Replaceable: broken_cupy.py breaks its parts.
 """
 
 import ctypes
@@ -42,7 +42,7 @@ class OutOfMemoryError(MemoryError):
 
 
 class State:
-    """What the fake was told and what it saw; `error` is raised whenever the device is touched."""
+    """The settings of the fake, and what it recorded; `error` is raised at each use of the device."""
 
     def reset(self, devices=1):
         self.devices, self.current, self.capturing, self.calls, self.error = devices, 0, False, [], None
@@ -59,7 +59,7 @@ state = State()
 
 
 def _bare(x):
-    """The NumPy array inside a fake one; NumPy arrays and lists are refused, scalars pass."""
+    """The NumPy array inside a fake one. NumPy arrays and lists are refused, scalars pass."""
     if isinstance(x, np.ndarray) or (isinstance(x, list) and not all(isinstance(e, ndarray) for e in x)):
         raise TypeError(f"Unsupported type {type(x)}")
     if isinstance(x, ndarray) and x.device.id != state.current:
@@ -79,7 +79,7 @@ def wrap(a, *sources, device=None):
 
 
 def _apply(function, *args, **kwargs):
-    """A NumPy function on the arrays inside; an array it wrote into comes back as the same object."""
+    """Call a NumPy function on the arrays inside. An array that it wrote into is returned as the same object."""
     bare, options = [_bare(x) for x in args], {k: _bare(v) for k, v in kwargs.items()}
     if getattr(function, "__name__", "") in ("matmul", "dot", "__matmul__"):
         if fake_graphs.active_capture(state):
@@ -123,7 +123,7 @@ class ndarray:
         return tuple(k % n if kind in "iu" else k for k, n, kind in zip(keys, sizes, kinds, strict=True))
 
     def __getitem__(self, key):
-        keys = self._key(key)  # a single element is a view too
+        keys = self._key(key)  # a single element is a view, too
         return wrap(self._a[keys if any(k is ... for k in keys) else (*keys, ...)], self._a, device=self.device)
 
     def __setitem__(self, key, value):
@@ -135,7 +135,7 @@ class ndarray:
         (stream or fake_graphs.DEFAULT).copy(self._a, state.record("to_device", forbidden=True, answer=host))
 
 
-ndarray.copy = lambda self: wrap(self._a.copy())  # on the current device, wherever it was
+ndarray.copy = lambda self: wrap(self._a.copy())  # on the current device
 ndarray.get = lambda self: state.record("to_host", forbidden=True, answer=self._a.copy())
 ndarray.__len__ = lambda self: len(self._a)
 ndarray.__repr__ = lambda self: f"simulated {self._a!r}"
@@ -162,13 +162,13 @@ def _compile(source, name):
     return host_compiler.load_function(source, name, error=CompileException)
 
 
-def _parameter(text, const):
-    """`raw T x` as CuPy reads it: a type of one character is a letter that stands for a type."""
-    *words, kind, name = text.split()
+def _parameter(declaration, const):
+    """Parse `raw T x` as CuPy does: a type of one character is a type variable."""
+    *words, kind, name = declaration.split()
     if words not in ([], ["raw"]) or name in ("i", "n") or name.startswith("_"):
-        raise ValueError(f"Can not use {text!r} as a parameter")
-    letter, dtype = (kind, None) if len(kind) == 1 else (None, np.dtype(kind))
-    return types.SimpleNamespace(name=name, letter=letter, dtype=dtype, raw=bool(words), const=const)
+        raise ValueError(f"Can not use {declaration!r} as a parameter")
+    variable, dtype = (kind, None) if len(kind) == 1 else (None, np.dtype(kind))
+    return types.SimpleNamespace(name=name, variable=variable, dtype=dtype, raw=bool(words), const=const)
 
 
 class ElementwiseKernel:
@@ -198,14 +198,14 @@ class ElementwiseKernel:
         return results[0] if len(results) == 1 else tuple(results)
 
     def _dtypes(self, bare):
-        """The dtype of every parameter: outputs settle the letters first, then inputs; nothing is cast."""
-        letters, pairs = {}, list(zip(self.params, bare, strict=False))
+        """The dtype of each parameter: outputs determine the type variables first, then inputs; nothing is cast."""
+        variables, pairs = {}, list(zip(self.params, bare, strict=False))
         for p, a in pairs[self.nin :] + pairs[: self.nin]:
             if isinstance(a, np.ndarray):
-                wanted = letters.setdefault(p.letter, a.dtype) if p.letter else p.dtype
+                wanted = variables.setdefault(p.variable, a.dtype) if p.variable else p.dtype
                 if wanted != a.dtype:
-                    raise TypeError(f"Type is mismatched. {p.name} {a.dtype} {wanted} {p.letter}")
-        return [letters[p.letter] if p.letter else p.dtype for p in self.params]
+                    raise TypeError(f"Type is mismatched. {p.name} {a.dtype} {wanted} {p.variable}")
+        return [variables[p.variable] if p.variable else p.dtype for p in self.params]
 
     def _run(self, bare, dtypes, shape):
         head, loop, arrays, layouts = [], [], [], []
@@ -221,8 +221,8 @@ class ElementwiseKernel:
             layout = [a.flags.c_contiguous, a.ndim, a.size, *a.shape, *a.strides]
             layouts.append((ctypes.c_ssize_t * len(layout))(*layout))
             arrays.append(a)
-        letters = {p.letter: C_TYPES[d.name] for p, d in zip(self.params, dtypes, strict=True) if p.letter}
-        lines = [PRELUDE, *(f"typedef {c} {letter};" for letter, c in letters.items()), self.preamble]
+        names = {p.variable: C_TYPES[d.name] for p, d in zip(self.params, dtypes, strict=True) if p.variable}
+        lines = [PRELUDE, *(f"typedef {c} {name};" for name, c in names.items()), self.preamble]
         lines += [f'extern "C" int {self.name}(ptrdiff_t _size, void** _p, const ptrdiff_t** _d) {{', *head]
         lines += ["CIndexer _ind = {_size};", "auto _body = [&](ptrdiff_t i) {", *loop, self.operation + ";", "};"]
         how = "warps" if "__shfl" in self.preamble + self.operation else "threads"
@@ -230,7 +230,7 @@ class ElementwiseKernel:
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         tables = (ctypes.c_void_p * len(arrays))(*(ctypes.addressof(t) for t in layouts))
         if run(ctypes.c_ssize_t(int(np.prod(shape))), pointers, tables):
-            raise RuntimeError(f"{self.name}: threads of a warp meet where others do not")
+            raise RuntimeError(f"{self.name}: threads of a warp synchronize at different points")
 
 
 class Device:
@@ -276,7 +276,7 @@ cupy.get_default_memory_pool = cupy.get_default_pinned_memory_pool = lambda: _po
 
 
 def install(monkeypatch, devices=1):
-    """Put the fake in CuPy's place, with a fake cuBLASLt, nothing seen and no device chosen yet; returns it."""
+    """Replace CuPy and cuBLASLt with fakes, with nothing recorded and no device selected; returns the fake CuPy."""
     from helpers import internals
 
     if not host_compiler.is_installed():

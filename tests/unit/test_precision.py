@@ -1,4 +1,4 @@
-"""TF32 and bfloat16 by name: simulated on the fake cuBLASLt, against a step in NumPy that rounds the same operands."""
+"""TF32 and bfloat16: simulated on the fake cuBLASLt, compared with a NumPy step that rounds the same operands."""
 
 import copy
 import pickle
@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 from helpers import internals, limits, tolerances
+from helpers.gpu_nets import UnfusedDense, data, frozen, net_of, rounded
 from helpers.messages import naming
-from unit.backend.cuda.test_cublaslt import Twice, data, frozen, missing, net_of, rounded
 
 import gpunn
 from gpunn import MLPClassifier, MLPRegressor
@@ -20,11 +20,11 @@ from gpunn.training.checkpoint import CheckpointError
 BF16 = 2.0**-8
 
 
-# --- what is rounded --------------------------------------------------------------------------------------------------
+# --- rounded operands -------------------------------------------------------------------------------------------------
 
 
-def test_the_nearest_bfloat16():
-    """1 + 2⁻⁸ lies between 1 and 1 + 2⁻⁷ and goes to the even one, as 1 + 3·2⁻⁸ does; then by the definition."""
+def test_rounding_to_the_nearest_bfloat16():
+    """1 + 2⁻⁸ is halfway between 1 and 1 + 2⁻⁷ and rounds to even, as 1 + 3·2⁻⁸ does; others by definition."""
     x = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8 + 2**-20), 3.4e38, np.inf, -0.0], np.float32)
     patterns = kernel("to_bfloat16")(x[None])[0]
     wanted = [0x3F80, 0x3F80, 0x3F82, 0xBF81, 0x7F80, 0x7F80, 0x8000]
@@ -35,9 +35,9 @@ def test_the_nearest_bfloat16():
     assert np.array_equal(found, rounded(x))
 
 
-def step(X, y, W, b, f, slope):
-    """Gradients of softmax and cross-entropy by E1 to E7, what products read and leave rounded to bfloat16: x, W, a, δ,
-    and the intercepts and z of all layers but the last, whose δ the loss gives."""
+def step(X, y, W, b, f, derivative):
+    """Gradients of softmax and cross-entropy by E1 to E7, with operands and results of products rounded to bfloat16:
+    x, W, a and δ, and the biases and z of all layers but the last, whose δ the loss computes."""
     a, z = [rounded(X)], []
     for k in range(len(W) - 1):
         z.append(a[-1] @ rounded(W[k]) + rounded(b[k]))
@@ -49,7 +49,7 @@ def step(X, y, W, b, f, slope):
     for k in reversed(range(len(W))):
         found = [a[k].T @ delta, delta.sum(axis=0), *found]
         if k:
-            delta = rounded((delta @ rounded(W[k]).T) * slope(rounded(z[k - 1])))
+            delta = rounded((delta @ rounded(W[k]).T) * derivative(rounded(z[k - 1])))
     return found
 
 
@@ -57,41 +57,41 @@ RELU = (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(np.float32))
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_a_step_in_bfloat16_rounds_what_products_read_and_leave_and_nothing_else(fake_cupy, activation):
+def test_a_bfloat16_step_rounds_only_operands_and_results_of_products(fake_cupy, activation):
     from gpunn.kernels import activation_kernels
 
     kernels = activation_kernels(activation)
-    f, slope = RELU if activation == "relu" else (lambda z: kernels.f(z).astype(np.float32), kernels.derivative)
+    f, derivative = RELU if activation == "relu" else (lambda z: kernels.f(z).astype(np.float32), kernels.derivative)
     X, y = data(24)
     X = X.astype(np.float32)
     net = net_of("cuda", sizes=(32, 16), activation=activation, precision="bf16", optimizer=gpunn.SGD(0.5))
     exact = net_of("cuda", sizes=(32, 16), activation=activation, optimizer=gpunn.SGD(0.5))
     weights = net.get_weights()
-    apart = 0.0
+    difference = 0.0
     for _ in range(3):
-        wanted = step(X, y, weights[::2], weights[1::2], f, slope)
+        wanted = step(X, y, weights[::2], weights[1::2], f, derivative)
         fake_cupy.state.calls.clear()
         got = net.loss_and_gradients(X, y)[1]
         names = set(internals.products_run(fake_cupy))
         for a, b in zip(got, wanted, strict=True):
-            # sums in another order may round to a neighbour, here and there
+            # sums in another order may round to the adjacent number
             allowed = 0.2 * tolerances.rounded_operands(32, np.abs(b).max(), BF16)
             tolerances.assert_within(a, b.astype(np.float32), allowed)
         plain = exact.loss_and_gradients(X, y)[1]
-        apart = max(apart, *(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(got, plain, strict=True)))
+        difference = max(difference, *(np.abs(a - b).max() / np.abs(b).max() for a, b in zip(got, plain, strict=True)))
         net.train_on_batch(X, y)
-        # the weights themselves are float32, and move by what they are told
+        # the weights are float32, and change by the computed gradients
         for w, g, now in zip(weights, got, net.get_weights(), strict=True):
             tolerances.assert_within(now, w - np.float32(0.5) * g, tolerances.ulps(np.float32, 2, np.abs(w).max() + 1))
         weights = net.get_weights()
         exact.set_weights(weights)
-    assert apart > 1e-3  # the roundings show
+    assert difference > 1e-3  # the rounding is visible
     assert ("gelu_z" in names and "dgelu" in names) == (activation == "gelu")
-    assert "sums" in names and not {"drelu_sums", "dgelu_sums"} & names  # intercepts' gradients are float32's
+    assert "sums" in names and not {"drelu_sums", "dgelu_sums"} & names  # gradients of biases are float32
 
 
-def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy):
-    """x, all parameters at once, the last layer's weights, of 3 columns, and the loss's δ; the rest is held in it."""
+def test_only_operands_that_no_product_wrote_need_a_rounding_launch(fake_cupy):
+    """x, all parameters together, the last layer's weights (3 columns) and the loss's δ; others are stored so."""
 
     net = net_of("cuda", sizes=(32, 16), precision="bf16")
     net.train_on_batch(*data(8))
@@ -106,15 +106,15 @@ def test_only_what_no_product_wrote_is_rounded_by_a_launch_of_its_own(fake_cupy)
     plain = net_of("cuda", sizes=(32, 16))
     plain.train_on_batch(*data(8))
     with internals.training_plan(plain, 8) as plan:
-        # two bytes an element: x, the parameters, the last weights, δ, their columns filled up to multiples of 8
+        # two bytes per element: x, the parameters, the last weights, δ, with columns padded to multiples of 8
         copies = 8 * 8, 6 * 32 + 32 * 16 + 16 * 3 + 32 + 16 + 3 + 5, 16 * 8, 8 * 8
-        # and two bytes less: a and ∂C/∂a, which is δ's too
-        held = 2 * (8 * 32, 8 * 16)
-        assert low - plan.bytes == 2 * sum(copies) - 2 * sum(held)
+        # and two bytes less: a and ∂C/∂a, whose buffer δ shares
+        stored = 2 * (8 * 32, 8 * 16)
+        assert low - plan.bytes == 2 * sum(copies) - 2 * sum(stored)
 
 
-def test_a_batch_is_brought_in_bfloat16(fake_cupy):
-    """Where its rows begin on multiples of 16 bytes; from any table, and compressed rows are added up in float32."""
+def test_a_batch_is_gathered_in_bfloat16(fake_cupy):
+    """If its rows start at multiples of 16 bytes; from any table. CSR rows are accumulated in float32."""
     sparse = pytest.importorskip("scipy.sparse")
 
     rng = np.random.default_rng(2)
@@ -136,15 +136,29 @@ def test_a_batch_is_brought_in_bfloat16(fake_cupy):
 
 LAYERS = {
     "relu": lambda: [gpunn.Dense(16, "relu"), gpunn.Dense(136, "relu"), gpunn.Dense(8, "relu")],
-    "of other widths": lambda: [gpunn.Dense(9, "relu"), gpunn.Dense(16, "relu"), gpunn.Dense(5, "relu")],
+    "other widths": lambda: [gpunn.Dense(9, "relu"), gpunn.Dense(16, "relu"), gpunn.Dense(5, "relu")],
     "others": lambda: [gpunn.Dense(16, "tanh"), gpunn.Dense(8, "gelu"), gpunn.Dense(8, "elu"), gpunn.Dense(8, "silu")],
     "identity": lambda: [gpunn.Dense(16), gpunn.Dense(8, use_bias=False)],
-    "no intercepts": lambda: [gpunn.Dense(16, "relu", use_bias=False), gpunn.Dense(8, "gelu", use_bias=False)],
-    "between": lambda: [gpunn.Dense(16, "relu"), gpunn.Dropout(0.3), gpunn.Dense(8, "relu"), gpunn.Dense(8, "relu")],
-    "normalised": lambda: [gpunn.Dense(8, "relu"), gpunn.BatchNormalization(), gpunn.Dense(8, "relu"), gpunn.Dense(8)],
+    "no biases": lambda: [gpunn.Dense(16, "relu", use_bias=False), gpunn.Dense(8, "gelu", use_bias=False)],
+    "layers in between": lambda: [
+        gpunn.Dense(16, "relu"),
+        gpunn.Dropout(0.3),
+        gpunn.Dense(8, "relu"),
+        gpunn.Dense(8, "relu"),
+    ],
+    "normalized": lambda: [gpunn.Dense(8, "relu"), gpunn.BatchNormalization(), gpunn.Dense(8, "relu"), gpunn.Dense(8)],
     "frozen": lambda: [frozen(gpunn.Dense(8, "relu")), frozen(gpunn.Dense(8, "relu")), gpunn.Dense(8, "relu")],
-    "own layers": lambda: [Twice(8, "relu"), gpunn.Dense(8, "relu"), Twice(8, "relu"), gpunn.Dense(8, "relu")],
-    "own activations": lambda: [gpunn.Dense(8, Square()), gpunn.Dense(8, Steeper()), gpunn.Dense(8, "relu")],
+    "user-defined layers": lambda: [
+        UnfusedDense(8, "relu"),
+        gpunn.Dense(8, "relu"),
+        UnfusedDense(8, "relu"),
+        gpunn.Dense(8, "relu"),
+    ],
+    "user-defined activations": lambda: [
+        gpunn.Dense(8, Square()),
+        gpunn.Dense(8, ReLUWithCopy()),
+        gpunn.Dense(8, "relu"),
+    ],
 }
 
 
@@ -156,8 +170,8 @@ class Square(gpunn.activations.Activation):
         return 2 * z
 
 
-class Steeper(gpunn.activations.ReLU):
-    """A rectifier's kernels, and a derivative that these do not know."""
+class ReLUWithCopy(gpunn.activations.ReLU):
+    """The kernels of ReLU, and a derivative that they do not include."""
 
     def record_backward(self, ops, z, a, grad_a, delta):
         super().record_backward(ops, z, a, grad_a, delta)
@@ -167,7 +181,7 @@ class Steeper(gpunn.activations.ReLU):
 @pytest.mark.parametrize("zero_is_above", [False, True])
 @pytest.mark.parametrize("refuse", [(), ("bias",), ("relu", "relu_mask", "gelu_z"), ("sums",), ("drelu", "dgelu")])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_networks_in_bfloat16_are_those_of_float32_but_for_roundings(fake_cupy, kind, refuse, zero_is_above):
+def test_bfloat16_networks_agree_with_float32_up_to_rounding(fake_cupy, kind, refuse, zero_is_above):
     fake_cupy.state.cublaslt.refuse, fake_cupy.state.cublaslt.zero_is_above = set(refuse), zero_is_above
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(24, 8)).astype(np.float32), rng.integers(0, 3, 24)
@@ -179,35 +193,35 @@ def test_networks_in_bfloat16_are_those_of_float32_but_for_roundings(fake_cupy, 
         net.fit(X, y, batch_size=8, epochs=2, verbose=0)
         found.append([*gradients, net.predict(X), net.evaluate(X, y)["loss"]])
     for low, high in zip(*found, strict=True):
-        # a unit whose z is rounded across 0 changes its slope, for one row of 24
+        # a unit whose z is rounded across 0 changes its derivative, for one row of 24
         assert np.linalg.norm(low - high) <= 0.1 * np.linalg.norm(high)
     assert any((low != high).any() for low, high in zip(*(f[:-1] for f in found), strict=True))
 
 
-class Watched(gpunn.Dense):
-    """A Dense layer that looks at what was computed, before a loss that is merged with it and after an update."""
+class BufferReader(gpunn.Dense):
+    """A Dense layer that reads its buffers, before a fused loss or after an update."""
 
-    def look(self, ops, t):
-        assert t.a_prev.dtype == np.float32  # numbers, not bit patterns
+    def read_buffers(self, ops, t):
+        assert t.a_prev.dtype == np.float32  # not bit patterns
         ops(kernel("column_mean"), t.a_prev, out=ops.new((self.n_in,), t.a_prev.dtype), factor=1.0)
 
 
-class WatchedBefore(Watched):
+class ReadBeforeLoss(BufferReader):
     def forward_to_z(self, ops, t, training):
-        self.look(ops, t)
+        self.read_buffers(ops, t)
         super().forward_to_z(ops, t, training)
 
 
-class WatchedAfter(Watched):
+class ReadAfterUpdate(BufferReader):
     def after_update(self, ops, t):
         super().after_update(ops, t)
-        self.look(ops, t)
+        self.read_buffers(ops, t)
         assert t.a.dtype == t.grad_a.dtype == np.float32
 
 
-@pytest.mark.parametrize("layer", [WatchedBefore, WatchedAfter])
+@pytest.mark.parametrize("layer", [ReadBeforeLoss, ReadAfterUpdate])
 @pytest.mark.parametrize("where", [0, 1, 2])
-def test_a_layer_of_ones_own_finds_numbers_in_its_buffers(fake_cupy, layer, where):
+def test_the_buffers_of_a_user_defined_layer_are_float32(fake_cupy, layer, where):
     layers = [gpunn.Dense(16, "relu"), gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]
     layers[where] = layer(layers[where].units, layers[where].activation)
     net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
@@ -219,8 +233,8 @@ def test_a_layer_of_ones_own_finds_numbers_in_its_buffers(fake_cupy, layer, wher
 
 
 @pytest.mark.parametrize("precision", [None, "bf16"])
-def test_a_process_without_rows_of_a_batch_takes_the_step_too(fake_cupy, precision):
-    """The last batch may have fewer rows than there are processes: its gradients are sums of no terms."""
+def test_a_process_without_rows_runs_the_step(fake_cupy, precision):
+    """The last batch may have fewer rows than there are processes: gradients are then sums without terms."""
     layers = [gpunn.Dense(16, "relu"), gpunn.Dense(8, "gelu"), gpunn.Dense(3, "softmax")]
     net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
     net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision=precision)
@@ -231,7 +245,7 @@ def test_a_process_without_rows_of_a_batch_takes_the_step_too(fake_cupy, precisi
     assert (to_host(internals.gradient(net)) == 0).all()
 
 
-def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
+def test_an_operand_is_rounded_again_after_it_was_written(fake_cupy):
     backend = get("cuda")
     a, b, c = (backend.asarray(np.eye(4, dtype=np.float32) * k) for k in (1, 2, 3))
     outs = [backend.empty((4, 4), np.float32) for _ in range(7)]
@@ -247,14 +261,14 @@ def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
     ops(kernel("identity"), c, out=a)
     ops.matmul(a, b, out=outs[3])
     assert casts() == 3
-    ops(kernel("identity"), c[:1], out=b[1:2])  # a part of it
+    ops(kernel("identity"), c[:1], out=b[1:2])  # a slice of it
     ops.matmul(a, b, out=outs[4])
     assert casts() == 4
     ops.matmul(outs[4], b, out=outs[5])
     ops.matmul(c, b, out=outs[4])
     ops.matmul(outs[4], b, out=outs[6])
     assert casts() == 7
-    ops.call_python(lambda: None, reason="nobody knows what it writes")
+    ops.call_python(lambda: None, reason="it may write any array")
     ops.matmul(a, b, out=outs[0])
     assert casts() == 9
     stage = ops.end_section()
@@ -267,13 +281,13 @@ def test_a_copy_is_made_again_after_its_original_was_written(fake_cupy):
     assert np.array_equal(to_host(outs[6]), 3 * changed @ changed)
 
 
-def test_rows_of_copies_begin_where_fast_products_want_them(fake_cupy):
+def test_rows_of_copies_are_aligned_to_16_bytes(fake_cupy):
     backend = get("cuda")
     copy, _ = backend.operands("bf16").operand(backend.asarray(np.ones((5, 3), np.float32)))
     assert copy.shape == (5, 3) and copy.strides == (16, 2)
 
 
-def test_tf32_is_how_products_are_computed_and_nothing_else(fake_cupy):
+def test_tf32_affects_only_products(fake_cupy):
     library = fake_cupy.state.cublaslt
     net = net_of("cuda", precision="tf32")
     net.fit(*data(), batch_size=8, epochs=2, verbose=0)
@@ -283,7 +297,7 @@ def test_tf32_is_how_products_are_computed_and_nothing_else(fake_cupy):
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_whole_fits_are_captured_too(fake_cupy, precision):
+def test_fits_in_lower_precision_are_captured(fake_cupy, precision):
     net = net_of("cuda", precision=precision)
     before = net.evaluate(*data())["loss"]
     net.fit(*data(), batch_size=8, epochs=6, verbose=0)
@@ -291,10 +305,10 @@ def test_whole_fits_are_captured_too(fake_cupy, precision):
     assert net.evaluate(*data())["loss"] < before and fake_cupy.state.calls.count("matmul") == 1
 
 
-# --- by name, and never silently --------------------------------------------------------------------------------------
+# --- explicit precision -----------------------------------------------------------------------------------------------
 
 
-def test_what_a_device_cannot_is_refused_with_the_remedy_and_nothing_changes(fake_cupy, monkeypatch):
+def test_a_precision_that_the_device_lacks_is_refused_with_the_remedy(fake_cupy, monkeypatch):
     net = net_of("cuda")
     ask = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "device": "cuda"}
     monkeypatch.setattr(fake_cupy.cuda.Device, "compute_capability", "75")
@@ -303,20 +317,20 @@ def test_what_a_device_cannot_is_refused_with_the_remedy_and_nothing_changes(fak
     monkeypatch.undo()
 
 
-def test_without_the_library_less_precision_is_refused(fake_cupy, monkeypatch):
-    missing(monkeypatch)
+def test_without_cublaslt_a_lower_precision_is_refused(fake_cupy, monkeypatch):
+    internals.fail_to_load_cublaslt(monkeypatch)
     for precision in ("tf32", "bf16"):
         with pytest.raises(ValueError, match=f"precision='{precision}' needs cuBLASLt: .*missing.*Remedy.*or leave"):
             net_of("cuda", precision=precision)
 
 
-def test_float64_networks_have_no_less_precision(fake_cupy):
+def test_float64_networks_refuse_a_lower_precision(fake_cupy):
     with pytest.raises(ValueError, match=naming("precision='bf16'", "float32", "float64", "dtype=")):
         net_of("cuda", dtype="float64", precision="bf16")
 
 
-def test_a_product_that_the_library_refuses(fake_cupy):
-    """bfloat16 has no other way; TF32 has float32's, and it is said."""
+def test_a_product_that_cublaslt_does_not_support(fake_cupy):
+    """bfloat16 has no alternative; TF32 falls back to float32 with a warning."""
     fake_cupy.state.cublaslt.refuse = {"none"}
     with pytest.raises(RuntimeError, match=naming("precision='bf16'", "(8, 3)", "(3, 8)", "leave")):
         net_of("cuda", precision="bf16").train_on_batch(*data(8))
@@ -324,7 +338,7 @@ def test_a_product_that_the_library_refuses(fake_cupy):
         net_of("cuda", precision="tf32").train_on_batch(*data(8))
 
 
-def test_networks_keep_their_precision(fake_cupy, tmp_path):
+def test_precision_survives_files_copies_and_devices(fake_cupy, tmp_path):
     net = net_of("cuda", precision="bf16")
     net.save(tmp_path / "m.safetensors")
     there = gpunn.load(tmp_path / "m.safetensors", device="cuda")
@@ -345,17 +359,17 @@ def test_networks_keep_their_precision(fake_cupy, tmp_path):
     np.testing.assert_allclose(net.predict(X), plain.predict(X), rtol=1e-5)
 
 
-def test_a_file_with_a_precision_that_is_none_is_refused(fake_cupy, tmp_path):
+def test_a_file_with_an_unknown_precision_is_refused(fake_cupy, tmp_path):
     net = net_of("cuda", precision="bf16")
     tensors, metadata = net.to_tensors()
     metadata["compiled"]["precision"] = "half"
     with pytest.raises(ValueError, match="precision must be None, 'tf32' or 'bf16', got 'half'"):
         gpunn.Sequential.from_tensors(tensors, metadata)
-    del metadata["compiled"]["precision"]  # of an older version
+    del metadata["compiled"]["precision"]  # written by an older version
     assert gpunn.Sequential.from_tensors(tensors, metadata).precision is None
 
 
-def test_a_fit_goes_on_in_the_precision_that_it_began_in(fake_cupy, tmp_path):
+def test_a_fit_resumes_in_its_precision(fake_cupy, tmp_path):
     path = tmp_path / "c.safetensors"
     fit = {"batch_size": 8, "verbose": 0}
     whole = net_of("cuda", precision="bf16")
@@ -376,7 +390,7 @@ def estimator(cls=MLPClassifier, **options):
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-def test_estimators_take_it_by_name(fake_cupy, tmp_path):
+def test_estimators_accept_a_precision(fake_cupy, tmp_path):
     pytest.importorskip("sklearn")
     X, y = data()
     with pytest.raises(ValueError, match=naming("precision='bf16'", "float32", "float64")):
@@ -399,8 +413,8 @@ def test_estimators_take_it_by_name(fake_cupy, tmp_path):
     assert gpunn.load(tmp_path / "e.safetensors", device="cpu").net_.device == "cpu"
 
 
-def test_checks_know_it(fake_cupy):
-    """Gradients are checked in float64, and two devices may part by what was rounded."""
+def test_gradient_check_and_device_comparison_support_it(fake_cupy):
+    """Gradients are checked in float64, and two devices may differ by the rounding of operands."""
     X, y = data(12)
     net = net_of("cuda", sizes=(16,), activation="tanh", precision="bf16")
     assert gpunn.check_gradients(net, X, y).ok and net.precision == "bf16"
@@ -413,7 +427,7 @@ def test_checks_know_it(fake_cupy):
     assert found[1] < 1e-5 < found[0] < low.allowed < 0.2
 
 
-# --- several steps in a row -------------------------------------------------------------------------------------------
+# --- several consecutive steps ----------------------------------------------------------------------------------------
 
 
 def plan_of(net, rows=8):
@@ -435,15 +449,15 @@ def fitted(fake_cupy, *, layers=None, epochs=2, **options):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"])
-def test_steps_in_a_row_round_the_weights_as_they_write_them(fake_cupy, monkeypatch, optimizer):
-    """Bit for bit what rounding them before every step gives, which a graph of several steps does once."""
+def test_consecutive_steps_round_weights_in_the_update(fake_cupy, monkeypatch, optimizer):
+    """The same bits as rounding before every step, which a graph of several steps does once."""
     limits.set(monkeypatch, "graph_steps", 3)
     limits.set(monkeypatch, "graph_polls", 1e-4)
     together = fitted(fake_cupy, optimizer=optimizer)
     nodes = set(internals.graphs_run(fake_cupy))
     with plan_of(together) as plan:
         assert [launch.first_step_only for launch in plan.forward].count(True) == 1
-    # a graph of some steps has one rounding
+    # a graph of several steps rounds once
     few, many = min(nodes), max(nodes)
     assert many == 3 * few - 2
     assert f"{optimizer}_with_bf16_copy" in internals.kernels_run(fake_cupy)
@@ -455,17 +469,17 @@ def test_steps_in_a_row_round_the_weights_as_they_write_them(fake_cupy, monkeypa
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_else_writes_weights_has_them_rounded_before_every_step(fake_cupy):
-    """max_norm behind the update, and parts of the flat buffer that begin where no 16 bytes do."""
-    held = [gpunn.Dense(16, "relu", max_norm=0.5), gpunn.Dense(3, "softmax")]
+def test_other_writes_to_weights_require_rounding_before_each_step(fake_cupy):
+    """max_norm after the update, and slices of the flat buffer that are not aligned to 16 bytes."""
+    constrained = [gpunn.Dense(16, "relu", max_norm=0.5), gpunn.Dense(3, "softmax")]
     middle = frozen(gpunn.Dense(7, "relu"))
-    for layers in (held, [gpunn.Dense(5, "relu"), middle, gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]):
+    for layers in (constrained, [gpunn.Dense(5, "relu"), middle, gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]):
         net = fitted(fake_cupy, layers=layers)
         with plan_of(net) as plan:
             assert not any(launch.first_step_only for launch in plan.forward)
 
 
-def test_a_bad_step_leaves_weights_and_their_copy_as_they_were(fake_cupy):
+def test_a_diverged_step_keeps_weights_and_their_copy(fake_cupy):
     net = fitted(fake_cupy, epochs=1)
     before = net.get_weights()
     X = np.full((80, 8), 1e38)  # sums overflow

@@ -1,4 +1,4 @@
-"""Matrix products on fixed buffers: the right numbers, and every misfit refused when the buffers are bound."""
+"""Matrix products on fixed buffers: right results, and invalid operands refused when they are bound."""
 
 import contextlib
 import tracemalloc
@@ -23,7 +23,7 @@ def integers(*shape, dtype=np.float32):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_product_is_right_and_repeats_with_what_the_buffers_hold(backend, dtype):
+def test_a_bound_product_reads_its_buffers_at_each_call(backend, dtype):
     a, b = integers(5, 7, dtype=dtype), integers(7, 3, dtype=dtype)
     there, out = backend.asarray(a), backend.zeros((5, 3), dtype)
     run = backend.bind_matmul(there, backend.asarray(b), out)
@@ -37,7 +37,7 @@ def test_the_product_is_right_and_repeats_with_what_the_buffers_hold(backend, dt
 
 
 def test_transposed_views_multiply(backend):
-    """As E5 and E6 need them: δ Wᵀ and a_prevᵀ δ."""
+    """Transposed operands of E5 and E6: δ Wᵀ and a_prevᵀ δ."""
     delta, W, a_prev = integers(6, 4), integers(3, 4), integers(6, 3)
     for a, b, expected in (
         (delta, ("T", W), np.einsum("ik,jk->ij", delta, W)),
@@ -49,12 +49,14 @@ def test_transposed_views_multiply(backend):
         assert np.array_equal(to_host(out), expected)
 
 
-def test_stacks_multiply_one_by_one(backend):
+def test_stacks_of_matrices(backend):
     a, b = integers(2, 5, 7), integers(2, 7, 3)
     out = backend.empty((2, 5, 3), np.float32)
-    # cuBLASLt is asked for matrices only
-    said = contextlib.nullcontext() if backend.device == "cpu" else pytest.warns(ProductWarning, match="3 dimensions")
-    with said:
+    # gpunn uses cuBLASLt for matrices only
+    expected = (
+        contextlib.nullcontext() if backend.device == "cpu" else pytest.warns(ProductWarning, match="3 dimensions")
+    )
+    with expected:
         backend.bind_matmul(backend.asarray(a), backend.asarray(b), out)()
     assert np.array_equal(to_host(out), np.einsum("eik,ekj->eij", a, b))
 
@@ -74,7 +76,7 @@ def test_stacks_multiply_one_by_one(backend):
         [(), (), ()],
     ],
 )
-def test_shapes_that_do_not_fit_are_refused_and_none_is_broadcast(backend, shapes):
+def test_shapes_that_do_not_match_are_refused_without_broadcasting(backend, shapes):
     a, b, out = (backend.zeros(s, np.float32) for s in shapes)
     with pytest.raises(ValueError, match="no broadcast") as refused:
         backend.bind_matmul(a, b, out)
@@ -82,7 +84,7 @@ def test_shapes_that_do_not_fit_are_refused_and_none_is_broadcast(backend, shape
 
 
 @pytest.mark.parametrize("odd", [0, 1, 2])
-def test_dtypes_that_differ_are_refused(backend, odd):
+def test_different_dtypes_are_refused(backend, odd):
     dtypes = [np.float64 if k == odd else np.float32 for k in range(3)]
     a, b, out = (backend.zeros((2, 2), d) for d in dtypes)
     with pytest.raises(TypeError, match=r"one floating-point dtype.*float64"):
@@ -101,7 +103,7 @@ def test_an_output_that_would_need_a_hidden_copy_is_refused(backend):
             backend.bind_matmul(a, b, out)
 
 
-def test_an_output_over_an_input_is_refused(backend):
+def test_an_output_that_overlaps_an_input_is_refused(backend):
     flat = backend.zeros(24, np.float32)
     a, b = flat[:9].reshape(3, 3), flat[12:21].reshape(3, 3)
     for name, out in (("a", a), ("b", flat[15:].reshape(3, 3))):
@@ -109,7 +111,7 @@ def test_an_output_over_an_input_is_refused(backend):
             backend.bind_matmul(a, b, out)
 
 
-def test_neighbours_in_one_buffer_are_no_overlap(backend):
+def test_adjacent_slices_of_one_buffer_do_not_overlap(backend):
     flat = backend.zeros(27, np.float32)
     flat += 1
     a, b, out = (flat[k : k + 9].reshape(3, 3) for k in (0, 9, 18))
@@ -120,17 +122,17 @@ def test_neighbours_in_one_buffer_are_no_overlap(backend):
 def test_a_read_only_output_is_refused():
     out = np.zeros((2, 2))
     out.flags.writeable = False
-    with pytest.raises(ValueError, match="out is read-only"):
+    with pytest.raises(ValueError, match="out must be writable"):
         get("cpu").bind_matmul(np.ones((2, 2)), np.ones((2, 2)), out)
 
 
 def test_arrays_of_another_library_are_refused(fake_cupy):
     host, device = np.ones((2, 2), np.float32), get("cuda").zeros((2, 2), np.float32)
-    with pytest.raises(TypeError, match=r"b is a cupy.ndarray, wanted a numpy.ndarray"):
+    with pytest.raises(TypeError, match=r"b must be a numpy.ndarray, got a cupy.ndarray"):
         get("cpu").bind_matmul(host, device, host.copy())
-    with pytest.raises(TypeError, match=r"a is a numpy.ndarray, wanted a cupy.ndarray"):
+    with pytest.raises(TypeError, match=r"a must be a cupy.ndarray, got a numpy.ndarray"):
         get("cuda").bind_matmul(host, device, device.copy())
-    with pytest.raises(TypeError, match=r"a is a builtins.list"):
+    with pytest.raises(TypeError, match=r"a must be a numpy.ndarray, got a builtins.list"):
         get("cpu").bind_matmul([[1.0]], host, host)
 
 

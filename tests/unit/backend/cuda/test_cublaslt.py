@@ -1,4 +1,4 @@
-"""The door to cuBLASLt, on a fake library beside the fake CuPy: what passes here is simulated, never a GPU result."""
+"""cuBLASLt bindings, on a fake library and the fake CuPy: simulated, never a GPU result."""
 
 import gc
 import re
@@ -7,13 +7,14 @@ import warnings
 import numpy as np
 import pytest
 from helpers import fake_cublaslt, internals, tolerances
+from helpers.gpu_nets import UnfusedDense, data, frozen, net_of, rounded
 
 import gpunn
 from gpunn.backend import doctor, get, to_host
 from gpunn.backend.cuda import cublaslt
-from gpunn.backend.cuda.errors import Fault
 from gpunn.backend.cuda.layouts import Unsupported, mask_bytes
 from gpunn.backend.cuda.matmul import ProductWarning
+from gpunn.backend.errors import Fault
 from gpunn.kernels import DeviceLaunch, activation_kernels
 from gpunn.kernels import get as kernel
 
@@ -26,8 +27,8 @@ def lt(fake_cupy):
 
 
 @pytest.fixture
-def slope_0_at_0(fake_cupy):
-    """A library whose mask is as E2 has it: without it no mask is used, see `gpunn.backend.cuda.selftest`."""
+def mask_unset_at_zero(fake_cupy):
+    """A library whose mask follows E2. Otherwise no mask is used, see `gpunn.backend.cuda.selftest`."""
     fake_cupy.state.cublaslt.zero_is_above = False
 
 
@@ -36,7 +37,7 @@ def integers(*shape, seed=0, dtype=np.float32):
 
 
 def views(backend, x):
-    """The same matrix by rows, by columns, and as a part of a larger buffer, which begins at an odd address."""
+    """A matrix stored by rows, by columns, inside a larger buffer, and at an odd address."""
     n, m = x.shape
     padded = backend.zeros((n, m + 3), x.dtype)
     padded[:, 1 : m + 1] = backend.asarray(x)
@@ -50,7 +51,7 @@ def views(backend, x):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n", "k", "m"), [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1), (6, 130, 9)])
-def test_products_of_every_layout_are_launches_that_a_stream_may_capture(fake_cupy, dtype, n, k, m):
+def test_products_of_every_layout_can_be_captured(fake_cupy, dtype, n, k, m):
     backend = get("cuda")
     a, b = integers(n, k, dtype=dtype), integers(k, m, seed=1, dtype=dtype)
     for left in views(backend, a):
@@ -61,11 +62,11 @@ def test_products_of_every_layout_are_launches_that_a_stream_may_capture(fake_cu
             assert launch.reads == (left, right) and launch.writes == (out,)
             launch()
             assert np.array_equal(to_host(out), np.einsum("ik,kj->ij", a, b))
-    assert fake_cupy.state.calls.count("matmul") == 1  # the probe's
+    assert fake_cupy.state.calls.count("matmul") == 1  # of the probe
 
 
 @pytest.mark.parametrize("precision", [None, "tf32"])
-def test_what_follows_a_product_is_done_by_it(fake_cupy, slope_0_at_0, lt, precision):
+def test_epilogues_compute_bias_relu_mask_and_sums(fake_cupy, mask_unset_at_zero, lt, precision):
     backend = get("cuda")
     a, W, b, delta = integers(9, 7), integers(7, 130), integers(130), integers(9, 5, seed=2)
     W_next = integers(130, 5, seed=3)
@@ -93,7 +94,7 @@ def test_what_follows_a_product_is_done_by_it(fake_cupy, slope_0_at_0, lt, preci
     assert np.array_equal(to_host(db), wanted.sum(axis=0))
 
 
-def test_products_of_bfloat16_add_in_float32(fake_cupy, lt):
+def test_bfloat16_products_accumulate_in_float32(fake_cupy, lt):
     backend = get("cuda")
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(9, 33)).astype(np.float32), rng.normal(size=(33, 5)).astype(np.float32)
@@ -106,30 +107,24 @@ def test_products_of_bfloat16_add_in_float32(fake_cupy, lt):
     assert np.abs(a @ b - wanted).max() > 10 * allowed
 
 
-def rounded(x):
-    """The nearest bfloat16, as a float32: 8 bits of the fraction in [½, 1), to even. (`np.rint` is.)"""
-    fraction, exponent = np.frexp(np.float64(x))
-    return np.ldexp(np.rint(fraction * 2**8) / 2**8, exponent).astype(np.float32)
-
-
-def test_the_algorithm_of_a_problem_is_asked_for_once(fake_cupy, lt):
+def test_the_algorithm_of_a_problem_is_queried_once(fake_cupy, lt):
     backend, library = get("cuda"), fake_cupy.state.cublaslt
     a, b = backend.asarray(integers(8, 8)), backend.asarray(integers(8, 8))
     out = backend.empty((8, 8), np.float32)
     lt.bind(a, b, out)
-    begun = library.asked  # of the trial, too
+    queries = library.queries  # by the self-test, too
     for _ in range(3):
         lt.bind(a, b, out)
-    assert library.asked == begun
+    assert library.queries == queries
     lt.bind(a.T, b, out)
-    assert library.asked == begun + 1
+    assert library.queries == queries + 1
     library.refuse.add("relu")
     for _ in range(2):
         with pytest.raises(Unsupported, match=r"no algorithm for it \(CUBLAS_STATUS_NOT_SUPPORTED\)"):
             lt.bind(a, b, out, epilogue="relu", bias=a[0])
 
 
-def test_the_librarys_objects_go_with_their_owners(fake_cupy, lt):
+def test_library_objects_are_destroyed_with_their_owners(fake_cupy, lt):
     backend, library = get("cuda"), fake_cupy.state.cublaslt
     a, out = backend.asarray(integers(4, 4)), backend.empty((4, 4), np.float32)
     launches = [lt.bind(a, a.T, out) for _ in range(3)]
@@ -140,7 +135,7 @@ def test_the_librarys_objects_go_with_their_owners(fake_cupy, lt):
     assert library.objects == {"Handle": 1}
 
 
-def test_a_handle_goes_with_its_door(fake_cupy):
+def test_a_handle_is_destroyed_with_its_owner(fake_cupy):
     found = cublaslt.open_cublaslt(fake_cupy)
     assert fake_cupy.state.cublaslt.objects == {"Handle": 1} and "12.9.3 (fake)" in str(found)
     del found
@@ -148,33 +143,21 @@ def test_a_handle_goes_with_its_door(fake_cupy):
     assert fake_cupy.state.cublaslt.objects == {}
 
 
-def test_what_fails_when_it_runs_raises_with_the_librarys_word(fake_cupy, lt):
+def test_a_failed_launch_raises_with_the_status_name(fake_cupy, lt):
     backend = get("cuda")
     a, out = backend.asarray(integers(4, 4)), backend.empty((4, 4), np.float32)
     launch = lt.bind(a, a.T, out)
-    launch.calls[0].A += 1  # an address that fits no float
-    with pytest.raises(cublaslt.ProductError, match="cublasLtMatmul failed: CUBLAS_STATUS_INVALID_VALUE"):
+    launch.calls[0].A += 1  # an address that is not aligned to float32
+    with pytest.raises(cublaslt.CublasLtError, match="cublasLtMatmul failed: CUBLAS_STATUS_INVALID_VALUE"):
         launch()
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------
 
 
-def net_of(device, sizes=(128, 24, 8), activation="relu", dtype="float32", precision=None, **options):
-    layers = [gpunn.Dense(n, activation) for n in sizes] + [gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(layers, input_shape=6, seed=4, dtype=dtype)
-    rule = options.pop("optimizer", None) or gpunn.Momentum(0.05)
-    return net.compile(rule, "sparse_categorical_crossentropy", device=device, precision=precision, **options)
-
-
-def data(rows=40):
-    rng = np.random.default_rng(1)
-    return rng.normal(size=(rows, 6)), rng.integers(0, 3, rows)
-
-
-@pytest.mark.parametrize("sizes", [(24, 8), (128, 24, 8)])  # 128 terms a sum want workspace
-def test_a_whole_step_is_captured_and_replayed(fake_cupy, sizes):
-    """The fake raises where a capture allocates, leaves a stream out, or lets two branches meet in a workspace."""
+@pytest.mark.parametrize("sizes", [(24, 8), (128, 24, 8)])  # sums of 128 terms need a workspace
+def test_a_step_is_captured_and_replayed(fake_cupy, sizes):
+    """The fake raises if a capture allocates, omits a stream, or lets two streams share a workspace."""
     net, peer = net_of("cuda", sizes), net_of("cpu", sizes)
     for each in (net, peer):
         each.fit(*data(), batch_size=8, epochs=4, shuffle=False, verbose=0)
@@ -183,7 +166,7 @@ def test_a_whole_step_is_captured_and_replayed(fake_cupy, sizes):
         tolerances.assert_within(a, b, 20 * tolerances.sums(np.float32, 128, np.abs(b).max()))
 
 
-def test_two_streams_have_workspaces_of_their_own_for_as_long_as_they_are_used(fake_cupy, lt):
+def test_each_stream_has_a_workspace_while_it_is_used(fake_cupy, lt):
     streams = [fake_cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
     held = [lt.allocate_workspace(s.ptr) for s in streams]
     assert held[0].ptr != held[1].ptr and lt.workspace(streams[0].ptr) is held[0]
@@ -194,7 +177,7 @@ def test_two_streams_have_workspaces_of_their_own_for_as_long_as_they_are_used(f
     assert pointer not in internals.workspaces(lt)
 
 
-def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, lt):
+def test_the_fake_detects_two_streams_in_one_workspace(fake_cupy, lt):
     backend = get("cuda")
     a, b = backend.asarray(integers(4, 128)), backend.asarray(integers(128, 4))
     first, second = (lt.bind(a, b, backend.empty((4, 4), np.float32)) for _ in range(2))
@@ -204,7 +187,7 @@ def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, l
     other.wait_event(one.record())
     with one:
         first()
-    with other, pytest.raises(cublaslt.ProductError, match="race for the same bytes"):
+    with other, pytest.raises(cublaslt.CublasLtError, match="race for the same bytes"):
         second()
     fake_cupy.state.capturing = False
     assert shared.ptr
@@ -214,7 +197,7 @@ def test_products_beside_one_another_in_one_workspace_would_be_seen(fake_cupy, l
 
 
 def launches_of(fake_cupy, net, rows=16):
-    """The products and the kernels of one step, without what brings the batch."""
+    """The products and the kernels of one step, without the gather of the batch."""
     X, y = data(rows)
     net.train_on_batch(X, y)
     with internals.training_plan(net, rows) as plan:
@@ -224,8 +207,8 @@ def launches_of(fake_cupy, net, rows=16):
         return internals.products_run(fake_cupy), internals.kernels_run(fake_cupy)
 
 
-def test_a_rectifier_net_takes_3L_minus_1_launches_and_the_loss(fake_cupy, slope_0_at_0):
-    """Forward L, of which the last is merged with the loss; ∂W L; δ L − 1, with f′ and the intercepts' gradients."""
+def test_a_relu_network_takes_3L_minus_1_products(fake_cupy, mask_unset_at_zero):
+    """L forward, the last one fused with the loss; L for ∂W; L − 1 for δ, with f′ and the gradients of the biases."""
     products, others = launches_of(fake_cupy, net_of("cuda"))
     assert products == [
         *["relu_mask"] * 3,
@@ -236,33 +219,33 @@ def test_a_rectifier_net_takes_3L_minus_1_launches_and_the_loss(fake_cupy, slope
     assert not any("relu" in c or "column_sum" in c or "bias" in c for c in others)
 
 
-def test_a_mask_that_stands_at_0_is_not_used(fake_cupy):
-    """f′(0) = 0 (E2). Rows of zeros and no intercepts yet: z is 0 all over, and ∂C/∂b tells the difference."""
+def test_a_mask_that_is_set_at_0_is_not_used(fake_cupy):
+    """f′(0) = 0 (E2). With rows of zeros and zero biases every z is 0, and ∂C/∂b shows the difference."""
     X, y = data()
     X[::2] = 0
     nets = [net_of(device) for device in ("cuda", "cpu")]
     for a, b in zip(*(net.loss_and_gradients(X, y)[1] for net in nets), strict=True):
         tolerances.assert_within(a, b, tolerances.sums(np.float32, 128, np.abs(b).max()))
     products, others = launches_of(fake_cupy, nets[0])
-    # the slope takes a launch, which brings the intercepts' gradients
+    # f′ needs a launch, which also computes the gradients of the biases
     assert products == [*["relu"] * 3, "bias", "sums", *["none"] * 6]
     assert sum(c.startswith("relu_backward") for c in others) == 3
-    # a library that is believed without a trial gives others
+    # without its self-test the library's gradients differ
     with internals.no_self_tests():
         wrong = net_of("cuda").loss_and_gradients(X, y)[1]
     assert np.abs(wrong[1] - nets[1].loss_and_gradients(X, y)[1][1]).max() > 1e-3
 
 
 WRONG = {
-    "a product": ("none", lambda self, a, b, d, *_: d.__setitem__(Ellipsis, a[0, 0])),
-    "intercepts left out": ("bias", lambda self, a, b, d, p, v, *_: d.__setitem__(Ellipsis, d - v[:, None])),
+    "wrong product": ("none", lambda self, a, b, d, *_: d.__setitem__(Ellipsis, a[0, 0])),
+    "missing bias": ("bias", lambda self, a, b, d, p, v, *_: d.__setitem__(Ellipsis, d - v[:, None])),
     "sums of the other operand": ("sums", lambda self, a, b, d, p, v, *_: v.__setitem__(Ellipsis, b.sum())),
-    "sums before the slope": ("drelu_sums", lambda self, a, b, d, p, v, *_: v.__setitem__(Ellipsis, v + 1)),
+    "sums without the derivative": ("drelu_sums", lambda self, a, b, d, p, v, *_: v.__setitem__(Ellipsis, v + 1)),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_an_epilogue_with_wrong_numbers_is_not_used(fake_cupy, slope_0_at_0, monkeypatch, kind):
+def test_an_epilogue_with_wrong_results_is_not_used(fake_cupy, mask_unset_at_zero, monkeypatch, kind):
     epilogue, spoil = WRONG[kind]
     right = fake_cublaslt.Library._run
 
@@ -286,7 +269,7 @@ def test_an_epilogue_with_wrong_numbers_is_not_used(fake_cupy, slope_0_at_0, mon
 
 @pytest.mark.parametrize("refuse", ["relu_mask", "relu", "bias", "drelu_sums", "drelus", "sums", "all"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_what_the_library_refuses_is_done_by_kernels(fake_cupy, slope_0_at_0, refuse, activation):
+def test_kernels_replace_unsupported_epilogues(fake_cupy, mask_unset_at_zero, refuse, activation):
     names = {"all": set(cublaslt.EPILOGUE_CODES) - {"none"}, "drelus": {"drelu", "drelu_sums"}}.get(refuse, {refuse})
     fake_cupy.state.cublaslt.refuse = names
     X, y = data()
@@ -296,41 +279,35 @@ def test_what_the_library_refuses_is_done_by_kernels(fake_cupy, slope_0_at_0, re
         tolerances.assert_within(a, b, tolerances.sums(np.float32, 128, np.abs(b).max()))
     seen = set(internals.products_run(fake_cupy))
     assert not seen & names and ("none" in seen or refuse == "drelu_sums")
-    assert fake_cupy.state.calls.count("matmul") == 1  # the probe's
+    assert fake_cupy.state.calls.count("matmul") == 1  # of the probe
 
 
 LAYERS = {
     "relu": lambda: [gpunn.Dense(9, "relu"), gpunn.Dense(130, "relu"), gpunn.Dense(4, "relu")],
     "one output": lambda: [gpunn.Dense(9, "relu"), gpunn.Dense(1, "relu"), gpunn.Dense(5, "relu")],
     "others": lambda: [gpunn.Dense(9, "tanh"), gpunn.Dense(8, "gelu"), gpunn.Dense(7, "elu"), gpunn.Dense(8, "silu")],
-    "no intercepts": lambda: [gpunn.Dense(9, "relu", use_bias=False), gpunn.Dense(8, "relu"), gpunn.Dense(4)],
-    "between": lambda: [gpunn.Dense(9, "relu"), gpunn.Dropout(0.3), gpunn.Dense(8, "relu"), gpunn.BatchNormalization()],
+    "no biases": lambda: [gpunn.Dense(9, "relu", use_bias=False), gpunn.Dense(8, "relu"), gpunn.Dense(4)],
+    "layers in between": lambda: [
+        gpunn.Dense(9, "relu"),
+        gpunn.Dropout(0.3),
+        gpunn.Dense(8, "relu"),
+        gpunn.BatchNormalization(),
+    ],
     "frozen": lambda: [frozen(gpunn.Dense(9, "relu")), frozen(gpunn.Dense(8, "relu")), gpunn.Dense(6, "relu")],
     "penalties": lambda: [gpunn.Dense(9, "relu", l2=0.1, max_norm=1.0), gpunn.Dense(8, "relu", l1=0.01)],
-    "own": lambda: [Twice(9, "relu"), gpunn.Dense(8, "relu"), Twice(8, "relu"), gpunn.Dense(7, "relu")],
+    "user-defined": lambda: [
+        UnfusedDense(9, "relu"),
+        gpunn.Dense(8, "relu"),
+        UnfusedDense(8, "relu"),
+        gpunn.Dense(7, "relu"),
+    ],
 }
-
-
-def frozen(layer):
-    layer.trainable = False
-    return layer
-
-
-class Twice(gpunn.Dense):
-    """A layer of somebody's own, with a backward pass that knows nothing of products."""
-
-    def backward(self, ops, t, training):
-        self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
-        ops.matmul(t.a_prev.T, t.delta, out=t.dW)
-        ops(kernel("column_sum"), t.delta, out=t.db)
-        if t.grad_prev is not None:
-            ops.matmul(t.delta, t.W.T, out=t.grad_prev)
 
 
 @pytest.mark.parametrize(("dtype", "zero_is_above"), [("float32", False), ("float32", True), ("float64", True)])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_networks_through_the_door_agree_with_numpy(fake_cupy, kind, dtype, zero_is_above):
-    """Gradients in training and outside of it, the trace, predictions and three steps."""
+def test_networks_with_cublaslt_agree_with_numpy(fake_cupy, kind, dtype, zero_is_above):
+    """Gradients with training on and off, the trace, predictions and three steps."""
     fake_cupy.state.cublaslt.zero_is_above = zero_is_above
     X, y = data(21)
     found = []
@@ -344,11 +321,11 @@ def test_networks_through_the_door_agree_with_numpy(fake_cupy, kind, dtype, zero
         found.append([*gradients, *traced, net.predict(X), *net.get_weights()])
     for a, b in zip(*found, strict=True):
         tolerances.assert_within(a, b, tolerances.sums(dtype, 130, max(1e-2, np.abs(b).max())))
-    assert fake_cupy.state.calls.count("matmul") == 1  # the probe's
+    assert fake_cupy.state.calls.count("matmul") == 1  # of the probe
 
 
-def test_nothing_is_lost_of_nan_where_no_flag_looks(fake_cupy):
-    """The library's rectifier makes 0 of NaN: predictions go through our own."""
+def test_nan_passes_through_unchecked_predictions(fake_cupy):
+    """cuBLASLt's ReLU maps NaN to 0, so predictions use gpunn's kernel."""
     net = net_of("cuda")
     internals.parameters(net).fill(np.nan)
     assert np.isnan(net.predict(data()[0])).all()
@@ -359,21 +336,14 @@ def test_nothing_is_lost_of_nan_where_no_flag_looks(fake_cupy):
 # --- without the library ----------------------------------------------------------------------------------------------
 
 
-def missing(monkeypatch, path="no such library"):
-    def load(path):
-        raise OSError(f"{path}: cannot open shared object file")
-
-    monkeypatch.setattr(cublaslt, "load_library", load)
-
-
-def test_without_the_library_cupy_multiplies_and_it_is_said_once(fake_cupy, monkeypatch):
-    missing(monkeypatch)
+def test_without_the_library_cupy_multiplies_with_one_warning(fake_cupy, monkeypatch):
+    internals.fail_to_load_cublaslt(monkeypatch)
     X, y = data()
     net, peer = net_of("cuda"), net_of("cpu")
-    with pytest.warns(ProductWarning, match="one by one.*cuBLASLt.*is missing.*cannot open.*Remedy: ") as said:
+    with pytest.warns(ProductWarning, match="one by one.*cuBLASLt.*is missing.*cannot open.*Remedy: ") as warned:
         net.fit(X, y, batch_size=8, verbose=0)
         net.fit(X, y, batch_size=16, verbose=0)
-    assert len(said) == 1 and "matmul" in fake_cupy.state.calls
+    assert len(warned) == 1 and "matmul" in fake_cupy.state.calls
     peer.fit(X, y, batch_size=8, verbose=0).history, peer.fit(X, y, batch_size=16, verbose=0)
     for a, b in zip(net.get_weights(), peer.get_weights(), strict=True):
         tolerances.assert_within(a, b, 8 * tolerances.sums(np.float32, 128, np.abs(b).max()))
@@ -387,18 +357,18 @@ def broken_copy(state, **options):
 
 FAULTS = {
     "another version": (lambda s: fake_cublaslt.Library(s, version=110805), r"fake is version 11\.8\.5"),
-    "a function is not there": (broken_copy, "cublasLtMatmul"),
+    "a missing function": (broken_copy, "cublasLtMatmul"),
 }
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_copy_that_does_not_fit_is_passed_over(fake_cupy, monkeypatch, kind):
-    make, told = FAULTS[kind]
+def test_an_unusable_copy_is_skipped(fake_cupy, monkeypatch, kind):
+    make, message = FAULTS[kind]
     copies = {"bad": make(fake_cupy.state), "good": fake_cublaslt.Library(fake_cupy.state)}
     monkeypatch.setattr(cublaslt, "load_library", lambda path: copies["bad" if path == "fake" else "good"])
     found = cublaslt.open_cublaslt(fake_cupy)
     assert isinstance(found, Fault) and found.kind == "products"
-    assert re.search(told, found.verdict)
+    assert re.search(message, found.verdict)
     monkeypatch.setattr(cublaslt, "candidates", lambda major: ["fake", "next"])
     assert cublaslt.open_cublaslt(fake_cupy).path == "next"
 
@@ -409,7 +379,7 @@ def test_a_library_without_a_device_is_a_fault(fake_cupy):
     assert isinstance(found, Fault) and "cublasLtCreate: CUBLAS_STATUS_NOT_INITIALIZED" in found.verdict
 
 
-def test_operands_that_the_library_cannot_take_go_through_cupy(fake_cupy):
+def test_cupy_multiplies_operands_that_the_library_does_not_support(fake_cupy):
     backend = get("cuda")
     a, b = integers(5, 14), integers(7, 3)
     out = backend.empty((5, 3), np.float32)
@@ -419,26 +389,26 @@ def test_operands_that_the_library_cannot_take_go_through_cupy(fake_cupy):
     assert np.array_equal(to_host(out), np.einsum("ik,kj->ij", a[:, ::2], b))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        backend.bind_matmul(backend.asarray(a)[:, ::2], backend.asarray(b), out)  # said already
+        backend.bind_matmul(backend.asarray(a)[:, ::2], backend.asarray(b), out)  # the warning was issued before
 
 
-# --- where it is looked for -------------------------------------------------------------------------------------------
+# --- the search for the library ---------------------------------------------------------------------------------------
 
 
-def test_the_copy_in_use_comes_first_then_wheels_then_the_loader(monkeypatch, tmp_path):
+def test_the_loaded_copy_comes_first_then_wheels_then_the_loader(monkeypatch, tmp_path):
     for inside, name in (("cublas/lib", "libcublasLt.so.12"), ("cu13/lib", "libcublasLt.so.13")):
         (tmp_path / "nvidia" / inside).mkdir(parents=True)
         (tmp_path / "nvidia" / inside / name).touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(cublaslt.sys, "platform", "linux")
-    importlib_finds(monkeypatch, tmp_path / "nvidia")
+    replace_find_spec(monkeypatch, tmp_path / "nvidia")
     for major, names in ((12, ["cublas", "cu13"]), (13, ["cu13", "cublas"])):
         found = [c for c in cublaslt.candidates(major) if str(tmp_path) in c]
         assert [c.split("/nvidia/")[1].split("/")[0] for c in found] == names
         assert list(cublaslt.candidates(major))[-2:] == [f"libcublasLt.so.{m}" for m in (major, 25 - major)]
 
 
-def importlib_finds(monkeypatch, folder):
+def replace_find_spec(monkeypatch, folder):
     import importlib.machinery
 
     spec = importlib.machinery.ModuleSpec("nvidia", None, is_package=True)
@@ -446,10 +416,10 @@ def importlib_finds(monkeypatch, folder):
     monkeypatch.setattr(cublaslt.importlib.util, "find_spec", lambda name: spec)
 
 
-# --- the doctor -------------------------------------------------------------------------------------------------------
+# --- gpunn doctor -----------------------------------------------------------------------------------------------------
 
 
-def test_the_doctor_says_what_multiplies(fake_cupy, monkeypatch):
+def test_doctor_reports_the_products(fake_cupy, monkeypatch):
     monkeypatch.delenv("GPUNN_DEVICE", raising=False)
 
     def line():
@@ -457,19 +427,19 @@ def test_the_doctor_says_what_multiplies(fake_cupy, monkeypatch):
         return next(c for c in report.checks if c.name == "GPU products"), report
 
     check, report = line()
-    assert check.ok and check.detail.startswith("captured with the step, by cuBLASLt 12.9.3 (fake): float32, float64")
-    assert "TF32, bfloat16; in the same launch: bias, relu, gelu, gelu_z, dgelu, dgelu_sums, sums" in check.detail
+    assert check.ok and check.detail.startswith("cuBLASLt 12.9.3 (fake), captured with the step: float32, float64")
+    assert "TF32, bfloat16; fused epilogues: bias, relu, gelu, gelu_z, dgelu, dgelu_sums, sums" in check.detail
     assert report.ok
     monkeypatch.setattr(fake_cupy.cuda.Device, "compute_capability", "75")
     assert "TF32" not in line()[0].detail
-    missing(monkeypatch)
+    internals.fail_to_load_cublaslt(monkeypatch)
     check, report = line()
     assert check.ok is False and "is missing" in check.detail and not report.ok
     assert "pip install" in report.remedy and "gpunn uses cuda:0" in report.verdict
 
 
-def test_what_gelu_is_held_to_is_the_text_of_its_kernel():
-    """Its epilogue is used where less precision was asked for by name, and the fake's tanh form is ours."""
+def test_the_gelu_of_the_fake_equals_the_kernel():
+    """cuBLASLt's GELU is used only in a lower precision; the fake's tanh form equals gpunn's."""
     from helpers import column_major_blas
 
     z = np.linspace(-6, 6, 101)

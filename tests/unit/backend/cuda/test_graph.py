@@ -1,5 +1,5 @@
-"""A step as one CUDA graph, simulated: the fake CuPy keeps what is launched in a capture, and raises for what a GPU
-would punish. Where there is a GPU the same fits run on it."""
+"""A step as one CUDA graph, simulated: the fake CuPy stores what a capture launches, and raises where a GPU would. On a
+machine with a GPU the same fits run on it."""
 
 import functools
 import gc
@@ -22,7 +22,7 @@ from gpunn.kernels.state import SIZE, Slot, slots
 
 @pytest.fixture
 def several(fake_cupy, monkeypatch):
-    """Graphs of up to three steps, and many of them between two looks at the clock, on a busy machine too."""
+    """Graphs of up to three steps, many of them between two polls of the clock, on a busy machine too."""
     limits.set(monkeypatch, "graph_steps", 3)
     limits.set(monkeypatch, "graph_polls", 1e-4)
     return fake_cupy
@@ -33,7 +33,7 @@ def _never(self, steps, with_schedule):
     return None
 
 
-# --- whole fits -----------------------------------------------------------------------------------------------------
+# --- whole fits -------------------------------------------------------------------------------------------------------
 
 NETS = {
     "plain": {"layers": lambda: [gpunn.Dense(6, "tanh"), gpunn.Dense(4)], "rule": lambda: gpunn.SGD(0.1)},
@@ -57,7 +57,7 @@ NETS = {
 
 def _fit(name, device="cuda", dtype="float64", **options):
     rng = np.random.default_rng(2)
-    # 45 rows in batches of 4: eleven whole batches and a tail of one row
+    # 45 rows in batches of 4: eleven full batches and a tail of one row
     X, y, w = rng.normal(size=(45, 3)), rng.integers(0, 4, size=45), rng.uniform(0.5, 2, size=45)
     net = gpunn.Sequential(NETS[name]["layers"](), seed=9, dtype=dtype)
     net.compile(NETS[name]["rule"](), "sparse_categorical_crossentropy", metrics=["accuracy"], device=device)
@@ -67,22 +67,22 @@ def _fit(name, device="cuda", dtype="float64", **options):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", NETS)
-def test_replay_is_the_launches_one_by_one_bit_for_bit(several, monkeypatch, name, dtype):
+def test_replay_equals_separate_launches_bit_for_bit(several, monkeypatch, name, dtype):
     net, history = _fit(name, dtype=dtype)
     replayed = internals.graphs_run(several)
     internals.refuse_graphs(monkeypatch, _never)
     several.state.calls.clear()
-    alone, expected = _fit(name, dtype=dtype)
-    assert len(set(replayed)) >= 2, "one graph of a step, and one of several"
+    eager, expected = _fit(name, dtype=dtype)
+    assert len(set(replayed)) >= 2, "one graph of one step, and one of several"
     assert not internals.graphs_run(several)
-    for a, b in zip(net.get_weights(), alone.get_weights(), strict=True):
+    for a, b in zip(net.get_weights(), eager.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     for key in ("loss", "accuracy"):
         assert history[key] == expected[key]
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_replay_is_the_run_of_a_cpu(several, name):
+def test_replay_agrees_with_a_cpu(several, name):
     net, history = _fit(name)
     there, expected = _fit(name, device="cpu")
     assert internals.graphs_run(several)
@@ -91,10 +91,10 @@ def test_replay_is_the_run_of_a_cpu(several, name):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_a_step_that_diverges_in_a_graph_leaves_the_weights_before_it(several):
+def test_divergence_in_a_graph_keeps_the_last_finite_weights(several):
     rng = np.random.default_rng(2)
     X, y = rng.normal(size=(64, 3)).astype(np.float32), rng.normal(size=(64, 2)).astype(np.float32)
-    y[50] = 1e30  # of the thirteenth step
+    y[50] = 1e30  # in the thirteenth step
     net = gpunn.Sequential([gpunn.Dense(6, "tanh"), gpunn.Dense(2)], seed=9)
     net.compile(gpunn.SGD(0.01), "half_squared_error", device="cuda")
     other = gpunn.Sequential([gpunn.Dense(6, "tanh"), gpunn.Dense(2)], seed=9)
@@ -107,8 +107,8 @@ def test_a_step_that_diverges_in_a_graph_leaves_the_weights_before_it(several):
         np.testing.assert_array_equal(a, b)
 
 
-def test_products_that_cannot_be_captured_lie_between_the_graphs(fake_cupy, monkeypatch):
-    """CuPy's own products run by themselves, what lies between two of them is a graph; nothing failed."""
+def test_products_that_cannot_be_captured_run_between_graphs(fake_cupy, monkeypatch):
+    """CuPy's own products run one by one, and the launches between two of them are a graph; nothing fails."""
     internals.hide_cublaslt(monkeypatch)
     with pytest.warns(ProductWarning, match=naming("CuPy")):
         _net, history = _fit("plain")
@@ -117,7 +117,7 @@ def test_products_that_cannot_be_captured_lie_between_the_graphs(fake_cupy, monk
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-10)
 
 
-def test_a_loss_of_ones_own_runs_between_the_graphs(several):
+def test_a_user_defined_loss_runs_between_graphs(several):
     def own(y, a):
         return 0.5 * ((a - y) ** 2).sum(axis=1), a - y
 
@@ -130,7 +130,7 @@ def test_a_loss_of_ones_own_runs_between_the_graphs(several):
     np.testing.assert_allclose(*found, rtol=1e-12)
 
 
-def test_a_batch_given_by_hand_is_replayed_too(several):
+def test_train_on_batch_replays_a_graph(several):
     rng = np.random.default_rng(4)
     batches = [(rng.normal(size=(8, 3)), rng.integers(0, 4, size=8)) for _ in range(6)]
     found = []
@@ -142,7 +142,7 @@ def test_a_batch_given_by_hand_is_replayed_too(several):
     assert len(internals.graphs_run(several)) == len(batches) - graph.WARM_UP_STEPS
 
 
-def test_a_stream_is_replayed_too(several):
+def test_fit_on_a_stream_replays_a_graph(several):
     rng = np.random.default_rng(4)
     batches = [(rng.normal(size=(n, 3)), rng.normal(size=(n, 2))) for n in (8, 8, 8, 8, 8, 5)]
     found = []
@@ -161,7 +161,7 @@ def captures(fake_cupy, monkeypatch):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_validation_set_is_captured_once_a_fit(captures, weighted):
+def test_validation_is_captured_once_per_fit(captures, weighted):
     rng = np.random.default_rng(5)
     rows = 4 * limits.get("evaluation_rows") + 10  # four blocks and a tail
     X, y, w = rng.normal(size=(rows, 3)), rng.integers(0, 2, size=rows), rng.uniform(0.5, 2, size=rows)
@@ -173,14 +173,14 @@ def test_a_validation_set_is_captured_once_a_fit(captures, weighted):
         held = (X, y, w) if weighted else (X, y)
         given = {"validation_data": held, "batch_size": 16, "epochs": graph.WARM_UP_STEPS + 3, "verbose": 0}
         found.append(net.fit(X[:16], y[:16], **given).history)
-    # the step, the blocks, the tail; each runs once or more an epoch, and the first three times launch by launch
+    # the step, the blocks, the tail: each runs at least once per epoch, and three times before its capture
     assert len(captures) == 3
     assert {"val_loss", "val_accuracy", "val_auc"} < set(found[0])
     for name, values in found[0].items():
         np.testing.assert_allclose(found[1][name], values, rtol=1e-10, err_msg=name)
 
 
-def test_the_forward_pass_is_captured_once_for_all_predictions_of_one_block(captures):
+def test_the_forward_pass_is_captured_once_for_all_predictions_of_one_size(captures):
     rng = np.random.default_rng(5)
     batches = [rng.normal(size=(8, 3)).astype(dtype) for dtype in ("float32", "float64", "int32") * 2]
     found = []
@@ -188,14 +188,14 @@ def test_the_forward_pass_is_captured_once_for_all_predictions_of_one_block(capt
         net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(4, "relu"), gpunn.Dense(2)], seed=3)
         net.compile("sgd", "mse", device=device)
         found.append([net.predict(X) for X in batches])
-        net.set_weights([2 * w for w in net.get_weights()])  # which a graph reads where they are
+        net.set_weights([2 * w for w in net.get_weights()])  # a graph reads them through its buffers
         found[-1].append(net.predict(batches[0]))
-    assert [len(each.streams) for each in captures] == [1], "nothing lies beside anything in a forward pass"
+    assert [len(each.streams) for each in captures] == [1], "the launches of a forward pass depend on each other"
     for there, here in zip(found[1], found[0], strict=True):
         np.testing.assert_allclose(there, here, rtol=1e-5, atol=1e-6)
 
 
-def test_sets_that_are_no_longer_looked_at_go(fake_cupy):
+def test_evaluated_data_is_released(fake_cupy):
     rng = np.random.default_rng(5)
     net = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.Dense(2)], seed=3, dtype="float64")
     net.compile("adam", "mse", device="cuda")
@@ -206,14 +206,14 @@ def test_sets_that_are_no_longer_looked_at_go(fake_cupy):
         seen.append((internals.score(net, data)["loss"], weakref.ref(data.X)))
         del data
     gc.collect()
-    assert len({loss for loss, _ in seen}) == 3, "each set is looked at itself"
+    assert len({loss for loss, _ in seen}) == 3, "each data set is evaluated"
     assert [there() for _, there in seen] == [None] * 3
 
 
-def test_the_parts_of_a_set_that_lbfgs_asks_for_are_captured_once(captures, monkeypatch):
-    pytest.importorskip("sklearn", reason="the estimators are scikit-learn's")
+def test_the_blocks_of_an_lbfgs_fit_are_captured_once(captures, monkeypatch):
+    pytest.importorskip("sklearn", reason="the estimators need scikit-learn")
 
-    limits.set(monkeypatch, "lbfgs_elements", 1)  # parts of 1024 rows
+    limits.set(monkeypatch, "lbfgs_elements", 1)  # blocks of 1024 rows
     rng = np.random.default_rng(5)
     X, y = rng.normal(size=(1100, 3)), rng.normal(size=1100)
     found = []
@@ -222,17 +222,17 @@ def test_the_parts_of_a_set_that_lbfgs_asks_for_are_captured_once(captures, monk
             hidden_layer_sizes=(4,), activation="tanh", solver="lbfgs", max_iter=12, random_state=0, device=device
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # twelve iterations converge nowhere
+            warnings.simplefilter("ignore")  # twelve iterations do not converge
             found.append(made.fit(X, y).predict(X[:9]))
     assert len(captures) == 2
     np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
 
 
-# --- a graph by itself ----------------------------------------------------------------------------------------------
+# --- a single graph ---------------------------------------------------------------------------------------------------
 
 
 class Steps:
-    """`x` counts: a step adds one to each of three numbers by launches of their own, and moves the state's clock."""
+    """A step that adds one to each of three numbers by separate launches and advances the state's step."""
 
     def __init__(self, cupy):
         self.backend = backend.get("cuda")
@@ -261,13 +261,13 @@ def steps(fake_cupy):
 
 
 @pytest.mark.parametrize("times", [1, 3, 4, 35, 36, 100])
-def test_so_many_steps_are_taken(steps, times):
+def test_repeat_runs_the_requested_steps(steps, times):
     assert steps.graph.repeat(times, steps.state, seconds=60.0) == times
     assert steps.read() == ([times] * 3, times)
 
 
-def test_it_warms_up_then_takes_many_steps_in_one_launch_and_the_tail_singly(fake_cupy, steps):
-    internals.expect_seconds(steps.graph, 1e-9)  # so short that the clock is looked at once
+def test_warm_up_then_graphs_of_many_steps_then_a_tail_of_single_steps(fake_cupy, steps):
+    internals.expect_seconds(steps.graph, 1e-9)  # so short that the clock is read only once
     fake_cupy.state.calls.clear()
     several = steps.graph.steps
     assert several == graph.MAX_STEPS
@@ -279,17 +279,17 @@ def test_it_warms_up_then_takes_many_steps_in_one_launch_and_the_tail_singly(fak
     assert steps.read()[1] == graph.WARM_UP_STEPS + 2 * several + 2
 
 
-def test_a_called_graph_runs_once(steps):
+def test_a_call_runs_one_step(steps):
     for _ in range(6):
         steps.graph()
     assert steps.read() == ([6.0] * 3, 6)
 
 
-def test_it_returns_when_the_time_is_over(steps):
+def test_repeat_returns_at_the_deadline(steps):
     assert steps.graph.repeat(10**9, steps.state, seconds=0.0) == 1
 
 
-def test_every_step_has_its_own_learning_rate(steps):
+def test_each_step_reads_its_learning_rate(steps):
     rates = np.linspace(0.5, 0.1, 50)
     done = 0
     while done < 50:
@@ -297,19 +297,19 @@ def test_every_step_has_its_own_learning_rate(steps):
     np.testing.assert_array_equal(steps.seen.get()[:50], rates)
 
 
-def test_more_rates_than_there_is_room_for_are_taken_in_parts(steps, monkeypatch):
+def test_learning_rates_beyond_the_buffer_need_another_call(steps, monkeypatch):
     limits.set(monkeypatch, "graph_rates", 7)
     assert steps.graph.repeat(20, steps.state, rates=np.arange(20.0), seconds=60.0) == 7
     np.testing.assert_array_equal(steps.seen.get()[:7], np.arange(7.0))
 
 
-def test_rates_of_a_later_step_follow_the_clock_of_the_device(steps):
+def test_learning_rates_follow_the_step_in_the_state(steps):
     steps.graph.repeat(5, steps.state, seconds=60.0)
     steps.graph.repeat(4, steps.state, rates=np.array([5.0, 6, 7, 8]), first=5, seconds=60.0)
     np.testing.assert_array_equal(steps.seen.get()[:10], [0, 0, 0, 0, 0, 5, 6, 7, 8, 0])
 
 
-# --- what cannot be captured ----------------------------------------------------------------------------------------
+# --- what cannot be captured ------------------------------------------------------------------------------------------
 
 FORBIDDEN = {
     "an allocation": lambda cupy, x: cupy.zeros((2,), np.float64),
@@ -320,7 +320,7 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
-def test_what_capture_refuses_runs_launch_by_launch_and_says_why(fake_cupy, steps, name):
+def test_a_failed_capture_falls_back_to_separate_launches_with_a_warning(fake_cupy, steps, name):
     faulty = DeviceLaunch([lambda: FORBIDDEN[name](fake_cupy, steps.x)], [steps.x], [])
     (made,) = steps.backend.compile([*steps.launches, faulty])
     with pytest.warns(graph.CaptureWarning, match=r"slower: .*Error"):
@@ -328,7 +328,7 @@ def test_what_capture_refuses_runs_launch_by_launch_and_says_why(fake_cupy, step
     assert steps.read() == ([10.0] * 3, 10)
     assert not fake_cupy.state.capturing
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # said once
+        warnings.simplefilter("error")  # the warning was issued before
         made.repeat(3, steps.state, seconds=60.0)
     assert steps.read()[1] == 13
 
@@ -337,8 +337,8 @@ def _refuses(self, steps, with_schedule):
     raise MemoryError("no room\nfor it")
 
 
-def test_the_summary_says_why_steps_are_no_graph(fake_cupy, monkeypatch):
-    """After it happened, once whatever the number of graphs, and until the network is compiled anew or moved."""
+def test_the_summary_reports_a_failed_capture(fake_cupy, monkeypatch):
+    """After the failure, once for any number of graphs, and until the network is compiled again or moved."""
     why = "leaves the fast path: no CUDA graph could be captured, MemoryError: no room for it"
     internals.refuse_capture(monkeypatch, _refuses)
     with pytest.warns(graph.CaptureWarning, match="no room for it"):
@@ -356,7 +356,7 @@ def test_the_summary_says_why_steps_are_no_graph(fake_cupy, monkeypatch):
     assert str(net.summary()).endswith("nothing leaves the fast path")
 
 
-def test_a_launch_that_is_none_of_the_devices_parts_the_step(fake_cupy, steps):
+def test_a_python_call_divides_the_step_into_two_graphs(fake_cupy, steps):
     called = []
     joined = steps.backend.compile([*steps.launches[:3], lambda: called.append(1), *steps.launches[3:]])
     assert [type(each).__name__ for each in joined] == ["StepGraph", "function", "StepGraph"]
@@ -366,12 +366,12 @@ def test_a_launch_that_is_none_of_the_devices_parts_the_step(fake_cupy, steps):
     assert steps.read() == ([5.0] * 3, 5) and len(called) == 5
 
 
-def test_a_single_launch_is_no_graph(steps):
+def test_a_single_launch_is_not_captured(steps):
     assert steps.backend.compile(steps.launches[:1]) == [steps.launches[0]]
 
 
-def test_the_fake_would_see_a_race():
-    """Two branches that touch the same bytes and do not wait for one another."""
+def test_the_fake_detects_a_race():
+    """Two streams that write the same bytes and do not wait for each other."""
     from helpers import fake_cupy as fake
 
     fake.state.reset()
@@ -391,75 +391,75 @@ def test_the_fake_would_see_a_race():
         fake.state.reset()
 
 
-# --- branches -------------------------------------------------------------------------------------------------------
+# --- streams ----------------------------------------------------------------------------------------------------------
 
 
 def _launch(reads, writes, product=False):
     return DeviceLaunch([lambda: None], reads, writes, needs_workspace=product)
 
 
-def _placed(*launches):
-    placed, ends = stream_scheduler.assign_streams(launches)
-    return [(p.stream, p.after) for p in placed], ends
+def _schedule(*launches):
+    scheduled, sinks = stream_scheduler.assign_streams(launches)
+    return [(p.stream, p.after) for p in scheduled], sinks
 
 
-def test_products_of_neighbouring_layers_lie_beside_one_another(fake_cupy):
-    """∂W = a_prevᵀ δ beside δ_prev = δ Wᵀ: neither waits for the other, and the update for both."""
+def test_products_of_adjacent_layers_run_concurrently(fake_cupy):
+    """∂W = a_prevᵀ δ and δ_prev = δ Wᵀ run concurrently, and the update waits for both."""
     a, delta, W, dW, delta_prev, theta = (fake_cupy.zeros((4, 4), np.float64) for _ in range(6))
-    found, ends = _placed(
+    found, sinks = _schedule(
         _launch([], [delta]),
         _launch([a, delta], [dW], product=True),
         _launch([delta, W], [delta_prev], product=True),
         _launch([dW, delta_prev], [theta]),
     )
-    assert found == [(0, ()), (0, ()), (1, (0,)), (1, (1,))] and ends == (3,)
+    assert found == [(0, ()), (0, ()), (1, (0,)), (1, (1,))] and sinks == (3,)
 
 
-def test_a_launch_waits_for_what_it_hangs_on_and_for_nothing_twice(fake_cupy):
-    """The third hangs on both; the fourth on the first, which is over then; the last on nothing."""
+def test_a_launch_waits_once_for_each_dependency(fake_cupy):
+    """The third depends on both; the fourth on the first, which has finished by then; the last on nothing."""
     a, b, c, d, e = (fake_cupy.zeros((4, 4), np.float64) for _ in range(5))
-    found, ends = _placed(
+    found, sinks = _schedule(
         _launch([], [a]), _launch([], [b]), _launch([a, b], [c]), _launch([a, c], [d]), _launch([], [e])
     )
-    assert found == [(0, ()), (1, (START,)), (1, (0,)), (1, ()), (2, (START,))] and ends == (4, 3)
+    assert found == [(0, ()), (1, (START,)), (1, (0,)), (1, ()), (2, (START,))] and sinks == (4, 3)
 
 
-def test_where_branches_end_the_one_that_was_longest_without_a_launch_is_taken(fake_cupy):
+def test_with_all_streams_in_use_the_least_recently_used_one_is_chosen(fake_cupy):
     arrays = [fake_cupy.zeros((4, 4), np.float64) for _ in range(6)]
-    found, ends = _placed(*(_launch([], [x]) for x in arrays))
-    assert [stream for stream, _ in found] == [0, 1, 2, 3, 0, 1] and ends == (5, 3, 2)
+    found, sinks = _schedule(*(_launch([], [x]) for x in arrays))
+    assert [stream for stream, _ in found] == [0, 1, 2, 3, 0, 1] and sinks == (5, 3, 2)
     assert [after for _, after in found] == [(), (START,), (START,), (START,), (), ()]
 
 
-def test_what_fills_the_gpu_is_not_set_beside_another_that_does(fake_cupy, monkeypatch):
+def test_launches_that_fill_the_gpu_do_not_overlap(fake_cupy, monkeypatch):
     limits.set(monkeypatch, "launch_elements", 16)
     a, b, c, d = (fake_cupy.zeros((4, 4), np.float64) for _ in range(4))
     small = fake_cupy.zeros((4,), np.float64)
-    found, ends = _placed(_launch([a], [b], product=True), _launch([], [small]), _launch([c], [d], product=True))
-    assert found == [(0, ()), (1, (START,)), (0, ())] and ends == (1,)
+    found, sinks = _schedule(_launch([a], [b], product=True), _launch([], [small]), _launch([c], [d], product=True))
+    assert found == [(0, ()), (1, (START,)), (0, ())] and sinks == (1,)
 
 
 @pytest.mark.parametrize("kind", ["reads what was written", "writes what was read", "writes what was written"])
-def test_a_launch_on_which_the_next_one_hangs_comes_before_it(fake_cupy, kind):
+def test_dependent_launches_keep_their_order(fake_cupy, kind):
     a, b, c = (fake_cupy.zeros((4, 4), np.float64) for _ in range(3))
     follower = {
         "reads what was written": _launch([b], [c]),
         "writes what was read": _launch([c], [a]),
         "writes what was written": _launch([c], [b]),
     }[kind]
-    assert _placed(_launch([a], [b], product=True), follower) == ([(0, ()), (0, ())], ())
+    assert _schedule(_launch([a], [b], product=True), follower) == ([(0, ()), (0, ())], ())
 
 
-def test_views_that_do_not_meet_do_not_hang_on_one_another(fake_cupy):
+def test_disjoint_views_are_independent(fake_cupy):
     x = fake_cupy.zeros((8, 4), np.float64)
     y = fake_cupy.zeros((8, 4), np.float64)
-    found, _ = _placed(_launch([y], [x[:4]]), _launch([x[4:]], [y[4:][::-1][:0]]))
+    found, _ = _schedule(_launch([y], [x[:4]]), _launch([x[4:]], [y[4:][::-1][:0]]))
     assert [stream for stream, _ in found] == [0, 1]
-    found, _ = _placed(_launch([y], [x[:5]]), _launch([x[7:3:-1]], [y[:0]]))
-    assert [stream for stream, _ in found] == [0, 0], "a reversed view reaches back to where it ends"
+    found, _ = _schedule(_launch([y], [x[:5]]), _launch([x[7:3:-1]], [y[:0]]))
+    assert [stream for stream, _ in found] == [0, 0], "a reversed view extends to lower addresses"
 
 
-def test_launches_that_have_to_do_with_other_entries_of_the_state_do_not_wait(fake_cupy):
+def test_launches_on_different_state_entries_are_independent(fake_cupy):
     state = fake_cupy.zeros((SIZE,), np.float64)
     begin = kernels.get("start_batch").bind(out=state, count=1, rows=4)
     move = kernels.get("advance_offset").bind(out=state, count=1, rows=4)
@@ -469,8 +469,8 @@ def test_launches_that_have_to_do_with_other_entries_of_the_state_do_not_wait(fa
         Slot.PENALTY,
     }
     assert begin.reads == () and [a.data.ptr for a in move.reads] == [a.data.ptr for a in move.writes]
-    assert [stream for stream, _ in _placed(begin, move)[0]] == [0, 1]
-    assert _placed(begin, begin)[0] == [(0, ()), (0, ())]
+    assert [stream for stream, _ in _schedule(begin, move)[0]] == [0, 1]
+    assert _schedule(begin, begin)[0] == [(0, ()), (0, ())]
 
 
 ENTRIES = {
@@ -491,14 +491,14 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("text", ENTRIES)
-def test_what_a_text_has_to_do_with_the_state(text):
-    assert slots(text) == ENTRIES[text]
+@pytest.mark.parametrize("source", ENTRIES)
+def test_the_state_entries_that_a_source_reads_and_writes(source):
+    assert slots(source) == ENTRIES[source]
 
 
-def test_the_longest_path_of_a_step(several):
-    """What has nothing to do with δ (the labels, the sum of the loss, the optimiser's corrections) lies beside it: of a
-    step's launches, those that wait for one another are few. The fake raises where two of the others race."""
+def test_the_critical_path_of_a_step_is_short(several):
+    """Launches that do not depend on δ (labels, loss reduction, Adam's bias correction) overlap with those that do, so
+    few launches of a step wait for each other. The fake raises if two of the others race."""
     rng = np.random.default_rng(0)
     net = gpunn.Sequential([gpunn.Dense(8, "relu"), gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")], seed=0)
     net.compile("adam", "sparse_categorical_crossentropy", device="cuda")
@@ -509,10 +509,10 @@ def test_the_longest_path_of_a_step(several):
         net.fit(rng.normal(size=(64, 3)), rng.integers(0, 3, 64), batch_size=8, epochs=2, verbose=0)
     finally:
         graph.assign_streams = original
-    placed, _ = max(seen, key=lambda found: len(found[0]))
+    scheduled, _ = max(seen, key=lambda found: len(found[0]))
     longest, on = [], {}
-    for p in placed:
+    for p in scheduled:
         before = [longest[k] for k in p.after if k != START] + [longest[on[p.stream]] if p.stream in on else 0]
         longest.append(max(before) + len(p.launch.calls))
         on[p.stream] = len(longest) - 1
-    assert max(longest) <= sum(len(p.launch.calls) for p in placed) - 6
+    assert max(longest) <= sum(len(p.launch.calls) for p in scheduled) - 6

@@ -1,4 +1,4 @@
-"""Which call of a column-major library computes which row-major product, on a product that is column-major indeed."""
+"""Calls of a column-major library for row-major products, executed by a column-major product in NumPy."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ SHAPES = [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1), (1, 1, 1), (33, 130, 129),
 LAYOUTS = ["rows", "columns", "padded rows", "padded columns"]
 
 
-def laid(x, layout):
-    """The same numbers in another layout: a view of a larger array where it is padded."""
+def with_layout(x, layout):
+    """The same numbers in another layout; a view of a larger array for a padded one."""
     n, m = x.shape
     if layout == "rows":
         return x.copy()
@@ -29,7 +29,7 @@ def laid(x, layout):
 
 
 def run(a, b, out, epilogue="none", bias=None, aux=None):
-    """The call, carried out: its first operand is b's memory, its second a's."""
+    """Execute the call: its first operand is the memory of b, its second that of a."""
     call = gemm_call(a, b, out, epilogue, bias, aux)
     A, B, D = (
         blas.matrix(x.ctypes.data, x.dtype, s.rows, s.columns, s.leading)
@@ -47,19 +47,19 @@ def integers(*shape, seed=0):
     return np.random.default_rng(seed).integers(-4, 5, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("layout_of_b", LAYOUTS)
-@pytest.mark.parametrize("layout_of_a", LAYOUTS)
+@pytest.mark.parametrize("b_layout", LAYOUTS)
+@pytest.mark.parametrize("a_layout", LAYOUTS)
 @pytest.mark.parametrize(("r", "k", "c"), SHAPES)
-def test_the_product(r, k, c, layout_of_a, layout_of_b):
-    """Small integers, so exactly, whatever the layout of a and b."""
+def test_products_of_all_shapes_and_layouts(r, k, c, a_layout, b_layout):
+    """Small integers, so the result is exact for every layout of a and b."""
     a, b = integers(r, k), integers(k, c, seed=1)
     for out in (np.full((r, c), np.nan, np.float32), np.full((r, c + 4), np.nan, np.float32)[:, :c]):
-        run(laid(a, layout_of_a), laid(b, layout_of_b), out)
+        run(with_layout(a, a_layout), with_layout(b, b_layout), out)
         assert np.array_equal(out, np.einsum("ik,kj->ij", a, b))
 
 
-def test_by_hand():
-    """a (2, 3), b (3, 4): the library multiplies bᵀ (4, 3) by aᵀ (3, 2), each as it lies, into outᵀ (4, 2)."""
+def test_calls_worked_out_by_hand():
+    """a (2, 3), b (3, 4): the library multiplies bᵀ (4, 3) by aᵀ (3, 2), both as stored, into outᵀ (4, 2)."""
     a, b, out = np.zeros((2, 3)), np.zeros((3, 4)), np.zeros((2, 4))
     call = gemm_call(a, b, out)
     assert (call.m, call.n, call.k) == (4, 2, 3)
@@ -86,19 +86,19 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize(("columns", "wanted"), [(1, 16), (127, 16), (128, 16), (129, 32), (256, 32), (257, 48)])
-def test_a_row_of_the_mask_is_filled_up_to_128_bits(columns, wanted):
+def test_a_mask_row_is_padded_to_128_bits(columns, wanted):
     assert mask_bytes(columns) == wanted
 
 
 @pytest.mark.parametrize(("r", "k", "c"), [(5, 7, 3), (33, 130, 129), (4, 9, 256), (2, 3, 127)])
-def test_forward_and_backward_through_the_rectifier(r, k, c):
-    """E1, E2, E5 and E7 with the mask that the forward product leaves."""
+def test_relu_forward_and_backward_with_a_mask(r, k, c):
+    """E1, E2, E5 and E7 with the mask that the forward product writes."""
     a, W, b, delta, W_next = integers(r, k), integers(k, c), integers(c), integers(r, 6), integers(c, 6, seed=2)
     out, mask = np.empty((r, c), np.float32), np.full((r, mask_bytes(c)), 0xA5, np.uint8)
     run(a, W, out, "relu_mask", b, mask)
     z = np.einsum("ik,kj->ij", a, W) + b
     assert np.array_equal(out, np.maximum(z, 0))
-    assert (mask[:, -(-c // 8) :] == 0xA5).all()  # what fills a row up is nobody's
+    assert (mask[:, -(-c // 8) :] == 0xA5).all()  # the padding is not written
     plain = np.empty_like(out)
     run(a, W, plain, "relu", b)
     assert np.array_equal(plain, out)
@@ -110,7 +110,7 @@ def test_forward_and_backward_through_the_rectifier(r, k, c):
     assert np.array_equal(sums, wanted.sum(axis=0))
 
 
-def test_intercepts_and_the_sums_of_an_operand():
+def test_bias_and_column_sums_of_an_operand():
     a, W, b, delta = integers(5, 7), integers(7, 3), integers(3), integers(5, 3, seed=3)
     out, dW, db = np.empty((5, 3), np.float32), np.empty((7, 3), np.float32), np.empty(3, np.float32)
     run(a, W, out, "bias", b)
@@ -119,7 +119,7 @@ def test_intercepts_and_the_sums_of_an_operand():
     assert np.array_equal(dW, np.einsum("ki,kj->ij", a, delta)) and np.array_equal(db, delta.sum(axis=0))
 
 
-def test_gelu_keeps_z_and_its_slope_comes_from_it():
+def test_gelu_saves_z_and_computes_its_derivative_from_it():
     from gpunn.kernels import activation_kernels
 
     a, W, b, delta, W_next = integers(5, 7), integers(7, 8) / 8, integers(8), integers(5, 6), integers(8, 6) / 8
@@ -140,43 +140,43 @@ def zeros(*shape):
     return np.zeros(shape, np.float32)
 
 
-REFUSED = {
+UNSUPPORTED = {
     "a of three dimensions": (lambda: (zeros(1, 2, 3), zeros(3, 4), zeros(2, 4)), {}, "a has 3 dimensions"),
-    "nothing to sum": (lambda: (zeros(2, 0), zeros(0, 4), zeros(2, 4)), {}, r"a has shape \(2, 0\)"),
-    "every second column": (lambda: (zeros(2, 6)[:, ::2], zeros(3, 4), zeros(2, 4)), {}, "a has strides"),
-    "rows backwards": (lambda: (zeros(2, 3), zeros(3, 4)[::-1], zeros(2, 4)), {}, "b has strides"),
-    "the same row again": (
+    "no terms": (lambda: (zeros(2, 0), zeros(0, 4), zeros(2, 4)), {}, r"a has shape \(2, 0\)"),
+    "a strided column axis": (lambda: (zeros(2, 6)[:, ::2], zeros(3, 4), zeros(2, 4)), {}, "a has strides"),
+    "reversed rows": (lambda: (zeros(2, 3), zeros(3, 4)[::-1], zeros(2, 4)), {}, "b has strides"),
+    "a repeated row": (
         lambda: (zeros(2, 3), np.lib.stride_tricks.as_strided(zeros(4), (3, 4), (0, 4)), zeros(2, 4)),
         {},
         "b has strides",
     ),
-    "rows that overlap": (
+    "overlapping rows": (
         lambda: (np.lib.stride_tricks.as_strided(zeros(9), (2, 3), (8, 4)), zeros(3, 4), zeros(2, 4)),
         {},
         "a has strides",
     ),
-    "steps between elements": (
+    "strides that are no multiple of the itemsize": (
         lambda: (np.lib.stride_tricks.as_strided(zeros(9), (2, 3), (14, 4)), zeros(3, 4), zeros(2, 4)),
         {},
         "a has strides",
     ),
-    "out by columns": (lambda: (zeros(2, 3), zeros(3, 4), zeros(4, 2).T), {}, naming("out", "row by row")),
-    "intercepts of another length": (
+    "column-major out": (lambda: (zeros(2, 3), zeros(3, 4), zeros(4, 2).T), {}, naming("out", "row by row")),
+    "a bias of another length": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
         {"epilogue": "bias", "bias": zeros(5)},
-        r"vector has shape \(5,\)",
+        r"bias has shape \(5,\)",
     ),
-    "every second intercept": (
+    "a strided bias": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
         {"epilogue": "bias", "bias": zeros(8)[::2]},
-        "vector has shape",
+        "bias has shape",
     ),
-    "a mask that is not filled up": (
+    "a mask without padding": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
         {"epilogue": "relu_mask", "bias": zeros(4), "aux": np.zeros((2, 1), np.uint8)},
         "the mask has shape",
     ),
-    "z of a width that is no multiple of 8": (
+    "z whose width is no multiple of 8": (
         lambda: (zeros(2, 3), zeros(3, 4), zeros(2, 4)),
         {"epilogue": "gelu_z", "bias": zeros(4), "aux": zeros(2, 4)},
         "z has shape",
@@ -189,14 +189,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_no_call_computes_is_refused(case):
-    arrays, options, message = REFUSED[case]
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_unsupported_products_are_refused(case):
+    arrays, options, message = UNSUPPORTED[case]
     with pytest.raises(Unsupported, match=message):
         gemm_call(*arrays(), **options)
 
 
 @pytest.mark.parametrize("options", [{"epilogue": "bias"}, {"bias": zeros(4)}, {"epilogue": "drelu"}])
-def test_an_epilogue_wants_what_is_its_own(options):
-    with pytest.raises(TypeError, match="wants vector"):
+def test_an_epilogue_requires_its_own_arguments(options):
+    with pytest.raises(TypeError, match="takes bias"):
         gemm_call(zeros(2, 3), zeros(3, 4), zeros(2, 4), **options)

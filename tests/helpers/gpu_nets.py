@@ -1,0 +1,43 @@
+"""Networks and data for tests of products on a GPU."""
+
+import numpy as np
+
+import gpunn
+from gpunn.kernels import get as kernel
+
+
+def net_of(device, sizes=(128, 24, 8), activation="relu", dtype="float32", precision=None, **options):
+    """A compiled classifier of 6 inputs and 3 classes."""
+    layers = [gpunn.Dense(n, activation) for n in sizes] + [gpunn.Dense(3, "softmax")]
+    net = gpunn.Sequential(layers, input_shape=6, seed=4, dtype=dtype)
+    rule = options.pop("optimizer", None) or gpunn.Momentum(0.05)
+    return net.compile(rule, "sparse_categorical_crossentropy", device=device, precision=precision, **options)
+
+
+def data(rows=40):
+    """Inputs and labels for `net_of`."""
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(rows, 6)), rng.integers(0, 3, rows)
+
+
+def frozen(layer):
+    """The layer, not trainable."""
+    layer.trainable = False
+    return layer
+
+
+class UnfusedDense(gpunn.Dense):
+    """A user-defined layer whose backward pass uses no fused products."""
+
+    def backward(self, ops, t, training):
+        self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
+        ops.matmul(t.a_prev.T, t.delta, out=t.dW)
+        ops(kernel("column_sum"), t.delta, out=t.db)
+        if t.grad_prev is not None:
+            ops.matmul(t.delta, t.W.T, out=t.grad_prev)
+
+
+def rounded(x):
+    """The nearest bfloat16 as float32: 8 bits of the fraction in [½, 1), ties to even, which `np.rint` does."""
+    fraction, exponent = np.frexp(np.float64(x))
+    return np.ldexp(np.rint(fraction * 2**8) / 2**8, exponent).astype(np.float32)
