@@ -1,7 +1,7 @@
-"""The scikit-learn shells: `MLPClassifier` and `MLPRegressor`, drop-ins for scikit-learn's own, and `MLPSearchCV`.
+"""scikit-learn's estimators on gpunn's network: `MLPClassifier`, `MLPRegressor` and `MLPSearchCV`.
 
-scikit-learn is imported when one of the names is first used. Without it the names exist, and making one raises
-ImportError naming the extra.
+scikit-learn is imported when one of the names is first used. Without it the names exist, and their constructors raise
+ImportError that names the extra.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = ["MLPClassifier", "MLPRegressor", "MLPSearchCV"]
 _HOME = {"MLPClassifier": "classifier", "MLPRegressor": "regressor", "MLPSearchCV": "search"}
 
 
-class _Absent:
-    """Stands for an estimator where scikit-learn is not installed."""
+class _Missing:
+    """Base of the estimators' placeholders without scikit-learn."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         raise ImportError(
@@ -30,7 +30,7 @@ class _Absent:
 
     @classmethod
     def from_tensors(cls, *arguments: Any, **options: Any) -> Any:
-        """ImportError."""
+        """Raise ImportError."""
         return cls()
 
 
@@ -38,5 +38,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if importlib.util.find_spec("sklearn") is None:
-        return type(name, (_Absent,), {"__doc__": "Needs scikit-learn."})
+        return type(name, (_Missing,), {"__doc__": "Needs scikit-learn."})
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

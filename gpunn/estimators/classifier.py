@@ -1,4 +1,4 @@
-"""The classifier."""
+"""`MLPClassifier`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn import neural_network
-from sklearn.base import _fit_context
 from sklearn.metrics import accuracy_score
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
@@ -17,22 +15,90 @@ from .. import activations, losses
 from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
-from .base import WEIGHTS, BaseMLP, as_input_type, host_labels, host_numbers
+from .arrays import as_input_type, host_labels, host_numbers
+from .base import BaseMLP
 from .sklearn_conventions import ScikitLearnBinaryLogLoss, ScikitLearnLogLoss
+from .sklearn_private import StrOptions, fit_context
 
 
 class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
-    """scikit-learn's `MLPClassifier` on gpunn's network: its parameters, defaults, attributes and, in float64 on a CPU
-    with the same `random_state`, its very fit.
+    """scikit-learn's `MLPClassifier` on gpunn's network.
 
-    Beyond it, by keyword:
+    Parameters, defaults and attributes are scikit-learn's. With the same `random_state`, in float64 on a CPU, weights,
+    losses and scores equal scikit-learn's to rounding. gpunn's own parameters are keyword-only.
 
-    loss               "log_loss", or a loss of gpunn for targets that are one-hot rows (one 0/1 column for two classes)
-    out_activation     None is softmax for several classes, logistic for two and for multilabel targets
-    class_weight       None, "balanced", or {class: weight}; for multilabel targets a list of such dicts
-    activation, dropout, kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models,
-    strategy, verbose="bar", and what `fit` takes and leaves
-                       see `gpunn.estimators.base.BaseMLP`
+    Parameters
+    ----------
+    hidden_layer_sizes, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle,
+    random_state, tol, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2,
+    epsilon, n_iter_no_change, max_fun
+        As in scikit-learn, in the same order. The penalty of a batch is ½α ΣW²/Σw; that of E9 is not divided by Σw.
+    activation : str, Activation or list, default="relu"
+        Activation of the hidden layers (E2): scikit-learn's and gpunn's names, or one entry per hidden layer.
+    loss : str, Loss or callable, default="log_loss"
+        "log_loss" is scikit-learn's (E3). A loss of gpunn gets one-hot rows, or one 0/1 column for two classes.
+    out_activation : str or Activation, optional
+        Activation of the last layer. None is softmax for several classes, logistic for two and for multilabel targets.
+    class_weight : dict, "balanced" or list of dict, optional
+        {class: weight}, multiplied with the sample weights. Multilabel targets need a list with one dict per output.
+    dropout : float or list of float, default=0.0
+        Probability that a hidden output is dropped in a step (E11): one number, or one per hidden layer.
+    kernel_initializer : str or Initializer, optional
+        Distribution of the initial weights (E10); intercepts then start at 0. None draws scikit-learn's weights and
+        intercepts.
+    optimizer : str or Optimizer, optional
+        An optimizer of gpunn instead of `solver`, which then stays at its default, as do `learning_rate` and the like.
+    clipnorm : float, optional
+        The largest Euclidean norm of the gradient over all parameters. None does not limit it.
+    callbacks : list of Callback, optional
+        Callbacks of the fit; their `model` is the network, `net_`.
+    dtype : {"float32", "float64"}, optional
+        Type of parameters and activations. None is scikit-learn's rule: float32 for float32 X (but float64 with
+        solver="lbfgs"), float64 for all other X. "float32" is the fastest.
+    device : str, default="auto"
+        "auto", "cpu", "cuda" or "cuda:N".
+    precision : {"tf32", "bf16"}, optional
+        Precision of matrix products on a GPU, with dtype="float32". None computes in `dtype`.
+    n_models : int, default=1
+        The number of networks, with different seeds, that are trained concurrently. Above 1 the estimator predicts the
+        mean of their outputs, and `predict(X, return_std=True)` also returns the standard deviation.
+    strategy : DataParallel, optional
+        `gpunn.DataParallel()` trains one network in all processes that `mpiexec` started, each with the same arguments.
+    verbose : bool, int or "bar", default=False
+        As in scikit-learn, or "bar" for a progress bar.
+
+    Attributes
+    ----------
+    net_ : Sequential
+        The network.
+    history_ : History
+        Loss, metrics and learning rate of each epoch.
+    validation_loss_curve_ : list of float or None
+        The loss on `validation_data` after each epoch.
+    estimators_ : list of MLPClassifier
+        The members, if n_models > 1. `coefs_` and `intercepts_` are then copies of their weights, stacked along a first
+        axis of that size.
+    coefs_, intercepts_, classes_, loss_curve_, best_loss_, n_iter_, …
+        As in scikit-learn. On a CPU `coefs_` and `intercepts_` are views of the network's parameters, on a GPU
+        read-only copies.
+
+    Raises
+    ------
+    ValueError, TypeError
+        From `fit`, for an invalid parameter; the message names it.
+
+    See Also
+    --------
+    MLPRegressor : the estimator for continuous targets.
+    gpunn.from_sklearn : convert a fitted estimator of scikit-learn.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> import gpunn
+    >>> X, y = load_iris(return_X_y=True)
+    >>> gpunn.MLPClassifier(dropout=0.1, max_iter=100, random_state=0).fit(X, y).score(X, y)  # doctest: +SKIP
+    0.98
     """
 
     _kind = "MLPClassifier"
@@ -87,64 +153,127 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
         self._set_parameters(locals())
 
     @available_if(lambda estimator: estimator._check_solver())
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
-        """One epoch over X (n, n_in), y (n,) and sample_weight (n,); goes on where the last call ended.
+        """Train one epoch, starting from the present weights.
 
-        `classes` lists all labels; the first call needs it. ValueError or TypeError, with the estimator as it was, for
-        input that makes no sense.
+        Parameters
+        ----------
+        X : array of shape (n, n_in)
+            Training rows.
+        y : array of shape (n,) or (n, n_outputs)
+            Labels.
+        sample_weight : array of shape (n,), optional
+            Weights ≥ 0 of the rows.
+        classes : array, optional
+            All labels. Required in the first call.
+
+        Returns
+        -------
+        self : MLPClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument or a parameter is invalid. The estimator is unchanged.
         """
         with self._partial_fit_session():
-            w, classes = host_numbers(sample_weight, WEIGHTS), host_labels(classes, "classes")
+            w = host_numbers(sample_weight, "sample_weight")
+            classes = host_labels(classes, "classes")
             return super().partial_fit(host_numbers(X), host_labels(y), sample_weight=w, classes=classes)
 
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
-        """The classes (n,), or for multilabel targets 0 and 1 (n, n_outputs). CuPy in, CuPy out where they are
-        numbers. Of an ensemble they are those of its mean probabilities, and `return_std=True` gives a pair: the
-        classes, and the standard deviation over the nets of their probabilities, (n,) or (n, n_outputs)."""
+        """Predict the class of each row.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n, n_in)
+            Rows.
+        return_std : bool, default=False
+            Also return the standard deviation over the networks of an ensemble.
+
+        Returns
+        -------
+        classes : array of shape (n,) or (n, n_outputs)
+            The classes; for multilabel targets 0 or 1. An ensemble predicts the class with the largest mean
+            probability. CuPy in, CuPy out, if the classes are numbers.
+        std : array of shape (n,) or (n, n_outputs)
+            The standard deviation of the predicted class's probability. Only with `return_std`.
+        """
         classes = super().predict(host_numbers(X))
         if not return_std:
             return as_input_type(classes, X)
         std = self._predict_std(host_numbers(X))
         if self._is_multiclass:
             std = std[np.arange(len(std)), np.searchsorted(self.classes_, classes)]
-        return as_input_type(classes, X), as_input_type(std[:, 0] if std.ndim == 2 and self._is_binary else std, X)
+        elif self._is_binary:
+            std = std[:, 0]
+        return as_input_type(classes, X), as_input_type(std, X)
 
     def predict_proba(self, X: Any, *, return_std: bool = False) -> Any:
-        """Probabilities (n, n_classes), columns in the order of `classes_`. CuPy in, CuPy out. Of an ensemble they are
-        the means over its nets, and `return_std=True` gives a pair: them, and their standard deviations, as many."""
+        """Predict the probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n, n_in)
+            Rows.
+        return_std : bool, default=False
+            Also return the standard deviation over the networks of an ensemble.
+
+        Returns
+        -------
+        probabilities : array of shape (n, n_classes)
+            Columns in the order of `classes_`; the means over an ensemble. CuPy in, CuPy out.
+        std : array of shape (n, n_classes)
+            Only with `return_std`.
+        """
         mean = super().predict_proba(host_numbers(X))
         if not return_std:
             return as_input_type(mean, X)
         std = self._predict_std(host_numbers(X))
-        return as_input_type(mean, X), as_input_type(np.hstack([std, std]) if self._is_binary else std, X)
+        if self._is_binary:
+            std = np.hstack([std, std])
+        return as_input_type(mean, X), as_input_type(std, X)
 
     def predict_log_proba(self, X: Any) -> Any:
-        """The logarithm of `predict_proba`. CuPy in, CuPy out."""
+        """Return the logarithm of `predict_proba(X)`, (n, n_classes). CuPy in, CuPy out."""
         return as_input_type(super().predict_log_proba(host_numbers(X)), X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of rows that are classified right."""
+        """Return the accuracy: the weighted fraction of rows that are predicted correctly.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n, n_in)
+            Rows.
+        y : array of shape (n,) or (n, n_outputs)
+            True labels.
+        sample_weight : array of shape (n,), optional
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            A number in [0, 1].
+        """
         y, predicted = host_labels(y), host_labels(self.predict(X))
-        plain = isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype == predicted.dtype and y.shape == predicted.shape
-        if plain and sample_weight is None and y.dtype.kind in "biuU":
-            # of which scikit-learn makes sure in ten times the time
+        same_type = isinstance(y, np.ndarray) and y.dtype == predicted.dtype and y.shape == predicted.shape
+        if same_type and y.ndim == 1 and sample_weight is None and y.dtype.kind in "biuU":
+            # the same number as accuracy_score, whose checks take ten times as long
             return float(np.mean(y == predicted))
-        return float(accuracy_score(y, predicted, sample_weight=host_numbers(sample_weight, WEIGHTS)))
+        return float(accuracy_score(y, predicted, sample_weight=host_numbers(sample_weight, "sample_weight")))
 
-    # --- what a fit is made of ---
-
-    def _class_weight(self) -> Any:
-        return self.class_weight
+    # --- output and loss ---
 
     @property
     def _is_multiclass(self) -> bool:
-        """Whether each row has one of several classes: neither one of two, nor some of them."""
+        """True if each row has one of more than two classes."""
         return bool(self._label_binarizer.y_type_ == "multiclass")
 
     @property
     def _is_binary(self) -> bool:
-        """Whether the probability of one of two classes is all there is."""
+        """True if each row has one of two classes: the network then has one output."""
         return bool(self._label_binarizer.y_type_ == "binary")
 
     def _output(self) -> tuple[Loss, Activation]:
@@ -162,13 +291,25 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
             return
         if meaning == "softmax":
             raise ValueError(
-                f"loss={self.loss!r} with out_activation={self.out_activation!r} is for several classes, of which each "
-                "row has one; for two classes or multilabel targets choose loss='log_loss'"
+                f"loss={self.loss!r} with out_activation={self.out_activation!r} needs more than two classes, one per "
+                "row; for two classes or multilabel targets choose loss='log_loss'"
             )
         raise ValueError(
             f"out_activation={self.out_activation!r} with loss={self.loss!r} gives no probabilities: choose 'softmax' "
             "for several classes, 'logistic' for two or for multilabel targets, or loss='log_loss'"
         )
+
+    def _network_outputs(self, X: Any) -> np.ndarray:
+        return self.net_.predict_proba(X)
+
+    def _onnx_graph(self) -> onnx.Graph:
+        multilabel = self._label_binarizer.y_type_ == "multilabel-indicator"
+        return onnx.classifier(self.net_, None if multilabel else self.classes_)
+
+    # --- data ---
+
+    def _class_weight(self) -> Any:
+        return self.class_weight
 
     def _combined_weights(self, y: Any, sample_weight: Any) -> Any:
         if self.class_weight is None:
@@ -177,13 +318,13 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
             if self._label_binarizer.y_type_ == "multilabel-indicator":
                 by_class = compute_sample_weight(self.class_weight, y.astype(int))
             else:
-                each = compute_class_weight(self.class_weight, classes=self.classes_, y=self._labels_of(y))
-                by_class = each[y.argmax(axis=1) if self._is_multiclass else y[:, 0].astype(int)]
+                weights = compute_class_weight(self.class_weight, classes=self.classes_, y=self._labels_of(y))
+                by_class = weights[y.argmax(axis=1) if self._is_multiclass else y[:, 0].astype(int)]
         except (ValueError, TypeError) as error:
             raise ValueError(f"class_weight={self.class_weight!r}: {error}") from error
         if not (np.isfinite(by_class).all() and (by_class >= 0).all() and (by_class > 0).any()):
             raise ValueError(
-                f"class_weight={self.class_weight!r} must hold finite numbers ≥ 0, not 0 for every class in y"
+                f"class_weight must have finite numbers ≥ 0, not 0 for every class in y, got {self.class_weight!r}"
             )
         return by_class if sample_weight is None else by_class * sample_weight
 
@@ -194,7 +335,7 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
         return self._label_binarizer.inverse_transform(y)
 
     def _stratify(self, y: Any) -> Any:
-        # not in multilabel classification
+        # scikit-learn does not stratify multilabel targets
         return y if self.n_outputs_ == 1 else None
 
     def _encode(self, y: Any) -> Any:
@@ -204,12 +345,5 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
         if y.ndim == 1:
             unknown = np.setdiff1d(y, self.classes_)
             if len(unknown):
-                raise ValueError(f"its y has classes that y lacks: {unknown.tolist()}")
+                raise ValueError(f"its y has classes that the training y lacks: {unknown.tolist()}")
         return self._label_binarizer.transform(y).astype(bool)
-
-    def _network_outputs(self, X: Any) -> np.ndarray:
-        return self.net_.predict_proba(X)
-
-    def _onnx_graph(self) -> onnx.Graph:
-        several = self._label_binarizer.y_type_ == "multilabel-indicator"
-        return onnx.classifier(self.net_, None if several else self.classes_)

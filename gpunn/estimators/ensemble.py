@@ -1,4 +1,4 @@
-"""An estimator of several nets: `n_models=E` trains E of them side by side, and predicts their mean and spread."""
+"""Ensembles: `n_models=E` trains E networks concurrently, and predicts their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -16,66 +16,67 @@ from ..training import fused_epochs
 from ..training.checkpoint import CheckpointError
 from . import saving
 
+# equal in all members
 SHARED_ATTRIBUTES = ("n_features_in_", "feature_names_in_", "n_layers_", "n_outputs_", "out_activation_", "classes_",
-        "_label_binarizer")  # fmt: skip
-# what a fit leaves in an estimator beside the attributes whose names end with _
-FITTED_STATE = ("_best_coefs", "_best_intercepts", "_initial_generator_state", "_label_binarizer", "_net_dtype",
-         "_network_key",
-        "_no_improvement_count", "_optimizer", "_random_state", "_exported")  # fmt: skip
+                     "_label_binarizer")  # fmt: skip
+# attributes that a fit sets, in addition to those whose names end with _
+FITTED_STATE = ("_best_coefs", "_best_intercepts", "_exported", "_initial_generator_state", "_label_binarizer",
+                "_net_dtype", "_network_key", "_no_improvement_count", "_optimizer", "_random_state")  # fmt: skip
 
 
 def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any, resume: Any) -> Any:
-    """Fit E clones with n_models=1, whose seeds are drawn from the ensemble's `random_state`, to the same rows.
+    """Fit E clones with n_models=1 to the same rows; their seeds are drawn from the ensemble's `random_state`.
 
-    Each is, to rounding, what it would be by itself. ValueError where the ensemble asks for what one net alone can do.
+    Each clone equals one that is fitted alone, to rounding. Raise ValueError for parameters that need one network.
     """
     if resume is not None:
-        raise ValueError("resume goes on with one net: leave n_models at 1")
+        raise ValueError("resume needs a single network: leave n_models at 1")
     if ensemble.warm_start:
-        raise ValueError("warm_start=True goes on with one net: leave n_models at 1, or warm_start at False")
+        raise ValueError("warm_start=True needs a single network: leave n_models at 1, or warm_start at False")
     if ensemble.strategy is not None:
-        raise ValueError("strategy shares one net's batches among processes: leave n_models at 1, or strategy at None")
+        raise ValueError("strategy needs a single network: leave n_models at 1, or strategy at None")
     ensemble._validate_params()
     backend = backends.get(ensemble.device)
     generator = check_random_state(ensemble.random_state)
     seeds = generator.randint(2**31 - 1, size=ensemble.n_models)
-    nets = [clone(ensemble).set_params(n_models=1, random_state=int(seed)) for seed in seeds]
+    members = [clone(ensemble).set_params(n_models=1, random_state=int(seed)) for seed in seeds]
 
-    def course(net: Any) -> EpochCoroutine:
-        net.fit(X, y, sample_weight, validation_data=validation_data)
+    def fit_member(member: Any) -> EpochCoroutine:
+        member.fit(X, y, sample_weight, validation_data=validation_data)
         return
-        yield
+        yield  # makes this a generator, which the backend schedules
 
-    fused_epochs.run_concurrently(backend, [course(net) for net in nets])
+    fused_epochs.run_concurrently(backend, [fit_member(member) for member in members])
     reset(ensemble)
-    return combine(ensemble, nets)
+    return combine(ensemble, members)
 
 
-def combine(ensemble: Any, nets: list[Any]) -> Any:
-    """An ensemble of fitted estimators of one shape, which have learned the same targets."""
+def combine(ensemble: Any, members: list[Any]) -> Any:
+    """Set the fitted attributes of an ensemble. Its members have equal shapes and targets."""
+    first = members[0]
     for name in SHARED_ATTRIBUTES:
-        if hasattr(nets[0], name):
-            setattr(ensemble, name, getattr(nets[0], name))
-    ensemble.estimators_ = nets
-    ensemble.coefs_ = [np.stack(each) for each in zip(*(net.coefs_ for net in nets), strict=True)]
-    ensemble.intercepts_ = [np.stack(each) for each in zip(*(net.intercepts_ for net in nets), strict=True)]
-    ensemble.n_iter_ = max(net.n_iter_ for net in nets)
-    ensemble.t_ = max(net.t_ for net in nets)
-    ensemble.loss_ = float(np.mean([net.loss_ for net in nets]))
-    if all(hasattr(net, "loss_curve_") for net in nets):
-        ensemble.loss_curve_ = list(_means([net.loss_curve_ for net in nets]))
+        if hasattr(first, name):
+            setattr(ensemble, name, getattr(first, name))
+    ensemble.estimators_ = members
+    ensemble.coefs_ = [np.stack(layer) for layer in zip(*(m.coefs_ for m in members), strict=True)]
+    ensemble.intercepts_ = [np.stack(layer) for layer in zip(*(m.intercepts_ for m in members), strict=True)]
+    ensemble.n_iter_ = max(m.n_iter_ for m in members)
+    ensemble.t_ = max(m.t_ for m in members)
+    ensemble.loss_ = float(np.mean([m.loss_ for m in members]))
+    if all(hasattr(m, "loss_curve_") for m in members):
+        ensemble.loss_curve_ = list(_mean_curve([m.loss_curve_ for m in members]))
     return ensemble
 
 
 def reset(estimator: Any) -> None:
-    """Take away what an earlier fit, of one net or of several, has left."""
+    """Delete all attributes that an earlier fit has set, of one network or of an ensemble."""
     for name in [name for name in vars(estimator) if name.endswith("_") or name in FITTED_STATE]:
         delattr(estimator, name)
 
 
 def to_tensors(ensemble: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the JSON metadata that a file of an ensemble holds: those of its nets, one after another."""
-    parts = [net.to_tensors() for net in ensemble.estimators_]
+    """Return the arrays and the JSON metadata of an ensemble's file: those of its members, one after another."""
+    parts = [member.to_tensors() for member in ensemble.estimators_]
     tensors = {f"nets.{k}/{name}": a for k, (arrays, _) in enumerate(parts) for name, a in arrays.items()}
     content = {"estimator": saving.to_json(ensemble, {}), "nets": [metadata for _, metadata in parts]}
     return tensors, {"kind": "estimator", "class": kind, "ensemble": content}
@@ -84,29 +85,30 @@ def to_tensors(ensemble: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[st
 def from_tensors(
     cls: Any, tensors: dict[str, np.ndarray], content: dict[str, Any], custom: dict[str, Any] | None, device: str
 ) -> Any:
-    """The inverse of `to_tensors`. CheckpointError where the nets do not fit each other, or are none."""
-    nets = []
+    """Make an ensemble from the arrays and metadata of `to_tensors`. Raise CheckpointError if they do not match."""
+    members = []
     for k, metadata in enumerate(content["nets"]):
-        mine = {n.removeprefix(f"nets.{k}/"): a for n, a in tensors.items() if n.startswith(f"nets.{k}/")}
-        net = cls.from_tensors(mine, metadata, custom=custom, device=device)
-        if hasattr(net, "estimators_"):
-            raise CheckpointError("it holds an ensemble of ensembles")
-        nets.append(net)
-    if not nets or len(tensors) != sum(len(net.coefs_) + len(net.intercepts_) for net in nets):
-        raise CheckpointError(f"it holds {len(tensors)} arrays for {len(nets)} nets")
-    facts = [([c.shape for c in net.coefs_], list(getattr(net, "classes_", ()))) for net in nets]
-    if any(other != facts[0] for other in facts):
-        raise CheckpointError("its nets have different shapes or classes")
+        prefix = f"nets.{k}/"
+        arrays = {name.removeprefix(prefix): a for name, a in tensors.items() if name.startswith(prefix)}
+        member = cls.from_tensors(arrays, metadata, custom=custom, device=device)
+        if hasattr(member, "estimators_"):
+            raise CheckpointError("it contains an ensemble of ensembles")
+        members.append(member)
+    if not members or len(tensors) != sum(len(m.coefs_) + len(m.intercepts_) for m in members):
+        raise CheckpointError(f"it contains {len(tensors)} arrays for {len(members)} networks")
+    structures = [([c.shape for c in m.coefs_], list(getattr(m, "classes_", ()))) for m in members]
+    if any(other != structures[0] for other in structures):
+        raise CheckpointError("its networks have different shapes or classes")
     ensemble, _ = saving.from_json(cls, content["estimator"], custom)
-    return combine(ensemble, nets)
+    return combine(ensemble, members)
 
 
 def outputs(ensemble: Any, X: Any) -> np.ndarray:
-    """aᴸ (E, n, n_outputs) of every net, for X that was checked."""
-    return np.stack([net._forward_pass_fast(X, check_input=False) for net in ensemble.estimators_])
+    """aᴸ (E, n, n_outputs) of every member, for validated X."""
+    return np.stack([member._forward_pass_fast(X, check_input=False) for member in ensemble.estimators_])
 
 
-def _means(curves: list[list[float]]) -> Iterator[float]:
-    """The mean loss after each epoch, over those nets that trained then."""
+def _mean_curve(curves: list[list[float]]) -> Iterator[float]:
+    """The mean loss after each epoch, over the members that ran it."""
     for losses in zip_longest(*curves):
         yield float(np.mean([loss for loss in losses if loss is not None]))

@@ -1,4 +1,4 @@
-"""The regressor."""
+"""`MLPRegressor`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn import neural_network
-from sklearn.base import _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from .. import activations, losses
 from ..activations import Activation
 from ..interchange import onnx
 from ..losses import Loss
-from .base import WEIGHTS, BaseMLP, as_input_type, host_numbers
+from .arrays import as_input_type, host_numbers
+from .base import BaseMLP
 from .sklearn_conventions import ScikitLearnPoisson, ScikitLearnSquaredError
+from .sklearn_private import StrOptions, fit_context
 
+# loss and default activation of the last layer, by scikit-learn's name
 SKLEARN_LOSSES = {
     "squared_error": (ScikitLearnSquaredError, "identity"),
     "poisson": (ScikitLearnPoisson, "exponential"),
@@ -26,17 +27,82 @@ SKLEARN_LOSSES = {
 
 
 class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
-    """scikit-learn's `MLPRegressor` on gpunn's network: its parameters, defaults, attributes and, in float64 on a CPU
-    with the same `random_state`, its very fit.
+    """scikit-learn's `MLPRegressor` on gpunn's network.
 
-    loss  "squared_error" and "poisson" are scikit-learn's; or a loss of gpunn ("huber", say)
+    Parameters, defaults and attributes are scikit-learn's. With the same `random_state`, in float64 on a CPU, weights,
+    losses and scores equal scikit-learn's to rounding. gpunn's own parameters are keyword-only.
 
-    Beyond it, by keyword:
+    Parameters
+    ----------
+    loss : str, Loss or callable, default="squared_error"
+        "squared_error" and "poisson" are scikit-learn's (E3); or a loss of gpunn, for example "huber".
+    hidden_layer_sizes, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle,
+    random_state, tol, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2,
+    epsilon, n_iter_no_change, max_fun
+        As in scikit-learn, in the same order. The penalty of a batch is ½α ΣW²/Σw; that of E9 is not divided by Σw.
+    activation : str, Activation or list, default="relu"
+        Activation of the hidden layers (E2): scikit-learn's and gpunn's names, or one entry per hidden layer.
+    out_activation : str or Activation, optional
+        Activation of the last layer. None is the identity, the exponential for loss="poisson", and logistic or softmax
+        for a cross-entropy.
+    dropout : float or list of float, default=0.0
+        Probability that a hidden output is dropped in a step (E11): one number, or one per hidden layer.
+    kernel_initializer : str or Initializer, optional
+        Distribution of the initial weights (E10); intercepts then start at 0. None draws scikit-learn's weights and
+        intercepts.
+    optimizer : str or Optimizer, optional
+        An optimizer of gpunn instead of `solver`, which then stays at its default, as do `learning_rate` and the like.
+    clipnorm : float, optional
+        The largest Euclidean norm of the gradient over all parameters. None does not limit it.
+    callbacks : list of Callback, optional
+        Callbacks of the fit; their `model` is the network, `net_`.
+    dtype : {"float32", "float64"}, optional
+        Type of parameters and activations. None is scikit-learn's rule: float32 for float32 X (but float64 with
+        solver="lbfgs"), float64 for all other X. "float32" is the fastest.
+    device : str, default="auto"
+        "auto", "cpu", "cuda" or "cuda:N".
+    precision : {"tf32", "bf16"}, optional
+        Precision of matrix products on a GPU, with dtype="float32". None computes in `dtype`.
+    n_models : int, default=1
+        The number of networks, with different seeds, that are trained concurrently. Above 1 the estimator predicts the
+        mean of their outputs, and `predict(X, return_std=True)` also returns the standard deviation.
+    strategy : DataParallel, optional
+        `gpunn.DataParallel()` trains one network in all processes that `mpiexec` started, each with the same arguments.
+    verbose : bool, int or "bar", default=False
+        As in scikit-learn, or "bar" for a progress bar.
 
-    out_activation     None is the identity, the exponential for "poisson", and logistic or softmax for a cross-entropy
-    activation, dropout, kernel_initializer, optimizer, clipnorm, callbacks, dtype, device, precision, n_models,
-    strategy, verbose="bar", and what `fit` takes and leaves
-                       see `gpunn.estimators.base.BaseMLP`
+    Attributes
+    ----------
+    net_ : Sequential
+        The network.
+    history_ : History
+        Loss, metrics and learning rate of each epoch.
+    validation_loss_curve_ : list of float or None
+        The loss on `validation_data` after each epoch.
+    estimators_ : list of MLPRegressor
+        The members, if n_models > 1. `coefs_` and `intercepts_` are then copies of their weights, stacked along a first
+        axis of that size.
+    coefs_, intercepts_, loss_curve_, best_loss_, n_iter_, …
+        As in scikit-learn. On a CPU `coefs_` and `intercepts_` are views of the network's parameters, on a GPU
+        read-only copies.
+
+    Raises
+    ------
+    ValueError, TypeError
+        From `fit`, for an invalid parameter; the message names it.
+
+    See Also
+    --------
+    MLPClassifier : the estimator for class labels.
+    gpunn.from_sklearn : convert a fitted estimator of scikit-learn.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> import gpunn
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = gpunn.MLPRegressor(solver="lbfgs", n_models=5, random_state=0).fit(X, y)
+    >>> mean, std = model.predict(X[:3], return_std=True)
     """
 
     _kind = "MLPRegressor"
@@ -89,44 +155,90 @@ class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
         self._set_parameters(locals())
 
     @available_if(lambda estimator: estimator._check_solver())
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
-        """One epoch over X (n, n_in), y (n,) or (n, n_outputs) and sample_weight (n,); goes on where the last call
-        ended. ValueError or TypeError, with the estimator as it was, for input that makes no sense."""
+        """Train one epoch, starting from the present weights.
+
+        Parameters
+        ----------
+        X : array of shape (n, n_in)
+            Training rows.
+        y : array of shape (n,) or (n, n_outputs)
+            Values.
+        sample_weight : array of shape (n,), optional
+            Weights ≥ 0 of the rows.
+
+        Returns
+        -------
+        self : MLPRegressor
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument or a parameter is invalid. The estimator is unchanged.
+        """
         with self._partial_fit_session():
-            return super().partial_fit(
-                host_numbers(X), host_numbers(y, "y"), sample_weight=host_numbers(sample_weight, WEIGHTS)
-            )
+            w = host_numbers(sample_weight, "sample_weight")
+            return super().partial_fit(host_numbers(X), host_numbers(y, "y"), sample_weight=w)
 
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
-        """The predicted values (n,) or (n, n_outputs), in the units of y. CuPy in, CuPy out. Of an ensemble they are
-        the means over its nets, and `return_std=True` gives a pair: them, and their standard deviations, as many."""
+        """Predict the values of each row.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n, n_in)
+            Rows.
+        return_std : bool, default=False
+            Also return the standard deviation over the networks of an ensemble.
+
+        Returns
+        -------
+        values : array of shape (n,) or (n, n_outputs)
+            The predicted values, in the units of y; the means over an ensemble. CuPy in, CuPy out.
+        std : array of shape (n,) or (n, n_outputs)
+            Only with `return_std`.
+        """
         mean = super().predict(host_numbers(X))
         if not return_std:
             return as_input_type(mean, X)
         return as_input_type(mean, X), as_input_type(self._predict_std(host_numbers(X)).reshape(mean.shape), X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R² of the predictions, the mean over the outputs."""
-        return float(
-            r2_score(
-                host_numbers(y, "y"), host_numbers(self.predict(X)), sample_weight=host_numbers(sample_weight, WEIGHTS)
-            )
-        )
+        """Return R² of the predictions, the mean over the outputs.
 
-    # --- what a fit is made of ---
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n, n_in)
+            Rows.
+        y : array of shape (n,) or (n, n_outputs)
+            True values.
+        sample_weight : array of shape (n,), optional
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            1 for perfect predictions, 0 for those of a constant mean.
+        """
+        w = host_numbers(sample_weight, "sample_weight")
+        return float(r2_score(host_numbers(y, "y"), host_numbers(self.predict(X)), sample_weight=w))
+
+    # --- output, loss and data ---
 
     def _output(self) -> tuple[Loss, Activation]:
-        own = isinstance(self.loss, str) and self.loss in SKLEARN_LOSSES
-        given, default = SKLEARN_LOSSES[self.loss] if own else (self.loss, None)
-        loss = losses.get(given)
-        default = default or getattr(loss, "paired_activation", "identity")
+        if isinstance(self.loss, str) and self.loss in SKLEARN_LOSSES:
+            cls, default = SKLEARN_LOSSES[self.loss]
+            loss = losses.get(cls)
+        else:
+            loss = losses.get(self.loss)
+            default = getattr(loss, "paired_activation", "identity")
         return loss, activations.get(default if self.out_activation is None else self.out_activation)
 
     def _check_output(self) -> None:
         super()._check_output()
         if losses.get(self._output()[0]).targets == "class_index":
-            raise ValueError(f"loss={self.loss!r} is for classes, which MLPClassifier has")
+            raise ValueError(f"loss={self.loss!r} needs class labels: use MLPClassifier")
 
     def _encode(self, y: Any) -> np.ndarray:
         y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")

@@ -1,7 +1,6 @@
-"""An estimator as a file: its parameters and what it has learned as JSON, its network as arrays. No pickle.
+"""Files of estimators: parameters and fitted attributes as JSON, the network as arrays, without pickle.
 
-Callbacks and the strategy are not kept, nor is the state of a generator given as `random_state`; the optimiser's
-state begins anew.
+Callbacks, the strategy, the state of a generator given as `random_state` and the optimizer's state are not saved.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ REGISTRIES = {"activation": activations, "loss": losses, "optimizer": optimizers
 
 
 def to_tensors(estimator: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the JSON metadata that a file of a fitted estimator holds."""
+    """Return the arrays and the JSON metadata of a fitted estimator's file."""
     tensors, net = estimator.net_.to_tensors()
     fitted = {name: getattr(estimator, name) for name in FITTED if hasattr(estimator, name)}
     if hasattr(estimator, "feature_names_in_"):
@@ -43,31 +42,32 @@ def to_tensors(estimator: Any, kind: str) -> tuple[dict[str, np.ndarray], dict[s
 
 
 def to_json(estimator: Any, fitted: dict[str, Any]) -> str:
-    """An estimator's parameters, and what it has learned, as text of its own, which may hold NaN and infinities."""
+    """Serialize parameters and fitted attributes as a JSON string of its own, which may contain NaN and infinities."""
     parameters = estimator.get_params(False) | {"callbacks": None, "strategy": None}
-    learned = {"dict": [[name, _to_plain(name, value)] for name, value in fitted.items()]}
-    return json.dumps({"parameters": {k: _to_plain(k, v) for k, v in parameters.items()}, "fitted": learned})
+    attributes = {"dict": [[name, _to_plain(name, value)] for name, value in fitted.items()]}
+    return json.dumps({"parameters": {k: _to_plain(k, v) for k, v in parameters.items()}, "fitted": attributes})
 
 
 def from_json(cls: Any, text: str, custom: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-    """The inverse of `to_json`. CheckpointError where the parameters are none of that class."""
-    found = json.loads(text)
-    estimator = cls(**{name: _from_plain(value, custom or {}) for name, value in found["parameters"].items()})
+    """Return an estimator and its fitted attributes. Raise CheckpointError for parameters that `cls` refuses."""
+    content = json.loads(text)
+    estimator = cls(**{name: _from_plain(value, custom or {}) for name, value in content["parameters"].items()})
     try:
         estimator._validate_params()
     except ValueError as error:
-        raise CheckpointError(f"its parameters are none of {cls.__name__}: {error}") from None
-    return estimator, _from_plain(found["fitted"], custom or {})
+        raise CheckpointError(f"its parameters are invalid for {cls.__name__}: {error}") from None
+    return estimator, _from_plain(content["fitted"], custom or {})
 
 
 def from_tensors(
     cls: Any, tensors: dict[str, np.ndarray], metadata: dict[str, Any], custom: dict[str, Any] | None, device: str
 ) -> Any:
-    """The inverse of `to_tensors`. CheckpointError where the parts do not fit each other."""
+    """Make an estimator from the arrays and metadata of `to_tensors`. Raise CheckpointError if they do not match."""
     estimator, fitted = from_json(cls, metadata["estimator"], custom)
     classes, targets = fitted.pop("classes_", None), fitted.pop("targets", None)
-    if not set(fitted) <= {*FITTED, "feature_names_in_"}:
-        raise CheckpointError(f"it holds more than an estimator learns: {sorted(set(fitted) - {*FITTED})}")
+    unknown = set(fitted) - {*FITTED, "feature_names_in_"}
+    if unknown:
+        raise CheckpointError(f"it contains attributes that an estimator does not have: {sorted(unknown)}")
     vars(estimator).update(fitted)
     if "feature_names_in_" in fitted:
         estimator.feature_names_in_ = np.array(fitted["feature_names_in_"], dtype=object)
@@ -75,22 +75,22 @@ def from_tensors(
         estimator.classes_ = np.array(classes["values"], dtype=classes["dtype"])
         estimator._label_binarizer = label_binarizer(estimator.classes_, targets)
     model = Sequential.from_tensors(tensors, metadata["net"], custom=custom, device=device)
-    # parameters may have been set anew since the fit, as on any estimator: what was fitted is what must agree
+    # not the parameters, which may have been changed after the fit, as on any estimator
     dense = [layer for layer in model.layers if isinstance(layer, Dense)]
-    fits = {
+    expected = {
         "n_features_in_": model._net.n_in,
         "n_outputs_": model._net.n_out,
         "n_layers_": len(dense) + 1,
         "out_activation_": sklearn_name(dense[-1].activation) if dense else "",
     }
-    for name, found in fits.items():
-        if getattr(estimator, name) != found:
-            raise CheckpointError(f"its {name} is {getattr(estimator, name)!r}, but its network has {found!r}")
+    for name, value in expected.items():
+        if getattr(estimator, name) != value:
+            raise CheckpointError(f"its {name} is {getattr(estimator, name)!r}, but its network has {value!r}")
     return attach_network(estimator, model, device)
 
 
 def attach_network(estimator: Any, model: Sequential, device: str) -> Any:
-    """The estimator with that network, whose weights it shows; its optimiser begins anew."""
+    """Compile a network for the estimator, with a new optimizer, and export its weights; return the estimator."""
     estimator._compile(model, device, asked=False)
     estimator.net_ = model
     estimator._export_weights()
@@ -101,22 +101,22 @@ def attach_network(estimator: Any, model: Sequential, device: str) -> Any:
 
 
 def sklearn_name(activation: Activation) -> str:
-    """The name that scikit-learn has for an activation, where it has one of its own."""
+    """scikit-learn's name of an activation if it has its own, else gpunn's."""
     return {"sigmoid": "logistic", "exponential": "exp"}.get(activation.name, activation.name)
 
 
 def label_binarizer(classes: np.ndarray, targets: str) -> LabelBinarizer:
-    """scikit-learn's encoder of labels as it was fitted: `targets` is its word for their kind."""
+    """Make the fitted label encoder; `targets` is scikit-learn's name of the type of target."""
     if targets == "multilabel-indicator":
         return LabelBinarizer().fit(np.eye(len(classes), dtype=int))
     fitted = LabelBinarizer().fit(classes)
     if fitted.y_type_ != targets:
-        raise CheckpointError(f"its classes are {fitted.y_type_}, but it says {targets!r}")
+        raise CheckpointError(f"its classes are {fitted.y_type_}, but its target type is {targets!r}")
     return fitted
 
 
 def _to_plain(name: str, value: Any) -> Any:
-    """A parameter or a fitted attribute as JSON. TypeError names the one that no file can hold."""
+    """Convert a parameter or a fitted attribute to JSON. Raise TypeError if that is impossible."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -136,21 +136,21 @@ def _to_plain(name: str, value: Any) -> Any:
         return np.dtype(value).name
     if callable(value):
         return {"loss": losses.to_config(FunctionLoss(value))}
-    raise TypeError(f"{name} cannot be kept in a file: it holds {value!r}")
+    raise TypeError(f"{name} cannot be saved: got {value!r}")
 
 
 def _from_plain(value: Any, custom: dict[str, Any]) -> Any:
-    """The inverse of `_to_plain`."""
+    """Convert the JSON of `_to_plain` back."""
     if not isinstance(value, dict):
         return value
     if len(value) != 1:
-        raise CheckpointError(f"it holds {len(value)} things where one is due: {', '.join(map(str, value))}")
-    ((kind, held),) = value.items()
+        raise CheckpointError(f"a value must be a dict with one entry, got {len(value)}: {', '.join(map(str, value))}")
+    ((kind, content),) = value.items()
     if kind == "list":
-        return [_from_plain(v, custom) for v in held]
+        return [_from_plain(v, custom) for v in content]
     if kind == "tuple":
-        return tuple(_from_plain(v, custom) for v in held)
+        return tuple(_from_plain(v, custom) for v in content)
     if kind == "dict":
-        return {_from_plain(k, custom): _from_plain(v, custom) for k, v in held}
-    found = REGISTRIES[kind].from_config(held, custom)
-    return found.function if isinstance(found, FunctionLoss) else found
+        return {_from_plain(k, custom): _from_plain(v, custom) for k, v in content}
+    made = REGISTRIES[kind].from_config(content, custom)
+    return made.function if isinstance(made, FunctionLoss) else made

@@ -1,4 +1,4 @@
-"""A search over parameters whose fits run side by side: scikit-learn's `GridSearchCV`, in threads."""
+"""Grid search whose fits run concurrently: scikit-learn's `GridSearchCV`, in threads."""
 
 from __future__ import annotations
 
@@ -18,31 +18,68 @@ from .base import BaseMLP
 class MLPSearchCV(GridSearchCV):
     """scikit-learn's `GridSearchCV` for `gpunn.MLPClassifier` and `gpunn.MLPRegressor`, alone or in a pipeline.
 
-    Parameters, attributes and methods are those of `GridSearchCV`, and so is what comes out: splits, scores and
-    `cv_results_` are scikit-learn's own, and each fit is the one that `fit` gives. What differs is how the fits run:
-    in threads of this process, which share X and y; each fit takes one thread, and its epochs run in compiled code
-    without Python. On a GPU they run one after another.
+    Parameters, attributes, methods and results (splits, scores, `cv_results_`) are those of `GridSearchCV`, and each
+    fit equals a separate call of `fit`. Only the execution differs: fits run in threads of this process, which share X
+    and y. Each fit uses one thread, and its epochs run in compiled code. On a GPU the fits run one after another.
 
-    n_jobs  how many fits run at a time; None takes as many as BLAS is set to use threads on a CPU, and 1 on a GPU
+    Parameters
+    ----------
+    estimator : MLPClassifier, MLPRegressor or a pipeline with one
+        The estimator whose parameters are searched.
+    n_jobs : int or None
+        The number of concurrent fits. None means the number of BLAS threads on a CPU, and 1 on a GPU.
+    param_grid, scoring, refit, cv, verbose, pre_dispatch, error_score, return_train_score
+        As in `GridSearchCV`.
 
-    Of its own it has, after `fit`:
+    Attributes
+    ----------
+    n_concurrent_fits_ : int
+        The number of concurrent fits.
+    slow_path_reason_ : list of str or None
+        For each entry of `cv_results_["params"]` the parameter that makes Python run after every epoch, which takes
+        longer (early stopping, callbacks, …), or None if epochs run in compiled code.
 
-    n_concurrent_fits_  how many fits ran at a time
-    slow_path_reason_   for each entry of `cv_results_["params"]` why Python looked
-                        at its fits after every epoch, which takes longer
-                        (early stopping, callbacks, …); None where whole stretches of epochs ran at once
+    Raises
+    ------
+    TypeError
+        If `estimator` contains none of gpunn's estimators.
 
-    TypeError where the estimator holds no perceptron of gpunn; else what `GridSearchCV` raises.
+    See Also
+    --------
+    gpunn.fit_many : train several networks without scikit-learn.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> import gpunn
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = gpunn.MLPSearchCV(gpunn.MLPClassifier(max_iter=20, tol=0), {"alpha": [1e-4, 1e-2]}, cv=3)
+    >>> search.fit(X, y).cv_results_["params"]  # doctest: +SKIP
+    [{'alpha': 0.0001}, {'alpha': 0.01}]
     """
 
     n_concurrent_fits_: int
     slow_path_reason_: list[str | None]
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> MLPSearchCV:
-        """Search, and refit the best candidate on all of X (n, n_in) and y; returns the search. `params` as in
-        `GridSearchCV.fit`: `sample_weight`, say."""
+        """Search, and refit the best candidate to all rows.
+
+        Parameters
+        ----------
+        X : array of shape (n, n_in)
+            Training rows.
+        y : array of shape (n,) or (n, n_outputs)
+            Labels or values.
+        **params
+            Further arguments of `GridSearchCV.fit`, for example `sample_weight`.
+
+        Returns
+        -------
+        self : MLPSearchCV
+            The fitted search.
+        """
         fits = self._n_concurrent_fits()
-        # threads hand warning filters to and fro; what there was before comes back
+        # the threads of joblib set warning filters; restore those from before
         with warnings.catch_warnings(), parallel_config(backend="threading", n_jobs=fits):
             super().fit(X, y, **params)
         self.n_concurrent_fits_ = fits
@@ -50,8 +87,10 @@ class MLPSearchCV(GridSearchCV):
         return self
 
     def _run_search(self, evaluate_candidates: Any) -> None:
-        one_each = self._backend().single_threaded() if self._n_concurrent_fits() > 1 else contextlib.nullcontext()
-        with one_each, reuse_recordings():
+        single_threaded = (
+            self._backend().single_threaded() if self._n_concurrent_fits() > 1 else contextlib.nullcontext()
+        )
+        with single_threaded, reuse_recordings():
             evaluate_candidates(ParameterGrid(self.param_grid))
 
     def _backend(self) -> Any:
@@ -64,12 +103,12 @@ class MLPSearchCV(GridSearchCV):
             return int(effective_n_jobs(self.n_jobs))
 
     def _slow_path_reason(self, candidate: dict[str, Any]) -> str | None:
-        found = _find_mlp(clone(self.estimator).set_params(**clone(candidate, safe=False)))
-        return "solver='lbfgs', which steps by itself" if found._uses_lbfgs else found._slow_path_reason()
+        mlp = _find_mlp(clone(self.estimator).set_params(**clone(candidate, safe=False)))
+        return "solver='lbfgs', whose loop runs in SciPy" if mlp._uses_lbfgs else mlp._slow_path_reason()
 
 
 def _find_mlp(estimator: Any) -> BaseMLP:
-    """The perceptron in an estimator, itself or one of its parts. TypeError where there is none."""
+    """Return the estimator itself, or the one among its parts, that is gpunn's. Raise TypeError if there is none."""
     parts = estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ()
     for part in (estimator, *parts):
         if isinstance(part, BaseMLP):

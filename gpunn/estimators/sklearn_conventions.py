@@ -1,4 +1,7 @@
-"""scikit-learn's own update rules and losses, where its conventions are not those of the rest of gpunn."""
+"""scikit-learn's optimizers, losses and penalty, where its conventions differ from the rest of gpunn.
+
+`kernels/scikit_learn.py` lists the differences.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from ..network import LossConvention
 from ..optimizers import Adam, Optimizer
 from ..recording import Array, Recorder
 
-# the penalty αW/Σw of a batch, and an epoch's loss as the mean of its batches' by rows
+# the penalty of a batch is αW/Σw; the loss of an epoch is the mean of its batches' losses, weighted by rows
 SKLEARN_CONVENTION = LossConvention("add_scaled_penalty_gradient", "scale_penalty", "end_step_by_rows")
 
 
@@ -30,6 +33,7 @@ class ScikitLearnSGD(Optimizer):
         self.momentum = float(momentum)
 
     def hyperparameters(self) -> dict[str, float]:
+        """The momentum μ."""
         return {"momentum": self.momentum}
 
 
@@ -48,47 +52,51 @@ class ScikitLearnAdam(Adam):
 
 
 def _clipping(dtype: np.dtype) -> dict[str, float]:
-    """The least and the largest −log p of a probability clipped to [ε, 1 − ε]."""
+    """The bounds of −log p for a probability p clipped to [ε, 1 − ε], ε the spacing of floats at 1."""
     eps = float(np.finfo(dtype).eps)
     return {"low": -math.log1p(-eps), "high": -math.log(eps)}
 
 
 class ScikitLearnLogLoss(SparseCategoricalCrossentropy):
-    """ℓ = −log a_y for labels y, a_y clipped to [ε, 1 − ε] where it is reported and not where it is followed. (E3)"""
+    """ℓ = −log a_y for class indices y. The reported loss clips a_y to [ε, 1 − ε], the gradient does not. (E3)"""
 
     def record_fused(
         self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
     ) -> None:
+        """Record a, δ and the clipped loss of each row."""
         super().record_fused(ops, z, y, w, a, delta, row_losses)
         ops(kernel("clip_log_loss"), w, out=row_losses, **_clipping(a.dtype))
 
 
 class ScikitLearnBinaryLogLoss(BinaryCrossentropy):
-    """ℓ = −Σ y log a + (1 − y) log(1 − a), a clipped to [ε, 1 − ε] where it is reported and not where it is followed;
-    y is 0 or 1. (E3)"""
+    """ℓ = −Σ y log a + (1 − y) log(1 − a), y 0 or 1. The reported loss clips a to [ε, 1 − ε], the gradient does
+    not. (E3)"""
 
     def record_fused(
         self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
     ) -> None:
+        """Record a, δ and the clipped loss of each row."""
         ops(kernel("sigmoid_log_loss"), z, y, w, out=(a, delta, row_losses), **_clipping(a.dtype))
 
 
 class ScikitLearnSquaredError(Loss):
-    """ℓ = ½ · the mean over the outputs of (y − a)² is reported, and the gradient of the sum, a − y, is followed. (E3)
+    """ℓ = ½ · the mean over the outputs of (y − a)². The gradient is a − y, that of the sum over the outputs. (E3)
 
-    For one output it is half the squared error.
+    For one output both are half the squared error.
     """
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
+        """Record ∂C/∂a and the loss of each row."""
         ops(kernel("mean_half_squared_error"), a, y, w, out=(grad_a, row_losses))
 
 
 class ScikitLearnPoisson(Loss):
-    """ℓ = Σ y log(y/a) − y + a, half the Poisson deviance, behind a = eᶻ; y ≥ 0. (E3, E4)"""
+    """ℓ = Σ y log(y/a) − y + a for y ≥ 0 and a = eᶻ, half the Poisson deviance. (E3, E4)"""
 
     fused_with_activation = True
 
     def for_activation(self, activation: Activation) -> Loss:
+        """Return the loss. Raise ValueError if the last activation is not the exponential."""
         if activation.name != "exponential":
             raise ValueError(f"loss='poisson' needs out_activation='exp', got {activation.name!r}")
         return self
@@ -96,8 +104,10 @@ class ScikitLearnPoisson(Loss):
     def record_fused(
         self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
     ) -> None:
+        """Record a, δ and the loss of each row."""
         ops(kernel("exp_poisson"), z, y, w, out=(a, delta, row_losses))
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
+        """Raise ValueError for negative targets."""
         if bool((y < 0).any()):
-            raise ValueError(f"{name} holds negative values; loss='poisson' is for counts, y ≥ 0")
+            raise ValueError(f"{name} must be ≥ 0 with loss='poisson', got negative values")

@@ -284,9 +284,9 @@ def digest(arrays, metadata, version):
 
 def exported_to_onnx():
     """The classes of layers and of activations that the ONNX exporter can write."""
-    from gpunn.interchange import onnx
+    from gpunn.interchange import onnx_layers
 
-    return {*onnx._LAYERS}, {*onnx._ACTIVATIONS}
+    return {*onnx_layers.LAYERS}, {*onnx_layers.ACTIVATIONS}
 
 
 # --- devices and products --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ LIMITS = {
     "graph_rates": "gpunn.backend.cuda.graph.MAX_RATES",  # learning rates stored on the device
     "graph_steps": "gpunn.backend.cuda.graph.MAX_STEPS",  # of one CUDA graph
     "launch_elements": "gpunn.backend.cuda.stream_scheduler.SATURATING_ELEMENTS",  # with which one launch fills a GPU
-    "lbfgs_elements": "gpunn.estimators.base.LBFGS_ELEMENTS",  # of the widest layer in one evaluation of L-BFGS
+    "lbfgs_elements": "gpunn.estimators.lbfgs.LBFGS_ELEMENTS",  # of the widest layer in one evaluation of L-BFGS
     "onnx_bytes": "gpunn.interchange.onnx.LIMIT",  # of the numbers in one file
     "progress_seconds": "gpunn.training.callbacks.progress.MIN_REDRAW_SECONDS",  # of the progress bar
     "rates_at_once": "gpunn.training.fused_epochs.MAX_RATES",  # learning rates of a schedule computed together

@@ -151,8 +151,8 @@ def test_a_file_whose_nets_do_not_fit_each_other_is_refused(tmp_path):
             gpunn.load(tmp_path / "x.safetensors")
 
     nets = metadata["ensemble"]["nets"]
-    refused({}, {**metadata["ensemble"], "nets": []}, "0 arrays for 0 nets")
-    refused(tensors, {**metadata["ensemble"], "nets": nets[:2]}, r"\d+ arrays for 2 nets")
+    refused({}, {**metadata["ensemble"], "nets": []}, "0 arrays for 0 networks")
+    refused(tensors, {**metadata["ensemble"], "nets": nets[:2]}, r"\d+ arrays for 2 networks")
     mixed = {n: a for n, a in tensors.items() if not n.startswith("nets.2/")}
     mixed |= {n: a for n, a in other.items() if n.startswith("nets.2/")}
     told = {**metadata["ensemble"], "nets": [*nets[:2], more["ensemble"]["nets"][2]]}
@@ -182,7 +182,7 @@ def test_what_it_refuses(tmp_path):
     with pytest.raises(NotFittedError):
         ensemble("one").predict(X, return_std=True)
     one = ensemble("one", n_models=1).fit(X, ONE)
-    with pytest.raises(ValueError, match="return_std=True needs several nets"):
+    with pytest.raises(ValueError, match="return_std=True needs an ensemble"):
         one.predict(X, return_std=True)
     several = ensemble("one").fit(X, ONE)
     with pytest.raises(ValueError, match=naming("export", 3, "estimators_")):

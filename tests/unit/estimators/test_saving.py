@@ -109,7 +109,7 @@ UNKEPT = {
 def test_labels_that_no_file_can_hold_are_named(kind, tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS == 1)
     fitted.classes_ = UNKEPT[kind]
-    with pytest.raises(TypeError, match=r"^classes_ cannot be kept in a file: .*1"):
+    with pytest.raises(TypeError, match=r"^classes_ cannot be saved: .*1"):
         fitted.save(tmp_path / "c.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -117,7 +117,7 @@ def test_labels_that_no_file_can_hold_are_named(kind, tmp_path):
 def test_a_parameter_that_no_file_can_hold_is_named(tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS)
     fitted.set_params(random_state=np.longdouble(1))
-    with pytest.raises(TypeError, match=r"^random_state cannot be kept in a file: .*1"):
+    with pytest.raises(TypeError, match=r"^random_state cannot be saved: .*1"):
         fitted.save(tmp_path / "c.safetensors")
 
 

@@ -129,7 +129,7 @@ def test_names_that_are_taken_already(tmp_path):
     assert got["label_1"].tolist() == model.predict(frame).tolist()
     inputs = onnx.load(tmp_path / "m.onnx").graph.input
     assert [x.name for x in inputs] == names
-    assert {x.doc_string for x in inputs} == {"a number; NaN where it is missing"}
+    assert {x.doc_string for x in inputs} == {"a number; NaN if missing"}
 
 
 def test_the_free_axis_and_the_versions(tmp_path):

@@ -1,0 +1,202 @@
+"""Stochastic fits (solver="adam", "sgd" or optimizer=): scikit-learn's steps in gpunn's training loop."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from .. import activations, initializers
+from ..layers import Dense
+from ..training import fit as fitting
+from ..training import fused_epochs, host_dataset
+from ..training import resume as run_file
+from ..training.callbacks import ProgressBar
+from ..training.loop import DivergenceError
+from .fit_data import MLPFitData, Rows
+from .saving import sklearn_name
+from .stopping import SklearnStopping, generator_from
+from .weights import step_count
+
+
+class MLPStochasticFit(MLPFitData):
+    """Initial weights and fitting with mini-batches."""
+
+    best_loss_: float | None
+    best_validation_score_: float | None
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+    validation_loss_curve_: list[float] | None
+
+    # --- before the first step ---
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        self._check_gpunn_parameters(incremental)
+        if not reset and self._resume is not None:
+            raise ValueError(
+                "resume cannot be combined with warm_start=True, since both set the initial weights: use a new "
+                "estimator, or clone it"
+            )
+        X, y = super()._validate_input(X, y, incremental, reset)  # type: ignore[misc]
+        if not reset:
+            self._check_same_shape(y)
+        self._check_output()
+        self._net_dtype = self._dtype_for(X)
+        return X, y
+
+    def _initialize(self, y: Any, layer_units: list[int], dtype: Any) -> None:
+        state = None if self._resume is None else run_file.read_callback_state(self._resume, SklearnStopping.__name__)
+        if state is not None:
+            # draw the same weights, split and seed as the interrupted fit, whatever random_state is now
+            self._random_state = generator_from(state, "initial")
+        # only its state: creating a generator takes longer than all draws of a small network
+        self._initial_generator_state = self._random_state.get_state(legacy=False)
+        self._next_layer = 0
+        super()._initialize(y, layer_units, self._net_dtype)  # type: ignore[misc]
+        del self._next_layer
+        self.validation_loss_curve_ = [] if self._validation_data is not None else None
+        self.out_activation_ = sklearn_name(self._output()[1])
+
+    def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Draw W and b ~ U(−β, β), β = √(6/(n_in + n_out)), √(2/…) for logistic hidden layers. (E10)
+
+        With `kernel_initializer` that draws W, and b is 0.
+        """
+        k = self._next_layer
+        self._next_layer += 1
+        if self.kernel_initializer is not None:
+            generator = np.random.default_rng(self._random_state.randint(2**31 - 1))
+            W = initializers.get(self.kernel_initializer)((fan_in, fan_out), generator)
+            return W.astype(dtype), np.zeros(fan_out, dtype)
+        given = self.activation
+        each = given if isinstance(given, (list, tuple)) else [given]
+        logistic = bool(each) and activations.get(each[min(k, len(each) - 1)]).name == "sigmoid"
+        bound = np.sqrt((2.0 if logistic else 6.0) / (fan_in + fan_out))
+        W = self._random_state.uniform(-bound, bound, (fan_in, fan_out))
+        b = self._random_state.uniform(-bound, bound, fan_out)
+        return W.astype(dtype, copy=False), b.astype(dtype, copy=False)
+
+    # --- training ---
+
+    def _fit_stochastic(self, X: Any, y: Any, sample_weight: Any, *given: Any) -> None:
+        *_, layer_units, incremental = given  # preceded by scikit-learn's own work arrays
+        if self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        continues = incremental and hasattr(self, "_optimizer")
+        if not continues:
+            self._optimizer = self._sklearn_optimizer()
+        rows, early_stopping_data = self._split(X, y, sample_weight)
+        batch_size = self._clipped_batch_size(len(rows))
+        model = self._network(layer_units, continues=continues)
+        training = self._targets(model, X, y, self._combined_weights(y, sample_weight))
+        validation = self._validation(model)
+        for layer in model.layers:
+            if isinstance(layer, Dense):
+                layer.l2 = float(self.alpha)  # may differ from that of an earlier partial_fit
+        stopping = SklearnStopping(self, early_stopping_data, rows)
+        self._prepare_curves()
+        self.n_iter_ = 0
+        updates = step_count(model)
+        self.net_ = model
+        self._has_stepped = lambda: step_count(model) != updates
+        self._export_weights()
+        try:
+            self._train(stopping, training, validation, batch_size=batch_size, incremental=incremental)
+            self._restore_best_weights(early_stopping_data)
+        except DivergenceError as error:
+            self._end_diverged(error)
+            self._restore_best_weights(early_stopping_data)
+        finally:
+            self._export_weights()
+        if not incremental and self.n_iter_ == self.max_iter and not model.stop_training:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
+                "converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    def _clipped_batch_size(self, n_rows: int) -> int:
+        if self.batch_size == "auto":
+            return min(200, n_rows)
+        if self.batch_size > n_rows:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=3
+            )
+        return min(int(self.batch_size), n_rows)
+
+    def _train(
+        self, stopping: SklearnStopping, training: Rows, validation: Rows | None, *, batch_size: int, incremental: bool
+    ) -> None:
+        """Run the epochs: in compiled code if nothing needs Python after each of them, else in the training loop."""
+        model = self.net_
+        progress = [ProgressBar()] if self.verbose == "bar" else []
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "epochs": 1 if incremental else int(self.max_iter),
+            "order_of": stopping.next_order if self.shuffle else None,
+            "callbacks": [stopping, *(self.callbacks or ()), *progress],
+            "verbose": self.verbose,
+            "rows": stopping.rows,
+        }
+        slow = incremental or validation is not None or self._resume is not None or self._slow_path_reason() is not None
+        if slow or host_dataset.exceeds_device(model._net.backend, *training):
+            fitting.train(model, training, validation, resume=self._resume, subject=self, **options)
+            return
+        orders = stopping.next_orders if self.shuffle else None
+        epochs = fitting.epoch_coroutine(model, training, ahead=stopping.undecided_epochs, orders=orders, **options)
+        fused_epochs.run(model._net, epochs)
+
+    def _slow_path_reason(self) -> str | None:
+        """Return the parameter that needs Python after every epoch, or None if epochs can run in compiled code."""
+        if self.callbacks:
+            return "callbacks"
+        if self.early_stopping:
+            return "early_stopping=True, which computes a score after every epoch"
+        if self.strategy is not None:
+            return "strategy=…, whose processes communicate after every epoch"
+        if self.verbose == "bar":
+            return "verbose='bar'"
+        if self.optimizer is None and self.solver == "sgd" and self.learning_rate == "invscaling":
+            return "learning_rate='invscaling', which changes the learning rate after every epoch"
+        return None
+
+    def _prepare_curves(self) -> None:
+        """Make the lists to which the fit appends.
+
+        They are copies, since those of an earlier fit belong to the caller. They are empty if the earlier fit had
+        another solver or another `early_stopping`.
+        """
+        self.loss_curve_ = list(getattr(self, "loss_curve_", ()))
+        self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
+        if self._validation_data is not None:
+            self.validation_loss_curve_ = list(self.validation_loss_curve_ or ())
+        scores = getattr(self, "validation_scores_", None)
+        if self.early_stopping:
+            self.validation_scores_, self.best_loss_ = list(scores or ()), None
+            if scores is None:
+                self.best_validation_score_ = -np.inf
+                self._best_coefs = [np.array(c) for c in self.coefs_]
+                self._best_intercepts = [np.array(b) for b in self.intercepts_]
+        elif getattr(self, "best_loss_", None) is None:
+            self.best_loss_, self.validation_scores_, self.best_validation_score_ = np.inf, None, None
+
+    def _restore_best_weights(self, early_stopping_data: Rows | None) -> None:
+        if early_stopping_data is not None:
+            self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
+            self._import_weights()
+
+    def _end_diverged(self, error: DivergenceError) -> None:
+        """Raise ValueError, or only warn if early stopping has weights to restore."""
+        if not self.validation_scores_:
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need to "
+                f"be preprocessed. {error}"
+            ) from error
+        self.net_.stop_training = True
+        self.loss_ = float("nan")
+        self.loss_curve_.append(self.loss_)
+        self.validation_scores_.append(float("nan"))
+        warnings.warn(f"{error} The best weights so far are kept.", ConvergenceWarning, stacklevel=3)
