@@ -68,11 +68,11 @@ class MLPArchitecture(MLPParameters):
         """The parameters that determine the network, except its sizes and its penalty, as one string."""
         return repr((self._hidden_activations(), self._dropouts(), *self._output(), self.optimizer, self.clipnorm))
 
-    def _compile(self, model: Sequential, device: str, *, asked: bool = True) -> None:
+    def _compile(self, model: Sequential, device: str, *, explicit: bool = True) -> None:
         """Compile a network with the estimator's optimizer, loss, precision and scikit-learn's conventions.
 
-        `asked` as in `Sequential._move`.
+        `explicit` as in `Sequential._move`.
         """
         model.compile(self._network_optimizer(), self._output()[0], device=device, strategy=self.strategy)
-        model._move(device, self.precision, explicit=asked)
+        model._move(device, self.precision, explicit=explicit)
         model._net.loss_convention = SKLEARN_CONVENTION

@@ -11,7 +11,7 @@ from ..kernels.state import Slot
 from ..model import Sequential
 from ..network import Plan
 from ..training import inputs
-from ..training.loop import evaluate
+from ..training.loop import forward_backward
 from .fit_data import MLPFitData
 
 LBFGS_ELEMENTS = 1 << 22  # the largest number of elements of the widest layer in one block of rows
@@ -56,7 +56,7 @@ class LbfgsObjective:
 
     def _add_block(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
         """Add a block's share of the gradient to `gradient`; return its share of the loss."""
-        evaluate(plan, self.data, start)
+        forward_backward(plan, self.data, start)
         state = self.net.backend.to_host(plan.state)
         fraction = float(state[Slot.WEIGHT]) / self.total_weight
         if not fraction:

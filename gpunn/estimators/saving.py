@@ -91,7 +91,7 @@ def from_tensors(
 
 def attach_network(estimator: Any, model: Sequential, device: str) -> Any:
     """Compile a network for the estimator, with a new optimizer, and export its weights; return the estimator."""
-    estimator._compile(model, device, asked=False)
+    estimator._compile(model, device, explicit=False)
     estimator.net_ = model
     estimator._export_weights()
     estimator._no_improvement_count = 0

@@ -143,11 +143,16 @@ class MLPStochasticFit(MLPFitData):
         }
         slow = incremental or validation is not None or self._resume is not None or self._slow_path_reason() is not None
         if slow or host_dataset.exceeds_device(model._net.backend, *training):
-            fitting.train(model, training, validation, resume=self._resume, subject=self, **options)
+            fitting.train(model, training, validation, resume=self._resume, checkpoint_owner=self, **options)
             return
-        orders = stopping.next_orders if self.shuffle else None
-        epochs = fitting.epoch_coroutine(model, training, ahead=stopping.undecided_epochs, orders=orders, **options)
-        fused_epochs.run(model._net, epochs)
+        coroutine = fitting.epoch_coroutine(
+            model,
+            training,
+            epochs_until_callback=stopping.undecided_epochs,
+            draw_orders=stopping.next_orders if self.shuffle else None,
+            **options,
+        )
+        fused_epochs.run(model._net, coroutine)
 
     def _slow_path_reason(self) -> str | None:
         """Return the parameter that needs Python after every epoch, or None if epochs can run in compiled code."""

@@ -1,7 +1,7 @@
-"""Models from and for other libraries: ONNX graphs, scikit-learn's networks, PyTorch's state dicts.
+"""Conversion of networks from and to other libraries: ONNX, scikit-learn and PyTorch.
 
-`Sequential.export` writes ONNX; `gpunn.from_sklearn` and `to_sklearn` of the estimators are scikit-learn's side. The
-functions here are PyTorch's, and need nothing but safetensors.
+`Sequential.export` writes ONNX. `gpunn.from_sklearn` and the estimators' `to_sklearn` convert scikit-learn's
+estimators. The functions here are for PyTorch; they need no package but safetensors.
 """
 
 from __future__ import annotations

@@ -104,9 +104,9 @@ def test_gpunns_own_parameters_for_what_follows():
 def test_what_scikit_learn_cannot_predict_is_refused():
     common = {"max_iter": 2, "random_state": 0, "hidden_layer_sizes": (5, 4)}
     for parameters, said in (
-        ({"activation": "gelu"}, "one activation"),
-        ({"activation": ["tanh", "relu"]}, "one activation"),
-        ({"out_activation": "identity"}, "cannot have 'identity' outputs"),
+        ({"activation": "gelu"}, "activation must be one of .* in all hidden layers"),
+        ({"activation": ["tanh", "relu"]}, "activation must be one of .* in all hidden layers"),
+        ({"out_activation": "identity"}, "out_activation must be .*got 'identity'"),
     ):
         fitted = gpunn.MLPClassifier(**common, **parameters).fit(X, LABELS)
         with pytest.raises(ValueError, match=said):
