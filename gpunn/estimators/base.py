@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ..interchange import onnx
+from ..interchange.onnx_graph import Graph
 from ..interchange.scikit_learn import to_sklearn
 from ..parallel import DataParallel
 from ..recording import SINGLE_PROCESS
@@ -213,7 +214,7 @@ class BaseMLP(MLPStochasticFit, MLPLbfgsFit, MLPOutputs):
         self._sync_weights()
         onnx.write(self._onnx_graph(), path)
 
-    def _onnx_graph(self) -> onnx.Graph:
+    def _onnx_graph(self) -> Graph:
         raise NotImplementedError
 
     def to_sklearn(self) -> Any:
@@ -225,7 +226,7 @@ class BaseMLP(MLPStochasticFit, MLPLbfgsFit, MLPOutputs):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the lock and the weights, which are views of the network's parameters."""
-        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[misc]
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
         for name in ("_fit_lock", *DURING_FIT):
             state.pop(name, None)
         if hasattr(self, "_exported"):

@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from .. import activations, losses
 from ..activations import Activation
 from ..interchange import onnx
+from ..interchange.onnx_graph import Graph
 from ..losses import Loss
 from .arrays import as_input_type, host_numbers
 from .base import BaseMLP
@@ -114,44 +115,17 @@ class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
     }
 
     def __init__(
-        self,
-        loss: Any = "squared_error",
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
-        *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: Any = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        out_activation: Any = None,
-        dropout: Any = 0.0,
-        kernel_initializer: Any = None,
-        optimizer: Any = None,
-        clipnorm: float | None = None,
-        callbacks: Any = None,
-        dtype: Any = None,
-        device: str = "auto",
-        precision: str | None = None,
-        n_models: int = 1,
+        self, loss: Any = "squared_error", hidden_layer_sizes: Any = (100,), activation: Any = "relu", *,
+        solver: str = "adam", alpha: float = 0.0001, batch_size: Any = "auto", learning_rate: str = "constant",
+        learning_rate_init: float = 0.001, power_t: float = 0.5, max_iter: int = 200, shuffle: bool = True,
+        random_state: Any = None, tol: float = 1e-4, verbose: Any = False, warm_start: bool = False,
+        momentum: float = 0.9, nesterovs_momentum: bool = True, early_stopping: bool = False,
+        validation_fraction: float = 0.1, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8,
+        n_iter_no_change: float = 10, max_fun: int = 15000, out_activation: Any = None, dropout: Any = 0.0,
+        kernel_initializer: Any = None, optimizer: Any = None, clipnorm: float | None = None, callbacks: Any = None,
+        dtype: Any = None, device: str = "auto", precision: str | None = None, n_models: int = 1,
         strategy: Any = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._set_parameters(locals())
 
     @available_if(lambda estimator: estimator._check_solver())
@@ -244,5 +218,5 @@ class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
         y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         return y.reshape(-1, 1) if y.ndim == 1 else y
 
-    def _onnx_graph(self) -> onnx.Graph:
+    def _onnx_graph(self) -> Graph:
         return onnx.regressor(self.net_)

@@ -69,10 +69,12 @@ class SklearnStopping(Callback):
     # --- callback ---
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Set `history_`."""
         # set at the beginning, so that it exists after an interrupt
         self.estimator.history_ = self.model._run.history
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Update the fitted attributes, and stop the fit if the loss or the score is on a plateau."""
         est, logs = self.estimator, logs or {}
         est.n_iter_ += 1
         est.loss_ = logs["loss"]

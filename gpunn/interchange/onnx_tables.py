@@ -1,6 +1,6 @@
 """Columns and numeric targets of a table as inputs and nodes of an ONNX graph.
 
-The protocols describe the classes of `gpunn.tabular` that are used here; that package imports this one.
+The protocols describe the members of the table encoder that are used here; its module imports this one.
 """
 
 from __future__ import annotations
@@ -16,33 +16,59 @@ from .onnx_graph import Graph
 class NumericColumn(Protocol):
     """A column that is encoded as (x − mean) / scale, and an indicator of missing cells."""
 
-    name: str
-    median: float
-    mean: float
-    scale: float | None
-    indicator: bool
+    @property
+    def name(self) -> str:
+        """The column's name."""
+
+    @property
+    def median(self) -> float:
+        """The value for missing cells."""
+
+    @property
+    def mean(self) -> float:
+        """The mean of the training rows."""
+
+    @property
+    def scale(self) -> float | None:
+        """The standard deviation of the training rows; None for a constant column."""
+
+    @property
+    def indicator(self) -> bool:
+        """True if a training cell was missing."""
 
 
 @runtime_checkable
 class CategoricalColumn(Protocol):
     """A column that is encoded one-hot; None is the category of a missing cell."""
 
-    name: str
-    values: tuple[str | None, ...]
+    @property
+    def name(self) -> str:
+        """The column's name."""
+
+    @property
+    def values(self) -> tuple[str | None, ...]:
+        """The categories."""
 
 
 @runtime_checkable
 class ClassTarget(Protocol):
     """A target with one label per output."""
 
-    labels: tuple[object, ...]
+    @property
+    def labels(self) -> tuple[object, ...]:
+        """The labels in the order of the outputs."""
 
 
 class NumericTarget(Protocol):
     """A target that is learned as (y − mean) / scale."""
 
-    mean: float
-    scale: float
+    @property
+    def mean(self) -> float:
+        """The mean of the training rows."""
+
+    @property
+    def scale(self) -> float:
+        """The standard deviation of the training rows."""
 
 
 class TableEncoder(Protocol):
