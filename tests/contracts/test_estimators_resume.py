@@ -1,4 +1,4 @@
-"""Estimators that stop and go on: the same weights, curves and scores bit for bit as never having stopped."""
+"""Resumed fits of estimators: weights, curves and scores equal those of uninterrupted fits, bit for bit."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ CURVES = (
 
 
 class StopAt(gpunn.Callback):
-    """Ctrl-C at the beginning of an epoch, or in the midst of it."""
+    """Raise KeyboardInterrupt at the beginning of an epoch."""
 
     passive = True
 
@@ -37,7 +37,9 @@ class StopAt(gpunn.Callback):
             raise KeyboardInterrupt
 
 
-class StopInside(StopAt):
+class StopInEpoch(StopAt):
+    """Raise KeyboardInterrupt after a batch of an epoch."""
+
     def on_train_batch_end(self, batch, logs=None):
         if (self.now, batch) == (self.epoch, self.batch):
             raise KeyboardInterrupt
@@ -50,7 +52,7 @@ CASES = {
     "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "tol": 1.0, "n_iter_no_change": 2},
     "invscaling": {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.1},
     "dropout": {"dropout": [0.2, 0.4], "hidden_layer_sizes": (9, 8)},
-    "as the rows stand": {"shuffle": False, "early_stopping": True},
+    "without shuffling": {"shuffle": False, "early_stopping": True},
     "a schedule": {"optimizer": gpunn.RMSprop(gpunn.schedules.StepDecay(0.01, 7))},
     "float32": {"dtype": "float32", "class_weight": "balanced"},
     "one layer": {"hidden_layer_sizes": ()},
@@ -83,12 +85,12 @@ def assert_same_fit(a, b):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
 @pytest.mark.parametrize("case", CASES)
-def test_going_on_is_never_having_stopped(case, kind, tmp_path):
+def test_resumed_fit_equals_an_uninterrupted_fit(case, kind, tmp_path):
     parameters, path = CASES[case], tmp_path / "run.safetensors"
     if kind == "Regressor":
         parameters = {k: v for k, v in parameters.items() if k != "class_weight"}
     whole = fitted(parameters, [], kind=kind)
-    stopped = fitted(parameters, [gpunn.ModelCheckpoint(path), StopInside(STOP, 1)], kind=kind)
+    stopped = fitted(parameters, [gpunn.ModelCheckpoint(path), StopInEpoch(STOP, 1)], kind=kind)
     assert stopped.n_iter_ == STOP
     stopped.predict(X)
     resumed = fitted(parameters, [gpunn.ModelCheckpoint(path)], resume=path, kind=kind)
@@ -97,7 +99,7 @@ def test_going_on_is_never_having_stopped(case, kind, tmp_path):
 
 
 def _changed(array):
-    """A copy with another value in the last row."""
+    """Copy an array with another value in the last row."""
     array = np.array(array)
     array[-1] = array[0]
     return array
@@ -116,7 +118,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_values_of_the_same_shape_are_refused(name, tmp_path):
+def test_resume_with_changed_data_is_refused(name, tmp_path):
     path = tmp_path / "run.safetensors"
 
     def fit(callbacks, X=X, y=LABELS, sample_weight=WEIGHTS, class_weight="balanced", **options):
@@ -136,7 +138,7 @@ def test_other_values_of_the_same_shape_are_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("of", [np.int64, np.uint8])
-def test_integers_of_numpy_are_those_of_python(of, tmp_path):
+def test_numpy_integers_equal_python_integers_in_a_checkpoint(of, tmp_path):
     path = tmp_path / "run.safetensors"
     sizes = {"batch_size": 50, "max_iter": EPOCHS, "hidden_layer_sizes": (9,), "n_iter_no_change": 10}
     whole = fitted(sizes, [])
@@ -146,8 +148,8 @@ def test_integers_of_numpy_are_those_of_python(of, tmp_path):
     assert_same_fit(fitted(sizes, [], resume=path), whole)
 
 
-def test_early_stopping_in_the_past_is_remembered(tmp_path):
-    """A fit that had come to its end goes no further."""
+def test_resuming_a_fit_that_stopped_early_trains_no_further(tmp_path):
+    """The checkpoint is of the last epoch."""
     parameters = {"early_stopping": True, "n_iter_no_change": 1, "tol": 0.5, "max_iter": 40}
     path = tmp_path / "run.safetensors"
     whole = fitted(parameters, [gpunn.ModelCheckpoint(path)])
@@ -156,8 +158,8 @@ def test_early_stopping_in_the_past_is_remembered(tmp_path):
 
 
 @pytest.mark.parametrize("parameters", [{"dropout": 0.3}, {"early_stopping": True}, {"shuffle": False}])
-def test_without_a_random_state_the_draws_are_the_files(parameters, tmp_path):
-    """The same weights, split, seed and shuffles, though the global generator is elsewhere by now."""
+def test_without_random_state_the_checkpoint_restores_the_generator(parameters, tmp_path):
+    """Weights, split, seed and shuffles are equal, although the global generator has another state."""
     parameters, path = {"random_state": None, **parameters}, tmp_path / "run.safetensors"
     global_state = np.random.get_state()
     try:
@@ -172,7 +174,7 @@ def test_without_a_random_state_the_draws_are_the_files(parameters, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_process_goes_on(tmp_path):
+def test_another_process_resumes(tmp_path):
     path = tmp_path / "run.safetensors"
     whole = fitted({"dropout": 0.2}, [])
     fitted({"dropout": 0.2}, [gpunn.ModelCheckpoint(path), StopAt(STOP)])
@@ -193,7 +195,7 @@ def test_another_process_goes_on(tmp_path):
     assert there.loss_curve_ == whole.loss_curve_
 
 
-def test_a_checkpoint_opens_as_the_estimator_at_that_epoch(tmp_path):
+def test_load_opens_a_checkpoint_as_the_estimator_of_that_epoch(tmp_path):
     path = tmp_path / "run-{epoch}.safetensors"
     fitted({}, [gpunn.ModelCheckpoint(path), StopAt(STOP)])
     there = gpunn.load(tmp_path / f"run-{STOP}.safetensors")
@@ -204,7 +206,7 @@ def test_a_checkpoint_opens_as_the_estimator_at_that_epoch(tmp_path):
     assert there.loss_curve_ == short.loss_curve_
 
 
-def test_an_absent_file_starts_from_nothing(tmp_path):
+def test_resume_without_a_file_starts_from_scratch(tmp_path):
     assert_same_fit(fitted({}, [], resume=tmp_path / "none.safetensors"), fitted({}, []))
 
 
@@ -222,7 +224,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_another_fit_is_refused_and_nothing_changes(case, tmp_path):
+def test_checkpoint_of_another_fit_is_refused_and_nothing_changes(case, tmp_path):
     parameters, said = REFUSED[case]
     path = tmp_path / "run.safetensors"
     fitted({}, [gpunn.ModelCheckpoint(path), StopAt(STOP)])
@@ -237,7 +239,7 @@ def test_another_fit_is_refused_and_nothing_changes(case, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     fitted({}, []).save(path)
     with pytest.raises(gpunn.CheckpointError, match="no fit under way"):

@@ -1,7 +1,4 @@
-"""The same fit of the estimators on a CPU and on a GPU, and simulated, as in tests/gpu/test_devices.py.
-
-What passes on the fake CuPy is called simulated, never a GPU result.
-"""
+"""Fits of the estimators on a CPU and on a GPU are equal. With the fake CuPy the GPU is simulated."""
 
 import pickle
 import subprocess
@@ -31,7 +28,7 @@ SMALL = {"hidden_layer_sizes": (7, 6), "max_iter": 4, "random_state": 2, "batch_
 
 @pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cuda(request):
-    """CuPy: the fake one, and the real one where there is a GPU."""
+    """The fake CuPy, and the real one on a machine with a GPU."""
     if request.param == "simulated":
         return request.getfixturevalue("fake_cupy")
     import cupy
@@ -66,7 +63,7 @@ FITS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FITS)
-def test_the_same_fit_on_both_devices(cuda, case):
+def test_cpu_and_gpu_fits_are_equal(cuda, case):
     here, there = (FITS[case](device) for device in ("cpu", "cuda"))
     assert (here.net_.device, there.net_.device) == ("cpu", "cuda:0")
     for a, b in zip(here.coefs_ + here.intercepts_, there.coefs_ + there.intercepts_, strict=True):
@@ -84,7 +81,7 @@ def test_the_same_fit_on_both_devices(cuda, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_arrays_of_the_gpu_go_in_and_come_out(cuda, device):
+def test_gpu_arrays_are_accepted_and_returned(cuda, device):
     cupy = cuda
     put = cupy.asarray
     w = np.linspace(1, 2, len(X))
@@ -106,7 +103,7 @@ def test_arrays_of_the_gpu_go_in_and_come_out(cuda, device):
     np.testing.assert_array_equal(fitted.predict_proba(X), plain.predict_proba(X))
 
 
-def test_text_comes_out_as_text(cuda):
+def test_string_labels_are_returned_as_numpy_strings(cuda):
     fitted = classifier(device="cuda").fit(cuda.asarray(X), NAMES)
     predicted = fitted.predict(cuda.asarray(X))
     assert isinstance(predicted, np.ndarray)
@@ -115,7 +112,7 @@ def test_text_comes_out_as_text(cuda):
     assert isinstance(classifier(device="cuda").fit(X, LABELS == 1).predict(cuda.asarray(X)), cuda.ndarray)
 
 
-def test_a_regressor_of_arrays_of_the_gpu(cuda):
+def test_regressor_accepts_and_returns_gpu_arrays(cuda):
     for y in (VALUES, TWO):
         fitted = regressor(device="cuda").fit(cuda.asarray(X), cuda.asarray(y))
         predicted = fitted.predict(cuda.asarray(X))
@@ -124,7 +121,7 @@ def test_a_regressor_of_arrays_of_the_gpu(cuda):
         assert fitted.score(cuda.asarray(X), cuda.asarray(y)) == pytest.approx(fitted.score(X, y))
 
 
-def test_weights_shown_of_a_gpu_are_copies_for_reading(cuda):
+def test_weights_of_a_gpu_network_are_read_only_copies(cuda):
     fitted = classifier(device="cuda").fit(X, NAMES)
     before = fitted.predict_proba(X)
     with pytest.raises(ValueError, match="read-only"):
@@ -140,10 +137,10 @@ def test_weights_shown_of_a_gpu_are_copies_for_reading(cuda):
 
 
 @pytest.mark.slow
-def test_a_model_of_a_gpu_unpickles_where_there_is_none(cuda, tmp_path):
+def test_estimator_fitted_on_a_gpu_unpickles_without_one(cuda, tmp_path):
     fitted = [FITS[how]("cuda") for how in ("adam", "lbfgs", "stopping early", "dropout")]
     (tmp_path / "models.pickle").write_bytes(pickle.dumps((fitted, X)))
-    # "auto" is the CPU where nothing else is
+    # "auto" is the CPU if there is no GPU
     code = """
 import sys
 sys.modules["cupy"] = None
@@ -169,7 +166,7 @@ for model in models:
     np.testing.assert_array_equal(there["y"], fitted[0].predict(X))
 
 
-def test_partial_fit_goes_to_the_device_that_is_asked_for(cuda):
+def test_partial_fit_moves_the_network_to_the_requested_device(cuda):
     moved, stayed = classifier(device="cuda").fit(X, NAMES), classifier(device="cpu").fit(X, NAMES)
     moved.set_params(device="cpu").partial_fit(X, NAMES)
     assert moved.net_.device == "cpu"
@@ -179,14 +176,13 @@ def test_partial_fit_goes_to_the_device_that_is_asked_for(cuda):
     assert (moved.predict_proba(X) != stayed.predict_proba(X)).any()
 
 
-def test_precision_is_refused_by_name(cuda):
+def test_lower_precision_on_a_cpu_is_refused(cuda):
     for precision in ("tf32", "bf16"):
         with pytest.raises(ValueError, match=f"precision='{precision}'"):
             classifier(precision=precision, device="cpu").fit(X, NAMES)
 
 
-def test_without_a_gpu_cuda_is_an_error_and_auto_is_not(monkeypatch):
-
+def test_without_a_gpu_cuda_raises_and_auto_uses_the_cpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     internals.reset_device_choice(monkeypatch)
     fitted = classifier(device="auto").fit(X, NAMES)

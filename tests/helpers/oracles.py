@@ -1,4 +1,4 @@
-"""Other libraries as oracles: a test that cannot ask one is skipped, or fails where GPUNN_REQUIRE_ORACLES=1."""
+"""Other libraries as oracles. A missing one skips the test, or fails it with GPUNN_REQUIRE_ORACLES=1."""
 
 import importlib
 import os
@@ -7,14 +7,14 @@ import pytest
 
 
 def strided_tensor(x):
-    """What an array holds as a tensor of torch: a view with gaps, which remembers gradients where it can."""
+    """Make a non-contiguous torch tensor from an array; it requires gradients if it is floating-point."""
     tensor = oracle("torch").tensor(x.repeat(2, axis=0))[::2]
     assert not tensor.is_contiguous()
     return tensor.requires_grad_(x.dtype.kind == "f")
 
 
 def oracle(name):
-    """The module `name` (torch, jax, sklearn, …), at the head of a test or of a test file."""
+    """Import the module `name` (torch, jax, sklearn, …). To be called at the beginning of a test or of a test file."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The planned step against `gpunn.theory`, in float64 and on random nets; and E1 to E11 cited, proved and told."""
+"""Training steps against `gpunn.theory`, in float64 on random networks; citations and tests of E1 to E11."""
 
 import ast
 import re
@@ -46,7 +46,7 @@ def _case(seed):
 
 
 def _masks(net, x, p):
-    """The masks that the next step will draw, read off a dropout layer's trace: a/a_prev is 0 or 1/(1 − p)."""
+    """The dropout masks of the next step, drawn by the kernel: 0 or 1."""
     from gpunn.kernels import get
     from gpunn.kernels.state import SIZE, Slot
 
@@ -66,7 +66,7 @@ def _masks(net, x, p):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_the_planned_step_equals_the_six_steps(seed):
+def test_training_step_equals_the_six_steps_of_the_theory(seed):
     net, x, y, w, lam, p, functions, kind = _case(seed)
     for _ in range(3):
         flat = net.get_weights()
@@ -114,17 +114,17 @@ def _docstrings():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 12))
-def test_every_equation_is_cited_proved_and_in_the_readme(number):
+def test_every_equation_is_cited_tested_and_in_the_readme(number):
     name = re.compile(rf"\bE{number}\b")
     citing = {str(path) for path, text in _docstrings() if name.search(text)}
     assert "gpunn/theory.py" in citing
     assert citing - {"gpunn/theory.py"}, f"E{number} is cited by nothing that computes it in a step"
-    # a proof is a test that fails when the equation's line is made wrong: `python tests/mutations.py` runs them
+    # an equation is tested if a mutation of its line fails a test: `python tests/mutations.py` runs them
     assert {m.suite for m in MUTATIONS if m.equation == f"E{number}"} >= {"theory", "step"}
     assert re.search(rf"^\| \*\*E{number}\*\*", (ROOT / "README.md").read_text(), re.M)
 
 
-def test_the_readme_names_the_functions_of_the_theory():
+def test_readme_names_the_functions_of_theory():
     table = re.findall(r"^\| \*\*E\d+\*\*.*\| `(\w+)` \|$", (ROOT / "README.md").read_text(), re.M)
     assert len(table) == 11
     assert [name for name in table if not callable(getattr(theory, name, None))] == []

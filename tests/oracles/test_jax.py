@@ -1,4 +1,4 @@
-"""JAX as an outside oracle: losses and gradients of a net in float64, by jax.grad."""
+"""Losses and gradients of networks against jax.grad, in float64."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ FUNCTIONS = {
 
 @pytest.fixture(autouse=True)
 def in_float64():
-    """Whatever others of this process have asked of JAX."""
+    """Enable float64 in JAX, whatever its present setting."""
     with jax.enable_x64(True):
         yield
 

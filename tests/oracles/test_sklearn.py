@@ -1,8 +1,8 @@
-"""Training steps against scikit-learn's networks, from the same weights on the same batches.
+"""Training steps of `Sequential` against scikit-learn's networks, from the same weights on the same batches.
 
-scikit-learn draws its first weights itself. A fit with a rate so small that nothing moves shows them; another with
-the same random_state starts from them. Its `alpha` is divided by Σw of the batch, so l2 = alpha/Σw. For several
-outputs it steps along the gradient of the sum, as half squared error does, but reports the mean over outputs.
+scikit-learn draws its initial weights. A fit with a tiny learning rate returns them, and another fit with the same
+random_state starts from them. Its `alpha` is divided by Σw of the batch, so l2 = alpha/Σw. For several outputs its
+gradient is that of the sum, like half squared error, but it reports the mean over outputs.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ CLOSE = {"rtol": 1e-11, "atol": 1e-14}
 
 
 class Exp(gpunn.activations.Activation):
-    """f(z) = eᶻ, which stands behind scikit-learn's poisson loss."""
+    """f(z) = eᶻ, the output activation of scikit-learn's poisson loss."""
 
     def f(self, z):
         return np.exp(z)
@@ -36,7 +36,7 @@ def _peer(kind, **options):
 
 
 def _first_weights(peer, X, y, **options):
-    """What the peer starts from, and the network of ours that starts there."""
+    """Return the initial weights of scikit-learn's estimator, and a network that starts from them."""
     still = type(peer)(**peer.get_params() | {"learning_rate_init": 1e-300})
     still.partial_fit(X, y, **options)
     return [w for pair in zip(still.coefs_, still.intercepts_, strict=True) for w in pair]
@@ -75,7 +75,7 @@ def test_regression(rng, activation, n_out, alpha, weighted):
         penalty = l2 / 2 * sum((W**2).sum() for W in net.get_weights()[::2])
         loss = net.train_on_batch(X, Y, sample_weight=w)
         peer.partial_fit(X, y, sample_weight=w)
-        # for one output the two report the same; for several theirs is the mean
+        # for one output both report the same; for several theirs is the mean
         assert (loss - penalty) / n_out + penalty == pytest.approx(peer.loss_, rel=1e-12)
         _assert_same_weights(peer, net)
     np.testing.assert_allclose(net.predict(X).reshape(y.shape), peer.predict(X), **CLOSE)
@@ -86,7 +86,7 @@ def test_poisson_regression(rng, activation):
     X, y = rng.normal(size=(ROWS, COLUMNS)), rng.integers(0, 6, size=ROWS).astype(float)
     peer = _peer(MLPRegressor, activation=activation, loss="poisson", learning_rate_init=0.02)
     net = _ours(activation, Exp(), 1, _first_weights(peer, X, y), "poisson", gpunn.SGD(0.02))
-    # ℓ up to what does not depend on a: theirs is y log(y/a) − y + a
+    # ℓ without the terms that do not depend on a: theirs is y log(y/a) − y + a
     constant = np.mean([v * np.log(v) - v if v else 0 for v in y])
     for _ in range(STEPS):
         loss = net.train_on_batch(X, y[:, None])
@@ -100,7 +100,7 @@ def test_poisson_regression(rng, activation):
 @pytest.mark.parametrize("kind", ["classes", "two classes", "yes and no a column"])
 @pytest.mark.parametrize("end", ["probabilities", "logits"])
 def test_classification(rng, kind, alpha, weighted, end):
-    """Softmax with its cross-entropy, and sigmoid with its own, merged or from logits."""
+    """Softmax and sigmoid with their cross-entropies, fused with the activation or from logits."""
     X = rng.normal(size=(ROWS, COLUMNS))
     w = rng.uniform(0.2, 2, size=ROWS) if weighted else None
     if kind == "classes":
@@ -131,7 +131,7 @@ def test_classification(rng, kind, alpha, weighted, end):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_momentum_over_mini_batches(rng, nesterov):
-    """Epochs of 5, 5 and 2 rows: at a constant rate their velocity is −η times ours. The loss is the mean over rows."""
+    """Batches of 5, 5 and 2 rows. Their velocity is −η times ours; the loss is the mean over rows."""
     X, y = rng.normal(size=(ROWS, COLUMNS)), rng.permutation(np.arange(ROWS) % 4)
     options = {"momentum": 0.8, "nesterovs_momentum": nesterov, "batch_size": 5, "activation": "relu"}
     peer = _peer(MLPClassifier, **options)

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of an estimator, and its own tests of its networks, run on ours."""
+"""scikit-learn's estimator checks, and its tests of its MLP estimators, run on gpunn's estimators."""
 
 import inspect
 
@@ -11,14 +11,14 @@ oracle("sklearn")
 import sklearn.neural_network.tests.test_mlp as theirs  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
-# a list of what it generates: pytest will not take a generator for much longer
+# a list, since pytest deprecates generators here
 CHECKS = parametrize_with_checks([gpunn.MLPClassifier(max_iter=100), gpunn.MLPRegressor(max_iter=100)])
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
-def test_scikit_learns_checks(estimator, check):
+def test_scikit_learn_estimator_checks_pass(estimator, check):
     check(estimator)
 
 
@@ -27,8 +27,7 @@ def global_random_seed():
     return 42
 
 
-# these two step through private methods that do not exist here: the numbers they check by hand are checked in
-# test_same_fit.py and by gpunn's own gradient check
+# these two call private methods that do not exist here; test_sklearn_same_fit.py and check_gradients cover the same
 PRIVATE = {"test_fit", "test_gradient"}
 TESTS = {
     name: test
@@ -38,7 +37,7 @@ TESTS = {
 
 
 def _arguments():
-    """Every test of scikit-learn's with every combination of its parameters."""
+    """Every test of scikit-learn with every combination of its parameters."""
     for name, test in TESTS.items():
         cases = [{}]
         for mark in reversed(getattr(test, "pytestmark", [])):
@@ -55,7 +54,7 @@ def _arguments():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "case"), list(_arguments()))
-def test_their_own_tests(name, case, monkeypatch, request):
+def test_scikit_learn_mlp_tests_pass(name, case, monkeypatch, request):
     monkeypatch.setattr(theirs, "MLPClassifier", gpunn.MLPClassifier)
     monkeypatch.setattr(theirs, "MLPRegressor", gpunn.MLPRegressor)
     test = TESTS[name]

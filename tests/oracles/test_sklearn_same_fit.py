@@ -1,6 +1,6 @@
-"""The same fit as scikit-learn's own networks, in float64 on a CPU, with the same random_state.
+"""Fits of the estimators equal those of scikit-learn, in float64 on a CPU with the same random_state.
 
-Rounding alone moves such fits by 1e-10 of the largest entry at most; 1e-6 is what is promised.
+Rounding changes such fits by at most 1e-10 of the largest entry; the documentation guarantees 1e-6.
 """
 
 import warnings
@@ -32,11 +32,11 @@ def table(name):
 
 
 def pair(kind, **parameters):
-    """scikit-learn's estimator and ours, with the same parameters."""
+    """Return scikit-learn's estimator and ours, with the same parameters."""
     return getattr(neural_network, f"MLP{kind}")(**parameters), getattr(gpunn, f"MLP{kind}")(**parameters)
 
 
-def apart(theirs, ours):
+def relative_difference(theirs, ours):
     """The largest difference, relative to the largest entry."""
     theirs, ours = np.asarray(theirs, dtype=float), np.asarray(ours, dtype=float)
     assert theirs.shape == ours.shape
@@ -46,25 +46,25 @@ def apart(theirs, ours):
 def assert_same(theirs, ours, X):
     for a, b in zip(theirs.coefs_ + theirs.intercepts_, ours.coefs_ + ours.intercepts_, strict=True):
         assert a.dtype == b.dtype
-        assert apart(a, b) < PROMISED
+        assert relative_difference(a, b) < PROMISED
     for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_"):
         assert getattr(theirs, name) == getattr(ours, name), name
-    assert apart(theirs.loss_, ours.loss_) < PROMISED
+    assert relative_difference(theirs.loss_, ours.loss_) < PROMISED
     for name in ("loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_"):
         assert hasattr(theirs, name) == hasattr(ours, name), name
         a, b = getattr(theirs, name, None), getattr(ours, name, None)
         assert (a is None) == (b is None), name
         if a is not None:
-            assert apart(a, b) < PROMISED, name
+            assert relative_difference(a, b) < PROMISED, name
     if hasattr(theirs, "classes_"):
         p = theirs.predict_proba(X), ours.predict_proba(X)
-        assert apart(*p) < PROMISED
+        assert relative_difference(*p) < PROMISED
         with np.errstate(divide="ignore"):
             np.testing.assert_array_equal(ours.predict_log_proba(X), np.log(p[1]))
         np.testing.assert_array_equal(theirs.classes_, ours.classes_)
         np.testing.assert_array_equal(theirs.predict(X), ours.predict(X))
     else:
-        assert apart(theirs.predict(X), ours.predict(X)) < PROMISED
+        assert relative_difference(theirs.predict(X), ours.predict(X)) < PROMISED
 
 
 def compare(kind, X, y, sample_weight=None, **parameters):
@@ -81,23 +81,23 @@ def compare(kind, X, y, sample_weight=None, **parameters):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", [pytest.param("digits", marks=pytest.mark.slow), "iris", "diabetes"])
-def test_the_same_fit(name, solver, activation, weighted, early_stopping):
+def test_fit_equals_scikit_learn(name, solver, activation, weighted, early_stopping):
     X, y = table(name)
     w = np.random.default_rng(1).uniform(0.2, 2, len(X)) if weighted else None
     kind = "Regressor" if name == "diabetes" else "Classifier"
-    # scikit-learn's default rate diverges by sgd on diabetes' large targets
+    # with scikit-learn's default rate, sgd diverges on the large targets of diabetes
     more = {"learning_rate_init": 1e-5} if solver == "sgd" and name == "diabetes" else {}
     compare(kind, X, y, w, solver=solver, activation=activation, early_stopping=early_stopping, **more)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
-def test_lbfgs_in_parts(monkeypatch, kind, weighted):
-    """2500 rows are evaluated in three parts, of which each counts by its weight."""
+def test_lbfgs_in_several_blocks(monkeypatch, kind, weighted):
+    """2500 rows are evaluated in three blocks, each with its weight."""
     limits.set(monkeypatch, "lbfgs_elements", 1)
     rng = np.random.default_rng(2)
     X = rng.normal(size=(2500, 4))
-    # parts differ in their targets and in their weights
+    # the blocks differ in their targets and in their weights
     values = X[:, 0] + np.linspace(-2, 2, 2500)
     w = rng.uniform(0.2, 1, 2500) * np.linspace(0.1, 3, 2500) if weighted else None
     y = (values > 0).astype(int) if kind == "Classifier" else values
@@ -118,7 +118,7 @@ VARIANTS = {
                     "validation_fraction": 0.3},
     "never stops": {"n_iter_no_change": np.inf, "tol": 0.0},
     "as the rows stand": {"shuffle": False},
-    "as they stand, early stopping": {"shuffle": False, "early_stopping": True},
+    "unshuffled, early stopping": {"shuffle": False, "early_stopping": True},
     "odd batches": {"batch_size": 37},
     "one batch": {"batch_size": 10_000},
     "no penalty": {"alpha": 0.0},
@@ -139,11 +139,11 @@ VARIANTS = {
 @pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
 def test_variants(kind, name):
     X, y = table("wine") if kind == "Classifier" else table("diabetes")
-    # well scaled, so that every variant moves
+    # scaled, so that every variant trains
     compare(kind, scale(X), y if kind == "Classifier" else scale(y), **VARIANTS[name])
 
 
-def test_the_variants_do_what_they_are_called():
+def test_variants_reach_the_code_they_are_meant_for():
     X, y = table("wine")
     lengths = {}
     for name in ("stops", "stops early", "adaptive"):
@@ -198,7 +198,7 @@ def test_poisson(solver, outputs, weighted):
 def test_sparse_tables(layout, solver):
     X, y = table("digits")
     if layout == "unsorted":
-        # indices of a row in reverse, and one place stored in two parts
+        # reversed indices in a row, and one entry stored as two summands
         whole = sparse.csr_matrix(X)
         whole.data, whole.indices = whole.data[::-1].copy(), whole.indices[::-1].copy()
         whole.indptr = whole.indptr[-1] - whole.indptr[::-1]
@@ -216,7 +216,7 @@ def test_sparse_tables(layout, solver):
 
 
 @pytest.mark.parametrize("kind", ["Classifier", "Regressor"])
-def test_partial_fit_goes_on_as_theirs(kind):
+def test_partial_fit_equals_scikit_learn(kind):
     X, y = table("wine")
     X = scale(X)
     rng = np.random.default_rng(0)
@@ -232,7 +232,7 @@ def test_partial_fit_goes_on_as_theirs(kind):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_a_warm_start_goes_on_as_theirs(solver):
+def test_warm_start_equals_scikit_learn(solver):
     X, y = table("wine")
     theirs, ours = pair("Classifier", solver=solver, random_state=0, warm_start=True, max_iter=6)
     for _ in range(3):
@@ -241,7 +241,7 @@ def test_a_warm_start_goes_on_as_theirs(solver):
         assert_same(theirs, ours, scale(X))
 
 
-def test_a_fit_after_partial_fit_and_the_other_way_round():
+def test_fit_and_partial_fit_alternate():
     X, y = table("wine")
     X = scale(X)
     theirs, ours = pair("Classifier", random_state=0, max_iter=4)
@@ -250,8 +250,8 @@ def test_a_fit_after_partial_fit_and_the_other_way_round():
     assert_same(theirs, ours, X)
 
 
-def test_a_shared_generator_is_drawn_from_as_they_draw():
-    """random_state may be a generator: what is drawn after the fit is the same."""
+def test_shared_generator_is_advanced_equally():
+    """random_state is a generator: draws after the fit are equal."""
     X, y = table("iris")
     states = [np.random.RandomState(5), np.random.RandomState(5)]
     theirs, ours = (
@@ -265,7 +265,7 @@ def test_a_shared_generator_is_drawn_from_as_they_draw():
     assert states[0].uniform() == states[1].uniform()
 
 
-def test_a_float32_table_is_fitted_in_float32_as_theirs():
+def test_float32_input_is_fitted_in_float32():
     X, y = table("wine")
     X = scale(X).astype(np.float32)
     theirs, ours = pair("Classifier", random_state=0, max_iter=5)
@@ -273,10 +273,10 @@ def test_a_float32_table_is_fitted_in_float32_as_theirs():
     ours.fit(X, y)
     assert [c.dtype for c in ours.coefs_] == [c.dtype for c in theirs.coefs_] == [np.float32] * 2
     for a, b in zip(theirs.coefs_, ours.coefs_, strict=True):
-        assert apart(a, b) < 1e-4
+        assert relative_difference(a, b) < 1e-4
 
 
-def test_what_diverges_under_early_stopping_keeps_the_best_as_theirs():
+def test_divergence_with_early_stopping_keeps_the_best_weights():
     X, y = table("iris")
     theirs, ours = pair(
         "Regressor", hidden_layer_sizes=100, activation="identity", solver="sgd", learning_rate_init=1, max_iter=20,
@@ -288,11 +288,11 @@ def test_what_diverges_under_early_stopping_keeps_the_best_as_theirs():
     with pytest.warns(ConvergenceWarning, match="best weights"):
         ours.fit(X, y)
     for a, b in zip(theirs.coefs_, ours.coefs_, strict=True):
-        assert apart(a, b) < PROMISED
+        assert relative_difference(a, b) < PROMISED
     assert np.isnan(ours.validation_scores_[-1])
 
 
-def test_prints_what_they_print(capsys):
+def test_verbose_output_equals_scikit_learn(capsys):
     X, y = table("iris")
     for more in ({}, {"early_stopping": True}, {"solver": "sgd", "learning_rate": "adaptive", "tol": 1.0}):
         printed = []

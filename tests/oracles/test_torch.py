@@ -1,4 +1,4 @@
-"""Gradients against PyTorch's automatic differentiation, in float64, and batch normalisation against its layers."""
+"""Gradients against PyTorch's automatic differentiation, in float64, and running statistics against its layers."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ import gpunn
 torch = oracle("torch")
 F = torch.nn.functional
 CASES = 200
-TOLERANCE = 1e-11  # of the largest entry
-# a parameter's own largest entry counts, unless normalisation cancels it to less than this part of the whole gradient's
+TOLERANCE = 1e-11  # relative to the largest entry
+# the scale is a parameter's largest entry, or this fraction of the gradient's if normalization cancels the parameter's
 FLOOR = 1e-3
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """For matrices this small, threads only wait for each other."""
+    """Use one thread in PyTorch: for small matrices more are slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -42,7 +42,7 @@ ACTIVATIONS = {
 
 
 def _row_losses(case, z, a, y):
-    """ℓ of every row; a cross-entropy that gpunn merges is taken from z, which torch calls logits."""
+    """ℓ of every row. A cross-entropy that gpunn fuses with its activation is computed from z, the logits."""
     loss = case.net.loss
     if case.meaning == "probabilities":
         return {
@@ -66,8 +66,10 @@ def _row_losses(case, z, a, y):
 
 
 def _mask(net, k, shape):
-    """k/(1 − p) of the Dropout layer at position k, as a network with nothing else draws it: a mask is a function of
-    seed, step, position and element alone."""
+    """The scaled mask of the Dropout layer at position k, drawn by a network of this layer alone.
+
+    A mask depends on seed, step, position and element only.
+    """
     layer = net.layers[k]
     before = [gpunn.Activation("identity") for _ in range(k)]
     alone = gpunn.Sequential([*before, gpunn.Dropout(layer.rate, form=layer.form)], seed=net.seed, dtype="float64")
@@ -77,11 +79,11 @@ def _mask(net, k, shape):
     return torch.from_numpy(drawn)
 
 
-def _normalise(x, layer, p, running, training):
+def _normalize(x, layer, p, running, training):
     of_batch = training and layer.trainable
     by_row = isinstance(layer, gpunn.LayerNormalization)
     if (by_row and x.shape[1] == 1) or (not by_row and of_batch and len(x) == 1):
-        # of one number x̂ = 0, whatever it is; PyTorch refuses such a batch, and gives rounding for such a row
+        # x̂ = 0 for a single number; PyTorch refuses such a batch, and returns rounding errors for such a row
         return 0 * x * p["gamma"] + p["beta"]
     if by_row:
         return F.layer_norm(x, x.shape[1:], p["gamma"], p["beta"], layer.epsilon)
@@ -90,7 +92,7 @@ def _normalise(x, layer, p, running, training):
 
 
 def reference(case):
-    """C, its gradients in the order of `get_weights` (None where frozen), and ∂C/∂x, by automatic differentiation."""
+    """Return C, its gradients in the order of `get_weights` (None if frozen), and ∂C/∂x, by autograd."""
     net = case.net
     tensors = {name: torch.tensor(values) for name, values in net.to_tensors()[0].items()}
     x = torch.tensor(case.x, requires_grad=True)
@@ -110,7 +112,7 @@ def reference(case):
             if layer.form == "textbook" and not case.training:
                 z = a * (1 - layer.rate)
         elif not isinstance(layer, gpunn.Activation):
-            z = _normalise(a, layer, mine, mine, case.training)
+            z = _normalize(a, layer, mine, mine, case.training)
         a = ACTIVATIONS[layer.activation.name](z, *layer.activation.get_config().values())
     w = torch.ones(len(x), dtype=torch.float64) if case.w is None else torch.from_numpy(case.w)
     rows = _row_losses(case, z, a, torch.from_numpy(case.y))
@@ -139,8 +141,8 @@ def test_loss_and_gradients(number):
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * scale, err_msg=repr(net))
 
 
-def test_the_cases_hold_everything():
-    """Every activation, loss, layer and option that the random networks may have, they have."""
+def test_random_cases_cover_every_layer_loss_and_option():
+    """Each is present at least once."""
     cases = [random_case(k) for k in range(CASES)]
     layers = [layer for case in cases for layer in case.net.layers]
     assert {layer.activation for layer in layers} >= {gpunn.activations.get(a) for a in OUTPUTS}
@@ -167,8 +169,8 @@ def test_the_cases_hold_everything():
 
 
 @pytest.mark.parametrize("form", ["inverted", "textbook"])
-def test_dropout_at_a_later_step(form):
-    """The mask of the step that comes is the one of `trace`, in front and behind, and changes with the step."""
+def test_dropout_mask_is_that_of_the_trace_at_every_step(form):
+    """The forward and the backward pass use the mask of `trace`, which changes with the step."""
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(9, 6)), rng.normal(size=(9, 2))
     net = gpunn.Sequential(
@@ -197,17 +199,17 @@ def test_dropout_at_a_later_step(form):
     assert (masks[0] != masks[1]).any() and (masks[1] != masks[2]).any()
 
 
-def _torch_twin(net, *modules):
-    """The modules with the network's weights, which PyTorch keeps transposed."""
-    twin = torch.nn.Sequential(*modules).double()
+def _torch_copy(net, *modules):
+    """Make a module with the network's weights, which PyTorch stores transposed."""
+    torch_net = torch.nn.Sequential(*modules).double()
     with torch.no_grad():
-        for p, w in zip(twin.parameters(), net.get_weights(), strict=True):
+        for p, w in zip(torch_net.parameters(), net.get_weights(), strict=True):
             p.copy_(torch.from_numpy(w.T))
-    return twin
+    return torch_net
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.75])
-def test_running_statistics_follow_torch(momentum):
+def test_running_statistics_equal_torch(momentum):
     """Over several steps, on batches of different sizes: running ← running + momentum (batch − running), the variance
     unbiased; then prediction uses them."""
     rng = np.random.default_rng(0)
@@ -224,11 +226,11 @@ def test_running_statistics_follow_torch(momentum):
     )
     net.compile(gpunn.Momentum(0.05, 0.8), "mean_squared_error", device="cpu")
     norm = torch.nn.BatchNorm1d(5, eps=1e-4, momentum=momentum)
-    twin = _torch_twin(net, torch.nn.Linear(4, 5), norm, torch.nn.ReLU(), torch.nn.Linear(5, 3))
-    rule = torch.optim.SGD(twin.parameters(), 0.05, momentum=0.8)
+    torch_net = _torch_copy(net, torch.nn.Linear(4, 5), norm, torch.nn.ReLU(), torch.nn.Linear(5, 3))
+    rule = torch.optim.SGD(torch_net.parameters(), 0.05, momentum=0.8)
     for rows in (8, 8, 3, 2, 13, 8, 3, 2):
         x, y = rng.normal(1, 2, size=(rows, 4)), rng.normal(size=(rows, 3))
-        loss = F.mse_loss(twin(torch.from_numpy(x)), torch.from_numpy(y))
+        loss = F.mse_loss(torch_net(torch.from_numpy(x)), torch.from_numpy(y))
         rule.zero_grad()
         loss.backward()
         rule.step()
@@ -236,10 +238,10 @@ def test_running_statistics_follow_torch(momentum):
         tensors = net.to_tensors()[0]
         np.testing.assert_allclose(tensors["layers.1.running_mean"], norm.running_mean.numpy(), rtol=1e-11)
         np.testing.assert_allclose(tensors["layers.1.running_variance"], norm.running_var.numpy(), rtol=1e-11)
-    twin.eval()
+    torch_net.eval()
     x = rng.normal(size=(20, 4))
-    np.testing.assert_allclose(net.predict(x), twin(torch.from_numpy(x)).detach().numpy(), rtol=1e-10, atol=1e-12)
-    # a frozen layer normalises with its running values in training too, and they stay
+    np.testing.assert_allclose(net.predict(x), torch_net(torch.from_numpy(x)).detach().numpy(), rtol=1e-10, atol=1e-12)
+    # a frozen layer normalizes with its running values in training too, and does not change them
     net.layers[1].trainable = False
     before = net.to_tensors()[0]
     net.train_on_batch(x, rng.normal(size=(20, 3)))
@@ -249,7 +251,7 @@ def test_running_statistics_follow_torch(momentum):
         assert np.array_equal(after[name], values) == stays
 
 
-def test_one_row_moves_the_running_variance_towards_0():
+def test_a_batch_of_one_row_moves_the_running_variance_towards_0():
     """The unbiased variance of one row does not exist; the biased one is 0, and PyTorch refuses."""
     net = gpunn.Sequential([gpunn.BatchNormalization(momentum=0.25)], input_shape=2, seed=0, dtype="float64")
     net.compile(gpunn.SGD(0.5), "half_squared_error", device="cpu")

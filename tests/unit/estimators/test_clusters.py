@@ -1,4 +1,4 @@
-"""Searches over estimators inside Dask and Ray, by joblib's backends: the same answers as in this process."""
+"""Searches over estimators in Dask and Ray, with joblib's backends, give the same results as in this process."""
 
 import os
 import warnings
@@ -27,19 +27,19 @@ GRID = {"mlpclassifier__alpha": [1e-4, 1e-1], "mlpclassifier__hidden_layer_sizes
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
-    """What processes begun elsewhere need: this checkout, the CPU, silence about fits that are cut short."""
+def worker_environment(monkeypatch):
+    """Set the environment of worker processes: this checkout, the CPU, and no warnings."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     monkeypatch.setenv("GPUNN_DEVICE", "cpu")
     with warnings.catch_warnings():
-        # the clusters' own libraries warn of sockets and versions, fits of their few epochs
+        # the libraries warn of sockets and versions, the fits of too few epochs
         warnings.simplefilter("ignore")
         yield
 
 
 def search():
-    """The scores and the best weights of a small grid, and of a cross-validation."""
+    """Return scores and best weights of a small grid search, and scores of a cross-validation."""
     warnings.simplefilter("ignore", ConvergenceWarning)
     model = make_pipeline(StandardScaler(), gpunn.MLPClassifier(max_iter=8, random_state=0))
     grid = GridSearchCV(model, GRID, cv=3, n_jobs=2).fit(X, Y)
@@ -47,8 +47,8 @@ def search():
     return grid.cv_results_["mean_test_score"], grid.best_params_, grid.best_estimator_[-1].coefs_, scores
 
 
-def where():
-    """The process in which a task runs."""
+def process_id():
+    """The id of the process that runs a task."""
     return os.getpid()
 
 
@@ -60,7 +60,7 @@ def assert_same(found, wanted):
     np.testing.assert_array_equal(found[3], wanted[3])
 
 
-def test_in_a_dask_cluster_of_two_processes(elsewhere):
+def test_dask_cluster_gives_the_same_results(worker_environment):
     oracle("dask")
     distributed = oracle("distributed")
     with joblib.parallel_config(backend="threading", n_jobs=1):
@@ -72,12 +72,12 @@ def test_in_a_dask_cluster_of_two_processes(elsewhere):
         joblib.parallel_config(backend="dask"),
     ):
         found = search()
-        ran = set(joblib.Parallel()(joblib.delayed(where)() for _ in range(20)))
+        ran = set(joblib.Parallel()(joblib.delayed(process_id)() for _ in range(20)))
     assert os.getpid() not in ran
     assert_same(found, wanted)
 
 
-def test_in_ray(elsewhere):
+def test_ray_gives_the_same_results(worker_environment):
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
     from ray.util.joblib import register_ray
 

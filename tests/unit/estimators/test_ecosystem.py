@@ -1,6 +1,6 @@
-"""The estimators among scikit-learn's own: pipelines, searches, ensembles, frames, copies, threads, memory.
+"""The estimators with the rest of scikit-learn: pipelines, searches, ensembles, data frames, copies, threads, memory.
 
-Where it can be, scikit-learn's network in the same place is the oracle.
+The oracle is scikit-learn's network in the same position, if possible.
 """
 
 import copy
@@ -44,12 +44,12 @@ def regressor(**parameters):
 
 
 def both(kind, **parameters):
-    """scikit-learn's and ours."""
+    """Make scikit-learn's estimator and ours."""
     return [getattr(m, kind)(**SMALL | parameters) for m in (neural_network, gpunn)]
 
 
 def frame():
-    """A table with numbers and a word in it."""
+    """A data frame with numeric columns and one of strings."""
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame(X, columns=[f"x{k}" for k in range(13)])
     table["colour"] = np.where(X[:, 3] > 0, "red", "white")
@@ -59,7 +59,7 @@ def frame():
 # --- pipelines, searches, ensembles -------------------------------------------------------------------------------
 
 
-def test_in_a_pipeline_of_columns():
+def test_pipeline_with_column_transformer():
     table = frame()
     predictions = []
     for network in both("MLPClassifier"):
@@ -70,14 +70,14 @@ def test_in_a_pipeline_of_columns():
     np.testing.assert_allclose(predictions[1], predictions[0], rtol=1e-6, atol=1e-9)
 
 
-def test_of_sparse_text():
+def test_sparse_text_features():
     texts = [f"{name} is a drink of {'malt' if name != 'cider' else 'apples'}" for name in NAMES]
     theirs, ours = (make_pipeline(TfidfVectorizer(), n).fit(texts, NAMES) for n in both("MLPClassifier"))
     np.testing.assert_allclose(ours.predict_proba(texts), theirs.predict_proba(texts), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "y"), [("MLPClassifier", NAMES), ("MLPRegressor", VALUES)])
-def test_cross_validation_scores_as_theirs(kind, y):
+def test_cross_validation_equals_scikit_learn(kind, y):
     theirs, ours = (model_selection.cross_val_score(n, X, y, cv=3) for n in both(kind))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     theirs, ours = (model_selection.cross_val_predict(n, X, y, cv=3) for n in both(kind))
@@ -88,7 +88,7 @@ def test_cross_validation_scores_as_theirs(kind, y):
 
 
 @pytest.mark.slow
-def test_a_grid_search_in_two_processes():
+def test_grid_search_in_two_processes():
     grid = {"alpha": [1e-4, 1.0], "activation": ["relu", "gelu"]}
     found = model_selection.GridSearchCV(classifier(), grid, cv=2, n_jobs=2).fit(X, NAMES)
     alone = model_selection.GridSearchCV(classifier(), grid, cv=2).fit(X, NAMES)
@@ -97,7 +97,7 @@ def test_a_grid_search_in_two_processes():
     assert found.best_params_ == alone.best_params_
 
 
-def test_a_random_search_over_layers_and_dropout():
+def test_randomized_search_over_layers_and_dropout():
     space = {"hidden_layer_sizes": [(4,), (6,), 9], "dropout": [0.0, 0.2], "class_weight": [None, "balanced"],
              "optimizer": [None, gpunn.AdamW(0.01)], "learning_rate_init": [0.001]}  # fmt: skip
     search = model_selection.RandomizedSearchCV(
@@ -113,7 +113,7 @@ def test_calibration():
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
-def test_ensembles():
+def test_ensemble_meta_estimators():
     for make in (
         lambda n: ensemble.VotingClassifier([("a", n), ("b", base.clone(n).set_params(random_state=5))], voting="soft"),
         lambda n: ensemble.BaggingClassifier(n, n_estimators=3, random_state=0, max_features=0.8),
@@ -126,7 +126,7 @@ def test_ensembles():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_around_a_regressor():
+def test_regressor_meta_estimators():
     for make, y in (
         (lambda n: TransformedTargetRegressor(n, transformer=StandardScaler()), VALUES * 100),
         (lambda n: MultiOutputRegressor(n), np.stack([VALUES, -VALUES], axis=1)),
@@ -136,7 +136,7 @@ def test_around_a_regressor():
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
-def test_curves_and_importances():
+def test_learning_curve_and_permutation_importance():
     theirs, ours = (
         model_selection.learning_curve(n, X, NAMES, cv=2, train_sizes=[0.5, 1.0], exploit_incremental_learning=True)
         for n in both("MLPClassifier", batch_size="auto")
@@ -150,11 +150,11 @@ def test_curves_and_importances():
     np.testing.assert_array_equal(ours, theirs)
 
 
-# --- what it is ---------------------------------------------------------------------------------------------------
+# --- representation and parameters ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["MLPClassifier", "MLPRegressor"])
-def test_it_is_one_of_theirs(kind):
+def test_estimators_are_instances_of_scikit_learn_classes(kind):
     theirs, ours = both(kind)
     assert isinstance(ours, type(theirs))
     assert base.is_classifier(ours) == base.is_classifier(theirs)
@@ -163,14 +163,14 @@ def test_it_is_one_of_theirs(kind):
     assert ours.__sklearn_tags__() == theirs.__sklearn_tags__()
 
 
-def test_it_is_shown_in_a_notebook():
+def test_html_representation():
     for estimator in (classifier(dropout=0.3), classifier(dropout=0.3).fit(X, NAMES), make_pipeline(classifier())):
         html = estimator._repr_html_()
         assert "MLPClassifier" in html
         assert "dropout" in html or "Pipeline" in html
 
 
-def test_parameters_are_kept_as_they_were_given():
+def test_parameters_are_stored_unchanged():
     given = {
         "hidden_layer_sizes": [4, 3], "activation": ["relu", gpunn.activations.LeakyReLU(0.2)], "dropout": [0.1, 0.2],
         "class_weight": {"ale": 2}, "optimizer": gpunn.SGD(0.1), "callbacks": [gpunn.Callback()], "dtype": np.float32,
@@ -187,7 +187,7 @@ def test_parameters_are_kept_as_they_were_given():
     cloned.fit(X, NAMES)
 
 
-def test_a_clone_fits_the_same():
+def test_clone_gives_the_same_fit():
     fitted = classifier(dropout=0.3, callbacks=[gpunn.Callback()]).fit(X, NAMES)
     np.testing.assert_array_equal(base.clone(fitted).fit(X, NAMES).predict_proba(X), fitted.predict_proba(X))
 
@@ -231,7 +231,7 @@ def _replaced(estimator):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("fit", FITS)
-def test_a_copy_predicts_the_same_bits_and_goes_on_the_same(how, fit, tmp_path):
+def test_copies_predict_and_train_identically(how, fit, tmp_path):
     estimator = FITS[fit]()
     copied = COPIES[how](estimator, tmp_path)
     np.testing.assert_array_equal(copied.predict_proba(X), estimator.predict_proba(X))
@@ -252,7 +252,7 @@ def test_a_copy_predicts_the_same_bits_and_goes_on_the_same(how, fit, tmp_path):
     np.testing.assert_array_equal(copied.predict_proba(X), estimator.predict_proba(X))
 
 
-def test_what_a_callback_copies_is_usable():
+def test_pickle_made_by_a_callback_is_usable():
     kept = []
 
     class Keep(gpunn.Callback):
@@ -267,7 +267,7 @@ def test_what_a_callback_copies_is_usable():
     seen.fit(X, NAMES)
 
 
-def test_a_pickle_holds_the_weights_once():
+def test_pickle_contains_the_weights_once():
     wide = classifier(hidden_layer_sizes=(2000,), max_iter=1).fit(X, NAMES)
     weights = sum(a.nbytes for a in wide.coefs_ + wide.intercepts_)
     # θ, the gradient and Adam's two moments
@@ -278,7 +278,7 @@ def test_a_pickle_holds_the_weights_once():
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_frames_and_the_names_of_their_columns(library):
+def test_data_frame_column_names(library):
     table = pytest.importorskip(library)
     names = [f"x{k}" for k in range(13)]
     make = table.DataFrame if library == "pandas" else lambda a, columns: table.DataFrame(a, schema=columns)
@@ -300,7 +300,7 @@ def test_frames_and_the_names_of_their_columns(library):
     np.testing.assert_allclose(results[1][2], results[0][2], rtol=1e-6)
 
 
-def test_frames_of_targets_weights_and_integers():
+def test_data_frames_of_targets_weights_and_integers():
     pd = pytest.importorskip("pandas")
     y = pd.DataFrame({"a": VALUES, "b": -VALUES})
     whole = pd.DataFrame((X * 10).astype(int)).rename(columns=str)
@@ -309,13 +309,13 @@ def test_frames_of_targets_weights_and_integers():
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
-def test_output_as_frames():
+def test_set_output_pandas():
     table = frame().drop(columns="colour")
     piped = make_pipeline(StandardScaler(), classifier()).set_output(transform="pandas")
     assert piped.fit(table, NAMES)[-1].feature_names_in_.tolist() == list(table.columns)
 
 
-def test_labels_come_back_as_they_went_in():
+def test_predicted_labels_have_the_type_of_the_given_labels():
     for y in (
         NAMES, NAMES.astype(object), LABELS, LABELS.astype("int8"), LABELS.astype(float), LABELS == 1,
         (LABELS == 1).tolist(), NAMES.tolist(), LABELS[:, None] == np.arange(3),
@@ -340,8 +340,8 @@ def test_sample_weights_are_routed():
         assert len(piped[-1].validation_loss_curve_) == 8
 
 
-class Exporting:
-    """An array of another library: `__dlpack__` is all that it offers."""
+class OnlyDLPack:
+    """An array of another library with `__dlpack__` only."""
 
     def __init__(self, array):
         self.array = array
@@ -353,8 +353,8 @@ class Exporting:
         return self.array.__dlpack_device__()
 
 
-class Arraylike:
-    """Another, that offers `__array__`."""
+class OnlyArray:
+    """An array of another library with `__array__` only."""
 
     def __init__(self, array):
         self.array, self.shape = array, array.shape
@@ -366,7 +366,7 @@ class Arraylike:
         return np.array(self.array, dtype=dtype)
 
 
-@pytest.mark.parametrize("of", [Exporting, Arraylike, list], ids=["__dlpack__", "__array__", "lists"])
+@pytest.mark.parametrize("of", [OnlyDLPack, OnlyArray, list], ids=["__dlpack__", "__array__", "lists"])
 def test_arrays_of_other_libraries(of):
     w = np.linspace(1, 2, len(X))
     expected = classifier().fit(X, LABELS, sample_weight=w, validation_data=(X, LABELS, w))
@@ -394,8 +394,8 @@ HANDS = {
 
 @pytest.mark.parametrize("of_y", HANDS.values(), ids=HANDS)
 @pytest.mark.parametrize("of_X", HANDS.values(), ids=HANDS)
-def test_tensors_of_torch_mixed(of_X, of_y):
-    """Whoever holds X, y and the weights: the same fit, bit for bit, and NumPy arrays come back."""
+def test_torch_tensors_give_the_same_fit(of_X, of_y):
+    """X, y and weights as tensors or arrays give the same fit, bit for bit, and predictions are NumPy arrays."""
     w, seen = np.linspace(1, 2, len(X)), []
     for hand, hand_y in ((np.asarray, np.asarray), (of_X, of_y)):
         given, weights = hand(X), hand_y(w)
@@ -414,7 +414,7 @@ def test_tensors_of_torch_mixed(of_X, of_y):
     assert seen[0] == seen[1]
 
 
-def test_a_tensor_that_numpy_cannot_hold_is_named():
+def test_tensor_type_that_numpy_lacks_is_refused():
     torch = oracle("torch")
     half, fitted = torch.tensor(X).to(torch.bfloat16), regressor().fit(X, VALUES)
     for call, name in (
@@ -430,7 +430,7 @@ def test_a_tensor_that_numpy_cannot_hold_is_named():
 # --- threads and memory -------------------------------------------------------------------------------------------
 
 
-def test_threads_predict_at_once():
+def test_concurrent_predictions():
     fitted = classifier(hidden_layer_sizes=(50, 50)).fit(X, NAMES)
     expected = [fitted.predict_proba(X[k:]) for k in range(8)]
     wrong = []
@@ -448,7 +448,7 @@ def test_threads_predict_at_once():
     assert not wrong
 
 
-def test_models_are_fitted_in_threads_at_once():
+def test_concurrent_fits_in_threads():
     makers = [classifier, regressor, lambda: classifier(dropout=0.2), lambda: classifier(solver="lbfgs")]
     targets = [NAMES, VALUES, LABELS, NAMES]
     alone = [make().fit(X, y).predict(X) for make, y in zip(makers, targets, strict=True)]
@@ -464,7 +464,7 @@ def test_models_are_fitted_in_threads_at_once():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_table_is_not_copied(order):
+def test_input_is_not_copied(order):
     rng = np.random.default_rng(0)
     table = np.asarray(rng.normal(size=(20_000, 60)), order=order)
     y = table[:, 0] > 0

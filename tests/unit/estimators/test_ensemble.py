@@ -1,4 +1,4 @@
-"""`n_models=E`: E nets, each bit for bit that of a fit of its own; their mean and spread."""
+"""Ensembles: with `n_models=E`, E networks that equal separate fits, bit for bit; mean and standard deviation."""
 
 import pickle
 
@@ -39,7 +39,7 @@ def outputs(net):
 @pytest.mark.slow
 @pytest.mark.parametrize("of", TARGETS)
 @pytest.mark.parametrize("given", [{}, {"dropout": 0.3}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
-def test_each_net_is_that_of_a_fit_of_its_own(of, given):
+def test_each_member_equals_a_separate_fit(of, given):
     fitted = ensemble(of, **given).fit(X, TARGETS[of])
     seeds = check_random_state(1).randint(2**31 - 1, size=3)
     alone = [ensemble(of, n_models=1, **given | {"random_state": int(s)}).fit(X, TARGETS[of]) for s in seeds]
@@ -59,7 +59,7 @@ def test_each_net_is_that_of_a_fit_of_its_own(of, given):
 
 
 @pytest.mark.parametrize("of", ["one", "pair"])
-def test_a_regressors_mean_and_spread(of):
+def test_regressor_mean_and_standard_deviation(of):
     fitted = ensemble(of).fit(X, TARGETS[of])
     mean, std = fitted.predict(X, return_std=True)
     each = np.array([net.predict(X) for net in fitted.estimators_])
@@ -71,7 +71,7 @@ def test_a_regressors_mean_and_spread(of):
 
 
 @pytest.mark.parametrize("of", ["three", "two", "some"])
-def test_a_classifiers_classes_and_spread(of):
+def test_classifier_classes_and_standard_deviation(of):
     fitted = ensemble(of).fit(X, TARGETS[of])
     p, std = fitted.predict_proba(X, return_std=True)
     each = np.array([net.predict_proba(X) for net in fitted.estimators_])
@@ -87,7 +87,7 @@ def test_a_classifiers_classes_and_spread(of):
         np.testing.assert_allclose(of_class, std[np.arange(len(X)), p.argmax(axis=1)], rtol=1e-12)
 
 
-def test_it_is_an_estimator_like_any_other():
+def test_clone_pickle_and_cross_validation():
     fitted = ensemble("three").fit(X, THREE)
     assert clone(fitted).get_params() == fitted.get_params() and fitted.get_params()["n_models"] == 3
     again = pickle.loads(pickle.dumps(fitted))
@@ -102,13 +102,13 @@ def test_it_is_an_estimator_like_any_other():
     np.testing.assert_array_equal(weighted.coefs_[0][2], alone.coefs_[0])
 
 
-def test_one_generator_given_twice_goes_on():
+def test_shared_generator_gives_different_members():
     generator = np.random.RandomState(5)
     first, second = (ensemble("one", random_state=generator).fit(X, ONE) for _ in range(2))
     assert not np.array_equal(first.coefs_[0], second.coefs_[0])
 
 
-def test_from_one_net_to_several_and_back():
+def test_changing_n_models_between_fits():
     fitted = ensemble("three", n_models=1).fit(X, THREE)
     wanted = fitted.predict_proba(X)
     fitted.set_params(n_models=2).fit(X, THREE)
@@ -118,7 +118,7 @@ def test_from_one_net_to_several_and_back():
     np.testing.assert_array_equal(fitted.predict_proba(X), wanted)
 
 
-def test_validation_data_and_callbacks_are_each_nets_own():
+def test_members_have_their_own_validation_and_callbacks():
     stop = gpunn.EarlyStopping("val_loss", patience=1)
     fitted = ensemble("one", callbacks=[stop], max_iter=30, learning_rate_init=0.2)
     fitted.fit(X[:40], ONE[:40], validation_data=(X[40:], ONE[40:]))
@@ -128,7 +128,7 @@ def test_validation_data_and_callbacks_are_each_nets_own():
 
 
 @pytest.mark.parametrize("of", TARGETS)
-def test_a_file_brings_it_back(of, tmp_path):
+def test_save_and_load(of, tmp_path):
     fitted = ensemble(of).fit(X, TARGETS[of])
     fitted.save(tmp_path / "several.safetensors")
     again = gpunn.load(tmp_path / "several.safetensors")
@@ -141,12 +141,12 @@ def test_a_file_brings_it_back(of, tmp_path):
         assert getattr(again, name) == getattr(fitted, name), name
 
 
-def test_a_file_whose_nets_do_not_fit_each_other_is_refused(tmp_path):
+def test_file_with_mismatched_members_is_refused(tmp_path):
     tensors, metadata = ensemble("one").fit(X, ONE).to_tensors()
     other, more = ensemble("one", hidden_layer_sizes=(4, 5)).fit(X, ONE).to_tensors()
 
-    def refused(arrays, told, message):
-        checkpoint.write(tmp_path / "x.safetensors", arrays, {**metadata, "ensemble": told})
+    def refused(arrays, content, message):
+        checkpoint.write(tmp_path / "x.safetensors", arrays, {**metadata, "ensemble": content})
         with pytest.raises(gpunn.CheckpointError, match=message):
             gpunn.load(tmp_path / "x.safetensors")
 
@@ -155,22 +155,22 @@ def test_a_file_whose_nets_do_not_fit_each_other_is_refused(tmp_path):
     refused(tensors, {**metadata["ensemble"], "nets": nets[:2]}, r"\d+ arrays for 2 networks")
     mixed = {n: a for n, a in tensors.items() if not n.startswith("nets.2/")}
     mixed |= {n: a for n, a in other.items() if n.startswith("nets.2/")}
-    told = {**metadata["ensemble"], "nets": [*nets[:2], more["ensemble"]["nets"][2]]}
-    refused(mixed, told, "different shapes or classes")
+    content = {**metadata["ensemble"], "nets": [*nets[:2], more["ensemble"]["nets"][2]]}
+    refused(mixed, content, "different shapes or classes")
     refused(mixed, metadata["ensemble"], "should be")
     nested = {"kind": "estimator", "class": "MLPRegressor", "ensemble": metadata["ensemble"]}
     inside = {f"nets.0/{name}": a for name, a in tensors.items()}
     refused(inside, {**metadata["ensemble"], "nets": [nested]}, "ensemble of ensembles")
 
 
-def test_simulated_on_a_gpu(fake_cupy):
+def test_simulated_gpu(fake_cupy):
     there = ensemble("three", device="cuda").fit(X, THREE)
     here = ensemble("three").fit(X, THREE)
     np.testing.assert_allclose(there.predict_proba(X), here.predict_proba(X), rtol=1e-8)
     assert all(net.net_.device == "cuda:0" for net in there.estimators_)
 
 
-def test_what_it_refuses(tmp_path):
+def test_invalid_use_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'n_models' parameter"):
         ensemble("one", n_models=0).fit(X, ONE)
     with pytest.raises(ValueError, match=naming("warm_start=True", "n_models")):

@@ -1,4 +1,4 @@
-"""Estimators as ONNX graphs: onnxruntime answers what `predict` and `predict_proba` answer."""
+"""Estimators exported to ONNX: onnxruntime returns what `predict` and `predict_proba` return."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def answers(path, dtype, rows=slice(None)):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("targets", TARGETS)
-def test_a_classifier(targets, dtype, tmp_path):
+def test_classifier_export(targets, dtype, tmp_path):
     y = TARGETS[targets]
     clf = gpunn.MLPClassifier((6, 5), activation=["tanh", "gelu"], max_iter=8, random_state=0, dtype=dtype).fit(X, y)
     clf.export(tmp_path / "c.onnx")
@@ -48,7 +48,7 @@ def test_a_classifier(targets, dtype, tmp_path):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("loss", ["squared_error", "poisson"])
-def test_a_regressor(loss, outputs, tmp_path):
+def test_regressor_export(loss, outputs, tmp_path):
     y = np.abs(X[:, 0] if outputs == 1 else X[:, :outputs])
     reg = gpunn.MLPRegressor(loss, (6,), max_iter=8, random_state=0, dtype="float32").fit(X, y)
     reg.export(tmp_path / "r.onnx")
@@ -56,14 +56,14 @@ def test_a_regressor(loss, outputs, tmp_path):
     np.testing.assert_allclose(found, reg.predict(X), rtol=1e-5, atol=1e-5)
 
 
-def test_weights_that_were_replaced_are_exported(tmp_path):
+def test_replaced_weights_are_exported(tmp_path):
     reg = gpunn.MLPRegressor(hidden_layer_sizes=(), max_iter=2, random_state=0).fit(X, LABELS)
     reg.coefs_[0] = np.zeros_like(reg.coefs_[0])
     reg.export(tmp_path / "r.onnx")
     np.testing.assert_allclose(answers(tmp_path / "r.onnx", "float64")["variable"], reg.intercepts_[0][0])
 
 
-def test_before_fit_there_is_nothing_to_export(tmp_path):
+def test_export_before_fit_is_refused(tmp_path):
     with pytest.raises(NotFittedError):
         gpunn.MLPClassifier().export(tmp_path / "c.onnx")
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
-"""scikit-learn's words: a bad value raises the same class with the very same text as scikit-learn's own estimators.
+"""Invalid values raise the same class with the same message as scikit-learn's estimators.
 
-Only `activation`, `verbose` and the regressor's `loss` take more than scikit-learn's, and their messages say what.
+Only `activation`, `verbose` and the regressor's `loss` accept more than in scikit-learn; their messages list it.
 """
 
 import inspect
@@ -35,8 +35,8 @@ VALUES = X @ [1.0, -2.0, 0.5, 0.0]
 WORDS = np.array(["ale", "bock", "cider"])[LABELS]
 
 
-def said(call):
-    """The class and the text of what a call raises, and of the warnings before it."""
+def error_and_warnings(call):
+    """Return the class and the message of the error that a call raises, and its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -52,27 +52,29 @@ WRONG = ["a word", -1, 0, 0.5, 1, 1.5, 2, np.nan, np.inf, -np.inf, None, True, [
 
 
 def _parameters():
-    """Every parameter that is scikit-learn's alone, with every value that its constraints do not allow."""
+    """Every parameter that gpunn does not extend, with every value that its constraints refuse."""
     for kind in KINDS:
         theirs = getattr(neural_network, kind)
         for name in theirs._parameter_constraints:
             if name in EXTENDED or name not in inspect.signature(theirs).parameters:
                 continue
             for k, value in enumerate(WRONG):
-                if said(theirs(**{name: value})._validate_params)[0] is not None:
+                if error_and_warnings(theirs(**{name: value})._validate_params)[0] is not None:
                     yield pytest.param(kind, name, value, id=f"{kind}-{name}-{k}")
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), list(_parameters()))
-def test_a_bad_parameter_is_called_what_they_call_it(kind, name, value):
+def test_parameter_errors_equal_scikit_learn(kind, name, value):
     y = LABELS if kind == "MLPClassifier" else VALUES
-    theirs, ours = (said(lambda m=m: getattr(m, kind)(**{name: value}).fit(X, y)) for m in (neural_network, gpunn))
+    theirs, ours = (
+        error_and_warnings(lambda m=m: getattr(m, kind)(**{name: value}).fit(X, y)) for m in (neural_network, gpunn)
+    )
     assert theirs[0] is InvalidParameterError
     assert ours == theirs
     assert f"'{name}'" in ours[1]
 
 
-def test_every_parameter_of_theirs_was_tried():
+def test_every_parameter_of_scikit_learn_is_covered():
     tried = {(p.values[0], p.values[1]) for p in _parameters()}
     for kind in KINDS:
         own = set(inspect.signature(getattr(neural_network, kind)).parameters) - EXTENDED
@@ -88,10 +90,10 @@ MORE = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MORE)
-def test_a_bad_value_of_what_gpunn_extends_is_told_all_there_is(kind, name):
+def test_errors_of_extended_parameters_list_all_options(kind, name):
     value, options = MORE[name]
     y = LABELS if kind == "MLPClassifier" else VALUES
-    error, text, _ = said(lambda: getattr(gpunn, kind)(**{name: value}).fit(X, y))
+    error, text, _ = error_and_warnings(lambda: getattr(gpunn, kind)(**{name: value}).fit(X, y))
     assert error is InvalidParameterError
     assert f"'{name}' parameter of {kind}" in text
     for option in options:
@@ -99,7 +101,7 @@ def test_a_bad_value_of_what_gpunn_extends_is_told_all_there_is(kind, name):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_signature_is_theirs_with_gpunns_own_behind_it(kind):
+def test_signature_is_scikit_learns_followed_by_gpunns_parameters(kind):
     theirs = list(inspect.signature(getattr(neural_network, kind)).parameters.values())
     ours = list(inspect.signature(getattr(gpunn, kind)).parameters.values())
     for a, b in zip(theirs, ours, strict=False):
@@ -114,7 +116,7 @@ def test_the_signature_is_theirs_with_gpunns_own_behind_it(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "predict", "score", "predict_proba", "predict_log_proba"])
-def test_the_methods_take_what_theirs_take(kind, method):
+def test_method_signatures_equal_scikit_learn(kind, method):
     theirs, ours = (getattr(getattr(m, kind), method, None) for m in (neural_network, gpunn))
     if theirs is None:
         assert ours is None
@@ -205,9 +207,12 @@ INPUT = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", INPUT)
-def test_bad_input_is_called_what_they_call_it(case):
-    theirs, ours = said(lambda: INPUT[case](neural_network)), said(lambda: INPUT[case](gpunn))
-    assert theirs[0] is not None, "the case tells nothing"
+def test_input_errors_equal_scikit_learn(case):
+    theirs, ours = (
+        error_and_warnings(lambda: INPUT[case](neural_network)),
+        error_and_warnings(lambda: INPUT[case](gpunn)),
+    )
+    assert theirs[0] is not None, "the case raises no error"
     assert ours == theirs
 
 
@@ -221,13 +226,16 @@ WARNED = {
 
 
 @pytest.mark.parametrize("case", WARNED)
-def test_they_warn_alike(case):
-    theirs, ours = said(lambda: WARNED[case](neural_network)), said(lambda: WARNED[case](gpunn))
+def test_warnings_equal_scikit_learn(case):
+    theirs, ours = (
+        error_and_warnings(lambda: WARNED[case](neural_network)),
+        error_and_warnings(lambda: WARNED[case](gpunn)),
+    )
     assert theirs[0] is ours[0] is None
     assert theirs[2]
     assert ours[2] == theirs[2]
 
 
-def test_one_that_is_not_fitted_says_so():
+def test_not_fitted_error_names_the_class():
     with pytest.raises(NotFittedError, match="This MLPRegressor instance is not fitted yet"):
         gpunn.MLPRegressor().predict(X)

@@ -1,4 +1,4 @@
-"""Estimators as files: without pickle, everything that a fitted one knows, and nothing that is not believed."""
+"""Files of estimators: they contain the whole fitted state, without pickle, and tampered files are refused."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ X = scale(X)
 
 
 def cubed(y, a):
-    """A user's own loss."""
+    """A user-defined loss."""
     e = a - y
     return np.abs(e**3).sum(axis=1) / 3, e * np.abs(e)
 
@@ -73,7 +73,7 @@ def assert_same_fitted(loaded, fitted):
 
 
 @pytest.mark.parametrize("case", CLASSIFIERS)
-def test_a_classifier_comes_back_whole(case, tmp_path):
+def test_classifier_round_trip(case, tmp_path):
     parameters, y = CLASSIFIERS[case]
     fitted = gpunn.MLPClassifier(**{"max_iter": 4, "random_state": 0, "hidden_layer_sizes": (6,)} | parameters)
     fitted.fit(X, y)
@@ -97,7 +97,7 @@ def test_a_classifier_comes_back_whole(case, tmp_path):
             assert repr(kept).replace("[6, 5]", "array([6, 5])") == repr(value) or kept == value
 
 
-UNKEPT = {
+UNSUPPORTED_LABELS = {
     "days": np.array(["2020-01-01", "2021-01-01"], "datetime64[D]"),
     "seconds": np.array([1, 2], "timedelta64[s]"),
     "long doubles": np.array([1, 2], np.longdouble),
@@ -105,16 +105,16 @@ UNKEPT = {
 }
 
 
-@pytest.mark.parametrize("kind", UNKEPT)
-def test_labels_that_no_file_can_hold_are_named(kind, tmp_path):
+@pytest.mark.parametrize("kind", UNSUPPORTED_LABELS)
+def test_unsupported_label_types_are_refused(kind, tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS == 1)
-    fitted.classes_ = UNKEPT[kind]
+    fitted.classes_ = UNSUPPORTED_LABELS[kind]
     with pytest.raises(TypeError, match=r"^classes_ cannot be saved: .*1"):
         fitted.save(tmp_path / "c.safetensors")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_parameter_that_no_file_can_hold_is_named(tmp_path):
+def test_unsupported_parameter_is_refused(tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS)
     fitted.set_params(random_state=np.longdouble(1))
     with pytest.raises(TypeError, match=r"^random_state cannot be saved: .*1"):
@@ -123,7 +123,7 @@ def test_a_parameter_that_no_file_can_hold_is_named(tmp_path):
 
 @pytest.mark.parametrize("loss", ["squared_error", "poisson", "huber", gpunn.losses.Huber(0.5)])
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_a_regressor_comes_back_whole(loss, outputs, tmp_path):
+def test_regressor_round_trip(loss, outputs, tmp_path):
     y = np.abs(X[:, :outputs]) if outputs > 1 else np.abs(X[:, 0])
     fitted = gpunn.MLPRegressor(loss, (5,), max_iter=3, random_state=0).fit(X, y)
     fitted.save(tmp_path / "r.safetensors")
@@ -132,7 +132,7 @@ def test_a_regressor_comes_back_whole(loss, outputs, tmp_path):
     assert_same_fitted(loaded, fitted)
 
 
-def test_the_names_of_a_frames_columns_come_back(tmp_path):
+def test_feature_names_round_trip(tmp_path):
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(X, columns=[f"größe {k}" for k in range(X.shape[1])])
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(frame, LABELS)
@@ -143,7 +143,7 @@ def test_the_names_of_a_frames_columns_come_back(tmp_path):
         loaded.predict(frame.rename(columns={"größe 0": "länge"}))
 
 
-def test_what_is_loaded_can_be_trained_on(tmp_path):
+def test_loaded_estimator_can_be_trained(tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=30, random_state=0, learning_rate_init=0.01).fit(X, LABELS)
     fitted.save(tmp_path / "c.safetensors")
     loaded = gpunn.load(tmp_path / "c.safetensors")
@@ -156,7 +156,7 @@ def test_what_is_loaded_can_be_trained_on(tmp_path):
     assert len(again.loss_curve_) == len(fitted.loss_curve_) + 5
 
 
-def test_parameters_set_after_the_fit_are_kept_beside_what_was_fitted(tmp_path):
+def test_parameters_set_after_the_fit_are_saved(tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS)
     new = {"alpha": 1.0, "activation": "tanh", "hidden_layer_sizes": (7, 7), "dropout": 0.5, "solver": "lbfgs"}
     fitted.set_params(**new).save(tmp_path / "c.safetensors")
@@ -166,7 +166,7 @@ def test_parameters_set_after_the_fit_are_kept_beside_what_was_fitted(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_process_loads_it(tmp_path):
+def test_another_process_loads_the_file(tmp_path):
     fitted = gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS)
     fitted.save(tmp_path / "c.safetensors")
     np.save(tmp_path / "X.npy", X)
@@ -176,52 +176,52 @@ def test_another_process_loads_it(tmp_path):
     np.testing.assert_array_equal(np.array(done.stdout.split(), int), fitted.predict(X))
 
 
-def test_before_fit_there_is_nothing_to_save(tmp_path):
+def test_save_before_fit_is_refused(tmp_path):
     with pytest.raises(NotFittedError):
         gpunn.MLPClassifier().save(tmp_path / "c.safetensors")
     assert not list(tmp_path.iterdir())
 
 
-def changed(tmp_path, change):
-    """A file whose metadata was tampered with, its digest made anew."""
+def tampered_file(tmp_path, change):
+    """Write a file with changed metadata and a valid digest."""
     gpunn.MLPClassifier((4,), max_iter=2, random_state=0).fit(X, LABELS).save(tmp_path / "c.safetensors")
     tensors, metadata = checkpoint.read(tmp_path / "c.safetensors")
-    told = json.loads(metadata["estimator"])
-    change(tensors, metadata, told)
-    checkpoint.write(tmp_path / "bad.safetensors", tensors, metadata | {"estimator": json.dumps(told)})
+    content = json.loads(metadata["estimator"])
+    change(tensors, metadata, content)
+    checkpoint.write(tmp_path / "bad.safetensors", tensors, metadata | {"estimator": json.dumps(content)})
     return tmp_path / "bad.safetensors"
 
 
 def _set(where, name, value):
-    return lambda tensors, metadata, told: told[where].update({name: value})
+    return lambda tensors, metadata, content: content[where].update({name: value})
 
 
 HOSTILE = {
-    "no class": lambda t, m, told: m.pop("class"),
-    "another class": lambda t, m, told: m.update({"class": "os.system"}),
-    "a regressor": lambda t, m, told: m.update({"class": "MLPRegressor"}),
+    "no class": lambda t, m, content: m.pop("class"),
+    "another class": lambda t, m, content: m.update({"class": "os.system"}),
+    "a regressor": lambda t, m, content: m.update({"class": "MLPRegressor"}),
     "no such parameter": _set("parameters", "colour", "red"),
     "a parameter out of range": _set("parameters", "alpha", -1.0),
-    "more layers": lambda t, m, told: told["fitted"]["dict"].append(["n_layers_", 4]),
-    "another output": lambda t, m, told: told["fitted"]["dict"].append(["out_activation_", "logistic"]),
+    "more layers": lambda t, m, content: content["fitted"]["dict"].append(["n_layers_", 4]),
+    "another output": lambda t, m, content: content["fitted"]["dict"].append(["out_activation_", "logistic"]),
     "an unknown thing": _set("parameters", "activation", {"eval": "1"}),
-    "two things at once": _set("parameters", "activation", {"loss": {}, "list": []}),
-    "parameters as a list": lambda t, m, told: told.update({"parameters": []}),
-    "no fitted": lambda t, m, told: told.pop("fitted"),
-    "fitted of another name": lambda t, m, told: told["fitted"]["dict"].append(["__class__", "x"]),
-    "fewer outputs": lambda t, m, told: told["fitted"]["dict"].append(["n_outputs_", 2]),
-    "more inputs": lambda t, m, told: told["fitted"]["dict"].append(["n_features_in_", 14]),
-    "two classes fewer": lambda t, m, told: told["fitted"]["dict"].append(
+    "two values": _set("parameters", "activation", {"loss": {}, "list": []}),
+    "parameters as a list": lambda t, m, content: content.update({"parameters": []}),
+    "no fitted": lambda t, m, content: content.pop("fitted"),
+    "fitted of another name": lambda t, m, content: content["fitted"]["dict"].append(["__class__", "x"]),
+    "fewer outputs": lambda t, m, content: content["fitted"]["dict"].append(["n_outputs_", 2]),
+    "more inputs": lambda t, m, content: content["fitted"]["dict"].append(["n_features_in_", 14]),
+    "two classes fewer": lambda t, m, content: content["fitted"]["dict"].append(
         ["classes_", {"dict": [["values", {"list": [0]}], ["dtype", "<i8"]]}]
     ),
-    "an array less": lambda t, m, told: t.pop("layers.0.W"),
-    "an array of another shape": lambda t, m, told: t.update({"layers.0.b": np.zeros(5)}),
+    "an array less": lambda t, m, content: t.pop("layers.0.W"),
+    "an array of another shape": lambda t, m, content: t.update({"layers.0.b": np.zeros(5)}),
 }
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_file_that_was_tampered_with_is_refused(case, tmp_path):
-    path = changed(tmp_path, HOSTILE[case])
+def test_tampered_file_is_refused(case, tmp_path):
+    path = tampered_file(tmp_path, HOSTILE[case])
     with pytest.raises(gpunn.CheckpointError) as caught:
         gpunn.load(path)
     assert len(str(caught.value)) > 20

@@ -1,6 +1,6 @@
-"""Cross-validated scores beside scikit-learn's own networks, at an equal budget: 5 folds × 3 seeds on four sets.
+"""Cross-validated scores against scikit-learn's networks with equal epochs: 5 folds × 3 seeds on four datasets.
 
-In float64 the fits are the same (test_same_fit.py); here ours computes in float32, which is what is asked for speed.
+In float64 the fits are equal (test_sklearn_same_fit.py); here ours computes in float32, which is faster.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ SETS = {"digits": "Classifier", "breast_cancer": "Classifier", "wine": "Classifi
 
 
 def scores(module, kind, X, y, more):
-    """The mean score over folds, one for each seed."""
+    """The mean scores over the folds, one per seed."""
     found = []
     for seed in range(SEEDS):
         folds = (StratifiedKFold if kind == "Classifier" else KFold)(FOLDS, shuffle=True, random_state=seed)
@@ -30,7 +30,7 @@ def scores(module, kind, X, y, more):
     return np.array(found)
 
 
-def test_scores_are_no_worse_than_scikit_learns():
+def test_float32_scores_are_not_below_scikit_learn():
     differences = {"Classifier": [], "Regressor": []}
     for name, kind in SETS.items():
         X, y = getattr(datasets, f"load_{name}")(return_X_y=True)

@@ -1,4 +1,4 @@
-"""`MLPSearchCV`: scikit-learn's `GridSearchCV` over the same estimators says the same, to the last bit on a CPU."""
+"""`MLPSearchCV` gives the results of scikit-learn's `GridSearchCV` over the same estimators, bit for bit on a CPU."""
 
 import pickle
 import warnings
@@ -69,7 +69,7 @@ def assert_same_results(ours, theirs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_it_says_what_scikit_learns_search_says(case):
+def test_results_equal_grid_search_cv(case):
     estimator, grid, y = CASES[case]
     given = {"cv": FOLDS, "return_train_score": True}
     theirs = GridSearchCV(clone(estimator), grid, **given).fit(X, y)
@@ -81,8 +81,8 @@ def test_it_says_what_scikit_learns_search_says(case):
     assert ours.n_concurrent_fits_ == 2
 
 
-def test_it_says_what_scikit_learns_own_networks_say():
-    """In float64 on a CPU with tolerance off, over scikit-learn's estimator: the same scores."""
+def test_results_equal_grid_search_cv_with_scikit_learn_networks():
+    """`GridSearchCV` over scikit-learn's estimator, in float64 on a CPU without a tolerance."""
     from sklearn.neural_network import MLPClassifier
 
     digits, y = load_digits(return_X_y=True)
@@ -94,7 +94,7 @@ def test_it_says_what_scikit_learns_own_networks_say():
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
 
-def test_several_scores_and_a_refit_by_one_of_them():
+def test_multimetric_scoring_and_refit():
     given = {"cv": FOLDS, "scoring": ["accuracy", "neg_log_loss"], "refit": "neg_log_loss"}
     theirs = GridSearchCV(classifier(), {"alpha": [1e-4, 5.0]}, **given).fit(X, LABELS)
     ours = gpunn.MLPSearchCV(classifier(), {"alpha": [1e-4, 5.0]}, **given).fit(X, LABELS)
@@ -104,7 +104,7 @@ def test_several_scores_and_a_refit_by_one_of_them():
     assert list(ours.classes_) == ["ale", "bock", "cider"] and ours.n_features_in_ == 4
 
 
-def test_no_refit():
+def test_refit_false():
     ours = gpunn.MLPSearchCV(classifier(), {"alpha": [1e-4]}, cv=FOLDS, refit=False).fit(X, LABELS)
     assert not hasattr(ours, "best_estimator_")
     with pytest.raises(AttributeError, match="predict"):
@@ -118,7 +118,7 @@ def test_sample_weights_reach_the_fits():
     assert_same_results(ours.cv_results_, theirs.cv_results_)
 
 
-def test_why_python_looks_after_every_epoch_is_told():
+def test_slow_path_reason():
     grid = [
         {"alpha": [1e-4]},
         {"early_stopping": [True]},
@@ -131,12 +131,12 @@ def test_why_python_looks_after_every_epoch_is_told():
         assert word in said
 
 
-def test_without_n_jobs_it_takes_as_many_as_the_device_does():
+def test_n_jobs_none_uses_the_backends_limit():
     search = gpunn.MLPSearchCV(classifier(), {"alpha": [1e-4]}, cv=FOLDS).fit(X, LABELS)
     assert search.n_concurrent_fits_ == backend.get("cpu").max_concurrent_fits()
 
 
-def test_simulated_on_a_gpu_fits_run_one_after_another(fake_cupy):
+def test_fits_on_a_simulated_gpu_run_one_after_another(fake_cupy):
     grid = {"alpha": [1e-4, 1.0]}
     there = gpunn.MLPSearchCV(classifier(device="cuda"), grid, cv=FOLDS).fit(X, LABELS)
     here = GridSearchCV(classifier(), grid, cv=FOLDS).fit(X, LABELS)
@@ -144,7 +144,7 @@ def test_simulated_on_a_gpu_fits_run_one_after_another(fake_cupy):
     np.testing.assert_allclose(there.cv_results_["mean_test_score"], here.cv_results_["mean_test_score"], rtol=1e-12)
 
 
-def test_it_is_an_estimator_like_any_other():
+def test_clone_pickle_and_cross_validation():
     search = gpunn.MLPSearchCV(classifier(), {"alpha": [1e-4, 1.0]}, cv=FOLDS)
     assert search.get_params(deep=False).keys() == GridSearchCV(classifier(), {}).get_params(deep=False).keys()
     copied = clone(search).set_params(estimator__max_iter=3)
@@ -158,7 +158,7 @@ def test_it_is_an_estimator_like_any_other():
 
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite:UserWarning")
-def test_a_fit_that_fails_is_scored_as_scikit_learn_scores_it():
+def test_failed_fits_are_scored_like_grid_search_cv():
     search = gpunn.MLPSearchCV(classifier(), {"dropout": [0.1, 1.5]}, cv=FOLDS)
     with pytest.warns(FitFailedWarning, match="3 fits failed out of a total of 6"):
         search.fit(X, LABELS)
@@ -167,7 +167,7 @@ def test_a_fit_that_fails_is_scored_as_scikit_learn_scores_it():
         gpunn.MLPSearchCV(classifier(), {"dropout": [1.5]}, cv=FOLDS, error_score="raise").fit(X, LABELS)
 
 
-def test_what_it_refuses():
+def test_invalid_use_is_refused():
     with pytest.raises(TypeError, match=naming("estimator", "gpunn.MLPClassifier", "GridSearchCV")):
         gpunn.MLPSearchCV(DecisionTreeClassifier(), {"max_depth": [1]}).fit(X, LABELS)
     search = gpunn.MLPSearchCV(classifier(), {"colour": [1]}, cv=FOLDS)
@@ -180,7 +180,7 @@ def test_what_it_refuses():
         gpunn.MLPSearchCV(classifier(), {"alpha": [1]}, cv="five").fit(X, LABELS)
 
 
-def test_warning_filters_are_those_from_before():
+def test_warning_filters_are_restored():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="one of a kind")
         before = list(warnings.filters)

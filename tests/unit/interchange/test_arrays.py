@@ -1,5 +1,5 @@
-"""Arrays of other libraries in `predict`: the same bits as NumPy's, a NumPy array of the caller's own out, nothing
-written to what came in. `tests/unit/test_input_checks.py` asks the same of every other call."""
+"""Arrays of other libraries in `predict`: the result has the same bits as for NumPy, belongs to the caller, and the
+input is unchanged. `tests/unit/test_input_checks.py` tests the other methods."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ WANTED = bits(NET.predict(X))
 
 
 class OnlyDLPack:
-    """The exchange protocol and nothing else, with whatever NumPy asks for."""
+    """An array with the DLPack protocol only, with the arguments that NumPy passes."""
 
     def __init__(self, array):
         self.array = array
@@ -28,14 +28,14 @@ class OnlyDLPack:
 
 
 class OldDLPack(OnlyDLPack):
-    """The exchange protocol as it was before it knew versions."""
+    """An array with the DLPack protocol before version 1.0."""
 
     def __dlpack__(self, stream=None):
         return self.array.__dlpack__()
 
 
 class OnlyArray:
-    """`__array__` and nothing else, with the arguments that NumPy 2 asks for."""
+    """An array with `__array__` only, with the arguments that NumPy 2 passes."""
 
     def __init__(self, array):
         self.array = array
@@ -44,8 +44,8 @@ class OnlyArray:
         return self.array
 
 
-def assert_taken(given):
-    """X in another library's hands."""
+def assert_accepted(given):
+    """Assert that predictions for X in another form are equal, and independent of the input."""
     got = NET.predict(given)
     assert type(got) is np.ndarray and got.flags.writeable and bits(got) == WANTED
     assert bits(NET.predict(given, batch_size=4)) == WANTED
@@ -55,21 +55,21 @@ def assert_taken(given):
 
 @pytest.mark.parametrize("holder", [OnlyDLPack, OldDLPack, OnlyArray])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_the_protocols_alone(holder, order):
+def test_dlpack_and_array_protocols(holder, order):
     source = np.array(X, order=order)
-    assert_taken(holder(source))
+    assert_accepted(holder(source))
     assert bits(source) == bits(X)
 
 
 def test_read_only_arrays():
-    assert_taken(read_only_copy(X))
-    assert_taken(OnlyArray(read_only_copy(X)))
+    assert_accepted(read_only_copy(X))
+    assert_accepted(OnlyArray(read_only_copy(X)))
     if np.lib.NumpyVersion(np.__version__) >= "2.1.0":
-        # the exchange protocol of older ones refuses to give them out
-        assert_taken(OnlyDLPack(read_only_copy(X)))
+        # DLPack export of read-only arrays needs NumPy 2.1
+        assert_accepted(OnlyDLPack(read_only_copy(X)))
 
 
-def test_an_exporter_that_fails_is_named():
+def test_error_names_a_failing_exporter():
     class Elsewhere(OnlyDLPack):
         def __dlpack__(self, **options):
             raise BufferError("the array is on another device")
@@ -78,37 +78,37 @@ def test_an_exporter_that_fails_is_named():
         NET.predict(Elsewhere(X))
 
 
-def test_tables_of_pandas():
+def test_pandas_data_frames():
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(X, columns=list("abc"))
-    assert_taken(table)
-    assert_taken(table.set_index(pandas.Index(range(6, 0, -1))))
-    assert_taken(table.astype({"a": "Float32", "b": "float64", "c": object}))
-    assert_taken(table.astype(pandas.SparseDtype("float32")))
+    assert_accepted(table)
+    assert_accepted(table.set_index(pandas.Index(range(6, 0, -1))))
+    assert_accepted(table.astype({"a": "Float32", "b": "float64", "c": object}))
+    assert_accepted(table.astype(pandas.SparseDtype("float32")))
     assert bits(table.to_numpy()) == bits(X)
 
 
-def test_tables_of_polars():
+def test_polars_data_frames():
     polars = pytest.importorskip("polars")
     table = polars.DataFrame(X, schema=list("abc"))
-    assert_taken(table)
-    assert_taken(table.with_columns(polars.col("a").cast(polars.Float64)))
+    assert_accepted(table)
+    assert_accepted(table.with_columns(polars.col("a").cast(polars.Float64)))
     with pytest.raises(TypeError, match="got LazyFrame"):
         NET.predict(table.lazy())
     with pytest.raises(ValueError, match=naming("X", "NaN", "row 0", "column 1")):
         NET.predict(table.with_columns(polars.lit(None).cast(polars.Float32).alias("b")))
 
 
-def test_tensors_of_torch():
+def test_torch_tensors():
     torch = oracle("torch")
     tensor = torch.from_numpy(X.copy())
-    assert_taken(tensor)
-    assert_taken(tensor.clone().requires_grad_())
-    assert_taken(torch.nn.Parameter(tensor))
-    assert_taken(tensor.T.contiguous().T)
-    assert_taken(tensor.double())
-    assert_taken([*tensor])
-    assert_taken(OnlyDLPack(tensor))
+    assert_accepted(tensor)
+    assert_accepted(tensor.clone().requires_grad_())
+    assert_accepted(torch.nn.Parameter(tensor))
+    assert_accepted(tensor.T.contiguous().T)
+    assert_accepted(tensor.double())
+    assert_accepted([*tensor])
+    assert_accepted(OnlyDLPack(tensor))
     assert bits(tensor.numpy()) == bits(X)
     half = tensor.half()
     assert bits(NET.predict(half)) == bits(NET.predict(half.float()))
@@ -117,14 +117,14 @@ def test_tensors_of_torch():
             NET.predict(refused)
 
 
-def test_arrays_of_jax():
-    """They are read-only."""
+def test_jax_arrays():
+    """JAX arrays are read-only."""
     jax = oracle("jax")
     array = jax.numpy.asarray(X)
-    assert_taken(array)
-    assert_taken([*array])
-    assert_taken(OnlyDLPack(array))
+    assert_accepted(array)
+    assert_accepted([*array])
+    assert_accepted(OnlyDLPack(array))
     with jax.enable_x64(True):
-        assert_taken(jax.numpy.asarray(X, dtype="float64"))
+        assert_accepted(jax.numpy.asarray(X, dtype="float64"))
     with pytest.raises(TypeError, match=naming("X", "bfloat16")):
         NET.predict(array.astype("bfloat16"))

@@ -1,5 +1,4 @@
-"""Exported graphs in onnxruntime: what `predict` gives, for every layer and activation, and for tables with their
-labels and units."""
+"""Exported graphs in onnxruntime return what `predict` returns, for every layer, activation and kind of label."""
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ runtime = oracle("onnxruntime")
 
 CASES = 120
 OWN = {"OwnSigmoid": OwnSigmoid, "OwnSoftmax": OwnSoftmax}
-TOLERANCE = {"float32": 1e-5, "float64": 1e-13}  # of the largest entry; sums of up to 9 terms in other orders
+TOLERANCE = {"float32": 1e-5, "float64": 1e-13}  # relative to the largest entry; sums of up to 9 terms in another order
 
 
 def session(path):
@@ -27,7 +26,7 @@ def session(path):
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def exported(net, path, x):
+def export_and_run(net, path, x):
     net.export(path)
     return session(path).run(["output"], {"X": x})[0]
 
@@ -45,8 +44,8 @@ def as_dtype(net, dtype):
     )
 
 
-def parts_of(net):
-    """The classes of its layers and activations."""
+def classes_in(net):
+    """The classes of a network's layers and activations."""
     return {type(layer) for layer in net.layers} | {type(layer.activation) for layer in net.layers}
 
 
@@ -54,12 +53,12 @@ def parts_of(net):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_random_networks(tmp_path, dtype):
+def test_random_networks_in_onnxruntime(tmp_path, dtype):
     """Every layer and activation, with and without intercepts, on 1, 7, 0 and all rows."""
     path, seen = tmp_path / "m.onnx", set()
     for number in range(CASES):
         case = random_case(number)
-        if parts_of(case.net) & {*OWN.values()}:
+        if classes_in(case.net) & {*OWN.values()}:
             continue
         net, x = as_dtype(case.net, dtype), case.x.astype(dtype)
         net.export(path)
@@ -68,37 +67,37 @@ def test_random_networks(tmp_path, dtype):
             rows = np.resize(x, (n, x.shape[1]))
             assert_same(run(None, {"X": rows})[0], net.predict(rows), TOLERANCE[dtype])
         assert run(None, {"X": x[:0]})[0].shape == (0, net.predict(x).shape[1])
-        seen |= parts_of(net) | {"no intercepts" for layer in net.layers if getattr(layer, "use_bias", True) is False}
+        seen |= classes_in(net) | {"no intercepts" for layer in net.layers if getattr(layer, "use_bias", True) is False}
     layers, functions = internals.exported_to_onnx()
     assert seen == layers | functions | {"no intercepts"}
 
 
-def test_every_activation_is_known():
+def test_every_activation_can_be_exported():
     assert {type(activations.get(f)) for f in OUTPUTS} == internals.exported_to_onnx()[1]
 
 
-# where exp overflows and where sums cancel; ±1e4 stands for what no function should multiply a rounding error by
+# values at which exp overflows or sums cancel; at −1e4 no function may multiply a rounding error by z
 Z = np.array([-1e4, -300, -88, -20, -17, -1, -0.1, -1e-6, 0, 1e-6, 0.1, 1, 17, 20, 88])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("f", [f for f in OUTPUTS if f != "softmax"], ids=str)
-def test_activations_far_from_zero_and_near_it(tmp_path, f, dtype):
-    """Each entry on its own, so that no large one hides it; only where σ is all but 0 or 1 an absolute error counts."""
+def test_activations_at_large_and_small_values(tmp_path, f, dtype):
+    """Compare entry by entry, so that no large one hides others. Only saturated σ needs an absolute tolerance."""
     net = gpunn.Sequential([gpunn.Activation(f)], input_shape=1, dtype=dtype)
     z = Z[:, None].astype(dtype)
     with np.errstate(over="ignore", under="ignore"):
         wanted = net.predict(z)
-    got = exported(net, tmp_path / "m.onnx", z)
+    got = export_and_run(net, tmp_path / "m.onnx", z)
     u = np.finfo(dtype).eps
-    # gelu as it is computed loses what ½(1 + tanh u) cancels; σ of onnxruntime ends at ±18 in float32
+    # gelu itself loses what ½(1 + tanh u) cancels; onnxruntime's σ is constant beyond ±18 in float32
     absolute = {"gelu": 20 * u, "sigmoid": u}.get(f, 0)
     np.testing.assert_allclose(got, wanted, rtol=16 * u, atol=absolute + float(np.finfo(dtype).tiny))
 
 
 @pytest.mark.parametrize("layer", [gpunn.BatchNormalization, gpunn.LayerNormalization])
-def test_normalisation_far_from_zero(tmp_path, layer):
-    """Means of 1000 beside deviations of ½ and less, in float32: x · s + (β − μs) would be off by 1e-4."""
+def test_normalization_with_large_means(tmp_path, layer):
+    """Means of 1000 with deviations of at most ½, in float32: x · s + (β − μs) would have errors of 1e-4."""
     rng = np.random.default_rng(3)
     net = gpunn.Sequential([layer()], input_shape=16)
     tensors, metadata = net.to_tensors()
@@ -106,35 +105,35 @@ def test_normalisation_far_from_zero(tmp_path, layer):
     tensors = {k: drawn.get(k.split(".")[-1], v).astype("f4") for k, v in tensors.items()}
     net = gpunn.Sequential.from_tensors(tensors, metadata)
     centre = drawn["running_mean"] if layer is gpunn.BatchNormalization else 1000
-    # steps of 1/16 so that all 16 sum exactly
+    # multiples of 1/16, so that sums of 16 are exact
     x = (np.round(16 * (centre + rng.normal(0, 0.5, (9, 16)))) / 16).astype("f4")
-    assert_same(exported(net, tmp_path / "m.onnx", x), net.predict(x), 1e-6)
+    assert_same(export_and_run(net, tmp_path / "m.onnx", x), net.predict(x), 1e-6)
 
 
-def test_by_hand(tmp_path):
-    """a = max(0, xW + b) and a₁ − 2a₂, in numbers that float32 holds."""
+def test_small_network_by_hand(tmp_path):
+    """a = max(0, xW + b) and a₁ − 2a₂, with numbers that are exact in float32."""
     net = gpunn.Sequential([gpunn.Dense(2, "relu"), gpunn.Dense(1, use_bias=False)], input_shape=2)
     net.set_weights([[[1, -1], [2, 0.5]], [0.5, -0.25], [[1], [-2]]])
-    got = exported(net, tmp_path / "m.onnx", np.array([[1, 2], [-4, 1]], "f4"))
+    got = export_and_run(net, tmp_path / "m.onnx", np.array([[1, 2], [-4, 1]], "f4"))
     # (1 + 4 + 0.5, max(0, −1 + 1 − 0.25)) and (max(0, −4 + 2 + 0.5), 4 + 0.5 − 0.25)
     assert got.tolist() == [[5.5], [-8.5]]
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 0.25])
-def test_the_constant_of_layer_normalisation(tmp_path, epsilon):
-    """(−1, 1)/√(1 + ε)."""
+def test_epsilon_of_layer_normalization(tmp_path, epsilon):
+    """The output is (−1, 1)/√(1 + ε)."""
     net = gpunn.Sequential([gpunn.LayerNormalization(epsilon)], input_shape=2, dtype="float64")
-    got = exported(net, tmp_path / "m.onnx", np.array([[3.0, 5.0]]))
+    got = export_and_run(net, tmp_path / "m.onnx", np.array([[3.0, 5.0]]))
     np.testing.assert_allclose(got, [[-((1 + epsilon) ** -0.5), (1 + epsilon) ** -0.5]], rtol=1e-14)
 
 
-def test_the_text_form_of_dropout_scales(tmp_path):
+def test_textbook_dropout_scales(tmp_path):
     net = gpunn.Sequential([gpunn.Dropout(0.25, form="textbook"), gpunn.Dropout(0.5)], input_shape=2)
-    assert exported(net, tmp_path / "m.onnx", np.array([[4, -8]], "f4")).tolist() == [[3, -6]]
+    assert export_and_run(net, tmp_path / "m.onnx", np.array([[4, -8]], "f4")).tolist() == [[3, -6]]
 
 
-def test_what_the_file_says(tmp_path):
-    """A free batch axis, the pinned versions, and the names."""
+def test_names_shapes_and_versions(tmp_path):
+    """The batch axis has any length, and the versions are fixed."""
     net = gpunn.Sequential([gpunn.Dense(3, "elu"), gpunn.Dense(2, "softmax")], input_shape=4, dtype="float64")
     path = tmp_path / "m.onnx"
     net.export(str(path))
@@ -151,7 +150,7 @@ def test_what_the_file_says(tmp_path):
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_exporting_changes_nothing_and_twice_gives_the_same_file(tmp_path):
+def test_export_is_deterministic_and_changes_nothing(tmp_path):
     case = random_case(9)
     with assert_unchanged(case.net, case.x):
         for name in "ab":
@@ -159,16 +158,16 @@ def test_exporting_changes_nothing_and_twice_gives_the_same_file(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_from_another_device(tmp_path, fake_cupy):
-    """Simulated."""
+def test_export_from_a_gpu(tmp_path, fake_cupy):
+    """The GPU is simulated."""
     layers = [gpunn.Dense(3, "tanh"), gpunn.BatchNormalization(), gpunn.Dense(2)]
     net = gpunn.Sequential(layers, input_shape=4, seed=1)
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("f4")
     wanted = net.predict(x)
-    assert_same(exported(net.to("cuda"), tmp_path / "m.onnx", x), wanted, 1e-6)
+    assert_same(export_and_run(net.to("cuda"), tmp_path / "m.onnx", x), wanted, 1e-6)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------------
 
 
 class Doubled(gpunn.Layer):
@@ -179,7 +178,7 @@ class Doubled(gpunn.Layer):
 
 
 class OwnDense(gpunn.Dense):
-    """May compute anything."""
+    """A subclass, which may compute anything."""
 
 
 @pytest.mark.parametrize(
@@ -191,14 +190,14 @@ class OwnDense(gpunn.Dense):
         ([gpunn.Activation(OwnSoftmax())], naming("layers[0]", "OwnSoftmax")),
     ],
 )
-def test_what_is_the_users_own_is_named_and_leaves_no_file(tmp_path, layers, said):
+def test_user_defined_parts_are_refused_without_a_file(tmp_path, layers, said):
     net = gpunn.Sequential([*layers], input_shape=3)
     with pytest.raises(ValueError, match=said):
         net.export(tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_refusals_leave_an_old_file_whole(tmp_path, monkeypatch):
+def test_refused_exports_leave_the_old_file_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")
     net = gpunn.Sequential([gpunn.Dense(2)])
@@ -245,7 +244,7 @@ CROSSENTROPY = "sparse_categorical_crossentropy"
     ],
 )
 @pytest.mark.parametrize(("activation", "loss"), [("softmax", None), (None, CROSSENTROPY)], ids=["softmax", "logits"])
-def test_one_of_several_classes(tmp_path, labels, dtype, activation, loss):
+def test_multiclass_labels(tmp_path, labels, dtype, activation, loss):
     net = drawn(3, activation, loss)
     got = answers(interchange.classifier(net, labels), tmp_path / "m.onnx", {"X": X})
     assert [*got] == ["label", "probabilities"]
@@ -257,7 +256,7 @@ def test_one_of_several_classes(tmp_path, labels, dtype, activation, loss):
 
 @pytest.mark.parametrize("labels", [[3, 7], ["no", "yes"], [False, True], np.array([False, True], object)])
 @pytest.mark.parametrize(("activation", "loss"), [("sigmoid", None), (None, "binary_crossentropy")])
-def test_one_of_two_classes_by_one_output(tmp_path, labels, activation, loss):
+def test_binary_labels_with_one_output(tmp_path, labels, activation, loss):
     net = drawn(1, activation, loss, "float32")
     x = X.astype("f4")
     got = answers(interchange.classifier(net, labels), tmp_path / "m.onnx", {"X": x})
@@ -267,18 +266,18 @@ def test_one_of_two_classes_by_one_output(tmp_path, labels, activation, loss):
     assert len({*got["label"].tolist()}) == 2
 
 
-def test_half_is_no_yes(tmp_path):
+def test_probability_one_half_is_the_first_class(tmp_path):
     net = gpunn.Sequential([gpunn.Dense(1, "sigmoid", kernel_initializer="zeros")], input_shape=3)
     got = answers(interchange.classifier(net, ["no", "yes"]), tmp_path / "m.onnx", {"X": X.astype("f4")[:2]})
     assert got["label"].tolist() == ["no", "no"] and got["probabilities"].tolist() == [[0.5, 0.5]] * 2
 
 
-def test_the_only_class_there_is(tmp_path):
+def test_single_class(tmp_path):
     got = answers(interchange.classifier(drawn(1, "sigmoid"), ["all"]), tmp_path / "m.onnx", {"X": X})
     assert {*got["label"]} == {"all"} and got["probabilities"].shape == (40, 2)
 
 
-def test_outputs_that_are_independent(tmp_path):
+def test_multilabel_outputs(tmp_path):
     for n_out in (3, 1):
         net = drawn(n_out, "sigmoid")
         got = answers(interchange.classifier(net, None), tmp_path / "m.onnx", {"X": X})
@@ -309,6 +308,6 @@ def test_regression(tmp_path, n_out):
         (2, "tanh", [1, 2], naming("tanh", "probabilities")),
     ],
 )
-def test_labels_that_do_not_fit(n_out, activation, labels, said):
+def test_invalid_labels_are_refused(n_out, activation, labels, said):
     with pytest.raises(ValueError, match=said):
         interchange.classifier(drawn(n_out, activation), labels)

@@ -1,4 +1,4 @@
-"""Without the library onnx."""
+"""Export without the package onnx."""
 
 import sys
 
@@ -8,7 +8,7 @@ from helpers.messages import naming
 import gpunn
 
 
-def test_the_extra_is_named_and_no_file_left(tmp_path, monkeypatch):
+def test_error_names_the_extra_and_no_file_is_left(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=3)
     with pytest.raises(ImportError, match=naming("export", '"gpunn[onnx]"')):

@@ -1,4 +1,4 @@
-"""Exported tables in onnxruntime: columns in, the user's own labels or units out, as `predict` answers."""
+"""Exported table models in onnxruntime: inputs are columns, outputs the user's labels or units, as from `predict`."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ CLASSES = {
 
 
 def model_of(frame, y, last=None, loss="sparse_categorical_crossentropy", dtype="float32"):
-    """A network with drawn weights on the table's encoding: what the columns become is what counts here."""
+    """Make a network with random weights for the table's encoding."""
     frame = frame.assign(y=y)
     target, _ = tables.infer_target(frame["y"])
     encoding = TableEncoder.from_training_rows(frame, target, np.arange(len(frame)))
@@ -44,7 +44,7 @@ def model_of(frame, y, last=None, loss="sparse_categorical_crossentropy", dtype=
 
 
 def feed_of(frame, model):
-    """The table as a user gives it to onnxruntime."""
+    """Convert a data frame to inputs of onnxruntime."""
     feed = {}
     for column in model.encoder.columns:
         cells = frame[[column.name]]
@@ -55,7 +55,7 @@ def feed_of(frame, model):
     return feed
 
 
-def answers(model, path, feed):
+def run_exported(model, path, feed):
     model.export(path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -63,22 +63,22 @@ def answers(model, path, feed):
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
 
 
-def unseen(frame):
-    """Rows with categories that training did not see, and numbers missing where none was."""
+def with_unseen_values(frame):
+    """Replace cells by categories that training did not see, and by missing numbers."""
     return frame.assign(colour="blue", code=["B"] * len(frame), size=np.nan, old=np.nan, gone=17.5)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_classes(tmp_path, kind, dtype):
+def test_class_targets(tmp_path, kind, dtype):
     labels = CLASSES[kind]
     y = [labels[k] for k in RNG.permutation(np.arange(ROWS) % len(labels))]
     model = model_of(TABLE, y, dtype=dtype)
     assert {type(c) for c in model.encoder.columns} == {NumericColumn, CategoricalColumn} and len(
         model.encoder.columns
     ) == 6
-    for frame in (TABLE, TABLE[:1], unseen(TABLE)):
-        got = answers(model, tmp_path / "m.onnx", feed_of(frame, model))
+    for frame in (TABLE, TABLE[:1], with_unseen_values(TABLE)):
+        got = run_exported(model, tmp_path / "m.onnx", feed_of(frame, model))
         assert [*got] == ["label", "probabilities"]
         wanted = model.predict(frame)
         assert got["label"].tolist() == wanted.tolist()
@@ -89,42 +89,42 @@ def test_classes(tmp_path, kind, dtype):
 
 
 @pytest.mark.parametrize("activation", ["softmax", None], ids=["softmax", "logits"])
-def test_a_loaded_model(tmp_path, activation):
+def test_loaded_model(tmp_path, activation):
     model = model_of(TABLE, ["no", "yes"] * (ROWS // 2), activation)
     model.save(tmp_path / "m.safetensors")
     loaded = gpunn.load(tmp_path / "m.safetensors")
-    got = answers(loaded, tmp_path / "m.onnx", feed_of(TABLE, loaded))
+    got = run_exported(loaded, tmp_path / "m.onnx", feed_of(TABLE, loaded))
     assert got["label"].tolist() == model.predict(TABLE).tolist()
 
 
-def test_amounts_in_their_units(tmp_path):
+def test_numeric_target_in_its_units(tmp_path):
     model = model_of(TABLE, RNG.normal(2e5, 3e4, ROWS), loss="mse")
-    for frame in (TABLE, unseen(TABLE)):
-        got = answers(model, tmp_path / "m.onnx", feed_of(frame, model))
+    for frame in (TABLE, with_unseen_values(TABLE)):
+        got = run_exported(model, tmp_path / "m.onnx", feed_of(frame, model))
         assert [*got] == ["variable"] and got["variable"].dtype == np.float64
         np.testing.assert_allclose(got["variable"], model.predict(frame), rtol=1e-6)
 
 
-def test_what_the_columns_become_by_hand(tmp_path):
-    """x = 1, 2, 5 and a missing one: median 2, mean 5/2, deviation 3/2; and a b where the weights tell all apart."""
+def test_column_encoding_by_hand(tmp_path):
+    """x = 1, 2, 5 and a missing cell: median 2, mean 5/2, deviation 3/2. The weights separate all encoded columns."""
     frame = pd.DataFrame({"x": [1.0, 2, 5, np.nan], "c": ["a", "b", None, "a"]})
-    # the target's mean is 4 and its deviation ½
+    # the target has mean 4 and deviation ½
     encoding = model_of(frame, [3.5, 4.5, 4.5, 3.5], loss="mse").encoder
     net = gpunn.Sequential([gpunn.Dense(1)], input_shape=5)
     net.set_weights([[[1.5], [10], [100], [1000], [10000]], [2.5]])
     model = TableModel(net.compile("sgd", "mse"), encoding)
     feed = {"x": np.array([[1], [2], [5], [np.nan], [8]]), "c": np.array([["a"], ["b"], [""], ["a"], ["z"]], object)}
-    got = answers(model, tmp_path / "m.onnx", feed)["variable"]
-    # in half units about 4
+    got = run_exported(model, tmp_path / "m.onnx", feed)["variable"]
+    # in units of ½, relative to 4
     np.testing.assert_allclose(2 * (got - 4), [1 + 100, 2 + 1000, 5 + 10000, 2 + 10 + 100, 8], rtol=1e-6)
 
 
-def test_names_that_are_taken_already(tmp_path):
-    """Columns keep their names, whatever else has them."""
+def test_column_names_that_clash_with_graph_names(tmp_path):
+    """Inputs keep the columns' names, and outputs and nodes get others."""
     names = ["label", "probabilities", "layers.0.W", "Concat", "label.IsNaN", "X", "N", "ö ä.1"]
     frame = pd.DataFrame(RNG.normal(size=(ROWS, len(names))), columns=names)
     model = model_of(frame, ["no", "yes"] * (ROWS // 2))
-    got = answers(model, tmp_path / "m.onnx", feed_of(frame, model))
+    got = run_exported(model, tmp_path / "m.onnx", feed_of(frame, model))
     assert [*got] == ["label_1", "probabilities_1"]
     assert got["label_1"].tolist() == model.predict(frame).tolist()
     inputs = onnx.load(tmp_path / "m.onnx").graph.input
@@ -132,29 +132,29 @@ def test_names_that_are_taken_already(tmp_path):
     assert {x.doc_string for x in inputs} == {"a number; NaN if missing"}
 
 
-def test_the_free_axis_and_the_versions(tmp_path):
+def test_batch_axis_and_versions(tmp_path):
     model = model_of(TABLE, ["no", "yes"] * (ROWS // 2))
     feed = {name: cells[:0] for name, cells in feed_of(TABLE, model).items()}
-    assert answers(model, tmp_path / "m.onnx", feed)["label"].shape == (0,)
+    assert run_exported(model, tmp_path / "m.onnx", feed)["label"].shape == (0,)
     written = onnx.load(tmp_path / "m.onnx")
     assert [(o.domain, o.version) for o in written.opset_import] == [("", 17), ("ai.onnx.ml", 3)]
     for value in [*written.graph.input, *written.graph.output]:
         assert value.type.tensor_type.shape.dim[0].dim_param == "N"
 
 
-def test_the_empty_text_stands_for_a_missing_cell(tmp_path):
-    """Where it is a category itself, and cells are missing beside it, no graph could tell them apart."""
+def test_empty_string_means_a_missing_cell(tmp_path):
+    """If it is a category and cells are missing too, a graph could not distinguish them, and export is refused."""
     y = [1.5, 2.5, 3.5, 4.5]
     both = model_of(pd.DataFrame({"c": ["a", "", None, "a"]}), y, loss="mse")
     with pytest.raises(ValueError, match=naming("'c'", "empty", "missing")):
         both.export(tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
     model = model_of(pd.DataFrame({"c": ["a", "", "b", "a"]}), y, loss="mse")
-    got = answers(model, tmp_path / "m.onnx", {"c": np.array([[""], ["b"]], object)})["variable"]
+    got = run_exported(model, tmp_path / "m.onnx", {"c": np.array([[""], ["b"]], object)})["variable"]
     np.testing.assert_allclose(got, model.predict(pd.DataFrame({"c": ["", "b"]})), rtol=1e-6)
 
 
-def test_without_probabilities_there_is_no_label(tmp_path):
+def test_outputs_that_are_no_probabilities_are_refused(tmp_path):
     model = model_of(TABLE, ["no", "yes"] * (ROWS // 2), "tanh", "mse")
     with pytest.raises(ValueError, match=naming("tanh", "probabilities")):
         model.export(tmp_path / "m.onnx")

@@ -1,4 +1,4 @@
-"""scikit-learn's networks as ours and back: the same predictions, and training that goes on where it stopped."""
+"""Conversion from and to scikit-learn: predictions are equal, and training continues where it stopped."""
 
 import numpy as np
 import pytest
@@ -26,13 +26,13 @@ TARGETS = {
 
 
 def assert_equal_numbers(a, b):
-    """Rounding apart: the two multiply matrices in different orders."""
+    """Assert equality to rounding: the libraries multiply matrices in different orders."""
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * max(1, float(np.abs(b).max())))
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 @pytest.mark.parametrize("targets", TARGETS)
-def test_there_and_back_predicts_the_same(targets, solver):
+def test_classifier_converts_both_ways(targets, solver):
     y = TARGETS[targets]
     fitted = neural_network.MLPClassifier((8, 6), "tanh", solver=solver, max_iter=15, random_state=0).fit(X, y)
     ours = from_sklearn(fitted)
@@ -46,7 +46,7 @@ def test_there_and_back_predicts_the_same(targets, solver):
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "poisson"])
-def test_a_regressor_there_and_back(loss):
+def test_regressor_converts_both_ways(loss):
     y = np.abs(np.stack([X[:, 0], X[:, 1] ** 2], axis=1))
     fitted = neural_network.MLPRegressor(loss, (7,), "logistic", max_iter=15, random_state=0).fit(X, y)
     ours = from_sklearn(fitted)
@@ -59,8 +59,8 @@ def test_a_regressor_there_and_back(loss):
     [{"solver": "adam"}, {"solver": "sgd", "learning_rate": "adaptive", "tol": 1.0, "n_iter_no_change": 1}],
     ids=["adam", "sgd"],
 )
-def test_training_goes_on_where_it_stopped(parameters):
-    """The optimiser's moments, its step and its learning rate come along, both ways."""
+def test_training_continues_after_conversion(parameters):
+    """The optimizer's slots, step and learning rate are converted, both ways."""
     theirs = neural_network.MLPClassifier((8,), "tanh", random_state=0, batch_size=50, max_iter=9, **parameters)
     theirs.fit(X, LABELS)
     rate = theirs._optimizer.learning_rate
@@ -81,7 +81,7 @@ def test_training_goes_on_where_it_stopped(parameters):
         assert rate < theirs.learning_rate_init
 
 
-def test_neither_side_shares_memory_with_the_other():
+def test_conversion_copies_the_weights():
     fitted = neural_network.MLPClassifier((5,), max_iter=3, random_state=0).fit(X, LABELS)
     before = fitted.predict_proba(X)
     ours = from_sklearn(fitted)
@@ -94,14 +94,14 @@ def test_neither_side_shares_memory_with_the_other():
     assert_equal_numbers(ours.predict_proba(X), before)
 
 
-def test_gpunns_own_parameters_for_what_follows():
+def test_from_sklearn_accepts_gpunns_parameters():
     fitted = neural_network.MLPClassifier((5,), max_iter=3, random_state=0).fit(X, LABELS)
     ours = from_sklearn(fitted, dropout=0.5, device="cpu")
     assert (ours.dropout, ours.device) == (0.5, "cpu")
     assert_equal_numbers(ours.predict_proba(X), fitted.predict_proba(X))
 
 
-def test_what_scikit_learn_cannot_predict_is_refused():
+def test_networks_that_scikit_learn_lacks_are_refused():
     common = {"max_iter": 2, "random_state": 0, "hidden_layer_sizes": (5, 4)}
     for parameters, said in (
         ({"activation": "gelu"}, "activation must be one of .* in all hidden layers"),
@@ -112,11 +112,11 @@ def test_what_scikit_learn_cannot_predict_is_refused():
         with pytest.raises(ValueError, match=said):
             fitted.to_sklearn()
     huber = gpunn.MLPRegressor("huber", **common, out_activation="softplus").fit(X, LABELS)
-    with pytest.raises(ValueError, match="'softplus' outputs; save"):
+    with pytest.raises(ValueError, match="got 'softplus'; save"):
         to_sklearn(huber)
 
 
-def test_what_is_no_fitted_network_is_refused():
+def test_other_and_unfitted_estimators_are_refused():
     with pytest.raises(TypeError, match="got LogisticRegression"):
         from_sklearn(LogisticRegression())
     with pytest.raises(NotFittedError):

@@ -1,4 +1,4 @@
-"""PyTorch's state dicts: the names, shapes and numbers that torch itself writes, and the same predictions both ways."""
+"""PyTorch state dicts: names, shapes and values are those of torch, and predictions are equal, both ways."""
 
 import copy
 import itertools
@@ -39,7 +39,7 @@ def every_kind(dtype="float32", seed=3):
 
 
 def trained(net):
-    """With running statistics and normalisations that are no longer what they began as."""
+    """Train a network, so that running statistics and normalizations change."""
     net.fit(X, np.arange(9) % 2, epochs=5, batch_size=4, verbose=0)
     return net
 
@@ -53,7 +53,7 @@ NAMES = (
     "0.weight 0.bias 3.weight 4.weight 4.bias 4.running_mean 4.running_var 4.num_batches_tracked 6.weight 6.bias "
     "7.weight 7.bias"
 ).split()
-# what a state dict of `every_kind` does not tell
+# the modules of `every_kind` without arrays
 MODULES = {
     1: "relu",
     2: gpunn.Dropout(0.25),
@@ -68,7 +68,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_names_shapes_and_numbers(dtype):
+def test_state_dict_names_shapes_and_values(dtype):
     net = trained(every_kind(dtype))
     state = torch_state_dict(net)
     assert torch_module(net) == MODULE + (".double()" if dtype == "float64" else "")
@@ -82,8 +82,8 @@ def test_names_shapes_and_numbers(dtype):
     assert state["4.num_batches_tracked"].shape == () and state["4.num_batches_tracked"].dtype == np.int64
 
 
-def test_the_file_has_the_numbers_in_their_places(tmp_path):
-    """safetensors writes the memory of a transposed view as it lies."""
+def test_file_is_stored_in_c_order(tmp_path):
+    """safetensors writes a transposed view in its storage order."""
     net = gpunn.Sequential([gpunn.Dense(3)], input_shape=2)
     net.set_weights([[[1, 2, 3], [4, 5, 6]], [7, 8, 9]])
     save_torch(net, tmp_path / "m.safetensors")
@@ -93,7 +93,7 @@ def test_the_file_has_the_numbers_in_their_places(tmp_path):
         assert file.metadata() == {"format": "pt", "module": "nn.Sequential(nn.Linear(2, 3))"}
 
 
-def test_the_callers_arrays_are_copies():
+def test_state_dict_arrays_are_copies():
     net = every_kind()
     with assert_unchanged(net, X):
         for array in torch_state_dict(net).values():
@@ -101,7 +101,7 @@ def test_the_callers_arrays_are_copies():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_there_and_back(tmp_path, dtype):
+def test_state_dict_round_trip(tmp_path, dtype):
     net, path = trained(every_kind(dtype)), tmp_path / "m.safetensors"
     save_torch(net, path)
     other = every_kind(dtype, seed=8)
@@ -115,7 +115,7 @@ def test_there_and_back(tmp_path, dtype):
     assert torch_module(made) == torch_module(net) and [*map(repr, made.layers)] == [*map(repr, net.layers)]
 
 
-def test_files_of_another_precision_are_converted():
+def test_other_precisions_are_converted():
     state = torch_state_dict(trained(every_kind("float64")))
     np.testing.assert_array_equal(
         load_torch(every_kind(), state).get_weights()[0], state["0.weight"].T.astype(np.float32)
@@ -125,8 +125,8 @@ def test_files_of_another_precision_are_converted():
     assert from_torch(halves, MODULES).dtype == np.float32
 
 
-def test_a_file_of_bfloat16(tmp_path):
-    """The first 16 bits of a float32: 1, −2.5, ¹⁄₁₂₈ and 3.140625, and a bias of 0."""
+def test_bfloat16_file(tmp_path):
+    """The upper 16 bits of a float32: 1, −2.5, ¹⁄₁₂₈ and 3.140625, and a bias of 0."""
     held = {"0.weight": ("[2,2]", "803f20c0003c4940"), "0.bias": ("[2]", "00000000")}
     header, data = [], b""
     for name, (shape, numbers) in held.items():
@@ -140,7 +140,7 @@ def test_a_file_of_bfloat16(tmp_path):
     assert net.predict(np.eye(2)).T.tolist() == [[1, -2.5], [2**-7, 3.140625]]
 
 
-def test_the_count_of_batches_may_be_absent_and_the_optimiser_stays():
+def test_batch_count_is_optional_and_the_optimizer_state_is_kept():
     net = trained(every_kind())
     state = torch_state_dict(net)
     del state["4.num_batches_tracked"]
@@ -148,8 +148,8 @@ def test_the_count_of_batches_may_be_absent_and_the_optimiser_stays():
         load_torch(net, state)
 
 
-def test_on_another_device(fake_cupy):
-    """Simulated."""
+def test_load_and_save_on_a_simulated_gpu(fake_cupy):
+    """The GPU is simulated."""
     net = trained(every_kind())
     state, wanted = torch_state_dict(net), net.predict(X)
     other = every_kind(seed=8).to("cuda")
@@ -170,7 +170,7 @@ def linear(*widths):
     }
 
 
-def test_one_activation_for_all():
+def test_single_activation_for_all_gaps():
     state = linear(3, 5, 4, 2)
     net = from_torch(state, "tanh")
     assert [*map(repr, net.layers)] == ["Dense(5, activation='tanh')", "Dense(4, activation='tanh')", "Dense(2)"]
@@ -180,7 +180,7 @@ def test_one_activation_for_all():
     np.testing.assert_allclose(net.predict(X), a @ state["4.weight"].T + state["4.bias"], rtol=1e-13, atol=1e-14)
 
 
-def test_one_activation_where_several_modules_are_without_arrays():
+def test_single_activation_with_wide_gaps():
     state = linear(3, 5, 2)
     apart = {name.replace("2.", "4."): array for name, array in state.items()}
     net = from_torch(apart, "relu")
@@ -190,13 +190,13 @@ def test_one_activation_where_several_modules_are_without_arrays():
     assert bits(net.predict(X)) == bits(from_torch(state, "relu").predict(X))
 
 
-def test_modules_in_front_and_behind():
+def test_modules_before_and_after_the_arrays():
     net = from_torch({"1.weight": np.eye(3), "1.bias": np.zeros(3)}, {0: "relu", 2: None, 3: "softplus"})
     assert torch_module(net) == ("nn.Sequential(nn.ReLU(), nn.Linear(3, 3), nn.Identity(), nn.Softplus()).double()")
     np.testing.assert_allclose(net.predict(X), np.log1p(np.exp(np.maximum(X, 0))), rtol=1e-13)
 
 
-def test_layers_that_are_given_stay_free():
+def test_given_layers_are_copied():
     given = {1: gpunn.Dropout(0.5)}
     for _ in range(2):
         from_torch(linear(3, 4, 2), given)
@@ -218,16 +218,16 @@ def test_layers_that_are_given_stay_free():
         ({-1: "relu"}, TypeError, naming("modules", -1)),
     ],
 )
-def test_what_is_not_told_rightly(modules, error, said):
+def test_invalid_modules_are_refused(modules, error, said):
     with pytest.raises(error, match=said):
         from_torch(linear(3, 4, 2), modules)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------------
 
 
 def changed(**arrays):
-    """The state dict of `every_kind` with arrays put in or, None, left out; their names have _ for the point."""
+    """The state dict of `every_kind` with some arrays replaced, or removed if None; in their names, _ is the point."""
     state = torch_state_dict(every_kind())
     for name, array in arrays.items():
         name = name[1:].replace("_", ".", 1)
@@ -256,7 +256,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("state", BAD)
-def test_what_does_not_fit_changes_nothing(tmp_path, state):
+def test_mismatched_state_dict_changes_nothing(tmp_path, state):
     given, said = BAD[state]
     path = tmp_path / "m.safetensors"
     save_file(given, path)
@@ -282,12 +282,12 @@ def test_what_does_not_fit_changes_nothing(tmp_path, state):
         ({"0.weight": np.zeros(4)}, "it lacks 0.bias"),
     ],
 )
-def test_state_dicts_that_are_none_of_a_sequential(state, said):
+def test_state_dicts_of_other_modules_are_refused(state, said):
     with pytest.raises(gpunn.CheckpointError, match=said):
         from_torch(state)
 
 
-def test_files_that_are_none(tmp_path):
+def test_invalid_files_are_refused(tmp_path):
     path, net = tmp_path / "m.safetensors", every_kind()
     save_torch(net, path)
     whole = path.read_bytes()
@@ -329,7 +329,7 @@ class Doubled(gpunn.Layer):
         (gpunn.Dropout(0.5, form="textbook"), r"Dropout\(0.5, form='textbook'\) scales at prediction"),
     ],
 )
-def test_layers_that_torch_lacks(tmp_path, layer, said):
+def test_layers_that_torch_lacks_are_refused(tmp_path, layer, said):
     net = gpunn.Sequential([gpunn.Dense(2), copy.deepcopy(layer)], input_shape=3)
     state = torch_state_dict(gpunn.Sequential([gpunn.Dense(2)], input_shape=3))
     path = tmp_path / "m.safetensors"
@@ -346,7 +346,7 @@ def test_layers_that_torch_lacks(tmp_path, layer, said):
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
 
 
-def test_before_the_number_of_inputs_is_known(tmp_path):
+def test_unbuilt_network_is_refused(tmp_path):
     net = gpunn.Sequential([gpunn.Dense(2)])
     for call in (torch_state_dict, torch_module, lambda net: save_torch(net, tmp_path / "m.safetensors")):
         with pytest.raises(RuntimeError, match="no weights"):
@@ -361,7 +361,7 @@ CASES = 100
 
 
 def module_of(text, torch):
-    """The module that `torch_module` writes down; what torch.nn lacks is a module of the user's."""
+    """Evaluate the source code from `torch_module`; the user defines the modules that torch.nn lacks."""
     lambdas = {
         "Exponential": torch.exp,
         "OwnSigmoid": torch.sigmoid,
@@ -377,7 +377,7 @@ def module_of(text, torch):
     return eval(text, {"nn": torch.nn, **own})
 
 
-def untextual(net):
+def has_textbook_dropout(net):
     return any(isinstance(layer, gpunn.Dropout) and layer.form == "textbook" for layer in net.layers)
 
 
@@ -390,7 +390,7 @@ def test_random_networks_predict_the_same_in_torch(tmp_path, dtype):
     own = {"OwnSigmoid": OwnSigmoid(), "OwnSoftmax": OwnSoftmax()}
     for number in range(CASES):
         case = random_case(number)
-        if untextual(case.net):
+        if has_textbook_dropout(case.net):
             continue
         tensors, metadata = case.net.to_tensors()
         metadata |= {"dtype": dtype, "compiled": None}
@@ -409,8 +409,8 @@ def test_random_networks_predict_the_same_in_torch(tmp_path, dtype):
     assert seen == {*layers, OwnSigmoid, OwnSoftmax, *(type(activations.get(f)) for f in OUTPUTS)}
 
 
-def torchs_own(torch, dtype):
-    """A module that was trained by torch for a few steps, in evaluation mode."""
+def trained_torch_module(torch, dtype):
+    """Train a module in torch for a few steps; return it in evaluation mode."""
     torch.manual_seed(0)
     module = eval(MODULE, {"nn": torch.nn}).to(dtype)
     steps = torch.optim.Adam(module.parameters(), lr=0.05)
@@ -423,13 +423,13 @@ def torchs_own(torch, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_torchs_own_file(tmp_path, dtype):
-    """Its predictions here, and the same file again from here."""
+def test_file_written_by_torch(tmp_path, dtype):
+    """Predictions are equal, and gpunn writes an equal file."""
     torch = oracle("torch")
     from safetensors.torch import load_file as load_tensors
     from safetensors.torch import save_file as save_tensors
 
-    module = torchs_own(torch, getattr(torch, dtype))
+    module = trained_torch_module(torch, getattr(torch, dtype))
     theirs, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
     save_tensors(module.state_dict(), theirs)
     x = X.astype(dtype)
@@ -447,16 +447,16 @@ def test_torchs_own_file(tmp_path, dtype):
         assert [*a] == [*b]
         for name in a:
             assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape)
-            # the count of batches is torch's own
+            # only torch counts batches
             assert name.endswith("num_batches_tracked") or torch.equal(a[name], b[name])
         module.load_state_dict(a, strict=True)
 
 
-def test_the_position_of_every_module(tmp_path):
-    """The names are those of torch's own state dict, in its order."""
+def test_names_equal_torchs_state_dict(tmp_path):
+    """Names and their order are those of torch's state dict."""
     torch = oracle("torch")
     for number in range(CASES):
         net = random_case(number).net
-        if not untextual(net):
+        if not has_textbook_dropout(net):
             module = module_of(torch_module(net), torch)
             assert [*torch_state_dict(net)] == [*module.state_dict()]
