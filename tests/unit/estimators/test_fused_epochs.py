@@ -38,7 +38,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("epochs_per_call", [64, 3])
 def test_fused_epochs_equal_epochs_with_callbacks(case, epochs_per_call, monkeypatch):
-    limits.set(monkeypatch, "epochs_epochs_per_call", epochs_per_call)
+    limits.set(monkeypatch, "epochs_at_once", epochs_per_call)
     given = SMALL | CASES[case]
     free = gpunn.MLPClassifier(**given).fit(X, LABELS)
     observed = gpunn.MLPClassifier(callbacks=[gpunn.Callback()], **given).fit(X, LABELS)
