@@ -56,11 +56,11 @@ class MLPWeights(MLPArchitecture):
         """Set `coefs_` and `intercepts_`: views of the network's parameters on a CPU, read-only copies on a GPU."""
         net = self.net_._net
         exported: dict[str, list[np.ndarray]] = {"W": [], "b": []}
-        for place in net.slices_in_order():
-            array = to_host(place.of(net.theta))
+        for part in net.slices_in_order():
+            array = to_host(part.of(net.theta))
             if is_device_array(net.theta):
                 array.flags.writeable = False
-            exported[place.parameter.name].append(array)
+            exported[part.parameter.name].append(array)
         self.coefs_, self.intercepts_ = exported["W"], exported["b"]
         self._exported = [*self.coefs_, *self.intercepts_]
 
@@ -95,9 +95,9 @@ def write_parameters(net: Network, coefs: list[Any], intercepts: list[Any]) -> N
     n_layers = len(net.slices) // 2
     if not len(coefs) == len(intercepts) == n_layers:
         raise ValueError(f"coefs_ and intercepts_ must have {n_layers} arrays each, one per layer")
-    for place in net.slices_in_order():
-        view = place.of(net.theta)
-        array = np.asarray(next(given[place.parameter.name]))
+    for part in net.slices_in_order():
+        view = part.of(net.theta)
+        array = np.asarray(next(given[part.parameter.name]))
         if array.shape != view.shape:
             raise ValueError(f"coefs_ and intercepts_ must keep their shapes: {view.shape}, got {array.shape}")
         view[...] = net.backend.asarray(array.astype(net.dtype))

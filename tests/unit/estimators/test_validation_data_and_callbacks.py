@@ -32,15 +32,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 def test_validation_loss_curve_by_hand():
     recorder = Recorder()
-    train, held = slice(0, None, 2), slice(1, None, 2)
-    w = np.random.default_rng(0).uniform(0.5, 2, len(X[held]))
+    train, validation = slice(0, None, 2), slice(1, None, 2)
+    w = np.random.default_rng(0).uniform(0.5, 2, len(X[validation]))
     fitted = classifier(alpha=0.3, dropout=0.4, callbacks=[recorder])
-    fitted.fit(X[train], NAMES[train], validation_data=(X[held], NAMES[held], w))
+    fitted.fit(X[train], NAMES[train], validation_data=(X[validation], NAMES[validation], w))
     expected = []
     for W in recorder.weights[1:]:
-        a = np.maximum(np.maximum(X[held] @ W[0] + W[1], 0) @ W[2] + W[3], 0)
+        a = np.maximum(np.maximum(X[validation] @ W[0] + W[1], 0) @ W[2] + W[3], 0)
         logs = log_softmax(a @ W[4] + W[5], axis=1)
-        own = -logs[np.arange(len(w)), LABELS[held]]
+        own = -logs[np.arange(len(w)), LABELS[validation]]
         expected.append(np.average(own, weights=w) + 0.15 * sum((k**2).sum() for k in W[::2]) / w.sum())
     np.testing.assert_allclose(fitted.validation_loss_curve_, expected, rtol=1e-10)
     assert fitted.validation_loss_curve_ == [logs["val_loss"] for logs in recorder.logs]
@@ -51,10 +51,12 @@ def test_validation_loss_curve_by_hand():
 def test_validation_penalty_is_divided_by_the_total_weight(weighted):
     """½α ΣW²/Σw over 2500 rows, which are evaluated in several batches."""
     rng = np.random.default_rng(4)
-    held, y = rng.normal(size=(2500, 13)), rng.normal(size=2500)
+    validation, y = rng.normal(size=(2500, 13)), rng.normal(size=2500)
     w = rng.uniform(0.5, 2, size=2500) if weighted else np.ones(2500)
-    fitted = regressor(alpha=50.0, max_iter=2).fit(X, VALUES, validation_data=(held, y, w) if weighted else (held, y))
-    expected = np.average((fitted.predict(held) - y) ** 2 / 2, weights=w)
+    fitted = regressor(alpha=50.0, max_iter=2).fit(
+        X, VALUES, validation_data=(validation, y, w) if weighted else (validation, y)
+    )
+    expected = np.average((fitted.predict(validation) - y) ** 2 / 2, weights=w)
     expected += 25.0 * sum((W**2).sum() for W in fitted.coefs_) / w.sum()
     assert fitted.validation_loss_curve_[-1] == pytest.approx(expected, rel=1e-10)
 
