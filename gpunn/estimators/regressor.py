@@ -30,17 +30,21 @@ SKLEARN_LOSSES = {
 class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
     """scikit-learn's `MLPRegressor` on gpunn's network.
 
-    Parameters, defaults and attributes are scikit-learn's. With the same `random_state`, in float64 on a CPU, weights,
-    losses and scores equal scikit-learn's to rounding. gpunn's own parameters are keyword-only.
+    Parameters, their order and defaults, and attributes are scikit-learn's. With the same `random_state`, in float64 on
+    a CPU, weights, losses and scores equal scikit-learn's to rounding. gpunn's own parameters are keyword-only.
 
     Parameters
     ----------
     loss : str, Loss or callable, default="squared_error"
         "squared_error" and "poisson" are scikit-learn's (E3); or a loss of gpunn, for example "huber".
-    hidden_layer_sizes, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle,
-    random_state, tol, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2,
-    epsilon, n_iter_no_change, max_fun
-        As in scikit-learn, in the same order. The penalty of a batch is ½α ΣW²/Σw; that of E9 is not divided by Σw.
+    hidden_layer_sizes, solver, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle
+        As in scikit-learn.
+    random_state, tol, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction
+        As in scikit-learn.
+    beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+        As in scikit-learn.
+    alpha : float, default=0.0001
+        As in scikit-learn: the penalty of a batch is ½α ΣW²/Σw. That of E9 is not divided by Σw.
     activation : str, Activation or list, default="relu"
         Activation of the hidden layers (E2): scikit-learn's and gpunn's names, or one entry per hidden layer.
     out_activation : str or Activation, optional
