@@ -1,1 +1,1 @@
-"""How gpunn compares: `python -m benchmarks --help`, run from the checkout's root. Not installed with the package."""
+"""Benchmarks of gpunn: `python -m benchmarks --help`, from the root of the checkout. Not installed with the package."""

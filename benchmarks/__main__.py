@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: each command is a module of its own here, with HELP, `add_arguments` and `run`."""
+"""`python -m benchmarks COMMAND`. Each command is a module with HELP, `add_arguments` and `run`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMANDS: dict[str, Any] = {
     "launches": launches,
     "kernels": kernels,
     "devices": devices,
-    "larger": out_of_core,
+    "out-of-core": out_of_core,
     "many": many,
     "scale": scale,
     "since": since,
@@ -26,10 +26,10 @@ COMMANDS: dict[str, Any] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Build the parser of all commands."""
     found = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="How gpunn compares. From the checkout's root; see benchmarks/README.md.",
+        description="Compare gpunn with other libraries. Run from the root of the checkout; see benchmarks/README.md.",
     )
     commands = found.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     arguments = parser().parse_args(argv)
     status: int = COMMANDS[arguments.command].run(arguments)
     return status

@@ -1,7 +1,7 @@
-"""Processes that do not outlive the one that started them: `python -m benchmarks.child MODULE ARGUMENT …`.
+"""Child processes that end with their parent: `python -m benchmarks.child MODULE ARGUMENT …`.
 
-Whoever starts one gives it a session of its own, ends all of that session's processes at once, and where it dies itself
-before it can, the system ends the child (Linux) or the child sees its pipe closed.
+The parent starts a child in a new session and ends all processes of that session together. If the parent dies first,
+Linux ends the child; elsewhere the child notices that its pipe is closed.
 """
 
 from __future__ import annotations
@@ -19,35 +19,36 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the system to end this process when the one that started it ends. Only Linux can; elsewhere nothing happens.
+    """Make Linux end this process when its parent ends; a no-op on other systems.
 
-    It is the thread that started it whose end counts: start processes from a program's main thread."""
+    The signal is sent when the parent's *thread* ends, so processes must be started from the main thread.
+    """
     if not sys.platform.startswith("linux"):
         return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it could be asked
+    if os.getppid() != parent:  # the parent ended before the call
         os._exit(1)
 
 
 def start(arguments: list[str], **options: Any) -> subprocess.Popen[Any]:
-    """A Python process that runs a module as a program, in a session of its own."""
+    """Start a Python process that runs a module, in a new session."""
     command = [sys.executable, "-m", "benchmarks.child", str(os.getpid()), *arguments]
     return subprocess.Popen(command, start_new_session=True, **options)
 
 
-def end(process: subprocess.Popen[Any], patience: float = 0.0) -> None:
-    """End a process with all that it started: asked first where there is patience, then by force."""
-    if patience > 0:
+def end(process: subprocess.Popen[Any], grace_seconds: float = 0.0) -> None:
+    """End a process and all that it started: by SIGTERM if there are grace seconds, then by SIGKILL."""
+    if grace_seconds > 0:
         _signal(process, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=patience)
+            process.wait(timeout=grace_seconds)
     _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
     process.wait()
 
 
 def _signal(process: subprocess.Popen[Any], number: int) -> None:
-    # the group may outlive its first process, whose number nobody else gets until it was waited for
+    # the group may outlive its first process, whose id is not reused before it is waited for
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, number)
@@ -56,7 +57,7 @@ def _signal(process: subprocess.Popen[Any], number: int) -> None:
 
 
 def exit_on_sigterm() -> None:
-    """Let a request to end unwind the program as Ctrl-C does, so that its children are ended."""
+    """Exit on SIGTERM as on Ctrl-C, so that child processes are ended."""
 
     def handle(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
@@ -65,7 +66,7 @@ def exit_on_sigterm() -> None:
 
 
 def main() -> None:
-    """Run the module. Asked to end, it is interrupted as by Ctrl-C: tests that are cut off write their report."""
+    """Run the module. SIGTERM interrupts it as Ctrl-C does, so that an interrupted test run still reports."""
     parent, module, *rest = sys.argv[1:]
     die_with_parent(int(parent))
     signal.signal(signal.SIGTERM, signal.default_int_handler)

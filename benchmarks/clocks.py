@@ -1,6 +1,6 @@
-"""What a window is timed with: the host's clock, and on a GPU its events beside it.
+"""Clocks for timed windows: the host's clock and, on a GPU, CUDA events.
 
-A clock waits for the device once at each end of a window, and nowhere within it.
+A clock synchronizes with the device at both ends of a window and nowhere in between.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from typing import Any, NamedTuple
 
 
 class Span(NamedTuple):
-    """How long something took in seconds, by the host's clock and by the device's events, where it has any."""
+    """A duration in seconds: by the host's clock, and by the device's events if it has any."""
 
     host: float
     device: float | None = None
 
 
 class Clock:
-    """The host's clock. `wait` waits for the device; on a CPU there is nothing to wait for."""
+    """The host's clock. `wait` synchronizes with the device; a CPU needs none."""
 
     def __init__(self, wait: Callable[[], Any] | None = None) -> None:
         self._wait = wait
         self._begun = 0.0
 
     def wait(self) -> None:
-        """Until the device has done what it was asked for."""
+        """Wait until the device has finished all work."""
         if self._wait is not None:
             self._wait()
 
     def begin(self) -> None:
-        """A window begins."""
+        """Begin a window."""
         self.wait()
         self._begun = time.perf_counter()
 
     def end(self) -> Span:
-        """It ends."""
+        """End the window and return its duration."""
         self.wait()
         return Span(time.perf_counter() - self._begun)
 
 
 class EventClock(Clock):
-    """`event` makes and records an event; `milliseconds` is the time between two that are over."""
+    """A clock with CUDA events: `event` records an event, `milliseconds` returns the time between two completed ones."""
 
     def __init__(
         self, wait: Callable[[], Any], event: Callable[[], Any], milliseconds: Callable[[Any, Any], float]

@@ -1,4 +1,4 @@
-"""gpunn of any commit in a process of its own, through `adapter.py`."""
+"""Run gpunn of any commit in a separate process, through `adapter.py`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .process import ROOT, Conversation, Failed, cores_for, environment
+from .process import ROOT, Failed, JsonProcess, cores_for, environment
 
 ADAPTER = Path(__file__).resolve().parent / "adapter.py"
 
 
-class Commit(Conversation):
+class Commit(JsonProcess):
     """The process of a checkout. `Absent` if gpunn cannot be imported from it, `Failed` if the process dies.
 
-    With `compiled` false the kernels' NumPy references run, whatever GPUNN_COMPILE says here. A pinned process has one
-    core per thread.
+    If `compiled` is False the kernels' NumPy references run, independent of GPUNN_COMPILE in this process. A pinned
+    process has one core per thread.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Commit(Conversation):
     @property
     def compiled(self) -> bool:
         """True if compiled kernels run, False if NumPy references do."""
-        return bool(self.hello["implementation"] == "compiled")
+        return bool(self.info["implementation"] == "compiled")
 
 
 @contextmanager

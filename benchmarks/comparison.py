@@ -1,4 +1,4 @@
-"""One net, all contestants: losses first, then interleaved rounds."""
+"""Compare all contestants on one net: check their losses, then time them in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -14,163 +14,168 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .contestants import Contestant
-from .conventions import LOSS_LIMIT, LOSS_TOLERANCE, OUTPUT_TOLERANCE, PRODUCT_ERROR, TIMES_THE_BEST, disagreement
+from .conventions import LOSS_TOLERANCE, MAX_ERROR_RATIO, MAX_LOSS_ERROR, OUTPUT_TOLERANCE, PRODUCT_ERROR, disagreement
 from .nets import Net
-from .process import PATIENCE, Absent, Failed, Unsupported, Worker
+from .process import TIMEOUT_SECONDS, Absent, Failed, Unsupported, Worker
 
 REFERENCE = "benchmarks.peers.numpy_plain"
-# what is measured together, round by round: `fit` beside `train`, so that both stand over the same floor
-TOGETHER = (("train", "fit"), ("predict",), ("setup",))
-PAUSE = 0.03  # seconds between windows, in which the threads of the one before stop spinning
+# modes timed in the same rounds: `fit` together with `train`, so that both have the same floor
+MODE_GROUPS = (("train", "fit"), ("predict",), ("setup",))
+PAUSE = 0.03  # seconds between windows, in which the previous contestant's threads stop spinning
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run measures.
+    """Settings of a run.
 
-    seed       of the set, the initial weights, the batches' orders and the rounds' orders
-    precision  "float32" or "float64"; on a GPU "tf32" and "bf16" too
-    rounds     how often each contestant is asked
-    seconds    the least length of a window
-    fresh      whether every net gets new processes, so that peaks of memory are its own
-    device     "cpu" or "cuda"
-    together   whether contestants are prepared side by side, but for those that must be alone
-    until      when to stop, by the monotonic clock: rounds that are left are not run
-    patience   seconds for one answer, the compilation of a step included
-    store      a folder for sets that many processes read
+    seed           of the data, the initial weights, and the orders of batches and rounds
+    precision      "float32" or "float64"; on a GPU also "tf32" and "bf16"
+    rounds         windows per contestant
+    seconds        minimum length of a window
+    new_processes  True if every net gets new processes, so that peaks of memory are measured per net
+    device         "cpu" or "cuda"
+    concurrent     True if contestants are prepared concurrently, except those that need the device exclusively
+    until          the deadline on the monotonic clock; remaining rounds are not run
+    timeout        seconds for one answer, including the compilation of a step
+    store          a folder for data that several processes read
     """
 
     seed: int = 0
     precision: str = "float32"
     rounds: int = 9
     seconds: float = 0.1
-    fresh: bool = True
+    new_processes: bool = True
     device: str = "cpu"
-    together: bool = False
+    concurrent: bool = False
     until: float = math.inf
-    patience: float = PATIENCE
+    timeout: float = TIMEOUT_SECONDS
     store: str | None = None
 
     @property
-    def left(self) -> float:
-        """Seconds until the time is over."""
+    def seconds_left(self) -> float:
+        """Seconds until the deadline."""
         return self.until - time.monotonic()
 
 
 @dataclass
 class Entry:
-    """What became of one contestant at one net.
+    """The measurements of one contestant on one net.
 
-    times   µs of a step, by mode, one a round; `by_events` the same by the device's events, where it has any
-    notes   why there is no time, by mode; losses that disagree and absence hold for every mode
-    first   (seconds, steps) from the preparation to the end of the first losses, the compilation included
+    times        µs per step, by mode, one per round
+    event_times  the same by the device's events, if it has any
+    notes        the reason for a missing time, by mode
+    first        (seconds, steps) from the preparation to the end of the first losses, including compilation
     """
 
     contestant: Contestant
     threads: int
     times: dict[str, list[float]] = field(default_factory=dict)
-    by_events: dict[str, list[float]] = field(default_factory=dict)
+    event_times: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     losses: list[float] | None = None
-    wanted: list[float] | None = None
+    expected_losses: list[float] | None = None
     disagreement: float | None = None
     first: tuple[float, int] | None = None
     memory: dict[str, int | None] | None = None
     product_error: float | None = None
 
     @property
-    def computes(self) -> bool:
-        """Whether it has losses, rather than being a floor."""
+    def has_losses(self) -> bool:
+        """True if it trains a network, False for a floor."""
         return self.contestant.kind not in ("floor", "bytes")
 
-    def refuse(self, why: str, modes: Iterable[str] | None = None) -> None:
-        """No time for those modes, or for any."""
+    def reject(self, reason: str, modes: Iterable[str] | None = None) -> None:
+        """Record the reason for a missing time, in these modes or in all."""
         for mode in self.contestant.modes if modes is None else modes:
-            self.notes.setdefault(mode, why)
+            self.notes.setdefault(mode, reason)
             self.times.pop(mode, None)
 
 
 class Workers:
-    """The processes of a run with so many threads; what cannot be imported is not tried twice."""
+    """The contestants' processes in a run. A module that cannot be imported is not tried again."""
 
     def __init__(
-        self, threads: int, absent: dict[str, str], versions: dict[str, str], say: Say, device: str = "cpu"
+        self, threads: int, absent: dict[str, str], versions: dict[str, str], progress: Progress, device: str = "cpu"
     ) -> None:
-        self.threads, self.absent, self.versions, self.say, self.device = threads, absent, versions, say, device
+        self.threads = threads
+        self.absent = absent
+        self.versions = versions
+        self.progress = progress
+        self.device = device
         self._running: dict[str, Worker] = {}
 
     def start(self, contestant: Contestant) -> None:
-        """Start the contestant's process, if need be, without waiting for it."""
+        """Start the contestant's process if it does not run, without waiting for it."""
         name = contestant.name
         if name not in self._running and name not in self.absent:
-            self.say(f"  starting {name}")
+            self.progress(f"  starting {name}")
             self._running[name] = Worker(contestant.module, self.threads, self.device, wait=False)
 
     def get(self, contestant: Contestant) -> Worker:
-        """The contestant's process, started if need be. `Absent` or `Failed` where it cannot be had."""
+        """The contestant's process, started if it does not run. `Absent` or `Failed` if that is impossible."""
         name = contestant.name
         if name in self.absent:
             raise Absent(self.absent[name])
         self.start(contestant)
         worker = self._running[name]
-        if not worker.hello:
+        if not worker.info:
             try:
-                worker.greet()
+                worker.wait_ready()
             except (Absent, Failed) as error:
                 del self._running[name]
                 if isinstance(error, Absent):
                     self.absent[name] = str(error)
                 raise
-            self.versions.update(worker.hello["versions"])
+            self.versions.update(worker.info["versions"])
         return worker
 
-    def drop(self, name: str, patience: float = 5.0) -> None:
+    def drop(self, name: str, grace_seconds: float = 5.0) -> None:
         """End a process."""
         worker = self._running.pop(name, None)
         if worker is not None:
-            worker.close(patience)
+            worker.close(grace_seconds)
 
     def release(self) -> None:
-        """Let all of them give back the device's memory."""
+        """Make all processes release the device's memory."""
         for name, worker in list(self._running.items()):
             try:
                 worker.request("release")
             except (Failed, Absent):
                 self.drop(name)
 
-    def close(self, patience: float = 5.0) -> None:
-        """End all of them."""
+    def close(self, grace_seconds: float = 5.0) -> None:
+        """End all processes."""
         for worker in self._running.values():
-            worker.farewell()
+            worker.shutdown()
         for name in list(self._running):
-            self.drop(name, patience)
+            self.drop(name, grace_seconds)
 
-    def side_by_side(self, calls: Sequence[Callable[[], None]]) -> None:
-        """Make the calls at the same time. Whoever is interrupted meanwhile ends them and does not wait."""
+    def run_concurrently(self, calls: Sequence[Callable[[], None]]) -> None:
+        """Run the calls in threads. An interruption ends the processes without waiting for the calls."""
         with ThreadPoolExecutor(max(1, len(calls))) as pool:
-            asked = [pool.submit(call) for call in calls]
+            futures = [pool.submit(call) for call in calls]
             try:
-                for one in asked:
-                    one.result()
+                for future in futures:
+                    future.result()
             except BaseException:
-                self.close(patience=0.0)
+                self.close(grace_seconds=0.0)
                 raise
 
 
 class References:
-    """The losses of the first steps in float64, by plain NumPy, or on a GPU by CuPy, for either form of Adam."""
+    """The losses of the first steps in float64, for each form of Adam: by NumPy, or by CuPy on a GPU."""
 
     def __init__(self, settings: Settings, threads: int) -> None:
         self.settings, self.threads = settings, threads
         self._found: dict[tuple[Net, str], list[float]] = {}
 
     def losses(self, net: Net, rule: str) -> list[float]:
-        """The losses before each step."""
+        """The loss before each step."""
         if (net, rule) not in self._found:
             with Worker(REFERENCE, self.threads, self.settings.device) as worker:
-                worker.request("prepare", **_question(net, self.settings), exactly=True, rule=rule)
+                worker.request("prepare", **_task_arguments(net, self.settings), exactly=True, rule=rule)
                 self._found[net, rule] = worker.request("losses")["losses"]
         return self._found[net, rule]
 
@@ -181,165 +186,189 @@ def compare(
     workers: Workers,
     references: References,
     settings: Settings,
-    say: Say,
+    progress: Progress,
     modes: Iterable[str] = ("train", "fit", "predict", "setup"),
 ) -> list[Entry]:
-    """Every contestant's entry at a net. Nobody gets a time whose losses disagree with the reference."""
-    asked = [c for c in contestants if not c.nets or net.name in c.nets]
-    asked = [dataclasses.replace(c, modes=tuple(m for m in c.modes if m in modes)) for c in asked]
-    entries = [Entry(c, workers.threads) for c in asked if c.modes]
-    rules: set[str] = {e.contestant.rule for e in entries if e.computes}
-    wanted = {rule: references.losses(net, rule) for rule in sorted(rules)}
-    begin_all(entries, net, wanted, workers, settings, say)
-    hold_to_the_best(entries, settings)
+    """Measure every contestant on a net. A contestant whose losses disagree with the reference has no times."""
+    chosen = [c for c in contestants if not c.nets or net.name in c.nets]
+    chosen = [dataclasses.replace(c, modes=tuple(m for m in c.modes if m in modes)) for c in chosen]
+    entries = [Entry(c, workers.threads) for c in chosen if c.modes]
+    rules: set[str] = {e.contestant.rule for e in entries if e.has_losses}
+    expected = {rule: references.losses(net, rule) for rule in sorted(rules)}
+    prepare_all(entries, net, expected, workers, settings, progress)
+    reject_inaccurate(entries, settings)
     draws = random.Random(settings.seed)
-    for together in TOGETHER:
-        if settings.left <= 0:
+    for group in MODE_GROUPS:
+        if settings.seconds_left <= 0:
             break
-        members = [(e, m) for e in entries for m in e.contestant.modes if m in together and m not in e.notes]
+        members = [(e, m) for e in entries for m in e.contestant.modes if m in group and m not in e.notes]
         _warm_all(members, workers, settings)
         members = [(e, m) for e, m in members if m not in e.notes]
-        if members:
-            say(f"  {settings.rounds} rounds of {', '.join(dict.fromkeys(m for _, m in members))}")
-        for _ in range(settings.rounds):
-            if settings.left <= 0:
-                say("  the time is over: the rounds that are left are not run")
-                break
-            draws.shuffle(members)
-            for entry, mode in members:
-                if mode in entry.notes:
-                    continue
-                with _guarded(entry, workers, mode):
-                    time.sleep(PAUSE)
-                    answer = workers.get(entry.contestant).request("window", mode=mode, seconds=settings.seconds)
-                    entry.times.setdefault(mode, []).append(answer["us_per_step"])
-                    if "device_us_per_step" in answer:
-                        entry.by_events.setdefault(mode, []).append(answer["device_us_per_step"])
-        if "train" in together and settings.fresh:
-            for entry, mode in members:
-                if mode in entry.times:
-                    with _guarded(entry, workers, mode):
-                        entry.memory = workers.get(entry.contestant).request("memory")
+        _time_rounds(members, workers, settings, progress, draws)
+        if "train" in group and settings.new_processes:
+            _measure_memory(members, workers)
     return entries
 
 
-def _question(net: Net, settings: Settings) -> dict[str, Any]:
-    asked = {"net": dataclasses.asdict(net), "seed": settings.seed, "precision": settings.precision}
-    return asked if settings.device == "cpu" else asked | {"device": settings.device, "store": settings.store}
-
-
-def begin_all(
-    entries: list[Entry], net: Net, wanted: dict[str, list[float]], workers: Workers, settings: Settings, say: Say
+def _time_rounds(
+    members: list[tuple[Entry, str]], workers: Workers, settings: Settings, progress: Progress, draws: random.Random
 ) -> None:
-    """Begin with everybody: one after another, or side by side with those last that must be alone."""
-    if not settings.together:
+    """Time one window per contestant and mode in each round, in a shuffled order."""
+    if members:
+        progress(f"  {settings.rounds} rounds of {', '.join(dict.fromkeys(m for _, m in members))}")
+    for _ in range(settings.rounds):
+        if settings.seconds_left <= 0:
+            progress("  out of time: the remaining rounds are not run")
+            break
+        draws.shuffle(members)
+        for entry, mode in members:
+            if mode in entry.notes:
+                continue
+            with _errors_as_notes(entry, workers, mode):
+                time.sleep(PAUSE)
+                answer = workers.get(entry.contestant).request("window", mode=mode, seconds=settings.seconds)
+                entry.times.setdefault(mode, []).append(answer["us_per_step"])
+                if "device_us_per_step" in answer:
+                    entry.event_times.setdefault(mode, []).append(answer["device_us_per_step"])
+
+
+def _measure_memory(members: list[tuple[Entry, str]], workers: Workers) -> None:
+    """Record the peak memory of each contestant's process."""
+    for entry, mode in members:
+        if mode in entry.times:
+            with _errors_as_notes(entry, workers, mode):
+                entry.memory = workers.get(entry.contestant).request("memory")
+
+
+def _task_arguments(net: Net, settings: Settings) -> dict[str, Any]:
+    """The arguments of a worker's `prepare`."""
+    task = {"net": dataclasses.asdict(net), "seed": settings.seed, "precision": settings.precision}
+    return task if settings.device == "cpu" else task | {"device": settings.device, "store": settings.store}
+
+
+def prepare_all(
+    entries: list[Entry],
+    net: Net,
+    expected: dict[str, list[float]],
+    workers: Workers,
+    settings: Settings,
+    progress: Progress,
+) -> None:
+    """Prepare all contestants: one after another, or concurrently with the exclusive ones last."""
+    if not settings.concurrent:
         for entry in entries:
-            begin_one(entry, net, wanted, workers, settings, say)
+            prepare_one(entry, net, expected, workers, settings, progress)
         return
-    for entry in entries:  # here, since a process ends with the thread that started it
+    for entry in entries:  # in this thread, because a process ends with the thread that started it
         workers.start(entry.contestant)
-    begin = functools.partial(begin_one, net=net, wanted=wanted, workers=workers, settings=settings, say=say)
-    workers.side_by_side([functools.partial(begin, e) for e in entries if not e.contestant.alone])
+    prepare = functools.partial(
+        prepare_one, net=net, expected=expected, workers=workers, settings=settings, progress=progress
+    )
+    workers.run_concurrently([functools.partial(prepare, e) for e in entries if not e.contestant.exclusive])
     for entry in entries:
-        if entry.contestant.alone:
-            begin(entry)
+        if entry.contestant.exclusive:
+            prepare(entry)
 
 
 def _warm_all(members: list[tuple[Entry, str]], workers: Workers, settings: Settings) -> None:
-    """Hold predictions against float64, compile what is left to compile, and learn everybody's pace."""
+    """Check predictions against float64, finish compilation, and measure each contestant's pace."""
 
     def warm(entry: Entry, mode: str) -> None:
-        with _guarded(entry, workers, mode):
+        with _errors_as_notes(entry, workers, mode):
             worker = workers.get(entry.contestant)
-            if mode == "predict" and entry.computes:
+            if mode == "predict" and entry.has_losses:
                 _check_outputs(entry, worker.request("outputs")["disagreement"], settings)
             if mode not in entry.notes:
                 worker.request("warm", mode=mode)
 
-    if settings.together:
-        workers.side_by_side([functools.partial(warm, e, m) for e, m in members if not e.contestant.alone])
-    for entry, mode in members:  # once more where it was not alone, for the pace
+    if settings.concurrent:
+        workers.run_concurrently([functools.partial(warm, e, m) for e, m in members if not e.contestant.exclusive])
+    for entry, mode in members:  # again if it ran concurrently, to measure the pace alone
         if mode not in entry.notes:
             warm(entry, mode)
 
 
-def begin_one(
-    entry: Entry, net: Net, wanted: dict[str, list[float]], workers: Workers, settings: Settings, say: Say
+def prepare_one(
+    entry: Entry, net: Net, expected: dict[str, list[float]], workers: Workers, settings: Settings, progress: Progress
 ) -> None:
-    """Prepare a contestant and hold its first losses against the reference."""
+    """Prepare a contestant and compare its first losses with the reference."""
     contestant = entry.contestant
     try:
         worker = workers.get(contestant)
     except Absent as error:
-        entry.refuse(f"not run ({error})")
+        entry.reject(f"not run ({error})")
         return
     except Failed as error:
-        entry.refuse(f"failed ({error})")
+        entry.reject(f"failed ({error})")
         return
-    with _guarded(entry, workers):
-        say(f"  preparing {contestant.name}")
-        worker.patience = max(1.0, min(settings.patience, settings.left))
-        worker.request("prepare", **_question(net, settings), **dict(contestant.options))
-        if not entry.computes:
+    with _errors_as_notes(entry, workers):
+        progress(f"  preparing {contestant.name}")
+        worker.timeout = max(1.0, min(settings.timeout, settings.seconds_left))
+        worker.request("prepare", **_task_arguments(net, settings), **dict(contestant.options))
+        if not entry.has_losses:
             return
         if settings.device != "cpu":
             entry.product_error = worker.request("product")["error"]
-            if (why := wrong_precision(entry.product_error, settings.precision)) is not None:
-                entry.refuse(why)
+            if (why := precision_problem(entry.product_error, settings.precision)) is not None:
+                entry.reject(why)
                 return
         answer = worker.request("losses")
         entry.first = answer["seconds"], answer["steps"]
-        entry.losses, entry.wanted = answer["losses"], wanted[contestant.rule]
-        entry.disagreement = disagreement(entry.losses, entry.wanted)
-        allowed = {**LOSS_TOLERANCE, **LOSS_LIMIT}[settings.precision]
+        entry.losses, entry.expected_losses = answer["losses"], expected[contestant.rule]
+        entry.disagreement = disagreement(entry.losses, entry.expected_losses)
+        allowed = {**LOSS_TOLERANCE, **MAX_LOSS_ERROR}[settings.precision]
         if not entry.disagreement <= allowed:
-            entry.refuse(f"disagrees (losses differ by {entry.disagreement:.1e} of the largest, {allowed:.0e} allowed)")
-            say(f"  {contestant.name} disagrees")
+            entry.reject(f"disagrees (losses differ by {entry.disagreement:.1e} of the largest, {allowed:.0e} allowed)")
+            progress(f"  {contestant.name} disagrees")
 
 
-def wrong_precision(error: float | None, precision: str) -> str | None:
-    """Why a contestant whose product errs so much does not compute in that precision; None where it does."""
+def precision_problem(error: float | None, precision: str) -> str | None:
+    """The reason to reject a contestant whose product has this error; None if the error matches the precision."""
     least, most = PRODUCT_ERROR[precision]
     if error is not None and least <= error <= most:
         return None
-    said = "is not finite" if error is None else f"errs by {error:.1e}"
-    return f"disagrees (its product {said}, where {precision} means {least:.0e} to {most:.0e})"
+    found = "is not finite" if error is None else f"has error {error:.1e}"
+    return f"disagrees (its product {found}, {precision} means {least:.0e} to {most:.0e})"
 
 
-def hold_to_the_best(entries: Iterable[Entry], settings: Settings) -> None:
-    """Where numbers are short, nobody gets a time whose losses err more than thrice as much as the most accurate's."""
-    if settings.precision not in LOSS_LIMIT:
+def reject_inaccurate(entries: Iterable[Entry], settings: Settings) -> None:
+    """In TF32 and bf16, reject losses with an error more than MAX_ERROR_RATIO times the most accurate one's."""
+    if settings.precision not in MAX_LOSS_ERROR:
         return
     agreeing = [e for e in entries if e.disagreement is not None and not e.notes]
     least = min((e.disagreement for e in agreeing if e.disagreement is not None), default=0.0)
     for entry in agreeing:
         assert entry.disagreement is not None
-        if entry.disagreement > TIMES_THE_BEST * least:
-            entry.refuse(
+        if entry.disagreement > MAX_ERROR_RATIO * least:
+            entry.reject(
                 f"disagrees (losses differ by {entry.disagreement:.1e} of the largest, "
-                f"{TIMES_THE_BEST:.0f} times the most accurate one's {least:.1e} allowed)"
+                f"{MAX_ERROR_RATIO:.0f} times the most accurate one's {least:.1e} allowed)"
             )
 
 
-def _check_outputs(entry: Entry, far: float | None, settings: Settings) -> None:
+def _check_outputs(entry: Entry, difference: float | None, settings: Settings) -> None:
+    """Reject predictions that differ from float64 by more than the tolerance."""
     allowed = OUTPUT_TOLERANCE[settings.precision]
-    if far is None or not far <= allowed:
-        said = "are not finite" if far is None else f"differ by {far:.1e} of the largest, {allowed:.0e} allowed"
-        entry.refuse(f"disagrees (predictions {said})", ["predict"])
+    if difference is None:
+        entry.reject("disagrees (predictions are not finite)", ["predict"])
+    elif not difference <= allowed:
+        entry.reject(
+            f"disagrees (predictions differ by {difference:.1e} of the largest, {allowed:.0e} allowed)", ["predict"]
+        )
 
 
 @contextmanager
-def _guarded(entry: Entry, workers: Workers, mode: str | None = None) -> Iterator[None]:
-    """What a worker cannot do becomes a note, in that mode and those without a time yet; the others go on.
+def _errors_as_notes(entry: Entry, workers: Workers, mode: str | None = None) -> Iterator[None]:
+    """Turn a worker's error into a note for this mode and the modes without a time.
 
-    A worker that failed is started anew for the next net.
+    A failed worker is started again for the next net.
     """
     try:
         yield
     except Unsupported as error:
-        entry.refuse(f"not measured ({error})", None if mode is None else [mode])
+        entry.reject(f"not measured ({error})", None if mode is None else [mode])
     except Failed as error:
         if mode is not None:
-            entry.refuse(f"failed ({error})", [mode])
-        entry.refuse(f"failed ({error})", [m for m in entry.contestant.modes if m not in entry.times])
+            entry.reject(f"failed ({error})", [mode])
+        entry.reject(f"failed ({error})", [m for m in entry.contestant.modes if m not in entry.times])
         workers.drop(entry.contestant.name)

@@ -1,4 +1,4 @@
-"""Who takes part, as data. Each peer is imported in its own file under `peers`, in a process of its own."""
+"""The contestants, as data. Each one is a module under `peers`, imported in a separate process."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Mode = Literal["train", "fit", "predict", "setup"]
 class Contestant:
     """A way to train and to predict.
 
-    module  where `prepare` is
-    kind    "ours", "peer", "variant" (ours in other circumstances, which no peer is compared with), "floor" (the
-            matrix products of a step alone), or "bytes" (what a step must move through the memory, moved by a copy)
-    modes   what it takes part in: train (epochs of a model there is), fit (a whole `fit`, from the constructor on),
-            predict, setup (a new model and its first step)
-    rule    the form of Adam: "pytorch" or "scikit-learn"
-    quick   whether `--quick` asks it unless it is named
-    nets    the only nets it is asked for; none means all
-    sweeps  whether it takes part in the sweeps
-    options what its `prepare` is told besides the task
-    alone   whether it chooses among its ways by timing them as it compiles, so that nobody else may work then
+    module     the module with `prepare`
+    kind       "ours", "peer", "variant" (gpunn used in another way, compared with no peer), "floor" (the matrix
+               products of a step only) or "bytes" (a copy of the bytes that a step must move)
+    modes      train (epochs of an existing model), fit (a whole `fit`, including the constructor), predict,
+               setup (a new model and its first step)
+    rule       the form of Adam: "pytorch" or "scikit-learn"
+    quick      True if `--quick` includes it
+    nets       the nets it is measured on; empty means all
+    sweeps     True if it is part of the sweeps
+    options    keyword arguments of its `prepare`
+    exclusive  True if its compiler times alternatives, so that nothing else may run during compilation
     """
 
     name: str
@@ -34,7 +34,7 @@ class Contestant:
     nets: tuple[str, ...] = ()
     sweeps: bool = True
     options: tuple[tuple[str, Any], ...] = ()
-    alone: bool = False
+    exclusive: bool = False
 
 
 CPU = {
@@ -80,7 +80,7 @@ GPU = {
     c.name: c
     for c in (
         Contestant("gpunn", "benchmarks.peers.gpunn_resident", "ours"),
-        # as its users call it: every epoch's order is drawn on the host and uploaded
+        # as users call it: the order of each epoch is drawn on the host and uploaded
         Contestant(
             "gpunn-shuffling",
             "benchmarks.peers.gpunn_resident",
@@ -92,12 +92,14 @@ GPU = {
         Contestant("torch-graph", "benchmarks.peers.torch_graph", "peer"),
         Contestant("torch-compiled", _MODES, "peer", options=(("mode", "default"),)),
         Contestant("torch-reduce-overhead", _MODES, "peer", options=(("mode", "reduce-overhead"),)),
-        Contestant("jax-jit", "benchmarks.peers.jax_jit", "peer", alone=True),
-        Contestant("jax-scan", "benchmarks.peers.jax_scan", "peer", alone=True),
-        Contestant("torch-max-autotune", _MODES, "peer", options=(("mode", "max-autotune"),), quick=False, alone=True),
+        Contestant("jax-jit", "benchmarks.peers.jax_jit", "peer", exclusive=True),
+        Contestant("jax-scan", "benchmarks.peers.jax_scan", "peer", exclusive=True),
+        Contestant(
+            "torch-max-autotune", _MODES, "peer", options=(("mode", "max-autotune"),), quick=False, exclusive=True
+        ),
         Contestant("floor", "benchmarks.peers.torch_floor", "floor"),
         Contestant("bytes", "benchmarks.peers.torch_bytes", "bytes", ("train",)),
     )
 }
-# the peers that are compiled or captured as a whole, of which a goal names the best
+# peers whose whole step is compiled or captured; a goal compares with the best of them
 COMPILED = ("torch-graph", "torch-compiled", "torch-reduce-overhead", "torch-max-autotune", "jax-jit", "jax-scan")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks draw`: pictures and reports out of the results' JSON, where a machine had no matplotlib."""
+"""`python -m benchmarks draw`: make plots and reports from JSON results, e.g. of a machine without matplotlib."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from . import goals, gpu_check, report
-from .command import FOLDER, draw, say, write_text
+from .command import FOLDER, draw, progress, write_text
 
-HELP = "draw the pictures of results that are there as JSON, and write their reports anew"
+HELP = "make plots and reports from existing JSON results"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the arguments of this command."""
     parser.description = f"{HELP[0].upper()}{HELP[1:]}."
-    parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help="where results are, and go")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, metavar="DIR", help="the folder of the results, also for output"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw what is there; 1 where there is nothing."""
+    """Draw all results in the folder; 1 if there is none, else 0."""
     kinds: dict[str, Callable[[dict[str, Any], list[str]], str]] = {
         "cpu": lambda result, names: report.markdown(result, goals.verdicts(result), names),
         "gpu": lambda result, names: report.markdown(result, goals.verdicts(result, goals.GPU_GOALS), names),
-        "gpu-check": lambda state, names: gpu_check.markdown(state, gpu_check.owed_stages(arguments.out), names),
+        "gpu-check": lambda state, names: gpu_check.markdown(state, gpu_check.all_stages(arguments.out), names),
     }
-    there = [kind for kind in kinds if (arguments.out / f"{kind}.json").exists()]
-    for kind in there:
+    existing = [kind for kind in kinds if (arguments.out / f"{kind}.json").exists()]
+    for kind in existing:
         result = json.loads((arguments.out / f"{kind}.json").read_text(encoding="utf-8"))
         names = draw(result, arguments.out, kind)
         write_text(kinds[kind](result, names), arguments.out / f"{kind}.md")
-        say(f"{kind}: {', '.join(names) or 'no picture'}")
-    if not there:
+        progress(f"{kind}: {', '.join(names) or 'no plot'}")
+    if not existing:
         print(f"no results in {arguments.out}", file=sys.stderr)
-    return int(not there)
+    return int(not existing)

@@ -1,4 +1,4 @@
-"""What gpunn set out to reach, as data, and what a result says of it. A goal that is missed stays here."""
+"""The goals of gpunn, as data, and their evaluation on a result. Missed goals stay listed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .results import find, setting
 class Goal:
     """`contestant` at `net` in `mode` takes at most `limit` of what `against` takes.
 
-    against    a contestant, "best peer", "best compiled" (of the peers that are compiled or captured as a whole),
-               "floor" or "bytes"; None: `limit` is µs
-    what       the time of a step, or the peak memory of the process that trains
-    precision  the only one that it is held to; None: every number of threads there is
+    against    a contestant, "best peer", "best compiled" (of the peers whose whole step is compiled or captured),
+               "floor" or "bytes"; if None, `limit` is in µs
+    what       the time of a step, or the peak memory of the training process
+    precision  the precision it applies to; None means every number of threads
     """
 
     number: int
@@ -31,17 +31,17 @@ class Goal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says of a goal: met, missed or not measured; medians and upper quartiles of ratios, or of µs."""
+    """A goal's outcome in one run: met, missed or not measured, with median and upper quartile of ratios or µs."""
 
     goal: Goal
     under: int | str  # threads or precision
-    said: Literal["met", "missed", "not measured"]
+    outcome: Literal["met", "missed", "not measured"]
     median: float | None = None
     upper: float | None = None
     whom: str | None = None
 
 
-# a ratio of 1 is met by the median alone only where the upper quartile is not above this
+# for a ratio of 1 the upper quartile must not exceed this
 UPPER_AT_ONE = 1.02
 
 _BEST = {"seed": 0.5, "tabular": 0.9, "digits": 0.9, "mnist": 0.9, "wide": 1.0}
@@ -65,7 +65,7 @@ GOALS = [
 ]
 
 
-# "so many times faster" is a limit of one over it, "products are so much of the step" likewise
+# "k times faster" is the limit 1/k; "products take the share s of a step" is the limit 1/s
 GPU_GOALS = [
     goal
     for net, precision, eager, compiled in (
@@ -82,13 +82,13 @@ GPU_GOALS = [
     Goal(3, "mid", "train", "gpunn", "floor", 1 / 0.75, precision="bf16"),
     Goal(3, "large", "train", "gpunn", "floor", 1 / 0.88, precision="bf16"),
     Goal(4, "narrow", "train", "gpunn", "bytes", 1.5, precision="bf16"),
-    # with layers merged into one another
+    # with several layers fused
     Goal(5, "narrow", "train", "gpunn", "best compiled", 1 / 3, precision="bf16"),
 ]
 
 
 def verdicts(result: dict[str, Any], goals: list[Goal] | None = None) -> list[Verdict]:
-    """Every goal for every number of threads in the result, or for the precision that it names."""
+    """Evaluate every goal for every number of threads in the result, or for its precision."""
     under = sorted({setting(row) for row in result["rows"]}, key=lambda u: (isinstance(u, str), u))
     found = []
     for goal in GOALS if goals is None else goals:
@@ -97,40 +97,44 @@ def verdicts(result: dict[str, Any], goals: list[Goal] | None = None) -> list[Ve
 
 
 def verdict(goal: Goal, result: dict[str, Any], threads: int | str) -> Verdict:
-    """One goal for one number of threads, or one precision."""
+    """Evaluate one goal for one number of threads, or one precision."""
     row = find(result, goal.net, goal.mode, goal.contestant, threads)
-    nothing = Verdict(goal, threads, "not measured")
+    not_measured = Verdict(goal, threads, "not measured")
     if row is None:
-        return nothing
+        return not_measured
     if goal.what == "memory":
         other = find(result, goal.net, _mode_of(goal), goal.against or "", threads)
         if other is None or "peak_mib" not in row or "peak_mib" not in other:
-            return nothing
-        return _judged(goal, threads, row["peak_mib"] / other["peak_mib"], None, goal.against)
+            return not_measured
+        return _compare_with_limit(goal, threads, row["peak_mib"] / other["peak_mib"], None, goal.against)
     if goal.against is None:
-        return _judged(goal, threads, row["us_per_step"], row["us_quartiles"][1], None)
+        return _compare_with_limit(goal, threads, row["us_per_step"], row["us_quartiles"][1], None)
     if goal.against in ("best peer", "floor", "bytes"):
         name = "ratio_to_best_peer" if goal.against == "best peer" else f"ratio_to_{goal.against}"
         if name not in row:
-            return nothing
+            return not_measured
         whom = row["best_peer"] if goal.against == "best peer" else goal.against
-        return _judged(goal, threads, row[name], row[f"{name}_quartiles"][1], whom)
+        return _compare_with_limit(goal, threads, row[name], row[f"{name}_quartiles"][1], whom)
     over = row.get("ratios", {})
     whom = goal.against
     if whom == "best compiled":
-        # over the fastest the ratio is largest
+        # the fastest peer has the largest ratio
         whom = max((name for name in COMPILED if name in over), key=lambda name: over[name][1], default=None)
     if whom not in over:
-        return nothing
+        return not_measured
     _, median, upper = over[whom]
-    return _judged(goal, threads, median, upper, whom)
+    return _compare_with_limit(goal, threads, median, upper, whom)
 
 
 def _mode_of(goal: Goal) -> str:
+    """The mode in which the other contestant's memory is measured."""
     return "fit" if goal.against == "scikit-learn" else "train"
 
 
-def _judged(goal: Goal, threads: int | str, median: float, upper: float | None, whom: str | None) -> Verdict:
+def _compare_with_limit(
+    goal: Goal, threads: int | str, median: float, upper: float | None, whom: str | None
+) -> Verdict:
+    """Met if the median is within the limit."""
     met = median <= goal.limit
     if goal.limit == 1.0 and upper is not None:
         met = met and upper <= UPPER_AT_ONE

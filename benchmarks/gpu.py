@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import child, goals, gpu_presence, machine, report, results
-from .command import FOLDER, as_data, draw, earlier, names, positive, say, write, write_text
+from .command import FOLDER, draw, load_previous, names, positive, progress, to_json, write, write_text
 from .comparison import Entry, References, Settings, Workers, compare
 from .contestants import GPU
 from .nets import GPU_NETS
@@ -27,7 +27,7 @@ EPILOG = """
 Without anything that narrows it, or with --out, it writes gpu.json, gpu.md and
 the pictures, to benchmarks/results unless --out says where, after every net and
 precision; called again it goes on with those that are not in gpu.json yet.
---anew forgets what is there. --budget stops in time: what is cut short is saved
+--fresh forgets what is there. --budget stops in time: what is cut short is saved
 with the rounds that it had, and measured again by the next call.
 
 --quick takes 3 rounds and leaves out torch-max-autotune. Exit status 1 says
@@ -35,12 +35,12 @@ that a contestant disagreed or failed, 2 that something is left, 3 that there
 is no GPU.
 """
 QUICK_ROUNDS, FULL_ROUNDS = 3, 9
-LEAST = 60.0  # seconds without which no net is begun
-PATIENCE = 150.0  # seconds for one answer of a contestant
-DISAGREED, LEFT = 1, 2
+MIN_SECONDS = 60.0  # seconds without which no net is begun
+TIMEOUT_SECONDS = 150.0  # seconds for one answer of a contestant
+DISAGREED, INCOMPLETE = 1, 2
 # what the goals name comes first
-FIRST = (("small", "float32"), ("mid", "bf16"), ("large", "bf16"), ("narrow", "bf16"))
-WOULD = "compare gpunn with PyTorch and JAX on small, mid, large and narrow nets in float32, TF32 and bfloat16"
+PRIORITY = (("small", "float32"), ("mid", "bf16"), ("large", "bf16"), ("narrow", "bf16"))
+PURPOSE = "compare gpunn with PyTorch and JAX on small, mid, large and narrow nets in float32, TF32 and bfloat16"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,31 +63,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, metavar="N", help=f"{FULL_ROUNDS}; with --quick {QUICK_ROUNDS}")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sets, weights and orders")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop by itself within so many seconds")
-    parser.add_argument("--anew", action="store_true", help="measure what was measured already again")
+    parser.add_argument("--fresh", action="store_true", help="measure what was measured already again")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, and nothing else")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write JSON, Markdown and pictures there")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write after every net and precision, print."""
-    if gpu_presence.missing("gpu", WOULD):
-        return gpu_presence.NO_GPU
+    gpu_presence.require_gpu("gpu", PURPOSE)
     child.exit_on_sigterm()
     until = time.monotonic() + (math.inf if arguments.budget is None else arguments.budget)
     path = target(arguments)
     settings = Settings(
         seed=arguments.seed,
         rounds=arguments.rounds or (QUICK_ROUNDS if arguments.quick else FULL_ROUNDS),
-        fresh=False,
+        new_processes=False,
         device=DEVICE,
-        together=True,
+        concurrent=True,
         until=until,
-        patience=PATIENCE,
+        timeout=TIMEOUT_SECONDS,
     )
-    result = begun(path, settings, arguments)
-    left = owed(result, arguments)
+    result = load_or_start(path, settings, arguments)
+    left = pending(result, arguments)
     for net, precision in left:
-        say(f"owed: {net}, {precision}")
+        progress(f"owed: {net}, {precision}")
     with folder_for_sets() as store:
         measure(result, left, settings, arguments, path, store)
     finish(result, path, arguments)
@@ -109,22 +108,22 @@ def combinations(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     """The nets and precisions that were asked for, those first that goals name."""
     nets, precisions = arguments.nets or tuple(GPU_NETS), arguments.precision or PRECISIONS
     asked = [(net, precision) for precision in precisions for net in nets]
-    return [c for c in FIRST if c in asked] + [c for c in asked if c not in FIRST and not arguments.goals]
+    return [c for c in PRIORITY if c in asked] + [c for c in asked if c not in PRIORITY and not arguments.goals]
 
 
-def begun(path: Path | None, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
+def load_or_start(path: Path | None, settings: Settings, arguments: argparse.Namespace) -> dict[str, Any]:
     """What an earlier call has measured on such a machine with such settings, else nothing."""
-    found = None if path is None or arguments.anew else earlier(path, gpu_presence.facts()["gpu"])
+    found = None if path is None or arguments.fresh else load_previous(path, gpu_presence.facts()["gpu"])
     if found is not None and path is not None:
         wanted = {"seed": settings.seed, "rounds": settings.rounds}
         differs = [name for name, value in wanted.items() if found["machine"].get(name) != value]
         if not differs and isinstance(found.get("done"), list):
             return found
-        say(f"{path.name} is of another {' and '.join(differs) or 'kind'}: begun anew")
+        progress(f"{path.name} is of another {' and '.join(differs) or 'kind'}: begun anew")
     return {"machine": {}, "done": [], "rows": []}
 
 
-def owed(result: dict[str, Any], arguments: argparse.Namespace) -> list[tuple[str, str]]:
+def pending(result: dict[str, Any], arguments: argparse.Namespace) -> list[tuple[str, str]]:
     """The nets and precisions that are not measured in full yet."""
     return [(net, p) for net, p in combinations(arguments) if f"{net}/{p}" not in result["done"]]
 
@@ -142,16 +141,16 @@ def measure(
     versions: dict[str, str] = dict(result["machine"].get("versions", {}))
     cores = len(available_cores())
     references = References(dataclasses.replace(settings, store=store), cores)
-    everyone = [c for c in GPU.values() if c.kind != "peer" or takes_part(c.name, arguments)]
-    workers = Workers(cores, absent, versions, say, settings.device)
+    contestants = [c for c in GPU.values() if c.kind != "peer" or takes_part(c.name, arguments)]
+    workers = Workers(cores, absent, versions, progress, settings.device)
     try:
         for net, precision in left:
-            if settings.left < LEAST:
-                say(f"the time is over: {net}, {precision} and what follows are left")
+            if settings.seconds_left < MIN_SECONDS:
+                progress(f"the time is over: {net}, {precision} and what follows are left")
                 break
-            say(f"{net}, {precision}")
+            progress(f"{net}, {precision}")
             mine = dataclasses.replace(settings, precision=precision, store=store)
-            entries = compare(GPU_NETS[net], everyone, workers, references, mine, say)
+            entries = compare(GPU_NETS[net], contestants, workers, references, mine, progress)
             add(result, net, precision, entries, settings)
             result["machine"] = machine.record(
                 versions,
@@ -181,13 +180,13 @@ def add(result: dict[str, Any], net: str, precision: str, entries: list[Entry], 
     result["rows"] = [r for r in result["rows"] if (r["net"], r["precision"]) != (net, precision)]
     result["rows"] += results.rows(GPU_NETS[net], entries, precision, "cuda")
     whole = all(len(t) == settings.rounds for e in entries for t in e.times.values())
-    if whole and settings.left > 0:
+    if whole and settings.seconds_left > 0:
         result["done"].append(f"{net}/{precision}")
 
 
 def save(result: dict[str, Any], path: Path | None) -> None:
     """The result with what it says of the goals."""
-    result["goals"] = [as_data(v) for v in goals.verdicts(result, goals.GPU_GOALS)]
+    result["goals"] = [to_json(v) for v in goals.verdicts(result, goals.GPU_GOALS)]
     if path is not None:
         write(result, path)
 
@@ -195,7 +194,7 @@ def save(result: dict[str, Any], path: Path | None) -> None:
 def finish(result: dict[str, Any], path: Path | None, arguments: argparse.Namespace) -> None:
     """Report and pictures."""
     if not result["rows"]:
-        say("nothing was measured")
+        progress("nothing was measured")
         return
     verdicts = goals.verdicts(result, goals.GPU_GOALS)
     if path is not None and arguments.json is None:
@@ -206,8 +205,8 @@ def finish(result: dict[str, Any], path: Path | None, arguments: argparse.Namesp
 
 def status(result: dict[str, Any], arguments: argparse.Namespace) -> int:
     """The exit status."""
-    if owed(result, arguments):
-        return LEFT
+    if pending(result, arguments):
+        return INCOMPLETE
     notes = [row["note"] for row in result["rows"] if row["us_per_step"] is None]
     return DISAGREED if any(note.startswith(("disagrees", "failed")) for note in notes) else 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import child, devices, gpu, gpu_presence, kernels, launches, machine, out_of_core, stages
-from .command import FOLDER, draw, earlier, names, say, write, write_text
+from .command import FOLDER, draw, load_previous, names, progress, write, write_text
 from .process import ROOT
 from .report import table
 from .stages import Stage, State
@@ -36,8 +36,8 @@ network is needed. DIR is benchmarks/results unless --out says where.
 Exit status 0: all is done and well; 1: something failed or differs; 2:
 something is left, call it again; 3: there is no GPU, and nothing was written.
 """
-WOULD = "run the gpu tests, compare CPU and GPU on six nets, time launches and kernels, and make the whole comparison"
-FAILED, LEFT = 1, 2
+PURPOSE = "run the gpu tests, compare CPU and GPU on six nets, time launches and kernels, and make the whole comparison"
+FAILED, INCOMPLETE = 1, 2
 KINDS = ("passed", "failed", "errors", "skipped")
 
 
@@ -45,24 +45,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
-    known = [stage.name for stage in owed_stages(FOLDER)]
+    known = [stage.name for stage in all_stages(FOLDER)]
     parser.add_argument("--budget", type=float, default=BUDGET, metavar="SECONDS", help=f"{BUDGET:.0f} unless given")
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help="where results are, and go")
     parser.add_argument("--only", type=names(dict.fromkeys(known)), metavar="A,B", help=f"of {', '.join(known)}")
-    parser.add_argument("--anew", action="store_true", help="forget the stages that are done, or those of --only")
+    parser.add_argument("--fresh", action="store_true", help="forget the stages that are done, or those of --only")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Go through what is owed."""
-    left = stages.left_of(arguments.budget)
-    if gpu_presence.missing("gpu-check", WOULD):
-        return gpu_presence.NO_GPU
+    left = stages.time_left(arguments.budget)
+    gpu_presence.require_gpu("gpu-check", PURPOSE)
     child.exit_on_sigterm()
     out = arguments.out.resolve()
-    return check(owed_stages(out), out, left, arguments.only, arguments.anew, stages_run(), gpu_presence.facts())
+    return check(all_stages(out), out, left, arguments.only, arguments.fresh, stage_runner(), gpu_presence.facts())
 
 
-def stages_run() -> stages.Run:
+def stage_runner() -> stages.Run:
     """Stages as processes that choose the GPU by themselves."""
     environment = {k: v for k, v in os.environ.items() if k not in ("GPUNN_DEVICE", "PYTEST_ADDOPTS")}
     return functools.partial(stages.process, environment=environment)
@@ -73,14 +72,14 @@ def check(
     out: Path,
     left: Callable[[], float],
     only: Sequence[str] | None,
-    anew: bool,
+    fresh: bool,
     run_stage: stages.Run,
     facts: dict[str, Any],
 ) -> int:
     """Go through the stages; the exit status."""
-    state = begun(out / FILE, facts)
+    state = load_or_start(out / FILE, facts)
     chosen = [s for s in asked if only is None or s.name in only]
-    if anew:
+    if fresh:
         for stage in chosen:
             state["stages"].pop(stage.name, None)
             state.pop(stage.name, None)
@@ -90,7 +89,7 @@ def check(
 
     save()
     about = {"commit": machine.commit()}
-    stages.go_through(chosen, state, left, save, run_stage, say, about)
+    stages.run_pending(chosen, state, left, save, run_stage, progress, about)
     save()
     pictures = draw(state, out, "gpu-check")
     write_text(markdown(state, asked, pictures), out / "gpu-check.md")
@@ -98,16 +97,16 @@ def check(
     return status(state, chosen)
 
 
-def begun(path: Path, facts: dict[str, Any]) -> State:
+def load_or_start(path: Path, facts: dict[str, Any]) -> State:
     """What earlier calls did on such a GPU, else nothing."""
-    found = earlier(path, str(facts["gpu"]))
+    found = load_previous(path, str(facts["gpu"]))
     return found if found is not None and isinstance(found.get("stages"), dict) else {"machine": facts, "stages": {}}
 
 
 def status(state: State, asked: Sequence[Stage]) -> int:
     """The exit status."""
-    if stages.waiting(asked, state):
-        return LEFT
+    if stages.pending(asked, state):
+        return INCOMPLETE
     failed = any(state["stages"][stage.name]["state"] == "failed" for stage in asked)
     tests = [state.get(name, {}) for name in ("tests-short", "tests")]
     red = any(found.get("failed") or found.get("errors") for found in tests)
@@ -118,7 +117,7 @@ def status(state: State, asked: Sequence[Stage]) -> int:
 # --- the stages -------------------------------------------------------------------------------------------------------
 
 
-def owed_stages(out: Path) -> list[Stage]:
+def all_stages(out: Path) -> list[Stage]:
     """All of them, those first that tell most."""
 
     def compare(*more: str) -> Callable[[float, Path], list[str]]:
@@ -128,18 +127,18 @@ def owed_stages(out: Path) -> list[Stage]:
 
         return command
 
-    def measured(name: str, least: float, most: float) -> Stage:
+    def measured(name: str, min_seconds: float, max_seconds: float) -> Stage:
         return Stage(
             name,
             lambda seconds, folder: ["benchmarks", name, "--json", str(folder / "it.json")],
-            least,
-            most,
+            min_seconds,
+            max_seconds,
             _measured,
             lambda folder: {name: json.loads((folder / "it.json").read_text(encoding="utf-8"))[name]},
         )
 
-    def tests(name: str, paths: list[str], least: float, most: float) -> Stage:
-        return run_tests(name, paths, least, most, functools.partial(tallied, out / FILE, name))
+    def tests(name: str, paths: list[str], min_seconds: float, max_seconds: float) -> Stage:
+        return run_tests(name, paths, min_seconds, max_seconds, functools.partial(previous_counts, out / FILE, name))
 
     return [
         Stage("doctor", lambda s, f: ["gpunn", "doctor", "--compare"], 15, 90, _doctor, lambda folder: {}),
@@ -164,11 +163,11 @@ def _doctor(status: int) -> str:
 
 
 def _compared(status: int) -> str:
-    return {0: "done", gpu.DISAGREED: "done", gpu.LEFT: "left"}.get(status, "failed")
+    return {0: "done", gpu.DISAGREED: "done", gpu.INCOMPLETE: "left"}.get(status, "failed")
 
 
 def run_tests(
-    name: str, paths: list[str], least: float, most: float, before: Callable[[], dict[str, Any]] = dict
+    name: str, paths: list[str], min_seconds: float, max_seconds: float, before: Callable[[], dict[str, Any]] = dict
 ) -> Stage:
     """The gpu tests of these paths; `before` says what earlier calls found, behind which they go on."""
 
@@ -180,8 +179,8 @@ def run_tests(
     return Stage(
         name,
         command,
-        least,
-        most,
+        min_seconds,
+        max_seconds,
         # 5: none was left
         lambda status: "done" if status in (0, 1, 5) else "failed",
         lambda folder: {name: counts(folder / "tally", before()) | {"commit": machine.commit()}},
@@ -190,7 +189,7 @@ def run_tests(
     )
 
 
-def tallied(path: Path, name: str) -> dict[str, Any]:
+def previous_counts(path: Path, name: str) -> dict[str, Any]:
     """What earlier calls found of the tests of that name, if their files were these."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get(name, {})
@@ -219,7 +218,7 @@ def markdown(state: State, asked: Sequence[Stage], pictures: Sequence[str] = ())
         record = state["stages"].get(stage.name, {"state": "owed", "said": ""})
         said = str(record["said"]).replace("|", "/")
         lines.append((stage.name, record["state"], str(record.get("seconds", "–")), record.get("commit", "–"), said))
-    left = [stage.name for stage in stages.waiting(asked, state)]
+    left = [stage.name for stage in stages.pending(asked, state)]
     parts = [
         "# What was run on a GPU",
         "Made by `python -m benchmarks gpu-check`; not to be edited.",

@@ -1,4 +1,4 @@
-"""Whether there is a GPU, what it is, and what a command says where there is none."""
+"""Find out whether a GPU is available, and describe it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from gpunn import backend
 
-NO_GPU = 3  # the exit status of a command that needs one
+NO_GPU = 3  # exit status of a command that needs a GPU
 
 
 def why_no_gpu() -> str:
-    """Why no GPU can be measured, in one line; "" where one can."""
+    """The reason why no GPU can be measured, in one line; "" if one can."""
     try:
         backend.get("cuda")
     except backend.DeviceError as error:
@@ -20,16 +20,16 @@ def why_no_gpu() -> str:
     return ""
 
 
-def missing(command: str, would: str) -> bool:
-    """Whether there is no GPU; says so in one line, and what the command would do. Nothing is written then."""
-    why = why_no_gpu()
-    if why:
-        print(f"no GPU here ({why}): python -m benchmarks {command} would {would}", file=sys.stderr)
-    return bool(why)
+def require_gpu(command: str, purpose: str) -> None:
+    """Exit with status NO_GPU and one line on stderr if there is no GPU."""
+    reason = why_no_gpu()
+    if reason:
+        print(f"no GPU here ({reason}): python -m benchmarks {command} would {purpose}", file=sys.stderr)
+        raise SystemExit(NO_GPU)
 
 
 def facts() -> dict[str, Any]:
-    """The GPU's name, its memory, the driver and what CuPy was built for."""
+    """The GPU's name and memory, and the versions of driver, CUDA and CuPy."""
     xp = backend.get("cuda").xp
     runtime = xp.cuda.runtime
     name = runtime.getDeviceProperties(0)["name"]
@@ -44,9 +44,10 @@ def facts() -> dict[str, Any]:
 
 
 def driver_version() -> str:
+    """The version of the NVIDIA driver, "unknown" if nvidia-smi does not report it."""
     try:
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        said = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.split()
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        words = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()
     except (OSError, subprocess.SubprocessError):
-        said = []
-    return said[0] if said else "unknown"
+        words = []
+    return words[0] if words else "unknown"

@@ -1,4 +1,4 @@
-"""`python -m benchmarks kernels`: how near the kernels of a step come to the bandwidth of the GPU's memory."""
+"""`python -m benchmarks kernels`: the memory bandwidth of a step's kernels as a fraction of a copy's."""
 
 from __future__ import annotations
 
@@ -21,27 +21,26 @@ from .report import number, table
 from .timing import Timed, short
 from .worker import reason
 
-HELP = "measure how near kernels come to the bandwidth of a GPU's memory"
-WOULD = (
+HELP = "measure the memory bandwidth of kernels on a GPU"
+PURPOSE = (
     "time Adam over 10⁸ parameters, and bias with activation and derivative with column sum at 8192×4096 in float32 "
-    "and bfloat16, beside a copy"
+    "and bfloat16, compared with a copy"
 )
 PARAMETERS, SHAPE = 10**8, (8192, 4096)
-HELD = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}  # bit patterns of bfloat16
-WANTED = 0.85  # of the copy's bandwidth
-TILE = 1 << 20  # random numbers that are drawn, and repeated
+STORED = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}  # bit patterns of bfloat16
+MIN_FRACTION = 0.85  # of the copy's bandwidth
+TILE = 1 << 20  # random numbers, repeated to fill an array
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
-    parser.description = f"{HELP[0].upper()}{HELP[1:]}: {WOULD}."
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    """Add the arguments of this command."""
+    parser.description = f"{HELP[0].upper()}{HELP[1:]}: {PURPOSE}."
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    if gpu_presence.missing("kernels", WOULD):
-        return gpu_presence.NO_GPU
+    gpu_presence.require_gpu("kernels", PURPOSE)
     result = {"machine": gpu_presence.facts(), "kernels": measure(backend.get("cuda"))}
     if arguments.json is not None:
         write(result, arguments.json)
@@ -52,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 def measure(
     device: Any, parameters: int = PARAMETERS, shape: tuple[int, int] = SHAPE, **settings: Any
 ) -> list[dict[str, Any]]:
-    """A row for the copy and for every kernel and type; its part of the copy's bandwidth, round by round."""
+    """One row per kernel and dtype, with its fraction of a copy's bandwidth, round by round."""
     rows: list[dict[str, Any]] = []
     with device.activate():
         for dtype in ("float32", "bfloat16"):
@@ -62,24 +61,24 @@ def measure(
     return rows
 
 
-Made = tuple[Callable[[], Any], int]  # the launch, and the bytes that it must move
+Launch = tuple[Callable[[], Any], int]  # a launch and the number of bytes that it must move
 
 
 def _row(
     device: Any,
     name: str,
     dtype: str,
-    make: Callable[[Any, str, int, tuple[int, int]], Made],
+    make: Callable[[Any, str, int, tuple[int, int]], Launch],
     parameters: int,
     shape: tuple[int, int],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"kernel": name, "dtype": dtype, "wanted": WANTED}
+    row: dict[str, Any] = {"kernel": name, "dtype": dtype, "wanted": MIN_FRACTION}
     try:
         call, moved = make(device, dtype, parameters, shape)
         call()
         device.synchronize()
-        # the copy moves as many bytes, half of them read: beside it, in the same rounds
+        # the copy moves the same number of bytes, half of them read, in the same rounds
         source, target = (random(device, (moved // 8,)) for _ in range(2))
     except Exception as error:
         return row | {"us": None, "said": "not measured", "note": f"not measured ({reason(error)})"}
@@ -87,7 +86,7 @@ def _row(
     def copy() -> None:
         target[...] = source
 
-    # few at a time: each takes a good part of a millisecond
+    # small batches, because each launch takes a large part of a millisecond
     spans = timing.interleaved({"copy": Timed(copy, 8), name: Timed(call, 8)}, clock_of(device), **settings)
     seconds = {key: [s.host if s.device is None else s.device for s in found] for key, found in spans.items()}
     part = ratios.ratio(seconds["copy"], seconds[name])
@@ -99,14 +98,14 @@ def _row(
         "copy_gb_per_s": short(copied.median / 1e9),
         "of_copy": short(part.median),
         "of_copy_quartiles": [short(part.lower), short(part.upper)],
-        "said": "met" if part.median >= WANTED else "missed",
+        "said": "met" if part.median >= MIN_FRACTION else "missed",
         "rounds": len(spans[name]),
     }
 
 
 def random(device: Any, shape: tuple[int, ...], dtype: str = "float32") -> Any:
-    """Random numbers on the device, a tile of them again and again; never zeros, on which a GPU may be faster."""
-    made = device.empty(shape, HELD[dtype])
+    """Random numbers on the device: a repeated tile. No zeros, on which a GPU may be faster."""
+    made = device.empty(shape, STORED[dtype])
     flat = made.reshape(-1)
     tile = device.asarray(np.random.default_rng(0).standard_normal(min(TILE, flat.size), dtype=np.float32))
     tile = kernel("to_bfloat16")(tile) if dtype == "bfloat16" else tile
@@ -116,36 +115,36 @@ def random(device: Any, shape: tuple[int, ...], dtype: str = "float32") -> Any:
     return made
 
 
-def adam(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Made:
-    """E8 over all parameters: g, θ, m, v read, θ, m, v written, in float32; in bf16 θ once more, for the products."""
+def adam(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Launch:
+    """E8 over all parameters: reads g, θ, m, v and writes θ, m, v in float32; in bf16 also a bf16 copy of θ."""
     g, theta, m, v = (random(device, (parameters,)) for _ in range(4))
-    v *= v  # of squares
+    v *= v  # v is a mean of squares
     state = np.zeros(SIZE)
     state[[Slot.LR, Slot.CORRECTED_LR, Slot.INV_SQRT_CORRECTION]] = 1e-3
     numbers = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}
     if dtype == "float32":
         launch = rule.update.bind(g, device.asarray(state), out=(theta, m, v), **numbers)
         return launch, 7 * theta.nbytes
-    held = device.empty((parameters,), HELD[dtype])
+    bf16_theta = device.empty((parameters,), STORED[dtype])
     return rule.holding.bind(
-        g, device.asarray(state), out=(theta, m, v, held), **numbers
-    ), 7 * theta.nbytes + held.nbytes
+        g, device.asarray(state), out=(theta, m, v, bf16_theta), **numbers
+    ), 7 * theta.nbytes + bf16_theta.nbytes
 
 
-def bias(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Made:
-    """E1, E2: a = f(s + b), where s was; b is float32."""
+def bias(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Launch:
+    """E1, E2: a = f(s + b), in place of s; b is float32."""
     s, b = random(device, shape, dtype), random(device, shape[1:])
     return kernel("bias_relu").bind(s, b, out=s), 2 * s.nbytes
 
 
-def derivative(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Made:
-    """E5, E7: δ = f′(z) ⊙ g, and Σ δ over the rows, in float32: a and g read, δ written, which one launch can do."""
+def derivative(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> Launch:
+    """E5, E7: δ = f′(z) ⊙ g and the float32 sum of δ over the rows: reads a and g, writes δ, fused if possible."""
     a, g = random(device, shape, dtype), random(device, shape, dtype)
-    delta, sums = device.empty(shape, HELD[dtype]), device.empty(shape[1:], np.float32)
-    # as a training step takes them
-    at_once = kernel("relu_backward").bind_with_column_sums(a, g, out=delta, sums=sums)
-    if at_once is not None:
-        return at_once, 3 * a.nbytes
+    delta, sums = device.empty(shape, STORED[dtype]), device.empty(shape[1:], np.float32)
+    # as in a training step
+    fused = kernel("relu_backward").bind_with_column_sums(a, g, out=delta, sums=sums)
+    if fused is not None:
+        return fused, 3 * a.nbytes
     first = kernel("relu_backward").bind(a, g, out=delta)
     second = kernel("column_sum").bind(delta, out=sums)
 
@@ -167,5 +166,5 @@ def markdown(result: dict[str, Any]) -> str:
         part = f"{number(row['of_copy'], 2)} ({number(low, 2)}–{number(high, 2)})"
         speeds = (number(row["us"]), number(row["gb_per_s"]), number(row["copy_gb_per_s"]))
         lines.append((row["kernel"], row["dtype"], *speeds, part, "met" if row["said"] == "met" else "**missed**"))
-    head = ("kernel", "type", "µs", "GB/s", "a copy's", "part of it", f"at least {WANTED}")
-    return f"## Kernels beside a copy\n\n{result['machine']['gpu']}.\n\n{table(head, lines)}"
+    head = ("kernel", "dtype", "µs", "GB/s", "copy, GB/s", "fraction", f"at least {MIN_FRACTION}")
+    return f"## Kernels compared with a copy\n\n{result['machine']['gpu']}.\n\n{table(head, lines)}"

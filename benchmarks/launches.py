@@ -1,4 +1,4 @@
-"""`python -m benchmarks launches`: what it costs to ask a GPU for something small."""
+"""`python -m benchmarks launches`: the overhead of launches on a GPU."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .report import number, table
 from .timing import Timed
 from .worker import reason
 
-HELP = "measure what a launch costs on a GPU"
-WOULD = "time an ElementwiseKernel, a RawKernel, matmul with out, cuBLASLt, and graphs of 1, 20 and 640 nodes"
+HELP = "measure the overhead of launches on a GPU"
+PURPOSE = "time an ElementwiseKernel, a RawKernel, matmul with out, cuBLASLt, and graphs of 1, 20 and 640 nodes"
 NODES = (1, 20, 640)
-SIZE = 1024  # elements of what the kernels write: nothing, to a GPU
-SIDE = 64  # of the products
+SIZE = 1024  # elements that the kernels write, few enough to take no time
+SIDE = 64  # rows and columns of the matrix products
 RAW = """extern "C" __global__ void benchmark_next(float* x, int n) {
   const int i = blockDim.x * blockIdx.x + threadIdx.x;
   if (i < n) x[i] = x[i] + 1.0f;
@@ -33,15 +33,14 @@ RAW = """extern "C" __global__ void benchmark_next(float* x, int n) {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
-    parser.description = f"{HELP[0].upper()}{HELP[1:]}: {WOULD}."
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    """Add the arguments of this command."""
+    parser.description = f"{HELP[0].upper()}{HELP[1:]}: {PURPOSE}."
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    if gpu_presence.missing("launches", WOULD):
-        return gpu_presence.NO_GPU
+    gpu_presence.require_gpu("launches", PURPOSE)
     result = {"machine": gpu_presence.facts(), "launches": measure(backend.get("cuda"))}
     if arguments.json is not None:
         write(result, arguments.json)
@@ -50,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measure(device: Any, **settings: Any) -> list[dict[str, Any]]:
-    """A row for each thing that is asked for: µs of asking, and µs until it is done where many are asked for."""
+    """One row per kind of launch: µs of the launch call, and µs per launch until all of a batch are finished."""
     rows: list[dict[str, Any]] = []
     made: dict[str, Timed] = {}
     with device.activate():
@@ -65,12 +64,12 @@ def measure(device: Any, **settings: Any) -> list[dict[str, Any]]:
         clock = clock_of(device)
         spans = timing.interleaved(made, clock, **settings)
         for name, timed in made.items():
-            asking = [timed.asking(clock, time.perf_counter) for _ in spans[name]]
+            launch_times = [timed.launch_seconds(clock, time.perf_counter) for _ in spans[name]]
             row = {"what": name, **timing.microseconds([span.host for span in spans[name]])}
-            row["us_asking"] = timing.microseconds(asking)["us"]
-            by_events = [span.device for span in spans[name] if span.device is not None]
-            if by_events:
-                row["us_by_events"] = timing.microseconds(by_events)["us"]
+            row["us_launching"] = timing.microseconds(launch_times)["us"]
+            event_times = [span.device for span in spans[name] if span.device is not None]
+            if event_times:
+                row["us_by_events"] = timing.microseconds(event_times)["us"]
             if name.startswith("graph"):
                 row["us_per_node"] = timing.short(row["us"] / int(name.split()[2]))
             rows.append(row | {"rounds": len(spans[name])})
@@ -78,7 +77,7 @@ def measure(device: Any, **settings: Any) -> list[dict[str, Any]]:
 
 
 def kinds(device: Any) -> dict[str, Callable[[], Timed]]:
-    """What is asked for, by name; each makes it."""
+    """Functions that prepare each kind of launch, by name."""
     xp = device.xp
     x = device.zeros((SIZE,), np.float32)
     a, b, out = (device.zeros((SIDE, SIDE), np.float32) for _ in range(3))
@@ -95,7 +94,7 @@ def kinds(device: Any) -> dict[str, Callable[[], Timed]]:
         return lambda: xp.matmul(a, b, out=out)
 
     def lt() -> Callable[[], Any]:
-        xp.matmul(a, b, out=out)  # which loads the library
+        xp.matmul(a, b, out=out)  # loads the library
         lt = open_cublaslt(xp)
         if isinstance(lt, Fault):
             raise RuntimeError(str(lt))
@@ -130,7 +129,7 @@ def markdown(result: dict[str, Any]) -> str:
             lines.append((row["what"], row["note"], "–", "–", "–"))
             continue
         low, high = row["us_quartiles"]
-        cells = (row["us_asking"], row.get("us_by_events"), row.get("us_per_node"))
+        cells = (row["us_launching"], row.get("us_by_events"), row.get("us_per_node"))
         lines.append((row["what"], f"{number(row['us'])} ({number(low)}–{number(high)})", *map(number, cells)))
-    head = ("asked for", "µs each, one after another", "of asking", "by events", "of a node")
-    return f"## What a launch costs\n\n{result['machine']['gpu']}.\n\n{table(head, lines)}"
+    head = ("launch", "µs per launch, in sequence", "µs of the call", "µs by events", "µs per node")
+    return f"## Launch overhead\n\n{result['machine']['gpu']}.\n\n{table(head, lines)}"

@@ -1,4 +1,4 @@
-"""Where a result comes from: machine, versions, commit, date. No name of a host or a user, and no path."""
+"""The origin of a result: machine, versions, commit and date, without host names, user names or paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .process import ROOT, available_cores
 
 
 def record(versions: dict[str, str], **settings: Any) -> dict[str, Any]:
-    """The machine, `versions` of what took part, and `settings` of the run."""
+    """Describe the machine, the `versions` of the contestants and the `settings` of the run."""
     return {
         "cpu": cpu_model(),
         "cores": len(available_cores()),
@@ -34,7 +34,7 @@ def record(versions: dict[str, str], **settings: Any) -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name, as reported by the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -52,24 +52,24 @@ def blas() -> str:
 
 
 def compiler() -> str:
-    """The compiler of gpunn's kernels in its own words, or that their NumPy bodies run."""
+    """The version line of the compiler of gpunn's kernels, or a note that their NumPy references run."""
     command = host.compiler()
     if host.status().implementation != "compiled" or command is None:
-        return "none: gpunn's NumPy bodies run"
+        return "none: gpunn's NumPy references run"
     try:
-        said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
+        output = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return said.splitlines()[0].strip() if said else "unknown"
+    return output.splitlines()[0].strip() if output else "unknown"
 
 
 def commit() -> str:
-    """The checkout's commit, with a + where files differ from it; "unknown" without git."""
+    """The checkout's commit, with a + if files differ from it; "unknown" without git."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
-        # a copy of the checkout without its history may be told
+        # a copy of the checkout without its history takes the commit from the environment
         return os.environ.get("GPUNN_COMMIT", "unknown")
     return head + ("+" if changed else "")
 

@@ -1,7 +1,6 @@
-"""What a process holds, in bytes.
+"""The resident memory of this process, in bytes.
 
-The peak is VmHWM, which begins with the program; `ru_maxrss` would begin with the process that started it, and is taken
-only where there is no /proc.
+The peak is VmHWM, which starts with the program. `ru_maxrss` starts with the parent's peak and is used only without /proc.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak() -> int | None:
-    """The most that was ever resident; None where the system does not tell."""
+    """The peak resident memory; None if the system does not report it."""
     found = _status("VmHWM")
     if found is None and resource is not None:
         usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -27,7 +26,7 @@ def peak() -> int | None:
 
 
 def now() -> int | None:
-    """What is resident now; where only the peak is told, that."""
+    """The current resident memory, or the peak if the system reports only that."""
     found = _status("VmRSS")
     return peak() if found is None else found
 

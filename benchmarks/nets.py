@@ -8,7 +8,7 @@ from typing import Literal
 
 # the rate of nets so wide, or batches so small, that at 1e-3 rounding alone moves the losses of the first 20 steps by
 # more than the 1e-5 in which they must agree: Adam's first steps are signs, and rectifiers have kinks
-CALM = 1e-5
+SMALL_RATE = 1e-5
 PREDICTION_ROWS = 1024  # rows that a prediction handles at once, where the contestant lets it be chosen
 
 
@@ -80,18 +80,19 @@ NETS = {
         Net("tabular", (16, 64, 64, 1), 32, 8192, loss="half_squared_error"),
         Net("digits", (64, 100, 10), 200, 25600),
         Net("mnist", (784, 512, 256, 10), 128, 8192),
-        Net("wide", (1024, 1024, 1024, 1024, 10), 512, 10240, learning_rate=CALM),
+        Net("wide", (1024, 1024, 1024, 1024, 10), 512, 10240, learning_rate=SMALL_RATE),
     )
 }
 
 # where a contestant's cost starts to rise: one net as its batch grows, and one batch as the net's width grows
 SWEEPS = {
     "batch": {
-        b: Net(f"batch-{b}", (128, 256, 256, 10), b, -(-20 * b // 1024) * 1024, learning_rate=CALM)
+        b: Net(f"batch-{b}", (128, 256, 256, 10), b, -(-20 * b // 1024) * 1024, learning_rate=SMALL_RATE)
         for b in (1, 8, 64, 512, 4096)
     },
     "width": {
-        w: Net(f"width-{w}", (128, w, w, 10), 128, 3072, learning_rate=CALM) for w in (16, 64, 256, 512, 1024, 2048)
+        w: Net(f"width-{w}", (128, w, w, 10), 128, 3072, learning_rate=SMALL_RATE)
+        for w in (16, 64, 256, 512, 1024, 2048)
     },
 }
 
@@ -100,9 +101,9 @@ SWEEPS = {
 GPU_NETS = {
     net.name: net
     for net in (
-        Net("small", (784, 512, 512, 10), 128, 128 * 256, learning_rate=CALM, orders=2),
-        Net("mid", (*[1024] * 4, 10), 4096, 4096 * 64, learning_rate=CALM, block=4096, orders=2),
-        Net("large", (*[4096] * 6, 10), 8192, 8192 * 20, learning_rate=CALM, block=8192, orders=4),
-        Net("narrow", (*[64] * 4, 10), 1 << 18, 20 << 18, learning_rate=CALM, block=1 << 18, orders=4),
+        Net("small", (784, 512, 512, 10), 128, 128 * 256, learning_rate=SMALL_RATE, orders=2),
+        Net("mid", (*[1024] * 4, 10), 4096, 4096 * 64, learning_rate=SMALL_RATE, block=4096, orders=2),
+        Net("large", (*[4096] * 6, 10), 8192, 8192 * 20, learning_rate=SMALL_RATE, block=8192, orders=4),
+        Net("narrow", (*[64] * 4, 10), 1 << 18, 20 << 18, learning_rate=SMALL_RATE, block=1 << 18, orders=4),
     )
 }

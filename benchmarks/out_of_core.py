@@ -16,28 +16,27 @@ from gpunn import backend
 
 from . import gpu_presence, ratios
 from .command import write
-from .peers.gpunn_resident import SecondEpochOn
+from .peers.gpunn_resident import AfterFirstEpoch
 from .peers.gpunn_resident import clock as clock_of
 from .report import number, table
 from .timing import ROUNDS, short
 from .worker import reason
 
 HELP = "measure training on a set that does not fit a GPU"
-WOULD = "train on a set on the host, batch by batch, beside the same set on the GPU"
+PURPOSE = "train on a set on the host, batch by batch, beside the same set on the GPU"
 BLOCKS = "in blocks"  # of a set for which the GPU has no room
 WIDTHS, BATCH, BATCHES, EPOCHS = (1024, 1024, 1024, 10), 8192, 16, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.description = f"{HELP[0].upper()}{HELP[1:]}: {WOULD}."
+    parser.description = f"{HELP[0].upper()}{HELP[1:]}: {PURPOSE}."
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    if gpu_presence.missing("larger", WOULD):
-        return gpu_presence.NO_GPU
+    gpu_presence.require_gpu("larger", PURPOSE)
     result = {"machine": gpu_presence.facts(), "larger": measure(backend.get("cuda"))}
     if arguments.json is not None:
         write(result, arguments.json)
@@ -81,14 +80,14 @@ def measure(
             for name, (net, given) in ways.items():
                 if name in notes:
                     continue
-                watching = SecondEpochOn(clock_of(device), EPOCHS)
+                callback = AfterFirstEpoch(clock_of(device), EPOCHS)
                 options = {} if callable(given[0]) else {"batch_size": batch}
                 try:
-                    without = without_room(device) if name == BLOCKS else contextlib.nullcontext()
+                    without = without_memory(device) if name == BLOCKS else contextlib.nullcontext()
                     with without, counted(device) as count:
-                        net.fit(*given, epochs=EPOCHS, verbose=0, callbacks=[watching], **options)
-                    assert watching.span is not None
-                    times.setdefault(name, []).append(watching.span.host / ((EPOCHS - 1) * batches))
+                        net.fit(*given, epochs=EPOCHS, verbose=0, callbacks=[callback], **options)
+                    assert callback.span is not None
+                    times.setdefault(name, []).append(callback.span.host / ((EPOCHS - 1) * batches))
                     pinned[name] = pinned.get(name, 0) + count[0]
                 except Exception as error:
                     notes[name] = f"not measured ({reason(error)})"
@@ -119,7 +118,7 @@ def _model(device: Any, widths: tuple[int, ...]) -> gpunn.Sequential:
 
 
 @contextlib.contextmanager
-def without_room(device: Any) -> Iterator[None]:
+def without_memory(device: Any) -> Iterator[None]:
     """While it lasts, the device has no room for a set."""
     device.fits_in_memory = lambda size: False
     try:

@@ -18,7 +18,7 @@ from typing import Any, Self
 from . import child
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 600.0  # seconds for one answer, the compilation of a step included
+TIMEOUT_SECONDS = 600.0  # seconds for one answer, the compilation of a step included
 # what the libraries read before they count threads; NPROC is XLA's
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -75,7 +75,7 @@ def environment(threads: int, device: str = "cpu") -> dict[str, str]:
     return {**os.environ, **settings}
 
 
-class Conversation:
+class JsonProcess:
     """A process that is asked by lines of JSON. A context manager that ends it.
 
     `start` starts it with the `Popen` options it is given. With `wait` false `greet` must be called before the first
@@ -91,7 +91,7 @@ class Conversation:
         wait: bool = True,
     ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self.patience = PATIENCE
+        self.timeout = TIMEOUT_SECONDS
         self._process = start(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -105,22 +105,22 @@ class Conversation:
         # a thread reads, so that a worker which never answers is noticed on every system
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.hello: dict[str, Any] = {}
+        self.info: dict[str, Any] = {}
         if wait:
-            self.greet()
+            self.wait_ready()
 
-    def greet(self) -> None:
+    def wait_ready(self) -> None:
         """Wait until everything is imported. `Absent` or `Failed` where it cannot be; the process is ended then."""
-        if self.hello:
+        if self.info:
             return
         try:
-            self.hello = self._answer()
+            self.info = self._receive()
         except BaseException:
             self.close()
             raise
-        if "absent" in self.hello:
+        if "absent" in self.info:
             self.close()
-            raise Absent(self.hello["absent"])
+            raise Absent(self.info["absent"])
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -135,8 +135,8 @@ class Conversation:
             self._process.stdin.write(json.dumps({"ask": what, **arguments}) + "\n")
             self._process.stdin.flush()
         except OSError:
-            raise Failed(self._last_words()) from None
-        said = self._answer()
+            raise Failed(self._stderr_tail()) from None
+        said = self._receive()
         if "declined" in said:
             raise Unsupported(said["declined"])
         if "error" in said:
@@ -144,35 +144,35 @@ class Conversation:
         answer: dict[str, Any] = said["answer"]
         return answer
 
-    def _answer(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         try:
-            line = self._lines.get(timeout=self.patience)
+            line = self._lines.get(timeout=self.timeout)
         except queue.Empty:
             child.end(self._process)
-            raise Failed(f"no answer within {self.patience:.0f} s") from None
+            raise Failed(f"no answer within {self.timeout:.0f} s") from None
         if not line:
-            raise Failed(self._last_words())
+            raise Failed(self._stderr_tail())
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _last_words(self) -> str:
+    def _stderr_tail(self) -> str:
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").split("\n")
         said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing on stderr")
         return f"the process ended with code {code}: {said[:200]}"
 
-    def farewell(self) -> None:
+    def shutdown(self) -> None:
         """Close the pipe, upon which the process ends when it has done what it is at."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
 
-    def close(self, patience: float = 5.0) -> None:
+    def close(self, grace_seconds: float = 5.0) -> None:
         """End the process, by closing its pipe or else by force, and whatever it has started by force."""
-        self.farewell()
+        self.shutdown()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=patience)
+            self._process.wait(timeout=grace_seconds)
         child.end(self._process)
         self._reader.join()
         if self._process.stdout is not None:
@@ -188,7 +188,7 @@ class Conversation:
         self.close()
 
 
-class Worker(Conversation):
+class Worker(JsonProcess):
     """A contestant in its own process. `Absent` or `Failed` where it cannot be had; a context manager that ends it.
 
     With `wait` false it is started and not waited for: `greet` does so.

@@ -219,7 +219,7 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
         what = "memory" if g.what == "memory" else g.mode
         scale = 1e3 if g.against is None else 1.0
         shown = [number(None if value is None else value / scale) for value in (v.median, v.upper)]
-        said = {"met": "met", "missed": "**missed**", "not measured": "not measured"}[v.said]
+        said = {"met": "met", "missed": "**missed**", "not measured": "not measured"}[v.outcome]
         limit = f"{limit} {against}".strip()
         lines.append((str(g.number), g.net, what, str(v.under), g.contestant, limit, *shown, said))
     column = "precision" if any(isinstance(v.under, str) for v in verdicts) else "threads"

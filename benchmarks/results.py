@@ -36,13 +36,13 @@ def _row(net: Net, entry: Entry, mode: str, entries: list[Entry], precision: str
     if not mine:
         row |= {"us_per_step": None, "note": entry.notes.get(mode, "not measured")}
         if "disagrees" in row["note"] and "predictions" not in row["note"]:
-            row |= {"losses": rounded(entry.losses, 9), "losses_wanted": rounded(entry.wanted, 9)}
+            row |= {"losses": rounded(entry.losses, 9), "losses_wanted": rounded(entry.expected_losses, 9)}
         return row
     q = ratios.quartiles(mine)
     row |= {"us_per_step": rounded(q.median), "us_quartiles": _outer(q), "rounds": len(mine)}
-    by_events = entry.by_events.get(mode)
-    if by_events:
-        row["us_by_events"] = rounded(ratios.quartiles(by_events).median)
+    event_times = entry.event_times.get(mode)
+    if event_times:
+        row["us_by_events"] = rounded(ratios.quartiles(event_times).median)
     if mode != "setup":
         row["samples_per_s"] = rounded(1e6 * net.batch / q.median)
     times = {e.contestant.name: e.times[mode] for e in entries if len(e.times.get(mode, ())) == len(mine)}

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import machine, results
 from .process import ROOT, available_cores, environment
-from .scaling import ASSUMPTIONS, BAND, FURTHEST, Load, Model, fit
+from .scaling import ASSUMPTIONS, BAND, MAX_EXTRAPOLATION, Load, Model, fit
 
 HELP = "measure and predict a step of several processes"
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -110,7 +110,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "machine": machine.record({}, threads_a_process=1),
         "assumptions": list(ASSUMPTIONS),
-        "constants": model.as_data(),
+        "constants": model.to_json(),
         "most_processes_measured": model.most,
         "measured": measured,
         "predicted": predictions(model),
@@ -120,7 +120,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def predictions(model: Model, batch: int = BASE, sizes: Any = SHOWN) -> list[dict[str, Any]]:
     """Efficiency of strong scaling, the batch fixed, and of weak scaling, its rows a process fixed."""
     weights, found, count = _parameters(sizes), [], 1
-    while count <= FURTHEST * model.most:
+    while count <= MAX_EXTRAPOLATION * model.most:
         for kind, many in (("strong", batch), ("weak", batch * count)):
             if many < count:
                 continue

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-FURTHEST = 64  # times the most processes that were measured, and no further
+MAX_EXTRAPOLATION = 64  # times the most processes that were measured, and no further
 DRAWS = 400
 BAND = (5.0, 95.0)  # percent of the draws below the band's lower and upper edge
 CONSTANTS = ("fixed", "compute", "update", "latency", "per byte")
@@ -75,13 +75,13 @@ class Model:
         return float(of(self.constants)), float(low), float(high)
 
     def _check(self, load: Load) -> None:
-        if load.processes > FURTHEST * self.most:
+        if load.processes > MAX_EXTRAPOLATION * self.most:
             raise ValueError(
-                f"{load.processes} processes are more than {FURTHEST} times the {self.most} that were measured: "
+                f"{load.processes} processes are more than {MAX_EXTRAPOLATION} times the {self.most} that were measured: "
                 "no prediction is made so far from a measurement"
             )
 
-    def as_data(self) -> dict[str, list[float]]:
+    def to_json(self) -> dict[str, list[float]]:
         """Each constant with its band: seconds; of compute a row and weight, of update a weight, of a byte a byte."""
         low, high = np.percentile(self.draws, BAND, axis=0)
         return {

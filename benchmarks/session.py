@@ -15,7 +15,7 @@ import numpy as np
 
 from . import memory
 from .clocks import Clock, Span
-from .conventions import STEPS_THAT_AGREE, Task, forward, task
+from .conventions import CHECKED_STEPS, Task, forward, task
 from .nets import Net
 
 CHECKED_ROWS = 256  # of the first and of the last rows whose predictions are checked
@@ -33,7 +33,7 @@ class Session:
         self.imports = memory.now()
         self.pace: dict[str, float] = {}  # seconds of a unit
 
-    def hello(self, seconds: float) -> dict[str, Any]:
+    def info(self, seconds: float) -> dict[str, Any]:
         """What is known after the imports."""
         return {"import_s": seconds, "versions": {name: version(name) for name in self.module.PACKAGES}}
 
@@ -75,9 +75,9 @@ class Session:
     def losses(self) -> dict[str, Any]:
         """The losses before the first steps; `seconds` from `prepare` on, for `steps` steps."""
         begun = time.perf_counter()
-        found = self.prepared.losses(STEPS_THAT_AGREE)
+        found = self.prepared.losses(CHECKED_STEPS)
         seconds = self.preparing + time.perf_counter() - begun
-        return {"losses": found[:STEPS_THAT_AGREE], "seconds": seconds, "steps": len(found)}
+        return {"losses": found[:CHECKED_STEPS], "seconds": seconds, "steps": len(found)}
 
     def run(self, mode: str, units: int) -> Span:
         """What so many units took: epochs of train and fit, passes of predict, models of setup."""

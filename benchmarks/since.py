@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import child, machine, ratios
-from .command import names, say, write
+from .command import names, progress, write
 from .commits import Commit, checkout, describe
 from .comparison import PAUSE
 from .conventions import task
@@ -42,14 +42,14 @@ counts, or that a side failed.
 """
 MODES = ("fit", "predict", "setup", "estimator")
 QUICK_NETS = ("seed", "tabular", "digits")
-ROUNDS, ROUNDS_AGAIN, PAIRS_AGAIN = 9, 25, 5
+ROUNDS, REPEATED_ROUNDS, REPEATED_PAIRS = 9, 25, 5
 SECONDS = 0.1
 LIMIT = 1.02
 SEED = 0
-HERE, THERE = "here", "there"
+CURRENT, BASELINE = "current", "baseline"
 
 
-class Asked(Protocol):
+class SideProcess(Protocol):
     """The process of one side."""
 
     def request(self, what: str, **arguments: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Asked(Protocol):
 
 
 # starts the process of a side with a number of threads
-Start = Callable[[str, int], Asked]
+Start = Callable[[str, int], SideProcess]
 
 
 @dataclass
@@ -75,17 +75,17 @@ class Row:
     threads: int
     mode: str
     us: dict[str, list[float]] = field(default_factory=dict)
-    again: dict[str, list[float]] = field(default_factory=dict)
+    repeated: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def first(self) -> Quartiles:
         """The ratios of the first measurement."""
-        return ratios.ratio(self.us[HERE], self.us[THERE])
+        return ratios.ratio(self.us[CURRENT], self.us[BASELINE])
 
     @property
     def ratio(self) -> Quartiles:
         """The ratios of the last measurement."""
-        return ratios.ratio(self.again[HERE], self.again[THERE]) if self.again else self.first
+        return ratios.ratio(self.repeated[CURRENT], self.repeated[BASELINE]) if self.repeated else self.first
 
     @property
     def is_suspect(self) -> bool:
@@ -93,9 +93,9 @@ class Row:
         return self.first.median > LIMIT
 
     @property
-    def counts(self) -> bool:
+    def is_slower(self) -> bool:
         """True if the working tree is slower: above the limit twice, the second time with its lower quartile."""
-        return self.is_suspect and bool(self.again) and self.ratio.lower > LIMIT
+        return self.is_suspect and bool(self.repeated) and self.ratio.lower > LIMIT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,16 +121,16 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with checkout(arguments.commit) as other:
             commit = describe(ROOT, arguments.commit)
-            roots = {HERE: ROOT, THERE: other}
+            roots = {CURRENT: ROOT, BASELINE: other}
             rows = measure(nets, counts, arguments.rounds, lambda side, n: Commit(roots[side], n, pinned=True))
     except (Absent, Unsupported, Failed) as error:
-        say(f"error: {error}")
+        progress(f"error: {error}")
         return 1
     about = machine.record({}, threads=counts, rounds=arguments.rounds, seconds=SECONDS, since=commit, seed=SEED)
     if arguments.json is not None:
-        write({"machine": about, "rows": [as_data(row) for row in rows]}, arguments.json)
+        write({"machine": about, "rows": [to_json(row) for row in rows]}, arguments.json)
     print(markdown(rows, about))
-    return int(any(row.counts for row in rows))
+    return int(any(row.is_slower for row in rows))
 
 
 def measure(
@@ -148,19 +148,19 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         for threads in counts:
             for net in nets:
-                say(f"{net.name}, {threads} thread{'s' * (threads > 1)}")
+                progress(f"{net.name}, {threads} thread{'s' * (threads > 1)}")
                 new = {mode: Row(net.name, threads, mode) for mode in modes}
                 time_rounds = functools.partial(_rounds_of, net, threads, start, Path(folder), draws, seconds)
                 for mode, times in time_rounds(modes, rounds).items():
                     new[mode].us = times
                 suspects = [mode for mode, row in new.items() if row.is_suspect]
                 if suspects:
-                    say(f"  again: {', '.join(f'{mode} {new[mode].first.median:.3f}' for mode in suspects)}")
+                    progress(f"  again: {', '.join(f'{mode} {new[mode].first.median:.3f}' for mode in suspects)}")
                     # where memory happens to lie differs between processes, and with it the time
-                    for _ in range(PAIRS_AGAIN):
-                        for mode, times in time_rounds(suspects, ROUNDS_AGAIN // PAIRS_AGAIN).items():
+                    for _ in range(REPEATED_PAIRS):
+                        for mode, times in time_rounds(suspects, REPEATED_ROUNDS // REPEATED_PAIRS).items():
                             for side, values in times.items():
-                                new[mode].again.setdefault(side, []).extend(values)
+                                new[mode].repeated.setdefault(side, []).extend(values)
                 rows += new.values()
     return rows
 
@@ -176,7 +176,7 @@ def _rounds_of(
     rounds: int,
 ) -> dict[str, dict[str, list[float]]]:
     """{mode: {side: µs per round}} of a pair of new processes."""
-    times: dict[str, dict[str, list[float]]] = {mode: {HERE: [], THERE: []} for mode in modes}
+    times: dict[str, dict[str, list[float]]] = {mode: {CURRENT: [], BASELINE: []} for mode in modes}
     with _pair(start, threads, draws) as sides:
         for side in sides.values():
             side.request("prepare", net=dataclasses.asdict(net), seed=SEED, arrays=str(_stored(net, folder)))
@@ -194,11 +194,11 @@ def _rounds_of(
 
 
 @contextmanager
-def _pair(start: Start, threads: int, draws: random.Random) -> Iterator[dict[str, Asked]]:
+def _pair(start: Start, threads: int, draws: random.Random) -> Iterator[dict[str, SideProcess]]:
     """The processes of both sides, started in a shuffled order."""
     with ExitStack() as stack:
         sides = {}
-        for name in draws.sample((HERE, THERE), 2):
+        for name in draws.sample((CURRENT, BASELINE), 2):
             sides[name] = start(name, threads)
             stack.callback(sides[name].close)
         yield sides
@@ -217,15 +217,15 @@ def _stored(net: Net, folder: Path) -> Path:
 # --- the result ---
 
 
-def as_data(row: Row) -> dict[str, Any]:
+def to_json(row: Row) -> dict[str, Any]:
     """A row as JSON: medians of the times in µs, ratios as [lower quartile, median, upper quartile]."""
     result: dict[str, Any] = {"net": row.net, "mode": row.mode, "threads": row.threads, "precision": "float32"}
     medians = {side: _short(ratios.quartiles(values).median) for side, values in row.us.items()}
-    result |= {"us": medians[HERE], "us_since": medians[THERE], "rounds": len(row.us[HERE])}
+    result |= {"us": medians[CURRENT], "us_since": medians[BASELINE], "rounds": len(row.us[CURRENT])}
     result["ratio"] = [_short(r) for r in row.first]
-    if row.again:
-        result |= {"ratio_again": [_short(r) for r in row.ratio], "rounds_again": len(row.again[HERE])}
-    return result | {"counts": row.counts}
+    if row.repeated:
+        result |= {"ratio_again": [_short(r) for r in row.ratio], "rounds_again": len(row.repeated[CURRENT])}
+    return result | {"counts": row.is_slower}
 
 
 def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
@@ -242,12 +242,12 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
         cells = {row.mode: _cell(row) for row in rows if (row.net, row.threads) == (net, threads)}
         lines.append(f"| {net} | {threads} | {' | '.join(cells.get(mode, '') for mode in modes)} |")
     lines.append("")
-    again = [row for row in rows if row.again]
+    again = [row for row in rows if row.repeated]
     if again:
-        lines += [f"\\* Measured again in {len(again[0].again[HERE])} rounds. The first measurements were:", ""]
+        lines += [f"\\* Measured again in {len(again[0].repeated[CURRENT])} rounds. The first measurements were:", ""]
         lines += [f"- {_label(row)}: {_shown(row.first)}" for row in again]
         lines.append("")
-    slower = [_label(row) for row in rows if row.counts]
+    slower = [_label(row) for row in rows if row.is_slower]
     lines.append(f"Slower: {'; '.join(slower)}." if slower else f"None counts as slower (more than {LIMIT} twice).")
     return "\n".join(lines)
 
@@ -257,7 +257,7 @@ def _label(row: Row) -> str:
 
 
 def _cell(row: Row) -> str:
-    return _shown(row.ratio) + " \\*" * bool(row.again)
+    return _shown(row.ratio) + " \\*" * bool(row.repeated)
 
 
 def _shown(q: Quartiles) -> str:

@@ -19,10 +19,10 @@ from typing import IO, Any
 from . import child
 from .process import ROOT
 
-MOST_TRIES = 3  # of a stage that crashes or is cut off; then it counts as failed
+MAX_TRIES = 3  # of a stage that crashes or is cut off; then it counts as failed
 TAIL = 1500  # characters of what a failed stage said last
-PATIENCE = 5.0  # seconds that what is cut off has for its report
-RESERVE = 3.0 + PATIENCE  # seconds that are kept for saving
+GRACE_SECONDS = 5.0  # seconds that what is cut off has for its report
+RESERVE = 3.0 + GRACE_SECONDS  # seconds that are kept for saving
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Stage:
 
     name: str
     command: Callable[[float, Path], Sequence[str]]
-    least: float
-    most: float
-    ended: Callable[[int], str]
+    min_seconds: float
+    max_seconds: float
+    outcome_of: Callable[[int], str]
     read: Callable[[Path], dict[str, Any]]
     environment: dict[str, str] | None = None
 
@@ -75,7 +75,7 @@ def process(stage: Stage, seconds: float, folder: Path, environment: dict[str, s
             status: int | None = running.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             status = None
-            child.end(running, patience=PATIENCE)
+            child.end(running, grace_seconds=GRACE_SECONDS)
         finally:
             child.end(running)
         return Outcome(status, _tail(printed), time.monotonic() - begun)
@@ -88,31 +88,31 @@ def _tail(printed: IO[bytes]) -> str:
     return re.sub(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"()\[\]]+[/\\])+", "", text)[-TAIL:].strip()
 
 
-def waiting(stages: Iterable[Stage], state: State) -> list[Stage]:
+def pending(stages: Iterable[Stage], state: State) -> list[Stage]:
     """The stages that are owed: those never tried, then those that were cut off, crashed or left something."""
     found = [s for s in stages if state["stages"].get(s.name, {}).get("state") not in ("done", "failed")]
     return sorted(found, key=lambda s: state["stages"].get(s.name, {}).get("tries", 0))
 
 
-def go_through(
+def run_pending(
     stages: Sequence[Stage],
     state: State,
-    left: Callable[[], float],
+    seconds_left: Callable[[], float],
     save: Callable[[], None],
     run: Run,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
     about: dict[str, Any],
 ) -> None:
     """Run what is owed as long as there is time; `state` grows and is saved after every stage, `about` kept with each.
 
     An interruption is saved as a stage that was cut off, and goes on up.
     """
-    for stage in waiting(stages, state):
-        seconds = min(stage.most, left() - RESERVE)
-        if seconds < stage.least:
-            say(f"{stage.name}: left, it needs {stage.least:.0f} s and has {max(0.0, seconds):.0f}")
+    for stage in pending(stages, state):
+        seconds = min(stage.max_seconds, seconds_left() - RESERVE)
+        if seconds < stage.min_seconds:
+            progress(f"{stage.name}: left, it needs {stage.min_seconds:.0f} s and has {max(0.0, seconds):.0f}")
             continue
-        say(f"{stage.name}: {seconds:.0f} s at most")
+        progress(f"{stage.name}: {seconds:.0f} s at most")
         before = state["stages"].get(stage.name, {})
         record = {"state": "cut off", "said": "stopped from outside", "tries": before.get("tries", 0) + 1, **about}
         state["stages"][stage.name] = record
@@ -120,31 +120,31 @@ def go_through(
             folder = Path(name)
             try:
                 outcome = run(stage, seconds, folder)
-                record |= judged(stage, outcome, record["tries"])
-                state.update(found(stage, folder, record))
+                record |= stage_record(stage, outcome, record["tries"])
+                state.update(read_output(stage, folder, record))
             finally:
                 save()
-        say(f"{stage.name}: {record['state']}, {record['said']}")
+        progress(f"{stage.name}: {record['state']}, {record['said']}")
 
 
-def judged(stage: Stage, outcome: Outcome, tries: int) -> dict[str, Any]:
+def stage_record(stage: Stage, outcome: Outcome, tries: int) -> dict[str, Any]:
     """What an outcome means."""
     last = outcome.printed.splitlines()[-1:] or [""]
     record: dict[str, Any] = {"seconds": round(outcome.seconds, 1), "said": last[0][:200]}
     if outcome.status is None:
         record |= {"state": "cut off", "said": f"stopped after {outcome.seconds:.0f} s"}
     else:
-        record["state"] = stage.ended(outcome.status)
+        record["state"] = stage.outcome_of(outcome.status)
         if record["state"] == "failed":
             record |= {"exit": outcome.status, "printed": outcome.printed}
             # what crashed may have met with bad luck; it is tried again
-            record["state"] = "failed" if tries >= MOST_TRIES else "crashed"
-    if record["state"] == "cut off" and tries >= MOST_TRIES:
+            record["state"] = "failed" if tries >= MAX_TRIES else "crashed"
+    if record["state"] == "cut off" and tries >= MAX_TRIES:
         record |= {"state": "failed", "said": f"stopped {tries} times, after {outcome.seconds:.0f} s at last"}
     return record
 
 
-def found(stage: Stage, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+def read_output(stage: Stage, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """What a stage left; a file that makes no sense is said and changes nothing."""
     try:
         return stage.read(folder)
@@ -154,7 +154,7 @@ def found(stage: Stage, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def left_of(budget: float | None) -> Callable[[], float]:
+def time_left(budget: float | None) -> Callable[[], float]:
     """Seconds of a budget that begins now."""
     until = math.inf if budget is None else time.monotonic() + budget
     return lambda: until - time.monotonic()

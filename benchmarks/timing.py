@@ -30,7 +30,7 @@ class Timed:
             call()
         return clock.end()
 
-    def asking(self, clock: Clock, now: Callable[[], float]) -> float:
+    def launch_seconds(self, clock: Clock, now: Callable[[], float]) -> float:
         """The host's seconds for asking once, the device not waited for."""
         call = self.call
         clock.wait()

@@ -28,21 +28,21 @@ def main() -> None:
     try:
         contestant = importlib.import_module(module)
     except ImportError as error:
-        _say(answers, {"absent": reason(error)})
+        _send(answers, {"absent": reason(error)})
         return
     # only now, since it imports NumPy
     session = importlib.import_module("benchmarks.session").Session(contestant, int(threads))
-    _say(answers, session.hello(time.perf_counter() - begun))
+    _send(answers, session.info(time.perf_counter() - begun))
     for line in sys.stdin:
         try:
-            _say(answers, {"answer": session.answer(json.loads(line))})
+            _send(answers, {"answer": session.answer(json.loads(line))})
         except Unsupported as error:
-            _say(answers, {"declined": str(error)})
+            _send(answers, {"declined": str(error)})
         except Exception as error:
-            _say(answers, {"error": reason(error)})
+            _send(answers, {"error": reason(error)})
 
 
-def _say(answers: TextIO, what: dict[str, Any]) -> None:
+def _send(answers: TextIO, what: dict[str, Any]) -> None:
     answers.write(json.dumps(what) + "\n")
     answers.flush()
 

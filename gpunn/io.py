@@ -7,7 +7,7 @@ from typing import Any
 
 from . import estimators
 from .model import Sequential
-from .tables import TableModel
+from .tabular import TableModel
 from .training import checkpoint
 from .training.checkpoint import CheckpointError
 from .training.resume import model_tensors

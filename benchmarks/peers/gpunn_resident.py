@@ -22,7 +22,7 @@ from .gpunn_sequential import GpunnSequential
 PACKAGES = ("gpunn", "cupy", "numpy")
 
 
-class SecondEpochOn(gpunn.Callback):
+class AfterFirstEpoch(gpunn.Callback):
     """Times what comes behind the first epoch of a fit."""
 
     def __init__(self, clock: Clock, epochs: int) -> None:
@@ -47,7 +47,7 @@ class Resident(GpunnSequential):
         self.orders = None if shuffling else Orders(task, self.device.asarray)
 
     @contextmanager
-    def given_orders(self) -> Iterator[None]:
+    def resident_orders(self) -> Iterator[None]:
         """While it lasts, `fit` finds its orders on the device instead of drawing them."""
         drawn, orders = input_checks.epoch_permutation, self.orders
         if orders is not None:
@@ -58,13 +58,13 @@ class Resident(GpunnSequential):
             input_checks.epoch_permutation = drawn
 
     def fit(self, **options: Any) -> None:
-        with self.given_orders():
+        with self.resident_orders():
             super().fit(**options)
 
     def train(self, epochs: int) -> Span | None:
-        watching = SecondEpochOn(self.clock, epochs + 1)
-        self.fit(epochs=epochs + 1, callbacks=[watching])
-        return watching.span
+        callback = AfterFirstEpoch(self.clock, epochs + 1)
+        self.fit(epochs=epochs + 1, callbacks=[callback])
+        return callback.span
 
     def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """By a layer without activation and intercepts."""

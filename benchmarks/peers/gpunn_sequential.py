@@ -15,7 +15,7 @@ from ..process import Unsupported
 PACKAGES = ("gpunn", "numpy")
 
 
-class Enough(Exception):
+class StopFit(Exception):
     """Ends a fit in the middle of an epoch; the network is as after its last step."""
 
 
@@ -31,7 +31,7 @@ class BatchLosses(gpunn.Callback):
         self.found.append(total - self.total)
         self.total = total
         if len(self.found) == self.n:
-            raise Enough
+            raise StopFit
 
 
 class GpunnSequential:
@@ -59,19 +59,19 @@ class GpunnSequential:
 
     def compiled(self, model: gpunn.Sequential, rule: Any, loss: str) -> gpunn.Sequential:
         """The network on the task's device, in its precision; `Unsupported` where gpunn does not offer that."""
-        short = {"precision": self.task.precision} if self.task.precision in ("tf32", "bf16") else {}
+        precision = {"precision": self.task.precision} if self.task.precision in ("tf32", "bf16") else {}
         try:
-            return model.compile(rule, loss, device=self.task.device, **short)
+            return model.compile(rule, loss, device=self.task.device, **precision)
         except ValueError as error:
-            if not short:
+            if not precision:
                 raise
             raise Unsupported(f"gpunn: {error}") from error
 
     def losses(self, n: int) -> list[float]:
-        watching = BatchLosses(n)
-        with contextlib.suppress(Enough):
-            self.fit(callbacks=[watching])
-        return watching.found
+        callback = BatchLosses(n)
+        with contextlib.suppress(StopFit):
+            self.fit(callbacks=[callback])
+        return callback.found
 
     def fit(self, **options: Any) -> None:
         """`Sequential.fit` on the task's set."""

@@ -23,7 +23,7 @@ class Watched(GpunnSequential):
         try:
             self.options = {
                 "verbose": 1,
-                "callbacks": [gpunn.EarlyStopping(monitor="loss", patience=10**9), Reports()],
+                "callbacks": [gpunn.EarlyStopping(monitor="loss", patience=10**9), EpochReport()],
             }
             super().train(epochs)
         finally:
@@ -31,7 +31,7 @@ class Watched(GpunnSequential):
             sys.stderr = shown
 
 
-class Reports(gpunn.Callback):
+class EpochReport(gpunn.Callback):
     """What a user's own callback might do."""
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:

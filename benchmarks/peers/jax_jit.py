@@ -20,11 +20,11 @@ Array = Any
 State = dict[str, Any]  # p, m, v: lists of arrays; t: steps taken; k: steps of the epoch
 
 
-def logits(p: list[Array], x: Array, short: Any = None) -> Array:
+def logits(p: list[Array], x: Array, compute_dtype: Any = None) -> Array:
     """zᴸ (E1, E2), in the type of the parameters; `short` is the type that it is computed in, if another."""
     kept = p[0].dtype
-    if short is not None:
-        p, x = [theta.astype(short) for theta in p], x.astype(short)
+    if compute_dtype is not None:
+        p, x = [theta.astype(compute_dtype) for theta in p], x.astype(compute_dtype)
     for k in range(0, len(p), 2):
         x = x @ p[k] + p[k + 1]
         if k < len(p) - 2:
@@ -32,18 +32,18 @@ def logits(p: list[Array], x: Array, short: Any = None) -> Array:
     return x.astype(kept)
 
 
-def cost(p: list[Array], x: Array, y: Array, net: Net, short: Any) -> Array:
+def cost(p: list[Array], x: Array, y: Array, net: Net, compute_dtype: Any) -> Array:
     """C of a batch, the mean over its rows (E3)."""
-    z = logits(p, x, short)
+    z = logits(p, x, compute_dtype)
     if net.loss == "half_squared_error":
         return 0.5 * jnp.mean(jnp.sum((z - y) ** 2, axis=1))
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], axis=1))
 
 
-def step(state: State, X: Array, y: Array, rows: Array, net: Net, short: Any = None) -> tuple[State, Array]:
+def step(state: State, X: Array, y: Array, rows: Array, net: Net, compute_dtype: Any = None) -> tuple[State, Array]:
     """The state after one step on those rows, and the loss before it."""
     p, m, v, t = state["p"], state["m"], state["v"], state["t"] + 1
-    loss, g = jax.value_and_grad(cost)(p, X[rows], y[rows], net, short)
+    loss, g = jax.value_and_grad(cost)(p, X[rows], y[rows], net, compute_dtype)
     if net.rule == "sgd":
         p = [theta - net.learning_rate * d for theta, d in zip(p, g, strict=True)]
     else:
@@ -56,9 +56,9 @@ def step(state: State, X: Array, y: Array, rows: Array, net: Net, short: Any = N
     return {"p": p, "m": m, "v": v, "t": t, "k": state["k"] + 1}, loss
 
 
-def outputs(p: list[Array], x: Array, net: Net, short: Any = None) -> Array:
+def outputs(p: list[Array], x: Array, net: Net, compute_dtype: Any = None) -> Array:
     """aᴸ of a block of rows."""
-    z = logits(p, x, short)
+    z = logits(p, x, compute_dtype)
     return jax.nn.softmax(z) if net.loss == "crossentropy" else z
 
 
@@ -67,7 +67,7 @@ class JaxJit:
 
     def __init__(self, task: Task) -> None:
         self.task, self.epoch = task, 0
-        self.short = jnp.bfloat16 if task.precision == "bf16" else None
+        self.compute_dtype = jnp.bfloat16 if task.precision == "bf16" else None
         self.clock = Clock(lambda: jax.block_until_ready(self.state))
         self.orders = Orders(task, self.put)
         self.X, self.y = jnp.asarray(task.X), jnp.asarray(task.y)
@@ -88,10 +88,10 @@ class JaxJit:
 
         def next_step(state: State, X: Array, y: Array, order: Array) -> tuple[State, Array]:
             # the state's own batch of order (steps, batch): nothing comes from the host
-            return step(state, X, y, order[state["k"]], net, self.short)
+            return step(state, X, y, order[state["k"]], net, self.compute_dtype)
 
         self.next_step = jax.jit(next_step, donate_argnums=0)
-        self.outputs = jax.jit(partial(outputs, net=net, short=self.short))
+        self.outputs = jax.jit(partial(outputs, net=net, compute_dtype=self.compute_dtype))
 
     def put(self, rows: np.ndarray) -> Array:
         """An order as (steps, batch) on the device."""
@@ -134,7 +134,9 @@ class JaxJit:
 
     def product(self, a: np.ndarray, b: np.ndarray) -> Array:
         a, b = jnp.asarray(a), jnp.asarray(b)
-        return jax.jit(jnp.matmul)(*((a, b) if self.short is None else (a.astype(self.short), b.astype(self.short))))
+        return jax.jit(jnp.matmul)(
+            *((a, b) if self.compute_dtype is None else (a.astype(self.compute_dtype), b.astype(self.compute_dtype)))
+        )
 
 
 def set_up(task: Task) -> None:

@@ -22,14 +22,14 @@ class JaxScan(JaxJit):
 
         def one_epoch(state: State, X: Array, y: Array, order: Array) -> tuple[State, Array]:
             def one(state: State, rows: Array) -> tuple[State, Array]:
-                return step(state, X, y, rows, net, self.short)
+                return step(state, X, y, rows, net, self.compute_dtype)
 
             scanned: tuple[State, Array] = jax.lax.scan(one, state, order)
             return scanned
 
         def all_outputs(p: list[Array], X: Array) -> Array:
             blocks = X.reshape(-1, net.block, X.shape[1])
-            return jax.lax.map(lambda x: outputs(p, x, net, self.short), blocks).reshape(X.shape[0], -1)
+            return jax.lax.map(lambda x: outputs(p, x, net, self.compute_dtype), blocks).reshape(X.shape[0], -1)
 
         self.one_epoch = jax.jit(one_epoch, donate_argnums=0)
         self.all_outputs = jax.jit(all_outputs)

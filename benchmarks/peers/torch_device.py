@@ -25,7 +25,7 @@ def on_device(task: Task, x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x).to(task.device)
 
 
-def short(task: Task) -> Callable[[], AbstractContextManager[Any]]:
+def precision_context(task: Task) -> Callable[[], AbstractContextManager[Any]]:
     """The context in which products take bfloat16 where the task wants it; parameters stay float32."""
     if task.precision != "bf16":
         return contextlib.nullcontext
@@ -47,7 +47,7 @@ def clock(task: Task) -> Clock:
 
 def product(task: Task, a: np.ndarray, b: np.ndarray) -> torch.Tensor:
     """a b as the task's precision computes it."""
-    with torch.no_grad(), short(task)():
+    with torch.no_grad(), precision_context(task)():
         return on_device(task, a) @ on_device(task, b)
 
 

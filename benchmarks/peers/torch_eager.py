@@ -31,7 +31,7 @@ class TorchEager:
 
     def __init__(self, task: Task) -> None:
         self.task, self.epoch = task, 0
-        self.clock, self.short = torch_device.clock(task), torch_device.short(task)
+        self.clock, self.precision_context = torch_device.clock(task), torch_device.precision_context(task)
         self.X, self.y = torch_device.on_device(task, task.X), torch_device.on_device(task, task.y)
         self.order = Orders(task, lambda rows: torch_device.on_device(task, rows))
         sizes, layers = task.net.sizes, []
@@ -60,7 +60,7 @@ class TorchEager:
         """One step; the loss before it."""
         x, y = self.X.index_select(0, rows), self.y.index_select(0, rows)
         self.rule.zero_grad(set_to_none=True)
-        with self.short():
+        with self.precision_context():
             loss = cost(self.task.net, self.model(x), y)
         loss.backward()
         self.rule.step()
@@ -76,7 +76,7 @@ class TorchEager:
 
     def predict(self) -> torch.Tensor:
         parts = []
-        with torch.inference_mode(), self.short():
+        with torch.inference_mode(), self.precision_context():
             for x in self.X.split(self.task.net.block):
                 z = self.model(x)
                 parts.append(F.softmax(z, dim=1) if self.task.net.loss == "crossentropy" else z)

@@ -40,9 +40,9 @@ class TorchModes(TorchEager):
         super().__init__(task)
         loss = Loss(task.net, self.model, self.X, self.y)
         self.loss = torch.compile(loss, mode=mode, dynamic=False, fullgraph=True)
-        self.answer = torch.compile(self._answer, mode=mode, dynamic=False, fullgraph=True)
+        self.answer = torch.compile(self._outputs, mode=mode, dynamic=False, fullgraph=True)
 
-    def _answer(self, x: torch.Tensor) -> torch.Tensor:
+    def _outputs(self, x: torch.Tensor) -> torch.Tensor:
         z = self.model(x)
         return F.softmax(z, dim=1) if self.task.net.loss == "crossentropy" else z
 
@@ -50,7 +50,7 @@ class TorchModes(TorchEager):
         """One step; the loss before it."""
         torch.compiler.cudagraph_mark_step_begin()
         self.rule.zero_grad(set_to_none=True)
-        with self.short():
+        with self.precision_context():
             loss: torch.Tensor = self.loss(rows)
         loss.backward()
         self.rule.step()
@@ -59,7 +59,7 @@ class TorchModes(TorchEager):
     def predict(self) -> torch.Tensor:
         found = torch.empty((self.task.net.rows, self.task.net.sizes[-1]), device=self.task.device, dtype=self.X.dtype)
         blocks = zip(self.X.split(self.task.net.block), found.split(self.task.net.block), strict=True)
-        with torch.no_grad(), self.short():
+        with torch.no_grad(), self.precision_context():
             for x, out in blocks:
                 torch.compiler.cudagraph_mark_step_begin()
                 out.copy_(self.answer(x))

@@ -30,7 +30,7 @@ network
 input_checks metrics training
 inspection
 model
-gradient_check device_comparison estimators tables interchange multi_fit
+gradient_check device_comparison estimators tabular interchange multi_fit
 io
 cli
 __main__

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import memory, results
-from benchmarks.comparison import Entry, References, Settings, Workers, compare, wrong_precision
+from benchmarks.comparison import Entry, References, Settings, Workers, compare, precision_problem
 from benchmarks.contestants import CPU, Contestant
 from benchmarks.nets import Net
 from benchmarks.process import Absent, Failed, Worker
@@ -205,7 +205,7 @@ def test_how_far_a_product_errs_is_an_answer_and_no_failure(tmp_path, monkeypatc
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Worker("planted_product", 1) as worker:
         worker.request("prepare", net=vars(NET), seed=0, precision="float32")
-        assert wrong_precision(worker.request("product")["error"], "float32") is None
+        assert precision_problem(worker.request("product")["error"], "float32") is None
         with pytest.raises(Failed, match=r"^ValueError: a seed$"):
             worker.request("prepare", net=vars(NET), seed=1, precision="float32")
 

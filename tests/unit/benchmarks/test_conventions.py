@@ -129,7 +129,7 @@ def test_everyone_agrees_and_gets_times(name, precision):
     if name in NEEDED:
         oracle(NEEDED[name])
     nets = dict(NET_OF) if precision == "float32" else {"crossentropy": NET_OF["crossentropy"]}
-    settings = Settings(precision=precision, rounds=2, seconds=1e-4, fresh=False)
+    settings = Settings(precision=precision, rounds=2, seconds=1e-4, new_processes=False)
     workers = Workers(1, {}, {}, lambda line: None)
     try:
         for net in nets.values():

@@ -20,11 +20,11 @@ def test_a_ratio_to_the_best_peer():
     goal = Goal(1, "digits", "train", "gpunn", "best peer", 0.9)
     ours = row("gpunn", best_peer="jax-scan", ratio_to_best_peer=0.9, ratio_to_best_peer_quartiles=[0.8, 1.3])
     verdict = said(goal, ours)
-    assert (verdict.said, verdict.median, verdict.upper, verdict.whom) == ("met", 0.9, 1.3, "jax-scan")
-    assert said(goal, ours | {"ratio_to_best_peer": 0.901}).said == "missed"
-    assert said(goal, ours, threads=2).said == "not measured"
-    assert said(goal, ours | {"us_per_step": None}).said == "not measured"
-    assert said(goal, row("gpunn", best_peer=None)).said == "not measured"
+    assert (verdict.outcome, verdict.median, verdict.upper, verdict.whom) == ("met", 0.9, 1.3, "jax-scan")
+    assert said(goal, ours | {"ratio_to_best_peer": 0.901}).outcome == "missed"
+    assert said(goal, ours, threads=2).outcome == "not measured"
+    assert said(goal, ours | {"us_per_step": None}).outcome == "not measured"
+    assert said(goal, row("gpunn", best_peer=None)).outcome == "not measured"
 
 
 @pytest.mark.parametrize(
@@ -33,26 +33,26 @@ def test_a_ratio_to_the_best_peer():
 def test_a_ratio_of_one_needs_its_upper_quartile(median, upper, expected):
     goal = Goal(1, "digits", "train", "gpunn", "best peer", 1.0)
     ours = row("gpunn", best_peer="numpy", ratio_to_best_peer=median, ratio_to_best_peer_quartiles=[0.9, upper])
-    assert said(goal, ours).said == expected
+    assert said(goal, ours).outcome == expected
 
 
 def test_the_floor_a_named_peer_and_microseconds():
     ours = row("gpunn", us=30e3, us_quartiles=[1e3, 40e3], ratio_to_floor=1.07, ratio_to_floor_quartiles=[1, 1.2])
     ours["ratios"] = {"numpy": [0.1, 0.2, 0.3]}
-    assert said(Goal(2, "digits", "train", "gpunn", "floor", 1.08), ours).said == "met"
+    assert said(Goal(2, "digits", "train", "gpunn", "floor", 1.08), ours).outcome == "met"
     assert said(Goal(1, "digits", "train", "gpunn", "numpy", 0.2), ours).median == 0.2
-    assert said(Goal(1, "digits", "train", "gpunn", "torch-eager", 0.2), ours).said == "not measured"
+    assert said(Goal(1, "digits", "train", "gpunn", "torch-eager", 0.2), ours).outcome == "not measured"
     verdict = said(Goal(3, "digits", "train", "gpunn", None, 20e3), ours)
-    assert (verdict.said, verdict.median, verdict.upper) == ("missed", 30e3, 40e3)
+    assert (verdict.outcome, verdict.median, verdict.upper) == ("missed", 30e3, 40e3)
 
 
 def test_memory():
     goal = Goal(4, "digits", "fit", "gpunn-estimator", "scikit-learn", 1.0, "memory")
     ours, theirs = row("gpunn-estimator", "fit", peak_mib=90.0), row("scikit-learn", "fit", peak_mib=100.0)
     verdict = said(goal, ours, theirs)
-    assert (verdict.said, verdict.median, verdict.upper) == ("met", 0.9, None)
-    assert said(goal, ours | {"peak_mib": 100.1}, theirs).said == "missed"
-    assert said(goal, ours, row("scikit-learn", "fit")).said == "not measured"
+    assert (verdict.outcome, verdict.median, verdict.upper) == ("met", 0.9, None)
+    assert said(goal, ours | {"peak_mib": 100.1}, theirs).outcome == "missed"
+    assert said(goal, ours, row("scikit-learn", "fit")).outcome == "not measured"
 
 
 def test_the_goals_name_nets_modes_and_contestants_that_there_are():

@@ -25,8 +25,8 @@ def ended(status):
     return {0: "done", 2: "left"}.get(status, "failed")
 
 
-def stage(name, least=10.0, most=100.0, read=lambda folder: {}):
-    return Stage(name, lambda seconds, folder: ["x"], least, most, ended, read)
+def stage(name, min_seconds=10.0, max_seconds=100.0, read=lambda folder: {}):
+    return Stage(name, lambda seconds, folder: ["x"], min_seconds, max_seconds, ended, read)
 
 
 class Machine:
@@ -49,9 +49,9 @@ class Machine:
 
 
 def check(machine, asked, out, budget, **more):
-    options = {"only": None, "anew": False, **more}
+    options = {"only": None, "fresh": False, **more}
     return gpu_check.check(
-        asked, out, machine.left(budget), options["only"], options["anew"], machine, options.get("facts", FACTS)
+        asked, out, machine.left(budget), options["only"], options["fresh"], machine, options.get("facts", FACTS)
     )
 
 
@@ -70,14 +70,14 @@ def test_everything_in_order_and_then_nothing(tmp_path, capsys):
     assert check(machine, THREE, tmp_path, 1000) == 0 and len(machine.ran) == 3
     text = (tmp_path / "gpu-check.md").read_text(encoding="utf-8")
     assert "Nothing is left." in text and "| b | done | 10.0 |" in text and "b said so" in text
-    assert check(machine, THREE, tmp_path, 1000, only=["b"], anew=True) == 0
+    assert check(machine, THREE, tmp_path, 1000, only=["b"], fresh=True) == 0
     assert machine.ran[3:] == ["b"]
 
 
 def test_what_has_no_time_is_left_and_what_needs_less_still_runs(tmp_path):
     machine = Machine()
     asked = [stage("a", 10), stage("long", 50), stage("c", 5)]
-    assert check(machine, asked, tmp_path, 40) == gpu_check.LEFT
+    assert check(machine, asked, tmp_path, 40) == gpu_check.INCOMPLETE
     assert machine.ran == ["a", "c"]
     assert "Left: long. The same command goes on there." in (tmp_path / "gpu-check.md").read_text(encoding="utf-8")
     assert check(machine, asked, tmp_path, 90) == 0
@@ -86,7 +86,7 @@ def test_what_has_no_time_is_left_and_what_needs_less_still_runs(tmp_path):
 
 def test_a_stage_that_is_cut_off_is_saved_and_comes_last(tmp_path):
     machine = Machine(a=(500.0, 0))
-    assert check(machine, THREE, tmp_path, 300) == gpu_check.LEFT
+    assert check(machine, THREE, tmp_path, 300) == gpu_check.INCOMPLETE
     assert machine.ran == ["a", "b", "c"] and states(tmp_path) == {"a": "cut off", "b": "done", "c": "done"}
     assert machine.now == 120, "it had 100 s at most"
     machine.takes = {}
@@ -96,24 +96,24 @@ def test_a_stage_that_is_cut_off_is_saved_and_comes_last(tmp_path):
 
 def test_a_stage_that_never_ends_counts_as_failed_at_last(tmp_path):
     machine = Machine(a=(500.0, 0))
-    for expected in (gpu_check.LEFT, gpu_check.LEFT, gpu_check.FAILED):
+    for expected in (gpu_check.INCOMPLETE, gpu_check.INCOMPLETE, gpu_check.FAILED):
         assert check(machine, THREE, tmp_path, 1000) == expected
     assert states(tmp_path)["a"] == "failed"
     assert check(machine, THREE, tmp_path, 1000) == gpu_check.FAILED
-    assert machine.ran.count("a") == stages.MOST_TRIES
+    assert machine.ran.count("a") == stages.MAX_TRIES
 
 
 def test_a_stage_with_more_to_do_is_owed_until_it_is_done(tmp_path):
     machine = Machine(b=(10.0, 2))
-    for _ in range(stages.MOST_TRIES + 2):  # it gets on every time, so it is never given up
-        assert check(machine, THREE, tmp_path, 1000) == gpu_check.LEFT
+    for _ in range(stages.MAX_TRIES + 2):  # it gets on every time, so it is never given up
+        assert check(machine, THREE, tmp_path, 1000) == gpu_check.INCOMPLETE
     machine.takes = {}
     assert check(machine, THREE, tmp_path, 1000) == 0
 
 
 def test_a_crash_is_tried_again_and_shows_its_end(tmp_path):
     machine = Machine(b=(1.0, -11))
-    assert check(machine, THREE, tmp_path, 1000) == gpu_check.LEFT
+    assert check(machine, THREE, tmp_path, 1000) == gpu_check.INCOMPLETE
     record = json.loads((tmp_path / gpu_check.FILE).read_text(encoding="utf-8"))["stages"]["b"]
     assert (record["state"], record["exit"], record["tries"]) == ("crashed", -11, 1)
     assert record["printed"].endswith("b said so")
@@ -137,7 +137,7 @@ def test_what_a_stage_leaves_is_kept_and_nonsense_is_said(tmp_path):
         raise ValueError("no JSON")
 
     asked = [stage("a", read=lambda folder: {"launches": []}), stage("b", read=nonsense)]
-    assert check(Machine(), asked, tmp_path, 1000) == gpu_check.LEFT
+    assert check(Machine(), asked, tmp_path, 1000) == gpu_check.INCOMPLETE
     state = json.loads((tmp_path / gpu_check.FILE).read_text(encoding="utf-8"))
     assert state["launches"] == [] and state["stages"]["b"]["said"] == "left nothing that can be read: ValueError"
 
@@ -168,13 +168,13 @@ def test_red_tests_and_devices_that_differ_are_no_success(tmp_path):
 
 
 def test_the_stages_that_there_are(tmp_path):
-    owed = gpu_check.owed_stages(tmp_path)
-    names = [s.name for s in owed]
+    pending = gpu_check.all_stages(tmp_path)
+    names = [s.name for s in pending]
     assert names == ("doctor tests-short devices launches kernels comparison larger tests comparison-rest".split())
-    assert all(s.least < s.most for s in owed)
+    assert all(s.min_seconds < s.max_seconds for s in pending)
     # what is short comes first: within ten minutes every one of them has had its turn up to the comparison
-    assert sum(s.least for s in owed[:6]) < 200
-    commands = {s.name: list(s.command(300.0, tmp_path)) for s in owed}
+    assert sum(s.min_seconds for s in pending[:6]) < 200
+    commands = {s.name: list(s.command(300.0, tmp_path)) for s in pending}
     assert commands["comparison"] == ["benchmarks", "gpu", "--goals", "--out", str(tmp_path), "--budget", "285"]
     assert "--goals" not in commands["comparison-rest"]
     for name in ("devices", "launches", "kernels", "larger"):
@@ -182,9 +182,15 @@ def test_the_stages_that_there_are(tmp_path):
     for name in gpu_check.SHORT:
         assert (ROOT / name).exists() and name in commands["tests-short"]
         assert "mark" in (ROOT / name).read_text(encoding="utf-8")
-    assert {owed[1].environment[k] for k in ("GPUNN_REQUIRE_GPU", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")} == {"1"}
-    assert [owed[5].ended(status) for status in (0, 1, 2, 3, -9)] == ["done", "done", "left", "failed", "failed"]
-    assert (gpu.DISAGREED, gpu.LEFT) == (1, 2)
+    assert {pending[1].environment[k] for k in ("GPUNN_REQUIRE_GPU", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")} == {"1"}
+    assert [pending[5].outcome_of(status) for status in (0, 1, 2, 3, -9)] == [
+        "done",
+        "done",
+        "left",
+        "failed",
+        "failed",
+    ]
+    assert (gpu.DISAGREED, gpu.INCOMPLETE) == (1, 2)
 
 
 def test_pytest_runs_as_a_stage_and_is_counted(tmp_path):
@@ -201,7 +207,7 @@ def test_pytest_runs_as_a_stage_and_is_counted(tmp_path):
     made = gpu_check.run_tests("tests", [str(tmp_path / "test_it.py"), "-c", str(tmp_path / "pytest.ini")], 1, 60)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     outcome = stages.process(made, 60.0, tmp_path, environment)
-    assert outcome.status == 1 and stages.judged(made, outcome, 1)["state"] == "done", outcome
+    assert outcome.status == 1 and stages.stage_record(made, outcome, 1)["state"] == "done", outcome
     found = made.read(tmp_path)["tests"]
     assert [found[kind] for kind in gpu_check.KINDS] == [1, 1, 0, 1] and found["over"] == 3
     assert [name.partition("::")[2] for name in found["names"]] == ["test_bad"] and found["commit"]
@@ -253,10 +259,10 @@ def is_gone(pid):
 @linux
 def test_a_stage_past_its_time_is_ended_with_what_it_started(sleeper, tmp_path):
     long = Stage("long", lambda s, f: ["planted_sleeper", str(sleeper)], 1, 100, lambda status: "failed", lambda f: {})
-    begun = time.monotonic()
+    load_or_start = time.monotonic()
     outcome = stages.process(long, 3.0, tmp_path, dict(os.environ))
-    assert outcome.status is None and time.monotonic() - begun < 30
-    assert stages.judged(long, outcome, 1) == {"seconds": round(outcome.seconds, 1), "state": "cut off"} | {
+    assert outcome.status is None and time.monotonic() - load_or_start < 30
+    assert stages.stage_record(long, outcome, 1) == {"seconds": round(outcome.seconds, 1), "state": "cut off"} | {
         "said": f"stopped after {outcome.seconds:.0f} s"
     }
     assert is_gone(number_in(sleeper))
@@ -289,22 +295,22 @@ def test_tests_that_are_cut_off_have_said_what_they_found_and_go_on_behind_it(tm
         [str(tmp_path / "test_planted.py"), "-c", str(tmp_path / "pytest.ini")],
         1,
         100,
-        lambda: gpu_check.tallied(path, "tests"),
+        lambda: gpu_check.previous_counts(path, "tests"),
     )
     outcome = stages.process(made, 20.0, tmp_path, environment)
     assert outcome.status is None
-    state = stages.found(made, tmp_path, stages.judged(made, outcome, 1))
+    state = stages.found(made, tmp_path, stages.stage_record(made, outcome, 1))
     found = state["tests"]
     assert (found["passed"], found["failed"], found["over"]) == (1, 1, 2)
     assert [name.rpartition("::")[2] for name in found["names"]] == ["test_second"]
     path.write_text(json.dumps(state), encoding="utf-8")
     (tmp_path / "test_planted.py").write_text(TESTS.replace("sleep(60)", "sleep(0)"), encoding="utf-8")
     outcome = stages.process(made, 60.0, tmp_path, environment)
-    found = stages.found(made, tmp_path, stages.judged(made, outcome, 2))["tests"]
+    found = stages.found(made, tmp_path, stages.stage_record(made, outcome, 2))["tests"]
     assert (found["passed"], found["failed"], found["over"]) == (2, 1, 3) and outcome.status == 0
     state["tests"]["commit"] = "another"
     path.write_text(json.dumps(state), encoding="utf-8")
-    assert gpu_check.tallied(path, "tests") == {}
+    assert gpu_check.previous_counts(path, "tests") == {}
 
 
 DRIVER = """
@@ -370,9 +376,9 @@ def test_who_interrupts_a_preparation_does_not_wait_for_it(tmp_path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     driver = subprocess.Popen([sys.executable, "-c", PREPARING], cwd=ROOT, stderr=subprocess.DEVNULL)
     pid = number_in(tmp_path / "pid")
-    begun = time.monotonic()
+    load_or_start = time.monotonic()
     driver.send_signal(signal.SIGINT)
-    assert driver.wait(timeout=60) != 0 and time.monotonic() - begun < 30
+    assert driver.wait(timeout=60) != 0 and time.monotonic() - load_or_start < 30
     assert is_gone(pid)
 
 

@@ -22,7 +22,7 @@ SMALL = Net("small", (6, 8, 3), 32, 2048, learning_rate=1e-4, orders=2)
 @pytest.fixture
 def simulated(monkeypatch):
     """A net for a CPU, and no waiting."""
-    monkeypatch.setattr(gpu_presence, "missing", lambda command, would: False)
+    monkeypatch.setattr(gpu_presence, "missing", lambda command, purpose: False)
     monkeypatch.setattr(gpu_presence, "facts", lambda: dict(FACTS))
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
     monkeypatch.setitem(GPU_NETS, "small", SMALL)
@@ -95,22 +95,22 @@ def said(result):
 
 def test_goals_on_a_gpu_by_hand():
     found = said(result_of(TIMES))
-    assert found[1, "mid", "torch-eager"].said == "met"  # 2.5 times faster, 2 wanted
+    assert found[1, "mid", "torch-eager"].outcome == "met"  # 2.5 times faster, 2 wanted
     over = found[2, "mid", "best compiled"]
-    assert (over.said, over.whom) == ("met", "torch-graph") and over.median == pytest.approx(10 / 12, rel=1e-4)
-    assert found[3, "mid", "floor"].said == "met"  # products are 80 %, 75 wanted
+    assert (over.outcome, over.whom) == ("met", "torch-graph") and over.median == pytest.approx(10 / 12, rel=1e-4)
+    assert found[3, "mid", "floor"].outcome == "met"  # products are 80 %, 75 wanted
     assert found[3, "mid", "floor"].under == "bf16"
-    assert found[1, "small", "torch-eager"].said == "not measured"
+    assert found[1, "small", "torch-eager"].outcome == "not measured"
     slow = said(result_of({**TIMES, "gpunn": 13.0}))
-    assert {k[0]: v.said for k, v in slow.items() if k[1] == "mid"} == {1: "missed", 2: "missed", 3: "missed"}
+    assert {k[0]: v.outcome for k, v in slow.items() if k[1] == "mid"} == {1: "missed", 2: "missed", 3: "missed"}
     narrow = said(result_of(TIMES, "narrow"))
-    assert narrow[4, "narrow", "bytes"].said == "met"  # 1.43 of 1.5
-    assert (narrow[2, "narrow", "best compiled"].said, narrow[5, "narrow", "best compiled"].said) == (
+    assert narrow[4, "narrow", "bytes"].outcome == "met"  # 1.43 of 1.5
+    assert (narrow[2, "narrow", "best compiled"].outcome, narrow[5, "narrow", "best compiled"].outcome) == (
         "missed",
         "missed",
     )
     other = said(result_of(TIMES, precision="tf32"))
-    assert {v.said for v in other.values()} == {"not measured"}, "goals are of the precision that they name"
+    assert {v.outcome for v in other.values()} == {"not measured"}, "goals are of the precision that they name"
 
 
 def test_the_goals_are_those_laid_down():
@@ -158,7 +158,7 @@ def test_the_report_and_the_pictures_of_precisions(tmp_path):
 def test_a_goal_that_nothing_compiled_was_measured_for():
     goal = Goal(2, "mid", "train", "gpunn", "best compiled", 0.9, precision="bf16")
     only = result_of({"gpunn": 1.0, "torch-eager": 2.0})
-    assert goals.verdict(goal, only, "bf16").said == "not measured"
+    assert goals.verdict(goal, only, "bf16").outcome == "not measured"
 
 
 # --- going on where it stopped ----------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def compared(monkeypatch, simulated):
     class Made:
         seen, cut = [], False
 
-        def __call__(self, net, contestants, workers, references, settings, say, **more):
+        def __call__(self, net, contestants, workers, references, settings, progress, **more):
             self.seen.append((net.name, settings.precision))
             found = entries(net.name, TIMES)
             if self.cut:
@@ -187,28 +187,28 @@ def compared(monkeypatch, simulated):
 
 def test_the_nets_that_goals_name_come_first_and_all_are_asked(compared, tmp_path, capsys):
     assert command.main(["gpu", "--out", str(tmp_path)]) == 0
-    assert tuple(compared.seen[:4]) == gpu.FIRST
+    assert tuple(compared.seen[:4]) == gpu.PRIORITY
     assert len(compared.seen) == len(set(compared.seen)) == 12
     capsys.readouterr()
     assert command.main(["gpu", "--out", str(tmp_path)]) == 0
     assert len(compared.seen) == 12, "nothing is owed"
-    assert command.main(["gpu", "--out", str(tmp_path), "--anew", "--goals"]) == 0
-    assert tuple(compared.seen[12:]) == gpu.FIRST
+    assert command.main(["gpu", "--out", str(tmp_path), "--fresh", "--goals"]) == 0
+    assert tuple(compared.seen[12:]) == gpu.PRIORITY
 
 
 def test_it_goes_on_where_it_stopped(compared, tmp_path):
     path = tmp_path / "gpu.json"
-    assert command.main(["gpu", "--goals", "--out", str(tmp_path), "--budget", "30"]) == gpu.LEFT
+    assert command.main(["gpu", "--goals", "--out", str(tmp_path), "--budget", "30"]) == gpu.INCOMPLETE
     assert compared.seen == [] and not path.exists(), "too little time to begin anything"
     compared.cut = True
-    assert command.main(["gpu", "--nets", "small", "--precision", "float32", "--out", str(tmp_path)]) == gpu.LEFT
+    assert command.main(["gpu", "--nets", "small", "--precision", "float32", "--out", str(tmp_path)]) == gpu.INCOMPLETE
     kept = json.loads(path.read_text(encoding="utf-8"))
     assert kept["done"] == [] and kept["rows"][0]["rounds"] == 4, "what was cut short is saved, and owed"
     compared.cut = False
     assert command.main(["gpu", "--goals", "--out", str(tmp_path)]) == 0
     kept = json.loads(path.read_text(encoding="utf-8"))
-    assert compared.seen == [("small", "float32"), *gpu.FIRST]
-    assert kept["done"] == [f"{net}/{precision}" for net, precision in gpu.FIRST]
+    assert compared.seen == [("small", "float32"), *gpu.PRIORITY]
+    assert kept["done"] == [f"{net}/{precision}" for net, precision in gpu.PRIORITY]
     assert {row["rounds"] for row in kept["rows"]} == {9}
     assert len([r for r in kept["rows"] if r["net"] == "small"]) == len(TIMES)
 
@@ -251,14 +251,14 @@ def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
         looks = 0
 
         @property
-        def left(self):
+        def seconds_left(self):
             Ending.looks += 1
             return 4 - Ending.looks
 
     monkeypatch.setattr(comparison, "PAUSE", 0.0)
     monkeypatch.setattr(comparison, "begin_all", lambda *given: None)
     floors = [dataclasses.replace(GPU["floor"], modes=("train",)), GPU["bytes"]]
-    found = comparison.compare(SMALL, floors, Workers(), None, Ending(fresh=False), lambda line: None)
+    found = comparison.compare(SMALL, floors, Workers(), None, Ending(new_processes=False), lambda line: None)
     assert [len(e.times["train"]) for e in found] == [2, 2]
     row = results.rows(SMALL, found, "float32", "cuda")[0]
     assert row["us_by_events"] == 0.5 and row["rounds"] == 2
@@ -268,7 +268,7 @@ def test_everyone_begins_side_by_side_but_those_that_choose_by_timing(monkeypatc
     began, started = [], []
 
     class Workers:
-        side_by_side = comparison.Workers.side_by_side
+        run_concurrently = comparison.Workers.run_concurrently
 
         def start(self, contestant):
             started.append(contestant.name)
@@ -280,9 +280,9 @@ def test_everyone_begins_side_by_side_but_those_that_choose_by_timing(monkeypatc
 
     monkeypatch.setattr(comparison, "begin_one", begin)
     made = [comparison.Entry(c, 1) for c in GPU.values()]
-    comparison.begin_all(made, SMALL, {}, Workers(), comparison.Settings(together=True), lambda line: None)
+    comparison.prepare_all(made, SMALL, {}, Workers(), comparison.Settings(concurrent=True), lambda line: None)
     assert started == list(GPU), "before anybody is waited for"
-    alone = [name for name, c in GPU.items() if c.alone]
-    assert alone == ["jax-jit", "jax-scan", "torch-max-autotune"]
-    assert began[-6:] == [(what, name) for name in alone for what in ("begins", "ends")]
+    exclusive = [name for name, c in GPU.items() if c.exclusive]
+    assert exclusive == ["jax-jit", "jax-scan", "torch-max-autotune"]
+    assert began[-6:] == [(what, name) for name in exclusive for what in ("begins", "ends")]
     assert {what for what, _ in began[: len(GPU) - 3]} == {"begins"}

@@ -8,7 +8,7 @@ from helpers.oracles import oracle
 
 from benchmarks import contestants, conventions, nets
 from benchmarks.clocks import Clock, EventClock
-from benchmarks.comparison import Entry, Settings, hold_to_the_best, wrong_precision
+from benchmarks.comparison import Entry, Settings, precision_problem, reject_inaccurate
 from benchmarks.nets import Net
 from benchmarks.peers import numpy_plain
 from benchmarks.process import Unsupported
@@ -61,7 +61,7 @@ def test_jaxs_ways_take_the_same_steps(name, precision):
 
 
 def agrees(one, precision):
-    assert wrong_precision(one.product()["error"], precision) is None
+    assert precision_problem(one.product()["error"], precision) is None
     losses = one.losses()["losses"]
     apart = conventions.disagreement(losses, reference(precision))
     assert apart <= {"float32": 1e-6, "bf16": 2e-3}[precision]
@@ -78,13 +78,14 @@ def test_a_precision_that_is_not_computed_in_is_seen(monkeypatch):
     """A CPU has no TF32: its float32 products are too good for it, and bfloat16's are too bad for float32."""
     module, _ = torch_peer("eager", monkeypatch)
     error = session(module, "tf32").product()["error"]
-    assert wrong_precision(error, "tf32").startswith("disagrees (its product errs by ")
+    assert precision_problem(error, "tf32").startswith("disagrees (its product errs by ")
     coarse = session(module, "bf16").product()["error"]
-    assert wrong_precision(
+    assert precision_problem(
         coarse, "float32"
     ) == f"disagrees (its product errs by {coarse:.1e}, where float32 means " + ("0e+00 to 1e-05)")
     assert (
-        wrong_precision(None, "float32") == "disagrees (its product is not finite, where float32 means 0e+00 to 1e-05)"
+        precision_problem(None, "float32")
+        == "disagrees (its product is not finite, where float32 means 0e+00 to 1e-05)"
     )
 
 
@@ -140,7 +141,7 @@ def test_gpunn_finds_its_orders_on_the_device_and_times_the_epochs_behind_the_fi
         assert host > 0 and device is None
         assert len(drawn) == (3 if shuffling else 0)
     assert input_checks.epoch_permutation.__name__ == "<lambda>", "what was there before is there again"
-    assert wrong_precision(one.product()["error"], "float32") is None
+    assert precision_problem(one.product()["error"], "float32") is None
 
 
 def test_a_precision_that_gpunn_does_not_offer_is_declined():
@@ -177,7 +178,7 @@ def test_gpunn_in_bfloat16_is_held_to_what_its_peers_are(fake_cupy, monkeypatch)
     monkeypatch.setattr(fake_cupy.cuda.Event, "record", lambda self, stream=None: None, raising=False)
     monkeypatch.setattr(fake_cupy.cuda, "get_elapsed_time", lambda first, last: 1.0, raising=False)
     one = session(gpunn_resident, "bf16", "cuda")
-    assert wrong_precision(one.product()["error"], "bf16") is None
+    assert precision_problem(one.product()["error"], "bf16") is None
     apart = conventions.disagreement(one.losses()["losses"], reference("bf16"))
     assert 1e-5 < apart < 1e-3
     one.warm("train")
@@ -220,7 +221,7 @@ def test_who_errs_more_than_thrice_as_much_as_the_best_gets_no_time():
     def entry(name, error, note=None):
         made = Entry(contestants.GPU[name], 1, disagreement=error)
         if note:
-            made.refuse(note)
+            made.reject(note)
         return made
 
     entries = [
@@ -229,14 +230,14 @@ def test_who_errs_more_than_thrice_as_much_as_the_best_gets_no_time():
         entry("jax-jit", 2.9e-4),
         entry("jax-scan", 1e-6, "x"),
     ]
-    hold_to_the_best(entries, Settings(precision="bf16"))
+    reject_inaccurate(entries, Settings(precision="bf16"))
     notes = [e.notes.get("train") for e in entries]
     assert notes[1:] == [None, None, "x"], "who disagreed already is no measure"
     assert notes[0] == (
         "disagrees (losses differ by 3.1e-04 of the largest, 3 times the most accurate one's 1.0e-04 allowed)"
     )
     entries = [entry("gpunn", 9e-6), entry("torch-eager", 1e-7)]
-    hold_to_the_best(entries, Settings(precision="float32"))
+    reject_inaccurate(entries, Settings(precision="float32"))
     assert not entries[0].notes
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import scale
-from benchmarks.scaling import ASSUMPTIONS, CONSTANTS, FURTHEST, Load, fit
+from benchmarks.scaling import ASSUMPTIONS, CONSTANTS, MAX_EXTRAPOLATION, Load, fit
 
 pytest.importorskip("scipy")
 # seconds a step, a row and weight, a weight, a message, a byte
@@ -53,7 +53,7 @@ def test_a_perfect_network_has_efficiency_one():
 
 def test_no_prediction_beyond_64_times_what_was_measured():
     model = fit(LOADS, [seconds(load) for load in LOADS])
-    assert model.most == 4 and FURTHEST == 64
+    assert model.most == 4 and MAX_EXTRAPOLATION == 64
     model.predict(Load(256, 512, 1000))
     with pytest.raises(ValueError, match="257 processes are more than 64 times the 4"):
         model.predict(Load(257, 512, 1000))

@@ -11,7 +11,7 @@ from benchmarks import since
 from benchmarks.commits import Commit
 from benchmarks.nets import Net
 from benchmarks.process import ROOT, Absent
-from benchmarks.since import HERE, THERE
+from benchmarks.since import BASELINE, CURRENT
 
 NET = Net("small", (5, 7, 3), 32, 1024)
 
@@ -32,7 +32,7 @@ class Stub:
 
 def measured(us, modes=since.MODES, rounds=9):
     """The rows by mode, and the log; `us(side, mode, pair)` is the time of a window in the pair of processes."""
-    log, pairs = [], {HERE: 0, THERE: 0}
+    log, pairs = [], {CURRENT: 0, BASELINE: 0}
 
     def start(side, threads):
         pairs[side] += 1
@@ -48,7 +48,7 @@ def measured(us, modes=since.MODES, rounds=9):
 def test_equal_times_are_measured_once():
     rows, log = measured(lambda side, mode, pair: 5.0)
     assert list(rows) == ["fit", "predict", "setup", "estimator"]
-    assert all(row.ratio == (1, 1, 1) and not row.again and not row.counts for row in rows.values())
+    assert all(row.ratio == (1, 1, 1) and not row.repeated and not row.is_slower for row in rows.values())
     windows = [(side, mode) for side, what, mode in log if what == "window"]
     assert len(windows) == 2 * 4 * 9 and sum(what == "close" for _, what, _ in log) == 2
     # each round times both sides of a mode next to each other, modes and sides in an order that changes
@@ -60,10 +60,10 @@ def test_equal_times_are_measured_once():
 
 
 def test_what_stays_slower_counts():
-    rows, log = measured(lambda side, mode, pair: 1.05 if (side, mode) == (HERE, "predict") else 1.0)
-    assert [mode for mode, row in rows.items() if row.counts] == ["predict"]
-    assert len(rows["predict"].again[HERE]) == len(rows["predict"].again[THERE]) == 25
-    assert not any(rows[mode].again for mode in ("fit", "setup", "estimator"))
+    rows, log = measured(lambda side, mode, pair: 1.05 if (side, mode) == (CURRENT, "predict") else 1.0)
+    assert [mode for mode, row in rows.items() if row.is_slower] == ["predict"]
+    assert len(rows["predict"].repeated[CURRENT]) == len(rows["predict"].repeated[BASELINE]) == 25
+    assert not any(rows[mode].repeated for mode in ("fit", "setup", "estimator"))
     # the second measurement is spread over five pairs of processes
     assert sum(what == "close" for _, what, _ in log) == 2 * (1 + 5)
 
@@ -79,9 +79,9 @@ def test_what_stays_slower_counts():
     ],
 )
 def test_a_ratio_counts_by_the_lower_quartile_of_the_second_measurement(us, suspect, counts):
-    rows, _ = measured(lambda side, mode, pair: us(pair) if side == HERE else 1.0, ["fit"])
-    assert (rows["fit"].is_suspect, rows["fit"].counts) == (suspect, counts)
-    assert bool(rows["fit"].again) == suspect
+    rows, _ = measured(lambda side, mode, pair: us(pair) if side == CURRENT else 1.0, ["fit"])
+    assert (rows["fit"].is_suspect, rows["fit"].is_slower) == (suspect, counts)
+    assert bool(rows["fit"].repeated) == suspect
 
 
 def test_ratios_are_taken_round_by_round():
@@ -93,14 +93,14 @@ def test_ratios_are_taken_round_by_round():
         if state["windows"] % 2 == 0:
             state["speed"] = drift.uniform(0.5, 2)
         state["windows"] += 1
-        return state["speed"] * (0.5 if side == HERE else 1.0)
+        return state["speed"] * (0.5 if side == CURRENT else 1.0)
 
     rows, _ = measured(us, ["fit"])
     assert rows["fit"].ratio == (0.5, 0.5, 0.5)
 
 
 def test_the_table_names_what_was_measured_again_and_what_counts():
-    rows, _ = measured(lambda side, mode, pair: 1.05 if (side, mode) == (HERE, "setup") else 1.0)
+    rows, _ = measured(lambda side, mode, pair: 1.05 if (side, mode) == (CURRENT, "setup") else 1.0)
     about = {"commit": "aaaa+", "since": "bbbb", "rounds": 9, "cpu": "a processor"}
     lines = since.markdown(list(rows.values()), about).splitlines()
     assert "| net | threads | fit | predict | setup | estimator |" in lines
@@ -113,10 +113,10 @@ def test_the_table_names_what_was_measured_again_and_what_counts():
 @pytest.fixture
 def planted(monkeypatch, tmp_path):
     """The command with planted times in place of processes and checkout; a function sets the times."""
-    times = {HERE: 1.0, THERE: 1.0}
+    times = {CURRENT: 1.0, BASELINE: 1.0}
 
     def start(root, threads, pinned):
-        side = HERE if root == ROOT else THERE
+        side = CURRENT if root == ROOT else BASELINE
         return Stub(side, lambda mode: times[side], [])
 
     class Checkout:
@@ -139,7 +139,7 @@ def planted(monkeypatch, tmp_path):
 @pytest.mark.parametrize("mine, status", [(1.0, 0), (1.1, 1)])
 def test_the_exit_status_and_the_files(mine, status, planted, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    planted[HERE] = mine
+    planted[CURRENT] = mine
     assert command.main(["since", "before", "--nets", "seed", "--threads", "1"]) == status
     assert "| seed | 1 | " in capsys.readouterr().out and not list(tmp_path.iterdir())
     file = tmp_path / "since.json"
@@ -170,8 +170,8 @@ def test_a_process_times_all_modes(monkeypatch):
     monkeypatch.setattr(since, "LIMIT", float("inf"))
     rows = since.measure([NET], [1], 2, lambda side, n: Commit(ROOT, n, pinned=True), seconds=1e-3)
     for row in rows:
-        assert {side: len(us) for side, us in row.us.items()} == {HERE: 2, THERE: 2}
-        assert min(row.us[HERE] + row.us[THERE]) > 0
+        assert {side: len(us) for side, us in row.us.items()} == {CURRENT: 2, BASELINE: 2}
+        assert min(row.us[CURRENT] + row.us[BASELINE]) > 0
 
 
 def test_the_gpunn_of_another_folder_is_refused(tmp_path):

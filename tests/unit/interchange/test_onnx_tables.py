@@ -6,8 +6,9 @@ from helpers.messages import naming
 from helpers.oracles import oracle
 
 import gpunn
-from gpunn import tables
-from gpunn.tables import CategoricalColumn, NumericColumn, TableEncoder, TableModel
+from gpunn.tabular import TableEncoder, TableModel
+from gpunn.tabular.columns import CategoricalColumn, NumericColumn
+from gpunn.tabular.targets import infer_target
 
 onnx = oracle("onnx")
 runtime = oracle("onnxruntime")
@@ -35,7 +36,7 @@ CLASSES = {
 def model_of(frame, y, last=None, loss="sparse_categorical_crossentropy", dtype="float32"):
     """Make a network with random weights for the table's encoding."""
     frame = frame.assign(y=y)
-    target, _ = tables.infer_target(frame["y"])
+    target, _ = infer_target(frame["y"])
     encoding = TableEncoder.from_training_rows(frame, target, np.arange(len(frame)))
     width = sum(column.width for column in encoding.columns)
     layers = [gpunn.Dense(16, "tanh"), gpunn.Dense(target.n_out, last)]

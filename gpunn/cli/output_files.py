@@ -1,0 +1,94 @@
+"""The files that the commands write: their names, and checks made before any work begins."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..training import checkpoint
+from ..training.resume import model_tensors
+from .arguments import UsageError
+from .training_table import TrainingTable
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """The files of one training."""
+
+    model: Path
+
+    @property
+    def picture(self) -> Path:
+        """The picture of the training curves."""
+        return self.model.with_suffix(".png")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint of `--resume`."""
+        return self.model.with_suffix(".checkpoint.safetensors")
+
+
+def output_files(options: argparse.Namespace, table: TrainingTable) -> OutputFiles:
+    """Choose the files that a training will write. UsageError if one exists or cannot be written."""
+    files = OutputFiles(Path(options.out or f"{table.name}.safetensors"))
+    if files.model == files.picture:
+        raise UsageError(f"--out must have an ending other than .png, which its picture takes, got {options.out}")
+    for path in (files.model, files.picture):
+        check_writable(path, *([] if table.bundled else [options.data]))
+    existing = [path for path in (files.model, files.picture) if os.path.lexists(path)]
+    if existing and not options.force and not _may_replace(existing, files, options, table):
+        raise UsageError(f"{existing[0]} exists: --force overwrites it, --out FILE takes another name")
+    return files
+
+
+def check_writable(path: Path, *inputs: str) -> None:
+    """UsageError if a file cannot be written, or is one of the files that are read."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a device, a pipe or a socket, which is never replaced: name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} in")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"the folder {path.parent} is not writable")
+    for name in inputs:
+        if path.exists() and path.samefile(name):
+            raise UsageError(f"{path} is read from and would be overwritten: --out FILE takes another name")
+
+
+def description_tag(source: str) -> str:
+    """The text in a picture's metadata by which a later run recognizes it."""
+    return f"gpunn train: {source}"
+
+
+def _may_replace(existing: list[Path], files: OutputFiles, options: argparse.Namespace, table: TrainingTable) -> bool:
+    """True if an earlier run of the same command wrote the files."""
+    if table.bundled and options.out is None and all(_was_written_for(path, table.source) for path in existing):
+        return True
+    if not options.resume or not _has_weights_of(files.model, files.checkpoint):
+        return False
+    return files.picture not in existing or _was_written_for(files.picture, table.source)
+
+
+def _was_written_for(path: Path, source: str) -> bool:
+    """True if an earlier run on the same data set wrote this model or picture."""
+    if path.suffix == ".png":
+        return description_tag(source).encode() in path.read_bytes()[:4096]
+    try:
+        return bool(checkpoint.read(path)[1]["table"]["source"] == source)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _has_weights_of(model: Path, saved: Path) -> bool:
+    """True if the model has the checkpoint's weights: a run was killed before it removed the checkpoint."""
+    try:
+        weights = checkpoint.read(model)[0]
+        last = model_tensors(*checkpoint.read(saved))
+    except (OSError, ValueError):
+        return False
+    return weights.keys() == last.keys() and all(np.array_equal(weights[name], last[name]) for name in last)

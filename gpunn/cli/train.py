@@ -1,0 +1,264 @@
+"""`gpunn train`: train a network on a table."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import backend, optimizers
+from ..layers import Dense, Dropout, Layer
+from ..model import Sequential
+from ..tabular import TableEncoder, TableModel
+from ..tabular.cells import Cells, Frame, as_floats
+from ..tabular.targets import ClassTarget, Target, drop_missing_targets, infer_target
+from ..training import checkpoint
+from ..training.callbacks import ModelCheckpoint
+from . import curves
+from .arguments import (
+    UsageError,
+    dropout_rate,
+    learning_rate,
+    positive_integer,
+    positive_integers,
+    process_rank,
+    seed,
+)
+from .output_files import OutputFiles, description_tag, output_files
+from .precompile import precompiling
+from .training_table import BUNDLED, TrainingTable, load_table
+
+VALIDATION_EVERY = 5  # one row in five is a validation row
+LARGE_TABLE_ROWS = 20_000  # training rows from which the default batch is larger
+TARGET_SAMPLES = 60_000  # training rows times epochs, approximately, if --epochs is not given
+
+HELP = "train a network on a table"
+DESCRIPTION = """\
+Train a network on a table and measure it on validation rows, one row in five.
+
+DATA is a CSV file whose first line names the columns, or one of scikit-learn's
+bundled data sets, which need no download: digits, breast_cancer, wine,
+diabetes.
+
+Numeric columns are standardized, and missing cells take the median. Categorical
+columns become one input per category. All of this is saved with the network, so
+that `gpunn predict` returns your own labels and units.
+
+A cell is missing if it is empty or "?". In a column whose other cells are all
+numbers, or all true or false, NA, NaN, null, None and similar words are missing
+too; in other columns they are text.
+
+Two files are written after training: the model, and a picture of its training
+and validation curves. Existing files are not overwritten."""
+
+EXAMPLES = """\
+examples:
+  gpunn train digits
+  mpiexec -n 4 gpunn train digits
+  gpunn train houses.csv --target price --hidden 64,64 --epochs 200
+  gpunn train pupils.csv --target grade --task regression --out grades"""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A table as arrays: inputs X, encoded targets y, and the indices of training and validation rows."""
+
+    encoder: TableEncoder
+    X: np.ndarray
+    y: np.ndarray
+    training: np.ndarray
+    validation: np.ndarray
+    validation_cells: Cells
+    description: str
+    n_without_target: int
+
+    @property
+    def target(self) -> Target:
+        """The target."""
+        return self.encoder.target
+
+    @property
+    def is_classification(self) -> bool:
+        """True for classes, False for numbers."""
+        return isinstance(self.target, ClassTarget)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("data", metavar="DATA", help="a CSV file, or digits, breast_cancer, wine, diabetes")
+    parser.add_argument("--target", metavar="COLUMN", help="the column to predict (required for a CSV file)")
+    parser.add_argument(
+        "--task",
+        choices=["auto", "regression", "classification"],
+        default="auto",
+        help="auto: text, true/false, or integers with at most 20 distinct values are classes",
+    )
+    _add_network_arguments(parser.add_argument_group("network and training"))
+    files = parser.add_argument_group("files")
+    files.add_argument("--out", metavar="FILE", help="the model (default: NAME.safetensors; the picture: NAME.png)")
+    files.add_argument("--force", action="store_true", help="overwrite existing files")
+    files.add_argument(
+        "--resume",
+        action="store_true",
+        help="save a checkpoint next to the model (NAME.checkpoint.safetensors) during training, and resume from the "
+        "checkpoint of an interrupted run of the same command; it is removed after training",
+    )
+
+
+def _add_network_arguments(group: Any) -> None:
+    group.add_argument(
+        "--hidden", type=positive_integers, default=(128, 64), metavar="N,N", help="hidden layers (default: 128,64)"
+    )
+    group.add_argument("--activation", default="relu", metavar="NAME", help="of the hidden layers (default: relu)")
+    group.add_argument(
+        "--dropout", type=dropout_rate, default=0.2, metavar="P", help="after each hidden layer (default: 0.2)"
+    )
+    group.add_argument(
+        "--epochs",
+        type=positive_integer,
+        metavar="N",
+        help="passes over the table (default: 5 to 100, fewer for larger tables)",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=positive_integer,
+        metavar="N",
+        help=f"rows per step (default: 32; 128 from {LARGE_TABLE_ROWS} training rows)",
+    )
+    group.add_argument(
+        "--optimizer", default="adam", metavar="NAME", help="sgd, momentum, …, adam, adamw (default: adam)"
+    )
+    group.add_argument("--lr", type=learning_rate, metavar="RATE", help="learning rate (default: the optimizer's)")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights, split and order (default: 0)")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    group.add_argument("--precision", choices=["tf32", "bf16"], help="of matrix products on a GPU (default: float32)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, and write the model and its picture."""
+    # a CSV file may be invalid, which is reported before anything is compiled
+    with precompiling() if options.data in BUNDLED else contextlib.nullcontext():
+        table = load_table(options)
+        files = output_files(options, table)
+        figure = curves.new_figure() if process_rank() == 0 else None
+    problem = _encode(table, options)
+    net = _compile(problem, options)
+    n_training = len(problem.training)
+    batch_size = options.batch_size or (32 if n_training < LARGE_TABLE_ROWS else 128)
+    epochs = options.epochs or min(100, max(5, TARGET_SAMPLES // n_training))
+    _report(problem, table, net.summary(batch_size))
+    resume = files.checkpoint if options.resume else None
+    if resume is not None and resume.exists():
+        print(f"resuming from {resume}")
+    history = net.fit(
+        problem.X[problem.training],
+        problem.y[problem.training],
+        batch_size=batch_size,
+        epochs=epochs,
+        validation_data=(problem.X[problem.validation], problem.y[problem.validation]),
+        callbacks=[] if resume is None else [ModelCheckpoint(resume)],
+        resume=resume,
+    )
+    if figure is not None:  # the process of rank 0
+        score = _score(net, problem)
+        curves.draw(figure, history, problem.target, f"{table.name}: {score}", has_dropout=bool(options.dropout))
+        _write(TableModel(net, problem.encoder, table.source), figure, files, has_checkpoint=resume is not None)
+        print(f"{score}\nmodel:   {files.model}\npicture: {files.picture}")
+    return 0
+
+
+def _encode(table: TrainingTable, options: argparse.Namespace) -> _Problem:
+    """Split the rows, learn the encoding from the training rows, and encode the table."""
+    frame, n_without_target = drop_missing_targets(table.frame, table.target)
+    target, description = infer_target(frame[table.target], options.task)
+    training, validation = _split(frame, target, options.seed)
+    encoder = TableEncoder.from_training_rows(frame, target, training)
+    X, _ = encoder.encode(frame)
+    cells = frame[table.target]
+    y = target.encode(cells)
+    return _Problem(encoder, X, y, training, validation, cells.iloc[validation], description, n_without_target)
+
+
+def _split(frame: Frame, target: Target, random_seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of training and validation rows, stratified by class."""
+    n = len(frame)
+    if n < VALIDATION_EVERY:
+        raise UsageError(
+            f"the table must have at least {VALIDATION_EVERY} rows with a value in {target.name!r}, got {n} rows"
+        )
+    order = np.random.default_rng(random_seed).permutation(n)
+    if isinstance(target, ClassTarget):
+        order = order[np.argsort(target.encode(frame[target.name])[order], kind="stable")]
+    is_validation = np.arange(n) % VALIDATION_EVERY == VALIDATION_EVERY - 1
+    return np.sort(order[~is_validation]), np.sort(order[is_validation])
+
+
+def _compile(problem: _Problem, options: argparse.Namespace) -> Sequential:
+    """The network that the options describe, ready for training."""
+    layers: list[Layer] = []
+    for units in options.hidden:
+        layers.append(Dense(units, activation=options.activation))
+        if options.dropout:
+            layers.append(Dropout(options.dropout))
+    layers.append(Dense(problem.target.n_out, activation="softmax" if problem.is_classification else "identity"))
+    net = Sequential(layers, input_shape=problem.X.shape[1], seed=options.seed)
+    optimizer = optimizers.get(options.optimizer)
+    with warnings.catch_warnings():
+        # the summary reports the device and the reason for it
+        warnings.simplefilter("ignore", backend.DeviceFallbackWarning)
+        return net.compile(
+            optimizer if options.lr is None else type(optimizer)(options.lr),
+            "sparse_categorical_crossentropy" if problem.is_classification else "half_squared_error",
+            ["accuracy" if problem.is_classification else "mean_absolute_error"],
+            device=options.device,
+            precision=options.precision,
+            strategy=options.strategy,
+        )
+
+
+def _report(problem: _Problem, table: TrainingTable, summary: Any) -> None:
+    """Print the task, the table and the network, and on stderr the rows and columns that are not used."""
+    tasks = ("classification", "regression") if problem.is_classification else ("regression", "classification")
+    print(f"task: {tasks[0]} of {table.target!r} ({problem.description}); change it with --task {tasks[1]}")
+    print(
+        f"data: {table.source}, {len(problem.training)} training rows, {len(problem.validation)} validation rows, "
+        f"{problem.X.shape[1]} inputs"
+    )
+    print(summary, flush=True)
+    if problem.n_without_target:
+        print(
+            f"{problem.n_without_target} rows without a value in {table.target!r} are not used{table.missing_targets}",
+            file=sys.stderr,
+        )
+    for note in problem.encoder.notes:
+        print(note, file=sys.stderr)
+
+
+def _score(net: Sequential, problem: _Problem) -> str:
+    """The validation accuracy, or R² and the mean absolute error in the user's units."""
+    target, cells = problem.target, problem.validation_cells
+    outputs = target.outputs(net, problem.X[problem.validation])
+    predictions = target.decode(outputs)
+    n = len(predictions)
+    if isinstance(target, ClassTarget):
+        n_correct = int((np.array(target.labels)[target.encode(cells)] == predictions).sum())
+        return f"validation accuracy {n_correct / n:.4f} ({n_correct} of {n} rows correct)"
+    y = target.encode(cells)  # standardized, so that no square overflows or underflows
+    squared_error, variance = float(((y - outputs) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
+    r2 = f"{1 - squared_error / variance:.4f}" if variance else "undefined because all rows are equal"
+    error = np.abs(as_floats(cells) - predictions).mean()
+    return f"validation R² {r2} (mean absolute error {error:.4g} in {n} rows)"
+
+
+def _write(model: TableModel, figure: Any, files: OutputFiles, *, has_checkpoint: bool) -> None:
+    """Write the model and the picture, then remove the checkpoint."""
+    picture = curves.as_png(figure, description_tag(model.source))
+    model.save(files.model)
+    checkpoint.write_bytes(files.picture, picture)
+    if has_checkpoint:
+        checkpoint.remove(files.checkpoint)

@@ -1,0 +1,96 @@
+"""The table of `gpunn train`: a bundled data set or a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..tabular.cells import Cells, Frame
+from ..tabular.csv_file import read_column, read_csv
+from .arguments import UsageError
+
+BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
+
+
+@dataclass(frozen=True)
+class TrainingTable:
+    """A table to learn from.
+
+    frame            the rows
+    target           the column to predict
+    name             the name of the output files, without a suffix
+    source           a description of the table
+    bundled          True for a data set of scikit-learn
+    missing_targets  the cells without a target, as written, for the user
+    """
+
+    frame: Frame
+    target: str
+    name: str
+    source: str
+    bundled: bool = False
+    missing_targets: str = ""
+
+
+def load_table(options: argparse.Namespace) -> TrainingTable:
+    """Load the table that the command line names. UsageError if there is none or the target is missing."""
+    return _load_bundled(options) if options.data in BUNDLED else _load_csv(options)
+
+
+def _load_bundled(options: argparse.Namespace) -> TrainingTable:
+    if options.target is not None:
+        raise UsageError(f"--target is for CSV files; the bundled data set {options.data} has its own target")
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise ImportError(f'{options.data} is a data set of scikit-learn: pip install "gpunn[sklearn]"') from None
+    raw = {"scaled": False} if options.data == "diabetes" else {}
+    bunch = getattr(datasets, f"load_{options.data}")(as_frame=True, **raw)
+    frame = bunch.frame
+    if options.data in ("breast_cancer", "wine"):
+        frame = frame.assign(target=[str(bunch.target_names[k]) for k in bunch.target])
+    return TrainingTable(frame, "target", options.data, f"scikit-learn's {options.data}", bundled=True)
+
+
+def _load_csv(options: argparse.Namespace) -> TrainingTable:
+    path, target = Path(options.data), options.target
+    if not path.exists():
+        bundled = "" if path.suffix else f", and no bundled data set has that name ({', '.join(BUNDLED)})"
+        raise UsageError(f"there is no file {options.data}{bundled}")
+    frame = read_csv(path)
+    if target is None:
+        raise UsageError(f"--target COLUMN is missing: name the column to predict; {_columns(frame)}")
+    if target not in frame.columns:
+        raise UsageError(f"--target must be a column of {path}, got {target!r}; {_columns(frame)}")
+    written, missing = read_column(path, target), frame[target].isna()
+    if _must_stay_text(frame[target], set(written[~missing].str.strip()), options.task):
+        frame = frame.copy()
+        frame[target] = written.mask(missing)
+    return TrainingTable(frame, target, path.stem, str(path), missing_targets=_counted(written[missing]))
+
+
+def _must_stay_text(cells: Cells, spellings: set[str], task: str) -> bool:
+    """True if numbers or booleans in the target are labels that must be kept as written."""
+    # 01 and 1 are different labels: an integer with a leading zero is text
+    if any(re.fullmatch(r"[+-]?0\d+", spelling) for spelling in spellings):
+        return True
+    # missing cells turn integers into floats, which are exact up to 15 digits only
+    if cells.dtype.kind == "f" and all(re.fullmatch(r"[+-]?\d+", spelling) for spelling in spellings):
+        return max(map(len, spellings), default=0) > 15
+    # as booleans they would be predicted as True and False
+    return task != "regression" and spellings in ({"TRUE", "FALSE"}, {"true", "false"})
+
+
+def _counted(cells: Cells) -> str:
+    """The missing cells of a target as written, with their number; "" if all are empty."""
+    counts = cells.str.strip().value_counts()
+    if set(counts.index) <= {""}:
+        return ""
+    return ": " + ", ".join(f"{count} {word!r}" if word else f"{count} empty" for word, count in counts.items())
+
+
+def _columns(frame: Frame) -> str:
+    names = [str(name) for name in frame.columns]
+    return "the columns are " + ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

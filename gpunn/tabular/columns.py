@@ -1,0 +1,147 @@
+"""Input columns: learn an encoding from the training rows, turn cells into float32 inputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..validation import boolean, finite, positive
+from .cells import MAX_INTEGER_CLASSES, Cells, as_floats, as_strings, mean_and_scale, shown
+
+MAX_CATEGORIES = 100  # the most frequent ones become inputs
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """A numeric column, encoded as (x − mean) / scale and an indicator of missing cells, which take the median.
+
+    scale      None if every training row contained the same number; the column then has no standardized input
+    indicator  True if a training cell was missing: a second input is 1 for missing cells
+    """
+
+    name: str
+    median: float
+    mean: float
+    scale: float | None
+    indicator: bool
+
+    @classmethod
+    def fit(cls, cells: Cells) -> NumericColumn:
+        """Learn the column from training cells. ValueError names the first cell that is not a number."""
+        x = as_floats(cells)
+        missing = np.isnan(x)
+        median = float(np.median(x[~missing]))
+        x[missing] = median
+        mean, scale = mean_and_scale(x)
+        return cls(str(cells.name), median, mean, scale, bool(missing.any()))
+
+    def check(self) -> None:
+        """ValueError if a field cannot have been learned from a table."""
+        finite("median", self.median)
+        finite("mean", self.mean)
+        if self.scale is not None:
+            positive("scale", self.scale)
+        boolean("indicator", self.indicator)
+
+    @property
+    def width(self) -> int:
+        """Number of inputs."""
+        return (self.scale is not None) + self.indicator
+
+    def encode(self, cells: Cells) -> tuple[np.ndarray, list[str]]:
+        """The inputs (n, width), float32, and a note about missing cells if the training rows had none.
+
+        ValueError names the first cell that is not a number, or that float32 cannot represent after scaling.
+        """
+        x = as_floats(cells)
+        missing = np.isnan(x)
+        x[missing] = self.median
+        inputs = [] if self.scale is None else [self._standardize(x, self.scale, cells)]
+        if self.indicator:
+            inputs.append(missing)
+        notes = []
+        if missing.any() and not self.indicator:
+            notes.append(
+                f"column {self.name!r}: {int(missing.sum())} of {len(x)} cells are missing, which training did not "
+                f"see; the median {self.median:.7g} is used"
+            )
+        return np.column_stack(inputs).astype(np.float32), notes
+
+    def _standardize(self, x: np.ndarray, scale: float, cells: Cells) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            z: np.ndarray = (x - self.mean) / scale
+        too_large = np.abs(z) > np.finfo(np.float32).max
+        if too_large.any():
+            k = int(too_large.argmax())
+            raise ValueError(
+                f"column {self.name!r} must be close to the training rows (mean {self.mean:.4g}, standard deviation "
+                f"{scale:.4g}), got {x[k]:.7g} in row {cells.index[k]}; correct the cell or leave it empty"
+            )
+        return z
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A categorical column, one-hot encoded. None is the category of missing cells."""
+
+    name: str
+    values: tuple[str | None, ...]
+
+    @classmethod
+    def fit(cls, cells: Cells) -> tuple[CategoricalColumn | None, str]:
+        """Learn the column from training cells: the most frequent categories.
+
+        Returns the column and a note for the user. The column is None if its cells look like identifiers.
+        """
+        name = str(cells.name)
+        counts = Counter(as_strings(cells))
+        n_missing = counts.get(None, 0)
+        n_present = counts.total() - n_missing
+        n_categories = len(counts) - (None in counts)
+        if n_categories > MAX_INTEGER_CLASSES and 2 * n_categories > n_present:
+            note = (
+                f"left out: column {name!r} has {n_categories} distinct texts in {n_present} rows, such as names, "
+                "dates or identifiers, which do not generalize to other rows"
+            )
+            return None, note
+        note = ""
+        if len(counts) > MAX_CATEGORIES:
+            note = f"column {name!r} has {n_categories} categories: the {MAX_CATEGORIES} most frequent are used"
+        frequent = sorted(counts, key=lambda value: (-counts[value], value or ""))[:MAX_CATEGORIES]
+        if len(frequent) == 1:
+            frequent = []
+        return cls(name, tuple(sorted(frequent, key=lambda value: (value is None, value or "")))), note
+
+    def check(self) -> None:
+        """ValueError if a field cannot have been learned from a table."""
+        if not all(value is None or isinstance(value, str) for value in self.values):
+            raise ValueError(f"values must be text, or null for missing cells, got {shown(self.values)}")
+
+    @property
+    def width(self) -> int:
+        """Number of inputs."""
+        return len(self.values)
+
+    def encode(self, cells: Cells) -> tuple[np.ndarray, list[str]]:
+        """The inputs (n, width), float32, and notes about cells of unknown categories, whose row is all zero."""
+        index = {value: k for k, value in enumerate(self.values)}
+        values = as_strings(cells)
+        indices = np.array([index.get(value, -1) for value in values])
+        x = np.zeros((len(indices), self.width), np.float32)
+        known = np.flatnonzero(indices >= 0)
+        x[known, indices[known]] = 1
+        n_missing = 0 if None in index else values.count(None)
+        n_unseen = len(indices) - len(known) - n_missing
+        notes = []
+        if n_unseen:
+            notes.append(
+                f"column {self.name!r}: {n_unseen} of {len(values)} cells contain a category that training did not see"
+            )
+        if n_missing:
+            notes.append(
+                f"column {self.name!r}: {n_missing} of {len(values)} cells are missing, which training did not see; "
+                "they count as no category"
+            )
+        return x, notes

@@ -1,0 +1,141 @@
+"""Mistakes of the user: one line on stderr, nothing is written."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers.command_line import QUICK
+from helpers.messages import naming
+
+import gpunn
+from gpunn import cli
+
+pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+
+
+MISTAKES = {
+    "no file": (["train", "none.csv", "--target", "y"], naming("none.csv", "no file")),
+    "no set": (
+        ["train", "iris"],
+        naming("iris", "digits", "breast_cancer", "wine"),
+    ),
+    "a folder": (["train", ".", "--target", "y"], ".: Is a directory"),
+    "no target": (
+        ["train", "good.csv"],
+        naming("--target", "missing", "x, y"),
+    ),
+    "unknown column": (["train", "good.csv", "--target", "z"], naming("good.csv", "'z'", "x, y")),
+    "empty": (["train", "empty.csv", "--target", "y"], naming("empty.csv", "empty")),
+    "no rows": (["train", "head.csv", "--target", "y"], naming("head.csv", "no rows")),
+    "few rows": (["train", "few.csv", "--target", "y"], naming("'y'", "3 rows", 5)),
+    "text": (["train", "text.csv", "--target", "y"], naming("column 'x'", "row 3", "'abc'")),
+    "text target": (["train", "words.csv", "--target", "y", "--task", "regression"], naming("column 'y'", "numbers")),
+    "all missing": (["train", "missing.csv", "--target", "y"], naming("column 'x'", "no value")),
+    "target missing": (["train", "missing.csv", "--target", "x"], naming("column 'x'", "no value")),
+    "target alone": (["train", "alone.csv", "--target", "y"], naming("'y'", "no column")),
+    "activation": (["train", "good.csv", "--target", "y", "--activation", "rleu"], "'rleu'"),
+    "optimizer": (["train", "good.csv", "--target", "y", "--optimizer", "adma"], "'adma'"),
+    "device": (["train", "good.csv", "--target", "y", "--device", "gpu"], "device must be"),
+    "no gpu": (["train", "good.csv", "--target", "y", "--device", "cuda:99"], naming("'cuda:99'")),
+    "precision": (
+        ["train", "good.csv", "--target", "y", "--device", "cpu", "--precision", "bf16"],
+        naming("precision='bf16'", "GPUs", "CPU"),
+    ),
+    "no such precision": (["train", "good.csv", "--precision", "fp16"], naming("--precision", "'fp16'")),
+    "diverges": (
+        ["train", "good.csv", "--target", "y", "--optimizer", "sgd", "--lr", "1e30"],
+        "training diverged in epoch",
+    ),
+    "no folder": (["train", "good.csv", "--target", "y", "--out", "no/m"], naming("folder no", "m")),
+    "out is a folder": (["train", "good.csv", "--target", "y", "--out", "folder"], naming("folder is a folder")),
+    "out is a picture": (["train", "good.csv", "--target", "y", "--out", "m.png"], naming("--out", "m.png")),
+    "out is the table": (
+        ["train", "good.csv", "--target", "y", "--out", "good.csv", "--force"],
+        naming("good.csv", "read"),
+    ),
+    "target of a set": (
+        ["train", "wine", "--target", "y"],
+        naming("--target", "wine"),
+    ),
+    "predict: no model": (["predict", "none", "good.csv"], naming("none", "No such file")),
+    "predict: no such model": (["predict", "good.csv", "good.csv"], naming("good.csv", "is not")),
+    "predict: a bare net": (
+        ["predict", "net.safetensors", "good.csv"],
+        naming("net.safetensors", "columns"),
+    ),
+    "predict: no table": (["predict", "model.safetensors", "none.csv"], naming("none.csv", "No such file")),
+    "predict: columns": (
+        ["predict", "model.safetensors", "words.csv"],
+        naming("table", "lacks", "column 'x'"),
+    ),
+    "predict: text": (
+        ["predict", "model.safetensors", "text.csv"],
+        naming("column 'x'", "row 3", "'abc'"),
+    ),
+    "predict: too far": (
+        ["predict", "model.safetensors", "far.csv"],
+        naming("column 'x'", "1e+45", "row 3"),
+    ),
+    "infinite class": (
+        ["train", "infinite.csv", "--target", "y", "--task", "classification"],
+        naming("column 'y'", "row 3", "'inf'"),
+    ),
+    "huge target": (["train", "huge.csv", "--target", "y"], naming("column 'y'", "1e+308", "row 1")),
+    "long target": (["train", "long.csv", "--target", "y"], naming("characters", "column 'y'", "row 3")),
+    "long category": (["train", "long.csv", "--target", "x"], naming("characters", "column 'y'", "row 3")),
+    "predict: out": (
+        ["predict", "model.safetensors", "good.csv", "--out", "good.csv", "--force"],
+        naming("good.csv", "read"),
+    ),
+    "epochs": (["train", "good.csv", "--epochs", "0"], naming("--epochs", "'0'")),
+    "hidden": (["train", "good.csv", "--hidden", "8,x"], naming("--hidden", "'x'")),
+    "dropout": (["train", "good.csv", "--dropout", "1"], naming("--dropout", "'1'")),
+    "lr": (["train", "good.csv", "--lr", "nan"], naming("--lr", "'nan'")),
+    "seed": (["train", "good.csv", "--seed", "-1"], naming("--seed", "'-1'")),
+    "option": (["train", "good.csv", "--traget", "y"], naming("--traget y")),
+    "command": (["trian"], naming("'trian'")),
+    "nothing": ([], naming("required", "COMMAND")),
+}
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    (path / "t.csv").write_text("x,y\n" + "".join(f"{k},{k / 2}\n" for k in range(10)), encoding="utf-8")
+    model = path / "model.safetensors"
+    assert cli.main(["train", str(path / "t.csv"), "--target", "y", "--out", str(model), *QUICK]) == 0
+    return model.read_bytes()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(run, folder, model_file, mistake):
+    long = "q" * (10_000_000 if mistake.startswith("long") else 5)
+    for name, text in {
+        "good": "x,y\n" + "".join(f"{k},{k / 2}\n" for k in range(10)),
+        "empty": "",
+        "head": "x,y\n",
+        "few": "x,y\n1,2\n2,3\n3,4\n",
+        "text": "x,y\n1.5,1\n2.5,2\nabc,3\n4.5,4\n5.5,5\n",
+        "words": "z,y\n1,low\n2,high\n3,low\n4,high\n5,low\n",
+        "missing": "x,y\n,1\n,2\n,3\n,4\n,5\n",
+        "infinite": "x,y\n" + "".join(f"{k},{[0.5, 1.5, 'inf'][k % 3]}\n" for k in range(10)),
+        "far": "x\n1\n2\n1e45\n4\n",
+        "huge": "x,y\n1,1e308\n2,-1e308\n3,1e308\n4,-1e308\n5,1e308\n",
+        "long": "x,y\n" + "".join(f"{k / 2},{long if k % 5 == 2 else 'ab'[k % 2]}\n" for k in range(10)),
+        "alone": "y\n1.5\n2.5\n3\n4\n5\n",
+    }.items():
+        Path(f"{name}.csv").write_text(text, encoding="utf-8")
+    Path("folder").mkdir()
+    Path("model.safetensors").write_bytes(model_file)
+    gpunn.Sequential([gpunn.Dense(1)], input_shape=1, seed=0).save("net.safetensors")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    arguments, message = MISTAKES[mistake]
+    status, out, err = run(*arguments)
+    last = err.splitlines()[-1]
+    assert status == 2
+    assert re.match(r"gpunn( \w+)?: error: ", last) and re.search(message, last), err
+    assert mistake == "diverges" or (out == "" and len(err.splitlines()) == 1)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before

@@ -1,0 +1,127 @@
+"""`gpunn train --resume` after an interruption."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.command_line import QUICK
+
+import gpunn
+from gpunn.training import checkpoint
+
+pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+
+
+class _Interrupt(gpunn.Callback):
+    """Ctrl-C in an epoch."""
+
+    passive = True
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupted(run, monkeypatch):
+    """A run of the command that is interrupted in an epoch, counted from 0."""
+    fit = gpunn.Sequential.fit
+
+    def command(epoch, *arguments):
+        def stopped(net, *data, callbacks=(), **options):
+            return fit(net, *data, callbacks=[*callbacks, _Interrupt(epoch)], **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(gpunn.Sequential, "fit", stopped)
+            return run(*arguments)
+
+    return command
+
+
+def test_resume_equals_an_uninterrupted_run(run, interrupted, table, folder):
+    command = ["train", table, "--target", "sort", "--hidden", "8", "--epochs", "7"]
+    assert run(*command)[0] == 0
+    whole = gpunn.load("flowers.safetensors").net.get_weights()
+    again = [*command, "--out", "again.safetensors", "--resume"]
+    for epoch in (2, 5):
+        status, out, err = interrupted(epoch, *again)
+        assert status == 130
+        assert err.endswith("gpunn train: interrupted, the same command resumes after the last complete epoch\n")
+        assert ("resuming from again.checkpoint.safetensors\n" in out) == (epoch == 5)
+        assert not os.path.exists("again.safetensors")
+        assert len(gpunn.load("again.checkpoint.safetensors").get_weights()) == len(whole)
+    status, out, err = run(*again)
+    assert status == 0 and "resuming from again.checkpoint.safetensors" in out and "7/7" in err
+    for a, b in zip(gpunn.load("again.safetensors").net.get_weights(), whole, strict=True):
+        assert np.array_equal(a, b)
+    assert not [name for name in os.listdir(folder) if "checkpoint" in name]
+
+
+@pytest.mark.parametrize("killed_before", ["the picture", "the removal of the checkpoint"])
+def test_resume_after_the_model_was_written_but_the_checkpoint_not_removed(
+    run, table, folder, monkeypatch, killed_before
+):
+    command = ["train", table, "--target", "sort", *QUICK, "--resume"]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "replace" if killed_before == "the picture" else "remove", killed)
+        assert run(*command)[0] == 130
+    assert Path("flowers.safetensors").exists() and Path("flowers.checkpoint.safetensors").exists()
+    weights = gpunn.load("flowers.safetensors").net.get_weights()
+    assert run(*command)[0] == 0
+    for a, b in zip(gpunn.load("flowers.safetensors").net.get_weights(), weights, strict=True):
+        assert np.array_equal(a, b)
+    assert sorted(os.listdir(folder)) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
+
+
+@pytest.mark.parametrize("foreign", ["model", "picture"])
+def test_resume_overwrites_no_other_file(run, interrupted, table, foreign):
+    """A model of other weights, or a picture that is not ours, beside a checkpoint."""
+    command = ["train", table, "--target", "sort", *QUICK, "--resume"]
+    assert interrupted(1, *command)[0] == 130
+    if foreign == "model":
+        assert run(*command, "--seed", "1", "--out", "other.safetensors")[0] == 0
+        os.rename("other.safetensors", "flowers.safetensors")
+    else:
+        checkpoint.write("flowers.safetensors", checkpoint.read("flowers.checkpoint.safetensors")[0], {})
+        Path("flowers.png").write_bytes(b"mine")
+    before = {name: Path(name).read_bytes() for name in os.listdir()}
+    status, _, err = run(*command)
+    assert status == 2 and "exists: --force" in err
+    assert {name: Path(name).read_bytes() for name in os.listdir()} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_resume_removes_the_temporary_file_of_a_killed_save(run, interrupted, table, folder):
+    command = ["train", table, "--target", "sort", *QUICK, "--resume"]
+    assert interrupted(1, *command)[0] == 130
+    Path(".flowers.checkpoint.safetensors.abc_4567.tmp").write_bytes(b"half")
+    assert run(*command)[0] == 0
+    assert sorted(os.listdir(folder)) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
+
+
+def test_resume_of_another_command_is_refused(run, interrupted, table):
+    command = ["train", table, "--target", "sort", "--resume"]
+    assert interrupted(1, *command, *QUICK)[0] == 130
+    kept = Path("flowers.checkpoint.safetensors").read_bytes()
+    status, _, err = run(*command, *QUICK, "--lr", "0.5")
+    assert status == 2
+    assert err.splitlines()[-1].startswith("gpunn train: error: flowers.checkpoint.safetensors: ")
+    assert "optimizer.learning_rate" in err and "delete the file" in err
+    assert Path("flowers.checkpoint.safetensors").read_bytes() == kept and not Path("flowers.safetensors").exists()
+    assert run(*command, *QUICK)[0] == 0
+
+
+def test_without_resume_there_is_no_checkpoint(interrupted, table, folder):
+    status, _, err = interrupted(1, "train", table, "--target", "sort", *QUICK)
+    assert status == 130 and err.endswith("gpunn train: interrupted, nothing was written\n")
+    assert os.listdir(folder) == ["flowers.csv"]

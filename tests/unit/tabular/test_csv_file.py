@@ -1,0 +1,96 @@
+"""Reading CSV files: separators, missing cells, columns without a name, invalid files."""
+
+import re
+
+import pytest
+from helpers.messages import naming
+from helpers.tables import encoder_of, written
+
+from gpunn.tabular.csv_file import read_column, read_csv
+
+pd = pytest.importorskip("pandas")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_is_detected(tmp_path, separator):
+    lines = [["", " name", "size "], ["0", "a", "1.5"], ["1", "?", ""]]
+    path = written(tmp_path, "\ufeff" + "\r\n".join(separator.join(line) for line in lines))
+    frame = read_csv(path)
+    assert list(frame.columns) == ["name", "size"] and list(frame.index) == [1, 2]
+    assert frame["size"].iloc[0] == 1.5 and frame.iloc[1].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("head", "separator", "names"),
+    [
+        ('"size, m2";y', ";", ["size, m2", "y"]),
+        ('"a;b","c;d;e"', ",", ["a;b", "c;d;e"]),
+        ('x\t"a, ""b"", c"', "\t", ["x", 'a, "b", c']),
+        ('5", tall;y;z', ";", ['5", tall', "y", "z"]),
+        ('y, "a;b;c"', ",", ["y", "a;b;c"]),
+    ],
+)
+def test_separators_within_quotes_are_ignored(tmp_path, head, separator, names):
+    frame = read_csv(written(tmp_path, f"{head}\n{separator.join('1' for _ in names)}\n"))
+    assert list(frame.columns) == names and frame.iloc[0].tolist() == [1] * len(names)
+
+
+SPELLINGS = ["NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>"]
+
+
+@pytest.mark.parametrize("word", SPELLINGS)
+def test_spellings_of_missing_numbers_are_text_in_categorical_columns(tmp_path, word):
+    lines = ["x,b,c,d", f"1.5,true,red,{word}", f"{word},{word},{word},1", ",,,A", "?,?,?,2", "2.5,false,red,"]
+    frame = read_csv(written(tmp_path, "\n".join(lines)))
+    assert frame["x"].isna().tolist() == frame["b"].isna().tolist() == [False, True, True, True, False]
+    assert frame["x"].dtype == float and frame["b"].tolist()[::4] == [True, False]
+    assert frame["c"].isna().tolist() == [False, False, True, True, False] and frame["c"].tolist()[1] == word
+    assert frame["d"].isna().tolist() == [False] * 4 + [True] and frame["d"].tolist()[0] == word
+    assert read_column(tmp_path / "table.csv", "c").tolist() == ["red", word, "", "?", "red"]
+    # a prediction knows what training found
+    frame = read_csv(written(tmp_path, f"c\n{word}\n{word}\n"), ("c",))
+    assert frame["c"].tolist() == [word, word]
+
+
+def test_the_error_names_the_invalid_cell_rather_than_a_missing_one(tmp_path):
+    frame = read_csv(written(tmp_path, "x,y\nNA,1.5\n1.5,2.5\n2.5,3.5\nabc,4.5\n3.5,5.5\n"))
+    with pytest.raises(ValueError, match=naming("column 'x'", "row 4", "'abc'")):
+        encoder_of(frame)
+
+
+def test_an_empty_line_is_a_missing_cell_if_there_is_one_column(tmp_path):
+    assert read_csv(written(tmp_path, "x\n1\n\n3\n"))["x"].isna().tolist() == [False, True, False]
+    assert len(read_csv(written(tmp_path, "x,y\n1,2\n\n3,4\n"))) == 2
+
+
+def test_columns_without_a_name_are_reported_unless_they_number_the_rows(tmp_path, caplog):
+    assert list(read_csv(written(tmp_path, ",x,,y,\n0,1,5,2,\n1,3,6,4,\n")).columns) == ["x", "y"]
+    assert [re.match(r"column (\d) of .* has no name", message)[1] for message in caplog.messages] == ["3"]
+
+
+def test_categorical_cells_are_read_as_written(tmp_path):
+    frame = read_csv(written(tmp_path, "code,x\n01,2\n1.0,3\n"), ("code",))
+    assert frame["code"].tolist() == ["01", "1.0"] and frame["x"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("a,b\n", "no rows"),
+        ("a,b,a\n1,2,3\n", "more than one.*'a'"),
+        ("a,b\n1,2,3\n", "more cells"),
+        ("a,b\n1,2\n1,2,3\n", "CSV.*line 3"),
+    ],
+)
+def test_invalid_files_are_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=naming("table.csv") + f"(?s:.*{message})"):
+        read_csv(written(tmp_path, text))
+
+
+def test_files_that_are_not_utf8_are_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"a,b\n\xff\xfe,1\n")
+    with pytest.raises(ValueError, match=naming("table.csv", "UTF-8")):
+        read_csv(path)

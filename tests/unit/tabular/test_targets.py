@@ -1,0 +1,84 @@
+"""Targets: the inferred task, encoding and decoding."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers.messages import naming
+
+from gpunn.tabular.targets import ClassTarget, NumericTarget, drop_missing_targets, infer_target
+
+pd = pytest.importorskip("pandas")
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels"),
+    [
+        (["no", "yes", "no", "yes"], ("no", "yes")),
+        ([True, False, True, True], (False, True)),
+        ([3, 1, 3, -2], (-2, 1, 3)),
+        (list(range(20)) * 2, tuple(range(20))),
+    ],
+)
+def test_classification_is_inferred(cells, labels):
+    target, _ = infer_target(pd.Series(cells, name="y"))
+    assert isinstance(target, ClassTarget) and target.labels == labels
+    assert [target.labels[k] for k in target.encode(pd.Series(cells))] == cells
+
+
+@pytest.mark.parametrize("cells", [[1.0, 2.0, 1.0, 2.0], list(range(21))])
+def test_regression_is_inferred(cells):
+    target, _ = infer_target(pd.Series(cells, name="y"))
+    assert isinstance(target, NumericTarget)
+    y = target.encode(pd.Series(cells))
+    assert y.shape == (len(cells), 1)
+    assert math.isclose(y.mean(), 0, abs_tol=1e-12) and math.isclose((y**2).mean(), 1)
+
+
+def test_the_task_can_be_chosen():
+    cells = pd.Series([1, 2, 1, 2], name="y")
+    assert infer_target(cells, "regression")[0] == NumericTarget("y", 1.5, 0.5)
+    assert infer_target(pd.Series([1.5, 2.5, 1.5], name="y"), "classification")[0].labels == (1.5, 2.5)
+
+
+def test_integers_with_missing_cells_stay_integers():
+    frame, dropped = drop_missing_targets(pd.DataFrame({"y": [1.0, np.nan, 2.0], "x": [1, 2, 3]}), "y")
+    assert dropped == 1 and frame["x"].tolist() == [1, 3]
+    assert infer_target(frame["y"])[0].labels == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "task", "message"),
+    [
+        (["a", "a"], "auto", naming("column 'y'", "'a'")),
+        ([2.5, 2.5], "auto", r"column 'y' contains 2.5 in every row"),
+        (
+            ["low", "high", "low"],
+            "regression",
+            naming("column 'y'", "row 0", "'low'", 3),
+        ),
+        (["1.5", "2.5", "n.a", "3.5"], "auto", r"column 'y' .*'n\.a' in row 2"),
+        ([f"name {k}" for k in range(30)], "auto", r"column 'y' has 30 distinct values in 30 rows: too many"),
+        ([k / 2 for k in range(30)], "classification", r"column 'y' has 30 distinct values in 30 rows: too many"),
+        ([f"{k:04d}" for k in range(30)], "auto", r"column 'y' has 30 distinct values .* --task regression"),
+        ([1e308, -1e308, 0.5], "auto", r"column 'y' .* got 1e\+308 in row 0"),
+        ([0.5, -1e151, 0.5], "regression", r"column 'y' .* got -1e\+151 in row 1"),
+    ],
+)
+def test_invalid_targets_are_refused(cells, task, message):
+    with pytest.raises(ValueError, match=message):
+        infer_target(pd.Series(cells, name="y"), task)
+
+
+def test_tables_without_any_target_are_refused():
+    with pytest.raises(ValueError, match=naming("target", "'z'", "'x', 'y'")):
+        drop_missing_targets(pd.DataFrame({"x": [1], "y": [2]}), "z")
+    with pytest.raises(ValueError, match=naming("column 'y'", "no value")):
+        drop_missing_targets(pd.DataFrame({"x": [1], "y": [np.nan]}), "y")
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_target_is_encoded_and_decoded_without_overflow():
+    target, _ = infer_target(pd.Series([1e150, -1e150, 0.5], name="y"))
+    a = np.full((1, 1), np.finfo(np.float32).max)
+    assert np.isfinite(target.encode(pd.Series([1e150, -1e150, 0.5]))).all() and np.isfinite(target.decode(a)).all()
