@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from ..parallel import launched
+from ..parallel import mpi_rank_and_size
 
 
 class UsageError(ValueError):
@@ -21,13 +21,13 @@ class CommandParser(argparse.ArgumentParser):
 
 def process_rank() -> int:
     """The rank of this process among those that mpiexec started, 0 without mpiexec."""
-    started = launched()
+    started = mpi_rank_and_size()
     return 0 if started is None else started[0]
 
 
 def n_processes() -> int:
     """The number of processes that mpiexec started, 1 without mpiexec."""
-    started = launched()
+    started = mpi_rank_and_size()
     return 1 if started is None else started[1]
 
 

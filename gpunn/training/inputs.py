@@ -45,7 +45,7 @@ def validate(
 ) -> Arrays:
     """X, y and weights as the network takes them. Messages call X by the name `x`, and have `it` before every name;
     `look` checks the weights, and `own` is that of `data.features`."""
-    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, prefix + x, shard=own)
+    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, prefix + x_name, shard=own)
     n = X.shape[0]
     y = checks.targets(y, net.loss, n, net.output_width(X.shape[1]), net.dtype, f"{prefix}y")
     return X, y, None if w is None else check_weights(w, n, net.dtype, f"{prefix}sample_weight")
