@@ -1,8 +1,8 @@
 """Run gpunn of any commit: `python -P adapter.py ROOT [CORE …]`, ROOT a checkout of that commit and on PYTHONPATH.
 
-The process answers lines of JSON on stdin with lines of JSON on stdout, as `benchmarks.process` expects. This is the
-only file that knows the names of several commits, so it imports nothing of the working tree: cases, networks and arrays
-arrive as plain data.
+The process answers requests (lines of JSON on stdin) with lines of JSON on stdout, for `benchmarks.process`. Only this
+file knows the names of several commits. It imports nothing of the working tree: cases, networks and arrays arrive as
+plain data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# the names that a case uses, and what other commits call the same thing; the first name that exists is used
+# names in the cases, with the names of the same objects in other commits; the first one that exists is used
 OTHER_NAMES: dict[str, tuple[str, ...]] = {"Rows": ("DiskRows",)}
 SEED = 7  # of networks whose case names none
 
@@ -30,7 +30,7 @@ def main() -> None:
     root, *cores = sys.argv[1:]
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [int(core) for core in cores])
-    # stdout carries answers only; whatever a library prints goes to stderr
+    # stdout carries answers only; output of libraries goes to stderr
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -45,13 +45,13 @@ def main() -> None:
         return
     session = Session()
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            send({"answer": session.answer(asked)})
+            send({"answer": session.answer(request)})
         except ImportError as error:
-            send({"declined": str(error)})
+            send({"unsupported": str(error)})
         except Exception as error:
-            where = asked.get("case", {}).get("name") or asked.get("mode") or asked["ask"]
+            where = request.get("case", {}).get("name") or request.get("mode") or request["method"]
             send({"error": f"{where}: {type(error).__name__}: {error}"})
 
 
@@ -76,25 +76,25 @@ def _implementation() -> str:
 
 
 class Session:
-    """Answers to the questions of `tests.golden` and `python -m benchmarks since`."""
+    """Answer the requests of `tests.golden` and `python -m benchmarks since`."""
 
     def __init__(self) -> None:
         self.timed: Timed | None = None
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The answer to {"ask": method, argument: value, …}."""
-        arguments = {name: value for name, value in asked.items() if name != "ask"}
-        if asked["ask"] == "golden":
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to {"method": name, argument: value, …}."""
+        arguments = {name: value for name, value in request.items() if name != "method"}
+        if request["method"] == "golden":
             return {name: encode(array) for name, array in results(**arguments)}
-        if asked["ask"] == "prepare":
+        if request["method"] == "prepare":
             self.timed = None
             self.timed = Timed(**arguments)
             return {}
-        if asked["ask"] == "warm":
+        if request["method"] == "warm":
             return self._timed().warm(**arguments)
-        if asked["ask"] == "window":
+        if request["method"] == "window":
             return self._timed().window(**arguments)
-        raise ValueError(f"unknown question {asked['ask']!r}")
+        raise ValueError(f"unknown method {request['method']!r}")
 
     def _timed(self) -> Timed:
         if self.timed is None:
@@ -330,18 +330,20 @@ def _gpunn() -> Any:
 
 
 def _gpunn_name(name: str) -> Any:
-    """The object that a dotted name below gpunn means, by that name or another one of OTHER_NAMES."""
+    """The object with a dotted name in gpunn, or with one of its OTHER_NAMES."""
     for candidate in (name, *OTHER_NAMES.get(name, ())):
         found: Any = _gpunn()
         for part in candidate.split("."):
             found = getattr(found, part, None)
         if found is not None:
             return found
-    raise AttributeError(f"this commit has no gpunn.{name}; add its name there to OTHER_NAMES in {Path(__file__).name}")
+    raise AttributeError(
+        f"this commit has no gpunn.{name}; add its name in this commit to OTHER_NAMES in {Path(__file__).name}"
+    )
 
 
 def make(value: Any) -> Any:
-    """Turn {"new": name, "args": […], argument: value, …} into an object of gpunn, {"own": name} into one of OWN."""
+    """Make an object of gpunn from {"new": name, "args": […], argument: value, …}, or one of OWN from {"own": name}."""
     if isinstance(value, list):
         return [make(v) for v in value]
     if not isinstance(value, dict):
@@ -361,7 +363,7 @@ def _own_activation() -> Any:
     def derivative(self: Any, z: Any, a: Any = None) -> Any:
         return 1 + 3 * z**2 / 8
 
-    # two names of the derivative
+    # the derivative has two names, of this commit and of earlier ones
     members = {"f": value, "slope": derivative, "derivative": derivative}
     return type("OwnCubic", (_gpunn_name("activations.Activation"),), members)()
 

@@ -41,7 +41,7 @@ class Clock:
 
 
 class EventClock(Clock):
-    """A clock with CUDA events: `event` records an event, `milliseconds` returns the time between two completed ones."""
+    """A clock with CUDA events: `event` records an event, `milliseconds` is the time between two completed ones."""
 
     def __init__(
         self, wait: Callable[[], Any], event: Callable[[], Any], milliseconds: Callable[[Any, Any], float]

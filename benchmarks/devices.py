@@ -99,7 +99,7 @@ def measure(devices: tuple[str, str]) -> list[dict[str, Any]]:
                 "allowed": _number(max(d.allowed for d in differences)),
                 "losses_differ": _number(found.max_loss_difference),
                 "losses_allowed": _number(found.allowed),
-                "drift": found.first_divergent_step,
+                "first_divergent_step": found.first_divergent_step,
             }
         )
     return rows

@@ -93,12 +93,12 @@ def kinds(device: Any) -> dict[str, Callable[[], Timed]]:
     def product() -> Callable[[], Any]:
         return lambda: xp.matmul(a, b, out=out)
 
-    def lt() -> Callable[[], Any]:
+    def cublaslt() -> Callable[[], Any]:
         xp.matmul(a, b, out=out)  # loads the library
-        lt = open_cublaslt(xp)
-        if isinstance(lt, Fault):
-            raise RuntimeError(str(lt))
-        return lt.bind(a, b, out)
+        library = open_cublaslt(xp)
+        if isinstance(library, Fault):
+            raise RuntimeError(str(library))
+        return library.bind(a, b, out)
 
     def graph(nodes: int) -> Timed:
         call = elementwise()
@@ -116,7 +116,7 @@ def kinds(device: Any) -> dict[str, Callable[[], Timed]]:
         "ElementwiseKernel": lambda: Timed(elementwise()),
         "RawKernel": lambda: Timed(raw()),
         f"matmul with out, {SIDE}×{SIDE}": lambda: Timed(product()),
-        f"cuBLASLt, {SIDE}×{SIDE}": lambda: Timed(lt()),
+        f"cuBLASLt, {SIDE}×{SIDE}": lambda: Timed(cublaslt()),
         **{f"graph of {n} node{'s' * (n > 1)}": lambda n=n: graph(n) for n in NODES},  # type: ignore[misc]
     }
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks many`: a search over many small nets, by gpunn and by scikit-learn."""
+"""`python -m benchmarks many`: a hyperparameter search over many small nets, by gpunn and by scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from . import machine, ratios, results
 from .process import THREAD_VARIABLES
 from .session import version
 
-HELP = "compare a search over many nets on the CPU"
+HELP = "compare a hyperparameter search on the CPU"
 FOLDER = Path(__file__).resolve().parent / "results"
 EPILOG = """
 Digits, 5 folds, 20 values of alpha, 60 epochs with tolerance off: MLPSearchCV
 against scikit-learn's GridSearchCV with its own MLP and n_jobs=2, whose workers
-have started before the clock does; hidden layers (16,) and (100,), in float32
-on both sides and in float64. Rounds are interleaved; what is quoted is the
-median of their ratios. Scores must agree within two standard errors.
+are started before timing begins; hidden layers (16,) and (100,), in float32 and
+float64 for both. Rounds are interleaved, and the result is the median of their
+ratios. Scores must agree within two standard errors.
 
-Writes many.json, many.md and many.png to benchmarks/results, or where --out
-says. --quick takes 5 candidates, 3 rounds and float32 alone. Exit status 1 says
-that scores disagreed.
+Writes many.json, many.md and many.png to benchmarks/results or to --out.
+--quick takes 5 candidates, 3 rounds and float32 only. Exit status 1 means that
+scores disagreed.
 """
 FOLDS, EPOCHS = 5, 60
 FULL, QUICK = (9, 20, ("float32", "float64")), (3, 5, ("float32",))
@@ -33,7 +33,7 @@ FULL, QUICK = (9, 20, ("float32", "float64")), (3, 5, ("float32",))
 
 @dataclass(frozen=True)
 class Goal:
-    """scikit-learn's search takes at least `times` as long as gpunn's, with that hidden layer."""
+    """scikit-learn's search takes at least `times` as long as gpunn's with this hidden layer."""
 
     hidden: tuple[int, ...]
     times: float
@@ -43,18 +43,21 @@ GOALS = (Goal((16,), 5.0), Goal((100,), 2.5))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the arguments of this command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
-    parser.add_argument("--quick", action="store_true", help="a look within a minute or so, see above")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=FOLDER, help="write the results there")
+    parser.add_argument("--quick", action="store_true", help="a short run of about a minute, see above")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=FOLDER, help="write the results to this folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print, write; 1 where scores disagreed, else 0."""
+    """Measure, print and write; 1 if scores disagreed, else 0."""
     limited = [name for name in THREAD_VARIABLES if name in os.environ]
     if limited:
-        print(f"{', '.join(limited)} limits threads on either side: unset it for a fair run", file=sys.stderr)
+        print(
+            f"{', '.join(limited)} limits the threads of both libraries: unset it for a fair comparison",
+            file=sys.stderr,
+        )
     rounds, candidates, precisions = QUICK if arguments.quick else FULL
     result = measure(rounds, candidates, precisions, EPOCHS, FOLDS)
     result["machine"]["command"] = "python -m benchmarks many" + " --quick" * arguments.quick
@@ -67,8 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measure(rounds: int, candidates: int, precisions: tuple[str, ...], epochs: int, folds: int) -> dict[str, Any]:
-    """The result of a run: a row for each precision and goal."""
-    # only now, since they import scikit-learn
+    """Measure, and return one row per precision and goal."""
+    # imported here because they import scikit-learn
     from .peers import searches
 
     rows: list[results.Row] = []
@@ -78,7 +81,7 @@ def measure(rounds: int, candidates: int, precisions: tuple[str, ...], epochs: i
             print(f"{precision}, hidden {goal.hidden}", file=sys.stderr, flush=True)
             size = {"folds": folds, "epochs": epochs}
             both = searches.Searches(goal.hidden, precision, candidates=candidates, **size)
-            # every worker of scikit-learn's has imported what it needs, and every kernel is compiled
+            # a first search starts scikit-learn's workers and compiles gpunn's kernels
             first = searches.Searches(goal.hidden, precision, candidates=2, folds=folds, epochs=1)
             found = {who: first.run(who)[1] for who in ("gpunn", "scikit-learn")}
             times: dict[str, list[float]] = {who: [] for who in found}
@@ -103,10 +106,10 @@ def row(
     theirs: list[float],
     errors: list[float],
 ) -> results.Row:
-    """What was measured for one goal: seconds, how many times as long scikit-learn took, and how far scores lie apart
-    at most, in standard errors."""
+    """The row of one goal: seconds, the ratio of scikit-learn's time to gpunn's, and the largest difference of scores
+    in standard errors."""
     times_as_long = ratios.ratio(times["scikit-learn"], times["gpunn"])
-    apart = max(
+    difference = max(
         abs(a - b) / error if error else (0.0 if a == b else 99.0)
         for a, b, error in zip(ours, theirs, errors, strict=True)
     )
@@ -120,8 +123,8 @@ def row(
         "met": times_as_long.median >= goal.times,
         "mean_test_score_gpunn": results.rounded(ours),
         "mean_test_score_scikit_learn": results.rounded(theirs),
-        "scores_apart_in_standard_errors": results.rounded(apart, 2),
-        "scores_agree": apart <= 2,
+        "scores_apart_in_standard_errors": results.rounded(difference, 2),
+        "scores_agree": difference <= 2,
     }
 
 
@@ -129,13 +132,13 @@ def markdown(result: dict[str, Any]) -> str:
     """The result as a table."""
     about, rows = result["machine"], result["rows"]
     lines = [
-        "# A search over many nets",
+        "# Hyperparameter search over many nets",
         "",
         f"{about['cpu']}, {about['cores']} cores, {about['date']}, commit {about['commit']}, `{about['command']}`: "
         f"digits, {rows[0]['folds']} folds, {rows[0]['candidates']} candidates, {rows[0]['epochs']} epochs; medians of "
         f"{about['rounds']} rounds, of the ratios with quartiles.",
         "",
-        "| hidden | precision | gpunn s | scikit-learn s | times as long | wanted | | scores apart |",
+        "| hidden | precision | gpunn s | scikit-learn s | ratio | goal | | score difference |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for each in rows:
@@ -150,11 +153,11 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The ratios as bars, and what was wanted; nothing where matplotlib is absent."""
+    """Draw the ratios as bars with the goals; nothing without matplotlib."""
     try:
         from . import plots
     except ImportError as error:
-        print(f'no picture: {error}; pip install -e ".[plot]"', file=sys.stderr)
+        print(f'no plot: {error}; pip install -e ".[plot]"', file=sys.stderr)
         return
     figure = plots.searches(result["rows"])
     figure.savefig(path, dpi=110)

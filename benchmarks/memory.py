@@ -1,6 +1,7 @@
 """The resident memory of this process, in bytes.
 
-The peak is VmHWM, which starts with the program. `ru_maxrss` starts with the parent's peak and is used only without /proc.
+The peak is VmHWM, which starts with the program. `ru_maxrss` starts with the parent's peak, so
+it is used only where there is no /proc.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The nets that are compared: sizes, batch, rule and loss, as data."""
+"""The compared nets: sizes, batch, optimizer and loss, as data."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-# the rate of nets so wide, or batches so small, that at 1e-3 rounding alone moves the losses of the first 20 steps by
-# more than the 1e-5 in which they must agree: Adam's first steps are signs, and rectifiers have kinks
+# learning rate of wide nets and small batches: at 1e-3 rounding errors alone change the losses of the first 20 steps by
+# more than the tolerance of 1e-5, because Adam's first steps are signs and ReLU has a kink
 SMALL_RATE = 1e-5
-PREDICTION_ROWS = 1024  # rows that a prediction handles at once, where the contestant lets it be chosen
+PREDICTION_ROWS = 1024  # rows per block of a prediction, if the contestant has such a parameter
 
 
 @dataclass(frozen=True)
 class Net:
-    """A multi-layer perceptron with ReLU hidden layers and the way it is trained.
+    """A multi-layer perceptron with ReLU hidden layers and its training parameters.
 
     sizes  inputs, hidden widths, outputs
-    batch  rows of a step
-    rows   rows of the set: at least 20 steps an epoch, no shorter last batch, a multiple of `block`
-    rule   "adam" or "sgd", of that learning rate
+    batch  rows per step
+    rows   rows of the data: at least 20 steps per epoch, no shorter last batch, a multiple of `block`
+    rule   "adam" or "sgd"
     loss   "half_squared_error", or "crossentropy" of a softmax
-    block  rows that a prediction handles at once, where the contestant lets it be chosen
-    orders how many orders of the rows there are, drawn beforehand and used in turn; 0: every epoch draws its own
+    block  rows per block of a prediction, if the contestant has such a parameter
+    orders number of row orders, drawn in advance and used in turn; 0 means that every epoch draws its own
     """
 
     name: str
@@ -37,21 +37,21 @@ class Net:
 
     def __post_init__(self) -> None:
         if self.rows % self.batch or self.rows % self.block or self.steps < 20:
-            raise ValueError(f"{self.name}: {self.rows} rows do not make 20 or more whole batches of {self.batch}")
+            raise ValueError(f"rows of {self.name} must be at least 20 full batches of {self.batch}, got {self.rows}")
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Steps per epoch."""
         return self.rows // self.batch
 
     @property
     def parameters(self) -> int:
-        """How many weights and intercepts there are."""
+        """Number of weights and intercepts."""
         return sum((n_in + 1) * n_out for n_in, n_out in pairwise(self.sizes))
 
     def bytes_of_step(self, precision: str) -> int:
-        """What a training step must move through a GPU's memory where no equation is merged with another: every matrix
-        is read once by each equation that uses it and written once by the one that makes it.
+        """The bytes that a training step must move through a GPU's memory if no equations are fused: every matrix is
+        read once by each equation that uses it and written once by the equation that computes it.
 
         With s the bytes of an activation (2 in bf16, else 4), n rows, w the widths and P the parameters:
 
@@ -60,9 +60,9 @@ class Net:
         E4       zᴸ read, δᴸ written
         E5       δˡ and aˡ⁻¹ read, δˡ⁻¹ written, for l > 1
         E6, E7   aˡ⁻¹ and δˡ read
-        E8       g, m, v, θ read, m, v, θ written, in float32; in bf16 θ is written once more for the products
+        E8       g, m, v, θ read, m, v, θ written, in float32; in bf16 also a bf16 copy of θ
 
-        Weights beside activations, labels and the state are left out: they are small where this floor counts.
+        Weights, labels and state are left out: they are small in the nets that use this floor.
         """
         s, n, P = 2 if precision == "bf16" else 4, self.batch, self.parameters
         moved = n * self.sizes[0] * (4 + s) + 2 * n * self.sizes[-1] * s
@@ -84,7 +84,7 @@ NETS = {
     )
 }
 
-# where a contestant's cost starts to rise: one net as its batch grows, and one batch as the net's width grows
+# cost by batch size of one net, and by width at one batch size
 SWEEPS = {
     "batch": {
         b: Net(f"batch-{b}", (128, 256, 256, 10), b, -(-20 * b // 1024) * 1024, learning_rate=SMALL_RATE)
@@ -96,8 +96,8 @@ SWEEPS = {
     },
 }
 
-# on a GPU: the orders make at least 64 batches that differ, and are drawn beforehand, since a host needs longer to draw
-# one than a GPU to train on it; the sets lie in the GPU's memory and beyond its caches
+# on a GPU: the orders give at least 64 different batches and are drawn in advance, because a host needs longer to draw
+# one than a GPU to train on it; the data is in the GPU's memory and larger than its caches
 GPU_NETS = {
     net.name: net
     for net in (

@@ -1,4 +1,4 @@
-"""`python -m benchmarks larger`: a set on the host, as one larger than the GPU must be, beside one on the GPU."""
+"""`python -m benchmarks out-of-core`: training on data in host memory, compared with data on the GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,23 @@ from .report import number, table
 from .timing import ROUNDS, short
 from .worker import reason
 
-HELP = "measure training on a set that does not fit a GPU"
-PURPOSE = "train on a set on the host, batch by batch, beside the same set on the GPU"
-BLOCKS = "in blocks"  # of a set for which the GPU has no room
+HELP = "measure training on data that does not fit on a GPU"
+PURPOSE = "train on data in host memory, batch by batch, and on the same data on the GPU"
+RESIDENT = "on the GPU"
+BLOCKS = "in blocks"  # data that does not fit into the GPU's memory
 WIDTHS, BATCH, BATCHES, EPOCHS = (1024, 1024, 1024, 10), 8192, 16, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the arguments of this command."""
     parser.description = f"{HELP[0].upper()}{HELP[1:]}: {PURPOSE}."
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    gpu_presence.require_gpu("larger", PURPOSE)
-    result = {"machine": gpu_presence.facts(), "larger": measure(backend.get("cuda"))}
+    gpu_presence.require_gpu("out-of-core", PURPOSE)
+    result = {"machine": gpu_presence.facts(), "out-of-core": measure(backend.get("cuda"))}
     if arguments.json is not None:
         write(result, arguments.json)
     print(markdown(result))
@@ -51,11 +53,9 @@ def measure(
     batches: int = BATCHES,
     rounds: int = ROUNDS,
 ) -> list[dict[str, Any]]:
-    """A row for the set on the GPU, and one for each way to leave it on the host: µs of a step, round by round."""
+    """One row for data on the GPU and one for each way to keep it on the host: µs per step, round by round."""
     draws, rows = np.random.default_rng(0), batch * batches
-    times: dict[str, list[float]] = {}
-    notes: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="gpunn-larger-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gpunn-out-of-core-") as folder:
         X = np.lib.format.open_memmap(Path(folder) / "X.npy", "w+", "float32", (rows, widths[0]))
         for k in range(batches):
             X[k * batch : (k + 1) * batch] = draws.standard_normal((batch, widths[0]), dtype=np.float32)
@@ -63,51 +63,63 @@ def measure(
 
         def stream() -> Iterator[tuple[Any, Any]]:
             for k in range(batches):
-                rows_of = slice(k * batch, (k + 1) * batch)
-                yield np.asarray(X[rows_of]), y[rows_of]
+                block = slice(k * batch, (k + 1) * batch)
+                yield np.asarray(X[block]), y[block]
 
-        sets: dict[str, tuple[Any, ...]] = {
-            "on the GPU": (device.asarray(X), device.asarray(y)),
+        inputs: dict[str, tuple[Any, ...]] = {
+            RESIDENT: (device.asarray(X), device.asarray(y)),
             "memory-mapped": (X, y),
             BLOCKS: (X, y),
             "a stream": (stream,),
         }
-        ways = {}
-        for name, given in sets.items():
-            ways[name] = (_model(device, widths), given)
-        pinned: dict[str, int] = {}
+        ways = [_Way(name, _model(device, widths), data) for name, data in inputs.items()]
         for _ in range(rounds):
-            for name, (net, given) in ways.items():
-                if name in notes:
-                    continue
-                callback = AfterFirstEpoch(clock_of(device), EPOCHS)
-                options = {} if callable(given[0]) else {"batch_size": batch}
-                try:
-                    without = without_memory(device) if name == BLOCKS else contextlib.nullcontext()
-                    with without, counted(device) as count:
-                        net.fit(*given, epochs=EPOCHS, verbose=0, callbacks=[callback], **options)
-                    assert callback.span is not None
-                    times.setdefault(name, []).append(callback.span.host / ((EPOCHS - 1) * batches))
-                    pinned[name] = pinned.get(name, 0) + count[0]
-                except Exception as error:
-                    notes[name] = f"not measured ({reason(error)})"
-                    times.pop(name, None)
-    return [_row(name, times, notes, pinned) for name in ("on the GPU", "memory-mapped", BLOCKS, "a stream")]
+            for way in ways:
+                if not way.note:
+                    _time(way, device, batch, batches)
+    return [_row(way, ways[0].times) for way in ways]
 
 
-def _row(name: str, times: dict[str, list[float]], notes: dict[str, str], pinned: dict[str, int]) -> dict[str, Any]:
-    if name not in times:
-        return {"set": name, "us_per_step": None, "note": notes[name]}
-    q = ratios.quartiles(times[name])
-    row: dict[str, Any] = {"set": name, "us_per_step": short(1e6 * q.median), "rounds": len(times[name])}
-    if name != "on the GPU" and "on the GPU" in times:
-        over = ratios.ratio(times[name], times["on the GPU"])
+@dataclass
+class _Way:
+    """A way to provide data: seconds per step in each round, allocations of pinned memory, or a note on the failure."""
+
+    name: str
+    net: gpunn.Sequential
+    data: tuple[Any, ...]
+    times: list[float] = field(default_factory=list)
+    pinned: int = 0
+    note: str = ""
+
+
+def _time(way: _Way, device: Any, batch: int, batches: int) -> None:
+    """Time the epochs after the first one of a fit."""
+    callback = AfterFirstEpoch(clock_of(device), EPOCHS)
+    options = {} if callable(way.data[0]) else {"batch_size": batch}
+    memory = without_memory(device) if way.name == BLOCKS else contextlib.nullcontext()
+    try:
+        with memory, counted(device) as count:
+            way.net.fit(*way.data, epochs=EPOCHS, verbose=0, callbacks=[callback], **options)
+        assert callback.span is not None
+        way.times.append(callback.span.host / ((EPOCHS - 1) * batches))
+        way.pinned += count[0]
+    except Exception as error:
+        way.note = f"not measured ({reason(error)})"
+        way.times = []
+
+
+def _row(way: _Way, resident: list[float]) -> dict[str, Any]:
+    if way.note:
+        return {"set": way.name, "us_per_step": None, "note": way.note}
+    q = ratios.quartiles(way.times)
+    row: dict[str, Any] = {"set": way.name, "us_per_step": short(1e6 * q.median), "rounds": len(way.times)}
+    if way.name != RESIDENT and resident:
+        over = ratios.ratio(way.times, resident)
         row |= {"over_resident": short(over.median), "quartiles": [short(over.lower), short(over.upper)]}
-    if name == BLOCKS:
-        # what gpunn was seen to do while it trained
-        row["pinned"] = bool(pinned[name])
+    if way.name == BLOCKS:
+        row["pinned"] = bool(way.pinned)
         if not row["pinned"]:
-            row["remark"] = "pinned double buffers and a copy stream: not measured (no pinned memory was asked for)"
+            row["remark"] = "pinned double buffers and a copy stream: not measured (no pinned memory was allocated)"
     return row
 
 
@@ -119,7 +131,7 @@ def _model(device: Any, widths: tuple[int, ...]) -> gpunn.Sequential:
 
 @contextlib.contextmanager
 def without_memory(device: Any) -> Iterator[None]:
-    """While it lasts, the device has no room for a set."""
+    """Make the device report that no data fits into its memory."""
     device.fits_in_memory = lambda size: False
     try:
         yield
@@ -129,7 +141,7 @@ def without_memory(device: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted(device: Any) -> Iterator[list[int]]:
-    """How often pinned memory is asked for by name while it lasts: once a buffer."""
+    """Count the allocations of pinned memory: one per buffer."""
     count, cuda = [0], getattr(device.xp, "cuda", None)
     real = getattr(cuda, "alloc_pinned_memory", None)
     if real is None:
@@ -151,7 +163,7 @@ def counted(device: Any) -> Iterator[list[int]]:
 def markdown(result: dict[str, Any]) -> str:
     """The result as a table."""
     lines = []
-    for row in result["larger"]:
+    for row in result["out-of-core"]:
         if row["us_per_step"] is None:
             lines.append((row["set"], "–", "–", row["note"]))
             continue
@@ -160,4 +172,4 @@ def markdown(result: dict[str, Any]) -> str:
             low, high = row["quartiles"]
             over = f"{number(row['over_resident'])} ({number(low)}–{number(high)})"
         lines.append((row["set"], number(row["us_per_step"]), over, row.get("remark", "")))
-    return "## A set that stays on the host\n\n" + table(("set", "µs a step", "over the resident one", ""), lines)
+    return "## Data in host memory\n\n" + table(("data", "µs per step", "ratio to data on the GPU", ""), lines)

@@ -1,4 +1,4 @@
-"""A result as pictures: time of a step by net, ratio to the best peer, the sweeps, memory. Needs matplotlib."""
+"""Plots of a result: time per step, ratio to the best peer, sweeps, memory. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-# a colour is a family, a marker tells its members apart; the same in every picture
+# one color per library, one marker per variant, the same in every plot
 STYLES = {
     "gpunn": ("#d1495b", "o"),
     "gpunn-watched": ("#d1495b", "^"),
@@ -39,11 +39,11 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{val
 
 
 def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]:
-    """Write the pictures that the result has numbers for, and return their names."""
+    """Write the plots that the result has data for, and return their names."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = result.get("rows", [])
     drawn = {
-        f"{device}.png": times(rows) if rows else small_things(result),
+        f"{device}.png": times(rows) if rows else overheads(result),
         f"{device}-ratios.png": ratios(rows),
         f"{device}-sweeps.png": sweeps(result.get("sweeps", [])),
         f"{device}-memory.png": memory(rows),
@@ -58,7 +58,7 @@ def draw(result: dict[str, Any], folder: Path, device: str = "cpu") -> list[str]
 
 
 def searches(rows: Sequence[Row]) -> Any:
-    """How many times as long scikit-learn's search took, with what was wanted as a line across each bar."""
+    """The ratio of scikit-learn's search time to gpunn's, with the goal as a line across each bar."""
     figure, ax = plt.subplots(figsize=(6.4, 0.9 + 0.55 * len(rows)), layout="constrained")
     names = [f"hidden {tuple(row['hidden'])}, {row['precision']}" for row in rows]
     for k, row in enumerate(rows):
@@ -97,7 +97,7 @@ def _legend(figure: Any, axes: Any) -> None:
 
 
 def times(rows: Sequence[Row]) -> Any:
-    """µs of a step by net and contestant; None without numbers."""
+    """µs per step by net and contestant; None without data."""
     rows = _measured(rows)
     if not rows:
         return None
@@ -108,10 +108,10 @@ def times(rows: Sequence[Row]) -> Any:
         nets = list(dict.fromkeys(row["net"] for row in of))
         names = [name for name in STYLES if any(row["contestant"] == name for row in of)]
         for k, name in enumerate(names):
-            mine = [row for row in of if row["contestant"] == name]
-            colour, marker = STYLES[name]
-            x = [nets.index(row["net"]) + 0.6 * ((k + 0.5) / len(names) - 0.5) for row in mine]
-            ax.plot(x, [row["us_per_step"] for row in mine], marker, color=colour, label=name, ms=7, mew=1.6)
+            own = [row for row in of if row["contestant"] == name]
+            color, marker = STYLES[name]
+            x = [nets.index(row["net"]) + 0.6 * ((k + 0.5) / len(names) - 0.5) for row in own]
+            ax.plot(x, [row["us_per_step"] for row in own], marker, color=color, label=name, ms=7, mew=1.6)
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(PLAIN)
         ax.set_xticks(range(len(nets)), nets)
@@ -121,27 +121,27 @@ def times(rows: Sequence[Row]) -> Any:
         ax.grid(axis="y", color="#eeeeee")
         ax.set_axisbelow(True)
         ax.set_title(f"{titles[mode]}, {under(n)}")
-        ax.set_ylabel("µs a step")
+        ax.set_ylabel("µs per step")
     _legend(figure, grid.values())
     return figure
 
 
 def ratios(rows: Sequence[Row]) -> Any:
-    """Medians and quartiles of the ratio of gpunn to the best peer, by net; None without numbers."""
+    """Medians and quartiles of the ratio of gpunn to the best peer, by net; None without data."""
     ours = [row for row in _measured(rows) if row["contestant"] in ("gpunn", "gpunn-estimator")]
     ours = [row for row in ours if row.get("ratio_to_best_peer") is not None and row["mode"] != "setup"]
     ours = [row for row in ours if row["contestant"] == "gpunn" or row["mode"] == "fit"]
     if not ours:
         return None
     figure, grid = _grid(ours, ("train", "fit", "predict"), 2.6)
-    titles = {"train": "training", "fit": "fit, beside scikit-learn's", "predict": "prediction"}
+    titles = {"train": "training", "fit": "fit, compared with scikit-learn", "predict": "prediction"}
     for (mode, n), ax in grid.items():
         of = [row for row in ours if (row["mode"], setting(row)) == (mode, n)]
         for k, row in enumerate(of):
             low, high = row["ratio_to_best_peer_quartiles"]
-            colour = STYLES[row["contestant"]][0]
-            ax.plot([k, k], [low, high], color=colour, lw=2)
-            ax.plot([k], [row["ratio_to_best_peer"]], "o", color=colour, ms=8)
+            color = STYLES[row["contestant"]][0]
+            ax.plot([k, k], [low, high], color=color, lw=2)
+            ax.plot([k], [row["ratio_to_best_peer"]], "o", color=color, ms=8)
             ax.annotate(f"{row['ratio_to_best_peer']:.2g}", (k, high), (0, 5), textcoords="offset points", ha="center")
         ax.axhline(1, color="#444444", lw=1)
         top = max(1.0, *(row["ratio_to_best_peer_quartiles"][1] for row in of)) if of else 1.0
@@ -155,8 +155,8 @@ def ratios(rows: Sequence[Row]) -> Any:
     return figure
 
 
-def small_things(result: dict[str, Any]) -> Any:
-    """What launches cost, and how near kernels come to a copy's bandwidth; None without numbers."""
+def overheads(result: dict[str, Any]) -> Any:
+    """The overhead of launches, and the bandwidth of kernels relative to a copy; None without data."""
     launches = [row for row in result.get("launches", []) if row["us"] is not None]
     kernels = [row for row in result.get("kernels", []) if row["us"] is not None]
     if not launches and not kernels:
@@ -169,7 +169,7 @@ def small_things(result: dict[str, Any]) -> Any:
     left.invert_yaxis()
     left.set_xscale("log")
     left.xaxis.set_major_formatter(PLAIN)
-    left.set_xlabel("µs each, one after another")
+    left.set_xlabel("µs per launch, in sequence")
     for k, row in enumerate(kernels):
         right.barh(k, row["of_copy"], color=STYLES["gpunn"][0])
         right.plot(row["of_copy_quartiles"], [k, k], color="#444444", lw=2)
@@ -177,25 +177,25 @@ def small_things(result: dict[str, Any]) -> Any:
     right.axvline(kernels[0]["wanted"] if kernels else 1, color="#444444", lw=1, ls="--")
     right.set_yticks(range(len(kernels)), [f"{row['kernel']}, {row['dtype']}" for row in kernels])
     right.invert_yaxis()
-    right.set_xlabel("part of a copy's bandwidth")
+    right.set_xlabel("fraction of a copy's bandwidth")
     return figure
 
 
 def sweeps(rows: Sequence[Row]) -> Any:
-    """µs of a training step as batch and as width grow; None without numbers."""
+    """µs per training step by batch and by width; None without data."""
     rows = _measured(rows)
     if not rows:
         return None
     names = list(dict.fromkeys(row["sweep"] for row in rows))
     figure, axes = plt.subplots(1, len(names), figsize=(1 + 4.8 * len(names), 4.4), squeeze=False, layout="constrained")
-    labels = {"batch": "rows of a batch (128-256-256-10)", "width": "width w (128-w-w-10, batch 128)"}
+    labels = {"batch": "batch size (128-256-256-10)", "width": "width w (128-w-w-10, batch 128)"}
     for ax, sweep in zip(axes[0], names, strict=True):
         of = [row for row in rows if row["sweep"] == sweep]
-        for name, (colour, marker) in STYLES.items():
-            mine = sorted((row["at"], row["us_per_step"]) for row in of if row["contestant"] == name)
-            if mine:
+        for name, (color, marker) in STYLES.items():
+            own = sorted((row["at"], row["us_per_step"]) for row in of if row["contestant"] == name)
+            if own:
                 line = "--" if name == "floor" else "-"
-                ax.plot(*zip(*mine, strict=True), line, marker=marker, color=colour, label=name, ms=5)
+                ax.plot(*zip(*own, strict=True), line, marker=marker, color=color, label=name, ms=5)
         points = sorted({row["at"] for row in of})
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -205,14 +205,14 @@ def sweeps(rows: Sequence[Row]) -> Any:
         ax.yaxis.set_major_formatter(PLAIN)
         ax.grid(color="#eeeeee")
         ax.set_xlabel(labels.get(sweep, sweep))
-        ax.set_ylabel("µs a training step")
+        ax.set_ylabel("µs per training step")
         ax.set_title(under(setting(of[0])))
     _legend(figure, axes[0])
     return figure
 
 
 def memory(rows: Sequence[Row]) -> Any:
-    """Peak memory of a training process with its imports, and beyond them, by net; None without numbers."""
+    """Peak memory of a training process by net, split into imports and the rest; None without data."""
     rows = [row for row in _measured(rows) if row.get("peak_mib") is not None]
     if not rows:
         return None
@@ -224,18 +224,18 @@ def memory(rows: Sequence[Row]) -> Any:
         1, len(nets), figsize=(1.6 + 2.5 * len(nets), 1.2 + 0.3 * len(names)), squeeze=False, layout="constrained"
     )
     for ax, net in zip(axes[0], nets, strict=True):
-        mine = {row["contestant"]: row for row in rows if row["net"] == net}
+        own = {row["contestant"]: row for row in rows if row["net"] == net}
         for k, name in enumerate(names):
-            if name not in mine:
+            if name not in own:
                 continue
-            peak, beyond = mine[name]["peak_mib"], mine[name]["peak_beyond_imports_mib"]
-            colour = STYLES[name][0]
-            ax.barh(k, peak - beyond, color=colour, alpha=0.35)
-            ax.barh(k, beyond, left=peak - beyond, color=colour)
+            peak, beyond = own[name]["peak_mib"], own[name]["peak_beyond_imports_mib"]
+            color = STYLES[name][0]
+            ax.barh(k, peak - beyond, color=color, alpha=0.35)
+            ax.barh(k, beyond, left=peak - beyond, color=color)
             ax.annotate(f"{peak:.0f}", (peak, k), (3, 0), textcoords="offset points", va="center", fontsize=8)
         ax.set_yticks(range(len(names)), names if ax is axes[0][0] else [""] * len(names))
         ax.invert_yaxis()
-        ax.set_xlim(0, 1.25 * max(row["peak_mib"] for row in mine.values()))
+        ax.set_xlim(0, 1.25 * max(row["peak_mib"] for row in own.values()))
         ax.set_title(net)
-    figure.suptitle(f"Peak memory of a training process, MiB: imports pale, the rest full ({under(n)})", fontsize=11)
+    figure.suptitle(f"Peak memory of a training process, MiB: imports light, the rest dark ({under(n)})", fontsize=11)
     return figure

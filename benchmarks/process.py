@@ -1,4 +1,4 @@
-"""The driver's side of a worker: start it with its cores and threads, ask it, and end it."""
+"""Worker processes, as seen from the driver: start one with its cores and threads, send requests, end it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import child
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_SECONDS = 600.0  # seconds for one answer, the compilation of a step included
-# what the libraries read before they count threads; NPROC is XLA's
+# variables that libraries read for their number of threads; NPROC is XLA's
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -31,43 +31,43 @@ THREAD_VARIABLES = (
 
 
 class Absent(Exception):
-    """A contestant that cannot be imported; the message says why."""
+    """The contestant cannot be imported; the message gives the reason."""
 
 
 class Failed(Exception):
-    """A contestant that raised an error, died or did not answer; the message says how."""
+    """The contestant raised an error, died or did not answer; the message gives the reason."""
 
 
 class Unsupported(Exception):
-    """A contestant that does not offer what was asked for; the message says what."""
+    """The contestant does not offer the request; the message gives the reason."""
 
 
 def available_cores() -> list[int]:
-    """The cores that this process may use; where the system does not tell, as many as there are."""
+    """The cores that this process may use, or all cores if the system does not report them."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def cores_for(threads: int) -> list[int]:
-    """The cores that a run with so many threads is pinned to: the last ones, since the first serve the system most."""
+    """The cores to which a run is pinned: the last ones, because the system uses the first ones most."""
     return available_cores()[-threads:]
 
 
 def environment(threads: int, device: str = "cpu") -> dict[str, str]:
-    """The environment of a worker."""
+    """The environment variables of a worker."""
     settings = {name: str(threads) for name in THREAD_VARIABLES}
     settings |= {
         "GPUNN_DEVICE": device,
         "JAX_PLATFORMS": device,
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # compiling in a pool of processes pays where Triton tries many ways; they end with the worker's session
+        # a pool of compiler processes helps if Triton tries many variants; it ends with the worker's session
         "TORCHINDUCTOR_COMPILE_THREADS": "1" if device == "cpu" else str(min(8, threads)),
     }
     if device == "cpu":
         settings["CUDA_VISIBLE_DEVICES"] = ""
     else:
-        # many processes share the GPU: none may take three quarters of its memory in advance
+        # several processes share the GPU, so none may preallocate three quarters of its memory
         settings |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     if threads == 1:
         flags = os.environ.get("XLA_FLAGS", "")
@@ -76,10 +76,9 @@ def environment(threads: int, device: str = "cpu") -> dict[str, str]:
 
 
 class JsonProcess:
-    """A process that is asked by lines of JSON. A context manager that ends it.
+    """A process that answers requests as lines of JSON. As a context manager it ends the process.
 
-    `start` starts it with the `Popen` options it is given. With `wait` false `greet` must be called before the first
-    question.
+    `start` starts it with `Popen` options. If `wait` is False, `wait_ready` must be called before the first request.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class JsonProcess:
             encoding="utf-8",
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        # a thread reads, so that a worker which never answers is noticed on every system
+        # read in a thread, so that a timeout works on every system
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.info: dict[str, Any] = {}
@@ -110,7 +109,7 @@ class JsonProcess:
             self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Wait until everything is imported. `Absent` or `Failed` where it cannot be; the process is ended then."""
+        """Wait until all imports are done. `Absent` or `Failed` if they fail, after which the process is ended."""
         if self.info:
             return
         try:
@@ -128,20 +127,20 @@ class JsonProcess:
             self._lines.put(line)
         self._lines.put("")
 
-    def request(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to a question. `Failed` where there is none, `Unsupported` where it does not offer it."""
+    def request(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and return the answer. `Failed` without an answer, `Unsupported` if it is not offered."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"ask": what, **arguments}) + "\n")
+            self._process.stdin.write(json.dumps({"method": method, **arguments}) + "\n")
             self._process.stdin.flush()
         except OSError:
             raise Failed(self._stderr_tail()) from None
-        said = self._receive()
-        if "declined" in said:
-            raise Unsupported(said["declined"])
-        if "error" in said:
-            raise Failed(said["error"])
-        answer: dict[str, Any] = said["answer"]
+        reply = self._receive()
+        if "unsupported" in reply:
+            raise Unsupported(reply["unsupported"])
+        if "error" in reply:
+            raise Failed(reply["error"])
+        answer: dict[str, Any] = reply["answer"]
         return answer
 
     def _receive(self) -> dict[str, Any]:
@@ -156,20 +155,21 @@ class JsonProcess:
         return answer
 
     def _stderr_tail(self) -> str:
+        """The exit code and the last line on stderr."""
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing on stderr")
-        return f"the process ended with code {code}: {said[:200]}"
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing on stderr")
+        return f"the process ended with code {code}: {last[:200]}"
 
     def shutdown(self) -> None:
-        """Close the pipe, upon which the process ends when it has done what it is at."""
+        """Close the pipe, so that the process ends after its current request."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
 
     def close(self, grace_seconds: float = 5.0) -> None:
-        """End the process, by closing its pipe or else by force, and whatever it has started by force."""
+        """End the process by closing its pipe or, after the grace seconds, by force; its children by force."""
         self.shutdown()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=grace_seconds)
@@ -189,10 +189,7 @@ class JsonProcess:
 
 
 class Worker(JsonProcess):
-    """A contestant in its own process. `Absent` or `Failed` where it cannot be had; a context manager that ends it.
-
-    With `wait` false it is started and not waited for: `greet` does so.
-    """
+    """A contestant in a separate process. `Absent` or `Failed` if it cannot be started."""
 
     def __init__(self, module: str, threads: int, device: str = "cpu", *, wait: bool = True) -> None:
         words = ["benchmarks.worker", module, str(threads), *map(str, cores_for(threads))]

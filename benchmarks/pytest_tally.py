@@ -1,6 +1,6 @@
-"""A plugin of pytest, `-p benchmarks.pytest_tally`: what a test came to is a line of a file as soon as it is known.
+"""A pytest plugin, `-p benchmarks.pytest_tally`: append the outcome of each test to a file when the test ends.
 
-So a run that is cut off has said what it found, and the next one goes on behind it.
+A stopped run keeps its outcomes, and the next run resumes after them.
 """
 
 from __future__ import annotations
@@ -13,36 +13,38 @@ import pytest
 
 
 def pytest_addoption(parser: Any) -> None:
-    """The file, and how many tests to pass over."""
+    """Add the options for the file and the number of tests to skip."""
     parser.addoption("--tally", type=Path, help="the file")
-    parser.addoption("--tally-from", type=int, default=0, help="how many tests an earlier run has finished")
+    parser.addoption("--tally-from", type=int, default=0, help="number of tests that an earlier run has finished")
 
 
 def pytest_configure(config: Any) -> None:
-    """Begin the file."""
+    """Create the file."""
     config.getoption("--tally").write_text("", encoding="utf-8")
     config.pluginmanager.register(Tally(config), "tally of outcomes")
 
 
 class Tally:
-    """A line a test: its name and what became of it, "passed", "failed", "errors" or "skipped"."""
+    """Write one line per test: its name and "passed", "failed", "errors" or "skipped"."""
 
     def __init__(self, config: Any) -> None:
-        self.path, self.begin, self.bad = config.getoption("--tally"), config.getoption("--tally-from"), ""
+        self.path = config.getoption("--tally")
+        self.n_finished = config.getoption("--tally-from")
+        self.outcome = ""
 
-    @pytest.hookimpl(trylast=True)  # behind the plugins that choose among the tests
+    @pytest.hookimpl(trylast=True)  # after the plugins that select tests
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        """Pass over what is finished."""
-        config.hook.pytest_deselected(items=items[: self.begin])
-        items[:] = items[self.begin :]
+        """Deselect the finished tests."""
+        config.hook.pytest_deselected(items=items[: self.n_finished])
+        items[:] = items[self.n_finished :]
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """A part of a test is over."""
+        """Remember the outcome of one phase of a test."""
         if report.outcome != "passed":
-            self.bad = "errors" if report.outcome == "failed" and report.when != "call" else report.outcome
+            self.outcome = "errors" if report.outcome == "failed" and report.when != "call" else report.outcome
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """A test is over."""
+        """Write the outcome of a test."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([nodeid, self.bad or "passed"]) + "\n")
-        self.bad = ""
+            file.write(json.dumps([nodeid, self.outcome or "passed"]) + "\n")
+        self.outcome = ""

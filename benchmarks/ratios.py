@@ -1,4 +1,4 @@
-"""Medians and quartiles of per-round ratios: what is quoted, since times on a shared machine are not stable."""
+"""Medians and quartiles of per-round ratios, which are more stable than times on a shared machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Quartiles(NamedTuple):
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
-    """By linear interpolation between the ordered values, the least and the largest included. ValueError for none."""
+    """Quartiles by linear interpolation, including both extremes. ValueError without values."""
     if not values:
         raise ValueError("no values to take quartiles of")
     if len(values) == 1:
@@ -25,10 +25,10 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Quartiles:
-    """The quartiles of ours/theirs, round by round. ValueError where the rounds are not the same number."""
+    """The quartiles of ours/theirs, round by round. ValueError if the numbers of rounds differ."""
     return quartiles([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 def best(times: Mapping[str, Sequence[float]]) -> str | None:
-    """Whose median is smallest; None where there is nobody."""
+    """The name with the smallest median; None if there are no times."""
     return min(times, key=lambda name: statistics.median(times[name]), default=None)

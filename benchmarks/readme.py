@@ -1,4 +1,4 @@
-"""`python -m benchmarks readme`: the comparison in README.md, made from results/cpu.json; nobody writes it by hand."""
+"""`python -m benchmarks readme`: write the comparison in README.md from results/cpu.json."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from . import report
 from .results import Row
 
-HELP = "put the results into README.md, between its two markers"
+HELP = "write the results into README.md, between its two markers"
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- python -m benchmarks readme -->", "<!-- until here -->"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command has none."""
-    parser.description = f"{HELP[0].upper()}{HELP[1:]}; results/cpu.json is what it reads."
+    """Describe the command, which has no arguments."""
+    parser.description = f"{HELP[0].upper()}{HELP[1:]}, from results/cpu.json."
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write README.md anew."""
+    """Update README.md."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     result = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
@@ -31,23 +31,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def replaced(text: str, result: dict[str, Any]) -> str:
-    """README's text with the result between its markers. ValueError where there is not one of each, in order."""
+    """README's text with the result between its markers. ValueError unless both markers occur once, in order."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after or END in after:
-        raise ValueError(f"README.md must hold {BEGIN} and, behind it, {END}, once each")
+        raise ValueError(f"README.md must contain {BEGIN} and then {END}, once each")
     return f"{before}{BEGIN}\n{part(result)}\n{END}{after}"
 
 
 def part(result: dict[str, Any]) -> str:
-    """What README shows of a result: whose it is, a table of ratios, and the goals that were missed."""
+    """README's part of a result: its origin, a table of ratios, and the missed goals."""
     m = result["machine"]
     head = f"Measured on {m['cpu']} ({m['cores']} cores, {m['date']}, commit {m['commit']}), float32:"
     return "\n".join([head, "", ratios(result["rows"]), "", missed(result["goals"])])
 
 
 def ratios(rows: list[Row]) -> str:
-    """gpunn's time as a part of each one's, by net, mode and number of threads."""
+    """A table of gpunn's time relative to the others, by net, mode and number of threads."""
     lines = []
     for row in rows:
         ours = row["contestant"] == ("gpunn-estimator" if row["mode"] == "fit" else "gpunn")
@@ -58,12 +58,12 @@ def ratios(rows: list[Row]) -> str:
         floor = _interval(row, "ratio_to_floor")
         time = report.number(row["us_per_step"])
         lines.append((row["net"], row["mode"], str(row["threads"]), time, best, *others, floor))
-    head = ("net", "mode", "threads", "µs a step", "÷ best peer", "÷ PyTorch", "÷ scikit-learn", "÷ products alone")
+    head = ("net", "mode", "threads", "µs per step", "÷ best peer", "÷ PyTorch", "÷ scikit-learn", "÷ products only")
     return report.table(head, lines)
 
 
 def _against(row: Row, names: tuple[str, ...]) -> str:
-    """The ratio to the faster of several."""
+    """The ratio to the fastest of several contestants."""
     found = [row["ratios"][name][1] for name in names if name in row.get("ratios", {})]
     return report.number(max(found), 2) if found else "–"
 
@@ -76,7 +76,7 @@ def _interval(row: Row, name: str) -> str:
 
 
 def missed(goals: list[dict[str, Any]]) -> str:
-    """How many goals the run met, and those that it missed."""
+    """The number of goals that the run met, and a list of those that it missed."""
     measured = [g for g in goals if g["said"] != "not measured"]
     lines = [f"- {_sentence(g)}" for g in measured if g["said"] == "missed"]
     met = len(measured) - len(lines)
@@ -91,4 +91,4 @@ def _sentence(goal: dict[str, Any]) -> str:
     what = "memory" if goal["what"] == "memory" else goal["mode"]
     threads = f"{goal['threads']} thread{'s' * (goal['threads'] > 1)}"
     got, limit = (report.number(value / scale, 3) for value in (goal["median"], goal["limit"]))
-    return f"{goal['net']}, {what}, {threads}: {goal['contestant']} {got}{unit}, wanted {limit}"
+    return f"{goal['net']}, {what}, {threads}: {goal['contestant']} {got}{unit}, goal {limit}"

@@ -1,4 +1,4 @@
-"""A result as Markdown: tables of times and ratios, what was not measured, and the goals at the end."""
+"""A result as Markdown: tables of times and ratios, missing measurements, and the goals."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .nets import GPU_NETS, NETS, PREDICTION_ROWS
 from .results import Row, setting
 
 TITLES = {
-    "train": "Training, µs a step",
-    "fit": "`fit` from beginning to end, µs a step",
-    "predict": "Prediction, µs for as many rows as a batch has",
+    "train": "Training, µs per step",
+    "fit": "Complete `fit`, µs per step",
+    "predict": "Prediction, µs for the rows of one batch",
     "setup": "A new model and its first step, µs",
 }
 
@@ -24,35 +24,35 @@ def markdown(result: dict[str, Any], verdicts: Sequence[Verdict], pictures: Sequ
     rows = result["rows"]
     parts = [_head(result)]
     parts += [f"![{name}]({name})" for name in pictures]
-    parts += ["## gpunn beside the best peer and the floor", _summary(rows)]
+    parts += ["## gpunn compared with the best peer and the floor", _summary(rows)]
     for mode, title in TITLES.items():
         for value in dict.fromkeys(setting(row) for row in rows):
             of = [row for row in rows if row["mode"] == mode and setting(row) == value]
             if any(row["us_per_step"] is not None for row in of):
                 parts += [f"## {title}, {under(value)}", _times(of)]
     for name, title, note in (
-        ("first_step_s", "Time to the first step, s", "From the weights to the end of the first step, compilation "
-         "included (caches of compiled code as they were found), imports not; a dash where further steps drown it."),
-        ("peak_mib", "Peak memory of a training process, MiB", "With all imports; in brackets beyond what they take."),
+        ("first_step_s", "Time to the first step, s", "From the weights to the end of the first step, including "
+         "compilation (with existing caches of compiled code) but not imports; a dash if further steps take much longer."),
+        ("peak_mib", "Peak memory of a training process, MiB", "Including imports; in brackets without them."),
     ):  # fmt: skip
         table = _by_contestant(rows, name)
         if table:
             parts += [f"## {title}", note, table]
     for sweep in dict.fromkeys(row["sweep"] for row in result.get("sweeps", [])):
-        parts += [f"## As the {sweep} grows, µs a training step", _sweep(result["sweeps"], sweep)]
+        parts += [f"## By {sweep}, µs per training step", _sweep(result["sweeps"], sweep)]
     parts += ["## Not measured", _unmeasured([*rows, *result.get("sweeps", [])])]
     parts += ["## Goals", _goals(verdicts)]
     return "\n\n".join(parts) + "\n"
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left."""
+    """A Markdown table with the first column left-aligned."""
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: so many significant digits, never an exponent; a dash where there is none."""
+    """A number with `digits` significant digits and no exponent; a dash for None."""
     if value is None:
         return "–"
     if value == 0:
@@ -63,7 +63,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def under(value: int | str) -> str:
-    """A number of threads, or a precision, in words."""
+    """A number of threads or a precision, in words."""
     if isinstance(value, str):
         return value
     return "one thread" if value == 1 else f"{value} threads"
@@ -75,33 +75,33 @@ def _head(result: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks on the CPU" if m.get("gpu") is None else "# Benchmarks on a GPU",
         "",
-        f"Made by `{m['command']}`; not to be edited.",
+        f"Written by `{m['command']}`; do not edit.",
         "",
         *([] if m.get("gpu") is None else [f"{m['gpu']}, driver {m['driver']}. ", ""]),
         f"{m['cpu']}, {m['cores']} cores, {m['system']} {m['architecture']}. Python {m['python']}; {versions}. "
         f"BLAS {m['blas']}; compiler {m['compiler']}. {m['precision']}, seed {m['seed']}, commit {m['commit']}, "
-        f"{m['date']}. {m['rounds']} rounds of windows of {m['seconds']} s at least.",
+        f"{m['date']}. {m['rounds']} rounds of windows of at least {m['seconds']} s.",
     ]
     fewest = min([m["rounds"], *(row["rounds"] for row in result["rows"] if row["us_per_step"] and "rounds" in row)])
     if fewest < 9:
-        lines += ["", f"**A quick look: {fewest} rounds where 9 are needed for figures that can be quoted.**"]
+        lines += ["", f"**A quick run: {fewest} rounds, but quotable figures need 9.**"]
     known = {**NETS, **GPU_NETS}
     nets = [known[name] for name in dict.fromkeys(row["net"] for row in result["rows"]) if name in known]
     shown = [
         (n.name, "-".join(map(str, n.sizes)), str(n.batch), str(n.rows), "SGD" if n.rule == "sgd" else "Adam", n.loss)
         for n in nets
     ]
-    lines += ["", table(("net", "sizes", "batch", "rows", "rule", "loss"), shown), ""]
+    lines += ["", table(("net", "sizes", "batch", "rows", "optimizer", "loss"), shown), ""]
     blocks = sorted({n.block for n in nets}) or [PREDICTION_ROWS]
     lines.append(
-        "Ratios are medians of per-round ratios, in brackets their quartiles; below 1 gpunn is faster. The floor is "
-        "the matrix products of a step alone. A prediction is of the whole set, in blocks of "
+        "Ratios are medians of per-round ratios with quartiles in brackets; below 1 gpunn is faster. The floor is "
+        "the matrix products of a step only. A prediction covers the whole data, in blocks of "
         f"{' or '.join(map(str, blocks))} rows."
     )
     if any("ratio_to_bytes" in row for row in result["rows"]):
         lines.append(
-            "`bytes` is a copy of as many bytes as a step must move through the memory where no equation is merged "
-            "with another (`nets.py`). In bf16 parameters and moments are float32 on every side."
+            "`bytes` is a copy of the bytes that a step must move through the memory if no equations are fused "
+            "(`nets.py`). In bf16 all contestants have float32 parameters and moments."
         )
     return "\n".join(lines)
 
@@ -131,7 +131,7 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def _column(rows: Iterable[Row]) -> str:
-    """What the settings are called."""
+    """The name of the setting."""
     return "precision" if any(isinstance(setting(row), str) for row in rows) else "threads"
 
 
@@ -143,7 +143,7 @@ def _ratio(row: Row, name: str) -> str:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """Who is among the rows, in the order in which contestants are listed."""
+    """The contestants of the rows, in the order of the lists of contestants."""
     there = dict.fromkeys(row["contestant"] for row in rows)
     known = dict.fromkeys([*CPU, *GPU])
     return [name for name in known if name in there] + [name for name in there if name not in known]
@@ -157,7 +157,7 @@ def _times(rows: Sequence[Row]) -> str:
 
 
 def _time(row: Row | None) -> str:
-    """A time, or in a word why there is none."""
+    """A time, or one word for the reason of its absence."""
     if row is None:
         return "–"
     if row["us_per_step"] is None:
@@ -194,7 +194,7 @@ def _sweep(rows: Sequence[Row], sweep: str) -> str:
 
 
 def _unmeasured(rows: Sequence[Row]) -> str:
-    """Every reason once, with the contestants, nets and modes that it holds for."""
+    """Every reason once, with its contestants, nets and modes."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["us_per_step"] is None:
@@ -219,15 +219,15 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
         what = "memory" if g.what == "memory" else g.mode
         scale = 1e3 if g.against is None else 1.0
         shown = [number(None if value is None else value / scale) for value in (v.median, v.upper)]
-        said = {"met": "met", "missed": "**missed**", "not measured": "not measured"}[v.outcome]
+        outcome = {"met": "met", "missed": "**missed**", "not measured": "not measured"}[v.outcome]
         limit = f"{limit} {against}".strip()
-        lines.append((str(g.number), g.net, what, str(v.under), g.contestant, limit, *shown, said))
+        lines.append((str(g.number), g.net, what, str(v.under), g.contestant, limit, *shown, outcome))
     column = "precision" if any(isinstance(v.under, str) for v in verdicts) else "threads"
-    head = ("goal", "net", "mode", column, "who", "at most", "median", "upper quartile", "this run says")
-    note = "A ratio of 1 is met where the median is ≤ 1.00 and the upper quartile ≤ 1.02, in two runs."
+    head = ("goal", "net", "mode", column, "contestant", "at most", "median", "upper quartile", "outcome")
+    note = "A ratio of 1 is met if the median is ≤ 1.00 and the upper quartile ≤ 1.02, in two runs."
     return table(head, lines) + "\n\n" + note
 
 
 def _best(v: Verdict) -> str:
-    whose = "the best peer" if v.goal.against == "best peer" else "the best compiled"
-    return whose + (f" ({v.whom})" if v.whom else "")
+    best = "the best peer" if v.goal.against == "best peer" else "the best compiled"
+    return best + (f" ({v.whom})" if v.whom else "")

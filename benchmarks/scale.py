@@ -1,4 +1,4 @@
-"""`python -m benchmarks scale`: a step's time by the number of processes, measured, and predicted beyond them."""
+"""`python -m benchmarks scale`: measure the time of a step by the number of processes, and predict larger numbers."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from . import machine, results
 from .process import ROOT, available_cores, environment
 from .scaling import ASSUMPTIONS, BAND, MAX_EXTRAPOLATION, Load, Model, fit
 
-HELP = "measure and predict a step of several processes"
+HELP = "measure and predict steps of several processes"
 FOLDER = Path(__file__).resolve().parent / "results"
 NETS = ((64, 128, 10), (256, 512, 512, 10), (784, 1024, 1024, 10))
-BATCHES = (128, 512, 1024)  # rows of all processes together
-BASE = 512  # of them, whose scaling is drawn: in all, or a process
-SHOWN = NETS[1]  # the net whose efficiency is drawn
+BATCHES = (128, 512, 1024)  # rows of all processes
+BASE = 512  # the batch of the scaling plots: in total (strong), or per process (weak)
+SHOWN = NETS[1]  # the net of the scaling plots
 ROUNDS, SECONDS = 7, 0.5
 EPILOG = """
-Needs mpi4py and mpiexec (pip install "gpunn[mpi]" mpich) and SciPy; the picture
+Needs mpi4py and mpiexec (pip install "gpunn[mpi]" mpich) and SciPy; the plot
 needs matplotlib. Every process has one thread. Measured and predicted numbers
-stand in tables of their own; nothing is predicted beyond 64 times the most
-processes measured. Written to benchmarks/results unless --quick.
+are in separate tables; predictions end at 64 times the largest measured number
+of processes. Writes to benchmarks/results unless --quick.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the arguments of this command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
     parser.add_argument("--quick", action="store_true", help="two small nets, short rounds, nothing written")
     parser.add_argument(
         "--processes", type=_counts, metavar="1,2", help="1, 2, 4, … up to the number of cores (default)"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write JSON, Markdown and picture there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write JSON, Markdown and a plot to this folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, fit, print, write."""
+    """Measure, fit the model, print and write."""
     counts = arguments.processes or _powers(len(available_cores()))
     nets, rounds, seconds = (NETS[:2], 3, 0.1) if arguments.quick else (NETS, ROUNDS, SECONDS)
     rows = [row for count in counts for row in _measure(count, nets, rounds, seconds)]
@@ -64,26 +64,26 @@ def _counts(text: str) -> list[int]:
         counts = []
     cores = len(available_cores())
     if len(counts) < 2 or counts[0] != 1 or counts[-1] > cores:
-        raise argparse.ArgumentTypeError(f"{text!r} must list 1 and other numbers up to {cores}, the cores there are")
+        raise argparse.ArgumentTypeError(f"{text!r} must be 1 and other numbers up to the number of cores, {cores}")
     return counts
 
 
 def _powers(cores: int) -> list[int]:
     if cores < 2:
-        raise SystemExit("one core measures no second process: nothing can be fitted")
+        raise SystemExit("the model needs measurements of two processes, but there is one core")
     return [2**k for k in range(cores.bit_length()) if 2**k <= cores]
 
 
 def _measure(count: int, nets: Any, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """A row for every net and batch, measured by so many processes."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
+    """Measure every net and batch with this number of processes."""
+    local = Path(sys.executable).parent / "mpiexec"
+    mpiexec = str(local) if local.exists() else shutil.which("mpiexec")
     if mpiexec is None:
         raise SystemExit('there is no mpiexec: pip install "gpunn[mpi]" mpich')
     print(f"{count} process{'es' * (count > 1)}", file=sys.stderr)
     loads = [{"sizes": sizes, "batch": batch} for sizes in nets for batch in BATCHES]
-    asked = {"processes": count, "loads": loads, "rounds": rounds, "seconds": seconds}
-    command = [mpiexec, "-n", str(count), sys.executable, "-m", "benchmarks.scale_worker", json.dumps(asked)]
+    request = {"processes": count, "loads": loads, "rounds": rounds, "seconds": seconds}
+    command = [mpiexec, "-n", str(count), sys.executable, "-m", "benchmarks.scale_worker", json.dumps(request)]
     done = subprocess.run(command, cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=1800)
     if done.returncode:
         raise SystemExit(f"mpiexec -n {count} ended with code {done.returncode}: {done.stderr[-2000:]}")
@@ -100,7 +100,7 @@ def load_of(row: dict[str, Any]) -> Load:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The result as plain data: what was measured, the constants fitted to it, and what they predict."""
+    """The result as plain data: measurements, fitted constants and predictions."""
     measured = []
     for row in rows:
         q = statistics.quantiles(row["seconds"], n=4)
@@ -118,7 +118,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def predictions(model: Model, batch: int = BASE, sizes: Any = SHOWN) -> list[dict[str, Any]]:
-    """Efficiency of strong scaling, the batch fixed, and of weak scaling, its rows a process fixed."""
+    """Efficiency of strong scaling (fixed batch) and of weak scaling (fixed rows per process)."""
     weights, found, count = _parameters(sizes), [], 1
     while count <= MAX_EXTRAPOLATION * model.most:
         for kind, many in (("strong", batch), ("weak", batch * count)):
@@ -134,8 +134,10 @@ def predictions(model: Model, batch: int = BASE, sizes: Any = SHOWN) -> list[dic
 
 
 def efficiencies(result: dict[str, Any], kind: str, sizes: Any = SHOWN) -> list[tuple[int, float]]:
-    """(processes, efficiency) of strong or weak scaling, where it was measured: rows a second and process over those of
-    one process."""
+    """Measured (processes, efficiency) of strong or weak scaling.
+
+    The efficiency is the number of rows per second and process, relative to one process.
+    """
     times = {
         (row["processes"], row["batch"]): row["measured_us_per_step"][1]
         for row in result["measured"]
@@ -150,10 +152,10 @@ def efficiencies(result: dict[str, Any], kind: str, sizes: Any = SHOWN) -> list[
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Tables: what was measured, the constants, and apart from them what is predicted."""
+    """The report: measurements, constants and, in a separate table, predictions."""
     about = result["machine"]
     lines = ["# Steps of several processes", "", f"{about['cpu']}, {about['cores']} cores, {about['date']}", ""]
-    lines += ["## Measured", "", "| net | batch | processes | µs a step (quartiles) |", "|---|---|---|---|"]
+    lines += ["## Measured", "", "| net | batch | processes | µs per step (quartiles) |", "|---|---|---|---|"]
     for row in result["measured"]:
         low, middle, high = row["measured_us_per_step"]
         net = "-".join(map(str, row["sizes"]))
@@ -161,7 +163,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["", f"## Fitted constants, {BAND[0]:g} % … {BAND[1]:g} %", "", "| constant | seconds |", "|---|---|"]
     lines += [f"| {name} | {v:.3g} ({a:.3g} … {b:.3g}) |" for name, (v, a, b) in result["constants"].items()]
     lines += ["", "## Predicted, not measured", "", *(f"- {text}" for text in result["assumptions"]), ""]
-    lines += ["| scaling | batch | processes | predicted µs a step | predicted efficiency |", "|---|---|---|---|---|"]
+    lines += ["| scaling | batch | processes | predicted µs per step | predicted efficiency |", "|---|---|---|---|---|"]
     for row in result["predicted"]:
         t, e = row["predicted_us_per_step"], row["predicted_efficiency"]
         lines.append(
@@ -190,7 +192,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         ax.set_xscale("log", base=2)
         ax.set_ylim(0, 1.15)
         batch = rows[0]["batch"]
-        ax.set_title(f"{kind}: batch of {batch}" + (" in all" if kind == "strong" else " a process"))
+        ax.set_title(f"{kind}: batch of {batch}" + (" in total" if kind == "strong" else " per process"))
         ax.set_xlabel(f"processes (measured up to {most})")
         ax.legend(frameon=False, loc="lower left")
     axes[0].set_ylabel("efficiency")

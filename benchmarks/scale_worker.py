@@ -1,4 +1,4 @@
-"""One process of `python -m benchmarks scale`, started by mpiexec: the time of a step of each load, as JSON lines."""
+"""One process of `python -m benchmarks scale`, started by mpiexec: prints the step times of each load as JSON."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 import gpunn
 
-STEPS = 25  # of an epoch, after which processes compare what they hold
+STEPS = 25  # per epoch, after which the processes check that they are in sync
 
 
 def measured(load: dict[str, Any], rounds: int, seconds: float, strategy: gpunn.DataParallel | None) -> list[float]:
-    """Seconds of a step, one number a round; every process takes as many epochs as the first decides."""
+    """Seconds per step, one number per round; rank 0 decides the number of epochs."""
     sizes, batch = load["sizes"], load["batch"]
     rng = np.random.default_rng(0)
     X = rng.standard_normal((STEPS * batch, sizes[0]), dtype=np.float32)
@@ -38,13 +38,13 @@ def measured(load: dict[str, Any], rounds: int, seconds: float, strategy: gpunn.
 
 
 def main() -> None:
-    """Measure what the first argument, JSON, lists."""
-    asked = json.loads(sys.argv[1])
-    strategy = gpunn.DataParallel() if asked["processes"] > 1 else None
-    for load in asked["loads"]:
-        found = measured(load, asked["rounds"], asked["seconds"], strategy)
+    """Measure the loads in the first argument, which is JSON."""
+    request = json.loads(sys.argv[1])
+    strategy = gpunn.DataParallel() if request["processes"] > 1 else None
+    for load in request["loads"]:
+        found = measured(load, request["rounds"], request["seconds"], strategy)
         if strategy is None or strategy.start().rank == 0:
-            print(json.dumps({**load, "processes": asked["processes"], "seconds": found}), flush=True)
+            print(json.dumps({**load, "processes": request["processes"], "seconds": found}), flush=True)
 
 
 if __name__ == "__main__":

@@ -30,15 +30,15 @@ EPILOG = """
 fit: epochs of one network. predict: the whole set. setup: a new network, built,
 compiled and fitted for one step. estimator: an estimator's fit for one epoch.
 
-Both commits run in processes of their own. Each round times both sides in every
+Both commits run in separate processes. Each round times both commits in every
 mode once, in a shuffled order, in windows of at least 0.1 s; the result is the
 median of the per-round ratios with quartiles. A ratio above 1.02 is measured
-again in 25 rounds, spread over 5 pairs of new processes. It counts if its lower
-quartile is above 1.02 then.
+again in 25 rounds, spread over 5 pairs of new processes. The mode counts as
+slower if the lower quartile of the second measurement is above 1.02.
 
 Prints a Markdown table for a commit message; only --json writes a file. --quick
-times seed, tabular and digits with one thread. Exit status 1 means that a ratio
-counts, or that a side failed.
+times seed, tabular and digits with one thread. Exit status 1 means that a mode
+is slower, or that a process failed.
 """
 MODES = ("fit", "predict", "setup", "estimator")
 QUICK_NETS = ("seed", "tabular", "digits")
@@ -50,16 +50,16 @@ CURRENT, BASELINE = "current", "baseline"
 
 
 class SideProcess(Protocol):
-    """The process of one side."""
+    """The process of one commit."""
 
-    def request(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to a question."""
+    def request(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and return the answer."""
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
 
 
-# starts the process of a side with a number of threads
+# starts the process of a commit with a number of threads
 Start = Callable[[str, int], SideProcess]
 
 
@@ -67,8 +67,8 @@ Start = Callable[[str, int], SideProcess]
 class Row:
     """One mode at one network.
 
-    us     microseconds of a unit by side, one per round
-    again  the same of the second measurement, empty if there was none
+    us        microseconds per unit by commit, one per round
+    repeated  the same of the second measurement, empty if there was none
     """
 
     net: str
@@ -89,20 +89,20 @@ class Row:
 
     @property
     def is_suspect(self) -> bool:
-        """True if it must be measured again."""
+        """True if a second measurement is needed."""
         return self.first.median > LIMIT
 
     @property
     def is_slower(self) -> bool:
-        """True if the working tree is slower: above the limit twice, the second time with its lower quartile."""
+        """True if both measurements exceed the limit, the second one with its lower quartile."""
         return self.is_suspect and bool(self.repeated) and self.ratio.lower > LIMIT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Add the arguments of this command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = f"{HELP[0].upper()}{HELP[1:]}.", EPILOG
-    parser.add_argument("commit", metavar="COMMIT", help="whatever git understands as a commit")
+    parser.add_argument("commit", metavar="COMMIT", help="a commit, as git names it")
     parser.add_argument("--quick", action="store_true", help="three networks and one thread, see below")
     parser.add_argument("--nets", type=names(NETS), metavar="A,B", help=f"of {', '.join(NETS)}")
     parser.add_argument("--threads", type=_threads, metavar="1,all", help="both unless --quick")
@@ -113,16 +113,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print; 1 if a ratio counts, else 0."""
+    """Measure and print; 1 if a mode is slower, else 0."""
     child.exit_on_sigterm()
     nets = [NETS[name] for name in arguments.nets or (QUICK_NETS if arguments.quick else NETS)]
-    wanted = arguments.threads or (("1",) if arguments.quick else ("1", "all"))
-    counts = sorted({len(available_cores()) if n == "all" else 1 for n in wanted})
+    threads = arguments.threads or (("1",) if arguments.quick else ("1", "all"))
+    counts = sorted({len(available_cores()) if n == "all" else 1 for n in threads})
     try:
         with checkout(arguments.commit) as other:
             commit = describe(ROOT, arguments.commit)
             roots = {CURRENT: ROOT, BASELINE: other}
-            rows = measure(nets, counts, arguments.rounds, lambda side, n: Commit(roots[side], n, pinned=True))
+            rows = measure(nets, counts, arguments.rounds, lambda name, n: Commit(roots[name], n, pinned=True))
     except (Absent, Unsupported, Failed) as error:
         progress(f"error: {error}")
         return 1
@@ -142,7 +142,7 @@ def measure(
     modes: Sequence[str] = MODES,
     seconds: float = SECONDS,
 ) -> list[Row]:
-    """Every mode of every network with every number of threads, measured again where it looks slower."""
+    """Measure every mode, network and number of threads; a second time where the first ratio is above the limit."""
     draws = random.Random(SEED)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -156,11 +156,11 @@ def measure(
                 suspects = [mode for mode, row in new.items() if row.is_suspect]
                 if suspects:
                     progress(f"  again: {', '.join(f'{mode} {new[mode].first.median:.3f}' for mode in suspects)}")
-                    # where memory happens to lie differs between processes, and with it the time
+                    # the memory layout differs between processes and changes the time
                     for _ in range(REPEATED_PAIRS):
                         for mode, times in time_rounds(suspects, REPEATED_ROUNDS // REPEATED_PAIRS).items():
-                            for side, values in times.items():
-                                new[mode].repeated.setdefault(side, []).extend(values)
+                            for name, values in times.items():
+                                new[mode].repeated.setdefault(name, []).extend(values)
                 rows += new.values()
     return rows
 
@@ -175,42 +175,42 @@ def _rounds_of(
     modes: Sequence[str],
     rounds: int,
 ) -> dict[str, dict[str, list[float]]]:
-    """{mode: {side: µs per round}} of a pair of new processes."""
+    """{mode: {commit: µs per round}} of a pair of new processes."""
     times: dict[str, dict[str, list[float]]] = {mode: {CURRENT: [], BASELINE: []} for mode in modes}
-    with _pair(start, threads, draws) as sides:
-        for side in sides.values():
-            side.request("prepare", net=dataclasses.asdict(net), seed=SEED, arrays=str(_stored(net, folder)))
+    with _pair(start, threads, draws) as processes:
+        for process in processes.values():
+            process.request("prepare", net=dataclasses.asdict(net), seed=SEED, arrays=str(_stored(net, folder)))
             for mode in modes:
-                side.request("warm", mode=mode)
+                process.request("warm", mode=mode)
         order = list(modes)
         for _ in range(rounds):
             draws.shuffle(order)
             for mode in order:
                 # the two windows of a ratio are adjacent in time
-                for name in draws.sample(sorted(sides), len(sides)):
+                for name in draws.sample(sorted(processes), len(processes)):
                     time.sleep(PAUSE)
-                    times[mode][name].append(sides[name].request("window", mode=mode, seconds=seconds)["us"])
+                    times[mode][name].append(processes[name].request("window", mode=mode, seconds=seconds)["us"])
     return times
 
 
 @contextmanager
 def _pair(start: Start, threads: int, draws: random.Random) -> Iterator[dict[str, SideProcess]]:
-    """The processes of both sides, started in a shuffled order."""
+    """Start the processes of both commits in a shuffled order."""
     with ExitStack() as stack:
-        sides = {}
+        processes = {}
         for name in draws.sample((CURRENT, BASELINE), 2):
-            sides[name] = start(name, threads)
-            stack.callback(sides[name].close)
-        yield sides
+            processes[name] = start(name, threads)
+            stack.callback(processes[name].close)
+        yield processes
 
 
 def _stored(net: Net, folder: Path) -> Path:
-    """A file with the set and the initial weights of a network, for both sides."""
+    """A file with the data and the initial weights of a network, for both commits."""
     path = folder / f"{net.name}.npz"
     if not path.exists():
-        drawn = task(net, SEED, "float32")
-        arrays: dict[str, Any] = {f"weights{k}": w for k, w in enumerate(drawn.weights)}
-        np.savez(path, X=drawn.X, y=drawn.y, **arrays)
+        inputs = task(net, SEED, "float32")
+        arrays: dict[str, Any] = {f"weights{k}": w for k, w in enumerate(inputs.weights)}
+        np.savez(path, X=inputs.X, y=inputs.y, **arrays)
     return path
 
 
@@ -220,7 +220,7 @@ def _stored(net: Net, folder: Path) -> Path:
 def to_json(row: Row) -> dict[str, Any]:
     """A row as JSON: medians of the times in µs, ratios as [lower quartile, median, upper quartile]."""
     result: dict[str, Any] = {"net": row.net, "mode": row.mode, "threads": row.threads, "precision": "float32"}
-    medians = {side: _short(ratios.quartiles(values).median) for side, values in row.us.items()}
+    medians = {name: _short(ratios.quartiles(values).median) for name, values in row.us.items()}
     result |= {"us": medians[CURRENT], "us_since": medians[BASELINE], "rounds": len(row.us[CURRENT])}
     result["ratio"] = [_short(r) for r in row.first]
     if row.repeated:
@@ -229,7 +229,7 @@ def to_json(row: Row) -> dict[str, Any]:
 
 
 def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
-    """The ratios as a table, and in words what was measured again and what counts."""
+    """The ratios as a table, with a list of repeated measurements and of slower modes."""
     modes = [mode for mode in MODES if any(row.mode == mode for row in rows)]
     lines = [
         f"Times of {about['commit']} divided by those of {about['since']}: medians and quartiles of {about['rounds']}",
@@ -248,7 +248,9 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
         lines += [f"- {_label(row)}: {_shown(row.first)}" for row in again]
         lines.append("")
     slower = [_label(row) for row in rows if row.is_slower]
-    lines.append(f"Slower: {'; '.join(slower)}." if slower else f"None counts as slower (more than {LIMIT} twice).")
+    lines.append(
+        f"Slower: {'; '.join(slower)}." if slower else f"No mode is slower (ratio above {LIMIT} in both measurements)."
+    )
     return "\n".join(lines)
 
 

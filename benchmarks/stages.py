@@ -1,7 +1,6 @@
-"""Stages of a long check: each a process that may be stopped; its outcome is kept in a file, and the next call goes on.
+"""Stages of a long check: processes that may be stopped. Outcomes are stored, so that the next call resumes.
 
-A stage that is cut off is tried again behind those that were never tried, so that one which takes too long holds
-nobody up.
+A stopped stage is tried again after the stages that were never tried, so that a slow one does not block others.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from typing import IO, Any
 from . import child
 from .process import ROOT
 
-MAX_TRIES = 3  # of a stage that crashes or is cut off; then it counts as failed
-TAIL = 1500  # characters of what a failed stage said last
-GRACE_SECONDS = 5.0  # seconds that what is cut off has for its report
-RESERVE = 3.0 + GRACE_SECONDS  # seconds that are kept for saving
+MAX_TRIES = 3  # of a stage that crashes or is stopped; then it counts as failed
+TAIL = 1500  # last characters of a failed stage's output
+GRACE_SECONDS = 5.0  # a stopped process has this long for its report
+RESERVE = 3.0 + GRACE_SECONDS  # seconds reserved for saving
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is to be run.
+    """A process to run.
 
-    name     as it is called
-    command  module and arguments, from the seconds that it may take and a folder for what it leaves
-    least    seconds without which it is not begun
-    most     seconds after which it is stopped
-    ended    what its exit status means: "done", "left" (more of it is owed) or "failed"
-    read     what it left in the folder, as part of the state
+    name         the name of the stage
+    command      module and arguments, given its seconds and a folder for its output
+    min_seconds  it is not started with less time left
+    max_seconds  it is stopped after this time
+    outcome_of   the outcome of an exit status: "done", "incomplete" or "failed"
+    read         read its output from the folder, as part of the state
     """
 
     name: str
@@ -48,7 +47,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage's process ended: its exit status, None where it was stopped, and the end of what it printed."""
+    """The end of a stage's process: its exit status, None if it was stopped, and its last output."""
 
     status: int | None
     printed: str
@@ -60,7 +59,7 @@ Run = Callable[[Stage, float, Path], Outcome]
 
 
 def process(stage: Stage, seconds: float, folder: Path, environment: dict[str, str]) -> Outcome:
-    """Run a stage's process for so many seconds at most; whatever happens, nothing of it is left running."""
+    """Run a stage's process for at most `seconds`. No process remains, even after an exception."""
     begun = time.monotonic()
     with tempfile.TemporaryFile() as printed:
         command = list(stage.command(seconds, folder))
@@ -84,12 +83,12 @@ def process(stage: Stage, seconds: float, folder: Path, environment: dict[str, s
 def _tail(printed: IO[bytes]) -> str:
     printed.seek(0)
     text = printed.read().decode("utf-8", "replace")
-    # without the folders of this machine
+    # without the names of folders on this machine
     return re.sub(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"()\[\]]+[/\\])+", "", text)[-TAIL:].strip()
 
 
 def pending(stages: Iterable[Stage], state: State) -> list[Stage]:
-    """The stages that are owed: those never tried, then those that were cut off, crashed or left something."""
+    """The stages to run: those never tried, then those that were stopped, crashed or are incomplete."""
     found = [s for s in stages if state["stages"].get(s.name, {}).get("state") not in ("done", "failed")]
     return sorted(found, key=lambda s: state["stages"].get(s.name, {}).get("tries", 0))
 
@@ -103,18 +102,18 @@ def run_pending(
     progress: Callable[[str], None],
     about: dict[str, Any],
 ) -> None:
-    """Run what is owed as long as there is time; `state` grows and is saved after every stage, `about` kept with each.
+    """Run the pending stages until the deadline. `state` is updated and saved after every stage, with `about`.
 
-    An interruption is saved as a stage that was cut off, and goes on up.
+    An interruption is saved as a stopped stage and raised again.
     """
     for stage in pending(stages, state):
         seconds = min(stage.max_seconds, seconds_left() - RESERVE)
         if seconds < stage.min_seconds:
-            progress(f"{stage.name}: left, it needs {stage.min_seconds:.0f} s and has {max(0.0, seconds):.0f}")
+            progress(f"{stage.name}: not started, it needs {stage.min_seconds:.0f} s and has {max(0.0, seconds):.0f}")
             continue
-        progress(f"{stage.name}: {seconds:.0f} s at most")
+        progress(f"{stage.name}: at most {seconds:.0f} s")
         before = state["stages"].get(stage.name, {})
-        record = {"state": "cut off", "said": "stopped from outside", "tries": before.get("tries", 0) + 1, **about}
+        record = {"state": "stopped", "message": "interrupted", "tries": before.get("tries", 0) + 1, **about}
         state["stages"][stage.name] = record
         with tempfile.TemporaryDirectory(prefix="gpunn-stage-") as name:
             folder = Path(name)
@@ -124,37 +123,37 @@ def run_pending(
                 state.update(read_output(stage, folder, record))
             finally:
                 save()
-        progress(f"{stage.name}: {record['state']}, {record['said']}")
+        progress(f"{stage.name}: {record['state']}, {record['message']}")
 
 
 def stage_record(stage: Stage, outcome: Outcome, tries: int) -> dict[str, Any]:
-    """What an outcome means."""
+    """The record of a stage's outcome."""
     last = outcome.printed.splitlines()[-1:] or [""]
-    record: dict[str, Any] = {"seconds": round(outcome.seconds, 1), "said": last[0][:200]}
+    record: dict[str, Any] = {"seconds": round(outcome.seconds, 1), "message": last[0][:200]}
     if outcome.status is None:
-        record |= {"state": "cut off", "said": f"stopped after {outcome.seconds:.0f} s"}
+        record |= {"state": "stopped", "message": f"stopped after {outcome.seconds:.0f} s"}
     else:
         record["state"] = stage.outcome_of(outcome.status)
         if record["state"] == "failed":
             record |= {"exit": outcome.status, "printed": outcome.printed}
-            # what crashed may have met with bad luck; it is tried again
+            # a crash may be accidental, so the stage is tried again
             record["state"] = "failed" if tries >= MAX_TRIES else "crashed"
-    if record["state"] == "cut off" and tries >= MAX_TRIES:
-        record |= {"state": "failed", "said": f"stopped {tries} times, after {outcome.seconds:.0f} s at last"}
+    if record["state"] == "stopped" and tries >= MAX_TRIES:
+        record |= {"state": "failed", "message": f"stopped {tries} times, the last time after {outcome.seconds:.0f} s"}
     return record
 
 
 def read_output(stage: Stage, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What a stage left; a file that makes no sense is said and changes nothing."""
+    """Read a stage's output. An invalid file is recorded and changes nothing else."""
     try:
         return stage.read(folder)
     except (OSError, ValueError, KeyError) as error:
         if record["state"] == "done":
-            record |= {"state": "crashed", "said": f"left nothing that can be read: {type(error).__name__}"}
+            record |= {"state": "crashed", "message": f"its output is not readable: {type(error).__name__}"}
         return {}
 
 
 def time_left(budget: float | None) -> Callable[[], float]:
-    """Seconds of a budget that begins now."""
+    """A function that returns the rest of a budget, counted from now."""
     until = math.inf if budget is None else time.monotonic() + budget
     return lambda: until - time.monotonic()

@@ -1,4 +1,4 @@
-"""Small things timed in one process: interleaved rounds in an order shuffled anew, windows of a least length."""
+"""Time short operations in one process: interleaved rounds in a shuffled order, windows of a minimum length."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ ROUNDS, SECONDS = 9, 0.1
 
 
 class Timed:
-    """Something that a device is asked for again and again.
+    """An operation that is launched repeatedly.
 
-    call   asks for it once
-    batch  how often it is asked for before the device is waited for, so that its queue does not fill
+    call   launches it once
+    batch  number of launches before a synchronization, so that the device's queue does not fill
     """
 
     def __init__(self, call: Callable[[], Any], batch: int = 256) -> None:
         self.call, self.batch = call, batch
 
     def window(self, clock: Clock, batches: int) -> Span:
-        """So many batches, the device waited for at the end alone."""
+        """Time batches of launches, with one synchronization at the end."""
         call = self.call
         clock.begin()
         for _ in range(batches * self.batch):
@@ -31,7 +31,7 @@ class Timed:
         return clock.end()
 
     def launch_seconds(self, clock: Clock, now: Callable[[], float]) -> float:
-        """The host's seconds for asking once, the device not waited for."""
+        """The host's seconds per launch, without synchronization."""
         call = self.call
         clock.wait()
         begun = now()
@@ -43,31 +43,31 @@ class Timed:
 
 
 def interleaved(
-    things: Mapping[str, Timed], clock: Clock, *, rounds: int = ROUNDS, seconds: float = SECONDS, seed: int = 0
+    operations: Mapping[str, Timed], clock: Clock, *, rounds: int = ROUNDS, seconds: float = SECONDS, seed: int = 0
 ) -> dict[str, list[Span]]:
-    """For each of them a span a round: the seconds of one call by the host's clock, and by events."""
+    """One span per operation and round: seconds per call by the host's clock, and by events."""
     batches = {}
-    for name, thing in things.items():
-        thing.window(clock, 1)  # compiles, loads, allocates
-        once = thing.window(clock, 1).host
+    for name, operation in operations.items():
+        operation.window(clock, 1)  # compiles, loads, allocates
+        once = operation.window(clock, 1).host
         batches[name] = max(1, min(10_000, int(1.05 * seconds / max(once, 1e-7)) + 1))
-    draws, names = random.Random(seed), list(things)
+    draws, names = random.Random(seed), list(operations)
     found: dict[str, list[Span]] = {name: [] for name in names}
     for _ in range(rounds):
         draws.shuffle(names)
         for name in names:
-            n = batches[name] * things[name].batch
-            host, device = things[name].window(clock, batches[name])
+            n = batches[name] * operations[name].batch
+            host, device = operations[name].window(clock, batches[name])
             found[name].append(Span(host / n, None if device is None else device / n))
     return found
 
 
 def microseconds(values: list[float]) -> dict[str, Any]:
-    """Median and quartiles, of seconds, in µs."""
+    """Median and quartiles of seconds, in µs."""
     q = ratios.quartiles(values)
     return {"us": short(1e6 * q.median), "us_quartiles": [short(1e6 * q.lower), short(1e6 * q.upper)]}
 
 
 def short(value: float) -> float:
-    """To five significant digits."""
+    """Round to five significant digits."""
     return float(f"{value:.5g}")

@@ -1,6 +1,6 @@
-"""The process of one contestant: `benchmarks.worker MODULE THREADS [CORE …]`, asked by lines of JSON.
+"""The process of one contestant: `benchmarks.worker MODULE THREADS [CORE …]`. Requests are lines of JSON.
 
-It is pinned to its cores before NumPy or a peer is imported, so that libraries which count the cores count these.
+It is pinned to its cores before NumPy or a peer is imported, so that libraries see only these cores.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .process import Unsupported
 
 
 def main() -> None:
-    """Import the contestant, say so or why not, and answer until the pipe is closed."""
+    """Import the contestant, report success or the error, and answer requests until the pipe is closed."""
     module, threads, *cores = sys.argv[1:]
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [int(core) for core in cores])
-    # the pipe is for answers alone; what a library prints goes to stderr
+    # stdout carries answers only; output of libraries goes to stderr
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     begun = time.perf_counter()
@@ -30,25 +30,25 @@ def main() -> None:
     except ImportError as error:
         _send(answers, {"absent": reason(error)})
         return
-    # only now, since it imports NumPy
+    # imported here because it imports NumPy
     session = importlib.import_module("benchmarks.session").Session(contestant, int(threads))
     _send(answers, session.info(time.perf_counter() - begun))
     for line in sys.stdin:
         try:
             _send(answers, {"answer": session.answer(json.loads(line))})
         except Unsupported as error:
-            _send(answers, {"declined": str(error)})
+            _send(answers, {"unsupported": str(error)})
         except Exception as error:
             _send(answers, {"error": reason(error)})
 
 
-def _send(answers: TextIO, what: dict[str, Any]) -> None:
-    answers.write(json.dumps(what) + "\n")
+def _send(answers: TextIO, message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
     answers.flush()
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line, without the folders of this machine."""
+    """An error in one line, without the names of folders on this machine."""
     text = (str(error).strip().splitlines() or [""])[0]
     text = re.sub(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"()]+[/\\])+", "", text)
     return f"{type(error).__name__}: {text[:200]}".rstrip(": ")

@@ -1,12 +1,12 @@
-"""The contestants, one file each, with one interface; nothing but a worker process imports them.
+"""The contestants, one module each, with a common interface. Only worker processes import them.
 
-A module has a function `prepare(task, threads)` that gives a `Prepared`, and `PACKAGES`, the packages whose versions
-count. On a CPU what `Prepared` computes is done when a method returns.
+A module has a function `prepare(task, threads)` that returns a `Prepared`, and `PACKAGES`, the packages whose versions
+are recorded. On a CPU the methods of `Prepared` return when their work is finished.
 
-Where the task's device is a GPU, set, state and answers stay there, and the GPU may still be at it: `Prepared` then has
-a `clock` (`benchmarks.clocks`) that waits for it, and `product(a, b)`, a product of two host arrays in the task's
-precision. The module may have `to_host(x)`, which brings an answer to the host, and `release()`, which gives back
-memory. What a contestant does not offer is `process.Unsupported`.
+On a GPU, data, state and outputs stay there, and methods may return before the GPU has finished. `Prepared` then has a
+`clock` (`benchmarks.clocks`) that synchronizes, and `product(a, b)`, a matrix product of host arrays in the task's
+precision. The module may have `to_host(x)`, which copies outputs to the host, and `release()`, which frees memory. A
+contestant raises `process.Unsupported` for a task that it does not offer.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ import numpy as np
 
 
 class Prepared(Protocol):
-    """A contestant with a net, in the state that training has brought it to."""
+    """A contestant with a net in some state of training."""
 
     def losses(self, n: int) -> list[float]:
-        """The losses before each of the first steps, n or more of them, which it takes; called once, first."""
+        """Run at least the first n steps and return the loss before each. Called once, before any other method."""
 
     def train(self, epochs: int) -> tuple[float, float | None] | None:
-        """Train for so many epochs, the rows of each in the task's order for it. For `fit`: from the beginning. Who
-        times itself returns its span."""
+        """Train for `epochs` epochs with the task's orders, in mode "fit" from the initial weights.
+
+        A contestant that times itself returns its span.
+        """
 
     def predict(self) -> Any:
-        """aᴸ (rows, n_out) of the task's rows, on the task's device: values or probabilities."""
+        """aᴸ (rows, n_out) of the task's data, on the task's device: values or probabilities."""
 
     def weights(self) -> list[np.ndarray]:
-        """[W1, b1, W2, b2, …] as they are now, with W (n_in, n_out)."""
+        """The current [W1, b1, W2, b2, …], with W (n_in, n_out)."""
 
     def setup(self) -> None:
-        """A new model, from its constructor to the end of its first step, on one batch. Only for mode "setup"."""
+        """Build a new model and train it for one step on one batch. Only for mode "setup"."""

@@ -1,4 +1,4 @@
-"""The floor: the matrix products of a step alone, by `np.matmul` into buffers that are there already."""
+"""The floor: the matrix products of a step only, by `np.matmul` into existing buffers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ Product = tuple[Any, Any, Any]  # a, b, out
 
 
 def products(task: Task, numbers: Callable[..., Any], W: list[Any]) -> tuple[list[Product], list[Product]]:
-    """Those of a training step, and of the forward pass of a block of rows. `numbers(n, m)` makes an array of random
-    numbers, where the products are computed, and W are the weights there."""
+    """The products of a training step, and of the forward pass of a block.
+
+    `numbers(n, m)` makes an array of random numbers on the device, and W are the weights on the device.
+    """
     training: list[Product] = []
     prediction: list[Product] = []
     batch = task.net.batch
     for n, listed in ((batch, training), (task.net.block, prediction)):
         a = [numbers(n, width) for width in task.net.sizes]
-        # aˡ is written by its product; what an activation would make of it does not matter to the time
+        # the product writes aˡ; leaving out the activation does not change the time of the products
         listed += [(a[k], W[k], a[k + 1]) for k in range(len(W))]
     delta = [numbers(batch, width) for width in task.net.sizes]
     a_prev = [numbers(batch, width) for width in task.net.sizes]
@@ -46,13 +48,13 @@ class Floor:
         self.training, self.prediction = products(task, numbers, task.weights[0::2])
 
     def train(self, epochs: int) -> None:
-        """The products of so many epochs' steps."""
+        """Compute the products of all steps of the epochs."""
         for _ in range(epochs * self.task.net.steps):
             for a, b, out in self.training:
                 np.matmul(a, b, out=out)
 
     def predict(self) -> np.ndarray:
-        """The products of a prediction; its numbers mean nothing."""
+        """Compute the products of a prediction; the numbers have no meaning."""
         for _ in range(self.task.net.rows // self.task.net.block):
             for a, b, out in self.prediction:
                 np.matmul(a, b, out=out)
@@ -61,5 +63,5 @@ class Floor:
 
 
 def prepare(task: Task, threads: int) -> Floor:
-    """`threads` is what the environment has told BLAS."""
+    """Prepare the contestant. The environment limits BLAS to `threads`."""
     return Floor(task)

@@ -1,4 +1,4 @@
-"""gpunn's estimators in the place of scikit-learn's: the same parameters, the same `fit` from beginning to end."""
+"""gpunn's estimators, with the parameters and the complete `fit` of the scikit-learn contestant."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ PACKAGES = ("gpunn", "scikit-learn", "numpy")
 
 
 def prepare(task: Task, threads: int) -> Estimator:
-    """`threads` is what the environment has told BLAS."""
+    """Prepare the contestant. The environment limits BLAS to `threads`."""
     return Estimator(task, gpunn.MLPClassifier, gpunn.MLPRegressor, device="cpu")

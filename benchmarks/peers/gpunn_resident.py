@@ -1,7 +1,7 @@
-"""gpunn on a GPU, its set there already: `Sequential.fit` and `Sequential.predict` on arrays of the device.
+"""gpunn on a GPU with resident data: `Sequential.fit` and `Sequential.predict` on arrays of the device.
 
-A fit prepares itself anew at every call, and captures its step; what counts is the epochs behind the first. The orders
-of the rows lie on the device as the other contestants' do, unless `shuffling`, where every epoch draws its own.
+Every call of `fit` prepares and captures its step, so only the epochs after the first one are timed. The orders of the
+rows are on the device, as for the other contestants. With `shuffling` every epoch draws its own order.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ PACKAGES = ("gpunn", "cupy", "numpy")
 
 
 class AfterFirstEpoch(gpunn.Callback):
-    """Times what comes behind the first epoch of a fit."""
+    """Time the epochs after the first one of a fit."""
 
     def __init__(self, clock: Clock, epochs: int) -> None:
-        self.clock, self.last = clock, epochs - 1
+        self.clock = clock
+        self.last_epoch = epochs - 1
         self.span: Span | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if epoch == self.last:
+        if epoch == self.last_epoch:
             self.span = self.clock.end()
         if epoch == 0:
             self.clock.begin()
 
 
 class Resident(GpunnSequential):
-    """X, y and the orders as arrays of the device."""
+    """A contestant with X, y and the orders as arrays of the device."""
 
     def __init__(self, task: Task, shuffling: bool) -> None:
         super().__init__(task)
@@ -48,14 +49,14 @@ class Resident(GpunnSequential):
 
     @contextmanager
     def resident_orders(self) -> Iterator[None]:
-        """While it lasts, `fit` finds its orders on the device instead of drawing them."""
-        drawn, orders = input_checks.epoch_permutation, self.orders
+        """Make `fit` use the orders on the device instead of drawing them."""
+        original, orders = input_checks.epoch_permutation, self.orders
         if orders is not None:
             input_checks.epoch_permutation = lambda n, seed, epoch, shuffle: orders(epoch)  # type: ignore[assignment]
         try:
             yield
         finally:
-            input_checks.epoch_permutation = drawn
+            input_checks.epoch_permutation = original
 
     def fit(self, **options: Any) -> None:
         with self.resident_orders():
@@ -67,7 +68,7 @@ class Resident(GpunnSequential):
         return callback.span
 
     def product(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """By a layer without activation and intercepts."""
+        """A matrix product, computed by a layer without activation and intercepts."""
         layer = gpunn.Dense(b.shape[1], use_bias=False)
         model = gpunn.Sequential([layer], input_shape=b.shape[0], seed=0, dtype=self.task.dtype)
         model.set_weights([b])
@@ -90,15 +91,15 @@ def clock(device: Any) -> Clock:
 
 
 def to_host(x: Any) -> np.ndarray:
-    """An array of the device as NumPy's."""
+    """An array of the device as a NumPy array."""
     return backend.to_host(x)
 
 
 def release() -> None:
-    """Give the memory back that CuPy keeps."""
+    """Free the memory that CuPy's pool keeps."""
     backend.get("auto").release_memory()
 
 
 def prepare(task: Task, threads: int, shuffling: bool = False) -> Resident:
-    """`threads` is what the environment has told BLAS."""
+    """Prepare the contestant. The environment limits BLAS to `threads`."""
     return Resident(task, shuffling)

@@ -1,4 +1,4 @@
-"""gpunn as its users call it: `Sequential.fit` and `Sequential.predict`."""
+"""gpunn as users call it: `Sequential.fit` and `Sequential.predict`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PACKAGES = ("gpunn", "numpy")
 
 
 class StopFit(Exception):
-    """Ends a fit in the middle of an epoch; the network is as after its last step."""
+    """End a fit within an epoch. The network keeps the state after its last step."""
 
 
 class BatchLosses(gpunn.Callback):
-    """The first n steps' own losses, from the running mean over the epoch's batches."""
+    """The losses of the first n steps, recovered from the running mean over the epoch's batches."""
 
     def __init__(self, n: int) -> None:
         self.n, self.total = n, 0.0
@@ -35,7 +35,7 @@ class BatchLosses(gpunn.Callback):
 
 
 class GpunnSequential:
-    """A network with the task's weights; `options` go to `fit`."""
+    """A network with the task's weights. `options` are arguments of `fit`."""
 
     def __init__(self, task: Task, **options: Any) -> None:
         self.task, self.options = task, options
@@ -44,7 +44,7 @@ class GpunnSequential:
         self.net = self.model()
 
     def model(self) -> gpunn.Sequential:
-        """The compiled network, with the task's weights."""
+        """Build and compile a network with the task's weights."""
         net = self.task.net
         last = "softmax" if net.loss == "crossentropy" else "identity"
         layers = [gpunn.Dense(width, "relu") for width in net.sizes[1:-1]] + [gpunn.Dense(net.sizes[-1], last)]
@@ -58,7 +58,7 @@ class GpunnSequential:
         return self.compiled(model, rule, loss)
 
     def compiled(self, model: gpunn.Sequential, rule: Any, loss: str) -> gpunn.Sequential:
-        """The network on the task's device, in its precision; `Unsupported` where gpunn does not offer that."""
+        """Compile a network for the task's device and precision; `Unsupported` if gpunn refuses the precision."""
         precision = {"precision": self.task.precision} if self.task.precision in ("tf32", "bf16") else {}
         try:
             return model.compile(rule, loss, device=self.task.device, **precision)
@@ -74,7 +74,7 @@ class GpunnSequential:
         return callback.found
 
     def fit(self, **options: Any) -> None:
-        """`Sequential.fit` on the task's set."""
+        """Call `Sequential.fit` on the task's data."""
         self.net.fit(self.X, self.y, batch_size=self.task.net.batch, **{"verbose": 0, **options})
 
     def train(self, epochs: int) -> Any:
@@ -92,5 +92,5 @@ class GpunnSequential:
 
 
 def prepare(task: Task, threads: int) -> GpunnSequential:
-    """`threads` is what the environment has told BLAS."""
+    """Prepare the contestant. The environment limits BLAS to `threads`."""
     return GpunnSequential(task)

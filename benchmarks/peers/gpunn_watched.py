@@ -1,11 +1,11 @@
-"""gpunn as it is watched: the same `Sequential.fit` with its progress bar, callbacks and history."""
+"""gpunn with a progress bar, callbacks and a history in `Sequential.fit`."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-import tqdm  # noqa: F401  without it there would be no bar to time
+import tqdm  # noqa: F401  without it `fit` shows no progress bar
 
 import gpunn
 
@@ -16,10 +16,10 @@ PACKAGES = ("gpunn", "numpy", "tqdm")
 
 
 class Watched(GpunnSequential):
-    """A bar drawn into nothing, early stopping that never stops, and a user's own callback."""
+    """A progress bar written to the null device, early stopping that never stops, and a user-defined callback."""
 
     def train(self, epochs: int) -> None:
-        shown, sys.stderr = sys.stderr, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        stderr, sys.stderr = sys.stderr, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         try:
             self.options = {
                 "verbose": 1,
@@ -28,11 +28,11 @@ class Watched(GpunnSequential):
             super().train(epochs)
         finally:
             sys.stderr.close()
-            sys.stderr = shown
+            sys.stderr = stderr
 
 
 class EpochReport(gpunn.Callback):
-    """What a user's own callback might do."""
+    """A typical user-defined callback."""
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self.lines: list[str] = []
@@ -42,5 +42,5 @@ class EpochReport(gpunn.Callback):
 
 
 def prepare(task: Task, threads: int) -> Watched:
-    """`threads` is what the environment has told BLAS."""
+    """Prepare the contestant. The environment limits BLAS to `threads`."""
     return Watched(task)

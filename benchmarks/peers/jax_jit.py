@@ -1,4 +1,4 @@
-"""JAX with a jitted step: gather, forward, gradients and update in one computation, its buffers donated."""
+"""JAX with a jitted step: gather, forward, gradients and update in one computation with donated buffers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ State = dict[str, Any]  # p, m, v: lists of arrays; t: steps taken; k: steps of 
 
 
 def logits(p: list[Array], x: Array, compute_dtype: Any = None) -> Array:
-    """zᴸ (E1, E2), in the type of the parameters; `short` is the type that it is computed in, if another."""
-    kept = p[0].dtype
+    """zᴸ (E1, E2) in the dtype of the parameters, computed in `compute_dtype` if that is given."""
+    dtype = p[0].dtype
     if compute_dtype is not None:
         p, x = [theta.astype(compute_dtype) for theta in p], x.astype(compute_dtype)
     for k in range(0, len(p), 2):
         x = x @ p[k] + p[k + 1]
         if k < len(p) - 2:
             x = jax.nn.relu(x)
-    return x.astype(kept)
+    return x.astype(dtype)
 
 
 def cost(p: list[Array], x: Array, y: Array, net: Net, compute_dtype: Any) -> Array:
@@ -41,7 +41,7 @@ def cost(p: list[Array], x: Array, y: Array, net: Net, compute_dtype: Any) -> Ar
 
 
 def step(state: State, X: Array, y: Array, rows: Array, net: Net, compute_dtype: Any = None) -> tuple[State, Array]:
-    """The state after one step on those rows, and the loss before it."""
+    """The state after one step on these rows, and the loss before it."""
     p, m, v, t = state["p"], state["m"], state["v"], state["t"] + 1
     loss, g = jax.value_and_grad(cost)(p, X[rows], y[rows], net, compute_dtype)
     if net.rule == "sgd":
@@ -63,7 +63,7 @@ def outputs(p: list[Array], x: Array, net: Net, compute_dtype: Any = None) -> Ar
 
 
 class JaxJit:
-    """The set and the state on JAX's device, and a Python loop over the steps."""
+    """Data and state on JAX's device, and a Python loop over the steps."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.epoch = task, 0
@@ -84,10 +84,10 @@ class JaxJit:
         self.compile(task.net)
 
     def compile(self, net: Net) -> None:
-        """The functions that are jitted, for this net."""
+        """Make the jitted functions of this net."""
 
         def next_step(state: State, X: Array, y: Array, order: Array) -> tuple[State, Array]:
-            # the state's own batch of order (steps, batch): nothing comes from the host
+            # the step number in the state selects the batch, so nothing is copied from the host
             return step(state, X, y, order[state["k"]], net, self.compute_dtype)
 
         self.next_step = jax.jit(next_step, donate_argnums=0)
@@ -98,12 +98,12 @@ class JaxJit:
         return jnp.asarray(rows.astype(np.int32).reshape(-1, self.task.net.batch))
 
     def order(self) -> Array:
-        """The rows (steps, batch) of the epoch that comes."""
+        """The rows (steps, batch) of the next epoch."""
         self.epoch += 1
         return self.orders(self.epoch - 1)
 
     def steps(self, n: int) -> list[Array]:
-        """The losses of n steps of the epoch that comes."""
+        """Run n steps of the next epoch and return their losses."""
         order, state, found = self.order(), self.state, []
         state["k"] = jnp.zeros((), jnp.int32)
         for _ in range(n):
@@ -118,7 +118,7 @@ class JaxJit:
     def train(self, epochs: int) -> None:
         for _ in range(epochs):
             self.steps(self.task.net.steps)
-        # the clock waits on a GPU; on a CPU what is done when this returns is done
+        # on a GPU the clock synchronizes; on a CPU the work must be finished on return
         if self.task.device == "cpu":
             jax.block_until_ready(self.state)
 
@@ -140,20 +140,20 @@ class JaxJit:
 
 
 def set_up(task: Task) -> None:
-    """JAX on the task's device, in its precision; TF32, which a GPU takes by default, only where asked."""
+    """Configure JAX for the task's device and precision. TF32 is used only for "tf32", not by default."""
     jax.config.update("jax_platforms", task.device)
     jax.config.update("jax_enable_x64", task.precision == "float64")
     if task.device != "cpu":
-        said = {"tf32": "tensorfloat32", "bf16": None}.get(task.precision, "highest")
-        jax.config.update("jax_default_matmul_precision", said)
+        matmul_precision = {"tf32": "tensorfloat32", "bf16": None}.get(task.precision, "highest")
+        jax.config.update("jax_default_matmul_precision", matmul_precision)
 
 
 def release() -> None:
-    """Forget what was compiled, which holds memory."""
+    """Clear the caches of compiled functions to free memory."""
     jax.clear_caches()
 
 
 def prepare(task: Task, threads: int) -> JaxJit:
-    """`threads` is what the environment has told XLA before it was imported."""
+    """Prepare the contestant. The environment limits XLA to `threads`."""
     set_up(task)
     return JaxJit(task)

@@ -15,10 +15,10 @@ PACKAGES = ("jax", "jaxlib", "numpy")
 
 
 class JaxScan(JaxJit):
-    """As `JaxJit`, without Python between the steps of an epoch or the blocks of a prediction."""
+    """Like `JaxJit`, without Python between the steps of an epoch or the blocks of a prediction."""
 
     def compile(self, net: Net) -> None:
-        """The functions that are jitted, for this net."""
+        """Make the jitted functions of this net."""
 
         def one_epoch(state: State, X: Array, y: Array, order: Array) -> tuple[State, Array]:
             def one(state: State, rows: Array) -> tuple[State, Array]:
@@ -35,7 +35,7 @@ class JaxScan(JaxJit):
         self.all_outputs = jax.jit(all_outputs)
 
     def losses(self, n: int) -> list[float]:
-        """Of a whole epoch, which is what is compiled."""
+        """The losses of a whole epoch, which is one compiled function."""
         self.state, found = self.one_epoch(self.state, self.X, self.y, self.order())
         return [float(loss) for loss in np.asarray(found)]
 
@@ -51,6 +51,6 @@ class JaxScan(JaxJit):
 
 
 def prepare(task: Task, threads: int) -> JaxScan:
-    """`threads` is what the environment has told XLA before it was imported."""
+    """Prepare the contestant. The environment limits XLA to `threads`."""
     set_up(task)
     return JaxScan(task)

@@ -1,5 +1,8 @@
-"""NumPy as a textbook would write it: one expression an equation, nothing fused, nothing reused. Also the reference,
-in float64, for everybody's losses: on a GPU by CuPy, since a CPU would need minutes for the large nets."""
+"""NumPy as in a textbook: one expression per equation, nothing fused, no buffer reused.
+
+In float64 it is also the reference for all losses. On a GPU CuPy computes it, because a CPU would need minutes for the
+large nets.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class NumpyPlain:
         return loss, p / n
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
-        """The six steps of the procedure; the loss before the update."""
+        """Run the six steps of the procedure; returns the loss before the update."""
         a = self.forward(x)
         loss, delta = self.output_error(a[-1], y)
         dW: list[np.ndarray] = []
@@ -63,7 +66,7 @@ class NumpyPlain:
         return loss
 
     def update(self, gradients: list[np.ndarray]) -> None:
-        """SGD, or Adam in either form (E8)."""
+        """Update by SGD, or by Adam in either form (E8)."""
         self.t += 1
         lr = self.task.net.learning_rate
         c1, c2 = 1 - BETA_1**self.t, math.sqrt(1 - BETA_2**self.t)
@@ -79,7 +82,7 @@ class NumpyPlain:
                 p -= lr * c2 / c1 * self.m[k] / (self.xp.sqrt(self.v[k]) + EPSILON)
 
     def steps(self, n: int) -> list[float]:
-        """The losses of n steps of the epoch that comes."""
+        """Run n steps of the next epoch and return their losses."""
         X, y, batch = self.X, self.y, self.task.net.batch
         order = self.xp.asarray(self.task.order(self.epoch))
         self.epoch += 1
@@ -111,5 +114,5 @@ class NumpyPlain:
 
 
 def prepare(task: Task, threads: int, rule: str = "pytorch") -> NumpyPlain:
-    """`threads` is what the environment has told BLAS."""
+    """Prepare the contestant. The environment limits BLAS to `threads`."""
     return NumpyPlain(task, rule, np if task.device == "cpu" else importlib.import_module("cupy"))

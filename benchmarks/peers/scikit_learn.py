@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier and MLPRegressor: `fit` from beginning to end, tolerance off."""
+"""scikit-learn's MLPClassifier and MLPRegressor: complete `fit` without early stopping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("scikit-learn", "scipy", "numpy")
 
 
 class Estimator:
-    """A classifier or a regressor of scikit-learn's interface; `options` are more of its parameters."""
+    """A classifier or regressor with scikit-learn's interface. `options` are further parameters."""
 
     def __init__(self, task: Task, classifier: Any, regressor: Any, **options: Any) -> None:
         self.task, self.classes = task, task.net.loss == "crossentropy"
@@ -24,7 +24,7 @@ class Estimator:
         self.fitted = self.new(1)
 
     def new(self, epochs: int) -> Any:
-        """An estimator that draws the task's weights, and stops after so many epochs and for no other reason."""
+        """An estimator that draws the task's initial weights and trains for exactly `epochs` epochs."""
         net = self.task.net
         rules: dict[str, dict[str, Any]] = {
             "sgd": {"solver": "sgd", "momentum": 0.0, "nesterovs_momentum": False},
@@ -45,7 +45,7 @@ class Estimator:
         )
 
     def losses(self, n: int) -> list[float]:
-        """By `partial_fit` on one batch after another, a step each."""
+        """The losses of `partial_fit`, one step per batch."""
         estimator, order, batch = self.new(1), self.task.order(0), self.task.net.batch
         given = {"classes": np.arange(self.task.net.sizes[-1])} if self.classes else {}
         for start in range(0, n * batch, batch):
@@ -58,7 +58,7 @@ class Estimator:
 
     def fit(self, X: np.ndarray, y: np.ndarray, epochs: int) -> Any:
         with warnings.catch_warnings():
-            # that it ended with max_iter
+            # every fit ends at max_iter
             warnings.simplefilter("ignore", ConvergenceWarning)
             return self.new(epochs).fit(X, y)
 
@@ -78,5 +78,5 @@ class Estimator:
 
 
 def prepare(task: Task, threads: int) -> Estimator:
-    """`threads` is what the environment has told BLAS."""
+    """Prepare the contestant. The environment limits BLAS to `threads`."""
     return Estimator(task, MLPClassifier, MLPRegressor)

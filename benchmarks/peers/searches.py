@@ -19,14 +19,14 @@ JOBS = 2
 
 
 class Searches:
-    """Both searches over digits, with hidden layers of those widths, in that precision."""
+    """Both searches over digits, with these hidden layers, in this precision."""
 
     def __init__(self, hidden: tuple[int, ...], precision: str, *, candidates: int, folds: int, epochs: int) -> None:
         X, y = load_digits(return_X_y=True)
         self.X, self.y, self.epochs = (X / 16).astype(precision), y, epochs
         self.grid = {"alpha": np.logspace(-6, -1, candidates).tolist()}
         self.cv = StratifiedKFold(folds, shuffle=True, random_state=0)
-        self.same: dict[str, Any] = {
+        self.parameters: dict[str, Any] = {
             "hidden_layer_sizes": hidden,
             "max_iter": epochs,
             "tol": 0.0,
@@ -34,24 +34,24 @@ class Searches:
             "random_state": 0,
         }
 
-    def run(self, who: str) -> tuple[float, Any]:
-        """The seconds of a search, its refit included, and the search."""
-        if who == "gpunn":
-            search = gpunn.MLPSearchCV(gpunn.MLPClassifier(device="cpu", **self.same), self.grid, cv=self.cv)
+    def run(self, name: str) -> tuple[float, Any]:
+        """Run a search; returns its seconds, including the refit, and the search."""
+        if name == "gpunn":
+            search = gpunn.MLPSearchCV(gpunn.MLPClassifier(device="cpu", **self.parameters), self.grid, cv=self.cv)
         else:
-            search = GridSearchCV(MLPClassifier(**self.same), self.grid, cv=self.cv, n_jobs=JOBS)
+            search = GridSearchCV(MLPClassifier(**self.parameters), self.grid, cv=self.cv, n_jobs=JOBS)
         begun = time.perf_counter()
         with warnings.catch_warnings():
-            # that it ended with max_iter
+            # every fit ends at max_iter
             warnings.simplefilter("ignore", ConvergenceWarning)
             search.fit(self.X, self.y)
         seconds = time.perf_counter() - begun
         if search.best_estimator_.n_iter_ != self.epochs:
-            raise RuntimeError(f"{who} took {search.best_estimator_.n_iter_} epochs, not {self.epochs}")
+            raise RuntimeError(f"{name} must train for {self.epochs} epochs, got {search.best_estimator_.n_iter_}")
         return seconds, search
 
 
 def scores(search: Any) -> tuple[list[float], list[float]]:
-    """mean_test_score of every candidate, and its standard error over the folds."""
+    """The mean_test_score of every candidate, and its standard error over the folds."""
     means, deviations = (search.cv_results_[name] for name in ("mean_test_score", "std_test_score"))
     return means.tolist(), (deviations / np.sqrt(search.n_splits_)).tolist()

@@ -1,5 +1,7 @@
-"""The other floor on a GPU: a copy of as many bytes as a step must move (`Net.bytes_of_step`), half of them read, half
-written, between buffers larger than its caches."""
+"""The second floor on a GPU: a copy of the bytes that a step must move (`Net.bytes_of_step`).
+
+Half of the bytes are read and half written, between buffers larger than the GPU's caches.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from .torch_device import release, to_host
 __all__ = ["CHUNK", "PACKAGES", "prepare", "release", "to_host"]
 
 PACKAGES = ("torch", "numpy")
-CHUNK = {"cpu": 1 << 24, "cuda": 1 << 30}  # bytes of a buffer
+CHUNK = {"cpu": 1 << 24, "cuda": 1 << 30}  # bytes per buffer
 
 
 class TorchBytes:
-    """Two buffers."""
+    """Copies between two buffers."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.clock = task, torch_device.clock(task)
@@ -25,7 +27,7 @@ class TorchBytes:
         self.copied = 0
 
     def train(self, epochs: int) -> None:
-        """The bytes of so many epochs' steps."""
+        """Copy the bytes of all steps of the epochs."""
         left = epochs * self.task.net.steps * self.task.net.bytes_of_step(self.task.precision) // 2
         self.copied = left
         while left > 0:
@@ -35,6 +37,6 @@ class TorchBytes:
 
 
 def prepare(task: Task, threads: int) -> TorchBytes:
-    """PyTorch with so many threads beside the GPU."""
+    """Prepare the contestant, with `threads` threads on the host."""
     torch_device.set_up(task, threads)
     return TorchBytes(task)

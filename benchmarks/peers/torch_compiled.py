@@ -1,7 +1,7 @@
 """PyTorch with `torch.compile` over the whole step: gather, forward, gradients and update in one graph.
 
-Of the ways there are this was the fastest when it was chosen: compiling model and loss alone, with the fused optimiser
-outside, was no faster than eager on small nets. `cpp_wrapper` takes Python out of the compiled graph.
+This was the fastest variant when it was chosen: compiling only model and loss, with the fused optimizer outside, was no
+faster than eager mode on small nets. `cpp_wrapper` removes Python from the compiled graph.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "numpy")
 
 
 class TorchCompiled:
-    """Parameters and moments as lists of tensors, weights (n_out, n_in) as `F.linear` has them."""
+    """Parameters and moments as lists of tensors, with weights (n_out, n_in) for `F.linear`."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.t, self.epoch = task, 0, 0
@@ -50,7 +50,7 @@ class TorchCompiled:
         rows: torch.Tensor,
         rate: torch.Tensor,
     ) -> torch.Tensor:
-        """One step in place; `rate` is [η/(1 − β₁ᵗ), √(1 − β₂ᵗ)]."""
+        """Run one step in place; `rate` is [η/(1 − β₁ᵗ), √(1 − β₂ᵗ)]."""
         x, targets = X.index_select(0, rows), y.index_select(0, rows)
         gradients, loss = torch.func.grad_and_value(lambda p: cost(self.task.net, self.logits(p, x), targets))(p)
         for k, g in enumerate(gradients):
@@ -63,7 +63,7 @@ class TorchCompiled:
         return loss
 
     def steps(self, n: int) -> list[torch.Tensor]:
-        """The losses of n steps of the epoch that comes."""
+        """Run n steps of the next epoch and return their losses."""
         net, order = self.task.net, torch.from_numpy(self.task.order(self.epoch))
         self.epoch += 1
         found = []
@@ -96,7 +96,7 @@ class TorchCompiled:
 
 
 def prepare(task: Task, threads: int) -> TorchCompiled:
-    """PyTorch with so many threads; that a C++ compiler is missing shows at the first step."""
+    """Prepare the contestant. A missing C++ compiler is an error at the first step."""
     torch.set_num_threads(threads)
     torch._inductor.config.cpp_wrapper = True
     return TorchCompiled(task)

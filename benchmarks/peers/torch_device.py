@@ -1,4 +1,4 @@
-"""PyTorch where the task wants it: device, precision, clock."""
+"""PyTorch on the task's device: precision, clock, conversions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..conventions import Task
 
 
 def set_up(task: Task, threads: int) -> None:
-    """So many threads, and the precision of float32 products: TF32 only where it is asked for."""
+    """Set the number of threads and the precision of float32 products: TF32 only for "tf32"."""
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
 
 
 def on_device(task: Task, x: np.ndarray) -> torch.Tensor:
-    """An array as a tensor of the task's device; not copied where that is the CPU."""
+    """An array as a tensor on the task's device; not copied on a CPU."""
     return torch.from_numpy(x).to(task.device)
 
 
 def precision_context(task: Task) -> Callable[[], AbstractContextManager[Any]]:
-    """The context in which products take bfloat16 where the task wants it; parameters stay float32."""
+    """The context in which products are computed in bfloat16 for "bf16"; parameters stay float32."""
     if task.precision != "bf16":
         return contextlib.nullcontext
     return lambda: torch.autocast(task.device, dtype=torch.bfloat16)
@@ -46,19 +46,18 @@ def clock(task: Task) -> Clock:
 
 
 def product(task: Task, a: np.ndarray, b: np.ndarray) -> torch.Tensor:
-    """a b as the task's precision computes it."""
+    """The matrix product a b in the task's precision."""
     with torch.no_grad(), precision_context(task)():
         return on_device(task, a) @ on_device(task, b)
 
 
 def to_host(x: torch.Tensor) -> np.ndarray:
-    """A tensor as NumPy's."""
+    """A tensor as a NumPy array."""
     found: np.ndarray = x.detach().float().cpu().numpy() if x.dtype == torch.bfloat16 else x.detach().cpu().numpy()
     return found
 
 
 def release() -> None:
-    """Give the GPU's memory back that PyTorch keeps, and forget what was compiled: a function is compiled anew for so
-    many nets only."""
+    """Free cached GPU memory, and reset compiled functions, whose number of recompilations is limited."""
     torch.compiler.reset()
     torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""PyTorch, eager, with its fused optimisers, as its users write it."""
+"""PyTorch in eager mode with its fused optimizers, as users write it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PACKAGES = ("torch", "numpy")
 def cost(net: Net, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """C of a batch, the mean over its rows."""
     if net.loss == "half_squared_error":
-        # `mean` is over all elements: for one output, over the rows
+        # `mean` is over all elements, which for one output means over the rows
         return 0.5 * F.mse_loss(z, y)
     return F.cross_entropy(z, y)
 
 
 class TorchEager:
-    """An `nn.Sequential` with the task's weights, transposed, and its optimiser."""
+    """An `nn.Sequential` with the task's transposed weights, and its optimizer."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.epoch = task, 0
@@ -50,14 +50,14 @@ class TorchEager:
             self.rule = torch.optim.Adam(self.model.parameters(), lr, betas, eps=EPSILON, fused=True, capturable=on_gpu)
 
     def batches(self) -> tuple[torch.Tensor, ...]:
-        """The rows of each step of the epoch that comes."""
+        """The rows of each step of the next epoch."""
         order = self.order(self.epoch)
         self.epoch += 1
         batches: tuple[torch.Tensor, ...] = order.split(self.task.net.batch)
         return batches
 
     def step(self, rows: torch.Tensor) -> torch.Tensor:
-        """One step; the loss before it."""
+        """Run one step; returns the loss before it."""
         x, y = self.X.index_select(0, rows), self.y.index_select(0, rows)
         self.rule.zero_grad(set_to_none=True)
         with self.precision_context():
@@ -90,6 +90,6 @@ class TorchEager:
 
 
 def prepare(task: Task, threads: int) -> TorchEager:
-    """PyTorch with so many threads."""
+    """Prepare the contestant with `threads` threads."""
     torch_device.set_up(task, threads)
     return TorchEager(task)

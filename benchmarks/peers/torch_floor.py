@@ -1,5 +1,7 @@
-"""The floor on a GPU: the matrix products of a step alone, by cuBLAS through PyTorch, into buffers that are there
-already, captured as one CUDA graph, so that not even their launches cost."""
+"""The floor on a GPU: the matrix products of a step only, by cuBLAS through PyTorch, into existing buffers.
+
+They are captured as one CUDA graph, which removes the overhead of their launches.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ PACKAGES = ("torch", "numpy")
 
 
 class TorchFloor:
-    """Lists of products (a, b, out), in bfloat16 where the task wants it."""
+    """Lists of products (a, b, out), in bfloat16 for "bf16"."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.clock = task, torch_device.clock(task)
@@ -33,24 +35,24 @@ class TorchFloor:
         self._replays: dict[int, Any] = {}
 
     def replay(self, which: int) -> Any:
-        """The products of a list as one launch."""
+        """A function that launches the products of a list as one graph."""
         if which not in self._replays:
             self._replays[which], _ = torch_graph.capture(functools.partial(self.run, which))
         return self._replays[which]
 
     def run(self, which: int) -> None:
-        """The products of a list."""
+        """Compute the products of a list."""
         for a, b, out in self.lists[which]:
             torch.mm(a, b, out=out)
 
     def train(self, epochs: int) -> None:
-        """The products of so many epochs' steps."""
+        """Compute the products of all steps of the epochs."""
         replay = self.replay(0)
         for _ in range(epochs * self.task.net.steps):
             replay()
 
     def predict(self) -> torch.Tensor:
-        """The products of a prediction; its numbers mean nothing."""
+        """Compute the products of a prediction; the numbers have no meaning."""
         replay = self.replay(1)
         for _ in range(self.task.net.rows // self.task.net.block):
             replay()
@@ -59,6 +61,6 @@ class TorchFloor:
 
 
 def prepare(task: Task, threads: int) -> TorchFloor:
-    """PyTorch with so many threads beside the GPU."""
+    """Prepare the contestant, with `threads` threads on the host."""
     torch_device.set_up(task, threads)
     return TorchFloor(task)

@@ -1,6 +1,6 @@
 """PyTorch with a whole step captured by hand as one CUDA graph: gather, forward, gradients and the fused update.
 
-The batch's number lies on the GPU and counts itself, so that a step is one launch and nothing comes from the host.
+The batch number is on the GPU and incremented there, so that a step is one launch without input from the host.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ WARM_UP = 3
 
 
 def capture(body: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
-    """The replay of what `body` launches, and what it returned, whose memory every replay writes. It is run a few times
-    first, on a stream of its own, as PyTorch asks for."""
+    """Capture `body`; returns the function that replays it, and its result, whose memory every replay overwrites.
+
+    `body` first runs a few times on a side stream, which PyTorch requires.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -38,7 +40,7 @@ def capture(body: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
 
 
 class TorchGraph(TorchEager):
-    """As `TorchEager`, captured at the first step and at the first prediction."""
+    """Like `TorchEager`, captured at the first step and at the first prediction."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -48,7 +50,7 @@ class TorchGraph(TorchEager):
         self.found = torch.zeros(net.steps, dtype=self.X.dtype, device=task.device)
         start = [p.detach().clone() for p in self.model.parameters()]
         self.replay, _ = capture(self.body)
-        # the runs before the capture have moved everything: back to the beginning
+        # the runs before the capture changed all state, so it is reset
         with torch.no_grad():
             for p, first in zip(self.model.parameters(), start, strict=True):
                 p.copy_(first)
@@ -59,14 +61,14 @@ class TorchGraph(TorchEager):
         self.answers: tuple[Callable[[], Any], Any] | None = None
 
     def body(self) -> None:
-        """One step on batch number k, which then is the next one's; its loss is kept."""
+        """Run one step on batch k, store its loss and increment k."""
         k = self.k.remainder(len(self.rows))
         loss = self.step(self.rows.index_select(0, k)[0])
         self.found.index_copy_(0, k, loss.detach().view(1).to(self.found.dtype))
         self.k.add_(1)
 
     def steps(self, n: int) -> None:
-        """So many steps of the epoch that comes."""
+        """Run n steps of the next epoch."""
         self.rows.copy_(self.order(self.epoch).view_as(self.rows))
         self.epoch += 1
         self.k.zero_()
@@ -91,6 +93,6 @@ class TorchGraph(TorchEager):
 
 
 def prepare(task: Task, threads: int) -> TorchGraph:
-    """PyTorch with so many threads beside the GPU."""
+    """Prepare the contestant, with `threads` threads on the host."""
     torch_device.set_up(task, threads)
     return TorchGraph(task)

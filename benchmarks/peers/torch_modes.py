@@ -1,6 +1,6 @@
-"""PyTorch with `torch.compile` in one of its modes over gather, model and loss, and the fused optimiser behind it.
+"""PyTorch with `torch.compile` in one of its modes over gather, model and loss, followed by the fused optimizer.
 
-Set and parameters are buffers of one module: what is no such buffer a replayed graph would copy at every call.
+Data and parameters are buffers of one module, because a replayed graph copies any other tensor at every call.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Loss(torch.nn.Module):
 
 
 class TorchModes(TorchEager):
-    """As `TorchEager`, its model compiled."""
+    """Like `TorchEager`, with a compiled model."""
 
     def __init__(self, task: Task, mode: str) -> None:
         super().__init__(task)
@@ -47,7 +47,7 @@ class TorchModes(TorchEager):
         return F.softmax(z, dim=1) if self.task.net.loss == "crossentropy" else z
 
     def step(self, rows: torch.Tensor) -> torch.Tensor:
-        """One step; the loss before it."""
+        """Run one step; returns the loss before it."""
         torch.compiler.cudagraph_mark_step_begin()
         self.rule.zero_grad(set_to_none=True)
         with self.precision_context():
@@ -67,6 +67,6 @@ class TorchModes(TorchEager):
 
 
 def prepare(task: Task, threads: int, mode: str) -> TorchModes:
-    """That a compiler is missing shows at the first step."""
+    """Prepare the contestant. A missing compiler is an error at the first step."""
     torch_device.set_up(task, threads)
     return TorchModes(task, mode)
