@@ -22,7 +22,7 @@ from typing import Any
 
 # names in the cases, with the names of the same objects in other commits; the first one that exists is used
 OTHER_NAMES: dict[str, tuple[str, ...]] = {"Rows": ("DiskRows",)}
-SEED = 7  # of networks whose case names none
+SEED = 7  # of networks without a seed in their case
 
 
 def main() -> None:
@@ -442,7 +442,7 @@ class Timed:
     """A network of `benchmarks.nets` that is timed in four modes.
 
     fit        epochs of one network
-    predict    predictions of the whole set
+    predict    predictions of all rows
     setup      a new network, built, compiled, and fitted for one step
     estimator  an estimator's fit for one epoch, from its constructor on
     """

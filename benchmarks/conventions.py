@@ -77,11 +77,11 @@ class Orders:
 
     def __init__(self, task: Task, put: Callable[[np.ndarray], Any]) -> None:
         self.task, self.put = task, put
-        self.kept = [put(task.order(k)) for k in range(task.net.orders)]
+        self.prepared = [put(task.order(k)) for k in range(task.net.orders)]
 
     def __call__(self, epoch: int) -> Any:
         """The order of an epoch."""
-        return self.kept[epoch % len(self.kept)] if self.kept else self.put(self.task.order(epoch))
+        return self.prepared[epoch % len(self.prepared)] if self.prepared else self.put(self.task.order(epoch))
 
 
 def generator(seed: int, purpose: int) -> np.random.Generator:

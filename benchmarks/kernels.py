@@ -81,7 +81,7 @@ def _row(
         # the copy moves the same number of bytes, half of them read, in the same rounds
         source, target = (random(device, (moved // 8,)) for _ in range(2))
     except Exception as error:
-        return row | {"us": None, "said": "not measured", "note": f"not measured ({reason(error)})"}
+        return row | {"us": None, "outcome": "not measured", "note": f"not measured ({reason(error)})"}
 
     def copy() -> None:
         target[...] = source
@@ -98,7 +98,7 @@ def _row(
         "copy_gb_per_s": short(copied.median / 1e9),
         "of_copy": short(part.median),
         "of_copy_quartiles": [short(part.lower), short(part.upper)],
-        "said": "met" if part.median >= MIN_FRACTION else "missed",
+        "outcome": "met" if part.median >= MIN_FRACTION else "missed",
         "rounds": len(spans[name]),
     }
 
@@ -165,6 +165,6 @@ def markdown(result: dict[str, Any]) -> str:
         low, high = row["of_copy_quartiles"]
         part = f"{number(row['of_copy'], 2)} ({number(low, 2)}–{number(high, 2)})"
         speeds = (number(row["us"]), number(row["gb_per_s"]), number(row["copy_gb_per_s"]))
-        lines.append((row["kernel"], row["dtype"], *speeds, part, "met" if row["said"] == "met" else "**missed**"))
+        lines.append((row["kernel"], row["dtype"], *speeds, part, "met" if row["outcome"] == "met" else "**missed**"))
     head = ("kernel", "dtype", "µs", "GB/s", "copy, GB/s", "fraction", f"at least {MIN_FRACTION}")
     return f"## Kernels compared with a copy\n\n{result['machine']['gpu']}.\n\n{table(head, lines)}"

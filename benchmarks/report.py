@@ -20,7 +20,7 @@ TITLES = {
 
 
 def markdown(result: dict[str, Any], verdicts: Sequence[Verdict], pictures: Sequence[str] = ()) -> str:
-    """The whole report."""
+    """The report as Markdown."""
     rows = result["rows"]
     parts = [_head(result)]
     parts += [f"![{name}]({name})" for name in pictures]
@@ -32,7 +32,7 @@ def markdown(result: dict[str, Any], verdicts: Sequence[Verdict], pictures: Sequ
                 parts += [f"## {title}, {under(value)}", _times(of)]
     for name, title, note in (
         ("first_step_s", "Time to the first step, s", "From the weights to the end of the first step, including "
-         "compilation (with existing caches of compiled code) but not imports; a dash if further steps take much longer."),
+         "compilation (with existing caches of compiled code) but not imports; a dash if later steps dominate."),
         ("peak_mib", "Peak memory of a training process, MiB", "Including imports; in brackets without them."),
     ):  # fmt: skip
         table = _by_contestant(rows, name)
@@ -95,7 +95,7 @@ def _head(result: dict[str, Any]) -> str:
     blocks = sorted({n.block for n in nets}) or [PREDICTION_ROWS]
     lines.append(
         "Ratios are medians of per-round ratios with quartiles in brackets; below 1 gpunn is faster. The floor is "
-        "the matrix products of a step only. A prediction covers the whole data, in blocks of "
+        "the matrix products of a step only. A prediction covers all rows, in blocks of "
         f"{' or '.join(map(str, blocks))} rows."
     )
     if any("ratio_to_bytes" in row for row in result["rows"]):

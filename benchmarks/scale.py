@@ -64,7 +64,9 @@ def _counts(text: str) -> list[int]:
         counts = []
     cores = len(available_cores())
     if len(counts) < 2 or counts[0] != 1 or counts[-1] > cores:
-        raise argparse.ArgumentTypeError(f"{text!r} must be 1 and other numbers up to the number of cores, {cores}")
+        raise argparse.ArgumentTypeError(
+            f"must list 1 and other numbers up to the number of cores, {cores}, got {text!r}"
+        )
     return counts
 
 
@@ -146,8 +148,8 @@ def efficiencies(result: dict[str, Any], kind: str, sizes: Any = SHOWN) -> list[
     found = []
     for count, batch in sorted(times):
         if batch == (BASE if kind == "strong" else BASE * count):
-            rate, alone = batch / count / times[count, batch], BASE / times[1, BASE]
-            found.append((count, rate / alone))
+            rate, rate_of_one = batch / count / times[count, batch], BASE / times[1, BASE]
+            found.append((count, rate / rate_of_one))
     return found
 
 

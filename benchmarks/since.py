@@ -27,7 +27,7 @@ from .ratios import Quartiles
 
 HELP = "time the working tree against an earlier commit on the CPU"
 EPILOG = """
-fit: epochs of one network. predict: the whole set. setup: a new network, built,
+fit: epochs of one network. predict: all rows. setup: a new network, built,
 compiled and fitted for one step. estimator: an estimator's fit for one epoch.
 
 Both commits run in separate processes. Each round times both commits in every

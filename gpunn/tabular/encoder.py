@@ -1,4 +1,4 @@
-"""The encoding of a whole table: its input columns and its target."""
+"""The encoding of a table: its input columns and its target."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TableEncoder:
         Parameters
         ----------
         frame : pandas.DataFrame
-            The whole table.
+            All rows.
         target : ClassTarget or NumericTarget
             The target, whose column is not an input.
         rows : ndarray of int

@@ -100,7 +100,7 @@ class TableModel:
         Parameters
         ----------
         path : str or path
-            The file to write. An old file is kept if writing fails.
+            The file to write. An existing file stays unchanged if writing fails.
 
         Raises
         ------

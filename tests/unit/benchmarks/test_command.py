@@ -1,4 +1,4 @@
-"""`python -m benchmarks` as it is called."""
+"""The command line of `python -m benchmarks`."""
 
 import contextlib
 import getpass
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", command.COMMANDS)
-def test_the_help_of_every_command_fits_a_terminal(name, capsys, monkeypatch):
+def test_help_of_every_command_fits_80_columns(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         command.main([name, "--help"])
@@ -30,36 +30,36 @@ def test_the_help_of_every_command_fits_a_terminal(name, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["cpu", "--help"]])
-def test_help_fits_a_terminal(arguments, capsys, monkeypatch):
+def test_help_fits_80_columns(arguments, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
         command.main(arguments)
     assert stop.value.code == 0
-    said = capsys.readouterr().out
-    assert max(map(len, said.splitlines())) <= 80
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
     for option in "--quick --nets --peers --threads --precision --json --rounds --sweep --out".split():
-        assert (option in said) == (arguments[0] == "cpu")
+        assert (option in printed) == (arguments[0] == "cpu")
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         ([], "COMMAND"),
-        (["cpu", "--nets", "seed,narrow"], "'narrow' is unknown; there are seed, tabular, digits, mnist, wide"),
-        (["cpu", "--peers", "floor"], "'floor' is unknown; there are scikit-learn, torch-eager"),
-        (["cpu", "--threads", "2"], "'2' is unknown; there are 1, all"),
+        (["cpu", "--nets", "seed,narrow"], "must be among seed, tabular, digits, mnist, wide, got 'narrow'"),
+        (["cpu", "--peers", "floor"], "must be among scikit-learn, torch-eager"),
+        (["cpu", "--threads", "2"], "must be among 1, all, got '2'"),
         (["cpu", "--precision", "bf16"], "invalid choice: 'bf16'"),
         (["cpu", "--rounds", "0"], "must be at least 1, got 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments, said, capsys):
+def test_invalid_arguments_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(arguments)
     assert stop.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_the_driver_imports_no_peer_and_draws_only_when_asked():
+def test_the_driver_imports_no_peer_and_no_matplotlib():
     code = "import sys, benchmarks.__main__; print(*sys.modules)"
     call = [sys.executable, "-c", code]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
@@ -81,7 +81,7 @@ def test_the_driver_imports_no_peer_and_draws_only_when_asked():
         (["--no-sweep"], False),
     ],
 )
-def test_only_a_full_run_counts_as_one(arguments, full):
+def test_options_that_restrict_a_run_make_it_not_full(arguments, full):
     assert cpu.is_full(command.parser().parse_args(["cpu", *arguments])) == full
 
 
@@ -90,7 +90,7 @@ QUICK = ["cpu", "--quick", "--nets", "tabular", "--peers", "numpy", "--rounds", 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """The folder of a quick run, and what it printed."""
+    """The folder of a quick run, and its printed output."""
     folder = tmp_path_factory.mktemp("out")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -103,32 +103,32 @@ def result(out):
     return json.loads((out[0] / "cpu.json").read_text(encoding="utf-8"))
 
 
-def test_a_quick_run_from_end_to_end(out, result):
+def test_a_quick_run(out, result):
     folder, printed = out
     assert printed.rstrip().splitlines()[-1].startswith("A ratio of 1 is met")
     machine = result["machine"]
-    wanted = "cpu cores python versions blas compiler threads precision seed rounds commit date".split()
-    assert machine.keys() >= {*wanted}
+    expected = "cpu cores python versions blas compiler threads precision seed rounds commit date".split()
+    assert machine.keys() >= {*expected}
     assert machine["versions"].keys() >= {"numpy", "gpunn"}
     assert machine["command"] == "python -m benchmarks " + " ".join(QUICK)
     assert results.find(result, "tabular", "train", "gpunn", 1)["ratios"].keys() == {"numpy"}
     left_out = [r["note"] for r in result["rows"] if r["contestant"] == "jax-scan"]
-    assert left_out == ["not run (not among --peers)"] * 2
+    assert left_out == ["not run (not in --peers)"] * 2
     assert {g["said"] for g in result["goals"]} <= {"met", "missed", "not measured"}
-    pictures = {p.name for p in folder.iterdir()} - {"cpu.json", "cpu.md"}
-    # without sweeps and memory two are drawn, where matplotlib is there
-    assert pictures == ({"cpu.png", "cpu-ratios.png"} if importlib.util.find_spec("matplotlib") else set())
-    assert all((folder / name).stat().st_size < 300 * 1024 for name in pictures)
+    plots = {p.name for p in folder.iterdir()} - {"cpu.json", "cpu.md"}
+    # without sweeps and memory there are two plots, if matplotlib is installed
+    assert plots == ({"cpu.png", "cpu-ratios.png"} if importlib.util.find_spec("matplotlib") else set())
+    assert all((folder / name).stat().st_size < 300 * 1024 for name in plots)
 
 
-def test_nothing_says_whose_machine_it_was(out):
+def test_results_contain_no_private_names(out):
     written = "".join((out[0] / name).read_text(encoding="utf-8") for name in ("cpu.json", "cpu.md"))
     for private in {platform.node(), str(ROOT), str(Path.home()), tempfile.gettempdir(), "site-packages"}:
         assert private not in written
     assert getpass.getuser() not in re.findall(r"\w+", written)
 
 
-def test_what_is_not_full_writes_only_where_it_is_told(result, tmp_path, monkeypatch):
+def test_a_restricted_run_writes_only_to_given_files(result, tmp_path, monkeypatch):
     monkeypatch.setattr(cpu, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(cpu, "measure", lambda arguments: dict(result))
     command.main(QUICK)
@@ -140,7 +140,7 @@ def test_what_is_not_full_writes_only_where_it_is_told(result, tmp_path, monkeyp
     assert {"cpu.json", "cpu.md"} <= {p.name for p in (tmp_path / "results").iterdir()}
 
 
-def test_a_run_in_which_someone_disagrees_ends_with_1(result, monkeypatch):
+def test_a_run_with_a_disagreement_exits_with_1(result, monkeypatch):
     row = {**result["rows"][0], "us_per_step": None, "note": "disagrees (…)"}
     monkeypatch.setattr(cpu, "measure", lambda arguments: {**result, "rows": [*result["rows"], row]})
     assert command.main(QUICK) == 1

@@ -1,4 +1,4 @@
-"""A comparison with planted contestants, in real processes: who is absent, wrong or dies is said, and gets no time."""
+"""A comparison of planted contestants in real processes: missing, wrong and dying ones are reported without times."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def prepare(task, threads):
 PLANTED = {
     "wrong": """
 def update(self, gradients):
-    # does less: the last layer's intercept is left as it is
+    # the last layer's intercept is not updated
     NumpyPlain.update(self, gradients[:-1] + [0 * gradients[-1]])
 Planted.update = update
 """,
@@ -56,8 +56,8 @@ Planted.predict = predict
 """,
     "large": """
 def train(self, epochs):
-    if not hasattr(self, "held"):
-        self.held = np.ones(1 << 23)
+    if not hasattr(self, "array"):
+        self.array = np.ones(1 << 23)
     NumpyPlain.train(self, epochs)
 Planted.train = train
 """,
@@ -69,15 +69,15 @@ def entries(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     for name, text in PLANTED.items():
         (folder / f"planted_{name}.py").write_text(HEAD + text, encoding="utf-8")
-    (folder / "planted_needy.py").write_text("import a_package_that_is_not_there", encoding="utf-8")
-    planted = [Contestant(name, f"planted_{name}", "peer") for name in (*PLANTED, "needy")]
+    (folder / "planted_unimportable.py").write_text("import a_package_that_is_not_there", encoding="utf-8")
+    planted = [Contestant(name, f"planted_{name}", "peer") for name in (*PLANTED, "unimportable")]
     settings, versions = Settings(rounds=ROUNDS, seconds=1e-3), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
         workers = Workers(1, {}, versions, lambda line: None)
         try:
-            asked = [CPU["gpunn"], *planted, CPU["numpy"], CPU["floor"], CPU["gpunn-watched"]]
-            found = compare(NET, asked, workers, References(settings, 1), settings, lambda line: None)
+            chosen = [CPU["gpunn"], *planted, CPU["numpy"], CPU["floor"], CPU["gpunn-watched"]]
+            found = compare(NET, chosen, workers, References(settings, 1), settings, lambda line: None)
         finally:
             workers.close()
     assert {"gpunn", "numpy"} <= set(versions)
@@ -94,15 +94,15 @@ def row(rows, contestant, mode):
     return found
 
 
-def test_who_agrees_is_measured_in_every_round(entries):
+def test_agreeing_contestants_are_measured_in_every_round(entries):
     times = {e.contestant.name: {mode: len(t) for mode, t in e.times.items()} for e in entries}
     for name in ("numpy", "floor", "large"):
         assert times[name] == {"train": ROUNDS, "predict": ROUNDS}
     assert times["gpunn"] == {"train": ROUNDS, "predict": ROUNDS, "setup": ROUNDS}
-    assert "gpunn-watched" not in times, "it is asked at digits alone"
+    assert "gpunn-watched" not in times, "it is measured only on digits"
 
 
-def test_a_contestant_that_disagrees_gets_no_time_and_shows_its_numbers(rows):
+def test_disagreeing_losses_are_recorded_without_a_time(rows):
     for mode in ("train", "predict"):
         found = row(rows, "wrong", mode)
         assert found["us_per_step"] is None
@@ -113,20 +113,20 @@ def test_a_contestant_that_disagrees_gets_no_time_and_shows_its_numbers(rows):
         assert found["losses"] != found["losses_wanted"]
 
 
-def test_predictions_that_disagree_get_no_time(rows):
+def test_disagreeing_predictions_have_no_time(rows):
     assert row(rows, "careless", "train")["us_per_step"] > 0
     found = row(rows, "careless", "predict")
     assert found["us_per_step"] is None and found["note"].startswith("disagrees (predictions differ by")
 
 
-def test_a_missing_peer_is_said(rows):
+def test_a_missing_peer_is_reported(rows):
     for mode in ("train", "predict"):
-        found = row(rows, "needy", mode)
+        found = row(rows, "unimportable", mode)
         assert found["us_per_step"] is None
         assert found["note"] == "not run (ModuleNotFoundError: No module named 'a_package_that_is_not_there')"
 
 
-def test_a_peer_that_dies_or_raises_is_said_and_the_others_go_on(rows):
+def test_a_peer_that_dies_or_raises_is_reported_and_the_others_continue(rows):
     for mode in ("train", "predict"):
         assert row(rows, "dying", mode)["note"] == "failed (the process ended with code 7: out of luck)"
     assert row(rows, "raising", "train")["us_per_step"] > 0
@@ -134,7 +134,7 @@ def test_a_peer_that_dies_or_raises_is_said_and_the_others_go_on(rows):
 
 
 def test_the_schema(rows, tmp_path):
-    """What BENCHMARKS lays down of a row, and that its numbers follow from its rounds."""
+    """Every row has the required keys, and its numbers follow from its rounds."""
     result = {"machine": {"cpu": "…"}, "rows": rows, "goals": []}
     size = results.write(result, tmp_path / "deep" / "cpu.json")
     assert size == (tmp_path / "deep" / "cpu.json").stat().st_size
@@ -160,8 +160,8 @@ def test_the_schema(rows, tmp_path):
     assert ours["losses_differ"] < 1e-5
 
 
-def test_the_time_to_the_first_step_by_hand():
-    """20 steps of 1 ms within 1 s leave 981 ms for the first and all before it; within 20 ms they leave nothing."""
+def test_time_to_the_first_step_by_hand():
+    """20 steps of 1 ms within 1 s leave 981 ms for preparation and the first step; within 20 ms they leave nothing."""
     for seconds, expected in ((1.0, 0.981), (0.02, None)):
         entry = Entry(CPU["numpy"], 1, {"train": [1000.0, 900.0, 1100.0]}, first=(seconds, 20))
         found = row(results.rows(NET, [entry], "float32"), "numpy", "train")
@@ -169,21 +169,21 @@ def test_the_time_to_the_first_step_by_hand():
         assert found.get("first_step_s") == expected
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not tell it apart")
-def test_a_processs_memory_is_its_own(rows):
-    """What the contestant holds is in its peak; what this process holds is not."""
-    held = np.ones(60_000_000)
-    assert memory.peak() > held.nbytes
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not separate the two")
+def test_the_peak_memory_of_a_worker_excludes_its_parent(rows):
+    """The contestant's arrays are part of its peak, those of this process are not."""
+    array = np.ones(60_000_000)
+    assert memory.peak() > array.nbytes
     with Worker("benchmarks.peers.numpy_plain", 1) as worker:
         worker.request("prepare", net=vars(NET), seed=0, precision="float32")
-        assert worker.request("memory")["peak"] < held.nbytes / 2
+        assert worker.request("memory")["peak"] < array.nbytes / 2
     large, plain = (row(rows, name, "train")["peak_beyond_imports_mib"] for name in ("large", "numpy"))
     assert 60 < large - plain < 90
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be pinned here")
-def test_one_thread_is_one_core(tmp_path, monkeypatch):
-    """The worker is pinned, and the libraries are told, before anything is imported."""
+def test_one_thread_runs_on_one_core(tmp_path, monkeypatch):
+    """The worker is pinned and the environment variables are set before anything is imported."""
     text = (
         "import os, sys\n"
         "cores, threads = len(os.sched_getaffinity(0)), os.environ['OMP_NUM_THREADS']\n"
@@ -195,7 +195,7 @@ def test_one_thread_is_one_core(tmp_path, monkeypatch):
         Worker("planted_curious", 1)
 
 
-def test_how_far_a_product_errs_is_an_answer_and_no_failure(tmp_path, monkeypatch):
+def test_the_error_of_a_product_is_an_answer(tmp_path, monkeypatch):
     text = (
         "PACKAGES = ()\n"
         "class Prepared:\n    def product(self, a, b):\n        return a @ b\n"
@@ -210,7 +210,7 @@ def test_how_far_a_product_errs_is_an_answer_and_no_failure(tmp_path, monkeypatc
             worker.request("prepare", net=vars(NET), seed=1, precision="float32")
 
 
-def test_reasons_hold_no_folders():
+def test_reasons_contain_no_folders():
     assert reason(ImportError("cannot import x (/home/me/lib/y.py)\nmore")) == "ImportError: cannot import x (y.py)"
     assert reason(OSError("C:\\Users\\me\\z.dll is broken")) == "OSError: z.dll is broken"
     assert reason(ValueError()) == "ValueError"

@@ -1,4 +1,4 @@
-"""The conventions that make everybody's objective the same, held against hand calculation and other libraries."""
+"""The conventions that make all objectives equal, compared with hand calculations and other libraries."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ def net(request):
     return NET_OF[request.param]
 
 
-def test_the_nets_are_those_laid_down():
+def test_nets_are_as_specified():
     assert {n.name: (n.sizes, n.batch, n.rule) for n in NETS.values()} == {
         "seed": ((8, 16, 1), 1, "sgd"),
         "tabular": ((16, 64, 64, 1), 32, "adam"),
@@ -40,25 +40,25 @@ def test_the_nets_are_those_laid_down():
 
 
 @pytest.mark.parametrize("batch, rows", [(64, 1024), (3, 1024), (32, 1056)])
-def test_a_set_of_too_few_or_uneven_batches_is_refused(batch, rows):
-    with pytest.raises(ValueError, match="20 or more whole batches"):
+def test_too_few_or_uneven_batches_are_refused(batch, rows):
+    with pytest.raises(ValueError, match="at least 20 full batches"):
         Net("n", (2, 1), batch, rows)
 
 
-def test_the_order_is_that_of_gpunns_fit():
+def test_orders_equal_those_of_fit():
     task = conventions.task(NET_OF["crossentropy"], 3, "float32")
     for epoch in range(3):
         np.testing.assert_array_equal(task.order(epoch), input_checks.epoch_permutation(1024, 3, epoch, True))
 
 
-def test_the_set_is_the_same_in_both_precisions(net):
+def test_data_is_the_same_in_both_precisions(net):
     single, double = (conventions.task(net, 1, p) for p in ("float32", "float64"))
     np.testing.assert_array_equal(single.X, double.X)
     np.testing.assert_array_equal(single.y, double.y)
     assert single.in_float64().X.dtype == double.X.dtype == np.float64
 
 
-def test_initial_weights_are_those_that_scikit_learn_draws():
+def test_initial_weights_equal_those_of_scikit_learn():
     neural = oracle("sklearn.neural_network")
     X, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 3
     estimator = neural.MLPClassifier((5, 6), random_state=9, learning_rate_init=1e-300)
@@ -96,15 +96,15 @@ def test_crossentropy_by_hand():
     np.testing.assert_allclose(delta, np.array([[-3, 1, 1, 1], [1, 1, 1, -3]]) / 8, rtol=1e-15)
 
 
-def test_disagreement_is_a_part_of_the_largest():
+def test_disagreement_is_relative_to_the_largest_loss():
     assert conventions.disagreement([4.0, 1.0], [4.0, 1.5]) == 0.125
     assert conventions.disagreement([4.0, math.nan], [4.0, 1.5]) == math.inf
     assert conventions.disagreement([4.0], [4.0, 1.5]) == math.inf
 
 
 @pytest.mark.parametrize("name", ["tabular", "digits"])
-def test_epsilon_in_the_other_place_is_seen(name):
-    """The two forms of Adam differ by more than is allowed."""
+def test_the_two_forms_of_adam_disagree(name):
+    """They differ by more than the tolerance."""
     task = conventions.task(NETS[name], 0, "float32").in_float64()
     found = [numpy_plain.prepare(task, 1, rule).losses(20) for rule in ("pytorch", "scikit-learn")]
     assert conventions.disagreement(*found) > conventions.LOSS_TOLERANCE["float32"]
@@ -124,8 +124,8 @@ NEEDED = {
     "name, precision",
     [*((name, "float32") for name in ("gpunn", "numpy", *NEEDED)), ("gpunn", "float64"), ("jax-jit", "float64")],
 )
-def test_everyone_agrees_and_gets_times(name, precision):
-    """Losses of 20 steps and predictions, by every contestant but torch-compiled, which compiles for too long here."""
+def test_all_contestants_agree_and_are_timed(name, precision):
+    """Losses of 20 steps and predictions of all contestants except torch-compiled, which compiles too slowly."""
     if name in NEEDED:
         oracle(NEEDED[name])
     nets = dict(NET_OF) if precision == "float32" else {"crossentropy": NET_OF["crossentropy"]}
@@ -147,7 +147,7 @@ def _everywhere(name):
 
 
 class _References(References):
-    """The reference in this process."""
+    """The reference, computed in this process."""
 
     def __init__(self, settings):
         super().__init__(settings, 1)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks gpu` with the CPU in the GPU's place: real processes, made-up machine, no GPU result."""
+"""`python -m benchmarks gpu` with the CPU instead of a GPU: real processes, a simulated machine, no GPU result."""
 
 import dataclasses
 import json
@@ -21,8 +21,8 @@ SMALL = Net("small", (6, 8, 3), 32, 2048, learning_rate=1e-4, orders=2)
 
 @pytest.fixture
 def simulated(monkeypatch):
-    """A net for a CPU, and no waiting."""
-    monkeypatch.setattr(gpu_presence, "missing", lambda command, purpose: False)
+    """A simulated GPU with a small net."""
+    monkeypatch.setattr(gpu_presence, "require_gpu", lambda command, purpose: None)
     monkeypatch.setattr(gpu_presence, "facts", lambda: dict(FACTS))
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
     monkeypatch.setitem(GPU_NETS, "small", SMALL)
@@ -33,12 +33,12 @@ def parsed(*words):
     return command.parser().parse_args(["gpu", *words])
 
 
-def test_a_run_from_end_to_end(simulated, tmp_path, capsys, monkeypatch):
+def test_a_complete_run(simulated, tmp_path, capsys, monkeypatch):
     oracle("torch")
     monkeypatch.delitem(GPU, "gpunn-shuffling")
     monkeypatch.setattr(comparison, "PAUSE", 0.0)
     words = "gpu --nets small --precision float32,bf16 --peers torch-eager --rounds 2".split()
-    # what needs a GPU fails here, and is said
+    # contestants that need a GPU fail and are reported
     assert command.main([*words, "--out", str(tmp_path)]) == gpu.DISAGREED
     printed = capsys.readouterr().out
     result = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
@@ -59,7 +59,7 @@ def test_a_run_from_end_to_end(simulated, tmp_path, capsys, monkeypatch):
     assert {"gpu.json", "gpu.md"} <= written and all((tmp_path / n).stat().st_size < 300 * 1024 for n in written)
     assert "# Benchmarks on a GPU" in printed and "Simulated GPU, driver 1." in printed
     assert "| goal | net | mode | precision |" in printed
-    # all is done: the next call measures nothing, and drawing needs the JSON alone
+    # everything is done: the next call measures nothing, and `draw` needs only the JSON
     monkeypatch.setattr(gpu, "compare", None)
     assert command.main([*words, "--out", str(tmp_path)]) == gpu.DISAGREED
     before = (tmp_path / "gpu.md").read_text(encoding="utf-8")
@@ -68,11 +68,11 @@ def test_a_run_from_end_to_end(simulated, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "gpu.md").read_text(encoding="utf-8") == before
 
 
-# --- made-up measurements, through the functions that real ones go through --------------------------------------------
+# --- planted measurements ---
 
 
 def entries(net, times):
-    """What a comparison gives; `times` are the µs of a step by contestant."""
+    """The result of a comparison; `times` are µs per step by contestant."""
     made = []
     for name, us in times.items():
         found = comparison.Entry(GPU[name], 4, disagreement=1e-7)
@@ -89,31 +89,31 @@ def result_of(times, net="mid", precision="bf16"):
     return {"machine": {}, "done": [], "rows": results.rows(GPU_NETS[net], entries(net, times), precision, "cuda")}
 
 
-def said(result):
+def verdicts_of(result):
     return {(v.goal.number, v.goal.net, v.goal.against): v for v in goals.verdicts(result, goals.GPU_GOALS)}
 
 
-def test_goals_on_a_gpu_by_hand():
-    found = said(result_of(TIMES))
-    assert found[1, "mid", "torch-eager"].outcome == "met"  # 2.5 times faster, 2 wanted
+def test_gpu_goals_by_hand():
+    found = verdicts_of(result_of(TIMES))
+    assert found[1, "mid", "torch-eager"].outcome == "met"  # 2.5 times faster, the goal is 2
     over = found[2, "mid", "best compiled"]
     assert (over.outcome, over.whom) == ("met", "torch-graph") and over.median == pytest.approx(10 / 12, rel=1e-4)
-    assert found[3, "mid", "floor"].outcome == "met"  # products are 80 %, 75 wanted
+    assert found[3, "mid", "floor"].outcome == "met"  # products take 80 %, the goal is 75
     assert found[3, "mid", "floor"].under == "bf16"
     assert found[1, "small", "torch-eager"].outcome == "not measured"
-    slow = said(result_of({**TIMES, "gpunn": 13.0}))
+    slow = verdicts_of(result_of({**TIMES, "gpunn": 13.0}))
     assert {k[0]: v.outcome for k, v in slow.items() if k[1] == "mid"} == {1: "missed", 2: "missed", 3: "missed"}
-    narrow = said(result_of(TIMES, "narrow"))
+    narrow = verdicts_of(result_of(TIMES, "narrow"))
     assert narrow[4, "narrow", "bytes"].outcome == "met"  # 1.43 of 1.5
     assert (narrow[2, "narrow", "best compiled"].outcome, narrow[5, "narrow", "best compiled"].outcome) == (
         "missed",
         "missed",
     )
-    other = said(result_of(TIMES, precision="tf32"))
-    assert {v.outcome for v in other.values()} == {"not measured"}, "goals are of the precision that they name"
+    other = verdicts_of(result_of(TIMES, precision="tf32"))
+    assert {v.outcome for v in other.values()} == {"not measured"}, "goals apply to their own precision"
 
 
-def test_the_goals_are_those_laid_down():
+def test_gpu_goals_are_as_specified():
     limits = {(g.net, g.against, g.precision): round(1 / g.limit, 4) for g in goals.GPU_GOALS if g.number < 4}
     assert limits == {
         ("small", "torch-eager", "float32"): 10,
@@ -132,7 +132,7 @@ def test_the_goals_are_those_laid_down():
     assert set(COMPILED) | {"torch-eager"} == {name for name, c in GPU.items() if c.kind == "peer"}
 
 
-def test_the_report_and_the_pictures_of_precisions(tmp_path):
+def test_report_and_plots_of_several_precisions(tmp_path):
     machine = dict.fromkeys("command cpu cores system architecture python blas compiler seed commit date".split(), "…")
     machine |= {"versions": {}, "rounds": 9, "seconds": 0.1, "precision": "float32, bf16", **FACTS}
     result = result_of(TIMES)
@@ -146,7 +146,7 @@ def test_the_report_and_the_pictures_of_precisions(tmp_path):
         "| mid | train | bf16 | 10.4 | torch-graph | 0.833 (0.833–0.833) | 1.25 (1.25–1.25) | 1.43 (1.43–1.43) |"
         in text
     )
-    assert "## Training, µs a step, bf16" in text and "## Training, µs a step, float32" in text
+    assert "## Training, µs per step, bf16" in text and "## Training, µs per step, float32" in text
     assert "| 2 | mid | train | bf16 | gpunn | 0.87 × the best compiled (torch-graph) | 0.833 |" in text
     assert "large train (bf16)" in text and "in blocks of 4096 or 8192 rows" in text
     pytest.importorskip("matplotlib")
@@ -155,26 +155,26 @@ def test_the_report_and_the_pictures_of_precisions(tmp_path):
     assert plots.draw(result, tmp_path, "gpu") == ["gpu.png", "gpu-ratios.png"]
 
 
-def test_a_goal_that_nothing_compiled_was_measured_for():
+def test_a_goal_without_a_compiled_peer_is_not_measured():
     goal = Goal(2, "mid", "train", "gpunn", "best compiled", 0.9, precision="bf16")
     only = result_of({"gpunn": 1.0, "torch-eager": 2.0})
     assert goals.verdict(goal, only, "bf16").outcome == "not measured"
 
 
-# --- going on where it stopped ----------------------------------------------------------------------------------------
+# --- resuming ---
 
 
 @pytest.fixture
 def compared(monkeypatch, simulated):
-    """Comparisons that are made up; `compared.cut` cuts the next one short."""
+    """Planted comparisons; `compared.is_cut` makes the next one incomplete."""
 
     class Made:
-        seen, cut = [], False
+        seen, is_cut = [], False
 
         def __call__(self, net, contestants, workers, references, settings, progress, **more):
             self.seen.append((net.name, settings.precision))
             found = entries(net.name, TIMES)
-            if self.cut:
+            if self.is_cut:
                 for entry in found:
                     entry.times = {mode: t[:4] for mode, t in entry.times.items()}
             return found
@@ -185,35 +185,35 @@ def compared(monkeypatch, simulated):
     return made
 
 
-def test_the_nets_that_goals_name_come_first_and_all_are_asked(compared, tmp_path, capsys):
+def test_nets_of_goals_come_first_and_all_are_measured(compared, tmp_path, capsys):
     assert command.main(["gpu", "--out", str(tmp_path)]) == 0
     assert tuple(compared.seen[:4]) == gpu.PRIORITY
     assert len(compared.seen) == len(set(compared.seen)) == 12
     capsys.readouterr()
     assert command.main(["gpu", "--out", str(tmp_path)]) == 0
-    assert len(compared.seen) == 12, "nothing is owed"
+    assert len(compared.seen) == 12, "nothing is pending"
     assert command.main(["gpu", "--out", str(tmp_path), "--fresh", "--goals"]) == 0
     assert tuple(compared.seen[12:]) == gpu.PRIORITY
 
 
-def test_it_goes_on_where_it_stopped(compared, tmp_path):
+def test_an_incomplete_run_resumes(compared, tmp_path):
     path = tmp_path / "gpu.json"
     assert command.main(["gpu", "--goals", "--out", str(tmp_path), "--budget", "30"]) == gpu.INCOMPLETE
-    assert compared.seen == [] and not path.exists(), "too little time to begin anything"
-    compared.cut = True
+    assert compared.seen == [] and not path.exists(), "too little time to start"
+    compared.is_cut = True
     assert command.main(["gpu", "--nets", "small", "--precision", "float32", "--out", str(tmp_path)]) == gpu.INCOMPLETE
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    assert kept["done"] == [] and kept["rows"][0]["rounds"] == 4, "what was cut short is saved, and owed"
-    compared.cut = False
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["done"] == [] and stored["rows"][0]["rounds"] == 4, "an incomplete measurement is saved and repeated"
+    compared.is_cut = False
     assert command.main(["gpu", "--goals", "--out", str(tmp_path)]) == 0
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    stored = json.loads(path.read_text(encoding="utf-8"))
     assert compared.seen == [("small", "float32"), *gpu.PRIORITY]
-    assert kept["done"] == [f"{net}/{precision}" for net, precision in gpu.PRIORITY]
-    assert {row["rounds"] for row in kept["rows"]} == {9}
-    assert len([r for r in kept["rows"] if r["net"] == "small"]) == len(TIMES)
+    assert stored["done"] == [f"{net}/{precision}" for net, precision in gpu.PRIORITY]
+    assert {row["rounds"] for row in stored["rows"]} == {9}
+    assert len([r for r in stored["rows"] if r["net"] == "small"]) == len(TIMES)
 
 
-def test_another_gpu_or_seed_begins_anew(compared, tmp_path, monkeypatch):
+def test_another_gpu_or_seed_starts_again(compared, tmp_path, monkeypatch):
     words = ["gpu", "--goals", "--out", str(tmp_path)]
     command.main(words)
     assert command.main([*words, "--seed", "1"]) == 0
@@ -226,7 +226,7 @@ def test_another_gpu_or_seed_begins_anew(compared, tmp_path, monkeypatch):
     assert len(compared.seen) == 16
 
 
-def test_what_is_not_full_writes_only_where_it_is_told(tmp_path, monkeypatch):
+def test_a_restricted_run_writes_only_to_given_files(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "FOLDER", tmp_path)
     assert gpu.target(parsed()) == tmp_path / "gpu.json" == gpu.target(parsed("--goals"))
     for words in (["--quick"], ["--nets", "mid"], ["--seed", "1"], ["--precision", "bf16"], ["--rounds", "3"]):
@@ -235,8 +235,8 @@ def test_what_is_not_full_writes_only_where_it_is_told(tmp_path, monkeypatch):
         assert gpu.target(parsed(*words, "--json", "y.json")).name == "y.json"
 
 
-def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
-    """A comparison whose time is over before the third round."""
+def test_a_comparison_stops_in_time_with_complete_rounds(monkeypatch):
+    """The deadline passes before the third round."""
 
     class Workers:
         threads, device = 1, "cpu"
@@ -248,15 +248,15 @@ def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
             return {"us_per_step": 1.0, "device_us_per_step": 0.5}
 
     class Ending(comparison.Settings):
-        looks = 0
+        queries = 0
 
         @property
         def seconds_left(self):
-            Ending.looks += 1
-            return 4 - Ending.looks
+            Ending.queries += 1
+            return 4 - Ending.queries
 
     monkeypatch.setattr(comparison, "PAUSE", 0.0)
-    monkeypatch.setattr(comparison, "begin_all", lambda *given: None)
+    monkeypatch.setattr(comparison, "prepare_all", lambda *given: None)
     floors = [dataclasses.replace(GPU["floor"], modes=("train",)), GPU["bytes"]]
     found = comparison.compare(SMALL, floors, Workers(), None, Ending(new_processes=False), lambda line: None)
     assert [len(e.times["train"]) for e in found] == [2, 2]
@@ -264,7 +264,7 @@ def test_a_net_is_stopped_in_time_with_rounds_that_all_have(monkeypatch):
     assert row["us_by_events"] == 0.5 and row["rounds"] == 2
 
 
-def test_everyone_begins_side_by_side_but_those_that_choose_by_timing(monkeypatch):
+def test_contestants_are_prepared_concurrently_except_exclusive_ones(monkeypatch):
     began, started = [], []
 
     class Workers:
@@ -278,10 +278,10 @@ def test_everyone_begins_side_by_side_but_those_that_choose_by_timing(monkeypatc
         time.sleep(0.05)
         began.append(("ends", entry.contestant.name))
 
-    monkeypatch.setattr(comparison, "begin_one", begin)
+    monkeypatch.setattr(comparison, "prepare_one", begin)
     made = [comparison.Entry(c, 1) for c in GPU.values()]
     comparison.prepare_all(made, SMALL, {}, Workers(), comparison.Settings(concurrent=True), lambda line: None)
-    assert started == list(GPU), "before anybody is waited for"
+    assert started == list(GPU), "all processes start before the first one is waited for"
     exclusive = [name for name, c in GPU.items() if c.exclusive]
     assert exclusive == ["jax-jit", "jax-scan", "torch-max-autotune"]
     assert began[-6:] == [(what, name) for name in exclusive for what in ("begins", "ends")]

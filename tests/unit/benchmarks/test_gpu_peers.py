@@ -1,4 +1,4 @@
-"""The files that a GPU's contestants are in, as far as a CPU can run them. Nothing here is a GPU result."""
+"""The GPU contestants, as far as a CPU can run them. No GPU result."""
 
 import dataclasses
 
@@ -30,30 +30,30 @@ def reference(precision):
 
 
 def torch_peer(name, monkeypatch):
-    """The module, with what needs a GPU or a compiler done at once instead."""
+    """The module, with eager replacements for everything that needs a GPU or a compiler."""
     torch = oracle("torch")
     from benchmarks.peers import torch_eager, torch_graph, torch_modes
 
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda f, **options: asked.append(options) or f)
+    compile_options = []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_options.append(options) or f)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
     monkeypatch.setattr(torch_graph, "capture", lambda body: ([body() for _ in range(3)] and body, body()))
-    return {"eager": torch_eager, "graph": torch_graph, "modes": torch_modes}[name], asked
+    return {"eager": torch_eager, "graph": torch_graph, "modes": torch_modes}[name], compile_options
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("name", ["eager", "graph", "modes"])
-def test_pytorchs_ways_take_the_same_steps(name, precision, monkeypatch):
-    module, asked = torch_peer(name, monkeypatch)
+def test_pytorch_contestants_compute_the_same_losses(name, precision, monkeypatch):
+    module, compile_options = torch_peer(name, monkeypatch)
     options = {"mode": "max-autotune"} if name == "modes" else {}
     one = session(module, precision, **options)
-    assert {o["mode"] for o in asked} == ({"max-autotune"} if name == "modes" else set())
+    assert {o["mode"] for o in compile_options} == ({"max-autotune"} if name == "modes" else set())
     agrees(one, precision)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("name", ["jax_jit", "jax_scan"])
-def test_jaxs_ways_take_the_same_steps(name, precision):
+def test_jax_contestants_compute_the_same_losses(name, precision):
     oracle("jax")
     import importlib
 
@@ -63,9 +63,9 @@ def test_jaxs_ways_take_the_same_steps(name, precision):
 def agrees(one, precision):
     assert precision_problem(one.product()["error"], precision) is None
     losses = one.losses()["losses"]
-    apart = conventions.disagreement(losses, reference(precision))
-    assert apart <= {"float32": 1e-6, "bf16": 2e-3}[precision]
-    assert (apart > 1e-5) == (precision == "bf16"), "bfloat16 was computed with"
+    difference = conventions.disagreement(losses, reference(precision))
+    assert difference <= {"float32": 1e-6, "bf16": 2e-3}[precision]
+    assert (difference > 1e-5) == (precision == "bf16"), "bfloat16 was used"
     one.warm("train")
     assert one.window("train", 1e-4)["us_per_step"] > 0
     one.warm("predict")
@@ -74,22 +74,20 @@ def agrees(one, precision):
     assert one.prepared is None
 
 
-def test_a_precision_that_is_not_computed_in_is_seen(monkeypatch):
-    """A CPU has no TF32: its float32 products are too good for it, and bfloat16's are too bad for float32."""
+def test_a_product_of_another_precision_is_detected(monkeypatch):
+    """A CPU has no TF32: float32 products are too accurate for it, and bfloat16 products too inaccurate for float32."""
     module, _ = torch_peer("eager", monkeypatch)
     error = session(module, "tf32").product()["error"]
-    assert precision_problem(error, "tf32").startswith("disagrees (its product errs by ")
+    assert precision_problem(error, "tf32").startswith("disagrees (its product has error ")
     coarse = session(module, "bf16").product()["error"]
-    assert precision_problem(
-        coarse, "float32"
-    ) == f"disagrees (its product errs by {coarse:.1e}, where float32 means " + ("0e+00 to 1e-05)")
     assert (
-        precision_problem(None, "float32")
-        == "disagrees (its product is not finite, where float32 means 0e+00 to 1e-05)"
+        precision_problem(coarse, "float32")
+        == f"disagrees (its product has error {coarse:.1e}, float32 means 0e+00 to 1e-05)"
     )
+    assert precision_problem(None, "float32") == "disagrees (its product is not finite, float32 means 0e+00 to 1e-05)"
 
 
-def test_the_floor_of_products_counts_every_product_once(monkeypatch):
+def test_the_floor_has_every_product_once(monkeypatch):
     torch_peer("graph", monkeypatch)
     from benchmarks.peers import floor, torch_floor
 
@@ -97,8 +95,8 @@ def test_the_floor_of_products_counts_every_product_once(monkeypatch):
         torch_floor.prepare(conventions.task(NET, 0, "bf16"), 1),
         floor.prepare(conventions.task(NET, 0, "float32"), 1),
     )
-    for mine, other in zip((ours.training, ours.prediction), theirs.lists, strict=True):
-        assert [[x.shape for x in p] for p in mine] == [[tuple(x.shape) for x in p] for p in other]
+    for own, other in zip((ours.training, ours.prediction), theirs.lists, strict=True):
+        assert [[x.shape for x in p] for p in own] == [[tuple(x.shape) for x in p] for p in other]
     assert len(ours.training) == 3 + 3 + 2 and len(ours.prediction) == 3
     assert {str(x.dtype) for p in theirs.lists[0] for x in p} == {"torch.bfloat16"}
     theirs.train(1)
@@ -113,7 +111,7 @@ def test_bytes_of_a_step_by_hand():
     assert net.bytes_of_step("bf16") == 4 * 2 * 6 + 16 + 2 * 72 + 56 + 364 + 26
 
 
-def test_the_floor_of_bytes_copies_them_all(monkeypatch):
+def test_the_bytes_floor_copies_all_bytes(monkeypatch):
     oracle("torch")
     from benchmarks.peers import torch_bytes
 
@@ -125,7 +123,7 @@ def test_the_floor_of_bytes_copies_them_all(monkeypatch):
     assert (made.target == made.source).all()
 
 
-def test_gpunn_finds_its_orders_on_the_device_and_times_the_epochs_behind_the_first(monkeypatch):
+def test_resident_gpunn_uses_stored_orders_and_times_the_later_epochs(monkeypatch):
     from benchmarks.peers import gpunn_resident
     from gpunn import input_checks
 
@@ -140,38 +138,38 @@ def test_gpunn_finds_its_orders_on_the_device_and_times_the_epochs_behind_the_fi
         host, device = one.prepared.train(2)
         assert host > 0 and device is None
         assert len(drawn) == (3 if shuffling else 0)
-    assert input_checks.epoch_permutation.__name__ == "<lambda>", "what was there before is there again"
+    assert input_checks.epoch_permutation.__name__ == "<lambda>", "the original function is restored"
     assert precision_problem(one.product()["error"], "float32") is None
 
 
-def test_a_precision_that_gpunn_does_not_offer_is_declined():
+def test_an_unsupported_precision_is_reported():
     from benchmarks.peers import gpunn_resident
 
     with pytest.raises(Unsupported, match=r"gpunn: precision='bf16' is for GPUs, and the device is the CPU"):
         session(gpunn_resident, "bf16")
 
 
-def test_on_the_fake_cupy_gpunn_trains_on_arrays_of_the_device(fake_cupy, monkeypatch):
-    """Simulated."""
+def test_resident_gpunn_trains_on_arrays_of_the_fake_cupy(fake_cupy, monkeypatch):
+    """Simulated on the fake CuPy."""
     from benchmarks.peers import gpunn_resident
 
     events(fake_cupy, monkeypatch)
     net = Net("n", (4, 8, 3), 8, 1024, learning_rate=1e-4, orders=2, block=512)
     task = conventions.task(net, 0, "float32", "cuda")
     made = gpunn_resident.prepare(task, 1)
-    wanted = numpy_plain.prepare(dataclasses.replace(task, device="cpu").in_float64(), 1).losses(20)
-    assert conventions.disagreement(made.losses(20)[:20], wanted) < 1e-6
+    expected = numpy_plain.prepare(dataclasses.replace(task, device="cpu").in_float64(), 1).losses(20)
+    assert conventions.disagreement(made.losses(20)[:20], expected) < 1e-6
     fake_cupy.state.calls.clear()
     span = made.train(1)
     assert span.device == 0.125 and span.host > 0
-    assert fake_cupy.state.calls.count("to_device") < 40, "neither the set nor the orders are uploaded again"
+    assert fake_cupy.state.calls.count("to_device") < 40, "neither data nor orders are uploaded again"
     assert gpunn_resident.to_host(made.predict()).shape == (1024, 3)
-    # the reference computes on the device too
+    # the reference uses NumPy on a CPU
     plain = numpy_plain.NumpyPlain(conventions.task(net, 0, "float32"), "pytorch")
     assert plain.xp is np
 
 
-def test_gpunn_in_bfloat16_is_held_to_what_its_peers_are(fake_cupy, monkeypatch):
+def test_gpunn_in_bfloat16_passes_the_checks_of_its_peers(fake_cupy, monkeypatch):
     """Simulated, on the fake cuBLASLt."""
     from benchmarks.peers import gpunn_resident
 
@@ -179,8 +177,8 @@ def test_gpunn_in_bfloat16_is_held_to_what_its_peers_are(fake_cupy, monkeypatch)
     monkeypatch.setattr(fake_cupy.cuda, "get_elapsed_time", lambda first, last: 1.0, raising=False)
     one = session(gpunn_resident, "bf16", "cuda")
     assert precision_problem(one.product()["error"], "bf16") is None
-    apart = conventions.disagreement(one.losses()["losses"], reference("bf16"))
-    assert 1e-5 < apart < 1e-3
+    difference = conventions.disagreement(one.losses()["losses"], reference("bf16"))
+    assert 1e-5 < difference < 1e-3
     one.warm("train")
     assert one.window("train", 1e-4)["device_us_per_step"] > 0
     one.warm("predict")
@@ -189,7 +187,7 @@ def test_gpunn_in_bfloat16_is_held_to_what_its_peers_are(fake_cupy, monkeypatch)
 
 
 def events(fake, monkeypatch):
-    """Events that are 125 ms apart."""
+    """Replace events by ones that are 125 ms apart."""
 
     class Event:
         def __init__(self, *how, **more):
@@ -202,7 +200,7 @@ def events(fake, monkeypatch):
     monkeypatch.setattr(fake.cuda, "get_elapsed_time", lambda first, last: 125.0, raising=False)
 
 
-def test_clocks_wait_at_each_end_and_nowhere_else():
+def test_clocks_synchronize_only_at_both_ends():
     seen = []
     clock = EventClock(
         lambda: seen.append("wait"), lambda: seen.append("event") or len(seen), lambda a, b: 1000.0 * (b - a)
@@ -217,7 +215,7 @@ def test_clocks_wait_at_each_end_and_nowhere_else():
     assert plain.end().device is None
 
 
-def test_who_errs_more_than_thrice_as_much_as_the_best_gets_no_time():
+def test_errors_above_three_times_the_smallest_are_rejected():
     def entry(name, error, note=None):
         made = Entry(contestants.GPU[name], 1, disagreement=error)
         if note:
@@ -232,7 +230,7 @@ def test_who_errs_more_than_thrice_as_much_as_the_best_gets_no_time():
     ]
     reject_inaccurate(entries, Settings(precision="bf16"))
     notes = [e.notes.get("train") for e in entries]
-    assert notes[1:] == [None, None, "x"], "who disagreed already is no measure"
+    assert notes[1:] == [None, None, "x"], "a contestant that already disagrees is not the reference"
     assert notes[0] == (
         "disagrees (losses differ by 3.1e-04 of the largest, 3 times the most accurate one's 1.0e-04 allowed)"
     )
@@ -241,7 +239,7 @@ def test_who_errs_more_than_thrice_as_much_as_the_best_gets_no_time():
     assert not entries[0].notes
 
 
-def test_the_gpus_nets_are_those_laid_down():
+def test_gpu_nets_are_as_specified():
     found = {n.name: (n.sizes[:-1], n.batch) for n in nets.GPU_NETS.values()}
     assert found == {
         "small": ((784, 512, 512), 128),
@@ -251,12 +249,12 @@ def test_the_gpus_nets_are_those_laid_down():
     }
     for net in nets.GPU_NETS.values():
         assert net.sizes[-1] == 10
-        assert net.orders * net.steps >= 64, "batches that differ"
-        # what nine processes hold of the set at once
+        assert net.orders * net.steps >= 64, "different batches"
+        # the data of nine processes together
         assert net.rows * net.sizes[0] * 4 * 9 < 40 << 30
 
 
-def test_orders_that_are_drawn_beforehand_are_used_in_turn():
+def test_orders_drawn_in_advance_are_used_in_turn():
     task = conventions.task(NET, 3, "float32")
     put = []
     orders = conventions.Orders(task, lambda rows: put.append(rows) or rows)
@@ -265,17 +263,17 @@ def test_orders_that_are_drawn_beforehand_are_used_in_turn():
         np.testing.assert_array_equal(orders(epoch), task.order(epoch))
         np.testing.assert_array_equal(orders(epoch), task.order(epoch % 2))
     assert len(put) == 2
-    drawn_anew = dataclasses.replace(task, net=dataclasses.replace(NET, orders=0))
-    assert not np.array_equal(drawn_anew.order(0), drawn_anew.order(2))
+    unlimited = dataclasses.replace(task, net=dataclasses.replace(NET, orders=0))
+    assert not np.array_equal(unlimited.order(0), unlimited.order(2))
 
 
-def test_a_set_that_is_stored_is_the_one_that_is_drawn(tmp_path):
+def test_cached_data_equals_drawn_data(tmp_path):
     plain = conventions.task(NET, 1, "float32")
     for _ in range(2):
-        kept = conventions.task(NET, 1, "float32", store=str(tmp_path))
-        np.testing.assert_array_equal(kept.X, plain.X)
-        np.testing.assert_array_equal(kept.y, plain.y)
+        cached = conventions.task(NET, 1, "float32", store=str(tmp_path))
+        np.testing.assert_array_equal(cached.X, plain.X)
+        np.testing.assert_array_equal(cached.y, plain.y)
     assert len(list(tmp_path.iterdir())) == 2
-    assert type(kept.X) is type(kept.y) is np.ndarray
-    kept.X[0] = 0  # a reader's own
+    assert type(cached.X) is type(cached.y) is np.ndarray
+    cached.X[0] = 0  # does not change the file
     np.testing.assert_array_equal(conventions.task(NET, 1, "bf16", store=str(tmp_path)).X, plain.X)

@@ -1,4 +1,4 @@
-"""What launches cost and how near kernels come to a copy, on the fake CuPy: simulated, no figure means anything."""
+"""Overhead of launches and bandwidth of kernels on the fake CuPy: simulated, the times have no meaning."""
 
 import json
 
@@ -17,7 +17,7 @@ FEW = {"rounds": 3, "seconds": 1e-4}
 
 
 class Recorded:
-    """A stream whose graphs are lists of what was launched while it captured."""
+    """A stream that counts launches during capture."""
 
     capturing = None
 
@@ -59,7 +59,7 @@ class Event:
 
 @pytest.fixture
 def cuda(fake_cupy, monkeypatch):
-    """The fake CuPy with streams, events and raw kernels, as far as they are asked for here."""
+    """The fake CuPy with the streams, events and raw kernels that these tests need."""
 
     class Kernel(fake_cupy.ElementwiseKernel):
         def __call__(self, *arguments, **options):
@@ -85,7 +85,7 @@ def cuda(fake_cupy, monkeypatch):
     return fake_cupy
 
 
-def test_everything_is_asked_for_and_what_cannot_be_is_said(cuda, monkeypatch):
+def test_all_launches_are_timed_and_failures_reported(cuda, monkeypatch):
     internals.hide_cublaslt(monkeypatch)
     rows = {row["what"]: row for row in launches.measure(backend.get("cuda"), **FEW)}
     assert rows.pop("cuBLASLt, 64×64")["note"].startswith("not measured (RuntimeError: cuBLASLt")
@@ -98,18 +98,18 @@ def test_everything_is_asked_for_and_what_cannot_be_is_said(cuda, monkeypatch):
         "graph of 640 nodes",
     ]
     for row in rows.values():
-        assert row["us"] > 0 and row["us_asking"] > 0 and row["us_by_events"] > 0 and row["rounds"] == 3
+        assert row["us"] > 0 and row["us_launching"] > 0 and row["us_by_events"] > 0 and row["rounds"] == 3
     assert rows["graph of 640 nodes"]["us_per_node"] == pytest.approx(rows["graph of 640 nodes"]["us"] / 640, rel=1e-4)
 
 
-def test_a_graph_has_as_many_nodes_as_it_says(cuda):
+def test_a_graph_has_the_number_of_nodes_in_its_name(cuda):
     made = launches.kinds(backend.get("cuda"))
     for n in launches.NODES:
         name = f"graph of {n} node{'s' * (n > 1)}"
         assert made[name]().call.__self__.nodes == n
 
 
-def test_kernels_beside_a_copy(cuda):
+def test_kernels_are_compared_with_a_copy(cuda):
     rows = kernels.measure(backend.get("cuda"), 4096, (64, 32), **FEW)
     assert [(r["kernel"], r["dtype"]) for r in rows] == [
         (name, dtype)
@@ -117,7 +117,7 @@ def test_kernels_beside_a_copy(cuda):
         for name in ("Adam", "bias + ReLU", "derivative + column sum")
     ]
     for row in rows:
-        assert row["said"] in ("met", "missed") and (row["said"] == "met") == (row["of_copy"] >= 0.85)
+        assert row["outcome"] in ("met", "missed") and (row["outcome"] == "met") == (row["of_copy"] >= 0.85)
         low, high = row["of_copy_quartiles"]
         assert 0 < low <= row["of_copy"] <= high
         assert row["gb_per_s"] == pytest.approx(row["bytes"] / row["us"] / 1e3, rel=1e-3)
@@ -127,7 +127,7 @@ def test_kernels_beside_a_copy(cuda):
     assert [row["bytes"] for row in rows[3:]] == [parameters[1], 4 * matrix, 6 * matrix]
 
 
-def test_a_step_in_bfloat16_reads_and_writes_two_bytes_an_element(cuda):
+def test_bfloat16_kernels_read_and_write_two_bytes_per_element(cuda):
     device = backend.get("cuda")
     for make, arrays in ((kernels.bias, 2), (kernels.derivative, 3)):
         launch, moved = make(device, "bfloat16", 0, (64, 32))
@@ -136,7 +136,7 @@ def test_a_step_in_bfloat16_reads_and_writes_two_bytes_an_element(cuda):
         launch()
 
 
-def test_random_numbers_are_tiles_and_never_zeros(cuda, monkeypatch):
+def test_random_numbers_are_repeated_tiles_without_zeros(cuda, monkeypatch):
     monkeypatch.setattr(kernels, "TILE", 7)
     found = backend.to_host(kernels.random(backend.get("cuda"), (4, 5))).ravel()
     np.testing.assert_array_equal(found[:7], found[7:14])
@@ -144,7 +144,7 @@ def test_random_numbers_are_tiles_and_never_zeros(cuda, monkeypatch):
     assert (found != 0).all()
 
 
-def test_rounds_are_interleaved_and_windows_long_enough():
+def test_rounds_are_interleaved_and_windows_are_long_enough():
     order, now = [], [0.0]
 
     class Ticking(Clock):
@@ -154,37 +154,39 @@ def test_rounds_are_interleaved_and_windows_long_enough():
         def end(self):
             return Span(now[0] - self.at)
 
-    def thing(name, cost):
+    def operation(name, cost):
         def call():
             order.append(name)
             now[0] += cost
 
         return timing.Timed(call, 4)
 
-    found = timing.interleaved({"a": thing("a", 0.001), "b": thing("b", 0.01)}, Ticking(), rounds=5, seconds=0.1)
+    found = timing.interleaved(
+        {"a": operation("a", 0.001), "b": operation("b", 0.01)}, Ticking(), rounds=5, seconds=0.1
+    )
     assert [round(s.host, 9) for s in found["a"]] == [0.001] * 5
     assert [round(s.host, 9) for s in found["b"]] == [0.01] * 5
     windows = [name for k, name in enumerate(order) if k == 0 or order[k - 1] != name]
-    assert len(windows) >= 8, "not all of one and then all of the other"
+    assert len(windows) >= 8, "windows of both alternate"
     assert order.count("a") >= 5 * 100 and order.count("b") >= 5 * 10
 
 
-def test_six_nets_are_the_same_on_two_devices():
-    """On the two that every machine has."""
+def test_six_nets_agree_on_two_devices():
+    """The NumPy references and the compiled kernels, which every machine has."""
     from gpunn.kernels._compiler import host
 
     if host.status().implementation != "compiled":
-        pytest.skip("nothing compiles here")
+        pytest.skip("no compiler")
     rows = devices.measure(("numpy", "cpu"))
     assert len(rows) == 6 and all(row["same"] for row in rows), rows
     assert all(row["largest"] <= row["allowed"] for row in rows)
-    apart, broken = rows[1] | {"same": False}, {"net": "x", "same": False, "note": "no"}
-    text = devices.markdown({"devices": [rows[0], apart, broken]})
-    assert text.count("the same to rounding") == 1 and "**not the same**" in text
+    different, broken = rows[1] | {"same": False}, {"net": "x", "same": False, "note": "no"}
+    text = devices.markdown({"devices": [rows[0], different, broken]})
+    assert text.count("equal up to rounding") == 1 and "**different**" in text
     assert "| x | – | – | – | – | no |" in text
 
 
-def test_a_set_on_the_host_beside_the_resident_one():
+def test_data_on_the_host_is_compared_with_resident_data():
     rows = out_of_core.measure(backend.get("cpu"), (6, 5, 3), 16, 3, 2)
     assert [row["set"] for row in rows] == ["on the GPU", "memory-mapped", "in blocks", "a stream"]
     assert all(row["us_per_step"] > 0 and row["rounds"] == 2 for row in rows)
@@ -194,7 +196,7 @@ def test_a_set_on_the_host_beside_the_resident_one():
     assert rows[2]["remark"].startswith("pinned double buffers and a copy stream: not measured (")
 
 
-def test_pinned_memory_is_seen_where_it_is_asked_for():
+def test_allocations_of_pinned_memory_are_counted():
     real = object()
     cuda = type("Cuda", (), {"alloc_pinned_memory": staticmethod(lambda size: real)})
     device = type("Device", (), {"xp": type("Xp", (), {"cuda": cuda})})
@@ -204,19 +206,21 @@ def test_pinned_memory_is_seen_where_it_is_asked_for():
     assert count == [1]
 
 
-@pytest.mark.parametrize("name", ["gpu", "gpu-check", "launches", "kernels", "devices", "larger"])
-def test_without_a_gpu_a_command_says_so_in_a_line_and_writes_nothing(name, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["gpu", "gpu-check", "launches", "kernels", "devices", "out-of-core"])
+def test_without_a_gpu_a_command_prints_one_line_and_writes_nothing(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_presence, "why_no_gpu", lambda: "CuPy is not installed")
     monkeypatch.setattr(shared, "FOLDER", tmp_path)
     given = ["--out", str(tmp_path)] if name.startswith("gpu") else ["--json", str(tmp_path / "x.json")]
-    assert command.main([name, *given]) == gpu_presence.NO_GPU == 3
-    said = capsys.readouterr()
-    assert said.out == "" and len(said.err.splitlines()) == 1
-    assert said.err.startswith(f"no GPU here (CuPy is not installed): python -m benchmarks {name} would ")
+    with pytest.raises(SystemExit) as stop:
+        command.main([name, *given])
+    assert stop.value.code == gpu_presence.NO_GPU == 3
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.splitlines()) == 1
+    assert printed.err.startswith(f"no GPU here (CuPy is not installed): python -m benchmarks {name} would ")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_reason_that_there_is_no_gpu_is_gpunns_own(monkeypatch):
+def test_the_reason_for_a_missing_gpu_is_that_of_gpunn(monkeypatch):
     def refuse(device):
         raise backend.DeviceError("device 'cuda' was asked for, but the driver\nis old. Remedy: a new one")
 
@@ -224,17 +228,17 @@ def test_the_reason_that_there_is_no_gpu_is_gpunns_own(monkeypatch):
     assert gpu_presence.why_no_gpu() == "the driver is old"
 
 
-def test_the_commands_print_and_write_what_they_measure(cuda, tmp_path, monkeypatch, capsys):
+def test_commands_print_and_write_their_measurements(cuda, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_presence, "facts", lambda: FACTS)
     few = timing.interleaved
-    monkeypatch.setattr(timing, "interleaved", lambda things, clock: few(things, clock, **FEW))
+    monkeypatch.setattr(timing, "interleaved", lambda operations, clock: few(operations, clock, **FEW))
     monkeypatch.setattr(kernels, "SHAPE", (64, 32))
     measure = kernels.measure
     monkeypatch.setattr(kernels, "measure", lambda device: measure(device, 4096, (64, 32)))
-    for name, status, said in (("launches", 0, "What a launch costs"), ("kernels", 0, "Kernels beside a copy")):
+    for name, status, title in (("launches", 0, "Launch overhead"), ("kernels", 0, "Kernels compared with a copy")):
         path = tmp_path / f"{name}.json"
         assert command.main([name, "--json", str(path)]) == status
-        assert said in capsys.readouterr().out
+        assert title in capsys.readouterr().out
         found = json.loads(path.read_text(encoding="utf-8"))
         assert found["machine"] == FACTS and found[name]
     pytest.importorskip("matplotlib")
@@ -242,16 +246,16 @@ def test_the_commands_print_and_write_what_they_measure(cuda, tmp_path, monkeypa
 
     found |= json.loads((tmp_path / "launches.json").read_text(encoding="utf-8"))
     assert plots.draw(found, tmp_path, "gpu-check") == ["gpu-check.png"]
-    assert 0 < (tmp_path / "gpu-check.png").stat().st_size < shared.LARGEST_FILE
+    assert 0 < (tmp_path / "gpu-check.png").stat().st_size < shared.MAX_FILE_BYTES
 
 
-def test_facts_on_the_fake(fake_cupy, monkeypatch):
+def test_facts_of_the_fake_cupy(fake_cupy, monkeypatch):
     monkeypatch.setattr(gpu_presence, "driver_version", lambda: "580.1")
     assert gpu_presence.facts() == FACTS | {"driver": "580.1"}
 
 
-def test_a_set_that_is_left_on_a_gpus_host_is_seen_to_go_through_pinned_memory(fake_cupy, monkeypatch):
-    """Simulated: what gpunn does where a set does not fit."""
+def test_data_on_the_host_is_copied_through_pinned_memory(fake_cupy, monkeypatch):
+    """Simulated: training on data that does not fit into the GPU's memory."""
     monkeypatch.setattr(fake_cupy.cuda.Event, "record", lambda self, stream=None: None, raising=False)
     monkeypatch.setattr(fake_cupy.cuda, "get_elapsed_time", lambda first, last: 1.0, raising=False)
     rows = {row["set"]: row for row in out_of_core.measure(backend.get("cuda"), (6, 5, 3), 16, 3, 1)}

@@ -1,4 +1,4 @@
-"""Medians and quartiles, by hand."""
+"""Medians and quartiles, compared with hand calculations."""
 
 import pytest
 
@@ -19,13 +19,13 @@ def test_quartiles(values, expected):
     assert ratios.quartiles(values) == expected
 
 
-def test_no_values_have_no_quartiles():
+def test_quartiles_of_no_values_are_refused():
     with pytest.raises(ValueError, match="no values"):
         ratios.quartiles([])
 
 
-def test_a_ratio_is_taken_round_by_round():
-    """Two slow rounds hit both alike: the ratio of medians would be 1, the median of ratios is 1/2."""
+def test_ratios_are_computed_round_by_round():
+    """Slow rounds affect both: the ratio of medians would be 1, the median of ratios is 1/2."""
     ours, theirs = [1, 10, 100, 2, 4], [2, 20, 200, 4, 4]
     assert ratios.ratio(ours, theirs) == (0.5, 0.5, 0.5)
     with pytest.raises(ValueError):

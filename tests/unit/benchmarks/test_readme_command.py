@@ -1,4 +1,4 @@
-"""README's comparison is what the command makes of the committed result, and nothing else."""
+"""README's comparison equals the output of the command for the committed result."""
 
 import json
 
@@ -14,33 +14,33 @@ def row(**more):
     return base | ratios | {"ratios": {"torch-eager": [0.1, 0.2, 0.3], "torch-compiled": [0.2, 0.25, 0.3]}} | more
 
 
-def test_a_row_of_ratios_takes_the_faster_of_pytorchs_two():
+def test_a_row_of_ratios_uses_the_faster_pytorch_contestant():
     lines = readme.ratios([row(), row(contestant="numpy"), row(mode="setup"), row(us_per_step=None)]).splitlines()
     assert lines[2:] == ["| digits | train | 1 | 95.0 | jax-scan 0.50 (0.45–0.60) | 0.25 | – | 1.2 (1.1–1.3) |"]
 
 
-def test_goals_that_were_missed_are_named():
+def test_missed_goals_are_listed():
     goal = {"net": "seed", "mode": "train", "contestant": "gpunn", "against": "best peer", "limit": 0.5, "what": "time"}
     goal |= {"threads": 2, "said": "missed", "median": 0.75, "upper": 0.8, "whom": "jax-scan"}
     assert readme.missed([goal | {"said": "met"}, goal | {"said": "not measured"}]).endswith(", 1 were met.")
     milliseconds = {"against": None, "whom": None, "limit": 20e3, "median": 25e3, "mode": "setup"}
     text = readme.missed([goal, goal | milliseconds])
     assert "0 were met; these were missed" in text
-    assert "- seed, train, 2 threads: gpunn 0.750 × jax-scan, wanted 0.500" in text
-    assert "- seed, setup, 2 threads: gpunn 25.0 ms, wanted 20.0" in text
+    assert "- seed, train, 2 threads: gpunn 0.750 × jax-scan, goal 0.500" in text
+    assert "- seed, setup, 2 threads: gpunn 25.0 ms, goal 20.0" in text
 
 
-def test_the_markers_must_be_there_once_and_in_order():
+def test_the_markers_must_occur_once_and_in_order():
     result = {"machine": dict.fromkeys(("cpu", "cores", "date", "commit"), "x"), "rows": [row()], "goals": []}
     made = readme.replaced(f"a\n{readme.BEGIN}\nold\n{readme.END}\nb\n", result)
     assert made.startswith(f"a\n{readme.BEGIN}\nMeasured on x") and made.endswith(f"\n{readme.END}\nb\n")
     assert "old" not in made and readme.replaced(made, result) == made
     for text in ("nothing", readme.BEGIN, f"{readme.END}{readme.BEGIN}", f"{made}{readme.END}"):
-        with pytest.raises(ValueError, match=r"README\.md must hold"):
+        with pytest.raises(ValueError, match=r"README\.md must contain"):
             readme.replaced(text, result)
 
 
-def test_the_readme_is_that_of_the_committed_result():
+def test_the_readme_shows_the_committed_result():
     text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
     result = json.loads((readme.RESULTS / "cpu.json").read_text(encoding="utf-8"))
     assert readme.replaced(text, result) == text

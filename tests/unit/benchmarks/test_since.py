@@ -1,4 +1,4 @@
-"""`python -m benchmarks since`: what counts as slower, with planted times, and a small run in real processes."""
+"""`python -m benchmarks since`: slower modes with planted times, and a small run in real processes."""
 
 import json
 import random
@@ -17,7 +17,7 @@ NET = Net("small", (5, 7, 3), 32, 1024)
 
 
 class Stub:
-    """A side whose windows take `us(mode)`, and which notes what it is asked."""
+    """A process whose windows take `us(mode)`, with a log of its requests."""
 
     def __init__(self, side, us, log):
         self.side, self.us, self.log = side, us, log
@@ -51,7 +51,7 @@ def test_equal_times_are_measured_once():
     assert all(row.ratio == (1, 1, 1) and not row.repeated and not row.is_slower for row in rows.values())
     windows = [(side, mode) for side, what, mode in log if what == "window"]
     assert len(windows) == 2 * 4 * 9 and sum(what == "close" for _, what, _ in log) == 2
-    # each round times both sides of a mode next to each other, modes and sides in an order that changes
+    # each round times both commits of a mode one after the other, in a changing order of modes and commits
     orders = [windows[k : k + 8] for k in range(0, len(windows), 8)]
     for order in orders:
         assert all(a[1] == b[1] and a[0] != b[0] for a, b in zip(order[::2], order[1::2], strict=True))
@@ -59,7 +59,7 @@ def test_equal_times_are_measured_once():
     assert len(set(map(tuple, orders))) > 1
 
 
-def test_what_stays_slower_counts():
+def test_a_mode_that_stays_slower_counts():
     rows, log = measured(lambda side, mode, pair: 1.05 if (side, mode) == (CURRENT, "predict") else 1.0)
     assert [mode for mode, row in rows.items() if row.is_slower] == ["predict"]
     assert len(rows["predict"].repeated[CURRENT]) == len(rows["predict"].repeated[BASELINE]) == 25
@@ -69,7 +69,7 @@ def test_what_stays_slower_counts():
 
 
 @pytest.mark.parametrize(
-    "us, suspect, counts",
+    "us, is_suspect, is_slower",
     [
         (lambda pair: 1.03 if pair == 1 else 1.0, True, False),  # once only
         (lambda pair: 1.0 if pair in (2, 3) else 1.1, True, False),  # 10 of 25 rounds are equal: the lower quartile
@@ -78,14 +78,14 @@ def test_what_stays_slower_counts():
         (lambda pair: 0.9, False, False),
     ],
 )
-def test_a_ratio_counts_by_the_lower_quartile_of_the_second_measurement(us, suspect, counts):
+def test_the_lower_quartile_of_the_second_measurement_decides(us, is_suspect, is_slower):
     rows, _ = measured(lambda side, mode, pair: us(pair) if side == CURRENT else 1.0, ["fit"])
-    assert (rows["fit"].is_suspect, rows["fit"].is_slower) == (suspect, counts)
-    assert bool(rows["fit"].repeated) == suspect
+    assert (rows["fit"].is_suspect, rows["fit"].is_slower) == (is_suspect, is_slower)
+    assert bool(rows["fit"].repeated) == is_suspect
 
 
-def test_ratios_are_taken_round_by_round():
-    """Speed that drifts for both sides alike leaves the ratio as it is."""
+def test_drift_of_both_commits_leaves_the_ratio_unchanged():
+    """The two windows of a ratio are adjacent in time."""
     drift = random.Random(3)
     state = {"windows": 0, "speed": 1.0}
 
@@ -99,7 +99,7 @@ def test_ratios_are_taken_round_by_round():
     assert rows["fit"].ratio == (0.5, 0.5, 0.5)
 
 
-def test_the_table_names_what_was_measured_again_and_what_counts():
+def test_the_table_lists_repeated_measurements_and_slower_modes():
     rows, _ = measured(lambda side, mode, pair: 1.05 if (side, mode) == (CURRENT, "setup") else 1.0)
     about = {"commit": "aaaa+", "since": "bbbb", "rounds": 9, "cpu": "a processor"}
     lines = since.markdown(list(rows.values()), about).splitlines()
@@ -112,7 +112,7 @@ def test_the_table_names_what_was_measured_again_and_what_counts():
 
 @pytest.fixture
 def planted(monkeypatch, tmp_path):
-    """The command with planted times in place of processes and checkout; a function sets the times."""
+    """The command with planted times instead of processes and checkout; tests set the times."""
     times = {CURRENT: 1.0, BASELINE: 1.0}
 
     def start(root, threads, pinned):
@@ -136,10 +136,10 @@ def planted(monkeypatch, tmp_path):
     return times
 
 
-@pytest.mark.parametrize("mine, status", [(1.0, 0), (1.1, 1)])
-def test_the_exit_status_and_the_files(mine, status, planted, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("us, status", [(1.0, 0), (1.1, 1)])
+def test_exit_status_and_files(us, status, planted, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    planted[CURRENT] = mine
+    planted[CURRENT] = us
     assert command.main(["since", "before", "--nets", "seed", "--threads", "1"]) == status
     assert "| seed | 1 | " in capsys.readouterr().out and not list(tmp_path.iterdir())
     file = tmp_path / "since.json"
@@ -147,7 +147,7 @@ def test_the_exit_status_and_the_files(mine, status, planted, tmp_path, capsys, 
     result = json.loads(file.read_text(encoding="utf-8"))
     assert result["machine"]["since"] == "bbbb"
     assert [(r["net"], r["mode"], r["ratio"][1], r["counts"]) for r in result["rows"]] == [
-        ("seed", mode, mine, bool(status)) for mode in since.MODES
+        ("seed", mode, us, bool(status)) for mode in since.MODES
     ]
 
 
@@ -164,7 +164,7 @@ def test_a_commit_that_does_not_exist_is_an_error(capsys):
 
 @pytest.mark.slow
 def test_a_process_times_all_modes(monkeypatch):
-    """With the working tree on both sides; the times themselves are not judged."""
+    """Both commits are the working tree; the times themselves are not checked."""
     oracle("sklearn")
     monkeypatch.setattr(since, "PAUSE", 0.0)
     monkeypatch.setattr(since, "LIMIT", float("inf"))
@@ -174,6 +174,6 @@ def test_a_process_times_all_modes(monkeypatch):
         assert min(row.us[CURRENT] + row.us[BASELINE]) > 0
 
 
-def test_the_gpunn_of_another_folder_is_refused(tmp_path):
+def test_gpunn_of_another_folder_is_refused(tmp_path):
     with pytest.raises(Absent, match="gpunn"):
         Commit(tmp_path)
