@@ -177,7 +177,7 @@ def run_tests(
 
     def command(seconds: float, folder: Path) -> list[str]:
         options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "benchmarks.pytest_tally"]
-        tally = [f"--tally={folder / 'tally'}", f"--tally-from={before().get('over', 0)}"]
+        tally = [f"--tally={folder / 'tally'}", f"--tally-from={before().get('finished', 0)}"]
         return ["pytest", *options, *tally, *paths]
 
     return Stage(

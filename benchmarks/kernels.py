@@ -126,7 +126,7 @@ def adam(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> La
         launch = rule.update.bind(g, device.asarray(state), out=(theta, m, v), **numbers)
         return launch, 7 * theta.nbytes
     bf16_theta = device.empty((parameters,), STORED[dtype])
-    return rule.holding.bind(
+    return rule.update_with_bf16_copy.bind(
         g, device.asarray(state), out=(theta, m, v, bf16_theta), **numbers
     ), 7 * theta.nbytes + bf16_theta.nbytes
 

@@ -58,7 +58,7 @@ def ratios(rows: list[Row]) -> str:
         floor = _interval(row, "ratio_to_floor")
         time = report.number(row["us_per_step"])
         lines.append((row["net"], row["mode"], str(row["threads"]), time, best, *others, floor))
-    head = ("net", "mode", "threads", "µs per step", "÷ best peer", "÷ PyTorch", "÷ scikit-learn", "÷ products only")
+    head = ("net", "mode", "threads", "µs per step", "÷ best peer", "÷ PyTorch", "÷ scikit-learn", "÷ products alone")
     return report.table(head, lines)
 
 
