@@ -82,11 +82,11 @@ def test_stages_run_in_order_and_only_once(tmp_path, capsys):
 
 def test_a_stage_without_enough_time_is_skipped_and_shorter_ones_run(tmp_path):
     machine = Machine()
-    asked = [stage("a", 10), stage("long", 50), stage("c", 5)]
-    assert check(machine, asked, tmp_path, 40) == gpu_check.INCOMPLETE
+    known_stages = [stage("a", 10), stage("long", 50), stage("c", 5)]
+    assert check(machine, known_stages, tmp_path, 40) == gpu_check.INCOMPLETE
     assert machine.ran == ["a", "c"]
     assert "Remaining: long. The same command resumes there." in (tmp_path / "gpu-check.md").read_text(encoding="utf-8")
-    assert check(machine, asked, tmp_path, 90) == 0
+    assert check(machine, known_stages, tmp_path, 90) == 0
     assert machine.ran == ["a", "c", "long"]
 
 
@@ -142,8 +142,8 @@ def test_a_stages_output_is_stored_and_invalid_output_reported(tmp_path):
     def invalid(folder):
         raise ValueError("no JSON")
 
-    asked = [stage("a", read=lambda folder: {"launches": []}), stage("b", read=invalid)]
-    assert check(Machine(), asked, tmp_path, 1000) == gpu_check.INCOMPLETE
+    known_stages = [stage("a", read=lambda folder: {"launches": []}), stage("b", read=invalid)]
+    assert check(Machine(), known_stages, tmp_path, 1000) == gpu_check.INCOMPLETE
     state = json.loads((tmp_path / gpu_check.FILE).read_text(encoding="utf-8"))
     assert state["launches"] == [] and state["stages"]["b"]["message"] == "its output is not readable: ValueError"
 

@@ -187,7 +187,7 @@ def test_gpunn_in_bfloat16_passes_the_checks_of_its_peers(fake_cupy, monkeypatch
 
 
 def events(fake, monkeypatch):
-    """Replace events by ones that are 125 ms apart."""
+    """Replace CUDA events by ones with a difference of 125 ms."""
 
     class Event:
         def __init__(self, *how, **more):

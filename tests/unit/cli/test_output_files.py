@@ -1,4 +1,4 @@
-"""Existing files are overwritten only where the user says so."""
+"""Existing files are overwritten only with --force."""
 
 import os
 import stat
@@ -65,7 +65,7 @@ def test_ctrl_c_writes_nothing(run, table, folder, monkeypatch):
 @pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize("name", ["node.safetensors", "node.png"])
 def test_a_pipe_is_never_replaced(run, table, folder, name, link):
-    """Neither by a model nor by its picture nor by answers, with --force and without, and before any training."""
+    """Model, picture and predictions refuse a pipe before any training, with --force too."""
     assert run("train", table, "--target", "sort", *QUICK)[0] == 0
     os.mkfifo("pipe")
     os.symlink("pipe", name) if link else os.rename("pipe", name)

@@ -85,7 +85,7 @@ def test_resume_after_the_model_was_written_but_the_checkpoint_not_removed(
 
 @pytest.mark.parametrize("foreign", ["model", "picture"])
 def test_resume_overwrites_no_other_file(run, interrupted, table, foreign):
-    """A model of other weights, or a picture that is not ours, beside a checkpoint."""
+    """A model with other weights, or the user's picture, next to a checkpoint."""
     command = ["train", table, "--target", "sort", *QUICK, "--resume"]
     assert interrupted(1, *command)[0] == 130
     if foreign == "model":
@@ -93,7 +93,7 @@ def test_resume_overwrites_no_other_file(run, interrupted, table, foreign):
         os.rename("other.safetensors", "flowers.safetensors")
     else:
         checkpoint.write("flowers.safetensors", checkpoint.read("flowers.checkpoint.safetensors")[0], {})
-        Path("flowers.png").write_bytes(b"mine")
+        Path("flowers.png").write_bytes(b"other")
     before = {name: Path(name).read_bytes() for name in os.listdir()}
     status, _, err = run(*command)
     assert status == 2 and "exists: --force" in err
@@ -112,12 +112,12 @@ def test_resume_removes_the_temporary_file_of_a_killed_save(run, interrupted, ta
 def test_resume_of_another_command_is_refused(run, interrupted, table):
     command = ["train", table, "--target", "sort", "--resume"]
     assert interrupted(1, *command, *QUICK)[0] == 130
-    kept = Path("flowers.checkpoint.safetensors").read_bytes()
+    stored = Path("flowers.checkpoint.safetensors").read_bytes()
     status, _, err = run(*command, *QUICK, "--lr", "0.5")
     assert status == 2
     assert err.splitlines()[-1].startswith("gpunn train: error: flowers.checkpoint.safetensors: ")
     assert "optimizer.learning_rate" in err and "delete the file" in err
-    assert Path("flowers.checkpoint.safetensors").read_bytes() == kept and not Path("flowers.safetensors").exists()
+    assert Path("flowers.checkpoint.safetensors").read_bytes() == stored and not Path("flowers.safetensors").exists()
     assert run(*command, *QUICK)[0] == 0
 
 

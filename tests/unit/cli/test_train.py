@@ -156,7 +156,7 @@ def test_the_task_can_be_changed(run):
 
 
 def test_training_in_bfloat16_on_a_simulated_gpu(run, table, fake_cupy):
-    """Products of a GPU in bfloat16; the model answers on a CPU too, in float32."""
+    """Train with bfloat16 products on the fake CuPy, and predict on the CPU in float32."""
     status, out, _ = run("train", table, "--target", "sort", "--device", "cuda", "--precision", "bf16")
     assert status == 0 and "\nproducts in bf16\n" in out
     assert float(re.search(r"validation accuracy ([\d.]+)", out)[1]) >= 0.9

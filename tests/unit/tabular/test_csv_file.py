@@ -47,7 +47,7 @@ def test_spellings_of_missing_numbers_are_text_in_categorical_columns(tmp_path, 
     assert frame["c"].isna().tolist() == [False, False, True, True, False] and frame["c"].tolist()[1] == word
     assert frame["d"].isna().tolist() == [False] * 4 + [True] and frame["d"].tolist()[0] == word
     assert read_column(tmp_path / "table.csv", "c").tolist() == ["red", word, "", "?", "red"]
-    # a prediction knows what training found
+    # in a prediction the categorical columns are known from training
     frame = read_csv(written(tmp_path, f"c\n{word}\n{word}\n"), ("c",))
     assert frame["c"].tolist() == [word, word]
 
