@@ -167,7 +167,7 @@ def test_on_the_command_line_the_first_process_speaks_and_writes(tmp_path):
     train = [sys.executable, "-m", "gpunn", "train", "digits", "--epochs", "2", "--out", "digits.safetensors"]
     done, _ = mpiexec(2, *train, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("task: classification") == done.stdout.count("held-out accuracy") == 1
+    assert done.stdout.count("task: classification") == done.stdout.count("validation accuracy") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["digits.png", "digits.safetensors"]
     again, _ = mpiexec(2, *train, cwd=tmp_path)
     assert again.returncode == 2 and again.stderr.count("digits.safetensors exists") == 1
