@@ -109,10 +109,7 @@ def row(
     """The row of one goal: seconds, the ratio of scikit-learn's time to gpunn's, and the largest difference of scores
     in standard errors."""
     times_as_long = ratios.ratio(times["scikit-learn"], times["gpunn"])
-    difference = max(
-        abs(a - b) / error if error else (0.0 if a == b else 99.0)
-        for a, b, error in zip(ours, theirs, errors, strict=True)
-    )
+    difference = max(map(_score_difference, ours, theirs, errors))
     return {
         "hidden": list(goal.hidden),
         "precision": precision,
@@ -126,6 +123,13 @@ def row(
         "scores_apart_in_standard_errors": results.rounded(difference, 2),
         "scores_agree": difference <= 2,
     }
+
+
+def _score_difference(a: float, b: float, error: float) -> float:
+    """The difference of two scores in standard errors, 99 for different scores with error 0."""
+    if error:
+        return abs(a - b) / error
+    return 0.0 if a == b else 99.0
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -213,14 +213,11 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
     lines = []
     for v in verdicts:
         g = v.goal
-        named = g.against not in ("best peer", "best compiled")
-        against = "" if g.against is None else (v.whom or g.against) if named else _best(v)
-        limit = f"{number(g.limit / 1e3)} ms" if g.against is None else f"{g.limit:.2f} ×"
+        limit = f"{number(g.limit / 1e3)} ms" if g.against is None else f"{g.limit:.2f} × {_against(v)}"
         what = "memory" if g.what == "memory" else g.mode
         scale = 1e3 if g.against is None else 1.0
         shown = [number(None if value is None else value / scale) for value in (v.median, v.upper)]
         outcome = {"met": "met", "missed": "**missed**", "not measured": "not measured"}[v.outcome]
-        limit = f"{limit} {against}".strip()
         lines.append((str(g.number), g.net, what, str(v.under), g.contestant, limit, *shown, outcome))
     column = "precision" if any(isinstance(v.under, str) for v in verdicts) else "threads"
     head = ("goal", "net", "mode", column, "contestant", "at most", "median", "upper quartile", "outcome")
@@ -228,6 +225,9 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
     return table(head, lines) + "\n\n" + note
 
 
-def _best(v: Verdict) -> str:
+def _against(v: Verdict) -> str:
+    """The contestant that a goal compares with."""
+    if v.goal.against not in ("best peer", "best compiled"):
+        return str(v.whom or v.goal.against)
     best = "the best peer" if v.goal.against == "best peer" else "the best compiled"
     return best + (f" ({v.whom})" if v.whom else "")

@@ -176,6 +176,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw predicted and measured efficiencies of strong and weak scaling."""
     import matplotlib
 
     matplotlib.use("Agg")

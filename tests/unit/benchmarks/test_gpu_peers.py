@@ -254,7 +254,7 @@ def test_gpu_nets_are_as_specified():
         assert net.rows * net.sizes[0] * 4 * 9 < 40 << 30
 
 
-def test_orders_drawn_in_advance_are_used_in_turn():
+def test_orders_drawn_in_advance_are_cycled():
     task = conventions.task(NET, 3, "float32")
     put = []
     orders = conventions.Orders(task, lambda rows: put.append(rows) or rows)
