@@ -92,6 +92,18 @@ def test_a_model_file_of_the_first_version_opens(tmp_path, caplog):
     assert again.predict(path).tolist() == expected["answers"] and caplog.messages == []
 
 
+def test_old_class_names_in_a_model_file_are_replaced_on_saving(tmp_path):
+    """The reader accepts the class names that earlier commits wrote."""
+
+    def types(path):
+        table = checkpoint.read(path)[1]["table"]
+        return {part["type"] for part in (*table["columns"], table["target"])}
+
+    assert types(FILES / "table1.safetensors") == {"Numbers", "Categories", "Classes"}
+    gpunn.load(FILES / "table1.safetensors").save(tmp_path / "m.safetensors")
+    assert types(tmp_path / "m.safetensors") == {"NumericColumn", "CategoricalColumn", "ClassTarget"}
+
+
 @pytest.mark.parametrize("target", ["sort", "price"])
 def test_non_finite_outputs_are_refused(target):
     model = fitted(FRAME[["size", "kind", target]], target)
