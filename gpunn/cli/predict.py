@@ -12,7 +12,7 @@ from pathlib import Path
 from ..io import load
 from ..tabular import TableModel
 from ..tabular.targets import ClassTarget
-from ..training import checkpoint
+from ..training.files import write_bytes
 from .arguments import UsageError
 from .output_files import check_writable
 
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        checkpoint.write_bytes(Path(options.out), text.encode())
+        write_bytes(Path(options.out), text.encode())
     return 0
 
 

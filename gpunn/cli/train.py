@@ -17,8 +17,8 @@ from ..model import Sequential
 from ..tabular import TableEncoder, TableModel
 from ..tabular.cells import Cells, Frame, as_floats
 from ..tabular.targets import ClassTarget, Target, drop_missing_targets, infer_target
-from ..training import checkpoint
 from ..training.callbacks import ModelCheckpoint
+from ..training.files import remove, write_bytes
 from . import curves
 from .arguments import (
     UsageError,
@@ -259,6 +259,6 @@ def _write(model: TableModel, figure: Any, files: OutputFiles, *, has_checkpoint
     """Write the model and the picture, then remove the checkpoint."""
     picture = curves.as_png(figure, description_tag(model.source))
     model.save(files.model)
-    checkpoint.write_bytes(files.picture, picture)
+    write_bytes(files.picture, picture)
     if has_checkpoint:
-        checkpoint.remove(files.checkpoint)
+        remove(files.checkpoint)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import activations
-from ..training.checkpoint import write_bytes
+from ..training.files import write_bytes
 from ..training.parameter_arrays import named_arrays
 from . import onnx_layers, onnx_tables
 from .model_protocol import Model

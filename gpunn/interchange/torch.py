@@ -34,7 +34,8 @@ from .. import input_checks as checks
 from ..activations import Activation
 from ..backend import to_host
 from ..layers import Layer
-from ..training.checkpoint import MAX_HEADER, CheckpointError, write_bytes
+from ..training.checkpoint import MAX_HEADER, CheckpointError
+from ..training.files import write_bytes
 from ..training.parameter_arrays import named_arrays, named_shapes
 from .model_protocol import Model
 

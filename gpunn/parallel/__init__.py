@@ -1,6 +1,7 @@
-"""Many processes, one training: `mpiexec -n 4 python train.py` with `compile(..., strategy=DataParallel())`.
+"""Distributed training: `mpiexec -n 4 python train.py` with `compile(..., strategy=DataParallel())`.
 
-Processes talk by MPI (mpi4py), and GPUs add their gradients by NCCL (through CuPy). Importing this imports neither.
+Processes communicate by MPI (mpi4py), and GPUs all-reduce gradients by NCCL (CuPy). Importing this package imports
+neither.
 """
 
 from .disk_rows import Rows

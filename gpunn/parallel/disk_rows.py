@@ -1,8 +1,8 @@
-"""Sets on disk of which every process reads its own rows, and never the whole: .npy files and Parquet files.
+"""Datasets on disk, .npy and Parquet files, of which each process reads only its own rows.
 
-A set in files lies in `parts` blocks of rows, one a process, and a batch takes some rows of each block, in the block's
-own order: shuffled in every epoch, or as they stand. So a process needs no row of another's block, and one process that
-is told the number of blocks takes the same batches.
+The rows are divided into `parts` blocks, one per process. A batch takes rows of every block, in the order of the block,
+which may be shuffled in every epoch. Therefore a process needs no rows of other blocks, and a single process with the
+same number of blocks takes the same batches.
 """
 
 from __future__ import annotations
@@ -20,14 +20,25 @@ from ..validation import positive_integer
 
 
 class Rows:
-    """The rows of one or several files, one after another, read when a fit knows which of them are this process's.
+    """The concatenated rows of files, read when a fit knows the rows of this process.
 
-    files    a path or a list of paths: .npy, read as memory maps, or .parquet (pyarrow, extra `tables`)
-    columns  of Parquet: a name, for targets (n,), or a list of names, for a table (n, columns); all by default
-    parts    the number of blocks that rows lie in: None is one for each process
+    `shape`, `dtype` and `len` are read from the file headers.
 
-    `shape`, `dtype` and `len` are known from the files' heads. ValueError where the files' columns or types do not
-    fit each other, columns do not hold numbers, or there are no rows; OSError where one cannot be read.
+    Parameters
+    ----------
+    files : path-like or list of path-like
+        .npy files, read as memory maps, or .parquet files (needs pyarrow, extra `tables`).
+    columns : str or list of str, optional
+        Columns of Parquet files: a name for targets (n,), or a list of names for a table (n, columns). All by default.
+    parts : int, optional
+        Number of blocks. One per process by default.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes of the files differ, a column is not numeric, or there are no rows.
+    OSError
+        If a file cannot be read.
     """
 
     def __init__(
@@ -46,13 +57,13 @@ class Rows:
         for file in self._files[1:]:
             if (file.shape[1:], file.dtype) != (first.shape[1:], first.dtype):
                 raise ValueError(
-                    f"{file.path} holds rows of shape {file.shape[1:]} and type {file.dtype}, but {first.path} of "
-                    f"{first.shape[1:]} and {first.dtype}: the parts of a set must be alike"
+                    f"all files must have rows of one shape and dtype, got {first.shape[1:]} and {first.dtype} in "
+                    f"{first.path}, but {file.shape[1:]} and {file.dtype} in {file.path}"
                 )
         self.shape = (sum(file.shape[0] for file in self._files), *first.shape[1:])
         if not self.shape[0]:
             names = ", ".join(str(file.path) for file in self._files)
-            raise ValueError(f"there are no rows in {names}: a set needs at least one")
+            raise ValueError(f"files must have at least one row, got none in {names}")
         self.dtype = first.dtype
 
     def __len__(self) -> int:
@@ -64,7 +75,7 @@ class Rows:
         return len(self.shape)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows start … stop: of one .npy file the memory map's own, else a new array."""
+        """Return rows start … stop: a view of the memory map if they are in one .npy file, else a new array."""
         found, at = [], 0
         for file in self._files:
             low, high = max(start - at, 0), min(stop - at, file.shape[0])
@@ -80,14 +91,14 @@ class Rows:
 
 
 class _Npy:
-    """A .npy file, its rows never read before they are used."""
+    """A memory-mapped .npy file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} is no .npy file of numbers: {error}") from None
+            raise ValueError(f"{path} is not a .npy file of numbers: {error}") from None
         if self._rows.ndim not in (1, 2):
             raise ValueError(f"{path} must hold (rows, columns) or (rows,), got shape {self._rows.shape}")
         self.shape, self.dtype = self._rows.shape, self._rows.dtype
@@ -98,7 +109,7 @@ class _Npy:
 
 
 class _Parquet:
-    """Columns of a Parquet file; only the row groups that hold rows asked for are read."""
+    """Columns of a Parquet file. Only the row groups with requested rows are read."""
 
     def __init__(self, path: Path, columns: str | Sequence[str] | None) -> None:
         try:
@@ -110,58 +121,62 @@ class _Parquet:
         try:
             self._file = ParquetFile(path)
         except ArrowInvalid as error:
-            raise ValueError(f"{path} is no Parquet file: {error}") from None
-        schema = self._file.schema_arrow
-        self._one = isinstance(columns, str)
-        self._columns = [columns] if isinstance(columns, str) else list(schema.names if columns is None else columns)
-        unknown = [name for name in self._columns if name not in schema.names]
+            raise ValueError(f"{path} is not a Parquet file: {error}") from None
+        names = self._file.schema_arrow.names
+        self._one_column = isinstance(columns, str)
+        self._columns = [columns] if isinstance(columns, str) else list(names if columns is None else columns)
+        unknown = [name for name in self._columns if name not in names]
         if unknown or not self._columns:
-            raise ValueError(f"{path} has no column {unknown[:1]}; there are {', '.join(schema.names)}")
-        types = []
-        for name in self._columns:
-            try:
-                types.append(np.dtype(schema.field(name).type.to_pandas_dtype()))
-            except (NotImplementedError, TypeError):
-                types.append(np.dtype(object))
-            if types[-1].kind not in "biuf":
-                raise ValueError(f"column {name!r} of {path} holds {schema.field(name).type}, not numbers")
-        self.dtype = np.result_type(*types)
+            raise ValueError(f"{path} has no column {unknown[:1]}; its columns are {', '.join(names)}")
+        self.dtype = np.result_type(*map(self._column_dtype, self._columns))
         groups = self._file.metadata
         counts = [groups.row_group(k).num_rows for k in range(groups.num_row_groups)]
         self._ends = np.cumsum(counts, dtype=np.int64)
         rows = int(self._ends[-1]) if counts else 0
-        self.shape = (rows,) if self._one else (rows, len(self._columns))
+        self.shape = (rows,) if self._one_column else (rows, len(self._columns))
+
+    def _column_dtype(self, name: str) -> np.dtype:
+        """Return the dtype of a column. ValueError if it is not numeric."""
+        kind = self._file.schema_arrow.field(name).type
+        try:
+            dtype = np.dtype(kind.to_pandas_dtype())
+        except (NotImplementedError, TypeError):
+            dtype = np.dtype(object)
+        if dtype.kind not in "biuf":
+            raise ValueError(f"column {name!r} of {self.path} must be numeric, got {kind}")
+        return dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
         first, last = (int(np.searchsorted(self._ends, row, side="right")) for row in (start, stop - 1))
         table = self._file.read_row_groups(list(range(first, last + 1)), columns=self._columns)
-        begin = start - (int(self._ends[first - 1]) if first else 0)
-        table = table.slice(begin, stop - start)
+        skipped = int(self._ends[first - 1]) if first else 0
+        table = table.slice(start - skipped, stop - start)
         found = np.empty((stop - start, len(self._columns)), self.dtype)
         for k, name in enumerate(self._columns):
             column = table.column(name)
             if column.null_count:
-                raise ValueError(f"column {name!r} of {self.path} has empty cells; fill or drop them first")
+                raise ValueError(f"column {name!r} of {self.path} has missing values; fill or drop them first")
             found[:, k] = column.to_numpy()
-        return found[:, 0] if self._one else found
+        return found[:, 0] if self._one_column else found
 
 
 def _open(path: Path, columns: str | Sequence[str] | None) -> _Npy | _Parquet:
     if path.suffix == ".npy":
         if columns is not None:
-            raise ValueError(f"columns= names columns of Parquet files, and {path} is a .npy file")
+            raise ValueError(f"columns needs Parquet files, got {path}")
         return _Npy(path)
     if path.suffix in (".parquet", ".pq"):
         return _Parquet(path, columns)
-    raise ValueError(f"{path} must end with .npy or .parquet, which tells what it is")
+    raise ValueError(f"{path} must end with .npy or .parquet")
 
 
 @dataclass(frozen=True)
 class RowPartition:
-    """Where the rows of a set in so many blocks stand in the batches of an epoch.
+    """The positions of each block's rows in the batches of an epoch.
 
-    n, batch  rows of the set and of a batch, the last of which may be shorter
-    parts     the number of blocks; block k gives every batch its part number k
+    n      number of rows
+    batch  rows per batch, of which the last may be shorter
+    parts  number of blocks; block k provides part k of every batch
     """
 
     n: int
@@ -169,64 +184,67 @@ class RowPartition:
     parts: int
 
     def positions(self, k: int) -> np.ndarray:
-        """The places, in the order of an epoch, of the rows that block k gives."""
-        whole, last = divmod(self.n, self.batch)
-        begins = np.arange(whole + 1) * self.batch
+        """Return the positions, in the order of an epoch, of the rows of block k."""
+        full_batches, remainder = divmod(self.n, self.batch)
+        begins = np.arange(full_batches + 1) * self.batch
         found = []
-        for begin, size in ((begins[:-1], self.batch), (begins[-1:], last)):
+        for begin, size in ((begins[:-1], self.batch), (begins[-1:], remainder)):
             first, count = shard_bounds(size, k, self.parts)
             found.append((begin[:, None] + first + np.arange(count)).ravel())
         return np.concatenate(found)
 
     def block(self, k: int) -> tuple[int, int]:
-        """(first row, last row + 1) of block k."""
-        whole, last = divmod(self.n, self.batch)
-        counts = [
-            whole * shard_bounds(self.batch, j, self.parts)[1] + shard_bounds(last, j, self.parts)[1]
-            for j in range(k + 1)
-        ]
+        """Return (first row, last row + 1) of block k."""
+        full_batches, remainder = divmod(self.n, self.batch)
+        per_batch = [shard_bounds(self.batch, j, self.parts)[1] for j in range(k + 1)]
+        in_remainder = [shard_bounds(remainder, j, self.parts)[1] for j in range(k + 1)]
+        counts = [full_batches * a + b for a, b in zip(per_batch, in_remainder, strict=True)]
         return sum(counts[:k]), sum(counts)
 
-    def order(self, seed: int, epoch: int, own: range, shuffle: bool) -> np.ndarray:
-        """(n,) which row stands at each place of the epoch, counted from the first row of the blocks in `own`; 0 at the
-        places of other blocks. The order within block k is drawn from Philox keyed (seed, epoch), jumped k times."""
+    def order(self, seed: int, epoch: int, own: range, *, shuffle: bool) -> np.ndarray:
+        """Return the row (n,) at each position of the epoch, counted from the first row of the blocks `own`.
+
+        Positions of other blocks are 0. The order within block k is drawn from Philox keyed (seed, epoch), jumped k
+        times.
+        """
         found = np.zeros(self.n, np.int64)
         begin = 0
         for k in own:
-            places = self.positions(k)
-            rows = np.arange(len(places))
+            positions = self.positions(k)
+            rows = np.arange(len(positions))
             if shuffle:
                 key = np.array([seed, epoch], dtype=np.uint64)
-                rows = np.random.Generator(np.random.Philox(key=key).jumped(k)).permutation(len(places))
-            found[places] = begin + rows
-            begin += len(places)
+                rows = np.random.Generator(np.random.Philox(key=key).jumped(k)).permutation(len(positions))
+            found[positions] = begin + rows
+            begin += len(positions)
         return found
 
 
 def own_blocks(parts: int | None, rank: int, size: int) -> tuple[int, range]:
-    """(number of blocks, those of this process). ValueError where several processes and the blocks are not as many."""
+    """Return (number of blocks, blocks of this process). ValueError if several processes and the blocks differ."""
     if parts is None or parts == size:
         return size, range(rank, rank + 1)
     if size > 1:
-        raise ValueError(f"the set lies in parts={parts}, and there are {size} processes: one block is one process's")
+        raise ValueError(f"parts must be the number of processes, {size}, got {parts}")
     return parts, range(parts)
 
 
 def resolve(
-    sets: dict[str, Any], n: int, batch: int, rank: int, size: int
+    arrays: dict[str, Any], n: int, batch: int, rank: int, size: int
 ) -> tuple[dict[str, Any], RowPartition, range]:
-    """What this process has of each of the sets (`Rows`, or arrays with n rows), the blocks, and which are its own."""
-    told = {name: given.parts for name, given in sets.items() if isinstance(given, Rows)}
-    if len(set(told.values())) > 1:
-        raise ValueError(f"parts= must be the same for all of a fit's Rows, got {told}")
-    for name, given in sets.items():
+    """Read the rows of this process from `Rows` or arrays with n rows. Return them, the partition, and its blocks."""
+    parts_of = {name: given.parts for name, given in arrays.items() if isinstance(given, Rows)}
+    if len(set(parts_of.values())) > 1:
+        raise ValueError(f"parts must be the same for all Rows of a fit, got {parts_of}")
+    for name, given in arrays.items():
         rows = len(given) if isinstance(given, Rows) else np.shape(given)[0]
         if rows != n:
-            raise ValueError(f"{name} has {rows} rows, but X has {n}: the parts of a set must add up")
-    parts, own = own_blocks(next(iter(told.values())), rank, size)
-    blocks = RowPartition(n, min(batch, n), parts)
-    start, stop = blocks.block(own[0])[0], blocks.block(own[-1])[1]
+            raise ValueError(f"{name} has {rows} rows, but X has {n}: check the number of rows in the files or parts")
+    parts, own = own_blocks(next(iter(parts_of.values())), rank, size)
+    partition = RowPartition(n, min(batch, n), parts)
+    start, stop = partition.block(own[0])[0], partition.block(own[-1])[1]
     found = {
-        name: given.read(start, stop) if isinstance(given, Rows) else given[start:stop] for name, given in sets.items()
+        name: given.read(start, stop) if isinstance(given, Rows) else given[start:stop]
+        for name, given in arrays.items()
     }
-    return found, blocks, own
+    return found, partition, own

@@ -1,8 +1,8 @@
-"""The processes that one `mpiexec` started, as MPI's library has them: sums over arrays, and what is told to all.
+"""The MPI processes of one `mpiexec` launch: all-reduce of arrays, and collectives on Python objects.
 
-Two communicators are our own copies of MPI's world, so that messages of the user's never meet ours: one adds arrays
-within steps, one brings Python objects between them. An error of one process goes by the second to wherever the others
-come next, or, where they do not come, ends them: nobody waits for a process that is no longer there.
+Two communicators, duplicates of COMM_WORLD, keep gpunn's messages separate from the user's: one for arrays within
+steps, one for Python objects between steps. A failing rank reports its error at the next collective of the others. If
+they do not reach one in time, it aborts the job, so that no rank waits for a process that has exited.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from ..kernels import Launch
 from ..recording import Array
 from .watchdog import Watchdog
 
-# what the launchers of MPICH and Intel MPI, Open MPI, and Slurm with PMIx tell a process: its number, and how many
+# environment variables with rank and size: MPICH and Intel MPI, Open MPI, Slurm with PMIx
 LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMIX_RANK", "SLURM_NTASKS"),
 )
-FAILURE_TIMEOUT = 10.0  # seconds that a process whose training failed waits for the others to hear of it
-ABORT_DELAY = 1.0  # seconds between what a process says at last and the end of all of them
-SMALL = 4096  # elements up to which arrays travel in one message with others
-HOW = "start it as: mpiexec -n 4 python train.py"
+FAILURE_TIMEOUT = 10.0  # seconds that a failed process waits until the others receive its error
+ABORT_DELAY = 1.0  # seconds between the last message and the abort
+SMALL = 4096  # elements; smaller arrays of one type are packed into one message
+COMMAND = "mpiexec -n 4 python train.py"
 
 
 class ProcessError(RuntimeError):
-    """Another process failed, ended, or went another way; the message says which and how."""
+    """Another process failed, exited, or made another call."""
 
 
 def mpi_rank_and_size() -> tuple[int, int] | None:
-    """(number of this process, how many there are) as the launcher tells; None where there was none."""
+    """Return rank and number of processes from the launcher's environment variables. None without a launcher."""
     for rank, size in LAUNCHERS:
         if os.environ.get(rank, "").isdigit() and os.environ.get(size, "").isdigit():
             return int(os.environ[rank]), int(os.environ[size])
@@ -49,7 +49,7 @@ def mpi_rank_and_size() -> tuple[int, int] | None:
 
 
 def load() -> Any:
-    """mpi4py's module MPI. ImportError naming the extra where it, or the MPI library behind it, is absent."""
+    """Return mpi4py's module MPI. ImportError if it or its MPI library is missing."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -64,48 +64,53 @@ _lock = threading.Lock()
 
 
 def world() -> MpiWorld:
-    """All processes of this launch; made once. RuntimeError without an MPI launch, ImportError without mpi4py."""
+    """Return the processes of this launch, created once. RuntimeError without mpiexec, ImportError without mpi4py."""
     global _world
     with _lock:
         if _world is None:
-            told = mpi_rank_and_size()
+            launched = mpi_rank_and_size()
             MPI = load()
-            seen = MPI.COMM_WORLD.size
-            if told is None and seen == 1:
-                raise RuntimeError(f"strategy=DataParallel() is for processes that mpiexec started; {HOW}")
-            if told is not None and told[1] != seen:
+            size = MPI.COMM_WORLD.size
+            if launched is None and size == 1:
+                raise RuntimeError(f"strategy=DataParallel() needs processes started by mpiexec: {COMMAND}")
+            if launched is not None and launched[1] != size:
                 raise RuntimeError(
-                    f"the launcher started {told[1]} processes, but mpi4py's library sees {seen}: they are of two "
-                    "kinds of MPI. Take the mpiexec of the library that mpi4py uses"
+                    f"the launcher started {launched[1]} processes, but mpi4py sees {size}: they use different MPI "
+                    "libraries. Use the mpiexec of mpi4py's library"
                 )
             _world = MpiWorld(MPI)
         return _world
 
 
 class MpiWorld:
-    """The processes of one launch. `timeout` is how many seconds any wait for the others may last."""
+    """The processes of one launch.
+
+    timeout           seconds after which a blocking call on other ranks aborts the job
+    call_depth        nesting depth of the collective calls in progress
+    has_synchronized  True if the ranks have completed a collective in the current call
+    """
 
     def __init__(self, MPI: Any) -> None:
         self._mpi = MPI
         self.timeout = 600.0
-        self.inside, self.agreed = 0, False  # calls that all make, one within another; and whether they have met there
+        self.call_depth, self.has_synchronized = 0, False
         self.rank, self.size = int(MPI.COMM_WORLD.rank), int(MPI.COMM_WORLD.size)
         self._watchdog = Watchdog(self._abort)
-        with self._watchdog.deadline(self.timeout, lambda: f"the others did not begin within {self.timeout:.0f} s"):
+        with self._watchdog.deadline(self.timeout, lambda: f"the other ranks did not start in {self.timeout:.0f} s"):
             self._control, self._data = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
             self.local_rank = int(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED).rank)
-        self._exited_rank: int | None = None  # a process that ended and meets nobody any more
-        self._hook = sys.excepthook
-        sys.excepthook = self._uncaught
+        self._exited_rank: int | None = None  # a rank that takes part in no further collective
+        self._excepthook = sys.excepthook
+        sys.excepthook = self._handle_uncaught
         atexit.register(self._leave)
 
     # --- arrays ---
 
     def bind_async_all_reduce(self, arrays: Sequence[Array], *, blocking: bool) -> tuple[list[Launch], list[Launch]]:
-        """Launches that send arrays off, in the host's memory and contiguous, and launches after which each holds the
-        sum over all processes; `blocking` says that nothing happens between them.
+        """Bind launches that start an all-reduce of contiguous host arrays, and launches that complete it.
 
-        MPI gives every process the same bits. Small arrays of a type travel together.
+        With `blocking`, the first launches block and the second list only unpacks. Every rank gets the same bits. Small
+        arrays of one type are packed into one message.
         """
         begin: list[Launch] = []
         finish: list[Launch] = []
@@ -113,99 +118,99 @@ class MpiWorld:
         for array in arrays:
             flat = array.reshape(-1)
             if flat.size and not np.shares_memory(flat, array):
-                raise ValueError("sums over processes need contiguous arrays")
+                raise ValueError("an all-reduce needs contiguous arrays")
             if flat.size > SMALL:
-                self._add(flat, begin, finish, blocking)
+                self._add(flat, begin, finish, blocking=blocking)
             elif flat.size:
                 small.setdefault(flat.dtype.str, []).append(flat)
-        for together in small.values():
-            if len(together) == 1:
-                self._add(together[0], begin, finish, blocking)
+        for same_type in small.values():
+            if len(same_type) == 1:
+                self._add(same_type[0], begin, finish, blocking=blocking)
                 continue
-            packed = np.concatenate(together)
-            parts = np.split(packed, np.cumsum([flat.size for flat in together])[:-1])
-            begin.append(functools.partial(_copy, together, parts))
-            self._add(packed, begin, finish, blocking)
-            finish.append(functools.partial(_copy, parts, together))
+            packed = np.concatenate(same_type)
+            slices = np.split(packed, np.cumsum([flat.size for flat in same_type])[:-1])
+            begin.append(functools.partial(_copy, same_type, slices))
+            self._add(packed, begin, finish, blocking=blocking)
+            finish.append(functools.partial(_copy, slices, same_type))
         return begin, finish
 
-    def _add(self, flat: np.ndarray, begin: list[Launch], finish: list[Launch], blocking: bool) -> None:
+    def _add(self, flat: np.ndarray, begin: list[Launch], finish: list[Launch], *, blocking: bool) -> None:
+        """Append the launches of the all-reduce of one array."""
         in_place = self._mpi.IN_PLACE
+        requests: list[Any] = []
 
-        def add() -> None:
+        def all_reduce() -> None:
             with self._watchdog.deadline(self.timeout, self._stuck):
                 self._data.Allreduce(in_place, flat)
 
-        under_way: list[Any] = []
+        def start() -> None:
+            requests.append(self._data.Iallreduce(in_place, flat))
 
-        def send() -> None:
-            under_way.append(self._data.Iallreduce(in_place, flat))
-
-        def receive() -> None:
+        def wait() -> None:
             with self._watchdog.deadline(self.timeout, self._stuck):
-                under_way.pop().Wait()
+                requests.pop().Wait()
 
-        begin.append(add if blocking else send)
-        finish += [] if blocking else [receive]
+        begin.append(all_reduce if blocking else start)
+        finish += [] if blocking else [wait]
 
     def _stuck(self) -> str:
-        return f"waited {self.timeout:.0f} s for the others in vain: one of them is stuck, or gone"
+        return f"waited {self.timeout:.0f} s for the other ranks: one of them is stuck or has exited"
 
-    # --- what is told ---
+    # --- Python objects ---
 
-    def _gather(self, value: Any, seconds: float, say: Callable[[], str]) -> list[Any]:
-        with self._watchdog.deadline(seconds, say):
+    def _gather(self, value: Any, seconds: float, message: Callable[[], str]) -> list[Any]:
+        with self._watchdog.deadline(seconds, message):
             return list(self._control.allgather(value))
 
     def allgather(self, where: str, value: Any) -> list[Any]:
-        """What every process brings to the same place. ProcessError, on all, where one failed, left, or is elsewhere;
-        the same list of values otherwise."""
+        """Gather one value per rank. ProcessError, on all ranks, if one of them failed, exited, or is elsewhere."""
         if self._exited_rank is None:
             entries = self._gather(("here", where, value), self.timeout, self._stuck)
-            self._see(entries)
+            self._note_exits(entries)
         if self._exited_rank is not None:
             raise _mark_known(
-                ProcessError(f"process {self._exited_rank} has ended, and process {self.rank} needs it in {where}")
+                ProcessError(f"process {self._exited_rank} has exited, but process {self.rank} needs it in {where}")
             )
-        for rank, (word, place, said) in enumerate(entries):
-            if word == "failed":
-                error = ProcessError(f"process {rank} failed: {said}")
-            elif place != where:
-                error = ProcessError(
-                    f"process {rank} is in {place}, process {self.rank} in {where}: every process must make the same "
-                    "calls in the same order"
+        for rank, (status, place, content) in enumerate(entries):
+            if status == "failed":
+                raise _mark_known(ProcessError(f"process {rank} failed: {content}"))
+            if place != where:
+                raise _mark_known(
+                    ProcessError(
+                        f"process {rank} is in {place}, process {self.rank} in {where}: every process must make the "
+                        "same calls in the same order"
+                    )
                 )
-            else:
-                continue
-            raise _mark_known(error)
-        return [said for _, _, said in entries]
+        return [content for _, _, content in entries]
 
     def announce_failure(self, error: BaseException, seconds: float) -> None:
-        """Tell the others, wherever they come next, that this process failed; end them, and this one, where they do
-        not come in time. Where all fail at once each keeps its own error."""
+        """Report this rank's error at the next collective of the others. Abort the job if they do not reach one.
+
+        If all ranks fail, each keeps its own error.
+        """
         if _is_known(error) or self._exited_rank is not None:
             return
         _mark_known(error)
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        whole = "".join(traceback.format_exception(error))
+        summary = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        report = "".join(traceback.format_exception(error))
 
-        def alone() -> str:
-            return f"failed, while the others wait for it, and ends them: {said}\n{whole}"
+        def aborting() -> str:
+            return f"failed, while the other ranks wait for it, and ends them: {summary}\n{report}"
 
-        self._see(self._gather(("failed", "", said), seconds, alone))
+        self._note_exits(self._gather(("failed", "", summary), seconds, aborting))
 
-    def _see(self, entries: list[Any]) -> None:
-        """Remember whether one has left."""
+    def _note_exits(self, entries: list[Any]) -> None:
+        """Remember a rank that has exited."""
         self._exited_rank = next((rank for rank, entry in enumerate(entries) if entry[0] == "left"), self._exited_rank)
 
-    def _uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
-        """An error that ends this process must not leave the others waiting."""
-        self._hook(kind, error, trace)
+    def _handle_uncaught(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
+        """Report an error that ends this process to the other ranks."""
+        self._excepthook(kind, error, trace)
         sys.stderr.flush()
         self.announce_failure(error, FAILURE_TIMEOUT)
 
     def _leave(self) -> None:
-        """The script is over: whoever waits for this process hears of it."""
+        """Tell the other ranks, at the end of the script, that this rank has exited."""
         if self._exited_rank is None:
             self._control.allgather(("left", "", None))
 
@@ -213,29 +218,29 @@ class MpiWorld:
         stream = sys.__stderr__
         if stream is not None:
             print(f"gpunn: process {self.rank} of {self.size} {message}", file=stream, flush=True)
-            # a launcher that hears of the end first passes on nothing more
+            # a launcher may discard output that arrives after the abort
             time.sleep(ABORT_DELAY)
         if self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE:
             self._mpi.COMM_WORLD.Abort(1)
-        # a launcher ends the others where one ends without a farewell
+        # a launcher ends the other processes if one exits without MPI_Finalize
         os._exit(1)
 
 
-def _copy(sources: list[np.ndarray], into: list[np.ndarray]) -> None:
-    for source, target in zip(sources, into, strict=True):
+def _copy(sources: list[np.ndarray], targets: list[np.ndarray]) -> None:
+    for source, target in zip(sources, targets, strict=True):
         target[...] = source
 
 
 def _mark_known(error: BaseException) -> BaseException:
-    """The error, of which all processes know."""
-    vars(error)["_gpunn_told"] = True
+    """Mark an error as known to all ranks."""
+    vars(error)["_gpunn_known"] = True
     return error
 
 
 def _is_known(error: BaseException | None) -> bool:
-    """Whether all know of this error, or of the one that it was made of."""
+    """True if all ranks know this error or one of its causes."""
     while error is not None:
-        if "_gpunn_told" in vars(error):
+        if "_gpunn_known" in vars(error):
             return True
         error = error.__cause__ or error.__context__
     return False

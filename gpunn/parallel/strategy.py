@@ -1,4 +1,4 @@
-"""The strategy that `compile` takes: what processes share, and how they make sure that they do."""
+"""`DataParallel`, the strategy for `compile`, and the process group that it starts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ from . import mpi
 
 
 class DataParallel:
-    """The rows of every batch are shared among the processes that `mpiexec` started, in parts that differ by at most
-    one row, and their gradients are added up once a step: P processes take the steps of one. (E6, E7: sums over rows)
+    """Divide the rows of every batch among the processes that `mpiexec` started, and sum their gradients.
 
-    synchronized_batch_norm  whether BatchNormalization's mean and variance are over the rows of all processes, as in
-                             one process, by three small sums more for each such layer; else over each process's own,
-                             and running values become the mean of the processes' at an epoch's end
-    bucket_bytes             None sends all gradients at once, when the last of them is there; a number sends them as
-                             soon as so many bytes are there, while δ goes on to the layers before. It pays where the
-                             network works by itself meanwhile: NCCL has a stream of its own, and of MPI some need a
-                             thread for it (MPICH_ASYNC_PROGRESS=1)
-    timeout                  seconds that a process waits for the others before it ends them all with a message
+    Row counts of two ranks differ by at most one. P processes take the same steps as one (E6, E7: sums over rows).
+    Every process must run the same script and make the same calls with the same arguments. Passive callbacks, such as a
+    progress bar or `ModelCheckpoint`, are called on rank 0 only.
 
-    Every process runs the same script and makes the same calls with the same arguments. Callbacks that only watch, a
-    progress bar or `ModelCheckpoint`, are called in the first process alone. ImportError without mpi4py (extra `mpi`),
-    RuntimeError without `mpiexec`, both at `compile`; ValueError on every process where they disagree.
+    Parameters
+    ----------
+    synchronized_batch_norm : bool, default False
+        Compute mean and variance of BatchNormalization over the rows of all processes, as in one process. This needs
+        three small all-reduces more per such layer. By default each process uses its own rows, and the running values
+        are averaged at the end of an epoch.
+    bucket_bytes : int, optional
+        By default all gradients are sent together, after the last one is complete. A number sends them in buckets of
+        this size during the backward pass. This pays off if communication runs asynchronously: NCCL has a separate
+        stream, and some MPI libraries need a thread for it (MPICH_ASYNC_PROGRESS=1).
+    timeout : float, default 600.0
+        Seconds that a process waits for the others before it ends all of them with a message.
+
+    Raises
+    ------
+    ImportError
+        At `compile`, if mpi4py is not installed.
+    RuntimeError
+        At `compile`, if the script was not started by `mpiexec`.
+    ValueError
+        On every process, if their arguments or data differ.
     """
 
     def __init__(
@@ -39,7 +51,7 @@ class DataParallel:
         self.timeout = positive("timeout", timeout)
 
     def start(self) -> DataParallelGroup:
-        """The processes of this launch, without a device yet."""
+        """Return the process group of this launch, without a device yet."""
         world = mpi.world()
         world.timeout = self.timeout
         return DataParallelGroup(world, self.synchronized_batch_norm, self.bucket_bytes)
@@ -55,50 +67,51 @@ class DataParallel:
 
 
 class DataParallelGroup:
-    """The processes that train one network together: what `gpunn.recording.Group` asks for, and more."""
+    """The processes that train one network together. Implements the process-group protocol `gpunn.recording.Group`."""
 
     def __init__(self, processes: Any, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None) -> None:
-        self._processes = self._adder = processes
+        self._processes = self._all_reducer = processes
         self.rank, self.size = processes.rank, processes.size
         self.synchronized_batch_norm, self.bucket_bytes = synchronized_batch_norm, bucket_bytes
 
     def backend(self, backend: Backend, asked: Any) -> Backend:
-        """The device of this process: one of its own on a machine, unless one was asked for by its number."""
+        """Return the device of this process: one GPU per process, unless a device number was requested."""
         return local_device(backend, self._processes) if asked in ("auto", "cuda") else backend
 
     def set_device(self, backend: Backend) -> None:
-        """As there. All processes call it."""
-        self._adder = backend.all_reducer(self._processes)
+        """Choose the all-reduce for arrays of this device. All ranks must call it."""
+        self._all_reducer = backend.all_reducer(self._processes)
 
     def bind_all_reduce(self, arrays: Sequence[Array]) -> list[Launch]:
-        begin, finish = self._adder.bind_async_all_reduce(arrays, blocking=True)
+        begin, finish = self._all_reducer.bind_async_all_reduce(arrays, blocking=True)
         return [*begin, *finish]
 
     def bind_async_all_reduce(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
-        begin, finish = self._adder.bind_async_all_reduce(arrays, blocking=False)
+        begin, finish = self._all_reducer.bind_async_all_reduce(arrays, blocking=False)
         return list(begin), list(finish)
 
     def allgather(self, where: str, value: Any) -> list[Any]:
-        """As there; `gpunn.parallel.mpi.ProcessError`, on all, where one fails."""
+        """Gather one value per rank. `gpunn.parallel.mpi.ProcessError` on all ranks if one of them fails."""
         found: list[Any] = self._processes.allgather(where, value)
-        self._processes.agreed = True
+        self._processes.has_synchronized = True
         return found
 
     @contextmanager
     def collective(self) -> Iterator[None]:
         processes = self._processes
-        processes.inside += 1
-        if processes.inside == 1:
-            processes.agreed = False
+        processes.call_depth += 1
+        if processes.call_depth == 1:
+            processes.has_synchronized = False
         try:
             yield
         except BaseException as error:
-            if processes.inside == 1:
-                # until they have met once, another may still be reading its data; later it waits within a step
-                processes.announce_failure(error, mpi.FAILURE_TIMEOUT if processes.agreed else processes.timeout)
+            if processes.call_depth == 1:
+                # before the first collective another rank may still read its data; afterwards it waits within a step
+                seconds = mpi.FAILURE_TIMEOUT if processes.has_synchronized else processes.timeout
+                processes.announce_failure(error, seconds)
             raise
         finally:
-            processes.inside -= 1
+            processes.call_depth -= 1
 
     def check_agreement(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
         everyone = self.allgather(where, facts())
@@ -106,13 +119,13 @@ class DataParallelGroup:
             values = [theirs.get(name) for theirs in everyone]
             others = [rank for rank, value in enumerate(values) if value != values[0]]
             if others:
-                who = ", ".join(map(str, others[:5])) + (" …" if len(others) > 5 else "")
+                ranks = ", ".join(map(str, others[:5])) + (" …" if len(others) > 5 else "")
                 raise ValueError(
-                    f"the processes disagree about {name}: {_shown(values[0])} on process 0, "
-                    f"{_shown(values[others[0]])} on process {who}. Every process must be given the same"
+                    f"{name} must be the same on every process, got {_short(values[0])} on process 0 and "
+                    f"{_short(values[others[0]])} on process {ranks}"
                 )
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 200 else text[:197] + "…"

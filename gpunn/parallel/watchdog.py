@@ -1,4 +1,4 @@
-"""A watch over waiting: a process that waits for the others beyond its patience says so and ends the job."""
+"""A timeout for blocking MPI calls: a process that waits too long for other ranks reports it and ends the job."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-POLL_SECONDS = 0.25  # seconds between two looks at the clock
+POLL_SECONDS = 0.25
 
 
 class Watchdog:
-    """Calls `end(message)` from a thread of its own where a wait lasts longer than it may."""
+    """Calls `end(message)` from a separate thread if a blocking call exceeds its deadline."""
 
     def __init__(self, end: Callable[[str], None]) -> None:
         self._end = end
         self._until = math.inf
-        self._say: Callable[[], str] = str
+        self._message: Callable[[], str] = str
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def deadline(self, seconds: float, say: Callable[[], str]) -> Iterator[None]:
-        """The body is a wait for others; `say()` tells what was waited for, where it lasts longer than `seconds`."""
+    def deadline(self, seconds: float, message: Callable[[], str]) -> Iterator[None]:
+        """Limit the body to `seconds`. `message()` describes the blocking call if it takes longer."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._look, name="gpunn watch", daemon=True)
+            self._thread = threading.Thread(target=self._poll, name="gpunn watchdog", daemon=True)
             self._thread.start()
-        self._say, self._until = say, time.monotonic() + seconds
+        self._message, self._until = message, time.monotonic() + seconds
         try:
             yield
         finally:
             self._until = math.inf
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while True:
             time.sleep(POLL_SECONDS)
             if time.monotonic() > self._until:
                 self._until = math.inf
-                self._end(self._say())
+                self._end(self._message())

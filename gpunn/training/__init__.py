@@ -1,4 +1,4 @@
-"""Training: the loop, callbacks, history, and files that keep a model."""
+"""Training: the loop, datasets, callbacks, the history, and files of models and checkpoints."""
 
 from .callbacks import Callback, ProgressBar
 from .checkpoint import CheckpointError

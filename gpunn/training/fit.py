@@ -1,4 +1,4 @@
-"""A fit from its call to its end: what it is given is checked, agreed upon, brought to the device and trained on."""
+"""`Sequential.fit`: check the arguments, agree on them across ranks, copy the data to the device, and train."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from ..parallel import Rows
 from ..parallel.disk_rows import resolve
 from ..recording import SINGLE_PROCESS, Array, execute
 from ..validation import as_list, boolean, positive_integer
-from . import fused_epochs, inputs, loop, stream
-from . import host_dataset as host_blocks
+from . import fused_epochs, host_dataset, inputs, loop, stream
 from .callbacks import Callback, CallbackList, EpochLogger, ProgressBar
 from .history import History
-from .inputs import Arrays, Shard
+from .inputs import Arrays
 from .loop import FitContext
-from .resume import LoadedCheckpoint, TrainerState, TrainingRun, dataset_fingerprint
+from .resume import LoadedCheckpoint, TrainingRun, dataset_fingerprint
+from .shard import Shard, check_shard_sizes
+from .trainer_state import TrainerState
 
 
 class Model(Protocol):
-    """What of a `Sequential` a fit reads and sets."""
+    """The attributes of a `Sequential` that a fit reads and sets."""
 
     _net: Network
     _epochs: int
     _threads: int | None
     _run: TrainingRun | None
 
-    def _exclusive(self, what: str) -> AbstractContextManager[None]: ...
+    def _exclusive(self, name: str, /) -> AbstractContextManager[None]: ...
 
 
 def fit(
@@ -54,7 +55,7 @@ def fit(
     resume: Any,
     steps_per_epoch: int | None,
 ) -> History:
-    """`Sequential.fit`."""
+    """Implement `Sequential.fit`."""
     batch_size = positive_integer("batch_size", batch_size)
     epochs = positive_integer("epochs", epochs)
     if verbose not in (0, 1, 2):
@@ -69,51 +70,52 @@ def fit(
     if y is None and not isinstance(X, Rows) and stream.is_stream(X):
         if group is not SINGLE_PROCESS:
             raise ValueError(
-                "a stream's batches are not shared among processes: give arrays, memory-mapped ones say, or gpunn.Rows"
+                "the batches of a stream cannot be divided among processes: give arrays, also memory-mapped ones, or "
+                "gpunn.Rows"
             )
         if sample_weight is not None:
-            raise ValueError("sample_weight comes in the batches of a stream: (x, y, sample_weight)")
+            raise ValueError("sample_weight must be in the batches of a stream: (x, y, sample_weight)")
         if validation_split != 0:
             raise ValueError("validation_split needs all rows, and X is a stream: give validation_data")
         return _fit_stream(model, X, steps_per_epoch, validation_data, class_weight, options)
     if steps_per_epoch is not None:
-        raise ValueError("steps_per_epoch is for streams; an array's epoch is all its rows")
+        raise ValueError("steps_per_epoch needs a stream; an epoch of an array uses all its rows")
     options["batch_size"] = batch_size
     if any(isinstance(given, Rows) for given in (X, y, sample_weight)):
         if validation_split != 0:
-            raise ValueError("validation_split takes rows of a set in memory: give validation_data, as gpunn.Rows say")
+            raise ValueError("validation_split needs arrays: give validation_data, for example as gpunn.Rows")
         given = {"X": X, "y": y, "sample_weight": sample_weight}
         return _fit_rows(model, given, shuffle, validation_data, class_weight, options)
     X, y, w = inputs.validate(net, X, y, sample_weight, own=(group.rank, group.size))
-    held: Any = None
+    validation: Any = None
     n = checks.n_training_rows(X.shape[0], validation_split)
     if n < X.shape[0]:
         if validation_data is not None:
             raise ValueError("give validation_data or validation_split, not both")
-        held = X[n:], y[n:], None if w is None else w[n:]
+        validation = X[n:], y[n:], None if w is None else w[n:]
         X, y, w = X[:n], y[:n], None if w is None else w[:n]
-        if not (checks.any_weight(w) and checks.any_weight(held[2])):
-            raise ValueError("validation_split leaves one side whose sample_weight is all zero")
+        if not (checks.any_weight(w) and checks.any_weight(validation[2])):
+            raise ValueError("validation_split leaves one part whose sample_weight is all zero")
     else:
-        held = inputs.validation(net, validation_data, X.shape[1])
+        validation = inputs.validation(net, validation_data, X.shape[1])
     order = (lambda epoch: checks.epoch_permutation(n, net.seed, epoch, True)) if shuffle else None
-    return train(model, inputs.apply_class_weight(net, (X, y, w), class_weight), held, order_of=order, **options)
+    return train(model, inputs.apply_class_weight(net, (X, y, w), class_weight), validation, order_of=order, **options)
 
 
 def _fit_rows(
     model: Model, given: dict[str, Any], shuffle: bool, validation_data: Any, class_weight: Any, options: dict[str, Any]
 ) -> History:
-    """`fit` on `Rows`, of which this process reads its own blocks."""
+    """Fit on `Rows`, of which this process reads its own blocks."""
     net, X = model._net, given["X"]
     group, seed = net.group, net.seed
     if not isinstance(X, Rows) or X.ndim != 2:
-        raise ValueError("y or sample_weight is a gpunn.Rows, so X must be one, of a table (rows, columns)")
+        raise ValueError("X must be a gpunn.Rows of shape (rows, columns) if y or sample_weight is a gpunn.Rows")
     if given["y"] is None:
-        raise TypeError("y is missing: the targets, as another gpunn.Rows or an array")
+        raise TypeError("y is missing: give the targets as gpunn.Rows or an array")
     if class_weight is not None and not isinstance(class_weight, dict):
-        raise ValueError("class_weight='balanced' needs all rows, and a process has its own: pass a dict")
+        raise ValueError("class_weight='balanced' needs all rows, but a process reads only its own: pass a dict")
     n = X.shape[0]
-    inputs.check_shard_sizes(n, options["batch_size"], group)
+    check_shard_sizes(n, options["batch_size"], group)
     given = {name: rows for name, rows in given.items() if rows is not None}
     found, blocks, own = resolve(given, n, options["batch_size"], group.rank, group.size)
     check_weights = checks.batch_weights
@@ -124,7 +126,7 @@ def _fit_rows(
         model,
         (X, y, w),
         inputs.validation(net, validation_data, X.shape[1]),
-        order_of=lambda epoch: blocks.order(seed, epoch, own, shuffle),
+        order_of=lambda epoch: blocks.order(seed, epoch, own, shuffle=shuffle),
         rows=np.zeros(n, np.int64),
         shuffled=shuffle,
         first_row=blocks.block(own[0])[0],
@@ -146,18 +148,23 @@ def train(
     first_row: int | None = None,
     **options: Any,
 ) -> History:
-    """Train on what was checked, on `rows` of it where not all train, in the order that `order_of(epoch)` tells. A
-    checkpoint is the file of `subject`, the model unless given. `first_row` is the number of this process's first row
-    if the arrays hold its own rows only. `how` holds callbacks, verbose and resume, as in `fit`."""
+    """Train on validated data.
+
+    rows              indices of the training rows, all by default
+    order_of(epoch)   the order of the rows in an epoch
+    checkpoint_owner  the object that a checkpoint opens as, the model by default
+    first_row         index of this process's first row, if the arrays have only the rows of this process
+    options           callbacks, verbose and resume, as in `fit`
+    """
     net, n = model._net, training[0].shape[0] if rows is None else len(rows)
-    inputs.check_shard_sizes(n, batch_size, net.group)
+    check_shard_sizes(n, batch_size, net.group)
     shuffled = order_of is not None if shuffled is None else shuffled
 
     def run_epochs(context: FitContext, **run: Any) -> History:
-        # several processes read their own rows of a set that is too large for one
+        # with several processes, only their own rows must fit on the device
         data = (inputs.to_device_or_host if net.group.size == 1 else inputs.on_device)(net, training)
-        take: Any = host_blocks.fit if isinstance(data, host_blocks.HostDataset) else loop.fit
-        found: History = take(net, data, context, batch_size=batch_size, order_of=order_of, rows=rows, **run)
+        fit_dataset: Any = host_dataset.fit if isinstance(data, host_dataset.HostDataset) else loop.fit
+        found: History = fit_dataset(net, data, context, batch_size=batch_size, order_of=order_of, rows=rows, **run)
         return found
 
     return run_fit(
@@ -168,7 +175,11 @@ def train(
         epochs=epochs,
         steps=-(-n // batch_size),
         n_in=training[0].shape[1],
-        facts={"training data": dataset_fingerprint(training, n), "batch_size": batch_size, "shuffle": shuffled},
+        fit_settings={
+            "training data": dataset_fingerprint(training, n),
+            "batch_size": batch_size,
+            "shuffle": shuffled,
+        },
         checkpoint_owner=model if checkpoint_owner is None else checkpoint_owner,
         **options,
     )
@@ -188,25 +199,30 @@ def epoch_coroutine(
     put: Callable[[Any], Array] | None = None,
     **options: Any,
 ) -> EpochCoroutine:
-    """`train` as a course, for fits that nobody watches from step to step: `put` as in `sets.on_device`, and `how`
-    holds order_of, ahead and orders, as in `unwatched.course`."""
+    """Train like `train`, without per-step callbacks, as a coroutine that yields epoch runners.
+
+    put      copies an array to the device, as in `inputs.on_device`
+    options  order_of, epochs_until_callback and draw_orders, as in `fused_epochs.epoch_coroutine`
+    """
     net, n = model._net, training[0].shape[0] if rows is None else len(rows)
     with model._exclusive("fit"):
         net.apply_attribute_changes()
         hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": -(-n // batch_size), "verbose": verbose})
-        model._run = TrainingRun(net, model, hooks, facts={}, n_in=training[0].shape[1], first=model._epochs)
+        model._run = TrainingRun(
+            net, model, hooks, fit_settings={}, n_in=training[0].shape[1], first_epoch=model._epochs
+        )
         if history is not None:
             model._run.history = history
         try:
             if not net.is_built:
                 net.build(training[0].shape[1])
             net.prepare_training()
-            held = None if validation is None else inputs.on_device(net, validation, put)
-            counting = _EpochCounter(hooks, model, model._run, None)
+            validation_set = None if validation is None else inputs.on_device(net, validation, put)
+            callback_caller = _EpochCounter(hooks, model, model._run, None)
             yield from fused_epochs.epoch_coroutine(
                 net,
                 inputs.on_device(net, training, put),
-                FitContext(net, held, counting, model, model._run.history),
+                FitContext(net, validation_set, callback_caller, model, model._run.history),
                 batch_size=batch_size,
                 epochs=epochs,
                 first_epoch=model._epochs,
@@ -220,18 +236,18 @@ def epoch_coroutine(
 def _fit_stream(
     model: Model, X: Any, steps: int | None, validation_data: Any, class_weight: Any, options: dict[str, Any]
 ) -> History:
-    """`fit` on batches that X gives one after another."""
+    """Fit on a stream of batches."""
     net, epochs = model._net, options["epochs"]
     if steps is not None:
         steps = positive_integer("steps_per_epoch", steps)
     batches = stream.Stream(X, steps)
     inputs.require_explicit_class_weight(class_weight, "X is a stream")
     if batches.single_pass and options["resume"] is not None:
-        raise ValueError("resume needs batches that can be begun anew, not an iterator: pass a function")
+        raise ValueError("resume needs batches that can be iterated again, got an iterator: pass a function")
     if batches.single_pass and steps is None and epochs > 1:
         raise ValueError(
-            f"X is an iterator, which gives its batches once, and epochs={epochs}: pass steps_per_epoch, or a "
-            "function that makes a new iterator for every epoch"
+            f"X is an iterator, which yields its batches only once, but epochs={epochs}: pass steps_per_epoch, or a "
+            "function that returns a new iterator for every epoch"
         )
     n_in = inputs.stream_batch(net, batches.peek(), 0, class_weight)[0].shape[1]
     validation = inputs.validation(net, validation_data, n_in)
@@ -243,9 +259,16 @@ def _fit_stream(
         return stream.fit(net, batches, check, context, **run)
 
     count = len(X) if steps is None and hasattr(X, "__len__") else steps
-    facts = {"training data": "a stream", "steps_per_epoch": steps}
     return run_fit(
-        model, run_epochs, None, validation, steps=count, n_in=n_in, facts=facts, checkpoint_owner=model, **options
+        model,
+        run_epochs,
+        None,
+        validation,
+        steps=count,
+        n_in=n_in,
+        fit_settings={"training data": "a stream", "steps_per_epoch": steps},
+        checkpoint_owner=model,
+        **options,
     )
 
 
@@ -259,36 +282,39 @@ def run_fit(
     steps: int | None,
     callbacks: list[Callback],
     n_in: int,
-    facts: dict[str, Any],
+    fit_settings: dict[str, Any],
     checkpoint_owner: Any,
     verbose: Any = 0,
     resume: Any = None,
 ) -> History:
-    """Take a fit through its epochs by `go`, from a checkpoint's on where there is one; `of` is the model whose file a
-    checkpoint is, `training` None for a stream."""
+    """Run a fit by `run_epochs`, from a checkpoint if there is one.
+
+    training          the training data, None for a stream
+    steps             number of steps per epoch, if known
+    fit_settings      as in `TrainingRun`
+    checkpoint_owner  the object that a checkpoint opens as
+    """
     net = model._net
     with model._exclusive("fit"):
         net.apply_attribute_changes()
-        # of several processes the first one shows and writes
-        watches = net.group.rank == 0
-        callbacks = [c for c in callbacks if watches or not getattr(c, "passive", False)]
+        # only rank 0 displays progress and writes files
+        callbacks = [c for c in callbacks if net.group.rank == 0 or not getattr(c, "passive", False)]
         hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": steps, "verbose": verbose})
-        facts |= {
-            "validation data": None
-            if validation is None
-            else dataset_fingerprint(validation[:3], validation.total_rows)
-        }
+        validation_rows = (None, None) if validation is None else (validation[:3], validation.total_rows)
+        fit_settings |= {"validation data": dataset_fingerprint(*validation_rows)}
         if hooks.callbacks or resume is not None or net.group is not SINGLE_PROCESS:
-            # computed before a callback can change the arrays, and only where something can be compared with them
+            # before a callback can change the arrays, and only if the checksums can be compared with others
             data = {"the training data": training, "the validation data": validation}
-            facts |= {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
-        under_way = TrainingRun(net, checkpoint_owner, hooks, facts=facts, n_in=n_in, first=model._epochs)
-        saved = None if resume is None else under_way.open(resume, epochs)
-        first, done = (model._epochs, 0) if saved is None else (saved.position.first, saved.position.done)
+            fit_settings |= {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
+        training_run = TrainingRun(
+            net, checkpoint_owner, hooks, fit_settings=fit_settings, n_in=n_in, first_epoch=model._epochs
+        )
+        saved = None if resume is None else training_run.open(resume, epochs)
+        first, done = (model._epochs, 0) if saved is None else (saved.state.first_epoch, saved.state.epochs_done)
         net.group.check_agreement(
             "fit",
             lambda: {
-                **under_way.facts(),
+                **training_run.fingerprint(),
                 "epochs": epochs,
                 "epochs done": [model._epochs, done],
                 "the weights (seed= or random_state= draws them)": net.weights_checksum(),
@@ -299,20 +325,21 @@ def run_fit(
         net.prepare_training()
         try:
             with net.backend.activate(), _thread_limit(model._threads):
-                model._run = under_way
-                held = None if validation is None else validation.on_device(net)
-                context = FitContext(net, held, _EpochCounter(hooks, model, under_way, saved), model, under_way.history)
+                model._run = training_run
+                validation_set = None if validation is None else inputs.shard_to_device(net, validation)
+                callback_caller = _EpochCounter(hooks, model, training_run, saved)
+                context = FitContext(net, validation_set, callback_caller, model, training_run.history)
                 return run_epochs(context, epochs=epochs, first_epoch=first, done=done)
         finally:
-            # behind the context: where memory ran out, its message says what was free then
+            # after the context, so that an out-of-memory error reports the memory that was free when it occurred
             model._run = None
             net.backend.release_memory()
 
 
 def train_on_batch(model: Model, data: Arrays) -> float:
-    """One step on one batch; the loss before it."""
+    """Take one step on one batch. Return the loss before it."""
     net, n = model._net, data[0].shape[0]
-    inputs.check_shard_sizes(n, n, net.group)
+    check_shard_sizes(n, n, net.group)
     net.group.check_agreement(
         "train_on_batch",
         lambda: {"the batch": dataset_fingerprint(data), "checksums of the batch": Shard(*data).checksums(net.group)},
@@ -331,12 +358,12 @@ def train_on_batch(model: Model, data: Arrays) -> float:
 
 
 class _EpochCounter:
-    """The callbacks of a fit, and the number of epochs that the model has seen; brings a checkpoint back."""
+    """Calls the callbacks of a fit, counts the epochs of the model, and restores a checkpoint."""
 
     def __init__(
-        self, hooks: CallbackList, model: Model, under_way: TrainingRun, saved: LoadedCheckpoint | None
+        self, hooks: CallbackList, model: Model, training_run: TrainingRun, saved: LoadedCheckpoint | None
     ) -> None:
-        self.hooks, self.model, self.run, self.saved = hooks, model, under_way, saved
+        self.hooks, self.model, self.run, self.saved = hooks, model, training_run, saved
         self.has_batch_hooks = hooks.has_batch_hooks
 
     def __call__(self, hook: str, *arguments: Any) -> None:
@@ -344,33 +371,33 @@ class _EpochCounter:
             self._resume(self.saved, *arguments)
             return
         if hook == "on_epoch_end":
-            self.run.done = arguments[0] + 1
-            self.model._epochs = self.run.first + self.run.done
+            self.run.epochs_done = arguments[0] + 1
+            self.model._epochs = self.run.first_epoch + self.run.epochs_done
         if hook != "on_epoch_complete":
             self.hooks(hook, *arguments)
             return
-        with self.run.whole():
+        with self.run.at_epoch_boundary():
             self.hooks(hook, *arguments)
 
     def _resume(self, saved: LoadedCheckpoint, logs: dict[str, float]) -> None:
-        before = self.run.position()
+        before = self.run.capture()
         try:
-            self._restore(saved.position)
+            self._restore(saved.state)
             self.hooks("on_train_begin", logs)
-            # again: what a callback sets at the beginning was set, and trained on, long ago
-            self._restore(saved.position)
+            # again, since the saved state already contains the effects of on_train_begin
+            self._restore(saved.state)
             saved.restore_callbacks()
         except BaseException:
             self._restore(before)
             raise
 
-    def _restore(self, position: TrainerState) -> None:
-        self.run.restore(position)
-        self.model._epochs = position.first + position.done
+    def _restore(self, state: TrainerState) -> None:
+        self.run.restore(state)
+        self.model._epochs = state.first_epoch + state.epochs_done
 
 
 def _progress(verbose: int) -> Callback:
-    """A bar where tqdm is installed, else a line an epoch."""
+    """Return a progress bar if tqdm is installed, else one line per epoch."""
     if verbose == 1:
         with contextlib.suppress(ImportError):
             return ProgressBar()

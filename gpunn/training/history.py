@@ -1,4 +1,4 @@
-"""The record of a fit."""
+"""The losses and metrics of a fit, per epoch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from typing import Any
 
 
 class History:
-    """What `fit` returns: `history` maps each name (loss, accuracy, val_loss, …) to one number an epoch.
+    """The losses and metrics of a fit, as returned by `fit`.
 
-    `epoch` lists the epochs' numbers from 0; a second `fit` begins a History of its own. There is no time in it: two
-    runs of one seed have equal histories. A number that a callback adds in some epochs only is NaN in the others.
+    A second `fit` returns a new History. It contains no times, so that two fits with the same seed have equal
+    histories.
+
+    Attributes
+    ----------
+    history : dict of list of float
+        One value per epoch for each name: "loss", "accuracy", "val_loss", … A value that a callback adds in some epochs
+        only is NaN in the others.
+    epoch : list of int
+        The epochs, counted from 0.
     """
 
     def __init__(self) -> None:
@@ -21,7 +29,7 @@ class History:
         self.epoch: list[int] = []
 
     def add(self, epoch: int, logs: dict[str, float]) -> None:
-        """Append one epoch's numbers; NaN for what other epochs have and this one has not, and the other way round."""
+        """Append the logs of one epoch. Names without a value in some epochs get NaN there."""
         for name in logs:
             self.history.setdefault(name, [math.nan] * len(self.epoch))
         for name, values in self.history.items():
@@ -29,8 +37,13 @@ class History:
         self.epoch.append(epoch)
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame: a row an epoch, by its number from 0, and a column a name. ImportError names the extra
-        where pandas is absent."""
+        """Return a pandas DataFrame with one row per epoch and one column per name.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
         try:
             from pandas import DataFrame, Index
         except ImportError:
@@ -46,28 +59,45 @@ class History:
         scales: dict[str, float] | None = None,
         names: tuple[str, str] = ("training", "validation"),
     ) -> Any:
-        """Draw loss and metrics over the epochs, training against validation, one panel each; returns the Figure.
+        """Plot losses and metrics over the epochs, one panel per metric, training against validation.
 
-        metrics  which, without their val_ forms, in this order; None is all: first the loss, then the others
-        axes     matplotlib axes to draw on, as many as there are panels; None makes a figure of its own, which belongs
-                 to no window and no pyplot: `figure.savefig("curves.png")`, or the last line of a notebook's cell
-        labels   {name: what stands at the panel's axis}, with units say; the name unless given
-        scales   {name: by what its numbers are multiplied}, to bring them to those units
-        names    what the curves of training and of validation are called
+        Epochs are counted from 1 in the plot.
 
-        Epochs are counted from 1 here. ImportError names the extra where matplotlib is absent; ValueError where there
-        is no such metric, no epoch, or another number of axes.
+        Parameters
+        ----------
+        metrics : str or list of str, optional
+            Names without "val_", in the order of the panels. All by default, the loss first.
+        axes : matplotlib axes, optional
+            One per panel. By default a new figure, independent of pyplot: save it by `figure.savefig("curves.png")`, or
+            display it as the last line of a notebook cell.
+        labels : dict of str, optional
+            Axis label of each metric, for example with units. The name by default.
+        scales : dict of float, optional
+            Factor by which each metric is multiplied, for example for other units.
+        names : (str, str), default ("training", "validation")
+            Labels of the training and validation curves.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If a metric is unknown, the history is empty, or the number of axes differs from that of the metrics.
         """
         panels = self._panels(metrics)
-        figure, on = _axes(axes, len(panels))
+        figure, panel_axes = _axes(axes, len(panels))
         epochs = [epoch + 1 for epoch in self.epoch]
-        # a curve of few epochs shows where each of them is
+        # markers show the single epochs of a short curve
         style: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(epochs) <= 30 else {}
-        for ax, name in zip(on, panels, strict=True):
+        for ax, name in zip(panel_axes, panels, strict=True):
             scale, both = (scales or {}).get(name, 1.0), f"val_{name}" in self.history
-            for curve, what, line in zip((name, f"val_{name}"), names, ("-", "--"), strict=True):
+            for curve, label, line in zip((name, f"val_{name}"), names, ("-", "--"), strict=True):
                 if curve in self.history:
-                    ax.plot(epochs, [scale * v for v in self.history[curve]], line, label=what, **style)
+                    ax.plot(epochs, [scale * v for v in self.history[curve]], line, label=label, **style)
             ax.set(xlabel="epoch", ylabel=(labels or {}).get(name, name.replace("_", " ")))
             ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             ax.margins(x=0.02)
@@ -80,18 +110,19 @@ class History:
         return figure
 
     def _panels(self, metrics: str | Sequence[str] | None) -> list[str]:
+        """Return the names to plot. ValueError if one is unknown or there is none."""
         if not self.epoch:
-            raise ValueError("there is nothing to plot: the history has no epoch")
-        there = [name for name in self.history if name.removeprefix("val_") not in self.history or name[:4] != "val_"]
+            raise ValueError("the history has no epoch to plot")
+        known = [name for name in self.history if name.removeprefix("val_") not in self.history or name[:4] != "val_"]
         if metrics is None:
-            return sorted(there, key=lambda name: name != "loss")
-        asked = [metrics] if isinstance(metrics, str) else list(metrics)
-        for name in asked:
-            if name not in there:
-                raise ValueError(f"metrics: there is no {name!r} in the history, but {', '.join(there)}")
-        if not asked:
+            return sorted(known, key=lambda name: name != "loss")
+        chosen = [metrics] if isinstance(metrics, str) else list(metrics)
+        for name in chosen:
+            if name not in known:
+                raise ValueError(f"metrics must be in the history, which has {', '.join(known)}, got {name!r}")
+        if not chosen:
             raise ValueError("metrics is empty; None plots all")
-        return asked
+        return chosen
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.history.items())
@@ -105,23 +136,27 @@ def _png(figure: Any) -> bytes:
 
 
 def _axes(given: Any, count: int) -> tuple[Any, list[Any]]:
-    """The figure, and the axes of the panels, the user's or new ones: at most three beside one another."""
+    """Return the figure and the axes of the panels: the given axes, or new ones with at most three per row."""
     if given is None:
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError('History.plot needs matplotlib: pip install "gpunn[plot]"') from None
-        columns = min(count, 3 if count != 4 else 2)
-        rows = -(-count // columns)
-        figure: Any = Figure(figsize=(4.5 * columns, 3.4 * rows), layout="constrained")
-        # a notebook shows figures of pyplot by itself, others where they say how
-        figure._repr_png_ = partial(_png, figure)
-        on = figure.subplots(rows, columns, squeeze=False).ravel()
-        for ax in on[count:]:
-            ax.remove()
-        return figure, list(on[:count])
+        return _new_axes(count)
     several = given.ravel() if hasattr(given, "ravel") else given
-    own = list(several) if hasattr(several, "__len__") else [several]
-    if len(own) != count:
-        raise ValueError(f"axes: there are {count} panels to draw, but {len(own)} axes")
-    return own[0].figure, own
+    axes = list(several) if hasattr(several, "__len__") else [several]
+    if len(axes) != count:
+        raise ValueError(f"axes must have one entry for each of the {count} panels, got {len(axes)}")
+    return axes[0].figure, axes
+
+
+def _new_axes(count: int) -> tuple[Any, list[Any]]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError('History.plot needs matplotlib: pip install "gpunn[plot]"') from None
+    columns = min(count, 3 if count != 4 else 2)
+    rows = -(-count // columns)
+    figure: Any = Figure(figsize=(4.5 * columns, 3.4 * rows), layout="constrained")
+    # notebooks display figures without pyplot only if they have this method
+    figure._repr_png_ = partial(_png, figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, list(axes[:count])

@@ -1,4 +1,4 @@
-"""A network as files have it: arrays by name, and the JSON that says what they belong to."""
+"""Convert a network to named arrays and JSON metadata, and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def to_tensors(net: Network) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the metadata of a network, and what it was compiled with."""
+    """Return the parameters and running statistics of a network, and metadata with its layers and compile arguments."""
     found = {name: np.array(net.backend.to_host(view)) for name, view in named_arrays(net).items()}
     metadata: dict[str, Any] = {
         "kind": "sequential",
@@ -37,14 +37,14 @@ def to_tensors(net: Network) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             "metrics": [metrics.to_config(m) for m in net.given_metrics],
             "precision": net.precision,
         }
-    # what cannot be written as JSON is found out before a file is touched
+    # a value that is not JSON must raise before a file is opened
     json.dumps(metadata, allow_nan=False)
     return found, metadata
 
 
 def load_parameters(net: Network, n_in: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Build a new network with those parameters and statistics. CheckpointError where they are not its own."""
-    # before the architecture is believed and memory taken for it
+    """Build a new network with these parameters and running statistics. CheckpointError if they do not match it."""
+    # checked before memory is allocated for sizes read from a file
     parameters, running = named_shapes(net.layers, positive_integer("n_in", n_in))
     check_arrays(parameters | running, net.dtype, arrays)
     net.build(n_in, draw=False)
@@ -53,7 +53,7 @@ def load_parameters(net: Network, n_in: Any, arrays: dict[str, np.ndarray]) -> N
 
 
 def named_arrays(net: Network) -> dict[str, Array]:
-    """The views of a network's parameters and running statistics, by the names that files give them."""
+    """Return views of a network's parameters and running statistics, by their names in files."""
     found: dict[str, Array] = {}
     for k in range(len(net.layers)):
         views = {p.parameter.name: p.of(net.theta) for p in net.slices_of(k)} | net.running_stats_of(k)
@@ -62,7 +62,7 @@ def named_arrays(net: Network) -> dict[str, Array]:
 
 
 def named_shapes(layers: Sequence[Layer], n_in: int) -> tuple[Shapes, Shapes]:
-    """The shapes of parameters and of running statistics by those names; builds the layers for `n_in` inputs."""
+    """Build the layers for `n_in` inputs. Return the shapes of parameters and running statistics by their names."""
     parameters: Shapes = {}
     running: Shapes = {}
     width = n_in
@@ -73,11 +73,11 @@ def named_shapes(layers: Sequence[Layer], n_in: int) -> tuple[Shapes, Shapes]:
     return parameters, running
 
 
-def check_arrays(expected: Shapes, dtype: np.dtype, found: dict[str, np.ndarray]) -> None:
-    """CheckpointError unless the arrays are those expected, and no others."""
-    for name in sorted({*expected, *found}):
-        shape, array = expected.get(name), found.get(name)
+def check_arrays(expected: Shapes, dtype: np.dtype, arrays: dict[str, np.ndarray]) -> None:
+    """CheckpointError unless the arrays have exactly these names, shapes and dtype."""
+    for name in sorted({*expected, *arrays}):
+        shape, array = expected.get(name), arrays.get(name)
         if shape is None or array is None or array.shape != shape or array.dtype != dtype:
-            wanted = "nothing" if shape is None else f"{dtype} {shape}"
+            wanted = "absent" if shape is None else f"{dtype} {shape}"
             got = "nothing" if array is None else f"{array.dtype} {array.shape}"
-            raise CheckpointError(f"{name} should be {wanted}, got {got}")
+            raise CheckpointError(f"{name} must be {wanted}, got {got}")

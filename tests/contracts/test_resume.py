@@ -17,7 +17,7 @@ import gpunn
 from gpunn.input_checks import epoch_permutation
 from gpunn.recording import SINGLE_PROCESS
 from gpunn.training import checkpoint, fit
-from gpunn.training.inputs import Shard
+from gpunn.training.shard import Shard
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ class Member:
 
     def __init__(self, group, rank):
         self.group, self.rank, self.size, self.local_rank = group, rank, group.size, rank
-        self.inside, self.agreed, self.sums, self.told = 0, False, 0, None
+        self.call_depth, self.has_synchronized, self.sums, self.known_error = 0, False, 0, None
 
     def _share(self, value):
         self.group.table[self.rank] = value
@@ -31,13 +31,13 @@ class Member:
         entries = self._share(("here", where, value))
         for rank, (word, place, said) in enumerate(entries):
             if word == "failed":
-                self.told = RuntimeError(f"process {rank} failed: {said}")
-                raise self.told
+                self.known_error = RuntimeError(f"process {rank} failed: {said}")
+                raise self.known_error
             assert place == where
         return [said for _, _, said in entries]
 
     def announce_failure(self, error, seconds):
-        if error is not self.told:
+        if error is not self.known_error:
             self._share(("failed", "", str(error)))
 
     def bind_async_all_reduce(self, arrays, *, blocking):

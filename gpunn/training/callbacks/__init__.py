@@ -1,4 +1,4 @@
-"""Callbacks: what may look at a fit while it runs, and stop it."""
+"""Callbacks: code that observes a running fit, changes its settings or stops it."""
 
 from .base import Callback, CallbackList
 from .csv_logger import CSVLogger

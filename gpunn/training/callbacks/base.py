@@ -1,4 +1,4 @@
-"""The base of all callbacks, with Keras's names."""
+"""Base class of all callbacks. Hook names follow Keras."""
 
 from __future__ import annotations
 
@@ -9,80 +9,125 @@ Logs = dict[str, float]
 
 
 class Callback:
-    """Override what is needed. `self.model` is the model being fitted, `self.params` holds epochs, steps and verbose.
+    """Base class of callbacks. Override the hooks that are needed.
 
-    `logs` holds what is known at that moment: after an epoch its loss, metrics and their val_ forms; after a batch the
-    running loss of the epoch. Setting `self.model.stop_training = True` ends the fit after the current epoch.
+    Hooks are called in this order:
 
-    An attribute that a hook sets on a layer, the optimizer, the loss or a metric takes effect at the next step: after a
-    batch hook at the next batch, after an epoch hook in the next epoch. With `DataParallel` every rank must set the
-    same attributes in the same epoch or batch hook.
+    1. `on_train_begin`
+    2. for each epoch: `on_epoch_begin`; for each step `on_train_batch_begin` and `on_train_batch_end`;
+       `on_epoch_logs`, `on_epoch_end`, `on_epoch_complete`
+    3. `on_train_complete`, unless an error or Ctrl-C ended the fit
+    4. `on_train_end`
 
-    A fit that is resumed has the callbacks of the one before it, by their classes; `get_state` and `set_state` carry
-    what they remember. One with `passive` may be there or not: it changes nothing of the run.
+    `on_progress` is called about ten times per second within an epoch, and `on_divergence` at a non-finite step.
+    Each hook is called on all callbacks, in the order of the list, before the next hook follows.
+
+    `logs` holds the values known at that time. After an epoch these are its loss, its metrics and their `val_` forms.
+    After a batch they are the running values of the epoch.
+
+    A callback that sets `self.model.stop_training = True` ends the fit after the current epoch. An attribute that a
+    hook sets on a layer, the optimizer, the loss or a metric takes effect at the next step. With `DataParallel`, every
+    rank must set the same attributes in the same hook of the same epoch or batch.
+
+    A resumed fit needs the callbacks of the interrupted fit, matched by class. `get_state` and `set_state` save and
+    restore their state.
+
+    Attributes
+    ----------
+    model : Sequential
+        The network being fitted.
+    params : dict
+        The numbers "epochs" and "steps" (per epoch, None if unknown), and "verbose".
+    passive : bool
+        True if the callback does not influence the fit: it only displays or writes. A resumed fit may add or omit it,
+        and with `DataParallel` only rank 0 calls it. False by default.
+    runs_last : bool
+        True if its hooks are called after those of all other callbacks, for example to save their state. False by
+        default.
+
+    Examples
+    --------
+    >>> class PrintLoss(gpunn.Callback):
+    ...     passive = True
+    ...     def on_epoch_end(self, epoch, logs=None):
+    ...         print(epoch, logs["loss"])
     """
 
     model: Any = None
     params: dict[str, Any]
-    runs_last = False  # whether its hooks are called after those of the others, whose state it keeps, say
-    passive = False  # whether the run is the same without it: it shows or writes, and decides nothing
+    runs_last = False
+    passive = False
 
     def get_state(self) -> dict[str, Any]:
-        """What the callback must remember when a fit is resumed: numbers, text, lists and dicts as JSON has them, and
-        NumPy arrays as entries of the dict itself. A callback without a memory has none."""
+        """Return the state to save in a checkpoint.
+
+        Returns
+        -------
+        dict
+            Values that JSON can represent, and NumPy arrays as top-level entries. Empty by default.
+        """
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `get_state`, called after `on_train_begin` of a fit that is resumed."""
+        """Restore a state from `get_state`. A resumed fit calls this after `on_train_begin`."""
 
     def set_model(self, model: Any) -> None:
-        """Called once before training."""
+        """Set `model`, once before training."""
         self.model = model
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Called once before training."""
+        """Set `params`, once before training."""
         self.params = params
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Before the first epoch."""
+        """Run before the first epoch."""
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """After the last epoch, whose logs it gets, and after an error too."""
+        """Run after the last epoch, also after an error. `logs` are those of the last complete epoch."""
 
     def on_train_complete(self, logs: Logs | None = None) -> None:
-        """Before `on_train_end`, where no error or Ctrl-C ended the fit. Keras does not have it."""
+        """Run before `on_train_end` if no error or Ctrl-C ended the fit. Keras has no such hook."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Before an epoch, counted from 0."""
+        """Run before an epoch, counted from 0."""
 
     def on_progress(self, steps: int, logs: Logs | None = None) -> None:
-        """About ten times a second within an epoch, which `steps` steps were taken of; `logs` holds its running
-        numbers. Unlike a batch hook it costs next to nothing. Keras does not have it."""
+        """Run about ten times per second within an epoch, after `steps` of its steps. Keras has no such hook.
+
+        Unlike a batch hook, it does not slow training down. `logs` holds the running values of the epoch.
+        """
 
     def on_epoch_logs(self, epoch: int, logs: Logs) -> None:
-        """After an epoch and its validation, before anyone looks: numbers may be added to `logs`, and go into the
-        history as well, which has NaN for epochs without them. Keras does not have it."""
+        """Run after an epoch and its validation, to add values to `logs`. Keras has no such hook.
+
+        The history stores the added values, and NaN in epochs without them.
+        """
 
     def on_divergence(self, error: ArithmeticError) -> None:
-        """At a step that is not finite, its update not written. The fit raises `error`, unless this hook sets
-        `self.model.stop_training = True`: then it ends there as if it had been stopped. Keras does not have it."""
+        """Run at a step with a non-finite loss, gradient or update. Keras has no such hook.
+
+        The parameters are those before that step. The fit raises `error`, unless a callback sets
+        `self.model.stop_training = True`: then the fit ends normally.
+        """
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """After an epoch and its validation."""
+        """Run after an epoch and its validation."""
 
     def on_epoch_complete(self, epoch: int, logs: Logs | None = None) -> None:
-        """After every callback's `on_epoch_end`: the run is whole, and `self.model.save_checkpoint(path)` writes it.
-        Keras does not have it."""
+        """Run after `on_epoch_end` of all callbacks. Keras has no such hook.
+
+        Only here can `self.model.save_checkpoint(path)` write a checkpoint.
+        """
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Before a step, counted from 0 in each epoch."""
+        """Run before a step, counted from 0 in each epoch. Overriding it makes every step return to Python."""
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """After a step; overriding this makes the loop return to Python after every step."""
+        """Run after a step, counted from 0 in each epoch. Overriding it makes every step return to Python."""
 
 
 class CallbackList:
-    """Several callbacks called as one, in order."""
+    """Calls each hook on several callbacks in order."""
 
     def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
         self.callbacks = list(callbacks)
@@ -93,7 +138,7 @@ class CallbackList:
         for callback in self.callbacks:
             callback.set_model(model)
             callback.set_params(params)
-        # a hook that nobody overrides is not called once a batch
+        # without an overridden batch hook, training does not return to Python after each step
         self.has_batch_hooks = any(
             getattr(getattr(c, hook), "__func__", None) is not getattr(Callback, hook)
             for c in self.callbacks

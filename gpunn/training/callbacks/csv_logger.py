@@ -1,4 +1,4 @@
-"""The numbers of every epoch as lines of a CSV file."""
+"""Write the logs of every epoch to a CSV file."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ import os
 from typing import Any
 
 from ...validation import boolean
-from ..checkpoint import stat_regular_file
+from ..files import stat_regular_file
 from .base import Callback, Logs
 
 
 class CSVLogger(Callback):
-    """Write a line an epoch to a CSV file: the epoch, counted from 0, and all that its logs hold, in full precision.
+    """Write one line per epoch to a CSV file: the epoch, counted from 0, and its logs in full precision.
 
-    path    the file. A fit that begins replaces it; one that is resumed goes on with it, and epochs that it held beyond
-            the checkpoint are gone: none is there twice
-    append  go on with what is there in every fit, below the header that is there
+    A new fit replaces the file. A resumed fit continues it and removes lines of epochs after the checkpoint, so that no
+    epoch appears twice. The file is closed after every line, so that it can be read at any time.
 
-    The file is closed after every line, so that it can be read at any time. OSError where it cannot be written or is no
-    regular file; ValueError where it is to be gone on with but has other columns than the epoch.
+    Parameters
+    ----------
+    path : path-like
+        The CSV file.
+    append : bool, default False
+        Continue an existing file in every fit, with the columns of its header.
+
+    Raises
+    ------
+    OSError
+        If `path` cannot be written or is not a regular file.
+    ValueError
+        If an existing file has other columns than the logs.
     """
 
     passive = True
@@ -34,28 +44,28 @@ class CSVLogger(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._columns: list[str] = []
-        # how much of the file is kept, and in the first minute whether it can be written; None is all
-        self._kept: int | None = None if self.append else 0
+        self._bytes_kept: int | None = None if self.append else 0  # None keeps the whole file
         with contextlib.suppress(FileNotFoundError):
             # opening a pipe blocks until there is a reader
             stat_regular_file(self.path)
+        # a file that cannot be written must raise here and not after the first epoch
         with open(self.path, "ab"):
             pass
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        numbers = {"epoch": epoch, **(logs or {})}
+        values = {"epoch": epoch, **(logs or {})}
         if not self._columns:
-            self._columns = self._begin(list(numbers))
-        self._write(numbers.get(name, "") for name in self._columns)
+            self._columns = self._open(list(values))
+        self._write(values.get(name, "") for name in self._columns)
 
-    def _begin(self, columns: list[str]) -> list[str]:
-        """Cut the file to what is kept of it, whole lines; the columns in the order of its header, which may be new."""
+    def _open(self, columns: list[str]) -> list[str]:
+        """Truncate the file to the lines to keep and return its columns. Write a header to an empty file."""
         with open(self.path, "rb+") as file:
-            there = file.read(self._kept)
-            if self._kept is None and there and not there.endswith(b"\n"):
+            content = file.read(self._bytes_kept)
+            if self._bytes_kept is None and content and not content.endswith(b"\n"):
                 file.write(b"\n")
-            elif self._kept is not None:
-                file.truncate(there.rfind(b"\n") + 1)
+            elif self._bytes_kept is not None:
+                file.truncate(content.rfind(b"\n") + 1)
         with open(self.path, newline="", encoding="utf-8") as lines:
             header = next(csv.reader(lines), None)
         if header is None:
@@ -63,8 +73,8 @@ class CSVLogger(Callback):
             return columns
         if sorted(header) != sorted(columns):
             raise ValueError(
-                f"{self.path} has the columns {', '.join(header)}, but an epoch gives {', '.join(columns)}: "
-                "name another file, or leave append=True out"
+                f"{self.path} has the columns {', '.join(header)}, but the logs have {', '.join(columns)}: use another "
+                "file or append=False"
             )
         return header
 
@@ -78,4 +88,4 @@ class CSVLogger(Callback):
         return {"size": os.path.getsize(self.path) if os.path.exists(self.path) else 0}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._kept = int(state["size"])
+        self._bytes_kept = int(state["size"])

@@ -1,4 +1,4 @@
-"""Ending a fit that no longer gets better."""
+"""Stop a fit that no longer improves."""
 
 from __future__ import annotations
 
@@ -12,23 +12,46 @@ from .monitor import Monitor
 
 
 class EarlyStopping(Callback):
-    """End the fit when `monitor` has not got better for `patience` epochs, and take the best epoch's weights back.
+    """Stop the fit if `monitor` has not improved for `patience` epochs, and restore the weights of the best epoch.
 
-    monitor               a name in the logs: "val_loss", "loss", "val_accuracy", …
-    min_delta             how much better counts as better, ≥ 0
-    patience              how many epochs in a row without getting better are endured
-    mode                  "min", "max", or "auto": by the name (see `Monitor`)
-    baseline              a value that `monitor` must be better than as well; until it is, patience runs on, and the
-                          first epoch that is no better than the best ends the fit when it has run out
-    restore_best_weights  whether the model has at the end the weights, and the running statistics of its
-                          BatchNormalization layers, of the epoch in which `monitor` was best; False leaves the last
-    start_from_epoch      how many epochs pass before it begins to look
+    As in Keras, with two exceptions: `restore_best_weights` is True by default, and NaN never counts as an improvement.
+    Weights are restored whenever the fit ends normally. After an error or Ctrl-C they are those after the last complete
+    step.
 
-    As in Keras, except that restore_best_weights is True unless it is turned off, and that only an epoch whose number
-    is not NaN can be the best. The weights are taken back wherever a fit ends by itself; after an error or Ctrl-C they
-    are those of the last whole step. `stopped_epoch` is the epoch that was the last, or None; `best_epoch` and `best`
-    tell of the best. ValueError or TypeError for arguments that make no sense, and ValueError after the first epoch
-    where `monitor` is not in its logs.
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        A name in the logs: "val_loss", "loss", "val_accuracy", …
+    min_delta : float, default 0.0
+        Smallest change that counts as an improvement, ≥ 0.
+    patience : int, default 0
+        Number of consecutive epochs without improvement that are tolerated.
+    mode : {"auto", "min", "max"}, default "auto"
+        Direction of improvement. "auto" infers it from the name, see `Monitor`.
+    baseline : float, optional
+        Value that `monitor` must also improve on. Until it does, the patience counter continues, and once it has
+        reached `patience` the first epoch that does not improve on the best ends the fit.
+    restore_best_weights : bool, default True
+        Restore the weights and the running statistics of BatchNormalization from the best epoch at the end. False
+        leaves those of the last epoch.
+    start_from_epoch : int, default 0
+        Number of epochs to ignore at the beginning.
+
+    Attributes
+    ----------
+    best : float
+        The best value of `monitor`.
+    best_epoch : int or None
+        The epoch of `best`, counted from 0.
+    stopped_epoch : int or None
+        The last epoch, if this callback stopped the fit.
+    wait : int
+        Number of epochs since the last improvement.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is invalid. ValueError after the first epoch if `monitor` is not in its logs.
     """
 
     def __init__(
@@ -46,9 +69,9 @@ class EarlyStopping(Callback):
         self.baseline = None if baseline is None else finite("baseline", baseline)
         self.restore_best_weights = boolean("restore_best_weights", restore_best_weights)
         self.start_from_epoch = nonnegative_integer("start_from_epoch", start_from_epoch)
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.wait = 0
         self.best = self.monitor.initial
         self.best_epoch: int | None = None
@@ -56,7 +79,7 @@ class EarlyStopping(Callback):
         self._best: dict[str, np.ndarray] = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._begin()
+        self._reset()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         value = self.monitor.value(logs)

@@ -1,4 +1,4 @@
-"""A learning rate that a function gives, epoch by epoch."""
+"""Set the learning rate of each epoch by a function."""
 
 from __future__ import annotations
 
@@ -11,37 +11,46 @@ from .base import Callback, Logs
 
 
 class LearningRateScheduler(Callback):
-    """Set the learning rate before each epoch to what `schedule(epoch, rate)` returns.
+    """Set the learning rate to `schedule(epoch, rate)` before each epoch.
 
-    schedule  a function of the epoch, counted from 0 in each fit, and of the rate until then; it returns the new rate
+    The rate overrides the optimizer's schedule and remains after the fit. `model.learning_rate = None` restores the
+    optimizer's schedule. The logs and the history gain "learning_rate". As in Keras. For a rate that changes with every
+    step, give the optimizer a schedule of `gpunn.schedules`.
 
-    The rate holds, whatever schedule the optimiser has, and stays after the fit: `model.learning_rate = None` goes back
-    to the optimiser's. The epoch's logs and the history gain "learning_rate". As in Keras; a rate that changes from
-    step to step is an optimiser's (`gpunn.schedules`). TypeError where `schedule` takes no two arguments; ValueError
-    before the epoch where it returns no number > 0.
+    Parameters
+    ----------
+    schedule : callable
+        Function (epoch, rate) → new rate, with the epoch counted from 0 in each fit and the current rate.
+
+    Raises
+    ------
+    TypeError
+        If `schedule` does not accept two arguments.
+    ValueError
+        Before an epoch for which `schedule` does not return a number > 0.
     """
 
     def __init__(self, schedule: Callable[[int, float], float]) -> None:
         if not callable(schedule):
             raise TypeError(f"schedule must be a function (epoch, rate) → rate, got {schedule!r}")
-        if not _takes_two(schedule):
-            raise TypeError(f"schedule must take two arguments, the epoch and the rate until then, got {schedule!r}")
+        if not _accepts_two_arguments(schedule):
+            raise TypeError(f"schedule must accept two arguments, the epoch and the current rate, got {schedule!r}")
         self.schedule = schedule
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         rate: Any = self.schedule(epoch, self.model.learning_rate)
-        self.model.learning_rate = positive(f"what schedule returns for epoch {epoch}", rate)
+        self.model.learning_rate = positive(f"the rate that schedule returns for epoch {epoch}", rate)
 
     def on_epoch_logs(self, epoch: int, logs: Logs) -> None:
         logs["learning_rate"] = self.model.learning_rate
 
 
-def _takes_two(function: Callable[..., Any]) -> bool:
+def _accepts_two_arguments(function: Callable[..., Any]) -> bool:
     try:
         inspect.signature(function).bind(0, 0.1)
     except TypeError:
         return False
     except ValueError:
-        # some functions of C do not tell
+        # some functions written in C have no signature
         return True
     return True

@@ -1,4 +1,4 @@
-"""Checkpoints written while a fit runs, from which it can go on."""
+"""Write checkpoints during a fit."""
 
 from __future__ import annotations
 
@@ -8,24 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from ...validation import boolean, positive_integer
-from ..checkpoint import stat_regular_file
+from ..files import stat_regular_file
 from .base import Callback, Logs
 from .monitor import Monitor
 
 
 class ModelCheckpoint(Callback):
-    """Write the fit under way to a file after an epoch: `fit(…, resume=path)` goes on from it, `gpunn.load` opens the
-    model in it.
+    """Write a checkpoint of the fit after an epoch.
 
-    path            the file, replaced as one step each time. It may hold fields of `str.format`: {epoch}, counted from
-                    1, and the names in the logs; "run-{epoch:03d}-{val_loss:.3f}.safetensors" keeps every file
-    every           write after every so many epochs, and after the last
-    save_best_only  write only where `monitor` is better than at every epoch looked at before
-    monitor, mode   what is better, as in `EarlyStopping`; for save_best_only
+    `fit(…, resume=path)` continues from the checkpoint, and `gpunn.load` opens the model in it. Writing replaces the
+    file atomically: if it fails, the old file remains complete.
 
-    ValueError or TypeError for arguments that make no sense, OSError where a file cannot be written, which ends the
-    fit: the old file is whole, and so is the model. A path that names a folder, a device, a pipe or a socket ends it
-    before the first epoch.
+    Parameters
+    ----------
+    path : path-like
+        The file. It may contain fields of `str.format`: {epoch}, counted from 1, and the names in the logs. For
+        example, "run-{epoch:03d}-{val_loss:.3f}.safetensors" writes a file per epoch.
+    every : int, default 1
+        Write after every `every` epochs, and after the last one.
+    monitor : str, optional
+        A name in the logs, required by `save_best_only`.
+    mode : {"auto", "min", "max"}, default "auto"
+        Direction of improvement. "auto" infers it from the name, see `Monitor`.
+    save_best_only : bool, default False
+        Write only if `monitor` improves on its value at the last checkpoint.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is invalid.
+    OSError
+        If a file cannot be written, which ends the fit. Before the first epoch if `path` is a directory, a device, a
+        pipe or a socket.
     """
 
     passive = True
@@ -44,18 +58,18 @@ class ModelCheckpoint(Callback):
         self.every = positive_integer("every", every)
         boolean("save_best_only", save_best_only)
         if save_best_only and monitor is None:
-            raise ValueError("save_best_only=True needs monitor: the name of what is to be best, 'val_loss' say")
+            raise ValueError("save_best_only=True needs monitor: give a name in the logs, for example 'val_loss'")
         if monitor is not None and not save_best_only:
-            raise ValueError(f"monitor={monitor!r} is for save_best_only=True: without it every epoch is written")
+            raise ValueError(f"monitor={monitor!r} needs save_best_only=True: otherwise every epoch is written")
         self.monitor = None if monitor is None else Monitor(monitor, mode)
-        # where several write, those that keep the best come first: a file that follows knows what they wrote
+        # a checkpoint that is written regularly must contain the state of the callbacks that save the best
         self.runs_last = self.monitor is None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.best = None if self.monitor is None else self.monitor.initial
         self._due = False
         folder = Path(self.path).parent
-        # in the first minute rather than after the first epoch
+        # a wrong path must raise here and not after the first epoch
         if "{" not in str(folder) and not folder.is_dir():
             raise FileNotFoundError(2, "there is no such folder for checkpoints", str(folder))
         if "{" not in self.path:
@@ -63,9 +77,9 @@ class ModelCheckpoint(Callback):
                 stat_regular_file(self.path)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Whether this epoch is to be written; it is, when all callbacks have had it."""
-        ends = epoch + 1 == self.params["epochs"]
-        self._due = ends or (epoch + 1) % self.every == 0
+        """Decide if a checkpoint is due. It is written after all callbacks have processed the epoch."""
+        is_last = epoch + 1 == self.params["epochs"]
+        self._due = is_last or (epoch + 1) % self.every == 0
         if self.monitor is not None and self.best is not None:
             value = self.monitor.value(logs)
             self._due = self._due and self.monitor.improved(value, self.best)
@@ -73,16 +87,16 @@ class ModelCheckpoint(Callback):
                 self.best = value
 
     def on_epoch_complete(self, epoch: int, logs: Logs | None = None) -> None:
-        # whoever stops the fit may be behind this one in the list
+        # a later callback in the list may have stopped the fit
         if self._due or (self.monitor is None and self.model.stop_training):
-            self.model.save_checkpoint(self._name(epoch, logs or {}))
+            self.model.save_checkpoint(self._format_path(epoch, logs or {}))
 
-    def _name(self, epoch: int, logs: Logs) -> str:
+    def _format_path(self, epoch: int, logs: Logs) -> str:
         try:
             return self.path.format_map({**logs, "epoch": epoch + 1})
         except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             names = ", ".join(["epoch", *logs])
-            raise ValueError(f"path={self.path!r} cannot be filled in ({error!r}); there are {names}") from None
+            raise ValueError(f"path={self.path!r} cannot be formatted ({error!r}); the fields are {names}") from None
 
     def get_state(self) -> dict[str, Any]:
         return {} if self.monitor is None else {"best": self.best}

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar (verbose=1) or one line an epoch (verbose=2)."""
+"""Progress on the terminal: a bar (verbose=1) or one line per epoch (verbose=2)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from typing import Any
 from .base import Callback, Logs
 
 FORMAT = "{desc} |{bar}| {elapsed}<{remaining}{postfix}"
-MIN_REDRAW_SECONDS = 0.1  # seconds between two drawings of the bar
+MIN_REDRAW_SECONDS = 0.1
 
 _log = logging.getLogger("gpunn")
 
 
 class ProgressBar(Callback):
-    """A tqdm bar over the epochs and the steps within them, in a terminal or a notebook, with the latest numbers.
+    """A tqdm progress bar over epochs and steps, in a terminal or a notebook, with the latest logs.
 
-    A number in brackets is that on the validation set: "loss 0.431 (0.502)". It is drawn at most ten times a second.
-    ImportError names the extra where tqdm is absent.
+    Values on the validation data follow in parentheses: "loss 0.431 (0.502)". The bar is redrawn at most ten times per
+    second.
+
+    Raises
+    ------
+    ImportError
+        If tqdm is not installed.
     """
 
     passive = True
@@ -33,34 +38,34 @@ class ProgressBar(Callback):
         self._bar: Any = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._bar, self._shown = None, -math.inf
+        self._bar, self._drawn_at = None, -math.inf
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch, self._steps = epoch, 0
         self._done: float = epoch
         if self._bar is None:
-            self._numbers: dict[str, float] = {}
+            self._logs: dict[str, float] = {}
             options = {"desc": self._title(), "bar_format": FORMAT, "dynamic_ncols": True}
             self._bar = self._tqdm(total=self.params["epochs"], initial=epoch, **options)
 
     def on_progress(self, steps: int, logs: Logs | None = None) -> None:
         all_steps = self.params.get("steps")
-        # what was validated last stays to be seen
-        self._numbers = {**self._numbers, **(logs or {})}
+        # the values of the last validation remain visible
+        self._logs = {**self._logs, **(logs or {})}
         self._done = self._epoch + (steps / all_steps if all_steps else 0)
         self._steps = 0 if all_steps else steps
         self._draw()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self._numbers, self._done, self._steps = dict(logs or {}), epoch + 1, 0
-        if time.monotonic() - self._shown > MIN_REDRAW_SECONDS:
+        self._logs, self._done, self._steps = dict(logs or {}), epoch + 1, 0
+        if time.monotonic() - self._drawn_at > MIN_REDRAW_SECONDS:
             self._draw()
 
     def _draw(self) -> None:
-        self._shown = time.monotonic()
+        self._drawn_at = time.monotonic()
         self._bar.n = self._done
         self._bar.set_description_str(self._title(), refresh=False)
-        self._bar.set_postfix_str(_format(self._numbers), refresh=False)
+        self._bar.set_postfix_str(_format_pairs(self._logs), refresh=False)
         self._bar.refresh()
 
     def _title(self) -> str:
@@ -70,7 +75,7 @@ class ProgressBar(Callback):
 
     def on_train_complete(self, logs: Logs | None = None) -> None:
         if self._bar is not None:
-            # a fit that was stopped is done as well, and a notebook would colour it as one that failed
+            # a notebook colors a bar below its total as failed, but a fit that was stopped has succeeded
             self._bar.total = self._done
 
     def on_train_end(self, logs: Logs | None = None) -> None:
@@ -81,7 +86,7 @@ class ProgressBar(Callback):
 
 
 class EpochLogger(Callback):
-    """One line an epoch through `logging`, logger "gpunn", level INFO; shown on stderr unless logging is configured."""
+    """Log one line per epoch by `logging`: logger "gpunn", level INFO, on stderr unless logging is configured."""
 
     passive = True
 
@@ -95,7 +100,8 @@ class EpochLogger(Callback):
             _log.setLevel(logging.INFO)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        _log.info("epoch %d/%d: %s", epoch + 1, self.params["epochs"], _numbers(logs or {}))
+        values = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+        _log.info("epoch %d/%d: %s", epoch + 1, self.params["epochs"], values)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         _log.setLevel(self._level)
@@ -103,16 +109,12 @@ class EpochLogger(Callback):
             _log.removeHandler(self._handler)
 
 
-def _numbers(logs: Logs) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
-
-
-def _format(logs: Logs) -> str:
-    """Every number with that on the validation set behind it, as short as can be."""
+def _format_pairs(logs: Logs) -> str:
+    """Format each value, followed by the same value on the validation data in parentheses."""
     pairs = []
     for name, value in logs.items():
         if name.startswith("val_") and name.removeprefix("val_") in logs:
             continue
-        there = logs.get(f"val_{name}")
-        pairs.append(f"{name} {value:.4g}" + ("" if there is None else f" ({there:.4g})"))
+        validation = logs.get(f"val_{name}")
+        pairs.append(f"{name} {value:.4g}" + ("" if validation is None else f" ({validation:.4g})"))
     return ", ".join(pairs)

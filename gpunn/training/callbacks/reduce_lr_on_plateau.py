@@ -1,4 +1,4 @@
-"""A learning rate that is lowered where the fit no longer gets better."""
+"""Reduce the learning rate if the fit no longer improves."""
 
 from __future__ import annotations
 
@@ -10,21 +10,33 @@ from .monitor import Monitor
 
 
 class ReduceLROnPlateau(Callback):
-    """Multiply the learning rate by `factor` when `monitor` has not got better for `patience` epochs.
+    """Multiply the learning rate by `factor` if `monitor` has not improved for `patience` epochs.
 
-    monitor    a name in the logs: "val_loss", "loss", "val_accuracy", …
-    factor     between 0 and 1
-    patience   after how many epochs in a row without getting better
-    mode       "min", "max", or "auto": by the name (see `Monitor`)
-    min_delta  how much better counts as better, ≥ 0
-    cooldown   how many epochs pass after a reduction before it begins to count again
-    min_lr     the rate is not lowered further, ≥ 0
+    The new rate takes effect in the next epoch, overrides the optimizer's schedule and remains after the fit.
+    `model.learning_rate = None` restores the optimizer's schedule. The logs and the history gain "learning_rate", the
+    rate of that epoch. As in Keras; NaN never counts as an improvement.
 
-    The new rate holds from the next epoch on, whatever schedule the optimiser has, and stays after the fit:
-    `model.learning_rate = None` goes back to the optimiser's. The epoch's logs and the history gain "learning_rate",
-    the rate of that epoch. As in Keras; of a value that is not a number it is said that it is not better. ValueError
-    or TypeError for arguments that make no sense, and ValueError after the first epoch where `monitor` is not in its
-    logs.
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        A name in the logs: "val_loss", "loss", "val_accuracy", …
+    factor : float, default 0.1
+        Factor in (0, 1).
+    patience : int, default 10
+        Number of consecutive epochs without improvement before a reduction.
+    mode : {"auto", "min", "max"}, default "auto"
+        Direction of improvement. "auto" infers it from the name, see `Monitor`.
+    min_delta : float, default 1e-4
+        Smallest change that counts as an improvement, ≥ 0.
+    cooldown : int, default 0
+        Number of epochs after a reduction before counting resumes.
+    min_lr : float, default 0.0
+        Lower bound of the learning rate, ≥ 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is invalid. ValueError after the first epoch if `monitor` is not in its logs.
     """
 
     def __init__(
@@ -42,15 +54,15 @@ class ReduceLROnPlateau(Callback):
         self.patience = nonnegative_integer("patience", patience)
         self.cooldown = nonnegative_integer("cooldown", cooldown)
         self.min_lr = nonnegative("min_lr", min_lr)
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.best = self.monitor.initial
         self.wait = 0
         self.cooldown_left = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._begin()
+        self._reset()
 
     def on_epoch_logs(self, epoch: int, logs: Logs) -> None:
         logs["learning_rate"] = self.model.learning_rate
@@ -71,7 +83,7 @@ class ReduceLROnPlateau(Callback):
     def _reduce(self) -> None:
         old = self.model.learning_rate
         new = max(self.factor * old, self.min_lr)
-        # a rate that has underflowed would be none
+        # a product that underflows to 0 is not a learning rate
         if 0 < new < old:
             self.model.learning_rate = new
             self.cooldown_left = self.cooldown
@@ -81,4 +93,5 @@ class ReduceLROnPlateau(Callback):
         return {"best": self.best, "wait": self.wait, "cooldown_left": self.cooldown_left}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self.best, self.wait, self.cooldown_left = float(state["best"]), int(state["wait"]), int(state["cooldown_left"])
+        self.best, self.wait = float(state["best"]), int(state["wait"])
+        self.cooldown_left = int(state["cooldown_left"])

@@ -1,4 +1,4 @@
-"""Ending a fit quietly where numbers are no longer finite."""
+"""End a fit without an error at the first non-finite step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ _log = logging.getLogger("gpunn")
 
 
 class TerminateOnNaN(Callback):
-    """End the fit at the first step whose loss, gradient or update is not finite, instead of a DivergenceError.
+    """End the fit at the first step with a non-finite loss, gradient or update, instead of a DivergenceError.
 
-    The weights are those before that step, and its epoch is not in the history. The fit also ends after an epoch whose
-    loss on the validation set is not finite. Why is said by `logging`, logger "gpunn", level WARNING;
-    `terminated_epoch` is the epoch, or None.
+    The weights are those before that step, and the history does not contain its epoch. The fit also ends after an epoch
+    with a non-finite validation loss. The reason is logged by `logging`: logger "gpunn", level WARNING.
+
+    Attributes
+    ----------
+    terminated_epoch : int or None
+        The epoch in which the fit ended, counted from 0.
     """
 
     terminated_epoch: int | None = None
@@ -36,10 +40,10 @@ class TerminateOnNaN(Callback):
             if not math.isfinite(value):
                 self._end(epoch, f"{name} is {value} after epoch {epoch + 1}.")
 
-    def _end(self, epoch: int, why: str) -> None:
+    def _end(self, epoch: int, reason: str) -> None:
         self.terminated_epoch = epoch
         self.model.stop_training = True
-        _log.warning("%s The fit ends here.", why)
+        _log.warning("%s The fit ends.", reason)
 
     def get_state(self) -> dict[str, Any]:
         return {"terminated_epoch": self.terminated_epoch}

@@ -8,6 +8,7 @@ import pytest
 from helpers.command_line import QUICK
 
 import gpunn
+from gpunn.cli import train
 from gpunn.training import checkpoint
 
 pytest.importorskip("pandas")
@@ -73,7 +74,7 @@ def test_resume_after_the_model_was_written_but_the_checkpoint_not_removed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_bytes" if killed_before == "the picture" else "remove", killed)
+        patch.setattr(train, "write_bytes" if killed_before == "the picture" else "remove", killed)
         assert run(*command)[0] == 130
     assert Path("flowers.safetensors").exists() and Path("flowers.checkpoint.safetensors").exists()
     weights = gpunn.load("flowers.safetensors").net.get_weights()

@@ -134,7 +134,12 @@ def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     monkeypatch.setattr(fake_cupy.cuda, "__path__", [], raising=False)
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl)
     alone = processes(size=1)
-    alone.allgather, alone.inside, alone.agreed, alone.timeout = (lambda where, value: [value]), 0, False, 60
+    alone.allgather, alone.call_depth, alone.has_synchronized, alone.timeout = (
+        (lambda where, value: [value]),
+        0,
+        False,
+        60,
+    )
     strategy = gpunn.DataParallel(bucket_bytes=bucket)
     strategy.start = lambda: DataParallelGroup(alone, False, bucket)
     rng = np.random.default_rng(0)

@@ -88,19 +88,19 @@ def test_blocks_hold_every_row_once(n, batch, parts):
     places = [blocks.positions(k) for k in range(parts)]
     assert [len(p) for p in places] == [stop - start for start, stop in ends]
     assert sorted(np.concatenate(places)) == list(range(n))
-    whole = blocks.order(7, 2, range(parts), True)
+    whole = blocks.order(7, 2, range(parts), shuffle=True)
     assert sorted(whole) == list(range(n))
     for k, (start, stop) in enumerate(ends):
-        mine = blocks.order(7, 2, range(k, k + 1), True)[places[k]]
+        mine = blocks.order(7, 2, range(k, k + 1), shuffle=True)[places[k]]
         assert (mine + start == whole[places[k]]).all() and sorted(mine) == list(range(stop - start))
     if n > parts:
-        assert (whole != blocks.order(7, 3, range(parts), True)).any()
+        assert (whole != blocks.order(7, 3, range(parts), shuffle=True)).any()
 
 
 def test_every_block_has_an_order_of_its_own():
     """Each of four equal blocks takes the permutation of the generator that is jumped as often as its number."""
     blocks = RowPartition(4 * 16, 8, 4)
-    orders = [blocks.order(7, 2, range(k, k + 1), True)[blocks.positions(k)].tolist() for k in range(4)]
+    orders = [blocks.order(7, 2, range(k, k + 1), shuffle=True)[blocks.positions(k)].tolist() for k in range(4)]
     key = np.array([7, 2], dtype=np.uint64)
     for k, order in enumerate(orders):
         assert order == np.random.Generator(np.random.Philox(key=key).jumped(k)).permutation(16).tolist()
