@@ -128,7 +128,7 @@ class _Parquet:
         unknown = [name for name in self._columns if name not in names]
         if unknown or not self._columns:
             raise ValueError(f"{path} has no column {unknown[:1]}; its columns are {', '.join(names)}")
-        self.dtype = np.result_type(*map(self._column_dtype, self._columns))
+        self.dtype: np.dtype = np.result_type(*map(self._column_dtype, self._columns))
         groups = self._file.metadata
         counts = [groups.row_group(k).num_rows for k in range(groups.num_row_groups)]
         self._ends = np.cumsum(counts, dtype=np.int64)
@@ -139,7 +139,7 @@ class _Parquet:
         """Return the dtype of a column. ValueError if it is not numeric."""
         kind = self._file.schema_arrow.field(name).type
         try:
-            dtype = np.dtype(kind.to_pandas_dtype())
+            dtype: np.dtype = np.dtype(kind.to_pandas_dtype())
         except (NotImplementedError, TypeError):
             dtype = np.dtype(object)
         if dtype.kind not in "biuf":

@@ -1,7 +1,7 @@
-"""What the processes of a group do together between steps; alone, nothing of it costs anything.
+"""Collectives between the steps of distributed training. With a single process they do nothing.
 
-Within a step they add up what is summed over rows, and go the same way since they hold the same numbers. Here they
-make sure of it: an epoch's end is where one may stop for all, and where two that went apart are found out.
+Within a step, ranks all-reduce sums over rows. At the end of an epoch they agree on stopping, and check that their
+parameters and settings are still equal.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ..recording import Array, Group, execute
 
 
 def zero_rows(kept: RowBuffer | None, group: Group) -> None:
-    """Room for rows without rows in it, so that what the processes put there may be added."""
+    """Fill the buffer with zeros, so that the rows of all ranks can be summed."""
     if group.size > 1:
         for array in _arrays(kept):
             array.fill(0)
 
 
 def all_reduce_rows(kept: RowBuffer | None, group: Group) -> None:
-    """The rows that all processes kept, each where it stands in the set."""
+    """Sum the buffers of all ranks: each row was stored by one rank, at its position in the dataset."""
     execute(group.bind_all_reduce(_arrays(kept)))
 
 
 def rows_from(kept: RowBuffer | None, row: int) -> RowBuffer | None:
-    """The same room from a row of the set on."""
+    """Return a view of the buffer that begins with row `row`."""
     return kept if kept is None else RowBuffer(kept.a[row:], kept.y[row:], None if kept.w is None else kept.w[row:])
 
 
@@ -37,7 +37,7 @@ def _arrays(kept: RowBuffer | None) -> list[Array]:
 
 
 def average_running_stats(net: Network) -> None:
-    """Running statistics become the mean of the processes', where each has seen rows of its own."""
+    """Average the running statistics over ranks, if each rank computed them from its own rows."""
     group = net.group
     if group.size > 1 and net.running.shape[0] and not group.synchronized_batch_norm:
         net.running[...] = net.running / group.size
@@ -47,17 +47,17 @@ def average_running_stats(net: Network) -> None:
 def reduce_metrics(
     net: Network, group: Group, numbers: tuple[float, ...], sums: np.ndarray
 ) -> tuple[tuple[float, ...], np.ndarray]:
-    """Numbers and metrics' sums over a set from those over the processes' parts of it, added in their order."""
-    parts = group.allgather("the sums of a set", (numbers, sums))
-    joined = np.array(sums)
-    for metric, place in net.metric_slices():
-        if place.stop > place.start:
-            joined[place] = metric.merge([theirs[place] for _, theirs in parts])
-    return tuple(float(sum(each)) for each in zip(*(mine for mine, _ in parts), strict=True)), joined
+    """Combine numbers and metric sums of all ranks, in the order of ranks."""
+    shards = group.allgather("the sums of a set", (numbers, sums))
+    merged = np.array(sums)
+    for metric, where in net.metric_slices():
+        if where.stop > where.start:
+            merged[where] = metric.merge([theirs[where] for _, theirs in shards])
+    return tuple(float(sum(each)) for each in zip(*(mine for mine, _ in shards), strict=True)), merged
 
 
 def check_in_sync(net: Network, model: Any, when: str) -> None:
-    """Stop where one process stops. RuntimeError, on all, where they no longer hold the same."""
+    """Stop if one rank stops. RuntimeError, on all ranks, if their settings or parameters differ."""
     group = net.group
     if group.size == 1:
         return
@@ -68,13 +68,12 @@ def check_in_sync(net: Network, model: Any, when: str) -> None:
         "the step": float(host(net.state)[Slot.STEP]),
         "the weights": net.weights_checksum(),
     }
-    all_of_them = group.allgather(when, (bool(model.stop_training), mine))
-    model.stop_training = any(stop for stop, _ in all_of_them)
+    ranks = group.allgather(when, (bool(model.stop_training), mine))
+    model.stop_training = any(stop for stop, _ in ranks)
     for name in mine:
-        first = all_of_them[0][1][name]
-        others = [rank for rank, (_, theirs) in enumerate(all_of_them) if theirs[name] != first]
+        others = [rank for rank, (_, theirs) in enumerate(ranks) if theirs[name] != ranks[0][1][name]]
         if others:
             raise RuntimeError(
-                f"{when} process {others[0]} has not what process 0 has: {name} differ. A callback that changes them "
-                "must do so alike on every process, by the numbers it is given"
+                f"{when}: process {others[0]} and process 0 differ in {name}. A callback must change them identically "
+                "on every process, based on its logs"
             )

@@ -1,6 +1,6 @@
-"""A fit that nobody watches from step to step, as a course: it asks for whole epochs, and looks at them afterwards.
+"""Training without per-step callbacks: the device runs whole epochs without returning to Python, then callbacks run.
 
-Several such courses may go side by side, and a device takes the epochs of one without Python in between.
+A fit is a coroutine that yields epoch runners, so that several fits can run concurrently.
 """
 
 from __future__ import annotations
@@ -33,11 +33,9 @@ from .loop import (
 from .recording_cache import Recording, acquire
 from .recording_cache import reuse as reuse_recordings
 
-MAX_EPOCHS_PER_CALL = 64  # epochs that are taken at once at most
-MAX_ORDERED_ROWS = 1 << 18  # rows whose order is kept for epochs ahead at most, a single epoch's apart
-MAX_RATES = 1 << 16  # learning rates that are made at once at most, where a schedule changes them from step to step
-
-Ahead = Callable[[], float]
+MAX_EPOCHS_PER_CALL = 64
+MAX_ORDERED_ROWS = 1 << 18  # of all epochs of a call, unless a single epoch has more
+MAX_RATES = 1 << 16  # learning rates precomputed for a call, if a schedule changes them with every step
 
 
 def epoch_coroutine(
@@ -50,15 +48,16 @@ def epoch_coroutine(
     order_of: Callable[[int], np.ndarray] | None,
     first_epoch: int = 0,
     rows: np.ndarray | None = None,
-    epochs_until_callback: Ahead | None = None,
+    epochs_until_callback: Callable[[], float] | None = None,
     draw_orders: Callable[[int], np.ndarray] | None = None,
 ) -> EpochCoroutine:
-    """Train as `loop.fit` does, epochs in the place of steps: what is given is to be taken, and was so afterwards.
+    """Train like `loop.fit`, and yield an epoch runner that the caller must run to its end.
 
-    `ahead()` is for how many epochs from now on no callback need be asked: none of them looks at weights, stops the
-    fit or changes the learning rate before. None: they may be asked after the last epoch. `orders(count)` are the
-    orders of so many epochs in one array, in the place of `order_of`. DivergenceError as there; an error raised here,
-    where a course is ended early, leaves the epochs that were done in the history.
+    epochs_until_callback()  the number of epochs before a callback may read weights, stop the fit or change the
+                             learning rate; by default, callbacks may run after the last epoch
+    draw_orders(count)       the row orders of `count` epochs in one array, instead of `order_of`
+
+    DivergenceError as in `loop.fit`. If an exception is thrown into the coroutine, the history keeps the epochs done.
     """
     which = np.arange(data.n) if rows is None else np.array(rows)
     n, model = len(which), context.model
@@ -83,13 +82,9 @@ def epoch_coroutine(
                 make = acquire(net, data, shape_key, lambda: _record_epochs(net, data, sizes, epochs_per_call, kept))
                 recorded = recordings.enter_context(make)
                 runner, order, epoch_log = recorded.runner, recorded.order, recorded.epoch_log
-            count = int(
-                min(
-                    epochs - done,
-                    epochs_per_call,
-                    max(1, epochs_until_callback() if epochs_until_callback is not None else epochs_per_call),
-                )
-            )
+            count = min(epochs - done, epochs_per_call)
+            if epochs_until_callback is not None:
+                count = int(min(count, max(1, epochs_until_callback())))
             first = first_epoch + done
             if draw_orders is not None:
                 ordered = draw_orders(count)
@@ -118,7 +113,7 @@ def epoch_coroutine(
 
 
 def run(net: Network, coroutine: EpochCoroutine) -> None:
-    """Take one course to its end; Ctrl-C waits for the end of a step."""
+    """Run one coroutine to its end. Ctrl-C takes effect at the end of a step."""
     with net.backend.activate():
         try:
             with defer_interrupt() as poll_interrupt:
@@ -128,7 +123,7 @@ def run(net: Network, coroutine: EpochCoroutine) -> None:
 
 
 def run_concurrently(backend: Backend, coroutines: Sequence[EpochCoroutine]) -> None:
-    """Take many courses to their ends, as many at a time as the device does; Ctrl-C as in `alone`."""
+    """Run several coroutines to their ends, as many at a time as the device supports. Ctrl-C as in `run`."""
     with backend.activate():
         try:
             with defer_interrupt() as poll_interrupt, reuse_recordings():
@@ -140,7 +135,7 @@ def run_concurrently(backend: Backend, coroutines: Sequence[EpochCoroutine]) -> 
 def _record_epochs(
     net: Network, data: DeviceDataset, sizes: dict[int, int], epochs_per_call: int, kept: RowBuffer | None
 ) -> Recording:
-    """Epochs of batches of those sizes, of which so many are taken at once; no other fit uses these plans."""
+    """Record epochs with these batch sizes. No other fit uses these plans."""
     order = net.backend.empty((epochs_per_call * sum(size * times for size, times in sizes.items()),), np.int64)
     plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in sizes}
     parts = []

@@ -1,7 +1,7 @@
-"""Sets that the device has no room for: they stay on the host, and go over in blocks of rows.
+"""Datasets that exceed the device's memory: they stay on the host and are copied in blocks of rows.
 
-While the steps on one block are taken, a thread gathers the rows of the next, in the epoch's order, and sends them. The
-batches are those of a set that lies on the device, and so is every number.
+While the device trains on one block, a thread gathers the rows of the next in the order of the epoch and copies them.
+Batches and results are the same as with a dataset on the device.
 """
 
 from __future__ import annotations
@@ -20,39 +20,37 @@ from ..network import Network
 from .history import History
 from .loop import EVALUATION_ROWS, DeviceDataset, FitContext, RepeatedStep, Steps, batches, train
 
-BLOCK_BYTES = 1 << 26  # of rows that go over together
+BLOCK_BYTES = 1 << 26  # bytes of a block of rows
 
 
 class HostDataset(DeviceDataset):
-    """A set as `loop.Data` has it, in NumPy arrays that stay on the host."""
+    """A dataset in NumPy arrays on the host."""
 
     def arrays(self) -> list[np.ndarray]:
-        """X, y and the weights where there are some."""
+        """Return X, y and, if present, the weights."""
         return [self.X, self.y] + ([] if self.w is None else [self.w])
 
     def block_rows(self, multiple: int) -> int:
-        """How many rows make a block: whole batches of `multiple` rows, one at least."""
+        """Return the number of rows of a block: a multiple of `multiple`."""
         row = sum(a.nbytes // len(a) for a in self.arrays())
         return max(1, BLOCK_BYTES // max(1, row * multiple)) * multiple
 
     def blocks(self, backend: Backend) -> Iterator[tuple[int, DeviceDataset]]:
-        """The set in its own order, as blocks on the device, each with the number of its first row."""
+        """Yield the blocks in order, copied to the device, each with the index of its first row."""
         rows = self.block_rows(EVALUATION_ROWS)
         for start in range(0, self.n, rows):
-            yield (
-                start,
-                DeviceDataset(*(backend.asarray(np.ascontiguousarray(a[start : start + rows])) for a in self.arrays())),
-            )
+            chunks = (np.ascontiguousarray(a[start : start + rows]) for a in self.arrays())
+            yield start, DeviceDataset(*map(backend.asarray, chunks))
 
 
 def exceeds_device(backend: Backend, *arrays: Any) -> bool:
-    """Whether a set of those arrays is one of the host for which the device has no room."""
+    """True if the arrays are on the host and do not fit in the device's memory."""
     given = [a for a in arrays if a is not None]
     return all(isinstance(a, np.ndarray) for a in given) and not backend.fits_in_memory(sum(a.nbytes for a in given))
 
 
 def row_chunks(backend: Backend, X: Any) -> list[Any]:
-    """X as parts of its rows, of which each has room on the device; X itself where that has room for all of it."""
+    """Divide X into chunks of rows that fit in the device's memory. X itself if it fits."""
     if not isinstance(X, np.ndarray) or backend.fits_in_memory(X.nbytes):
         return [X]
     rows = max(1, BLOCK_BYTES // max(1, X.nbytes // len(X)))
@@ -60,7 +58,7 @@ def row_chunks(backend: Backend, X: Any) -> list[Any]:
 
 
 class BlockPrefetcher:
-    """Blocks of rows, two on the device at a time: one that is worked on, and one that is on its way."""
+    """Copies blocks of rows to the device with double buffering: one block in use, the next being copied."""
 
     def __init__(self, backend: Backend, data: HostDataset, rows: int) -> None:
         self.backend, self.data, self.rows = backend, data, rows
@@ -68,13 +66,15 @@ class BlockPrefetcher:
         self.slots = [backend.transfer_buffers(like) for _ in range(2)]
 
     def on_device(self, slot: int) -> DeviceDataset:
-        """The block of that slot."""
+        """Return the block in a buffer."""
         X, y, *w = (buffer.device for buffer in self.slots[slot])
         return DeviceDataset(X, y, *w)
 
     def blocks(self, order: np.ndarray) -> Iterator[tuple[int, int]]:
-        """(slot, rows) of one block after another, whose rows are those of the set that `order` tells. What is to be
-        done on a block must have been asked of the device when the next is asked for."""
+        """Yield (buffer, number of rows) of each block of the rows `order`.
+
+        All work on a block must have been submitted to the device before the next block is requested.
+        """
         cuts = [order[start : start + self.rows] for start in range(0, len(order), self.rows)]
         try:
             with ThreadPoolExecutor(1) as thread:
@@ -90,7 +90,7 @@ class BlockPrefetcher:
                     for buffer in self.slots[slot]:
                         buffer.mark_consumed()
         finally:
-            # whoever stops on the way may let go of the memory that a copy is still reading
+            # if the iteration stops early, the caller may free memory that a copy is still reading
             for buffer in (*self.slots[0], *self.slots[1]):
                 buffer.wait_reusable()
 
@@ -98,7 +98,7 @@ class BlockPrefetcher:
         with self.backend.activate():
             for buffer, array in zip(self.slots[slot], self.data.arrays(), strict=True):
                 buffer.wait_reusable()
-                # the rows are a permutation's; "raise" would gather into a copy first
+                # mode="raise" would gather into a temporary array first; the rows are in range
                 np.take(array, rows, axis=0, out=buffer.host[: len(rows)], mode="clip")
                 buffer.copy_async(len(rows))
 
@@ -113,9 +113,10 @@ def fit(
     rows: np.ndarray | None = None,
     **run: Any,
 ) -> History:
-    """Train on a set that stays on the host, as `loop.fit` does on one that lies on the device: the same batches, the
-    same numbers. `run` holds epochs, first_epoch and done, as there. Metrics that look at all rows together are not
-    among the epoch's, as with a stream; those of the validation set are."""
+    """Train on a dataset on the host, with the same results as `loop.fit` on a device dataset.
+
+    Metrics that need all rows are computed for the validation data only, as with a stream. `run` as in `loop.train`.
+    """
     order = np.arange(data.n) if rows is None else np.array(rows)
     batch = min(batch_size, len(order))
     prefetcher = BlockPrefetcher(net.backend, data, min(data.block_rows(batch), -(-len(order) // batch) * batch))

@@ -1,4 +1,4 @@
-"""The loop over epochs and batches. It runs recorded launches and looks at the state array; it computes nothing."""
+"""The loops over epochs and batches for training, evaluation and prediction. They run recorded launches."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from . import collectives
 from .history import History
 
 EVALUATION_ROWS = 1024
-STEP: dict[str, Any] = {"training": True, "loss": True, "backward": True, "update": True}  # of a plan that takes steps
-MAX_PRECOMPUTED_RATES = 4096  # learning rates made at once where a schedule changes them from step to step
+STEP: dict[str, Any] = {"training": True, "loss": True, "backward": True, "update": True}  # options of a training plan
+MAX_PRECOMPUTED_RATES = 4096  # learning rates of a schedule that changes them with every step
 
 
 class DivergenceError(ArithmeticError):
-    """A loss, a gradient or an update was not finite. The weights are those before that step."""
+    """A non-finite loss, gradient or update. The weights are those before that step."""
 
 
 class CallbackCaller(Protocol):
-    """What calls the callbacks."""
+    """Calls a hook on all callbacks."""
 
     has_batch_hooks: bool
 
@@ -52,17 +52,18 @@ class CallbackCaller(Protocol):
 
 @dataclass
 class DeviceDataset:
-    """A set on the device of one network: X (n, d), y for the loss, and weights (n,) or None.
+    """A dataset on the network's device: X (n, d), y for the loss, and weights (n,) or None.
 
-    Where a process has only its own rows of a set of `whole` rows, they begin with row `first`. Launches that read the
-    set are joined once for each plan, and go with the set, so that no plan keeps a caller's arrays."""
+    If a process has only its own rows of `total_rows`, they begin with row `offset`. Launches that read the dataset are
+    compiled once per plan and stored here, so that no plan keeps references to a caller's arrays.
+    """
 
     X: Array
     y: Array
     w: Array | None = None
     offset: int = 0
     total_rows: int | None = None
-    metric_buffers: tuple[Array, RowBuffer | None] | None = field(default=None, init=False)  # what `score` adds up
+    metric_buffers: tuple[Array, RowBuffer | None] | None = field(default=None, init=False)  # of `evaluate`
     _compiled: WeakKeyDictionary[Plan, list[Launch]] = field(default_factory=WeakKeyDictionary, init=False)
 
     @property
@@ -70,11 +71,11 @@ class DeviceDataset:
         return int(self.X.shape[0])
 
     def blocks(self, backend: Any) -> Iterator[tuple[int, DeviceDataset]]:
-        """The set in its own order, as parts on the device, each with the number of its first row: here all of it."""
+        """Yield the blocks of the dataset, each with the index of its first row: one block with all rows."""
         yield 0, self
 
     def compiled(self, plan: Plan, record: Callable[[], list[Launch]]) -> list[Launch]:
-        """The launches that bring a batch of the set to the plan, and then those that `record` makes."""
+        """Return compiled launches that gather a batch for the plan, followed by those of `record`."""
         found = self._compiled.get(plan)
         if found is None:
             found = self._compiled[plan] = plan.backend.compile([*plan.gather(self.X, self.y, self.w), *record()])
@@ -83,9 +84,9 @@ class DeviceDataset:
 
 @dataclass(frozen=True)
 class RepeatedStep:
-    """The same whole step, `times` times in a row, each on the batch at the state's offset.
+    """The same step `times` times, each on the batch at the state's offset.
 
-    `step()` returns the launches for the current settings. It is called before the first step, and again wherever an
+    `step()` returns the launches for the current settings. It is called before the first step, and again when an
     attribute may have changed.
     """
 
@@ -102,8 +103,10 @@ CAUSES = {
 
 
 def raise_if_diverged(net: Network, state: np.ndarray, epoch: int | None = None) -> None:
-    """Raise DivergenceError where the flag stands in a state on the host, which tells the step; the flag is lowered, so
-    that training can go on with other settings."""
+    """Raise DivergenceError if the non-finite flag is set in a state on the host.
+
+    The flag is cleared, so that training can continue with other settings.
+    """
     if not state[Slot.NONFINITE_STEP]:
         return
     update, lr = int(state[Slot.NONFINITE_STEP]) - 1, state[Slot.NONFINITE_LR]
@@ -118,21 +121,21 @@ def raise_if_diverged(net: Network, state: np.ndarray, epoch: int | None = None)
 
 
 def _advice(update: int, cause: int) -> str:
-    """The remedy. The first loss and gradient do not depend on the learning rate; the first update does."""
+    """Return a remedy. The first loss and gradient do not depend on the learning rate; the first update does."""
     if update == 0 and cause != OVERFLOW:
         return (
-            "No update was taken yet, so the likely cause lies in the first outputs: inputs or targets that are not "
-            "scaled, or outputs that the loss is not defined for (a ≤ 0 for poisson, say)."
+            "No update was taken yet, so the likely cause is in the first outputs: inputs or targets that are not "
+            "scaled, or outputs that the loss is not defined for (for example a ≤ 0 for poisson)."
         )
     return (
         "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the "
-        "rate, clipnorm=1.0, or standardised inputs."
+        "rate, clipnorm=1.0, or standardized inputs."
     )
 
 
 @dataclass
 class FitContext:
-    """Who hears of a fit, whoever takes its steps: the callbacks and the history, and of what set they hear too."""
+    """Callbacks, history and validation data of a running fit."""
 
     net: Network
     validation: Any
@@ -142,7 +145,7 @@ class FitContext:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """The fit, from its beginning to its end."""
+        """Run the hooks at the beginning and the end of the fit."""
         self.model.stop_training = False
         self.callbacks("on_train_begin", {})
         collectives.check_in_sync(self.net, self.model, "before the first epoch")
@@ -154,7 +157,7 @@ class FitContext:
             self.callbacks("on_train_end", self.logs)
 
     def end_epoch(self, k: int, logs: dict[str, float]) -> None:
-        """What follows the last step of the k-th epoch, whose numbers these are, without those of validation."""
+        """Validate, run the hooks at the end of epoch k, and add its logs to the history."""
         if self.validation is not None:
             found = evaluate(self.net, self.validation, group=self.net.group)
             logs |= {f"val_{name}": value for name, value in found.items()}
@@ -165,7 +168,7 @@ class FitContext:
         self.logs = logs
 
     def diverged(self, error: DivergenceError) -> None:
-        """What follows a step that is not finite: the error, unless a callback ends the fit there."""
+        """Raise the error of a non-finite step, unless a callback ends the fit."""
         self.model.stop_training = False
         self.callbacks("on_divergence", error)
         if not self.model.stop_training:
@@ -173,7 +176,7 @@ class FitContext:
 
 
 def batches(n: int, batch_size: int) -> dict[int, int]:
-    """{rows of a batch: how many of them} of n rows: the whole batches, and then the shorter last one."""
+    """Return {rows per batch: number of batches} for n rows: the full batches, then a shorter last one."""
     found = {batch_size: n // batch_size, n % batch_size: 1}
     return {rows: times for rows, times in found.items() if rows and times}
 
@@ -188,10 +191,11 @@ def fit(
     rows: np.ndarray | None = None,
     **run: Any,
 ) -> History:
-    """Train until so many epochs are done; the last, shorter batch is a plan of its own. `run` is that of `train`.
+    """Train on a device dataset. A shorter last batch has a separate plan.
 
-    `order_of(epoch)` is the order (n,) of the rows in that epoch, counted from `first_epoch`; None leaves them as they
-    stand. `rows` are those that train, all unless given.
+    order_of(epoch)  the order (n,) of the rows in an epoch, counted from `first_epoch`; None keeps their order
+    rows             indices of the training rows, all by default
+    run              epochs, first_epoch and done, as in `train`
     """
     order = net.backend.asarray(np.arange(data.n) if rows is None else np.array(rows))
     n = int(order.shape[0])
@@ -203,7 +207,7 @@ def fit(
             return steps.of(size, lambda plan: plan.gather(data.X, data.y, data.w, order), kept)
 
         def steps_of(epoch: int) -> Iterator[RepeatedStep]:
-            # all sizes now, so that a lack of memory is reported before the first step
+            # record all sizes before the first step, so that an out-of-memory error occurs here
             for size in sizes:
                 step(size)
             if order_of is not None:
@@ -223,9 +227,10 @@ def train(
     done: int,
     kept: RowBuffer | None = None,
 ) -> History:
-    """Train until `epochs` epochs are done, `done` of them already: the steps of each are given by `steps_of(epoch)`,
-    counted from `first_epoch`. Of a fit that is resumed the history holds the epochs done; a callback that is restored
-    in `on_train_begin` may find that it had stopped already. The history gains an entry an epoch.
+    """Train until `epochs` epochs are done, of which `done` were done before a resume.
+
+    `steps_of(epoch)` yields the steps of an epoch, counted from `first_epoch`. The history gains one entry per epoch. A
+    restored callback may already have stopped the fit.
     """
     model = context.model
     with context.session(), defer_interrupt() as between_steps:
@@ -248,7 +253,7 @@ def train(
 
 
 class Steps(ExitStack):
-    """The recorded steps of a fit. They are recorded again after an attribute has changed."""
+    """The recorded steps of a fit. They are recorded again after an attribute change."""
 
     def __init__(self, net: Network, *, weighted: bool) -> None:
         super().__init__()
@@ -259,7 +264,7 @@ class Steps(ExitStack):
     def of(
         self, n: int, source: Callable[[Plan], list[Launch]], kept: RowBuffer | None = None, key: Any = None
     ) -> list[Launch]:
-        """The whole step on n rows, which `source` brings to the plan. `key` tells sources of the same size apart."""
+        """Return the step on n rows, gathered by `source`. `key` distinguishes sources of the same size."""
         net = self._net
         net.apply_attribute_changes()
         if net.version != self._version:
@@ -276,16 +281,16 @@ class Steps(ExitStack):
 
 
 def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
-    """A plan that takes steps on batches of n rows: on this process's part of them, where a group shares them."""
+    """Return a plan for training steps on batches of n rows, or on this rank's shard of them."""
     shard = BatchShard.of(n, net.group)
     return net.plan(shard.n, weighted=weighted, shard=shard, **STEP)
 
 
 def full_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
-    """The six steps of the procedure as one list; what `keep` keeps is what the batch's rows gave before the update.
+    """Compile the six steps of the procedure into one list. `keep` stores the rows' outputs before the update.
 
-    Numbers too small to be normal may be 0: such moments and gradients move nothing, and cost a CPU more than all
-    others."""
+    Subnormal numbers may be flushed to 0: as optimizer slots and gradients they change nothing, but are slow on a CPU.
+    """
     # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
     plan.gradient.fill(0)
     whole = [*source, *plan.normalize_weights, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
@@ -293,8 +298,7 @@ def full_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None
 
 
 def batch_step(plan: Plan, data: DeviceDataset) -> list[Launch]:
-    """The step on one batch that the plan holds already: the same launches whatever the batch, so that they are joined
-    once."""
+    """Copy a batch to the plan's buffers. Return the step on them, which is compiled once for all batches."""
     plan.load_batch(data.X, data.y, data.w)
     if plan.batch_step is None:
         plan.batch_step = full_step(plan, [])
@@ -302,48 +306,48 @@ def batch_step(plan: Plan, data: DeviceDataset) -> list[Launch]:
 
 
 def learning_rate(net: Network, epoch: int) -> float:
-    """η of the coming step: what it is held at, else what the schedule gives."""
+    """Return η of the next step: the override if there is one, else by the schedule."""
     if net.learning_rate_override is not None:
         return net.learning_rate_override
     schedule = net.optimizer.schedule
     if schedule.per == "epoch":
         return float(schedule(epoch))
-    # a step count lies on the device, which would have to be waited for
+    # reading the step count from the device would block
     return float(schedule(0 if schedule.is_constant or not net.is_built else int(net.state[Slot.STEP])))
 
 
 def schedule_granularity(net: Network) -> str | None:
-    """Whether η changes from "step" to step or from "epoch" to epoch by itself; None where it stays."""
+    """Return "step" or "epoch" if the schedule changes η with every step or epoch. None if η is constant."""
     schedule = net.optimizer.schedule
     return None if schedule.is_constant or net.learning_rate_override is not None else schedule.per
 
 
 def precompute_rates(net: Network, steps: int) -> tuple[np.ndarray, int]:
-    """η of so many steps by the schedule, and the number of the first of them."""
+    """Return η of the next `steps` steps by the schedule, and the index of the first step."""
     first = int(net.backend.to_host(net.state)[Slot.STEP])
     return np.array([float(net.optimizer.schedule(first + t)) for t in range(steps)]), first
 
 
 def set_learning_rate(net: Network, epoch: int) -> None:
-    """η of the coming step into the state array."""
+    """Write η of the next step to the state array."""
     net.state[Slot.LR] = learning_rate(net, epoch)
 
 
 @contextmanager
 def defer_interrupt() -> Iterator[Callable[[], None]]:
-    """Let Ctrl-C wait for the end of a step: the function that this gives, called between steps, raises what came.
+    """Defer Ctrl-C to the end of a step. Yield a function that, called between steps, raises KeyboardInterrupt.
 
-    A second Ctrl-C is raised at once. Where another handler is installed, or in another thread, nothing changes.
+    A second Ctrl-C is raised immediately. With another signal handler, or in another thread, nothing changes.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
-        if came:
+        if received:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
 
     def between_steps() -> None:
-        if came:
+        if received:
             raise KeyboardInterrupt
 
     in_main = threading.current_thread() is threading.main_thread()
@@ -359,7 +363,7 @@ def defer_interrupt() -> Iterator[Callable[[], None]]:
 
 
 def reset_epoch_state(net: Network, epoch: int) -> None:
-    """The state array as it is before the first step of an epoch."""
+    """Reset the state array for the first step of an epoch."""
     for slot in (Slot.OFFSET, Slot.BATCH_INDEX, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCHS_DONE):
         net.state[slot] = 0
     net.metric_sums.fill(0)
@@ -376,7 +380,7 @@ def _epoch(
 ) -> None:
     reset_epoch_state(net, epoch)
     checked_at, number = time.monotonic(), 0
-    # Ranks must take up a changed attribute at the same step. Without batch hooks each returns here by its own clock.
+    # Ranks must apply an attribute change at the same step. Without batch hooks they return here at different times.
     follows = callbacks.has_batch_hooks or net.group.size == 1
     for repeated in steps:
         left, launches = repeated.times, None
@@ -385,12 +389,12 @@ def _epoch(
                 callbacks("on_train_batch_begin", number, {})
             if follows or launches is None:
                 launches = repeated.step()
-            taken = _take(net, launches, 1 if callbacks.has_batch_hooks else left, epoch)
-            left, number = left - taken, number + taken
+            steps_done = _run_steps(net, launches, 1 if callbacks.has_batch_hooks else left, epoch)
+            left, number = left - steps_done, number + steps_done
             between_steps()
             now = time.monotonic()
             due = now - checked_at > POLL_SECONDS
-            # a group's processes must look, and raise, at the same step, and clocks differ
+            # ranks must raise at the same step, but their clocks differ
             if (callbacks.has_batch_hooks or due) and net.group.size == 1:
                 raise_if_diverged(net, net.backend.to_host(net.state), display_epoch)
             if due:
@@ -408,8 +412,8 @@ def _epoch(
         )
 
 
-def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
-    """Run a step, or several where one launch does it all by itself; how many it were."""
+def _run_steps(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
+    """Run up to `steps` steps. Return the number of steps done."""
     if steps == 1 or schedule_granularity(net) != "step" or not is_executable(launches):
         set_learning_rate(net, epoch)
         return run_steps(launches, steps, net.state, seconds=POLL_SECONDS)
@@ -419,19 +423,19 @@ def _take(net: Network, launches: list[Launch], steps: int, epoch: int) -> int:
 
 
 def _epoch_logs(net: Network, kept: RowBuffer | None = None) -> dict[str, float]:
-    """The epoch's loss and metrics so far; those that look at all rows together where these are kept."""
+    """Return loss and metrics of the epoch so far. Metrics that need all rows are included if the rows were stored."""
     state = net.backend.to_host(net.state)
     loss, weight = float(state[Slot.LOSS_SUM]), float(state[Slot.WEIGHT_SUM])
     return logs_of(net, loss, weight, net.backend.to_host(net.metric_sums), kept)
 
 
 def logs_of(net: Network, loss: float, weight: float, sums: np.ndarray, kept: RowBuffer | None) -> dict[str, float]:
-    """Loss and metrics from Σ loss · weight, Σ weight and the metrics' sums over the batches of an epoch."""
+    """Return loss and metrics from Σ loss · weight, Σ weight and metric sums over the batches of an epoch."""
     return {"loss": loss / weight if weight else float("nan")} | _values(net, sums, weight, kept)
 
 
 def _values(net: Network, sums: np.ndarray, weight: float, kept: RowBuffer | None) -> dict[str, float]:
-    """Every metric's value from the sums over rows of that weight, or from the rows."""
+    """Return the value of each metric, from sums over rows with a total weight, or from the stored rows."""
     if not net.metrics:
         return {}
     found = {}
@@ -447,9 +451,10 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: RowBuffer | Non
 def evaluate(
     net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Group = SINGLE_PROCESS
 ) -> dict[str, float]:
-    """Loss (with penalties) and metrics over a set, nothing moved: the weighted means over its rows.
+    """Return the loss (with penalties) and metrics of a dataset, weighted means over its rows. Nothing is changed.
 
-    A group shares the rows: each process looks at its part, and all get the numbers of the whole."""
+    With a group, each rank evaluates its shard, and all ranks get the result for all rows.
+    """
     net.apply_attribute_changes()
     loss = weight = penalty = last = 0.0
     weighted = data.w is not None
@@ -485,19 +490,19 @@ def evaluate(
 
 
 def evaluation_step(plan: Plan, sums: Array, room: RowBuffer | None) -> list[Launch]:
-    """What comes behind a batch's rows in `score`."""
+    """Return the launches of `evaluate` after a batch has been gathered."""
     counted = [*plan.accumulate_metrics(sums), *plan.store_rows(room), *plan.advance_offset("accumulate_loss")]
     return [*plan.normalize_weights, *plan.forward, *plan.loss, *counted]
 
 
 def forward_backward(plan: Plan, data: DeviceDataset, offset: int) -> None:
-    """Run a plan's forward pass, its loss, and its backward pass if it has one, for the rows from `offset` on."""
+    """Run forward pass, loss and, if the plan has one, backward pass for the rows from `offset`."""
     plan.state[Slot.OFFSET] = offset
     execute(data.compiled(plan, lambda: [*plan.normalize_weights, *plan.forward, *plan.loss, *plan.backward]))
 
 
 def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) -> Array:
-    """aᴸ (n, n_out) for the rows of X, a new array on the device; `check` raises where a number of X makes no sense."""
+    """Return aᴸ (n, n_out) for X, a new array on the device. `check` raises if X has an invalid number."""
     n = X.shape[0]
     result = net.backend.empty((n, net.n_out), net.dtype)
     checked, at = False, 0
@@ -505,7 +510,7 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
         start, at = at, at + rows * times
         with net.plan(rows, training=False) as plan:
             if not checked:
-                # which has looked at the numbers on its way, at those of these rows
+                # a finite maximum shows that these rows have no invalid number
                 largest = plan.predict_in_place(X, result, start, at)
                 if largest is not None and math.isfinite(largest):
                     continue
@@ -517,7 +522,7 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
                 whole = join([*source, *plan.forward, *put, *plan.advance_offset("advance_offset")])
                 run_all(whole, times, plan.state)
                 continue
-            # what is the plan's own serves the next call too, whatever it brings
+            # independent of X, so that the next call can reuse it
             if plan.forward_step is None:
                 plan.forward_step = join(plan.forward)
             execute([*join(source), *plan.forward_step, *join(put)])

@@ -1,7 +1,7 @@
-"""Recorded epochs that pass from net to net: of many nets of one shape, few record their steps.
+"""A cache of recorded epochs, reused by networks of the same architecture.
 
-While somebody trains many nets (`kept`), the recording of a fit that is over waits for the next net of that shape and
-is given its arrays, where the device can do so (`Backend.make_rebindable`). The steps are the same, and so is the fit.
+While several networks are trained (`reuse`), the recording of a completed fit is cached for the next network of the
+same structure and rebound to its arrays, if the device supports it (`Backend.make_rebindable`). Results do not change.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from ..backend.epoch_runner import BufferRebinder, EpochRunner
 from ..network import CompressedRows, Network
 from ..recording import Array
 
-MAX_ENTRIES = 16  # kinds of recordings, and drawings, that wait at most
+MAX_ENTRIES = 16  # keys of cached recordings, and of cached draws
 HASHABLE = (type(None), bool, int, float, str, type)
-# what of a layer no step depends on, and its λ, which is set anew
+# layer attributes that no step depends on, and λ, which is set after rebinding
 IGNORED_FIELDS = ("kernel_initializer", "bias_initializer", "owned", "l2")
 
 
 @dataclass
 class Recording:
-    """Epochs as they were recorded for one net, with what belongs to them.
+    """Epochs recorded for one network, and their arrays.
 
-    order    (rows of the epochs,), the rows in their order
-    record   (epochs, 2 + sums), what each epoch came to
-    set_l2   sets the λ of every penalty, in their order
-    movable  gives them the arrays of another net; None where that cannot be
+    order      (rows of all epochs,), the order of rows
+    epoch_log  (epochs, 2 + metric sums), the results of each epoch
+    set_l2     sets λ of every penalty, in their order
+    movable    rebinds the epochs to the arrays of another network, None if that is not possible
     """
 
     runner: EpochRunner
@@ -40,7 +40,7 @@ class Recording:
 
 
 class _Cache:
-    """Recordings that wait, by what they are of."""
+    """Cached recordings by key, and the number of callers that use the cache."""
 
     def __init__(self) -> None:
         self.users = 0
@@ -54,7 +54,7 @@ _cache = _Cache()
 
 @contextmanager
 def reuse() -> Iterator[None]:
-    """Meanwhile recordings wait for other nets, in all of this process; afterwards their memory is given back."""
+    """Enable the cache of this process within the body, and clear it afterwards."""
     with _cache.lock:
         _cache.users += 1
     try:
@@ -68,8 +68,10 @@ def reuse() -> Iterator[None]:
 
 
 def memoize_draw(key: Any, draw: Callable[[], Any]) -> Any:
-    """What `draw` draws, which is the same for the same key: while many nets are trained, it is drawn once for those
-    that begin alike, the candidates of one fold say."""
+    """Return `draw()`, cached by its key while the cache is enabled.
+
+    Candidates of one fold draw the same permutations, for example.
+    """
     if not _cache.users:
         return draw()
     with _cache.lock:
@@ -85,8 +87,10 @@ def memoize_draw(key: Any, draw: Callable[[], Any]) -> Any:
 
 @contextmanager
 def acquire(net: Network, data: Any, shape_key: Any, make: Callable[[], Recording]) -> Iterator[Recording]:
-    """A recording for that net and set: one that waits, or else what `make` makes. `extent` is what else it depends on:
-    sizes of batches, epochs at once; None keeps it from waiting."""
+    """Yield a recording for this network and dataset, cached or returned by `make`.
+
+    `shape_key` identifies batch sizes and epochs per call. With None the recording is not cached.
+    """
     key = None if shape_key is None or not _cache.users else _key_for(net, data, shape_key)
     if key is None:
         yield make()
@@ -113,18 +117,18 @@ def acquire(net: Network, data: Any, shape_key: Any, make: Callable[[], Recordin
 
 
 def _arrays(net: Network, data: Any) -> list[Array]:
-    """What a step reads and writes of a net and of its set."""
+    """Return the arrays of the network and the dataset that a step reads or writes."""
     own = [net.theta, net.gradient, net.state, net.metric_sums, net.running]
     given = [data.X, data.y, *([] if data.w is None else [data.w])]
     return [*own, *(net.slots[name] for name in sorted(net.slots)), *given]
 
 
 class _NotCacheable(Exception):
-    """Something of the user's, of which nobody knows what it depends on."""
+    """A user-defined object, which may depend on anything."""
 
 
 def _key_for(net: Network, data: Any, shape_key: Any) -> Any:
-    """What recorded launches depend on beside the arrays' places and λ; None where it is not known."""
+    """Return everything that recorded launches depend on, except addresses and λ. None if that is unknown."""
     if isinstance(data.X, CompressedRows):
         return None
     try:
@@ -149,7 +153,7 @@ def _key_for(net: Network, data: Any, shape_key: Any) -> Any:
 
 
 def _key(thing: Any, ignored: tuple[str, ...] = ()) -> Any:
-    """An object of gpunn's own as something that can be compared."""
+    """Convert an object of gpunn to a hashable key."""
     if isinstance(thing, HASHABLE):
         return thing
     if isinstance(thing, (list, tuple)):

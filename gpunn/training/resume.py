@@ -185,7 +185,8 @@ class TrainingRun:
 
     def _callback_states(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
         """Return the state of each callback as metadata, and their arrays by name."""
-        entries, arrays = [], {}
+        entries: list[dict[str, Any]] = []
+        arrays: dict[str, np.ndarray] = {}
         for k, callback in enumerate(self.hooks.callbacks):
             state = callback.get_state()
             found = {name: to_host(v) for name, v in state.items() if _is_array(v)}
@@ -234,7 +235,7 @@ class TrainingRun:
         extra = {name.removeprefix(PREFIX): a for name, a in tensors.items() if name.startswith(PREFIX)}
         state = trainer_state.parse(self.net, self.n_in, self._initial_attributes, training, tensors, extra)
         if state.epochs_done > epochs:
-            raise CheckpointError(f"it has {state.epochs_done} epochs, more than the total of epochs={epochs}")
+            raise CheckpointError(f"it holds {state.epochs_done} epochs, more than epochs={epochs}, which is the total")
         history = _parse_history(training["history"], extra, state.epochs_done)
         return LoadedCheckpoint(path, state, history, self._match_callbacks(training["callbacks"], extra))
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import array_module, home, to_host
+from ..backend import array_module, device_of, to_host
 from ..recording import Array, Group
 
 SAMPLED_ROWS = 65  # of a table, which may be on a disk or a GPU
@@ -34,7 +34,7 @@ class Shard(NamedTuple):
     def _sample(self, array: Any, total: int) -> bytes:
         """Return the bytes of the sampled rows that this process has."""
         rows = sampled_rows(total, SAMPLED_ROWS if array.ndim > 1 else SAMPLED_NUMBERS) - self.offset
-        with home(array):
+        with device_of(array):
             chosen = array[array_module(array).asarray(rows[(rows >= 0) & (rows < array.shape[0])])]
         if hasattr(chosen, "tocsr"):
             return _sparse_bytes(chosen.tocsr())

@@ -1,7 +1,7 @@
-"""Training on a stream: batches that somebody makes one after another, of which no more than one is held.
+"""Training on a stream of batches, of which at most one is in memory.
 
-A stream is an object with `__iter__` that is no array, list or table, or a function that returns one. It gives (x, y)
-or (x, y, sample_weight), whose sizes may differ.
+A stream is an iterable that is not an array, list or table, or a function that returns one. It yields (x, y) or
+(x, y, sample_weight), whose sizes may differ.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ ARRAYS = ("__array__", "__dlpack__", "__cuda_array_interface__", "to_numpy", "to
 
 
 def is_stream(X: Any) -> bool:
-    """Whether X gives batches, rather than being an array or something that makes one."""
+    """True if X yields batches and is not an array or convertible to one."""
     if isinstance(X, (Sequence, Mapping, Set)) or any(hasattr(X, name) for name in ARRAYS):
         return False
     return hasattr(X, "__iter__") or callable(X)
 
 
 class Stream:
-    """The batches of X, epoch after epoch, as X gives them.
+    """The batches of X, per epoch.
 
-    X      an object that can be walked through again and again, or a function that gives such an object or an iterator:
-           every epoch begins anew. Or an iterator, a generator say: an epoch goes on where the last one ended
-    steps  the number of batches of an epoch; None is all that X gives
+    X      an iterable, or a function that returns an iterable: every epoch iterates it from the beginning. Or an
+           iterator, for example a generator: an epoch continues after the last one
+    steps  number of batches per epoch, None for all
 
-    TypeError where X gives no iterator, ValueError where an epoch has fewer batches than `steps`, or none.
+    TypeError if X does not return an iterator. ValueError if an epoch has fewer batches than `steps`, or none.
     """
 
     def __init__(self, X: Any, steps: int | None = None) -> None:
@@ -44,17 +44,17 @@ class Stream:
         self.single_pass = not callable(X) and iter(X) is X
 
     def peek(self) -> Any:
-        """The first batch, which the next epoch begins with all the same."""
+        """Return the first batch without removing it from the next epoch."""
         batches = self._begin()
         try:
             first = next(batches)
         except StopIteration:
-            raise ValueError(f"X gives no batch: {self._hint()}") from None
+            raise ValueError(f"X must yield at least one batch, got none: {self._hint()}") from None
         self._pending = chain([first], batches)
         return first
 
     def epoch(self) -> Iterator[Any]:
-        """The batches of the next epoch."""
+        """Yield the batches of the next epoch."""
         batches = self._begin()
         if self.single_pass:
             self._pending = batches
@@ -64,9 +64,10 @@ class Stream:
                 batch = next(batches)
             except StopIteration:
                 if self.steps is not None or taken == 0:
-                    wanted = "at least one is needed" if self.steps is None else f"steps_per_epoch={self.steps}"
+                    wanted = "at least 1 batch" if self.steps is None else f"{self.steps} batches"
+                    given = "" if self.steps is None else f" (steps_per_epoch={self.steps})"
                     raise ValueError(
-                        f"X ended after {taken} batches of an epoch, but {wanted}: {self._hint()}"
+                        f"X must yield {wanted} in every epoch{given}, got {taken}: {self._hint()}"
                     ) from None
                 return
             taken += 1
@@ -74,8 +75,8 @@ class Stream:
 
     def _begin(self) -> Iterator[Any]:
         if self._pending is not None:
-            begun, self._pending = self._pending, None
-            return begun
+            pending, self._pending = self._pending, None
+            return pending
         if self.single_pass:
             return iter(self._X)
         made = self._X() if not hasattr(self._X, "__iter__") else self._X
@@ -85,17 +86,14 @@ class Stream:
 
     def _hint(self) -> str:
         if self.single_pass:
-            return "an iterator gives its batches once; pass a function that makes a new one for every epoch"
-        return "it must give batches anew in every epoch"
+            return "an iterator yields its batches only once; pass a function that returns a new one for every epoch"
+        return "it must yield all batches in every epoch"
 
 
 def fit(
     net: Network, stream: Stream, check: Callable[[Any, int], DeviceDataset], context: FitContext, **run: Any
 ) -> History:
-    """Train on the batches of a stream, as `loop.fit` does on a set; `check(batch, number)` brings them to the device.
-
-    `run` holds epochs, first_epoch and done, as there.
-    """
+    """Train on a stream. `check(batch, number)` checks and copies a batch to the device. `run` as in `loop.train`."""
 
     def step(data: DeviceDataset, plans: ExitStack) -> list[Launch]:
         plan = plans.enter_context(training_plan(net, data.n, weighted=data.w is not None))

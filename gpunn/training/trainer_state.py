@@ -30,7 +30,7 @@ class TrainerState:
     arrays           parameters and running statistics, by name
     moments          optimizer slots, by name
     state            the state array
-    learning_rate_override        learning-rate override, or None
+    learning_rate_override  learning rate that replaces the schedule, or None
     layer_overrides  layer attributes that were changed since the fit began
     """
 
@@ -119,11 +119,8 @@ def parse(
     check_arrays(slots, net.dtype, {name: a for name, a in extra.items() if name.startswith("slots/")})
     state = extra["state"]
     _check_state(state, net.seed)
-    first_epoch, epochs_done, rate = (
-        training["first_epoch"],
-        training["epochs_done"],
-        training["learning_rate_override"],
-    )
+    first_epoch, epochs_done = training["first_epoch"], training["epochs_done"]
+    rate = training["learning_rate_override"]
     if not all(type(number) is int and number >= 0 for number in (first_epoch, epochs_done)):
         raise CheckpointError(f"its epoch counts are {first_epoch!r} and {epochs_done!r}")
     if not (rate is None or (type(rate) is float and 0 < rate < math.inf)):

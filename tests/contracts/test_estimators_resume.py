@@ -242,7 +242,7 @@ def test_checkpoint_of_another_fit_is_refused_and_nothing_changes(case, tmp_path
 def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     fitted({}, []).save(path)
-    with pytest.raises(gpunn.CheckpointError, match="no fit under way"):
+    with pytest.raises(gpunn.CheckpointError, match="training state"):
         fitted({}, [], resume=path)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(gpunn.CheckpointError, match="damaged"):

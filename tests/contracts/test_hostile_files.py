@@ -1,6 +1,8 @@
-"""Files of any content, given to `load` and to `fit(…, resume=…)`: a CheckpointError that names the trouble, soon and
-within bounds, never wrong numbers, never code that runs. What `load` does with models' files stands in
-training/test_checkpoint.py; here are checkpoints, forged ones, and the bounds."""
+"""Hostile files passed to `load` and `fit(…, resume=…)`.
+
+They raise CheckpointError with the cause, within bounds of time and memory, and never execute code. Model files are
+tested in unit/training/test_checkpoint.py. Here are checkpoints, forged checkpoints, and the bounds.
+"""
 
 import copy
 import json
@@ -21,14 +23,14 @@ from safetensors.numpy import save
 import gpunn
 from gpunn.training import checkpoint
 
-CASE = "two of a class"
+CASE = "two callbacks of a class"
 STOPPED = 3
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The bytes of a checkpoint."""
-    file = tmp_path_factory.mktemp("whole") / "run.safetensors"
+def valid(tmp_path_factory):
+    """Return the bytes of a valid checkpoint."""
+    file = tmp_path_factory.mktemp("valid") / "run.safetensors"
     run(CASE, file, stop=STOPPED)
     return file.read_bytes()
 
@@ -40,7 +42,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def resume(file):
-    """Go on from the file: what is raised, after a look that it came soon and that nothing has moved."""
+    """Resume from the file. Return the error message after checking that it came soon and changed nothing."""
     net, data, options, callbacks = CASES[CASE]()
     net.fit(*data, batch_size=8, verbose=0)
     options = {"epochs": EPOCHS, "batch_size": 8, "verbose": 0, "callbacks": callbacks, **options}
@@ -56,39 +58,39 @@ def resume(file):
     return call
 
 
-# --- damage ----------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def test_flipped_bits(whole, file, resume):
-    """At 400 places all over the file, and wherever its parts meet; for resume and for load."""
+def test_flipped_bits(valid, file, resume):
+    """At 400 positions and at section boundaries, for resume and load."""
     rng = np.random.default_rng(0)
-    header = 8 + int.from_bytes(whole[:8], "little")
-    places = {*range(12), *range(header - 6, header + 6), len(whole) - 1}
-    places |= {*rng.integers(8, header, size=150), *rng.integers(header, len(whole), size=250)}
+    header = 8 + int.from_bytes(valid[:8], "little")
+    places = {*range(12), *range(header - 6, header + 6), len(valid) - 1}
+    places |= {*rng.integers(8, header, size=150), *rng.integers(header, len(valid), size=250)}
     assert len(places) >= 400
     for place in sorted(int(p) for p in places):
-        damaged = bytearray(whole)
+        damaged = bytearray(valid)
         damaged[place] ^= 1 << int(rng.integers(8))
         file.write_bytes(damaged)
         resume()
         with pytest.raises(gpunn.CheckpointError):
             gpunn.load(file)
-    file.write_bytes(whole)
+    file.write_bytes(valid)
     gpunn.load(file)
 
 
-def test_truncations(whole, file, resume):
-    header = 8 + int.from_bytes(whole[:8], "little")
-    lengths = [*range(0, 20), *range(20, len(whole), 211), header - 1, header, header + 1, len(whole) - 1]
+def test_truncations(valid, file, resume):
+    header = 8 + int.from_bytes(valid[:8], "little")
+    lengths = [*range(0, 20), *range(20, len(valid), 211), header - 1, header, header + 1, len(valid) - 1]
     for length in lengths:
-        file.write_bytes(whole[:length])
+        file.write_bytes(valid[:length])
         resume("gpunn file|is damaged")
-    for more in (b"\0", whole):
-        file.write_bytes(whole + more)
+    for more in (b"\0", valid):
+        file.write_bytes(valid + more)
         resume(naming("damaged", "header"))
 
 
-def test_a_pickle_with_a_trap(file, resume, tmp_path):
+def test_a_pickle_is_not_loaded(file, resume, tmp_path):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
@@ -99,9 +101,9 @@ def test_a_pickle_with_a_trap(file, resume, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def _header_of(whole):
-    length = int.from_bytes(whole[:8], "little")
-    return json.loads(whole[8 : 8 + length]), whole[8 + length :]
+def _header_of(valid):
+    length = int.from_bytes(valid[:8], "little")
+    return json.loads(valid[8 : 8 + length]), valid[8 + length :]
 
 
 def _with_header(header, body):
@@ -109,9 +111,9 @@ def _with_header(header, body):
     return len(text).to_bytes(8, "little") + text + body
 
 
-def test_offsets_that_overlap_or_leave_gaps(whole, file, resume):
-    """Two arrays of one place, a place twice, an end before its start: whatever the header says of them."""
-    names = sorted(name for name in _header_of(whole)[0] if name != "__metadata__")
+def test_offsets_that_overlap_or_leave_gaps(valid, file, resume):
+    """Shared and duplicate ranges, an end before its start, and invalid entries in the header."""
+    names = sorted(name for name in _header_of(valid)[0] if name != "__metadata__")
     slots = [name for name in names if "slots" in name]
     changes = [
         lambda header: header[slots[0]].update(data_offsets=header[slots[1]]["data_offsets"]),
@@ -132,134 +134,137 @@ def test_offsets_that_overlap_or_leave_gaps(whole, file, resume):
         lambda header: header.update({"another": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]}}),
     ]
     for change in changes:
-        header, body = _header_of(whole)
+        header, body = _header_of(valid)
         change(header)
         file.write_bytes(_with_header(header, body))
         resume("is damaged|header cannot be read")
         with pytest.raises(gpunn.CheckpointError):
             gpunn.load(file)
-    header, body = _header_of(whole)
+    header, body = _header_of(valid)
     file.write_bytes(_with_header(header, body))
     checkpoint.read(file)
 
 
-def test_a_newer_version(whole, file, resume):
-    header, _ = _header_of(whole)
+def test_a_newer_version(valid, file, resume):
+    header, _ = _header_of(valid)
     header["__metadata__"]["version"] = "2"
-    tensors, _ = _opened(whole, file)
+    tensors, _ = _opened(valid, file)
     file.write_bytes(save(tensors, header["__metadata__"]))
     resume(naming("version 2", "update gpunn"))
 
 
-# --- forged, with a digest that is right -----------------------------------------------------------------------------
+# --- forged, with a digest that is right ------------------------------------------------------------------------------
 
 
-def _opened(whole, file):
-    file.write_bytes(whole)
+def _opened(valid, file):
+    file.write_bytes(valid)
     return checkpoint.read(file)
 
 
 FORGED = {
-    "training that is text": (lambda t, m: m.update(training="yes"), "describe a fit"),
-    "training that is a list": (lambda t, m: m.update(training=[]), "describe a fit"),
-    "training that is empty": (lambda t, m: m.update(training={}), naming("version", 1)),
-    "a version of text": (lambda t, m: m["training"].update(version="2"), naming("version", "'2'")),
-    "a version that is a list": (lambda t, m: m["training"].update(version=[]), naming("version", "[]")),
-    "no training": (lambda t, m: m.pop("training"), "no fit under way"),
-    "facts that are none": (lambda t, m: m["training"].update(facts=None), "another fit"),
-    "facts without a seed": (lambda t, m: m["training"]["facts"].pop("seed"), naming("seed", None)),
-    "facts without layers": (lambda t, m: m["training"]["facts"].pop("layers"), naming("layers", None)),
-    "facts of more": (lambda t, m: m["training"]["facts"].update(more=1), naming("more", 1, None)),
-    "facts that are deep": (lambda t, m: m["training"]["facts"].update(layers=_deep(900)), "layers is"),
-    "epochs that are text": (lambda t, m: m["training"].update(done="3"), naming("epochs", "0 and '3'")),
-    "epochs below none": (lambda t, m: m["training"].update(done=-1), naming("epochs", "0 and -1")),
-    "epochs that are true": (lambda t, m: m["training"].update(done=True), naming("epochs", "0 and True")),
-    "epochs in part": (lambda t, m: m["training"].update(done=2.5), naming("epochs", "0 and 2.5")),
-    "epochs beyond all": (
-        lambda t, m: m["training"].update(done=10**9),
+    "training as text": (lambda t, m: m.update(training="yes"), "describe a fit"),
+    "training as a list": (lambda t, m: m.update(training=[]), "describe a fit"),
+    "empty training": (lambda t, m: m.update(training={}), naming("version", 1)),
+    "a version as text": (lambda t, m: m["training"].update(version="3"), naming("version", "'3'")),
+    "a version as a list": (lambda t, m: m["training"].update(version=[]), naming("version", "[]")),
+    "no training": (lambda t, m: m.pop("training"), "training state"),
+    "no fingerprint": (lambda t, m: m["training"].update(fingerprint=None), "another fit"),
+    "a fingerprint without a seed": (lambda t, m: m["training"]["fingerprint"].pop("seed"), naming("seed", None)),
+    "a fingerprint without layers": (lambda t, m: m["training"]["fingerprint"].pop("layers"), naming("layers", None)),
+    "a fingerprint with more": (lambda t, m: m["training"]["fingerprint"].update(more=1), naming("more", 1, None)),
+    "a deep fingerprint": (lambda t, m: m["training"]["fingerprint"].update(layers=_deep(900)), "layers is"),
+    "epochs as text": (lambda t, m: m["training"].update(epochs_done="3"), naming("epochs", "0 and '3'")),
+    "negative epochs": (lambda t, m: m["training"].update(epochs_done=-1), naming("epochs", "0 and -1")),
+    "epochs as a boolean": (lambda t, m: m["training"].update(epochs_done=True), naming("epochs", "0 and True")),
+    "fractional epochs": (lambda t, m: m["training"].update(epochs_done=2.5), naming("epochs", "0 and 2.5")),
+    "too many epochs": (
+        lambda t, m: m["training"].update(epochs_done=10**9),
         "it holds 1000000000 epochs, more than epochs=9",
     ),
-    "epochs that have no history": (
-        lambda t, m: m["training"].update(done=5),
-        r"its history of 'loss' should be float64 \(5,\)",
+    "epochs without a history": (
+        lambda t, m: m["training"].update(epochs_done=5),
+        r"its history of 'loss' must be float64 \(5,\)",
     ),
-    "a first epoch below none": (lambda t, m: m["training"].update(first=-5), naming("epochs", "-5 and 3")),
+    "a negative first epoch": (lambda t, m: m["training"].update(first_epoch=-5), naming("epochs", "-5 and 3")),
     "a rate below 0": (lambda t, m: m["training"].update(learning_rate_override=-0.1), "its learning rate is -0.1"),
-    "a rate that is text": (lambda t, m: m["training"].update(learning_rate_override="1"), "its learning rate is '1'"),
-    "a history of what is not there": (lambda t, m: m["training"].update(history=["x"]), "describe a fit"),
-    "a history that is a number": (lambda t, m: m["training"].update(history=3), "describe a fit"),
-    "a history that is long": (
+    "a rate as text": (lambda t, m: m["training"].update(learning_rate_override="1"), "its learning rate is '1'"),
+    "a history of a missing name": (lambda t, m: m["training"].update(history=["x"]), "describe a fit"),
+    "a history as a number": (lambda t, m: m["training"].update(history=3), "describe a fit"),
+    "a long history": (
         lambda t, m: t.update({"training/history/loss": np.zeros(99)}),
         naming("history", "'loss'"),
     ),
-    "a history that is wide": (
+    "a wide history": (
         lambda t, m: t.update({"training/history/loss": np.zeros((3, 3))}),
         naming("history", "'loss'"),
     ),
-    "a history of whole numbers": (
+    "a history of integers": (
         lambda t, m: t.update({"training/history/loss": np.zeros(3, np.int64)}),
         naming("history", "'loss'"),
     ),
-    "changed layers beyond": (lambda t, m: m["training"].update(changed={"7": {"units": 3}}), "not describe a fit"),
-    "changed layers before": (
-        lambda t, m: m["training"].update(changed={"-1": {"l1": 3.0}}),
+    "overrides beyond the layers": (
+        lambda t, m: m["training"].update(layer_overrides={"7": {"units": 3}}),
+        "not describe a fit",
+    ),
+    "overrides of a negative layer": (
+        lambda t, m: m["training"].update(layer_overrides={"-1": {"l1": 3.0}}),
         "describe a fit",
     ),
-    "changed layers in words": (lambda t, m: m["training"].update(changed={"a": {}}), "describe a fit"),
-    "a method changed": (
-        lambda t, m: m["training"].update(changed={"0": {"forward": None}}),
+    "overrides by a word": (lambda t, m: m["training"].update(layer_overrides={"a": {}}), "describe a fit"),
+    "an override of a method": (
+        lambda t, m: m["training"].update(layer_overrides={"0": {"forward": None}}),
         naming("layers[0].forward", None),
     ),
-    "a layer half frozen": (
-        lambda t, m: m["training"].update(changed={"0": {"trainable": 0.5}}),
+    "an invalid trainable": (
+        lambda t, m: m["training"].update(layer_overrides={"0": {"trainable": 0.5}}),
         naming("layers[0].trainable", 0.5),
     ),
-    "units changed": (
-        lambda t, m: m["training"].update(changed={"0": {"units": 9}}),
-        r"layers.0.W should be float64 \(6, 9\)",
+    "an override of units": (
+        lambda t, m: m["training"].update(layer_overrides={"0": {"units": 9}}),
+        r"layers.0.W must be float64 \(6, 9\)",
     ),
-    "no slots": (lambda t, m: t.pop("training/slots/m"), "slots/m should be float64 .*, got nothing"),
-    "slots of another": (
+    "no slots": (lambda t, m: t.pop("training/slots/m"), "slots/m must be float64 .*, got nothing"),
+    "unknown slots": (
         lambda t, m: t.update({"training/slots/z": t["training/slots/m"]}),
         naming("slots/z", "float64"),
     ),
-    "slots too short": (
+    "short slots": (
         lambda t, m: t.update({"training/slots/v": t["training/slots/v"][:-1]}),
-        "slots/v should be float64 .*, got float64",
+        "slots/v must be float64 .*, got float64",
     ),
-    "slots of another type": (
+    "slots of another dtype": (
         lambda t, m: t.update({"training/slots/v": t["training/slots/v"].astype("f4")}),
-        "slots/v should be float64 .*, got float32",
+        "slots/v must be float64 .*, got float32",
     ),
     "no state": (lambda t, m: t.pop("training/state"), "describe a fit"),
-    "a short state": (lambda t, m: t.update({"training/state": np.zeros(5)}), r"state should be float64 \(32,\)"),
-    "a state that is no number": (
+    "a short state": (lambda t, m: t.update({"training/state": np.zeros(5)}), r"state must be float64 \(32,\)"),
+    "a state of NaN": (
         lambda t, m: t.update({"training/state": np.full(32, np.nan)}),
         "describe a fit",
     ),
-    "a step below 0": (lambda t, m: t["training/state"].__setitem__(0, -3.0), "its state"),
-    "half a step": (lambda t, m: t["training/state"].__setitem__(0, 2.5), "its state"),
+    "a negative step": (lambda t, m: t["training/state"].__setitem__(0, -3.0), "its state"),
+    "a fractional step": (lambda t, m: t["training/state"].__setitem__(0, 2.5), "its state"),
     "another seed in the state": (
         lambda t, m: t["training/state"].__setitem__(4, 77.0),
         "its state",
     ),
-    "no weights": (lambda t, m: t.pop("layers.0.W"), "layers.0.W should be float64 .*, got nothing"),
-    "weights of another shape": (
+    "no weights": (lambda t, m: t.pop("layers.0.W"), "layers.0.W must be float64 .*, got nothing"),
+    "transposed weights": (
         lambda t, m: t.update({"layers.0.W": t["layers.0.W"].T.copy()}),
-        r"layers.0.W should be float64 \(6, 7\), got float64 \(7, 6\)",
+        r"layers.0.W must be float64 \(6, 7\), got float64 \(7, 6\)",
     ),
-    "weights twice": (
+    "duplicate weights": (
         lambda t, m: t.update({"training/layers.0.W": np.zeros(3)}),
-        r"layers.0.W should be float64 \(6, 7\), got float64 \(3,\)",
+        r"layers.0.W must be float64 \(6, 7\), got float64 \(3,\)",
     ),
     "no callbacks": (lambda t, m: m["training"].update(callbacks=[]), naming("Halve")),
-    "callbacks that are a number": (lambda t, m: m["training"].update(callbacks=7), "describe a fit"),
-    "a callback that is text": (lambda t, m: m["training"].update(callbacks=["Halve"]), "describe a fit"),
-    "a state that is no JSON": (lambda t, m: _state(m, "{'times': 1}"), "describe a fit"),
-    "a state that is a list": (lambda t, m: _state(m, "[]"), "describe a fit"),
-    "a state that is deep": (lambda t, m: _state(m, "[" * 100_000), "describe a fit"),
-    "a state that is empty": (lambda t, m: _state(m, "{}"), naming("Halve")),
-    "a state that lacks an array": (
+    "callbacks as a number": (lambda t, m: m["training"].update(callbacks=7), "describe a fit"),
+    "a callback as text": (lambda t, m: m["training"].update(callbacks=["Halve"]), "describe a fit"),
+    "a state that is not JSON": (lambda t, m: _state(m, "{'times': 1}"), "describe a fit"),
+    "a state as a list": (lambda t, m: _state(m, "[]"), "describe a fit"),
+    "a deep state": (lambda t, m: _state(m, "[" * 100_000), "describe a fit"),
+    "an empty state": (lambda t, m: _state(m, "{}"), naming("Halve")),
+    "a state without an array": (
         lambda t, m: t.pop(next(name for name in t if name.endswith("/seen"))),
         "describe a fit",
     ),
@@ -267,7 +272,7 @@ FORGED = {
         lambda t, m: t.update({_best(t): np.zeros(3)}),
         naming("EarlyStopping"),
     ),
-    "early stopping that waits in words": (
+    "a wait of early stopping as text": (
         lambda t, m: _state(m, '{"wait": "long", "best": 1}', "EarlyStopping"),
         naming("EarlyStopping"),
     ),
@@ -290,40 +295,40 @@ def _best(tensors):
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_forged_checkpoints(whole, file, resume, name):
-    """Somebody who makes the digest right: what does not make sense is refused all the same, before anything moves."""
-    tensors, metadata = _opened(whole, file)
+def test_forged_checkpoints(valid, file, resume, name):
+    """Invalid content is refused before anything changes, even with a valid digest."""
+    tensors, metadata = _opened(valid, file)
     change, match = FORGED[name]
     change(tensors, metadata)
     checkpoint.write(file, tensors, metadata)
     resume(match)
 
 
-def test_a_forged_fit_is_still_a_model_that_opens(whole, file):
-    """What is said of the fit is nothing to `load`, nor can it make code run."""
-    tensors, metadata = _opened(whole, file)
+def test_a_model_opens_in_spite_of_forged_training_metadata(valid, file):
+    """`load` ignores the training metadata, and nothing in it can execute code."""
+    tensors, metadata = _opened(valid, file)
     wanted = weights_of(gpunn.load(file))
-    for training in ({"facts": "__import__('os')"}, [], None, "text", {"callbacks": [{"class": "os.system"}]}):
+    for training in ({"fingerprint": "__import__('os')"}, [], None, "text", {"callbacks": [{"class": "os.system"}]}):
         forged = copy.deepcopy(metadata) | {"training": training}
         checkpoint.write(file, tensors, forged)
         assert weights_of(gpunn.load(file)) == wanted
-    # but arrays that are nobody's are none of a model's
+    # without the metadata, the additional arrays are unexpected
     del metadata["training"]
     checkpoint.write(file, tensors, metadata)
-    with pytest.raises(gpunn.CheckpointError, match=r"training/.* should be nothing"):
+    with pytest.raises(gpunn.CheckpointError, match=r"training/.* must be absent"):
         gpunn.load(file)
 
 
-def test_another_architecture(whole, file):
-    """For load a contradiction between layers and arrays, for resume one between the file and the network here."""
-    tensors, metadata = _opened(whole, file)
+def test_another_architecture(valid, file):
+    """`load` detects that layers and arrays differ."""
+    tensors, metadata = _opened(valid, file)
     metadata["layers"][0]["config"]["units"] = 8
     checkpoint.write(file, tensors, metadata)
-    with pytest.raises(gpunn.CheckpointError, match=r"layers.0.W should be float64 \(6, 8\), got float64 \(6, 7\)"):
+    with pytest.raises(gpunn.CheckpointError, match=r"layers.0.W must be float64 \(6, 8\), got float64 \(6, 7\)"):
         gpunn.load(file)
 
 
-# --- bounds ----------------------------------------------------------------------------------------------------------
+# --- bounds -----------------------------------------------------------------------------------------------------------
 
 BOUNDS = """
 import json, os, resource, sys, time
@@ -331,7 +336,7 @@ sys.path.insert(0, sys.argv[2])
 from helpers.resume_cases import CASES
 import gpunn
 
-folder, whole = sys.argv[1], open(sys.argv[1] + "/whole", "rb").read()
+folder, valid = sys.argv[1], open(sys.argv[1] + "/valid", "rb").read()
 file = folder + "/run.safetensors"
 limit = gpunn.training.checkpoint.MAX_HEADER
 known = b'{"__metadata__":{"format":"gpunn","version":"1"},'
@@ -342,7 +347,7 @@ def framed(header, more=b""):
 def filled(start, item, end, size):
     return framed(start + item * ((size - len(start) - len(end)) // len(item)) + end)
 
-length = int.from_bytes(whole[:8], "little")
+length = int.from_bytes(valid[:8], "little")
 contents = {
     "lists": filled(known + b'"a":[', b"[],", b"1]}", limit),
     "dicts": filled(known + b'"a":[', b"{},", b"1]}", limit),
@@ -361,7 +366,7 @@ contents = {
     ),
     "a header beyond the limit": filled(known + b'"a":[', b"[],", b"1]}", 4 * limit),
     "a header of 100 MB": filled(known, b" ", b'"a":1}', 100_000_000),
-    "a claim": (2**63 - 1).to_bytes(8, "little") + whole[8:],
+    "a claim": (2**63 - 1).to_bytes(8, "little") + valid[8:],
 }
 for name, content in contents.items():
     with open(file, "wb") as f:
@@ -378,12 +383,12 @@ for name, content in contents.items():
             print(name, what, "opened")
         except gpunn.CheckpointError:
             pass
-        took = time.process_time() - began  # what others do on this machine does not count
+        took = time.process_time() - began  # processor time, so that other processes do not count
         if took > 5:
             print(name, what, took, "seconds")
-# a file whose beginning is right, and that goes on for a terabyte of nothing
+# a valid file followed by a terabyte of zeros
 with open(file, "wb") as f:
-    f.write(whole)
+    f.write(valid)
     f.truncate(2**40)
 try:
     gpunn.load(file)
@@ -391,7 +396,7 @@ try:
 except gpunn.CheckpointError:
     pass
 try:
-    # the peak of this program; ru_maxrss begins with that of the one that started it
+    # the peak of this program; ru_maxrss includes the parent process before exec
     with open("/proc/self/status") as f:
         print(next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) // 1024)
 except OSError:
@@ -401,8 +406,8 @@ except OSError:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="asks how much memory was taken")
-def test_whatever_it_holds_is_answered_within_5_s_and_1_gib(whole, tmp_path):
-    (tmp_path / "whole").write_bytes(whole)
+def test_any_content_is_processed_within_5_s_and_1_gib(valid, tmp_path):
+    (tmp_path / "valid").write_bytes(valid)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", BOUNDS, str(tmp_path), str(ROOT / "tests")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -412,7 +417,7 @@ def test_whatever_it_holds_is_answered_within_5_s_and_1_gib(whole, tmp_path):
     assert 20 < int(mebibytes) < 1024
 
 
-def test_a_model_whose_description_nobody_would_read_is_not_written(file):
+def test_metadata_larger_than_the_limit_is_not_written(file):
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=2, seed=0)
     tensors, metadata = net.to_tensors()
     with pytest.raises(ValueError, match=naming("header", 10000000)):

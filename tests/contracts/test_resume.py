@@ -1,4 +1,4 @@
-"""A fit that was stopped and resumed is the fit that never stopped, bit for bit; what does not fit is refused."""
+"""A resumed fit is bit-identical to an uninterrupted one, and checkpoints of other fits are refused."""
 
 import json
 import os
@@ -25,12 +25,12 @@ def file(tmp_path):
     return tmp_path / "run.safetensors"
 
 
-# --- the same bits ---------------------------------------------------------------------------------------------------
+# --- the same bits ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not(name, file):
+def test_a_resumed_fit_equals_an_uninterrupted_one(name, file):
     whole = outcome(*run(name)[:2])
     for stop in (1, 3, 6):
         file.unlink(missing_ok=True)
@@ -51,33 +51,33 @@ def test_in_a_new_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["adam", "a rate that is held", "early stopping of a classifier", "a layer that thaws"]
+    "name", ["adam", "a learning-rate override", "early stopping of a classifier", "a layer that is unfrozen"]
 )
-def test_stopped_again_and_again(name, file):
-    """In every epoch, the first one, of which nothing is kept, included."""
+def test_interrupted_in_every_epoch(name, file):
+    """Including the first epoch, which leaves no checkpoint."""
     for stop in range(EPOCHS):
         run(name, file, stop=stop, resume=True)
     net, history, _ = run(name, file, resume=True)
     assert outcome(net, history) == outcome(*run(name)[:2])
 
 
-def test_cases_say_what_they_say():
-    """Early stopping ends its fits before the last epoch, and restores; the rates are held; a layer thaws."""
+def test_cases_have_the_properties_of_their_names():
+    """Early stopping ends its fits early and restores weights, rates are overridden, and a layer is unfrozen."""
     for name in CASES:
         if name.startswith("early"):
             _, history, (stopping, *_) = run(name)
             assert 2 < len(history.epoch) < EPOCHS and stopping.stopped_epoch == history.epoch[-1], name
             assert stopping.best_epoch < stopping.stopped_epoch
-    assert run("a rate that is held")[2][0].times >= 2
-    assert np.isinf(run("infinite numbers")[1].history["val_loss"]).all()
-    thawed = run("a layer that thaws")[0]
-    assert thawed[0].trainable and thawed[1].rate == 0.125
+    assert run("a learning-rate override")[2][0].times >= 2
+    assert np.isinf(run("infinite values")[1].history["val_loss"]).all()
+    unfrozen = run("a layer that is unfrozen")[0]
+    assert unfrozen[0].trainable and unfrozen[1].rate == 0.125
 
 
-# --- what it means ---------------------------------------------------------------------------------------------------
+# --- what it means ----------------------------------------------------------------------------------------------------
 
 
-def test_epochs_is_the_total_and_the_history_is_of_them_all(file):
+def test_epochs_is_the_total_and_the_history_is_complete(file):
     whole = run("adam")
     assert len(run("adam", file, epochs=4)[1].epoch) == 4
     net, history, _ = run("adam", file, resume=True)
@@ -92,8 +92,8 @@ NUMPY_INTEGERS = {
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
 @pytest.mark.parametrize("name", NUMPY_INTEGERS)
-def test_integers_of_numpy_are_those_of_python(file, name, kind):
-    """A fit with either goes on from a checkpoint of the other."""
+def test_numpy_and_python_integers_are_equal(file, name, kind):
+    """A fit with either resumes a checkpoint of the other."""
     outcomes = []
     for first, then in ((int, int), (int, kind), (kind, int), (kind, kind)):
         file.unlink(missing_ok=True)
@@ -106,12 +106,12 @@ def test_integers_of_numpy_are_those_of_python(file, name, kind):
     assert len(set(outcomes)) == 1
 
 
-def test_where_there_is_no_file_the_fit_begins_anew(file):
+def test_without_a_file_the_fit_starts_from_the_beginning(file):
     net, history, _ = run("adam", file, resume=True)
     assert outcome(net, history) == outcome(*run("adam")[:2]) and file.exists()
 
 
-def test_a_fit_that_is_done_gives_its_history_and_trains_nothing(file):
+def test_a_complete_fit_returns_its_history_without_training(file):
     whole = run("adam", file)
     before = file.read_bytes()
     steps, ends = [], []
@@ -126,9 +126,9 @@ def test_a_fit_that_is_done_gives_its_history_and_trains_nothing(file):
     assert ends == [{name: values[-1] for name, values in history.history.items()}]
 
 
-@pytest.mark.parametrize("name", ["early stopping that waits", "early stopping without weights"])
-def test_a_fit_that_had_stopped_early_has_stopped(name, file):
-    """And the best weights are taken back, though the file holds the last ones."""
+@pytest.mark.parametrize("name", ["early stopping", "early stopping without weights"])
+def test_a_fit_that_stopped_early_stays_stopped(name, file):
+    """The best weights are restored, although the file has the last ones."""
     net, history, _ = run(name, file)
     again, same, (_, stopping) = run(name, file, resume=True)
     assert outcome(again, same) == outcome(net, history) and again.stop_training
@@ -137,8 +137,8 @@ def test_a_fit_that_had_stopped_early_has_stopped(name, file):
     assert (kept == weights_of(net)) == (not stopping.restore_best_weights)
 
 
-def test_a_fit_that_someone_stopped_goes_on(file):
-    """Whose callback says stop when its hour is over wants to go on in the next one."""
+def test_a_fit_stopped_by_another_callback_continues(file):
+    """A callback that stops at a time limit can continue in the next job."""
 
     class Hour(gpunn.Callback):
         def __init__(self, epochs):
@@ -157,7 +157,7 @@ def test_a_fit_that_someone_stopped_goes_on(file):
     assert outcome(net, history) == outcome(*run("adam")[:2])
 
 
-def test_the_checkpoint_replaces_what_the_network_was(file):
+def test_a_checkpoint_replaces_the_state_of_the_network(file):
     whole = outcome(*run("adam")[:2])
     run("adam", file, stop=4)
     net, data, options, _ = CASES["adam"]()
@@ -168,20 +168,20 @@ def test_the_checkpoint_replaces_what_the_network_was(file):
     assert outcome(net, history) == whole
 
 
-def test_what_only_watches_may_come_and_go(file):
-    """Another display, another file, none at all: the run is the same."""
-    whole = outcome(*run("early stopping that waits")[:2])
-    run("early stopping that waits", file, stop=2)
-    net, data, options, callbacks = CASES["early stopping that waits"]()
+def test_passive_callbacks_may_differ(file):
+    """With another display or file, or none, the fit is the same."""
+    whole = outcome(*run("early stopping")[:2])
+    run("early stopping", file, stop=2)
+    net, data, options, callbacks = CASES["early stopping"]()
     history = net.fit(*data, epochs=EPOCHS, batch_size=8, verbose=2, resume=str(file), callbacks=callbacks, **options)
     assert outcome(net, history) == whole
-    net, data, options, callbacks = CASES["early stopping that waits"]()
+    net, data, options, callbacks = CASES["early stopping"]()
     more = [gpunn.ModelCheckpoint(file.parent / f"{k}.safetensors", every=k) for k in (1, 2)]
     history = net.fit(*data, epochs=EPOCHS, batch_size=8, resume=file, callbacks=[*more, *callbacks], **options)
     assert outcome(net, history) == whole and len(list(file.parent.iterdir())) == 3
 
 
-def test_a_bar_goes_on_where_it_was(file, capfd):
+def test_a_progress_bar_continues_at_its_epoch(file, capfd):
     pytest.importorskip("tqdm")
     run("adam", file, epochs=4)
     net, data, options, _ = CASES["adam"]()
@@ -200,8 +200,8 @@ def test_a_checkpoint_opens_as_the_network_at_that_epoch(file):
     assert not [name for name in checkpoint.read(file)[0] if name.startswith("training/")]
 
 
-class Shown:
-    """A model of which a network is a part, and that shows half of what the network's weights are."""
+class HalvedWeights:
+    """A model that contains a network and exports half of its weights."""
 
     def __init__(self, net):
         self.net = net
@@ -211,27 +211,32 @@ class Shown:
         return {name: a / 2 for name, a in tensors.items()}, metadata
 
 
-def test_the_file_is_the_model_that_is_shown_and_the_fit_goes_on_from_what_trains(file):
+def test_a_checkpoint_opens_as_its_owner_and_resumes_the_trained_weights(file):
     whole = run("adam")
     for epochs in (4, EPOCHS):
         net, (x, y), _, _ = CASES["adam"]()
         orders = {"order_of": lambda epoch: epoch_permutation(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
         valid = (resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
-        options = {"callbacks": [gpunn.ModelCheckpoint(file)], "resume": file, "checkpoint_owner": Shown(net), **orders}
+        options = {
+            "callbacks": [gpunn.ModelCheckpoint(file)],
+            "resume": file,
+            "checkpoint_owner": HalvedWeights(net),
+            **orders,
+        }
         history = fit.train(net, (x, y.astype("int32"), None), valid, epochs=epochs, **options)
         for a, b in zip(gpunn.load(file).get_weights(), net.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b / 2)
     assert outcome(net, history) == outcome(*whole[:2])
 
 
-def test_a_gpu_and_a_cpu_go_on_from_each_others_checkpoints(file, fake_cupy, monkeypatch):
-    """Simulated. The first four epochs of one device and five of the other are as near to the whole as two devices."""
+def test_a_gpu_and_a_cpu_resume_checkpoints_of_each_other(file, fake_cupy, monkeypatch):
+    """Simulated. Four epochs on one device and five on the other agree with one device to rounding."""
     monkeypatch.setattr(resume_cases, "EPOCHS", 9)
-    whole = run("a rate that is held")[0].get_weights()
+    whole = run("a learning-rate override")[0].get_weights()
     for first, then in (("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")):
         file.unlink(missing_ok=True)
         for device, epochs in ((first, 4), (then, EPOCHS)):
-            net, data, options, callbacks = CASES["a rate that is held"]()
+            net, data, options, callbacks = CASES["a learning-rate override"]()
             net.to(device)
             callbacks = [gpunn.ModelCheckpoint(file), *callbacks]
             options = {"epochs": epochs, "batch_size": 8, "verbose": 0, "callbacks": callbacks, **options}
@@ -241,12 +246,12 @@ def test_a_gpu_and_a_cpu_go_on_from_each_others_checkpoints(file, fake_cupy, mon
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-# --- what does not fit -----------------------------------------------------------------------------------------------
+# --- mismatches -------------------------------------------------------------------------------------------------------
 
 
 def _refused(file, match, change=None, net=None, data=(X, VALUES), callbacks=None, **options):
-    """Resuming the case below is refused with a message that names file and difference; nothing has moved."""
-    made, _, theirs, whose = CASES["early stopping that waits"]()
+    """Check that resuming the case below raises an error with file and difference, and changes nothing."""
+    made, _, theirs, whose = CASES["early stopping"]()
     net = net or made
     if change is not None:
         change(net)
@@ -262,12 +267,12 @@ def _refused(file, match, change=None, net=None, data=(X, VALUES), callbacks=Non
 
 @pytest.fixture
 def stopped(file):
-    run("early stopping that waits", file, stop=2)
+    run("early stopping", file, stop=2)
     return file
 
 
 def _layers(**others):
-    """The layers of the case below, some of them replaced: _0=…"""
+    """Return the layers of the case below, with some replaced: _0=…"""
     layers = {
         "_0": gpunn.Dense(7, "relu", max_norm=1.5),
         "_1": gpunn.LayerNormalization(),
@@ -305,7 +310,7 @@ OTHERS = {
     ),
     "seed": (lambda: _other(seed=4), "seed is '3' in the file and '4' here"),
     "dtype": (lambda: _other(dtype="float32"), naming("dtype", "'float64'", "'float32'")),
-    "optimiser": (
+    "optimizer": (
         lambda: _other(optimizer=gpunn.Momentum(0.05)),
         naming("optimizer.name", "'sgd'", "'momentum'"),
     ),
@@ -320,16 +325,16 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_another_network_or_rule_is_refused(stopped, name):
+def test_another_network_or_optimizer_is_refused(stopped, name):
     make, match = OTHERS[name]
     _refused(stopped, match, net=make(), callbacks=[gpunn.EarlyStopping("val_mae")])
 
 
-def test_a_network_that_is_not_built_yet_goes_on_all_the_same(stopped):
+def test_a_network_that_is_not_built_yet_resumes(stopped):
     net = _other()
-    _, data, options, callbacks = CASES["early stopping that waits"]()
+    _, data, options, callbacks = CASES["early stopping"]()
     history = net.fit(*data, epochs=EPOCHS, batch_size=8, verbose=0, resume=stopped, callbacks=callbacks, **options)
-    assert outcome(net, history) == outcome(*run("early stopping that waits")[:2])
+    assert outcome(net, history) == outcome(*run("early stopping")[:2])
 
 
 def _freeze(net):
@@ -348,7 +353,7 @@ def _freeze(net):
         (naming("training data.weights", False, True), {"sample_weight": np.ones(29)}),
         ("validation data.rows is 13 in the file and 12 here", {"validation_data": (VX[:12], VX[:12, :1])}),
         ("validation data.weights is False", {"validation_data": (VX, VX[:, :1], np.ones(13))}),
-        ("it holds 2 epochs, more than epochs=1, which counts them in", {"epochs": 1}),
+        ("it holds 2 epochs, more than epochs=1", {"epochs": 1}),
         ("callbacks is .'EarlyStopping'. in the file and .. here", {"callbacks": []}),
         (
             naming("callbacks[0]", "'EarlyStopping'", "'Halve'"),
@@ -363,7 +368,7 @@ def test_another_fit_is_refused(stopped, match, options):
 
 
 def _changed(array, row):
-    """A copy with another number in one row."""
+    """Return a copy with another value in one row."""
     array = np.array(array)
     array[row] += 1
     return array
@@ -427,7 +432,7 @@ def test_other_weights_are_refused(file, name, other):
         {"validation_data": (VX, resume_cases.VLABELS, np.linspace(1, 2, len(VX)))},
     ],
 )
-def test_the_same_values_go_on(file, options):
+def test_equal_values_resume(file, options):
     whole = outcome(*_weighted(file, **options))
     file.unlink()
     with pytest.raises(resume_cases.Stop.Now):
@@ -435,7 +440,7 @@ def test_the_same_values_go_on(file, options):
     assert outcome(*_weighted(file, **options)) == whole
 
 
-def test_the_same_values_in_other_containers_go_on(file, fake_cupy, tmp_path):
+def test_equal_values_in_other_containers_resume(file, fake_cupy, tmp_path):
     sparse = pytest.importorskip("scipy.sparse")
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", VALUES)
@@ -448,15 +453,15 @@ def test_the_same_values_in_other_containers_go_on(file, fake_cupy, tmp_path):
         "on disk": lambda: tuple(gpunn.Rows(tmp_path / f"{name}.npy") for name in "xy"),
         "on a GPU": lambda: (fake_cupy.asarray(X), fake_cupy.asarray(VALUES)),
     }
-    wanted = outcome(*run("early stopping that waits")[:2])
+    wanted = outcome(*run("early stopping")[:2])
     for container, made in containers.items():
         file.unlink(missing_ok=True)
-        run("early stopping that waits", file, stop=2)
-        net, _, options, callbacks = CASES["early stopping that waits"]()
+        run("early stopping", file, stop=2)
+        net, _, options, callbacks = CASES["early stopping"]()
         options = {"epochs": EPOCHS, "batch_size": 8, "verbose": 0, "callbacks": callbacks, **options}
         history = net.fit(*made(), resume=file, **options)
         if not container.startswith("sparse"):
-            # which sums in another order
+            # with another order of summation
             assert outcome(net, history) == wanted, container
 
 
@@ -485,7 +490,7 @@ def test_rows_of_other_values_are_refused(file, tmp_path):
 
 
 class Counted:
-    """An array that counts the rows that are read of it."""
+    """An array that counts the rows read from it."""
 
     def __init__(self, array):
         self.array, self.read = array, 0
@@ -499,7 +504,7 @@ class Counted:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 64, 65, 66, 1024, 1025, 1026, 100_000])
 def test_a_checksum_reads_few_rows(n):
-    """The first, the last and the middle ones among them."""
+    """Including the first, the last and the middle rows."""
     x, y = Counted(np.arange(3.0 * n).reshape(n, 3)), Counted(np.arange(n))
     before = Shard(x, y, None).checksums(SINGLE_PROCESS)
     assert x.read == min(n, 65) and y.read == min(n, 1025)
@@ -512,7 +517,7 @@ def test_a_checksum_reads_few_rows(n):
 
 
 def test_a_stream_is_not_compared(file):
-    """Its batches are not known before they are taken."""
+    """Its batches are not known in advance."""
     run("a stream", file, stop=2)
     net, _, options, _ = CASES["a stream"]()
 
@@ -523,7 +528,7 @@ def test_a_stream_is_not_compared(file):
     assert len(net.fit(others, epochs=3, verbose=0, resume=file, **options).epoch) == 3
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+@pytest.mark.parametrize("version", [None, 1, 4, "3"])
 def test_a_checkpoint_of_another_version_is_refused_and_its_model_opens(stopped, version):
     """Checkpoints without checksums have no version."""
     tensors, metadata = checkpoint.read(stopped)
@@ -533,37 +538,37 @@ def test_a_checkpoint_of_another_version_is_refused_and_its_model_opens(stopped,
     else:
         metadata["training"]["version"] = version
     checkpoint.write(stopped, tensors, metadata)
-    _refused(stopped, f"version is {1 if version is None else version!r}, this gpunn resumes")
+    _refused(stopped, f"version {1 if version is None else version!r}, but this gpunn resumes version 3")
     assert weights_of(gpunn.load(stopped)) == weights
 
 
-def test_a_set_with_other_columns_is_refused(stopped):
+def test_a_dataset_with_other_columns_is_refused(stopped):
     stopping = gpunn.EarlyStopping("mae")
     options = {"net": _other(), "data": (X[:, :5], VALUES), "validation_data": None, "callbacks": [stopping]}
     _refused(stopped, "inputs is 6 in the file and 5 here", **options)
 
 
-def test_no_validation_where_there_was_some_is_refused(stopped):
+def test_missing_validation_data_is_refused(stopped):
     options = {"validation_data": None, "callbacks": [gpunn.EarlyStopping("mae")]}
     _refused(stopped, naming("validation data", None), **options)
 
 
-def test_a_model_is_no_fit_under_way(file):
-    net = run("early stopping that waits", epochs=1)[0]
+def test_a_model_file_is_refused(file):
+    net = run("early stopping", epochs=1)[0]
     net.save(file)
     _refused(file, naming("resume=", "ModelCheckpoint"))
 
 
-def test_a_folder_is_no_checkpoint(tmp_path):
+def test_a_directory_is_refused(tmp_path):
     with pytest.raises(OSError, match="not a regular file"):
         _other().fit(X, VALUES, resume=tmp_path, verbose=0)
     with pytest.raises(TypeError):
         _other().fit(X, VALUES, resume=3.5, verbose=0)
 
 
-def test_a_callback_that_cannot_take_its_state_back_leaves_everything_as_it_was(stopped):
+def test_a_callback_that_cannot_restore_its_state_changes_nothing(stopped):
     class EarlyStopping(gpunn.EarlyStopping):
-        """Of a later day, by the same name: it wants to know more."""
+        """A later version with the same name and more state."""
 
         def on_train_begin(self, logs=None):
             super().on_train_begin(logs)
@@ -579,14 +584,14 @@ def test_a_callback_that_cannot_take_its_state_back_leaves_everything_as_it_was(
     )
 
 
-def test_a_state_that_a_file_cannot_hold_ends_the_fit_with_the_old_file_whole(stopped):
+def test_a_state_that_cannot_be_saved_ends_the_fit_and_keeps_the_old_file(stopped):
     before = stopped.read_bytes()
 
     class Odd(gpunn.Callback):
         def get_state(self):
             return {"what": {1, 2}}
 
-    net, data, options, callbacks = CASES["early stopping that waits"]()
+    net, data, options, callbacks = CASES["early stopping"]()
     callbacks = [gpunn.ModelCheckpoint(stopped), Odd(), *callbacks]
     with pytest.raises(TypeError, match=naming("state", "set")):
         net.fit(*data, epochs=2, batch_size=8, verbose=0, callbacks=callbacks, **options)
@@ -594,7 +599,7 @@ def test_a_state_that_a_file_cannot_hold_ends_the_fit_with_the_old_file_whole(st
 
 
 class _Leaves(gpunn.Callback):
-    """Raise an error before the first step."""
+    """Raises an error before the first step."""
 
     def on_train_begin(self, logs=None):
         raise FileNotFoundError

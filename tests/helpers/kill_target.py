@@ -1,9 +1,9 @@
-"""Fits in a process of their own, begun by a line on stdin and told about on stdout, so that they may be killed.
+"""Fits in separate processes, controlled by lines on stdin and stdout, so that they can be killed.
 
-The process imports and compiles once and forks for every fit. A line `EPOCHS EVERY FILE` begins one that goes on from
-the file, where there is one, and writes it every so many epochs. The answers: `PID n` when it begins, `SAVED k` when
-the checkpoint of its epoch k was written and the folder synced; and after another line, until which a fit that has
-ended keeps its number, `ENDED status`.
+The process imports and compiles once and forks for every fit. A line `EPOCHS EVERY FILE` starts a fit that resumes the
+file, if it exists, and writes it every EVERY epochs. Answers are `PID n` at the start, and `SAVED k` after the
+checkpoint of epoch k was written and its folder synced. After one more line follows `ENDED status`. Until then an ended
+fit keeps its process id.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import gpunn
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(3, 8)).astype("float32")
 Y = X @ RNG.normal(size=(8, 1))
-WIDTH = 250  # a file of about 800 kB, most of which is Adam's
+WIDTH = 250  # for a file of about 800 kB, mostly optimizer slots
 
 
 def say(text):
-    """A line that arrives whole, also from a process that is killed after it."""
+    """Write a complete line, even if the process is killed afterwards."""
     os.write(1, f"{text}\n".encode())
 
 
 class Acknowledge(gpunn.Callback):
-    """Tells of every checkpoint that was written."""
+    """Reports every checkpoint that was written."""
 
     passive = runs_last = True
 
@@ -40,7 +40,7 @@ class Acknowledge(gpunn.Callback):
 
 
 def fit(path, epochs, every=1):
-    """One fit that goes on from the file where there is one."""
+    """Run a fit that resumes the file if it exists."""
     layers = [gpunn.Dense(WIDTH, "tanh"), gpunn.Dropout(0.2), gpunn.Dense(WIDTH, "tanh"), gpunn.Dense(1)]
     net = gpunn.Sequential(layers, seed=1).compile("adam", "mse", device="cpu")
     callbacks = [] if path is None else [gpunn.ModelCheckpoint(path, every), Acknowledge(every)]

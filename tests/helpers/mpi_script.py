@@ -1,4 +1,4 @@
-"""What the processes of one mpiexec run in the tests: `script.py NAME FOLDER`. Process k leaves FOLDER-NAME-k.json."""
+"""The script that mpiexec runs in tests: `mpi_script.py NAME FOLDER`. Rank k writes FOLDER-NAME-k.json."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ RANK, NAME, FOLDER = int(os.environ["PMI_RANK"]), sys.argv[1], Path(sys.argv[2])
 RNG = np.random.default_rng(5)
 X, Y, LABELS = RNG.normal(size=(53, 7)), RNG.normal(size=(53, 3)), RNG.integers(0, 3, 53)
 W = RNG.uniform(0, 2, 53)
-RULES = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
+OPTIMIZERS = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
 
 
-def say(**what):
-    """Into a file: mpiexec joins what the processes print wherever a buffer happened to end, within lines as well."""
+def write_result(**what):
+    """Write the result to a file, since mpiexec may interleave the output of ranks within lines."""
     Path(f"{FOLDER}-{NAME}-{RANK}.json").write_text(json.dumps(what), encoding="utf-8")
 
 
@@ -34,7 +34,7 @@ def net_of(strategy, rule="adam", dtype="float64", seed=3):
     return net.compile(rule, "mse", metrics=["mae", "r2"], strategy=strategy, device="cpu")
 
 
-def apart(net, other):
+def max_difference(net, other):
     return max(float(np.abs(a - b).max()) for a, b in zip(net.get_weights(), other.get_weights(), strict=True))
 
 
@@ -45,23 +45,23 @@ def fitted(strategy, rule="adam", **how):
 
 
 def same():
-    """Every rule against one process; a memory map; of two processes both estimators, and how often each was shown."""
+    """Compare with one process: every optimizer, a memory map, and for two ranks both estimators and their output."""
     from sklearn.exceptions import ConvergenceWarning
 
     warnings.simplefilter("ignore", ConvergenceWarning)
     together = gpunn.DataParallel(synchronized_batch_norm=True)
     far = {}
-    for rule in RULES:
+    for rule in OPTIMIZERS:
         net, history = fitted(together, rule)
         one, alone = fitted(None, rule)
-        far[rule] = max(apart(net, one), abs(history.history["val_r2"][-1] - alone.history["val_r2"][-1]))
+        far[rule] = max(max_difference(net, one), abs(history.history["val_r2"][-1] - alone.history["val_r2"][-1]))
     buckets = gpunn.DataParallel(synchronized_batch_norm=True, bucket_bytes=100)
-    far["buckets"] = apart(fitted(buckets)[0], fitted(None)[0])
+    far["buckets"] = max_difference(fitted(buckets)[0], fitted(None)[0])
     file = FOLDER / f"x{RANK}.npy"
     np.save(file, X)
     net = net_of(together)
     net.fit(np.load(file, mmap_mode="r"), Y, batch_size=8, epochs=3, verbose=0)
-    far["memory map"] = apart(net, fitted(None, epochs=3, sample_weight=None, validation_data=None)[0])
+    far["memory map"] = max_difference(net, fitted(None, epochs=3, sample_weight=None, validation_data=None)[0])
     options = {"hidden_layer_sizes": (6,), "max_iter": 20, "random_state": 0, "dropout": 0.2, "verbose": True}
     estimators = [(gpunn.MLPClassifier, LABELS), (gpunn.MLPRegressor, Y)] if os.environ["PMI_SIZE"] == "2" else []
     shown = {"together": [], "alone": []}
@@ -72,27 +72,27 @@ def same():
                 with contextlib.redirect_stdout(io.StringIO()) as out:
                     nets.append(cls(**options | more, strategy=strategy).fit(X, y, W).net_)
                 shown[name].append(out.getvalue().count("Iteration 1, "))
-            far[f"{cls.__name__} {more}"] = apart(*nets)
-    say(far=far, shown=shown)
+            far[f"{cls.__name__} {more}"] = max_difference(*nets)
+    write_result(far=far, shown=shown)
 
 
 def first_part(epochs=4):
-    """A fit that leaves a checkpoint, with numbers and bars shown."""
+    """Run a fit that writes a checkpoint and displays its progress."""
     callbacks = [gpunn.ModelCheckpoint(FOLDER / "run.safetensors")]
     net, _ = fitted(gpunn.DataParallel(synchronized_batch_norm=True), epochs=epochs, verbose=2, callbacks=callbacks)
-    say(files=sorted(p.name for p in FOLDER.iterdir()), weights=[w.tolist() for w in net.get_weights()])
+    write_result(files=sorted(p.name for p in FOLDER.iterdir()), weights=[w.tolist() for w in net.get_weights()])
 
 
 def second_part():
-    """The same fit resumed, by another number of processes perhaps."""
+    """Resume the same fit, also with another number of processes."""
     net, history = fitted(gpunn.DataParallel(synchronized_batch_norm=True), resume=FOLDER / "run.safetensors")
     one, alone = fitted(None)
     val = abs(history.history["val_loss"][-1] - alone.history["val_loss"][-1])
-    say(far=apart(net, one), epochs=len(history.epoch), val=val)
+    write_result(far=max_difference(net, one), epochs=len(history.epoch), val=val)
 
 
 class At(gpunn.Callback):
-    """Does something on process 1 in the midst of the third epoch."""
+    """Calls a function on rank 1 within the third epoch."""
 
     def __init__(self, what):
         self.what, self.epoch = what, 0
@@ -106,19 +106,21 @@ class At(gpunn.Callback):
 
 
 def killed():
-    """Process 1 is killed within a step."""
+    """Kill rank 1 within a step."""
     watched = [gpunn.ModelCheckpoint(FOLDER / "run.safetensors"), At(lambda: os.kill(os.getpid(), signal.SIGKILL))]
     fitted(gpunn.DataParallel(), callbacks=watched)
 
 
 def after_the_kill():
-    """The fit that was killed goes on."""
+    """Resume the killed fit."""
     watched = [At(lambda: None)]
-    say(epochs=len(fitted(gpunn.DataParallel(), callbacks=watched, resume=FOLDER / "run.safetensors")[1].epoch))
+    write_result(
+        epochs=len(fitted(gpunn.DataParallel(), callbacks=watched, resume=FOLDER / "run.safetensors")[1].epoch)
+    )
 
 
 def failing():
-    """Process 1 fails within a step, so that the others wait for it."""
+    """Fail on rank 1 within a step, so that the other ranks wait for it."""
 
     def fail():
         raise KeyError("a mistake")
@@ -127,7 +129,7 @@ def failing():
 
 
 def stuck():
-    """Process 1 does not come back."""
+    """Block rank 1."""
     fitted(gpunn.DataParallel(timeout=2), callbacks=[At(lambda: time.sleep(60))])
 
 
@@ -140,7 +142,7 @@ def caught(call):
 
 
 def refused():
-    """Bad input, one after another: an error is heard by all, and the next call works."""
+    """Pass several invalid inputs: all ranks raise an error, and the next call works."""
     together = gpunn.DataParallel()
     said = {"seeds": caught(lambda: net_of(together, seed=RANK))}
     net = net_of(together)
@@ -156,25 +158,25 @@ def refused():
     for name, rows in (("x", X), ("y", Y[:50])):
         if RANK == 0:
             np.save(FOLDER / f"{name}.npy", rows)
-    net.fit(X, Y, verbose=0)  # which waits for the files as well
+    net.fit(X, Y, verbose=0)  # which also waits for the files
     sets = [gpunn.Rows(FOLDER / f"{name}.npy") for name in ("x", "y")]
     said["parts"] = caught(lambda: net.fit(*sets, verbose=0))
     estimator = gpunn.MLPClassifier(random_state=RANK, strategy=together, max_iter=1)
     said["random_state"] = caught(lambda: estimator.fit(X, LABELS))
     said["a good fit"] = caught(lambda: net.fit(X, Y, verbose=0))
-    say(said=said)
+    write_result(said=said)
 
 
 def leaving():
-    """Process 1 ends its script where the others fit."""
+    """Exit on rank 1 while the other ranks fit."""
     net = net_of(gpunn.DataParallel())
     if RANK == 1:
         sys.exit(0)
-    say(said=caught(lambda: net.fit(X, Y, verbose=0)))
+    write_result(said=caught(lambda: net.fit(X, Y, verbose=0)))
 
 
 def own_rows():
-    """Every process has a file in which only its own rows are numbers."""
+    """Train from files in which only the rank's own rows are finite."""
     from gpunn.parallel.disk_rows import RowPartition
 
     size = int(os.environ["PMI_SIZE"])
@@ -186,12 +188,12 @@ def own_rows():
         if RANK == 0:
             np.save(FOLDER / f"{name}.npy", rows)
     found = []
-    # the first fit waits for all, so that the whole files are there at the second
+    # the first fit waits for all ranks, so that the complete files exist before the second
     for strategy, end, parts in ((gpunn.DataParallel(synchronized_batch_norm=True), RANK, None), (None, "", size)):
         sets = (gpunn.Rows(FOLDER / f"{name}{end}.npy", parts=parts) for name in ("x", "y"))
         found.append(net_of(strategy))
         found[-1].fit(*sets, batch_size=8, epochs=5, verbose=0)
-    say(far=apart(*found), rows=[start, stop])
+    write_result(far=max_difference(*found), rows=[start, stop])
 
 
 CALLS = (same, first_part, second_part, killed, after_the_kill, failing, stuck, refused, leaving, own_rows)

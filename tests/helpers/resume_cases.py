@@ -1,4 +1,4 @@
-"""Fits that are stopped and resumed, each a function of its name, so that a new process can make it again."""
+"""Fits to interrupt and resume, by name, so that a new process can construct them again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EPOCHS = 9
 
 
 class Halve(gpunn.Callback):
-    """Holds a rate of half the last where the loss is above its lowest, and remembers how often."""
+    """Halves the learning rate if the loss is above its minimum, and counts the reductions."""
 
     def on_train_begin(self, logs=None):
         self.times, self.lowest, self.seen = 0, float("inf"), np.zeros(0)
@@ -34,7 +34,7 @@ class Halve(gpunn.Callback):
             self.times += 1
             self.model.learning_rate = self.model.learning_rate / 2
         self.lowest = min(self.lowest, logs["loss"])
-        # what a callback adds is in no history, and a number of NumPy's is as good as Python's
+        # a NumPy number in the state must work like a Python number
         self.total = np.float32(self.times)
 
     def get_state(self):
@@ -45,8 +45,8 @@ class Halve(gpunn.Callback):
         assert len(self.seen) and state["total"] == self.times
 
 
-class HoldPerEpoch(gpunn.Callback):
-    """Sets the rate at each epoch's beginning from the epoch alone, and at the fit's beginning to something else."""
+class SetRatePerEpoch(gpunn.Callback):
+    """Sets the rate of each epoch, and another rate and other weights at the beginning of the fit."""
 
     def on_train_begin(self, logs=None):
         self.model.learning_rate = 3.0
@@ -56,8 +56,8 @@ class HoldPerEpoch(gpunn.Callback):
         self.model.learning_rate = 0.01 / (1 + epoch)
 
 
-class Thaw(gpunn.Callback):
-    """Trains the first layer from the third epoch on, and drops less from the fifth."""
+class Unfreeze(gpunn.Callback):
+    """Unfreezes the first layer in the third epoch and reduces dropout in the fifth."""
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 1:
@@ -67,7 +67,7 @@ class Thaw(gpunn.Callback):
 
 
 class Sometimes(gpunn.Callback):
-    """Adds numbers to the history in some epochs only."""
+    """Adds values to the history in some epochs only."""
 
     def on_epoch_logs(self, epoch, logs):
         if epoch < 2:
@@ -77,7 +77,7 @@ class Sometimes(gpunn.Callback):
 
 
 class Stop(gpunn.Callback):
-    """Ends a fit with an error in the midst of an epoch."""
+    """Interrupts a fit with an error within an epoch."""
 
     passive = True
 
@@ -118,11 +118,11 @@ def _regression(callbacks, optimizer=None, dtype="float64", **options):
     return net, (X, VALUES), {"validation_data": (VX, VVALUES), **options}, callbacks
 
 
-def _thawed():
+def _unfrozen():
     layers = [gpunn.Dense(8, "relu"), gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")]
     net = _classifier(gpunn.Momentum(0.1), layers=layers)
     net[0].trainable = False
-    return net, (X, LABELS), {}, [Thaw()]
+    return net, (X, LABELS), {}, [Unfreeze()]
 
 
 def _after_another_fit():
@@ -139,8 +139,8 @@ def _streamed():
     return _classifier(gpunn.Adam(0.02)), (batches,), {"validation_data": (VX, VLABELS)}, []
 
 
-def _watched():
-    """Metrics that are more than means, and the other callbacks."""
+def _with_callbacks():
+    """Metrics that are not means, and the other callbacks."""
     net = gpunn.Sequential([gpunn.Dense(8, "relu"), gpunn.Dropout(0.3), gpunn.Dense(1, "sigmoid")], seed=5)
     watched = ["accuracy", "auc", "precision", "recall", "f1"]
     net.compile(gpunn.Momentum(0.3), "binary_crossentropy", watched, device="cpu")
@@ -155,7 +155,7 @@ def _watched():
 
 
 def _overflowing():
-    """A validation loss that is infinite, in the history and among what a callback remembers."""
+    """An infinite validation loss, in the history and in the state of a callback."""
     net, data, _, _ = _regression([], dtype="float32")
     far = np.full((13, 1), 3e30)
     return net, data, {"validation_data": (VX, far)}, [gpunn.EarlyStopping("val_loss", patience=20)]
@@ -170,23 +170,21 @@ CASES = {
     "adam": lambda: _plain(gpunn.Adam(0.02)),
     "adamw": lambda: _plain(gpunn.AdamW(0.02, weight_decay=0.1)),
     "no shuffling": lambda: _plain(gpunn.Adam(0.02), shuffle=False),
-    "weights of rows and classes": lambda: _plain(gpunn.Adam(0.02), sample_weight=WEIGHTS, class_weight={1: 3.0}),
-    "a split": lambda: (*_plain(gpunn.Adam(0.02))[:2], {"validation_split": 0.2}, []),
+    "sample and class weights": lambda: _plain(gpunn.Adam(0.02), sample_weight=WEIGHTS, class_weight={1: 3.0}),
+    "a validation split": lambda: (*_plain(gpunn.Adam(0.02))[:2], {"validation_split": 0.2}, []),
     "one batch": lambda: _plain(gpunn.Adam(0.02), batch_size=100),
     "a schedule per step": lambda: _plain(gpunn.Adam(schedules.Warmup(schedules.CosineDecay(0.1, 25), 7))),
     "a schedule per epoch": lambda: _plain(gpunn.SGD(schedules.StepDecay(0.5, 2, 0.5, per="epoch"))),
-    "a rate that is held": lambda: _regression([Halve()]),
-    "a rate by the epoch": lambda: _regression([HoldPerEpoch()], gpunn.Nesterov(0.1)),
-    "two of a class": lambda: _regression([Halve(), gpunn.EarlyStopping("loss", patience=50), Halve()]),
-    "a layer that thaws": _thawed,
+    "a learning-rate override": lambda: _regression([Halve()]),
+    "a rate per epoch": lambda: _regression([SetRatePerEpoch()], gpunn.Nesterov(0.1)),
+    "two callbacks of a class": lambda: _regression([Halve(), gpunn.EarlyStopping("loss", patience=50), Halve()]),
+    "a layer that is unfrozen": _unfrozen,
     "after another fit": _after_another_fit,
-    "infinite numbers": _overflowing,
-    "numbers of some epochs": lambda: _regression([Sometimes()]),
+    "infinite values": _overflowing,
+    "values in some epochs": lambda: _regression([Sometimes()]),
     "a stream": _streamed,
-    "all metrics and callbacks": _watched,
-    "early stopping that waits": lambda: _regression(
-        [gpunn.EarlyStopping("val_mae", patience=2, min_delta=0.1)], gpunn.SGD(0.05)
-    ),
+    "all metrics and callbacks": _with_callbacks,
+    "early stopping": lambda: _regression([gpunn.EarlyStopping("val_mae", patience=2, min_delta=0.1)], gpunn.SGD(0.05)),
     "early stopping of a classifier": lambda: (
         *_plain(gpunn.Adam(0.1))[:3],
         [gpunn.EarlyStopping("val_accuracy", patience=3)],
@@ -199,7 +197,7 @@ CASES = {
 
 
 def run(name, path=None, *, stop=None, resume=False, epochs=EPOCHS):
-    """The network and the history of a case: written to `path` each epoch, stopped in epoch `stop`, or resumed."""
+    """Run a case: with checkpoints at `path`, interrupted in epoch `stop`, or resumed. Return network and history."""
     net, data, options, callbacks = CASES[name]()
     if path is not None:
         callbacks = [gpunn.ModelCheckpoint(path), *callbacks]
@@ -215,13 +213,13 @@ def run(name, path=None, *, stop=None, resume=False, epochs=EPOCHS):
 
 
 def outcome(net, history):
-    """Everything that a fit leaves, as bits."""
+    """Return the complete result of a fit, bit by bit."""
     curves = {name: bits(np.array(values)) for name, values in history.history.items()}
     return repr((state_of(net), curves, history.epoch, [c.hex() for c in history.history["loss"]]))
 
 
 def main(folder):
-    """Go on with every case from its file, and tell what came of it."""
+    """Resume every case from its file and print the results."""
     done = {}
     for name in CASES:
         net, history, _ = run(name, Path(folder) / f"{name}.safetensors", resume=True)

@@ -1,4 +1,4 @@
-"""Processes that are threads of one: the arithmetic of a group without MPI. Each thread has a network of its own."""
+"""A process group of threads, to test distributed training without MPI. Each thread has a separate network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpunn.parallel import strategy
 
 
 class Member:
-    """What `gpunn.parallel.mpi.MpiWorld` is to a process."""
+    """Replaces `gpunn.parallel.mpi.MpiWorld` for one thread."""
 
     timeout = 60.0
 
@@ -47,21 +47,21 @@ class Member:
             self.sums += 1
             sent.append([np.array(a) for a in arrays])
             if not blocking:
-                # whoever reads or writes them now is found out
+                # so that any use of arrays in flight is detected
                 for a in arrays:
                     a.fill(np.nan)
 
         def finish():
             theirs = self._share(sent.pop())
             for k, a in enumerate(arrays):
-                # in the order of ranks, so that every run gives the same bits
+                # in the order of ranks, so that results are reproducible
                 a[...] = sum((each[k] for each in theirs[1:]), start=theirs[0][k])
 
         return ([begin], [finish]) if arrays else ([], [])
 
 
 class ThreadedGroup:
-    """So many threads, each of which calls `work(rank)` with a strategy that knows the others."""
+    """Threads, each of which calls `work(strategy)` as one rank."""
 
     def __init__(self, size):
         self.size = size

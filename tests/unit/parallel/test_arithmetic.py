@@ -1,4 +1,4 @@
-"""Processes that share every batch take the steps of one: here the processes are threads, without MPI."""
+"""Data-parallel training takes the steps of one process. The ranks are threads here, without MPI."""
 
 import copy
 
@@ -11,13 +11,13 @@ import gpunn
 from gpunn.recording import BatchShard, shard_bounds
 
 RNG = np.random.default_rng(5)
-ROWS = 53  # batches of 8 leave one of 5; of 5 processes some have one row of a batch, of the last one
+ROWS = 53  # batches of 8 leave one of 5, in which each of 5 ranks has one row
 X, Y, LABELS = RNG.normal(size=(ROWS, 7)), RNG.normal(size=(ROWS, 3)), RNG.integers(0, 3, ROWS)
 W = RNG.uniform(0, 2, ROWS)
 W[:11] = 0
 STEPS = 50
 RULES = ["sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", gpunn.SGD(0.1, clipnorm=0.1)]
-NEAR = 1e-9  # in float64, after 50 steps
+NEAR = 1e-9  # in float64 after 50 steps
 
 
 def net_of(strategy, rule="adam", loss="mse", metrics=("mae", "r2"), dtype="float64", norm=True):
@@ -36,16 +36,16 @@ def trained(strategy, rule="adam", y=Y, w=None, batch=8, epochs=8, order=slice(N
     return net, history
 
 
-def apart(net, other):
-    """How far two networks' weights are from one another."""
+def max_difference(net, other):
+    """Return the largest difference between the weights of two networks."""
     return max(float(np.abs(a - b).max()) for a, b in zip(net.get_weights(), other.get_weights(), strict=True))
 
 
 def assert_one(found, one, near=NEAR):
-    """All processes hold the same bits, and those are one process's weights, history and running statistics."""
+    """All ranks have identical weights, and weights, history and running statistics of one process."""
     for net, history in found:
-        assert apart(net, found[0][0]) == 0
-        assert apart(net, one[0]) < near
+        assert max_difference(net, found[0][0]) == 0
+        assert max_difference(net, one[0]) < near
         assert np.abs(internals.running(net) - internals.running(one[0])).max(initial=0) < near
         assert history.history.keys() == one[1].history.keys()
         for name, values in history.history.items():
@@ -53,7 +53,7 @@ def assert_one(found, one, near=NEAR):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_every_rule(rule):
+def test_every_optimizer(rule):
     one = trained(None, rule)
     assert internals.steps_taken(one[0]) >= STEPS
     assert_one(ThreadedGroup(3).run(lambda s: trained(s, rule), synchronized_batch_norm=True), one)
@@ -67,7 +67,7 @@ def test_any_number_of_processes_and_odd_last_batches(size, weights):
 
 
 def test_a_process_without_a_row_in_the_last_batch():
-    one = trained(None, batch=26)  # 26, 26 and 1: three processes share one row
+    one = trained(None, batch=26)  # 26, 26 and 1: three ranks, one row
     assert_one(ThreadedGroup(3).run(lambda s: trained(s, batch=26), synchronized_batch_norm=True), one)
 
 
@@ -86,7 +86,7 @@ def test_a_process_without_a_row_of_labels(norm):
 
 
 def test_a_loss_and_a_metric_in_python():
-    """A function of rows, as any other: where a process has none of them it is given none."""
+    """A rank without rows calls the functions with no rows."""
 
     def loss(y, a):
         return ((a - y) ** 2).sum(axis=1), 2 * (a - y)
@@ -106,20 +106,20 @@ def test_sparse_rows():
     assert_one(ThreadedGroup(3).run(fit, synchronized_batch_norm=True), fit(None))
 
 
-def test_labels_and_metrics_of_whole_sets():
+def test_labels_and_metrics_of_all_rows():
     how = {"y": LABELS, "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy", "auc", "f1"], "w": W}
     one = trained(None, **how)
     assert_one(ThreadedGroup(3).run(lambda s: trained(s, **how), synchronized_batch_norm=True), one)
 
 
-def test_batch_normalization_of_one_process_is_not_what_parts_do_by_themselves():
-    """What the synchronised test could not fail by otherwise; running values are the mean of the processes'."""
+def test_unsynchronized_batch_normalization_differs_from_one_process():
+    """Shows that the synchronized tests can fail. Running statistics are the mean over ranks."""
     one = trained(None)
     found = ThreadedGroup(2).run(trained)
-    assert apart(found[0][0], found[1][0]) == 0
-    assert apart(found[0][0], one[0]) > 1e-3
+    assert max_difference(found[0][0], found[1][0]) == 0
+    assert max_difference(found[0][0], one[0]) > 1e-3
     assert (internals.running(found[0][0]) == internals.running(found[1][0])).all()
-    # without such a layer nothing is to be synchronised
+    # without such a layer, the option changes nothing
     assert_one(ThreadedGroup(2).run(lambda s: trained(s, norm=False)), trained(None, norm=False))
 
 
@@ -136,8 +136,8 @@ def test_batch_normalization_of_one_process_is_not_what_parts_do_by_themselves()
     ],
     ids=["trainable", "l2", "rate", "beta_1"],
 )
-def test_a_callbacks_change_counts_on_every_rank_whoever_looks_afterwards(change, hook, looks):
-    """`evaluate` is not distributed: rank 0 may call it alone."""
+def test_a_change_by_a_callback_takes_effect_on_all_ranks_at_the_same_step(change, hook, looks):
+    """`evaluate` is not distributed, so rank 0 alone may call it."""
 
     def fit(strategy, looks=looks):
         net, callback = net_of(strategy, gpunn.Adam(0.01)), gpunn.Callback()
@@ -163,7 +163,7 @@ def test_a_callbacks_change_counts_on_every_rank_whoever_looks_afterwards(change
     [lambda net: setattr(net[0], "trainable", False), lambda net: setattr(net.optimizer, "clipnorm", 0.1)],
     ids=["trainable", "clipnorm"],
 )
-def test_a_change_on_one_rank_alone_is_an_error_on_all(change, hook):
+def test_a_change_on_one_rank_is_an_error_on_all(change, hook):
     def fit(strategy):
         net, callback = net_of(strategy, gpunn.SGD(0.01)), gpunn.Callback()
         rank = internals.process_group(net).rank
@@ -174,31 +174,31 @@ def test_a_change_on_one_rank_alone_is_an_error_on_all(change, hook):
     ThreadedGroup(2).run(fit)
 
 
-def test_float32_is_within_ten_times_the_difference_of_two_orders_of_summation():
-    """One process that sums a batch's rows in another order is as far, about, from one process."""
+def test_float32_is_within_ten_times_the_difference_of_two_summation_orders():
+    """One process that sums the rows of a batch in another order has a similar difference."""
 
     def full(strategy, order=slice(None)):
         net = net_of(strategy, dtype="float32", norm=False, metrics=())
-        net.layers[1].rate = 0.0  # masks go by the row's place
+        net.layers[1].rate = 0.0  # masks depend on the position of the row
         net.fit(X[order], Y[order], batch_size=ROWS, epochs=STEPS, shuffle=False, verbose=0)
         return net
 
     one, another = full(None), full(None, np.arange(ROWS)[::-1])
-    difference = apart(one, another)
+    difference = max_difference(one, another)
     assert 0 < difference < 1e-3
     for net in ThreadedGroup(3).run(full):
-        assert apart(net, one) <= 10 * difference
+        assert max_difference(net, one) <= 10 * difference
 
 
-def test_the_masks_are_those_of_one_process():
-    """By the row in the batch of all: with a mask of its own rows each process would train another network."""
+def test_dropout_masks_are_those_of_one_process():
+    """Masks depend on the row in the whole batch. Otherwise each rank would train another network."""
 
     def net_with(strategy):
         net = gpunn.Sequential([gpunn.Dropout(0.5), gpunn.Dense(1, use_bias=False)], seed=1, dtype="float64")
         net.compile(gpunn.SGD(1.0), "half_squared_error", strategy=strategy, device="cpu")
         net.build(6)
         net.set_weights([np.zeros((6, 1))])
-        # ∂C/∂W = −Σ k xᵢ/(1 − p) y/n: with x = yᵢ = 2ⁱ each row's mask is to be read from the digits
+        # ∂C/∂W = −Σ k xᵢ/(1 − p) y/n: with x = yᵢ = 2ⁱ the binary digits are the masks of the rows
         rows = 2.0 ** np.arange(8)
         net.train_on_batch(rows[:, None] * np.ones((8, 6)), np.ones((8, 1)))
         kept = (net.get_weights()[0][:, 0] * 8 / 2).astype(int)
@@ -209,7 +209,7 @@ def test_the_masks_are_those_of_one_process():
     assert ThreadedGroup(3).run(net_with) == [one] * 3
 
 
-def test_one_sum_of_the_gradient_a_step():
+def test_one_all_reduce_per_step():
     group = ThreadedGroup(2)
 
     def steps(strategy):
@@ -224,8 +224,8 @@ def test_one_sum_of_the_gradient_a_step():
 
 
 @pytest.mark.parametrize("size, bucket", [(2, 1), (3, 300), (2, 10**9)])
-def test_gradients_that_are_sent_as_they_come(size, bucket):
-    """What was sent is NaN until it is back, so that a layer which touched it would be seen."""
+def test_bucketed_all_reduce(size, bucket):
+    """Arrays in flight are NaN until the all-reduce completes, so that any use of them is detected."""
     group = ThreadedGroup(size)
     assert_one(group.run(trained, synchronized_batch_norm=True, bucket_bytes=bucket), trained(None))
 
@@ -234,12 +234,12 @@ def test_gradients_that_are_sent_as_they_come(size, bucket):
         net.fit(X, Y, batch_size=ROWS, epochs=7, verbose=0)
 
     group.run(steps, bucket_bytes=bucket)
-    # weights of three layers (504, 360 and 120 bytes from the first on), and the rest
+    # weights of three layers (504, 360 and 120 bytes, from the first layer), and the rest
     sums = {1: 4, 300: 3, 10**9: 1}[bucket]
     assert [member.sums for member in group.members] == [7 * sums] * size
 
 
-def test_an_update_that_diverges_is_raised_by_all_with_the_weights_before_it():
+def test_divergence_is_raised_on_all_ranks_with_the_weights_before():
     def diverge(strategy):
         net = net_of(strategy, gpunn.SGD(1e200), metrics=())
         with pytest.raises(gpunn.DivergenceError) as caught:
@@ -252,7 +252,7 @@ def test_an_update_that_diverges_is_raised_by_all_with_the_weights_before_it():
     assert found[0][0] == one[0]
 
 
-def test_train_on_batch_and_what_moves_nothing():
+def test_train_on_batch_evaluate_and_gradients():
     def steps(strategy):
         net = net_of(strategy, metrics=("mae",))
         losses = [net.train_on_batch(X[:10], Y[:10], sample_weight=W[8:18]) for _ in range(3)]
@@ -265,7 +265,7 @@ def test_train_on_batch_and_what_moves_nothing():
         assert found == pytest.approx(one, rel=1e-9)
 
 
-def test_one_who_stops_stops_all():
+def test_one_rank_that_stops_stops_all():
     class Stop(gpunn.Callback):
         def __init__(self, mine):
             self.mine = mine
@@ -281,7 +281,7 @@ def test_one_who_stops_stops_all():
     assert ThreadedGroup(3).run(stopped) == [3, 3, 3]
 
 
-def test_a_callback_that_parts_the_processes_is_found_out():
+def test_ranks_that_diverge_from_each_other_are_detected():
     class Slow(gpunn.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if internals.process_group(self.model).rank == 1:
@@ -289,18 +289,18 @@ def test_a_callback_that_parts_the_processes_is_found_out():
 
     def part_ways(strategy):
         net = net_of(strategy, metrics=())
-        with pytest.raises(RuntimeError, match="after epoch 1 process 1 has not what process 0 has: the learning rate"):
+        with pytest.raises(RuntimeError, match="after epoch 1: process 1 and process 0 differ in the learning rate"):
             net.fit(X, Y, epochs=9, verbose=0, callbacks=[Slow()])
         return True
 
     assert all(ThreadedGroup(2).run(part_ways))
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def refused(call, size=2):
-    """The message that every process gets, the same."""
+    """Return the error message, which must be the same on all ranks."""
 
     def work(strategy):
         with pytest.raises((ValueError, TypeError)) as caught:
@@ -316,7 +316,7 @@ def refused(call, size=2):
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 @pytest.mark.parametrize("which", ["X", "y", "sample_weight"])
 @pytest.mark.parametrize("call", ["fit", "train_on_batch"])
-def test_one_process_with_another_row_is_an_error_on_all(call, which, place, rows):
+def test_a_different_row_on_one_rank_is_an_error_on_all(call, which, place, rows):
     row = {"first": 0, "middle": rows // 2, "last": rows - 1}[place]
     x, y, w = np.resize(X, (rows, 7)), np.resize(Y, (rows, Y.shape[1])), np.ones(rows)
 
@@ -329,29 +329,29 @@ def test_one_process_with_another_row_is_an_error_on_all(call, which, place, row
         )
 
     said = refused(other_row)
-    assert "disagree about checksums of the" in said and f"{which}" in said
+    assert said.startswith("checksums of the") and "must be the same on every process" in said and f"{which}" in said
 
 
 def rank_of(strategy):
     return strategy.start().rank
 
 
-def test_disagreement_is_named_on_every_process():
+def test_different_settings_are_named_on_every_rank():
     def seeds(strategy):
         gpunn.Sequential([gpunn.Dense(3)], seed=rank_of(strategy)).compile("sgd", "mse", strategy=strategy)
 
-    assert "disagree about seed: 0 on process 0, 1 on process 1" in refused(seeds)
+    assert "seed must be the same on every process, got 0 on process 0 and 1 on process 1" in refused(seeds)
 
     def rules(strategy):
         net_of(strategy, gpunn.Adam(0.1 + rank_of(strategy)))
 
-    assert "disagree about optimizer: 'Adam(0.1" in refused(rules)
+    assert "optimizer must be the same on every process, got 'Adam(0.1" in refused(rules)
 
     def shapes(strategy):
         n = ROWS - rank_of(strategy)
         net_of(strategy).fit(X[:n], Y[:n], verbose=0)
 
-    assert "disagree about training data: {'rows': 53" in refused(shapes, 3)
+    assert "training data must be the same on every process, got {'rows': 53" in refused(shapes, 3)
 
     def weights(strategy):
         net = net_of(strategy)
@@ -359,19 +359,19 @@ def test_disagreement_is_named_on_every_process():
         net.set_weights([w + rank_of(strategy) for w in net.get_weights()])
         net.fit(X, Y, verbose=0)
 
-    assert "disagree about the weights" in refused(weights)
+    assert refused(weights).startswith("the weights (seed=")
 
     def epochs(strategy):
         net_of(strategy).fit(X, Y, verbose=0, epochs=1 + rank_of(strategy))
 
-    assert "disagree about epochs: 1 on process 0, 2 on process 1" in refused(epochs)
+    assert "epochs must be the same on every process, got 1 on process 0 and 2 on process 1" in refused(epochs)
 
 
-def test_versions_that_differ_are_named(monkeypatch):
+def test_different_versions_are_named(monkeypatch):
     from gpunn import model
 
     class Version:
-        """Another one on every process."""
+        """A version that differs on every rank."""
 
         def __repr__(self):
             return "0.1.0"
@@ -380,22 +380,24 @@ def test_versions_that_differ_are_named(monkeypatch):
             return True
 
     monkeypatch.setattr(model, "__version__", Version())
-    assert "disagree about gpunn's version" in refused(lambda s: net_of(s))
+    assert refused(lambda s: net_of(s)).startswith("gpunn's version must be the same")
 
 
 def test_more_processes_than_rows():
-    assert "3 processes, but 2 rows" in refused(lambda s: net_of(s).fit(X[:2], Y[:2], verbose=0), 3)
+    assert "2 rows are too few for 3 processes" in refused(lambda s: net_of(s).fit(X[:2], Y[:2], verbose=0), 3)
     said = refused(lambda s: net_of(s).fit(X, Y, batch_size=2, verbose=0), 3)
-    assert "batch_size=2 leaves process 2 of 3 without a row" in said
-    assert "3 processes, but 1 rows" in refused(lambda s: net_of(s).train_on_batch(X[:1], Y[:1]), 3)
+    assert "batch_size=2 is too small for 3 processes" in said
+    assert "1 rows are too few for 3 processes" in refused(lambda s: net_of(s).train_on_batch(X[:1], Y[:1]), 3)
 
 
-def test_streams_are_not_shared():
-    assert "a stream's batches are not shared" in refused(lambda s: net_of(s).fit(lambda: iter([(X, Y)]), verbose=0))
+def test_streams_are_refused():
+    assert "the batches of a stream cannot be divided" in refused(
+        lambda s: net_of(s).fit(lambda: iter([(X, Y)]), verbose=0)
+    )
 
 
 @pytest.mark.parametrize("wrong", ["ddp", gpunn.DataParallel, 4])
-def test_what_is_no_strategy(wrong):
+def test_invalid_strategies(wrong):
     with pytest.raises(TypeError, match=r"strategy must be gpunn.DataParallel\(\) or None"):
         net_of(wrong)
 
@@ -403,16 +405,16 @@ def test_what_is_no_strategy(wrong):
 @pytest.mark.parametrize(
     "name, value", [("timeout", 0), ("timeout", "1"), ("synchronized_batch_norm", "yes"), ("bucket_bytes", 0)]
 )
-def test_options_that_make_no_sense(name, value):
+def test_invalid_options(name, value):
     with pytest.raises(ValueError, match=name):
         gpunn.DataParallel(**{name: value})
 
 
-# --- parts, copies ----------------------------------------------------------------------------------------------------
+# --- shards, copies ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rows, size", [(0, 3), (1, 3), (7, 3), (8, 8), (9, 4)])
-def test_parts_add_up_and_differ_by_one_row_at_most(rows, size):
+def test_shards_add_up_and_differ_by_at_most_one_row(rows, size):
     parts = [shard_bounds(rows, rank, size) for rank in range(size)]
     counts = [count for _, count in parts]
     assert sum(counts) == rows and max(counts) - min(counts) <= 1
@@ -420,7 +422,7 @@ def test_parts_add_up_and_differ_by_one_row_at_most(rows, size):
     assert BatchShard.of(rows).n == rows
 
 
-def test_a_copy_is_of_its_process_alone_until_it_joins():
+def test_a_copy_is_not_distributed_until_set_strategy():
     def both(strategy):
         net = net_of(strategy, metrics=())
         net.fit(X, Y, epochs=2, verbose=0)
@@ -429,14 +431,14 @@ def test_a_copy_is_of_its_process_alone_until_it_joins():
         twin.set_strategy(strategy)
         for each in (net, twin):
             each.fit(X, Y, epochs=2, verbose=0)
-        return apart(net, twin)
+        return max_difference(net, twin)
 
     assert ThreadedGroup(2).run(both) == [0, 0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_count_of_rows_is_exact(dtype):
-    """24 right of 53 rows are 24/53 in the history and of the validation data, however they are shared."""
+def test_counts_of_rows_are_exact(dtype):
+    """24 correct of 53 rows are 24/53 in the history and for the validation data, for any number of ranks."""
     y = np.arange(ROWS) % 3
     x = np.eye(3)[np.where(np.arange(ROWS) < 24, y, (y + 1) % 3)]
 
@@ -451,7 +453,7 @@ def test_a_count_of_rows_is_exact(dtype):
         assert history["accuracy"] == history["val_accuracy"] == [24 / ROWS]
 
 
-def test_an_epoch_without_weight_is_an_error_on_every_process():
+def test_an_epoch_without_weight_is_an_error_on_every_rank():
     def trained_without_weight(strategy):
         net = net_of(strategy)
         with pytest.raises(ValueError, match="sample_weight is zero in every row"):

@@ -1,4 +1,4 @@
-"""Processes that mpiexec started: the same training as one, and the end of one is the end of all, within 30 s."""
+"""Processes started by mpiexec: the same training as one process, and any failure stops the job within 30 s."""
 
 import importlib.util
 import itertools
@@ -20,9 +20,9 @@ from helpers.oracles import oracle
 import gpunn
 
 oracle("mpi4py")
-BESIDE = Path(sys.executable).parent / "mpiexec"
-MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
-SOON = 30  # seconds within which the death of one process is that of all
+LOCAL_MPIEXEC = Path(sys.executable).parent / "mpiexec"
+MPIEXEC = str(LOCAL_MPIEXEC) if LOCAL_MPIEXEC.exists() else shutil.which("mpiexec")
+SOON = 30  # seconds within which a failure stops the job
 
 pytestmark = [
     pytest.mark.mpi,
@@ -32,7 +32,7 @@ pytestmark = [
 
 
 def mpiexec(size, *command, timeout=120, cwd=None):
-    """What `mpiexec -n SIZE COMMAND` does: the finished process, and the seconds that it took."""
+    """Run `mpiexec -n SIZE COMMAND`. Return the finished process and its duration."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "GPUNN_DEVICE": "cpu"}
     began = time.monotonic()
     call = [MPIEXEC, "-n", str(size), *map(str, command)]
@@ -49,7 +49,7 @@ def answer(rank, name, folder):
 
 
 def answers(size, name, folder):
-    """What every process said, in their order."""
+    """Return the results of all ranks, in order."""
     done, _ = script(size, name, folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return [answer(rank, name, folder) for rank in range(size)], done
@@ -62,12 +62,12 @@ def test_the_same_weights_as_one_process(size, tmp_path):
     fits = 4 if size == 2 else 0  # of estimators, with verbose=True
     for rank, said in enumerate(found):
         assert max(said["far"].values()) < 1e-9, said
-        # the first process shows what all do together, and each one what it fits alone
+        # rank 0 displays distributed fits, and each rank the fits of one process
         assert said["shown"] == {"together": [int(rank == 0)] * fits, "alone": [1] * fits}
 
 
 @pytest.mark.parametrize("size, then", [(2, 3), (3, 1)])
-def test_the_first_process_writes_and_another_number_of_them_goes_on(size, then, tmp_path):
+def test_rank_0_writes_and_another_number_of_processes_resumes(size, then, tmp_path):
     found, done = answers(size, "first_part", tmp_path)
     assert found[0]["weights"] == found[1]["weights"] and found[0]["files"] == ["run.safetensors"]
     assert done.stderr.count("epoch 4/4: loss") == 1
@@ -75,7 +75,7 @@ def test_the_first_process_writes_and_another_number_of_them_goes_on(size, then,
         assert said["far"] < 1e-9 and said["val"] < 1e-9 and said["epochs"] == 8
 
 
-def test_a_process_that_is_killed_ends_all_and_the_checkpoint_is_whole(tmp_path):
+def test_a_killed_process_ends_all_and_the_checkpoint_is_complete(tmp_path):
     done, seconds = script(3, "killed", tmp_path)
     assert done.returncode != 0 and seconds < SOON
     assert "Killed (signal 9)" in done.stdout + done.stderr
@@ -91,22 +91,22 @@ def test_a_process_that_is_killed_ends_all_and_the_checkpoint_is_whole(tmp_path)
         ("stuck", naming("2 s", "stuck")),
     ],
 )
-def test_nobody_waits_for_a_process_that_does_not_come(name, said, tmp_path):
+def test_no_rank_waits_for_a_failed_or_stuck_one(name, said, tmp_path):
     done, seconds = script(3, name, tmp_path)
     assert done.returncode != 0 and seconds < SOON
     assert re.search(said, done.stderr)
 
 
-def test_bad_input_is_an_error_on_every_process(tmp_path):
+def test_bad_input_is_an_error_on_every_rank(tmp_path):
     found, _ = answers(3, "refused", tmp_path)
     said = [each["said"] for each in found]
     for name in ("seeds", "shapes", "columns", "few rows", "parts", "random_state"):
         assert len({each[name] for each in said}) == 1, (name, said)
     first = said[0]
-    assert re.search(naming("ValueError", "disagree about seed", "0 on process 0", "1 on process 1", 2), first["seeds"])
-    assert "disagree about training data" in first["shapes"]
-    assert re.search(naming("ValueError", "disagree"), first["columns"])
-    assert "3 processes, but 1 rows" in first["few rows"]
+    assert re.search(naming("ValueError", "seed", "0 on process 0", "1 on process 1", 2), first["seeds"])
+    assert "training data must be the same on every process" in first["shapes"]
+    assert re.search(naming("ValueError", "must be the same on every process"), first["columns"])
+    assert "1 rows are too few for 3 processes" in first["few rows"]
     assert re.search(naming("y", 50, "X", 53, "parts"), first["parts"])
     assert "random_state= draws them" in first["random_state"]
     nan = said[1]["NaN on one"]
@@ -120,16 +120,16 @@ def test_bad_input_is_an_error_on_every_process(tmp_path):
     assert all(each["a good fit"] == "nothing" for each in said)
 
 
-def test_a_process_that_leaves_is_missed(tmp_path):
+def test_a_process_that_exits_is_reported(tmp_path):
     _, seconds = script(3, "leaving", tmp_path)
     assert seconds < SOON
     for rank in (0, 2):
-        assert answer(rank, "leaving", tmp_path)["said"].startswith("ProcessError: process 1 has ended")
+        assert answer(rank, "leaving", tmp_path)["said"].startswith("ProcessError: process 1 has exited")
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_process_reads_its_own_rows_alone(size, tmp_path):
-    """Whatever the others' rows hold: here they are not numbers, so that a single one would be seen."""
+def test_a_process_reads_only_its_own_rows(size, tmp_path):
+    """The rows of other ranks are NaN, so that reading a single one would be detected."""
     found, _ = answers(size, "own_rows", tmp_path)
     assert all(each["far"] < 1e-9 for each in found)
     ends = [each["rows"] for each in found]
@@ -137,7 +137,7 @@ def test_a_process_reads_its_own_rows_alone(size, tmp_path):
     assert all(a[1] == b[0] for a, b in itertools.pairwise(ends))
 
 
-def test_without_mpiexec_the_strategy_says_how():
+def test_without_mpiexec_the_error_shows_the_command():
     code = (
         "import gpunn\n"
         "net = gpunn.Sequential([gpunn.Dense(1)], seed=0)\n"
@@ -149,8 +149,8 @@ def test_without_mpiexec_the_strategy_says_how():
     assert "mpiexec -n 4 python train.py" in done.stdout
 
 
-def test_two_kinds_of_mpi_are_told_apart():
-    """The launcher says four, and the library sees one."""
+def test_different_mpi_libraries_are_detected():
+    """The launcher reports four processes, the library one."""
     code = "import gpunn; gpunn.DataParallel().start()"
     told = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -159,7 +159,7 @@ def test_two_kinds_of_mpi_are_told_apart():
     assert re.search(naming("4 processes", "mpi4py", 1), done.stderr)
 
 
-def test_on_the_command_line_the_first_process_speaks_and_writes(tmp_path):
+def test_on_the_command_line_rank_0_prints_and_writes(tmp_path):
     oracle("sklearn")
     for name in ("pandas", "matplotlib"):
         if importlib.util.find_spec(name) is None:
@@ -173,7 +173,7 @@ def test_on_the_command_line_the_first_process_speaks_and_writes(tmp_path):
     assert again.returncode == 2 and again.stderr.count("digits.safetensors exists") == 1
 
 
-def test_the_readmes_script(tmp_path):
+def test_the_script_of_the_readme(tmp_path):
     oracle("sklearn")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (tmp_path / "train.py").write_text(re.search(r"^```\n(# train.py.*?)^```$", text, re.M | re.S)[1], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""NCCL's sums on a stand-in for CuPy's interface: what is called, in which order. Simulated; on a GPU NOT RUN."""
+"""NCCL all-reduce with a fake of CuPy's interface: calls and their order. Simulated, not run on a GPU."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -12,7 +12,7 @@ from gpunn.backend.cuda.nccl import Nccl
 
 
 class Calls(list):
-    """CuPy's module `cuda.nccl`, which notes what it is asked."""
+    """A fake of CuPy's module `cuda.nccl` that records its calls."""
 
     NCCL_SUM, NCCL_FLOAT32, NCCL_FLOAT64, NCCL_INT32, NCCL_INT64 = "sum", "f4", "f8", "i4", "i8"
 
@@ -42,7 +42,7 @@ def on_a_gpu(place, array):
 
 @pytest.fixture
 def nccl(monkeypatch):
-    """A module of its own, as CuPy's is: `cupy.cuda` has no such attribute before somebody imports it."""
+    """A separate module, as in CuPy: `cupy.cuda` has no such attribute before its import."""
     cuda = ModuleType("cupy.cuda")
     cuda.__path__ = []
     calls = Calls()
@@ -58,7 +58,7 @@ def cupy(nccl):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy, nccl):
+def test_all_ranks_use_the_identifier_of_rank_0_and_one_group_call(rank, cupy, nccl):
     adder = Nccl(cupy, processes(rank))
     assert nccl == [*(["id"] if rank == 0 else []), ("communicator", 2, (1, 2, 3), rank)]
     nccl.clear()
@@ -72,11 +72,11 @@ def test_all_take_the_first_ones_identifier_and_sum_in_one_group(rank, cupy, ncc
     assert nccl == step * 2
 
 
-def test_nothing_to_add_is_no_launch(cupy):
+def test_no_arrays_need_no_launch(cupy):
     assert Nccl(cupy, processes()).bind_async_all_reduce([], blocking=True) == ([], [])
 
 
-def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy, nccl):
+def test_an_async_all_reduce_has_a_separate_synchronized_stream(cupy, nccl):
     said = nccl.append
     events = iter(["computed", "added"])
 
@@ -90,28 +90,32 @@ def test_a_begun_sum_has_a_stream_that_waits_and_is_waited_for(cupy, nccl):
     def event(disable_timing):
         return SimpleNamespace(name=next(events))
 
-    here, apart = stream("here", 1), stream("apart", 2)
-    cupy.cuda.get_current_stream, cupy.cuda.Stream, cupy.cuda.Event = lambda: here, lambda non_blocking: apart, event
+    compute, separate = stream("compute", 1), stream("separate", 2)
+    cupy.cuda.get_current_stream, cupy.cuda.Stream, cupy.cuda.Event = (
+        lambda: compute,
+        lambda non_blocking: separate,
+        event,
+    )
     adder = Nccl(cupy, processes())
     nccl.clear()
     (begin,), (finish,) = adder.bind_async_all_reduce([on_a_gpu(100, np.zeros(9, np.float32))], blocking=False)
     begin()
-    before = [("computed", "in", "here"), ("apart", "waits for", "computed")]
-    assert nccl == [*before, "begin", ("allReduce", 100, 100, 9, "f4", "sum", 2), "end", ("added", "in", "apart")]
+    before = [("computed", "in", "compute"), ("separate", "waits for", "computed")]
+    assert nccl == [*before, "begin", ("allReduce", 100, 100, 9, "f4", "sum", 2), "end", ("added", "in", "separate")]
     nccl.clear()
     finish()
-    assert nccl == [("here", "waits for", "added")]
+    assert nccl == [("compute", "waits for", "added")]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("module", [None, SimpleNamespace(available=False)], ids=["no module", "an empty one"])
-def test_without_nccl_the_remedy_is_named(rank, module, cupy, monkeypatch):
+def test_a_missing_nccl_is_reported_with_a_remedy(rank, module, cupy, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module)
     with pytest.raises(RuntimeError, match=naming("NCCL", "device='cpu'")):
         Nccl(cupy, processes(rank))
 
 
-def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
+def test_each_process_of_a_machine_uses_one_gpu(fake_cupy):
     fake_cupy.state.devices = 2
     backend = get("cuda")
     assert [local_device(backend, processes(k, 2, k)).device for k in range(2)] == ["cuda:0", "cuda:1"]
@@ -119,14 +123,14 @@ def test_a_gpu_for_every_process_of_a_machine(fake_cupy):
         local_device(backend, processes(5, 6, 2))
 
 
-def test_a_cpu_serves_all_processes():
+def test_all_processes_share_the_cpu():
     backend, us = get("cpu"), processes()
     assert local_device(backend, us) is backend and backend.all_reducer(us) is us
 
 
 @pytest.mark.parametrize("bucket", [None, 100])
 def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
-    """The whole path of a fit, with one process, whose sums are what they are already: simulated."""
+    """A whole fit with one process, in which an all-reduce changes nothing. Simulated."""
     import gpunn
     from gpunn.parallel.strategy import DataParallelGroup
 
@@ -156,12 +160,12 @@ def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     assert all((a == b).all() for a, b in zip(found[0], wanted[0], strict=True))
     assert found[1] == wanted[1]
     sums = sum(call[0] == "allReduce" for call in nccl if isinstance(call, tuple))
-    # a step's gradient (of buckets the weights of each layer, and the rest), loss and metrics, and its weight
+    # the gradient of a step (in buckets: the weights of each layer, and the rest), loss, metrics and weight
     assert sums == 9 * (4 if bucket is None else 5)
 
 
 @pytest.mark.gpu
-def test_one_process_adds_nothing_on_a_gpu():
+def test_all_reduce_of_one_process_on_a_gpu():
     from cupy.cuda import nccl
 
     if not nccl.available:

@@ -1,4 +1,4 @@
-"""Sets on disk whose rows each process reads for itself: .npy and Parquet files."""
+"""Datasets on disk, of which each process reads its own rows: .npy and Parquet files."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def npy(tmp_path):
 
 @pytest.fixture
 def parquet(tmp_path):
-    """Two files, in groups of 10 and of 7 rows."""
+    """Two files with row groups of 10 and 7 rows."""
     pa = oracle("pyarrow")
     from pyarrow.parquet import write_table
 
@@ -53,7 +53,7 @@ def assert_close(found, wanted):
         np.testing.assert_allclose(found[1][name], wanted[1][name], rtol=1e-9)
 
 
-def test_one_process_takes_the_steps_of_arrays_in_memory(npy, parquet):
+def test_one_process_takes_the_steps_of_a_fit_on_arrays(npy, parquet):
     wanted = fitted((X, Y, W), validation_data=(X, Y, W))
     for files in (npy, parquet):
         found = fitted(files(), validation_data=tuple(files()))
@@ -63,7 +63,7 @@ def test_one_process_takes_the_steps_of_arrays_in_memory(npy, parquet):
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_processes_take_the_steps_of_one_that_knows_their_number(size, shuffle, npy, parquet):
+def test_several_processes_take_the_steps_of_one_with_as_many_parts(size, shuffle, npy, parquet):
     wanted = fitted(npy(size), validation_data=tuple(npy()), shuffle=shuffle)
     for files in (npy, parquet):
         for found in ThreadedGroup(size).run(
@@ -72,8 +72,8 @@ def test_processes_take_the_steps_of_one_that_knows_their_number(size, shuffle, 
             assert_close(found, wanted)
 
 
-def test_beside_arrays_in_memory(npy):
-    """Targets may be an array that every process has."""
+def test_together_with_arrays_in_memory(npy):
+    """Targets may be an array that all ranks have."""
     x, _, _ = npy(2)
     wanted = fitted((x, Y, W))
     for found in ThreadedGroup(2).run(lambda s: fitted((npy()[0], Y, W), s)):
@@ -81,7 +81,7 @@ def test_beside_arrays_in_memory(npy):
 
 
 @pytest.mark.parametrize("n, batch, parts", [(53, 8, 1), (53, 8, 3), (10, 4, 3), (7, 7, 7), (9, 8, 4), (16, 8, 4)])
-def test_blocks_hold_every_row_once(n, batch, parts):
+def test_blocks_have_every_row_once(n, batch, parts):
     blocks = RowPartition(n, batch, parts)
     ends = [blocks.block(k) for k in range(parts)]
     assert ends[0][0] == 0 and ends[-1][1] == n
@@ -97,8 +97,8 @@ def test_blocks_hold_every_row_once(n, batch, parts):
         assert (whole != blocks.order(7, 3, range(parts), shuffle=True)).any()
 
 
-def test_every_block_has_an_order_of_its_own():
-    """Each of four equal blocks takes the permutation of the generator that is jumped as often as its number."""
+def test_every_block_has_a_separate_permutation():
+    """The permutation of block k is drawn from the generator jumped k times."""
     blocks = RowPartition(4 * 16, 8, 4)
     orders = [blocks.order(7, 2, range(k, k + 1), shuffle=True)[blocks.positions(k)].tolist() for k in range(4)]
     key = np.array([7, 2], dtype=np.uint64)
@@ -107,7 +107,7 @@ def test_every_block_has_an_order_of_its_own():
     assert len(set(map(tuple, orders))) == 4
 
 
-def test_only_what_is_asked_for_is_read(parquet, monkeypatch):
+def test_only_requested_row_groups_are_read(parquet, monkeypatch):
     from pyarrow.parquet import ParquetFile
 
     groups, read = [], ParquetFile.read_row_groups
@@ -121,15 +121,15 @@ def test_only_what_is_asked_for_is_read(parquet, monkeypatch):
     assert (x.shape, len(x), x.dtype, x.ndim) == ((ROWS, 4), ROWS, np.float64, 2)
 
 
-def test_a_map_is_not_copied(npy):
+def test_a_memory_map_is_not_copied(npy):
     part = npy()[0].read(3, 9)
     assert isinstance(part, np.memmap) and not part.flags.writeable
     np.testing.assert_array_equal(part, X[3:9])
 
 
 @pytest.mark.parametrize(("first", "then"), [(1, 1), (1, 3), (3, 2), (2, 1)])
-def test_any_number_of_processes_goes_on_with_the_same_rows_and_no_others(first, then, npy, tmp_path):
-    """Sets in files and validation data, each process with its own rows."""
+def test_any_number_of_processes_resumes_with_the_same_rows_only(first, then, npy, tmp_path):
+    """With training and validation data in files."""
     path = tmp_path / "run.safetensors"
 
     def fit(strategy, epochs, **sets):
@@ -155,10 +155,10 @@ def test_any_number_of_processes_goes_on_with_the_same_rows_and_no_others(first,
         assert len(history["loss"]) == 4
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_files_that_are_no_sets(tmp_path, npy, parquet):
+def test_invalid_files(tmp_path, npy, parquet):
     with pytest.raises(ValueError, match="files is empty"):
         gpunn.Rows([])
     with pytest.raises(ValueError, match=r"must end with .npy or .parquet"):
@@ -166,23 +166,23 @@ def test_files_that_are_no_sets(tmp_path, npy, parquet):
     with pytest.raises(FileNotFoundError):
         gpunn.Rows(tmp_path / "none.npy")
     (tmp_path / "bad.npy").write_bytes(b"no array")
-    with pytest.raises(ValueError, match=r"bad.npy is no .npy file"):
+    with pytest.raises(ValueError, match=r"bad.npy is not a .npy file"):
         gpunn.Rows(tmp_path / "bad.npy")
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match=r"got shape \(2, 2, 2\)"):
         gpunn.Rows(tmp_path / "cube.npy")
     np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
-    with pytest.raises(ValueError, match=naming("parts", "alike")):
+    with pytest.raises(ValueError, match=naming("shape", "wide.npy")):
         gpunn.Rows([tmp_path / "x.npy", tmp_path / "wide.npy"])
-    with pytest.raises(ValueError, match="columns= names columns of Parquet"):
+    with pytest.raises(ValueError, match="columns needs Parquet files"):
         gpunn.Rows(tmp_path / "x.npy", "a")
     (tmp_path / "bad.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match=naming("bad.parquet")):
         gpunn.Rows(tmp_path / "bad.parquet")
     parquet()
-    with pytest.raises(ValueError, match=r"has no column \['z'\]; there are x0, x1"):
+    with pytest.raises(ValueError, match=r"has no column \['z'\]; its columns are x0, x1"):
         gpunn.Rows(tmp_path / "a.parquet", ["x0", "z"])
-    with pytest.raises(ValueError, match=r"column 'word' of .* holds string, not numbers"):
+    with pytest.raises(ValueError, match=r"column 'word' of .* must be numeric, got string"):
         gpunn.Rows(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=naming("parts", 0)):
         gpunn.Rows(tmp_path / "x.npy", parts=0)
@@ -195,28 +195,28 @@ def test_files_without_rows_are_named(tmp_path):
     np.save(tmp_path / "empty.npy", np.zeros((0, 4)))
     write_table(pa.table({"a": pa.array([], pa.float64())}), tmp_path / "empty.parquet")
     for name in ("empty.npy", "empty.parquet"):
-        with pytest.raises(ValueError, match=f"no rows in .*{name}"):
+        with pytest.raises(ValueError, match=f"at least one row, got none in .*{name}"):
             gpunn.Rows(tmp_path / name)
-        with pytest.raises(ValueError, match=f"no rows in .*{name}, .*{name}"):
+        with pytest.raises(ValueError, match=f"at least one row, got none in .*{name}, .*{name}"):
             gpunn.Rows([tmp_path / name, tmp_path / name])
     np.save(tmp_path / "some.npy", X)
     assert gpunn.Rows([tmp_path / "empty.npy", tmp_path / "some.npy"]).shape == X.shape
 
 
-def test_empty_cells_are_named(tmp_path):
+def test_missing_values_are_named(tmp_path):
     pa = oracle("pyarrow")
     from pyarrow.parquet import write_table
 
     write_table(pa.table({"a": [1.0, None, 3.0]}), tmp_path / "holes.parquet")
-    with pytest.raises(ValueError, match=r"column 'a' of .*holes.parquet has empty cells"):
+    with pytest.raises(ValueError, match=r"column 'a' of .*holes.parquet has missing values"):
         gpunn.Rows(tmp_path / "holes.parquet", ["a"]).read(0, 3)
 
 
-def test_sets_that_do_not_fit_each_other(npy, tmp_path):
+def test_inconsistent_datasets(npy, tmp_path):
     x, y, w = npy()
     with pytest.raises(ValueError, match=naming("y", 50, 53)):
         fitted((x, Y[:50], None))
-    with pytest.raises(ValueError, match="parts= must be the same"):
+    with pytest.raises(ValueError, match="parts must be the same"):
         fitted((x, npy(2)[1], None))
     with pytest.raises(ValueError, match=naming("y", "X")):
         fitted((X, y, None))
@@ -232,7 +232,7 @@ def test_sets_that_do_not_fit_each_other(npy, tmp_path):
         fitted((x, y, w), validation_data=(x, Y[:50]))
 
     def two_of_three(strategy):
-        with pytest.raises(ValueError, match=naming("parts=3", 2)):
+        with pytest.raises(ValueError, match=naming("parts", 3, 2)):
             fitted(npy(3), strategy)
         return True
 

@@ -1,4 +1,4 @@
-"""Callbacks: Keras's hooks, their order and arguments, what they may do while a fit runs, and what they may not."""
+"""Hooks, order and arguments as in Keras, and the permitted actions of a callback during a fit."""
 
 import copy
 
@@ -20,7 +20,7 @@ def _net():
 
 
 class Record(gpunn.Callback):
-    """Writes down every call of a hook."""
+    """Records every hook call."""
 
     def __init__(self, calls=None, name=""):
         self.calls, self.name = [] if calls is None else calls, name
@@ -55,7 +55,7 @@ class Record(gpunn.Callback):
         self._note("on_train_batch_end", batch, logs)
 
 
-def test_hooks_come_in_keras_order_with_its_arguments():
+def test_hooks_have_the_order_and_arguments_of_keras():
     record, net = Record(), _net()
     history = net.fit(X, Y, batch_size=8, epochs=2, validation_split=0.3, callbacks=[record], verbose=0).history
     epoch = ["on_epoch_begin", *["on_train_batch_begin", "on_train_batch_end"] * 2, "on_epoch_end"]
@@ -78,7 +78,7 @@ def test_hooks_come_in_keras_order_with_its_arguments():
     assert record.calls[-2][:2] == ("on_epoch_end", 0)
 
 
-def test_a_batch_hook_sees_the_epochs_running_numbers():
+def test_batch_hooks_get_the_running_means_of_the_epoch():
     record, net, twin = Record(), _net(), _net()
     history = net.fit(X, Y, batch_size=8, shuffle=False, callbacks=[record], verbose=0).history
     seen = [call[2] for call in record.calls if call[0] == "on_train_batch_end"]
@@ -91,7 +91,7 @@ def test_a_batch_hook_sees_the_epochs_running_numbers():
     assert seen[-1]["loss"] == history["loss"][0]
 
 
-def test_several_callbacks_are_called_in_their_order():
+def test_several_callbacks_are_called_in_order():
     calls = []
     both = [Record(calls, "first "), Record(calls, "second ")]
     _net().fit(X, Y, callbacks=both, verbose=0)
@@ -103,11 +103,11 @@ def test_several_callbacks_are_called_in_their_order():
 @pytest.mark.parametrize(
     "given", [(), [], iter([]), (gpunn.Callback(),), {gpunn.Callback()}], ids="tuple list iterator one set".split()
 )
-def test_callbacks_may_come_in_any_collection(given):
+def test_callbacks_may_be_any_iterable(given):
     _net().fit(X, Y, callbacks=given, verbose=0)
 
 
-def test_the_base_class_does_nothing_and_is_not_called_once_a_batch():
+def test_the_base_class_does_nothing_and_has_no_batch_hooks():
     plain, watched = _net(), _net()
     plain.fit(X, Y, epochs=2, verbose=0)
     watched.fit(X, Y, epochs=2, callbacks=[gpunn.Callback(), Record()], verbose=0)
@@ -124,7 +124,7 @@ def test_the_base_class_does_nothing_and_is_not_called_once_a_batch():
     assert CallbackList([Epochs(), Record()], None, {}).has_batch_hooks
 
 
-def test_a_hook_may_be_set_on_the_object():
+def test_a_hook_may_be_an_instance_attribute():
     seen = []
     callback = gpunn.Callback()
     callback.on_train_batch_end = lambda batch, logs=None: seen.append(batch)
@@ -133,7 +133,7 @@ def test_a_hook_may_be_set_on_the_object():
 
 
 class StopAt(gpunn.Callback):
-    """Sets stop_training at the end of an epoch, or of a batch."""
+    """Sets stop_training at the end of an epoch or of a batch."""
 
     def __init__(self, epoch=None, batch=None):
         self.epoch, self.batch = epoch, batch
@@ -151,7 +151,7 @@ def test_stop_training_ends_the_fit_after_the_epoch():
     assert history.epoch == [0, 1, 2] and net.stop_training
     assert twin.fit(X, Y, epochs=3, batch_size=8, verbose=0).history == history.history
     assert weights_of(net) == weights_of(twin)
-    # the next fit begins anew, and goes on as if the first had been asked for three epochs
+    # the next fit resets stop_training and continues as if the first had had three epochs
     assert net.fit(X, Y, epochs=2, batch_size=8, verbose=0).history == (
         twin.fit(X, Y, epochs=2, batch_size=8, verbose=0).history
     )
@@ -159,10 +159,10 @@ def test_stop_training_ends_the_fit_after_the_epoch():
     assert len(net.fit(X, Y, epochs=9, batch_size=8, callbacks=[StopAt(batch=0)], verbose=0).epoch) == 1
 
 
-def test_a_callback_may_look_and_copy_without_changing_the_run():
+def test_reading_and_copying_in_a_callback_does_not_change_the_fit():
     copies = []
 
-    class Look(gpunn.Callback):
+    class Inspect(gpunn.Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.predict(X), self.model.evaluate(X, Y), self.model.get_weights()
             self.model.loss_and_gradients(X, Y), self.model.trace(X, Y), self.model.summary()
@@ -173,9 +173,9 @@ def test_a_callback_may_look_and_copy_without_changing_the_run():
 
     plain, looked = _net(), _net()
     a = plain.fit(X, Y, epochs=3, batch_size=8, verbose=0).history
-    b = looked.fit(X, Y, epochs=3, batch_size=8, callbacks=[Look()], verbose=0).history
+    b = looked.fit(X, Y, epochs=3, batch_size=8, callbacks=[Inspect()], verbose=0).history
     assert a == b and weights_of(plain) == weights_of(looked)
-    # a copy made meanwhile is a network like any other
+    # a copy made during the fit is a normal network
     assert len(copies) == 3
     for twin in copies[:1]:
         assert twin.fit(X, Y, epochs=2, batch_size=8, verbose=0).history == {k: v[1:] for k, v in a.items()}
@@ -197,8 +197,8 @@ def test_a_callback_may_set_weights():
 
 @pytest.mark.parametrize("call", ["fit", "train_on_batch", "compile", "to"])
 @pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin", "on_train_batch_end", "on_epoch_end"])
-def test_a_callback_may_not_begin_another_run(call, hook):
-    """They would move the offset into the shuffled rows, or take the buffers away, under the fit that runs."""
+def test_a_callback_cannot_start_another_fit(call, hook):
+    """It would change the offset into the shuffled rows or the buffers of the running fit."""
     arguments = {"fit": (X, Y), "train_on_batch": (X, Y), "compile": ("sgd", "mse"), "to": ("cpu",)}[call]
     net, twin = _net(), _net()
     callback = gpunn.Callback()
@@ -219,7 +219,7 @@ def test_a_callback_may_not_begin_another_run(call, hook):
 @pytest.mark.parametrize(
     "hook", ["on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_epoch_end"]
 )
-def test_an_error_in_a_callback_comes_out_and_leaves_a_whole_network(hook):
+def test_an_error_in_a_callback_is_raised_and_leaves_a_valid_network(hook):
     net, callback, record = _net(), gpunn.Callback(), Record()
 
     def fail(*_):
@@ -234,7 +234,7 @@ def test_an_error_in_a_callback_comes_out_and_leaves_a_whole_network(hook):
     net.compile("sgd", "sparse_categorical_crossentropy")
 
 
-def test_one_callback_object_may_serve_several_fits():
+def test_one_callback_object_works_in_several_fits():
     record = Record()
     first, second = _net(), _net()
     first.fit(X, Y, callbacks=[record], verbose=0)

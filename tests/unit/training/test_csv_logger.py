@@ -1,4 +1,4 @@
-"""CSVLogger: a line an epoch in full precision, none twice, whatever stops and goes on."""
+"""CSVLogger: one line per epoch in full precision, without duplicates after a resume."""
 
 import csv
 
@@ -31,21 +31,21 @@ def _columns(rows):
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
-def test_a_line_an_epoch_bit_for_bit(tmp_path):
+def test_one_line_per_epoch_with_exact_values(tmp_path):
     path, seen = tmp_path / "log.csv", []
 
-    class Look(gpunn.Callback):
+    class Inspect(gpunn.Callback):
         def on_epoch_end(self, epoch, logs=None):
             seen.append(len(_rows(path)))
 
-    history = _fit(_net(), gpunn.CSVLogger(path), Look())
+    history = _fit(_net(), gpunn.CSVLogger(path), Inspect())
     assert _columns(_rows(path)) == {"epoch": [0, 1, 2], **history}
     assert path.read_text().splitlines()[0] == "epoch,loss,accuracy,val_loss,val_accuracy"
     assert seen == [1, 2, 3], "it can be read while the fit runs"
     assert b"\r" not in path.read_bytes()
 
 
-def test_a_fit_that_begins_replaces_the_file_or_appends(tmp_path):
+def test_a_new_fit_replaces_the_file_or_appends(tmp_path):
     path = tmp_path / "log.csv"
     net, log = _net(), gpunn.CSVLogger(path)
     _fit(net, log)
@@ -57,7 +57,7 @@ def test_a_fit_that_begins_replaces_the_file_or_appends(tmp_path):
     assert path.read_text().count("epoch,") == 1
 
 
-def test_appending_goes_below_the_header_that_is_there(tmp_path):
+def test_appending_uses_the_existing_header(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("val_accuracy,epoch,accuracy,loss,val_loss\n0.5,0,0.5,1,1", encoding="utf-8")
     history = _fit(_net(), gpunn.CSVLogger(path, append=True), epochs=1)
@@ -71,7 +71,7 @@ def test_appending_goes_below_the_header_that_is_there(tmp_path):
 
 
 class Interrupt(gpunn.Callback):
-    """Stops a fit as Ctrl-C does, at the end of an epoch."""
+    """Stops a fit like Ctrl-C at the end of an epoch."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -82,7 +82,7 @@ class Interrupt(gpunn.Callback):
 
 
 def _interrupted(path, run, append, epoch):
-    """A fit with a checkpoint every second epoch that is stopped in that epoch, once it is logged."""
+    """Run a fit with a checkpoint every second epoch, interrupted in an epoch after it is logged."""
     log = gpunn.CSVLogger(path, append)
     with pytest.raises(KeyboardInterrupt):
         _fit(_net(), log, gpunn.ModelCheckpoint(run, every=2), Interrupt(epoch), epochs=7)
@@ -99,8 +99,8 @@ EARLIER = "epoch,loss,accuracy,val_loss,val_accuracy\n0,1.0,2.0,3.0,4.0\n"
 
 @pytest.mark.parametrize("append", [False, True])
 @pytest.mark.parametrize("epoch", [0, 2, 3, 4])
-def test_a_resumed_fit_goes_on_with_the_file_and_no_epoch_is_there_twice(tmp_path, append, epoch):
-    """Epochs that were logged after the last checkpoint are trained again; before the first one the fit begins anew."""
+def test_a_resumed_fit_continues_the_file_without_duplicates(tmp_path, append, epoch):
+    """Epochs logged after the last checkpoint are trained again. Without one the fit starts from the beginning."""
     path, run = tmp_path / "log.csv", tmp_path / "run.safetensors"
     path.write_text(EARLIER, encoding="utf-8")
     _interrupted(path, run, append, epoch)
@@ -110,7 +110,7 @@ def test_a_resumed_fit_goes_on_with_the_file_and_no_epoch_is_there_twice(tmp_pat
     earlier = [{"epoch": "0", "loss": "1.0", "accuracy": "2.0", "val_loss": "3.0", "val_accuracy": "4.0"}]
     if append:
         if epoch == 0:
-            # without a checkpoint the stopped fit is one fit, and what is begun anew another
+            # without a checkpoint, the interrupted fit and the next one are separate fits
             earlier.append(rows[1])
         assert rows[: len(earlier)] == earlier
         rows = rows[len(earlier) :]
@@ -119,7 +119,7 @@ def test_a_resumed_fit_goes_on_with_the_file_and_no_epoch_is_there_twice(tmp_pat
 
 
 @pytest.mark.parametrize("kept", [0, 50, 200])
-def test_a_resumed_fit_endures_that_the_file_was_lost_or_cut(tmp_path, kept):
+def test_a_resumed_fit_accepts_a_lost_or_truncated_file(tmp_path, kept):
     path, run = tmp_path / "log.csv", tmp_path / "run.safetensors"
     _interrupted(path, run, False, 4)
     text = path.read_bytes()
@@ -133,7 +133,7 @@ def test_a_resumed_fit_endures_that_the_file_was_lost_or_cut(tmp_path, kept):
     assert columns["loss"] == [history["loss"][int(epoch)] for epoch in columns["epoch"]]
 
 
-def test_what_cannot_be_written_is_said_before_the_first_epoch(tmp_path):
+def test_a_path_that_cannot_be_written_raises_before_the_first_epoch(tmp_path):
     net = _net()
     before = net.get_weights()
     for path in (tmp_path / "nowhere" / "log.csv", tmp_path):
@@ -151,6 +151,6 @@ def test_what_cannot_be_written_is_said_before_the_first_epoch(tmp_path):
         (("log.csv", 2), ValueError, naming("append", 2)),
     ],
 )
-def test_arguments_that_make_no_sense(arguments, error, message):
+def test_invalid_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         gpunn.CSVLogger(*arguments)

@@ -1,4 +1,4 @@
-"""EarlyStopping: when it ends a fit, what it takes back, and what it refuses."""
+"""EarlyStopping: the epoch at which it ends a fit, restored weights, and invalid arguments."""
 
 import copy
 import math
@@ -27,8 +27,8 @@ def _kept(net):
     return weights_of(net), bits(internals.running(net))
 
 
-class Dictate(gpunn.Callback):
-    """Gives each epoch the number that it is told, and keeps what the network was."""
+class SetLogs(gpunn.Callback):
+    """Sets the logs of each epoch to given values and stores the weights."""
 
     def __init__(self, values, name="val_loss"):
         self.values, self.name, self.kept = values, name, []
@@ -39,17 +39,17 @@ class Dictate(gpunn.Callback):
 
 
 def _fit(values, *arguments, name="val_loss", **options):
-    """A fit whose epochs give those numbers: the callback, its network, and what the network was after each epoch."""
-    net, dictate = _net(), Dictate(values, name)
+    """Run a fit with these monitored values. Return the callback, the network, and the weights after each epoch."""
+    net, dictate = _net(), SetLogs(values, name)
     stopping = gpunn.EarlyStopping(name, *arguments, **options)
     history = net.fit(X, Y, epochs=len(values), batch_size=8, callbacks=[dictate, stopping], verbose=0)
     assert history.epoch == list(range(len(dictate.kept)))
     return stopping, net, dictate.kept
 
 
-# --- when it stops ---------------------------------------------------------------------------------------------------
+# --- when it stops ----------------------------------------------------------------------------------------------------
 
-# values, arguments, how many epochs there are, which is the best
+# values, arguments, number of epochs, best epoch
 COURSES = {
     "the first that is no better": ([3, 2, 1, 1, 0], {}, 4, 2),
     "patience endures": ([3, 4, 4, 2, 3, 3, 3, 1], {"patience": 3}, 7, 3),
@@ -74,7 +74,7 @@ COURSES = {
 
 @pytest.mark.parametrize("name", COURSES)
 @pytest.mark.parametrize("restore", [True, False], ids=["restoring", "keeping"])
-def test_when_it_stops_and_what_it_takes_back(name, restore):
+def test_the_last_epoch_and_the_restored_weights(name, restore):
     values, options, epochs, best = COURSES[name]
     stopping, net, kept = _fit(values, restore_best_weights=restore, **options)
     assert len(kept) == epochs and stopping.best_epoch == best
@@ -87,27 +87,27 @@ def test_when_it_stops_and_what_it_takes_back(name, restore):
 
 
 @pytest.mark.parametrize("name", ["accuracy", "val_accuracy", "acc", "val_auc", "precision", "recall", "f1", "r2"])
-def test_by_its_name_it_is_to_become_larger(name):
+def test_auto_mode_is_max_for_these_names(name):
     stopping, *_ = _fit([0.1, 0.3, 0.2, 0.4], name=name)
     assert (stopping.best_epoch, stopping.stopped_epoch) == (1, 2)
 
 
 @pytest.mark.parametrize("name", ["loss", "val_loss", "mae", "val_mean_absolute_error", "rmse", "mse"])
-def test_by_its_name_it_is_to_become_smaller(name):
+def test_auto_mode_is_min_for_these_names(name):
     stopping, *_ = _fit([0.3, 0.1, 0.2, 0.0], name=name)
     assert (stopping.best_epoch, stopping.stopped_epoch) == (1, 2)
 
 
-def test_the_running_statistics_are_taken_back_too():
-    """Without them the network of the best epoch would predict with those of the last."""
+def test_running_statistics_are_restored_too():
+    """Otherwise the best weights would predict with the statistics of the last epoch."""
     stopping, net, _ = _fit([3, 1, 2, 2], patience=2)
     twin = _net()
     twin.fit(X, Y, epochs=2, batch_size=8, verbose=0)
     assert bits(net.predict(X)) == bits(twin.predict(X)) and stopping.best_epoch == 1
 
 
-def test_it_watches_what_fit_reports():
-    """On labels of noise, validation gets worse: the epoch that was best is the one that evaluates so."""
+def test_it_monitors_the_values_that_fit_reports():
+    """With random labels the validation loss increases. The restored weights evaluate to the best value."""
     net = _net()
     stopping = gpunn.EarlyStopping(patience=4)
     history = net.fit(X[:12], Y[:12], validation_data=(X[12:], Y[12:]), epochs=60, callbacks=[stopping], verbose=0)
@@ -116,12 +116,12 @@ def test_it_watches_what_fit_reports():
     assert net.evaluate(X[12:], Y[12:])["loss"] == min(losses)
 
 
-def test_weights_are_taken_back_whoever_ended_the_fit():
+def test_weights_are_restored_if_another_callback_ends_the_fit():
     class StopAt(gpunn.Callback):
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training |= epoch == 2
 
-    net, dictate = _net(), Dictate([1, 2, 3, 4])
+    net, dictate = _net(), SetLogs([1, 2, 3, 4])
     callbacks = [dictate, gpunn.EarlyStopping(patience=9), StopAt()]
     net.fit(X, Y, epochs=4, callbacks=callbacks, verbose=0)
     assert len(dictate.kept) == 3 and _kept(net) == dictate.kept[0]
@@ -134,14 +134,14 @@ def test_after_an_error_the_weights_are_those_of_the_last_step(error):
             if epoch == 2:
                 raise error
 
-    net, dictate = _net(), Dictate([1, 2, 3, 4])
+    net, dictate = _net(), SetLogs([1, 2, 3, 4])
     with pytest.raises(error):
         net.fit(X, Y, epochs=4, callbacks=[dictate, gpunn.EarlyStopping(patience=9), Fail()], verbose=0)
     assert len(dictate.kept) == 3 and _kept(net) == dictate.kept[2]
 
 
-def test_the_optimiser_goes_on_from_its_own_state():
-    """The weights are taken back, the moments are not, as in Keras."""
+def test_the_optimizer_state_is_not_restored():
+    """As in Keras: only the weights are."""
     _, net, kept = _fit([1, 2, 3], patience=2)
     twin = _net()
     twin.fit(X, Y, epochs=3, batch_size=8, verbose=0)
@@ -150,7 +150,7 @@ def test_the_optimiser_goes_on_from_its_own_state():
     assert _kept(net) == kept[0] != _kept(twin)
 
 
-def test_one_object_serves_several_fits():
+def test_one_object_works_in_several_fits():
     stopping = gpunn.EarlyStopping("loss", patience=1, mode="max")
     for _ in range(2):
         net = _net()
@@ -159,7 +159,7 @@ def test_one_object_serves_several_fits():
         assert _kept(net)[0] == weights_of(net)
 
 
-def test_a_copy_of_the_network_made_meanwhile_has_no_part_in_it():
+def test_a_copy_made_during_the_fit_is_not_affected():
     copies = []
 
     class Copy(gpunn.Callback):
@@ -174,7 +174,7 @@ def test_a_copy_of_the_network_made_meanwhile_has_no_part_in_it():
     copies[0].fit(X, Y, verbose=0)
 
 
-# --- what it refuses -------------------------------------------------------------------------------------------------
+# --- what it refuses --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_copy_of_the_network_made_meanwhile_has_no_part_in_it():
     [
         (TypeError, naming("monitor", 3), {"monitor": 3}),
         (ValueError, "mode must be 'auto', 'min' or 'max', got 'larger'", {"mode": "larger"}),
-        (ValueError, "mode='auto' cannot tell whether 'val_profit' is to become", {"monitor": "val_profit"}),
+        (ValueError, "mode='auto' cannot infer if 'val_profit' should", {"monitor": "val_profit"}),
         (ValueError, naming("min_delta", -1), {"min_delta": -1}),
         (ValueError, naming("min_delta", "nan"), {"min_delta": NAN}),
         (ValueError, naming("patience", -1), {"patience": -1}),
@@ -193,7 +193,7 @@ def test_a_copy_of_the_network_made_meanwhile_has_no_part_in_it():
         (ValueError, naming("start_from_epoch", -2), {"start_from_epoch": -2}),
     ],
 )
-def test_arguments_that_make_no_sense(error, match, options):
+def test_invalid_arguments(error, match, options):
     with pytest.raises(error, match=match):
         gpunn.EarlyStopping(**options)
 
@@ -203,10 +203,10 @@ def test_arguments_that_make_no_sense(error, match, options):
     [
         ("val_loss", naming("monitor='val_loss'", "loss, accuracy", "validation_data")),
         ("val_auc", naming("monitor='val_auc'", "loss, accuracy", "validation_data")),
-        ("f1", r"monitor='f1' .*: loss, accuracy$"),
+        ("f1", r"monitor='f1' .* are loss, accuracy$"),
     ],
 )
-def test_what_is_not_there_is_named_after_the_first_epoch(monitor, match):
+def test_a_missing_value_raises_after_the_first_epoch(monitor, match):
     net = _net()
     with pytest.raises(ValueError, match=match):
         net.fit(X, Y, epochs=9, batch_size=8, callbacks=[gpunn.EarlyStopping(monitor, start_from_epoch=5)], verbose=0)
@@ -215,7 +215,7 @@ def test_what_is_not_there_is_named_after_the_first_epoch(monitor, match):
     assert weights_of(net) == weights_of(twin)
 
 
-# --- the helper ------------------------------------------------------------------------------------------------------
+# --- the helper -------------------------------------------------------------------------------------------------------
 
 
 def test_monitor():

@@ -1,4 +1,4 @@
-"""History as a table and as a picture."""
+"""History as a table and as a plot."""
 
 import subprocess
 import sys
@@ -27,14 +27,14 @@ def _fitted(**options):
     return net.fit(rng.normal(size=(20, 4)), rng.integers(0, 3, size=20), verbose=0, **options)
 
 
-def test_there_is_no_time_in_it():
-    """Two runs of one seed have equal histories."""
+def test_it_has_no_times():
+    """Two fits with the same seed have equal histories."""
     one, other = _fitted(epochs=3, validation_split=0.2), _fitted(epochs=3, validation_split=0.2)
     assert one.history == other.history and vars(one) == vars(other)
 
 
 class _Sometimes(gpunn.Callback):
-    """Adds numbers in some epochs only."""
+    """Adds values in some epochs only."""
 
     def on_epoch_logs(self, epoch, logs):
         if epoch == 0:
@@ -47,7 +47,7 @@ def _sometimes():
     return _fitted(epochs=4, callbacks=[_Sometimes()])
 
 
-def test_a_number_of_some_epochs_is_nan_in_the_others():
+def test_a_value_of_some_epochs_is_nan_in_the_others():
     history = _sometimes()
     assert all(len(values) == 4 for values in history.history.values())
     np.testing.assert_array_equal(history.history["early"], [0.5, np.nan, np.nan, np.nan])
@@ -55,10 +55,10 @@ def test_a_number_of_some_epochs_is_nan_in_the_others():
     assert np.isfinite(history.history["loss"]).all()
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_has_a_row_an_epoch_and_a_column_a_name():
+def test_the_table_has_one_row_per_epoch_and_one_column_per_name():
     pytest.importorskip("pandas")
     history = _fitted(epochs=3, validation_split=0.2)
     frame = history.to_frame()
@@ -72,14 +72,14 @@ def test_the_table_has_a_row_an_epoch_and_a_column_a_name():
     assert empty.shape == (0, 0) and empty.index.name == "epoch"
 
 
-# --- the picture -----------------------------------------------------------------------------------------------------
+# --- the picture ------------------------------------------------------------------------------------------------------
 
 
 def _curves(ax):
     return {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.get_lines()}
 
 
-def test_every_panel_has_training_against_validation():
+def test_every_panel_has_a_training_and_a_validation_curve():
     pytest.importorskip("matplotlib")
     history = _history(names=("accuracy", "loss", "val_accuracy", "val_loss"))
     figure = history.plot()
@@ -94,7 +94,7 @@ def test_every_panel_has_training_against_validation():
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "validation"]
 
 
-def test_a_number_of_some_epochs_is_drawn_at_those():
+def test_a_value_of_some_epochs_is_plotted_at_those():
     pytest.importorskip("matplotlib")
     (ax,) = _sometimes().plot("late").axes
     (line,) = ax.get_lines()
@@ -102,7 +102,7 @@ def test_a_number_of_some_epochs_is_drawn_at_those():
     np.testing.assert_array_equal(line.get_ydata(), [np.nan, 1, np.nan, 3])
 
 
-def test_which_metrics_and_in_which_order():
+def test_selection_and_order_of_metrics():
     pytest.importorskip("matplotlib")
     history = _history(names=("loss", "top_k", "val_loss", "learning_rate", "val_of_a_callback"))
 
@@ -111,7 +111,7 @@ def test_which_metrics_and_in_which_order():
 
     assert labels() == ["loss", "top k", "learning rate", "val of a callback"]
     assert labels("top_k") == ["top k"] and labels(["learning_rate", "loss"]) == ["learning rate", "loss"]
-    # without a validation there is nothing to tell apart
+    # without validation data no legend is needed
     (ax,) = history.plot("top_k").axes
     assert len(ax.get_lines()) == 1 and ax.get_legend() is None
     (ax,) = history.plot("learning_rate").axes
@@ -119,7 +119,7 @@ def test_which_metrics_and_in_which_order():
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 30, 31, 1000])
-def test_epochs_are_whole_numbers_from_1(epochs):
+def test_epochs_are_integers_from_1(epochs):
     pytest.importorskip("matplotlib")
     (ax,) = _history(epochs).plot("loss").axes
     ax.figure.canvas.draw()
@@ -128,21 +128,21 @@ def test_epochs_are_whole_numbers_from_1(epochs):
     assert ticks and all(tick == round(tick) for tick in ticks)
     line = ax.get_lines()[0]
     assert line.get_xdata().tolist() == list(range(1, epochs + 1))
-    # where a line alone would hide them, or be nothing at all
+    # a line alone would hide single points
     assert (line.get_marker() != "None") == (epochs <= 30)
 
 
 @pytest.mark.parametrize(
     ("count", "grid"), [(1, (1, 1)), (2, (1, 2)), (3, (1, 3)), (4, (2, 2)), (5, (2, 3)), (7, (3, 3))]
 )
-def test_panels_stand_in_a_grid(count, grid):
+def test_panels_are_arranged_in_a_grid(count, grid):
     pytest.importorskip("matplotlib")
     figure = _history(names=["loss", *(f"m{k}" for k in range(count - 1))]).plot()
     assert len(figure.axes) == count
     assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == grid
 
 
-def test_numbers_that_are_not_finite_leave_gaps():
+def test_non_finite_values_leave_gaps():
     pytest.importorskip("matplotlib")
     history = _history(names=("loss", "learning_rate"))
     history.history["loss"][1] = float("nan")
@@ -150,7 +150,7 @@ def test_numbers_that_are_not_finite_leave_gaps():
     assert history.plot()._repr_png_().startswith(PNG)
 
 
-def test_axes_of_ones_own_with_labels_and_units():
+def test_given_axes_with_labels_and_units():
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
@@ -162,25 +162,25 @@ def test_axes_of_ones_own_with_labels_and_units():
     assert [ax.get_ylabel() for ax in axes] == ["loss", "error in euros"]
     assert _curves(axes[1])["held out"][1] == [100 * v for v in history.history["val_mae"]]
     assert history.plot("mae", axes=axes[0]) is own and history.plot(["mae"], axes=[axes[0]]) is own
-    with pytest.raises(ValueError, match="axes: there are 2 panels to draw, but 1 axes"):
+    with pytest.raises(ValueError, match="axes must have one entry for each of the 2 panels, got 1"):
         history.plot(axes=axes[0])
 
 
-def test_what_cannot_be_drawn_is_said():
+def test_invalid_arguments():
     pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match="no epoch"):
         gpunn.History().plot()
     with pytest.raises(ValueError, match=naming("metrics", "'auc'", "loss, accuracy")):
         _history().plot(["loss", "auc"])
-    with pytest.raises(ValueError, match="there is no 'val_loss' in the history"):
+    with pytest.raises(ValueError, match=naming("metrics", "'val_loss'")):
         _history().plot("val_loss")
     with pytest.raises(ValueError, match="metrics is empty"):
         _history().plot([])
 
 
 @pytest.mark.slow
-def test_it_draws_without_a_window_and_without_pyplot(tmp_path):
-    """In a process that has no display, and whatever backend is named."""
+def test_it_plots_without_a_window_and_without_pyplot(tmp_path):
+    """In a process without a display, with any backend."""
     pytest.importorskip("matplotlib")
     script = (
         "import sys, gpunn\n"
@@ -202,7 +202,7 @@ def test_it_draws_without_a_window_and_without_pyplot(tmp_path):
 @pytest.mark.parametrize(
     ("method", "package", "extra"), [("to_frame", "pandas", "cli"), ("plot", "matplotlib.figure", "plot")]
 )
-def test_without_the_library_the_extra_is_named(method, package, extra, monkeypatch):
+def test_a_missing_library_is_reported_with_its_extra(method, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"History.{method} needs .*gpunn\[{extra}\]"):
         getattr(_history(), method)()

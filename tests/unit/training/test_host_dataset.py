@@ -1,4 +1,4 @@
-"""A set that the device has no room for: the same run, block after block."""
+"""Datasets that exceed the device's memory: the same fit, in blocks."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def _net(task, device, **options):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of two batches of five rows, and parts of a set of so many bytes that there are several."""
+    """Use blocks of two batches of five rows, and several blocks per dataset."""
     limits.set(monkeypatch, "transfer_bytes", 500)
     limits.set(monkeypatch, "evaluation_rows", 8)
 
 
 @pytest.fixture
 def no_room(small_blocks, monkeypatch):
-    """A device that has no room for a set; what it is given by and by fits."""
+    """A device without memory for a dataset, but with memory for its blocks."""
 
     def on(where):
         monkeypatch.setattr(type(backend.get(where)), "fits_in_memory", lambda self, size: False)
@@ -55,7 +55,7 @@ def device(request):
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int8])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("task", ["classes", "values"])
-def test_the_same_run_bit_for_bit(device, no_room, task, weighted, kind):
+def test_the_fit_is_bit_identical(device, no_room, task, weighted, kind):
     X, y, w = _set(task, kind=kind)
     options = {"batch_size": 5, "epochs": 3, "verbose": 0, "sample_weight": w if weighted else None}
     resident = _net(task, device)
@@ -69,8 +69,8 @@ def test_the_same_run_bit_for_bit(device, no_room, task, weighted, kind):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_count_of_rows_is_exact(device, no_room, dtype):
-    """24 right of 53 rows are 24/53 whatever the blocks, in the history and of the validation data."""
+def test_counts_of_rows_are_exact(device, no_room, dtype):
+    """24 correct of 53 rows are 24/53 for any blocks, in the history and for the validation data."""
     y = np.arange(N) % 3
     X = np.eye(3)[np.where(np.arange(N) < 24, y, (y + 1) % 3)]
     net = gpunn.Sequential([gpunn.Dense(3)], input_shape=3, dtype=dtype)
@@ -83,7 +83,7 @@ def test_a_count_of_rows_is_exact(device, no_room, dtype):
 
 
 @pytest.mark.parametrize("rows", [4, 5, 6, 10, 11, 20, 21])
-def test_every_remainder(device, no_room, rows):
+def test_every_remainder_of_a_block(device, no_room, rows):
     X, y, _ = _set("values", rows)
     resident = _net("values", device)
     expected = resident.fit(X, y, batch_size=5, epochs=2, verbose=0).history["loss"]
@@ -91,7 +91,7 @@ def test_every_remainder(device, no_room, rows):
     assert _net("values", device).fit(X, y, batch_size=5, epochs=2, verbose=0).history["loss"] == expected
 
 
-def test_validation_evaluation_and_prediction_go_in_parts_too(device, no_room):
+def test_validation_evaluation_and_prediction_use_blocks_too(device, no_room):
     X, y, w = _set("classes", 40)
     found = []
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_validation_evaluation_and_prediction_go_in_parts_too(device, no_room):
     np.testing.assert_array_equal(found[1][2], found[0][2])
 
 
-def test_metrics_that_look_at_all_rows_are_those_of_the_validation_set(device, no_room):
+def test_metrics_of_all_rows_are_computed_for_the_validation_data_only(device, no_room):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 3)), rng.integers(0, 2, size=40)
     found = []
@@ -119,7 +119,7 @@ def test_metrics_that_look_at_all_rows_are_those_of_the_validation_set(device, n
     assert "auc" in found[0] and "auc" not in found[1]
 
 
-def test_what_has_room_lies_on_the_device(fake_cupy, small_blocks):
+def test_a_dataset_that_fits_is_copied_to_the_device(fake_cupy, small_blocks):
     X, y, _ = _set("values")
     assert (
         type(inputs.to_device_or_host(internals.network(_net("values", "cuda")), (X, y, None)))
@@ -127,7 +127,7 @@ def test_what_has_room_lies_on_the_device(fake_cupy, small_blocks):
     )
 
 
-def test_room_is_most_of_what_is_free(fake_cupy):
+def test_a_dataset_may_use_most_of_the_free_memory(fake_cupy):
     device = backend.get("cuda")
     fake_cupy.state.free = 1000
     assert device.fits_in_memory(750) and not device.fits_in_memory(751)
@@ -138,7 +138,7 @@ def test_room_is_most_of_what_is_free(fake_cupy):
         fake_cupy.get_default_memory_pool().free_bytes = lambda: 0
 
 
-def test_a_set_that_is_on_the_gpu_stays_there(fake_cupy, no_room):
+def test_a_dataset_on_the_gpu_stays_there(fake_cupy, no_room):
     no_room("cuda")
     X, y, _ = _set("values")
     there = fake_cupy.asarray(X)
@@ -146,8 +146,8 @@ def test_a_set_that_is_on_the_gpu_stays_there(fake_cupy, no_room):
     assert placed.X is there
 
 
-def test_the_set_is_read_where_it_is(no_room, tmp_path):
-    """A memory map is gathered from, block by block, and never read as a whole."""
+def test_a_memory_map_is_read_block_by_block(no_room, tmp_path):
+    """It is never read as a whole."""
     X, y, _ = _set("values")
     np.save(tmp_path / "X.npy", X)
     resident = _net("values", "cpu")
@@ -158,7 +158,7 @@ def test_the_set_is_read_where_it_is(no_room, tmp_path):
     assert net.fit(mapped, y, batch_size=5, epochs=2, verbose=0).history["loss"] == expected
 
 
-def test_an_error_on_the_way_reaches_the_caller(no_room, monkeypatch):
+def test_an_error_while_reading_reaches_the_caller(no_room, monkeypatch):
     no_room("cpu")
     X, y, _ = _set("values")
     net = _net("values", "cpu")
@@ -181,8 +181,8 @@ def test_an_error_on_the_way_reaches_the_caller(no_room, monkeypatch):
 @pytest.mark.parametrize("look", ["nothing", "predict", "evaluate"])
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin", "on_train_batch_end"])
 @pytest.mark.parametrize("setting", ["trainable", "l2"])
-def test_a_callbacks_change_counts_from_the_next_step(no_room, fake_cupy, setting, hook, look):
-    """As for a set on the device, whatever looks at the model afterwards."""
+def test_a_change_by_a_callback_takes_effect_at_the_next_step(no_room, fake_cupy, setting, hook, look):
+    """As for a dataset on the device, also if the model is used after the change."""
 
     def change(number, *_):
         if number == 1 and not seen:
@@ -205,8 +205,8 @@ def test_a_callbacks_change_counts_from_the_next_step(no_room, fake_cupy, settin
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_rows_wait_until_they_have_arrived(fake_cupy):
-    """The fake copies when somebody waits: a block that is used unasked would hold what was there before."""
+def test_steps_wait_until_their_block_is_copied(fake_cupy):
+    """The fake copies only on a wait: a block used without waiting would still have its old content."""
     device = backend.get("cuda")
     (buffer,) = device.transfer_buffers([((4, 2), np.float32)])
     buffer.device.fill(7)

@@ -1,4 +1,4 @@
-"""LearningRateScheduler and ReduceLROnPlateau: which rate each epoch is trained with, and what a resumed fit knows."""
+"""LearningRateScheduler and ReduceLROnPlateau: the rate of each epoch, and resumed fits."""
 
 import math
 
@@ -23,8 +23,8 @@ def _fit(net, *callbacks, epochs=1, **options):
     return net.fit(X, Y, epochs=epochs, batch_size=8, callbacks=callbacks, verbose=0, **options).history
 
 
-class Dictate(gpunn.Callback):
-    """Gives each epoch's number."""
+class SetLogs(gpunn.Callback):
+    """Sets the logs of each epoch to given values."""
 
     def __init__(self, values, name="val_loss"):
         self.values, self.name = values, name
@@ -33,10 +33,10 @@ class Dictate(gpunn.Callback):
         logs[self.name] = self.values[epoch]
 
 
-# --- a function of the epoch -----------------------------------------------------------------------------------------
+# --- a function of the epoch ------------------------------------------------------------------------------------------
 
 
-def test_each_epoch_is_trained_with_the_rate_that_the_function_gives():
+def test_each_epoch_uses_the_rate_that_the_function_returns():
     asked = []
 
     def schedule(epoch, rate):
@@ -53,15 +53,15 @@ def test_each_epoch_is_trained_with_the_rate_that_the_function_gives():
         twin.learning_rate = rate
         _fit(twin)
     assert weights_of(net) == weights_of(twin)
-    # it stays there, and a second fit counts epochs from 0 again
+    # the rate remains after the fit, and a second fit counts epochs from 0 again
     assert net.learning_rate == rates[-1]
     assert _fit(net, gpunn.LearningRateScheduler(schedule))["learning_rate"] == [rates[-1]]
     net.learning_rate = None
     assert net.learning_rate == 0.5
 
 
-def test_the_functions_rate_holds_against_the_optimisers_schedule():
-    """And the rate until then is the one that the optimiser's schedule gives."""
+def test_the_returned_rate_overrides_the_schedule_of_the_optimizer():
+    """The current rate passed to the function is that of the schedule."""
     net = _net(gpunn.SGD(gpunn.schedules.StepDecay(0.5, 3, 0.5)))
     seen = []
     history = _fit(net, gpunn.LearningRateScheduler(lambda epoch, rate: seen.append(rate) or 0.1), epochs=2)
@@ -72,13 +72,13 @@ def test_the_functions_rate_holds_against_the_optimisers_schedule():
 
 
 @pytest.mark.parametrize("schedule", [0.1, None, gpunn.schedules.Constant(0.1), lambda epoch: 0.1, lambda a, b, c: 1])
-def test_what_is_no_function_of_epoch_and_rate(schedule):
-    with pytest.raises(TypeError, match=r"schedule must (be a function \(epoch, rate\)|take two arguments).*, got "):
+def test_invalid_functions(schedule):
+    with pytest.raises(TypeError, match=r"schedule must (be a function \(epoch, rate\)|accept two arguments).*, got "):
         gpunn.LearningRateScheduler(schedule)
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, math.nan, math.inf, None, "0.1", True, np.ones(1)])
-def test_a_rate_that_is_none_is_refused_before_its_epoch(rate):
+def test_an_invalid_rate_is_refused_before_its_epoch(rate):
     net, twin = _net(), _net()
     schedule = gpunn.LearningRateScheduler(lambda epoch, _: 0.1 if epoch == 0 else rate)
     with pytest.raises(ValueError, match=naming("schedule", "epoch 1")):
@@ -87,9 +87,9 @@ def test_a_rate_that_is_none_is_refused_before_its_epoch(rate):
     assert state_of(net) == state_of(twin)
 
 
-# --- where it no longer gets better ----------------------------------------------------------------------------------
+# --- where it no longer gets better -----------------------------------------------------------------------------------
 
-# the number of every epoch, arguments, and the rate that every epoch is trained with, 1 at first
+# monitored values, arguments, and the rate of every epoch, initially 1
 COURSES = {
     "it gets better": ([5, 4, 3, 2], {"patience": 1}, [1, 1, 1, 1]),
     "patience 1": ([5, 5, 5, 5], {"patience": 1}, [1, 1, 0.5, 0.25]),
@@ -109,10 +109,10 @@ COURSES = {
 
 
 @pytest.mark.parametrize(("values", "arguments", "rates"), COURSES.values(), ids=COURSES)
-def test_when_the_rate_is_lowered(values, arguments, rates):
+def test_epochs_at_which_the_rate_is_reduced(values, arguments, rates):
     net, twin = _net(gpunn.SGD(1.0)), _net(gpunn.SGD(1.0))
     reduce = gpunn.ReduceLROnPlateau(**{"factor": 0.5, "min_delta": 0.0, **arguments})
-    history = _fit(net, Dictate(values), reduce, epochs=len(values))
+    history = _fit(net, SetLogs(values), reduce, epochs=len(values))
     assert history["learning_rate"] == rates
     for rate in rates:
         twin.learning_rate = rate
@@ -120,15 +120,15 @@ def test_when_the_rate_is_lowered(values, arguments, rates):
     assert weights_of(net) == weights_of(twin)
 
 
-def test_its_defaults_are_those_of_keras():
+def test_defaults_are_those_of_keras():
     reduce = gpunn.ReduceLROnPlateau()
     found = (reduce.monitor.name, reduce.factor, reduce.patience, reduce.monitor.mode, reduce.monitor.min_delta)
     assert found == ("val_loss", 0.1, 10, "min", 1e-4) and (reduce.cooldown, reduce.min_lr) == (0, 0.0)
     assert gpunn.ReduceLROnPlateau("val_accuracy").monitor.mode == "max"
 
 
-def test_against_the_rule_of_torch():
-    """torch begins to count at the first epoch as well, and reduces where more than `patience` are no better."""
+def test_against_the_scheduler_of_torch():
+    """torch also counts from the first epoch, and reduces if more than `patience` epochs do not improve."""
     torch, schedulers = oracle("torch"), oracle("torch.optim.lr_scheduler")
     values = np.random.default_rng(1).normal(size=60).cumsum() / 10 + 5
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -140,14 +140,14 @@ def test_against_the_rule_of_torch():
         wanted.append(theirs.param_groups[0]["lr"])
         rule.step(value)
     ours = gpunn.ReduceLROnPlateau(factor=0.7, patience=3, cooldown=4, min_delta=0.01)
-    found = _fit(_net(gpunn.SGD(1.0)), Dictate(values), ours, epochs=len(values))["learning_rate"]
+    found = _fit(_net(gpunn.SGD(1.0)), SetLogs(values), ours, epochs=len(values))["learning_rate"]
     assert len({*wanted}) > 3
     assert found == pytest.approx(wanted, rel=1e-12)
 
 
-def test_a_rate_that_underflows_is_kept():
+def test_a_rate_is_kept_if_the_reduced_one_underflows():
     net = _net(gpunn.SGD(1e-300))
-    history = _fit(net, Dictate([1.0] * 5), gpunn.ReduceLROnPlateau(factor=1e-20, patience=1), epochs=5)
+    history = _fit(net, SetLogs([1.0] * 5), gpunn.ReduceLROnPlateau(factor=1e-20, patience=1), epochs=5)
     rates = history["learning_rate"]
     assert rates[:2] == [1e-300] * 2 and rates[2] == pytest.approx(1e-320, rel=1e-3) == rates[3] == rates[4] > 0
 
@@ -156,7 +156,7 @@ def test_a_rate_that_underflows_is_kept():
     ("arguments", "error", "message"),
     [
         ({"monitor": 3}, TypeError, naming("monitor", 3)),
-        ({"monitor": "val_what"}, ValueError, "mode='auto' cannot tell whether 'val_what'"),
+        ({"monitor": "val_what"}, ValueError, "mode='auto' cannot infer if 'val_what'"),
         ({"mode": "up"}, ValueError, "mode must be 'auto', 'min' or 'max', got 'up'"),
         ({"factor": 1.0}, ValueError, naming("factor", 1.0)),
         ({"factor": 0}, ValueError, naming("factor", "got 0")),
@@ -167,27 +167,27 @@ def test_a_rate_that_underflows_is_kept():
         ({"min_lr": math.inf}, ValueError, naming("min_lr", "inf")),
     ],
 )
-def test_arguments_that_make_no_sense(arguments, error, message):
+def test_invalid_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         gpunn.ReduceLROnPlateau(**arguments)
 
 
-def test_a_number_that_no_epoch_gives_is_said_after_the_first():
+def test_a_missing_value_raises_after_the_first_epoch():
     net = _net()
     with pytest.raises(ValueError, match=naming("monitor='val_loss'", "loss, learning_rate")):
         _fit(net, gpunn.ReduceLROnPlateau(), epochs=3)
 
 
-# --- in a fit that is resumed ----------------------------------------------------------------------------------------
+# --- in a fit that is resumed -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
-def test_a_resumed_fit_goes_on_counting(stop, tmp_path):
+def test_a_resumed_fit_continues_counting(stop, tmp_path):
     values = [5, 5, 5, 4, 4, 4, 4]
 
     def callbacks():
         return (
-            Dictate(values),
+            SetLogs(values),
             gpunn.ReduceLROnPlateau(factor=0.5, patience=1, cooldown=1),
             gpunn.LearningRateScheduler(lambda epoch, rate: rate * 0.75),
             gpunn.ModelCheckpoint(tmp_path / "run.safetensors"),
@@ -203,13 +203,13 @@ def test_a_resumed_fit_goes_on_counting(stop, tmp_path):
 
 
 @pytest.mark.parametrize("stop", range(1, 12))
-def test_a_cooldown_goes_on_after_a_resume(tmp_path, stop):
-    """Epochs that never improve: each reduction is followed by three epochs without one, wherever the fit stopped."""
+def test_a_cooldown_continues_after_a_resume(tmp_path, stop):
+    """Without improvement, three epochs without a reduction follow each reduction, wherever the fit was interrupted."""
     file = tmp_path / "run.safetensors"
 
     def fit(epochs):
         plateau = gpunn.ReduceLROnPlateau(factor=0.5, patience=1, cooldown=3)
-        callbacks = [Dictate([1.0] * 12), plateau, gpunn.ModelCheckpoint(file)]
+        callbacks = [SetLogs([1.0] * 12), plateau, gpunn.ModelCheckpoint(file)]
         return _fit(_net(), *callbacks, epochs=epochs, resume=file)["learning_rate"]
 
     fit(stop)

@@ -1,4 +1,4 @@
-"""fit: histories, batches, weights, validation, what is shown, and where it stops when numbers are no longer finite."""
+"""fit: histories, batches, weights, validation, progress output, and divergence."""
 
 import builtins
 import copy
@@ -34,10 +34,10 @@ def _regression(optimizer=None, loss="half_squared_error", dtype="float32"):
     return net.compile(optimizer or gpunn.SGD(0.01), loss)
 
 
-# --- the history -----------------------------------------------------------------------------------------------------
+# --- the history ------------------------------------------------------------------------------------------------------
 
 
-def test_a_history_has_one_float_an_epoch():
+def test_a_history_has_one_float_per_epoch():
     history = _net(metrics=["accuracy"]).fit(X, Y, epochs=3, batch_size=8, validation_data=(VX, VY), verbose=0)
     assert isinstance(history, gpunn.History)
     assert list(history.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
@@ -50,8 +50,8 @@ def test_a_history_has_one_float_an_epoch():
     assert list(named.history) == ["loss", "acc", "val_loss", "val_acc"]
 
 
-def test_an_epochs_loss_is_the_mean_over_its_rows_as_they_were_met():
-    """Each batch's loss is that before its step; the last batch has 3 rows of 23 and weighs as much."""
+def test_the_loss_of_an_epoch_is_the_mean_over_rows_before_their_step():
+    """The loss of a batch is that before its step. The last batch has 3 of 23 rows and its weight is 3/23."""
     net, twin = _net(), _net()
     found = net.fit(X, Y, batch_size=5, shuffle=False, verbose=0).history["loss"][0]
     batches = [slice(k, k + 5) for k in range(0, 23, 5)]
@@ -61,13 +61,13 @@ def test_an_epochs_loss_is_the_mean_over_its_rows_as_they_were_met():
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 22, 23, 24, 1000])
-def test_every_batch_size_goes_through_the_set(batch_size):
+def test_every_batch_size_uses_all_rows(batch_size):
     net = _net()
     net.fit(X, Y, batch_size=batch_size, epochs=2, verbose=0)
     assert internals.steps_taken(net) == 2 * -(-23 // batch_size)
 
 
-def test_without_shuffling_the_rows_come_as_they_stand():
+def test_without_shuffling_the_rows_keep_their_order():
     kept, shuffled, again = _net(), _net(), _net()
     kept.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
     shuffled.fit(X, Y, batch_size=8, verbose=0)
@@ -75,7 +75,7 @@ def test_without_shuffling_the_rows_come_as_they_stand():
     assert weights_of(shuffled) == weights_of(again) != weights_of(kept)
 
 
-# --- going on --------------------------------------------------------------------------------------------------------
+# --- going on ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_without_shuffling_the_rows_come_as_they_stand():
     ],
     ids=repr,
 )
-def test_a_second_fit_goes_on_with_the_optimisers_state(optimizer):
-    """Two fits of two epochs are one of four: moments, step, schedule, shuffles and dropout masks."""
+def test_a_second_fit_continues_with_the_optimizer_state(optimizer):
+    """Two fits of two epochs equal one of four: slots, step, schedule, shuffles and dropout masks."""
     whole, parts = _net(optimizer), _net(optimizer)
     history = whole.fit(X, Y, epochs=4, batch_size=8, validation_data=(VX, VY), verbose=0).history
     first = parts.fit(X, Y, epochs=2, batch_size=8, validation_data=(VX, VY), verbose=0)
@@ -100,7 +100,7 @@ def test_a_second_fit_goes_on_with_the_optimisers_state(optimizer):
     assert state_of(parts) == state_of(whole)
 
 
-def test_asking_in_between_changes_nothing_of_what_follows():
+def test_other_calls_between_fits_change_nothing():
     plain, asked = _net(), _net()
     plain.fit(X, Y, epochs=2, batch_size=8, verbose=0)
     asked.fit(X, Y, batch_size=8, verbose=0)
@@ -113,7 +113,7 @@ def test_asking_in_between_changes_nothing_of_what_follows():
     assert weights_of(asked) == weights_of(plain)
 
 
-def test_the_callers_data_may_change_after_a_fit():
+def test_the_data_may_change_after_a_fit():
     net, twin = _net(), _net()
     mine, labels = X.copy(), Y.copy()
     net.fit(mine, labels, verbose=0)
@@ -122,10 +122,10 @@ def test_the_callers_data_may_change_after_a_fit():
     assert net.fit(X, Y, verbose=0).history == twin.fit(X, Y, verbose=0).history
 
 
-# --- weights of rows and classes -------------------------------------------------------------------------------------
+# --- weights of rows and classes --------------------------------------------------------------------------------------
 
 
-def test_class_weights_are_sample_weights_by_class():
+def test_class_weights_equal_sample_weights_by_class():
     by_class = {0: 2, 2: 0.25}
     w = np.array([2, 1, 0.25])[Y]
     one, other = _net(), _net()
@@ -150,7 +150,7 @@ def test_class_and_sample_weights_multiply():
         (1, "sigmoid", "binary_crossentropy", (Y[:, None] > 0), (Y > 0).astype(int)),
     ],
 )
-def test_class_weights_of_one_hot_rows_and_of_yes_and_no(outputs, activation, loss, y, labels):
+def test_class_weights_of_one_hot_and_binary_targets(outputs, activation, loss, y, labels):
     nets = []
     for options in ({"class_weight": {1: 3.0}}, {"sample_weight": np.where(labels == 1, 3.0, 1.0)}):
         net = gpunn.Sequential([gpunn.Dense(outputs, activation)], input_shape=4, seed=1)
@@ -160,10 +160,10 @@ def test_class_weights_of_one_hot_rows_and_of_yes_and_no(outputs, activation, lo
 
 
 @pytest.mark.parametrize("sample_weight", [None, np.linspace(0.5, 2, 23)])
-def test_balanced_classes_weigh_the_same_in_all(sample_weight):
-    """n/(k · rows of the class), as scikit-learn's compute_class_weight, over the rows that train."""
+def test_balanced_class_weights(sample_weight):
+    """n/(k · rows of the class), as in scikit-learn's compute_class_weight, over the training rows."""
     y = np.array([0] * 11 + [2] * 5 + [0] * 4 + [1] * 3)
-    rows = 18  # four fifths of 23, among them 13 of class 0, 5 of class 2 and none of class 1
+    rows = 18  # four fifths of 23 rows: 13 of class 0, 5 of class 2 and none of class 1
     counts = {0: 13, 2: 5}
     weights = {c: rows / (2 * count) for c, count in counts.items()}
     assert sum(weights[c] * count for c, count in counts.items()) == rows
@@ -198,7 +198,7 @@ def test_uniform_weights_change_nothing():
         np.testing.assert_allclose(b[name], values, rtol=1e-10)
 
 
-# --- validation ------------------------------------------------------------------------------------------------------
+# --- validation -------------------------------------------------------------------------------------------------------
 
 
 def test_validation_split_takes_the_last_rows_before_any_shuffle():
@@ -209,7 +209,7 @@ def test_validation_split_takes_the_last_rows_before_any_shuffle():
     assert a["val_loss"][-1] == split.evaluate(X[17:], Y[17:])["loss"]
 
 
-def test_validation_comes_after_the_epochs_steps():
+def test_validation_follows_the_steps_of_the_epoch():
     net = _net()
     history = net.fit(X, Y, epochs=2, validation_data=[VX, VY], verbose=0).history
     final = net.evaluate(VX, VY)
@@ -222,7 +222,7 @@ def test_validation_with_weights():
     net = _net()
     weighted = net.fit(X, Y, validation_data=(VX, VY, w), verbose=0).history["val_loss"][0]
     assert weighted == net.evaluate(VX, VY, sample_weight=w)["loss"] != net.evaluate(VX, VY)["loss"]
-    # those of the split rows go with them; class weights are for training alone
+    # sample weights of the split rows are used; class weights apply to training only
     w = np.linspace(0.5, 3, 23)
     options = {"sample_weight": w, "class_weight": {0: 5.0}, "validation_split": 0.25}
     net = _net()
@@ -233,18 +233,18 @@ def test_validation_with_weights():
     assert weights_of(net) == weights_of(twin)
 
 
-def test_validating_leaves_training_as_it_is():
+def test_validation_does_not_change_training():
     with_it, without = _net(), _net()
     with_it.fit(X, Y, epochs=3, batch_size=8, validation_data=(VX, VY), verbose=0)
     without.fit(X, Y, epochs=3, batch_size=8, verbose=0)
     assert state_of(with_it) == state_of(without)
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- what is shown ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verbose", [0, 1, 2])
-def test_nothing_goes_to_stdout_and_nothing_is_printed(verbose, capfd, monkeypatch):
+def test_verbose_0_prints_nothing(verbose, capfd, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("print was called")
 
@@ -258,7 +258,7 @@ def test_nothing_goes_to_stdout_and_nothing_is_printed(verbose, capfd, monkeypat
         assert err == ""
 
 
-def test_lines_go_through_logging(caplog):
+def test_lines_are_logged(caplog):
     caplog.set_level(logging.INFO, "gpunn")
     _net().fit(X, Y, epochs=2, validation_split=0.3, verbose=2)
     first, second = [r.getMessage() for r in caplog.records if r.name == "gpunn"]
@@ -266,7 +266,7 @@ def test_lines_go_through_logging(caplog):
     assert second.startswith("epoch 2/2: ")
 
 
-def test_where_logging_is_not_configured_lines_are_on_stderr_once_each():
+def test_without_logging_configuration_each_line_is_on_stderr_once():
     script = (
         "import numpy as np, gpunn, logging\n"
         "net = gpunn.Sequential([gpunn.Dense(1)], seed=0)\n"
@@ -287,7 +287,7 @@ def test_the_bar_is_on_stderr(capfd):
     assert out == "" and "3/3" in err and "loss " in err and "accuracy " in err
 
 
-def test_without_tqdm_there_are_lines(caplog, monkeypatch):
+def test_without_tqdm_lines_are_logged(caplog, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     caplog.set_level(logging.INFO, "gpunn")
     _net().fit(X, Y, epochs=2, verbose=1)
@@ -296,7 +296,7 @@ def test_without_tqdm_there_are_lines(caplog, monkeypatch):
         gpunn.ProgressBar()
 
 
-# --- divergence ------------------------------------------------------------------------------------------------------
+# --- divergence -------------------------------------------------------------------------------------------------------
 
 SAYS = re.compile(
     r"training diverged in epoch (\d+), step (\d+) \(update (\d+), learning rate (\S+)\): (.*?)\. The likely cause is "
@@ -305,10 +305,10 @@ SAYS = re.compile(
 
 
 class _StopBefore(gpunn.Callback):
-    """Stops a fit just before update `step`, all epochs counted."""
+    """Stops a fit before update `step`, counted over all epochs."""
 
     class Stop(Exception):
-        """Raised in place of the step."""
+        """Raised instead of the step."""
 
     def __init__(self, step):
         self.step = step
@@ -325,7 +325,7 @@ def _until(net, step, *data, **options):
 
 
 def _kept(net):
-    """What a bad step must leave: weights, running statistics, moments, and how many steps were taken."""
+    """Return the state that a non-finite step must not change."""
     held = {"theta": internals.parameters(net), "running": internals.running(net)} | internals.optimizer_state(net)
     return {k: bits(v) for k, v in held.items()} | {"step": internals.steps_taken(net)}
 
@@ -342,11 +342,11 @@ HUGE = [
 
 
 @pytest.mark.parametrize("optimizer", HUGE, ids=lambda o: o.name)
-@pytest.mark.parametrize("watched", [False, True], ids=["looking late", "looking at every step"])
-def test_a_rate_far_too_large_stops_with_the_weights_before_the_first_bad_step(optimizer, watched):
+@pytest.mark.parametrize("watched", [False, True], ids=["checked at the end", "checked at every step"])
+def test_divergence_keeps_the_weights_before_the_first_non_finite_step(optimizer, watched):
     net, twin = _regression(optimizer), _regression(optimizer)
     y = X[:, :1] * 3 + 1
-    # overriding a batch hook makes the loop look after every step
+    # with a batch hook the loop checks after every step
     callbacks = [_StopBefore(-1)] if watched else []
     options = {"batch_size": 4, "epochs": 50}
     with pytest.raises(gpunn.DivergenceError) as caught:
@@ -361,8 +361,8 @@ def test_a_rate_far_too_large_stops_with_the_weights_before_the_first_bad_step(o
 
 @pytest.mark.parametrize("optimizer", [gpunn.SGD(0.1), gpunn.Momentum(0.1), gpunn.Adam(0.1)], ids=lambda o: o.name)
 @pytest.mark.parametrize("bad", ["ℓ is NaN", "ℓ is infinite", "g is NaN", "g is infinite"])
-def test_a_nan_from_inside_stops_at_that_step(optimizer, bad):
-    """In the second batch of the third epoch; batch normalisation's running values stay too."""
+def test_a_nan_within_the_network_stops_at_that_step(optimizer, bad):
+    """In the second batch of the third epoch. Running statistics are kept too."""
     calls = []
 
     def loss(y, a):
@@ -386,7 +386,7 @@ def test_a_nan_from_inside_stops_at_that_step(optimizer, bad):
     assert cause == ("the loss is not finite" if bad.startswith("ℓ") else "a gradient is not finite")
     calls[:] = [1] * 100
     assert _kept(nets[0]) == _kept(_until(nets[1], 7, X, X[:, :1], **options))
-    # nothing is in the way of going on
+    # training can continue
     history = nets[0].fit(X, X[:, :1], verbose=0, **options).history
     assert np.isfinite(history["loss"]).all() and internals.steps_taken(nets[0]) == 7 + 15
 
@@ -394,10 +394,10 @@ def test_a_nan_from_inside_stops_at_that_step(optimizer, bad):
 @pytest.mark.parametrize("rate", [1e30, 1e38, 3e38, 1e39, 1e300])
 @pytest.mark.parametrize("optimizer", [gpunn.SGD, gpunn.Momentum, gpunn.Adam, gpunn.AdamW], ids=lambda o: o.name)
 def test_an_update_that_would_overflow_is_not_written(rate, optimizer):
-    """Loss and gradients of the step are finite; in float32 the update is not, or the loss after it."""
+    """Loss and gradients of the step are finite, but in float32 the update or the next loss is not."""
     net = _regression(optimizer(rate))
     big = 1e9 * X
-    net.loss_and_gradients(big, X[:, :1])  # makes the moments
+    net.loss_and_gradients(big, X[:, :1])  # allocates the slots
     before = _kept(net)
     with pytest.raises(gpunn.DivergenceError, match=r"update \d+, learning rate [13]e\+") as caught:
         net.fit(big, X[:, :1], verbose=0, epochs=5)
@@ -412,7 +412,7 @@ def test_an_update_that_would_overflow_is_not_written(rate, optimizer):
 
 
 @pytest.mark.parametrize("which", ["X", "y", "weights"])
-def test_finite_numbers_whose_products_are_not(which):
+def test_finite_numbers_with_infinite_products(which):
     net = _regression()
     x, y = X.copy(), X[:, :1].copy()
     if which == "weights":
@@ -425,12 +425,12 @@ def test_finite_numbers_whose_products_are_not(which):
     assert _kept(net) == before
 
 
-def test_training_goes_on_with_a_smaller_rate():
+def test_training_continues_with_a_smaller_rate():
     net = _regression(gpunn.SGD(1e4))
     y = X[:, :1]
     with pytest.raises(gpunn.DivergenceError):
         net.fit(X, y, epochs=20, batch_size=4, verbose=0)
-    # the last finite weights may be of any size; begin again from those of the seed
+    # the last finite weights may have any size, so restart from the seed
     net.set_weights(_regression().get_weights())
     net.compile(gpunn.SGD(0.01), "half_squared_error")
     twin = _regression(gpunn.SGD(0.01))
@@ -438,7 +438,7 @@ def test_training_goes_on_with_a_smaller_rate():
     assert weights_of(net) == weights_of(twin)
 
 
-def test_the_same_rate_diverges_again_and_says_so_again():
+def test_the_same_rate_raises_again():
     net = _regression(gpunn.SGD(1e4))
     said = []
     for _ in range(2):
@@ -448,7 +448,7 @@ def test_the_same_rate_diverges_again_and_says_so_again():
     assert said[0] == said[1], "the second fit stops where the first did"
 
 
-def test_train_on_batch_diverges_alike():
+def test_train_on_batch_raises_too():
     net, twin = _regression(gpunn.Momentum(1e4)), _regression(gpunn.Momentum(1e4))
     with pytest.raises(
         gpunn.DivergenceError, match=r"\(update (\d+), learning rate 1e\+04\): .*likely cause"
@@ -462,7 +462,7 @@ def test_train_on_batch_diverges_alike():
     assert _kept(net) == _kept(twin)
 
 
-def test_divergence_is_an_arithmetic_error_and_tells_callbacks_that_training_ended():
+def test_divergence_is_an_arithmetic_error_and_calls_on_train_end():
     ended = []
 
     class Watch(gpunn.Callback):
@@ -479,7 +479,7 @@ def test_divergence_is_an_arithmetic_error_and_tells_callbacks_that_training_end
 
 
 def test_a_loss_after_training_may_be_infinite_without_an_error():
-    """Validation and evaluation move nothing, so that they report what they find."""
+    """Validation and evaluation change nothing, so they report infinity."""
     net = _regression()
     far = np.full((2, 1), 3e30, np.float32)
     assert net.evaluate(X[:2], far)["loss"] == float("inf")
@@ -488,7 +488,7 @@ def test_a_loss_after_training_may_be_infinite_without_an_error():
 
 
 def test_a_second_ctrl_c_within_a_step_is_raised_immediately():
-    """The first one waits for the end of the step."""
+    """The first one takes effect at the end of the step."""
     reached = []
 
     def loss(y, a):

@@ -1,4 +1,4 @@
-"""Memory-mapped .npy files: the same fit as on arrays, and never copied whole."""
+"""Memory-mapped .npy files: the same fit as on arrays, without a copy of the whole file."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def _net(columns=12):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_mapped_file_gives_the_fit_of_its_array(dtype, order, tmp_path):
+def test_a_memory_map_gives_the_fit_of_its_array(dtype, order, tmp_path):
     rng = np.random.default_rng(0)
     X = np.array(rng.integers(0, 2, size=(50, 12)), dtype, order=order)
     y, w = rng.integers(0, 3, size=50), rng.uniform(0.5, 2, size=50)
@@ -40,7 +40,7 @@ def test_a_mapped_file_gives_the_fit_of_its_array(dtype, order, tmp_path):
     assert runs[0] == runs[1]
 
 
-# the set takes 256 MiB, and 96 MiB of memory of one's own may be taken beside what a small fit takes
+# the dataset has 256 MiB; the limit is 96 MiB of private memory in addition to that of a small fit
 LARGER_THAN_MEMORY = """
 import resource, sys
 import numpy as np
@@ -84,10 +84,10 @@ print("fitted", len(X))
         ("int16", "C", "half_squared_error"),
     ],
 )
-def test_a_set_larger_than_memory_is_read_batch_by_batch(dtype, order, loss, tmp_path):
+def test_a_dataset_larger_than_memory_is_read_batch_by_batch(dtype, order, loss, tmp_path):
     columns = 256
     rows = 2**28 // (columns * np.dtype(dtype).itemsize)
-    # holes of a file read as 0 and take no room on the disk
+    # a sparse file reads as 0 and uses no disk space
     create = np.lib.format.open_memmap
     X = create(tmp_path / "X.npy", "w+", dtype, (rows, columns), fortran_order=order == "F")
     X[::1000, :3] = np.random.default_rng(0).integers(-3, 4, size=(len(X[::1000]), 3))

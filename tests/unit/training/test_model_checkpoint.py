@@ -1,4 +1,4 @@
-"""ModelCheckpoint: which epochs it writes, where, and what happens where it cannot."""
+"""ModelCheckpoint: epochs and paths that it writes, and failing writes."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ def _fit(net, *callbacks, epochs=5, **options):
 
 
 def _epochs(file):
-    return checkpoint.read(file)[1]["training"]["done"]
+    return checkpoint.read(file)[1]["training"]["epochs_done"]
 
 
 def _after(epochs):
@@ -42,8 +42,8 @@ def _after(epochs):
     return net
 
 
-class Dictate(gpunn.Callback):
-    """Gives each epoch the number that it is told."""
+class SetLogs(gpunn.Callback):
+    """Sets the logs of each epoch to given values."""
 
     passive = True
 
@@ -59,23 +59,23 @@ def file(tmp_path):
     return tmp_path / "run.safetensors"
 
 
-# --- which epochs, where ---------------------------------------------------------------------------------------------
+# --- which epochs, where ----------------------------------------------------------------------------------------------
 
 
-def test_it_writes_every_epoch_over_the_last(file):
+def test_every_epoch_replaces_the_last_file(file):
     seen = []
 
-    class Look(gpunn.Callback):
+    class Inspect(gpunn.Callback):
         runs_last = True
 
         def on_epoch_complete(self, epoch, logs=None):
             seen.append((_epochs(file), weights_of(gpunn.load(file)) == weights_of(self.model)))
 
-    _fit(_net(), gpunn.ModelCheckpoint(file), Look())
+    _fit(_net(), gpunn.ModelCheckpoint(file), Inspect())
     assert seen == [(k, True) for k in range(1, 6)] and list(file.parent.iterdir()) == [file]
 
 
-def test_saving_changes_nothing_of_the_run(file):
+def test_saving_does_not_change_the_fit(file):
     plain, saved = _net(), _net()
     assert _fit(plain).history == _fit(saved, gpunn.ModelCheckpoint(file)).history
     assert state_of(plain) == state_of(saved)
@@ -84,7 +84,7 @@ def test_saving_changes_nothing_of_the_run(file):
 @pytest.mark.parametrize(
     ("every", "epochs", "written"), [(2, 5, [2, 4, 5]), (2, 4, [2, 4]), (9, 5, [5]), (1, 2, [1, 2])]
 )
-def test_every_so_many_epochs_and_after_the_last(tmp_path, every, epochs, written):
+def test_every_n_epochs_and_after_the_last(tmp_path, every, epochs, written):
     _fit(_net(), gpunn.ModelCheckpoint(tmp_path / "run-{epoch:02d}.safetensors", every), epochs=epochs)
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"run-{k:02d}.safetensors" for k in written]
     for k in written:
@@ -92,18 +92,18 @@ def test_every_so_many_epochs_and_after_the_last(tmp_path, every, epochs, writte
         assert weights_of(opened) == weights_of(_after(k)) and bits(opened.predict(X)) == bits(_after(k).predict(X))
 
 
-def test_where_the_fit_is_stopped_early_that_is_the_last(file):
+def test_the_last_epoch_of_a_stopped_fit_is_written(file):
     values = [1, 2, 3, 4, 5]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
-        callbacks = [Dictate(values), gpunn.EarlyStopping(patience=3), gpunn.ModelCheckpoint(file, every=3)]
-        # whoever stops the fit may come behind what writes it; who dictates comes before who reads
+        callbacks = [SetLogs(values), gpunn.EarlyStopping(patience=3), gpunn.ModelCheckpoint(file, every=3)]
+        # the callback that stops may follow the checkpoint; the logs are set before they are read
         callbacks = [callbacks[0], *(callbacks[k] for k in order if k)]
         assert len(_fit(_net(), *callbacks).epoch) == 4
         assert _epochs(file) == 4
         file.unlink()
 
 
-def test_the_path_may_name_the_epoch_and_what_it_gave(tmp_path):
+def test_the_path_may_contain_the_epoch_and_its_logs(tmp_path):
     history = _fit(
         _net(),
         gpunn.ModelCheckpoint(str(tmp_path / "{epoch}-{loss:.4f}-{val_accuracy:.2f}{{}}.st")),
@@ -114,34 +114,34 @@ def test_the_path_may_name_the_epoch_and_what_it_gave(tmp_path):
     }
 
 
-def test_only_the_best(file):
+def test_save_best_only(file):
     values = [5, 6, 3, 4, 2.5]
     seen = []
 
-    class Look(gpunn.Callback):
+    class Inspect(gpunn.Callback):
         runs_last = True
 
         def on_epoch_complete(self, epoch, logs=None):
             seen.append(_epochs(file))
 
-    _fit(_net(), Dictate(values), gpunn.ModelCheckpoint(file, monitor="val_loss", save_best_only=True), Look())
+    _fit(_net(), SetLogs(values), gpunn.ModelCheckpoint(file, monitor="val_loss", save_best_only=True), Inspect())
     assert seen == [1, 1, 3, 3, 5]
     seen.clear()
     largest = gpunn.ModelCheckpoint(file, monitor="val_loss", mode="max", save_best_only=True)
-    _fit(_net(), Dictate(values), largest, Look())
+    _fit(_net(), SetLogs(values), largest, Inspect())
     assert seen == [1, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("stopped", range(1, 6))
 @pytest.mark.parametrize("source", ["last", "best"])
-def test_the_best_so_far_is_remembered_when_a_fit_is_resumed(tmp_path, stopped, source):
-    """Whichever file it goes on from: what keeps the best has decided before anything is written."""
+def test_a_resumed_fit_knows_the_best_value(tmp_path, stopped, source):
+    """From either file: the callback that saves the best decides before any file is written."""
     values = [5, 2, 4, 3, 1.5, 9]
     last, best = tmp_path / "last.safetensors", tmp_path / "best.safetensors"
 
     def fit(epochs, **options):
         keeper = gpunn.ModelCheckpoint(best, monitor="val_loss", save_best_only=True)
-        _fit(_net(), Dictate(values), gpunn.ModelCheckpoint(last), keeper, epochs=epochs, **options)
+        _fit(_net(), SetLogs(values), gpunn.ModelCheckpoint(last), keeper, epochs=epochs, **options)
 
     fit(stopped)
     assert (_epochs(last), _epochs(best)) == (stopped, 1 + int(np.argmin(values[:stopped])))
@@ -151,8 +151,8 @@ def test_the_best_so_far_is_remembered_when_a_fit_is_resumed(tmp_path, stopped, 
         assert _epochs(best) == 1 + int(np.argmin(values[:epochs]))
 
 
-def test_the_best_is_written_before_what_says_that_it_was(tmp_path):
-    """A crash between the two files must not leave one that takes the other for written."""
+def test_the_best_is_written_before_the_checkpoint_that_records_it(tmp_path):
+    """A crash between the two files must not leave a checkpoint that records an unwritten best file."""
     last, best = tmp_path / "last.safetensors", tmp_path / "best.safetensors"
     keeper = gpunn.ModelCheckpoint(best, monitor="val_loss", save_best_only=True)
 
@@ -165,15 +165,15 @@ def test_the_best_is_written_before_what_says_that_it_was(tmp_path):
                 best.mkdir()
 
     with pytest.raises(OSError):
-        _fit(_net(), Dictate([3, 4, 1]), gpunn.ModelCheckpoint(last), keeper, Crash(), epochs=3)
+        _fit(_net(), SetLogs([3, 4, 1]), gpunn.ModelCheckpoint(last), keeper, Crash(), epochs=3)
     assert _epochs(last) == 2
     best.rmdir()
     keeper = gpunn.ModelCheckpoint(best, monitor="val_loss", save_best_only=True)
-    _fit(_net(), Dictate([3, 4, 1]), gpunn.ModelCheckpoint(last), keeper, epochs=3, resume=last)
+    _fit(_net(), SetLogs([3, 4, 1]), gpunn.ModelCheckpoint(last), keeper, epochs=3, resume=last)
     assert _epochs(best) == _epochs(last) == 3
 
 
-# --- where it cannot write -------------------------------------------------------------------------------------------
+# --- where it cannot write --------------------------------------------------------------------------------------------
 
 
 def _fails(net, file, error, **fits):
@@ -186,15 +186,15 @@ def _fails(net, file, error, **fits):
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_an_error_of_the_disk_ends_the_fit_at_its_last_whole_step(file, monkeypatch, call, error):
-    """The old file is whole, no temporary file is left, and the fit goes on from either."""
+def test_a_disk_error_ends_the_fit_after_a_complete_step(file, monkeypatch, call, error):
+    """The old file is complete, no temporary file is left, and the fit can be resumed."""
     _fit(_net(), gpunn.ModelCheckpoint(file), epochs=2)
     before = file.read_bytes()
     real, calls, ended = getattr(os, call), [], []
 
     def fail(*arguments, **options):
         calls.append(1)
-        if len(calls) > (2 if call == "fsync" else 1):  # the first save succeeds, and syncs the folder too
+        if len(calls) > (2 if call == "fsync" else 1):  # the first save succeeds, including the sync of the folder
             raise OSError(error, os.strerror(error))
         return real(*arguments, **options)
 
@@ -215,7 +215,7 @@ def test_an_error_of_the_disk_ends_the_fit_at_its_last_whole_step(file, monkeypa
     assert state_of(again) == state_of(_after(5))
 
 
-def test_a_folder_that_is_not_there_is_said_before_the_first_step(tmp_path):
+def test_a_missing_folder_raises_before_the_first_step(tmp_path):
     net = _net()
     before = state_of(net)
     with pytest.raises(FileNotFoundError, match="no such folder") as caught:
@@ -224,7 +224,7 @@ def test_a_folder_that_is_not_there_is_said_before_the_first_step(tmp_path):
     assert {name: state_of(net)[name] for name in before} == before
 
 
-def test_a_folder_that_is_removed_meanwhile(tmp_path):
+def test_a_folder_that_is_removed_during_the_fit(tmp_path):
     folder = tmp_path / "runs"
     folder.mkdir()
 
@@ -239,8 +239,8 @@ def test_a_folder_that_is_removed_meanwhile(tmp_path):
     assert not folder.exists() and state_of(net) == state_of(_after(2))
 
 
-def test_a_folder_that_may_not_be_written(file, monkeypatch):
-    """A stub, since permissions do not bind root."""
+def test_a_folder_without_write_permission(file, monkeypatch):
+    """Simulated, since root ignores permissions."""
     _fit(_net(), gpunn.ModelCheckpoint(file), epochs=1)
     before = file.read_bytes()
 
@@ -256,8 +256,8 @@ def test_a_folder_that_may_not_be_written(file, monkeypatch):
 
 
 @posix
-@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="needs a user whom permissions bind")
-def test_a_folder_that_really_may_not_be_written(file):
+@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="needs a user other than root")
+def test_a_folder_with_real_permissions(file):
     _fit(_net(), gpunn.ModelCheckpoint(file), epochs=1)
     before = file.read_bytes()
     file.parent.chmod(0o500)
@@ -292,8 +292,8 @@ except OSError as error:
 
 
 @posix
-def test_a_disk_that_fills_up(file):
-    """The real thing: from the third epoch on the process may not write more than 600 bytes to a file."""
+def test_a_disk_becomes_full(file):
+    """With a real limit: from the third epoch the process may write at most 600 bytes to a file."""
     command = [sys.executable, "-c", DISK_FULL, str(file), str(ROOT / "tests" / "unit" / "training")]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -305,7 +305,7 @@ def test_a_disk_that_fills_up(file):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to mount a small tmpfs")
-def test_a_small_file_system_that_is_full(tmp_path):
+def test_a_small_file_system_is_full(tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
@@ -330,12 +330,12 @@ def test_a_small_file_system_that_is_full(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+# --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_epoch_begin", "on_epoch_end", "on_epoch_complete"])
-def test_ctrl_c_leaves_whole_steps_and_the_last_checkpoint_goes_on(file, hook):
-    """Wherever it comes, in a save too, which is then finished."""
+def test_ctrl_c_keeps_complete_steps_and_the_last_checkpoint_resumes(file, hook):
+    """At any time, also during a save, which then completes."""
 
     class Press(gpunn.Callback):
         passive = True
@@ -359,7 +359,7 @@ def test_ctrl_c_leaves_whole_steps_and_the_last_checkpoint_goes_on(file, hook):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     ended = hook in ("on_epoch_end", "on_epoch_complete")
     assert _epochs(file) == (3 if ended else 2) and list(file.parent.iterdir()) == [file]
-    # three steps an epoch; it comes between two steps, in the epoch after that which had ended
+    # with three steps per epoch, it arrives between two steps of the next epoch
     steps = internals.steps_taken(net)
     assert 10 <= steps <= 12 if ended else 7 <= steps <= 9
     twin = _net()
@@ -377,7 +377,7 @@ def test_ctrl_c_leaves_whole_steps_and_the_last_checkpoint_goes_on(file, hook):
     assert state_of(again) == state_of(whole)
 
 
-# --- what it refuses -------------------------------------------------------------------------------------------------
+# --- what it refuses --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -389,40 +389,40 @@ def test_ctrl_c_leaves_whole_steps_and_the_last_checkpoint_goes_on(file, hook):
         (TypeError, naming("every", 1.5), ("run", 1.5), {}),
         (ValueError, "save_best_only=True needs monitor", ("run",), {"save_best_only": True}),
         (ValueError, naming("save_best_only", 1.5), ("run",), {"save_best_only": 1.5}),
-        (ValueError, "monitor='val_loss' is for save_best_only=True", ("run",), {"monitor": "val_loss"}),
+        (ValueError, "monitor='val_loss' needs save_best_only=True", ("run",), {"monitor": "val_loss"}),
         (
             ValueError,
-            "mode='auto' cannot tell whether 'profit'",
+            "mode='auto' cannot infer if 'profit'",
             ("run",),
             {"monitor": "profit", "save_best_only": True},
         ),
     ],
 )
-def test_arguments_that_make_no_sense(error, match, arguments, options):
+def test_invalid_arguments(error, match, arguments, options):
     with pytest.raises(error, match=match):
         gpunn.ModelCheckpoint(*arguments, **options)
 
 
 @pytest.mark.parametrize("path", ["run-{val_loss}.st", "run-{}.st", "run-{epoch:x.y}.st", "run-{epoch", "{loss.no}"])
-def test_a_path_that_cannot_be_filled_in(tmp_path, path):
+def test_a_path_with_an_unknown_field(tmp_path, path):
     with pytest.raises(ValueError, match=naming("epoch, loss, accuracy")):
         _fit(_net(), gpunn.ModelCheckpoint(str(tmp_path / path)))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_number_that_is_not_there(file):
+def test_a_missing_monitored_value(file):
     with pytest.raises(ValueError, match=naming("monitor='val_loss'", "loss, accuracy")):
         _fit(_net(), gpunn.ModelCheckpoint(file, monitor="val_loss", save_best_only=True))
 
 
-def test_a_checkpoint_is_of_a_whole_epoch_of_a_fit(file):
+def test_save_checkpoint_needs_a_complete_epoch_of_a_fit(file):
     net = _net()
     with pytest.raises(RuntimeError, match=naming("save_checkpoint", "fit")):
         net.save_checkpoint(file)
     for hook in ("on_train_begin", "on_epoch_begin", "on_train_batch_end", "on_epoch_end", "on_train_end"):
         callback = gpunn.Callback()
         setattr(callback, hook, lambda *_: net.save_checkpoint(file))
-        with pytest.raises(RuntimeError, match="whole epoch"):
+        with pytest.raises(RuntimeError, match="complete epoch"):
             _fit(net, callback)
     assert not file.exists()
     callback = gpunn.Callback()
@@ -431,7 +431,7 @@ def test_a_checkpoint_is_of_a_whole_epoch_of_a_fit(file):
     assert _epochs(file) == 5
 
 
-def test_a_network_that_is_copied_or_pickled_in_a_fit_is_in_none(file):
+def test_a_network_copied_or_pickled_in_a_fit_is_not_being_fitted(file):
     copies = []
     callback = gpunn.Callback()
     callback.on_epoch_complete = lambda *_: copies.append(pickle.loads(pickle.dumps(callback.model)))

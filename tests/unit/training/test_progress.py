@@ -1,4 +1,4 @@
-"""ProgressBar: what it shows and when, in a terminal of 80 columns and in a notebook, and that it is always closed."""
+"""ProgressBar: content and times of its drawings, in a terminal and a notebook, and that it is always closed."""
 
 import io
 import os
@@ -24,7 +24,7 @@ def _net(rate=0.1):
 
 
 class Drawn:
-    """Stands for tqdm, and keeps (n, title, numbers) of every drawing."""
+    """Replaces tqdm and stores (n, title, values) of every drawing."""
 
     def __init__(self, total, initial, desc, **options):
         self.total, self.n, self.desc, self.initial, self.numbers = total, initial, desc, initial, ""
@@ -46,7 +46,7 @@ class Drawn:
 
 @pytest.fixture
 def bar(monkeypatch):
-    """A ProgressBar on `Drawn`, at `bar.drawn`, that is called and drawn after every step and epoch."""
+    """A ProgressBar that uses `Drawn`, at `bar.drawn`, and is redrawn after every step and epoch."""
 
     limits.set(monkeypatch, "compiled_seconds", -1.0)
     limits.set(monkeypatch, "progress_seconds", -1.0)
@@ -60,7 +60,7 @@ def bar(monkeypatch):
     return made
 
 
-def test_it_shows_the_steps_within_an_epoch_and_numbers_in_pairs(bar):
+def test_it_shows_steps_within_an_epoch_and_pairs_of_values(bar):
     net = _net()
     history = net.fit(X, Y, batch_size=8, epochs=2, validation_data=(X[:9], Y[:9]), callbacks=[bar], verbose=0).history
     places = [n for n, _, _ in bar.drawn.drawn]
@@ -69,17 +69,17 @@ def test_it_shows_the_steps_within_an_epoch_and_numbers_in_pairs(bar):
     assert {title for n, title, _ in bar.drawn.drawn[6:]} == {"epoch 2/2"}
     loss, accuracy, val_loss, val_accuracy = (f"{values[-1]:.4g}" for values in history.values())
     assert bar.drawn.drawn[-1][2] == f"loss {loss} ({val_loss}), accuracy {accuracy} ({val_accuracy})"
-    # the first steps have no validation yet, the later ones that of the epoch before
+    # the first epoch has no validation values yet, later ones show those of the previous epoch
     assert "(" not in bar.drawn.drawn[0][2]
     assert f"({history['val_loss'][0]:.4g})" in bar.drawn.drawn[7][2]
     assert bar.drawn.total == 2 and bar.drawn.closed == 1
 
 
-def test_it_has_no_batch_hook():
+def test_it_has_no_batch_hooks():
     assert not CallbackList([gpunn.ProgressBar()], None, {}).has_batch_hooks
 
 
-def test_short_epochs_are_not_drawn_one_by_one(monkeypatch):
+def test_short_epochs_are_not_all_drawn(monkeypatch):
     seen = []
     made = gpunn.ProgressBar()
     internals.draw_with(made, lambda **options: seen.append(Drawn(**options)) or seen[-1])
@@ -89,7 +89,7 @@ def test_short_epochs_are_not_drawn_one_by_one(monkeypatch):
     assert seen[0].drawn[-1][:2] == (300, "epoch 300/300")
 
 
-def test_a_stopped_fit_is_done_and_a_resumed_one_begins_where_it_was(bar, tmp_path):
+def test_a_stopped_fit_is_complete_and_a_resumed_one_starts_at_its_epoch(bar, tmp_path):
     path = tmp_path / "run.safetensors"
     stop = gpunn.EarlyStopping("loss", patience=0, min_delta=1e9)
     _net().fit(X, Y, epochs=9, callbacks=[bar, stop, gpunn.ModelCheckpoint(path)], verbose=0)
@@ -108,7 +108,7 @@ def test_a_stream_of_unknown_length_shows_the_step(bar):
 
 
 @pytest.mark.parametrize("how", ["divergence", "an error in a callback", "Ctrl-C", "an error at the beginning"])
-def test_it_is_closed_whatever_ends_the_fit(bar, how):
+def test_it_is_closed_after_any_error(bar, how):
     class Fail(gpunn.Callback):
         def on_train_begin(self, logs=None):
             if how == "an error at the beginning":
@@ -128,7 +128,7 @@ def test_it_is_closed_whatever_ends_the_fit(bar, how):
         assert bar.drawn.closed == 1 and bar.drawn.total == 3
 
 
-def test_an_error_leaves_no_bar_open_and_a_line_of_its_own(capfd):
+def test_an_error_closes_the_bar_and_starts_a_new_line(capfd):
     with pytest.raises(gpunn.DivergenceError):
         _net(1e30).fit(1e10 * X, Y, epochs=3)
     assert not list(getattr(tqdm.tqdm, "_instances", []))
@@ -161,7 +161,7 @@ def test_a_terminal_of_80_columns_has_one_line():
         while part := os.read(ours, 4096):
             text.write(part)
     except OSError:
-        pass  # so a terminal says that the other side is closed
+        pass  # a terminal reports in this way that the other side is closed
     finally:
         os.close(ours)
     assert process.communicate()[0] == b"" and process.returncode == 0
@@ -170,8 +170,8 @@ def test_a_terminal_of_80_columns_has_one_line():
     assert drawn[-1].startswith("epoch 10/10 |█") and "loss " in drawn[-1] and "accuracy " in drawn[-1]
 
 
-def test_in_a_notebook_it_is_a_widget():
-    """tqdm.auto takes the widget where there is one; here its container and its display are looked at."""
+def test_it_is_a_widget_in_a_notebook():
+    """tqdm.auto uses the widget if ipywidgets is installed. The test checks its container and display."""
     notebook = pytest.importorskip("tqdm.notebook")
     pytest.importorskip("ipywidgets")
     bar = gpunn.ProgressBar()

@@ -1,4 +1,4 @@
-"""fit on a stream: the same steps as on the arrays, of which one batch is held; what ends early; bounded memory."""
+"""fit on a stream: the same steps as on arrays, one batch in memory, streams that end early, bounded memory."""
 
 import gc
 import tracemalloc
@@ -31,7 +31,7 @@ def _batches(*arrays, size=5):
 
 
 class Table:
-    """Gives its batches again and again, and knows how many."""
+    """An iterable of batches with a length."""
 
     def __iter__(self):
         return _batches(X, Y)
@@ -50,7 +50,7 @@ def _wanted(epochs=3, **options):
     return net, net.fit(X, Y, batch_size=5, shuffle=False, epochs=epochs, verbose=0, **options).history
 
 
-# --- the same as on arrays -------------------------------------------------------------------------------------------
+# --- the same as on arrays --------------------------------------------------------------------------------------------
 
 STREAMS = {
     "a function that gives a generator": (lambda: lambda: _batches(X, Y), {}),
@@ -63,27 +63,27 @@ STREAMS = {
 
 
 @pytest.mark.parametrize(("make", "options"), STREAMS.values(), ids=STREAMS)
-def test_it_is_the_fit_on_the_same_batches(make, options):
-    """Bit for bit, batches of 5, 5, 5, 5 and 3 rows, dropout and running statistics and all."""
+def test_it_equals_the_fit_on_arrays_of_the_same_batches(make, options):
+    """Bit-identical with batches of 5, 5, 5, 5 and 3 rows, dropout and running statistics."""
     twin, wanted = _wanted(validation_data=(X[:7], Y[:7]))
     net = _net()
     history = net.fit(make(), epochs=3, validation_data=(X[:7], Y[:7]), verbose=0, **options)
     assert history.history == wanted and list(history.epoch) == [0, 1, 2]
     assert weights_of(net) == weights_of(twin)
     assert internals.step_state(net)[:2].tolist() == internals.step_state(twin)[:2].tolist()
-    # a second fit goes on
+    # a second fit continues
     second = net.fit(make(), epochs=2, verbose=0, **options).history
     assert second == twin.fit(X, Y, batch_size=5, shuffle=False, epochs=2, verbose=0).history
 
 
-def test_weights_come_in_the_batches_and_those_of_classes_multiply():
+def test_sample_weights_in_batches_multiply_with_class_weights():
     twin, wanted = _wanted(sample_weight=W, class_weight={0: 3.0, 2: 0.5})
     net = _net()
     history = net.fit(lambda: _batches(X, Y, W), epochs=3, class_weight={0: 3.0, 2: 0.5}, verbose=0).history
     for name, values in wanted.items():
         np.testing.assert_allclose(history[name], values, rtol=1e-13)
     np.testing.assert_allclose(internals.parameters(net), internals.parameters(twin), rtol=1e-11)
-    # weights may be given in some batches only, and be all zero in others
+    # some batches may have no weights, and in others all may be zero
     _net().fit(iter([(X, Y, W), (X, Y), [X, Y, None], (X, Y, 0 * W), (X, Y, W)]), verbose=0)
     net, twin = _net(), _net()
     net.fit(iter([(X, Y), (X[:4], Y[:4], np.zeros(4)), (X, Y)]), verbose=0)
@@ -91,7 +91,7 @@ def test_weights_come_in_the_batches_and_those_of_classes_multiply():
     assert weights_of(net) == weights_of(twin), "a batch without weight changes nothing"
 
 
-def test_it_may_give_whatever_fit_takes():
+def test_batches_may_have_any_type_that_fit_accepts():
     scipy = oracle("scipy.sparse")
     pandas = oracle("pandas")
     wanted = _wanted(1)[1]
@@ -116,7 +116,7 @@ def test_batches_of_torch_loaders():
 
 
 def test_batches_on_a_device(fake_cupy):
-    """Simulated: no GPU result. Batches are NumPy's or the device's."""
+    """Simulated, no GPU result. Batches are NumPy or device arrays."""
     wanted = _wanted(2)[1]
     for put in (np.asarray, fake_cupy.asarray):
         net = _net()
@@ -126,7 +126,7 @@ def test_batches_on_a_device(fake_cupy):
             np.testing.assert_allclose(found[name], values, rtol=1e-10)
 
 
-def test_callbacks_see_what_they_see_elsewhere():
+def test_callbacks_get_the_same_logs_as_with_arrays():
     seen = []
 
     class Watch(gpunn.Callback):
@@ -150,27 +150,27 @@ def test_callbacks_see_what_they_see_elsewhere():
 
 
 def test_frozen_layers_and_stopping():
-    class Thaw(gpunn.Callback):
+    class Unfreeze(gpunn.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             self.model[0].trainable = epoch > 0
 
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = epoch == 2
 
-    twin, wanted = _wanted(9, callbacks=[Thaw()])
+    twin, wanted = _wanted(9, callbacks=[Unfreeze()])
     net = _net()
-    assert net.fit(Table(), epochs=9, callbacks=[Thaw()], verbose=0).history == wanted
+    assert net.fit(Table(), epochs=9, callbacks=[Unfreeze()], verbose=0).history == wanted
     assert len(wanted["loss"]) == 3 and weights_of(net) == weights_of(twin)
 
 
-def test_what_looks_at_all_rows_is_there_for_the_validation_set_alone():
+def test_metrics_of_all_rows_are_computed_for_the_validation_data_only():
     net = _net(metrics=["auc", "accuracy"])
     history = net.fit(Table(), validation_data=(X, Y), verbose=0).history
     assert list(history) == ["loss", "accuracy", "val_loss", "val_auc", "val_accuracy"]
     assert history["val_auc"][0] == net.evaluate(X, Y)["auc"]
 
 
-def test_a_resumed_fit_begins_its_next_epoch_anew(tmp_path):
+def test_a_resumed_fit_iterates_the_next_epoch_from_its_beginning(tmp_path):
     twin, wanted = _wanted(5)
     path = tmp_path / "run.safetensors"
     options = {"callbacks": [gpunn.ModelCheckpoint(path)], "verbose": 0}
@@ -182,11 +182,11 @@ def test_a_resumed_fit_begins_its_next_epoch_anew(tmp_path):
         _net().fit(X, Y, epochs=5, resume=path, **options)
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [None, 3])
-def test_a_step_that_is_not_finite_is_reported_with_its_place(steps):
+def test_a_non_finite_step_is_reported_with_its_number(steps):
     net = gpunn.Sequential([gpunn.Dense(1)], seed=0).compile("sgd", "mse", device="cpu")
     huge = [(X, X[:, :1]), (X, X[:, :1]), (X, 1e30 * X[:, :1]), (X, X[:, :1])]
     with pytest.raises(gpunn.DivergenceError, match=r"epoch 1, step 3 \(update 2"):
@@ -197,28 +197,28 @@ def test_a_step_that_is_not_finite_is_reported_with_its_place(steps):
     assert weights_of(net) == weights_of(twin)
 
 
-def test_a_generator_that_ends_early_is_said_so_with_the_remedy():
+def test_a_generator_that_ends_early_raises_with_a_remedy():
     net = _net()
     with pytest.raises(ValueError, match=naming("X", 2, "steps_per_epoch=3", "iterator")):
         net.fit(_batches(X, Y), epochs=3, steps_per_epoch=3, verbose=0)
-    # the steps before it were taken, and going on is possible
+    # earlier steps were taken, and training can continue
     assert internals.steps_taken(net) == 5
     net.fit(Table(), verbose=0)
     with pytest.raises(ValueError, match=naming(5, "steps_per_epoch=6")):
         net.fit(Table(), steps_per_epoch=6, verbose=0)
     used = _batches(X, Y)
     net.fit(used, verbose=0)
-    with pytest.raises(ValueError, match=naming("X", "no batch", "pass a function")):
+    with pytest.raises(ValueError, match=naming("X", "at least one batch", "pass a function")):
         net.fit(used, verbose=0)
 
 
-def test_a_function_that_gives_the_same_iterator_twice():
+def test_a_function_that_returns_the_same_iterator_twice():
     once = _batches(X, Y)
-    with pytest.raises(ValueError, match=naming("X", "0 batches")):
+    with pytest.raises(ValueError, match=naming("X", "at least 1 batch", 0)):
         _net().fit(lambda: once, epochs=2, verbose=0)
 
 
-def test_an_error_of_the_streams_own_comes_out():
+def test_an_error_in_the_stream_is_raised():
     def broken():
         yield X, Y
         raise OSError("the disk is gone")
@@ -230,9 +230,9 @@ def test_an_error_of_the_streams_own_comes_out():
 
 
 BAD = {
-    "no batch at all": (lambda: iter([]), {}, ValueError, "X gives no batch"),
+    "no batch at all": (lambda: iter([]), {}, ValueError, "X must yield at least one batch"),
     "no pairs": (lambda: iter([X, X]), {}, TypeError, r"batch 1 of X must be \(x, y\) or .*got ndarray"),
-    "four things": (lambda: iter([(X, Y, W, W)]), {}, TypeError, "batch 1 of X must be .*got 4 things"),
+    "four things": (lambda: iter([(X, Y, W, W)]), {}, TypeError, "batch 1 of X must be .*got 4 items"),
     "NaN": (lambda: iter([(X * np.nan, Y)]), {}, ValueError, naming("batch 1", "x", "NaN", "row 0")),
     "labels beyond": (lambda: iter([(X, Y + 5)]), {}, ValueError, "batch 1: y holds label"),
     "too few labels": (lambda: iter([(X, Y[1:])]), {}, ValueError, "batch 1: y has 22 rows, but X has 23"),
@@ -252,7 +252,7 @@ BAD = {
 
 @pytest.mark.parametrize("built", [False, True])
 @pytest.mark.parametrize(("make", "options", "error", "message"), BAD.values(), ids=BAD)
-def test_what_makes_no_sense_is_refused_before_anything_changes(make, options, error, message, built):
+def test_invalid_input_is_refused_before_anything_changes(make, options, error, message, built):
     net = _net(**({"input_shape": 4} if built else {}))
     before = state_of(net)
     with pytest.raises(error, match=message):
@@ -260,16 +260,16 @@ def test_what_makes_no_sense_is_refused_before_anything_changes(make, options, e
     assert state_of(net) == before
 
 
-def test_a_later_batch_that_makes_no_sense_is_named():
+def test_a_later_invalid_batch_is_named():
     net = _net()
     with pytest.raises(ValueError, match=naming("batch 3", "x", 2, 4)):
         net.fit(iter([(X, Y), (X, Y), (X[:, :2], Y)]), verbose=0)
     assert internals.steps_taken(net) == 2
 
 
-def test_arrays_are_no_streams():
+def test_arrays_are_not_streams():
     class Frame:
-        """What pandas and polars have in common."""
+        """The common interface of pandas and polars tables."""
 
         to_numpy = __iter__ = lambda self: iter(X)
 
@@ -277,7 +277,7 @@ def test_arrays_are_no_streams():
         assert not stream.is_stream(given)
     for given in (iter(X), (x for x in X), Table(), lambda: X, map(len, []), np.nditer(X)):
         assert stream.is_stream(given)
-    with pytest.raises(ValueError, match="steps_per_epoch is for streams"):
+    with pytest.raises(ValueError, match="steps_per_epoch needs a stream"):
         _net().fit(X, Y, steps_per_epoch=3)
     with pytest.raises(TypeError, match=naming("y", "NoneType")):
         _net().fit(X)
@@ -285,7 +285,7 @@ def test_arrays_are_no_streams():
         _net().fit(_batches(X, Y), Y)
 
 
-# --- bounded memory --------------------------------------------------------------------------------------------------
+# --- bounded memory ---------------------------------------------------------------------------------------------------
 
 ROWS = 400
 BIG, LABELS = RNG.normal(size=(ROWS, 50)), RNG.integers(0, 3, size=ROWS)
@@ -302,8 +302,7 @@ def _wide():
 
 
 def _growth(train):
-    """The bytes that NumPy and Python hold more after many batches of odd sizes than after some, and the most in
-    between."""
+    """Return the growth of allocated bytes from some batches of odd sizes to many, and the peak."""
     train(_odd(40, 1))
     gc.collect()
     tracemalloc.start()
@@ -331,7 +330,7 @@ def _by_batches(net):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [_by_fit, _by_batches])
 def test_batches_of_any_sizes_take_bounded_memory(way):
-    """Eight sizes are kept at most. A plan for 400 rows has about 1 MB: without a bound 160 sizes took 80."""
+    """At most eight sizes are cached. A plan for 400 rows has about 1 MB: 160 sizes without a bound used 80 MB."""
     net = _wide()
     grown, peak = _growth(way(net))
     assert internals.batch_sizes_kept(net) <= 8
@@ -339,11 +338,11 @@ def test_batches_of_any_sizes_take_bounded_memory(way):
 
 
 class Batch(np.ndarray):
-    """An array that can be asked whether it is still there."""
+    """An array that supports weak references."""
 
 
-def test_one_batch_is_held_at_a_time():
-    """And the one before it, until the stream has made the next."""
+def test_one_batch_is_in_memory_at_a_time():
+    """And the previous one, until the stream has yielded the next."""
     made, alive = [], []
 
     def batches():

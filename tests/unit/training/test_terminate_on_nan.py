@@ -1,4 +1,4 @@
-"""TerminateOnNaN: a fit that diverges ends quietly, with the weights before the first bad step."""
+"""TerminateOnNaN: a diverging fit ends without an error, with the weights before the first non-finite step."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ def _warnings(caplog):
 
 
 @pytest.mark.parametrize("watched", [False, True])
-def test_a_fit_that_diverges_ends_quietly_with_the_weights_before(watched, caplog):
+def test_a_diverging_fit_ends_without_an_error_and_keeps_the_weights_before(watched, caplog):
     net, twin, nan = _net(), _net(), gpunn.TerminateOnNaN()
     ended = []
 
@@ -47,18 +47,18 @@ def test_a_fit_that_diverges_ends_quietly_with_the_weights_before(watched, caplo
         twin.fit(X, Y, batch_size=4, epochs=50, verbose=0)
     assert weights_of(net) == weights_of(twin)
     (message,) = _warnings(caplog)
-    assert message == f"{caught.value} The fit ends here." and "training diverged in epoch" in message
+    assert message == f"{caught.value} The fit ends." and "training diverged in epoch" in message
     assert nan.terminated_epoch == len(history.epoch) < 50 and net.stop_training
     assert all(np.isfinite(history.history.get("loss", [])))
     assert ended == ["complete", "end"]
-    # nothing is in the way of going on, and the callback begins anew
+    # training can continue, and the callback is reset
     assert internals.step_state(net)[Slot.NONFINITE_STEP] == 0
     net.set_weights(_net().get_weights())
     net.compile(gpunn.SGD(0.01), "half_squared_error")
     assert len(net.fit(X, Y, epochs=2, callbacks=[nan], verbose=0).epoch) == 2 and nan.terminated_epoch is None
 
 
-def test_early_stopping_takes_the_best_weights_back(caplog):
+def test_early_stopping_restores_the_best_weights(caplog):
     net, nan = _net(0.01), gpunn.TerminateOnNaN()
     kept = []
 
@@ -75,35 +75,35 @@ def test_early_stopping_takes_the_best_weights_back(caplog):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_validation_loss_that_is_not_finite_ends_it_too(value, caplog):
+def test_a_non_finite_validation_loss_ends_the_fit_too(value, caplog):
     net, nan = _net(0.01), gpunn.TerminateOnNaN()
 
-    class Dictate(gpunn.Callback):
+    class SetLogs(gpunn.Callback):
         def on_epoch_logs(self, epoch, logs):
             logs["val_loss"] = [1.0, 2.0, value][epoch]
             logs["val_auc"] = math.nan
 
-    history = net.fit(X, Y, epochs=9, callbacks=[nan, Dictate()], verbose=0)
+    history = net.fit(X, Y, epochs=9, callbacks=[nan, SetLogs()], verbose=0)
     assert history.epoch == [0, 1, 2] and nan.terminated_epoch == 2
-    assert _warnings(caplog) == [f"val_loss is {value} after epoch 3. The fit ends here."]
+    assert _warnings(caplog) == [f"val_loss is {value} after epoch 3. The fit ends."]
 
 
-def test_a_fit_that_was_ended_is_ended_when_it_is_resumed(tmp_path, caplog):
-    class Dictate(gpunn.Callback):
+def test_a_terminated_fit_stays_terminated_after_a_resume(tmp_path, caplog):
+    class SetLogs(gpunn.Callback):
         def on_epoch_logs(self, epoch, logs):
             logs["val_loss"] = [1.0, math.nan, 0.5, 0.5][epoch]
 
     path = tmp_path / "run.safetensors"
-    callbacks = [gpunn.TerminateOnNaN(), Dictate()]
+    callbacks = [gpunn.TerminateOnNaN(), SetLogs()]
     first = _net(0.01).fit(X, Y, epochs=4, callbacks=[*callbacks, gpunn.ModelCheckpoint(path)], verbose=0)
     assert first.epoch == [0, 1]
     again = gpunn.TerminateOnNaN()
-    history = _net(0.01).fit(X, Y, epochs=4, callbacks=[again, Dictate()], verbose=0, resume=path)
+    history = _net(0.01).fit(X, Y, epochs=4, callbacks=[again, SetLogs()], verbose=0, resume=path)
     assert history.epoch == [0, 1] and again.terminated_epoch == 1
 
 
-def test_without_it_the_error_comes_whatever_stopped_before():
-    """A batch hook asked for the end of the fit, and the step after it diverges."""
+def test_without_it_the_error_is_raised_even_after_stop_training():
+    """A batch hook stops the fit, and the following step diverges."""
 
     class Stop(gpunn.Callback):
         def on_train_batch_end(self, batch, logs=None):

@@ -1,4 +1,4 @@
-"""One fit at a time for a network, whichever threads ask; predictions from as many as like."""
+"""A network allows one fit at a time, and concurrent predictions."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ def _net():
 
 
 class Hold(gpunn.Callback):
-    """Waits in the second epoch until it is let go."""
+    """Blocks in the second epoch until it is released."""
 
     def __init__(self):
         self.there, self.go = threading.Event(), threading.Event()
@@ -31,7 +31,7 @@ class Hold(gpunn.Callback):
             assert self.go.wait(60)
 
 
-def test_a_second_fit_is_refused_and_the_first_is_not_disturbed():
+def test_a_second_fit_is_refused_and_does_not_affect_the_first():
     net, twin, hold = _net(), _net(), Hold()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(net.fit, X, Y, epochs=3, callbacks=[hold], verbose=0)
@@ -47,8 +47,8 @@ def test_a_second_fit_is_refused_and_the_first_is_not_disturbed():
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_of_many_fits_at_once_one_goes_through(tmp_path, resume):
-    """They pass the checks of their arguments together, and ask for the network in the same moment."""
+def test_one_of_many_concurrent_fits_runs(tmp_path, resume):
+    """All pass the argument checks and then request the network at the same time."""
     file = tmp_path / "run.safetensors"
     if resume:
         _net().fit(X, Y, callbacks=[gpunn.ModelCheckpoint(file)], verbose=0)
@@ -81,7 +81,7 @@ def test_of_many_fits_at_once_one_goes_through(tmp_path, resume):
         assert state_of(net) == state_of(twin)
 
 
-def test_a_fit_that_failed_lets_the_next_one_in():
+def test_a_failed_fit_releases_the_network():
     class Fail(gpunn.Callback):
         def on_epoch_end(self, epoch, logs=None):
             raise LookupError
@@ -98,7 +98,7 @@ def test_a_fit_that_failed_lets_the_next_one_in():
 
 
 @pytest.mark.slow
-def test_threads_predict_while_nothing_trains_and_what_they_get_is_right():
+def test_concurrent_predictions_are_correct():
     net = _net()
     net.fit(X, Y, verbose=0)
     sizes = [1, 7, 40, 16]
