@@ -58,19 +58,19 @@ class Stream:
         batches = self._begin()
         if self.single_pass:
             self._pending = batches
-        taken = 0
-        while self.steps is None or taken < self.steps:
+        count = 0
+        while self.steps is None or count < self.steps:
             try:
                 batch = next(batches)
             except StopIteration:
-                if self.steps is not None or taken == 0:
+                if self.steps is not None or count == 0:
                     wanted = "at least 1 batch" if self.steps is None else f"{self.steps} batches"
                     given = "" if self.steps is None else f" (steps_per_epoch={self.steps})"
                     raise ValueError(
-                        f"X must yield {wanted} in every epoch{given}, got {taken}: {self._hint()}"
+                        f"X must yield {wanted} in every epoch{given}, got {count}: {self._hint()}"
                     ) from None
                 return
-            taken += 1
+            count += 1
             yield batch
 
     def _begin(self) -> Iterator[Any]:

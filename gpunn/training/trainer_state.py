@@ -122,7 +122,7 @@ def parse(
     first_epoch, epochs_done = training["first_epoch"], training["epochs_done"]
     rate = training["learning_rate_override"]
     if not all(type(number) is int and number >= 0 for number in (first_epoch, epochs_done)):
-        raise CheckpointError(f"its epoch counts are {first_epoch!r} and {epochs_done!r}")
+        raise CheckpointError(f"its numbers of epochs are {first_epoch!r} and {epochs_done!r}")
     if not (rate is None or (type(rate) is float and 0 < rate < math.inf)):
         raise CheckpointError(f"its learning rate is {rate!r}")
     return TrainerState(

@@ -124,7 +124,7 @@ def test_unsynchronized_batch_normalization_differs_from_one_process():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("looks", ["nobody", "rank 0"])
+@pytest.mark.parametrize("looks", ["none", "rank 0"])
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_end"])
 @pytest.mark.parametrize(
     "change",
@@ -154,7 +154,7 @@ def test_a_change_by_a_callback_takes_effect_on_all_ranks_at_the_same_step(chang
         history = net.fit(X, Y, batch_size=8, epochs=4, callbacks=[callback], validation_data=(X, Y), verbose=0)
         return net, history
 
-    assert_one(ThreadedGroup(3).run(fit, synchronized_batch_norm=True), fit(None, "nobody"))
+    assert_one(ThreadedGroup(3).run(fit, synchronized_batch_norm=True), fit(None, "none"))
 
 
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_end"])
@@ -426,12 +426,12 @@ def test_a_copy_is_not_distributed_until_set_strategy():
     def both(strategy):
         net = net_of(strategy, metrics=())
         net.fit(X, Y, epochs=2, verbose=0)
-        twin = copy.deepcopy(net)
-        assert internals.process_group(twin).size == 1
-        twin.set_strategy(strategy)
-        for each in (net, twin):
+        reference = copy.deepcopy(net)
+        assert internals.process_group(reference).size == 1
+        reference.set_strategy(strategy)
+        for each in (net, reference):
             each.fit(X, Y, epochs=2, verbose=0)
-        return max_difference(net, twin)
+        return max_difference(net, reference)
 
     assert ThreadedGroup(2).run(both) == [0, 0]
 

@@ -152,9 +152,9 @@ def test_without_mpiexec_the_error_shows_the_command():
 def test_different_mpi_libraries_are_detected():
     """The launcher reports four processes, the library one."""
     code = "import gpunn; gpunn.DataParallel().start()"
-    told = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "PYTHONPATH": str(ROOT)}
+    environment = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **told}, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=60
     )
     assert re.search(naming("4 processes", "mpi4py", 1), done.stderr)
 

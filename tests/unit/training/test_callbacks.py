@@ -79,13 +79,13 @@ def test_hooks_have_the_order_and_arguments_of_keras():
 
 
 def test_batch_hooks_get_the_running_means_of_the_epoch():
-    record, net, twin = Record(), _net(), _net()
+    record, net, reference = Record(), _net(), _net()
     history = net.fit(X, Y, batch_size=8, shuffle=False, callbacks=[record], verbose=0).history
     seen = [call[2] for call in record.calls if call[0] == "on_train_batch_end"]
     total = rows = 0
     for k, logs in enumerate(seen):
         part = slice(8 * k, 8 * k + 8)
-        total += twin.train_on_batch(X[part], Y[part]) * len(Y[part])
+        total += reference.train_on_batch(X[part], Y[part]) * len(Y[part])
         rows += len(Y[part])
         assert logs["loss"] == pytest.approx(total / rows, rel=1e-13) and list(logs) == ["loss", "accuracy"]
     assert seen[-1]["loss"] == history["loss"][0]
@@ -146,14 +146,14 @@ class StopAt(gpunn.Callback):
 
 
 def test_stop_training_ends_the_fit_after_the_epoch():
-    net, twin = _net(), _net()
+    net, reference = _net(), _net()
     history = net.fit(X, Y, epochs=50, batch_size=8, callbacks=[StopAt(epoch=2)], verbose=0)
     assert history.epoch == [0, 1, 2] and net.stop_training
-    assert twin.fit(X, Y, epochs=3, batch_size=8, verbose=0).history == history.history
-    assert weights_of(net) == weights_of(twin)
+    assert reference.fit(X, Y, epochs=3, batch_size=8, verbose=0).history == history.history
+    assert weights_of(net) == weights_of(reference)
     # the next fit resets stop_training and continues as if the first had had three epochs
     assert net.fit(X, Y, epochs=2, batch_size=8, verbose=0).history == (
-        twin.fit(X, Y, epochs=2, batch_size=8, verbose=0).history
+        reference.fit(X, Y, epochs=2, batch_size=8, verbose=0).history
     )
     assert not net.stop_training
     assert len(net.fit(X, Y, epochs=9, batch_size=8, callbacks=[StopAt(batch=0)], verbose=0).epoch) == 1
@@ -177,9 +177,9 @@ def test_reading_and_copying_in_a_callback_does_not_change_the_fit():
     assert a == b and weights_of(plain) == weights_of(looked)
     # a copy made during the fit is a normal network
     assert len(copies) == 3
-    for twin in copies[:1]:
-        assert twin.fit(X, Y, epochs=2, batch_size=8, verbose=0).history == {k: v[1:] for k, v in a.items()}
-        assert weights_of(twin) == weights_of(plain)
+    for reference in copies[:1]:
+        assert reference.fit(X, Y, epochs=2, batch_size=8, verbose=0).history == {k: v[1:] for k, v in a.items()}
+        assert weights_of(reference) == weights_of(plain)
 
 
 def test_a_callback_may_set_weights():
@@ -187,12 +187,12 @@ def test_a_callback_may_set_weights():
         def on_epoch_end(self, epoch, logs=None):
             self.model.set_weights([0.5 * w for w in self.model.get_weights()])
 
-    net, twin = _net(), _net()
+    net, reference = _net(), _net()
     net.fit(X, Y, epochs=2, batch_size=8, callbacks=[Shrink()], verbose=0)
     for _ in range(2):
-        twin.fit(X, Y, batch_size=8, verbose=0)
-        twin.set_weights([0.5 * w for w in twin.get_weights()])
-    assert weights_of(net) == weights_of(twin)
+        reference.fit(X, Y, batch_size=8, verbose=0)
+        reference.set_weights([0.5 * w for w in reference.get_weights()])
+    assert weights_of(net) == weights_of(reference)
 
 
 @pytest.mark.parametrize("call", ["fit", "train_on_batch", "compile", "to"])
@@ -200,7 +200,7 @@ def test_a_callback_may_set_weights():
 def test_a_callback_cannot_start_another_fit(call, hook):
     """It would change the offset into the shuffled rows or the buffers of the running fit."""
     arguments = {"fit": (X, Y), "train_on_batch": (X, Y), "compile": ("sgd", "mse"), "to": ("cpu",)}[call]
-    net, twin = _net(), _net()
+    net, reference = _net(), _net()
     callback = gpunn.Callback()
     caught = []
 
@@ -211,8 +211,8 @@ def test_a_callback_cannot_start_another_fit(call, hook):
 
     setattr(callback, hook, meddle)
     net.fit(X, Y, epochs=2, batch_size=8, callbacks=[callback], verbose=0)
-    twin.fit(X, Y, epochs=2, batch_size=8, verbose=0)
-    assert caught and state_of(net) == state_of(twin)
+    reference.fit(X, Y, epochs=2, batch_size=8, verbose=0)
+    assert caught and state_of(net) == state_of(reference)
     net.fit(X, Y, verbose=0)
 
 

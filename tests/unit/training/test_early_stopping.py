@@ -23,7 +23,7 @@ def _net():
     return net.compile(gpunn.Adam(0.1), "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
 
 
-def _kept(net):
+def _weights_and_statistics(net):
     return weights_of(net), bits(internals.running(net))
 
 
@@ -35,38 +35,38 @@ class SetLogs(gpunn.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs[self.name] = self.values[epoch]
-        self.kept.append(_kept(self.model))
+        self.kept.append(_weights_and_statistics(self.model))
 
 
 def _fit(values, *arguments, name="val_loss", **options):
     """Run a fit with these monitored values. Return the callback, the network, and the weights after each epoch."""
-    net, dictate = _net(), SetLogs(values, name)
+    net, set_logs = _net(), SetLogs(values, name)
     stopping = gpunn.EarlyStopping(name, *arguments, **options)
-    history = net.fit(X, Y, epochs=len(values), batch_size=8, callbacks=[dictate, stopping], verbose=0)
-    assert history.epoch == list(range(len(dictate.kept)))
-    return stopping, net, dictate.kept
+    history = net.fit(X, Y, epochs=len(values), batch_size=8, callbacks=[set_logs, stopping], verbose=0)
+    assert history.epoch == list(range(len(set_logs.kept)))
+    return stopping, net, set_logs.kept
 
 
 # --- when it stops ----------------------------------------------------------------------------------------------------
 
 # values, arguments, number of epochs, best epoch
 COURSES = {
-    "the first that is no better": ([3, 2, 1, 1, 0], {}, 4, 2),
-    "patience endures": ([3, 4, 4, 2, 3, 3, 3, 1], {"patience": 3}, 7, 3),
-    "patience is that of epochs in a row": ([3, 4, 2, 3, 1, 2, 2], {"patience": 2}, 7, 4),
+    "the first epoch without improvement": ([3, 2, 1, 1, 0], {}, 4, 2),
+    "patience tolerates epochs": ([3, 4, 4, 2, 3, 3, 3, 1], {"patience": 3}, 7, 3),
+    "patience counts consecutive epochs": ([3, 4, 2, 3, 1, 2, 2], {"patience": 2}, 7, 4),
     "it never stops": ([5, 4, 3, 2], {}, 4, 3),
-    "better by less than min_delta": ([3, 2.5, 2.25, 1.5], {"min_delta": 1, "patience": 2}, 3, 0),
-    "better by less, but twice": ([3, 2.5, 1.5, 1.25, 1], {"min_delta": 1, "patience": 2}, 5, 2),
-    "exactly min_delta is not better": ([3, 2, 1], {"min_delta": 1}, 2, 0),
+    "improvement by less than min_delta": ([3, 2.5, 2.25, 1.5], {"min_delta": 1, "patience": 2}, 3, 0),
+    "two improvements by less than min_delta": ([3, 2.5, 1.5, 1.25, 1], {"min_delta": 1, "patience": 2}, 5, 2),
+    "exactly min_delta is no improvement": ([3, 2, 1], {"min_delta": 1}, 2, 0),
     "larger is better": ([1, 2, 3, 2], {"mode": "max"}, 4, 2),
-    "a baseline that is never met": ([3, 2, 2, 1], {"baseline": 1.5, "patience": 2}, 3, 1),
-    "a baseline that is met": ([3, 1, 2, 2, 2], {"baseline": 1.5, "patience": 2}, 4, 1),
-    "better, but not than the baseline": ([5, 4, 3, 2, 1], {"baseline": 0.0, "patience": 2}, 5, 4),
-    "not before it may look": ([1, 2, 3, 4, 5, 6], {"start_from_epoch": 3}, 5, 3),
-    "patience after it may look": ([1, 2, 3, 4, 5, 6], {"start_from_epoch": 2, "patience": 2}, 5, 2),
-    "a NaN is not better": ([3, NAN, NAN, 2, NAN], {"patience": 2}, 3, 0),
-    "a NaN first": ([NAN, 3, 2, 2], {}, 4, 2),
-    "nothing but NaN": ([NAN, NAN, NAN], {}, 2, None),
+    "a baseline that is never reached": ([3, 2, 2, 1], {"baseline": 1.5, "patience": 2}, 3, 1),
+    "a baseline that is reached": ([3, 1, 2, 2, 2], {"baseline": 1.5, "patience": 2}, 4, 1),
+    "improvement below the baseline": ([5, 4, 3, 2, 1], {"baseline": 0.0, "patience": 2}, 5, 4),
+    "start_from_epoch": ([1, 2, 3, 4, 5, 6], {"start_from_epoch": 3}, 5, 3),
+    "patience after start_from_epoch": ([1, 2, 3, 4, 5, 6], {"start_from_epoch": 2, "patience": 2}, 5, 2),
+    "NaN is no improvement": ([3, NAN, NAN, 2, NAN], {"patience": 2}, 3, 0),
+    "NaN first": ([NAN, 3, 2, 2], {}, 4, 2),
+    "only NaN": ([NAN, NAN, NAN], {}, 2, None),
     "infinite at first": ([INF, INF, 3, 2], {"patience": 3}, 4, 3),
     "patience beyond the end": ([1, 2, 3], {"patience": 9}, 3, 0),
 }
@@ -82,7 +82,7 @@ def test_the_last_epoch_and_the_restored_weights(name, restore):
     assert net.stop_training == stopped and stopping.stopped_epoch == (epochs - 1 if stopped else None)
     assert stopped or epochs == len(values)
     assert stopping.best == (values[best] if best is not None else INF)
-    assert _kept(net) == kept[best if restore and best is not None else -1]
+    assert _weights_and_statistics(net) == kept[best if restore and best is not None else -1]
     assert kept[0] != kept[-1]
 
 
@@ -101,9 +101,9 @@ def test_auto_mode_is_min_for_these_names(name):
 def test_running_statistics_are_restored_too():
     """Otherwise the best weights would predict with the statistics of the last epoch."""
     stopping, net, _ = _fit([3, 1, 2, 2], patience=2)
-    twin = _net()
-    twin.fit(X, Y, epochs=2, batch_size=8, verbose=0)
-    assert bits(net.predict(X)) == bits(twin.predict(X)) and stopping.best_epoch == 1
+    reference = _net()
+    reference.fit(X, Y, epochs=2, batch_size=8, verbose=0)
+    assert bits(net.predict(X)) == bits(reference.predict(X)) and stopping.best_epoch == 1
 
 
 def test_it_monitors_the_values_that_fit_reports():
@@ -121,10 +121,10 @@ def test_weights_are_restored_if_another_callback_ends_the_fit():
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training |= epoch == 2
 
-    net, dictate = _net(), SetLogs([1, 2, 3, 4])
-    callbacks = [dictate, gpunn.EarlyStopping(patience=9), StopAt()]
+    net, set_logs = _net(), SetLogs([1, 2, 3, 4])
+    callbacks = [set_logs, gpunn.EarlyStopping(patience=9), StopAt()]
     net.fit(X, Y, epochs=4, callbacks=callbacks, verbose=0)
-    assert len(dictate.kept) == 3 and _kept(net) == dictate.kept[0]
+    assert len(set_logs.kept) == 3 and _weights_and_statistics(net) == set_logs.kept[0]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
@@ -134,20 +134,20 @@ def test_after_an_error_the_weights_are_those_of_the_last_step(error):
             if epoch == 2:
                 raise error
 
-    net, dictate = _net(), SetLogs([1, 2, 3, 4])
+    net, set_logs = _net(), SetLogs([1, 2, 3, 4])
     with pytest.raises(error):
-        net.fit(X, Y, epochs=4, callbacks=[dictate, gpunn.EarlyStopping(patience=9), Fail()], verbose=0)
-    assert len(dictate.kept) == 3 and _kept(net) == dictate.kept[2]
+        net.fit(X, Y, epochs=4, callbacks=[set_logs, gpunn.EarlyStopping(patience=9), Fail()], verbose=0)
+    assert len(set_logs.kept) == 3 and _weights_and_statistics(net) == set_logs.kept[2]
 
 
 def test_the_optimizer_state_is_not_restored():
     """As in Keras: only the weights are."""
     _, net, kept = _fit([1, 2, 3], patience=2)
-    twin = _net()
-    twin.fit(X, Y, epochs=3, batch_size=8, verbose=0)
-    moments, wanted = internals.optimizer_state(net), internals.optimizer_state(twin)
+    reference = _net()
+    reference.fit(X, Y, epochs=3, batch_size=8, verbose=0)
+    moments, wanted = internals.optimizer_state(net), internals.optimizer_state(reference)
     assert moments.keys() == wanted.keys() and all(bits(moments[k]) == bits(wanted[k]) for k in wanted)
-    assert _kept(net) == kept[0] != _kept(twin)
+    assert _weights_and_statistics(net) == kept[0] != _weights_and_statistics(reference)
 
 
 def test_one_object_works_in_several_fits():
@@ -156,7 +156,7 @@ def test_one_object_works_in_several_fits():
         net = _net()
         history = net.fit(X, Y, epochs=9, batch_size=8, callbacks=[stopping], verbose=0)
         assert history.epoch == [0, 1] and stopping.best_epoch == 0
-        assert _kept(net)[0] == weights_of(net)
+        assert _weights_and_statistics(net)[0] == weights_of(net)
 
 
 def test_a_copy_made_during_the_fit_is_not_affected():
@@ -168,9 +168,9 @@ def test_a_copy_made_during_the_fit_is_not_affected():
 
     net = _net()
     net.fit(X, Y, epochs=3, callbacks=[gpunn.EarlyStopping("loss"), Copy()], verbose=0)
-    before = _kept(copies[0])
+    before = _weights_and_statistics(copies[0])
     net.fit(X, Y, verbose=0)
-    assert _kept(copies[0]) == before
+    assert _weights_and_statistics(copies[0]) == before
     copies[0].fit(X, Y, verbose=0)
 
 
@@ -210,9 +210,9 @@ def test_a_missing_value_raises_after_the_first_epoch(monitor, match):
     net = _net()
     with pytest.raises(ValueError, match=match):
         net.fit(X, Y, epochs=9, batch_size=8, callbacks=[gpunn.EarlyStopping(monitor, start_from_epoch=5)], verbose=0)
-    twin = _net()
-    twin.fit(X, Y, batch_size=8, verbose=0)
-    assert weights_of(net) == weights_of(twin)
+    reference = _net()
+    reference.fit(X, Y, batch_size=8, verbose=0)
+    assert weights_of(net) == weights_of(reference)
 
 
 # --- the helper -------------------------------------------------------------------------------------------------------

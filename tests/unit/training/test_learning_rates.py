@@ -43,16 +43,16 @@ def test_each_epoch_uses_the_rate_that_the_function_returns():
         asked.append((epoch, rate))
         return rate / (1 + epoch)
 
-    net, twin = _net(), _net()
+    net, reference = _net(), _net()
     history = _fit(net, gpunn.LearningRateScheduler(schedule), epochs=4)
     rates = [0.5, 0.25, 0.25 / 3, 0.25 / 3 / 4]
     assert asked == list(zip(range(4), [0.5, *rates[:3]], strict=True))
     assert history["learning_rate"] == rates
     assert list(history) == ["loss", "learning_rate"]
     for rate in rates:
-        twin.learning_rate = rate
-        _fit(twin)
-    assert weights_of(net) == weights_of(twin)
+        reference.learning_rate = rate
+        _fit(reference)
+    assert weights_of(net) == weights_of(reference)
     # the rate remains after the fit, and a second fit counts epochs from 0 again
     assert net.learning_rate == rates[-1]
     assert _fit(net, gpunn.LearningRateScheduler(schedule))["learning_rate"] == [rates[-1]]
@@ -66,9 +66,9 @@ def test_the_returned_rate_overrides_the_schedule_of_the_optimizer():
     seen = []
     history = _fit(net, gpunn.LearningRateScheduler(lambda epoch, rate: seen.append(rate) or 0.1), epochs=2)
     assert history["learning_rate"] == [0.1, 0.1] and seen == [0.5, 0.1]
-    twin = _net(gpunn.SGD(0.1))
-    _fit(twin, epochs=2)
-    assert weights_of(net) == weights_of(twin)
+    reference = _net(gpunn.SGD(0.1))
+    _fit(reference, epochs=2)
+    assert weights_of(net) == weights_of(reference)
 
 
 @pytest.mark.parametrize("schedule", [0.1, None, gpunn.schedules.Constant(0.1), lambda epoch: 0.1, lambda a, b, c: 1])
@@ -79,45 +79,45 @@ def test_invalid_functions(schedule):
 
 @pytest.mark.parametrize("rate", [0, -1.0, math.nan, math.inf, None, "0.1", True, np.ones(1)])
 def test_an_invalid_rate_is_refused_before_its_epoch(rate):
-    net, twin = _net(), _net()
+    net, reference = _net(), _net()
     schedule = gpunn.LearningRateScheduler(lambda epoch, _: 0.1 if epoch == 0 else rate)
     with pytest.raises(ValueError, match=naming("schedule", "epoch 1")):
         _fit(net, schedule, epochs=3)
-    _fit(twin, gpunn.LearningRateScheduler(lambda *_: 0.1))
-    assert state_of(net) == state_of(twin)
+    _fit(reference, gpunn.LearningRateScheduler(lambda *_: 0.1))
+    assert state_of(net) == state_of(reference)
 
 
-# --- where it no longer gets better -----------------------------------------------------------------------------------
+# --- ReduceLROnPlateau -----------------------------------------------------------------------------------
 
 # monitored values, arguments, and the rate of every epoch, initially 1
 COURSES = {
-    "it gets better": ([5, 4, 3, 2], {"patience": 1}, [1, 1, 1, 1]),
+    "it improves": ([5, 4, 3, 2], {"patience": 1}, [1, 1, 1, 1]),
     "patience 1": ([5, 5, 5, 5], {"patience": 1}, [1, 1, 0.5, 0.25]),
     "patience 0": ([5, 5, 5, 4], {"patience": 0}, [1, 1, 0.5, 0.25]),
-    "patience of epochs in a row": ([5, 6, 4, 5, 5, 3], {"patience": 2}, [1, 1, 1, 1, 1, 0.5]),
-    "it counts anew after a reduction": ([5, 5, 5, 5, 5, 5], {"patience": 2}, [1, 1, 1, 0.5, 0.5, 0.25]),
-    "the best counts, not the last": ([3, 5, 4, 3, 3], {"patience": 3}, [1, 1, 1, 1, 0.5]),
+    "patience counts consecutive epochs": ([5, 6, 4, 5, 5, 3], {"patience": 2}, [1, 1, 1, 1, 1, 0.5]),
+    "counting restarts after a reduction": ([5, 5, 5, 5, 5, 5], {"patience": 2}, [1, 1, 1, 0.5, 0.5, 0.25]),
+    "compared with the best, not the last": ([3, 5, 4, 3, 3], {"patience": 3}, [1, 1, 1, 1, 0.5]),
     "a cooldown": ([5, 5, 5, 5, 5, 5, 5], {"patience": 1, "cooldown": 2}, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]),
-    "better within a cooldown": ([5, 5, 4, 4, 4, 4], {"patience": 1, "cooldown": 2}, [1, 1, 0.5, 0.5, 0.25, 0.25]),
+    "improvement within a cooldown": ([5, 5, 4, 4, 4, 4], {"patience": 1, "cooldown": 2}, [1, 1, 0.5, 0.5, 0.25, 0.25]),
     "min_lr": ([5, 5, 5, 5, 5], {"patience": 1, "min_lr": 0.375}, [1, 1, 0.5, 0.375, 0.375]),
     "min_lr above the rate": ([5, 5, 5], {"patience": 1, "min_lr": 2.0}, [1, 1, 1]),
     "min_delta": ([5, 4.9, 4.8, 4.7], {"patience": 2, "min_delta": 0.5}, [1, 1, 1, 0.5]),
     "larger is better": ([1, 2, 3, 3, 3], {"patience": 1, "mode": "max"}, [1, 1, 1, 1, 0.5]),
-    "NaN is never better": ([math.nan, math.nan, 1, math.nan], {"patience": 2}, [1, 1, 0.5, 0.5]),
+    "NaN is no improvement": ([math.nan, math.nan, 1, math.nan], {"patience": 2}, [1, 1, 0.5, 0.5]),
     "factor": ([5, 5, 5], {"patience": 1, "factor": 0.125}, [1, 1, 0.125]),
 }
 
 
 @pytest.mark.parametrize(("values", "arguments", "rates"), COURSES.values(), ids=COURSES)
 def test_epochs_at_which_the_rate_is_reduced(values, arguments, rates):
-    net, twin = _net(gpunn.SGD(1.0)), _net(gpunn.SGD(1.0))
+    net, reference = _net(gpunn.SGD(1.0)), _net(gpunn.SGD(1.0))
     reduce = gpunn.ReduceLROnPlateau(**{"factor": 0.5, "min_delta": 0.0, **arguments})
     history = _fit(net, SetLogs(values), reduce, epochs=len(values))
     assert history["learning_rate"] == rates
     for rate in rates:
-        twin.learning_rate = rate
-        _fit(twin)
-    assert weights_of(net) == weights_of(twin)
+        reference.learning_rate = rate
+        _fit(reference)
+    assert weights_of(net) == weights_of(reference)
 
 
 def test_defaults_are_those_of_keras():

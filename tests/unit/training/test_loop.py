@@ -52,12 +52,12 @@ def test_a_history_has_one_float_per_epoch():
 
 def test_the_loss_of_an_epoch_is_the_mean_over_rows_before_their_step():
     """The loss of a batch is that before its step. The last batch has 3 of 23 rows and its weight is 3/23."""
-    net, twin = _net(), _net()
+    net, reference = _net(), _net()
     found = net.fit(X, Y, batch_size=5, shuffle=False, verbose=0).history["loss"][0]
     batches = [slice(k, k + 5) for k in range(0, 23, 5)]
-    total = sum(twin.train_on_batch(X[rows], Y[rows]) * len(Y[rows]) for rows in batches)
+    total = sum(reference.train_on_batch(X[rows], Y[rows]) * len(Y[rows]) for rows in batches)
     assert found == pytest.approx(total / 23, rel=1e-13)
-    assert weights_of(net) == weights_of(twin)
+    assert weights_of(net) == weights_of(reference)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 22, 23, 24, 1000])
@@ -114,12 +114,12 @@ def test_other_calls_between_fits_change_nothing():
 
 
 def test_the_data_may_change_after_a_fit():
-    net, twin = _net(), _net()
+    net, reference = _net(), _net()
     mine, labels = X.copy(), Y.copy()
     net.fit(mine, labels, verbose=0)
     mine[...], labels[...] = 0, 0
-    twin.fit(X, Y, verbose=0)
-    assert net.fit(X, Y, verbose=0).history == twin.fit(X, Y, verbose=0).history
+    reference.fit(X, Y, verbose=0)
+    assert net.fit(X, Y, verbose=0).history == reference.fit(X, Y, verbose=0).history
 
 
 # --- weights of rows and classes --------------------------------------------------------------------------------------
@@ -228,9 +228,9 @@ def test_validation_with_weights():
     net = _net()
     history = net.fit(X, Y, verbose=0, **options).history
     assert history["val_loss"][0] == net.evaluate(X[17:], Y[17:], sample_weight=w[17:])["loss"]
-    twin = _net()
-    twin.fit(X[:17], Y[:17], sample_weight=w[:17], class_weight={0: 5.0}, verbose=0)
-    assert weights_of(net) == weights_of(twin)
+    reference = _net()
+    reference.fit(X[:17], Y[:17], sample_weight=w[:17], class_weight={0: 5.0}, verbose=0)
+    assert weights_of(net) == weights_of(reference)
 
 
 def test_validation_does_not_change_training():
@@ -344,7 +344,7 @@ HUGE = [
 @pytest.mark.parametrize("optimizer", HUGE, ids=lambda o: o.name)
 @pytest.mark.parametrize("watched", [False, True], ids=["checked at the end", "checked at every step"])
 def test_divergence_keeps_the_weights_before_the_first_non_finite_step(optimizer, watched):
-    net, twin = _regression(optimizer), _regression(optimizer)
+    net, reference = _regression(optimizer), _regression(optimizer)
     y = X[:, :1] * 3 + 1
     # with a batch hook the loop checks after every step
     callbacks = [_StopBefore(-1)] if watched else []
@@ -356,7 +356,7 @@ def test_divergence_keeps_the_weights_before_the_first_non_finite_step(optimizer
     assert float(rate) == optimizer.learning_rate
     assert cause in ("the loss is not finite", "a gradient is not finite", "an update would overflow")
     assert all(np.isfinite(w).all() for w in net.get_weights())
-    assert _kept(net) == _kept(_until(twin, int(update), X, y, **options))
+    assert _kept(net) == _kept(_until(reference, int(update), X, y, **options))
 
 
 @pytest.mark.parametrize("optimizer", [gpunn.SGD(0.1), gpunn.Momentum(0.1), gpunn.Adam(0.1)], ids=lambda o: o.name)
@@ -401,13 +401,13 @@ def test_an_update_that_would_overflow_is_not_written(rate, optimizer):
     before = _kept(net)
     with pytest.raises(gpunn.DivergenceError, match=r"update \d+, learning rate [13]e\+") as caught:
         net.fit(big, X[:, :1], verbose=0, epochs=5)
-    taken = internals.steps_taken(net)
+    steps = internals.steps_taken(net)
     assert all(np.isfinite(w).all() for w in net.get_weights())
     assert all(np.isfinite(to_host(m)).all() for m in internals.optimizer_state(net).values())
-    if taken == 0:
+    if steps == 0:
         assert _kept(net) == before
     if rate >= 1e38:
-        assert taken == 0 and "an update would overflow" in str(caught.value)
+        assert steps == 0 and "an update would overflow" in str(caught.value)
         assert SAYS.fullmatch(str(caught.value)), "the learning rate is a likely cause of the first update too"
 
 
@@ -433,23 +433,23 @@ def test_training_continues_with_a_smaller_rate():
     # the last finite weights may have any size, so restart from the seed
     net.set_weights(_regression().get_weights())
     net.compile(gpunn.SGD(0.01), "half_squared_error")
-    twin = _regression(gpunn.SGD(0.01))
-    assert net.fit(X, y, epochs=3, verbose=0).history == twin.fit(X, y, epochs=3, verbose=0).history
-    assert weights_of(net) == weights_of(twin)
+    reference = _regression(gpunn.SGD(0.01))
+    assert net.fit(X, y, epochs=3, verbose=0).history == reference.fit(X, y, epochs=3, verbose=0).history
+    assert weights_of(net) == weights_of(reference)
 
 
 def test_the_same_rate_raises_again():
     net = _regression(gpunn.SGD(1e4))
-    said = []
+    updates = []
     for _ in range(2):
         with pytest.raises(gpunn.DivergenceError) as caught:
             net.fit(X, X[:, :1], epochs=20, batch_size=4, verbose=0)
-        said.append(SAYS.fullmatch(str(caught.value)).groups()[2])
-    assert said[0] == said[1], "the second fit stops where the first did"
+        updates.append(SAYS.fullmatch(str(caught.value)).groups()[2])
+    assert updates[0] == updates[1], "the second fit stops where the first did"
 
 
 def test_train_on_batch_raises_too():
-    net, twin = _regression(gpunn.Momentum(1e4)), _regression(gpunn.Momentum(1e4))
+    net, reference = _regression(gpunn.Momentum(1e4)), _regression(gpunn.Momentum(1e4))
     with pytest.raises(
         gpunn.DivergenceError, match=r"\(update (\d+), learning rate 1e\+04\): .*likely cause"
     ) as caught:
@@ -458,8 +458,8 @@ def test_train_on_batch_raises_too():
     update = int(re.search(r"update (\d+)", str(caught.value))[1])
     assert 0 < update < 99
     for _ in range(update):
-        twin.train_on_batch(X, X[:, :1])
-    assert _kept(net) == _kept(twin)
+        reference.train_on_batch(X, X[:, :1])
+    assert _kept(net) == _kept(reference)
 
 
 def test_divergence_is_an_arithmetic_error_and_calls_on_train_end():

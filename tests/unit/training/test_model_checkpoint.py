@@ -362,13 +362,13 @@ def test_ctrl_c_keeps_complete_steps_and_the_last_checkpoint_resumes(file, hook)
     # with three steps per epoch, it arrives between two steps of the next epoch
     steps = internals.steps_taken(net)
     assert 10 <= steps <= 12 if ended else 7 <= steps <= 9
-    twin = _net()
+    reference = _net()
     for epoch in range(4):
         order = np.random.Generator(np.random.Philox(key=np.array([3, epoch], dtype=np.uint64))).permutation(20)
         for k in (0, 8, 16):
-            if internals.steps_taken(twin) < steps:
-                twin.train_on_batch(X[order[k : k + 8]], Y[order[k : k + 8]])
-    assert weights_of(net) == weights_of(twin)
+            if internals.steps_taken(reference) < steps:
+                reference.train_on_batch(X[order[k : k + 8]], Y[order[k : k + 8]])
+    assert weights_of(net) == weights_of(reference)
     again = _net()
     stopping = gpunn.EarlyStopping("accuracy", mode="min", patience=9)
     history = _fit(again, gpunn.ModelCheckpoint(file), stopping, resume=file)

@@ -53,42 +53,42 @@ def _wanted(epochs=3, **options):
 # --- the same as on arrays --------------------------------------------------------------------------------------------
 
 STREAMS = {
-    "a function that gives a generator": (lambda: lambda: _batches(X, Y), {}),
-    "a function that gives a list": (lambda: lambda: list(_batches(X, Y)), {}),
-    "an object that is walked through anew": (Table, {}),
+    "a function that returns a generator": (lambda: lambda: _batches(X, Y), {}),
+    "a function that returns a list": (lambda: lambda: list(_batches(X, Y)), {}),
+    "an iterable": (Table, {}),
     "an endless generator": (_forever, {"steps_per_epoch": 5}),
-    "a function and its number of steps": (lambda: lambda: _batches(X, Y), {"steps_per_epoch": 5}),
-    "no more than the steps of an epoch": (lambda: _forever, {"steps_per_epoch": 5}),
+    "a function with steps_per_epoch": (lambda: lambda: _batches(X, Y), {"steps_per_epoch": 5}),
+    "an endless function with steps_per_epoch": (lambda: _forever, {"steps_per_epoch": 5}),
 }
 
 
 @pytest.mark.parametrize(("make", "options"), STREAMS.values(), ids=STREAMS)
 def test_it_equals_the_fit_on_arrays_of_the_same_batches(make, options):
     """Bit-identical with batches of 5, 5, 5, 5 and 3 rows, dropout and running statistics."""
-    twin, wanted = _wanted(validation_data=(X[:7], Y[:7]))
+    reference, wanted = _wanted(validation_data=(X[:7], Y[:7]))
     net = _net()
     history = net.fit(make(), epochs=3, validation_data=(X[:7], Y[:7]), verbose=0, **options)
     assert history.history == wanted and list(history.epoch) == [0, 1, 2]
-    assert weights_of(net) == weights_of(twin)
-    assert internals.step_state(net)[:2].tolist() == internals.step_state(twin)[:2].tolist()
+    assert weights_of(net) == weights_of(reference)
+    assert internals.step_state(net)[:2].tolist() == internals.step_state(reference)[:2].tolist()
     # a second fit continues
     second = net.fit(make(), epochs=2, verbose=0, **options).history
-    assert second == twin.fit(X, Y, batch_size=5, shuffle=False, epochs=2, verbose=0).history
+    assert second == reference.fit(X, Y, batch_size=5, shuffle=False, epochs=2, verbose=0).history
 
 
 def test_sample_weights_in_batches_multiply_with_class_weights():
-    twin, wanted = _wanted(sample_weight=W, class_weight={0: 3.0, 2: 0.5})
+    reference, wanted = _wanted(sample_weight=W, class_weight={0: 3.0, 2: 0.5})
     net = _net()
     history = net.fit(lambda: _batches(X, Y, W), epochs=3, class_weight={0: 3.0, 2: 0.5}, verbose=0).history
     for name, values in wanted.items():
         np.testing.assert_allclose(history[name], values, rtol=1e-13)
-    np.testing.assert_allclose(internals.parameters(net), internals.parameters(twin), rtol=1e-11)
+    np.testing.assert_allclose(internals.parameters(net), internals.parameters(reference), rtol=1e-11)
     # some batches may have no weights, and in others all may be zero
     _net().fit(iter([(X, Y, W), (X, Y), [X, Y, None], (X, Y, 0 * W), (X, Y, W)]), verbose=0)
-    net, twin = _net(), _net()
+    net, reference = _net(), _net()
     net.fit(iter([(X, Y), (X[:4], Y[:4], np.zeros(4)), (X, Y)]), verbose=0)
-    twin.fit(iter([(X, Y), (X, Y)]), verbose=0)
-    assert weights_of(net) == weights_of(twin), "a batch without weight changes nothing"
+    reference.fit(iter([(X, Y), (X, Y)]), verbose=0)
+    assert weights_of(net) == weights_of(reference), "a batch without weight changes nothing"
 
 
 def test_batches_may_have_any_type_that_fit_accepts():
@@ -110,9 +110,9 @@ def test_batches_of_torch_loaders():
 
     loader = DataLoader(TensorDataset(torch.tensor(X), torch.tensor(Y)), batch_size=5)
     net = _net()
-    twin, wanted = _wanted()
+    reference, wanted = _wanted()
     assert net.fit(loader, epochs=3, verbose=0).history == wanted
-    assert weights_of(net) == weights_of(twin)
+    assert weights_of(net) == weights_of(reference)
 
 
 def test_batches_on_a_device(fake_cupy):
@@ -157,10 +157,10 @@ def test_frozen_layers_and_stopping():
         def on_epoch_end(self, epoch, logs=None):
             self.model.stop_training = epoch == 2
 
-    twin, wanted = _wanted(9, callbacks=[Unfreeze()])
+    reference, wanted = _wanted(9, callbacks=[Unfreeze()])
     net = _net()
     assert net.fit(Table(), epochs=9, callbacks=[Unfreeze()], verbose=0).history == wanted
-    assert len(wanted["loss"]) == 3 and weights_of(net) == weights_of(twin)
+    assert len(wanted["loss"]) == 3 and weights_of(net) == weights_of(reference)
 
 
 def test_metrics_of_all_rows_are_computed_for_the_validation_data_only():
@@ -171,13 +171,13 @@ def test_metrics_of_all_rows_are_computed_for_the_validation_data_only():
 
 
 def test_a_resumed_fit_iterates_the_next_epoch_from_its_beginning(tmp_path):
-    twin, wanted = _wanted(5)
+    reference, wanted = _wanted(5)
     path = tmp_path / "run.safetensors"
     options = {"callbacks": [gpunn.ModelCheckpoint(path)], "verbose": 0}
     _net().fit(Table(), epochs=2, **options)
     net = _net()
     history = net.fit(lambda: _batches(X, Y), epochs=5, resume=path, **options)
-    assert history.history == wanted and weights_of(net) == weights_of(twin)
+    assert history.history == wanted and weights_of(net) == weights_of(reference)
     with pytest.raises(gpunn.CheckpointError, match="training data"):
         _net().fit(X, Y, epochs=5, resume=path, **options)
 
@@ -191,10 +191,10 @@ def test_a_non_finite_step_is_reported_with_its_number(steps):
     huge = [(X, X[:, :1]), (X, X[:, :1]), (X, 1e30 * X[:, :1]), (X, X[:, :1])]
     with pytest.raises(gpunn.DivergenceError, match=r"epoch 1, step 3 \(update 2"):
         net.fit(lambda: iter(huge), epochs=2, steps_per_epoch=steps, verbose=0)
-    twin = gpunn.Sequential([gpunn.Dense(1)], seed=0).compile("sgd", "mse", device="cpu")
+    reference = gpunn.Sequential([gpunn.Dense(1)], seed=0).compile("sgd", "mse", device="cpu")
     for batch in huge[:2]:
-        twin.train_on_batch(*batch)
-    assert weights_of(net) == weights_of(twin)
+        reference.train_on_batch(*batch)
+    assert weights_of(net) == weights_of(reference)
 
 
 def test_a_generator_that_ends_early_raises_with_a_remedy():
@@ -230,20 +230,20 @@ def test_an_error_in_the_stream_is_raised():
 
 
 BAD = {
-    "no batch at all": (lambda: iter([]), {}, ValueError, "X must yield at least one batch"),
+    "no batch": (lambda: iter([]), {}, ValueError, "X must yield at least one batch"),
     "no pairs": (lambda: iter([X, X]), {}, TypeError, r"batch 1 of X must be \(x, y\) or .*got ndarray"),
-    "four things": (lambda: iter([(X, Y, W, W)]), {}, TypeError, "batch 1 of X must be .*got 4 items"),
+    "four items": (lambda: iter([(X, Y, W, W)]), {}, TypeError, "batch 1 of X must be .*got 4 items"),
     "NaN": (lambda: iter([(X * np.nan, Y)]), {}, ValueError, naming("batch 1", "x", "NaN", "row 0")),
-    "labels beyond": (lambda: iter([(X, Y + 5)]), {}, ValueError, "batch 1: y holds label"),
+    "labels out of range": (lambda: iter([(X, Y + 5)]), {}, ValueError, "batch 1: y holds label"),
     "too few labels": (lambda: iter([(X, Y[1:])]), {}, ValueError, "batch 1: y has 22 rows, but X has 23"),
     "negative weights": (lambda: iter([(X, Y, -W)]), {}, ValueError, "batch 1: sample_weight holds negative"),
-    "a function that gives a number": (lambda: lambda: 3, {}, TypeError, r"X\(\) must return an iterator .*got int"),
-    "an iterator and no steps": (_forever, {"epochs": 2}, ValueError, naming("steps_per_epoch", "function")),
+    "a function that returns a number": (lambda: lambda: 3, {}, TypeError, r"X\(\) must return an iterator .*got int"),
+    "an iterator without steps": (_forever, {"epochs": 2}, ValueError, naming("steps_per_epoch", "function")),
     "an iterator and resume": (_forever, {"resume": "x", "steps_per_epoch": 2}, ValueError, "resume needs batches"),
     "steps 0": (Table, {"steps_per_epoch": 0}, ValueError, naming("steps_per_epoch", 0)),
     "steps 1.5": (Table, {"steps_per_epoch": 1.5}, TypeError, naming("steps_per_epoch", 1.5)),
-    "weights beside": (Table, {"sample_weight": W}, ValueError, naming("sample_weight", "batches")),
-    "a split": (Table, {"validation_split": 0.5}, ValueError, "validation_split needs all rows"),
+    "separate weights": (Table, {"sample_weight": W}, ValueError, naming("sample_weight", "batches")),
+    "a validation split": (Table, {"validation_split": 0.5}, ValueError, "validation_split needs all rows"),
     "balanced": (Table, {"class_weight": "balanced"}, ValueError, naming("class_weight='balanced'", "X")),
     "validation": (Table, {"validation_data": (X[:, :2], Y)}, ValueError, "validation X has 2 columns"),
     "a validation stream": (Table, {"validation_data": Table()}, ValueError, r"validation_data must be \(X, y\)"),

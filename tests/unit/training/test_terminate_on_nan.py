@@ -27,7 +27,7 @@ def _warnings(caplog):
 
 @pytest.mark.parametrize("watched", [False, True])
 def test_a_diverging_fit_ends_without_an_error_and_keeps_the_weights_before(watched, caplog):
-    net, twin, nan = _net(), _net(), gpunn.TerminateOnNaN()
+    net, reference, nan = _net(), _net(), gpunn.TerminateOnNaN()
     ended = []
 
     class Watch(gpunn.Callback):
@@ -44,8 +44,8 @@ def test_a_diverging_fit_ends_without_an_error_and_keeps_the_weights_before(watc
     callbacks = [nan, Watch(), *([Batches()] if watched else [])]
     history = net.fit(X, Y, batch_size=4, epochs=50, callbacks=callbacks, verbose=0)
     with pytest.raises(gpunn.DivergenceError) as caught:
-        twin.fit(X, Y, batch_size=4, epochs=50, verbose=0)
-    assert weights_of(net) == weights_of(twin)
+        reference.fit(X, Y, batch_size=4, epochs=50, verbose=0)
+    assert weights_of(net) == weights_of(reference)
     (message,) = _warnings(caplog)
     assert message == f"{caught.value} The fit ends." and "training diverged in epoch" in message
     assert nan.terminated_epoch == len(history.epoch) < 50 and net.stop_training

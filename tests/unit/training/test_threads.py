@@ -32,7 +32,7 @@ class Hold(gpunn.Callback):
 
 
 def test_a_second_fit_is_refused_and_does_not_affect_the_first():
-    net, twin, hold = _net(), _net(), Hold()
+    net, reference, hold = _net(), _net(), Hold()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(net.fit, X, Y, epochs=3, callbacks=[hold], verbose=0)
         assert hold.there.wait(60)
@@ -41,8 +41,8 @@ def test_a_second_fit_is_refused_and_does_not_affect_the_first():
                 call(X, Y)
         hold.go.set()
         history = running.result(60).history
-    assert history == twin.fit(X, Y, epochs=3, verbose=0).history
-    assert state_of(net) == state_of(twin)
+    assert history == reference.fit(X, Y, epochs=3, verbose=0).history
+    assert state_of(net) == state_of(reference)
     net.fit(X, Y, verbose=0)
 
 
@@ -76,9 +76,9 @@ def test_one_of_many_concurrent_fits_runs(tmp_path, resume):
         with ThreadPoolExecutor(count) as pool:
             said = sorted(f.result(60) for f in [pool.submit(fit) for _ in range(count)])
         assert said == sorted([*[REFUSED] * (count - 1), "fitted"])
-        twin = _net()
-        twin.fit(X, Y, epochs=3, verbose=0)
-        assert state_of(net) == state_of(twin)
+        reference = _net()
+        reference.fit(X, Y, epochs=3, verbose=0)
+        assert state_of(net) == state_of(reference)
 
 
 def test_a_failed_fit_releases_the_network():
