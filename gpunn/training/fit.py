@@ -65,28 +65,45 @@ def fit(
     if verbose:
         chosen.append(_progress(verbose))
     options: dict[str, Any] = {"epochs": epochs, "callbacks": chosen, "verbose": verbose, "resume": resume}
-    net = model._net
-    group = net.group
     if y is None and not isinstance(X, Rows) and stream.is_stream(X):
-        if group is not SINGLE_PROCESS:
-            raise ValueError(
-                "the batches of a stream cannot be divided among processes: give arrays, also memory-mapped ones, or "
-                "gpunn.Rows"
-            )
-        if sample_weight is not None:
-            raise ValueError("sample_weight must be in the batches of a stream: (x, y, sample_weight)")
-        if validation_split != 0:
-            raise ValueError("validation_split needs all rows, and X is a stream: give validation_data")
+        _check_stream_arguments(model._net, sample_weight, validation_split)
         return _fit_stream(model, X, steps_per_epoch, validation_data, class_weight, options)
     if steps_per_epoch is not None:
         raise ValueError("steps_per_epoch needs a stream; an epoch of an array uses all its rows")
     options["batch_size"] = batch_size
-    if any(isinstance(given, Rows) for given in (X, y, sample_weight)):
+    given = {"X": X, "y": y, "sample_weight": sample_weight}
+    if any(isinstance(each, Rows) for each in given.values()):
         if validation_split != 0:
             raise ValueError("validation_split needs arrays: give validation_data, for example as gpunn.Rows")
-        given = {"X": X, "y": y, "sample_weight": sample_weight}
         return _fit_rows(model, given, shuffle, validation_data, class_weight, options)
-    X, y, w = inputs.validate(net, X, y, sample_weight, own=(group.rank, group.size))
+    return _fit_arrays(model, given, shuffle, validation_data, validation_split, class_weight, options)
+
+
+def _check_stream_arguments(net: Network, sample_weight: Any, validation_split: Any) -> None:
+    """ValueError for arguments that a stream does not support."""
+    if net.group is not SINGLE_PROCESS:
+        raise ValueError(
+            "the batches of a stream cannot be divided among processes: give arrays, also memory-mapped ones, or "
+            "gpunn.Rows"
+        )
+    if sample_weight is not None:
+        raise ValueError("sample_weight must be in the batches of a stream: (x, y, sample_weight)")
+    if validation_split != 0:
+        raise ValueError("validation_split needs all rows, and X is a stream: give validation_data")
+
+
+def _fit_arrays(
+    model: Model,
+    given: dict[str, Any],
+    shuffle: bool,
+    validation_data: Any,
+    validation_split: Any,
+    class_weight: Any,
+    options: dict[str, Any],
+) -> History:
+    """Fit on arrays."""
+    net = model._net
+    X, y, w = inputs.validate(net, given["X"], given["y"], given["sample_weight"], own=(net.group.rank, net.group.size))
     validation: Any = None
     n = checks.n_training_rows(X.shape[0], validation_split)
     if n < X.shape[0]:
@@ -158,7 +175,6 @@ def train(
     """
     net, n = model._net, training[0].shape[0] if rows is None else len(rows)
     check_shard_sizes(n, batch_size, net.group)
-    shuffled = order_of is not None if shuffled is None else shuffled
 
     def run_epochs(context: FitContext, **run: Any) -> History:
         # with several processes, only their own rows must fit on the device
@@ -178,7 +194,7 @@ def train(
         fit_settings={
             "training data": dataset_fingerprint(training, n),
             "batch_size": batch_size,
-            "shuffle": shuffled,
+            "shuffle": order_of is not None if shuffled is None else shuffled,
         },
         checkpoint_owner=model if checkpoint_owner is None else checkpoint_owner,
         **options,
@@ -211,8 +227,7 @@ def epoch_coroutine(
         model._run = TrainingRun(
             net, model, hooks, fit_settings={}, n_in=training[0].shape[1], first_epoch=model._epochs
         )
-        if history is not None:
-            model._run.history = history
+        model._run.history = model._run.history if history is None else history
         try:
             if not net.is_built:
                 net.build(training[0].shape[1])
@@ -304,22 +319,14 @@ def run_fit(
         fit_settings |= {"validation data": dataset_fingerprint(*validation_rows)}
         if hooks.callbacks or resume is not None or net.group is not SINGLE_PROCESS:
             # before a callback can change the arrays, and only if the checksums can be compared with others
-            data = {"the training data": training, "the validation data": validation}
-            fit_settings |= {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
+            fit_settings |= _checksums(net, training, validation)
         training_run = TrainingRun(
             net, checkpoint_owner, hooks, fit_settings=fit_settings, n_in=n_in, first_epoch=model._epochs
         )
         saved = None if resume is None else training_run.open(resume, epochs)
         first, done = (model._epochs, 0) if saved is None else (saved.state.first_epoch, saved.state.epochs_done)
-        net.group.check_agreement(
-            "fit",
-            lambda: {
-                **training_run.fingerprint(),
-                "epochs": epochs,
-                "epochs done": [model._epochs, done],
-                "the weights (seed= or random_state= draws them)": net.weights_checksum(),
-            },
-        )
+        agreed = {"epochs": epochs, "epochs done": [model._epochs, done]}
+        net.group.check_agreement("fit", lambda: _shared_settings(training_run, agreed))
         if not net.is_built:
             net.build(n_in)
         net.prepare_training()
@@ -334,6 +341,18 @@ def run_fit(
             # after the context, so that an out-of-memory error reports the memory that was free when it occurred
             model._run = None
             net.backend.release_memory()
+
+
+def _checksums(net: Network, training: Shard | None, validation: Shard | None) -> dict[str, Any]:
+    """Return checksums of the datasets. All ranks must call it."""
+    data = {"the training data": training, "the validation data": validation}
+    return {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
+
+
+def _shared_settings(training_run: TrainingRun, epochs: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a fit that must be the same on all ranks."""
+    weights = {"the weights (seed= or random_state= draws them)": training_run.net.weights_checksum()}
+    return training_run.fingerprint() | epochs | weights
 
 
 def train_on_batch(model: Model, data: Arrays) -> float:

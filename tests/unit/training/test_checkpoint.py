@@ -355,7 +355,7 @@ def test_a_huge_sparse_file_is_refused_by_its_header(tmp_path):
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user other than root")
 def test_a_file_without_read_permission(file):
     _net().save(file)
     file.chmod(0)
