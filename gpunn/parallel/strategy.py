@@ -54,7 +54,9 @@ class DataParallel:
         """Return the process group of this launch, without a device yet."""
         world = mpi.world()
         world.timeout = self.timeout
-        return DataParallelGroup(world, self.synchronized_batch_norm, self.bucket_bytes)
+        return DataParallelGroup(
+            world, synchronized_batch_norm=self.synchronized_batch_norm, bucket_bytes=self.bucket_bytes
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DataParallel) and vars(self) == vars(other)
@@ -69,14 +71,16 @@ class DataParallel:
 class DataParallelGroup:
     """The processes that train one network together. Implements the process-group protocol `gpunn.recording.Group`."""
 
-    def __init__(self, processes: Any, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None) -> None:
+    def __init__(
+        self, processes: Any, *, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None
+    ) -> None:
         self._processes = self._all_reducer = processes
         self.rank, self.size = processes.rank, processes.size
         self.synchronized_batch_norm, self.bucket_bytes = synchronized_batch_norm, bucket_bytes
 
-    def backend(self, backend: Backend, asked: Any) -> Backend:
+    def backend(self, backend: Backend, requested: Any) -> Backend:
         """Return the device of this process: one GPU per process, unless a device number was requested."""
-        return local_device(backend, self._processes) if asked in ("auto", "cuda") else backend
+        return local_device(backend, self._processes) if requested in ("auto", "cuda") else backend
 
     def set_device(self, backend: Backend) -> None:
         """Choose the all-reduce for arrays of this device. All ranks must call it."""

@@ -23,9 +23,9 @@ W = RNG.uniform(0, 2, 53)
 OPTIMIZERS = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
 
 
-def write_result(**what):
+def write_result(**result):
     """Write the result to a file, since mpiexec may interleave the output of ranks within lines."""
-    Path(f"{FOLDER}-{NAME}-{RANK}.json").write_text(json.dumps(what), encoding="utf-8")
+    Path(f"{FOLDER}-{NAME}-{RANK}.json").write_text(json.dumps(result), encoding="utf-8")
 
 
 def net_of(strategy, rule="adam", dtype="float64", seed=3):
@@ -49,31 +49,33 @@ def same():
     from sklearn.exceptions import ConvergenceWarning
 
     warnings.simplefilter("ignore", ConvergenceWarning)
-    together = gpunn.DataParallel(synchronized_batch_norm=True)
-    far = {}
+    distributed = gpunn.DataParallel(synchronized_batch_norm=True)
+    differences = {}
     for rule in OPTIMIZERS:
-        net, history = fitted(together, rule)
-        one, alone = fitted(None, rule)
-        far[rule] = max(max_difference(net, one), abs(history.history["val_r2"][-1] - alone.history["val_r2"][-1]))
+        net, history = fitted(distributed, rule)
+        one, reference = fitted(None, rule)
+        differences[rule] = max(
+            max_difference(net, one), abs(history.history["val_r2"][-1] - reference.history["val_r2"][-1])
+        )
     buckets = gpunn.DataParallel(synchronized_batch_norm=True, bucket_bytes=100)
-    far["buckets"] = max_difference(fitted(buckets)[0], fitted(None)[0])
+    differences["buckets"] = max_difference(fitted(buckets)[0], fitted(None)[0])
     file = FOLDER / f"x{RANK}.npy"
     np.save(file, X)
-    net = net_of(together)
+    net = net_of(distributed)
     net.fit(np.load(file, mmap_mode="r"), Y, batch_size=8, epochs=3, verbose=0)
-    far["memory map"] = max_difference(net, fitted(None, epochs=3, sample_weight=None, validation_data=None)[0])
+    differences["memory map"] = max_difference(net, fitted(None, epochs=3, sample_weight=None, validation_data=None)[0])
     options = {"hidden_layer_sizes": (6,), "max_iter": 20, "random_state": 0, "dropout": 0.2, "verbose": True}
     estimators = [(gpunn.MLPClassifier, LABELS), (gpunn.MLPRegressor, Y)] if os.environ["PMI_SIZE"] == "2" else []
-    shown = {"together": [], "alone": []}
+    outputs = {"distributed": [], "single": []}
     for cls, y in estimators:
         for more in ({}, {"early_stopping": True}):
             nets = []
-            for name, strategy in (("together", together), ("alone", None)):
+            for name, strategy in (("distributed", distributed), ("single", None)):
                 with contextlib.redirect_stdout(io.StringIO()) as out:
                     nets.append(cls(**options | more, strategy=strategy).fit(X, y, W).net_)
-                shown[name].append(out.getvalue().count("Iteration 1, "))
-            far[f"{cls.__name__} {more}"] = max_difference(*nets)
-    write_result(far=far, shown=shown)
+                outputs[name].append(out.getvalue().count("Iteration 1, "))
+            differences[f"{cls.__name__} {more}"] = max_difference(*nets)
+    write_result(differences=differences, outputs=outputs)
 
 
 def first_part(epochs=4):
@@ -86,36 +88,39 @@ def first_part(epochs=4):
 def second_part():
     """Resume the same fit, also with another number of processes."""
     net, history = fitted(gpunn.DataParallel(synchronized_batch_norm=True), resume=FOLDER / "run.safetensors")
-    one, alone = fitted(None)
-    val = abs(history.history["val_loss"][-1] - alone.history["val_loss"][-1])
-    write_result(far=max_difference(net, one), epochs=len(history.epoch), val=val)
+    one, reference = fitted(None)
+    val = abs(history.history["val_loss"][-1] - reference.history["val_loss"][-1])
+    write_result(differences=max_difference(net, one), epochs=len(history.epoch), val=val)
 
 
-class At(gpunn.Callback):
+class CallOnRank1(gpunn.Callback):
     """Calls a function on rank 1 within the third epoch."""
 
-    def __init__(self, what):
-        self.what, self.epoch = what, 0
+    def __init__(self, function):
+        self.function, self.epoch = function, 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         if batch == 2 and RANK == 1 and self.epoch == 2:
-            self.what()
+            self.function()
 
 
 def killed():
     """Kill rank 1 within a step."""
-    watched = [gpunn.ModelCheckpoint(FOLDER / "run.safetensors"), At(lambda: os.kill(os.getpid(), signal.SIGKILL))]
-    fitted(gpunn.DataParallel(), callbacks=watched)
+    callbacks = [
+        gpunn.ModelCheckpoint(FOLDER / "run.safetensors"),
+        CallOnRank1(lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    ]
+    fitted(gpunn.DataParallel(), callbacks=callbacks)
 
 
 def after_the_kill():
     """Resume the killed fit."""
-    watched = [At(lambda: None)]
+    callbacks = [CallOnRank1(lambda: None)]
     write_result(
-        epochs=len(fitted(gpunn.DataParallel(), callbacks=watched, resume=FOLDER / "run.safetensors")[1].epoch)
+        epochs=len(fitted(gpunn.DataParallel(), callbacks=callbacks, resume=FOLDER / "run.safetensors")[1].epoch)
     )
 
 
@@ -125,12 +130,12 @@ def failing():
     def fail():
         raise KeyError("a mistake")
 
-    fitted(gpunn.DataParallel(), callbacks=[At(fail)])
+    fitted(gpunn.DataParallel(), callbacks=[CallOnRank1(fail)])
 
 
 def stuck():
     """Block rank 1."""
-    fitted(gpunn.DataParallel(timeout=2), callbacks=[At(lambda: time.sleep(60))])
+    fitted(gpunn.DataParallel(timeout=2), callbacks=[CallOnRank1(lambda: time.sleep(60))])
 
 
 def caught(call):
@@ -143,28 +148,28 @@ def caught(call):
 
 def refused():
     """Pass several invalid inputs: all ranks raise an error, and the next call works."""
-    together = gpunn.DataParallel()
-    said = {"seeds": caught(lambda: net_of(together, seed=RANK))}
-    net = net_of(together)
-    said["shapes"] = caught(lambda: net.fit(X[: 53 - RANK], Y[: 53 - RANK], verbose=0))
-    said["columns"] = caught(lambda: net.fit(X[:, : 7 - RANK], Y, verbose=0))
+    distributed = gpunn.DataParallel()
+    messages = {"seeds": caught(lambda: net_of(distributed, seed=RANK))}
+    net = net_of(distributed)
+    messages["shapes"] = caught(lambda: net.fit(X[: 53 - RANK], Y[: 53 - RANK], verbose=0))
+    messages["columns"] = caught(lambda: net.fit(X[:, : 7 - RANK], Y, verbose=0))
     bad = np.full_like(X, np.nan) if RANK == 1 else X
-    said["NaN on one"] = caught(lambda: net.fit(bad, Y, verbose=0))
-    said["no folder on the first"] = caught(
-        lambda: net.fit(X, Y, verbose=0, callbacks=[gpunn.ModelCheckpoint(FOLDER / "nowhere" / "x.safetensors")])
+    messages["NaN on one"] = caught(lambda: net.fit(bad, Y, verbose=0))
+    messages["no folder on the first"] = caught(
+        lambda: net.fit(X, Y, verbose=0, callbacks=[gpunn.ModelCheckpoint(FOLDER / "missing" / "x.safetensors")])
     )
-    said["few rows"] = caught(lambda: net.fit(X[:1], Y[:1], verbose=0))
-    said["other calls"] = caught(lambda: net.fit(X, Y, verbose=0) if RANK else net.train_on_batch(X, Y))
+    messages["few rows"] = caught(lambda: net.fit(X[:1], Y[:1], verbose=0))
+    messages["other calls"] = caught(lambda: net.fit(X, Y, verbose=0) if RANK else net.train_on_batch(X, Y))
     for name, rows in (("x", X), ("y", Y[:50])):
         if RANK == 0:
             np.save(FOLDER / f"{name}.npy", rows)
     net.fit(X, Y, verbose=0)  # which also waits for the files
     sets = [gpunn.Rows(FOLDER / f"{name}.npy") for name in ("x", "y")]
-    said["parts"] = caught(lambda: net.fit(*sets, verbose=0))
-    estimator = gpunn.MLPClassifier(random_state=RANK, strategy=together, max_iter=1)
-    said["random_state"] = caught(lambda: estimator.fit(X, LABELS))
-    said["a good fit"] = caught(lambda: net.fit(X, Y, verbose=0))
-    write_result(said=said)
+    messages["parts"] = caught(lambda: net.fit(*sets, verbose=0))
+    estimator = gpunn.MLPClassifier(random_state=RANK, strategy=distributed, max_iter=1)
+    messages["random_state"] = caught(lambda: estimator.fit(X, LABELS))
+    messages["a good fit"] = caught(lambda: net.fit(X, Y, verbose=0))
+    write_result(messages=messages)
 
 
 def leaving():
@@ -172,7 +177,7 @@ def leaving():
     net = net_of(gpunn.DataParallel())
     if RANK == 1:
         sys.exit(0)
-    write_result(said=caught(lambda: net.fit(X, Y, verbose=0)))
+    write_result(messages=caught(lambda: net.fit(X, Y, verbose=0)))
 
 
 def own_rows():
@@ -182,9 +187,9 @@ def own_rows():
     size = int(os.environ["PMI_SIZE"])
     start, stop = RowPartition(len(X), 8, size).block(RANK)
     for name, rows in (("x", X), ("y", Y)):
-        mine = np.full_like(rows, np.nan)
-        mine[start:stop] = rows[start:stop]
-        np.save(FOLDER / f"{name}{RANK}.npy", mine)
+        own = np.full_like(rows, np.nan)
+        own[start:stop] = rows[start:stop]
+        np.save(FOLDER / f"{name}{RANK}.npy", own)
         if RANK == 0:
             np.save(FOLDER / f"{name}.npy", rows)
     found = []
@@ -193,7 +198,7 @@ def own_rows():
         sets = (gpunn.Rows(FOLDER / f"{name}{end}.npy", parts=parts) for name in ("x", "y"))
         found.append(net_of(strategy))
         found[-1].fit(*sets, batch_size=8, epochs=5, verbose=0)
-    write_result(far=max_difference(*found), rows=[start, stop])
+    write_result(differences=max_difference(*found), rows=[start, stop])
 
 
 CALLS = (same, first_part, second_part, killed, after_the_kill, failing, stuck, refused, leaving, own_rows)

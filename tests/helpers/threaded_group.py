@@ -11,7 +11,7 @@ import gpunn
 from gpunn.parallel import strategy
 
 
-class Member:
+class ThreadRank:
     """Replaces `gpunn.parallel.mpi.MpiWorld` for one thread."""
 
     timeout = 60.0
@@ -20,7 +20,7 @@ class Member:
         self.group, self.rank, self.size, self.local_rank = group, rank, group.size, rank
         self.call_depth, self.has_synchronized, self.sums, self.known_error = 0, False, 0, None
 
-    def _share(self, value):
+    def _exchange(self, value):
         self.group.table[self.rank] = value
         self.group.barrier.wait(20)
         found = list(self.group.table)
@@ -28,17 +28,17 @@ class Member:
         return found
 
     def allgather(self, where, value):
-        entries = self._share(("here", where, value))
-        for rank, (word, place, said) in enumerate(entries):
-            if word == "failed":
-                self.known_error = RuntimeError(f"process {rank} failed: {said}")
+        entries = self._exchange(("here", where, value))
+        for rank, (status, place, content) in enumerate(entries):
+            if status == "failed":
+                self.known_error = RuntimeError(f"process {rank} failed: {content}")
                 raise self.known_error
             assert place == where
-        return [said for _, _, said in entries]
+        return [content for _, _, content in entries]
 
     def announce_failure(self, error, seconds):
         if error is not self.known_error:
-            self._share(("failed", "", str(error)))
+            self._exchange(("failed", "", str(error)))
 
     def bind_async_all_reduce(self, arrays, *, blocking):
         sent = []
@@ -52,10 +52,10 @@ class Member:
                     a.fill(np.nan)
 
         def finish():
-            theirs = self._share(sent.pop())
+            all_ranks = self._exchange(sent.pop())
             for k, a in enumerate(arrays):
                 # in the order of ranks, so that results are reproducible
-                a[...] = sum((each[k] for each in theirs[1:]), start=theirs[0][k])
+                a[...] = sum((each[k] for each in all_ranks[1:]), start=all_ranks[0][k])
 
         return ([begin], [finish]) if arrays else ([], [])
 
@@ -68,7 +68,7 @@ class ThreadedGroup:
 
     def run(self, work, **options):
         self.table, self.barrier = [None] * self.size, threading.Barrier(self.size)
-        self.members = [Member(self, rank) for rank in range(self.size)]
+        self.members = [ThreadRank(self, rank) for rank in range(self.size)]
         with ThreadPoolExecutor(self.size) as pool:
             futures = [pool.submit(self._one, work, rank, options) for rank in range(self.size)]
             errors = [future.exception() for future in futures]
@@ -77,7 +77,9 @@ class ThreadedGroup:
         return [future.result() for future in futures]
 
     def _one(self, work, rank, options):
-        mine = gpunn.DataParallel(**options)
+        parallel = gpunn.DataParallel(**options)
         member = self.members[rank]
-        mine.start = lambda: strategy.DataParallelGroup(member, mine.synchronized_batch_norm, mine.bucket_bytes)
-        return work(mine)
+        parallel.start = lambda: strategy.DataParallelGroup(
+            member, synchronized_batch_norm=parallel.synchronized_batch_norm, bucket_bytes=parallel.bucket_bytes
+        )
+        return work(parallel)

@@ -60,10 +60,10 @@ def test_the_same_weights_as_one_process(size, tmp_path):
     oracle("sklearn")
     found, _ = answers(size, "same", tmp_path)
     fits = 4 if size == 2 else 0  # of estimators, with verbose=True
-    for rank, said in enumerate(found):
-        assert max(said["far"].values()) < 1e-9, said
+    for rank, result in enumerate(found):
+        assert max(result["differences"].values()) < 1e-9, result
         # rank 0 displays distributed fits, and each rank the fits of one process
-        assert said["shown"] == {"together": [int(rank == 0)] * fits, "alone": [1] * fits}
+        assert result["outputs"] == {"distributed": [int(rank == 0)] * fits, "single": [1] * fits}
 
 
 @pytest.mark.parametrize("size, then", [(2, 3), (3, 1)])
@@ -71,8 +71,8 @@ def test_rank_0_writes_and_another_number_of_processes_resumes(size, then, tmp_p
     found, done = answers(size, "first_part", tmp_path)
     assert found[0]["weights"] == found[1]["weights"] and found[0]["files"] == ["run.safetensors"]
     assert done.stderr.count("epoch 4/4: loss") == 1
-    for said in answers(then, "second_part", tmp_path)[0]:
-        assert said["far"] < 1e-9 and said["val"] < 1e-9 and said["epochs"] == 8
+    for result in answers(then, "second_part", tmp_path)[0]:
+        assert result["differences"] < 1e-9 and result["val"] < 1e-9 and result["epochs"] == 8
 
 
 def test_a_killed_process_ends_all_and_the_checkpoint_is_complete(tmp_path):
@@ -85,53 +85,53 @@ def test_a_killed_process_ends_all_and_the_checkpoint_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("failing", naming("process 1 of 3", "KeyError: 'a mistake'")),
         ("stuck", naming("2 s", "stuck")),
     ],
 )
-def test_no_rank_waits_for_a_failed_or_stuck_one(name, said, tmp_path):
+def test_no_rank_waits_for_a_failed_or_stuck_one(name, message, tmp_path):
     done, seconds = script(3, name, tmp_path)
     assert done.returncode != 0 and seconds < SOON
-    assert re.search(said, done.stderr)
+    assert re.search(message, done.stderr)
 
 
 def test_bad_input_is_an_error_on_every_rank(tmp_path):
     found, _ = answers(3, "refused", tmp_path)
-    said = [each["said"] for each in found]
+    result = [each["messages"] for each in found]
     for name in ("seeds", "shapes", "columns", "few rows", "parts", "random_state"):
-        assert len({each[name] for each in said}) == 1, (name, said)
-    first = said[0]
+        assert len({each[name] for each in result}) == 1, (name, result)
+    first = result[0]
     assert re.search(naming("ValueError", "seed", "0 on process 0", "1 on process 1", 2), first["seeds"])
     assert "training data must be the same on every process" in first["shapes"]
     assert re.search(naming("ValueError", "must be the same on every process"), first["columns"])
     assert "1 rows are too few for 3 processes" in first["few rows"]
     assert re.search(naming("y", 50, "X", 53, "parts"), first["parts"])
     assert "random_state= draws them" in first["random_state"]
-    nan = said[1]["NaN on one"]
+    nan = result[1]["NaN on one"]
     assert re.search(naming("ValueError", "X", "NaN", "row 18", "column 0"), nan)
     assert re.search(naming("ProcessError", "process 1", nan), first["NaN on one"])
     assert first["no folder on the first"].startswith("FileNotFoundError")
     assert all(
-        each["no folder on the first"].startswith("ProcessError: process 0 failed: FileNot") for each in said[1:]
+        each["no folder on the first"].startswith("ProcessError: process 0 failed: FileNot") for each in result[1:]
     )
     assert first["other calls"].startswith("ProcessError: process 1 is in fit, process 0 in train_on_batch")
-    assert all(each["a good fit"] == "nothing" for each in said)
+    assert all(each["a good fit"] == "nothing" for each in result)
 
 
 def test_a_process_that_exits_is_reported(tmp_path):
     _, seconds = script(3, "leaving", tmp_path)
     assert seconds < SOON
     for rank in (0, 2):
-        assert answer(rank, "leaving", tmp_path)["said"].startswith("ProcessError: process 1 has exited")
+        assert answer(rank, "leaving", tmp_path)["messages"].startswith("ProcessError: process 1 has exited")
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_process_reads_only_its_own_rows(size, tmp_path):
     """The rows of other ranks are NaN, so that reading a single one would be detected."""
     found, _ = answers(size, "own_rows", tmp_path)
-    assert all(each["far"] < 1e-9 for each in found)
+    assert all(each["differences"] < 1e-9 for each in found)
     ends = [each["rows"] for each in found]
     assert ends[0][0] == 0 and ends[-1][1] == 53
     assert all(a[1] == b[0] for a, b in itertools.pairwise(ends))

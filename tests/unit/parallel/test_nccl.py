@@ -77,14 +77,14 @@ def test_no_arrays_need_no_launch(cupy):
 
 
 def test_an_async_all_reduce_has_a_separate_synchronized_stream(cupy, nccl):
-    said = nccl.append
+    append = nccl.append
     events = iter(["computed", "added"])
 
     def stream(name, ptr):
         return SimpleNamespace(
             ptr=ptr,
-            record=lambda event: said((event.name, "in", name)),
-            wait_event=lambda event: said((name, "waits for", event.name)),
+            record=lambda event: append((event.name, "in", name)),
+            wait_event=lambda event: append((name, "waits for", event.name)),
         )
 
     def event(disable_timing):
@@ -137,15 +137,11 @@ def test_one_process_on_a_simulated_gpu(bucket, fake_cupy, monkeypatch):
     nccl = Calls()
     monkeypatch.setattr(fake_cupy.cuda, "__path__", [], raising=False)
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl)
-    alone = processes(size=1)
-    alone.allgather, alone.call_depth, alone.has_synchronized, alone.timeout = (
-        (lambda where, value: [value]),
-        0,
-        False,
-        60,
-    )
+    single = processes(size=1)
+    single.allgather = lambda where, value: [value]
+    single.call_depth, single.has_synchronized, single.timeout = 0, False, 60
     strategy = gpunn.DataParallel(bucket_bytes=bucket)
-    strategy.start = lambda: DataParallelGroup(alone, False, bucket)
+    strategy.start = lambda: DataParallelGroup(single, bucket_bytes=bucket)
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(21, 5)).astype("float32"), rng.normal(size=(21, 2)).astype("float32")
 
@@ -172,10 +168,10 @@ def test_all_reduce_of_one_process_on_a_gpu():
         pytest.skip("needs NVIDIA's NCCL")
     backend = get("cuda")
     array = backend.asarray(np.arange(6.0))
-    alone = processes(size=1)
-    alone.allgather = lambda where, value: [value]
+    single = processes(size=1)
+    single.allgather = lambda where, value: [value]
     with backend.activate():
-        adder = backend.all_reducer(alone)
+        adder = backend.all_reducer(single)
         for blocking in (True, False):
             begin, finish = adder.bind_async_all_reduce([array], blocking=blocking)
             for launch in (*begin, *finish):
