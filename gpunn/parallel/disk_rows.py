@@ -76,9 +76,11 @@ class Rows:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows start … stop: a view of the memory map if they are in one .npy file, else a new array."""
-        found, at = [], 0
+        found = []
+        at = 0
         for file in self._files:
-            low, high = max(start - at, 0), min(stop - at, file.shape[0])
+            low = max(start - at, 0)
+            high = min(stop - at, file.shape[0])
             if low < high:
                 found.append(file.read(low, high))
             at += file.shape[0]
@@ -101,7 +103,8 @@ class _Npy:
             raise ValueError(f"{path} is not a .npy file of numbers: {error}") from None
         if self._rows.ndim not in (1, 2):
             raise ValueError(f"{path} must hold (rows, columns) or (rows,), got shape {self._rows.shape}")
-        self.shape, self.dtype = self._rows.shape, self._rows.dtype
+        self.shape = self._rows.shape
+        self.dtype = self._rows.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
         found: np.ndarray = self._rows[start:stop]
@@ -242,7 +245,8 @@ def resolve(
             raise ValueError(f"{name} has {rows} rows, but X has {n}: check the number of rows in the files or parts")
     parts, own = own_blocks(next(iter(parts_of.values())), rank, size)
     partition = RowPartition(n, min(batch, n), parts)
-    start, stop = partition.block(own[0])[0], partition.block(own[-1])[1]
+    start = partition.block(own[0])[0]
+    stop = partition.block(own[-1])[1]
     found = {
         name: given.read(start, stop) if isinstance(given, Rows) else given[start:stop]
         for name, given in arrays.items()

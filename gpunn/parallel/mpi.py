@@ -93,11 +93,14 @@ class MpiWorld:
     def __init__(self, MPI: Any) -> None:
         self._mpi = MPI
         self.timeout = 600.0
-        self.call_depth, self.has_synchronized = 0, False
-        self.rank, self.size = int(MPI.COMM_WORLD.rank), int(MPI.COMM_WORLD.size)
+        self.call_depth = 0
+        self.has_synchronized = False
+        self.rank = int(MPI.COMM_WORLD.rank)
+        self.size = int(MPI.COMM_WORLD.size)
         self._watchdog = Watchdog(self._abort)
         with self._watchdog.deadline(self.timeout, lambda: f"the other ranks did not start in {self.timeout:.0f} s"):
-            self._control, self._data = MPI.COMM_WORLD.Dup(), MPI.COMM_WORLD.Dup()
+            self._control = MPI.COMM_WORLD.Dup()
+            self._data = MPI.COMM_WORLD.Dup()
             self.local_rank = int(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED).rank)
         self._exited_rank: int | None = None  # a rank that takes part in no further collective
         self._excepthook = sys.excepthook

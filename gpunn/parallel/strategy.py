@@ -75,8 +75,10 @@ class DataParallelGroup:
         self, processes: Any, *, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None
     ) -> None:
         self._processes = self._all_reducer = processes
-        self.rank, self.size = processes.rank, processes.size
-        self.synchronized_batch_norm, self.bucket_bytes = synchronized_batch_norm, bucket_bytes
+        self.rank = processes.rank
+        self.size = processes.size
+        self.synchronized_batch_norm = synchronized_batch_norm
+        self.bucket_bytes = bucket_bytes
 
     def backend(self, backend: Backend, requested: Any) -> Backend:
         """Return the device of this process: one GPU per process, unless a device number was requested."""

@@ -26,7 +26,8 @@ class Watchdog:
         if self._thread is None:
             self._thread = threading.Thread(target=self._poll, name="gpunn watchdog", daemon=True)
             self._thread.start()
-        self._message, self._until = message, time.monotonic() + seconds
+        self._message = message
+        self._until = time.monotonic() + seconds
         try:
             yield
         finally:

@@ -94,7 +94,8 @@ class History:
         # markers show the single epochs of a short curve
         style: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(epochs) <= 30 else {}
         for ax, name in zip(panel_axes, panels, strict=True):
-            scale, both = (scales or {}).get(name, 1.0), f"val_{name}" in self.history
+            scale = (scales or {}).get(name, 1.0)
+            both = f"val_{name}" in self.history
             for curve, label, line in zip((name, f"val_{name}"), names, ("-", "--"), strict=True):
                 if curve in self.history:
                     ax.plot(epochs, [scale * v for v in self.history[curve]], line, label=label, **style)

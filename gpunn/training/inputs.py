@@ -119,7 +119,8 @@ def validation(net: Network, given: Any, n_in: int) -> Shard | None:
 
 def _validation_on_disk(net: Network, X: Rows, y: Any, w: Any, n_in: int) -> Shard:
     """Read and check the rows of this process in validation data on disk."""
-    group, rows = net.group, len(X)
+    group = net.group
+    rows = len(X)
     if any(each is not None and np.shape(each)[0] != rows for each in (y, w)):
         raise ValueError(f"validation y and sample_weight must have as many rows as validation X, which has {rows}")
     if rows < group.size:

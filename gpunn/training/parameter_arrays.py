@@ -76,7 +76,8 @@ def named_shapes(layers: Sequence[Layer], n_in: int) -> tuple[Shapes, Shapes]:
 def check_arrays(expected: Shapes, dtype: np.dtype, arrays: dict[str, np.ndarray]) -> None:
     """CheckpointError unless the arrays have exactly these names, shapes and dtype."""
     for name in sorted({*expected, *arrays}):
-        shape, array = expected.get(name), arrays.get(name)
+        shape = expected.get(name)
+        array = arrays.get(name)
         if shape is None or array is None or array.shape != shape or array.dtype != dtype:
             wanted = "absent" if shape is None else f"{dtype} {shape}"
             got = "nothing" if array is None else f"{array.dtype} {array.shape}"

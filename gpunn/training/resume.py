@@ -112,8 +112,12 @@ class TrainingRun:
         n_in: int,
         first_epoch: int,
     ) -> None:
-        self.net, self.model, self.hooks, self.n_in = net, model, hooks, n_in
-        self.first_epoch, self.epochs_done = first_epoch, 0
+        self.net = net
+        self.model = model
+        self.hooks = hooks
+        self.n_in = n_in
+        self.first_epoch = first_epoch
+        self.epochs_done = 0
         self.history = History()
         self._fit_settings = fit_settings
         self._initial_attributes = trainer_state.layer_attributes(net)
@@ -153,7 +157,8 @@ class TrainingRun:
     def restore(self, state: TrainerState) -> None:
         """Set the built network and its optimizer to a saved state."""
         trainer_state.restore(self.net, self._initial_attributes, state)
-        self.first_epoch, self.epochs_done = state.first_epoch, state.epochs_done
+        self.first_epoch = state.first_epoch
+        self.epochs_done = state.epochs_done
 
     # --- writing ---
 

@@ -119,7 +119,8 @@ def parse(
     check_arrays(slots, net.dtype, {name: a for name, a in extra.items() if name.startswith("slots/")})
     state = extra["state"]
     _check_state(state, net.seed)
-    first_epoch, epochs_done = training["first_epoch"], training["epochs_done"]
+    first_epoch = training["first_epoch"]
+    epochs_done = training["epochs_done"]
     rate = training["learning_rate_override"]
     if not all(type(number) is int and number >= 0 for number in (first_epoch, epochs_done)):
         raise CheckpointError(f"its numbers of epochs are {first_epoch!r} and {epochs_done!r}")

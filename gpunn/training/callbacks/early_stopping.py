@@ -87,7 +87,8 @@ class EarlyStopping(Callback):
             return
         self.wait += 1
         if self.monitor.improved(value, self.best):
-            self.best, self.best_epoch = value, epoch
+            self.best = value
+            self.best_epoch = epoch
             if self.restore_best_weights:
                 self._best = self._weights()
             if self.baseline is None or self.monitor.improved(value, self.baseline):
@@ -116,8 +117,10 @@ class EarlyStopping(Callback):
         for name, array in best.items():
             if array.shape != getattr(net, name).shape or array.dtype != net.dtype:
                 raise ValueError(f"best_{name} is {array.dtype} {array.shape}")
-        self.wait, self.best = int(state["wait"]), float(state["best"])
-        self.best_epoch, self.stopped_epoch = state["best_epoch"], state["stopped_epoch"]
+        self.wait = int(state["wait"])
+        self.best = float(state["best"])
+        self.best_epoch = state["best_epoch"]
+        self.stopped_epoch = state["stopped_epoch"]
         self._best = best
         if self.stopped_epoch is not None:
             self.model.stop_training = True

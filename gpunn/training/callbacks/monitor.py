@@ -42,7 +42,8 @@ class Monitor:
                 raise ValueError(f"mode='auto' cannot infer if {name!r} should decrease or increase: give mode")
             # a name with words of both kinds is an error or a loss
             mode = "max" if words.isdisjoint(SMALLER) else "min"
-        self.name, self.mode = name, mode
+        self.name = name
+        self.mode = mode
         self.min_delta = nonnegative("min_delta", min_delta)
 
     @property

@@ -38,10 +38,12 @@ class ProgressBar(Callback):
         self._bar: Any = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._bar, self._drawn_at = None, -math.inf
+        self._bar = None
+        self._drawn_at = -math.inf
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self._epoch, self._steps = epoch, 0
+        self._epoch = epoch
+        self._steps = 0
         self._done: float = epoch
         if self._bar is None:
             self._logs: dict[str, float] = {}
@@ -57,7 +59,9 @@ class ProgressBar(Callback):
         self._draw()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self._logs, self._done, self._steps = dict(logs or {}), epoch + 1, 0
+        self._logs = dict(logs or {})
+        self._done = epoch + 1
+        self._steps = 0
         if time.monotonic() - self._drawn_at > MIN_REDRAW_SECONDS:
             self._draw()
 

@@ -93,5 +93,6 @@ class ReduceLROnPlateau(Callback):
         return {"best": self.best, "wait": self.wait, "cooldown_left": self.cooldown_left}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self.best, self.wait = float(state["best"]), int(state["wait"])
+        self.best = float(state["best"])
+        self.wait = int(state["wait"])
         self.cooldown_left = int(state["cooldown_left"])
