@@ -312,21 +312,16 @@ def run_fit(
     net = model._net
     with model._exclusive("fit"):
         net.apply_attribute_changes()
-        # only rank 0 displays progress and writes files
-        callbacks = [c for c in callbacks if net.group.rank == 0 or not getattr(c, "passive", False)]
-        hooks = CallbackList(callbacks, model, {"epochs": epochs, "steps": steps, "verbose": verbose})
-        validation_rows = (None, None) if validation is None else (validation[:3], validation.total_rows)
-        fit_settings |= {"validation data": dataset_fingerprint(*validation_rows)}
-        if hooks.callbacks or resume is not None or net.group is not SINGLE_PROCESS:
-            # before a callback can change the arrays, and only if the checksums can be compared with others
-            fit_settings |= _checksums(net, training, validation)
+        used = _callbacks_of_rank(callbacks, net.group.rank)
+        hooks = CallbackList(used, model, {"epochs": epochs, "steps": steps, "verbose": verbose})
+        comparable = bool(hooks.callbacks) or resume is not None or net.group is not SINGLE_PROCESS
+        fit_settings |= _data_settings(net, training, validation, with_checksums=comparable)
         training_run = TrainingRun(
             net, checkpoint_owner, hooks, fit_settings=fit_settings, n_in=n_in, first_epoch=model._epochs
         )
         saved = None if resume is None else training_run.open(resume, epochs)
         first, done = (model._epochs, 0) if saved is None else (saved.state.first_epoch, saved.state.epochs_done)
-        agreed = {"epochs": epochs, "epochs done": [model._epochs, done]}
-        net.group.check_agreement("fit", lambda: _shared_settings(training_run, agreed))
+        net.group.check_agreement("fit", lambda: _shared_settings(training_run, epochs, done))
         if not net.is_built:
             net.build(n_in)
         net.prepare_training()
@@ -343,16 +338,31 @@ def run_fit(
             net.backend.release_memory()
 
 
-def _checksums(net: Network, training: Shard | None, validation: Shard | None) -> dict[str, Any]:
-    """Return checksums of the datasets. All ranks must call it."""
-    data = {"the training data": training, "the validation data": validation}
-    return {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
+def _data_settings(
+    net: Network, training: Shard | None, validation: Shard | None, *, with_checksums: bool
+) -> dict[str, Any]:
+    """Return the part of the fingerprint about the data, before a callback can change it. All ranks must call it."""
+    fingerprint = None if validation is None else dataset_fingerprint(validation[:3], validation.total_rows)
+    settings: dict[str, Any] = {"validation data": fingerprint}
+    if with_checksums:
+        data = {"the training data": training, "the validation data": validation}
+        settings |= {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
+    return settings
 
 
-def _shared_settings(training_run: TrainingRun, epochs: dict[str, Any]) -> dict[str, Any]:
+def _callbacks_of_rank(callbacks: list[Callback], rank: int) -> list[Callback]:
+    """Return the callbacks that a rank calls. Only rank 0 displays progress and writes files."""
+    return [c for c in callbacks if rank == 0 or not getattr(c, "passive", False)]
+
+
+def _shared_settings(training_run: TrainingRun, epochs: int, done: int) -> dict[str, Any]:
     """Return the settings of a fit that must be the same on all ranks."""
-    weights = {"the weights (seed= or random_state= draws them)": training_run.net.weights_checksum()}
-    return training_run.fingerprint() | epochs | weights
+    return {
+        **training_run.fingerprint(),
+        "epochs": epochs,
+        "epochs done": [training_run.first_epoch, done],
+        "the weights (seed= or random_state= draws them)": training_run.net.weights_checksum(),
+    }
 
 
 def train_on_batch(model: Model, data: Arrays) -> float:
