@@ -229,9 +229,7 @@ def epoch_coroutine(
         )
         model._run.history = model._run.history if history is None else history
         try:
-            if not net.is_built:
-                net.build(training[0].shape[1])
-            net.prepare_training()
+            _build(net, training[0].shape[1])
             validation_set = None if validation is None else inputs.on_device(net, validation, put)
             callback_caller = _EpochCounter(hooks, model, model._run, None)
             yield from fused_epochs.epoch_coroutine(
@@ -322,9 +320,7 @@ def run_fit(
         saved = None if resume is None else training_run.open(resume, epochs)
         first, done = (model._epochs, 0) if saved is None else (saved.state.first_epoch, saved.state.epochs_done)
         net.group.check_agreement("fit", lambda: _shared_settings(training_run, epochs, done))
-        if not net.is_built:
-            net.build(n_in)
-        net.prepare_training()
+        _build(net, n_in)
         try:
             with net.backend.activate(), _thread_limit(model._threads):
                 model._run = training_run
@@ -348,6 +344,13 @@ def _data_settings(
         data = {"the training data": training, "the validation data": validation}
         settings |= {f"checksums of {k}": v.checksums(net.group) for k, v in data.items() if v is not None}
     return settings
+
+
+def _build(net: Network, n_in: int) -> None:
+    """Build the network if it is not built, and prepare it for training steps."""
+    if not net.is_built:
+        net.build(n_in)
+    net.prepare_training()
 
 
 def _callbacks_of_rank(callbacks: list[Callback], rank: int) -> list[Callback]:
