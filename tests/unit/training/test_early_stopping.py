@@ -50,7 +50,7 @@ def _fit(values, *arguments, name="val_loss", **options):
 # --- when it stops ----------------------------------------------------------------------------------------------------
 
 # values, arguments, number of epochs, best epoch
-COURSES = {
+CASES = {
     "the first epoch without improvement": ([3, 2, 1, 1, 0], {}, 4, 2),
     "patience tolerates epochs": ([3, 4, 4, 2, 3, 3, 3, 1], {"patience": 3}, 7, 3),
     "patience counts consecutive epochs": ([3, 4, 2, 3, 1, 2, 2], {"patience": 2}, 7, 4),
@@ -72,10 +72,10 @@ COURSES = {
 }
 
 
-@pytest.mark.parametrize("name", COURSES)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("restore", [True, False], ids=["restoring", "keeping"])
 def test_the_last_epoch_and_the_restored_weights(name, restore):
-    values, options, epochs, best = COURSES[name]
+    values, options, epochs, best = CASES[name]
     stopping, net, kept = _fit(values, restore_best_weights=restore, **options)
     assert len(kept) == epochs and stopping.best_epoch == best
     stopped = stopping.stopped_epoch is not None

@@ -90,7 +90,7 @@ def test_an_invalid_rate_is_refused_before_its_epoch(rate):
 # --- ReduceLROnPlateau -----------------------------------------------------------------------------------
 
 # monitored values, arguments, and the rate of every epoch, initially 1
-COURSES = {
+CASES = {
     "it improves": ([5, 4, 3, 2], {"patience": 1}, [1, 1, 1, 1]),
     "patience 1": ([5, 5, 5, 5], {"patience": 1}, [1, 1, 0.5, 0.25]),
     "patience 0": ([5, 5, 5, 4], {"patience": 0}, [1, 1, 0.5, 0.25]),
@@ -108,7 +108,7 @@ COURSES = {
 }
 
 
-@pytest.mark.parametrize(("values", "arguments", "rates"), COURSES.values(), ids=COURSES)
+@pytest.mark.parametrize(("values", "arguments", "rates"), CASES.values(), ids=CASES)
 def test_epochs_at_which_the_rate_is_reduced(values, arguments, rates):
     net, reference = _net(gpunn.SGD(1.0)), _net(gpunn.SGD(1.0))
     reduce = gpunn.ReduceLROnPlateau(**{"factor": 0.5, "min_delta": 0.0, **arguments})
