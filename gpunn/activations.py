@@ -1,8 +1,7 @@
-"""Activations a = f(z) and their derivatives (E2, E4, E5).
+"""Activations a = f(z) and their derivatives f′(z) (E2, E4, E5).
 
-An activation of one's own is a subclass of `Activation` with two methods on plain arrays of the device:
-``f(self, z)`` returns a = f(z), and ``derivative(self, z, a)`` returns f′(z), both of z's shape and type. It runs
-eagerly; one with a kernel file (see `gpunn.kernels`) runs as fast as the built-in ones.
+`Activation` is the base class; its docstring shows how to write an activation in Python. One that has kernels (see
+`gpunn.kernels`) is a `KernelActivation` and runs as fast as the built-in ones.
 """
 
 from __future__ import annotations
@@ -12,33 +11,78 @@ from typing import Any
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
 from .recording import Array, Recorder
-from .validation import Checked, Named, complete, enter, named, nonnegative
-
-_NAMES: dict[str, type[Activation]] = {}
+from .registry import Named, Registry, check_config, name_of, names_of
+from .validation import Checked, nonnegative
 
 
 class Activation(Named):
-    """The function f of a layer. `names` are what strings may call it, the first its own.
+    """The function f of a layer, a = f(z). (E2)
 
-    `backward_needs_z` says that f′ cannot be had from a alone, so that a plan keeps z too. `rectifier` chooses
-    the default initial weights (He for rectifiers, E10). `elementwise` is False where aᵢ depends on other zⱼ of a row.
+    A subclass defines `f` and `derivative` on arrays of the device, and `get_config` if its constructor has arguments.
+    Such an activation runs as Python code between the kernels, and `Sequential.summary` reports it.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The names that strings may use. Files store the first one, or the name of the class if there are none.
+    backward_needs_z : bool
+        True if f′ cannot be computed from a alone. The step then stores z too.
+    rectifier : bool
+        True if layers with this activation start from He's initial weights. (E10)
+    elementwise : bool
+        False if aᵢ depends on other elements of its row than zᵢ.
+    supports_bf16 : bool
+        True if its kernels accept matrices that are stored in bfloat16.
+
+    Examples
+    --------
+    >>> class Cube(gpunn.activations.Activation):
+    ...     def f(self, z):
+    ...         return z**3
+    ...
+    ...     def derivative(self, z, a):
+    ...         return 3 * z**2
+    >>> layer = gpunn.Dense(10, activation=Cube())
     """
 
     backward_needs_z = True
     rectifier = False
     elementwise = True
-    supports_bf16 = False  # whether its kernels take matrices held in less than float32
+    supports_bf16 = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        enter("an activation", cls, _NAMES, __name__)
+        REGISTRY.check_free(names_of(cls) or (name_of(cls),))
+        REGISTRY.register(cls, *names_of(cls))
 
     def f(self, z: Array) -> Array:
-        """a = f(z), a new array of z's shape and type. (E2)"""
+        """Compute a = f(z). (E2)
+
+        Parameters
+        ----------
+        z : array, shape (n, n_out)
+
+        Returns
+        -------
+        array
+            A new array of z's shape and type.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define f(self, z)")
 
     def derivative(self, z: Array, a: Array) -> Array:
-        """f′(z), a new array of z's shape and type; `a` = f(z) may help. (E4)"""
+        """Compute f′(z). (E4)
+
+        Parameters
+        ----------
+        z : array, shape (n, n_out)
+        a : array, shape (n, n_out)
+            f(z), which often makes the derivative cheaper.
+
+        Returns
+        -------
+        array
+            A new array of z's shape and type.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define derivative(self, z, a)")
 
     def __eq__(self, other: object) -> bool:
@@ -47,7 +91,7 @@ class Activation(Named):
     def __hash__(self) -> int:
         return hash((type(self), repr(self)))
 
-    # what a layer records; the defaults serve activations without kernels
+    # The methods that layers call while they record a step. These defaults serve activations without kernels.
 
     def record(self, ops: Recorder, z: Array, a: Array) -> None:
         """Record a = f(z). (E2)"""
@@ -58,7 +102,7 @@ class Activation(Named):
         ops.call_python(forward, reason=f"activation {self.name} is a Python function")
 
     def record_with_bias(self, ops: Recorder, z: Array, b: Array, a: Array) -> None:
-        """Record a = f(z + b), z holds a_prev W and then, if `backward_needs_z`, z itself. (E1, E2)"""
+        """Record a = f(z + b). The buffer z contains a_prev W first, and z itself later if f′ needs it. (E1, E2)"""
         ops(kernel("bias_identity"), z, b, out=z)
         self.record(ops, z, a)
 
@@ -66,44 +110,51 @@ class Activation(Named):
         """Record δ = f′(z) ⊙ ∂C/∂a. (E4, E5)"""
 
         def backward() -> None:
-            derivative = _checked(self.derivative(z, a), z, f"{type(self).__name__}.derivative")
-            delta[...] = derivative * grad_a
+            delta[...] = _checked(self.derivative(z, a), z, f"{type(self).__name__}.derivative") * grad_a
 
         ops.call_python(backward, reason=f"activation {self.name} is a Python function")
 
     def record_backward_and_sum(
         self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array, db: Array
     ) -> bool:
-        """Record δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ (E7) where one pass does both; whether it was recorded."""
+        """Record δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ (E7) in one pass. Returns False if no kernel can do both."""
         return False
 
 
-def _checked(result: Array, like: Array, what: str) -> Array:
+# defined here because subclasses register themselves
+REGISTRY: Registry[Activation] = Registry("activation", Activation, __name__)
+
+
+def _checked(result: Array, like: Array, function: str) -> Array:
+    """Check that a user's function returned an array of the right shape."""
     if getattr(result, "shape", None) != like.shape:
-        raise ValueError(f"{what} must return an array of shape {like.shape}, got {getattr(result, 'shape', result)!r}")
+        got = getattr(result, "shape", result)
+        raise ValueError(f"{function} must return an array of shape {like.shape}, got {got!r}")
     return result
 
 
 class KernelActivation(Activation):
-    """An activation with kernels: value, derivative times upstream, and bias + value in one pass."""
+    """An activation with kernels. They compute f(z), f(z + b) and f′(z) ⊙ ∂C/∂a in one pass each.
+
+    A subclass sets `kernels`. One that overrides `f` or `derivative` instead runs as Python code, since the kernels do
+    not know its function.
+    """
 
     kernels: ActivationKernels
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "kernels" in vars(cls):
+        own = vars(cls)
+        if "kernels" in own:
             cls.backward_needs_z, cls.supports_bf16 = cls.kernels.stored == "z", True
-        elif {"f", "derivative"} & vars(cls).keys():
-            # the kernels do not know a subclass's own f
+        elif {"f", "derivative"} & own.keys():
             cls.backward_needs_z = True
             for hook in ("record", "record_with_bias", "record_backward"):
                 setattr(cls, hook, vars(Activation)[hook])
-        if "kernels" not in vars(cls) and any(
-            name == "f" or name == "derivative" or "record" in name for name in vars(cls)
-        ):
+        if "kernels" not in own and any(name in ("f", "derivative") or "record" in name for name in own):
             cls.supports_bf16 = False
-        if vars(cls).get("record_backward") is not None and "record_backward_and_sum" not in vars(cls):
-            # a derivative of its own is not the kernels'
+        if own.get("record_backward") is not None and "record_backward_and_sum" not in own:
+            # the kernel that adds up δ computes the derivative of `kernels`, not this one
             cls.record_backward_and_sum = Activation.record_backward_and_sum  # type: ignore[method-assign]
 
     def f(self, z: Array) -> Array:
@@ -132,7 +183,7 @@ class KernelActivation(Activation):
 
 
 class ReLU(KernelActivation):
-    """f(z) = max(0, z); f′ = 1 for z > 0, else 0, at z = 0 too. (E2)"""
+    """Rectified linear unit, f(z) = max(0, z). f′ = 1 for z > 0, else 0, also at z = 0. (E2)"""
 
     names = ("relu",)
     rectifier = True
@@ -140,7 +191,13 @@ class ReLU(KernelActivation):
 
 
 class LeakyReLU(KernelActivation):
-    """f(z) = z for z > 0, αz else. α = 0.01 unless given; ValueError where α < 0. (E2)"""
+    """Leaky rectifier, f(z) = z for z > 0, else αz. (E2)
+
+    Parameters
+    ----------
+    alpha : float
+        α ≥ 0, the derivative for z < 0.
+    """
 
     names = ("leaky_relu",)
     rectifier = True
@@ -155,7 +212,13 @@ class LeakyReLU(KernelActivation):
 
 
 class ELU(KernelActivation):
-    """f(z) = z for z > 0, α(eᶻ − 1) else. α = 1 unless given; ValueError where α < 0. (E2)"""
+    """Exponential linear unit, f(z) = z for z > 0, else α(eᶻ − 1). (E2)
+
+    Parameters
+    ----------
+    alpha : float
+        α ≥ 0; f(z) approaches −α for z → −∞.
+    """
 
     names = ("elu",)
     rectifier = True
@@ -170,7 +233,7 @@ class ELU(KernelActivation):
 
 
 class GELU(KernelActivation):
-    """The tanh form, f(z) = ½z(1 + tanh(√(2/π)(z + 0.044715 z³))): close to zΦ(z), not equal to it. (E2)"""
+    """Gaussian error linear unit in its tanh form, f(z) = ½z(1 + tanh(√(2/π)(z + 0.044715 z³))) ≈ zΦ(z). (E2)"""
 
     names = ("gelu",)
     rectifier = True
@@ -178,7 +241,7 @@ class GELU(KernelActivation):
 
 
 class SiLU(KernelActivation):
-    """f(z) = zσ(z), also called swish. (E2)"""
+    """Sigmoid linear unit, f(z) = zσ(z), also called swish. (E2)"""
 
     names = ("silu", "swish")
     rectifier = True
@@ -186,7 +249,7 @@ class SiLU(KernelActivation):
 
 
 class Softplus(KernelActivation):
-    """f(z) = log(1 + eᶻ). (E2)"""
+    """Softplus, f(z) = log(1 + eᶻ). (E2)"""
 
     names = ("softplus",)
     rectifier = True
@@ -194,28 +257,28 @@ class Softplus(KernelActivation):
 
 
 class Exponential(KernelActivation):
-    """f(z) = eᶻ: positive outputs, for counts and rates. (E2)"""
+    """Exponential, f(z) = eᶻ: positive outputs, for counts and rates. (E2)"""
 
     names = ("exponential", "exp")
     kernels = activation_kernels("exp")
 
 
 class Sigmoid(KernelActivation):
-    """f(z) = 1/(1 + e⁻ᶻ); scikit-learn calls it logistic. (E2)"""
+    """Sigmoid, f(z) = 1/(1 + e⁻ᶻ); scikit-learn calls it logistic. (E2)"""
 
     names = ("sigmoid", "logistic")
     kernels = activation_kernels("sigmoid")
 
 
 class Tanh(KernelActivation):
-    """f(z) = tanh z. (E2)"""
+    """Hyperbolic tangent, f(z) = tanh z. (E2)"""
 
     names = ("tanh",)
     kernels = activation_kernels("tanh")
 
 
 class Identity(KernelActivation):
-    """f(z) = z; Keras calls it linear. (E2)"""
+    """Identity, f(z) = z; Keras calls it linear. (E2)"""
 
     names = ("identity", "linear")
     kernels = activation_kernels("identity")
@@ -230,7 +293,7 @@ class Identity(KernelActivation):
 
 
 class Softmax(Activation):
-    """aₖ = e^zₖ / Σⱼ e^zⱼ over the row: not elementwise, its backward pass is the transposed Jacobian. (E2, E4)"""
+    """Softmax, aₖ = e^zₖ / Σⱼ e^zⱼ in each row. The backward pass multiplies by the transposed Jacobian. (E2, E4)"""
 
     names = ("softmax",)
     backward_needs_z = False
@@ -240,7 +303,7 @@ class Softmax(Activation):
         return kernel("softmax")(z)
 
     def derivative(self, z: Array, a: Array) -> Array:
-        raise TypeError("softmax is not elementwise: its derivative is a matrix a row (E4), not a slope")
+        raise TypeError("softmax has no elementwise derivative: its derivative is one matrix per row (E4)")
 
     def record(self, ops: Recorder, z: Array, a: Array) -> None:
         ops(kernel("softmax"), z, out=a)
@@ -251,31 +314,42 @@ class Softmax(Activation):
 
 
 def get(activation: str | Activation | type[Activation] | None) -> Activation:
-    """The activation of a name, an object or a class; None is the identity. ValueError lists the names there are."""
+    """Return an activation from its name, an object, a class, or None for the identity.
+
+    Parameters
+    ----------
+    activation : str, Activation, class or None
+
+    Returns
+    -------
+    Activation
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown. The message lists the built-in names.
+    TypeError
+        If the argument is anything else.
+    """
     if activation is None:
         return Identity()
-    found = named("activation", activation, Activation, _NAMES)
+    found = REGISTRY.get(activation)
     if found is None:
         raise TypeError(
             f"activation must be a name or a gpunn.activations.Activation, got {type(activation).__name__}; "
-            "to use a function of your own, subclass Activation with f(z) and derivative(z, a)"
+            "to use a function, subclass Activation with f(z) and derivative(z, a)"
         )
     return found
 
 
 def to_config(activation: Activation) -> dict[str, Any]:
-    """The activation as JSON: its name and its constants."""
-    return {"name": activation.name, **complete(activation, activation.get_config())}
+    """Describe an activation as JSON: its name and its constants."""
+    return {"name": activation.name, **check_config(activation, activation.get_config())}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Activation:
-    """The inverse of `to_config`; `custom` maps the names of the user's own activations to their classes."""
-    arguments = {k: v for k, v in config.items() if k != "name"}
-    name = config["name"]
-    found = (custom or {}).get(name) or _NAMES.get(name)
-    if found is None:
-        raise ValueError(f"activation {name!r} is not built in: pass custom={{{name!r}: its class}}")
-    return found if isinstance(found, Activation) else found(**arguments)
+    """Make the activation that `to_config` described. `custom` maps the names of user classes to them."""
+    return REGISTRY.from_config(config, custom)
 
 
 __all__ = [

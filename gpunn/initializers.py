@@ -1,4 +1,7 @@
-"""Initial values of parameters (E10). Drawn on the host in float64, so that every device starts from the same bits."""
+"""Initializers: the initial values of parameters (E10).
+
+They are drawn on the host in float64, so that every device starts from the same bits.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,59 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .validation import Configured, finite, named
-
-_NAMES: dict[str, type[Initializer]] = {}
+from .registry import Configured, Registry, names_of
+from .validation import finite, nonnegative
 
 
 class Initializer(Configured):
-    """``initializer(shape, generator)`` gives a float64 array of that shape; shape[0] is n_in, shape[-1] n_out."""
+    """The initial values of a parameter, ``initializer(shape, generator)``. (E10)
+
+    The simplest custom initializer is a function of these two arguments: see `FunctionInitializer`. A subclass defines
+    ``__call__`` and keeps its constructor's arguments as attributes of the same names.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The names that strings may use. Files store the first one, or the name of the class if there are none.
+
+    Examples
+    --------
+    >>> class Checkerboard(gpunn.initializers.Initializer):
+    ...     def __call__(self, shape, generator):
+    ...         return np.indices(shape).sum(axis=0) % 2 - 0.5
+    """
 
     names: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in vars(cls).get("names", ()):
-            _NAMES[name] = cls
+        REGISTRY.register(cls, *names_of(cls))
 
     def __call__(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-        """The initial values."""
-        raise NotImplementedError
+        """Draw the values.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            shape[0] is n_in, shape[-1] is n_out.
+        generator : numpy.random.Generator
+
+        Returns
+        -------
+        array
+            float64, of that shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, shape, generator)")
 
     def get_config(self) -> dict[str, Any]:
         return dict(vars(self))
 
 
+REGISTRY: Registry[Initializer] = Registry("initializer", Initializer, __name__, "function")
+
+
 class Zeros(Initializer):
-    """0. All-zero weights never learn behind rectifiers."""
+    """Zeros. A layer of rectifiers with such weights does not learn."""
 
     names = ("zeros",)
 
@@ -41,7 +72,7 @@ class Zeros(Initializer):
 
 
 class Ones(Initializer):
-    """1."""
+    """Ones."""
 
     names = ("ones",)
 
@@ -50,7 +81,12 @@ class Ones(Initializer):
 
 
 class Constant(Initializer):
-    """`value` everywhere."""
+    """One value everywhere.
+
+    Parameters
+    ----------
+    value : float
+    """
 
     names = ("constant",)
 
@@ -62,40 +98,53 @@ class Constant(Initializer):
 
 
 class Normal(Initializer):
-    """N(mean, stddev²), not truncated."""
+    """Normally distributed values, N(mean, stddev²), not truncated.
+
+    Parameters
+    ----------
+    mean : float
+    stddev : float
+        The standard deviation, ≥ 0.
+    """
 
     names = ("normal", "random_normal")
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.05) -> None:
-        self.mean, self.stddev = finite("mean", mean), finite("stddev", stddev)
-        if self.stddev < 0:
-            raise ValueError(f"stddev must be ≥ 0, got {stddev!r}")
+        self.mean = finite("mean", mean)
+        self.stddev = nonnegative("stddev", stddev)
 
     def __call__(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         return generator.normal(self.mean, self.stddev, shape)
 
 
 class Uniform(Initializer):
-    """U[minval, maxval)."""
+    """Uniformly distributed values, U[minval, maxval).
+
+    Parameters
+    ----------
+    minval, maxval : float
+        minval ≤ maxval.
+    """
 
     names = ("uniform", "random_uniform")
 
     def __init__(self, minval: float = -0.05, maxval: float = 0.05) -> None:
-        self.minval, self.maxval = finite("minval", minval), finite("maxval", maxval)
+        self.minval = finite("minval", minval)
+        self.maxval = finite("maxval", maxval)
         if self.minval > self.maxval:
-            raise ValueError(f"minval must not exceed maxval, got {minval!r} and {maxval!r}")
+            raise ValueError(f"minval must be ≤ maxval, got {minval!r} and {maxval!r}")
 
     def __call__(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         return generator.uniform(self.minval, self.maxval, shape)
 
 
-class _Scaled(Initializer):
-    """A variance from the number of inputs and outputs; normal, or uniform on ±√(3σ²)."""
+class _VarianceScaling(Initializer):
+    """A variance σ² that depends on the number of inputs and outputs: N(0, σ²), or uniform on ±√(3σ²)."""
 
     uniform: ClassVar[bool] = False
 
     def variance(self, n_in: int, n_out: int) -> float:
-        """σ²."""
+        """The variance σ²."""
         raise NotImplementedError
 
     def __call__(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
@@ -106,8 +155,8 @@ class _Scaled(Initializer):
         return generator.normal(0.0, math.sqrt(variance), shape)
 
 
-class LecunNormal(_Scaled):
-    """N(0, 1/n_in), not truncated: E[z²] is the mean square of the neuron's input. (E10; LeCun et al. 1998)"""
+class LecunNormal(_VarianceScaling):
+    """N(0, 1/n_in), not truncated, so that E[z²] is the mean square of the inputs. (E10; LeCun et al. 1998)"""
 
     names = ("lecun_normal",)
 
@@ -116,13 +165,13 @@ class LecunNormal(_Scaled):
 
 
 class LecunUniform(LecunNormal):
-    """U(±√(3/n_in)), variance 1/n_in. (E10)"""
+    """U(±√(3/n_in)), with variance 1/n_in. (E10)"""
 
     names = ("lecun_uniform",)
     uniform = True
 
 
-class GlorotNormal(_Scaled):
+class GlorotNormal(_VarianceScaling):
     """N(0, 2/(n_in + n_out)), not truncated. (Glorot and Bengio 2010)"""
 
     names = ("glorot_normal",)
@@ -132,14 +181,14 @@ class GlorotNormal(_Scaled):
 
 
 class GlorotUniform(GlorotNormal):
-    """U(±√(6/(n_in + n_out))), variance 2/(n_in + n_out)."""
+    """U(±√(6/(n_in + n_out))), with variance 2/(n_in + n_out)."""
 
     names = ("glorot_uniform",)
     uniform = True
 
 
-class HeNormal(_Scaled):
-    """N(0, 2/n_in), not truncated: for rectifiers. (E10; He et al. 2015)"""
+class HeNormal(_VarianceScaling):
+    """N(0, 2/n_in), not truncated, for rectifiers. (E10; He et al. 2015)"""
 
     names = ("he_normal",)
 
@@ -148,14 +197,19 @@ class HeNormal(_Scaled):
 
 
 class HeUniform(HeNormal):
-    """U(±√(6/n_in)), variance 2/n_in: for rectifiers. (E10)"""
+    """U(±√(6/n_in)), with variance 2/n_in, for rectifiers. (E10)"""
 
     names = ("he_uniform",)
     uniform = True
 
 
 class Orthogonal(Initializer):
-    """gain · Q with orthonormal columns (rows, where n_in < n_out), drawn uniformly. (Saxe et al. 2013)"""
+    """A uniformly drawn gain · Q with orthonormal columns, or rows if n_in < n_out. (Saxe et al. 2013)
+
+    Parameters
+    ----------
+    gain : float
+    """
 
     names = ("orthogonal",)
 
@@ -164,16 +218,23 @@ class Orthogonal(Initializer):
 
     def __call__(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         if len(shape) != 2:
-            raise ValueError(f"orthogonal initial values need a matrix, got shape {shape}")
+            raise ValueError(f"the orthogonal initializer needs a matrix, got shape {shape}")
         tall = generator.normal(size=(max(shape), min(shape)))
         q, r = np.linalg.qr(tall)
-        # with the signs of R's diagonal Q is uniform over the orthogonal matrices
+        # the signs of R's diagonal make Q uniform over the orthogonal matrices
         q = q * np.sign(np.diag(r))
         return self.gain * (q if shape[0] >= shape[1] else q.T)
 
 
 class FunctionInitializer(Initializer):
-    """A user's own function (shape, generator) → array of that shape."""
+    """An initializer that is a Python function.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(shape, generator)`` returns finite values of that shape. Anything else is a ValueError when the
+        parameter is drawn.
+    """
 
     def __init__(self, function: Callable[[tuple[int, ...], np.random.Generator], Any]) -> None:
         self.function = function
@@ -181,51 +242,70 @@ class FunctionInitializer(Initializer):
     def __call__(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         values = np.asarray(self.function(shape, generator), dtype=np.float64)
         if values.shape != tuple(shape) or not np.isfinite(values).all():
-            raise ValueError(f"initializer {_name(self)} must give finite values of shape {shape}, got {values.shape}")
+            raise ValueError(f"initializer {self!r} must return finite values of shape {shape}, got {values.shape}")
         return values
 
     def get_config(self) -> dict[str, Any]:
         return {}
 
     def __repr__(self) -> str:
-        return _name(self)
+        return getattr(self.function, "__name__", type(self.function).__name__)
 
 
 def get(initializer: str | Initializer | type[Initializer] | Callable[..., Any]) -> Initializer:
-    """The initialiser of a name, an object, a class or a user's function. ValueError lists the names there are."""
-    found = named("initializer", initializer, Initializer, _NAMES)
+    """Return an initializer from its name, an object, a class or a function.
+
+    Parameters
+    ----------
+    initializer : str, Initializer, class or callable
+        A function becomes a `FunctionInitializer`.
+
+    Returns
+    -------
+    Initializer
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown. The message lists the built-in names.
+    TypeError
+        If the argument is anything else.
+    """
+    found = REGISTRY.get(initializer)
     if found is not None:
         return found
     if callable(initializer):
         return FunctionInitializer(initializer)
     raise TypeError(
-        f"an initializer must be a name, a gpunn.initializers object or a function, got {type(initializer).__name__}"
+        f"initializer must be a name, a gpunn.initializers object or a function, got {type(initializer).__name__}"
     )
+
+
+def to_config(initializer: Initializer) -> dict[str, Any]:
+    """Describe an initializer as JSON: its name and its numbers."""
+    return {"name": _name(initializer), **initializer.get_config()}
 
 
 def _name(initializer: Initializer) -> str:
     if isinstance(initializer, FunctionInitializer):
-        return getattr(initializer.function, "__name__", type(initializer.function).__name__)
+        return repr(initializer)
     return initializer.names[0] if initializer.names else type(initializer).__name__
 
 
-def to_config(initializer: Initializer) -> dict[str, Any]:
-    """The initialiser as JSON: its name and its numbers."""
-    return {"name": _name(initializer), **initializer.get_config()}
-
-
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Initializer:
-    """The inverse of `to_config`. Initial values were drawn long ago, so a user's own that is not in `custom` becomes
-    one that refuses to draw."""
-    arguments = {k: v for k, v in config.items() if k != "name"}
+    """Make the initializer that `to_config` described. `custom` maps the names of user initializers to them.
+
+    The values of a stored network are already drawn, so an unknown name is no error here: the result raises ValueError
+    when it is asked to draw.
+    """
     name = config["name"]
     if custom and name in custom:
         return get(custom[name])
-    if name in _NAMES:
-        return _NAMES[name](**arguments)
+    if name in REGISTRY.classes:
+        return REGISTRY.from_config(config)
 
     def unknown(shape: tuple[int, ...], generator: np.random.Generator) -> Any:
-        raise ValueError(f"initializer {name!r} is not built in: pass custom={{{name!r}: the function}} to load")
+        return REGISTRY.find(name)
 
     unknown.__name__ = name
     return FunctionInitializer(unknown)

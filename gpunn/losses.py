@@ -1,10 +1,7 @@
-"""Losses ℓ(y, a) of a row and their gradients (E3), and where cross-entropy meets softmax or sigmoid (E4).
+"""Losses ℓ(y, a) of a row and their gradients (E3), and the cross-entropies' shortcut through softmax or sigmoid (E4).
 
 Every loss is the weighted mean over rows, C = Σ wᵢℓᵢ / Σ wᵢ. Half squared error and the cross-entropies sum over the
-outputs within a row, as the text does; the others average over them, as Keras and PyTorch do.
-
-A loss of one's own is a function (y, a) → (ℓ, g) on arrays of the device, ℓ (n,) and g = ∂ℓ/∂a (n, n_out), not
-averaged.
+outputs within a row. The other losses average over the outputs, as Keras and PyTorch do.
 """
 
 from __future__ import annotations
@@ -17,45 +14,87 @@ from . import activations
 from .activations import Activation
 from .kernels import get as kernel
 from .recording import Array, Recorder
-from .validation import Checked, Named, boolean, enter, named, optional, positive
-
-_NAMES: dict[str, type[Loss]] = {}
+from .registry import Named, Registry, name_of, names_of
+from .validation import Checked, boolean, optional, positive
 
 
 class Loss(Named):
-    """ℓ(y, a). `targets` is "dense", rows as wide as the outputs, or "class_index", one integer a row."""
+    """A loss ℓ(y, a) of a row and its gradient. (E3)
+
+    The simplest custom loss is a function ``(y, a) → (ℓ, g)``: see `FunctionLoss`. A subclass defines `record`, and
+    `get_config` if its constructor has arguments.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The names that strings may use. Files store the first one, or the name of the class if there are none.
+    targets : {"dense", "class_index"}
+        The form of y: rows as wide as the outputs, (n, n_out), or one integer per row, (n,).
+    fused_with_activation : bool
+        True if the loss computes a and δ from the last layer's z: see `record_fused`.
+
+    Examples
+    --------
+    >>> class Quartic(gpunn.losses.Loss):
+    ...     def record(self, ops, a, y, w, grad_a, row_losses):
+    ...         def evaluate():
+    ...             e = a - y
+    ...             row_losses[...] = w * (e**4).sum(axis=1)
+    ...             grad_a[...] = 4 * w[:, None] * e**3
+    ...
+    ...         ops.call_python(evaluate, reason="Quartic is written in Python")
+    """
 
     targets: ClassVar[str] = "dense"
     fused_with_activation = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        enter("a loss", cls, _NAMES, __name__)
+        REGISTRY.check_free(names_of(cls) or (name_of(cls),))
+        REGISTRY.register(cls, *names_of(cls))
 
     def for_activation(self, activation: Activation) -> Loss:
-        """This loss behind a last layer with that activation; ValueError where the two do not fit."""
+        """Return the form of this loss that fits a last layer with that activation. ValueError if none does."""
         return self
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
-        """Record row_losses = wℓ (n,) and grad_a = ∂(Σ wℓ)/∂a (n, n_out), w (n,) summing to one. (E3)"""
-        raise NotImplementedError
+        """Record the losses of the rows and their gradient. (E3)
+
+        Parameters
+        ----------
+        ops : Recorder
+        a : array, shape (n, n_out)
+            The network's outputs.
+        y : array, shape (n, n_out) or (n,)
+            The targets, as `targets` says.
+        w : array, shape (n,)
+            The sample weights, divided by their sum.
+        grad_a : array, shape (n, n_out)
+            Receives ∂C/∂a, row by row w · ∂ℓ/∂a.
+        row_losses : array, shape (n,)
+            Receives w · ℓ.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define record(self, ops, a, y, w, grad_a, row_losses)")
 
     def record_fused(
         self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
     ) -> None:
-        """Record a, δ = ∂C/∂z and row_losses = wℓ from z, where `fused_with_activation`. (E4)"""
-        raise NotImplementedError
+        """Record a, δ = ∂C/∂z and w · ℓ from z, if `fused_with_activation`. (E4)"""
+        raise NotImplementedError(f"{type(self).__name__} is not fused with an activation")
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
-        """ValueError where targets of the right shape lie outside what the loss is defined for."""
+        """Check targets of the right shape. ValueError if the loss is not defined for their values."""
 
     def plan_key(self) -> Any:
-        """The values that a plan records from the loss's attributes. A plan is recorded again if they change."""
+        """The attributes that a recorded step depends on. The step is recorded again when they change."""
         return repr(self.get_config())
 
 
+REGISTRY: Registry[Loss] = Registry("loss", Loss, __name__, "function")
+
+
 class _RowLoss(Loss):
-    """A loss with a kernel of its name that gives value and gradient in one pass."""
+    """A loss with a kernel of the same name, which computes value and gradient in one pass."""
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
         ops(kernel(self.names[0]), a, y, w, out=(grad_a, row_losses), **self._scalars())
@@ -65,27 +104,30 @@ class _RowLoss(Loss):
 
 
 class HalfSquaredError(_RowLoss):
-    """ℓ = ½‖y − a‖², summed over the outputs: the text's regression loss. (E3)"""
+    """Half squared error, ℓ = ½‖y − a‖², summed over the outputs. (E3)"""
 
     names = ("half_squared_error",)
 
 
 class MeanSquaredError(_RowLoss):
-    """ℓ = mean over the outputs of (y − a)². (E3)"""
+    """Mean squared error, ℓ = the mean over the outputs of (y − a)². (E3)"""
 
     names = ("mean_squared_error", "mse")
 
 
 class MeanAbsoluteError(_RowLoss):
-    """ℓ = mean over the outputs of |y − a|; its derivative is 0 where y = a. (E3)"""
+    """Mean absolute error, ℓ = the mean over the outputs of |y − a|. Its derivative is 0 where y = a. (E3)"""
 
     names = ("mean_absolute_error", "mae")
 
 
 class Huber(_RowLoss):
-    """ℓ = mean of ½e² for |e| ≤ κ and κ(|e| − ½κ) beyond, e = a − y. (E3)
+    """Huber loss, ℓ = the mean over the outputs of ½e² for |e| ≤ κ and of κ(|e| − ½κ) for larger e = a − y. (E3)
 
-    κ is the argument `delta`, as Keras and PyTorch call it, 1 unless given; it is no ∂C/∂z.
+    Parameters
+    ----------
+    delta : float
+        κ > 0. The name is that of Keras and PyTorch; it is not δ = ∂C/∂z.
     """
 
     names = ("huber",)
@@ -102,40 +144,38 @@ class Huber(_RowLoss):
 
 
 class Poisson(_RowLoss):
-    """ℓ = mean of a − y log a, for counts y ≥ 0 and outputs a > 0 (softplus, say). (E3)"""
+    """Poisson loss, ℓ = the mean over the outputs of a − y log a, for counts y ≥ 0 and outputs a > 0. (E3)
+
+    An activation such as softplus or exponential makes the outputs positive.
+    """
 
     names = ("poisson",)
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         if bool((y < 0).any()):
-            raise ValueError(f"{name} holds negative values; the poisson loss is for counts, y ≥ 0")
+            raise ValueError(f"{name} contains negative values; the poisson loss is for counts, y ≥ 0")
 
 
 class LogCosh(_RowLoss):
-    """ℓ = mean of log cosh(a − y). (E3)"""
+    """Log-cosh loss, ℓ = the mean over the outputs of log cosh(a − y). (E3)"""
 
     names = ("log_cosh", "logcosh")
 
 
-def _from_logits(name: str, value: Any) -> bool | None:
-    """None, True or False."""
-    try:
-        return optional(boolean)(name, value)
-    except ValueError:
-        raise ValueError(f"{name} must be None, True or False, got {value!r}") from None
-
-
 class _CrossEntropy(Loss):
-    """A cross-entropy looks at the last layer: probabilities are merged with it, logits are taken as they are.
+    """A cross-entropy of probabilities or logits, as the last layer's activation decides.
 
-    from_logits=None decides by the activation: `paired_activation` means probabilities, identity means logits, anything
-    else is refused. True takes whatever the last layer gives as logits, False as probabilities.
+    Parameters
+    ----------
+    from_logits : bool or None
+        None decides by the last layer: its `paired_activation` means probabilities, the identity means logits, and
+        anything else is refused. True treats any outputs as logits, False as probabilities.
     """
 
     paired_activation: ClassVar[str]
     logits_kernel: ClassVar[str]
     probabilities_kernel: ClassVar[str]
-    from_logits = Checked(_from_logits)
+    from_logits = Checked(optional(boolean))
 
     def __init__(self, from_logits: bool | None = None) -> None:
         self.from_logits = from_logits
@@ -147,7 +187,7 @@ class _CrossEntropy(Loss):
 
     @property
     def takes_logits(self) -> bool:
-        """Whether the last layer's outputs are logits; known once resolved."""
+        """True if the last layer's outputs are logits. Known after `for_activation`."""
         return self._form == "logits"
 
     def for_activation(self, activation: Activation) -> Loss:
@@ -174,7 +214,7 @@ class _CrossEntropy(Loss):
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
         if self._form == "logits":
-            # a are the logits, so ∂C/∂a is what δ is behind the merged activation
+            # a are the logits, so ∂C/∂a here equals δ of the fused activation
             probabilities = ops.new(a.shape, a.dtype)
             ops(kernel(self.logits_kernel), a, y, w, out=(probabilities, grad_a, row_losses))
         else:
@@ -190,7 +230,13 @@ class _CrossEntropy(Loss):
 
 
 class BinaryCrossentropy(_CrossEntropy):
-    """ℓ = −Σ y log a + (1 − y) log(1 − a), summed over the outputs, 0 ≤ y ≤ 1. (E3)"""
+    """Binary cross-entropy, ℓ = −Σ y log a + (1 − y) log(1 − a), summed over the outputs, 0 ≤ y ≤ 1. (E3)
+
+    Parameters
+    ----------
+    from_logits : bool or None
+        None decides by the last layer: sigmoid means probabilities, no activation means logits.
+    """
 
     names = ("binary_crossentropy",)
     paired_activation = "sigmoid"
@@ -200,12 +246,18 @@ class BinaryCrossentropy(_CrossEntropy):
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         if bool(((y < 0) | (y > 1)).any()):
             raise ValueError(
-                f"{name} holds values outside [0, 1]; binary_crossentropy is for probabilities or 0/1 labels"
+                f"{name} contains values outside [0, 1]; binary_crossentropy is for probabilities or 0/1 labels"
             )
 
 
 class CategoricalCrossentropy(_CrossEntropy):
-    """ℓ = −Σ yₖ log aₖ for rows y of probabilities (one-hot rows, say). (E3)"""
+    """Categorical cross-entropy, ℓ = −Σ yₖ log aₖ, for rows y of probabilities such as one-hot rows. (E3)
+
+    Parameters
+    ----------
+    from_logits : bool or None
+        None decides by the last layer: softmax means probabilities, no activation means logits.
+    """
 
     names = ("categorical_crossentropy",)
     paired_activation = "softmax"
@@ -216,13 +268,19 @@ class CategoricalCrossentropy(_CrossEntropy):
         sums = y.sum(axis=1, dtype="float64")
         if bool((y < 0).any()) or bool((abs(sums - 1) > 1e-3).any()):
             raise ValueError(
-                f"{name} must hold rows of probabilities that add up to 1 (one-hot rows, say); "
+                f"{name} must have rows of probabilities that add up to 1, such as one-hot rows; "
                 "for integer labels use sparse_categorical_crossentropy"
             )
 
 
 class SparseCategoricalCrossentropy(_CrossEntropy):
-    """ℓ = −log a_y for integer labels y = 0 … n_out − 1. (E3)"""
+    """Categorical cross-entropy of labels, ℓ = −log a_y for integers y = 0 … n_out − 1. (E3)
+
+    Parameters
+    ----------
+    from_logits : bool or None
+        None decides by the last layer: softmax means probabilities, no activation means logits.
+    """
 
     names = ("sparse_categorical_crossentropy",)
     targets = "class_index"
@@ -232,10 +290,22 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
 
 
 class FunctionLoss(Loss):
-    """A user's own loss: function(y, a) → (ℓ, g), ℓ (n,) and g = ∂ℓ/∂a (n, n_out), on arrays of the device. (E3)
+    """A loss that is a Python function. (E3)
 
-    y and a are copies, the function's own. ValueError or TypeError at the step where it returns other shapes or no
-    real numbers. It runs eagerly, and `summary` says so.
+    It runs as Python code between the kernels, and `Sequential.summary` reports it.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(y, a)`` returns (ℓ, g): ℓ (n,), and g = ∂ℓ/∂a (n, n_out), not averaged. y and a are copies on the
+        device. A step raises ValueError or TypeError if a result has another shape or is not made of real numbers.
+
+    Examples
+    --------
+    >>> def quartic(y, a):
+    ...     e = a - y
+    ...     return (e**4).sum(axis=1), 4 * e**3
+    >>> net.compile("adam", loss=quartic)
     """
 
     def __init__(self, function: Callable[[Array, Array], tuple[Array, Array]]) -> None:
@@ -251,17 +321,20 @@ class FunctionLoss(Loss):
             if not isinstance(result, tuple) or len(result) != 2:
                 raise TypeError(f"loss {self.name} must return (ℓ, g), got {type(result).__name__}")
             loss, g = result
-            for what, got, wanted in (("ℓ", loss, row_losses.shape), ("g = ∂ℓ/∂a", g, a.shape)):
-                if getattr(got, "shape", None) != wanted:
-                    raise ValueError(
-                        f"loss {self.name} must return {what} of shape {wanted}, got {getattr(got, 'shape', got)!r}"
-                    )
-                if got.dtype.kind not in "biuf":
-                    raise TypeError(f"loss {self.name} must return {what} of real numbers, got {got.dtype}")
+            self._check_result("ℓ", loss, row_losses.shape)
+            self._check_result("g = ∂ℓ/∂a", g, a.shape)
             grad_a[...] = w[:, None] * g
             row_losses[...] = w * loss
 
         ops.call_python(evaluate, reason=f"loss {self.name} is a Python function")
+
+    def _check_result(self, symbol: str, got: Any, shape: tuple[int, ...]) -> None:
+        if getattr(got, "shape", None) != shape:
+            raise ValueError(
+                f"loss {self.name} must return {symbol} of shape {shape}, got {getattr(got, 'shape', got)!r}"
+            )
+        if got.dtype.kind not in "biuf":
+            raise TypeError(f"loss {self.name} must return {symbol} of real numbers, got {got.dtype}")
 
     def __repr__(self) -> str:
         return f"FunctionLoss({self.name})"
@@ -269,12 +342,29 @@ class FunctionLoss(Loss):
 
 def built_in() -> list[str]:
     """The names of gpunn's own losses."""
-    return sorted(name for name, cls in _NAMES.items() if cls.__module__ == __name__)
+    return REGISTRY.built_in()
 
 
 def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
-    """The loss of a name, an object, a class or a user's function. ValueError lists the names there are."""
-    found = named("loss", loss, Loss, _NAMES, built_in())
+    """Return a loss from its name, an object, a class or a function.
+
+    Parameters
+    ----------
+    loss : str, Loss, class or callable
+        A function becomes a `FunctionLoss`.
+
+    Returns
+    -------
+    Loss
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown. The message lists the built-in names.
+    TypeError
+        If the argument is anything else.
+    """
+    found = REGISTRY.get(loss)
     if found is not None:
         return found
     if callable(loss):
@@ -285,19 +375,20 @@ def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
 
 
 def to_config(loss: Loss) -> dict[str, Any]:
-    """The loss as JSON: its name and its constants; a user's function is marked, whatever its name."""
+    """Describe a loss as JSON: its name and its constants. "own" marks a function, whatever its name."""
     own = {"own": True} if isinstance(loss, FunctionLoss) else {}
     return {"name": loss.name, **own, **loss.get_config()}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Loss:
-    """The inverse of `to_config`; `custom` maps the names of the user's own losses to their functions."""
-    arguments = {k: v for k, v in config.items() if k not in ("name", "own")}
+    """Make the loss that `to_config` described. `custom` maps the names of user losses to functions or classes."""
     name = config["name"]
-    found = (custom or {}).get(name) or (None if config.get("own") else _NAMES.get(name))
-    if found is None:
+    if config.get("own") and name not in (custom or {}):
         raise ValueError(f"loss {name!r} is not built in: pass custom={{{name!r}: the function}}")
-    return found(**arguments) if isinstance(found, type) and issubclass(found, Loss) else get(found)
+    found = REGISTRY.find(name, custom)
+    if isinstance(found, type) and issubclass(found, Loss):
+        return found(**{k: v for k, v in config.items() if k not in ("name", "own")})
+    return get(found)
 
 
 __all__ = [

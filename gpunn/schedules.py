@@ -1,23 +1,44 @@
-"""Schedules: the learning rate η as a function of the optimiser's step t = 0, 1, … (of the epoch with per="epoch")."""
+"""Schedules: the learning rate η as a function of the optimizer's step t = 0, 1, …, or of the epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar
 
-from .validation import boolean, free, positive, scalar, unit_interval
-
-_NAMES: dict[str, type[Schedule]] = {}
+from .registry import Registry
+from .validation import boolean, one_of, positive, positive_integer, scalar, unit_interval
 
 
 class Schedule:
-    """``schedule(t)`` is η at step t, or at epoch t with per="epoch".
+    """A schedule of the learning rate: ``schedule(t)`` is η at step t, or at epoch t with per="epoch".
 
-    A schedule of one's own is a subclass with ``__call__(self, t)`` that keeps its constructor's arguments, and
-    nothing else, under their names: that is what is saved, and `gpunn.load(…, custom={class name: class})` reads. It is
-    pure, so that resuming needs t alone.
+    A subclass defines ``__call__``. It keeps its constructor's arguments, and nothing else, as attributes of the same
+    names: files store them, and ``gpunn.load(…, custom={class name: class})`` reads them. The result depends on t
+    alone, so that a resumed fit continues with the same rates.
+
+    Parameters
+    ----------
+    per : {"step", "epoch"}
+        The unit of t.
+
+    Attributes
+    ----------
+    name : str
+        The name that files store; the name of the class if a subclass does not set it.
+    is_constant : bool
+        True if η does not depend on t.
+
+    Examples
+    --------
+    >>> class Halving(gpunn.schedules.Schedule):
+    ...     def __init__(self, start, per="epoch"):
+    ...         super().__init__(per)
+    ...         self.start = start
+    ...
+    ...     def __call__(self, t):
+    ...         return self.start / 2**t
     """
 
     name: ClassVar[str] = ""
@@ -26,21 +47,19 @@ class Schedule:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # a subclass without a name of its own goes by its class's, and takes no built-in one's place
+        # the name is not inherited: files would restore the parent class
         cls.name = vars(cls).get("name", cls.__name__)
-        free("a schedule", [cls.name], _NAMES, __name__)
-        _NAMES[cls.name] = cls
+        REGISTRY.check_free([cls.name])
+        REGISTRY.register(cls, cls.name)
         if "__call__" in vars(cls) and "is_constant" not in vars(cls):
             cls.is_constant = False
 
     def __init__(self, per: str = "step") -> None:
-        if per not in ("step", "epoch"):
-            raise ValueError(f'per must be "step" or "epoch", got {per!r}')
-        self.per = per
+        self.per = one_of("step", "epoch")("per", per)
 
     def __call__(self, t: int) -> float:
-        """η at t."""
-        raise NotImplementedError
+        """Return η at t."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, t)")
 
     def get_config(self) -> dict[str, Any]:
         """The name and the constructor's arguments, as JSON."""
@@ -51,8 +70,17 @@ class Schedule:
         return f"{type(self).__name__}({arguments})"
 
 
+REGISTRY: Registry[Schedule] = Registry("schedule", Schedule, __name__)
+
+
 class Constant(Schedule):
-    """η(t) = learning_rate."""
+    """A constant rate, η(t) = learning_rate.
+
+    Parameters
+    ----------
+    learning_rate : float
+        A number > 0.
+    """
 
     name = "constant"
     is_constant = True
@@ -69,7 +97,19 @@ class Constant(Schedule):
 
 
 class StepDecay(Schedule):
-    """η(t) = η₀ · rate^⌊t/steps⌋."""
+    """Decay in steps, η(t) = η₀ · rate^⌊t/steps⌋.
+
+    Parameters
+    ----------
+    initial_learning_rate : float
+        η₀ > 0.
+    decay_steps : int
+        The number ≥ 1 of steps between two decays.
+    decay_rate : float
+        The factor > 0.
+    per : {"step", "epoch"}
+        The unit of t.
+    """
 
     name = "step_decay"
 
@@ -78,7 +118,7 @@ class StepDecay(Schedule):
     ) -> None:
         super().__init__(per)
         self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _count("decay_steps", decay_steps)
+        self.decay_steps = positive_integer("decay_steps", decay_steps)
         self.decay_rate = positive("decay_rate", decay_rate)
 
     def __call__(self, t: int) -> float:
@@ -86,7 +126,21 @@ class StepDecay(Schedule):
 
 
 class ExponentialDecay(Schedule):
-    """η(t) = η₀ · rate^(t/steps); with staircase=True the exponent is ⌊t/steps⌋."""
+    """Exponential decay, η(t) = η₀ · rate^(t/steps).
+
+    Parameters
+    ----------
+    initial_learning_rate : float
+        η₀ > 0.
+    decay_steps : int
+        The number ≥ 1 of steps in which η is multiplied by `decay_rate`.
+    decay_rate : float
+        The factor > 0.
+    staircase : bool
+        True makes the exponent ⌊t/steps⌋.
+    per : {"step", "epoch"}
+        The unit of t.
+    """
 
     name = "exponential_decay"
 
@@ -100,37 +154,52 @@ class ExponentialDecay(Schedule):
     ) -> None:
         super().__init__(per)
         self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _count("decay_steps", decay_steps)
+        self.decay_steps = positive_integer("decay_steps", decay_steps)
         self.decay_rate = positive("decay_rate", decay_rate)
         self.staircase = boolean("staircase", staircase)
 
-    def _passed(self, t: int) -> float:
-        """t/steps, or ⌊t/steps⌋."""
+    def _exponent(self, t: int) -> float:
+        """Return t/steps, or ⌊t/steps⌋."""
         return t // self.decay_steps if self.staircase else t / self.decay_steps
 
     def __call__(self, t: int) -> float:
-        factor: float = self.decay_rate ** self._passed(t)
+        factor: float = self.decay_rate ** self._exponent(t)
         return self.initial_learning_rate * factor
 
 
 class InverseTimeDecay(ExponentialDecay):
-    """η(t) = η₀ / (1 + rate · t/steps); with staircase=True t/steps is ⌊t/steps⌋."""
+    """Inverse time decay, η(t) = η₀ / (1 + rate · t/steps).
+
+    The parameters are those of `ExponentialDecay`; with staircase=True, t/steps is ⌊t/steps⌋.
+    """
 
     name = "inverse_time_decay"
 
     def __call__(self, t: int) -> float:
-        return self.initial_learning_rate / (1 + self.decay_rate * self._passed(t))
+        return self.initial_learning_rate / (1 + self.decay_rate * self._exponent(t))
 
 
 class CosineDecay(Schedule):
-    """η(t) = η₀ ((1 − α) · ½(1 + cos(π min(t, T)/T)) + α), T = decay_steps: from η₀ down to αη₀."""
+    """Cosine decay from η₀ to αη₀, η(t) = η₀ ((1 − α) · ½(1 + cos(π min(t, T)/T)) + α), T = decay_steps.
+
+    Parameters
+    ----------
+    initial_learning_rate : float
+        η₀ > 0.
+    decay_steps : int
+        The number T ≥ 1 of steps after which η is constant.
+    alpha : float
+        α in [0, 1].
+    per : {"step", "epoch"}
+        The unit of t.
+    """
 
     name = "cosine_decay"
 
     def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0, per: str = "step") -> None:
         super().__init__(per)
         self.initial_learning_rate = positive("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _count("decay_steps", decay_steps)
+        self.decay_steps = positive_integer("decay_steps", decay_steps)
         self.alpha = unit_interval("alpha", alpha)
 
     def __call__(self, t: int) -> float:
@@ -139,17 +208,29 @@ class CosineDecay(Schedule):
 
 
 class PiecewiseConstant(Schedule):
-    """η(t) = values[k], k the number of boundaries < t: values[0] up to and at the first boundary, as in Keras."""
+    """Constant pieces, η(t) = values[k], k the number of boundaries < t. At a boundary the earlier value applies.
+
+    The convention is that of Keras.
+
+    Parameters
+    ----------
+    boundaries : sequence of int
+        Increasing numbers ≥ 1.
+    values : sequence of float
+        One rate > 0 more than boundaries.
+    per : {"step", "epoch"}
+        The unit of t.
+    """
 
     name = "piecewise_constant"
 
     def __init__(self, boundaries: Sequence[int], values: Sequence[float], per: str = "step") -> None:
         super().__init__(per)
-        self.boundaries = [_count("boundaries", b) for b in boundaries]
+        self.boundaries = [positive_integer("boundaries", b) for b in boundaries]
         self.values = [positive("values", v) for v in values]
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
-                f"values must hold one more entry than boundaries, got {len(values)} and {len(boundaries)}"
+                f"values must have one more entry than boundaries, got {len(values)} and {len(boundaries)}"
             )
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ValueError(f"boundaries must increase, got {list(boundaries)}")
@@ -158,14 +239,21 @@ class PiecewiseConstant(Schedule):
         return self.values[sum(t > b for b in self.boundaries)]
 
     def get_config(self) -> dict[str, Any]:
-        # copies: the lists inside stay this object's
+        # copies, so that a caller cannot change this object's lists
         return {**super().get_config(), "boundaries": list(self.boundaries), "values": list(self.values)}
 
 
 class Warmup(Schedule):
-    """η(t) = s(0) · (t + 1)/W for t < W = warmup_steps, then s(t − W), s the schedule (or number) that follows.
+    """Linear warmup, η(t) = s(0) · (t + 1)/W for t < W, then s(t − W).
 
-    t counts what s counts; `per` is for a constant s, which counts nothing. ValueError where the two differ.
+    Parameters
+    ----------
+    schedule : Schedule or float
+        s, the schedule or rate after the warmup.
+    warmup_steps : int
+        W ≥ 1.
+    per : {"step", "epoch"} or None
+        The unit of t for a constant s. Another s has a unit; ValueError if `per` differs from it.
     """
 
     name = "warmup"
@@ -174,8 +262,8 @@ class Warmup(Schedule):
         self.schedule = get(schedule)
         super().__init__(self.schedule.per if per is None else per)
         if self.per != self.schedule.per and not self.schedule.is_constant:
-            raise ValueError(f"per must be {self.schedule.per!r}, as in the schedule that follows, got {per!r}")
-        self.warmup_steps = _count("warmup_steps", warmup_steps)
+            raise ValueError(f"per must be {self.schedule.per!r}, as in the schedule after the warmup, got {per!r}")
+        self.warmup_steps = positive_integer("warmup_steps", warmup_steps)
 
     def __call__(self, t: int) -> float:
         if t < self.warmup_steps:
@@ -187,7 +275,23 @@ class Warmup(Schedule):
 
 
 def get(schedule: Schedule | float) -> Schedule:
-    """A schedule as it is, or a number as a constant one. TypeError for anything else."""
+    """Return a schedule unchanged, and a number as a constant schedule.
+
+    Parameters
+    ----------
+    schedule : Schedule or float
+
+    Returns
+    -------
+    Schedule
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite and > 0.
+    TypeError
+        If the argument is anything else.
+    """
     if isinstance(schedule, Schedule):
         return schedule
     number = scalar(schedule)
@@ -197,21 +301,10 @@ def get(schedule: Schedule | float) -> Schedule:
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Schedule:
-    """The inverse of `get_config`; `custom` maps the names of the user's own schedules to their classes."""
-    arguments = {k: v for k, v in config.items() if k != "name"}
-    found = (custom or {}).get(config.get("name", "")) or _NAMES.get(config.get("name", ""))
-    if found is None:
-        raise ValueError(f"schedule {config.get('name')!r} is unknown; there are {', '.join(sorted(_NAMES))}")
-    if isinstance(arguments.get("schedule"), dict):
-        arguments["schedule"] = from_config(arguments["schedule"], custom)
-    return found(**arguments)
-
-
-def _count(name: str, value: Any) -> int:
-    number = scalar(value)
-    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
-        raise ValueError(f"{name} must be an integer ≥ 1, got {value!r}")
-    return int(number)
+    """Make the schedule that `get_config` described. `custom` maps the names of user schedules to their classes."""
+    if isinstance(config.get("schedule"), dict):
+        config = config | {"schedule": from_config(config["schedule"], custom)}
+    return REGISTRY.from_config(config, custom)
 
 
 __all__ = [

@@ -92,7 +92,7 @@ TABLE = {
         ("E9 penalty", "0.5 * ", ""),
         ("E10 lecun", "n_in", "n_out"),
         ("E10 he", "2 /", "1 /"),
-        ("E11 scale", "1 / kept", "kept"),
+        ("E11 scale", "1 / keep_probability", "keep_probability"),
         ("E11 backward", "training", "False"),
     ],
     "cublaslt": [

@@ -1,4 +1,4 @@
-"""The layers a network is made of."""
+"""Layers. The docstring of `Layer` shows how to write one."""
 
 from .activation import Activation
 from .base import Buffers, Layer, Parameter, RunningStat, from_config, to_config

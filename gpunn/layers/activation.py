@@ -1,4 +1,4 @@
-"""An activation as a layer of its own."""
+"""The layer that applies an activation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from .base import Buffers, Layer
 
 
 class Activation(Layer):
-    """a = f(z), z = a_prev. (E2)  n_out = n_in."""
+    """Apply an activation, a = f(z) with z = a_prev; n_out = n_in. (E2)
+
+    Parameters
+    ----------
+    activation : str or Activation
+        f, such as "relu".
+    """
 
     activation = Checked(lambda _, value: activations.get(value))
 
@@ -24,14 +30,14 @@ class Activation(Layer):
         t.z = t.a_prev
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """a = f(z) (E2)"""
+        """Record a = f(z). (E2)"""
         self.activation.record(ops, t.z, t.a)
 
     def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """z is a_prev."""
+        """Record nothing, since z is a_prev."""
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """δ = f′(z) ⊙ ∂C/∂a (E4, E5); z is a_prev, so that ∂C/∂a_prev = δ"""
+        """Record δ = f′(z) ⊙ ∂C/∂a (E4, E5). ∂C/∂a_prev = δ, since z is a_prev."""
         if not t.delta_is_known:
             self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
         if t.grad_prev is not None:

@@ -1,22 +1,4 @@
-"""What a layer is: its parameters, its buffers in a plan, and the launches of its forward and backward pass.
-
-A layer of one's own is a subclass of `Layer`:
-
-- ``build(n_in)`` stores ``self.n_in`` and ``self.n_out`` and returns n_out;
-- ``parameters()`` lists its `Parameter`s;
-- ``forward(ops, t, training)`` records how ``t.a`` (n, n_out) comes from ``t.a_prev`` (n, n_in);
-- ``backward(ops, t, training)`` records how ``t.grad_prev`` = ∂C/∂a_prev and the gradients ``t.dNAME`` of its
-  parameters come from ``t.grad_a`` = ∂C/∂a. ``t.grad_prev`` may be None in the first layer, and the gradients of a
-  frozen layer (``self.trainable`` False) are left alone;
-- ``get_config()`` gives the constructor's arguments as JSON, where it has any. If one of them is set on the layer
-  later, the next step is recorded again.
-
-A saved network keeps the class's name, and `gpunn.load(…, custom={name: class})` brings it back.
-
-``t`` holds the plan's buffers for this layer; a parameter NAME is ``t.NAME``, its gradient ``t.dNAME``. ``ops`` is a
-`gpunn.recording.Recorder`: ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, or
-``ops.call_python(function, …, reason=…)`` for Python on the arrays themselves.
-"""
+"""The base class of layers, the descriptions of their parameters, and the registry of their names."""
 
 from __future__ import annotations
 
@@ -29,16 +11,26 @@ from .. import activations
 from ..activations import Activation
 from ..initializers import Initializer
 from ..recording import Array, Recorder
-from ..validation import boolean, complete
-
-_LAYERS: dict[str, type[Layer]] = {}
+from ..registry import Registry, check_config
+from ..validation import boolean
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a layer. `penalized` ones are weights (E9, E10), the others intercepts and their like.
+    """A parameter of a layer.
 
-    `l2` and `l1` are λ of E9 and of its l1 form, `max_norm` the longest a column may be after an update.
+    Attributes
+    ----------
+    name : str
+        The parameter is ``t.NAME`` in `Layer.forward`, its gradient ``t.dNAME`` in `Layer.backward`.
+    shape : tuple of int
+    initializer : Initializer
+    penalized : bool
+        True for weights (E9, E10), False for intercepts and other parameters that no penalty applies to.
+    l2, l1 : float
+        λ of E9 and of its l1 form.
+    max_norm : float or None
+        The largest Euclidean norm of a column after an update.
     """
 
     name: str
@@ -52,7 +44,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class RunningStat:
-    """A running statistic: it moves with training, but no optimiser touches it."""
+    """A running statistic of a layer: training changes it, the optimizer does not. It is ``t.NAME``."""
 
     name: str
     shape: tuple[int, ...]
@@ -60,31 +52,78 @@ class RunningStat:
 
 
 class Buffers(SimpleNamespace):
-    """A layer's buffers in one plan: a_prev, z, a, grad_a, delta, grad_prev, its parameters and their gradients."""
+    """The buffers of a layer in a plan: a_prev, z, a, grad_a, delta, grad_prev, its parameters and their gradients."""
 
 
 class Layer:
-    """A map from (n, n_in) to (n, n_out). `trainable = False` freezes its parameters from the next step on."""
+    """A map from (n, n_in) to (n, n_out). ``trainable = False`` freezes its parameters from the next step on.
+
+    A subclass records its two passes instead of computing them. A recorded step can then run many times, compiled or
+    as a CUDA graph. It defines:
+
+    - ``build(n_in)``, which stores ``self.n_in`` and ``self.n_out`` and returns n_out, unless n_out = n_in;
+    - ``parameters()``, if it has any, and ``running()`` for running statistics;
+    - ``forward(ops, t, training)``, which records ``t.a`` (n, n_out) from ``t.a_prev`` (n, n_in);
+    - ``backward(ops, t, training)``, which records ``t.grad_prev`` = ∂C/∂a_prev and the gradient ``t.dNAME`` of each
+      parameter from ``t.grad_a`` = ∂C/∂a. ``t.grad_prev`` is None in a first layer whose input gradient is not needed.
+      The gradients of a frozen layer (``self.trainable`` is False) are not computed;
+    - ``get_config()``, if its constructor has arguments. When one of them is set on the layer, the next step is
+      recorded again.
+
+    ``t`` has the layer's buffers, and a parameter NAME as ``t.NAME``. ``ops`` is a `gpunn.recording.Recorder`, with
+    ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, and ``ops.call_python(function, reason=…)`` for Python code that works
+    on the arrays themselves. `Sequential.summary` reports such code with its reason.
+
+    A saved network stores the name of the class; ``gpunn.load(…, custom={name: class})`` restores it.
+
+    Examples
+    --------
+    >>> class Scale(gpunn.Layer):
+    ...     def parameters(self):
+    ...         return [gpunn.layers.Parameter("s", (self.n_in,), gpunn.initializers.Ones())]
+    ...
+    ...     def forward(self, ops, t, training):
+    ...         def multiply():
+    ...             t.a[...] = t.a_prev * t.s
+    ...
+    ...         ops.call_python(multiply, reason="Scale is written in Python")
+    ...
+    ...     def backward(self, ops, t, training):
+    ...         def gradients():
+    ...             if self.trainable:
+    ...                 t.ds[...] = (t.grad_a * t.a_prev).sum(axis=0)
+    ...             if t.grad_prev is not None:
+    ...                 t.grad_prev[...] = t.grad_a * t.s
+    ...
+    ...         ops.call_python(gradients, reason="Scale is written in Python")
+
+    Attributes
+    ----------
+    n_in, n_out : int or None
+        The number of inputs and outputs; None before `build`.
+    activation : Activation
+        f, the identity for layers without one.
+    owned : bool
+        True if the layer belongs to a network. Two networks cannot share a layer.
+    """
 
     n_in: int | None = None
     n_out: int | None = None
     activation: Activation = activations.Identity()
-    owned = False  # whether a network has it; two networks cannot share one
+    owned = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        known = _LAYERS.get(cls.__name__)
-        if known is not None and known.__module__.startswith(__package__):
-            raise TypeError(f"gpunn has a layer {cls.__name__} already: give yours another name, files keep it")
-        _LAYERS[cls.__name__] = cls
+        REGISTRY.check_free([cls.__name__])
+        REGISTRY.register(cls, cls.__name__)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy is in no network."""
+        """Return the state of a copy, which belongs to no network."""
         return {k: v for k, v in vars(self).items() if k != "owned"}
 
     @property
     def trainable(self) -> bool:
-        """True if steps change the layer's parameters."""
+        """True if steps change the layer's parameters. Setting it takes effect at the next step."""
         found: bool = self.__dict__.get("trainable", True)
         return found
 
@@ -94,16 +133,16 @@ class Layer:
 
     @property
     def can_fuse_backward(self) -> bool:
-        """Whether ∂C/∂a_prev is one product, which may apply the f′ of a layer below that says so too."""
+        """True if ∂C/∂a_prev is one matrix product. The f′ of a preceding layer of this kind can be fused with it."""
         return False
 
     @property
     def supports_bf16(self) -> bool:
-        """Whether z, a and their derivatives may be held in less than float32 between two products."""
+        """True if z, a and their gradients may be stored in bfloat16 between two matrix products."""
         return False
 
     def build(self, n_in: int) -> int:
-        """Learn the number of inputs; returns the number of outputs. The default has as many outputs as inputs."""
+        """Set the number of inputs and return the number of outputs, which is the same by default."""
         self.n_in = self.n_out = n_in
         return n_in
 
@@ -116,11 +155,23 @@ class Layer:
         return []
 
     def is_identity(self, training: bool) -> bool:
-        """Whether a is a_prev, unchanged, so that nothing need be computed or stored."""
+        """Return True if a equals a_prev, so that nothing needs to be computed or stored."""
         return False
 
     def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
-        """Give `t` its buffers z and a, and whatever else the layer writes. Without an activation z is a."""
+        """Allocate z, a and any other buffer that the layer writes. Without an activation, z is a.
+
+        Parameters
+        ----------
+        t : Buffers
+            Receives the buffers.
+        new : callable
+            ``new(shape)`` returns an array on the device.
+        n : int
+            The batch size.
+        keep : bool
+            True if `trace` reads z and a, so that they cannot share a buffer.
+        """
         t.z = t.a = new((n, self.n_out or 0))
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
@@ -128,18 +179,18 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} must define forward(self, ops, t, training)")
 
     def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record z alone: the loss is merged with the activation and gives a and δ from z. (E4)"""
-        raise NotImplementedError(f"{type(self).__name__} has no activation that a loss could merge with")
+        """Record z only, for a loss that is fused with the activation and computes a and δ from z. (E4)"""
+        raise NotImplementedError(f"{type(self).__name__} has no activation that a loss can be fused with")
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """Record ∂C/∂a_prev and the parameters' gradients from ∂C/∂a. (E5 to E7)"""
         raise NotImplementedError(f"{type(self).__name__} must define backward(self, ops, t, training)")
 
     def after_update(self, ops: Recorder, t: Buffers) -> None:
-        """Record what follows the optimiser's update: a constraint, a running statistic."""
+        """Record operations that follow the optimizer's update, such as a constraint or a running statistic."""
 
     def plan_key(self) -> Any:
-        """The values that a plan records from the layer's attributes. A plan is recorded again if they change."""
+        """The attributes that a recorded step depends on. The step is recorded again when they change."""
         return self.trainable, repr(self.get_config())
 
     def get_config(self) -> dict[str, Any]:
@@ -148,7 +199,7 @@ class Layer:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom: dict[str, Any]) -> Layer:
-        """The inverse of `get_config`."""
+        """Make a layer from `get_config`'s result. `custom` maps the names of user classes and functions to them."""
         return cls(**config)
 
     def __repr__(self) -> str:
@@ -157,19 +208,18 @@ class Layer:
         return f"{type(self).__name__}({arguments})"
 
 
+REGISTRY: Registry[Layer] = Registry("layer", Layer, __package__)
+
+
 def to_config(layer: Layer) -> dict[str, Any]:
-    """The layer as JSON: its class, its arguments, and whether it is frozen."""
+    """Describe a layer as JSON: its class, its arguments, and whether it is frozen."""
     trainable = boolean("trainable", layer.trainable)
-    return {"class": type(layer).__name__, "trainable": trainable, "config": complete(layer, layer.get_config())}
+    return {"class": type(layer).__name__, "trainable": trainable, "config": check_config(layer, layer.get_config())}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any]) -> Layer:
-    """The inverse of `to_config`; `custom` maps names of the user's own classes and functions to them."""
-    name = config["class"]
-    found = custom.get(name) or _LAYERS.get(name)
-    if found is None:
-        raise ValueError(f"layer {name!r} is not built in: pass custom={{{name!r}: its class}}")
-    layer = found.from_config(config["config"], custom)
+    """Make the layer that `to_config` described. `custom` maps the names of user classes and functions to them."""
+    layer: Layer = REGISTRY.find(config["class"], custom).from_config(config["config"], custom)
     if not isinstance(config["trainable"], bool):
         raise TypeError(f"trainable must be true or false, got {config['trainable']!r}")
     layer.trainable = config["trainable"]

@@ -1,9 +1,7 @@
-"""The fully connected layer: the text's own."""
+"""The fully connected layer."""
 
 from __future__ import annotations
 
-import contextlib
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,41 +9,48 @@ from .. import activations, initializers
 from ..activations import Activation
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
-from ..validation import Checked, boolean, nonnegative, optional
+from ..validation import Checked, boolean, nonnegative, optional, positive, positive_integer
 from .base import Buffers, Layer, Parameter
 
 
-def _norm(name: str, value: Any) -> float:
-    """A finite number > 0."""
-    number = nonnegative(name, value)
-    if number == 0:
-        raise ValueError(f"{name} must be > 0, or None for no limit, got {value!r}")
-    return number
-
-
 class Dense(Layer):
-    """z = a_prev W + b, a = f(z). (E1, E2)
+    """The fully connected layer: z = a_prev W + b, a = f(z). (E1, E2)
 
-    units               number of outputs
-    activation          f, a name or an object; None is the identity
-    use_bias            whether there are intercepts b
-    kernel_initializer  W's initial values; by default N(0, 2/n_in) before a rectifier, else N(0, 1/n_in) (E10)
-    bias_initializer    b's initial values, zeros
-    l2, l1              λ of the penalty ½λ Σ W² (E9), and of λ Σ |W|
-    max_norm            after an update, the weights into a neuron are scaled back to this Euclidean norm
+    a_prev is (n, n_in), W (n_in, units), b (units,), z and a (n, units).
 
-    a_prev (n, n_in), W (n_in, units), b (units,), z and a (n, units).
-    ValueError or TypeError names the argument that makes no sense.
+    Parameters
+    ----------
+    units : int
+        The number ≥ 1 of outputs.
+    activation : str, Activation or None
+        f; None is the identity.
+    use_bias : bool
+        False leaves out the intercepts b.
+    kernel_initializer : str, Initializer, callable or None
+        The initial values of W. None is N(0, 2/n_in) if f is a rectifier, else N(0, 1/n_in). (E10)
+    bias_initializer : str, Initializer or callable
+        The initial values of b.
+    l2 : float
+        λ ≥ 0 of the penalty ½λ Σ W². (E9)
+    l1 : float
+        λ ≥ 0 of the penalty λ Σ |W|.
+    max_norm : float or None
+        After an update, the weights into each neuron are scaled back to this Euclidean norm if theirs is larger.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is invalid. The message names it.
     """
 
-    units = Checked(lambda _, value: _width(value))
+    units = Checked(positive_integer)
     activation = Checked(lambda _, value: activations.get(value))
     use_bias = Checked(boolean)
     kernel_initializer = Checked(lambda _, value: initializers.get(value))
     bias_initializer = Checked(lambda _, value: initializers.get(value))
     l2 = Checked(nonnegative)
     l1 = Checked(nonnegative)
-    max_norm = Checked(optional(_norm))
+    max_norm = Checked(optional(positive))
 
     def __init__(
         self,
@@ -70,14 +75,13 @@ class Dense(Layer):
 
     @property
     def can_fuse_backward(self) -> bool:
-        """True, but for a subclass with a pass of its own: it does not know what a product has done before, nor what
-        its buffers are held in."""
+        """False for subclasses that override a pass: they cannot take part in fusion, nor in bfloat16 storage."""
         passes = ("forward", "forward_to_z", "backward", "after_update")
         return all(getattr(type(self), name) is getattr(Dense, name) for name in passes)
 
     @property
     def supports_bf16(self) -> bool:
-        """True where all that writes them is known to."""
+        """True if every method that writes the buffers is known to support bfloat16."""
         return self.can_fuse_backward and type(self).allocate is Dense.allocate and self.activation.supports_bf16
 
     def build(self, n_in: int) -> int:
@@ -92,11 +96,11 @@ class Dense(Layer):
 
     def allocate(self, t: Buffers, new: Callable[..., Array], n: int, keep: bool) -> None:
         t.a = new((n, self.units), t.storage_dtype)
-        # where f′ comes from a, the product, z and a may share one buffer
+        # if f′ is computed from a, one buffer serves for the product, z and a
         t.z = new((n, self.units), t.storage_dtype) if keep or self.activation.backward_needs_z else t.a
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """z = a_prev W + b (E1), a = f(z) (E2)"""
+        """Record z = a_prev W + b (E1) and a = f(z) (E2)."""
         if not self.use_bias or ops.trace:
             self.forward_to_z(ops, t, training)
             self.activation.record(ops, t.z, t.a)
@@ -111,7 +115,7 @@ class Dense(Layer):
             self.activation.record_with_bias(ops, t.z, t.b, t.a)
 
     def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """z = a_prev W + b (E1)"""
+        """Record z = a_prev W + b. (E1)"""
         if self.use_bias and ops.forward_epilogue(t.a_prev, t.W, t.b, t.z, t.z, "identity")[0]:
             return
         ops.matmul(t.a_prev, t.W, out=t.z)
@@ -119,7 +123,7 @@ class Dense(Layer):
             ops(kernel("bias_identity"), t.z, t.b, out=t.z)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """δ = f′(z) ⊙ ∂C/∂a (E4, E5), ∂C/∂W = a_prevᵀ δ (E6), ∂C/∂b = Σ δ (E7), ∂C/∂a_prev = δ Wᵀ (E5)"""
+        """Record δ = f′(z) ⊙ ∂C/∂a (E4, E5), ∂C/∂W = a_prevᵀ δ (E6), ∂C/∂b = Σ δ (E7), ∂C/∂a_prev = δ Wᵀ (E5)."""
         summed = False
         if not t.delta_is_known:
             given = (ops, t.z, t.a, t.grad_a, t.delta)
@@ -136,9 +140,9 @@ class Dense(Layer):
             ops.matmul(t.delta, t.W.T, out=t.grad_prev)  # mutate: E5 dense
 
     def _through_the_layer_below(self, ops: Recorder, t: Buffers) -> bool:
-        """δˡ⁻¹ = f′(zˡ⁻¹) ⊙ (δ Wᵀ) (E5) and Σ δˡ⁻¹ (E7) in one product, where the layer below kept what f′ is made of.
+        """Record δˡ⁻¹ = f′(zˡ⁻¹) ⊙ (δ Wᵀ) (E5) and Σ δˡ⁻¹ (E7) as one matrix product with an epilogue.
 
-        Whether it was: that layer knows its δ then.
+        Returns False if the preceding layer did not save the operand of f′, or if the backend has no such epilogue.
         """
         below = t.below
         if below is None or below.aux is None:
@@ -149,7 +153,7 @@ class Dense(Layer):
         return bool(below.delta_is_known)
 
     def after_update(self, ops: Recorder, t: Buffers) -> None:
-        """The column of W into neuron j is scaled back to `max_norm` where it is longer."""
+        """Record the scaling of columns of W that are longer than `max_norm`."""
         if self.max_norm is not None and self.trainable:
             squares = ops.new((self.units,), t.W.dtype)
             ops(kernel("column_dot"), t.W, t.W, out=squares)
@@ -158,7 +162,7 @@ class Dense(Layer):
     def plan_key(self) -> Any:
         if type(self).get_config is not Dense.get_config:
             return super().plan_key()
-        # a plan does not depend on the initializers
+        # a recorded step does not depend on the initializers
         f = self.activation
         return self.trainable, self.units, self.use_bias, self.l2, self.l1, self.max_norm, type(f), f.get_config()
 
@@ -189,12 +193,3 @@ class Dense(Layer):
         named = "" if self.activation.name == "identity" else f", activation={self.activation.name!r}"
         extra = "".join(f", {k}={v!r}" for k in ("l2", "l1", "max_norm") if (v := getattr(self, k)))
         return f"Dense({self.units}{named}{extra})"
-
-
-def _width(units: Any) -> int:
-    with contextlib.suppress(TypeError):
-        if not isinstance(units, bool):
-            if operator.index(units) < 1:
-                raise ValueError(f"units must be at least 1, got {units}")
-            return operator.index(units)
-    raise TypeError(f"units must be an integer, got {units!r}")

@@ -1,4 +1,4 @@
-"""Dropout."""
+"""The dropout layer."""
 
 from __future__ import annotations
 
@@ -6,29 +6,26 @@ from typing import Any
 
 from ..kernels import get as kernel
 from ..recording import Array, Recorder
-from ..validation import Checked, half_open_unit_interval
+from ..validation import Checked, half_open_unit_interval, one_of
 from .base import Buffers, Layer
 
 
-def _form(name: str, value: Any) -> str:
-    """A form of dropout."""
-    if value not in ("inverted", "textbook"):
-        raise ValueError(f'{name} must be "inverted" or "textbook", got {value!r}')
-    return str(value)
-
-
 class Dropout(Layer):
-    """In training a = a_prev ⊙ k/(1 − p), k ~ Bernoulli(1 − p) per element; at prediction a = a_prev. (E11)
+    """Dropout: in training a = a_prev ⊙ k/(1 − p), with k ~ Bernoulli(1 − p) per element; else a = a_prev. (E11)
 
-    rate  p, in [0, 1)
-    form  "inverted" as above, or "textbook": no division in training, a = (1 − p) a_prev at prediction. In each form
-          the expectation in training equals the value at prediction.
+    The mask is a function of (seed, step, layer, element). The backward pass draws it again instead of storing it.
 
-    The mask is a function of (seed, step, layer, element), drawn again in the backward pass instead of being stored.
+    Parameters
+    ----------
+    rate : float
+        p, in [0, 1).
+    form : {"inverted", "textbook"}
+        "inverted" is the formula above. "textbook" does not divide in training, and predicts with a = (1 − p) a_prev.
+        In both forms the expectation in training equals the value in prediction.
     """
 
     rate = Checked(half_open_unit_interval)
-    form = Checked(_form)
+    form = Checked(one_of("inverted", "textbook"))
 
     def __init__(self, rate: float, *, form: str = "inverted") -> None:
         self.form = form
@@ -38,26 +35,29 @@ class Dropout(Layer):
         return self.rate == 0 or (self.form == "inverted" and not training)
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """a = a_prev ⊙ k/(1 − p) (E11)"""
+        """Record a = a_prev ⊙ k/(1 − p). (E11)"""
         self._scale(ops, t, t.a_prev, t.a, training)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """∂C/∂a_prev = ∂C/∂a ⊙ k/(1 − p), the same mask and scale (E11)"""
+        """Record ∂C/∂a_prev = ∂C/∂a ⊙ k/(1 − p), with the same mask and scale. (E11)"""
         if t.grad_prev is not None:
             self._scale(ops, t, t.grad_a, t.grad_prev, training)  # mutate: E11 backward
 
     def _scale(self, ops: Recorder, t: Buffers, x: Array, y: Array, training: bool) -> None:
         n, width = x.shape
-        # at prediction nothing is dropped: a threshold of 0 keeps every element, and only the factor acts
-        kept = 1 - self.rate
-        factor = kept if not training else 1 / kept if self.form == "inverted" else 1.0  # mutate: E11 scale
+        keep_probability = 1 - self.rate
+        # a threshold of 0 drops no element, so that a prediction only scales
+        threshold, factor = 0, keep_probability
+        if training:
+            threshold = min(round(self.rate * 2**32), 2**32 - 1)
+            factor = 1 / keep_probability if self.form == "inverted" else 1.0  # mutate: E11 scale
         ops(
             kernel("dropout"),
             x,
             t.state,
             out=y,
             count=n * width // 4 + 2,
-            threshold=min(round(self.rate * 2**32), 2**32 - 1) if training else 0,
+            threshold=threshold,
             factor=factor,
             layer=t.index,
             width=width,

@@ -1,4 +1,4 @@
-"""Batch and layer normalisation."""
+"""Batch and layer normalization."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ from .base import Buffers, Layer, Parameter, RunningStat
 
 
 class BatchNormalization(Layer):
-    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, one μ, σ, γ and β a column. Shapes (n, n_in) in and out.
+    """Batch normalization: x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, with one μ, σ, γ and β per column.
 
-    In training μ and σ² are the batch's mean and biased variance over its rows (sample weights do not enter), and the
-    running values move: running ← running + momentum · (batch − running), with the unbiased variance. At prediction,
-    and where the layer is frozen (trainable = False), they are the running values. In a batch of one row the unbiased
-    variance does not exist; the biased one, 0, is taken. Where processes share the batch its rows are those of one
-    process, and the running values the mean of theirs; with `DataParallel(synchronized_batch_norm=True)` they are the
-    rows of all, as in one process. Source: Ioffe and Szegedy 2015; PyTorch's conventions.
+    x and z are (n, n_in). In training, μ and σ² are the mean and the biased variance of the batch's rows, without sample
+    weights. The running values move by running ← running + momentum · (batch − running), with the unbiased variance. A
+    batch of one row has no unbiased variance, so the biased one, 0, is used. In prediction, and in a frozen layer
+    (trainable = False), μ and σ² are the running values.
+
+    In distributed training each rank normalizes with its own rows, and the running values are averaged over the ranks.
+    `DataParallel(synchronized_batch_norm=True)` uses the rows of all ranks, as a single process does.
+
+    Parameters
+    ----------
+    momentum : float
+        The momentum of the running values, in [0, 1].
+    epsilon : float
+        ε, in (0, 1).
+
+    References
+    ----------
+    Ioffe and Szegedy 2015. The conventions are PyTorch's.
     """
 
     momentum = Checked(unit_interval)
@@ -44,7 +56,7 @@ class BatchNormalization(Layer):
         t.d_gamma, t.d_beta = new((self.n_in or 0,)), new((self.n_in or 0,))
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """μ = mean x, σ² = mean (x − μ)², x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β"""
+        """Record μ = mean x, σ² = mean (x − μ)², x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β."""
         mean, variance = t.running_mean, t.running_variance
         if self._uses_batch_stats(training):
             mean, variance = t.mean, t.variance
@@ -58,7 +70,7 @@ class BatchNormalization(Layer):
         ops(kernel("batch_normalize"), t.a_prev, mean, variance, t.gamma, t.beta, out=out, epsilon=self.epsilon)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = γ/√(σ² + ε) (g − (∂C/∂β + x̂ ∂C/∂γ)/n), g = ∂C/∂a"""
+        """Record ∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = γ/√(σ² + ε) (g − (∂C/∂β + x̂ ∂C/∂γ)/n), g = ∂C/∂a."""
         uses_batch_stats = self._uses_batch_stats(training)
         d_gamma, d_beta = (t.dgamma, t.dbeta) if self.trainable else (t.d_gamma, t.d_beta)
         if self.trainable or uses_batch_stats:
@@ -85,7 +97,7 @@ class BatchNormalization(Layer):
             ops(kernel("batch_normalize_backward_fixed"), *reads, out=t.grad_prev, **numbers)
 
     def after_update(self, ops: Recorder, t: Buffers) -> None:
-        """running ← running + momentum · (batch − running), unbiased variance"""
+        """Record running ← running + momentum · (batch − running), with the unbiased variance."""
         if not self._uses_batch_stats(True) or t.rows == 0:
             return
         n = t.rows
@@ -106,9 +118,18 @@ class BatchNormalization(Layer):
 
 
 class LayerNormalization(Layer):
-    """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² over the columns of each row. Shapes (n, n_in) in and out.
+    """Layer normalization: x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, with μ and σ² over the columns of each row.
 
-    The same in training and at prediction. Source: Ba, Kiros and Hinton 2016.
+    x and z are (n, n_in). Training and prediction are the same.
+
+    Parameters
+    ----------
+    epsilon : float
+        ε, in (0, 1).
+
+    References
+    ----------
+    Ba, Kiros and Hinton 2016.
     """
 
     epsilon = Checked(open_unit_interval)
@@ -125,12 +146,12 @@ class LayerNormalization(Layer):
         t.scale = new((n,))
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β"""
+        """Record x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β."""
         out = (t.x_hat, t.z, t.scale)
         ops(kernel("layer_normalize"), t.a_prev, t.gamma, t.beta, out=out, epsilon=self.epsilon)
 
     def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γg, g = ∂C/∂a"""
+        """Record ∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γg, g = ∂C/∂a."""
         if self.trainable:
             ops(kernel("column_dot"), t.grad_a, t.x_hat, out=t.dgamma)
             ops(kernel("column_sum"), t.grad_a, out=t.dbeta)

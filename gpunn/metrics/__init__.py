@@ -1,7 +1,7 @@
-"""Metrics of a fit and of `evaluate`, gathered beside the loss in the same pass; one family a file.
+"""Metrics of a fit and of `evaluate`, computed in the same pass as the loss; one family per file.
 
-Most are weighted means over rows, or made of a few such means: precision of the counts of every class, R² of sums about
-the mean. `NonDecomposableMetric`, the area under a curve for one, looks at all rows of the set together.
+Most are weighted means over rows, or are computed from a few such means: precision from the counts of each class, R²
+from sums around the mean. A `NonDecomposableMetric`, such as the area under a curve, needs all rows together.
 """
 
 from .accuracy import Accuracy, TopKCategoricalAccuracy

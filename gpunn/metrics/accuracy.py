@@ -1,4 +1,4 @@
-"""How many rows are classified right."""
+"""Accuracy: the fraction of rows that are classified correctly."""
 
 from __future__ import annotations
 
@@ -12,38 +12,56 @@ from ..recording import Array, Recorder
 from ..validation import Checked, positive_integer
 from .base import Metric, target_format
 
+KERNELS = {"class_index": "sparse_accuracy", "one_hot": "categorical_accuracy", "binary": "binary_accuracy"}
+
 
 class Accuracy(Metric):
-    """The share of rows (of outputs, where each is a yes or no) that are classified right.
+    """The fraction of rows that are classified correctly.
 
-    Which of the three meanings applies is decided by the loss: labels, rows of probabilities, or yes and no a column.
+    The loss decides how classes are encoded: labels, rows of probabilities, or one yes or no per output. In the last
+    case it is the fraction of correct outputs.
+
+    Parameters
+    ----------
+    name : str or None
+        The key in the history.
     """
 
     names = ("accuracy", "acc")
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        meaning = target_format(self, loss, n_out)
-        self._kernel = {"labels": "sparse_accuracy", "largest": "categorical_accuracy", "columns": "binary_accuracy"}[
-            meaning
-        ]
-        self._counts_outputs = meaning == "columns"
-        takes_logits = getattr(loss, "takes_logits", False)
-        self._numbers = {"threshold": 0.0 if takes_logits else 0.5} if self._counts_outputs else {}
+        form = target_format(self, loss, n_out)
+        self._counts_outputs = form == "binary"
+        self._kernel = KERNELS[form]
+        self._arguments = {}
+        if self._counts_outputs:
+            self._arguments["threshold"] = 0.0 if getattr(loss, "takes_logits", False) else 0.5
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
-        ops(kernel(self._kernel), a, y, w, out=row_values, **self._numbers)
+        ops(kernel(self._kernel), a, y, w, out=row_values, **self._arguments)
 
     def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
-        # one division at the end keeps the sum of hits exact
+        # a single division at the end keeps the count of correct outputs exact
         return super().value(sums, weight * n_out if self._counts_outputs else weight, n_out)
 
 
 class TopKCategoricalAccuracy(Metric):
-    """The share of rows whose class has one of the k largest outputs; k=1 is the accuracy.
+    """The fraction of rows whose class is among the k largest outputs; k=1 is the accuracy.
 
-    Of equal outputs the first count, as in accuracy. The class is the label, or the column of the largest target.
-    ValueError where there are no more than k classes, which makes every answer right, or where each output is a yes or
-    no by itself.
+    The class is the label, or the column of the largest target. Of equal outputs the first count, as in the accuracy.
+
+    Parameters
+    ----------
+    k : int
+        An integer ≥ 1.
+    name : str or None
+        The key in the history.
+
+    Raises
+    ------
+    ValueError
+        At `compile`, if there are at most k classes, so that every answer would count as correct, or if each output is
+        an independent yes or no.
     """
 
     names = ("top_k_categorical_accuracy",)
@@ -54,12 +72,14 @@ class TopKCategoricalAccuracy(Metric):
         super().__init__(name)
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        meaning = target_format(self, loss, n_out)
-        if meaning == "columns":
-            raise ValueError(f"metric {self.name!r} ranks classes, but with loss {loss.name!r} every output is its own")
+        form = target_format(self, loss, n_out)
+        if form == "binary":
+            raise ValueError(
+                f"metric {self.name!r} ranks classes, but with loss {loss.name!r} each output is a yes or no"
+            )
         if 0 < n_out <= self.k:
-            raise ValueError(f"metric {self.name!r} with k={self.k} is always 1 for {n_out} classes: take a smaller k")
-        self._kernel = "sparse_top_k" if meaning == "labels" else "categorical_top_k"
+            raise ValueError(f"metric {self.name!r} with k={self.k} is always 1 for {n_out} classes: use a smaller k")
+        self._kernel = "sparse_top_k" if form == "class_index" else "categorical_top_k"
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
         ops(kernel(self._kernel), a, y, w, out=row_values, top=self.k)

@@ -1,4 +1,4 @@
-"""What a metric is, and the names by which metrics are found again."""
+"""The base classes of metrics, and the registry of their names."""
 
 from __future__ import annotations
 
@@ -9,64 +9,101 @@ import numpy as np
 from ..kernels import get as kernel
 from ..losses import BinaryCrossentropy, Loss
 from ..recording import Array, Recorder
-from ..validation import complete, enter, named
-
-_NAMES: dict[str, type[Metric]] = {}
+from ..registry import Registry, check_config, name_of, names_of
 
 
 class Metric:
-    """A number a row, or a few; the metric is made of their weighted means over rows by `compute`.
+    """A metric that is computed from weighted means over rows.
 
-    A metric of one's own is a subclass with `record`: by kernels, or in Python by `ops.call`. It overrides `resolve`
-    where it does not fit every loss, `n_sums` and `compute` where it takes more than one mean, and `get_config`
-    where its constructor takes more than a name.
+    Each row gives `n_sums` numbers. The step adds them up, weighted, and `compute` makes the metric from their means.
+    A subclass defines `record`, with kernels or in Python by ``ops.call``. It overrides `resolve` if it does not fit
+    every loss, `n_sums` and `compute` if it needs more than one mean, and `get_config` if its constructor has
+    arguments other than the name.
+
+    Parameters
+    ----------
+    name : str or None
+        The key in the history. By default the first of `names`, or the name of the class.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The names that strings may use. Files store the first one, or the name of the class if there are none.
+    needs_all_rows : bool
+        True for a `NonDecomposableMetric`.
+
+    Examples
+    --------
+    >>> class Bias(gpunn.metrics.Metric):
+    ...     def record(self, ops, a, y, w, row_values):
+    ...         def evaluate():
+    ...             row_values[...] = w * (a - y).mean(axis=1)
+    ...
+    ...         ops.call_python(evaluate, reason="Bias is written in Python")
     """
 
     names: tuple[str, ...] = ()
-    needs_all_rows = False  # whether it looks at all rows together
+    needs_all_rows = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        enter("a metric", cls, _NAMES, f"{__package__}.")
+        REGISTRY.check_free(names_of(cls) or (name_of(cls),))
+        REGISTRY.register(cls, *names_of(cls))
 
     def __init__(self, name: str | None = None) -> None:
-        self.name = name or _name(type(self))
+        self.name = name or name_of(type(self))
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        """ValueError where the metric does not fit the loss's targets; n_out is 0 where it is not known yet."""
+        """Prepare the metric for a loss. `n_out` is 0 if it is not known yet.
+
+        Raises
+        ------
+        ValueError
+            If the metric does not fit the loss's targets.
+        """
 
     def n_sums(self, n_out: int) -> int:
-        """How many numbers a row gives."""
+        """The number of values per row for a network with `n_out` outputs."""
         return 1
 
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
-        """Record row_values = w · (the row's numbers), w (n,) the sample weights, a (n, n_out) y as the loss takes it.
+        """Record the values of each row, times its weight.
 
-        w is 1 without sample weights. `row_values` is (n,) where the size is 1, else (n, size), float64.
+        Parameters
+        ----------
+        ops : Recorder
+        a : array, shape (n, n_out)
+            The network's outputs.
+        y : array, shape (n, n_out) or (n,)
+            The targets, as the loss takes them.
+        w : array, shape (n,)
+            The sample weights; 1 if there are none.
+        row_values : float64 array, shape (n,) if `n_sums` is 1, else (n, n_sums)
+            Receives the weighted values.
         """
         raise NotImplementedError(f"{type(self).__name__} must define record(self, ops, a, y, w, row_values)")
 
     def compute(self, mean: Any) -> float:
-        """The metric from the mean over rows: a float where the size is 1, else an array (size,)."""
+        """Compute the metric from the weighted mean over rows: a float if `n_sums` is 1, else an array (n_sums,)."""
         return float(mean)
 
     def plan_key(self) -> Any:
-        """The values that a plan records from the metric's attributes. A plan is recorded again if they change."""
+        """The attributes that a recorded step depends on. The step is recorded again when they change."""
         return self.name, repr(self.get_config())
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments beside the name, as JSON."""
+        """The constructor's arguments except the name, as JSON."""
         return {}
 
     def __repr__(self) -> str:
         arguments = [f"{k}={v!r}" for k, v in self.get_config().items()]
-        arguments += [f"name={self.name!r}"] if self.name != _name(type(self)) else []
+        arguments += [f"name={self.name!r}"] if self.name != name_of(type(self)) else []
         return f"{type(self).__name__}({', '.join(arguments)})"
 
-    # --- what the step calls ---
+    # The methods that a step and an epoch call. A metric overrides them if sums over rows are not enough.
 
     def record_batch(self, ops: Recorder, a: Array, y: Array, w: Array, batch: Array) -> None:
-        """Record batch = Σ row_values (size,), float64, over the rows of one batch."""
+        """Record the sums over the rows of one batch, `batch` (n_sums,), float64."""
         if batch.shape[0] == 1:
             row_values = ops.new((a.shape[0],), np.float64)
             self.record(ops, a, y, w, row_values)
@@ -77,25 +114,28 @@ class Metric:
             ops(kernel("column_sum"), table, out=batch)
 
     def record_sums(self, ops: Recorder, y: Array, batch: Array, sums: Array, state: Array) -> None:
-        """Record what a batch adds to the sums (size,) over an epoch or a data set."""
+        """Record the addition of a batch to the sums (n_sums,) of an epoch or a data set."""
         if batch.shape[0]:
             ops(kernel("accumulate"), batch, state, out=sums)
 
     def merge(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The sums (size,) over a set from those over its parts."""
+        """Return the sums (n_sums,) of a data set from those of its parts."""
         return np.asarray(np.sum(parts, axis=0))
 
     def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
-        """The metric of a network with n_out outputs from the sums over rows of that weight."""
+        """Return the metric of a network with `n_out` outputs from the sums over rows of that total weight."""
         return self.compute(float(sums[0]) / weight if len(sums) == 1 else sums / weight)
 
 
-class NonDecomposableMetric(Metric):
-    """A metric that no means over rows give: `compute_from_rows` gets all rows of an epoch or a set, on the host.
+REGISTRY: Registry[Metric] = Registry("metric", Metric, __package__)
 
-    Their outputs are kept for it, in training as each batch found them: (n, n_out) numbers beside targets and weights.
-    It is not among the running numbers of a batch hook, and not among the training numbers of a fit on a stream, whose
-    rows nobody counts. A metric of one's own is a subclass with `compute_from_rows`, written with NumPy or any library.
+
+class NonDecomposableMetric(Metric):
+    """A metric that needs all rows of an epoch or a data set together, such as the area under a curve.
+
+    A subclass defines `compute_from_rows` with NumPy or any library. The outputs of all rows are stored for it, in
+    training as each batch produced them: (n, n_out) numbers, in addition to targets and weights. Such a metric is not
+    available to batch callbacks, nor as a training metric of a fit on a stream, whose number of rows is not known.
     """
 
     needs_all_rows = True
@@ -104,58 +144,73 @@ class NonDecomposableMetric(Metric):
         return 0
 
     def compute_from_rows(self, a: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> float:
-        """The metric of the outputs a (n, n_out), targets y as the loss has them, and weights w (n,) or None."""
+        """Compute the metric on the host.
+
+        Parameters
+        ----------
+        a : array, shape (n, n_out)
+            The network's outputs.
+        y : array, shape (n, n_out) or (n,)
+            The targets, as the loss takes them.
+        w : array, shape (n,), or None
+            The sample weights.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define compute_from_rows(self, a, y, w)")
 
 
 def target_format(metric: Metric, loss: Loss, n_out: int) -> str:
-    """How outputs and targets tell classes under that loss: "labels", one integer a row; "columns", a yes or no each;
-    "largest", the column of the largest one. ValueError where one output stands for no class."""
+    """Return the form in which outputs and targets encode classes for a loss.
+
+    "class_index" is one integer per row, "one_hot" one column per class, "binary" one yes or no per column. ValueError
+    if one output cannot encode classes.
+    """
     if loss.targets == "class_index":
-        return "labels"
+        return "class_index"
     if isinstance(loss, BinaryCrossentropy):
-        return "columns"
+        return "binary"
     if n_out == 1:
-        raise ValueError(f"metric {metric.name!r} does not fit loss {loss.name!r} with one output: it counts classes")
-    return "largest"
+        raise ValueError(f"metric {metric.name!r} does not fit loss {loss.name!r} with one output: it needs classes")
+    return "one_hot"
 
 
 def built_in() -> list[str]:
     """The names of gpunn's own metrics."""
-    return sorted(name for name, cls in _NAMES.items() if _is_ours(cls))
+    return REGISTRY.built_in()
 
 
 def get(metric: str | Metric | type[Metric]) -> Metric:
-    """The metric of a name (which the history then uses), an object or a class. ValueError lists the names."""
-    found = named("metric", metric, Metric, _NAMES, built_in())
+    """Return a metric from its name, an object or a class.
+
+    Parameters
+    ----------
+    metric : str, Metric or class
+        A name is also the key in the history.
+
+    Returns
+    -------
+    Metric
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown. The message lists the built-in names.
+    TypeError
+        If the argument is anything else.
+    """
+    found = REGISTRY.get(metric)
     if found is None:
-        raise TypeError(f"metrics must hold names or gpunn.metrics.Metric objects, got {type(metric).__name__}")
+        raise TypeError(f"metrics must be names or gpunn.metrics.Metric objects, got {type(metric).__name__}")
     if isinstance(metric, str):
         found.name = metric
     return found
 
 
 def to_config(metric: Metric) -> dict[str, Any]:
-    """The metric as JSON: which it is, its arguments, and its name in the history."""
+    """Describe a metric as JSON: its class, its arguments, and its name in the history."""
     config = {"name": metric.name, **metric.get_config()}
-    return {"metric": _name(type(metric)), **complete(metric, config)}
+    return {"metric": name_of(type(metric)), **check_config(metric, config)}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Metric:
-    """The inverse of `to_config`; `custom` maps the names of the user's own metrics to them."""
-    name = config["metric"]
-    found = (custom or {}).get(name) or _NAMES.get(name)
-    if found is None:
-        raise ValueError(f"metric {name!r} is not built in: pass custom={{{name!r}: its class}}")
-    if isinstance(found, Metric):
-        return found
-    arguments = {k: v for k, v in config.items() if k != "metric"}
-    return found(**arguments)
-
-
-def _name(cls: type[Metric]) -> str:
-    return next(iter(vars(cls).get("names", ())), cls.__name__)
-
-
-def _is_ours(cls: type[Metric]) -> bool:
-    return cls.__module__.rpartition(".")[0] == __package__
+    """Make the metric that `to_config` described. `custom` maps the names of user classes to them."""
+    return REGISTRY.from_config(config, custom, key="metric")

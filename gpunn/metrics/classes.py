@@ -1,4 +1,4 @@
-"""What the answers are worth class by class: precision, recall and their harmonic mean."""
+"""Metrics that are counted class by class: precision, recall and their harmonic mean."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ import numpy as np
 from ..kernels import get as kernel
 from ..losses import Loss
 from ..recording import Array, Recorder
-from ..validation import Checked, open_unit_interval
+from ..validation import Checked, one_of, open_unit_interval
 from .base import Metric, target_format
 
-AVERAGES = ("auto", "binary", "macro", "micro")
-
-
-def _average(name: str, value: Any) -> str:
-    """One of the ways to average over classes."""
-    if value not in AVERAGES:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, AVERAGES))}, got {value!r}")
-    return str(value)
+KERNELS = {"class_index": "count_labels", "one_hot": "count_one_hot", "binary": "count_positives"}
 
 
 class ClassificationMetric(Metric):
-    """Weights by class: where the answer is right (r), where the class was the answer (s), where it was wanted (t)."""
+    """A metric that is computed from three weights per class: true positives, predicted and actual rows.
 
-    average = Checked(_average)
+    Parameters
+    ----------
+    average : {"auto", "binary", "macro", "micro"}
+        "binary": class 1 only, for two classes or one yes or no. "macro": the mean over the classes, without classes
+        that no row has and none was given (over all outputs, if each is a yes or no). "micro": counted over all classes
+        together. "auto" is "binary" if possible, else "macro".
+    threshold : float
+        The probability in (0, 1) above which an output that is a yes or no says yes.
+    name : str or None
+        The key in the history.
+    """
+
+    average = Checked(one_of("auto", "binary", "macro", "micro"))
     threshold = Checked(open_unit_interval)
 
     def __init__(self, average: str = "auto", threshold: float = 0.5, name: str | None = None) -> None:
@@ -35,17 +40,18 @@ class ClassificationMetric(Metric):
         super().__init__(name)
 
     def resolve(self, loss: Loss, n_out: int) -> None:
-        self._meaning = target_format(self, loss, n_out)
+        self._format = target_format(self, loss, n_out)
         classes = 2 if n_out == 1 else n_out
-        if self.average == "binary" and (classes > 2 or (self._meaning == "columns" and n_out > 1)):
-            raise ValueError(f"metric {self.name!r}: average='binary' is for two classes; take 'macro' or 'micro'")
-        if self._meaning != "columns" and self.threshold != 0.5:
+        if self.average == "binary" and (classes > 2 or (self._format == "binary" and n_out > 1)):
+            raise ValueError(f"metric {self.name!r}: average='binary' is for two classes; use 'macro' or 'micro'")
+        if self._format != "binary" and self.threshold != 0.5:
             raise ValueError(
                 f"metric {self.name!r}: threshold={self.threshold} is for outputs that are each a yes or no; with loss "
                 f"{loss.name!r} the answer is the largest output"
             )
         odds = self.threshold / (1 - self.threshold)
-        self._limit = math.log(odds) if getattr(loss, "takes_logits", False) else self.threshold
+        limit = math.log(odds) if getattr(loss, "takes_logits", False) else self.threshold
+        self._arguments = {"threshold": limit} if self._format == "binary" else {}
 
     def n_sums(self, n_out: int) -> int:
         return 3 * n_out
@@ -53,28 +59,28 @@ class ClassificationMetric(Metric):
     def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
         m = a.shape[1]
         out = (row_values[:, :m], row_values[:, m : 2 * m], row_values[:, 2 * m :])
-        if self._meaning == "columns":
-            ops(kernel("count_positives"), a, y, w, out=out, threshold=self._limit)
-        else:
-            ops(kernel({"labels": "count_labels", "largest": "count_one_hot"}[self._meaning]), a, y, w, out=out)
+        ops(kernel(KERNELS[self._format]), a, y, w, out=out, **self._arguments)
 
     def compute(self, mean: Any) -> float:
-        right, said, wanted = mean.reshape(3, -1)
-        average, count = self.average, len(right)
-        if average == "auto":
-            two = count == 1 if self._meaning == "columns" else count == 2
-            average = "binary" if two else "macro"
+        true_positives, predicted, actual = mean.reshape(3, -1)
+        average = self._resolved_average(len(true_positives))
         if average == "binary":
-            # of two classes the second is the one that is asked for
-            return self.score(float(right[-1]), float(said[-1]), float(wanted[-1]))
+            # class 1, the last of two
+            return self.score(float(true_positives[-1]), float(predicted[-1]), float(actual[-1]))
         if average == "micro":
-            return self.score(float(right.sum()), float(said.sum()), float(wanted.sum()))
-        there = np.flatnonzero((said + wanted > 0) | (self._meaning == "columns"))
-        scores = [self.score(float(right[k]), float(said[k]), float(wanted[k])) for k in there]
+            return self.score(float(true_positives.sum()), float(predicted.sum()), float(actual.sum()))
+        present = np.flatnonzero((predicted + actual > 0) | (self._format == "binary"))
+        scores = [self.score(float(true_positives[k]), float(predicted[k]), float(actual[k])) for k in present]
         return sum(scores) / len(scores) if scores else 0.0
 
-    def score(self, right: float, said: float, wanted: float) -> float:
-        """The metric of one class from its three weights; 0 where it is not defined."""
+    def _resolved_average(self, n_out: int) -> str:
+        if self.average != "auto":
+            return self.average
+        outputs_of_two_classes = 1 if self._format == "binary" else 2
+        return "binary" if n_out == outputs_of_two_classes else "macro"
+
+    def score(self, true_positives: float, predicted: float, actual: float) -> float:
+        """Compute the metric of one class from its three weights, as fractions of the total; 0 if it is undefined."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -82,42 +88,52 @@ class ClassificationMetric(Metric):
 
 
 class Precision(ClassificationMetric):
-    """Of the rows that were given a class, the share that has it: r/s; 0 where none was given it.
+    """The fraction of the rows given a class that have it; 0 if no row was given it.
 
-    average    "binary": of class 1 alone, of two classes or of one yes or no. "macro": the mean over classes (over
-               outputs, where each is a yes or no), leaving out classes that no row has and none was given. "micro":
-               counted over all classes together. "auto" is "binary" where that is possible, else "macro"
-    threshold  the probability above which an output that is a yes or no says yes
+    Equal to scikit-learn's precision_score with zero_division=0.
 
-    As scikit-learn's precision_score with zero_division=0. ValueError for arguments that make no sense, and where
-    loss and outputs tell no classes.
+    Parameters
+    ----------
+    average : {"auto", "binary", "macro", "micro"}
+        "binary": class 1 only, for two classes or one yes or no. "macro": the mean over the classes, without classes
+        that no row has and none was given (over all outputs, if each is a yes or no). "micro": counted over all classes
+        together. "auto" is "binary" if possible, else "macro".
+    threshold : float
+        The probability in (0, 1) above which an output that is a yes or no says yes.
+    name : str or None
+        The key in the history.
+
+    Raises
+    ------
+    ValueError
+        If an argument is invalid, and at `compile` if loss and outputs do not encode classes.
     """
 
     names = ("precision",)
 
-    def score(self, right: float, said: float, wanted: float) -> float:
-        return right / said if said > 0 else 0.0
+    def score(self, true_positives: float, predicted: float, actual: float) -> float:
+        return true_positives / predicted if predicted > 0 else 0.0
 
 
 class Recall(ClassificationMetric):
-    """Of the rows that have a class, the share that was given it: r/t; 0 where none has it.
+    """The fraction of the rows of a class that were given it; 0 if no row has it.
 
-    The arguments are `Precision`'s. As scikit-learn's recall_score with zero_division=0.
+    The parameters are those of `Precision`. Equal to scikit-learn's recall_score with zero_division=0.
     """
 
     names = ("recall",)
 
-    def score(self, right: float, said: float, wanted: float) -> float:
-        return right / wanted if wanted > 0 else 0.0
+    def score(self, true_positives: float, predicted: float, actual: float) -> float:
+        return true_positives / actual if actual > 0 else 0.0
 
 
 class F1Score(ClassificationMetric):
-    """The harmonic mean of precision and recall, 2r/(s + t); of several classes the mean of theirs ("macro").
+    """The harmonic mean of precision and recall, 2 · true positives/(predicted + actual).
 
-    The arguments are `Precision`'s. As scikit-learn's f1_score with zero_division=0.
+    The parameters are those of `Precision`. Equal to scikit-learn's f1_score with zero_division=0.
     """
 
     names = ("f1_score", "f1")
 
-    def score(self, right: float, said: float, wanted: float) -> float:
-        return 2 * right / (said + wanted) if said + wanted > 0 else 0.0
+    def score(self, true_positives: float, predicted: float, actual: float) -> float:
+        return 2 * true_positives / (predicted + actual) if predicted + actual > 0 else 0.0

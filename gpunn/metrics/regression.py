@@ -1,4 +1,4 @@
-"""How far values are from what they should be."""
+"""Metrics of regression: absolute and squared errors, and R²."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .base import Metric
 
 
 class RegressionMetric(Metric):
+    """A mean of errors that a kernel computes for each row. A subclass names the kernel."""
+
     kernel_name: str
 
     def resolve(self, loss: Loss, n_out: int) -> None:
@@ -32,7 +34,7 @@ class MeanAbsoluteError(RegressionMetric):
 
 
 class MeanSquaredError(RegressionMetric):
-    """The mean over rows and outputs of (a − y)², in the square of the units of y."""
+    """The mean over rows and outputs of (a − y)², in the squared units of y."""
 
     names = ("mean_squared_error", "mse")
     kernel_name = "squared_error"
@@ -49,15 +51,16 @@ class RootMeanSquaredError(RegressionMetric):
 
 
 class R2Score(RegressionMetric):
-    """R² = 1 − Σw(a − y)²/Σw(y − ȳ)², ȳ the weighted mean of y; of several outputs the mean of theirs. No units.
+    """R² = 1 − Σw(a − y)²/Σw(y − ȳ)², ȳ the weighted mean of y. For several outputs, the mean over them. No units.
 
-    Where all y are equal it is 1 if the outputs are too, else 0. As scikit-learn's r2_score, over the whole set and not
-    a mean over batches: a batch's sums about its own mean are joined to those of the batches before it.
+    If all y are equal, it is 1 where the outputs equal them, else 0. Equal to scikit-learn's r2_score over the whole
+    data set, and not a mean over batches: the sums of each batch around its own mean are merged with the earlier ones.
     """
 
     names = ("r2_score", "r2")
 
     def n_sums(self, n_out: int) -> int:
+        # per output Σw(a − y)², the mean of y − c, Σw(y − mean)², Σw, and the shift c, which is the first row's y
         return 5 * n_out
 
     def record_batch(self, ops: Recorder, a: Array, y: Array, w: Array, batch: Array) -> None:
@@ -72,23 +75,22 @@ class R2Score(RegressionMetric):
         ops(kernel("accumulate_variance"), batch, ops.broadcast_first_row(y), state, out=sums, count=m, columns=m)
 
     def merge(self, parts: list[np.ndarray]) -> np.ndarray:
-        """Two parts' sums about their own means, joined as those of two batches are."""
-        found = np.array(parts[0]).reshape(5, -1)
+        """Merge the sums of parts around their own means, as two batches are merged."""
+        merged = np.array(parts[0]).reshape(5, -1)
         for part in parts[1:]:
-            error, mean, spread, weight, centre = part.reshape(5, -1)
-            before = found[3] == 0
-            found[4] = np.where(before, centre, found[4])
-            whole = found[3] + weight
-            share = np.divide(weight, whole, out=np.zeros_like(whole), where=whole > 0)
-            apart = np.where(weight > 0, (centre - found[4]) + mean - found[1], 0.0)
-            found[0] += error
-            found[1] += apart * share
-            found[2] += spread + apart * apart * (found[3] * share)
-            found[3] = whole
-        return found.ravel()
+            error, mean, variance_sum, weight, shift = part.reshape(5, -1)
+            merged[4] = np.where(merged[3] == 0, shift, merged[4])
+            total = merged[3] + weight
+            fraction = np.divide(weight, total, out=np.zeros_like(total), where=total > 0)
+            mean_difference = np.where(weight > 0, (shift - merged[4]) + mean - merged[1], 0.0)
+            merged[0] += error
+            merged[1] += mean_difference * fraction
+            merged[2] += variance_sum + mean_difference * mean_difference * (merged[3] * fraction)
+            merged[3] = total
+        return merged.ravel()
 
     def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
-        error, _, spread, _, _ = sums.reshape(5, -1)
-        known = np.where(spread > 0, spread, 1)
-        scores = np.where(spread > 0, 1 - error / known, error == 0)
+        error, _, variance_sum, _, _ = sums.reshape(5, -1)
+        divisor = np.where(variance_sum > 0, variance_sum, 1)
+        scores = np.where(variance_sum > 0, 1 - error / divisor, error == 0)
         return float(scores.mean())

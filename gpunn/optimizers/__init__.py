@@ -1,4 +1,4 @@
-"""Update rules: E8 and its descendants, one a file."""
+"""Optimizers: the update rule E8 and its variants, one per file."""
 
 from .adagrad import Adagrad
 from .adam import Adam

@@ -10,8 +10,23 @@ from .base import Optimizer
 
 
 class Adagrad(Optimizer):
-    """v ← v + g², θ ← θ − ηg/(√v + ε), v = `initial_accumulator_value` at first.
-    (E8's descendant; PyTorch's form, Keras's defaults)"""
+    """Adagrad: v ← v + g², θ ← θ − ηg/(√v + ε). (A variant of E8; PyTorch's form, Keras's defaults)
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a schedule of `gpunn.schedules`.
+    initial_accumulator_value : float
+        The value ≥ 0 of v before the first step.
+    epsilon : float
+        ε > 0.
+    clipvalue, clipnorm : float or None
+        Gradient clipping, as in `Optimizer`.
+
+    References
+    ----------
+    Duchi, Hazan and Singer 2011.
+    """
 
     name = "adagrad"
     rule = adagrad

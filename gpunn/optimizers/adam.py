@@ -11,12 +11,29 @@ from .base import Optimizer
 
 
 class Adam(Optimizer):
-    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε), t = 1, 2, …
-    (E8's descendant; Kingma and Ba 2015; PyTorch's form, Keras's defaults)"""
+    """Adam: m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε), t = 1, 2, …
+
+    (A variant of E8; PyTorch's form, Keras's defaults)
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a schedule of `gpunn.schedules`.
+    beta_1, beta_2 : float
+        β₁ and β₂ in [0, 1).
+    epsilon : float
+        ε > 0.
+    clipvalue, clipnorm : float or None
+        Gradient clipping, as in `Optimizer`.
+
+    References
+    ----------
+    Kingma and Ba 2015.
+    """
 
     name = "adam"
     rule = adam
-    bias_correction = adam_bias_correction  # what β₁ᵗ and β₂ᵗ come to, once a step
+    bias_correction = adam_bias_correction  # the kernel that computes η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ) once per step
     slots = ("m", "v")
     beta_1 = Checked(half_open_unit_interval)
     beta_2 = Checked(half_open_unit_interval)

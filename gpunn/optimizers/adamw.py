@@ -10,8 +10,27 @@ from .adam import Adam
 
 
 class AdamW(Adam):
-    """Adam's m and v; θ ← (1 − ηλ)θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε), λ = `weight_decay`, on every parameter.
-    (E8's descendant; Loshchilov and Hutter 2019; PyTorch's form, Keras's defaults)"""
+    """AdamW: m and v as in Adam, θ ← (1 − ηλ)θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε).
+
+    (A variant of E8; PyTorch's form, Keras's defaults)
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a schedule of `gpunn.schedules`.
+    weight_decay : float
+        λ ≥ 0. It applies to every parameter.
+    beta_1, beta_2 : float
+        β₁ and β₂ in [0, 1).
+    epsilon : float
+        ε > 0.
+    clipvalue, clipnorm : float or None
+        Gradient clipping, as in `Optimizer`.
+
+    References
+    ----------
+    Loshchilov and Hutter 2019.
+    """
 
     name = "adamw"
     rule = adamw

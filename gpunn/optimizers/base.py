@@ -1,4 +1,4 @@
-"""What every update rule shares: the learning rate's schedule and clipping. A rule replaces E8 only."""
+"""The base class of optimizers: the learning rate's schedule, and gradient clipping. A subclass replaces E8 only."""
 
 from __future__ import annotations
 
@@ -9,19 +9,46 @@ from ..kernels import get as kernel
 from ..kernels._compiler.update_rule import UpdateRule
 from ..kernels.state import Slot
 from ..recording import Array, Recorder
-from ..validation import Checked, named, optional, positive
-
-_NAMES: dict[str, type[Optimizer]] = {}
+from ..registry import Registry
+from ..validation import Checked, optional, positive
 
 
 class Optimizer:
-    """An update rule θ ← θ − …: its hyper-parameters, not its state, so one object may serve many nets.
+    """An update rule θ ← θ − … for the flat parameter vector θ, with gradient g = ∂C/∂θ. (E8)
 
-    learning_rate  a number > 0 or a schedule of `gpunn.schedules`
-    clipvalue      clip every gradient entry to ±clipvalue first; None for no clipping
-    clipnorm       then scale the whole gradient back to this Euclidean norm where it is longer; None for no clipping
+    An object has hyperparameters only. The network stores the state, so that one object may serve many networks.
 
-    ValueError or TypeError where a hyper-parameter makes no sense.
+    A subclass sets `rule`, a kernel that `gpunn.kernels._compiler.update_rule` declares, and `slots`. It overrides
+    `hyperparameters` if the kernel has constants. A subclass of a built-in optimizer can change its hyperparameters.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a schedule of `gpunn.schedules`.
+    clipvalue : float or None
+        Clips every entry of the gradient to ±clipvalue first.
+    clipnorm : float or None
+        Then scales the gradient of all parameters back to this Euclidean norm if it is longer.
+
+    Attributes
+    ----------
+    name : str
+        The name that strings and files use; the name of the class if a subclass does not set it.
+    rule : UpdateRule
+        The kernels of the update.
+    slots : tuple of str
+        The names of the state arrays, each as long as θ, such as ("m", "v").
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a hyperparameter is invalid.
+
+    Examples
+    --------
+    >>> class SlowAdam(gpunn.Adam):
+    ...     def __init__(self, learning_rate=1e-4, **options):
+    ...         super().__init__(learning_rate, **options)
     """
 
     name = ""
@@ -33,9 +60,9 @@ class Optimizer:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # a subclass without a name of its own goes by its class's, and takes no other's place
+        # the name is not inherited: files would restore the parent class
         cls.name = vars(cls).get("name", cls.__name__)
-        _NAMES[cls.name] = cls
+        REGISTRY.register(cls, cls.name)
 
     def __init__(self, learning_rate: Any, *, clipvalue: float | None = None, clipnorm: float | None = None) -> None:
         self.schedule = learning_rate
@@ -44,7 +71,7 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> Any:
-        """The learning rate as it was given: a number, or the schedule."""
+        """The learning rate as given: a number or a schedule."""
         return self.schedule.learning_rate if type(self.schedule) is schedules.Constant else self.schedule
 
     @learning_rate.setter
@@ -52,21 +79,22 @@ class Optimizer:
         self.schedule = value
 
     def hyperparameters(self) -> dict[str, float]:
-        """The rule's numbers, by the names that its kernel gives them."""
+        """The constants of the update rule, by their names in its kernel."""
         return {}
 
     def plan_key(self) -> Any:
-        """The values that a plan records from the rule's attributes. A plan is recorded again if they change.
+        """The attributes that a recorded step depends on. The step is recorded again when they change.
 
-        The learning rate is not among them: a step reads it from the state array."""
+        The learning rate is not one of them: a step reads it from the state array.
+        """
         return self.clipvalue, self.clipnorm, *self.hyperparameters().values()
 
     def initial_value(self, slot: str) -> float:
-        """What a moment is filled with before the first step."""
+        """The value of a slot before the first step."""
         return 0.0
 
     def record_clipping(self, ops: Recorder, g: Array, state: Array) -> None:
-        """Record g ← g clipped by value, then by the global norm; nothing unless asked."""
+        """Record the clipping of g by value, then by the norm over all parameters, as far as they are set."""
         if self.clipvalue is not None:
             ops(kernel("clip_value"), out=g, limit=self.clipvalue)
         if self.clipnorm is not None:
@@ -74,20 +102,20 @@ class Optimizer:
             ops(kernel("clip_norm"), state, out=g, limit=self.clipnorm)
 
     def record_bias_correction(self, ops: Recorder, state: Array) -> None:
-        """Record what the rule computes once a step, whatever the number of parameters."""
+        """Record scalars that the rule needs once per step, such as Adam's 1/(1 − β₁ᵗ)."""
 
     def record_overflow_check(
         self, ops: Recorder, theta: Array, g: Array, slots: dict[str, Array], state: Array
     ) -> None:
-        """Record the trial of the update, which runs only where numbers are large, and its judgement."""
-        mine = [slots[m] for m in self.slots]
+        """Record a check of the update before it is written. It runs only if numbers are near the overflow limit."""
+        mine = [slots[name] for name in self.slots]
         probe = state[Slot.UPDATE_PROBE : Slot.UPDATE_PROBE + 1]
         ops(self.rule.probe, g, theta, *mine, state, out=probe, **self.hyperparameters())
         ops(kernel("check_update_finite"), out=state, count=1)
 
     def record(self, ops: Recorder, theta: Array, g: Array, slots: dict[str, Array], state: Array) -> None:
-        """Record the update of θ and the moments, flat buffers all. (E8)"""
-        out = (theta, *(slots[m] for m in self.slots))
+        """Record the update of θ and the slots, which are flat buffers. (E8)"""
+        out = (theta, *(slots[name] for name in self.slots))
         held = ops.bf16_view(theta)
         if held is None:
             ops(self.rule.update, g, state, out=out, **self.hyperparameters())
@@ -105,32 +133,42 @@ class Optimizer:
         return f"{type(self).__name__}({self.learning_rate!r}{''.join(f', {k}={v!r}' for k, v in shown.items())})"
 
 
+REGISTRY: Registry[Optimizer] = Registry("optimizer", Optimizer, __package__)
+
+
 def get(optimizer: str | Optimizer | type[Optimizer]) -> Optimizer:
-    """The optimiser of a name, an object or a class. ValueError lists the names there are."""
-    # names in any case; one that is none is shown as it was given
-    lower = optimizer.lower() if isinstance(optimizer, str) else optimizer
-    given = lower if isinstance(lower, str) and lower in _NAMES else optimizer
-    found = named("optimizer", given, Optimizer, _NAMES, _built_in())
+    """Return an optimizer from its name in any case, an object or a class.
+
+    Parameters
+    ----------
+    optimizer : str, Optimizer or class
+
+    Returns
+    -------
+    Optimizer
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown. The message lists the built-in names.
+    TypeError
+        If the argument is anything else.
+    """
+    # an unknown name is reported as it was given
+    lower = optimizer.lower() if isinstance(optimizer, str) else ""
+    found = REGISTRY.get(lower if lower in REGISTRY.classes else optimizer)
     if found is None:
         raise TypeError(f"optimizer must be a name or a gpunn.optimizers.Optimizer, got {type(optimizer).__name__}")
     return found
 
 
 def to_config(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimiser as JSON: its name and its hyper-parameters."""
+    """Describe an optimizer as JSON: its name and its hyperparameters."""
     return {"name": optimizer.name, **optimizer.get_config()}
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Optimizer:
-    """The inverse of `to_config`; `custom` maps the names of the user's own rules and schedules to their classes."""
-    arguments = {k: v for k, v in config.items() if k != "name"}
-    found = (custom or {}).get(config["name"]) or _NAMES.get(config["name"])
-    if found is None:
-        raise ValueError(f"optimizer {config['name']!r} is unknown; there are {', '.join(_built_in())}")
-    if isinstance(arguments.get("learning_rate"), dict):
-        arguments["learning_rate"] = schedules.from_config(arguments["learning_rate"], custom)
-    return found(**arguments)
-
-
-def _built_in() -> list[str]:
-    return sorted(name for name, rule in _NAMES.items() if rule.__module__.startswith(f"{__package__}."))
+    """Make the optimizer that `to_config` described. `custom` maps the names of user rules and schedules to classes."""
+    if isinstance(config.get("learning_rate"), dict):
+        config = config | {"learning_rate": schedules.from_config(config["learning_rate"], custom)}
+    return REGISTRY.from_config(config, custom)

@@ -10,7 +10,17 @@ from .base import Optimizer
 
 
 class Momentum(Optimizer):
-    """v ← μv + g, θ ← θ − ηv, v = 0 at first; μ = 0.9 unless given. (E8's descendant; PyTorch's form)"""
+    """Momentum: v ← μv + g, θ ← θ − ηv, with v = 0 before the first step. (A variant of E8; PyTorch's form)
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a schedule of `gpunn.schedules`.
+    momentum : float
+        μ in [0, 1).
+    clipvalue, clipnorm : float or None
+        Gradient clipping, as in `Optimizer`.
+    """
 
     name = "momentum"
     rule = rule

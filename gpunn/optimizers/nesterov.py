@@ -7,7 +7,19 @@ from .momentum import Momentum
 
 
 class Nesterov(Momentum):
-    """v ← μv + g, θ ← θ − η(g + μv), v = 0 at first; μ = 0.9 unless given. (E8's descendant; PyTorch's form)"""
+    """Nesterov's momentum: v ← μv + g, θ ← θ − η(g + μv), with v = 0 before the first step. (A variant of E8)
+
+    The form is PyTorch's.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a schedule of `gpunn.schedules`.
+    momentum : float
+        μ in [0, 1).
+    clipvalue, clipnorm : float or None
+        Gradient clipping, as in `Optimizer`.
+    """
 
     name = "nesterov"
     rule = rule

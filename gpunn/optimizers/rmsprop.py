@@ -10,7 +10,21 @@ from .base import Optimizer
 
 
 class RMSprop(Optimizer):
-    """v ← ρv + (1 − ρ)g², θ ← θ − ηg/(√v + ε), v = 0 at first. (E8's descendant; PyTorch's form, Keras's defaults)"""
+    """RMSprop: v ← ρv + (1 − ρ)g², θ ← θ − ηg/(√v + ε), with v = 0 before the first step.
+
+    (A variant of E8; PyTorch's form, Keras's defaults)
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a schedule of `gpunn.schedules`.
+    rho : float
+        ρ in [0, 1).
+    epsilon : float
+        ε > 0.
+    clipvalue, clipnorm : float or None
+        Gradient clipping, as in `Optimizer`.
+    """
 
     name = "rmsprop"
     rule = rmsprop

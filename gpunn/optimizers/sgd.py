@@ -9,7 +9,15 @@ from .base import Optimizer
 
 
 class SGD(Optimizer):
-    """θ ← θ − η ∂C/∂θ: on single pairs (batch_size=1) the text's stochastic gradient descent. (E8)"""
+    """Gradient descent: θ ← θ − η ∂C/∂θ. With batch_size=1 it is the stochastic gradient descent of E8.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a schedule of `gpunn.schedules`.
+    clipvalue, clipnorm : float or None
+        Gradient clipping, as in `Optimizer`.
+    """
 
     name = "sgd"
     rule = sgd

@@ -20,7 +20,7 @@ OPTIONAL = (
 
 # from the ground up: a module imports its own row or those above it here, never one below
 HOUSE = """
-kernels validation
+kernels validation registry
 backend
 recording
 parallel

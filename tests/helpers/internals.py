@@ -254,12 +254,12 @@ def optimizer_of(estimator):
 
 def classes_by_name(module):
     """The registered classes of gpunn.activations or gpunn.losses by each of their names."""
-    return module._NAMES
+    return module.REGISTRY.classes
 
 
 def forget_schedule(name):
     """Remove a schedule that a test defined."""
-    del schedules._NAMES[name]
+    del schedules.REGISTRY.classes[name]
 
 
 def home_modules():
@@ -269,7 +269,7 @@ def home_modules():
 
 def keep_optimizer_names(monkeypatch):
     """Forget the optimizers that a test defines at the end of the test."""
-    monkeypatch.setattr(optimizers, "_NAMES", dict(optimizers._NAMES))
+    monkeypatch.setattr(optimizers.REGISTRY, "classes", dict(optimizers.REGISTRY.classes))
 
 
 def draw_with(bar, make):

@@ -1,0 +1,137 @@
+"""Registries of named classes: one each for activations, losses, metrics, optimizers, initializers, schedules, layers.
+
+Strings such as ``"relu"`` and the configurations in files name classes. A subclass registers itself when it is defined:
+its base class calls `Registry.register` from `__init_subclass__`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Any, ClassVar, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The classes of one kind, by the names that strings and files use.
+
+    Parameters
+    ----------
+    kind : str
+        The word for such a class in error messages, such as "activation".
+    base : type
+        Their base class.
+    home : str
+        The module or package of gpunn's own classes. User classes cannot take their names.
+    definition : str
+        The kind of object that `custom` dictionaries contain, for error messages.
+    """
+
+    def __init__(self, kind: str, base: type[T], home: str, definition: str = "class") -> None:
+        self.kind, self.base, self.home, self.definition = kind, base, home, definition
+        self.classes: dict[str, type[T]] = {}
+
+    def register(self, cls: type[T], *names: str) -> None:
+        """Add a class under its names."""
+        self.classes.update(dict.fromkeys(names, cls))
+
+    def check_free(self, names: Iterable[str]) -> None:
+        """Check that no class of gpunn has one of these names, which files store. TypeError if one has."""
+        for name in names:
+            if name in self.classes and self._is_built_in(self.classes[name]):
+                raise TypeError(
+                    f"{self.kind} {name!r} exists already in gpunn; files store the name, so choose another"
+                )
+
+    def built_in(self) -> list[str]:
+        """The sorted names of gpunn's own classes."""
+        return sorted(name for name, cls in self.classes.items() if self._is_built_in(cls))
+
+    def get(self, given: Any) -> T | None:
+        """Return the object that a name, a class or an object stands for, and None for anything else.
+
+        ValueError for an unknown name; it lists the built-in ones.
+        """
+        if isinstance(given, self.base):
+            return given
+        if isinstance(given, type) and issubclass(given, self.base):
+            return given()
+        if not isinstance(given, str):
+            return None
+        if given not in self.classes:
+            raise ValueError(f"{self.kind} {given!r} is unknown; there are {', '.join(self.built_in())}")
+        return self.classes[given]()
+
+    def find(self, name: Any, custom: dict[str, Any] | None = None) -> Any:
+        """Return the class of a name in a file. `custom` maps the names of user classes to them, and has priority.
+
+        ValueError for a name that neither has.
+        """
+        found = (custom or {}).get(name) or self.classes.get(name)
+        if found is None:
+            raise ValueError(
+                f"{self.kind} {name!r} is not built in: pass custom={{{name!r}: its {self.definition}}}; "
+                f"there are {', '.join(self.built_in())}"
+            )
+        return found
+
+    def from_config(self, config: dict[str, Any], custom: dict[str, Any] | None = None, *, key: str = "name") -> T:
+        """Make the object that a configuration describes: `config[key]` names its class, the rest are arguments."""
+        found = self.find(config.get(key), custom)
+        if isinstance(found, self.base):
+            return found
+        made: T = found(**{k: v for k, v in config.items() if k != key})
+        return made
+
+    def _is_built_in(self, cls: type) -> bool:
+        return f"{cls.__module__}.".startswith(f"{self.home}.")
+
+
+class Configured:
+    """An object that its constructor's arguments describe: `repr` shows them, files store them."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON."""
+        return {}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class Named(Configured):
+    """A configured object with names. Strings may use each of `names`; the first one is shown and stored."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """The first of the class's own `names`, or the name of the class if it defines none."""
+        return name_of(type(self))
+
+
+def names_of(cls: type) -> tuple[str, ...]:
+    """The `names` that a class itself defines. A subclass does not inherit them."""
+    own: tuple[str, ...] = vars(cls).get("names", ())
+    return own
+
+
+def name_of(cls: type) -> str:
+    """The name that files store for a class: the first of its own `names`, or its `__name__`."""
+    return next(iter(names_of(cls)), cls.__name__)
+
+
+def check_config(thing: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Return `config`. ValueError if it lacks an argument of the constructor, which a file would lose."""
+    missing = [name for name in _arguments_of(thing.__class__) if name not in config]
+    if missing:
+        raise ValueError(f"{type(thing).__name__}.get_config() lacks {', '.join(missing)}: a saved file would lose it")
+    return config
+
+
+@functools.cache
+def _arguments_of(cls: Any) -> list[str]:
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in inspect.signature(cls).parameters.values() if p.kind in named]
