@@ -1,4 +1,4 @@
-"""What comes in: features, targets and weights, checked once before anything changes, and the order of the batches."""
+"""Checks of features, targets and weights before anything changes, and the order of the rows in an epoch."""
 
 from __future__ import annotations
 
@@ -14,38 +14,64 @@ from .network import CompressedRows, Table, keyed_generator
 from .recording import Array, shard_bounds
 from .validation import half_open_unit_interval, nonnegative
 
-BLOCK = 1 << 16  # elements looked at together: a check never copies the set
-DEVICE_BLOCK = 1 << 24  # the same on a GPU, of which each look waits
-# beyond these a weight times a loss, or the weight of one class times that of another, leaves the range of float64
+# the elements that are checked together, so that a check never copies the data set; each block on a GPU waits for it
+BLOCK, DEVICE_BLOCK = 1 << 16, 1 << 24
+# beyond these, weight · loss or the ratio of two class weights can leave the range of float64
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
-# taken before `__dlpack__`
-OTHER_WAYS = ("to_numpy", "__array__", "__cuda_array_interface__", "__dataframe__")
-UNREADABLE = (TypeError, ValueError, BufferError, RuntimeError)
-# NumPy's types have these kinds; objects can be of these classes, which pandas's Timestamp and Timedelta inherit
-KINDS_OF_TIME = {"M": "dates", "m": "time differences"}
-TIMES = (np.datetime64, np.timedelta64, datetime.date, datetime.time, datetime.timedelta)
+# the protocols that are preferred to `__dlpack__`
+PREFERRED_PROTOCOLS = ("to_numpy", "__array__", "__cuda_array_interface__", "__dataframe__")
+CONVERSION_ERRORS = (TypeError, ValueError, BufferError, RuntimeError)
+# dates by NumPy's kinds, and as objects; pandas's Timestamp and Timedelta inherit from the classes
+DATE_KINDS = {"M": "dates", "m": "time differences"}
+DATE_CLASSES = (np.datetime64, np.timedelta64, datetime.date, datetime.time, datetime.timedelta)
 
 
 def features(X: Any, n_in: int | None, dtype: np.dtype, name: str = "X", *, shard: tuple[int, int] = (0, 1)) -> Array:
-    """As `as_matrix`, its numbers finite and within `dtype`: ValueError names the first that is not.
+    """Check features and return them as a matrix of finite numbers within the range of `dtype`.
 
-    `shard` is (rank, size) where processes look at one set: each at the numbers of its part of the rows."""
+    Parameters
+    ----------
+    X : array, table or sparse matrix
+    n_in : int or None
+        The required number of columns.
+    dtype : dtype
+        The network's dtype.
+    name : str
+        The name of X in error messages.
+    shard : (int, int)
+        Rank and number of processes. Each process checks the numbers of its shard of the rows.
+
+    Returns
+    -------
+    array, shape (n, n_in)
+        In its own type, or a sparse matrix in compressed rows.
+
+    Raises
+    ------
+    TypeError
+        If X is not made of real numbers.
+    ValueError
+        If the shape is wrong, or for NaN, infinity and numbers too large for `dtype`. The message names the first one.
+    """
     array = as_matrix(X, n_in, name)
     check_numbers(array, dtype, name, shard=shard)
     return array
 
 
 def as_matrix(X: Any, n_in: int | None, name: str = "X") -> Array:
-    """X as a two-dimensional array of real numbers, its own type kept, and its layout where kernels can read it.
+    """Return X as a matrix of real numbers (n, n_in) that kernels can read, without a check of its numbers.
 
-    Accepts NumPy and CuPy arrays, lists, pandas and polars tables, and whatever else offers `__dlpack__` or
-    `__array__`; SciPy's sparse matrices come out as one in compressed rows. Raises TypeError for what are not real
-    numbers (text, dates, complex), ValueError for wrong shapes, ragged lists and empty sets.
+    Accepts NumPy and CuPy arrays, lists, pandas and polars tables, objects with `__dlpack__` or `__array__`, and
+    SciPy's sparse matrices, which become one in compressed rows. The type does not change, nor does a layout that
+    kernels can read. TypeError for text, dates, complex numbers and other objects. ValueError for wrong shapes, ragged
+    lists and empty sets.
     """
     array = _compressed(X, name) if hasattr(X, "tocsr") else as_real_array(X, name)
     if array.ndim != 2:
-        it = _short_name(name)
-        hint = f"; {it}.reshape(-1, 1) makes one column of it, {it}.reshape(1, -1) one row" if array.ndim == 1 else ""
+        short = _short_name(name)
+        hint = (
+            f"; {short}.reshape(-1, 1) makes it one column, {short}.reshape(1, -1) one row" if array.ndim == 1 else ""
+        )
         raise ValueError(f"{name} must have shape (rows, columns), got shape {array.shape}{hint}")
     if array.shape[0] == 0 or array.shape[1] == 0:
         raise ValueError(f"{name} must have at least one row and one column, got shape {array.shape}")
@@ -55,7 +81,7 @@ def as_matrix(X: Any, n_in: int | None, name: str = "X") -> Array:
 
 
 def check_numbers(X: Any, dtype: np.dtype, name: str = "X", *, shard: tuple[int, int] = (0, 1)) -> None:
-    """ValueError for NaN, infinity, and numbers too large for `dtype`, in what `as_matrix` gave."""
+    """Check that a matrix of `as_matrix` is finite and within the range of `dtype`. ValueError if it is not."""
     if hasattr(X, "tocsr"):
         _check_stored(X, dtype, name)
     else:
@@ -63,7 +89,7 @@ def check_numbers(X: Any, dtype: np.dtype, name: str = "X", *, shard: tuple[int,
 
 
 def on_device(X: Any, backend: Backend) -> Table:
-    """What `features` gave, on a device: an array, or compressed rows."""
+    """Copy a matrix of `features` to a device, as an array or as compressed rows."""
     if not hasattr(X, "tocsr"):
         return backend.asarray(X)
     values, columns, starts = (
@@ -74,30 +100,37 @@ def on_device(X: Any, backend: Backend) -> Table:
 
 
 def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str = "y") -> Array:
-    """y for that loss: int32 labels (n,), or values (n, n_out); never broadcast.
+    """Check targets and return them in the form that the loss takes. They are never broadcast.
 
-    Raises TypeError and ValueError as `features`, and ValueError for labels out of range or not whole numbers.
+    Parameters
+    ----------
+    y : array
+    loss : Loss
+    n, n_out : int
+        The numbers of rows and outputs.
+    dtype : dtype
+        The network's dtype.
+    name : str
+        The name of y in error messages.
+
+    Returns
+    -------
+    array
+        int32 labels (n,), or values (n, n_out).
+
+    Raises
+    ------
+    TypeError
+        If y is not made of real numbers.
+    ValueError
+        If the shape is wrong, for NaN, infinity and numbers too large for `dtype`, for labels that are out of range or
+        not integers, and for values for which the loss is not defined.
     """
     array = as_real_array(y, name)
     if loss.targets == "class_index":
-        if array.ndim != 1:
-            raise ValueError(
-                f"{name} must hold one label a row, shape ({n},), for loss {loss.name!r}, got shape {array.shape}; "
-                + (
-                    f"{_short_name(name)}.ravel() makes it so"
-                    if array.size == n
-                    else "for one-hot rows use categorical_crossentropy"
-                )
-            )
-        _check_rows(array, n, name)
+        _check_label_shape(array, loss, n, name)
         return _labels(array, n_out, name)
-    if array.shape != (n, n_out):
-        hint = ""
-        if array.shape == (n,) and n_out == 1:
-            hint = f"; {_short_name(name)}.reshape(-1, 1) makes it so"
-        elif array.shape == (n,) and loss.name == "categorical_crossentropy":
-            hint = "; for integer labels use sparse_categorical_crossentropy"
-        raise ValueError(f"{name} must have shape ({n}, {n_out}) for loss {loss.name!r}, got shape {array.shape}{hint}")
+    _check_dense_shape(array, loss, n, n_out, name)
     _check_finite(array, dtype, name)
     with device_of(array):
         for rows in _row_blocks(array):
@@ -105,8 +138,31 @@ def targets(y: Any, loss: Loss, n: int, n_out: int, dtype: np.dtype, name: str =
     return array
 
 
+def _check_label_shape(array: Array, loss: Loss, n: int, name: str) -> None:
+    if array.ndim != 1:
+        hint = "for one-hot rows use categorical_crossentropy"
+        if array.size == n:
+            hint = f"{_short_name(name)}.ravel() makes it so"
+        raise ValueError(
+            f"{name} must hold one label per row, shape ({n},), for loss {loss.name!r}, got shape {array.shape}; {hint}"
+        )
+    if array.shape[0] != n:
+        raise ValueError(f"{name} has {array.shape[0]} rows, but X has {n}")
+
+
+def _check_dense_shape(array: Array, loss: Loss, n: int, n_out: int, name: str) -> None:
+    if array.shape == (n, n_out):
+        return
+    hint = ""
+    if array.shape == (n,) and n_out == 1:
+        hint = f"; {_short_name(name)}.reshape(-1, 1) makes it so"
+    elif array.shape == (n,) and loss.name == "categorical_crossentropy":
+        hint = "; for integer labels use sparse_categorical_crossentropy"
+    raise ValueError(f"{name} must have shape ({n}, {n_out}) for loss {loss.name!r}, got shape {array.shape}{hint}")
+
+
 def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
-    """The sample weights (n,) of a data set, as `batch_weights` checks them. ValueError too if all are 0."""
+    """Check the sample weights (n,) of a data set, as `batch_weights` does. ValueError too if all of them are 0."""
     converted = batch_weights(w, n, dtype, name)
     if not any_weight(converted):
         raise ValueError(
@@ -117,7 +173,7 @@ def weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Arr
 
 
 def any_weight(w: Array | None) -> bool:
-    """True unless all weights are 0; None stands for weights of 1."""
+    """Return True unless all weights are 0. None means weights of 1."""
     if w is None:
         return True
     with device_of(w):
@@ -125,14 +181,14 @@ def any_weight(w: Array | None) -> bool:
 
 
 def batch_weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") -> Array:
-    """The sample weights (n,) of a batch, which may all be 0, in the network's dtype. (E3)
+    """Check the sample weights (n,) of a batch, which may all be 0, and return them in the network's dtype. (E3)
 
-    Weights too small for a training step, which flushes subnormal numbers, become 0 on every device. ValueError or
-    TypeError where weights are negative, not finite, or too large to be added up.
+    A training step flushes subnormal numbers, so weights that small become 0 on every device. ValueError or TypeError
+    if weights are negative, not finite, or too large to be added up.
     """
     array = as_real_array(w, name)
     if array.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},), one weight a row, got shape {array.shape}")
+        raise ValueError(f"{name} must have shape ({n},), one weight per row, got shape {array.shape}")
     _check_finite(array[:, None], dtype, name)
     with device_of(array):
         if bool((array < 0).any()):
@@ -148,104 +204,126 @@ def batch_weights(w: Any, n: int, dtype: np.dtype, name: str = "sample_weight") 
 
 
 def _smallest_weight(dtype: np.dtype) -> float:
-    """The smallest weight that does not count as 0."""
+    """Return the smallest weight that does not count as 0."""
     return max(float(np.finfo(dtype).tiny), SMALLEST_WEIGHT)
 
 
 def class_weights(class_weight: Any, y: Array, loss: Loss, n_out: int) -> np.ndarray:
-    """Weights (n,), float64, from {class: weight}; a class that is not named weighs 1. (E3)
+    """Return the weight of each row from the weights of the classes. (E3)
 
-    "balanced" gives every class that y has the same weight in all: n/(k · rows of the class), k the number of classes,
-    as scikit-learn does.
+    Parameters
+    ----------
+    class_weight : dict or "balanced"
+        {class: weight}; a class that is not named has weight 1. "balanced" gives all classes in y the same total
+        weight, n/(k · rows of the class) with k classes, as scikit-learn does.
+    y : array
+        Checked targets.
+    loss : Loss
+    n_out : int
+
+    Returns
+    -------
+    array, shape (n,)
+        float64.
+
+    Raises
+    ------
+    TypeError
+        If `class_weight` is anything else.
+    ValueError
+        If the loss has no classes, a class does not exist, or a weight is negative or not finite.
     """
-    if not isinstance(class_weight, dict) and not (isinstance(class_weight, str) and class_weight == "balanced"):
+    balanced = isinstance(class_weight, str) and class_weight == "balanced"
+    if not isinstance(class_weight, dict) and not balanced:
         got = repr(class_weight) if isinstance(class_weight, str) else type(class_weight).__name__
         raise TypeError(f"class_weight must be a dict of class and weight, or 'balanced', got {got}")
-    host, classes = to_host(y), n_out
-    if loss.targets == "class_index":
-        labels = host
-    elif n_out == 1 and isinstance(loss, BinaryCrossentropy):
-        labels, classes = host[:, 0], 2
-    elif isinstance(loss, CategoricalCrossentropy):
-        labels = host.argmax(axis=1)
-    else:
-        raise ValueError(f"class_weight needs classes, which loss {loss.name!r} does not have; use sample_weight")
-    if not isinstance(class_weight, dict):
-        present, which, rows = np.unique(labels, return_inverse=True, return_counts=True)
-        if not np.isin(present, range(classes)).all():
+    labels, n_classes = _class_of_each_row(to_host(y), loss, n_out)
+    if balanced:
+        present, index, rows = np.unique(labels, return_inverse=True, return_counts=True)
+        if not np.isin(present, range(n_classes)).all():
             raise ValueError("class_weight='balanced' needs targets that are 0 or 1; pass sample_weight")
-        return (len(labels) / (len(present) * rows))[which]
+        return (len(labels) / (len(present) * rows))[index]
     result = np.ones(len(labels))
     for key, value in class_weight.items():
-        if key not in range(classes):
-            raise ValueError(f"class_weight names class {key!r}, but the classes are 0 … {classes - 1}")
+        if key not in range(n_classes):
+            raise ValueError(f"class_weight names class {key!r}, but the classes are 0 … {n_classes - 1}")
         result[labels == key] = nonnegative(f"class_weight[{key!r}]", value)
     return result
 
 
+def _class_of_each_row(y: np.ndarray, loss: Loss, n_out: int) -> tuple[np.ndarray, int]:
+    """Return the labels of the rows and the number of classes. ValueError if the loss has no classes."""
+    if loss.targets == "class_index":
+        return y, n_out
+    if n_out == 1 and isinstance(loss, BinaryCrossentropy):
+        return y[:, 0], 2
+    if isinstance(loss, CategoricalCrossentropy):
+        return y.argmax(axis=1), n_out
+    raise ValueError(f"class_weight needs classes, which loss {loss.name!r} does not have; use sample_weight")
+
+
 def epoch_permutation(n: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-    """The rows' order in an epoch: a permutation from a generator keyed (seed, epoch), never from a running one."""
+    """Return the order of the rows in an epoch: a permutation that depends on (seed, epoch) alone, or 0 … n − 1."""
     return keyed_generator(seed, epoch).permutation(n) if shuffle else np.arange(n)
 
 
 def n_training_rows(n: int, validation_split: float) -> int:
-    """The number of rows that train, ⌊n (1 − validation_split)⌋ as in Keras; the last ones validate.
+    """Return the number of training rows, ⌊n (1 − validation_split)⌋ as in Keras. The last rows are for validation.
 
-    ValueError where one side would have no rows.
+    ValueError if there would be no rows for one of the two.
     """
-    held = half_open_unit_interval("validation_split", validation_split)
-    # 1 − 0.9 is less than 0.1 by rounding, and 10 times it less than 1
-    rows = int(n * (1 - held + np.finfo(np.float64).eps))
-    if rows == 0 or (held > 0 and rows == n):
-        raise ValueError(f"validation_split={held} of {n} rows leaves one side without rows")
+    fraction = half_open_unit_interval("validation_split", validation_split)
+    # 10 · (1 − 0.9) is less than 1 in floating-point numbers
+    rows = int(n * (1 - fraction + np.finfo(np.float64).eps))
+    if rows == 0 or (fraction > 0 and rows == n):
+        raise ValueError(f"validation_split={fraction} of {n} rows leaves one side without rows")
     return rows
 
 
 def like_input(result: Array, like: Any) -> Array:
-    """A result, made for the caller alone, as the kind that went in: CuPy for CuPy, NumPy for everything else."""
+    """Return a result as the kind of array that went in: CuPy for CuPy, NumPy for everything else."""
     return array_module(like).asarray(result) if is_device_array(like) else to_host(result)
 
 
 def float_dtype(dtype: Any) -> np.dtype:
-    """float32 or float64, by whatever name. ValueError for any other."""
+    """Return float32 or float64 from any of its names. ValueError for any other type."""
     with contextlib.suppress(TypeError):
         for allowed in (np.dtype(np.float32), np.dtype(np.float64)):
-            # NumPy takes None for float64
+            # np.dtype(None) is float64
             if dtype is not None and np.dtype(dtype) == allowed:
                 return allowed
     raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
 
 
 def as_real_array(x: Any, name: str) -> Array:
-    """x as an array of real numbers of a type and a layout that the kernels read. TypeError or ValueError names it."""
+    """Return x as an array of real numbers in a type and a layout that kernels read. TypeError or ValueError if not."""
     array = x if isinstance(x, np.ndarray) or is_device_array(x) else _converted(x, name)
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill the masked cells first ({_short_name(name)}.filled(…))")
-    kind = array.dtype.kind
-    if kind == "O" and array.size:
+    if array.dtype.kind == "O" and array.size:
         array = _from_objects(array, name)
-        kind = array.dtype.kind
+    kind = array.dtype.kind
     if kind not in "biuf":
-        what = {"c": "complex numbers", "U": "text", "S": "text", **KINDS_OF_TIME}.get(kind)
-        remedy = "cast to float32" if "float" in array.dtype.name else "encode them as numbers"  # bfloat16, float8_…
-        raise TypeError(f"{name} must hold real numbers, got {what or array.dtype}; {remedy} first")
+        got = {"c": "complex numbers", "U": "text", "S": "text", **DATE_KINDS}.get(kind, array.dtype)
+        # bfloat16, float8_e4m3, …
+        remedy = "cast to float32" if "float" in array.dtype.name else "encode them as numbers"
+        raise TypeError(f"{name} must hold real numbers, got {got}; {remedy} first")
     if array.dtype.itemsize == 2 and kind == "f":
         with device_of(array):
             array = array.astype(np.float32)
     elif kind == "f" and array.dtype.itemsize > 8:
-        array = _from_long(array, name)
+        array = _from_long_double(array, name)
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    elif isinstance(array, np.ndarray) and not _is_regular(array):
+    elif isinstance(array, np.ndarray) and not _has_element_strides(array):
         array = array.copy()
     return array
 
 
 def reject_dates(x: Any, name: str) -> None:
-    """TypeError where x holds dates, times of day or time differences, which NumPy converts to integers.
+    """Check that x has no dates, times of day or time differences, which NumPy converts to integers. TypeError if so.
 
-    x is an array, a list or a data frame that another library checks next, and which that library may refuse for other
-    reasons.
+    x is an array, a list or a data frame. Another library checks it next, and may reject it for other reasons.
     """
     if not (hasattr(x, "columns") and hasattr(x, "dtypes")):
         if x is not None and _may_hold_dates(getattr(x, "dtype", None)):
@@ -258,8 +336,8 @@ def reject_dates(x: Any, name: str) -> None:
 
 
 def _may_hold_dates(dtype: Any) -> bool:
-    """False for the types of numbers that NumPy, pandas and polars have."""
-    if hasattr(dtype, "is_numeric"):  # of polars
+    """Return False for the numeric types of NumPy, pandas and polars."""
+    if hasattr(dtype, "is_numeric"):  # polars
         return not dtype.is_numeric()
     return getattr(dtype, "kind", "O") in "mMO"
 
@@ -267,27 +345,27 @@ def _may_hold_dates(dtype: Any) -> bool:
 def _reject_dates_in(x: Any, name: str) -> None:
     try:
         array = np.asarray(x)
-    except UNREADABLE:
+    except CONVERSION_ERRORS:
         return
-    what = KINDS_OF_TIME.get(array.dtype.kind)
+    got = DATE_KINDS.get(array.dtype.kind)
     if array.dtype.kind == "O":
-        found = next((value for value in array.ravel() if isinstance(value, TIMES)), None)
-        what = None if found is None else f"{type(found).__name__} {found!r}"
-    if what is not None:
-        raise TypeError(f"{name} must hold real numbers, got {what}; encode them as numbers first")
+        date = next((value for value in array.ravel() if isinstance(value, DATE_CLASSES)), None)
+        got = None if date is None else f"{type(date).__name__} {date!r}"
+    if got is not None:
+        raise TypeError(f"{name} must hold real numbers, got {got}; encode them as numbers first")
 
 
 def _short_name(name: str) -> str:
-    """What the user calls it: y of "validation y"."""
+    """Return the last word of a name: "y" for "validation y"."""
     return name.split()[-1]
 
 
-def _is_regular(array: np.ndarray) -> bool:
-    """Whether strides are whole numbers of elements, which a field of a record array's need not be."""
+def _has_element_strides(array: np.ndarray) -> bool:
+    """Return True if strides are multiples of the element size. Those of a field of a record array need not be."""
     return array.flags.aligned and all(s % array.itemsize == 0 for s in array.strides)
 
 
-def _from_long(array: np.ndarray, name: str) -> np.ndarray:
+def _from_long_double(array: np.ndarray, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         converted = array.astype(np.float64)
     if (np.isinf(converted) & np.isfinite(array)).any():
@@ -306,7 +384,7 @@ def _converted(x: Any, name: str) -> Array:
             x = x.to_numpy()
         elif hasattr(x, "__cuda_array_interface__"):
             return from_cuda_interface(x)
-    except UNREADABLE as error:
+    except CONVERSION_ERRORS as error:
         raise _unreadable(x, name, error) from error
     try:
         return np.asarray(x)
@@ -317,31 +395,36 @@ def _converted(x: Any, name: str) -> Array:
 
 
 def tensor_to_numpy(x: Any, name: str) -> Any:
-    """What torch holds, or `__dlpack__` alone offers, as NumPy has it; everything else as it is.
+    """Return a torch tensor, or an object that has `__dlpack__` only, as a NumPy array, and other objects unchanged.
 
-    Tensors that remember gradients are detached, those of a list too. TypeError names what cannot be read."""
+    Tensors that require gradients are detached, also in a list. TypeError if x cannot be read.
+    """
     try:
         if hasattr(x, "detach"):
             return x.detach().cpu().numpy()
         if isinstance(x, (list, tuple)) and x and all(hasattr(row, "detach") for row in x):
-            return [row.detach().cpu().numpy()[()] for row in x]  # of one number that number
-        if hasattr(x, "__dlpack__") and not any(hasattr(x, way) for way in OTHER_WAYS):
+            return [row.detach().cpu().numpy()[()] for row in x]  # [()] turns a 0-d array into a scalar
+        if hasattr(x, "__dlpack__") and not any(hasattr(x, way) for way in PREFERRED_PROTOCOLS):
             return np.from_dlpack(x)
-    except UNREADABLE as error:
+    except CONVERSION_ERRORS as error:
         raise _unreadable(x, name, error) from error
     return x
 
 
 def _unreadable(x: Any, name: str, error: Exception) -> TypeError:
-    what = f"{name}, of type {type(x).__name__}, cannot be read as an array: {str(error).rstrip('.')}"
-    return TypeError(f"{what}; pass a NumPy array of float32 or float64")
+    return TypeError(
+        f"{name}, of type {type(x).__name__}, cannot be read as an array: {str(error).rstrip('.')}; "
+        "pass a NumPy array of float32 or float64"
+    )
 
 
 def _from_objects(array: Array, name: str) -> Array:
-    """Objects that are all numbers as float64; anything else is named."""
+    """Return an array of Python numbers as float64. TypeError names the first object that is no number."""
     for value in array.ravel():
         # np.timedelta64 is a subclass of np.number
-        if not isinstance(value, (int, float, np.number, np.bool_)) or isinstance(value, (np.complexfloating, *TIMES)):
+        if not isinstance(value, (int, float, np.number, np.bool_)) or isinstance(
+            value, (np.complexfloating, *DATE_CLASSES)
+        ):
             raise TypeError(
                 f"{name} must hold real numbers, got {type(value).__name__} {value!r}; encode it as numbers first"
             )
@@ -358,8 +441,10 @@ def _row_blocks(array: Array, first: int = 0, count: int | None = None) -> list[
 
 
 def _check_finite(array: Array, dtype: np.dtype, name: str, first: int = 0, count: int | None = None) -> None:
-    """ValueError where a number is NaN, infinite, or beyond what `dtype` holds; names the first such place. It looks at
-    all rows, or at `count` of them from `first` on."""
+    """Check that numbers are finite and within the range of `dtype`, in all rows or in `count` rows from `first` on.
+
+    ValueError names the first number that is not.
+    """
     if array.dtype.kind != "f":
         return
     xp = array_module(array)
@@ -372,34 +457,33 @@ def _check_finite(array: Array, dtype: np.dtype, name: str, first: int = 0, coun
             if bool(xp.isfinite(top)) and not (narrows and float(top) > limit):
                 continue
         block = to_host(block)
-        wrong = ~np.isfinite(block)
-        if wrong.any():
-            r, c = (int(v[0]) for v in np.nonzero(wrong))
-            value = float(block[r, c])
-            what = "NaN" if value != value else "infinity"
+        invalid = ~np.isfinite(block)
+        if not invalid.any():
             raise ValueError(
-                f"{name} contains {what}, first in row {rows.start + r}, column {c}; fill or drop such cells first"
+                f"{name} holds values too large for {dtype} (beyond {limit:.3g}); scale it, or use dtype='float64'"
             )
+        r, c = (int(v[0]) for v in np.nonzero(invalid))
+        got = "NaN" if np.isnan(block[r, c]) else "infinity"
         raise ValueError(
-            f"{name} holds values too large for {dtype} (beyond {limit:.3g}); scale it, or use dtype='float64'"
+            f"{name} contains {got}, first in row {rows.start + r}, column {c}; fill or drop such cells first"
         )
 
 
 def _compressed(X: Any, name: str) -> Any:
-    """SciPy's sparse matrix in compressed rows, of a type that the kernels read, its indices checked."""
+    """Return SciPy's sparse matrix in compressed rows, in a type that the kernels read. Its indices are checked."""
     X = X.tocsr()
     if X.ndim != 2 or X.shape[1] >= 2**31:
-        raise ValueError(f"{name} must have shape (rows, columns), fewer than 2³¹ columns, got shape {X.shape}")
+        raise ValueError(f"{name} must have shape (rows, columns) with fewer than 2³¹ columns, got shape {X.shape}")
     try:
         X.check_format(full_check=True)
     except ValueError as error:
-        raise ValueError(f"{name} is no valid sparse matrix: {error}") from None
+        raise ValueError(f"{name} is not a valid sparse matrix: {error}") from None
     stored = as_real_array(X.data, name)
     return X if stored is X.data else type(X)((stored, X.indices, X.indptr), shape=X.shape)
 
 
 def _check_stored(X: Any, dtype: np.dtype, name: str) -> None:
-    """`_check_finite` of what a sparse matrix stores."""
+    """Check the stored numbers of a sparse matrix, as `_check_finite` does."""
     try:
         _check_finite(X.data[:, None], dtype, name)
     except ValueError:
@@ -407,28 +491,24 @@ def _check_stored(X: Any, dtype: np.dtype, name: str) -> None:
             k = int(np.flatnonzero(~np.isfinite(X.data.astype(dtype)))[0])
         r = int(np.searchsorted(X.indptr, k, side="right")) - 1
         raise ValueError(
-            f"{name} contains {X.data[k]!r} in row {r}, column {X.indices[k]}, which {dtype} does not hold as a finite "
-            "number; fill, drop or scale such cells first"
+            f"{name} contains {X.data[k]!r} in row {r}, column {X.indices[k]}, which is not a finite number in "
+            f"{dtype}; fill, drop or scale such cells first"
         ) from None
 
 
-def _check_rows(array: Array, n: int, name: str) -> None:
-    if array.shape[0] != n:
-        raise ValueError(f"{name} has {array.shape[0]} rows, but X has {n}")
-
-
 def _labels(array: Array, n_out: int, name: str) -> Array:
-    """Whole numbers 0 … n_out − 1 as int32; checked on the host, since a GPU wraps an index out of range."""
+    """Return integers 0 … n_out − 1 as int32. They are checked on the host, since a GPU wraps an index out of range."""
     host = to_host(array)
     if host.dtype.kind == "f":
         if not np.isfinite(host).all():
             raise ValueError(f"{name} contains NaN or infinity")
-        if (host != np.floor(host)).any():
-            raise ValueError(f"{name} must hold whole numbers as labels, got {host[host != np.floor(host)][0]!r}")
+        fractional = host[host != np.floor(host)]
+        if fractional.size:
+            raise ValueError(f"{name} must hold integers as labels, got {fractional[0]!r}")
     low, high = host.min(), host.max()
     if low < 0 or high >= n_out:
-        wrong = low if low < 0 else high
+        invalid = low if low < 0 else high
         raise ValueError(
-            f"{name} holds label {float(wrong):.15g}, but the network has {n_out} outputs: labels are 0 … {n_out - 1}"
+            f"{name} holds label {float(invalid):.15g}, but the network has {n_out} outputs: labels are 0 … {n_out - 1}"
         )
     return host.astype(np.int32)

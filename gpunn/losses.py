@@ -153,7 +153,7 @@ class Poisson(_RowLoss):
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         if bool((y < 0).any()):
-            raise ValueError(f"{name} contains negative values; the poisson loss is for counts, y ≥ 0")
+            raise ValueError(f"{name} holds negative values; the poisson loss is for counts, y ≥ 0")
 
 
 class LogCosh(_RowLoss):
@@ -246,7 +246,7 @@ class BinaryCrossentropy(_CrossEntropy):
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         if bool(((y < 0) | (y > 1)).any()):
             raise ValueError(
-                f"{name} contains values outside [0, 1]; binary_crossentropy is for probabilities or 0/1 labels"
+                f"{name} holds values outside [0, 1]; binary_crossentropy is for probabilities or 0/1 labels"
             )
 
 

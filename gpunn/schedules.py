@@ -226,8 +226,8 @@ class PiecewiseConstant(Schedule):
 
     def __init__(self, boundaries: Sequence[int], values: Sequence[float], per: str = "step") -> None:
         super().__init__(per)
-        self.boundaries = [positive_integer("boundaries", b) for b in boundaries]
-        self.values = [positive("values", v) for v in values]
+        self.boundaries = [positive_integer(f"boundaries[{k}]", b) for k, b in enumerate(boundaries)]
+        self.values = [positive(f"values[{k}]", v) for k, v in enumerate(values)]
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
                 f"values must have one more entry than boundaries, got {len(values)} and {len(boundaries)}"

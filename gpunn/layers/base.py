@@ -71,8 +71,8 @@ class Layer:
       recorded again.
 
     ``t`` has the layer's buffers, and a parameter NAME as ``t.NAME``. ``ops`` is a `gpunn.recording.Recorder`, with
-    ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, and ``ops.call_python(function, reason=…)`` for Python code that works
-    on the arrays themselves. `Sequential.summary` reports such code with its reason.
+    ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, and ``ops.call_python(function, reason=…)`` for Python code
+    that works on the arrays themselves. `Sequential.summary` reports such code with its reason.
 
     A saved network stores the name of the class; ``gpunn.load(…, custom={name: class})`` restores it.
 
@@ -158,7 +158,7 @@ class Layer:
         """Return True if a equals a_prev, so that nothing needs to be computed or stored."""
         return False
 
-    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
+    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, trace: bool) -> None:
         """Allocate z, a and any other buffer that the layer writes. Without an activation, z is a.
 
         Parameters
@@ -169,8 +169,8 @@ class Layer:
             ``new(shape)`` returns an array on the device.
         n : int
             The batch size.
-        keep : bool
-            True if `trace` reads z and a, so that they cannot share a buffer.
+        trace : bool
+            True if `Sequential.trace` reads z and a, so that they cannot share a buffer.
         """
         t.z = t.a = new((n, self.n_out or 0))
 

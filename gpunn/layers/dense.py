@@ -91,13 +91,15 @@ class Dense(Layer):
     def parameters(self) -> list[Parameter]:
         assert self.n_in is not None
         shape = (self.n_in, self.units)
-        weights = Parameter("W", shape, self.kernel_initializer, True, self.l2, self.l1, self.max_norm)
+        weights = Parameter(
+            "W", shape, self.kernel_initializer, penalized=True, l2=self.l2, l1=self.l1, max_norm=self.max_norm
+        )
         return [weights, Parameter("b", (self.units,), self.bias_initializer)] if self.use_bias else [weights]
 
-    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, keep: bool) -> None:
+    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
         t.a = new((n, self.units), t.storage_dtype)
         # if f′ is computed from a, one buffer serves for the product, z and a
-        t.z = new((n, self.units), t.storage_dtype) if keep or self.activation.backward_needs_z else t.a
+        t.z = new((n, self.units), t.storage_dtype) if trace or self.activation.backward_needs_z else t.a
 
     def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
         """Record z = a_prev W + b (E1) and a = f(z) (E2)."""
@@ -136,10 +138,10 @@ class Dense(Layer):
                 ops.matmul(t.a_prev.T, t.delta, out=t.dW)  # mutate: E6 dense
                 if wants_db:
                     ops(kernel("column_sum"), t.delta, out=t.db)
-        if t.grad_prev is not None and not self._through_the_layer_below(ops, t):
+        if t.grad_prev is not None and not self._fuse_with_preceding_layer(ops, t):
             ops.matmul(t.delta, t.W.T, out=t.grad_prev)  # mutate: E5 dense
 
-    def _through_the_layer_below(self, ops: Recorder, t: Buffers) -> bool:
+    def _fuse_with_preceding_layer(self, ops: Recorder, t: Buffers) -> bool:
         """Record δˡ⁻¹ = f′(zˡ⁻¹) ⊙ (δ Wᵀ) (E5) and Σ δˡ⁻¹ (E7) as one matrix product with an epilogue.
 
         Returns False if the preceding layer did not save the operand of f′, or if the backend has no such epilogue.

@@ -15,10 +15,10 @@ from .base import Buffers, Layer, Parameter, RunningStat
 class BatchNormalization(Layer):
     """Batch normalization: x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, with one μ, σ, γ and β per column.
 
-    x and z are (n, n_in). In training, μ and σ² are the mean and the biased variance of the batch's rows, without sample
-    weights. The running values move by running ← running + momentum · (batch − running), with the unbiased variance. A
-    batch of one row has no unbiased variance, so the biased one, 0, is used. In prediction, and in a frozen layer
-    (trainable = False), μ and σ² are the running values.
+    x and z are (n, n_in). In training, μ and σ² are the mean and the biased variance of the batch's rows, regardless of
+    sample weights. The running values move by running ← running + momentum · (batch − running), with the unbiased
+    variance. A batch of one row has no unbiased variance, so the biased one, 0, is used. In prediction, and in a frozen
+    layer (trainable = False), μ and σ² are the running values.
 
     In distributed training each rank normalizes with its own rows, and the running values are averaged over the ranks.
     `DataParallel(synchronized_batch_norm=True)` uses the rows of all ranks, as a single process does.
@@ -49,8 +49,8 @@ class BatchNormalization(Layer):
         assert self.n_in is not None
         return [RunningStat("running_mean", (self.n_in,), 0.0), RunningStat("running_variance", (self.n_in,), 1.0)]
 
-    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
-        super().allocate(t, new, n, keep)
+    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, trace: bool) -> None:
+        super().allocate(t, new, n, trace)
         t.x_hat = new((n, self.n_in or 0))
         t.mean, t.variance = new((self.n_in or 0,)), new((self.n_in or 0,))
         t.d_gamma, t.d_beta = new((self.n_in or 0,)), new((self.n_in or 0,))
@@ -140,8 +140,8 @@ class LayerNormalization(Layer):
     def parameters(self) -> list[Parameter]:
         return _scale_and_shift(self.n_in)
 
-    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, keep: bool) -> None:
-        super().allocate(t, new, n, keep)
+    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, trace: bool) -> None:
+        super().allocate(t, new, n, trace)
         t.x_hat = new((n, self.n_in or 0))
         t.scale = new((n,))
 

@@ -69,8 +69,8 @@ class Both(gpunn.Layer):
         self.n_in, self.n_out = n_in, 2 * n_in
         return self.n_out
 
-    def allocate(self, t, new, n, keep):
-        super().allocate(t, new, n, keep)
+    def allocate(self, t, new, n, trace):
+        super().allocate(t, new, n, trace)
         eye = np.eye(self.n_in)
         t.M = new((self.n_in, 2 * self.n_in))
         t.M[...] = _on(t.M, np.hstack([eye, -eye]))
