@@ -1,4 +1,4 @@
-"""Adding an activation touches one kernel file, one class and one export; its tests come by themselves."""
+"""A new activation needs one kernel file, one class and one export. Its tests are generated."""
 
 import os
 import re
@@ -60,21 +60,21 @@ def checkout(tmp_path):
 
 
 def _pytest(checkout, *arguments):
-    # the texts are compiled even where the other tests run without them
+    # the sources are compiled even if the other tests run without a compiler
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "GPUNN_COMPILE")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_its_tests_come_by_themselves(checkout):
+def test_a_new_activation_is_tested_automatically(checkout):
     done = _pytest(checkout, "tests/unit/kernels", "tests/unit/test_activations.py", "-k", "softsign and not gpu")
     assert done.returncode == 0, done.stdout[-3000:]
     passed = int(re.search(r"(\d+) passed", done.stdout)[1])
-    # four kernels and one class: parity of both bodies, compile, gradient
+    # four kernels and one class: parity of source and reference, compilation, gradient
     assert passed >= 20, done.stdout
 
 
-def test_a_wrong_derivative_in_it_is_caught(checkout):
+def test_a_wrong_derivative_is_detected(checkout):
     file = checkout / "kernels" / "softsign.py"
     file.write_text(file.read_text().replace("d = u * u;", "d = u;").replace("return u * u", "return u"))
     done = _pytest(checkout, "tests/unit/test_activations.py", "-k", "softsign")

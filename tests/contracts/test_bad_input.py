@@ -1,6 +1,6 @@
-"""What makes no sense is refused with a ValueError or TypeError that names the argument, before anything changes.
+"""Invalid input raises ValueError or TypeError that names the argument, before anything changes.
 
-Each case says what is given and what the message must say: the argument, what came, what was wanted.
+Each case gives the input and the required parts of the message: the argument, the value, the requirement.
 """
 
 import copy
@@ -43,16 +43,16 @@ def _with(array, place, value):
     return changed
 
 
-def _refused(call, error, message):
-    """The call raises that, and the message says so."""
+def _assert_rejected(call, error, message):
+    """Check that the call raises the error with that message."""
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
     assert type(caught.value) is error, caught.value
     assert re.search(message, str(caught.value)), caught.value
 
 
-def _unchanged(given):
-    """The bits of every array among the values, so that a test can say that they stayed."""
+def _array_bits(given):
+    """Return the bits of all arrays among the values, so that a test can check that they did not change."""
     return {k: bits(v) for k, v in given.items() if isinstance(v, np.ndarray) and v.dtype != object}
 
 
@@ -92,8 +92,8 @@ BAD_X = {
     "an object of text": (np.array([[1, 2, 3, "four"]] * ROWS, object), TypeError, "{x} must .*got str 'four'"),
     "dates": (np.full((ROWS, 4), np.datetime64("2024-01-01")), TypeError, naming("dates")),
     "Python dates": ([[datetime.date(2024, 1, 1)] * 4] * ROWS, TypeError, naming("date")),
-    "spans of time": (np.ones((ROWS, 4), "m8[s]"), TypeError, naming("time differences")),
-    "a span of time among numbers": (
+    "time differences": (np.ones((ROWS, 4), "m8[s]"), TypeError, naming("time differences")),
+    "a time difference among numbers": (
         np.array([[1.5, 2, 3, np.timedelta64(4, "D")]] * ROWS, object),
         TypeError,
         naming("timedelta64"),
@@ -131,7 +131,7 @@ NAMES = {"validation": "validation X"} | dict.fromkeys(["fit", "evaluate", *[c f
 
 @pytest.fixture(scope="module")
 def classifier():
-    """One network for all refusals: if one of them moved it, that very test says so."""
+    """Return one network for all tests. Each test checks that it did not change."""
     net = _net()
     net.fit(X, LABELS, epochs=2, batch_size=5, verbose=0)
     return net
@@ -148,22 +148,22 @@ def regressor():
 @pytest.mark.parametrize(("x", "error", "message"), BAD_X.values(), ids=BAD_X)
 def test_x(classifier, call, x, error, message):
     name = NAMES.get(call, "x")
-    before = _unchanged({"x": x})
+    before = _array_bits({"x": x})
     with assert_unchanged(classifier, X):
-        _refused(lambda: CALLS[call](classifier, x), error, naming(name) + message.replace("{x}", name))
-    assert _unchanged({"x": x}) == before
+        _assert_rejected(lambda: CALLS[call](classifier, x), error, naming(name) + message.replace("{x}", name))
+    assert _array_bits({"x": x}) == before
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 @pytest.mark.parametrize("batch_size", [100, 1024, 5000])
 @pytest.mark.parametrize("ask", ["predict", "predict_proba", "predict_classes"])
-def test_a_bad_number_in_any_block_of_a_prediction(classifier, ask, batch_size, kind):
-    """In the first and the last row of the whole blocks of 1024 rows, and of the shorter last block."""
+def test_an_invalid_number_in_any_block_of_a_prediction(classifier, ask, batch_size, kind):
+    """In the first and the last row of a full block of 1024 rows, and of the shorter last block."""
     for row in (0, 1023, 1024, 2047, 2048, 2499):
         for value, what in ((NAN, "NaN"), (INF, "infinity"), (-INF, "infinity")):
             x = _with(np.resize(X, (2500, COLUMNS)), (row, 2), value).astype(kind)
             with assert_unchanged(classifier):
-                _refused(
+                _assert_rejected(
                     lambda x=x: getattr(classifier, ask)(x, batch_size=batch_size),
                     ValueError,
                     f"^X contains {what}, first in row {row}, column 2",
@@ -171,7 +171,7 @@ def test_a_bad_number_in_any_block_of_a_prediction(classifier, ask, batch_size, 
 
 
 @pytest.mark.parametrize("case", [c for c in BAD_X if "column" not in c])
-def test_a_refused_x_builds_nothing(case):
+def test_a_rejected_x_builds_nothing(case):
     x, error, _ = BAD_X[case]
     net = gpunn.Sequential([gpunn.Dense(3, "softmax")], seed=1)
     before = state_of(net)
@@ -194,7 +194,7 @@ def test_values_too_large_for_float32_fit_into_float64():
     assert np.isfinite(gpunn.Sequential([gpunn.Dropout(0.5)]).predict([[top, -top]])).all()
 
 
-def test_pandas_tables_that_hold_other_things():
+def test_pandas_tables_with_other_objects():
     pandas = pytest.importorskip("pandas")
     net = _net()
     table = pandas.DataFrame(X, columns=list("abcd"))
@@ -205,7 +205,7 @@ def test_pandas_tables_that_hold_other_things():
         ([NAN, 1] * 6, ValueError, naming("X", "NaN", "row 0", "column 1")),
     ):
         with assert_unchanged(net, X):
-            _refused(lambda column=column: net.predict(table.assign(b=column)), error, message)
+            _assert_rejected(lambda column=column: net.predict(table.assign(b=column)), error, message)
 
 
 # --- y ---------------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ BAD_Y = {
         naming("y", "probabilities"),
     ),
     "no class": (ONE_HOT, np.zeros((ROWS, 3)), ValueError, naming("y", "probabilities")),
-    "a negative share": (ONE_HOT, np.tile([2, -1, 0], (ROWS, 1)), ValueError, naming("y", "probabilities")),
+    "a negative probability": (ONE_HOT, np.tile([2, -1, 0], (ROWS, 1)), ValueError, naming("y", "probabilities")),
     "negative counts": (
         "poisson",
         _with(abs(VALUES), 5, -1),
@@ -323,25 +323,25 @@ def test_y(by_loss, call, loss, y, error, message):
     if call == "trace" and y is None:
         return  # trace without y is the forward pass
     net = by_loss[loss]
-    before = _unchanged({"y": y})
+    before = _array_bits({"y": y})
     with assert_unchanged(net, X):
-        _refused(lambda: Y_CALLS[call](net, y), error, message)
-    assert _unchanged({"y": y}) == before
+        _assert_rejected(lambda: Y_CALLS[call](net, y), error, message)
+    assert _array_bits({"y": y}) == before
 
 
 @pytest.mark.parametrize("case", BAD_Y)
-def test_a_refused_y_builds_nothing(case):
+def test_a_rejected_y_builds_nothing(case):
     loss, y, error, message = BAD_Y[case]
     net = _net(loss, n_in=None)
     before = state_of(net)
     for call in ("fit", "evaluate", "train_on_batch", "loss_and_gradients"):
-        _refused(lambda call=call: Y_CALLS[call](net, y), error, message)
+        _assert_rejected(lambda call=call: Y_CALLS[call](net, y), error, message)
     assert state_of(net) == before
     with pytest.raises(RuntimeError, match="no weights yet"):
         net.get_weights()
 
 
-# --- what else fit takes ---------------------------------------------------------------------------------------------
+# --- other arguments of fit ------------------------------------------------------------------------------------------
 
 ONES = np.ones(ROWS)
 BAD_FIT = {
@@ -456,7 +456,7 @@ BAD_FIT = {
     # weights of classes
     "class_weight='balance'": ({"class_weight": "balance"}, TypeError, naming("class_weight", "'balance'")),
     "class_weight=[1, 2, 3]": ({"class_weight": [1, 2, 3]}, TypeError, naming("class_weight", "list")),
-    "a class there is not": (
+    "a class that does not exist": (
         {"class_weight": {3: 1.0}},
         ValueError,
         "class_weight names class 3, but the classes are 0 … 2",
@@ -499,14 +499,14 @@ BAD_FIT = {
 
 @pytest.mark.parametrize(("given", "error", "message"), BAD_FIT.values(), ids=BAD_FIT)
 def test_fit(classifier, given, error, message):
-    before = _unchanged(given)
+    before = _array_bits(given)
     options = {"verbose": 0} | given
     with assert_unchanged(classifier, X):
-        _refused(lambda: classifier.fit(X, LABELS, **options), error, message)
-    assert _unchanged(given) == before
+        _assert_rejected(lambda: classifier.fit(X, LABELS, **options), error, message)
+    assert _array_bits(given) == before
     fresh = _net(n_in=None)
     standing = state_of(fresh)
-    _refused(lambda: fresh.fit(X, LABELS, **options), error, message)
+    _assert_rejected(lambda: fresh.fit(X, LABELS, **options), error, message)
     assert state_of(fresh) == standing
 
 
@@ -525,7 +525,7 @@ def test_a_data_set_without_weight(classifier, case):
     classifier.train_on_batch(X, LABELS, **given)
     if "class_weight" not in given:
         with assert_unchanged(classifier, X):
-            _refused(lambda: classifier.evaluate(X, LABELS, **given), error, message)
+            _assert_rejected(lambda: classifier.evaluate(X, LABELS, **given), error, message)
 
 
 @pytest.mark.parametrize(
@@ -536,23 +536,23 @@ def test_a_data_set_without_weight(classifier, case):
         if "weight" in c and "validation" not in c and "side" not in c and c not in BATCHES_WITHOUT_WEIGHT
     ],
 )
-def test_weights_elsewhere(classifier, case):
+def test_weights_in_other_calls(classifier, case):
     given, error, message = BAD_FIT[case]
     calls = [classifier.train_on_batch]
     if "class_weight" not in given:
         calls += [classifier.evaluate, classifier.loss_and_gradients, classifier.trace]
     with assert_unchanged(classifier, X):
         for call in calls:
-            _refused(lambda call=call: call(X, LABELS, **given), error, message)
+            _assert_rejected(lambda call=call: call(X, LABELS, **given), error, message)
 
 
-def test_class_weights_where_there_are_no_classes(regressor):
+def test_class_weights_without_classes(regressor):
     with assert_unchanged(regressor, X):
         for call in (
             lambda **o: regressor.fit(X, VALUES, verbose=0, **o),
             lambda **o: regressor.train_on_batch(X, VALUES, **o),
         ):
-            _refused(
+            _assert_rejected(
                 lambda call=call: call(class_weight={0: 1}),
                 ValueError,
                 naming("class_weight", "'half_squared_error'"),
@@ -566,8 +566,10 @@ def test_class_weights_where_there_are_no_classes(regressor):
 def test_batch_sizes_of_prediction(classifier, ask, value, error):
     arguments = (X, LABELS) if ask == "evaluate" else (X,)
     with assert_unchanged(classifier, X):
-        _refused(lambda: getattr(classifier, ask)(*arguments, batch_size=value), error, r"^batch_size must be .*got")
-        _refused(lambda: classifier.summary(value), error, r"^batch_size must be .*got")
+        _assert_rejected(
+            lambda: getattr(classifier, ask)(*arguments, batch_size=value), error, r"^batch_size must be .*got"
+        )
+        _assert_rejected(lambda: classifier.summary(value), error, r"^batch_size must be .*got")
 
 
 # --- set_weights -----------------------------------------------------------------------------------------------------
@@ -603,14 +605,14 @@ BAD_WEIGHTS = {
 @pytest.mark.parametrize(("weights", "error", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_set_weights(classifier, weights, error, message):
     with assert_unchanged(classifier, X):
-        _refused(lambda: classifier.set_weights(weights), error, message)
+        _assert_rejected(lambda: classifier.set_weights(weights), error, message)
 
 
 # --- building --------------------------------------------------------------------------------------------------------
 
 INTEGERS = {
-    "0": (0, ValueError, "at least 1, got 0"),
-    "-1": (-1, ValueError, "at least 1, got -1"),
+    "0": (0, ValueError, "an integer ≥ 1, got 0"),
+    "-1": (-1, ValueError, "an integer ≥ 1, got -1"),
     "2.5": (2.5, TypeError, "an integer, got 2.5"),
     "2.0": (2.0, TypeError, "an integer, got 2.0"),
     "True": (True, TypeError, "an integer, got True"),
@@ -623,14 +625,14 @@ INTEGERS = {
 
 @pytest.mark.parametrize(("value", "error", "message"), INTEGERS.values(), ids=INTEGERS)
 def test_counts(value, error, message):
-    _refused(lambda: gpunn.Dense(value), error, naming("units") + ".*" + message)
+    _assert_rejected(lambda: gpunn.Dense(value), error, naming("units") + ".*" + message)
     net = gpunn.Sequential([gpunn.Dense(2)])
-    _refused(lambda: net.build(value), error, naming("n_in") + ".*" + message)
+    _assert_rejected(lambda: net.build(value), error, naming("n_in") + ".*" + message)
     if value != [3]:
-        _refused(
+        _assert_rejected(
             lambda: gpunn.Sequential([gpunn.Dense(2)], input_shape=value), error, naming("input_shape") + ".*" + message
         )
-        _refused(lambda: net.compile("sgd", "mse", threads=value), error, naming("threads") + ".*" + message)
+        _assert_rejected(lambda: net.compile("sgd", "mse", threads=value), error, naming("threads") + ".*" + message)
     with pytest.raises(RuntimeError, match="no weights yet"):
         net.get_weights()
 
@@ -649,7 +651,7 @@ BAD_MAKING = {
         naming("activation", "subclass"),
     ),
     "activation=5": (lambda: gpunn.Activation(5), TypeError, naming("activation", "gpunn.activations")),
-    "an unknown initialiser": (
+    "an unknown initializer": (
         lambda: gpunn.Dense(2, kernel_initializer="xavier"),
         ValueError,
         naming("initializer", "'xavier'", "glorot_normal", "he_normal"),
@@ -661,14 +663,14 @@ BAD_MAKING = {
     "l1='0.1'": (lambda: gpunn.Dense(2, l1="0.1"), ValueError, naming("l1", "'0.1'")),
     "l1=inf": (lambda: gpunn.Dense(2, l1=INF), ValueError, naming("l1", "inf")),
     "l1=True": (lambda: gpunn.Dense(2, l1=True), ValueError, naming("l1", True)),
-    "max_norm=0": (lambda: gpunn.Dense(2, max_norm=0), ValueError, "max_norm must be > 0, or None"),
+    "max_norm=0": (lambda: gpunn.Dense(2, max_norm=0), ValueError, naming("max_norm", "got 0", "> 0", "None")),
     "max_norm=-1": (lambda: gpunn.Dense(2, max_norm=-1), ValueError, naming("max_norm", -1)),
     "rate=1": (lambda: gpunn.Dropout(1), ValueError, naming("rate", "got 1")),
     "rate=-0.1": (lambda: gpunn.Dropout(-0.1), ValueError, naming("rate", -0.1)),
     "form='other'": (
         lambda: gpunn.Dropout(0.5, form="other"),
         ValueError,
-        'form must be "inverted" or "textbook", got',
+        "form must be 'inverted' or 'textbook', got",
     ),
     "momentum=2": (lambda: gpunn.BatchNormalization(2), ValueError, naming("momentum", 2)),
     "epsilon=0": (lambda: gpunn.LayerNormalization(0), ValueError, naming("epsilon", "got 0")),
@@ -682,7 +684,7 @@ BAD_MAKING = {
         TypeError,
         naming("layers[0]", "type"),
     ),
-    "an optimiser as a layer": (
+    "an optimizer as a layer": (
         lambda: gpunn.Sequential([gpunn.Dense(2), gpunn.SGD()]),
         TypeError,
         r"layers\[1\] .*got SGD",
@@ -732,7 +734,7 @@ BAD_MAKING = {
         )
         for d in ("float16", "int32", None, 5, "complex64", ">f4")
     },
-    # losses and optimisers
+    # losses and optimizers
     "Huber(0)": (lambda: losses.Huber(0), ValueError, naming("delta", "got 0")),
     "Huber(nan)": (lambda: losses.Huber(NAN), ValueError, naming("delta", "nan")),
     "Huber('1')": (lambda: losses.Huber("1"), ValueError, naming("delta", "'1'")),
@@ -772,15 +774,15 @@ BAD_MAKING = {
 
 
 @pytest.mark.parametrize(("make", "error", "message"), BAD_MAKING.values(), ids=BAD_MAKING)
-def test_making(make, error, message):
-    _refused(make, error, message)
+def test_constructors(make, error, message):
+    _assert_rejected(make, error, message)
 
 
 # --- compiling -------------------------------------------------------------------------------------------------------
 
 KNOWN_LOSSES = "binary_crossentropy, categorical_crossentropy, half_squared_error, huber, log_cosh"
 BAD_COMPILE = {
-    "an unknown optimiser": (
+    "an unknown optimizer": (
         {"optimizer": "sdg"},
         ValueError,
         naming("optimizer", "'sdg'", "adam", "momentum"),
@@ -827,14 +829,14 @@ BAD_COMPILE = {
         ValueError,
         naming("softmax", "got relu"),
     ),
-    "sigmoid behind softmax's loss": ({"last": "sigmoid"}, ValueError, "needs softmax .*got sigmoid"),
-    "softmax behind sigmoid's loss": ({"loss": "binary_crossentropy"}, ValueError, "needs sigmoid .*got softmax"),
-    "logits said, probabilities given": (
+    "sigmoid before softmax's loss": ({"last": "sigmoid"}, ValueError, "needs softmax .*got sigmoid"),
+    "softmax before sigmoid's loss": ({"loss": "binary_crossentropy"}, ValueError, "needs sigmoid .*got softmax"),
+    "from_logits=True after softmax": (
         {"loss": losses.SparseCategoricalCrossentropy(from_logits=True)},
         ValueError,
         naming("from_logits=True", "softmax", "probabilities"),
     ),
-    "probabilities said, logits given": (
+    "from_logits=False after no activation": (
         {"loss": losses.SparseCategoricalCrossentropy(from_logits=False), "last": None},
         ValueError,
         "from_logits=",
@@ -864,21 +866,21 @@ def test_compile(given, error, message, built):
     net = gpunn.Sequential(layers, input_shape=COLUMNS if built else None, seed=1)
     arguments = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"} | given
     before = state_of(net)
-    _refused(lambda: net.compile(**arguments), error, message)
+    _assert_rejected(lambda: net.compile(**arguments), error, message)
     assert state_of(net) == before
     with pytest.raises(RuntimeError, match="compile"):
         net.evaluate(X, LABELS)
 
 
 @pytest.mark.parametrize("case", [c for c in BAD_COMPILE if not {"outputs", "last"} & set(BAD_COMPILE[c][0])])
-def test_a_refused_compile_leaves_what_was_compiled(case):
+def test_a_rejected_compile_changes_nothing(case):
     given, error, message = BAD_COMPILE[case]
     net = _net()
     net.fit(X, LABELS, verbose=0)
     optimizer, loss = net.optimizer, net.loss
     twin = copy.deepcopy(net)
     with assert_unchanged(net, X):
-        _refused(lambda: net.compile(**{"optimizer": "sgd", "loss": loss} | given), error, message)
+        _assert_rejected(lambda: net.compile(**{"optimizer": "sgd", "loss": loss} | given), error, message)
     assert net.optimizer is optimizer and net.loss is loss
     if net.device == "cpu":
         assert net.fit(X, LABELS, verbose=0).history == twin.fit(X, LABELS, verbose=0).history

@@ -1,4 +1,4 @@
-"""Every registered activation: its derivative, its buffers, its names. One that is added is tested by being there."""
+"""Every registered activation: its derivative, its buffers, its names. A new one is tested once it is registered."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_the_derivative_is_right(name, cls):
 
 
 @pytest.mark.parametrize(("name", "cls"), [pair for pair in BUILT_IN if pair[1].elementwise])
-def test_the_slope_is_the_derivative_of_the_value(name, cls):
+def test_derivative_matches_differences_of_the_value(name, cls):
     activation = cls()
     z = np.linspace(-4, 4, 81).reshape(9, 9) + 0.0123
     h = 6e-6
@@ -44,7 +44,7 @@ def test_the_slope_is_the_derivative_of_the_value(name, cls):
 @pytest.mark.parametrize(("name", "cls"), BUILT_IN)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_trace_and_the_fused_step_give_the_same_gradients(name, cls, dtype):
-    """`trace` keeps z apart from a and merges nothing; the step shares buffers and fuses."""
+    """`trace` stores z and a separately and fuses nothing; a step shares buffers and fuses kernels."""
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(9, 4)), rng.normal(size=(9, 2))
     net = _net(name, dtype)
@@ -66,7 +66,7 @@ def test_names_and_configuration(name, cls):
     assert "f(z)" in cls.__doc__ or name == "softmax" or name == "gelu", "the docstring states the formula"
 
 
-def test_constants_are_the_ones_given():
+def test_constants_can_be_set():
     z = np.array([[-2.0, 0.0, 3.0]])
     np.testing.assert_array_equal(activations.LeakyReLU(0.25).f(z), [[-0.5, 0, 3]])
     np.testing.assert_array_equal(activations.LeakyReLU().f(z), [[-2 * 0.01, 0, 3]])
@@ -76,7 +76,7 @@ def test_constants_are_the_ones_given():
 
 
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), True, "0.1"])
-def test_constants_that_make_no_sense(bad):
+def test_invalid_constants_are_rejected(bad):
     for cls in (activations.LeakyReLU, activations.ELU):
         with pytest.raises(ValueError, match="alpha"):
             cls(bad)

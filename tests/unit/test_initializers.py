@@ -1,4 +1,4 @@
-"""Initial values: moments against E10's equations, orthogonality, reproducibility, configurations, refusals."""
+"""Initial values: moments against E10, orthogonality, reproducibility, configurations, invalid arguments."""
 
 import json
 import math
@@ -50,8 +50,11 @@ def _draw(initializer, shape=SHAPE, seed=0):
 
 @pytest.mark.parametrize("name", VARIANCES)
 def test_e10_mean_and_variance(name):
-    """E10. N draws: the mean is within 6 standard errors σ/√N of 0, the mean square within 6 of σ², the standard error
-    of a mean square being σ²√((κ − 1)/N), with κ = 3 for the normal and 9/5 for the uniform distribution."""
+    """The mean of N draws is within 6 standard errors σ/√N of 0, the mean square within 6 standard errors of σ². (E10)
+
+    The standard error of a mean square is σ²√((κ − 1)/N), with κ = 3 for the normal and 9/5 for the uniform
+    distribution.
+    """
     values, variance = _draw(name), VARIANCES[name]
     assert values.shape == SHAPE and values.dtype == np.float64
     assert abs(values.mean()) <= 6 * math.sqrt(variance / DRAWS)
@@ -60,8 +63,8 @@ def test_e10_mean_and_variance(name):
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANCES if "uniform" in name])
-def test_uniform_values_fill_their_interval(name):
-    """Bounds ±√(3σ²); of N draws the largest is within 20/N of the bound but for a chance of e⁻¹⁰."""
+def test_uniform_values_cover_their_interval(name):
+    """The bounds are ±√(3σ²). The largest of N draws is within 20/N of the bound, except with probability e⁻¹⁰."""
     values, bound = _draw(name), math.sqrt(3 * VARIANCES[name])
     assert (1 - 20 / DRAWS) * bound <= values.max() <= bound * (1 + 1e-15)
     assert -bound * (1 + 1e-15) <= values.min() <= -(1 - 20 / DRAWS) * bound
@@ -69,7 +72,7 @@ def test_uniform_values_fill_their_interval(name):
 
 @pytest.mark.parametrize("name", [name for name in VARIANCES if "normal" in name])
 def test_e10_normal_values_are_not_truncated(name):
-    """E10: 0.0455 N of N normal values lie beyond 2σ, where Keras cuts; within 6 standard errors √(0.0455 N)."""
+    """0.0455 N of N normal values are beyond 2σ, where Keras truncates, within 6 standard errors √(0.0455 N). (E10)"""
     beyond = (np.abs(_draw(name)) > 2 * math.sqrt(VARIANCES[name])).sum()
     expected = math.erfc(math.sqrt(2)) * DRAWS
     assert abs(beyond - expected) <= 6 * math.sqrt(expected)
@@ -97,7 +100,7 @@ def test_arguments_in_keras_order():
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5), (1, 3), (3, 1), (1, 1)])
 @pytest.mark.parametrize("gain", [1.0, 1.5])
 def test_orthogonal_columns_or_rows(shape, gain):
-    """QᵀQ = gain² I where there are at least as many rows as columns, else QQᵀ."""
+    """QᵀQ = gain² I if there are at least as many rows as columns, else QQᵀ = gain² I."""
     q = _draw(initializers.Orthogonal(gain), shape)
     assert q.shape == shape and q.dtype == np.float64
     product = q.T @ q if shape[0] >= shape[1] else q @ q.T
@@ -105,8 +108,10 @@ def test_orthogonal_columns_or_rows(shape, gain):
 
 
 def test_orthogonal_is_uniform_over_the_orthogonal_matrices():
-    """Then every entry is as often negative, of mean 0 and mean square 1/3 for 3 × 3; QR alone fixes signs. 400 draws:
-    5 standard errors √(1/3/400) of the mean."""
+    """Each entry of a 3 × 3 matrix has mean 0 and mean square 1/3. QR without the correction fixes signs.
+
+    The mean of 400 draws has the standard error √(1/3/400).
+    """
     generator = np.random.default_rng(1)
     drawn = np.array([initializers.Orthogonal()((3, 3), generator) for _ in range(400)])
     assert np.abs(drawn.mean(axis=0)).max() <= 5 * math.sqrt(1 / 3 / 400)
@@ -118,14 +123,14 @@ def test_orthogonal_is_uniform_over_the_orthogonal_matrices():
 
 
 @pytest.mark.parametrize("initializer", EVERY, ids=repr)
-def test_the_generator_alone_decides(initializer):
+def test_values_depend_on_the_generator_alone(initializer):
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
     generator = np.random.default_rng(5)
     first, second = initializer((4, 3), generator), initializer((4, 3), generator)
     np.testing.assert_array_equal(initializer((4, 3), np.random.default_rng(5)), first)
     if not isinstance(initializer, (initializers.Zeros, initializers.Ones, initializers.Constant)):
-        assert (first != second).any(), "the second draw goes on where the first ended"
+        assert (first != second).any(), "the second draw continues the sequence of the first"
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
@@ -152,7 +157,7 @@ def test_get():
         assert type(initializers.get(key)) is kind
 
 
-def test_a_function_of_ones_own():
+def test_a_custom_function():
     def ramp(shape, generator):
         return np.arange(math.prod(shape), dtype="float32").reshape(shape)
 
@@ -170,10 +175,10 @@ def test_a_function_of_ones_own():
             _draw(wrong, (2, 3))
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------
+# --- invalid arguments ----------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_lists_those_there_are():
+def test_an_unknown_name_lists_the_built_in_names():
     with pytest.raises(ValueError, match="'he_norml' is unknown") as refused:
         initializers.get("he_norml")
     for name in ("zeros", "constant", "orthogonal", *VARIANCES):
@@ -185,7 +190,7 @@ def test_an_unknown_name_lists_those_there_are():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: initializers.Normal(stddev=-1), "stddev must be ≥ 0, got -1"),
+        (lambda: initializers.Normal(stddev=-1), naming("stddev", -1)),
         (lambda: initializers.Normal(stddev=math.nan), naming("stddev", "nan")),
         (lambda: initializers.Normal(mean=math.inf), naming("mean", "inf")),
         (lambda: initializers.Normal("1"), naming("mean", "'1'")),
@@ -197,13 +202,13 @@ def test_an_unknown_name_lists_those_there_are():
         (lambda: _draw("orthogonal", (3,)), naming("(3,)")),
     ],
 )
-def test_nonsense_is_refused(make, message):
+def test_invalid_arguments_are_rejected(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_numbers_of_numpy_are_numbers():
-    """float32 scalars and integers too, and they are kept as Python floats, which JSON can write."""
+def test_numpy_scalars_are_accepted():
+    """They are stored as Python floats, which JSON can write."""
     for initializer in (initializers.Normal(np.int64(1), np.float32(0.5)), initializers.Constant(np.float32(0.5))):
         json.dumps(initializer.get_config())
         assert {type(v) for v in initializer.get_config().values()} == {float}

@@ -1,4 +1,4 @@
-"""What may come in as X, y and weights, and what comes back: the same numbers whatever holds them, and copies."""
+"""Accepted kinds of X, y and weights. Every container of the same numbers gives the same results, as copies."""
 
 import array
 from fractions import Fraction
@@ -13,7 +13,7 @@ from helpers.snapshots import bits, read_only_copy, weights_of
 import gpunn
 from gpunn import input_checks, losses
 
-# whole numbers and halves, so that every type below holds them
+# integers and halves, which every type below represents
 X = np.array([[1, -2, 0.5], [0, 3, -1], [2.5, 0, 1], [-1, 1, 4], [3, -0.5, 2]])
 WHOLE = np.array([[1, 2, 0], [0, 3, 1], [2, 0, 1], [1, 1, 4], [3, 5, 2]])
 Y = np.array([0, 2, 1, 1, 0])
@@ -27,7 +27,7 @@ def _net(loss="sparse_categorical_crossentropy", dtype="float64"):
 
 
 def _every_layout(a):
-    """The same numbers in memory in every way that NumPy has."""
+    """Yield the same numbers in every memory layout of NumPy."""
     wide = np.zeros((2 * a.shape[0], 3 * a.shape[1]), a.dtype)
     wide[::2, ::3] = a
     record = np.zeros(a.shape, dtype=[("flag", "i1"), ("value", a.dtype), ("more", "i4")])
@@ -75,7 +75,7 @@ def test_the_layout_of_targets_does_not_matter(layout):
     "kind", "float16 float32 float64 longdouble int8 uint8 int16 int32 uint32 int64 uint64".split()
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_every_type_of_number_counts_as_its_value(kind, dtype):
+def test_every_numeric_type_gives_the_same_values(kind, dtype):
     net = _net(dtype=dtype)
     given = WHOLE.astype(kind)
     assert bits(net.predict(given)) == bits(net.predict(WHOLE.astype(dtype)))
@@ -85,7 +85,7 @@ def test_every_type_of_number_counts_as_its_value(kind, dtype):
     assert net.evaluate(X, Y, sample_weight=w.astype(kind)) == net.evaluate(X, Y, sample_weight=w.astype(float))
 
 
-def test_truth_values_are_numbers():
+def test_booleans_are_numbers():
     net = _net()
     yes = WHOLE > 1
     assert bits(net.predict(yes)) == bits(net.predict(yes.astype(float)))
@@ -94,15 +94,15 @@ def test_truth_values_are_numbers():
     assert net.evaluate(X, Y, sample_weight=w) == pytest.approx(net.evaluate(X[w], Y[w]), rel=1e-14)
 
 
-def test_whole_numbers_too_large_for_float32_are_rounded_as_numpy_does():
+def test_integers_too_large_for_float32_are_rounded_as_in_numpy():
     net = gpunn.Sequential([gpunn.Dropout(0.5)], input_shape=2)
     big = np.array([[2**24 + 1, 2**53 + 1], [-(2**31), 2**63 - 1]])
     assert bits(net.predict(big)) == bits(big.astype(np.float32))
     assert bits(net.predict([[10**25, 1.0]])) == bits(np.array([[1e25, 1]], np.float32))
 
 
-class Columns:
-    """Like a pandas or polars table."""
+class TableLike:
+    """A stand-in for a pandas or polars table."""
 
     def __init__(self, a):
         self.a = a
@@ -112,7 +112,7 @@ class Columns:
 
 
 class OnlyDLPack:
-    """An array of another library that offers the exchange protocol and nothing else."""
+    """An array of another library that has the exchange protocol only."""
 
     def __init__(self, a):
         self.a = a
@@ -124,8 +124,8 @@ class OnlyDLPack:
         return self.a.__dlpack_device__()
 
 
-class LikeTorch(OnlyDLPack):
-    """A tensor that remembers gradients and gives NumPy nothing before it is detached."""
+class TorchLike(OnlyDLPack):
+    """A stand-in for a tensor that requires gradients and must be detached for NumPy."""
 
     def detach(self):
         return SimpleNamespace(cpu=lambda: SimpleNamespace(numpy=lambda: self.a))
@@ -135,7 +135,7 @@ class LikeTorch(OnlyDLPack):
 
 
 class OnlyArray:
-    """What has `__array__`."""
+    """An object that has `__array__` only."""
 
     def __init__(self, a):
         self.a = a
@@ -148,15 +148,15 @@ HOLDERS = {
     "list": np.ndarray.tolist,
     "tuple": lambda a: tuple(map(tuple, a.tolist())) if a.ndim == 2 else tuple(a.tolist()),
     "list of arrays": list,
-    "to_numpy": Columns,
+    "to_numpy": TableLike,
     "__dlpack__": OnlyDLPack,
-    "like torch": LikeTorch,
+    "like torch": TorchLike,
     "__array__": OnlyArray,
     "memoryview": memoryview,
 }
 
 
-def _same_through(holder):
+def _assert_same_results(holder):
     net, twin = _net(), _net()
     given, labels, w = holder(X), holder(Y), holder(np.array([1.0, 2, 0.5, 1, 1]))
     p = net.predict(given)
@@ -173,8 +173,8 @@ def _same_through(holder):
 
 
 @pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
-def test_whatever_holds_the_numbers(holder):
-    _same_through(holder)
+def test_containers_of_the_same_numbers_give_the_same_results(holder):
+    _assert_same_results(holder)
 
 
 def test_flat_containers_of_labels():
@@ -186,13 +186,15 @@ def test_flat_containers_of_labels():
 
 def test_pandas():
     pandas = pytest.importorskip("pandas")
-    _same_through(lambda a: pandas.Series(a) if a.ndim == 1 else pandas.DataFrame(a, columns=list("abc")[: a.shape[1]]))
+    _assert_same_results(
+        lambda a: pandas.Series(a) if a.ndim == 1 else pandas.DataFrame(a, columns=list("abc")[: a.shape[1]])
+    )
     mixed = pandas.DataFrame({"a": [1, 0, 2, 1, 3], "b": X[:, 1], "c": [True, False, True, True, False]})
     net = _net()
     assert bits(net.predict(mixed)) == bits(net.predict(mixed.to_numpy().astype(float)))
     nullable = pandas.DataFrame(WHOLE, columns=list("abc")).astype("Int64")
     assert bits(net.predict(nullable)) == bits(net.predict(WHOLE))
-    # rows keep their places whatever the index says
+    # the index does not change the order of rows
     shuffled = pandas.DataFrame(X, index=[4, 2, 0, 1, 3])
     assert bits(net.predict(shuffled)) == bits(net.predict(X))
     assert net.evaluate(shuffled, pandas.Series(Y, index=[0, 1, 2, 3, 4])) == net.evaluate(X, Y)
@@ -200,15 +202,15 @@ def test_pandas():
 
 def test_polars():
     polars = pytest.importorskip("polars")
-    _same_through(lambda a: polars.Series(a) if a.ndim == 1 else polars.DataFrame(a))
+    _assert_same_results(lambda a: polars.Series(a) if a.ndim == 1 else polars.DataFrame(a))
 
 
 def test_torch():
     torch = pytest.importorskip("torch")
-    _same_through(torch.from_numpy)
-    _same_through(strided_tensor)
-    # rows that remember gradients, as a loop over a set collects them
-    _same_through(lambda a: [torch.tensor(row, requires_grad=a.dtype.kind == "f") for row in a])
+    _assert_same_results(torch.from_numpy)
+    _assert_same_results(strided_tensor)
+    # rows that require gradients, as a loop over a data set collects them
+    _assert_same_results(lambda a: [torch.tensor(row, requires_grad=a.dtype.kind == "f") for row in a])
     net, row = _net(), torch.tensor([1.0, 2, 3], requires_grad=True)
     with pytest.raises(TypeError, match=r"X, of type list.*detach"):
         net.predict([list(row)])
@@ -221,7 +223,7 @@ def test_torch():
 def test_jax():
     jax = pytest.importorskip("jax")
     with jax.enable_x64(True):
-        _same_through(jax.numpy.asarray)
+        _assert_same_results(jax.numpy.asarray)
 
 
 @pytest.mark.gpu
@@ -237,7 +239,7 @@ def test_cupy_in_cupy_out():
             np.testing.assert_array_equal(ask(given).get(), ask(X))
 
 
-def test_the_fake_cupy_in_the_fake_cupy_out(fake_cupy):
+def test_fake_cupy_in_fake_cupy_out(fake_cupy):
     net = _net().compile("adam", "sparse_categorical_crossentropy", device="cpu")
     given = fake_cupy.asarray(X)
     assert type(net.predict(given)) is fake_cupy.ndarray
@@ -247,8 +249,8 @@ def test_the_fake_cupy_in_the_fake_cupy_out(fake_cupy):
 # --- the caller's arrays ---------------------------------------------------------------------------------------------
 
 
-def test_the_callers_arrays_are_never_written_to():
-    """Read-only ones are taken, and writable ones come back as they were."""
+def test_the_callers_arrays_are_not_written_to():
+    """Read-only arrays are accepted, and writable ones do not change."""
     w = np.array([1.0, 2, 0.5, 1, 1])
     for given in ((X.copy(), Y.copy(), w.copy()), tuple(map(read_only_copy, (X, Y, w)))):
         before = [bits(a) for a in given]
@@ -262,7 +264,7 @@ def test_the_callers_arrays_are_never_written_to():
         assert [bits(a) for a in given] == before
 
 
-def test_gradients_and_records_are_the_callers_own():
+def test_gradients_and_traces_are_copies():
     net = _net()
     _, gradients = net.loss_and_gradients(X, Y)
     dx = net.input_gradient(X, Y)
@@ -275,13 +277,13 @@ def test_gradients_and_records_are_the_callers_own():
 # --- the checks themselves -------------------------------------------------------------------------------------------
 
 
-def test_features_keep_their_own_type_and_are_not_copied():
+def test_features_are_not_converted_or_copied():
     for kind in ("float32", "float64", "int64", "uint8", "bool"):
         given = np.asfortranarray(WHOLE.astype(kind))
         assert input_checks.features(given, 3, np.dtype("float32")) is given
 
 
-def test_a_large_set_is_looked_at_in_blocks():
+def test_large_arrays_are_checked_in_blocks():
     rows = 3 * input_checks.BLOCK // 4
     given = np.zeros((rows, 4), np.float32)
     for row, column in ((0, 0), (rows - 1, 3), (input_checks.BLOCK // 4, 2)):
@@ -292,7 +294,7 @@ def test_a_large_set_is_looked_at_in_blocks():
     assert input_checks.features(given, 4, np.dtype("float32")) is given
 
 
-def test_labels_become_int32_and_values_stay():
+def test_labels_become_int32_and_values_are_unchanged():
     loss, values = losses.SparseCategoricalCrossentropy(), losses.HalfSquaredError()
     assert bits(input_checks.targets([0.0, 2.0], loss, 2, 3, np.dtype("float32"))) == bits(np.array([0, 2], np.int32))
     given = np.array([[1.0], [2.0]])
@@ -301,8 +303,8 @@ def test_labels_become_int32_and_values_stay():
 
 @pytest.mark.parametrize("rows", [2, 3, 10, 101])
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
-def test_a_split_leaves_the_last_part_as_keras_does(rows, fraction):
-    """⌊rows (1 − fraction)⌋ rows train, the fraction being the decimal number that was given."""
+def test_a_validation_split_takes_the_last_rows_as_keras_does(rows, fraction):
+    """There are ⌊rows (1 − fraction)⌋ training rows, with the fraction as the decimal number that was given."""
     wanted = int(rows * (1 - Fraction(str(fraction))))
     if 0 < wanted < rows:
         assert input_checks.n_training_rows(rows, fraction) == wanted
@@ -312,8 +314,8 @@ def test_a_split_leaves_the_last_part_as_keras_does(rows, fraction):
     assert input_checks.n_training_rows(rows, 0) == input_checks.n_training_rows(rows, 0.0) == rows
 
 
-def test_every_split_with_a_row_on_each_side_is_taken():
-    """Hundredths and sums of tenths, whose floats lie on either side of the decimal number."""
+def test_every_split_with_rows_on_both_sides_is_accepted():
+    """Hundredths and sums of tenths: the floats are smaller or larger than the decimal number."""
     for rows in range(2, 130):
         for hundredths in range(1, 100):
             wanted = rows * (100 - hundredths) // 100

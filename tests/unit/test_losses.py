@@ -1,4 +1,4 @@
-"""Losses by hand: values and ∂C/∂a, what cross-entropy makes of the last layer, and a user's own function."""
+"""Losses by hand: values and ∂C/∂a, cross-entropies after each kind of last layer, and custom functions."""
 
 import math
 
@@ -14,8 +14,8 @@ from gpunn import activations, losses
 LOG2 = math.log(2)
 
 
-def _giving(n_out, loss, last="identity", dtype="float64"):
-    """A network whose z are its inputs, compiled."""
+def _net_with_outputs(n_out, loss, last="identity", dtype="float64"):
+    """Return a compiled network whose z equals its inputs."""
     net = gpunn.Sequential([gpunn.Activation(last)], input_shape=n_out, dtype=dtype)
     return net.compile("sgd", loss)
 
@@ -36,7 +36,7 @@ EXACT = [
     ("huber", [2, 0], [1, 2], 1.0, [0.5, -0.5]),
     # δ = ¼: ¼(1 − ⅛) + ¼(2 − ⅛) = 7/32 + 15/32, halved
     (losses.Huber(0.25), [2, 0], [1, 2], 11 / 32, [0.125, -0.125]),
-    # δ = 4: all within
+    # δ = 4: no error is larger
     (losses.Huber(4), [2, 0], [1, 2], 1.25, [0.5, -1]),
     # at |e| = δ both branches agree
     (losses.Huber(2), [2, 0], [0, 2], 2.0, [1, -1]),
@@ -51,8 +51,8 @@ EXACT = [
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("loss", "a", "y", "value", "gradient"), EXACT, ids=str)
-def test_values_that_are_exact(loss, a, y, value, gradient, dtype):
-    net = _giving(len(a), loss, dtype=dtype)
+def test_exact_values(loss, a, y, value, gradient, dtype):
+    net = _net_with_outputs(len(a), loss, dtype=dtype)
     assert net.evaluate([a], [y]) == {"loss": value}
     assert net.loss_and_gradients([a], [y])[0] == value
     np.testing.assert_array_equal(net.input_gradient([a], [y]), [gradient])
@@ -63,19 +63,19 @@ CLOSE = [
     ("poisson", [2.0, 0.5], [1, 3], (2 - LOG2 + 0.5 + 3 * LOG2) / 2, [0.25, -2.5]),
     # log cosh(log 2) = log(5/4), tanh(log 2) = 3/5
     ("log_cosh", [LOG2, 0.0], [0, LOG2], math.log(1.25), [0.3, -0.3]),
-    # far out: |e| − log 2
+    # a large error: |e| − log 2
     ("logcosh", [1000.0, -1000.0], [0, 0], 1000 - LOG2, [0.5, -0.5]),
 ]
 
 
 @pytest.mark.parametrize(("loss", "a", "y", "value", "gradient"), CLOSE, ids=str)
-def test_values_with_logarithms(loss, a, y, value, gradient):
-    net = _giving(len(a), loss)
+def test_values_that_contain_logarithms(loss, a, y, value, gradient):
+    net = _net_with_outputs(len(a), loss)
     assert net.evaluate([a], [y])["loss"] == pytest.approx(value, rel=1e-14)
     np.testing.assert_allclose(net.input_gradient([a], [y]), [gradient], rtol=1e-14)
 
 
-# z = log of these give softmax = their shares: ½, ¼, ¼
+# softmax of the logarithms of these is ½, ¼, ¼
 Z3 = [LOG2, 0.0, 0.0]
 # z = log 3 gives σ = ¾
 Z1 = [math.log(3)]
@@ -98,16 +98,16 @@ CROSSENTROPIES = [
 @pytest.mark.parametrize(("loss", "last", "z", "y", "value", "delta"), CROSSENTROPIES, ids=str)
 @pytest.mark.parametrize("form", ["probabilities merged", "logits"])
 def test_cross_entropies(loss, last, z, y, value, delta, form):
-    net = _giving(len(z), loss, last if form.startswith("prob") else "identity")
+    net = _net_with_outputs(len(z), loss, last if form.startswith("prob") else "identity")
     assert net.evaluate([z], [y])["loss"] == pytest.approx(value, rel=1e-14)
     np.testing.assert_allclose(net.input_gradient([z], [y]), [delta], rtol=1e-14, atol=1e-16)
 
 
 @pytest.mark.parametrize(("loss", "last", "z", "y", "value", "delta"), CROSSENTROPIES, ids=str)
-def test_cross_entropies_of_probabilities(loss, last, z, y, value, delta):
-    """A layer that gives probabilities without the plan knowing how: ∂ℓ/∂a = −y/a + (1 − y)/(1 − a)."""
+def test_cross_entropies_of_unfused_probabilities(loss, last, z, y, value, delta):
+    """A last layer that the loss cannot be fused with: ∂ℓ/∂a = −y/a + (1 − y)/(1 − a)."""
 
-    class AsGiven(activations.Activation):
+    class PassThrough(activations.Activation):
         def f(self, z):
             return z.copy()
 
@@ -116,7 +116,7 @@ def test_cross_entropies_of_probabilities(loss, last, z, y, value, delta):
 
     a = np.exp(z) / (np.exp(z).sum() if last == "softmax" else 1 + np.exp(z))
     chosen = type(losses.get(loss))(from_logits=False)
-    net = _giving(len(z), chosen, AsGiven())
+    net = _net_with_outputs(len(z), chosen, PassThrough())
     assert net.evaluate([a], [y])["loss"] == pytest.approx(value, rel=1e-14)
     t = np.array(y, float) if np.ndim(y) else np.eye(len(z))[y]
     expected = -t / a + ((1 - t) / (1 - a) if last == "sigmoid" else 0)
@@ -125,7 +125,7 @@ def test_cross_entropies_of_probabilities(loss, last, z, y, value, delta):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", ["merged", "logits"])
-def test_cross_entropies_far_out_are_finite(form, dtype):
+def test_cross_entropies_of_extreme_logits_are_finite(form, dtype):
     z = np.array([[1000.0, 0.0, -1000.0]])
     for loss, last, y, value in (
         ("sparse_categorical_crossentropy", "softmax", [2], 2000),
@@ -133,7 +133,7 @@ def test_cross_entropies_far_out_are_finite(form, dtype):
         ("categorical_crossentropy", "softmax", [[0, 0, 1]], 2000),
         ("binary_crossentropy", "sigmoid", [[0, 1, 1]], 2000 + LOG2),
     ):
-        net = _giving(3, loss, last if form == "merged" else "identity", dtype)
+        net = _net_with_outputs(3, loss, last if form == "merged" else "identity", dtype)
         assert net.evaluate(z, y)["loss"] == pytest.approx(value, rel=1e-6)
         assert np.isfinite(net.input_gradient(z, y)).all()
         assert np.isfinite(net.predict_proba(z)).all()
@@ -144,13 +144,13 @@ def test_cross_entropies_far_out_are_finite(form, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_loss_is_the_weighted_mean_over_rows(dtype):
-    """Σ wᵢℓᵢ / Σ wᵢ: rows of ½, 2 and 8, weights 1, ½ and 2½."""
-    net = _giving(1, "half_squared_error", dtype=dtype)
+    """C = Σ wᵢℓᵢ / Σ wᵢ, for losses ½, 2 and 8 and weights 1, ½ and 2½."""
+    net = _net_with_outputs(1, "half_squared_error", dtype=dtype)
     a, y, w = [[1.0], [2.0], [4.0]], [[0.0]] * 3, [1, 0.5, 2.5]
     assert net.evaluate(a, y)["loss"] == pytest.approx(10.5 / 3, rel=1e-6)
     assert net.evaluate(a, y, sample_weight=w)["loss"] == (0.5 + 1 + 20) / 4
     np.testing.assert_array_equal(net.input_gradient(a, y, sample_weight=w), [[0.25], [0.25], [2.5]])
-    # only the weights' ratios matter
+    # only ratios of weights matter
     for factor in (2.0**-60, 2.0**60):
         assert net.evaluate(a, y, sample_weight=np.array(w) * factor)["loss"] == 21.5 / 4
 
@@ -160,16 +160,16 @@ AVERAGED = ["mean_squared_error", "mean_absolute_error", "huber", "poisson", "lo
 
 
 @pytest.mark.parametrize("loss", SUMMED + AVERAGED)
-def test_which_losses_sum_over_the_outputs_and_which_average(loss):
-    """Three equal outputs: three times the loss of one, or the same."""
+def test_losses_sum_or_average_over_the_outputs(loss):
+    """Three equal outputs have three times the loss of one output, or the same loss."""
     last = "sigmoid" if loss == "binary_crossentropy" else "identity"
-    one = _giving(1, loss, last).evaluate([[0.75]], [[0.25]])["loss"]
-    three = _giving(3, loss, last).evaluate([[0.75] * 3], [[0.25] * 3])["loss"]
+    one = _net_with_outputs(1, loss, last).evaluate([[0.75]], [[0.25]])["loss"]
+    three = _net_with_outputs(3, loss, last).evaluate([[0.75] * 3], [[0.25] * 3])["loss"]
     assert one != 0
     assert three == pytest.approx(3 * one if loss in SUMMED else one, rel=1e-14)
 
 
-def test_the_names_there_are():
+def test_built_in_names():
     for name, cls in internals.classes_by_name(losses).items():
         assert type(losses.get(name)) is cls and type(losses.get(cls)) is cls
         made = losses.get(name)
@@ -180,7 +180,7 @@ def test_the_names_there_are():
     assert chosen.from_logits is True
 
 
-# --- what cross-entropy makes of the last layer ----------------------------------------------------------------------
+# --- cross-entropies and the last layer ------------------------------------------------------------------------------
 
 X = np.random.default_rng(0).normal(size=(9, 4))
 LABELS = np.arange(9) % 3
@@ -200,7 +200,7 @@ def _classifier(activation, loss, apart=False):
 
 
 @pytest.mark.parametrize("loss", PAIRS)
-def test_softmax_or_sigmoid_means_probabilities_and_identity_logits(loss):
+def test_the_last_activation_selects_probabilities_or_logits(loss):
     matching, _, y = PAIRS[loss]
     nets = [
         _classifier(matching, loss),
@@ -217,7 +217,7 @@ def test_softmax_or_sigmoid_means_probabilities_and_identity_logits(loss):
 
 @pytest.mark.parametrize("loss", PAIRS)
 @pytest.mark.parametrize("activation", ["relu", "tanh", "elu", "gelu", "softplus", "the other"])
-def test_anything_else_is_refused_at_compile(loss, activation):
+def test_other_last_activations_are_rejected_at_compile(loss, activation):
     matching, other, _ = PAIRS[loss]
     activation = other if activation == "the other" else activation
     net = gpunn.Sequential([gpunn.Dense(3, activation)], input_shape=4)
@@ -231,7 +231,7 @@ def test_anything_else_is_refused_at_compile(loss, activation):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_from_logits_overrides_and_is_checked(name):
+def test_from_logits_overrides_the_activation(name):
     matching, other, y = PAIRS[name]
     cls = type(losses.get(name))
     with pytest.raises(ValueError, match=naming("from_logits=True", matching, "probabilities")):
@@ -239,7 +239,7 @@ def test_from_logits_overrides_and_is_checked(name):
     for activation in (None, "relu", "tanh"):
         with pytest.raises(ValueError, match="from_logits="):
             _classifier(activation, cls(from_logits=False))
-    # tanh's outputs as logits: what a softmax or sigmoid layer behind them would make of them
+    # the outputs of tanh are logits: the result equals that of a following softmax or sigmoid layer
     net = _classifier("tanh", cls(from_logits=True))
     behind = gpunn.Sequential(
         [gpunn.Dense(5, "relu"), gpunn.Dense(3, "tanh"), gpunn.Activation(matching)],
@@ -251,14 +251,14 @@ def test_from_logits_overrides_and_is_checked(name):
     assert net.evaluate(X, y)["loss"] == pytest.approx(behind.evaluate(X, y)["loss"], rel=1e-14)
     np.testing.assert_allclose(net.predict_proba(X), behind.predict(X), rtol=1e-14)
     np.testing.assert_allclose(net.predict(X), behind.trace(X)[1].a, rtol=1e-14)
-    # a matching layer with from_logits=False is what it is without
+    # for the paired activation, from_logits=False changes nothing
     said, unsaid = _classifier(matching, cls(from_logits=False)), _classifier(matching, cls())
     assert said.evaluate(X, y) == unsaid.evaluate(X, y)
-    # the other's outputs are probabilities too, if one says so
+    # with from_logits=False, the outputs of the other activation are probabilities too
     assert np.isfinite(_classifier(other, cls(from_logits=False)).evaluate(X, y)["loss"])
 
 
-def test_a_compiled_loss_object_may_serve_several_nets():
+def test_networks_can_share_a_loss_object():
     loss = losses.SparseCategoricalCrossentropy()
     probabilities, logits = _classifier("softmax", loss), _classifier(None, loss)
     assert probabilities.evaluate(X, LABELS) == pytest.approx(logits.evaluate(X, LABELS), rel=1e-14)
@@ -267,7 +267,7 @@ def test_a_compiled_loss_object_may_serve_several_nets():
 
 
 @pytest.mark.parametrize(("one", "other"), [("sigmoid", "logistic"), ("linear", "identity"), ("silu", "swish")])
-def test_both_spellings_of_an_activation_are_one(one, other):
+def test_both_names_of_an_activation_are_equivalent(one, other):
     nets = []
     for name in (one, other):
         net = gpunn.Sequential([gpunn.Dense(4, name), gpunn.Activation(name)], input_shape=4, seed=2)
@@ -279,7 +279,7 @@ def test_both_spellings_of_an_activation_are_one(one, other):
         assert net.loss.name == "binary_crossentropy" and internals.merges_activation(net)
 
 
-# --- a user's own ----------------------------------------------------------------------------------------------------
+# --- custom functions ------------------------------------------------------------------------------------------------
 
 
 def half_squares(y, a):
@@ -293,7 +293,7 @@ def _regression(loss, **options):
     return net.compile(gpunn.Momentum(0.1), loss, metrics=["mae"])
 
 
-def test_an_own_function_trains_as_the_built_in_loss():
+def test_a_custom_function_trains_like_the_built_in_loss():
     own, built_in = _regression(half_squares, dtype="float64"), _regression("half_squared_error", dtype="float64")
     y, w = X[:, :2], np.linspace(0, 2, 9)
     options = {"epochs": 3, "batch_size": 4, "sample_weight": w, "validation_split": 0.3, "verbose": 0}
@@ -306,7 +306,7 @@ def test_an_own_function_trains_as_the_built_in_loss():
     assert own.evaluate(X, y, sample_weight=w) == pytest.approx(built_in.evaluate(X, y, sample_weight=w), rel=1e-13)
 
 
-def test_an_own_function_gets_the_devices_arrays_and_may_do_with_them_what_it_likes():
+def test_a_custom_function_gets_device_arrays_that_it_may_modify():
     seen = []
 
     def spoil(y, a):
@@ -322,11 +322,11 @@ def test_an_own_function_gets_the_devices_arrays_and_may_do_with_them_what_it_li
     given_y, given_a = seen[0]
     assert type(given_y) is type(given_a) is type(internals.parameters(clean))
     assert given_y.shape == given_a.shape == (9, 2) and given_y.dtype == given_a.dtype == np.float32
-    assert (given_y == 1e9).all(), "no later step wrote to it"
+    assert (given_y == 1e9).all(), "no later step changed the copy"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
-def test_an_own_function_may_answer_in_any_real_type(dtype):
+def test_a_custom_function_may_return_any_real_type(dtype):
     def rounded(y, a):
         value, g = half_squares(y.round(), a.round())
         return value.astype(dtype), g.astype(dtype)
@@ -354,7 +354,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("function", "error", "message"), WRONG.values(), ids=WRONG)
-def test_an_own_function_that_breaks_its_contract_is_told_so(function, error, message):
+def test_invalid_results_of_a_custom_function_are_reported(function, error, message):
     net = _regression(function)
     y = X[:, :2]
     for call in (net.evaluate, net.train_on_batch, net.loss_and_gradients, lambda x, y: net.fit(x, y, verbose=0)):
@@ -364,7 +364,7 @@ def test_an_own_function_that_breaks_its_contract_is_told_so(function, error, me
         assert weights_of(net) == before
 
 
-def test_an_own_functions_error_comes_out_as_it_is():
+def test_an_error_in_a_custom_function_is_raised_unchanged():
     def failing(y, a):
         raise ZeroDivisionError("mine")
 

@@ -40,45 +40,45 @@ def _weights(rng, weighted):
 # --- by hand ---------------------------------------------------------------------------------------------------------
 
 
-def _as_given(n_out, loss, watched):
-    """A network whose outputs are its inputs."""
+def _identity_net(n_out, loss, watched):
+    """Return a network whose outputs equal its inputs."""
     net = gpunn.Sequential([gpunn.Activation("identity")], input_shape=n_out, dtype="float64")
     return net.compile("sgd", loss, watched, device="cpu")
 
 
 def test_regression_metrics_by_hand():
-    net = _as_given(2, "half_squared_error", ["mae", "mse", "rmse"])
+    net = _identity_net(2, "half_squared_error", ["mae", "mse", "rmse"])
     a = np.array([[1.0, 2.0], [0.0, 4.0]])
     y = np.array([[2.0, 2.0], [-1.0, 1.0]])
     # errors −1, 0 and 1, 3
     found = net.evaluate(a, y)
     assert found == {"loss": (0.5 + 5) / 2, "mae": (0.5 + 2) / 2, "mse": (0.5 + 5) / 2, "rmse": 2.75**0.5}
-    # the second row three times as heavy: (0.5 + 3·2)/4, (0.5 + 3·5)/4
+    # the second row has three times the weight: (0.5 + 3·2)/4, (0.5 + 3·5)/4
     found = net.evaluate(a, y, sample_weight=[1.0, 3.0])
     assert found == {"loss": 3.875, "mae": 1.625, "mse": 3.875, "rmse": 3.875**0.5}
 
 
-def test_the_three_accuracies_by_hand():
-    # labels: the largest output's index; of equal ones the first
-    net = _as_given(3, "sparse_categorical_crossentropy", ["accuracy"])
+def test_accuracy_by_hand_for_three_target_formats():
+    # labels: the index of the largest output, the first of equal ones
+    net = _identity_net(3, "sparse_categorical_crossentropy", ["accuracy"])
     a = [[0.1, 2.0, 1.0], [3.0, -1.0, 3.0], [0.0, 0.0, 5.0], [1.0, 2.0, 3.0]]
     assert net.evaluate(a, [1, 0, 2, 1])["accuracy"] == 0.75
     assert net.evaluate(a, [1, 2, 2, 1], sample_weight=[1.0, 2.0, 4.0, 1.0])["accuracy"] == 0.625
-    # rows of probabilities: the largest one's index
-    net = _as_given(3, "categorical_crossentropy", ["accuracy"])
+    # rows of probabilities: the index of the largest one
+    net = _identity_net(3, "categorical_crossentropy", ["accuracy"])
     y = [[0, 1, 0], [0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0, 0, 1]]
     assert net.evaluate(a, y)["accuracy"] == 0.75
-    # yes and no a column: an output above ½ (a logit above 0) is a yes, and columns count one by one
+    # one yes or no per column: an output above ½ (a logit above 0) is a yes, and each column counts
     y = [[1, 0], [0, 0], [1, 1], [0, 1]]
     a = np.array([[2.0, -1.0], [0.25, 0.75], [0.5, 0.0], [-1.0, 1.0]])
-    net = _as_given(2, "binary_crossentropy", ["accuracy"])
-    # logits: right are 2, 0, 1, 2 of two
+    net = _identity_net(2, "binary_crossentropy", ["accuracy"])
+    # logits: 2, 0, 1, 2 of two are correct
     assert net.evaluate(a, y)["accuracy"] == 5 / 8
-    net = _as_given(2, losses.BinaryCrossentropy(from_logits=True), ["accuracy"])
+    net = _identity_net(2, losses.BinaryCrossentropy(from_logits=True), ["accuracy"])
     assert net.evaluate(a, y, sample_weight=[1.0, 1.0, 0.0, 2.0])["accuracy"] == (2 + 0 + 4) / 8
 
-    class Itself(gpunn.activations.Activation):
-        """a = z, which the loss takes for probabilities."""
+    class Unchanged(gpunn.activations.Activation):
+        """a = z, which the loss treats as probabilities."""
 
         def f(self, z):
             return z
@@ -86,10 +86,10 @@ def test_the_three_accuracies_by_hand():
         def derivative(self, z, a):
             return np.ones_like(z)
 
-    net = gpunn.Sequential([gpunn.Activation(Itself())], input_shape=2, dtype="float64")
+    net = gpunn.Sequential([gpunn.Activation(Unchanged())], input_shape=2, dtype="float64")
     net.compile("sgd", losses.BinaryCrossentropy(from_logits=False), ["accuracy"], device="cpu")
     p = [[0.75, 0.25], [0.25, 0.625], [0.5, 0.625], [0.125, 0.375]]
-    # probabilities, ½ itself is a no: right are 2, 1, 1, 1 of two
+    # probabilities, ½ is a no: 2, 1, 1, 1 of two are correct
     assert net.evaluate(p, y)["accuracy"] == 5 / 8
 
 
@@ -118,7 +118,7 @@ def test_regression_metrics_against_sklearn(rng, X, n_out, batch_size, weighted)
 
 
 def _classes(rng, kind):
-    """Outputs, last activation, loss and targets of one of the meanings of accuracy."""
+    """Return outputs, last activation, loss and targets of one of the target formats."""
     if kind == "labels":
         return 4, "softmax", "sparse_categorical_crossentropy", rng.integers(0, 4, size=ROWS)
     if kind == "labels of logits":
@@ -166,7 +166,7 @@ def test_accuracy_of_several_columns_against_sklearn(rng, X):
 
 LABELS = "sparse_categorical_crossentropy"
 FORMS = {
-    # last activation, loss, outputs, how targets are drawn
+    # last activation, loss, outputs, kind of targets
     "labels": ("softmax", LABELS, 4, "labels"),
     "labels of logits": (None, LABELS, 4, "labels"),
     "two labels": ("softmax", LABELS, 2, "labels"),
@@ -178,8 +178,8 @@ FORMS = {
 }
 
 
-def _of_form(rng, X, form, watched, dtype="float64"):
-    """A network, its targets, and labels and answers as scikit-learn has them."""
+def _net_for_targets(rng, X, form, watched, dtype="float64"):
+    """Return a network, its targets, and labels and predictions in the form of scikit-learn."""
     last, loss, n_out, kind = FORMS[form]
     net = _net(n_out, last, loss, watched, dtype=dtype)
     y = rng.integers(0, max(n_out, 2), size=len(X)) if kind != "columns" else rng.integers(0, 2, size=(len(X), n_out))
@@ -204,9 +204,9 @@ def test_precision_recall_and_f1_against_sklearn(rng, X, form, batch_size, weigh
     own = {"precision": metrics.Precision, "recall": metrics.Recall, "f1": metrics.F1Score}
     theirs = {"precision": scores.precision_score, "recall": scores.recall_score, "f1": scores.f1_score}
     watched = [make(average, name=f"{name} {average}") for name, make in own.items() for average in _averages(form)]
-    net, y, labels, answers = _of_form(rng, X, form, [*own, *watched])
+    net, y, labels, answers = _net_for_targets(rng, X, form, [*own, *watched])
     found = net.evaluate(X, y, batch_size=batch_size, sample_weight=w)
-    # rows without weight are none
+    # rows of weight 0 do not count
     there = np.ones(ROWS, bool) if w is None else w > 0
     options = {"sample_weight": None if w is None else w[there], "zero_division": 0}
     for name, score in theirs.items():
@@ -218,10 +218,10 @@ def test_precision_recall_and_f1_against_sklearn(rng, X, form, batch_size, weigh
 
 
 @pytest.mark.parametrize("form", ["yes and no", "yes and no of logits", "several yes and no"])
-def test_a_threshold_of_ones_own(rng, X, form):
+def test_a_custom_threshold(rng, X, form):
     scores = oracle("sklearn.metrics")
     watched = [metrics.Precision("micro", 0.55, name="p"), metrics.Recall("micro", threshold=0.55, name="r")]
-    net, y, labels, _ = _of_form(rng, X, form, watched)
+    net, y, labels, _ = _net_for_targets(rng, X, form, watched)
     answers = (net.predict_proba(X) > 0.55).astype(int).reshape(labels.shape)
     assert 0 < answers.mean() < 1
     average = "binary" if labels.ndim == 1 else "micro"
@@ -236,15 +236,15 @@ def test_a_threshold_of_ones_own(rng, X, form):
 
 
 def test_precision_recall_and_f1_by_hand():
-    """Class 1 is right once of two answers and three rows, class 0 twice of three and two, class 2 never comes."""
-    net = _as_given(3, LABELS, ["precision", "recall", "f1", metrics.F1Score("micro", name="all")])
+    """Class 1: 1 correct of 2 predicted and 3 actual rows. Class 0: 2 correct of 3 and 2. Class 2 does not occur."""
+    net = _identity_net(3, LABELS, ["precision", "recall", "f1", metrics.F1Score("micro", name="all")])
     a = np.eye(3)[[0, 0, 0, 1, 1]]
     found = net.evaluate(a, [0, 0, 1, 1, 1], batch_size=2)
     del found["loss"]
     f1 = (2 * 2 / (3 + 2) + 2 * 2 / (2 + 3)) / 2
     assert found == pytest.approx({"precision": (2 / 3 + 1) / 2, "recall": (1 + 2 / 3) / 2, "f1": f1, "all": 4 / 5})
-    # nothing was said to be 1, nothing is 1: 0, without a warning
-    net = _as_given(1, "binary_crossentropy", ["precision", "recall", "f1"])
+    # no row is predicted or labeled 1: the metrics are 0, without a warning
+    net = _identity_net(1, "binary_crossentropy", ["precision", "recall", "f1"])
     found = net.evaluate([[-1.0], [-2.0]], [[1], [0]])
     assert (found["precision"], found["recall"], found["f1"]) == (0, 0, 0)
     found = net.evaluate([[1.0], [-2.0]], [[0], [0]])
@@ -252,9 +252,9 @@ def test_precision_recall_and_f1_by_hand():
 
 
 def test_a_class_that_is_only_predicted_counts_in_a_macro_average():
-    """No row has class 2, and one answer says so: the mean is over three classes, as in scikit-learn."""
+    """No row has class 2, but one is predicted as 2: the mean is over three classes, as in scikit-learn."""
     labels, answers = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 2])
-    net = _as_given(3, LABELS, ["precision", "recall", "f1"])
+    net = _identity_net(3, LABELS, ["precision", "recall", "f1"])
     found = net.evaluate(np.eye(3)[answers], labels)
     by_hand = {"precision": (1 + 2 / 3 + 0) / 3, "recall": (1 / 2 + 2 / 3 + 0) / 3, "f1": (2 / 3 + 4 / 6 + 0) / 3}
     assert {name: found[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-15)
@@ -272,7 +272,7 @@ def test_top_k_against_sklearn(rng, X, form, k, weighted):
     if form == "one-hot rows" and k == 3:
         k = 2
     w = _weights(rng, weighted)
-    net, y, labels, _ = _of_form(rng, X, form, [metrics.TopKCategoricalAccuracy(k), "accuracy"])
+    net, y, labels, _ = _net_for_targets(rng, X, form, [metrics.TopKCategoricalAccuracy(k), "accuracy"])
     wanted = scores.top_k_accuracy_score(
         labels, net.predict_proba(X), k=k, sample_weight=w, labels=range(net[-1].units)
     )
@@ -282,12 +282,12 @@ def test_top_k_against_sklearn(rng, X, form, k, weighted):
         assert k > 1 or found["top_k_categorical_accuracy"] == found["accuracy"]
 
 
-def test_top_k_by_hand_where_outputs_are_equal_or_nan():
-    """Of equal ones the first count, as in accuracy."""
+def test_top_k_by_hand_for_equal_and_nan_outputs():
+    """Of equal outputs the first count, as in the accuracy."""
     nan = float("nan")
     a = np.array([[1, 2, 2, 0], [1, 2, 2, 0], [0, 0, 0, 0], [nan, 1, 2, nan], [nan, 1, 2, nan], [5, 4, 3, 2.0]])
     labels = np.array([1, 2, 2, 0, 3, 2])
-    places = [0, 1, 2, 0, 1, 2]  # how many stand before the label's
+    places = [0, 1, 2, 0, 1, 2]  # the number of outputs ranked before that of the label
     term = np.empty(6)
     for top in (1, 2, 3):
         wanted = [p < top for p in places]
@@ -306,7 +306,7 @@ def test_top_k_by_hand_where_outputs_are_equal_or_nan():
 def test_auc_against_sklearn(rng, X, form, weighted, dtype):
     scores = oracle("sklearn.metrics")
     w = _weights(rng, weighted)
-    net, y, labels, _ = _of_form(rng, X, form, ["auc"], dtype=dtype)
+    net, y, labels, _ = _net_for_targets(rng, X, form, ["auc"], dtype=dtype)
     if FORMS[form][1] == "mse":
         columns = net.predict(X)
         wanted = np.mean([scores.roc_auc_score(labels == k, columns[:, k], sample_weight=w) for k in range(3)])
@@ -326,28 +326,28 @@ def test_auc_against_sklearn(rng, X, form, weighted, dtype):
 
 
 def test_auc_by_hand():
-    net = _as_given(1, "binary_crossentropy", ["auc", metrics.AUC(name="again")])
+    net = _identity_net(1, "binary_crossentropy", ["auc", metrics.AUC(name="again")])
     scores, y = np.array([[1.0], [2.0], [2.0], [3.0], [0.0]]), np.array([[0], [1], [0], [1], [0]])
-    # pairs: 2 against 1, 2, 0 is 1 + ½ + 1; 3 against all of them 3
+    # pairs: the positive 2 against 1, 2, 0 gives 1 + ½ + 1; the positive 3 wins all 3
     found = net.evaluate(scores, y, batch_size=2)
     assert found["auc"] == found["again"] == pytest.approx(5.5 / 6, rel=1e-15)
-    # the yes of score 2 three times as heavy, the no of score 2 not there at all
+    # the positive of score 2 has weight 3, the negative of score 2 has weight 0
     assert net.evaluate(scores, y, sample_weight=[1, 3, 0, 1, 1])["auc"] == 1
     assert net.evaluate(-scores, y, sample_weight=[1, 3, 0, 1, 1])["auc"] == 0
     assert np.isnan(net.evaluate(scores, np.ones_like(y))["auc"])
-    # a class without rows is left out: 2 of 3
-    net = _as_given(3, LABELS, ["auc"])
+    # a class without rows is left out, so that 2 of 3 remain
+    net = _identity_net(3, LABELS, ["auc"])
     outputs = np.log([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.4, 0.5, 0.1], [0.65, 0.25, 0.1]])
     assert net.evaluate(outputs, [0, 0, 1, 1])["auc"] == pytest.approx((3 / 4 + 3 / 4) / 2, rel=1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("batch_size", [5, 23])
-def test_the_auc_of_an_epoch_ranks_all_its_rows_as_they_were_met(rng, X, batch_size, weighted):
+def test_the_auc_of_an_epoch_ranks_all_rows_with_the_outputs_of_their_step(rng, X, batch_size, weighted):
     scores = oracle("sklearn.metrics")
     w = _weights(rng, weighted)
-    net, y, labels, _ = _of_form(rng, X, "yes and no", ["auc", "f1"])
-    walker = _of_form(np.random.default_rng(0), X, "yes and no", [])[0]
+    net, y, labels, _ = _net_for_targets(rng, X, "yes and no", ["auc", "f1"])
+    walker = _net_for_targets(np.random.default_rng(0), X, "yes and no", [])[0]
     data = (X[:7], y[:7])
     seen = []
 
@@ -371,12 +371,12 @@ def test_the_auc_of_an_epoch_ranks_all_its_rows_as_they_were_met(rng, X, batch_s
         assert history["f1"][epoch] == pytest.approx(wanted, rel=1e-12)
     assert history["val_auc"][-1] == scores.roc_auc_score(labels[:7], net.predict(X[:7])[:, 0])
     net.fit(X, y, callbacks=[Watch()], verbose=0)
-    assert seen == [["loss", "f1"]], "what looks at all rows is not among the running numbers"
+    assert seen == [["loss", "f1"]], "batch callbacks get no metric that needs all rows"
 
 
-def test_the_auc_follows_the_shuffle(rng, X):
-    """Of a frozen network the epoch's numbers are those of evaluate, whatever the order of the rows."""
-    net, y, _, _ = _of_form(rng, X, "labels", ["auc", "precision", "accuracy"])
+def test_the_auc_does_not_depend_on_the_shuffle(rng, X):
+    """For a frozen network, the epoch's values equal those of `evaluate`, for any order of the rows."""
+    net, y, _, _ = _net_for_targets(rng, X, "labels", ["auc", "precision", "accuracy"])
     for layer in net.layers:
         layer.trainable = False
     w = _weights(rng, True)
@@ -391,10 +391,10 @@ def test_the_auc_follows_the_shuffle(rng, X):
 @pytest.mark.parametrize("batch_size", BATCHES)
 @pytest.mark.parametrize(("shift", "scale"), [(0, 1), (1e9, 1), (-3e5, 1e-4)])
 def test_r2_against_sklearn(rng, X, shift, scale, batch_size, weighted):
-    """Also where the targets' mean is a thousand million times their spread: nothing cancels."""
+    """The targets' mean may be 10⁹ times their deviation: there is no cancellation."""
     scores = oracle("sklearn.metrics")
     w = _weights(rng, weighted)
-    net = _as_given(4, "mse", ["r2"])
+    net = _identity_net(4, "mse", ["r2"])
     y = shift + scale * rng.normal(size=(ROWS, 4))
     a = y + 0.3 * scale * X
     wanted = scores.r2_score(y, a, sample_weight=w)
@@ -403,17 +403,17 @@ def test_r2_against_sklearn(rng, X, shift, scale, batch_size, weighted):
 
 
 def test_r2_by_hand():
-    net = _as_given(1, "mse", ["r2", "r2_score"])
-    # about the mean 2: 1 + 0 + 1; errors ½ and 1
+    net = _identity_net(1, "mse", ["r2", "r2_score"])
+    # around the mean 2: 1 + 0 + 1; errors ½ and 1
     found = net.evaluate([[1.5], [2.0], [2.0]], [[1.0], [2.0], [3.0]], batch_size=2)
     assert found["r2"] == found["r2_score"] == 1 - 1.25 / 2
-    # nothing to explain
+    # all targets are equal
     assert net.evaluate([[1.0], [1.0]], [[1.0], [1.0]])["r2"] == 1
     assert net.evaluate([[1.0], [1.5]], [[1.0], [1.0]], batch_size=1)["r2"] == 0
     assert net.evaluate([[5.0], [0.0], [1.0]], [[1.0], [1.0], [3.0]], batch_size=1)["r2"] < -5
 
 
-def test_the_r2_of_an_epoch_is_over_its_rows(rng, X):
+def test_the_r2_of_an_epoch_is_computed_over_its_rows(rng, X):
     scores = oracle("sklearn.metrics")
     y, w = 50 + rng.normal(size=(ROWS, 2)), _weights(rng, True)
     net, walker = (_net(2, None, "half_squared_error", ["r2"]) for _ in range(2))
@@ -434,7 +434,7 @@ ALL = ["accuracy", "precision", "recall", "f1", "auc", metrics.TopKCategoricalAc
 
 @pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def cuda(request):
-    """CuPy: the fake one, whose passes are no GPU results, and the real one where there is a GPU."""
+    """Use fake CuPy, and real CuPy if there is a GPU."""
     if request.param == "simulated":
         return request.getfixturevalue("fake_cupy")
     import cupy
@@ -445,8 +445,8 @@ def cuda(request):
 @pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("form", ["labels", "labels of logits", "one-hot rows", "yes and no", "values"])
-def test_the_same_numbers_on_both_devices(rng, X, cuda, form, weighted):
-    """In training and on the validation set, with an odd last batch."""
+def test_metrics_are_equal_on_both_devices(rng, X, cuda, form, weighted):
+    """In training and in validation, with a shorter last batch."""
     w = _weights(rng, weighted)
     last, loss, n_out, kind = FORMS.get(form, (None, "mse", 2, "values"))
     y = rng.normal(size=(ROWS, n_out)) if kind == "values" else rng.integers(0, max(n_out, 2), size=ROWS)
@@ -465,7 +465,7 @@ def test_the_same_numbers_on_both_devices(rng, X, cuda, form, weighted):
 
 
 def test_metrics_in_a_step_on_the_device_only_launch(rng, X, fake_cupy):
-    """Nothing is read back, copied over or allocated, also where the outputs of all rows are kept."""
+    """No transfer and no allocation happens, even if the outputs of all rows are stored."""
     y = rng.integers(0, 4, size=ROWS)
     net = _net(4, "softmax", LABELS, ALL)
     net.compile("adam", LABELS, ALL, device="cuda")
@@ -478,11 +478,11 @@ def test_metrics_in_a_step_on_the_device_only_launch(rng, X, fake_cupy):
     assert {"count_labels", "store_rows"} <= set(internals.kernels_run(fake_cupy))
 
 
-# --- metrics of one's own --------------------------------------------------------------------------------------------
+# --- custom metrics --------------------------------------------------------------------------------------------------
 
 
-class Worst(metrics.NonDecomposableMetric):
-    """The largest error of any row that counts."""
+class LargestError(metrics.NonDecomposableMetric):
+    """The largest error of the rows with weight."""
 
     def compute_from_rows(self, a, y, w):
         errors = np.abs(a - y).max(axis=1)
@@ -490,7 +490,7 @@ class Worst(metrics.NonDecomposableMetric):
 
 
 class Bias(metrics.Metric):
-    """The ratio of two means: of a − y, and of |y|."""
+    """The ratio of two means, of a − y and of |y|."""
 
     def __init__(self, unit=1.0, name=None):
         self.unit = unit
@@ -514,20 +514,20 @@ class Bias(metrics.Metric):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_metrics_of_ones_own(rng, X, weighted):
+def test_custom_metrics(rng, X, weighted):
     y, w = rng.normal(size=(ROWS, 2)), _weights(rng, weighted)
-    net = _net(2, None, "mse", [Worst, Bias(100.0)])
+    net = _net(2, None, "mse", [LargestError, Bias(100.0)])
     a, v = net.predict(X), np.ones(ROWS) if w is None else w
     bias = 100 * (v * (a - y).mean(axis=1)).sum() / (v * np.abs(y).mean(axis=1)).sum()
     found = net.evaluate(X, y, batch_size=4, sample_weight=w)
     assert found["Bias"] == pytest.approx(bias, rel=1e-12)
-    assert found["Worst"] == np.abs(a - y)[v > 0].max()
-    assert list(net.fit(X, y, verbose=0).history) == ["loss", "Worst", "Bias"]
+    assert found["LargestError"] == np.abs(a - y)[v > 0].max()
+    assert list(net.fit(X, y, verbose=0).history) == ["loss", "LargestError", "Bias"]
 
 
-def test_arguments_of_metrics_are_kept_in_files(rng, X, tmp_path):
+def test_arguments_of_metrics_are_stored_in_files(rng, X, tmp_path):
     watched = [metrics.TopKCategoricalAccuracy(2), metrics.F1Score("micro", name="f"), "auc", "precision"]
-    net, y, _, _ = _of_form(rng, X, "labels", watched)
+    net, y, _, _ = _net_for_targets(rng, X, "labels", watched)
     net.save(tmp_path / "net.safetensors")
     again = gpunn.load(tmp_path / "net.safetensors")
     assert again.evaluate(X, y) == net.evaluate(X, y)
@@ -540,12 +540,12 @@ def test_arguments_of_metrics_are_kept_in_files(rng, X, tmp_path):
     again = gpunn.load(tmp_path / "own.safetensors", custom={"Bias": Bias})
     assert again.evaluate(X, y) == net.evaluate(X, y)
 
-    class Forgetful(Bias):
+    class IncompleteConfig(Bias):
         def get_config(self):
             return {}
 
-    with pytest.raises(ValueError, match=naming("Forgetful.get_config()", "unit")):
-        _net(2, None, "mse", [Forgetful(3.0)]).save(tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match=naming("IncompleteConfig.get_config()", "unit")):
+        _net(2, None, "mse", [IncompleteConfig(3.0)]).save(tmp_path / "own.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -557,7 +557,7 @@ def test_arguments_of_metrics_are_kept_in_files(rng, X, tmp_path):
         (lambda: metrics.F1Score(threshold=1.0), ValueError, naming("threshold", 1.0)),
     ],
 )
-def test_arguments_of_metrics_that_make_no_sense(make, error, message):
+def test_invalid_arguments_of_metrics_are_rejected(make, error, message):
     with pytest.raises(error, match=message):
         make()
 
@@ -568,9 +568,11 @@ def test_arguments_of_metrics_that_make_no_sense(make, error, message):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("batch_size", [5, 8, 23])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_history_counts_every_batch_before_its_step(rng, X, kind, batch_size, weighted):
-    """The epoch's accuracy and loss are weighted means over its rows, each as the network stood when its batch came;
-    a batch whose weights are all zero is not counted. The last batch is shorter."""
+def test_the_history_evaluates_each_batch_before_its_step(rng, X, kind, batch_size, weighted):
+    """Accuracy and loss of an epoch are weighted means over its rows, each evaluated before its batch's step.
+
+    A batch whose weights are all zero does not count. The last batch is shorter.
+    """
     n_out, last, loss, y = _classes(rng, kind)
     w = _weights(rng, weighted)
     net, walker = (_net(n_out, last, loss, ["accuracy"], rate=0.5) for _ in range(2))
@@ -592,8 +594,8 @@ def test_the_history_counts_every_batch_before_its_step(rng, X, kind, batch_size
 
 
 @pytest.mark.parametrize("batch_size", [5, 8, 23])
-def test_the_root_is_drawn_from_the_mean_of_the_epoch(rng, X, batch_size):
-    """Not the mean of the batches' roots: of a frozen network the history's numbers are those of evaluate."""
+def test_the_root_is_taken_of_the_mean_over_the_epoch(rng, X, batch_size):
+    """It is not the mean of the roots of the batches: for a frozen network the history equals `evaluate`."""
     y, w = rng.normal(size=(ROWS, 2)), _weights(rng, True)
     net = _net(2, None, "half_squared_error", ["rmse", "mae", "mse"])
     for layer in net.layers:
@@ -623,10 +625,11 @@ def test_validation_is_evaluated_after_the_epoch(rng, X):
 MANY = 1500
 
 
-def _answers(form, right, device, dtype):
-    """A network that returns its inputs and does not learn, X, and y such that the rows `right` are classified right.
+def _net_with_correct_rows(form, right, device, dtype):
+    """Return a network that returns its inputs and does not learn, X, and y for which the rows `right` are correct.
 
-    Of several outputs that are each a yes or no, one in three is right in every row and one in none."""
+    If each output is a yes or no, one output in three is correct in every row and one in none.
+    """
     last, loss, n_out, kind = FORMS[form]
     net = gpunn.Sequential([gpunn.Dense(n_out, last)], input_shape=n_out, dtype=dtype)
     net.compile("sgd", loss, ["accuracy", "precision", "recall", "f1"], device=device)
@@ -645,8 +648,8 @@ def _answers(form, right, device, dtype):
 
 
 def _assert_exact(form, right, w, dtype, device="cpu"):
-    """Evaluate, history and validation give the share of `right` rows exactly, in batches of several sizes."""
-    net, X, y = _answers(form, right, device, dtype)
+    """Check that `evaluate`, history and validation give the exact fraction of `right` rows for several batch sizes."""
+    net, X, y = _net_with_correct_rows(form, right, device, dtype)
     outputs = FORMS[form][2] if FORMS[form][3] == "columns" else 1
     rows = np.ones(MANY) if w is None else w
     wanted = (rows[right].sum() + (outputs > 1) * rows.sum()) / (outputs * rows.sum())
@@ -663,14 +666,14 @@ def _assert_exact(form, right, w, dtype, device="cpu"):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_count_of_rows_is_exact_wherever_they_are(rng, form, weighted, dtype):
-    """700 right of 1500 are 700/1500; weights that are multiples of 1/8 add up without rounding too."""
+def test_a_count_of_correct_rows_is_exact(rng, form, weighted, dtype):
+    """700 correct of 1500 rows are 700/1500. Weights that are multiples of 1/8 add up without rounding too."""
     w = rng.integers(0, 9, size=MANY) / 8 if weighted else None
     for right in (np.arange(700), np.arange(MANY - 700, MANY), rng.permutation(MANY)[:700]):
         _assert_exact(form, right, w, dtype)
 
 
-def test_a_count_of_rows_is_exact_on_a_device(rng, cuda):
+def test_a_count_of_correct_rows_is_exact_on_a_device(rng, cuda):
     w = rng.integers(0, 9, size=MANY) / 8
     _assert_exact("several yes and no", np.arange(700), w, "float32", device="cuda")
 
@@ -678,7 +681,7 @@ def test_a_count_of_rows_is_exact_on_a_device(rng, cuda):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", ["labels", "one-hot rows"])
 def test_a_top_k_count_is_exact(form, dtype):
-    net, X, y = _answers(form, np.arange(700), "cpu", dtype)
+    net, X, y = _net_with_correct_rows(form, np.arange(700), "cpu", dtype)
     net.compile("sgd", FORMS[form][1], [metrics.TopKCategoricalAccuracy(1)], device="cpu")
     for size in (7, 476, 1024, MANY):
         assert net.evaluate(X, y, batch_size=size)["top_k_categorical_accuracy"] == 700 / MANY
@@ -687,7 +690,7 @@ def test_a_top_k_count_is_exact(form, dtype):
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_history_takes_the_names_that_were_given(rng, X):
+def test_the_history_uses_the_given_names(rng, X):
     y = rng.normal(size=(ROWS, 2))
     watched = ["mae", metrics.MeanSquaredError("square"), metrics.RootMeanSquaredError]
     net = _net(2, None, "half_squared_error", watched)
@@ -715,13 +718,13 @@ def test_the_history_takes_the_names_that_were_given(rng, X):
         (1, "mse", ["precision"], ValueError, naming("'precision'", "one output")),
         (1, "mse", ["auc"], ValueError, naming("'auc'", "one output")),
         (5, LABELS, ["top_k_categorical_accuracy"], ValueError, naming("k=5", 5)),
-        (7, "binary_crossentropy", ["top_k_categorical_accuracy"], ValueError, "every output is its own"),
+        (7, "binary_crossentropy", ["top_k_categorical_accuracy"], ValueError, "each output is a yes or no"),
         (3, LABELS, [metrics.Recall("binary")], ValueError, naming("'recall'", "average='binary'")),
         (2, "binary_crossentropy", [metrics.F1Score("binary")], ValueError, naming("average='binary'", "two classes")),
         (3, LABELS, [metrics.Recall(threshold=0.4)], ValueError, naming("threshold=0.4")),
     ],
 )
-def test_what_is_no_metric_is_refused_before_anything_changes(n_out, loss, watched, error, message):
+def test_invalid_metrics_are_rejected_before_anything_changes(n_out, loss, watched, error, message):
     net = gpunn.Sequential([gpunn.Dense(n_out)], input_shape=COLUMNS, seed=0)
     net.compile("sgd", "half_squared_error", device="cpu")
     with pytest.raises(error, match=message):

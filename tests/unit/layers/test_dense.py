@@ -1,4 +1,4 @@
-"""Dense and Activation: z = a_prev W + b, a = f(z), penalties, max-norm, initial values, and what they refuse."""
+"""Dense and Activation: z = a_prev W + b, a = f(z), penalties, max-norm, initial values."""
 
 import numpy as np
 import pytest
@@ -29,8 +29,8 @@ def test_forward_by_hand(dtype):
 
 @pytest.mark.parametrize("second", [{"l2": 0.5, "l1": 0.125}, {"l2": 0.25, "l1": 0.0}, {"l2": 0.25, "l1": 0.125}])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_neighbours_have_penalties_of_their_own(second, dtype):
-    """½λ ΣW² + λ₁ Σ|W| of each layer, and λW + λ₁ sign(W) in its gradient, where one of the two is equal. (E9)"""
+def test_each_layer_has_separate_penalties(second, dtype):
+    """Each layer adds ½λ ΣW² + λ₁ Σ|W|, and λW + λ₁ sign(W) to its gradient, even if neighbors share λ or λ₁. (E9)"""
     penalties = [{"l2": 0.5, "l1": 0.0}, second, {"l2": 0.5, "l1": 0.0}]
     plain, penalized = (
         _net(*(gpunn.Dense(2, **p) for p in given), dtype=dtype).compile("sgd", "half_squared_error", device="cpu")
@@ -68,7 +68,7 @@ def test_without_intercepts():
 
 
 def test_backward_by_hand():
-    """One row x = (2, 1), y = 0, ½‖a‖² behind a rectifier: δ = a where z > 0."""
+    """One row x = (2, 1), y = 0 and the loss ½‖a‖² after a rectifier: δ = a where z > 0."""
     net = _net(gpunn.Dense(2, "relu"), gpunn.Dense(1))
     net.set_weights([[[1, -1], [1, 1]], [0, 0], [[0.5], [3]], [0.25]])
     net.compile(gpunn.SGD(0.5), "half_squared_error")
@@ -87,7 +87,7 @@ def test_backward_by_hand():
         np.testing.assert_array_equal(w, exact)
 
 
-def test_penalties_are_on_weights_alone():
+def test_penalties_apply_to_weights_only():
     net = _net(gpunn.Dense(3, l2=0.5, l1=0.25))
     net.set_weights([W, B])
     net.compile("sgd", "half_squared_error")
@@ -98,9 +98,9 @@ def test_penalties_are_on_weights_alone():
     np.testing.assert_array_equal(db, [0, 0, 0])
 
 
-def test_max_norm_scales_only_columns_that_are_longer():
+def test_max_norm_scales_only_longer_columns():
     net = _net(gpunn.Dense(3, max_norm=2.5))
-    # columns of norm 5, 1.5 and 2.5; the batch has no error, so that nothing else moves
+    # columns of norm 5, 1.5 and 2.5; the batch has no error, so that nothing else changes
     net.set_weights([[[3.0, 1.5, 2.0], [4.0, 0.0, 1.5]], [7.0, 0.0, 0.0]])
     net.compile(gpunn.SGD(1.0), "half_squared_error")
     net.train_on_batch([[0.0, 0.0]], [[7.0, 0.0, 0.0]])
@@ -109,7 +109,7 @@ def test_max_norm_scales_only_columns_that_are_longer():
     np.testing.assert_array_equal(b, [7, 0, 0])
 
 
-def test_a_frozen_layer_is_not_scaled_either():
+def test_max_norm_does_not_change_a_frozen_layer():
     net = _net(gpunn.Dense(3, max_norm=0.5), gpunn.Dense(1))
     net[0].trainable = False
     before = net.get_weights()[0]
@@ -118,7 +118,7 @@ def test_a_frozen_layer_is_not_scaled_either():
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "softplus"])
-def test_rectifiers_begin_with_he_and_the_others_with_lecun(activation):
+def test_default_weights_are_he_for_rectifiers_and_lecun_otherwise(activation):
     for name, variance in ((activation, 2 / 400), ("tanh", 1 / 400), ("sigmoid", 1 / 400), (None, 1 / 400)):
         w, b = _net(gpunn.Dense(300, name), n_in=400).get_weights()
         assert w.var() == pytest.approx(variance, rel=0.02)
@@ -127,7 +127,7 @@ def test_rectifiers_begin_with_he_and_the_others_with_lecun(activation):
         assert not b.any()
 
 
-def test_initial_values_of_ones_own():
+def test_custom_initial_values():
     net = _net(gpunn.Dense(3, kernel_initializer="ones", bias_initializer=initializers.Constant(0.5)))
     w, b = net.get_weights()
     assert (w == 1).all() and (b == 0.5).all()
@@ -137,13 +137,13 @@ def test_initial_values_of_ones_own():
     assert bits(given.get_weights()[0]) == bits(_net(gpunn.Dense(3)).get_weights()[0])
 
 
-def test_a_layers_weights_do_not_depend_on_what_stands_before_it():
+def test_initial_weights_do_not_depend_on_preceding_layers():
     short, long = _net(gpunn.Dense(4), gpunn.Dense(3)), _net(gpunn.Dense(4, "tanh"), gpunn.Dense(3))
     assert weights_of(short)[2:] == weights_of(long)[2:]
 
 
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "gelu", "softmax", "identity"])
-def test_an_activation_apart_is_the_one_inside(name):
+def test_an_activation_layer_equals_the_activation_of_dense(name):
     nets = [
         _net(gpunn.Dense(3, name, kernel_initializer="lecun_normal"), gpunn.Dense(2), dtype="float64"),
         _net(gpunn.Dense(3), gpunn.Activation(name), gpunn.Dense(2), dtype="float64"),
@@ -156,7 +156,7 @@ def test_an_activation_apart_is_the_one_inside(name):
     assert nets[1][1].n_in == nets[1][1].n_out == 3
 
 
-def test_what_it_looks_like():
+def test_repr():
     assert repr(gpunn.Dense(3)) == "Dense(3)"
     assert repr(gpunn.Dense(3, "logistic", l2=0.1, max_norm=2)) == (
         "Dense(3, activation='sigmoid', l2=0.1, max_norm=2.0)"
@@ -165,7 +165,7 @@ def test_what_it_looks_like():
 
 
 @pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), np.array(3)])
-def test_numpys_numbers_are_numbers(number):
+def test_numpy_scalars_are_accepted(number):
     layer = gpunn.Dense(number, l2=np.float32(0.5), l1=np.float64(0.25), max_norm=np.float32(2))
     assert type(layer.units) is int and layer.units == 3
     assert (layer.l2, layer.l1, layer.max_norm) == (0.5, 0.25, 2.0)

@@ -1,4 +1,4 @@
-"""A layer and an activation of one's own, written from the documented contract alone."""
+"""Custom layers and a custom activation, written from the documented contract only."""
 
 import copy
 import pickle
@@ -35,7 +35,7 @@ class Cubic(gpunn.activations.Activation):
 
 
 class Scale(gpunn.Layer):
-    """a = s ⊙ a_prev, one s a column: a parameter, no kernel."""
+    """a = s ⊙ a_prev, with one parameter s per column, in Python."""
 
     def __init__(self, start=1.0):
         self.start = start
@@ -63,7 +63,7 @@ class Scale(gpunn.Layer):
 
 
 class Both(gpunn.Layer):
-    """a = (a_prev, −a_prev): a width of its own, known only at build; recorded with products, so nothing is eager."""
+    """a = (a_prev, −a_prev), recorded as matrix products. Its width is known only after build."""
 
     def build(self, n_in):
         self.n_in, self.n_out = n_in, 2 * n_in
@@ -111,7 +111,7 @@ def test_they_train():
     assert (net.get_weights()[2] != 1.5).all()
 
 
-def test_an_own_activation_is_what_it_says():
+def test_a_custom_activation_computes_its_formula():
     net = _net(gpunn.Dense(3, Cubic(2.0)), gpunn.Activation(Cubic(1.0)))
     first, second = net.trace(X, Y)
     np.testing.assert_array_equal(first.a, 2 * first.z * first.z * first.z)
@@ -120,7 +120,7 @@ def test_an_own_activation_is_what_it_says():
     np.testing.assert_allclose(first.delta, 6 * first.z**2 * second.delta, rtol=1e-13)
 
 
-def test_an_own_layer_shows_in_trace():
+def test_trace_shows_a_custom_layer():
     record = _net(gpunn.Dense(3), Scale(2.0)).trace(X, Y)[1]
     assert record.layer == "Scale(start=2.0)" and set(record.gradients) == {"s"}
     np.testing.assert_array_equal(record.z, record.a)
@@ -128,14 +128,14 @@ def test_an_own_layer_shows_in_trace():
     np.testing.assert_allclose(record.gradients["s"], (record.delta * record.a / 2).sum(axis=0), rtol=1e-12)
 
 
-def test_summary_says_that_they_leave_the_fast_path():
+def test_summary_reports_layers_that_leave_the_fast_path():
     text = _net(*_all()).build(4).summary()
     assert "leaves the fast path: Scale is written in Python" in text
     assert "leaves the fast path: activation Cubic is a Python function" in text
     assert "nothing leaves the fast path" in _net(Both(), gpunn.Dense(3)).build(4).summary()
 
 
-def test_an_own_width_is_known_before_anything_is_built():
+def test_a_custom_width_is_known_before_the_network_is_built():
     net = _net(gpunn.Dense(2), Both())
     with pytest.raises(ValueError, match=r"y must have shape \(20, 4\)"):
         net.fit(X, Y, verbose=0)
@@ -144,7 +144,7 @@ def test_an_own_width_is_known_before_anything_is_built():
     net.fit(X, np.ones((20, 4)), verbose=0)
 
 
-def test_an_own_layer_can_be_frozen():
+def test_a_custom_layer_can_be_frozen():
     net = _net(*_all()).build(4)
     net[1].trainable = False
     net.fit(X, Y, epochs=2, verbose=0)
@@ -152,8 +152,8 @@ def test_an_own_layer_can_be_frozen():
     assert not net.loss_and_gradients(X, Y)[1][2].any()
 
 
-def test_an_own_layer_that_forgets_to_look_at_trainable_is_frozen_all_the_same():
-    class Forgetful(Scale):
+def test_a_custom_layer_that_ignores_trainable_can_be_frozen():
+    class IgnoresTrainable(Scale):
         def backward(self, ops, t, training):
             def gradients():
                 t.ds[...] = (t.grad_a * t.a_prev).sum(axis=0)
@@ -161,14 +161,14 @@ def test_an_own_layer_that_forgets_to_look_at_trainable_is_frozen_all_the_same()
 
             ops.call_python(gradients, reason="a test")
 
-    net = _net(gpunn.Dense(3), Forgetful(), gpunn.Dense(3)).build(4)
+    net = _net(gpunn.Dense(3), IgnoresTrainable(), gpunn.Dense(3)).build(4)
     net[1].trainable = False
     net.fit(X, Y, verbose=0)
     assert (net.get_weights()[2] == 1).all()
     assert not net.loss_and_gradients(X, Y)[1][2].any()
 
 
-def test_copies_hold_them():
+def test_copies_contain_custom_layers():
     net = _net(*_all())
     net.fit(X, Y, epochs=2, verbose=0)
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
@@ -191,20 +191,20 @@ def test_saving_and_loading(tmp_path):
         gpunn.load(tmp_path / "own.safetensors")
 
 
-def test_a_process_that_does_not_know_them_asks_for_them(tmp_path):
+def test_loading_without_the_custom_classes_names_them(tmp_path):
     _net(Scale(), Both(), gpunn.Dense(3)).build(4).save(tmp_path / "own.safetensors")
     script = f"import gpunn; gpunn.load({str(tmp_path / 'own.safetensors')!r})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert "ValueError: layer 'Scale' is not built in: pass custom={'Scale': its class}" in done.stderr
 
 
-def test_a_name_of_gpunns_own_is_refused():
-    """Files keep names: another class behind one of them would take its place unseen."""
+def test_built_in_names_are_reserved():
+    """Files store names, so another class of the same name would silently replace the built-in one."""
     bases = [gpunn.Layer, gpunn.activations.Activation, gpunn.losses.Loss, gpunn.metrics.Metric]
     for base, taken in zip(bases, ["Dense", "softmax", "huber", "accuracy"], strict=True):
         with pytest.raises(TypeError, match=naming(taken, "already")):
             type(taken, (base,), {})
-    with pytest.raises(TypeError, match="gpunn has an activation 'swish' already"):
+    with pytest.raises(TypeError, match="activation 'swish' exists already in gpunn"):
         type("Mine", (gpunn.activations.Activation,), {"names": ("mine", "swish")})
     assert type(gpunn.activations.get("swish")) is gpunn.activations.SiLU
     with pytest.raises(ValueError, match="activation 'mine' is unknown"):
@@ -212,8 +212,8 @@ def test_a_name_of_gpunns_own_is_refused():
     assert type(gpunn.metrics.get("accuracy")) is gpunn.metrics.Accuracy
 
 
-def test_a_subclass_of_a_built_in_class_is_not_taken_for_it(tmp_path, monkeypatch):
-    """A sigmoid twice as steep: a cross-entropy does not merge with it, and a file does not forget it."""
+def test_a_subclass_of_a_built_in_class_is_not_treated_as_its_parent(tmp_path, monkeypatch):
+    """A cross-entropy is not fused with a sigmoid that is twice as steep, and a file restores that class."""
     internals.keep_optimizer_names(monkeypatch)
 
     class Steep(gpunn.activations.Sigmoid):
@@ -240,7 +240,7 @@ def test_a_subclass_of_a_built_in_class_is_not_taken_for_it(tmp_path, monkeypatc
     assert bits(again.predict(X)) == bits(net.predict(X)) and type(again.optimizer) is Patient
 
 
-def test_what_is_missing_is_said():
+def test_missing_methods_are_reported():
     class Half(gpunn.Layer):
         def forward(self, ops, t, training):
             ops.copy(t.a_prev, out=t.a)
@@ -257,7 +257,7 @@ def test_what_is_missing_is_said():
 
 
 @pytest.mark.parametrize("method", ["f", "derivative"])
-def test_an_own_activation_of_another_shape_is_told_so(method):
+def test_results_of_the_wrong_shape_are_reported(method):
     class Wrong(Cubic):
         pass
 
