@@ -169,7 +169,7 @@ class _CrossEntropy(Loss):
     ----------
     from_logits : bool or None
         None decides by the last layer: its `paired_activation` means probabilities, the identity means logits, and
-        anything else is refused. True treats any outputs as logits, False as probabilities.
+        anything else is a ValueError at `compile`. True treats any outputs as logits, False as probabilities.
     """
 
     paired_activation: ClassVar[str]
@@ -196,7 +196,7 @@ class _CrossEntropy(Loss):
         if activation.name == self.paired_activation:
             if self.from_logits:
                 raise ValueError(
-                    f"from_logits=True, but the last layer's {self.paired_activation} gives probabilities; "
+                    f"from_logits=True, but the last layer's {self.paired_activation} returns probabilities; "
                     "leave from_logits out, or end with activation=None"
                 )
             found._form = "fused"
@@ -208,7 +208,7 @@ class _CrossEntropy(Loss):
             raise ValueError(
                 f"loss {self.name!r} needs {self.paired_activation} (probabilities) or no activation (logits) in the "
                 f"last layer, got {activation.name}; "
-                f"write Dense(…, activation={self.paired_activation!r}), or say what it gives with from_logits="
+                f"write Dense(…, activation={self.paired_activation!r}), or set from_logits= to what it returns"
             )
         return found
 
@@ -341,7 +341,7 @@ class FunctionLoss(Loss):
 
 
 def built_in() -> list[str]:
-    """The names of gpunn's own losses."""
+    """The names of the built-in losses."""
     return REGISTRY.built_in()
 
 
@@ -375,7 +375,7 @@ def get(loss: str | Loss | type[Loss] | Callable[..., Any]) -> Loss:
 
 
 def to_config(loss: Loss) -> dict[str, Any]:
-    """Describe a loss as JSON: its name and its constants. "own" marks a function, whatever its name."""
+    """Describe a loss as JSON: its name and its constants. "own" marks a function."""
     own = {"own": True} if isinstance(loss, FunctionLoss) else {}
     return {"name": loss.name, **own, **loss.get_config()}
 

@@ -24,7 +24,7 @@ class Registry(Generic[T]):
     base : type
         Their base class.
     home : str
-        The module or package of gpunn's own classes. User classes cannot take their names.
+        The module or package of the built-in classes, whose names `check_free` reserves.
     definition : str
         The kind of object that `custom` dictionaries contain, for error messages.
     """
@@ -38,7 +38,7 @@ class Registry(Generic[T]):
         self.classes.update(dict.fromkeys(names, cls))
 
     def check_free(self, names: Iterable[str]) -> None:
-        """Check that no class of gpunn has one of these names, which files store. TypeError if one has."""
+        """Check that no built-in class has one of these names, which files store. TypeError if one has."""
         for name in names:
             if name in self.classes and self._is_built_in(self.classes[name]):
                 raise TypeError(
@@ -46,11 +46,11 @@ class Registry(Generic[T]):
                 )
 
     def built_in(self) -> list[str]:
-        """The sorted names of gpunn's own classes."""
+        """The sorted names of the built-in classes."""
         return sorted(name for name, cls in self.classes.items() if self._is_built_in(cls))
 
     def get(self, given: Any) -> T | None:
-        """Return the object that a name, a class or an object stands for, and None for anything else.
+        """Return the object for a name, a class or an object, and None for anything else.
 
         ValueError for an unknown name; it lists the built-in ones.
         """

@@ -15,7 +15,7 @@ from ..registry import Registry, check_config, name_of, names_of
 class Metric:
     """A metric that is computed from weighted means over rows.
 
-    Each row gives `n_sums` numbers. The step adds them up, weighted, and `compute` makes the metric from their means.
+    Each row has `n_sums` values. The step sums them, times the row weights. `compute` turns the means into the metric.
     A subclass defines `record`, with kernels or in Python by ``ops.call``. It overrides `resolve` if it does not fit
     every loss, `n_sums` and `compute` if it needs more than one mean, and `get_config` if its constructor has
     arguments other than the name.
@@ -174,7 +174,7 @@ def target_format(metric: Metric, loss: Loss, n_out: int) -> str:
 
 
 def built_in() -> list[str]:
-    """The names of gpunn's own metrics."""
+    """The names of the built-in metrics."""
     return REGISTRY.built_in()
 
 

@@ -241,19 +241,19 @@ def test_from_logits_overrides_the_activation(name):
             _classifier(activation, cls(from_logits=False))
     # the outputs of tanh are logits: the result equals that of a following softmax or sigmoid layer
     net = _classifier("tanh", cls(from_logits=True))
-    behind = gpunn.Sequential(
+    followed = gpunn.Sequential(
         [gpunn.Dense(5, "relu"), gpunn.Dense(3, "tanh"), gpunn.Activation(matching)],
         input_shape=4,
         dtype="float64",
     )
-    behind.set_weights(net.get_weights())
-    behind.compile("sgd", name)
-    assert net.evaluate(X, y)["loss"] == pytest.approx(behind.evaluate(X, y)["loss"], rel=1e-14)
-    np.testing.assert_allclose(net.predict_proba(X), behind.predict(X), rtol=1e-14)
-    np.testing.assert_allclose(net.predict(X), behind.trace(X)[1].a, rtol=1e-14)
+    followed.set_weights(net.get_weights())
+    followed.compile("sgd", name)
+    assert net.evaluate(X, y)["loss"] == pytest.approx(followed.evaluate(X, y)["loss"], rel=1e-14)
+    np.testing.assert_allclose(net.predict_proba(X), followed.predict(X), rtol=1e-14)
+    np.testing.assert_allclose(net.predict(X), followed.trace(X)[1].a, rtol=1e-14)
     # for the paired activation, from_logits=False changes nothing
-    said, unsaid = _classifier(matching, cls(from_logits=False)), _classifier(matching, cls())
-    assert said.evaluate(X, y) == unsaid.evaluate(X, y)
+    explicit, implicit = _classifier(matching, cls(from_logits=False)), _classifier(matching, cls())
+    assert explicit.evaluate(X, y) == implicit.evaluate(X, y)
     # with from_logits=False, the outputs of the other activation are probabilities too
     assert np.isfinite(_classifier(other, cls(from_logits=False)).evaluate(X, y)["loss"])
 

@@ -44,11 +44,11 @@ def test_the_textbook_form_scales_in_prediction(rate):
 
 
 def test_the_backward_pass_uses_the_same_mask():
-    for form, kept in (("inverted", 2.0), ("textbook", 1.0)):
+    for form, factor in (("inverted", 2.0), ("textbook", 1.0)):
         net = _net(gpunn.Dropout(0.5, form=form))
         a = _dropped(net)
         # half squared error with y = a − 1 gives ∂C/∂a = 1/n
-        np.testing.assert_allclose(net.input_gradient(ONES, a - 1), np.where(a == 0, 0, kept) / 50, rtol=1e-6)
+        np.testing.assert_allclose(net.input_gradient(ONES, a - 1), np.where(a == 0, 0, factor) / 50, rtol=1e-6)
         # in prediction the gradient is that of the scale only
         scale = 1.0 if form == "inverted" else 0.5
         found = net.input_gradient(ONES, scale * ONES - 1, training=False)

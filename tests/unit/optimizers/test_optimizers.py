@@ -304,7 +304,7 @@ def test_frozen_layers_stay_bit_for_bit(kind, dtype):
 
 
 def test_weight_decay_applies_to_every_parameter():
-    """With zero gradients, AdamW multiplies weights, intercepts, γ and β by 1 − ηλ in each step."""
+    """AdamW multiplies weights, intercepts, γ and β by 1 − ηλ in each step if all gradients are 0."""
     layers = [gpunn.Dense(2, bias_initializer="ones"), gpunn.LayerNormalization()]
     net = gpunn.Sequential(layers, input_shape=3, seed=0, dtype="float64")
     net.set_weights([w + 0.5 for w in net.get_weights()])
@@ -324,7 +324,7 @@ def test_weight_decay_applies_to_every_parameter():
 
 
 def test_learning_rates_per_step():
-    """With gradients of 1, a step of SGD is −η(t). t counts updates across fits and calls."""
+    """A step of SGD with gradients of 1 is −η(t). t counts updates across fits and calls."""
     net = _single_weight_net(SGD(schedules.InverseTimeDecay(1.0, 1, 1.0)), theta=0.0)
     net.fit(np.ones((5, 1)), np.ones((5, 1)), batch_size=2, verbose=0)
     assert net.get_weights()[0].item() == pytest.approx(-(1 + 1 / 2 + 1 / 3), rel=1e-15)
@@ -334,7 +334,7 @@ def test_learning_rates_per_step():
 
 
 def test_learning_rates_per_epoch():
-    """With per="epoch", two steps use 1, two ½, two ¼. A second fit continues to count; `compile` resets t."""
+    """Two steps use η = 1, two ½, two ¼. A second fit continues to count; `compile` resets t."""
     net = _single_weight_net(SGD(schedules.ExponentialDecay(1.0, 1, 0.5, per="epoch")), theta=0.0)
     net.fit(np.ones((4, 1)), np.ones((4, 1)), batch_size=2, epochs=3, verbose=0)
     assert net.get_weights()[0].item() == -(2 + 1 + 0.5)
