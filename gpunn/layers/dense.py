@@ -109,6 +109,7 @@ class Dense(Layer):
             return
         f = self.activation.name
         t.f, t.wants_db = f, self.trainable
+        # `done` is "a" or "z" if one launch computed the product and that, and "" if the device has no such launch
         done, t.aux = ops.forward_epilogue(t.a_prev, t.W, t.b, t.z, t.a, f, nan_checked=training, save_aux=t.save_aux)
         if done == "z":
             self.activation.record(ops, t.z, t.a)
