@@ -8,6 +8,7 @@ plain data.
 from __future__ import annotations
 
 import base64
+import importlib
 import inspect
 import json
 import math
@@ -66,13 +67,13 @@ def _hello(root: Path) -> dict[str, Any]:
 
 def _implementation() -> str:
     """ "compiled" or "numpy": which implementation of the kernels runs on this CPU."""
-    try:
-        from gpunn.kernels._compiler import host
-    except ImportError:  # before the package kernels/_compiler
-        from gpunn.kernels import host
-
-    status = host.status()
-    return str(getattr(status, "implementation", None) or status.body)
+    for name in ("_compiler.cpu_cache", "_compiler.host", "host"):
+        try:
+            status = importlib.import_module(f"gpunn.kernels.{name}").status()
+        except ImportError:  # the layout of an earlier commit
+            continue
+        return str(getattr(status, "implementation", None) or status.body)
+    raise ImportError("gpunn.kernels has no module that reports its implementation")
 
 
 class Session:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunn.kernels._compiler import host
+from gpunn.kernels._compiler import cpu_cache
 
 from .process import ROOT, available_cores
 
@@ -53,8 +53,8 @@ def blas() -> str:
 
 def compiler() -> str:
     """The version line of the compiler of gpunn's kernels, or a note that their NumPy references run."""
-    command = host.compiler()
-    if host.status().implementation != "compiled" or command is None:
+    command = cpu_cache.compiler()
+    if cpu_cache.status().implementation != "compiled" or command is None:
         return "none: gpunn's NumPy references run"
     try:
         output = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import backend as backends
 from .input_checks import as_real_array, epoch_permutation
-from .kernels._compiler import host
+from .kernels._compiler import cpu_cache
 from .model import BATCH, Sequential
 from .validation import positive_integer
 
@@ -156,8 +156,8 @@ def _sides(devices: Any) -> tuple[str, str]:
     for device in devices:
         if device != "numpy":
             backends.get(device)
-    if "cpu" in devices and host.status().implementation != "compiled":
-        raise ValueError(f"'cpu' means the kernels' compiled texts, which do not run here: {host.status().reason}")
+    if "cpu" in devices and cpu_cache.status().implementation != "compiled":
+        raise ValueError(f"'cpu' means the kernels' compiled texts, which do not run here: {cpu_cache.status().reason}")
     return devices[0], devices[1]
 
 
@@ -166,7 +166,7 @@ def _named(side: str) -> str:
 
 
 def _on(side: str) -> AbstractContextManager[None]:
-    return host.use_numpy() if side == "numpy" else contextlib.nullcontext()
+    return cpu_cache.use_numpy() if side == "numpy" else contextlib.nullcontext()
 
 
 def _difference(a: np.ndarray | None, b: np.ndarray | None, allowed: float) -> Difference | None:

@@ -10,11 +10,8 @@ import pkgutil
 from ._compiler.activation import ActivationKernels, activation, activation_kernels
 from ._compiler.bfloat16 import widened
 from ._compiler.cuda_launch import DeviceLaunch
+from ._compiler.definition import ADD, MAX_OF_MAGNITUDES, Combine, Guard
 from ._compiler.registry import (
-    ADD,
-    MAX_OF_MAGNITUDES,
-    Combine,
-    Guard,
     Kernel,
     Launch,
     all_kernels,

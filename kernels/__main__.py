@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from . import all_kernels
-from ._compiler import host
+from ._compiler import cpu_cache
 
 
 def main() -> int:
@@ -14,13 +14,13 @@ def main() -> int:
     command = parser.parse_args().command
     if command == "build":
         try:
-            units = host.build()
-        except (host.CompileError, OSError) as error:
+            units = cpu_cache.build()
+        except (cpu_cache.CompileError, OSError) as error:
             print(f"the kernels were not compiled: {error}", file=sys.stderr)
             return 1
-        print(f"compiled {len(all_kernels())} kernels, {len(units)} texts, into {host.cache_folder()}")
+        print(f"compiled {len(all_kernels())} kernels, {len(units)} texts, into {cpu_cache.cache_folder()}")
         return 0
-    found = host.status()
+    found = cpu_cache.status()
     print(f"body on this CPU: {found.implementation} ({found.reason})\ncache: {found.cache}")
     return 0
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ._compiler.registry import MAX_OF_MAGNITUDES, reduction
+from ._compiler.definition import MAX_OF_MAGNITUDES
+from ._compiler.registry import reduction
 from .state import Slot
 
 

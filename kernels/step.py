@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ._compiler.registry import Guard, by_row, elementwise, reduction
+from ._compiler.definition import Guard
+from ._compiler.registry import by_row, elementwise, reduction
 from .state import Slot
 
 # updates write only while no step was bad and the batch has weight

@@ -228,9 +228,9 @@ def _own_version() -> str:
 
 
 def _cpu_kernels() -> str | Check:
-    from ..kernels._compiler import host
+    from ..kernels._compiler import cpu_cache
 
-    status = host.status()
+    status = cpu_cache.status()
     return Check(
         "CPU kernels",
         True if status.implementation == "compiled" else None,
@@ -255,9 +255,9 @@ def _cpu_steps() -> str | Check:
 def _cache_folder() -> str | Fault:
     import tempfile
 
-    from ..kernels._compiler import host
+    from ..kernels._compiler import cpu_cache
 
-    folder = host.cache_folder()
+    folder = cpu_cache.cache_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels._compiler.host import address_of, byte_range
+from ..kernels._compiler.compiled_launch import address_of, byte_range
 from ..kernels.state import Slot
 from .arrays import to_host
 from .cpu import native

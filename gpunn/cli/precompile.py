@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 from .. import backend, kernels
-from ..kernels._compiler import host as kernel_compiler
+from ..kernels._compiler import cpu_cache as kernel_compiler
 
 _SINGLE = {"T": "float32"}
 # one kernel of each compilation unit, with its types

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from .registry import Kernel
+    from .definition import KernelDefinition
 
 _STRUCT = """
 struct Bfloat16 {
@@ -47,7 +47,7 @@ def widened(bits: Any) -> Any:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def narrowed(kernel: Kernel) -> Kernel:
+def narrowed(kernel: KernelDefinition) -> KernelDefinition:
     """The kernel with a NumPy body for arrays of type H in bfloat16: widened before, rounded after."""
     reference: Callable[..., Any] = kernel.reference
     held = {o.name for o in kernel.signature.arrays if o.type == "H"}

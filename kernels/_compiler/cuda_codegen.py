@@ -18,7 +18,7 @@ from .signature import Operand
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .registry import Kernel
+    from .definition import KernelDefinition
 
 WARP = warp_lanes.WARP
 PARTIALS_PER_WARP = 32 * WARP  # partial results that one warp joins
@@ -34,7 +34,7 @@ class KernelSource(NamedTuple):
     preamble: str = CUDA_PREAMBLE
 
 
-def sources(kernel: Kernel, bf16: bool = False) -> dict[str, KernelSource]:
+def sources(kernel: KernelDefinition, bf16: bool = False) -> dict[str, KernelSource]:
     """The texts that a kernel may be launched as, by what their names end in: of those that differ in a number alone,
     one."""
     if kernel.form == "reduction":
@@ -66,7 +66,7 @@ def _type_aliases(bf16: bool) -> list[str]:
     return ["typedef float T;"] if bf16 else []
 
 
-def _scalars(kernel: Kernel, bf16: bool) -> list[str]:
+def _scalars(kernel: KernelDefinition, bf16: bool) -> list[str]:
     # a number alone tells CuPy no type
     return [f"{'float32' if bf16 and o.type == 'T' else o.type} {o.name}" for o in kernel.signature.scalars]
 
@@ -81,7 +81,7 @@ def _raw(operands: tuple[Operand, ...], bf16: bool = False) -> list[str]:
     return [f"raw {_cupy_type(o, bf16)} {o.name}_" for o in operands]
 
 
-def _guarded(kernel: Kernel, pointers: list[str], inner: list[str]) -> str:
+def _guarded(kernel: KernelDefinition, pointers: list[str], inner: list[str]) -> str:
     """Everything behind the pointers stands under the kernel's guard, which reads the state."""
     lines = [x for x in inner if x]
     if kernel.guard is not None:
@@ -92,7 +92,7 @@ def _guarded(kernel: Kernel, pointers: list[str], inner: list[str]) -> str:
 # --- elementwise ---------------------------------------------------------------------------------------------------
 
 
-def elementwise_source(kernel: Kernel, bf16: bool = False) -> KernelSource:
+def elementwise_source(kernel: KernelDefinition, bf16: bool = False) -> KernelSource:
     """Arrays in any layout: CuPy hands over the element."""
     held = [o for o in kernel.signature.arrays if bf16 and o.type == "H"]
 
@@ -110,7 +110,7 @@ def elementwise_source(kernel: Kernel, bf16: bool = False) -> KernelSource:
     return KernelSource(", ".join(ins), ", ".join(declare(kernel.signature.outputs)), operation)
 
 
-def _element(kernel: Kernel) -> str:
+def _element(kernel: KernelDefinition) -> str:
     """The text for one element as a function."""
     operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
     parameters = [
@@ -119,7 +119,7 @@ def _element(kernel: Kernel) -> str:
     return f"auto flat_element = [&]({', '.join(parameters)}) {{ {kernel.source} }};"
 
 
-def _of_element(kernel: Kernel, place: Callable[[Operand], str], bf16: bool) -> str:
+def _of_element(kernel: KernelDefinition, place: Callable[[Operand], str], bf16: bool) -> str:
     """The call of that function for the elements that lie at `place`."""
     operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
     held = [o for o in operands if bf16 and o.type == "H" and o.role != "in"]
@@ -129,7 +129,7 @@ def _of_element(kernel: Kernel, place: Callable[[Operand], str], bf16: bool) -> 
     return " ".join(["{", *before, f"flat_element({call});", *after, "}"])
 
 
-def flat_source(kernel: Kernel, pack: int, index: str, bf16: bool = False) -> KernelSource:
+def flat_source(kernel: KernelDefinition, pack: int, index: str, bf16: bool = False) -> KernelSource:
     """Contiguous arrays: a thread takes `pack` elements that lie side by side, read and written 16 bytes at a time.
 
     With rows and columns told apart, `pack` divides the number of columns. The last thread takes what remains one by
@@ -168,14 +168,14 @@ def flat_source(kernel: Kernel, pack: int, index: str, bf16: bool = False) -> Ke
     )
 
 
-def can_fuse_column_sums(kernel: Kernel) -> bool:
+def can_fuse_column_sums(kernel: KernelDefinition) -> bool:
     """Whether an elementwise kernel can add up the columns of what it writes: of one matrix from several."""
     inputs, outputs = kernel.signature.inputs, kernel.signature.outputs
     alike = all(o.kind == "element" and o.type_variable == "T" for o in inputs + outputs)
     return alike and kernel.guard is None and len(inputs) > 1 and [o.role for o in outputs] == ["out"]
 
 
-def column_sums_source(kernel: Kernel, pack: int, bf16: bool = False) -> KernelSource:
+def column_sums_source(kernel: KernelDefinition, pack: int, bf16: bool = False) -> KernelSource:
     """The element's text on contiguous matrices, and partial sums of the columns of what it writes, in one pass.
 
     Thread (part, columns) takes rows part, part + n_parts, … of `pack` columns side by side, as `reduction_sources`.
@@ -215,7 +215,7 @@ def column_sums_source(kernel: Kernel, pack: int, bf16: bool = False) -> KernelS
 # --- by row --------------------------------------------------------------------------------------------------------
 
 
-def by_row_source(kernel: Kernel, lanes: int, bf16: bool = False) -> KernelSource:
+def by_row_source(kernel: KernelDefinition, lanes: int, bf16: bool = False) -> KernelSource:
     """Everything raw; `lanes` neighbouring threads a row, of which the first writes what is one value a row."""
     raws = _type_aliases(bf16)
     prologue: list[str] = []
@@ -260,7 +260,7 @@ def by_row_source(kernel: Kernel, lanes: int, bf16: bool = False) -> KernelSourc
 # --- reductions ----------------------------------------------------------------------------------------------------
 
 
-def reduction_sources(kernel: Kernel, bf16: bool = False) -> dict[str, KernelSource]:
+def reduction_sources(kernel: KernelDefinition, bf16: bool = False) -> dict[str, KernelSource]:
     """The launches that a reduction is made of; their order is fixed, so the same input gives the same bits.
 
     _parts    over rows, thread (part, column) combines rows part, part + n_parts, … of its column; over everything,

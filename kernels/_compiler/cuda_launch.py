@@ -8,7 +8,6 @@ runs.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from ..state import slots
 from . import warp_lanes
+from .arguments import BoundArguments, check_arguments, with_input_copies
 from .cuda_codegen import (
     PARTIALS_PER_WARP,
     WARP,
@@ -27,10 +27,10 @@ from .cuda_codegen import (
     flat_source,
     reduction_sources,
 )
-from .host import with_input_copies
 
 if TYPE_CHECKING:
-    from .registry import BoundArguments, Kernel
+    from .arguments import BoundArguments
+    from .definition import KernelDefinition
 
 MAX_THREADS = 2**18  # as many as a large GPU runs at a time
 MIN_PER_THREAD = 16  # elements that a thread of a reduction combines at least
@@ -44,12 +44,6 @@ def _cupy() -> Any:
     import cupy
 
     return cupy
-
-
-def empty_like(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """An uninitialised array of the same kind (NumPy or CuPy) as `like`."""
-    xp = np if isinstance(like, np.ndarray) else sys.modules[type(like).__module__.partition(".")[0]]
-    return xp.empty(shape, dtype=dtype)
 
 
 class DeviceLaunch:
@@ -84,7 +78,7 @@ class DeviceLaunch:
             call()
 
 
-def bind(kernel: Kernel, call: BoundArguments) -> DeviceLaunch:
+def bind(kernel: KernelDefinition, call: BoundArguments) -> DeviceLaunch:
     """The launch on the GPU that holds the arrays; without elements it is a launch of nothing."""
     calls = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](kernel, call)
     reads, writes = [], []
@@ -121,7 +115,7 @@ def _made(elementwise_kernel: Any, text: KernelSource, name: str) -> Any:
     return elementwise_kernel(inputs, outputs, operation, name, preamble=preamble, options=OPTIONS)
 
 
-def _values(kernel: Kernel, call: BoundArguments) -> list[Any]:
+def _values(kernel: KernelDefinition, call: BoundArguments) -> list[Any]:
     kinds = {o.name: o.type for o in kernel.signature.scalars}
     return [
         np.dtype(call.types.get(kinds[o.name], kinds[o.name])).type(call.scalars[o.name])
@@ -132,7 +126,7 @@ def _values(kernel: Kernel, call: BoundArguments) -> list[Any]:
 # --- elementwise ---------------------------------------------------------------------------------------------------
 
 
-def _elementwise(kernel: Kernel, call: BoundArguments) -> Calls:
+def _elementwise(kernel: KernelDefinition, call: BoundArguments) -> Calls:
     n, m = call.shape
     if n * m == 0:
         return []
@@ -150,7 +144,7 @@ def _elementwise(kernel: Kernel, call: BoundArguments) -> Calls:
     return [_launch(function, [*arrays[:split], *_values(kernel, call), *arrays[split:]], None)]
 
 
-def _pack(kernel: Kernel, call: BoundArguments) -> int:
+def _pack(kernel: KernelDefinition, call: BoundArguments) -> int:
     """The number of elements that a thread takes at once, 16 bytes of the narrowest array; 1 where they do not lie on
     multiples of 16 bytes or go over a row's end, and 0 where arrays are not contiguous."""
     pairs = [(o, a) for o, a in zip(kernel.signature.arrays, call.arrays, strict=True) if o.kind != "raw"]
@@ -166,7 +160,7 @@ def _pack(kernel: Kernel, call: BoundArguments) -> int:
 # --- by row --------------------------------------------------------------------------------------------------------
 
 
-def _by_row(kernel: Kernel, call: BoundArguments) -> Calls:
+def _by_row(kernel: KernelDefinition, call: BoundArguments) -> Calls:
     n = call.shape[0]
     if n == 0:
         return []
@@ -190,7 +184,7 @@ def _by_row(kernel: Kernel, call: BoundArguments) -> Calls:
     return [with_input_copies(copies, launch) if copies else launch]
 
 
-def _lanes_of_a_row(kernel: Kernel, call: BoundArguments) -> int:
+def _lanes_of_a_row(kernel: KernelDefinition, call: BoundArguments) -> int:
     """As many threads as a row has columns, rounded down to a power of two, and at most a warp."""
     if not warp_lanes.uses_lanes(kernel.source):
         return 1
@@ -201,7 +195,7 @@ def _lanes_of_a_row(kernel: Kernel, call: BoundArguments) -> int:
 # --- reductions ----------------------------------------------------------------------------------------------------
 
 
-def _reduction(kernel: Kernel, call: BoundArguments) -> Calls:
+def _reduction(kernel: KernelDefinition, call: BoundArguments) -> Calls:
     *inputs, result = call.arrays
     xp, made = _cupy(), reduction_sources(kernel, call.bf16)
     n, m = call.shape
@@ -243,7 +237,7 @@ def _reduction(kernel: Kernel, call: BoundArguments) -> Calls:
     return calls + _joins(kernel, guarded, parts, n_parts, result)
 
 
-def _joins(kernel: Kernel, guarded: list[Any], parts: Any, n_parts: int, result: Any) -> Calls:
+def _joins(kernel: KernelDefinition, guarded: list[Any], parts: Any, n_parts: int, result: Any) -> Calls:
     """The launches that join `n_parts` partial results of every result, 1024 a warp, until one is left."""
     function = _compiled(reduction_sources(kernel)["_join"], f"{kernel.name}_join")
     calls: Calls = []
@@ -255,14 +249,16 @@ def _joins(kernel: Kernel, guarded: list[Any], parts: Any, n_parts: int, result:
     return calls
 
 
-def bind_with_column_sums(kernel: Kernel, call: BoundArguments, column_sum: Kernel, sums: Any) -> DeviceLaunch | None:
+def bind_with_column_sums(
+    kernel: KernelDefinition, call: BoundArguments, column_sum: KernelDefinition, sums: Any
+) -> DeviceLaunch | None:
     """An elementwise kernel and the column sums of what it writes in one pass; None where that is not done: on other
     layouts than contiguous matrices, and on no elements."""
     n, m = call.shape
     *inputs, out = call.arrays
     if not can_fuse_column_sums(kernel) or out.ndim != 2 or n * m == 0:
         return None
-    column_sum._check((out,), sums, {}, None)
+    check_arguments(column_sum, (out,), sums, {}, None)
     if not (pack := _pack(kernel, call)):
         return None
     pack = pack if m % pack == 0 else 1

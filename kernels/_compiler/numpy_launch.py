@@ -15,12 +15,13 @@ import numpy as np
 from .bfloat16 import narrowed
 
 if TYPE_CHECKING:
-    from .registry import BoundArguments, Kernel
+    from .arguments import BoundArguments
+    from .definition import KernelDefinition
 
 BLOCK = 8192  # elements: 64 KiB of float64
 
 
-def bind(kernel: Kernel, call: BoundArguments) -> Callable[[], None]:
+def bind(kernel: KernelDefinition, call: BoundArguments) -> Callable[[], None]:
     """The launch of the NumPy body on the buffers of `call`."""
     run = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form]
     kernel = narrowed(kernel) if call.bf16 else kernel
@@ -50,7 +51,7 @@ def _as_matrix(array: Any) -> Any:
     return array if array.ndim == 2 else array[None, :]
 
 
-def _elementwise(kernel: Kernel, call: BoundArguments) -> None:
+def _elementwise(kernel: KernelDefinition, call: BoundArguments) -> None:
     operands = kernel.signature.arrays
     views = [
         {"element": _as_matrix, "row": lambda a: a[None, :], "col": lambda a: a[:, None], "raw": lambda a: a}[o.kind](a)
@@ -64,7 +65,7 @@ def _elementwise(kernel: Kernel, call: BoundArguments) -> None:
         _store(kernel.reference(**arguments, **call.scalars), blocks[first:])
 
 
-def _by_row(kernel: Kernel, call: BoundArguments) -> None:
+def _by_row(kernel: KernelDefinition, call: BoundArguments) -> None:
     operands = kernel.signature.arrays
     n = call.shape[0]
     width = max(call.widths.values(), default=1)
@@ -81,7 +82,7 @@ def _by_row(kernel: Kernel, call: BoundArguments) -> None:
             _store(result, blocks[first:])
 
 
-def _reduction(kernel: Kernel, call: BoundArguments) -> None:
+def _reduction(kernel: KernelDefinition, call: BoundArguments) -> None:
     operands = kernel.signature.arrays
     combine = kernel.combine
     assert combine is not None

@@ -133,7 +133,9 @@ def parse(signature: str) -> Signature:
             if not operand.type_variable and operand.type not in C_TYPES:
                 raise ValueError(f"kernel operand {text!r}: unknown type {operand.type!r}")
             if operand.name in RESERVED_NAMES:
-                raise ValueError(f"kernel operand {text!r}: the name {operand.name!r} is taken by the generated loop")
+                raise ValueError(
+                    f"kernel operand {text!r}: the name {operand.name!r} is reserved for the generated loop"
+                )
             if role == "inout" and side == "in":
                 raise ValueError(f"kernel operand {text!r}: 'inout' belongs behind the arrow")
             if kind == "scalar":

@@ -16,7 +16,7 @@ from gpunn.backend.cpu import executor as compiled_steps
 from gpunn.backend.cpu.backend import CPUBackend
 from gpunn.backend.cuda import cublaslt, graph
 from gpunn.backend.cuda.capture import StreamSet
-from gpunn.kernels._compiler import activation, cuda_launch, host, registry
+from gpunn.kernels._compiler import activation, arguments, cpu_cache, cuda_launch, definition, registry
 from gpunn.kernels.state import Slot
 from gpunn.network import Plan
 from gpunn.optimizers import base as optimizers
@@ -355,44 +355,44 @@ def make_product(lt, *operands, **options):
 @contextmanager
 def no_libraries():
     """Forget all compiled kernels, and bring them back afterwards."""
-    before = dict(host._libraries)
-    host.invalidate()
+    before = dict(cpu_cache._libraries)
+    cpu_cache.invalidate()
     try:
         yield
     finally:
-        host.invalidate()
-        host._libraries.update(before)
+        cpu_cache.invalidate()
+        cpu_cache._libraries.update(before)
 
 
 def optimize(monkeypatch, level):
     """Compile kernels with another optimization level than -O3."""
-    monkeypatch.setattr(host, "FLAGS", tuple(level if flag == "-O3" else flag for flag in host.FLAGS))
+    monkeypatch.setattr(cpu_cache, "FLAGS", tuple(level if flag == "-O3" else flag for flag in cpu_cache.FLAGS))
 
 
 def add_flag(monkeypatch, flag):
     """Compile kernels with one more flag."""
-    monkeypatch.setattr(host, "FLAGS", (*host.FLAGS, flag))
+    monkeypatch.setattr(cpu_cache, "FLAGS", (*cpu_cache.FLAGS, flag))
 
 
 def set_processor(monkeypatch, name):
     """Compile kernels as on another processor."""
-    monkeypatch.setattr(host, "_cpu", lambda: name)
+    monkeypatch.setattr(cpu_cache, "_cpu", lambda: name)
 
 
 def trust_cache_folder(monkeypatch):
     """Skip the check of the cache folder, so that only its files are checked."""
-    folder = host._private_folder()
-    monkeypatch.setattr(host, "_private_folder", lambda: folder)
+    folder = cpu_cache._private_folder()
+    monkeypatch.setattr(cpu_cache, "_private_folder", lambda: folder)
 
 
 def compiler_version(command):
     """The version that the compiler reports."""
-    return host._compiler_version(tuple(command))
+    return cpu_cache._compiler_version(tuple(command))
 
 
 def pack(kernel, inputs, out, scalars):
     """The number of elements that one thread of a GPU reads together."""
-    return cuda_launch._pack(kernel, kernel._check(inputs, out, scalars, None))
+    return cuda_launch._pack(kernel, arguments.check_arguments(kernel, inputs, out, scalars, None))
 
 
 def device_function(source, name):
@@ -408,17 +408,17 @@ def register_kernel(kernel):
 @contextmanager
 def own_registry():
     """Remove at the end the kernels that are registered within."""
-    before = dict(registry._REGISTRY)
+    before = dict(definition.DEFINITIONS)
     try:
         yield
     finally:
-        registry._REGISTRY.clear()
-        registry._REGISTRY.update(before)
+        definition.DEFINITIONS.clear()
+        definition.DEFINITIONS.update(before)
 
 
 def is_registered(name):
     """True if a kernel has that name."""
-    return name in registry._REGISTRY
+    return name in definition.DEFINITIONS
 
 
 def activations_with_kernels():
@@ -428,5 +428,5 @@ def activations_with_kernels():
 
 def forget_kernel(kernel):
     """Remove a kernel and the library of its family."""
-    registry._REGISTRY.pop(kernel.name)
-    host.invalidate(kernel.module)
+    definition.DEFINITIONS.pop(kernel.name)
+    cpu_cache.invalidate(kernel.module)

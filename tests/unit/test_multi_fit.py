@@ -14,7 +14,7 @@ import gpunn
 from gpunn import backend
 from gpunn.backend import concurrency, epoch_runner
 from gpunn.backend.cuda.graph import CaptureWarning
-from gpunn.kernels._compiler import host
+from gpunn.kernels._compiler import cpu_cache
 from gpunn.kernels.state import SIZE, Slot
 from gpunn.training import DivergenceError, fit
 
@@ -253,8 +253,8 @@ def test_nets_whose_products_cannot_be_captured_take_turns(fake_cupy, monkeypatc
 
 
 def _needs_compiled_texts():
-    if host.status().implementation != "compiled":
-        pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
+    if cpu_cache.status().implementation != "compiled":
+        pytest.skip(f"the kernels' texts are not compiled here: {cpu_cache.status().reason}")
 
 
 @pytest.fixture

@@ -18,15 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels._compiler.host import (
-    ROW_GRAIN,
-    CompiledLaunch,
-    Partition,
-    ThreadTask,
-    byte_range,
-    chunk_bounds,
-    load_function,
-)
+from ...kernels._compiler.compiled_launch import CompiledLaunch, Partition, ThreadTask, byte_range, load_function
+from ...kernels._compiler.cpu_partition import ROW_GRAIN, chunk_bounds
 from . import native
 
 # activations that a small product applies to its result, exactly as the kernels of these names do

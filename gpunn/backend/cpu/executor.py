@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels._compiler.host import CompiledLaunch, ThreadTask, address_of, byte_range
+from ...kernels._compiler.compiled_launch import CompiledLaunch, ThreadTask, address_of, byte_range
 from ...kernels.state import Slot
 from . import blas, native
 

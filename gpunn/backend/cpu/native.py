@@ -7,7 +7,7 @@ import re
 import threading
 from pathlib import Path
 
-from ...kernels._compiler import host
+from ...kernels._compiler import cpu_cache
 
 # unlike a kernel, a product may contract a·b + c
 FLAGS = ("-ffp-contract=fast", "-pthread")
@@ -35,7 +35,7 @@ def preload() -> None:
 
 
 def _load(file: str, *defines: str) -> ctypes.CDLL | None:
-    if not host.compilation_enabled():
+    if not cpu_cache.compilation_enabled():
         return None
     with _lock:
         if (file, *defines) not in _libraries:
@@ -44,13 +44,13 @@ def _load(file: str, *defines: str) -> ctypes.CDLL | None:
 
 
 def _compile(file: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
-    command = host.compiler()
+    command = cpu_cache.compiler()
     if command is None:
         return None
     text = _source(file)
     try:
-        library = ctypes.CDLL(str(host.compile_source(text, command, (*FLAGS, *defines))))
-    except (OSError, host.CompileError):
+        library = ctypes.CDLL(str(cpu_cache.compile_source(text, command, (*FLAGS, *defines))))
+    except (OSError, cpu_cache.CompileError):
         return None
     for function in ("run_steps", "run_epochs", "vector_bytes"):
         if hasattr(library, function):

@@ -173,9 +173,9 @@ def test_rounds_are_interleaved_and_windows_are_long_enough():
 
 def test_six_nets_agree_on_two_devices():
     """The NumPy references and the compiled kernels, which every machine has."""
-    from gpunn.kernels._compiler import host
+    from gpunn.kernels._compiler import cpu_cache
 
-    if host.status().implementation != "compiled":
+    if cpu_cache.status().implementation != "compiled":
         pytest.skip("no compiler")
     rows = devices.measure(("numpy", "cpu"))
     assert len(rows) == 6 and all(row["same"] for row in rows), rows

@@ -9,7 +9,7 @@ from helpers import ROOT
 from helpers.command_line import QUICK, flower_table, gpunn_process
 
 import gpunn
-from gpunn.kernels._compiler import host as kernel_compiler
+from gpunn.kernels._compiler import cpu_cache as kernel_compiler
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpunn import kernels
-from gpunn.kernels._compiler import host
+from gpunn.kernels._compiler import cpu_cache
 
 
 class Body:
@@ -35,9 +35,9 @@ class Body:
 @pytest.fixture(scope="session")
 def compiled_texts():
     """All texts compiled for this CPU, side by side; skipped where they cannot be."""
-    if host.status().implementation != "compiled":
-        pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
-    host.build()
+    if cpu_cache.status().implementation != "compiled":
+        pytest.skip(f"the kernels' texts are not compiled here: {cpu_cache.status().reason}")
+    cpu_cache.build()
 
 
 def _body(request):

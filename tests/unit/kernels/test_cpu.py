@@ -14,9 +14,9 @@ from helpers import ROOT, internals
 
 from gpunn import kernels
 from gpunn.kernels import elementwise
-from gpunn.kernels._compiler import host
+from gpunn.kernels._compiler import cpu_cache, cpu_codegen
 
-HAS_COMPILER = host.compiler() is not None
+HAS_COMPILER = cpu_cache.compiler() is not None
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler was found")
 posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="owners and modes are POSIX's")
 
@@ -64,22 +64,25 @@ def test_a_text_is_compiled_once(cache, monkeypatch):
     assert _relu_runs() == "compiled"
     (library,) = cache.iterdir()
     assert library.suffix == ".so"
-    host.invalidate()
+    cpu_cache.invalidate()
     monkeypatch.setattr(subprocess, "run", None)  # the compiler's version is remembered, and nothing is compiled
-    assert _relu_runs() == "compiled" and host.status().implementation == "compiled"
+    assert _relu_runs() == "compiled" and cpu_cache.status().implementation == "compiled"
 
 
 @needs_compiler
 def test_the_name_follows_the_text_the_flags_and_the_compiler(monkeypatch):
-    command = host.compiler()
+    command = cpu_cache.compiler()
     text = 'extern "C" int answer() { return 41; }\n'
-    first = host.compile_source(text, command)
-    assert host.compile_source(text, command) == first
-    changed = [host.compile_source(text.replace("41", "42"), command), host.compile_source(text, [*command, "-DX"])]
+    first = cpu_cache.compile_source(text, command)
+    assert cpu_cache.compile_source(text, command) == first
+    changed = [
+        cpu_cache.compile_source(text.replace("41", "42"), command),
+        cpu_cache.compile_source(text, [*command, "-DX"]),
+    ]
     internals.add_flag(monkeypatch, "-O1")
-    changed.append(host.compile_source(text, command))
+    changed.append(cpu_cache.compile_source(text, command))
     internals.set_processor(monkeypatch, "another processor")
-    changed.append(host.compile_source(text, command))
+    changed.append(cpu_cache.compile_source(text, command))
     assert len({first, *changed}) == 5
     assert ctypes.CDLL(str(first)).answer() == 41 and ctypes.CDLL(str(changed[0])).answer() == 42
 
@@ -103,7 +106,7 @@ def test_a_folder_that_others_may_write_is_not_used(cache, mode):
     cache.mkdir()
     cache.chmod(mode)
     assert _relu_runs() == "numpy" and not list(cache.iterdir())
-    assert "can be written by others: chmod 700" in host.status().reason
+    assert "can be written by others: chmod 700" in cpu_cache.status().reason
     assert stat.S_IMODE(cache.stat().st_mode) == mode
 
 
@@ -114,7 +117,7 @@ def test_a_folder_of_another_user_is_not_used(cache, monkeypatch):
     own = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
     assert _relu_runs() == "numpy" and not list(cache.iterdir())
-    assert f"{cache} belongs to another user" in host.status().reason
+    assert f"{cache} belongs to another user" in cpu_cache.status().reason
 
 
 @posix
@@ -122,12 +125,12 @@ def test_a_folder_of_another_user_is_not_used(cache, monkeypatch):
 def test_a_library_of_another_user_is_not_loaded(cache, monkeypatch):
     """Even in one's own folder."""
     assert _relu_runs() == "compiled"
-    host.invalidate()
+    cpu_cache.invalidate()
     own = os.getuid()
     internals.trust_cache_folder(monkeypatch)
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
     assert _relu_runs() == "numpy"
-    assert "belongs to another user" in host.status().reason
+    assert "belongs to another user" in cpu_cache.status().reason
 
 
 @needs_compiler
@@ -135,10 +138,10 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
     """A file stands where the folder should: not even root can write there."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path / "file" / "cache"))
-    assert host.status().implementation == "numpy" and "cache folder cannot be used" in host.status().reason
+    assert cpu_cache.status().implementation == "numpy" and "cache folder cannot be used" in cpu_cache.status().reason
     assert _relu_runs() == "numpy"
     with pytest.raises(OSError):
-        host.build()
+        cpu_cache.build()
 
 
 @posix
@@ -146,24 +149,24 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
 @pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_is_not_writable(cache):
     cache.mkdir(mode=0o500)
-    assert _relu_runs() == "numpy" and "not writable" in host.status().reason
+    assert _relu_runs() == "numpy" and "not writable" in cpu_cache.status().reason
 
 
 def test_where_the_cache_lies(monkeypatch, tmp_path):
     """GPUNN_CACHE before the user's own cache folder."""
-    assert host.cache_folder() == tmp_path / "cache"
+    assert cpu_cache.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("GPUNN_CACHE")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert host.cache_folder() == tmp_path / "xdg" / "gpunn"
+    assert cpu_cache.cache_folder() == tmp_path / "xdg" / "gpunn"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert host.cache_folder() == tmp_path / ".cache" / "gpunn"
+    assert cpu_cache.cache_folder() == tmp_path / ".cache" / "gpunn"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert host.cache_folder() == tmp_path / "Library" / "Caches" / "gpunn"
+    assert cpu_cache.cache_folder() == tmp_path / "Library" / "Caches" / "gpunn"
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert host.cache_folder() == tmp_path / "local" / "gpunn"
+    assert cpu_cache.cache_folder() == tmp_path / "local" / "gpunn"
 
 
 # --- no compiled text -----------------------------------------------------------------------------------------------
@@ -172,31 +175,31 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
 def test_no_compiler(monkeypatch, tmp_path, cache):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    found = host.status()
+    found = cpu_cache.status()
     assert found.implementation == "numpy" and "install g++ or clang++" in found.reason and found.cache == str(cache)
     assert _relu_runs() == "numpy" and not cache.exists()
-    with pytest.raises(host.CompileError, match="no C"):
-        host.build()
-    with pytest.raises(RuntimeError, match=r"kernel relu: the compiled text cannot run: no C\+\+ compiler"):
+    with pytest.raises(cpu_cache.CompileError, match="no C"):
+        cpu_cache.build()
+    with pytest.raises(RuntimeError, match=r"kernel relu: the compiled source cannot run: no C\+\+ compiler"):
         kernels.get("relu").bind_compiled(np.zeros(2), out=np.empty(2))
 
 
 def test_a_compiler_that_is_not_there(monkeypatch):
     """CXX is the user's word: no other compiler is taken in its place."""
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
-    assert host.status().reason == "CXX names no-such-compiler -O2, which was not found"
+    assert cpu_cache.status().reason == "CXX names no-such-compiler -O2, which was not found"
     assert _relu_runs() == "numpy"
 
 
 @pytest.mark.parametrize("cxx", ['g++ "', "g++ '-DA", "g++ \\"])
 def test_a_cxx_that_cannot_be_split_into_words(monkeypatch, cache, cxx):
     monkeypatch.setenv("CXX", cxx)
-    found = host.status()
+    found = cpu_cache.status()
     assert found.implementation == "numpy" and "CXX" in found.reason and repr(cxx) in found.reason
     assert _relu_runs() == "numpy"
-    host.precompile([host.unit_of(kernels.get(name), {"T": "float32"}) for name in ("relu", "tanh")])
-    with pytest.raises(host.CompileError, match="CXX"):
-        host.build()
+    cpu_cache.precompile([(kernels.get(name), {"T": "float32"}) for name in ("relu", "tanh")])
+    with pytest.raises(cpu_cache.CompileError, match="CXX"):
+        cpu_cache.build()
 
 
 def test_a_fit_where_cxx_cannot_be_split_into_words():
@@ -214,14 +217,14 @@ def test_a_fit_where_cxx_cannot_be_split_into_words():
 def test_an_empty_cxx_names_nothing(monkeypatch):
     for empty in ("", "  "):
         monkeypatch.setenv("CXX", empty)
-        assert host.status().implementation == "compiled"
+        assert cpu_cache.status().implementation == "compiled"
 
 
 @needs_compiler
 def test_cxx_may_have_arguments(monkeypatch):
     command = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     monkeypatch.setenv("CXX", f"{command} -DANSWER=1")
-    assert host.compiler() == [command, "-DANSWER=1"] and _relu_runs() == "compiled"
+    assert cpu_cache.compiler() == [command, "-DANSWER=1"] and _relu_runs() == "compiled"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the compiler")
@@ -231,20 +234,20 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path):
     broken.chmod(0o700)
     monkeypatch.setenv("CXX", str(broken))
     assert _relu_runs() == "numpy"
-    found = host.status()
+    found = cpu_cache.status()
     assert found.implementation == "numpy" and "the compiler is ill" in found.reason and "relu" in found.reason
-    with pytest.raises(host.CompileError, match="the compiler is ill"):
-        host.build()
+    with pytest.raises(cpu_cache.CompileError, match="the compiler is ill"):
+        cpu_cache.build()
     # the other families are bound as well, and nothing of the failed attempt is left behind
     x = np.ones((2, 2))
     (launch,) = kernels.bind_all([(kernels.get("tanh"), (x,), np.empty((2, 2)), None, {})])
     launch()
-    assert not list(host.cache_folder().iterdir())
+    assert not list(cpu_cache.cache_folder().iterdir())
 
 
 def test_compiling_can_be_turned_off(monkeypatch, cache):
     monkeypatch.setenv("GPUNN_COMPILE", "0")
-    assert host.status() == host.HostStatus("numpy", "GPUNN_COMPILE=0", str(cache))
+    assert cpu_cache.status() == cpu_cache.HostStatus("numpy", "GPUNN_COMPILE=0", str(cache))
     assert _relu_runs() == "numpy" and not cache.exists()
     kernels.bind_all([(kernels.get(k), (np.ones(2),), np.empty(2), None, {}) for k in ("relu", "tanh")])
     assert not cache.exists()
@@ -287,7 +290,7 @@ def test_a_text_that_does_not_compile_leaves_the_others_alone():
     try:
         wrong = elementwise("T x -> T y", "y = nonsense(x);", name="wrong", module="wrong")(lambda x: x + 1)
         assert wrong(np.ones(2)).tolist() == [2, 2]
-        assert "nonsense" in host.status().reason and "wrong" in host.status().reason
+        assert "nonsense" in cpu_cache.status().reason and "wrong" in cpu_cache.status().reason
         assert _relu_runs() == "compiled"
     finally:
         internals.forget_kernel(wrong)
@@ -295,7 +298,7 @@ def test_a_text_that_does_not_compile_leaves_the_others_alone():
 
 def test_the_host_source_takes_the_math_of_c_first():
     """With <cmath> alone, abs(-0.75f) is 0 where the C library's integer abs is found."""
-    text = host.cpu_source(host.unit_of(kernels.get("relu"), {"T": "float32"}))
+    text = cpu_codegen.cpu_source(cpu_codegen.unit_of(kernels.get("relu"), {"T": "float32"}))
     assert text.index("#include <math.h>") < text.index("#include <cmath>")
 
 
@@ -303,7 +306,7 @@ def test_the_host_source_takes_the_math_of_c_first():
 def test_a_kernel_is_compiled_for_the_types_that_are_asked_for(cache):
     """Its family's others of the same type variables come with it; another type is a text of its own."""
     relu = kernels.get("relu")
-    single = host.cpu_source(host.unit_of(relu, {"T": "float32"})).split()
+    single = cpu_codegen.cpu_source(cpu_codegen.unit_of(relu, {"T": "float32"})).split()
     assert {"relu__float32(void*", "relu_backward__float32(void*"} <= {*single}
     assert not any("__float64" in word for word in single)
     for dtype, texts in (("float32", 1), ("float32", 1), ("float64", 2)):
@@ -346,7 +349,7 @@ def test_the_command_builds_every_kernel(cache, tmp_path):
     stub = tmp_path / "stub"
     stub.write_text(STUB)
     stub.chmod(0o700)
-    texts = {host.unit_of(k, t) for k in kernels.all_kernels() for t in k.signature.type_combinations()}
+    texts = {cpu_codegen.unit_of(k, t) for k in kernels.all_kernels() for t in k.signature.type_combinations()}
     process = _in_a_process("build", CXX=str(stub))
     out, err = process.communicate()
     assert process.returncode == 0, err

@@ -9,7 +9,7 @@ from helpers import internals, kernel_cases
 from helpers.kernel_cases import assert_same, by_kernel, make, names
 
 from gpunn import kernels
-from gpunn.kernels._compiler import host
+from gpunn.kernels._compiler import cpu_cache
 
 SOME_SIZES = ((1, 1), (33, 33), (130, 67))
 BODIES = ("numpy", "compiled")
@@ -152,8 +152,8 @@ def planted(compiled_texts):
                     kernel, name=f"{kernel.name}_planted_{output}", source=text, module=f"planted {len(made) % 6}"
                 )
                 made[kernel.name, output] = internals.register_kernel(copy)
-            host.precompile(
-                host.unit_of(copy, types) for copy in made.values() for types in copy.signature.type_combinations()
+            cpu_cache.precompile(
+                (copy, types) for copy in made.values() for types in copy.signature.type_combinations()
             )
             yield made
         finally:

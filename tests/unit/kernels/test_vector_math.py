@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import internals
 
-from gpunn.kernels._compiler import host, vector_math
+from gpunn.kernels._compiler import cpu_cache, vector_math
 
 FUNCTIONS = list(vector_math.ULP)
 DTYPES = ["float32", "float64"]
@@ -22,7 +22,7 @@ ODD = ["expm1", "tanh", "log1p"]  # those that keep the sign of zero
 COUNT = 20000  # random arguments a stretch
 
 pytestmark = [
-    pytest.mark.skipif(host.compiler() is None, reason="no C++ compiler was found"),
+    pytest.mark.skipif(cpu_cache.compiler() is None, reason="no C++ compiler was found"),
     pytest.mark.parametrize("dtype", DTYPES),
 ]
 
@@ -56,7 +56,7 @@ class Functions:
 
 @pytest.fixture(scope="module")
 def functions():
-    return Functions(host.compile_source(_source(), host.compiler()))
+    return Functions(cpu_cache.compile_source(_source(), cpu_cache.compiler()))
 
 
 def _reference(name, x):
@@ -124,7 +124,7 @@ WRONG = {
 def test_a_wrong_coefficient_is_noticed(name, dtype):
     right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]
     assert vector_math.TEXT.count(right) == 1
-    library = Functions(host.compile_source(_source(vector_math.TEXT.replace(right, wrong)), host.compiler()))
+    library = Functions(cpu_cache.compile_source(_source(vector_math.TEXT.replace(right, wrong)), cpu_cache.compiler()))
     x = _arguments(name, dtype)
     assert _errors(library(name, x), _reference(name, x)).max() > vector_math.ULP[name]
 
@@ -214,7 +214,7 @@ def test_the_same_bits_whatever_the_length(name, dtype, functions):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_same_bits_without_vectors(name, dtype, functions):
     """Also where the compiler does nothing of its own: no result hangs on what it makes of the sums."""
-    plain = Functions(host.compile_source(_source(), host.compiler(), ("-O0",)))
+    plain = Functions(cpu_cache.compile_source(_source(), cpu_cache.compiler(), ("-O0",)))
     x = np.concatenate([_arguments(name, dtype)[::7], _some(name, dtype)])
     _assert_same_bits(functions(name, x), plain(name, x))
 
@@ -230,12 +230,12 @@ def test_no_function_of_the_library_is_called(dtype, functions):
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="needs vector registers")
 def test_the_loops_are_vectorised(dtype, tmp_path):
     """As GCC reports it."""
-    command = host.compiler()
+    command = cpu_cache.compiler()
     if "Free Software Foundation" not in internals.compiler_version(command):
         pytest.skip("only GCC reports it in this way")
     unit = tmp_path / "unit.cpp"
     unit.write_text(_source())
-    options = [*host.FLAGS, "-fopt-info-vec-optimized", "-o", str(tmp_path / "unit.so")]
+    options = [*cpu_cache.FLAGS, "-fopt-info-vec-optimized", "-o", str(tmp_path / "unit.so")]
     said = subprocess.run([*command, *options, str(unit)], capture_output=True, text=True, check=True).stderr
     lines = _source().split("\n")
     for name in FUNCTIONS:

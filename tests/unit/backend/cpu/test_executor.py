@@ -14,7 +14,8 @@ import gpunn
 from gpunn.backend.cpu import blas, executor, native
 from gpunn.kernels import all_kernels
 from gpunn.kernels import get as kernel
-from gpunn.kernels._compiler.host import CompiledLaunch, byte_range, chunk_bounds
+from gpunn.kernels._compiler.compiled_launch import CompiledLaunch, byte_range
+from gpunn.kernels._compiler.cpu_partition import chunk_bounds
 from gpunn.kernels.state import SIZE, Slot
 from gpunn.recording import Recorder
 
