@@ -10,18 +10,6 @@ import numpy as np
 from ._compiler.registry import by_row
 from .state import Slot
 
-# of BLOCKS counters side by side under one key
-_ROUNDS = """
-for (int round = 0; round < 10; ++round) {
-  for (int q = 0; q < BLOCKS; ++q) {
-    const unsigned long long p0 = 0xD2511F53ULL * c0[q], p1 = 0xCD9E8D57ULL * c2[q];
-    const unsigned int n0 = (unsigned int)(p1 >> 32) ^ c1[q] ^ k0, n2 = (unsigned int)(p0 >> 32) ^ c3[q] ^ k1;
-    c1[q] = (unsigned int)p1; c3[q] = (unsigned int)p0; c0[q] = n0; c2[q] = n2;
-  }
-  k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;
-}
-"""
-
 
 def _rounds(c0, c1, c2, c3, k0, k1):
     """Ten rounds on uint64 arrays that hold 32-bit words."""
@@ -37,11 +25,11 @@ def _rounds(c0, c1, c2, c3, k0, k1):
 
 @by_row(
     "rows[m] uint32 counter, raw uint32 key -> rows[m] uint32 drawn",
-    f"""
-enum {{ BLOCKS = 1 }};
-unsigned int c0[1] = {{counter[0]}}, c1[1] = {{counter[1]}}, c2[1] = {{counter[2]}}, c3[1] = {{counter[3]}};
+    """
+enum { BLOCKS = 1 };
+unsigned int c0[1] = {counter[0]}, c1[1] = {counter[1]}, c2[1] = {counter[2]}, c3[1] = {counter[3]};
 unsigned int k0 = key[0], k1 = key[1];
-{_ROUNDS}
+philox_rounds<BLOCKS>(c0, c1, c2, c3, k0, k1);
 drawn[0] = c0[0]; drawn[1] = c1[0]; drawn[2] = c2[0]; drawn[3] = c3[0];
 """,
 )
@@ -54,36 +42,36 @@ def philox(counter, key):
 @by_row(
     """raw T x, raw float64 state, scalar uint32 threshold, scalar T factor, scalar uint32 layer, scalar int64 width,
        scalar int64 elements -> raw T y""",
-    f"""
-enum {{ BLOCKS = PHILOX_UNROLL }};
+    """
+enum { BLOCKS = PHILOX_UNROLL };
 // so many blocks are drawn side by side, by the row of the first of them
-if (i % BLOCKS == 0) {{
+if (i % BLOCKS == 0) {
   const unsigned long long first = (unsigned long long)state[FIRST_ROW] * (unsigned long long)width;
   const unsigned long long block = first / 4 + (unsigned long long)i;
   unsigned int c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
   unsigned int k0 = (unsigned int)state[SEED_LOW], k1 = (unsigned int)state[SEED_HIGH];
   const unsigned int step = (unsigned int)state[STEP], net = layer + 65536u * (unsigned int)state[NET_INDEX];
-  for (int q = 0; q < BLOCKS; ++q) {{
+  for (int q = 0; q < BLOCKS; ++q) {
     c0[q] = (unsigned int)(block + q); c1[q] = (unsigned int)((block + q) >> 32); c2[q] = step; c3[q] = net;
-  }}
-{_ROUNDS}
+  }
+  philox_rounds<BLOCKS>(c0, c1, c2, c3, k0, k1);
   const long long begin = (long long)(block * 4 - first);
-  if (begin >= 0 && begin + 4 * BLOCKS <= elements) {{
+  if (begin >= 0 && begin + 4 * BLOCKS <= elements) {
     // y may be x: through arrays of their own, so that a compiler sees that elements are apart
     unsigned int drawn[4 * BLOCKS];
     T kept[4 * BLOCKS];
-    for (int q = 0; q < BLOCKS; ++q) {{
+    for (int q = 0; q < BLOCKS; ++q) {
       drawn[4 * q] = c0[q]; drawn[4 * q + 1] = c1[q]; drawn[4 * q + 2] = c2[q]; drawn[4 * q + 3] = c3[q];
-    }}
+    }
     load_all<4 * BLOCKS>(x + begin, kept);
     for (int e = 0; e < 4 * BLOCKS; ++e) kept[e] = drawn[e] >= threshold ? kept[e] * factor : (T)0;
     store_all<4 * BLOCKS>(kept, y + begin);
-  }} else for (int q = 0; q < BLOCKS; ++q) for (int lane = 0; lane < 4; ++lane) {{
+  } else for (int q = 0; q < BLOCKS; ++q) for (int lane = 0; lane < 4; ++lane) {
     const long long at = begin + 4 * q + lane;
     const unsigned int drawn = lane == 0 ? c0[q] : (lane == 1 ? c1[q] : (lane == 2 ? c2[q] : c3[q]));
     if (at >= 0 && at < elements) y[at] = drawn >= threshold ? x[at] * factor : (T)0;
-  }}
-}}
+  }
+}
 """,
     independent_rows=True,
 )

@@ -44,19 +44,7 @@ class Slot(IntEnum):
 
 SIZE = 32
 
-# before a loop whose turns do not hang on one another, also where an array is written over one that is read
-_VECTOR_LOOP = r"""
-#if defined(__CUDACC__) || defined(__HIPCC__)
-#define VECTOR_LOOP
-#elif defined(__clang__)
-#define VECTOR_LOOP _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define VECTOR_LOOP _Pragma("GCC ivdep")
-#endif
-"""
-
-PREAMBLE = "enum { " + ", ".join(f"{slot.name} = {int(slot)}" for slot in Slot) + " };" + _VECTOR_LOOP
-
+SLOT_ENUM = "enum { " + ", ".join(f"{slot.name} = {int(slot)}" for slot in Slot) + " };\n"
 
 _MENTION = re.compile(r"((?<!&)&\s*(?:\w+\s*=\s*)?|\+\+|--)?\bstate\b(?:\[([A-Z_]+)\]\s*(\+\+|--|[-+*/]?=(?!=))?)?")
 

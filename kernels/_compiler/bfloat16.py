@@ -15,25 +15,6 @@ import numpy as np
 if TYPE_CHECKING:
     from .definition import KernelDefinition
 
-_STRUCT = """
-struct Bfloat16 {
-  unsigned short bits;
-  DEVICE Bfloat16() {}
-  DEVICE Bfloat16(float x) {
-    union { float number; unsigned int pattern; } u;
-    u.number = x;
-    const unsigned int last = u.pattern >> 16 & 1u;
-    bits = (unsigned short)(x != x ? u.pattern >> 16 | 0x40u : (u.pattern + 0x7fffu + last) >> 16);
-  }
-  DEVICE operator float() const {
-    union { unsigned int pattern; float number; } u;
-    u.pattern = (unsigned int)bits << 16;
-    return u.number;
-  }
-};
-"""
-ON_HOST, ON_DEVICE = _STRUCT.replace("DEVICE ", ""), _STRUCT.replace("DEVICE", "__device__")
-
 
 def rounded(x: Any) -> Any:
     """The bits of the nearest bfloat16, of two equally near the one whose last bit is 0; NaN stays NaN."""

@@ -6,21 +6,15 @@ the arrays, sizes and strides, and the scalars.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..state import PREAMBLE
-from . import bfloat16, warp_lanes
 from .definition import DEFINITIONS, KernelDefinition
+from .headers import header, preamble, used_headers
 from .signature import Operand
-from .vector_math import TEXT as VECTOR_MATH
-from .vector_math import ULP as VECTOR_MATH_ULP
 
 LANES = 32  # partial results of a reduction over all elements
 BLOCK_ROWS, TILE = 64, 256  # rows per partial result and columns per pass of a reduction over rows
-
-_MATH = re.compile(rf"\b({'|'.join(VECTOR_MATH_ULP)})\s*\(")
 
 
 class CompilationUnit(NamedTuple):
@@ -54,13 +48,10 @@ def cpu_source(unit: CompilationUnit) -> str:
         "#undef _GLIBCXX_USE_STD_SPEC_FUNCS",
         "#include <math.h>",
         "#include <cmath>",
-        PREAMBLE,
-        bfloat16.ON_HOST,
-        warp_lanes.ON_HOST,
+        preamble("lanes_cpu.h"),
     ]
-    if any(_MATH.search(f"{kernel.source}\n{kernel.prologue}") for kernel in kernels):
-        # compiling it takes as long as a module of kernels
-        parts.append(VECTOR_MATH)
+    code = "\n".join(f"{kernel.source}\n{kernel.prologue}" for kernel in kernels)
+    parts += map(header, used_headers(code, "vector_math.h", "philox.h"))
     for kernel in kernels:
         parts += [_template(kernel), _instance(kernel, types)]
     return "\n".join(parts) + "\n"

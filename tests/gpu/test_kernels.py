@@ -106,21 +106,21 @@ def test_gpu_in_place(kernel, output, given):
 
 # shape, and the launches that it takes
 REDUCTIONS = [
-    ("column_sum", (16, 5), ["parts"]),
+    ("column_sum", (16, 5), ["partial"]),
     ("column_sum", (17, 5), ["columns"]),
     ("column_sum", (1000, 131), ["columns"]),
-    ("column_sum", (1000, 132), ["parts", "join"]),
-    ("column_sum", (2**16 + 1, 2), ["parts", "join", "join"]),
-    ("column_sum", (1, 2**18 + 1), ["parts"]),
-    ("column_sum", (0, 5), ["join"]),
+    ("column_sum", (1000, 132), ["partial", "combine"]),
+    ("column_sum", (2**16 + 1, 2), ["partial", "combine", "combine"]),
+    ("column_sum", (1, 2**18 + 1), ["partial"]),
+    ("column_sum", (0, 5), ["combine"]),
     ("column_sum", (5, 0), []),
-    ("sum_all", (1, 1), ["parts"]),
-    ("sum_all", (8, 64), ["parts"]),
-    ("sum_all", (8, 65), ["parts", "join"]),
-    ("sum_all", (3, 2**16), ["parts", "join"]),
-    ("sum_all", (32, 2**16), ["parts", "join"]),
-    ("sum_all", (33, 2**16), ["parts", "join", "join"]),
-    ("sum_all", (0, 5), ["join"]),
+    ("sum_all", (1, 1), ["partial"]),
+    ("sum_all", (8, 64), ["partial"]),
+    ("sum_all", (8, 65), ["partial", "combine"]),
+    ("sum_all", (3, 2**16), ["partial", "combine"]),
+    ("sum_all", (32, 2**16), ["partial", "combine"]),
+    ("sum_all", (33, 2**16), ["partial", "combine", "combine"]),
+    ("sum_all", (0, 5), ["combine"]),
 ]
 
 

@@ -68,7 +68,7 @@ def _sources(kernel, types, layouts):
     """Function name -> source, for arrays of each layout."""
     return {
         name: _source(kernel, name, text, types, LAYOUTS[layout])
-        for suffix, text in cuda_codegen.sources(kernel, types.get("H") == "uint16").items()
+        for suffix, text in cuda_codegen.sources(kernel, bf16=types.get("H") == "uint16").items()
         for layout in layouts
         for name in ["_".join(["gpunn", kernel.name, *types.values(), layout]) + suffix]
     }

@@ -13,6 +13,7 @@ import pytest
 from helpers import internals
 
 from gpunn.kernels._compiler import cpu_cache, vector_math
+from gpunn.kernels._compiler.headers import header
 
 FUNCTIONS = list(vector_math.ULP)
 DTYPES = ["float32", "float64"]
@@ -27,7 +28,10 @@ pytestmark = [
 ]
 
 
-def _source(text=vector_math.TEXT):
+SOURCE = header("vector_math.h")
+
+
+def _source(text=SOURCE):
     """A loop around every function, as the generated loops call it: by its plain name."""
     lines = ["#include <math.h>", "#include <cmath>", text]
     for name in FUNCTIONS:
@@ -123,8 +127,8 @@ WRONG = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_wrong_coefficient_is_noticed(name, dtype):
     right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]
-    assert vector_math.TEXT.count(right) == 1
-    library = Functions(cpu_cache.compile_source(_source(vector_math.TEXT.replace(right, wrong)), cpu_cache.compiler()))
+    assert SOURCE.count(right) == 1
+    library = Functions(cpu_cache.compile_source(_source(SOURCE.replace(right, wrong)), cpu_cache.compiler()))
     x = _arguments(name, dtype)
     assert _errors(library(name, x), _reference(name, x)).max() > vector_math.ULP[name]
 
