@@ -1,7 +1,28 @@
-"""Every fused kernel of gpunn, one family a file: one C++ text for both machines and the NumPy body that defines it.
+"""The fused kernels of gpunn, one family per file. A kernel has one C++ source for CPU and GPU, and a NumPy reference.
 
-Importing this package registers all kernels and compiles none. `get(name)` and `all_kernels()` give them out;
-`python -m gpunn.kernels build` compiles the texts for this CPU ahead of time.
+Importing this package registers all kernels and compiles none. `get(name)` returns a kernel, `all_kernels()` all of
+them. `python -m gpunn.kernels build` compiles all sources for this CPU in advance.
+
+How to add a kernel:
+
+1. In a file of this folder, decorate the NumPy reference with `elementwise`, `by_row` or `reduction`. All files without
+   a leading underscore are imported; no list has to be edited.
+
+       @elementwise("T z, row T b, scalar T alpha -> T a", "a = alpha * (z + b);")
+       def scaled_sum(z, b, alpha):
+           "a = α(z + b)."
+           return alpha * (z + b)
+
+   The signature is explained in `_compiler/signature.py`: type, name and kind of each operand. T is float32 or float64.
+   The reference has the names of the inputs and scalars as its parameters and returns the outputs.
+2. Write C++ that is valid on a CPU and in CUDA: `(T)` before every literal, fabs instead of abs, comparisons that let
+   NaN pass. A source by row loops over the columns from LANE in steps of LANES (`_compiler/warp_lanes.py`).
+3. Run `pytest tests/unit/kernels tests/gpu/test_kernels.py`. The tests of a new kernel are generated: source against
+   reference, for all types, sizes and layouts. An operand with a special meaning needs an entry in
+   tests/helpers/kernel_cases.py. Add a test with values calculated by hand to tests/unit/kernels/test_values.py.
+4. Run it with `get("scaled_sum")(z, b, out=a, alpha=0.5)`, or `bind` it once and repeat the launch.
+
+An activation is declared with `activation` (see relu.py), an update rule with `update_rule` (see adam.py).
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`python -m gpunn.kernels build` compiles every kernel's text for this CPU; `status` says which body runs."""
+"""`python -m gpunn.kernels build` compiles all kernels for this CPU; `status` reports which implementation runs."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from ._compiler import cpu_cache
 
 
 def main() -> int:
-    """Run the command; the exit status is 1 where the texts cannot be compiled."""
+    """Run the command. The exit status is 1 if the kernels cannot be compiled."""
     parser = argparse.ArgumentParser(prog="python -m gpunn.kernels", description=__doc__)
     parser.add_argument("command", choices=["build", "status"])
     command = parser.parse_args().command
@@ -18,10 +18,10 @@ def main() -> int:
         except (cpu_cache.CompileError, OSError) as error:
             print(f"the kernels were not compiled: {error}", file=sys.stderr)
             return 1
-        print(f"compiled {len(all_kernels())} kernels, {len(units)} texts, into {cpu_cache.cache_folder()}")
+        print(f"compiled {len(all_kernels())} kernels, {len(units)} sources, into {cpu_cache.cache_folder()}")
         return 0
     found = cpu_cache.status()
-    print(f"body on this CPU: {found.implementation} ({found.reason})\ncache: {found.cache}")
+    print(f"implementation on this CPU: {found.implementation} ({found.reason})\ncache: {found.cache}")
     return 0
 
 

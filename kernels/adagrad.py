@@ -13,7 +13,7 @@ from .state import Slot
     scalars=("epsilon",),
 )
 def adagrad(g, state, epsilon, theta, v):
-    """v ← v + g², θ ← θ − ηg/(√v + ε). (E8's descendant; the form of PyTorch)"""
+    """v ← v + g², θ ← θ − ηg/(√v + ε). (variant of E8, in PyTorch's form)"""
     lr = theta.dtype.type(state[Slot.LR])
     v = v + g * g
     return theta - lr * g / (np.sqrt(v) + epsilon), v

@@ -6,9 +6,11 @@ from ._compiler.registry import by_row
 from ._compiler.update_rule import update_rule
 from .state import Slot
 
-PARTS = "const T keep1 = (T)beta1, fresh1 = (T)(1.0 - beta1), keep2 = (T)beta2, fresh2 = (T)(1.0 - beta2);"
-SETUP = f"{PARTS} const T rate = (T)state[CORRECTED_LR], root = (T)state[INV_SQRT_CORRECTION], eps = (T)epsilon;"
-MEANS = "m = keep1 * m + fresh1 * g; v = keep2 * v + fresh2 * g * g;"
+DECAY_RATES = "const T b1 = (T)beta1, one_minus_b1 = (T)(1.0 - beta1), b2 = (T)beta2, one_minus_b2 = (T)(1.0 - beta2);"
+PROLOGUE = (
+    f"{DECAY_RATES} const T rate = (T)state[CORRECTED_LR], root = (T)state[INV_SQRT_CORRECTION], eps = (T)epsilon;"
+)
+MOMENTS = "m = b1 * m + one_minus_b1 * g; v = b2 * v + one_minus_b2 * g * g;"
 
 
 @by_row(
@@ -20,7 +22,7 @@ state[INV_SQRT_CORRECTION] = 1.0 / sqrt(1.0 - pow(beta2, t));
 """,
 )
 def adam_bias_correction(beta1, beta2, state):
-    """η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ), t counted from 1: once a step, in float64."""
+    """η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ), where t counts steps from 1: once per step, in float64."""
     t = state[Slot.STEP] + 1
     state[Slot.CORRECTED_LR] = state[Slot.LR] / (1 - beta1**t)
     state[Slot.INV_SQRT_CORRECTION] = 1 / np.sqrt(1 - beta2**t)
@@ -28,13 +30,13 @@ def adam_bias_correction(beta1, beta2, state):
 
 @update_rule(
     "m v",
-    f"{MEANS} theta = theta - rate * m / (sqrt(v) * root + eps);",
-    prologue=SETUP,
+    f"{MOMENTS} theta = theta - rate * m / (sqrt(v) * root + eps);",
+    prologue=PROLOGUE,
     scalars=("beta1", "beta2", "epsilon"),
 )
 def adam(g, state, beta1, beta2, epsilon, theta, m, v):
     """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε).
-    (E8's descendant; the form of PyTorch)"""
+    (variant of E8, in PyTorch's form)"""
     rate, root = theta.dtype.type(state[Slot.CORRECTED_LR]), theta.dtype.type(state[Slot.INV_SQRT_CORRECTION])
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g

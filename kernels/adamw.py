@@ -3,18 +3,18 @@
 import numpy as np
 
 from ._compiler.update_rule import update_rule
-from .adam import MEANS, SETUP
+from .adam import MOMENTS, PROLOGUE
 from .state import Slot
 
 
 @update_rule(
     "m v",
-    f"{MEANS} theta = theta * shrink - rate * m / (sqrt(v) * root + eps);",
-    prologue=f"{SETUP} const T shrink = (T)(1.0 - state[LR] * weight_decay);",
+    f"{MOMENTS} theta = theta * shrink - rate * m / (sqrt(v) * root + eps);",
+    prologue=f"{PROLOGUE} const T shrink = (T)(1.0 - state[LR] * weight_decay);",
     scalars=("beta1", "beta2", "epsilon", "weight_decay"),
 )
 def adamw(g, state, beta1, beta2, epsilon, weight_decay, theta, m, v):
-    """Adam's m and v; θ ← (1 − ηλ)θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε). (E8's descendant; the form of PyTorch)"""
+    """Adam's m and v; θ ← (1 − ηλ)θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε). (variant of E8, in PyTorch's form)"""
     rate, root = theta.dtype.type(state[Slot.CORRECTED_LR]), theta.dtype.type(state[Slot.INV_SQRT_CORRECTION])
     shrink = theta.dtype.type(1 - state[Slot.LR] * weight_decay)
     m = beta1 * m + (1 - beta1) * g

@@ -1,11 +1,11 @@
-"""Cross-entropy where sigmoid meets it, and the cross-entropies of probabilities."""
+"""Cross-entropy fused with sigmoid, and the cross-entropies of probabilities."""
 
 import numpy as np
 
 from ._compiler.registry import by_row
 from ._compiler.warp_lanes import row_sum
 
-# a = σ(z), δ = w(a − y), and the term of an output in ℓ
+# a = σ(z), δ = w(a − y), and the term of one output in ℓ
 SIGMOID = """
   const T x = z[k], t = y[k];
   const T e = exp(-fabs(x));
@@ -17,7 +17,7 @@ SIGMOID = """
 
 
 def sigmoid_terms(z, y, w):
-    """The same in NumPy: a, δ and the terms (n, m)."""
+    """NumPy reference of SIGMOID: a, δ and the terms of ℓ, shapes (n, m)."""
     e = np.exp(-np.abs(z))
     a = np.where(z >= 0, 1, e) / (1 + e)
     return a, w[:, None] * (a - y), np.where(z > 0, z - z * y, -(z * y)) + np.log1p(e)
@@ -79,7 +79,7 @@ loss = -w * log(picked);
 """,
 )
 def sparse_categorical_crossentropy(a, y, w):
-    """wℓ with ℓ = −log a_y, and g = ∂(wℓ)/∂a, −w/a_y at the label and 0 elsewhere. (E3)"""
+    """wℓ with ℓ = −log a_y, and g = ∂(wℓ)/∂a: −w/a_y at the label, 0 elsewhere. (E3)"""
     rows = np.arange(len(y))
     picked = a[rows, y]
     g = np.zeros_like(a)

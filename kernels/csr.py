@@ -1,6 +1,6 @@
-"""The gather of a mini-batch from a table in compressed sparse rows: only what is not 0 is stored, row by row.
+"""Mini-batches from a table in compressed sparse rows (CSR), which stores the nonzero values row by row.
 
-Row r holds `values[k]` in column `columns[k]` for k = starts[r] … starts[r + 1] − 1; places that occur twice add up.
+Row r contains `values[k]` in column `columns[k]` for k = starts[r] … starts[r + 1] − 1. Duplicate entries are added.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from .state import Slot
 
 _ROW = """
 for (long long k = LANE; k < m; k += LANES) x[k] = (T)0;
-// a column is one lane's, so that what is stored twice adds up in order
+// each column belongs to one lane, so duplicates are added in order
 for (long long k = starts[r]; k < starts[r + 1]; ++k) if (columns[k] % LANES == LANE) x[columns[k]] += (T)values[k];
 """
 
@@ -28,7 +28,7 @@ def _rows(rows, values, columns, starts, m, dtype):
     f"const long long r = order[(long long)state[OFFSET] + i];{_ROW}",
 )
 def gather_csr(i, values, columns, starts, order, state, m, x):
-    """xᵢ = row order[offset + i] of the table, its empty places 0. (step 1 of the procedure)"""
+    """xᵢ = row order[offset + i] of the table as a dense row. (step 1 of the procedure)"""
     return _rows(order[int(state[Slot.OFFSET]) + i], values, columns, starts, m, x.dtype)
 
 
@@ -37,5 +37,5 @@ def gather_csr(i, values, columns, starts, order, state, m, x):
     f"const long long r = (long long)state[OFFSET] + i;{_ROW}",
 )
 def copy_csr(i, values, columns, starts, state, m, x):
-    """xᵢ = row offset + i of the table: the rows as they stand, for prediction and evaluation."""
+    """xᵢ = row offset + i of the table as a dense row: consecutive rows, for prediction and evaluation."""
     return _rows(int(state[Slot.OFFSET]) + i, values, columns, starts, m, x.dtype)

@@ -1,8 +1,8 @@
-"""Dropout with masks from a counter: Philox4x32-10 in integers, so that a CPU and a GPU draw the same bits.
+"""Dropout with counter-based masks: Philox4x32-10 in integers, so that a CPU and a GPU draw the same bits.
 
-The mask of an element is a pure function of (seed, layer, step, element). It is drawn again on the way back instead
-of being stored, and resuming needs only the seed and the step. Source: Salmon, Moraes, Dror, Shaw, "Parallel random
-numbers: as easy as 1, 2, 3" (2011).
+The mask of an element is a pure function of (seed, layer, step, element). The backward pass draws it again instead of
+reading it from memory, and resuming needs the seed and the step only. Source: Salmon, Moraes, Dror, Shaw, "Parallel
+random numbers: as easy as 1, 2, 3" (2011). philox.h contains the rounds in C++.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from .state import Slot
 
 
 def _rounds(c0, c1, c2, c3, k0, k1):
-    """Ten rounds on uint64 arrays that hold 32-bit words."""
+    """Ten rounds of Philox4x32 on uint64 arrays of 32-bit words."""
     low = np.uint64(0xFFFFFFFF)
     shift = np.uint64(32)
     for r in range(10):
@@ -34,7 +34,7 @@ drawn[0] = c0[0]; drawn[1] = c1[0]; drawn[2] = c2[0]; drawn[3] = c3[0];
 """,
 )
 def philox(counter, key):
-    """Four 32-bit numbers for each counter of four words under a key of two: Philox4x32-10. Shapes (n, 4), (2,)."""
+    """Philox4x32-10: four 32-bit numbers per counter of four words, for a key of two words. Shapes (n, 4) and (2,)."""
     words = [counter[:, k].astype(np.uint64) for k in range(4)]
     return np.stack(_rounds(*words, key[0], key[1]), axis=1)
 
@@ -44,7 +44,7 @@ def philox(counter, key):
        scalar int64 elements -> raw T y""",
     """
 enum { BLOCKS = PHILOX_UNROLL };
-// so many blocks are drawn side by side, by the row of the first of them
+// the row of the first of BLOCKS blocks draws all of them
 if (i % BLOCKS == 0) {
   const unsigned long long first = (unsigned long long)state[FIRST_ROW] * (unsigned long long)width;
   const unsigned long long block = first / 4 + (unsigned long long)i;
@@ -57,15 +57,15 @@ if (i % BLOCKS == 0) {
   philox_rounds<BLOCKS>(c0, c1, c2, c3, k0, k1);
   const long long begin = (long long)(block * 4 - first);
   if (begin >= 0 && begin + 4 * BLOCKS <= elements) {
-    // y may be x: through arrays of their own, so that a compiler sees that elements are apart
+    // y may be x: local arrays show the compiler that the elements are independent
     unsigned int drawn[4 * BLOCKS];
-    T kept[4 * BLOCKS];
+    T values[4 * BLOCKS];
     for (int q = 0; q < BLOCKS; ++q) {
       drawn[4 * q] = c0[q]; drawn[4 * q + 1] = c1[q]; drawn[4 * q + 2] = c2[q]; drawn[4 * q + 3] = c3[q];
     }
-    load_all<4 * BLOCKS>(x + begin, kept);
-    for (int e = 0; e < 4 * BLOCKS; ++e) kept[e] = drawn[e] >= threshold ? kept[e] * factor : (T)0;
-    store_all<4 * BLOCKS>(kept, y + begin);
+    load_all<4 * BLOCKS>(x + begin, values);
+    for (int e = 0; e < 4 * BLOCKS; ++e) values[e] = drawn[e] >= threshold ? values[e] * factor : (T)0;
+    store_all<4 * BLOCKS>(values, y + begin);
   } else for (int q = 0; q < BLOCKS; ++q) for (int lane = 0; lane < 4; ++lane) {
     const long long at = begin + 4 * q + lane;
     const unsigned int drawn = lane == 0 ? c0[q] : (lane == 1 ? c1[q] : (lane == 2 ? c2[q] : c3[q]));
@@ -76,11 +76,11 @@ if (i % BLOCKS == 0) {
     independent_rows=True,
 )
 def dropout(i, x, state, threshold, factor, layer, width, elements, y):
-    """y = x ⊙ k · factor, k = 1 where the element's 32 bits are ≥ threshold = p·2³²; forward and backward alike. (E11)
+    """y = x ⊙ k · factor, k = 1 if the element's 32 bits are ≥ threshold = p·2³²; forward and backward. (E11)
 
     Key = (seed low, seed high), counter = (block low, block high, step, layer + 2¹⁶ net) with block = element // 4 and
-    element = (row in the global batch) · width + column. One row of the launch is one block of four elements:
-    count = elements // 4 + 2 covers a batch that begins in the middle of one.
+    element = (row in the global batch) · width + column. One row of the launch is one block of four elements, so
+    count = elements // 4 + 2 covers a batch that begins within a block.
     """
     first = int(state[Slot.FIRST_ROW]) * int(width)
     block = np.uint64(first // 4) + i.astype(np.uint64)
@@ -95,6 +95,6 @@ def dropout(i, x, state, threshold, factor, layer, width, elements, y):
     begin = (first // 4 + int(i[0])) * 4 - first
     low, high = max(begin, 0), min(begin + drawn.size, int(elements))
     if low < high:
-        kept = drawn[low - begin : high - begin] >= threshold
-        into, source = y.reshape(-1), x.reshape(-1)
-        into[low:high] = np.where(kept, source[low:high] * source.dtype.type(factor), 0)
+        mask = drawn[low - begin : high - begin] >= threshold
+        flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+        flat_y[low:high] = np.where(mask, flat_x[low:high] * x.dtype.type(factor), 0)

@@ -12,7 +12,7 @@ from ._compiler.activation import activation
     constants=("alpha",),
 )
 class elu:
-    """f(z) = z for z > 0, α(eᶻ − 1) else; f′ = 1 or αeᶻ = a + α. (E2)"""
+    """f(z) = z for z > 0, otherwise α(eᶻ − 1); f′ = 1 or αeᶻ = a + α. (E2)"""
 
     def f(z, alpha):
         return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))

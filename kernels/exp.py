@@ -1,4 +1,4 @@
-"""The exponential: positive outputs for counts and rates."""
+"""The exponential function: positive outputs for counts and rates."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
-"""The gather of a mini-batch: rows of the caller's table, in the shuffled order, cast into the plan's buffer.
+"""Mini-batches from the caller's table: rows in shuffled or original order, converted to the network's type.
 
-The table keeps its own type and layout; only the rows of one batch are ever converted. `order` was checked once
-against the number of rows, and the offset into it lives in the state array.
+The table keeps its type and layout; only the rows of one batch are converted. The offset of the batch is an entry of
+the state array. The caller checks `order` against the number of rows.
 """
 
 from ._compiler.registry import by_row
@@ -18,9 +18,9 @@ else for (long long k = LANE; k < m; k += LANES) x[k] = (T)from[k * column_step]
     f"const S* from = source + order[(long long)state[OFFSET] + i] * row_step;{_CONVERT}",
 )
 def gather(i, source, order, state, row_step, column_step):
-    """xᵢ = source[order[offset + i]]; the steps are the table's strides in elements. (step 1 of the procedure)"""
+    """xᵢ = source[order[offset + i]]; the steps are the strides of `source` in elements. (step 1 of the procedure)"""
     rows = order[int(state[Slot.OFFSET]) + i]
-    # `take` is faster, but copies the whole of a table that does not lie row by row
+    # take() is faster, but copies the entire table unless it is contiguous
     return source.take(rows, axis=0, mode="clip") if source.flags.c_contiguous else source[rows]
 
 
@@ -29,7 +29,7 @@ def gather(i, source, order, state, row_step, column_step):
     "y = source[order[(long long)state[OFFSET] + i]];",
 )
 def gather_labels(i, source, order, state):
-    """yᵢ = source[order[offset + i]]: the labels of the batch."""
+    """yᵢ = source[order[offset + i]]: the labels of a batch."""
     return source.take(order[int(state[Slot.OFFSET]) + i], mode="clip")
 
 
@@ -38,7 +38,7 @@ def gather_labels(i, source, order, state):
     f"const S* from = source + ((long long)state[OFFSET] + i) * row_step;{_CONVERT}",
 )
 def copy_rows(i, source, state, row_step, column_step):
-    """xᵢ = source[offset + i]: the rows as they stand, for prediction and evaluation."""
+    """xᵢ = source[offset + i]: consecutive rows, for prediction and evaluation."""
     first = int(state[Slot.OFFSET])
     return source[first + i[0] : first + i[-1] + 1]
 
@@ -48,6 +48,6 @@ def copy_rows(i, source, state, row_step, column_step):
     "y = source[(long long)state[OFFSET] + i];",
 )
 def copy_labels(i, source, state):
-    """yᵢ = source[offset + i]."""
+    """yᵢ = source[offset + i]: the labels of consecutive rows."""
     first = int(state[Slot.OFFSET])
     return source[first + i[0] : first + i[-1] + 1]

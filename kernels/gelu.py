@@ -1,4 +1,4 @@
-"""The Gaussian error linear unit, in its tanh form."""
+"""The Gaussian error linear unit in its tanh approximation."""
 
 import numpy as np
 
@@ -16,8 +16,8 @@ K = 0.044715
     ulp=8,
 )
 class gelu:
-    """The tanh form, f(z) = ½z(1 + t), t = tanh(√(2/π)(z + 0.044715 z³)), not z Φ(z): NumPy has no erf, and it is the
-    form of cuBLASLt's epilogue. f′ = ½(1 + t) + ½z(1 − t²)√(2/π)(1 + 3·0.044715 z²). (E2)"""
+    """f(z) = ½z(1 + t), t = tanh(√(2/π)(z + 0.044715 z³)). This approximates z Φ(z); NumPy has no erf, and cuBLASLt's
+    epilogue uses the same form. f′ = ½(1 + t) + ½z(1 − t²)√(2/π)(1 + 3·0.044715 z²). (E2)"""
 
     def f(z):
         return 0.5 * z * (1 + np.tanh(C * (z + K * z * z * z)))

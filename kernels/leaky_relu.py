@@ -1,4 +1,4 @@
-"""The leaky rectifier."""
+"""The leaky rectified linear unit."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ._compiler.activation import activation
     ulp=0,
 )
 class leaky_relu:
-    """f(z) = z for z > 0, αz else; f′ = 1 or α (α at z = 0). 0 ≤ α, so that the sign of a is that of z. (E2)"""
+    """f(z) = z for z > 0, otherwise αz; f′ = 1 or α (α at z = 0). Requires α ≥ 0, so that a has z's sign. (E2)"""
 
     def f(z, alpha):
         return np.where(z < 0, alpha * z, z)

@@ -11,7 +11,7 @@ from .state import Slot
     scalars=("momentum",),
 )
 def nesterov(g, state, momentum, theta, v):
-    """v ← μv + g, θ ← θ − η(g + μv). (E8's descendant; the form of PyTorch)"""
+    """v ← μv + g, θ ← θ − η(g + μv). (variant of E8, in PyTorch's form)"""
     lr = theta.dtype.type(state[Slot.LR])
     v = momentum * v + g
     return theta - lr * (g + momentum * v), v

@@ -1,4 +1,4 @@
-"""Sums and other reductions: over the rows of a matrix, or over everything."""
+"""Sums and other reductions, over the rows of a matrix or over all elements."""
 
 import numpy as np
 
@@ -9,19 +9,19 @@ from .state import Slot
 
 @reduction("H x -> T s", "s = x;", axis="rows")  # mutate: E7 column sum
 def column_sum(x):
-    """sⱼ = Σᵢ xᵢⱼ; of δ it is the intercept gradient. (E7)"""
+    """sⱼ = Σᵢ xᵢⱼ; for x = δ, the gradient of the intercepts. (E7)"""
     return x
 
 
 @reduction("T x, scalar T factor -> T s", "s = factor * x;", axis="rows")
 def column_mean(x, factor):
-    """sⱼ = Σᵢ factor · xᵢⱼ, with factor = 1/n the mean of a column."""
+    """sⱼ = Σᵢ factor · xᵢⱼ, the mean of each column if factor = 1/n."""
     return factor * x
 
 
 @reduction("T x, row T mean, scalar T factor -> T s", "const T c = x - mean; s = factor * c * c;", axis="rows")
 def column_variance(x, mean, factor):
-    """sⱼ = Σᵢ factor · (xᵢⱼ − meanⱼ)², with factor = 1/n the biased variance of a column."""
+    """sⱼ = Σᵢ factor · (xᵢⱼ − meanⱼ)², the biased variance of each column if factor = 1/n."""
     c = x - mean
     return factor * c * c
 
@@ -45,9 +45,9 @@ def sum_all(x):
     axis="all",
 )
 def sum_of_squares(x, state):
-    """s = Σ x², squared and added in float64: no float32 overflows it; where a float64 would, of x/max|x|."""
-    largest = state[Slot.MAX_ABS]
-    u = x.astype(np.float64) * (1 / largest if largest > 1e100 else 1.0)
+    """s = Σ x² in float64, which no float32 overflows. If max |x| > 10¹⁰⁰, s = Σ (x/max |x|)²."""
+    max_x = state[Slot.MAX_ABS]
+    u = x.astype(np.float64) * (1 / max_x if max_x > 1e100 else 1.0)
     return u * u
 
 
@@ -58,11 +58,11 @@ def sum_of_squares(x, state):
     combine=MAX_OF_MAGNITUDES,
 )
 def max_abs_pair(g, theta):
-    """s = max(|g|, |θ|), the non-finite flag's measure: NaN where one of them is NaN, inf where one is infinite."""
+    """s = max(|g|, |θ|) for the check of non-finite values: NaN if an element is NaN, inf if one is infinite."""
     return np.maximum(np.abs(g), np.abs(theta))
 
 
 @reduction("T x -> float64 s", "s = (double)fabs(x);", axis="all", combine=MAX_OF_MAGNITUDES)
 def max_abs(x):
-    """s = max |x|, NaN where one of them is NaN."""
+    """s = max |x|, NaN if an element is NaN."""
     return np.abs(x)

@@ -1,6 +1,6 @@
-"""The regression losses: wℓ of a row and its gradient g = ∂(wℓ)/∂a in one pass. w = wᵢ/Σw, 1/n without weights.
+"""Regression losses: wℓ of a row and its gradient g = ∂(wℓ)/∂a in one pass. w = wᵢ/Σw, or 1/n without weights.
 
-Half squared error sums over a row's outputs, as the text does; the others average over them, as Keras and PyTorch do.
+Half squared error is a sum over the outputs of a row, as in E3. The others are means, as in Keras and PyTorch.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ from ._compiler.warp_lanes import row_sum
 SIGNATURE = "rows[m] T a, rows[m] T y, T w -> rows[m] T g, T loss"
 
 
-def _mean(each: str, c: str = "w / (T)m") -> str:
-    """The text of a loss that is the mean of the m terms that `each` adds to the sum; c is g's factor, w/m."""
+def _mean_source(each: str, c: str = "w / (T)m") -> str:
+    """The source of a loss that is the mean of m terms, which `each` adds to `sum`; c is the factor of g, w/m."""
     return row_sum(each, "loss = w * (sum / (T)m);", first=f"const T c = {c};")
 
 
@@ -29,7 +29,7 @@ def half_squared_error(a, y, w):
 
 @by_row(
     SIGNATURE,
-    _mean("const T e = a[k] - y[k]; sum += e * e; g[k] = c * e;", "w * ((T)2 / (T)m)"),
+    _mean_source("const T e = a[k] - y[k]; sum += e * e; g[k] = c * e;", "w * ((T)2 / (T)m)"),
 )
 def mean_squared_error(a, y, w):
     """ℓ = (1/m) Σ (a − y)², g = 2w(a − y)/m, m outputs. (E3)"""
@@ -39,7 +39,7 @@ def mean_squared_error(a, y, w):
 
 @by_row(
     SIGNATURE,
-    _mean("""
+    _mean_source("""
   const T e = a[k] - y[k];
   sum += fabs(e);
   g[k] = e > (T)0 ? c : (e < (T)0 ? -c : (T)0 * e);
@@ -53,14 +53,14 @@ def mean_absolute_error(a, y, w):
 
 @by_row(
     "rows[m] T a, rows[m] T y, T w, scalar T threshold -> rows[m] T g, T loss",
-    _mean("""
+    _mean_source("""
   const T e = a[k] - y[k], u = fabs(e);
   sum += u <= threshold ? (T)0.5 * e * e : threshold * (u - (T)0.5 * threshold);
   g[k] = c * (u <= threshold ? e : (e > (T)0 ? threshold : (e < (T)0 ? -threshold : e)));
 """),
 )
 def huber(a, y, w, threshold):
-    """ℓ = (1/m) Σ h(a − y), h(e) = ½e² for |e| ≤ κ and κ(|e| − ½κ) beyond; g = w h′/m, h′ = e clipped to ±κ. (E3)"""
+    """ℓ = (1/m) Σ h(a − y), h(e) = ½e² for |e| ≤ κ, otherwise κ(|e| − ½κ); g = w h′/m, h′ = e clipped to ±κ. (E3)"""
     e = a - y
     u = np.abs(e)
     h = np.where(u <= threshold, 0.5 * e * e, threshold * (u - 0.5 * threshold))
@@ -69,14 +69,14 @@ def huber(a, y, w, threshold):
 
 @by_row(
     SIGNATURE,
-    _mean("""
+    _mean_source("""
   const T t = y[k], p = a[k];
   sum += t == (T)0 ? p : p - t * log(p);
   g[k] = c * (t == (T)0 ? (T)1 : (T)1 - t / p);
 """),
 )
 def poisson(a, y, w):
-    """ℓ = (1/m) Σ a − y log a, the Poisson deviance up to what does not depend on a; g = w(1 − y/a)/m. (E3)"""
+    """ℓ = (1/m) Σ a − y log a, half the Poisson deviance up to a constant; g = w(1 − y/a)/m. (E3)"""
     loss = np.where(y == 0, a, a - y * np.log(a))
     g = np.where(y == 0, 1, 1 - y / a)
     return (w / a.dtype.type(a.shape[1]))[:, None] * g, w * loss.mean(axis=1)
@@ -84,7 +84,7 @@ def poisson(a, y, w):
 
 @by_row(
     SIGNATURE,
-    _mean("""
+    _mean_source("""
   const T e = a[k] - y[k], u = fabs(e);
   sum += u + log1p(exp((T)-2 * u)) - (T)0.6931471805599453;
   g[k] = c * tanh(e);

@@ -1,4 +1,4 @@
-"""The rectifier."""
+"""The rectified linear unit."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ._compiler.activation import activation
     ulp=0,
 )
 class relu:
-    """f(z) = max(0, z), f′(z) = 1 for z > 0 and 0 else (0 at z = 0). NaN passes through both. (E2)"""
+    """f(z) = max(0, z), f′(z) = 1 for z > 0, otherwise 0 (0 at z = 0). NaN passes through both. (E2)"""
 
     def f(z):
         return np.where(z < 0, 0, z)

@@ -8,12 +8,12 @@ from .state import Slot
 
 @update_rule(
     "v",
-    "v = keep * v + fresh * g * g; theta = theta - lr * g / (sqrt(v) + eps);",
-    prologue="const T lr = (T)state[LR], keep = (T)rho, fresh = (T)(1.0 - rho), eps = (T)epsilon;",
+    "v = decay * v + one_minus_decay * g * g; theta = theta - lr * g / (sqrt(v) + eps);",
+    prologue="const T lr = (T)state[LR], decay = (T)rho, one_minus_decay = (T)(1.0 - rho), eps = (T)epsilon;",
     scalars=("rho", "epsilon"),
 )
 def rmsprop(g, state, rho, epsilon, theta, v):
-    """v ← ρv + (1 − ρ)g², θ ← θ − ηg/(√v + ε). (E8's descendant; the form of PyTorch)"""
+    """v ← ρv + (1 − ρ)g², θ ← θ − ηg/(√v + ε). (variant of E8, in PyTorch's form)"""
     lr = theta.dtype.type(state[Slot.LR])
     v = rho * v + (1 - rho) * g * g
     return theta - lr * g / (np.sqrt(v) + epsilon), v

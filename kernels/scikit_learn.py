@@ -1,9 +1,12 @@
-"""scikit-learn's own conventions, where they differ from the text's: what makes the estimators' fits the same.
+"""scikit-learn's conventions, which differ from E3, E8 and E9. The estimators use them to reproduce its fits.
 
-Its penalty is shared among the rows, αW/Σw, where E9 adds λW; an epoch's loss is the mean of its batches' losses by
-rows, not by weights; a cross-entropy is reported, not followed, as if probabilities were clipped to [ε, 1 − ε], ε the
-spacing of numbers at 1; momentum holds the learning rate inside v; Adam's ε stands outside the bias correction.
-(scikit-learn 1.9, `_multilayer_perceptron.py` and `_stochastic_optimizers.py`)
+- The gradient of the penalty is αW/Σw, not λW.
+- The loss of an epoch is the mean of its batches' losses by rows, not by sample weights.
+- The reported cross-entropy, but not its gradient, clips probabilities to [ε, 1 − ε], ε the spacing of floats at 1.
+- v of momentum contains the learning rate.
+- Adam adds ε outside the bias correction.
+
+Source: scikit-learn 1.9, `_multilayer_perceptron.py` and `_stochastic_optimizers.py`.
 """
 
 import numpy as np
@@ -11,7 +14,7 @@ import numpy as np
 from ._compiler.registry import by_row, elementwise
 from ._compiler.update_rule import update_rule
 from ._compiler.warp_lanes import row_sum
-from .adam import PARTS
+from .adam import DECAY_RATES
 from .crossentropy import SIGMOID, sigmoid_terms
 from .state import Slot
 from .step import end_step_reference, end_step_source
@@ -19,19 +22,19 @@ from .step import end_step_reference, end_step_source
 
 @elementwise(
     "T theta, raw float64 state, scalar T l2, scalar T l1 -> inout T g",
-    "g = g + share * (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",
-    prologue="const T share = (T)(state[WEIGHT] > 0.0 ? 1.0 / state[WEIGHT] : 0.0);",
+    "g = g + per_weight * (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",
+    prologue="const T per_weight = (T)(state[WEIGHT] > 0.0 ? 1.0 / state[WEIGHT] : 0.0);",
 )
 def add_scaled_penalty_gradient(theta, state, l2, l1, g):
-    """∂C/∂W gains αW/Σw, and α₁ sign(W)/Σw for the l1 form, Σw the weight of the batch. (E9)"""
+    """∂C/∂W += αW/Σw, and α₁ sign(W)/Σw for an l1 penalty, where Σw is the weight of the batch. (variant of E9)"""
     weight = state[Slot.WEIGHT]
-    share = g.dtype.type(1 / weight if weight > 0 else 0)
-    return g + share * (l2 * theta + l1 * np.sign(theta))
+    per_weight = g.dtype.type(1 / weight if weight > 0 else 0)
+    return g + per_weight * (l2 * theta + l1 * np.sign(theta))
 
 
 @by_row("-> raw float64 state", "state[PENALTY] = state[WEIGHT] > 0.0 ? state[PENALTY] / state[WEIGHT] : 0.0;")
 def scale_penalty(state):
-    """The penalty's part in a batch's loss: ½α ΣW²/Σw. (E9)"""
+    """The penalty in the loss of a batch: ½α ΣW²/Σw. (variant of E9)"""
     weight = state[Slot.WEIGHT]
     state[Slot.PENALTY] = state[Slot.PENALTY] / weight if weight > 0 else 0
 
@@ -41,7 +44,7 @@ def scale_penalty(state):
     end_step_source("rows"),
 )
 def end_step_by_rows(rows, state):
-    """The step is over, as `tick`; the batch counts in the epoch's loss by its rows, whatever their weights."""
+    """End the step as end_step does; the weight of the batch in the epoch's loss is its number of rows."""
     end_step_reference(rows, rows, state)
 
 
@@ -50,19 +53,19 @@ def end_step_by_rows(rows, state):
     row_sum("const T e = a[k] - y[k]; sum += e * e; g[k] = w * e;", "loss = w * ((T)0.5 * sum / (T)m);"),
 )
 def mean_half_squared_error(a, y, w):
-    """ℓ = ½ (1/m) Σ (a − y)² is reported, and g = w(a − y), the gradient of the sum, is what is followed. (E3)"""
+    """ℓ = ½ (1/m) Σ (a − y)² is reported, but g = w(a − y) is the gradient of the sum. (variant of E3)"""
     e = a - y
     return w[:, None] * e, w * (0.5 * (e * e).mean(axis=1))
 
 
 @elementwise(
     "T w, scalar T low, scalar T high -> inout T loss",
-    "const T least = w * low, most = w * high; loss = loss < least ? least : (loss > most ? most : loss);",
+    "const T lower = w * low, upper = w * high; loss = loss < lower ? lower : (loss > upper ? upper : loss);",
 )
 def clip_log_loss(w, low, high, loss):
-    """wℓ with ℓ = −log a_y as if a_y had been clipped to [ε, 1 − ε]: low = −log(1 − ε), high = −log ε. (E3)"""
-    least, most = w * low, w * high
-    return np.where(loss < least, least, np.where(loss > most, most, loss))
+    """wℓ with ℓ = −log a_y, where a_y is clipped to [ε, 1 − ε]: low = −log(1 − ε), high = −log ε. (E3)"""
+    lower, upper = w * low, w * high
+    return np.where(loss < lower, lower, np.where(loss > upper, upper, loss))
 
 
 @by_row(
@@ -70,8 +73,8 @@ def clip_log_loss(w, low, high, loss):
     row_sum(f"{SIGMOID} sum += term < low ? low : (term > high ? high : term);", "loss = w * sum;"),
 )
 def sigmoid_log_loss(z, y, w, low, high):
-    """a = σ(z), δ = w(a − y), and wℓ with ℓ = −Σ y log a + (1 − y) log(1 − a) as if each a had been clipped to
-    [ε, 1 − ε], y 0 or 1: low = −log(1 − ε), high = −log ε. (E3, E4)"""
+    """a = σ(z), δ = w(a − y), and wℓ with ℓ = −Σ y log a + (1 − y) log(1 − a), where each a is clipped to
+    [ε, 1 − ε] and y is 0 or 1: low = −log(1 − ε), high = −log ε. (E3, E4)"""
     a, delta, terms = sigmoid_terms(z, y, w)
     return a, delta, w * np.clip(terms, low, high).sum(axis=1)
 
@@ -92,7 +95,7 @@ def sigmoid_log_loss(z, y, w, low, high):
 def exp_poisson(z, y, w):
     """a = eᶻ, δ = w(a − y) and wℓ, ℓ = Σ y log(y/a) − y + a, half the Poisson deviance. (E3, E4)
 
-    With d = log(a/y) = z − log y it is y(eᵈ − 1 − d), which near d = 0 is written so: a − y − yd would cancel.
+    A term is y(eᵈ − 1 − d) with d = log(a/y) = z − log y. This form is used near d = 0, where a − y − yd would cancel.
     """
     a = np.exp(z)
     d = z - np.log(y)
@@ -107,7 +110,7 @@ def exp_poisson(z, y, w):
     scalars=("momentum",),
 )
 def sklearn_momentum(g, state, momentum, theta, v):
-    """v ← μv − ηg, θ ← θ + v: a change of η reaches what v gathers from then on. (E8's descendant)"""
+    """v ← μv − ηg, θ ← θ + v: a change of η affects later contributions to v only. (variant of E8)"""
     lr = theta.dtype.type(state[Slot.LR])
     v = momentum * v - lr * g
     return theta + v, v
@@ -120,7 +123,7 @@ def sklearn_momentum(g, state, momentum, theta, v):
     scalars=("momentum",),
 )
 def sklearn_nesterov(g, state, momentum, theta, v):
-    """v ← μv − ηg, θ ← θ + μv − ηg. (E8's descendant)"""
+    """v ← μv − ηg, θ ← θ + μv − ηg. (variant of E8)"""
     lr = theta.dtype.type(state[Slot.LR])
     v = momentum * v - lr * g
     return theta + (momentum * v - lr * g), v
@@ -134,22 +137,22 @@ state[CORRECTED_LR] = state[LR] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, 
 """,
 )
 def sklearn_adam_bias_correction(beta1, beta2, state):
-    """η√(1 − β₂ᵗ)/(1 − β₁ᵗ), t counted from 1: once a step, in float64."""
+    """η√(1 − β₂ᵗ)/(1 − β₁ᵗ), where t counts steps from 1: once per step, in float64."""
     t = state[Slot.STEP] + 1
     state[Slot.CORRECTED_LR] = state[Slot.LR] * np.sqrt(1 - beta2**t) / (1 - beta1**t)
 
 
 @update_rule(
     "m v",
-    """m = keep1 * m + fresh1 * g;
-       v = keep2 * v + fresh2 * (g * g);
+    """m = b1 * m + one_minus_b1 * g;
+       v = b2 * v + one_minus_b2 * (g * g);
        theta = theta - rate * m / (sqrt(v) + eps);""",
-    prologue=f"{PARTS} const T rate = (T)state[CORRECTED_LR], eps = (T)epsilon;",
+    prologue=f"{DECAY_RATES} const T rate = (T)state[CORRECTED_LR], eps = (T)epsilon;",
     scalars=("beta1", "beta2", "epsilon"),
 )
 def sklearn_adam(g, state, beta1, beta2, epsilon, theta, m, v):
     """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε).
-    (E8's descendant; Kingma and Ba 2015, the form at the end of section 2)"""
+    (variant of E8; Kingma and Ba 2015, the form at the end of section 2)"""
     rate = theta.dtype.type(state[Slot.CORRECTED_LR])
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * (g * g)

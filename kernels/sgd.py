@@ -1,4 +1,4 @@
-"""Gradient descent, the text's own step."""
+"""Gradient descent."""
 
 from ._compiler.update_rule import update_rule
 from .state import Slot

@@ -11,7 +11,7 @@ from ._compiler.activation import activation
     stored="a",
 )
 class sigmoid:
-    """f(z) = 1/(1 + e⁻ᶻ), f′ = a(1 − a). Never overflows: with e = e^−|z|, f is 1/(1+e) or e/(1+e). (E2)"""
+    """f(z) = 1/(1 + e⁻ᶻ), f′ = a(1 − a). With e = e^−|z|, f = 1/(1 + e) or e/(1 + e), which never overflows. (E2)"""
 
     def f(z):
         e = np.exp(-np.abs(z))

@@ -12,7 +12,7 @@ from ._compiler.activation import activation
     stored="z",
 )
 class silu:
-    """f(z) = z σ(z), f′ = σ(z) + z σ(z) (1 − σ(z)), with 1 − σ(z) = σ(−z) computed as such. (E2)"""
+    """f(z) = z σ(z), f′ = σ(z) + z σ(z) (1 − σ(z)), where 1 − σ(z) is computed as σ(−z). (E2)"""
 
     def f(z):
         e = np.exp(-np.abs(z))

@@ -1,12 +1,12 @@
-"""Softmax, and softmax where it meets its cross-entropy. One text works on one row."""
+"""Softmax, and softmax fused with cross-entropy."""
 
 import numpy as np
 
 from ._compiler.registry import by_row
 
-# the largest entry is taken off before exp, so that nothing overflows; NaN and +inf come out as NaN. Maximum and sum
-# have four partial results, so that no step waits for the one before it. a may be z: what is read of other lanes' parts
-# of the row is read before they meet, and what they wrote behind that
+# The largest entry is subtracted before exp, so that nothing overflows; NaN and +inf give NaN. Maximum and sum have
+# four partial results, so that no iteration depends on the previous one. a may be z, so the lanes are synchronized
+# between reading z and writing a, and between writing a and reading it.
 _TOP = """
 T t0 = z[0], t1 = t0, t2 = t0, t3 = t0;
 long long k = 4 * LANE;
@@ -62,7 +62,7 @@ def softmax_backward(a, g):
 
 @by_row(
     "rows[m] T z, int32 y, T w -> rows[m] T a, rows[m] T delta, T loss",
-    # log in parentheses is the library's on a CPU as well: for one number it is the faster one
+    # (log) in parentheses is the C library's function on a CPU too, which is faster for one number
     f"""{_TOP}
 const T picked = z[y] - top;
 {_EXP_AND_SUM}
@@ -75,7 +75,7 @@ loss = w * ((log)(sum) - picked);
 def softmax_crossentropy(z, y, w):
     """Probabilities a, δ = w(a − y) and wℓ, ℓ = −log a_y = log Σ e^(zₖ−top) − (z_y − top), y the label. (E3, E4)
 
-    w is the row's weight wᵢ/Σw, 1/n without sample weights. δ is written after all of z was read, so it may be z.
+    w is the row's weight wᵢ/Σw, 1/n without sample weights. δ is written after all of z has been read, so δ may be z.
     """
     rows = np.arange(len(y))
     picked = z[rows, y] - z.max(axis=1)
@@ -102,7 +102,7 @@ loss = w * (mass * (log)(sum) - picked);
 """,
 )
 def softmax_crossentropy_dense(z, y, w):
-    """The same for a row y of probabilities: ℓ = −Σ yₖ log aₖ, δ = w(a Σy − y), Σy = 1 for probabilities. (E3, E4)"""
+    """As softmax_crossentropy, for a row y of probabilities: ℓ = −Σ yₖ log aₖ, δ = w(a Σy − y). (E3, E4)"""
     shifted = z - z.max(axis=1, keepdims=True)
     picked = np.where(y == 0, 0, y * shifted).sum(axis=1)
     mass = y.sum(axis=1)

@@ -1,4 +1,4 @@
-"""The smooth rectifier."""
+"""Softplus, a smooth form of ReLU."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
-"""The state array: whatever changes from step to step lives in one small float64 array beside the buffers.
+"""The state array: a small float64 array with all values that change from step to step.
 
-Nothing that changes is ever baked into a launch, so a recorded step can be replayed (a CUDA graph) or walked by
-compiled code. Integers up to 2⁵³ are exact in float64, which a step count, an offset and 32-bit keys never exceed.
+No launch has such a value as an argument, so a recorded step can be repeated by a CUDA graph or by compiled code. Step
+counts, offsets and 32-bit keys are exact in float64, as all integers up to 2⁵³.
 """
 
 from __future__ import annotations
@@ -11,35 +11,33 @@ from enum import IntEnum
 
 
 class Slot(IntEnum):
-    """What each entry of the state array holds."""
+    """The entries of the state array. Their indices are stored in files and must not change."""
 
-    STEP = 0  # t: updates taken so far
+    STEP = 0  # t: number of updates so far
     LR = 1  # η of this step, set by the schedule
     OFFSET = 2  # first row of this batch in the shuffled order
-    FIRST_ROW = 3  # number of this batch's first row in the global batch (other processes hold the rows before it)
+    FIRST_ROW = 3  # index of this process's first row in the global batch
     SEED_LOW = 4  # the seed's low 32 bits
     SEED_HIGH = 5  # the seed's high 32 bits
-    NONFINITE_STEP = 6  # 0, or 1 + the step at which a loss, a gradient or an update was not finite
-    EMPTY_BATCH = 7  # 1 while every weight of the batch is zero: such a batch changes nothing
-    NEAR_OVERFLOW = (
-        8  # 1 once a value grew so large that an update could overflow: candidates are tried before they are written
-    )
-    LOSS = 9  # Σ wᵢℓᵢ / Σ wᵢ of this batch, the penalty not included
-    PENALTY = 10  # the penalty of E9 (and its l1 form)
+    NONFINITE_STEP = 6  # 1 + the first step with a non-finite loss, gradient or update; otherwise 0
+    EMPTY_BATCH = 7  # 1 if all weights of the batch are zero: such a batch changes nothing
+    NEAR_OVERFLOW = 8  # 1 after a value became so large that updates may overflow and are checked before they apply
+    LOSS = 9  # Σ wᵢℓᵢ / Σ wᵢ of this batch, without the penalty
+    PENALTY = 10  # the penalty of E9 (l2 and l1)
     WEIGHT = 11  # Σ wᵢ of this batch
     LOSS_SUM = 12  # Σ over the epoch's batches of (loss + penalty) · weight
     WEIGHT_SUM = 13  # Σ over the epoch's batches of weight
-    MAX_ABS = 14  # max(|g|, |θ|), not finite if one of them is not
-    UPDATE_PROBE = 15  # 0, or not finite where a candidate update is
+    MAX_ABS = 14  # max(|g|, |θ|), not finite if an element is not
+    UPDATE_PROBE = 15  # 0, or not finite if the update would be
     SQUARED_NORM = 16  # Σ g², for clipping by the global norm
-    NONFINITE_CAUSE = 17  # what was not finite first: 1 the loss, 2 a gradient or a parameter, 3 an update
+    NONFINITE_CAUSE = 17  # 1 the loss, 2 a gradient or a parameter, 3 an update was not finite
     NONFINITE_LR = 18  # η at that step
     CORRECTED_LR = 19  # Adam: η / (1 − β₁ᵗ)
     INV_SQRT_CORRECTION = 20  # Adam: 1/√(1 − β₂ᵗ)
-    BATCH_INDEX = 21  # number of this batch in the epoch
-    NONFINITE_BATCH = 22  # number of the batch at which the flag was raised
-    NET_INDEX = 23  # index of this net among many that share one plan; part of the counter of dropout masks
-    EPOCHS_DONE = 24  # epochs that ended since Python looked
+    BATCH_INDEX = 21  # index of this batch in the epoch
+    NONFINITE_BATCH = 22  # index of that batch
+    NET_INDEX = 23  # index of a network among several that are trained together; part of the counter of dropout masks
+    EPOCHS_DONE = 24  # epochs completed in this run of compiled epochs
 
 
 SIZE = 32
@@ -49,15 +47,17 @@ SLOT_ENUM = "enum { " + ", ".join(f"{slot.name} = {int(slot)}" for slot in Slot)
 _MENTION = re.compile(r"((?<!&)&\s*(?:\w+\s*=\s*)?|\+\+|--)?\bstate\b(?:\[([A-Z_]+)\]\s*(\+\+|--|[-+*/]?=(?!=))?)?")
 
 
-def slots(text: str) -> tuple[set[int], set[int]] | None:
-    """The entries of the state array that a text reads, and those that it writes; None where it takes it as a whole, or
-    an entry's address."""
+def slots(code: str) -> tuple[set[int], set[int]] | None:
+    """The entries of the state array that C++ code reads, and those that it writes.
+
+    None if the code uses the array as a whole, or the address of an entry.
+    """
     reads, writes = set(), set()
-    for before, name, behind in _MENTION.findall(text):
+    for before, name, after in _MENTION.findall(code):
         if before.startswith("&") or name not in Slot.__members__:
             return None
-        if before or behind:
+        if before or after:
             writes.add(int(Slot[name]))
-        if behind != "=":
+        if after != "=":
             reads.add(int(Slot[name]))
     return reads, writes

@@ -1,4 +1,4 @@
-"""What surrounds the update of a step: the batch's weights, the non-finite flag, clipping, penalties, the tick."""
+"""Bookkeeping of a training step: batch weights, penalties, the check for non-finite values, clipping, counters."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ._compiler.definition import Guard
 from ._compiler.registry import by_row, elementwise, reduction
 from .state import Slot
 
-# updates write only while no step was bad and the batch has weight
+# an update is applied only if all steps so far were finite and the batch has weight
 IF_UPDATING = Guard(
     "state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0",
     lambda s: s[Slot.NONFINITE_STEP] == 0 and s[Slot.EMPTY_BATCH] == 0,
@@ -21,7 +21,7 @@ IF_NEAR_OVERFLOW = Guard(
     "scalar float64 rows -> raw float64 state", "state[WEIGHT] = rows; state[EMPTY_BATCH] = 0.0; state[PENALTY] = 0.0;"
 )
 def start_batch(rows, state):
-    """Σ wᵢ of a batch without sample weights is its number of rows. No penalty is known yet."""
+    """Σ wᵢ of a batch without sample weights is its number of rows. Resets the penalty."""
     state[Slot.WEIGHT] = rows
     state[Slot.EMPTY_BATCH] = 0
     state[Slot.PENALTY] = 0
@@ -29,19 +29,19 @@ def start_batch(rows, state):
 
 @by_row("-> raw float64 state", "state[EMPTY_BATCH] = state[WEIGHT] > 0.0 ? 0.0 : 1.0; state[PENALTY] = 0.0;")
 def start_weighted_batch(state):
-    """A batch whose weights are all zero, as their sum in the state says, changes nothing. No penalty is known yet."""
+    """Mark a batch whose weights sum to zero: it changes nothing. Resets the penalty."""
     state[Slot.EMPTY_BATCH] = 0 if state[Slot.WEIGHT] > 0 else 1
     state[Slot.PENALTY] = 0
 
 
 @elementwise(
-    "T w, raw float64 state -> T share",
-    "share = weight > 0.0 ? (T)((double)w / weight) : w;",  # mutate: E3 weights
+    "T w, raw float64 state -> T normalized",
+    "normalized = weight > 0.0 ? (T)((double)w / weight) : w;",  # mutate: E3 weights
     prologue="const double weight = state[WEIGHT];",
     ulp=0,
 )
 def normalize_weights(w, state):
-    """share = wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; weights that are all zero give zeros. (E3)"""
+    """normalized = wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; zero if all weights are zero. (E3)"""
     weight = state[Slot.WEIGHT]
     return w.astype(np.float64) / weight if weight > 0 else w
 
@@ -51,7 +51,7 @@ def normalize_weights(w, state):
     "g = g + (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",  # mutate: E9 gradient
 )
 def add_penalty_gradient(theta, state, l2, l1, g):
-    """∂C/∂W gains λW, and λ₁ sign(W) for the l1 form. (E9)"""
+    """∂C/∂W += λW, and λ₁ sign(W) for an l1 penalty. (E9)"""
     return g + (l2 * theta + l1 * np.sign(theta))
 
 
@@ -61,7 +61,7 @@ def add_penalty_gradient(theta, state, l2, l1, g):
     axis="all",
 )
 def penalty(theta, l2, l1):
-    """½λ Σ W² + λ₁ Σ |W|, added in float64. (E9)"""
+    """½λ Σ W² + λ₁ Σ |W| in float64. (E9)"""
     u = theta.astype(np.float64)
     return 0.5 * l2 * u * u + l1 * np.abs(u)
 
@@ -73,23 +73,25 @@ if (state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0) {
   const double loss = state[LOSS] + state[PENALTY];
   const double cause = loss - loss != 0.0 ? 1.0 : (state[MAX_ABS] - state[MAX_ABS] != 0.0 ? 2.0 : 0.0);
   if (cause != 0.0) {
-    state[NONFINITE_STEP] = state[STEP] + 1.0; state[NONFINITE_CAUSE] = cause;
-  state[NONFINITE_LR] = state[LR]; state[NONFINITE_BATCH] = state[BATCH_INDEX];
+    state[NONFINITE_STEP] = state[STEP] + 1.0;
+    state[NONFINITE_CAUSE] = cause;
+    state[NONFINITE_LR] = state[LR];
+    state[NONFINITE_BATCH] = state[BATCH_INDEX];
   } else if (state[MAX_ABS] > limit || !(fabs(state[LR]) <= limit)) state[NEAR_OVERFLOW] = 1.0;
 }
 """,
 )
 def check_finite(limit, state):
-    """Raise the flag where the loss, a gradient or a parameter is not finite; turn careful where one passes `limit`.
+    """Record the step if the loss, a gradient or a parameter is not finite; set NEAR_OVERFLOW if one exceeds `limit`.
 
-    Below the limit no rule's update can overflow, so that most steps need no second look.
+    Below the limit no update can overflow, so most steps do not check their update.
     """
     if state[Slot.NONFINITE_STEP] == 0 and state[Slot.EMPTY_BATCH] == 0:
         loss = state[Slot.LOSS] + state[Slot.PENALTY]
-        cause = 1 if not np.isfinite(loss) else 2 if not np.isfinite(state[Slot.MAX_ABS]) else 0
-        if cause:
+        loss_is_finite, max_is_finite = np.isfinite(loss), np.isfinite(state[Slot.MAX_ABS])
+        if not loss_is_finite or not max_is_finite:
             state[Slot.NONFINITE_STEP] = state[Slot.STEP] + 1
-            state[Slot.NONFINITE_CAUSE] = cause
+            state[Slot.NONFINITE_CAUSE] = 2 if loss_is_finite else 1
             state[Slot.NONFINITE_LR], state[Slot.NONFINITE_BATCH] = state[Slot.LR], state[Slot.BATCH_INDEX]
         elif state[Slot.MAX_ABS] > limit or not abs(state[Slot.LR]) <= limit:
             state[Slot.NEAR_OVERFLOW] = 1
@@ -99,14 +101,16 @@ def check_finite(limit, state):
     "-> raw float64 state",
     """
 if (state[UPDATE_PROBE] - state[UPDATE_PROBE] != 0.0) {
-  state[NONFINITE_STEP] = state[STEP] + 1.0; state[NONFINITE_CAUSE] = 3.0;
-  state[NONFINITE_LR] = state[LR]; state[NONFINITE_BATCH] = state[BATCH_INDEX];
+  state[NONFINITE_STEP] = state[STEP] + 1.0;
+  state[NONFINITE_CAUSE] = 3.0;
+  state[NONFINITE_LR] = state[LR];
+  state[NONFINITE_BATCH] = state[BATCH_INDEX];
 }
 """,
     guard=IF_NEAR_OVERFLOW,
 )
 def check_update_finite(state):
-    """Raise the flag where a candidate update is not finite, before anything of it is written."""
+    """Record the step if its update would not be finite, before the update is applied."""
     if not np.isfinite(state[Slot.UPDATE_PROBE]):
         state[Slot.NONFINITE_STEP] = state[Slot.STEP] + 1
         state[Slot.NONFINITE_CAUSE] = 3
@@ -118,7 +122,7 @@ def check_update_finite(state):
     "g = g > limit ? limit : (g < -limit ? -limit : g);",
 )
 def clip_value(limit, g):
-    """g ← g clipped to [−limit, limit], element by element."""
+    """g ← min(max(g, −limit), limit) for each element."""
     return np.clip(g, -limit, limit)
 
 
@@ -130,7 +134,7 @@ def clip_value(limit, g):
              const T scale = (T)(norm > limit ? limit / norm : 1.0);""",
 )
 def clip_norm(state, limit, g):
-    """g ← g · min(1, limit/‖g‖), ‖g‖ the Euclidean norm over all parameters."""
+    """g ← g · min(1, limit/‖g‖), where ‖g‖ is the Euclidean norm over all parameters."""
     norm = np.sqrt(state[Slot.SQUARED_NORM]) * (state[Slot.MAX_ABS] if state[Slot.MAX_ABS] > 1e100 else 1.0)
     return g.dtype.type(limit / norm if norm > limit else 1) * g
 
@@ -141,7 +145,7 @@ def clip_norm(state, limit, g):
     guard=IF_UPDATING,
 )
 def max_norm(squares, state, limit, W):
-    """Column j of W, the weights into neuron j, is scaled back to Euclidean norm `limit` where it is longer."""
+    """Scale column j of W, the weights of neuron j, to the Euclidean norm `limit` if its norm is larger."""
     norm = np.sqrt(squares)
     return np.where(norm > limit, W * (limit / norm), W)
 
@@ -162,12 +166,12 @@ def update_running_stat(observed, state, momentum, factor, running):
     guard=IF_UPDATING,
 )
 def accumulate(batch, state, sums):
-    """sums ← sums + batch: the metrics of an epoch from those of its batches, each a weighted sum over rows."""
+    """sums ← sums + batch: the weighted sums of an epoch's metrics."""
     return sums + batch
 
 
 def end_step_source(weight):
-    """The text of `tick` for a batch that counts in the epoch's loss by that weight."""
+    """The source of end_step; `weight` is the weight of the batch in the loss of the epoch."""
     return f"""
 if (state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0) {{
   state[LOSS_SUM] += (state[LOSS] + state[PENALTY]) * {weight};
@@ -180,7 +184,7 @@ state[BATCH_INDEX] += 1.0;
 
 
 def end_step_reference(weight, rows, state):
-    """The same in NumPy."""
+    """The NumPy reference of end_step_source."""
     if state[Slot.NONFINITE_STEP] == 0 and state[Slot.EMPTY_BATCH] == 0:
         state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * weight
         state[Slot.WEIGHT_SUM] += weight
@@ -194,7 +198,7 @@ def end_step_reference(weight, rows, state):
     end_step_source("state[WEIGHT]"),
 )
 def end_step(rows, state):
-    """The step is over: t ← t + 1, the next batch begins `rows` further on, the epoch's sums grow."""
+    """End the step: t ← t + 1, the next batch begins `rows` later, the loss is added to the epoch's sums."""
     end_step_reference(state[Slot.WEIGHT], rows, state)
 
 
@@ -210,8 +214,8 @@ if (state[NONFINITE_STEP] == 0.0) {
 """,
 )
 def end_epoch(totals_n, record, totals, state):
-    """An epoch that no step was bad in is over: what its batches' sums came to is row `EPOCHS_DONE` of the record
-    (Σ loss · weight, Σ weight, the metrics' sums), and the next epoch's begin at 0."""
+    """End an epoch without non-finite steps: write its sums (Σ loss · weight, Σ weight, the metrics' sums) to row
+    EPOCHS_DONE of the record, and reset them."""
     if state[Slot.NONFINITE_STEP] == 0:
         n, at = int(totals_n), int(state[Slot.EPOCHS_DONE])
         row = record.reshape(-1)[at * (n + 2) : (at + 1) * (n + 2)]
@@ -232,7 +236,7 @@ state[OFFSET] += rows;
 """,
 )
 def accumulate_loss(rows, state):
-    """A batch that is looked at and trains nothing is over: the sums of its loss, without penalties, grow."""
+    """End an evaluation batch: add its loss, without penalties, to the sums."""
     state[Slot.LOSS_SUM] += state[Slot.LOSS] * state[Slot.WEIGHT]
     state[Slot.WEIGHT_SUM] += state[Slot.WEIGHT]
     state[Slot.OFFSET] += rows
@@ -240,7 +244,7 @@ def accumulate_loss(rows, state):
 
 @by_row("scalar float64 rows -> raw float64 state", "state[OFFSET] += rows;")
 def advance_offset(rows, state):
-    """The next block of rows begins `rows` further on."""
+    """The next block of rows begins `rows` later."""
     state[Slot.OFFSET] += rows
 
 
@@ -249,5 +253,5 @@ def advance_offset(rows, state):
     "state[LR] = rates[1 + (long long)(state[STEP] - rates[0])];",
 )
 def set_scheduled_lr(rates, state):
-    """η of the optimiser's step t is rates[1 + t − first], and rates[0] is first: a schedule made ahead."""
+    """η of step t is rates[1 + t − first], where rates[0] is first: a schedule computed in advance."""
     state[Slot.LR] = rates[1 + int(state[Slot.STEP] - rates[0])]

@@ -1,11 +1,11 @@
-"""An activation is two texts, f and f′, and from them four kernels.
+"""Declaration of an activation: the C++ sources of f and f′, from which four kernels are made.
 
-``NAME``           a = f(z)                                                        (E2)
-``NAME_slope``     a = f(z) and d = f′(z) in one pass
-``NAME_backward``  δ = f′(z) ⊙ g, with f′ from what was stored, z or a             (E4, E5)
-``bias_NAME``      a = f(s + b), s the product a_prev W, b the intercepts          (E1, E2)
+``NAME``                  a = f(z)                                                               (E2)
+``NAME_with_derivative``  a = f(z) and d = f′(z) in one pass
+``NAME_backward``         δ = f′(z) ⊙ g, with f′ computed from the stored z or a                 (E4, E5)
+``bias_NAME``             a = f(s + b), where s = a_prev W and b are the intercepts              (E1, E2)
 
-Where f′ can be had from a, z needs no buffer of its own: `stored="a"`. Otherwise `bias_NAME` writes z as well.
+If f′ can be computed from a, z needs no buffer: `stored="a"`. Otherwise `bias_NAME` writes z too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from .registry import Kernel, elementwise
 
 @dataclass(frozen=True)
 class ActivationKernels:
-    """The four kernels of one activation, what its derivative is computed from ("a" or "z"), and its constants."""
+    """The kernels of an activation.
+
+    stored         "a" or "z": the array from which the derivative is computed
+    constants      names of the constants of f, for example ("alpha",)
+    f, derivative  NumPy references; `derivative` takes the stored array
+    """
 
     name: str
     stored: str
@@ -37,95 +42,120 @@ _ACTIVATIONS: dict[str, ActivationKernels] = {}
 
 
 def activation_kernels(name: str) -> ActivationKernels:
-    """The kernels of the activation declared under that name."""
+    """The kernels of the activation with that name."""
     return _ACTIVATIONS[name]
-
-
-def _body(names: list[str], function: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
-    """A NumPy body with the given parameter names."""
-
-    def reference(**arguments: Any) -> Any:
-        return function(arguments)
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    reference.__signature__ = inspect.Signature([inspect.Parameter(n, keyword) for n in names])  # type: ignore[attr-defined]
-    return reference
 
 
 def activation(
     *, value: str, derivative: str, stored: str, constants: tuple[str, ...] = (), ulp: int = 4
 ) -> Callable[[type], ActivationKernels]:
-    """Declare an activation: C++ texts that assign `a` from z and `d` from what is stored, and a class whose `f` and
-    `slope` are the same two lines in NumPy. `constants` are names of numbers that both take. `ulp` is how far the two
-    bodies may part, in units in the last place of the largest term."""
+    """Declare an activation. Decorates a class whose `f` and `derivative` are the NumPy references.
+
+    Parameters
+    ----------
+    value : str
+        C++ statements that assign `a` from `z`.
+    derivative : str
+        C++ statements that assign `d` from the stored array.
+    stored : {"a", "z"}
+        The array from which the derivative is computed.
+    constants : tuple of str
+        Names of the numbers that both functions take.
+    ulp : int
+        Allowed difference between source and reference, in units in the last place of the largest term.
+    """
     if stored not in ("a", "z"):
         raise ValueError(f"stored must be 'a' or 'z', got {stored!r}")
 
     def declare(cls: type) -> ActivationKernels:
-        name, module = cls.__name__, cls.__module__
-        f, derivative_of = vars(cls)["f"], vars(cls)["derivative"]
-        f, derivative_of = getattr(f, "__func__", f), getattr(derivative_of, "__func__", derivative_of)
-        numbers = list(constants)
-        scalars = "".join(f", scalar T {c}" for c in constants)
-        doc = inspect.getdoc(cls) or ""
-
-        def pick(arguments: dict[str, Any]) -> dict[str, Any]:
-            return {c: arguments[c] for c in constants}
-
-        def both(arguments: dict[str, Any]) -> tuple[Any, Any]:
-            a = f(arguments["z"], **pick(arguments))
-            return a, derivative_of(a if stored == "a" else arguments["z"], **pick(arguments))
-
-        def backward(arguments: dict[str, Any]) -> Any:
-            return derivative_of(arguments[stored], **pick(arguments)) * arguments["g"]
-
-        def with_bias(arguments: dict[str, Any]) -> Any:
-            z = arguments["s"] + arguments["b"]
-            a = f(z, **pick(arguments))
-            return a if stored == "a" else (z, a)
-
-        def make(
-            kernel: str, signature: str, source: str, names: list[str], reference: Callable[..., Any], what: str
-        ) -> Kernel:
-            declared = elementwise(signature, source, name=kernel, module=module, ulp=ulp)
-            made = _body([*names, *numbers], reference)
-            made.__doc__ = f"{what}\n\n{doc}"
-            return declared(made)
-
-        outputs = "H a" if stored == "a" else "H z, H a"
-        aggregate = "const T z = s + b;" if stored == "a" else "z = s + b;"
-        _ACTIVATIONS[name] = ActivationKernels(
-            name,
-            stored,
-            constants,
-            make(name, f"H z{scalars} -> H a", value, ["z"], lambda k: f(k["z"], **pick(k)), "a = f(z). (E2)"),
-            make(
-                f"{name}_with_derivative",
-                f"T z{scalars} -> T a, T d",
-                f"{{ {value} }} {{ {derivative} }}",
-                ["z"],
-                both,
-                "a = f(z) and d = f′(z) in one pass. (E2)",
-            ),
-            make(
-                f"{name}_backward",
-                f"H {stored}, H g{scalars} -> H delta",
-                f"T d; {{ {derivative} }} delta = d * g;",  # mutate: E5 derivative
-                [stored, "g"],
-                backward,
-                "δ = f′(z) ⊙ g. (E4, E5)",
-            ),
-            make(
-                f"bias_{name}",
-                f"H s, row T b{scalars} -> {outputs}",
-                f"{aggregate} {value}",
-                ["s", "b"],
-                with_bias,
-                "a = f(s + b), s = a_prev W. (E1, E2)",
-            ),
-            f,
-            derivative_of,
-        )
-        return _ACTIVATIONS[name]
+        declared = _Declaration(cls, value, derivative, stored, constants, ulp).kernels()
+        _ACTIVATIONS[declared.name] = declared
+        return declared
 
     return declare
+
+
+class _Declaration:
+    """The declaration of one activation, which makes its kernels."""
+
+    def __init__(
+        self, cls: type, value: str, derivative: str, stored: str, constants: tuple[str, ...], ulp: int
+    ) -> None:
+        self.cls = cls
+        self.value, self.derivative = value, derivative
+        self.stored = stored
+        self.constants = constants
+        self.ulp = ulp
+        self.f, self.f_prime = (self._function(name) for name in ("f", "derivative"))
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        found = vars(self.cls)[name]
+        return getattr(found, "__func__", found)
+
+    def kernels(self) -> ActivationKernels:
+        name, stored = self.cls.__name__, self.stored
+        scalars = "".join(f", scalar T {c}" for c in self.constants)
+        outputs = "H a" if stored == "a" else "H z, H a"
+        add_bias = "const T z = s + b;" if stored == "a" else "z = s + b;"
+        backward_source = f"T d; {{ {self.derivative} }} delta = d * g;"  # mutate: E5 derivative
+        return ActivationKernels(
+            name,
+            stored,
+            self.constants,
+            self._kernel(name, f"H z{scalars} -> H a", self.value, self._value, "a = f(z). (E2)"),
+            self._kernel(
+                f"{name}_with_derivative",
+                f"T z{scalars} -> T a, T d",
+                f"{{ {self.value} }} {{ {self.derivative} }}",
+                self._with_derivative,
+                "a = f(z) and d = f′(z) in one pass. (E2)",
+            ),
+            self._kernel(
+                f"{name}_backward",
+                f"H {stored}, H g{scalars} -> H delta",
+                backward_source,
+                self._backward,
+                "δ = f′(z) ⊙ g. (E4, E5)",
+            ),
+            self._kernel(
+                f"bias_{name}",
+                f"H s, row T b{scalars} -> {outputs}",
+                f"{add_bias} {self.value}",
+                self._with_bias,
+                "a = f(s + b), s = a_prev W. (E1, E2)",
+            ),
+            self.f,
+            self.f_prime,
+        )
+
+    def _kernel(
+        self, name: str, signature: str, source: str, function: Callable[[dict[str, Any]], Any], formula: str
+    ) -> Kernel:
+        def reference(**arguments: Any) -> Any:
+            return function(arguments)
+
+        inputs = [operand.split()[-1] for operand in signature.partition("->")[0].split(",")]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters = [inspect.Parameter(n, keyword) for n in inputs]
+        reference.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        reference.__doc__ = f"{formula}\n\n{inspect.getdoc(self.cls) or ''}"
+        declare = elementwise(signature, source, name=name, module=self.cls.__module__, ulp=self.ulp)
+        return declare(reference)
+
+    def _constants(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {c: arguments[c] for c in self.constants}
+
+    def _value(self, arguments: dict[str, Any]) -> Any:
+        return self.f(arguments["z"], **self._constants(arguments))
+
+    def _with_derivative(self, arguments: dict[str, Any]) -> tuple[Any, Any]:
+        a = self._value(arguments)
+        return a, self.f_prime(a if self.stored == "a" else arguments["z"], **self._constants(arguments))
+
+    def _backward(self, arguments: dict[str, Any]) -> Any:
+        return self.f_prime(arguments[self.stored], **self._constants(arguments)) * arguments["g"]
+
+    def _with_bias(self, arguments: dict[str, Any]) -> Any:
+        z = arguments["s"] + arguments["b"]
+        a = self.f(z, **self._constants(arguments))
+        return a if self.stored == "a" else (z, a)

@@ -1,6 +1,7 @@
-"""Numbers held in bfloat16: float32's sign and exponent with 8 bits of precision, as bit patterns in uint16.
+"""Values stored in bfloat16: float32's sign and exponent with 8 bits of precision, as bit patterns in uint16.
 
-NumPy and CuPy have no such type. A text meets it where its signature says H (see `_signature`), and `to_bfloat16`.
+NumPy and CuPy have no such type. In C++ it is the class Bfloat16 of bfloat16.h. Operands of type H use it (see
+signature.py), and the kernel `to_bfloat16`.
 """
 
 from __future__ import annotations
@@ -8,37 +9,36 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .definition import KernelDefinition
+from .definition import KernelDefinition
 
 
 def rounded(x: Any) -> Any:
-    """The bits of the nearest bfloat16, of two equally near the one whose last bit is 0; NaN stays NaN."""
+    """The bits of the nearest bfloat16, ties to even; NaN stays NaN."""
     pattern = np.ascontiguousarray(x, np.float32).view(np.uint32)
     up = pattern + np.uint32(0x7FFF) + (pattern >> 16 & 1)
     return np.where(np.isnan(x), pattern >> 16 | 0x40, up >> 16).astype(np.uint16)
 
 
 def widened(bits: Any) -> Any:
-    """The float32 that a bfloat16 is."""
+    """The float32 value of a bfloat16."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def narrowed(kernel: KernelDefinition) -> KernelDefinition:
-    """The kernel with a NumPy body for arrays of type H in bfloat16: widened before, rounded after."""
+def on_bits(kernel: KernelDefinition) -> KernelDefinition:
+    """The kernel with a NumPy reference for bfloat16 arrays of type H, which are widened before and rounded after."""
     reference: Callable[..., Any] = kernel.reference
-    held = {o.name for o in kernel.signature.arrays if o.type == "H"}
+    stored = {o.name for o in kernel.signature.arrays if o.type == "H"}
 
     @functools.wraps(reference)
-    def on_bits(**arguments: Any) -> Any:
-        result = reference(**{k: widened(x) if k in held else x for k, x in arguments.items()})
+    def reference_on_bits(**arguments: Any) -> Any:
+        result = reference(**{k: widened(x) if k in stored else x for k, x in arguments.items()})
         if isinstance(result, tuple):
             pairs = zip(kernel.signature.outputs, result, strict=True)
-            return tuple(rounded(x) if o.name in held else x for o, x in pairs)
-        return rounded(result) if kernel.signature.outputs[0].name in held else result
+            return tuple(rounded(x) if o.name in stored else x for o, x in pairs)
+        return rounded(result) if kernel.signature.outputs[0].name in stored else result
 
-    return replace(kernel, reference=on_bits)
+    return replace(kernel, reference=reference_on_bits)

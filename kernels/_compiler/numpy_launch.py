@@ -1,44 +1,42 @@
-"""Running a kernel's NumPy body: in blocks, so that the temporaries of a readable expression stay in the cache.
+"""Launches of a kernel's NumPy reference, in blocks, so that the temporaries of a readable expression fit the cache.
 
-The body is an expression that returns new arrays. Evaluated block by block into the caller's buffers it allocates
-nothing that grows with the batch, and a block that fits the cache is also faster than one pass over everything.
+The reference returns new arrays. Evaluated block by block into the caller's buffers, it allocates nothing that grows
+with the batch, and it is faster than one pass over all elements.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .bfloat16 import narrowed
+from .arguments import BoundArguments
+from .bfloat16 import on_bits
+from .definition import KernelDefinition
 
-if TYPE_CHECKING:
-    from .arguments import BoundArguments
-    from .definition import KernelDefinition
-
-BLOCK = 8192  # elements: 64 KiB of float64
+BLOCK = 8192  # elements per block: 64 KiB of float64
 
 
-def bind(kernel: KernelDefinition, call: BoundArguments) -> Callable[[], None]:
-    """The launch of the NumPy body on the buffers of `call`."""
+def bind(kernel: KernelDefinition, bound: BoundArguments) -> Callable[[], None]:
+    """Bind the NumPy reference to buffers."""
     run = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form]
-    kernel = narrowed(kernel) if call.bf16 else kernel
+    kernel = on_bits(kernel) if bound.bf16 else kernel
     guard = kernel.guard
-    by_name = dict(zip((o.name for o in kernel.signature.arrays), call.arrays, strict=True))
+    by_name = dict(zip((o.name for o in kernel.signature.arrays), bound.arrays, strict=True))
 
     def launch() -> None:
         if guard is not None and not guard.reference(by_name["state"]):
             return
         with np.errstate(all="ignore"):
-            run(kernel, call)
+            run(kernel, bound)
 
     return launch
 
 
 def _blocks(n: int, m: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of at most BLOCK elements, rows first; an array of no elements has none."""
+    """Blocks of at most BLOCK elements, divided by rows first. An empty array has none."""
     if n == 0 or m == 0:
         return
     rows = max(1, BLOCK // m)
@@ -47,58 +45,60 @@ def _blocks(n: int, m: int) -> Iterator[tuple[slice, slice]]:
             yield slice(top, min(top + rows, n)), slice(left, min(left + BLOCK, m))
 
 
+def _row_blocks(n: int, width: int) -> Iterator[slice]:
+    """Blocks of complete rows: of at most BLOCK elements, or of one longer row."""
+    rows = max(1, BLOCK // max(width, 1))
+    for top in range(0, n, rows):
+        yield slice(top, min(top + rows, n))
+
+
 def _as_matrix(array: Any) -> Any:
     return array if array.ndim == 2 else array[None, :]
 
 
-def _elementwise(kernel: KernelDefinition, call: BoundArguments) -> None:
+def _elementwise(kernel: KernelDefinition, bound: BoundArguments) -> None:
     operands = kernel.signature.arrays
     views = [
         {"element": _as_matrix, "row": lambda a: a[None, :], "col": lambda a: a[:, None], "raw": lambda a: a}[o.kind](a)
-        for o, a in zip(operands, call.arrays, strict=True)
+        for o, a in zip(operands, bound.arrays, strict=True)
     ]
-    first = len(kernel.signature.inputs)
-    for rows, columns in _blocks(*call.shape):
+    n_inputs = len(kernel.signature.inputs)
+    for rows, columns in _blocks(*bound.shape):
         part = {"element": (rows, columns), "row": (slice(None), columns), "col": (rows, slice(None)), "raw": ...}
         blocks = [v[part[o.kind]] for o, v in zip(operands, views, strict=True)]
         arguments = {o.name: b for o, b in zip(operands, blocks, strict=True) if o.role != "out"}
-        _store(kernel.reference(**arguments, **call.scalars), blocks[first:])
+        _store(kernel.reference(**arguments, **bound.scalars), blocks[n_inputs:])
 
 
-def _by_row(kernel: KernelDefinition, call: BoundArguments) -> None:
+def _by_row(kernel: KernelDefinition, bound: BoundArguments) -> None:
     operands = kernel.signature.arrays
-    n = call.shape[0]
-    width = max(call.widths.values(), default=1)
-    takes = inspect.signature(kernel.reference).parameters
-    first = len(kernel.signature.inputs)
-    for rows, _ in _blocks(n, max(width, 1)) if width <= BLOCK else ((slice(i, i + 1), None) for i in range(n)):
-        blocks = [a if o.kind == "raw" else a[rows] for o, a in zip(operands, call.arrays, strict=True)]
-        arguments = {o.name: b for o, b in zip(operands, blocks, strict=True) if o.name in takes}
-        if "i" in takes:
+    parameters = inspect.signature(kernel.reference).parameters
+    n_inputs = len(kernel.signature.inputs)
+    for rows in _row_blocks(bound.shape[0], max(bound.widths.values(), default=1)):
+        blocks = [a if o.kind == "raw" else a[rows] for o, a in zip(operands, bound.arrays, strict=True)]
+        arguments = {o.name: b for o, b in zip(operands, blocks, strict=True) if o.name in parameters}
+        if "i" in parameters:
             arguments["i"] = np.arange(rows.start, rows.stop)
-        arguments |= {name: w for name, w in call.widths.items() if name in takes}
-        result = kernel.reference(**arguments, **call.scalars)
+        arguments |= {name: w for name, w in bound.widths.items() if name in parameters}
+        result = kernel.reference(**arguments, **bound.scalars)
         if result is not None:
-            _store(result, blocks[first:])
+            _store(result, blocks[n_inputs:])
 
 
-def _reduction(kernel: KernelDefinition, call: BoundArguments) -> None:
+def _reduction(kernel: KernelDefinition, bound: BoundArguments) -> None:
     operands = kernel.signature.arrays
     combine = kernel.combine
     assert combine is not None
-    (out,) = (a for o, a in zip(operands, call.arrays, strict=True) if o.role == "out")
+    (out,) = (a for o, a in zip(operands, bound.arrays, strict=True) if o.role == "out")
     out[...] = combine.identity
-    views = {o.name: _as_matrix(a) if o.kind == "element" else a for o, a in zip(operands, call.arrays, strict=True)}
-    for rows, columns in _blocks(*call.shape):
-        arguments = {}
-        for o in operands:
-            if o.role == "out":
-                continue
-            whole = views[o.name]
-            arguments[o.name] = (
-                whole[rows, columns] if o.kind == "element" else whole[columns] if o.kind == "row" else whole
-            )
-        terms = kernel.reference(**arguments, **call.scalars)
+    inputs = [
+        (o, _as_matrix(a) if o.kind == "element" else a)
+        for o, a in zip(operands, bound.arrays, strict=True)
+        if o.role != "out"
+    ]
+    for rows, columns in _blocks(*bound.shape):
+        part = {"element": (rows, columns), "row": columns, "raw": ...}
+        terms = kernel.reference(**{o.name: a[part[o.kind]] for o, a in inputs}, **bound.scalars)
         if kernel.axis == "rows":
             into = out[columns]
             combine.ufunc(into, combine.ufunc.reduce(terms, axis=0), out=into)
@@ -109,6 +109,6 @@ def _reduction(kernel: KernelDefinition, call: BoundArguments) -> None:
 
 def _store(result: Any, outputs: list[Any]) -> None:
     results = result if isinstance(result, tuple) else (result,)
-    # compute all before writing any: an output may be an input of the same call
+    # all results exist before the first is written, since an output may be an input of the same launch
     for value, output in zip(results, outputs, strict=True):
         np.copyto(output, value, casting="unsafe")

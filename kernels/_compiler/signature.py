@@ -1,22 +1,22 @@
-"""The signature of a kernel: what it reads, what it writes, and how each operand meets the element at hand.
+"""The signature of a kernel: its inputs, outputs and scalars, with the type and the kind of each operand.
 
     "T z, row T b, scalar T alpha -> T a"
 
-Before the arrow stand inputs, after it outputs; ``inout`` marks an output that is also read. Each operand is
-``[kind] type name``. The kind says which part of an array one element of the launch sees:
+Inputs are before the arrow, outputs after it; ``inout`` marks an output that is also read. Each operand has the form
+``[kind] type name``. The kind determines which part of an array one element or row of the launch sees:
 
-(none)         the value at this element (elementwise, reduction) or the value of this row (by row)
-``row``        one value per column, the same for every row: an intercept, a mean. Shape (m,)
-``col``        one value per row, the same for every column: a row's weight. Shape (n,)
-``rows[m]``    by row only: a pointer to this row, m columns wide. Shape (n, m)
-``raw``        a pointer to the whole contiguous array, for the text to index (of type S: in any layout)
-``raw[m]``     by row only: the same, of shape (m,), m the width of the rows
+(none)         the value of this element (elementwise, reduction) or of this row (by row)
+``row``        one value per column, the same for all rows, such as an intercept. Shape (m,)
+``col``        one value per row, the same for all columns, such as a sample weight. Shape (n,)
+``rows[m]``    by row only: a pointer to this row of m columns. Shape (n, m)
+``raw``        a pointer to the entire contiguous array, which the source indexes (type S: in any layout)
+``raw[m]``     by row only: as raw, with shape (m,), where m is the width of the rows
 ``scalar``     a number, fixed when the launch is bound
 
-Types are ``T`` (float32 or float64, the same for all operands that say T), ``S`` (any real number type: what the
-caller's table happens to hold), ``H`` (T, or where T is float32 bfloat16, the same for all operands that say H) or a
-NumPy type name such as ``int32``. A text sees T where its signature says H: of bfloat16, kept as its bit pattern in
-uint16, what is read is widened before and what is written is rounded after.
+Types are ``T`` (float32 or float64, the same for all operands of type T), ``S`` (any real type: that of the caller's
+table), ``H`` (T, or bfloat16 if T is float32, the same for all operands of type H) or a NumPy type such as ``int32``.
+The source sees T for an operand of type H: bfloat16 values, stored as bit patterns in uint16, are widened when they are
+read and rounded when they are written.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ C_TYPES = {
     "bool": "bool",
 }
 VARIABLES = {"T": ("float32", "float64"), "S": tuple(C_TYPES)}
-STORAGE_TO_COMPUTE = {"float32": "float32", "float64": "float64", "uint16": "float32"}  # what H may be, and T then
+# the types that H may have, and the type of T for each
+STORAGE_TO_COMPUTE = {"float32": "float32", "float64": "float64", "uint16": "float32"}
 RESERVED_NAMES = {"i", "j", "n", "at", "sizes", "numbers", "LANE", "LANES"}
-# names of the loops around a reduction's text, where an operand of that name would silently stand for another
+# variables of the loops around the source of a reduction, which would hide an operand of the same name
 RESERVED_IN_REDUCTIONS = set(
     """A a b block c combine end first half identity k l lane left m n_columns n_elements n_groups n_parts n_rows part
     parts r result top total w""".split()
@@ -70,18 +71,20 @@ class Operand:
         return self.kind != "scalar"
 
     def c_type(self, types: dict[str, str]) -> str:
-        """The C type, given what T and S stand for."""
+        """The C type for the given meaning of T and S."""
         return C_TYPES[types.get(self.type_variable or self.type, self.type)]
 
     @property
     def type_variable(self) -> str:
-        """The type variable as a text knows it; "" for a type that is fixed."""
-        return "T" if self.type == "H" else self.type if self.type in VARIABLES else ""
+        """The type variable in the source, T or S; "" for a fixed type."""
+        if self.type == "H":
+            return "T"
+        return self.type if self.type in VARIABLES else ""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The parsed signature: inputs, outputs and scalars in the order written."""
+    """A parsed signature: inputs, outputs and scalars in their order."""
 
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
@@ -93,12 +96,12 @@ class Signature:
 
     @cached_property
     def type_variables(self) -> tuple[str, ...]:
-        """The type variables that a text knows, in the order T, S."""
+        """The type variables of the source, in the order T, S."""
         return tuple(v for v in VARIABLES if any(o.type_variable == v for o in self.arrays))
 
     @cached_property
     def supports_bf16(self) -> bool:
-        """Whether matrices may be held in bfloat16."""
+        """True if matrices may be stored in bfloat16."""
         return any(o.type == "H" for o in self.arrays)
 
     @cached_property
@@ -107,7 +110,7 @@ class Signature:
         return tuple(dict.fromkeys(o.width for o in self.arrays if o.width is not None))
 
     def type_combinations(self) -> list[dict[str, str]]:
-        """Every meaning that the type variables can take: [{"T": "float32"}, {"T": "float64"}]; H is as T."""
+        """All meanings of the type variables, for example [{"T": "float32"}, {"T": "float64"}]. H has the type of T."""
         combinations: list[dict[str, str]] = [{}]
         for variable in self.type_variables:
             combinations = [{**c, variable: t} for c in combinations for t in VARIABLES[variable]]
@@ -115,44 +118,43 @@ class Signature:
 
 
 def parse(signature: str) -> Signature:
-    """Parse a signature; ValueError names the operand that is not of the form."""
+    """Parse a signature. Raises ValueError with the operand that is invalid."""
     left, arrow, right = signature.partition("->")
     if not arrow:
         raise ValueError(f"kernel signature {signature!r} has no '->' between inputs and outputs")
-    inputs: list[Operand] = []
-    outputs: list[Operand] = []
-    scalars: list[Operand] = []
-    for side, texts in (("in", left), ("out", right)):
-        for text in filter(None, (t.strip() for t in texts.split(","))):
-            found = _OPERAND.match(text)
-            if found is None:
-                raise ValueError(f"kernel operand {text!r} in {signature!r} is not '[kind] type name'")
-            kind = found["kind"] or "element"
-            role = "inout" if found["inout"] else side
-            operand = Operand(found["name"], found["type"], kind.partition("[")[0], role, found["width"])
-            if not operand.type_variable and operand.type not in C_TYPES:
-                raise ValueError(f"kernel operand {text!r}: unknown type {operand.type!r}")
-            if operand.name in RESERVED_NAMES:
-                raise ValueError(
-                    f"kernel operand {text!r}: the name {operand.name!r} is reserved for the generated loop"
-                )
-            if role == "inout" and side == "in":
-                raise ValueError(f"kernel operand {text!r}: 'inout' belongs behind the arrow")
-            if kind == "scalar":
-                if side == "out":
-                    raise ValueError(f"kernel operand {text!r}: a scalar cannot be written")
-                scalars.append(operand)
-            else:
-                (inputs if side == "in" else outputs).append(operand)
+    inputs = [_parse_operand(text, "in", signature) for text in _operands(left)]
+    outputs = [_parse_operand(text, "out", signature) for text in _operands(right)]
     if not outputs:
         raise ValueError(f"kernel signature {signature!r} writes nothing")
-    names = [o.name for o in inputs + outputs + scalars]
+    names = [o.name for o in inputs + outputs]
     if len(set(names)) != len(names):
         raise ValueError(f"kernel signature {signature!r} uses a name twice")
-    return Signature(tuple(inputs), tuple(outputs), tuple(scalars))
+    return Signature(tuple(o for o in inputs if o.is_array), tuple(outputs), tuple(o for o in inputs if not o.is_array))
+
+
+def _operands(side: str) -> list[str]:
+    return [text.strip() for text in side.split(",") if text.strip()]
+
+
+def _parse_operand(text: str, side: str, signature: str) -> Operand:
+    found = _OPERAND.match(text)
+    if found is None:
+        raise ValueError(f"kernel operand {text!r} in {signature!r} is not '[kind] type name'")
+    kind = (found["kind"] or "element").partition("[")[0]
+    role = "inout" if found["inout"] else side
+    operand = Operand(found["name"], found["type"], kind, role, found["width"])
+    if not operand.type_variable and operand.type not in C_TYPES:
+        raise ValueError(f"kernel operand {text!r}: unknown type {operand.type!r}")
+    if operand.name in RESERVED_NAMES:
+        raise ValueError(f"kernel operand {text!r}: the name {operand.name!r} is reserved for the generated loop")
+    if role == "inout" and side == "in":
+        raise ValueError(f"kernel operand {text!r}: 'inout' must be after the arrow")
+    if kind == "scalar" and side == "out":
+        raise ValueError(f"kernel operand {text!r}: a scalar cannot be written")
+    return operand
 
 
 @functools.cache
 def type_name(dtype: np.dtype) -> str:
-    """The NumPy name of a dtype as the kernels spell it; byte order must be the machine's own."""
+    """The NumPy name of a dtype, without its byte order."""
     return np.dtype(dtype).name

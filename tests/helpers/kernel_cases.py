@@ -183,7 +183,7 @@ def _probabilities(ask, operand):
     return ask.rng.uniform(0.05, 0.95, size=ask.shape(operand)) if operand.kind == "rows" else None
 
 
-def _kept(ask, operand):
+def _stored_rows(ask, operand):
     """Room for what every row leaves behind."""
     return np.zeros((ask.n + OFFSET) * max(ask.m, 1))
 
@@ -223,10 +223,10 @@ SPECIAL = {
     "scale": _magnitudes,
     "key": lambda ask, operand: ask.rng.integers(0, 2**32, size=2),
     "rates": lambda ask, operand: np.array([2.0, *ask.rng.normal(size=3)]),  # of step 2 and the two behind it
-    "kept": _kept,
+    "stored": _stored_rows,
     "first": _first,
     "batch": _of_a_batch,
-    "spread": lambda ask, operand: np.abs(ask.rng.normal(size=10)) + 0.05,
+    "variance_sums": lambda ask, operand: np.abs(ask.rng.normal(size=10)) + 0.05,
 }
 WIDTHS = {"philox": 4}  # the number of columns that a text insists on
 NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}

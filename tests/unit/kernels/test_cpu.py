@@ -353,7 +353,7 @@ def test_the_command_builds_every_kernel(cache, tmp_path):
     process = _in_a_process("build", CXX=str(stub))
     out, err = process.communicate()
     assert process.returncode == 0, err
-    wanted = f"compiled {len(kernels.all_kernels())} kernels, {len(texts)} texts, into {cache}\n"
+    wanted = f"compiled {len(kernels.all_kernels())} kernels, {len(texts)} sources, into {cache}\n"
     assert out == wanted
     assert len(list(cache.glob("*.so"))) == len(list(cache.iterdir())) == len(texts)
 
@@ -369,4 +369,4 @@ def test_the_command_says_which_body_runs(cache):
     process = _in_a_process("status", GPUNN_COMPILE="0")
     out, _ = process.communicate()
     assert process.returncode == 0
-    assert out == f"body on this CPU: numpy (GPUNN_COMPILE=0)\ncache: {cache}\n"
+    assert out == f"implementation on this CPU: numpy (GPUNN_COMPILE=0)\ncache: {cache}\n"
