@@ -188,7 +188,7 @@ def compile_source(source: str, command: list[str], flags: tuple[str, ...] = ())
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             unit, built = Path(scratch) / "kernels.cpp", Path(scratch) / "kernels.so"
-            unit.write_text(source)
+            unit.write_text(source, encoding="utf-8")
             done = subprocess.run(
                 [*command, *FLAGS, *flags, str(unit), "-o", str(built), "-lm"],
                 capture_output=True,

@@ -18,7 +18,7 @@ BLOCK_ROWS, TILE = 64, 256  # rows per partial result and columns per pass of a 
 
 
 class CompilationUnit(NamedTuple):
-    """What is compiled together: the kernels of a module for one meaning of their type variables."""
+    """A translation unit: the kernels of a module for one meaning of their type variables."""
 
     module: str
     types: tuple[tuple[str, str], ...]

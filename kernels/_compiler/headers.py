@@ -24,7 +24,7 @@ def header(name: str) -> str:
 
 @functools.cache
 def preamble(*names: str) -> str:
-    """What all sources begin with (the entries of the state array, VECTOR_LOOP, Bfloat16), then the named headers."""
+    """The beginning of all sources (entries of the state array, VECTOR_LOOP, Bfloat16), then the named headers."""
     return "".join([SLOT_ENUM, *map(header, ("vector_loop.h", "bfloat16.h", *names))])
 
 

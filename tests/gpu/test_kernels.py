@@ -1,4 +1,4 @@
-"""The texts as a GPU gets them, against the NumPy bodies: simulated on the fake CuPy everywhere, and on a GPU."""
+"""CUDA sources of kernels against the NumPy references: simulated on the fake CuPy, and on a GPU."""
 
 import numpy as np
 import pytest
@@ -12,36 +12,36 @@ from gpunn.kernels._compiler.bfloat16 import widened
 
 pytestmark = pytest.mark.slow
 
-# float32 for all; float64 differs in the compiler's typedef alone, and the network's simulated tests run it
+# float32 only: float64 differs in a typedef, and the simulated tests of networks use it
 SIMULATED = [*by_kernel(variables=()), *in_bfloat16()]
-ON_GPU = [*by_kernel(variables=("T",)), *in_bfloat16()]  # test_values has tables of every type
+ON_GPU = [*by_kernel(variables=("T",)), *in_bfloat16()]  # test_values uses tables of every type
 GPU_SIZES = ((0, 3), (1, 1), (1, 31), (32, 1), (33, 33), (130, 67), (2, 8200))
 LARGE = 10**6 + 1
 
 
-def _in_numpy(**asked):
-    case = make(**asked)
-    inputs, options = case.arguments()
-    case.kernel.bind_numpy(*inputs, **options)()
+def _run_numpy(**options):
+    case = make(**options)
+    inputs, keywords = case.arguments()
+    case.kernel.bind_numpy(*inputs, **keywords)()
     return case
 
 
-def _on_device(xp, **asked):
-    case = make(**asked, xp=xp)
-    inputs, options = case.arguments()
-    case.kernel.bind(*inputs, **options)()
+def _run_device(xp, **options):
+    case = make(**options, xp=xp)
+    inputs, keywords = case.arguments()
+    case.kernel.bind(*inputs, **keywords)()
     return case
 
 
 @pytest.mark.parametrize(("kernel", "types"), SIMULATED)
 def test_simulated_parity(kernel, types, fake_cupy):
-    """The strings of an ElementwiseKernel, compiled by the host: the same numbers as the NumPy body's."""
+    """The source of the ElementwiseKernel, compiled by the host's compiler, agrees with the NumPy reference."""
     fake_cupy.state.calls.clear()
-    for asked in kernel_cases.cases(kernel, types, sizes=((0, 3), (1, 1), (33, 33), (130, 67)), flat=(0, 1, 33)):
-        assert_same(_on_device(fake_cupy, **asked), _in_numpy(**asked))
+    for options in kernel_cases.cases(kernel, types, sizes=((0, 3), (1, 1), (33, 33), (130, 67)), flat=(0, 1, 33)):
+        assert_same(_run_device(fake_cupy, **options), _run_numpy(**options))
     launched = set(internals.kernels_run(fake_cupy))
-    parts = cuda_codegen.sources(kernel) if kernel.form == "reduction" else ("",)
-    assert launched == {f"{kernel.name}{part}" for part in parts}
+    suffixes = cuda_codegen.sources(kernel) if kernel.form == "reduction" else ("",)
+    assert launched == {f"{kernel.name}{suffix}" for suffix in suffixes}
 
 
 @pytest.mark.gpu
@@ -49,25 +49,25 @@ def test_simulated_parity(kernel, types, fake_cupy):
 def test_gpu_parity(kernel, types):
     import cupy
 
-    asked = kernel_cases.cases(
+    cases = kernel_cases.cases(
         kernel, types, sizes=GPU_SIZES, flat=(0, 1, 31, 32, 33), values="mild edges", layouts=("C", "F", "strided")
     )
     large = kernel_cases.cases(kernel, types, sizes=((LARGE, 1), (LARGE // 64 + 1, 64)), flat=(LARGE,), layouts=("C",))
-    asked += [a for a in large if a.get("values") is None and a["n"] * a["m"] > LARGE - 70]
-    for a in asked:
-        assert_same(_on_device(cupy, **a), _in_numpy(**a), on_gpu=True)
+    cases += [a for a in large if a.get("values") is None and a["n"] * a["m"] > LARGE - 70]
+    for a in cases:
+        assert_same(_run_device(cupy, **a), _run_numpy(**a), on_gpu=True)
 
 
 @pytest.mark.parametrize("name", names("by_row"))
 def test_simulated_rows_of_any_width(name, fake_cupy):
-    """One lane a row, several and a warp, with columns left over: a team of every size."""
+    """One lane per row, several, and a warp, each with remaining columns."""
     kernel = kernels.get(name)
     for m in (3, 10, 100):
-        asked = {"kernel": kernel, "types": kernel.signature.type_combinations()[0], "n": 5, "m": m}
-        assert_same(_on_device(fake_cupy, **asked), _in_numpy(**asked))
+        options = {"kernel": kernel, "types": kernel.signature.type_combinations()[0], "n": 5, "m": m}
+        assert_same(_run_device(fake_cupy, **options), _run_numpy(**options))
 
 
-ONTO_INPUTS = [
+IN_PLACE = [
     pytest.param(kernels.get(name), o.name, x.name, id=f"{name}-{o.name}-in-{x.name}")
     for name in (*names("elementwise"), *names("by_row"))
     for o in kernels.get(name).signature.outputs
@@ -80,31 +80,31 @@ def _assert_in_place(kernel, output, given, xp):
     types = kernel.signature.type_combinations()[0]
     order = [o.name for o in kernel.signature.arrays]
     for n, m in ((1, 1), (5, 9), (33, 33), (3, 128)):
-        apart, together = (make(kernel, types, n, m, xp=xp) for _ in range(2))
-        k = order.index(output) - len(together.inputs)
-        together.outputs[k] = [*together.inputs, *together.outputs][order.index(given)]
-        for case in (apart, together):
+        separate, shared = (make(kernel, types, n, m, xp=xp) for _ in range(2))
+        k = order.index(output) - len(shared.inputs)
+        shared.outputs[k] = [*shared.inputs, *shared.outputs][order.index(given)]
+        for case in (separate, shared):
             inputs, options = case.arguments()
             kernel.bind(*inputs, **options)()
-        for a, b in zip(together.results(), apart.results(), strict=True):
-            np.testing.assert_array_equal(a, b, err_msg=together.what)
+        for a, b in zip(shared.results(), separate.results(), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=shared.description)
 
 
-@pytest.mark.parametrize(("kernel", "output", "given"), ONTO_INPUTS)
+@pytest.mark.parametrize(("kernel", "output", "given"), IN_PLACE)
 def test_simulated_in_place(kernel, output, given, fake_cupy):
-    """An output written over an input gives the same bits: no lane reads what another has written over."""
+    """An output that shares a buffer with an input has the same bits: no lane reads overwritten values."""
     _assert_in_place(kernel, output, given, fake_cupy)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("kernel", "output", "given"), ONTO_INPUTS)
+@pytest.mark.parametrize(("kernel", "output", "given"), IN_PLACE)
 def test_gpu_in_place(kernel, output, given):
     import cupy
 
     _assert_in_place(kernel, output, given, cupy)
 
 
-# shape, and the launches that it takes
+# kernel, shape, and the suffixes of its launches
 REDUCTIONS = [
     ("column_sum", (16, 5), ["partial"]),
     ("column_sum", (17, 5), ["columns"]),
@@ -126,8 +126,8 @@ REDUCTIONS = [
 
 @pytest.mark.parametrize(("name", "shape", "launches"), REDUCTIONS)
 @pytest.mark.parametrize("order", "CF")
-def test_reductions_in_levels(name, shape, launches, order, fake_cupy):
-    """No thread combines more than a few: partial results are joined by warps, 1024 a warp, until one is left."""
+def test_the_launches_of_a_reduction(name, shape, launches, order, fake_cupy):
+    """Each thread combines few elements. Warps combine up to 1024 partial results each, until one is left."""
     x = np.random.default_rng(0).integers(-9, 9, size=shape).astype(np.float32)
     there = fake_cupy.asarray(np.array(x, order=order))
     sums = name == "column_sum"
@@ -138,8 +138,8 @@ def test_reductions_in_levels(name, shape, launches, order, fake_cupy):
     np.testing.assert_array_equal(s.get(), x.sum(axis=0 if sums else None))
 
 
-def test_a_reduction_takes_the_order_that_it_states(fake_cupy):
-    """Lane l of a column has rows l, l + 32, …; then lane l joins l + 16, l + 8, …: these bits, and none other."""
+def test_a_reduction_has_the_documented_order(fake_cupy):
+    """Lane l of a column adds rows l, l + 32, …; then lane l adds l + 16, l + 8, …: exactly these bits."""
     x = np.random.default_rng(1).normal(size=(100, 3)).astype(np.float32)
     lanes = np.zeros((32, 3), np.float32)
     for r, row in enumerate(x):
@@ -155,25 +155,25 @@ ELEMENTWISE = [p for p in SIMULATED if p.values[0].form == "elementwise"]
 
 
 @pytest.mark.parametrize(("kernel", "types"), ELEMENTWISE)
-def test_simulated_packs_are_the_plain_form_bit_for_bit(kernel, types, fake_cupy):
-    """16 bytes at a time, one element at a time and in any layout: one text in three wrappings."""
-    seen = set()
+def test_simulated_packs_equal_single_elements_bit_for_bit(kernel, types, fake_cupy):
+    """Accesses of 16 bytes, of one element, and in any layout give the same bits."""
+    packs = set()
     for n, m in ((1, 7), (3, 8), (9, 31), (1, 1001)):
         results = []
-        # C: on multiples of 16 bytes; offset: contiguous, but not on them; strided: as CuPy walks it
+        # C: aligned to 16 bytes; offset: contiguous, but not aligned; strided: as CuPy iterates
         for layout in ("C", "offset", "strided"):
             case = make(kernel, types, n, m, layout=layout, values="edges" if m == 1001 else "ordinary", xp=fake_cupy)
             inputs, options = case.arguments()
-            seen.add(internals.pack(kernel, inputs, options.pop("out"), options))
+            packs.add(internals.pack(kernel, inputs, options.pop("out"), options))
             inputs, options = case.arguments()
             kernel.bind(*inputs, **options)()
             results.append(case.results())
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
-                np.testing.assert_array_equal(a, b, err_msg=case.what)
+                np.testing.assert_array_equal(a, b, err_msg=case.description)
     arenas = zip(kernel.signature.arrays, (*case.inputs, *case.outputs), strict=True)
     narrowest = min(a.array.itemsize for o, a in arenas if o.kind != "raw")
-    assert seen == {0, 1, 16 // narrowest}
+    assert packs == {0, 1, 16 // narrowest}
 
 
 GUARDED = [p for p in SIMULATED if p.values[0].guard is not None]
@@ -189,12 +189,12 @@ def _assert_nothing_written(kernel, types, xp):
             inputs, options = case.arguments()
             kernel.bind(*inputs, **options)()
             for a, b in zip(case.results(), before, strict=True):
-                np.testing.assert_array_equal(a, b, err_msg=case.what)
+                np.testing.assert_array_equal(a, b, err_msg=case.description)
 
 
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
 def test_simulated_guards(kernel, types, fake_cupy):
-    """A reduction's two launches both ask: neither its parts nor its result are written."""
+    """Both launches of a reduction evaluate the guard: neither partial results nor the result are written."""
     _assert_nothing_written(kernel, types, fake_cupy)
 
 
@@ -206,8 +206,8 @@ def test_gpu_guards(kernel, types):
     _assert_nothing_written(kernel, types, cupy)
 
 
-def test_simulated_launch_reads_what_stands_there_when_it_runs(fake_cupy):
-    """Also where the layout makes a copy necessary."""
+def test_a_simulated_launch_reads_the_values_at_run_time(fake_cupy):
+    """Also if the layout requires a copy."""
     z, a = fake_cupy.zeros((4, 5)).T, fake_cupy.empty((5, 4))
     launch = kernels.get("softmax").bind(z, out=a)
     z[:, 1] = np.log(5)
@@ -216,7 +216,7 @@ def test_simulated_launch_reads_what_stands_there_when_it_runs(fake_cupy):
 
 
 def test_simulated_launches_allocate_nothing(fake_cupy):
-    """What a launch needs is allocated when it is bound: a step can be captured."""
+    """Scratch memory is allocated when a launch is bound, so a step can be captured."""
     x, s, total = fake_cupy.zeros((130, 67)), fake_cupy.empty((67,)), fake_cupy.empty((1,))
     launches = [
         kernels.get("relu").bind(x, out=x),
@@ -232,16 +232,16 @@ def test_simulated_launches_allocate_nothing(fake_cupy):
     assert len(fake_cupy.state.calls) == 5 and internals.only_launches(fake_cupy)
 
 
-def test_kernels_of_another_cupy_are_not_taken(fake_cupy, monkeypatch):
-    """What was compiled for one module named cupy is not launched for another: the fake's never reach a GPU."""
-    text = cuda_codegen.elementwise_source(kernels.get("relu"))
-    first = internals.device_function(text, "relu")
-    assert internals.device_function(text, "relu") is first
+def test_kernels_of_another_cupy_module_are_not_used(fake_cupy, monkeypatch):
+    """A kernel compiled for one cupy module is not launched for another, so a fake never runs on a GPU."""
+    source = cuda_codegen.elementwise_source(kernels.get("relu"))
+    first = internals.device_function(source, "relu")
+    assert internals.device_function(source, "relu") is first
     monkeypatch.setattr(fake_cupy, "ElementwiseKernel", type("Other", (fake_cupy.ElementwiseKernel,), {}))
-    assert type(internals.device_function(text, "relu")).__name__ == "Other"
+    assert type(internals.device_function(source, "relu")).__name__ == "Other"
 
 
-def test_simulated_rows_that_a_text_cannot_write(fake_cupy):
+def test_simulated_outputs_must_have_contiguous_rows(fake_cupy):
     for name, inputs, out in (
         ("softmax", [(3, 4)], [fake_cupy.zeros((4, 3)).T]),
         ("absolute_error", [(3, 4), (3, 4), (3,)], [fake_cupy.zeros((6,))[::2]]),
@@ -250,54 +250,56 @@ def test_simulated_rows_that_a_text_cannot_write(fake_cupy):
             kernels.get(name).bind(*(fake_cupy.zeros(shape) for shape in inputs), out=tuple(out))
 
 
-SUMMED = [p for p in ON_GPU if p.values[0].name.endswith("_backward")]
-SUMMED = [p for p in SUMMED if cuda_codegen.can_fuse_column_sums(p.values[0])]
+FUSED = [p for p in ON_GPU if p.values[0].name.endswith("_backward")]
+FUSED = [p for p in FUSED if cuda_codegen.can_fuse_column_sums(p.values[0])]
 
 
-def _assert_summed(kernel, types, xp, on_gpu=False):
+def _assert_column_sums(kernel, types, xp, on_gpu=False):
     for n, m, layout in ((1, 1, "C"), (7, 5, "C"), (33, 8, "C"), (130, 67, "C"), (40, 12, "offset"), (2100, 4, "C")):
-        case, apart = (make(kernel, types, n, m, layout=layout, xp=xp) for _ in range(2))
+        case, separate = (make(kernel, types, n, m, layout=layout, xp=xp) for _ in range(2))
         inputs, options = case.arguments()
         sums = xp.zeros((m,), np.dtype(types["T"]))
         kernel.bind_with_column_sums(*inputs, **options, sums=sums)()
-        assert_same(case, _in_numpy(kernel=kernel, types=types, n=n, m=m, layout=layout), on_gpu=on_gpu)
-        inputs, options = apart.arguments()
+        assert_same(case, _run_numpy(kernel=kernel, types=types, n=n, m=m, layout=layout), on_gpu=on_gpu)
+        inputs, options = separate.arguments()
         kernel.bind(*inputs, **options)()
-        (delta,), (same) = case.results(), apart.results()[0]
-        np.testing.assert_array_equal(delta, same, err_msg=case.what)
-        delta = widened(delta) if types["H"] == "uint16" else delta  # the sums are those of what was written
+        (delta,), expected = case.results(), separate.results()[0]
+        np.testing.assert_array_equal(delta, expected, err_msg=case.description)
+        delta = widened(delta) if types["H"] == "uint16" else delta  # the sums are those of the rounded values
         scale = np.abs(delta).max(axis=0)
-        tolerances.assert_within(sums.get(), delta.sum(axis=0), tolerances.sums(delta.dtype, n, scale), case.what)
+        tolerances.assert_within(
+            sums.get(), delta.sum(axis=0), tolerances.sums(delta.dtype, n, scale), case.description
+        )
 
 
-@pytest.mark.parametrize(("kernel", "types"), SUMMED)
+@pytest.mark.parametrize(("kernel", "types"), FUSED)
 def test_simulated_derivative_and_column_sum_in_one_pass(kernel, types, fake_cupy):
-    """δ has the bits that it has alone, and its column sums are right."""
-    _assert_summed(kernel, types, fake_cupy)
+    """δ has the same bits as in a separate launch, and its column sums are right."""
+    _assert_column_sums(kernel, types, fake_cupy)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("kernel", "types"), SUMMED)
+@pytest.mark.parametrize(("kernel", "types"), FUSED)
 def test_gpu_derivative_and_column_sum_in_one_pass(kernel, types):
     import cupy
 
-    _assert_summed(kernel, types, cupy, on_gpu=True)
+    _assert_column_sums(kernel, types, cupy, on_gpu=True)
 
 
-def test_every_activation_has_a_derivative_that_can_be_summed():
-    names = {p.values[0].name for p in SUMMED}
+def test_every_activation_can_fuse_column_sums():
+    names = {p.values[0].name for p in FUSED}
     assert {"relu_backward", "gelu_backward", "tanh_backward", "leaky_relu_backward", "sigmoid_backward"} <= names
 
 
-def test_what_one_pass_does_not_sum(fake_cupy):
-    """Other layouts, no elements, and arrays of the host: two launches."""
+def test_column_sums_that_cannot_be_fused(fake_cupy):
+    """Other layouts, empty matrices and host arrays need two launches."""
     relu = kernels.get("relu_backward")
     a, g, delta, db = (fake_cupy.zeros(shape) for shape in ((4, 3), (4, 3), (4, 3), (3,)))
     assert relu.bind_with_column_sums(a, g, out=delta, sums=db) is not None
-    turned = fake_cupy.zeros((3, 4)).T
-    assert relu.bind_with_column_sums(turned, g, out=delta, sums=db) is None
-    none = fake_cupy.zeros((0, 3))
-    assert relu.bind_with_column_sums(none, none, out=none, sums=db) is None
+    transposed = fake_cupy.zeros((3, 4)).T
+    assert relu.bind_with_column_sums(transposed, g, out=delta, sums=db) is None
+    empty = fake_cupy.zeros((0, 3))
+    assert relu.bind_with_column_sums(empty, empty, out=empty, sums=db) is None
     host = np.zeros((4, 3))
     assert relu.bind_with_column_sums(host, host, out=host, sums=np.zeros(3)) is None
     with pytest.raises(ValueError, match=naming("column_sum")):

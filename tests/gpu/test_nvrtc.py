@@ -1,7 +1,7 @@
-"""Every kernel's text compiles for every architecture. No GPU is needed: CuPy writes the source, NVRTC compiles it.
+"""The CUDA source of every kernel compiles for every architecture. No GPU is needed: NVRTC compiles CuPy's source.
 
-Needs the extra `kernelcheck` and is skipped without it; GPUNN_REQUIRE_KERNELCHECK=1 turns the skip into a failure.
-The source is the one that cupy.ElementwiseKernel makes of the parts that gpunn gives it, compiled with its options.
+The tests need the extra `kernelcheck` and are skipped without it; with GPUNN_REQUIRE_KERNELCHECK=1 they fail instead.
+The source is that of cupy.ElementwiseKernel for gpunn's arguments, compiled with the same options.
 """
 
 import os
@@ -15,7 +15,7 @@ from gpunn import kernels
 from gpunn.kernels._compiler import cuda_codegen, cuda_launch
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-# how arrays come: one contiguous row of elements, or two dimensions with strides and long indices
+# layouts of arrays: contiguous elements, or two dimensions with strides and long indices
 LAYOUTS = {"contiguous": (1, True, True), "strided": (2, False, False)}
 ALL = [*by_kernel(), *in_bfloat16()]
 NAMED = re.compile(r"\.entry\s+(\w+)")
@@ -35,17 +35,17 @@ def nvrtc():
 
         nvrtc.getVersion()
     except Exception as error:
-        # a missing library shows as one of many errors, of which CuPy chooses
+        # CuPy raises different errors if a library is missing
         _missing(f"CuPy's NVRTC cannot be used ({type(error).__name__}: {error})".splitlines()[0])
     return nvrtc
 
 
-def _source(kernel, name, text, types, layout):
-    """CuPy's source for one launch: what ElementwiseKernel.__call__ would compile."""
+def _source(kernel, name, source, types, layout):
+    """The source that ElementwiseKernel.__call__ would compile for one launch."""
     import cupy
     from cupy._core import _carray, _kernel, _scalar
 
-    made = cupy.ElementwiseKernel(*text[:3], name, preamble=text.preamble, options=cuda_launch.OPTIONS)
+    made = cupy.ElementwiseKernel(*source[:3], name, preamble=source.preamble, options=cuda_launch.OPTIONS)
     array, indexer, scalar = 1, 2, 3
     arrays = {o.name for o in kernel.signature.arrays}
     letters, infos = {}, []
@@ -67,20 +67,20 @@ def _source(kernel, name, text, types, layout):
 def _sources(kernel, types, layouts):
     """Function name -> source, for arrays of each layout."""
     return {
-        name: _source(kernel, name, text, types, LAYOUTS[layout])
-        for suffix, text in cuda_codegen.sources(kernel, bf16=types.get("H") == "uint16").items()
+        name: _source(kernel, name, source, types, LAYOUTS[layout])
+        for suffix, source in cuda_codegen.sources(kernel, bf16=types.get("H") == "uint16").items()
         for layout in layouts
         for name in ["_".join(["gpunn", kernel.name, *types.values(), layout]) + suffix]
     }
 
 
 def _layouts(architecture):
-    """Contiguous arrays everywhere; strided ones, which differ in the index alone, for one architecture."""
+    """Contiguous arrays for all architectures; strided ones, which differ in the index only, for one."""
     return list(LAYOUTS) if architecture == 90 else ["contiguous"]
 
 
 def _compile(nvrtc, sources, architecture):
-    """The names of the functions in the PTX of one translation unit, each source in a namespace of its own."""
+    """The names of the functions in the PTX of one translation unit, with each source in its own namespace."""
     from cupy._core import core
 
     unit = "".join(f"#include <{header}>\n" for header in core._cupy_header_list)
@@ -104,8 +104,11 @@ def _compile(nvrtc, sources, architecture):
 
 @pytest.fixture(scope="module")
 def compiled(nvrtc):
-    """Per architecture, the functions that came out of everything as one unit. None where that fails: then each kernel
-    is compiled alone, for that architecture and no further ones, and the test of the one at fault fails."""
+    """Per architecture, the functions of a translation unit with all sources, or None if it does not compile.
+
+    Then each test compiles its own kernel for that architecture, so that the test of the invalid source fails, and
+    further architectures are skipped.
+    """
     found = {}
     for architecture in [a for a in ARCHITECTURES if a in nvrtc.getSupportedArchs()]:
         layouts = _layouts(architecture)
@@ -127,13 +130,13 @@ def test_compiles_under_nvrtc(kernel, types, nvrtc, compiled):
         assert functions >= set(sources), f"sm_{architecture}"
 
 
-def test_nvrtc_knows_the_architectures(nvrtc):
-    """sm_75 and sm_90 at least; what else the list and the installed NVRTC share is compiled as well."""
+def test_nvrtc_supports_the_architectures(nvrtc):
+    """At least sm_75 and sm_90. Further architectures of the list are compiled if the installed NVRTC supports them."""
     assert {75, 90} <= set(nvrtc.getSupportedArchs())
 
 
-def test_nvrtc_refuses_a_wrong_text(nvrtc):
-    """The check can fail: `missing` is no name, and the error says so."""
+def test_nvrtc_refuses_a_wrong_source(nvrtc):
+    """The test can fail: `missing` is undefined, and the error contains it."""
     kernel = kernels.get("relu")
     (name, source), *_ = _sources(kernel, {"T": "float32"}, ["contiguous"]).items()
     wrong = source.replace("(T)0 : z", "(T)0 : missing")

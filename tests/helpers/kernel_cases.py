@@ -1,7 +1,6 @@
-"""Inputs for any registered kernel, generated from its signature, and the comparison of two bodies on them.
+"""Inputs for any registered kernel, generated from its signature, and the comparison of two implementations.
 
-A kernel that is newly registered needs nothing here unless an operand means something special: then its maker stands
-in SPECIAL, by the operand's name.
+A new kernel needs an entry here only if an operand has a special meaning: a function in SPECIAL, by the operand's name.
 """
 
 import dataclasses
@@ -14,12 +13,12 @@ from gpunn.kernels._compiler.bfloat16 import rounded, widened
 from gpunn.kernels.state import SIZE, Slot
 from helpers import tolerances
 
-OFFSET = 2  # the batch begins at this row of the table
+OFFSET = 2  # first row of the batch in the table
 POISON = 77
 LAYOUTS = ("C", "F", "strided", "offset", "reversed")
 SIZES = ((0, 3), (1, 1), (1, 31), (33, 1), (3, 33), (130, 67), (2, 8200))
 FLAT = (0, 1, 31, 33, 9001)
-EMPTY_ROWS = (4, 0)  # for kernels that do not work row by row: those have at least one column
+EMPTY_ROWS = (4, 0)  # not for kernels by row, which require at least one column
 
 
 def names(form=None):
@@ -27,7 +26,7 @@ def names(form=None):
 
 
 def by_kernel(variables=("T", "S")):
-    """Parameters (kernel, types) of a test: every kernel with every meaning of its types, the rest float32."""
+    """Parameters (kernel, types) of a test: every kernel, with every type of `variables`, float32 for the others."""
     parameters = []
     for kernel in all_kernels():
         for types in kernel.signature.type_combinations():
@@ -38,13 +37,13 @@ def by_kernel(variables=("T", "S")):
 
 
 def in_bfloat16():
-    """Parameters (kernel, types) of a test: every kernel of matrices that may be held in bfloat16."""
+    """Parameters (kernel, types) of a test: every kernel on matrices that may be stored in bfloat16."""
     types = {"T": "float32", "S": "float32", "H": "uint16"}
     return [pytest.param(k, types, id=f"{k.name}-bfloat16") for k in all_kernels() if k.signature.supports_bf16]
 
 
 def edges(dtype, extremes=True):
-    """±0, ±1, ±inf, NaN, tiny, and where exp overflows or vanishes; the extremes are subnormal and huge numbers."""
+    """±0, ±1, ±inf, NaN, tiny numbers, and limits of exp; `extremes` adds subnormal and huge numbers."""
     limits = np.finfo(dtype)
     positive = [0.0, 1.0, 1e-3, 0.5, 3.0, 17.0, 88.5, 104.0, 710.0, np.inf, float(limits.tiny), float(limits.eps)]
     if extremes:
@@ -56,7 +55,7 @@ def edges(dtype, extremes=True):
 
 
 def _view(base, shape, layout):
-    """The part of `base` that an array of `shape` occupies under `layout`."""
+    """The view of `base` as an array of `shape` in a layout."""
     if len(shape) == 1:
         (n,) = shape
         return {
@@ -80,31 +79,31 @@ def _view(base, shape, layout):
 
 
 class Arena:
-    """An array within a larger buffer, whose rest must stay as it is."""
+    """An array within a larger buffer. The rest of the buffer must not change."""
 
     def __init__(self, values, layout, xp=np):
         shape = values.shape
-        room = 3 * (shape[0] + 2) * (shape[1] + 3) if values.ndim == 2 else 3 * shape[0] + 8
+        size = 3 * (shape[0] + 2) * (shape[1] + 3) if values.ndim == 2 else 3 * shape[0] + 8
         fill = np.array(POISON).astype(values.dtype)
-        host = np.full(room, fill, values.dtype)
-        outside = np.ones(room, bool)
+        host = np.full(size, fill, values.dtype)
+        outside = np.ones(size, bool)
         _view(host, shape, layout)[...] = values
         _view(outside, shape, layout)[...] = False
         self.outside, self.fill = outside, fill
         self.base = host if xp is np else xp.asarray(host)
         self.array = _view(self.base, shape, layout)
 
-    def assert_rest_untouched(self, what):
+    def assert_rest_unchanged(self, description):
         base = self.base if isinstance(self.base, np.ndarray) else self.base.get()
-        assert (base[self.outside] == self.fill).all(), f"{what}: written outside of the output"
+        assert (base[self.outside] == self.fill).all(), f"{description}: written outside of the output"
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
-class Asked:
-    """What a case is asked to be: the kernel and its types, n rows and m columns, the values, a generator."""
+class Request:
+    """The request for a case: kernel and types, n rows and m columns, the kind of values, a random generator."""
 
     kernel: object
     types: dict
@@ -114,7 +113,7 @@ class Asked:
     rng: np.random.Generator
 
     def dtype(self, operand):
-        """Of its values; what is held in bfloat16 has values of float32."""
+        """The type of an operand's values: float32 if they are stored in bfloat16."""
         return np.dtype("float32" if self.bf16(operand) else self.types.get(operand.type, operand.type))
 
     def bf16(self, operand):
@@ -134,7 +133,7 @@ class Asked:
 
 
 def state_array(**slots):
-    """A state array in the middle of training: nothing bad, candidates tried, a seed, a rate, a step."""
+    """A state array during training: finite, near overflow, with a seed, a learning rate and a step."""
     state = np.zeros(SIZE)
     ordinary = {
         "STEP": 3, "LR": 0.01, "OFFSET": OFFSET, "FIRST_ROW": 5, "SEED_LOW": 0x9E3779B9, "SEED_HIGH": 7,
@@ -147,72 +146,72 @@ def state_array(**slots):
     return state
 
 
-def _table(ask, operand):
-    dtype = ask.dtype(operand)
-    shape = (ask.n + OFFSET,) if operand.type == "int32" else (ask.n + OFFSET, ask.m)
+def _table(request, operand):
+    dtype = request.dtype(operand)
+    shape = (request.n + OFFSET,) if operand.type == "int32" else (request.n + OFFSET, request.m)
     if dtype.kind == "f":
-        return ask.rng.normal(size=shape).astype(dtype)
+        return request.rng.normal(size=shape).astype(dtype)
     if dtype.kind == "b":
-        return ask.rng.integers(0, 2, size=shape).astype(bool)
+        return request.rng.integers(0, 2, size=shape).astype(bool)
     limits = np.iinfo(dtype)
-    return ask.rng.integers(limits.min, limits.max, size=shape, dtype=dtype, endpoint=True)
+    return request.rng.integers(limits.min, limits.max, size=shape, dtype=dtype, endpoint=True)
 
 
-def _stored(ask, operand):
-    """The values of a table in compressed rows with every place stored; `_columns` and `starts` say where."""
-    return _table(ask, operand).ravel()
+def _stored(request, operand):
+    """The values of a CSR table that stores m values per row, in the columns of `_columns`."""
+    return _table(request, operand).ravel()
 
 
-def _columns(ask, operand):
-    """Any column, some twice in a row: what is stored twice adds up."""
-    return ask.rng.integers(0, ask.m, size=(ask.n + OFFSET) * ask.m) if ask.m else np.empty(0)
+def _columns(request, operand):
+    """Random columns, with duplicates within a row."""
+    return request.rng.integers(0, request.m, size=(request.n + OFFSET) * request.m) if request.m else np.empty(0)
 
 
-def _targets(ask, operand):
-    if ask.dtype(operand).kind in "iu":
-        return ask.rng.integers(0, ask.m, size=ask.n).astype(ask.dtype(operand))
+def _targets(request, operand):
+    if request.dtype(operand).kind in "iu":
+        return request.rng.integers(0, request.m, size=request.n).astype(request.dtype(operand))
     if operand.kind != "rows":
         return None
-    y = ask.rng.uniform(0.05, 0.95, size=(ask.n, ask.m))
-    y[ask.rng.random(y.shape) < 0.2] = 0
-    y[ask.rng.random(y.shape) < 0.2] = 1
+    y = request.rng.uniform(0.05, 0.95, size=(request.n, request.m))
+    y[request.rng.random(y.shape) < 0.2] = 0
+    y[request.rng.random(y.shape) < 0.2] = 1
     return y
 
 
-def _probabilities(ask, operand):
-    return ask.rng.uniform(0.05, 0.95, size=ask.shape(operand)) if operand.kind == "rows" else None
+def _probabilities(request, operand):
+    return request.rng.uniform(0.05, 0.95, size=request.shape(operand)) if operand.kind == "rows" else None
 
 
-def _stored_rows(ask, operand):
-    """Room for what every row leaves behind."""
-    return np.zeros((ask.n + OFFSET) * max(ask.m, 1))
+def _stored_rows(request, operand):
+    """A buffer for one value or row per row of the table."""
+    return np.zeros((request.n + OFFSET) * max(request.m, 1))
 
 
-def _first(ask, operand):
-    """The first row of a batch: as wide as the rows where there are any, else of two columns."""
-    return None if operand.width else ask.rng.normal(size=2)
+def _first(request, operand):
+    """The first row of a batch: of the rows' width if there is one, otherwise two columns."""
+    return None if operand.width else request.rng.normal(size=2)
 
 
-def _of_a_batch(ask, operand):
-    """The sums of a batch, of two columns; the weights among them are positive."""
-    return np.abs(ask.rng.normal(size=10)) + 0.05 if operand.kind == "raw" else None
+def _of_a_batch(request, operand):
+    """The sums of a batch of two columns, with positive weights."""
+    return np.abs(request.rng.normal(size=10)) + 0.05 if operand.kind == "raw" else None
 
 
-def _magnitudes(ask, operand):
-    shape = (ask.n,) if operand.kind == "raw" else ask.shape(operand)
-    return np.abs(ask.rng.normal(size=shape)) + 0.05
+def _magnitudes(request, operand):
+    shape = (request.n,) if operand.kind == "raw" else request.shape(operand)
+    return np.abs(request.rng.normal(size=shape)) + 0.05
 
 
-# by the operand's name; a maker that answers None leaves the operand to the general rule
+# by the operand's name; None means the general rule
 SPECIAL = {
-    "state": lambda ask, operand: state_array(),
-    "order": lambda ask, operand: ask.rng.permutation(ask.n + OFFSET),
+    "state": lambda request, operand: state_array(),
+    "order": lambda request, operand: request.rng.permutation(request.n + OFFSET),
     "source": _table,
     "values": _stored,
     "columns": _columns,
-    "starts": lambda ask, operand: np.arange(ask.n + OFFSET + 1) * ask.m,
-    "record": lambda ask, operand: ask.rng.normal(size=(4, 4)),
-    "totals": lambda ask, operand: ask.rng.normal(size=2),
+    "starts": lambda request, operand: np.arange(request.n + OFFSET + 1) * request.m,
+    "record": lambda request, operand: request.rng.normal(size=(4, 4)),
+    "totals": lambda request, operand: request.rng.normal(size=2),
     "y": _targets,
     "a": _probabilities,
     "w": _magnitudes,
@@ -221,14 +220,14 @@ SPECIAL = {
     "variance": _magnitudes,
     "squares": _magnitudes,
     "scale": _magnitudes,
-    "key": lambda ask, operand: ask.rng.integers(0, 2**32, size=2),
-    "rates": lambda ask, operand: np.array([2.0, *ask.rng.normal(size=3)]),  # of step 2 and the two behind it
+    "key": lambda request, operand: request.rng.integers(0, 2**32, size=2),
+    "rates": lambda request, operand: np.array([2.0, *request.rng.normal(size=3)]),  # for steps 2, 3 and 4
     "stored": _stored_rows,
     "first": _first,
     "batch": _of_a_batch,
-    "variance_sums": lambda ask, operand: np.abs(ask.rng.normal(size=10)) + 0.05,
+    "variance_sums": lambda request, operand: np.abs(request.rng.normal(size=10)) + 0.05,
 }
-WIDTHS = {"philox": 4}  # the number of columns that a text insists on
+WIDTHS = {"philox": 4}  # the number of columns that a source requires
 NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}
 SCALARS = {
     "alpha": 0.3, "epsilon": 1e-3, "beta1": 0.9, "beta2": 0.99, "rho": 0.9, "momentum": 0.55, "weight_decay": 0.01,
@@ -237,36 +236,36 @@ SCALARS = {
 THRESHOLD = 0x60000000  # of dropout: p = 3/8
 
 
-def _values(ask, operand, index):
-    dtype = ask.dtype(operand)
-    made = SPECIAL[operand.name](ask, operand) if operand.name in SPECIAL else None
+def _values(request, operand, index):
+    dtype = request.dtype(operand)
+    made = SPECIAL[operand.name](request, operand) if operand.name in SPECIAL else None
     if made is None:
-        shape = ask.shape(operand)
-        made = ask.rng.normal(size=shape) if dtype.kind == "f" else ask.rng.integers(0, 2**31, size=shape)
+        shape = request.shape(operand)
+        made = request.rng.normal(size=shape) if dtype.kind == "f" else request.rng.integers(0, 2**31, size=shape)
     made = np.asarray(made).astype(dtype)
-    if ask.values != "ordinary" and dtype.kind == "f" and operand.kind != "raw" and operand.type_variable == "T":
-        made = _with_edges(ask, operand, made, index)
+    if request.values != "ordinary" and dtype.kind == "f" and operand.kind != "raw" and operand.type_variable == "T":
+        made = _with_edges(request, operand, made, index)
     return made
 
 
-def _with_edges(ask, operand, made, index):
-    """Edge values: every pair of the first two operands of an elementwise kernel, one a row elsewhere."""
-    special = edges(made.dtype, ask.values == "edges" and ask.kernel.form != "reduction")
+def _with_edges(request, operand, made, index):
+    """Edge values: every pair for the first two operands of an elementwise kernel, otherwise one per row."""
+    special = edges(made.dtype, request.values == "edges" and request.kernel.form != "reduction")
     if operand.name in NON_NEGATIVE:
         special = np.abs(special)
-    if ask.kernel.form == "elementwise":
+    if request.kernel.form == "elementwise":
         if made.ndim == 1:
             return special[: len(made)]
         count = len(special)
         pick = [
             np.arange(count)[:, None] + np.zeros(count, int),
             np.arange(count)[None, :] + np.zeros((count, 1), int),
-            ask.rng.integers(0, count, size=(count, count)),
+            request.rng.integers(0, count, size=(count, count)),
         ][min(index, 2)]
         return special[pick]
     if made.ndim == 2:
         for row in range(min(len(made), len(special))):
-            made[row, (row + index) % ask.m] = special[row]
+            made[row, (row + index) % request.m] = special[row]
     elif operand.kind == "row":
         made[: len(special)] = special[: len(made)]
     return made
@@ -277,7 +276,7 @@ def _with_edges(ask, operand, made, index):
 
 @dataclasses.dataclass
 class Case:
-    """The arguments of one call. `inputs` and `outputs` are arenas in the signature's order, `before` their values."""
+    """The arguments of one launch: arenas in the order of the signature, and their values before the launch."""
 
     kernel: object
     shape: tuple
@@ -287,7 +286,7 @@ class Case:
     count: int | None
     scalars: dict
     ordinary: bool
-    what: str
+    description: str
 
     def arguments(self):
         """(inputs, keywords) of Kernel.bind."""
@@ -299,31 +298,31 @@ class Case:
         """The outputs on the host."""
         return [o.array if isinstance(o.array, np.ndarray) else o.array.get() for o in self.outputs]
 
-    def assert_rest_untouched(self):
+    def assert_rest_unchanged(self):
         for arena in (*self.inputs, *self.outputs):
-            arena.assert_rest_untouched(self.what)
+            arena.assert_rest_unchanged(self.description)
 
 
 def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed=0, xp=np):
-    """The same case for the same arguments, in new arrays. `flat` asks for arrays of one dimension."""
+    """Make a case in new arrays, with the same values for the same arguments. `flat`: one-dimensional arrays."""
     if values != "ordinary" and kernel.form == "elementwise":
         n = m = len(edges(types.get("T", "float64"), values == "edges"))
     m = WIDTHS.get(kernel.name, m)
-    ask = Asked(kernel, types, n, m, values, np.random.default_rng([seed, n, m]))
+    request = Request(kernel, types, n, m, values, np.random.default_rng([seed, n, m]))
     inputs, outputs, scalars, before, elements = [], [], {}, {}, 0
     layouts = (layout, "C", "offset") if layout == "mixed" else (layout,)
     layouts = tuple("C" if x == "mixed" else x for x in layouts)
     for k, operand in enumerate(kernel.signature.arrays):
         if operand.role == "out" and operand.kind != "raw":
-            made = np.full(ask.shape(operand), POISON, ask.dtype(operand))
+            made = np.full(request.shape(operand), POISON, request.dtype(operand))
         else:
-            made = _values(ask, operand, elements)
+            made = _values(request, operand, elements)
             elements += operand.kind == "element"
         if flat and operand.kind in ("element", "col"):
             made = made[:1].ravel()
-        made = widened(rounded(made)) if ask.bf16(operand) else made
-        held = rounded(made) if ask.bf16(operand) else made
-        arena = Arena(held, _layout_of(kernel, operand, layouts[k % len(layouts)]), xp)
+        made = widened(rounded(made)) if request.bf16(operand) else made
+        stored = rounded(made) if request.bf16(operand) else made
+        arena = Arena(stored, _layout_of(kernel, operand, layouts[k % len(layouts)]), xp)
         if operand.name == "source" and made.ndim == 2:
             steps = [s // made.itemsize for s in arena.array.strides]
             scalars |= {"row_step": steps[0], "column_step": steps[1]}
@@ -335,8 +334,10 @@ def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed
         scalars[operand.name] = (
             THRESHOLD if operand.type == "uint32" and operand.name == "threshold" else by_name.get(operand.name, number)
         )
-    what = f"{kernel.name} {types} {n}x{m} {layout} {values}{' flat' if flat else ''}"
-    return Case(kernel, (n, m), inputs, outputs, before, _count(kernel, n, m), scalars, values == "ordinary", what)
+    description = f"{kernel.name} {types} {n}x{m} {layout} {values}{' flat' if flat else ''}"
+    return Case(
+        kernel, (n, m), inputs, outputs, before, _count(kernel, n, m), scalars, values == "ordinary", description
+    )
 
 
 def _layout_of(kernel, operand, layout):
@@ -345,7 +346,7 @@ def _layout_of(kernel, operand, layout):
     if kernel.form == "reduction" and operand.role == "out":
         return "C"
     if kernel.form == "by_row" and operand.role != "in":
-        # a text by row writes along the row
+        # a source by row writes contiguous rows
         return {"F": "C", "strided": "padded", "reversed": "padded"}.get(layout, layout)
     return layout
 
@@ -354,13 +355,15 @@ def _count(kernel, n, m):
     arrays = kernel.signature.arrays
     if kernel.form != "by_row" or any(o.kind in ("rows", "element") for o in arrays):
         return None
-    # four elements a row of the launch, and one row more where the first begins in the middle of one
+    # four elements per row of the launch, and one more row if the first element is within a block
     return n * m // 4 + 2 if any(o.name == "elements" for o in kernel.signature.scalars) else 1
 
 
 def cases(kernel, types, *, layouts=LAYOUTS, sizes=SIZES, flat=FLAT, values="edges"):
-    """Arguments for `make`: every layout and size, arrays of one dimension, and `values` ("edges", or "mild edges"
-    without the extremes)."""
+    """Arguments for `make`: every layout and size, one-dimensional arrays, and edge values.
+
+    `values` is "edges", or "mild edges" without the extremes.
+    """
     layouts = (*layouts, "mixed") if len(layouts) > 1 else layouts
     if kernel.form != "by_row":
         sizes = (*sizes, EMPTY_ROWS)
@@ -375,26 +378,28 @@ def cases(kernel, types, *, layouts=LAYOUTS, sizes=SIZES, flat=FLAT, values="edg
 
 
 def assert_same(got, wanted, on_gpu=False):
-    """Two runs of one case agree. A GPU flushes subnormals, fuses multiply-adds and has functions of its own."""
+    """Assert that two runs of a case agree. A GPU flushes subnormals, fuses multiply-adds and has other functions."""
     kernel = got.kernel
     for k, operand in enumerate(kernel.signature.outputs):
         a, b = got.results()[k], wanted.results()[k]
-        what = f"{got.what}: {operand.name}"
+        description = f"{got.description}: {operand.name}"
         step = 0
         if operand.type == "H" and b.dtype == np.uint16:
             a, b = widened(a), widened(b)
-            # where float32s part, if only by their last bit, they may round to neighbours
+            # float32 values that differ in their last bit may round to neighboring bfloat16 values
             step = 2.0**-7 * _magnitude(b) if kernel.ulp or on_gpu else 0
         if b.dtype.kind == "f":
-            tolerances.assert_within(a, b, _allowed(wanted, b, operand, on_gpu) + step, what)
+            tolerances.assert_within(a, b, _tolerance(wanted, b, operand, on_gpu=on_gpu) + step, description)
         else:
-            np.testing.assert_array_equal(a, b, err_msg=what)
-    got.assert_rest_untouched()
+            np.testing.assert_array_equal(a, b, err_msg=description)
+    got.assert_rest_unchanged()
 
 
-def _allowed(case, reference, operand, on_gpu):
-    """`kernel.ulp` ulps of the largest term of each element; 64·u·√K of the largest entry of the result, where one
-    edge value would hide all others of its row or column."""
+def _tolerance(case, reference, operand, *, on_gpu):
+    """Elementwise: `kernel.ulp` ulps of the largest term of each element. Otherwise 64·u·√K of the largest entry.
+
+    With edge values, the largest entry is that of the row or column, since one edge value would hide all others.
+    """
     kernel, (n, m) = case.kernel, case.shape
     scale = _magnitude(reference)
     if operand.kind == "raw":

@@ -1,4 +1,4 @@
-"""The four ways in which a kernel can run, as a fixture."""
+"""The four ways to run a kernel, as fixtures."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,17 @@ from gpunn import kernels
 from gpunn.kernels._compiler import cpu_cache
 
 
-class Body:
-    """One way to run a kernel: "numpy", "compiled", "simulated" (the text for a GPU, on the fake CuPy) or "gpu"."""
+class Implementation:
+    """One way to run a kernel: "numpy", "compiled", "simulated" (the CUDA source on the fake CuPy) or "gpu"."""
 
     def __init__(self, name, xp):
         self.name, self.xp = name, xp
 
     def __call__(self, name, *inputs, out, **options):
-        """Run the kernel on NumPy arrays, which have the results then, wherever it ran. One array given twice is
-        one buffer there too."""
+        """Run the kernel and write the results to the NumPy arrays `out`.
+
+        An array that is passed twice is a single buffer on the device too.
+        """
         kernel = kernels.get(name)
         if self.xp is np:
             launcher = kernel.bind_numpy if self.name == "numpy" else kernel.bind_compiled
@@ -33,23 +35,23 @@ class Body:
 
 
 @pytest.fixture(scope="session")
-def compiled_texts():
-    """All texts compiled for this CPU, side by side; skipped where they cannot be."""
+def compiled_kernels():
+    """Compile all kernels for this CPU in parallel. Skips the test if that is not possible."""
     if cpu_cache.status().implementation != "compiled":
-        pytest.skip(f"the kernels' texts are not compiled here: {cpu_cache.status().reason}")
+        pytest.skip(f"the kernels are not compiled here: {cpu_cache.status().reason}")
     cpu_cache.build()
 
 
-def _body(request):
+def _implementation_of(request):
     if request.param == "simulated":
-        return Body("simulated", request.getfixturevalue("fake_cupy"))
+        return Implementation("simulated", request.getfixturevalue("fake_cupy"))
     if request.param == "gpu":
         import cupy
 
-        return Body("gpu", cupy)
+        return Implementation("gpu", cupy)
     if request.param == "compiled":
-        request.getfixturevalue("compiled_texts")
-    return Body(request.param, np)
+        request.getfixturevalue("compiled_kernels")
+    return Implementation(request.param, np)
 
 
 ON_HOST = ["numpy", "compiled"]
@@ -57,12 +59,12 @@ ON_GPU = pytest.param("gpu", marks=pytest.mark.gpu)
 
 
 @pytest.fixture(params=[*ON_HOST, ON_GPU])
-def body(request):
-    """Each way but the simulated one, which is held against the NumPy bodies, kernel by kernel."""
-    return _body(request)
+def implementation(request):
+    """Each way except the simulated one, which test_kernels.py compares with the NumPy references."""
+    return _implementation_of(request)
 
 
 @pytest.fixture(params=[*ON_HOST, "simulated", ON_GPU])
-def any_body(request):
-    """Each way in turn. What passes in "simulated" is no GPU result."""
-    return _body(request)
+def any_implementation(request):
+    """Each way. A test that passes with "simulated" says nothing about a GPU's results."""
+    return _implementation_of(request)

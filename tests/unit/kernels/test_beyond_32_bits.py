@@ -1,5 +1,7 @@
-"""Arrays of more than 2³¹ elements: the places that kernels reckon, on sparse files of which a few pages exist, and on
-a GPU that has the room."""
+"""Arrays of more than 2³¹ elements: addresses are computed with 64 bits.
+
+The CPU tests use sparse files of which a few pages exist, the GPU tests need enough memory.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ CONTENT = np.arange(len(PICKED) * COLUMNS).reshape(len(PICKED), COLUMNS).astype(
 
 @pytest.fixture(params=["C", "F"])
 def table(request, tmp_path):
-    """int8, of which the picked rows hold something."""
+    """A table of int8 whose picked rows are nonzero."""
     x = np.memmap(tmp_path / "table", np.int8, "w+", shape=(ROWS, COLUMNS), order=request.param)
     assert x.size > 2**31
     x[PICKED] = CONTENT
@@ -29,30 +31,30 @@ def _steps(x):
     return {"row_step": x.strides[0], "column_step": x.strides[1]}
 
 
-@pytest.mark.parametrize("body", ["numpy", "compiled", "simulated"])
-def test_rows_behind_the_2_31st_element(body, table, request):
+@pytest.mark.parametrize("implementation", ["numpy", "compiled", "simulated"])
+def test_rows_after_element_2_31(implementation, table, request):
     state, order = state_array(OFFSET=0), PICKED
     out, last = np.empty((len(PICKED), COLUMNS), np.float32), np.empty((3, COLUMNS), np.float32)
-    state_of_the_last = state_array(OFFSET=ROWS - 3)
+    state_of_last = state_array(OFFSET=ROWS - 3)
     source = table
-    if body == "simulated":
+    if implementation == "simulated":
         fake = request.getfixturevalue("fake_cupy")
         from helpers import fake_cupy
 
         source = fake_cupy.wrap(table)
-        order, state, state_of_the_last, out, last = map(fake.asarray, (order, state, state_of_the_last, out, last))
-    how = {"numpy": "bind_numpy", "compiled": "bind_compiled", "simulated": "bind"}[body]
-    if body == "compiled":
-        request.getfixturevalue("compiled_texts")
+        order, state, state_of_last, out, last = map(fake.asarray, (order, state, state_of_last, out, last))
+    how = {"numpy": "bind_numpy", "compiled": "bind_compiled", "simulated": "bind"}[implementation]
+    if implementation == "compiled":
+        request.getfixturevalue("compiled_kernels")
     getattr(kernels.get("gather"), how)(source, order, state, out=out, **_steps(table))()
-    getattr(kernels.get("copy_rows"), how)(source, state_of_the_last, out=last, **_steps(table))()
+    getattr(kernels.get("copy_rows"), how)(source, state_of_last, out=last, **_steps(table))()
     out, last = (a if isinstance(a, np.ndarray) else a.get() for a in (out, last))
     np.testing.assert_array_equal(out, CONTENT)
     np.testing.assert_array_equal(last, CONTENT[[2, 4, 0]])
 
 
 @pytest.mark.parametrize(("rows", "index"), [(2**31 - 8, "const int flat_m"), (2**31, "const long long flat_m")])
-def test_places_are_of_64_bits_where_32_do_not_suffice(rows, index, fake_cupy, tmp_path):
+def test_indices_have_64_bits_if_32_do_not_suffice(rows, index, fake_cupy, tmp_path):
     from helpers import fake_cupy as fake
 
     fake_cupy.state.free = 64 << 30
@@ -62,7 +64,7 @@ def test_places_are_of_64_bits_where_32_do_not_suffice(rows, index, fake_cupy, t
 
 
 @pytest.mark.gpu
-def test_rows_behind_the_2_31st_element_on_a_gpu():
+def test_rows_after_element_2_31_on_a_gpu():
     import cupy
 
     x = cupy.zeros((ROWS, COLUMNS), np.int8)
@@ -78,8 +80,8 @@ def test_rows_behind_the_2_31st_element_on_a_gpu():
 
 
 @pytest.mark.gpu
-def test_elements_behind_the_2_31st_on_a_gpu():
-    """One by one, summed, and in packs."""
+def test_elements_after_2_31_on_a_gpu():
+    """A sum over all elements, an elementwise kernel and column sums."""
     import cupy
 
     size = 2**31 + 5
@@ -99,6 +101,6 @@ def test_elements_behind_the_2_31st_on_a_gpu():
     cupy.get_default_memory_pool().free_all_blocks()
 
 
-def test_threads_of_a_launch_fit_what_cupy_launches():
-    """CuPy launches up to 2³¹ − 1 blocks of 128 threads, one element a thread."""
+def test_the_number_of_threads_is_within_cupys_limit():
+    """CuPy launches up to 2³¹ − 1 blocks of 128 threads, with one element per thread."""
     assert cuda_launch.WARP * 2**31 < (2**31 - 1) * 128

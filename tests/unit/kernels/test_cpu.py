@@ -1,4 +1,4 @@
-"""Compiling on the host: the private cache, what is refused, and that the NumPy bodies do where no text can run."""
+"""Compilation on a CPU: the private cache, refused folders, and the fallback to the NumPy references."""
 
 import ctypes
 import os
@@ -23,10 +23,10 @@ posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="owners and modes a
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """A cache of this test's own, not made yet, and nothing remembered from before or for later."""
+    """A separate cache folder that does not exist yet, and no loaded libraries before and after the test."""
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GPUNN_COMPILE", raising=False)
-    # whatever is compiled here is compiled fast, and never into what another test finds
+    # fast compilation, with flags that no other test uses
     internals.optimize(monkeypatch, "-O0")
     with internals.no_libraries():
         yield
@@ -37,8 +37,8 @@ def cache(tmp_path):
     return tmp_path / "cache"
 
 
-def _relu_runs():
-    """ReLU computes, in whichever body; which one it was."""
+def _relu_implementation():
+    """Run ReLU and return the implementation that ran."""
     x = np.array([-1.0, 2.0])
     a = np.empty(2)
     launch = kernels.get("relu").bind(x, out=a)
@@ -47,7 +47,7 @@ def _relu_runs():
     return "compiled" if isinstance(getattr(launch, "function", None), ctypes._CFuncPtr) else "numpy"
 
 
-def _in_a_process(*arguments, **environment):
+def _run_command(*arguments, **environment):
     command = [sys.executable, "-m", "gpunn.kernels", *arguments]
     env = os.environ | environment
     return subprocess.Popen(
@@ -59,18 +59,18 @@ def _in_a_process(*arguments, **environment):
 
 
 @needs_compiler
-def test_a_text_is_compiled_once(cache, monkeypatch):
-    """The second time the library is found, and nothing but libraries is left in the folder."""
-    assert _relu_runs() == "compiled"
+def test_a_source_is_compiled_once(cache, monkeypatch):
+    """The second time, the library is found. The folder contains only libraries."""
+    assert _relu_implementation() == "compiled"
     (library,) = cache.iterdir()
     assert library.suffix == ".so"
     cpu_cache.invalidate()
-    monkeypatch.setattr(subprocess, "run", None)  # the compiler's version is remembered, and nothing is compiled
-    assert _relu_runs() == "compiled" and cpu_cache.status().implementation == "compiled"
+    monkeypatch.setattr(subprocess, "run", None)  # the compiler's version is cached, and nothing is compiled
+    assert _relu_implementation() == "compiled" and cpu_cache.status().implementation == "compiled"
 
 
 @needs_compiler
-def test_the_name_follows_the_text_the_flags_and_the_compiler(monkeypatch):
+def test_the_file_name_depends_on_source_flags_and_compiler(monkeypatch):
     command = cpu_cache.compiler()
     text = 'extern "C" int answer() { return 41; }\n'
     first = cpu_cache.compile_source(text, command)
@@ -92,7 +92,7 @@ def test_the_name_follows_the_text_the_flags_and_the_compiler(monkeypatch):
 def test_the_cache_is_private(cache):
     previous = os.umask(0)
     try:
-        assert _relu_runs() == "compiled"
+        assert _relu_implementation() == "compiled"
     finally:
         os.umask(previous)
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
@@ -101,11 +101,11 @@ def test_the_cache_is_private(cache):
 @posix
 @needs_compiler
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
-def test_a_folder_that_others_may_write_is_not_used(cache, mode):
-    """Somebody else's code could lie there. It may be shared on purpose, so its mode is left as it is."""
+def test_a_folder_writable_by_others_is_not_used(cache, mode):
+    """It could contain code of another user. It may be shared on purpose, so its mode is not changed."""
     cache.mkdir()
     cache.chmod(mode)
-    assert _relu_runs() == "numpy" and not list(cache.iterdir())
+    assert _relu_implementation() == "numpy" and not list(cache.iterdir())
     assert "can be written by others: chmod 700" in cpu_cache.status().reason
     assert stat.S_IMODE(cache.stat().st_mode) == mode
 
@@ -116,30 +116,30 @@ def test_a_folder_of_another_user_is_not_used(cache, monkeypatch):
     cache.mkdir(mode=0o700)
     own = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
-    assert _relu_runs() == "numpy" and not list(cache.iterdir())
+    assert _relu_implementation() == "numpy" and not list(cache.iterdir())
     assert f"{cache} belongs to another user" in cpu_cache.status().reason
 
 
 @posix
 @needs_compiler
 def test_a_library_of_another_user_is_not_loaded(cache, monkeypatch):
-    """Even in one's own folder."""
-    assert _relu_runs() == "compiled"
+    """Even in a folder of this user."""
+    assert _relu_implementation() == "compiled"
     cpu_cache.invalidate()
     own = os.getuid()
     internals.trust_cache_folder(monkeypatch)
     monkeypatch.setattr(os, "getuid", lambda: own + 1)
-    assert _relu_runs() == "numpy"
+    assert _relu_implementation() == "numpy"
     assert "belongs to another user" in cpu_cache.status().reason
 
 
 @needs_compiler
-def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
-    """A file stands where the folder should: not even root can write there."""
+def test_a_folder_that_cannot_be_created(tmp_path, monkeypatch):
+    """The parent is a file, so not even root can create the folder."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path / "file" / "cache"))
     assert cpu_cache.status().implementation == "numpy" and "cache folder cannot be used" in cpu_cache.status().reason
-    assert _relu_runs() == "numpy"
+    assert _relu_implementation() == "numpy"
     with pytest.raises(OSError):
         cpu_cache.build()
 
@@ -149,11 +149,11 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
 @pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_is_not_writable(cache):
     cache.mkdir(mode=0o500)
-    assert _relu_runs() == "numpy" and "not writable" in cpu_cache.status().reason
+    assert _relu_implementation() == "numpy" and "not writable" in cpu_cache.status().reason
 
 
-def test_where_the_cache_lies(monkeypatch, tmp_path):
-    """GPUNN_CACHE before the user's own cache folder."""
+def test_the_location_of_the_cache(monkeypatch, tmp_path):
+    """GPUNN_CACHE takes precedence over the user's cache folder."""
     assert cpu_cache.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("GPUNN_CACHE")
     monkeypatch.setattr(sys, "platform", "linux")
@@ -169,26 +169,26 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
     assert cpu_cache.cache_folder() == tmp_path / "local" / "gpunn"
 
 
-# --- no compiled text -----------------------------------------------------------------------------------------------
+# --- without compilation --------------------------------------------------------------------------------------------
 
 
-def test_no_compiler(monkeypatch, tmp_path, cache):
+def test_without_a_compiler(monkeypatch, tmp_path, cache):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     found = cpu_cache.status()
     assert found.implementation == "numpy" and "install g++ or clang++" in found.reason and found.cache == str(cache)
-    assert _relu_runs() == "numpy" and not cache.exists()
+    assert _relu_implementation() == "numpy" and not cache.exists()
     with pytest.raises(cpu_cache.CompileError, match="no C"):
         cpu_cache.build()
     with pytest.raises(RuntimeError, match=r"kernel relu: the compiled source cannot run: no C\+\+ compiler"):
         kernels.get("relu").bind_compiled(np.zeros(2), out=np.empty(2))
 
 
-def test_a_compiler_that_is_not_there(monkeypatch):
-    """CXX is the user's word: no other compiler is taken in its place."""
+def test_a_compiler_that_does_not_exist(monkeypatch):
+    """CXX is the user's choice: no other compiler replaces it."""
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     assert cpu_cache.status().reason == "CXX names no-such-compiler -O2, which was not found"
-    assert _relu_runs() == "numpy"
+    assert _relu_implementation() == "numpy"
 
 
 @pytest.mark.parametrize("cxx", ['g++ "', "g++ '-DA", "g++ \\"])
@@ -196,7 +196,7 @@ def test_a_cxx_that_cannot_be_split_into_words(monkeypatch, cache, cxx):
     monkeypatch.setenv("CXX", cxx)
     found = cpu_cache.status()
     assert found.implementation == "numpy" and "CXX" in found.reason and repr(cxx) in found.reason
-    assert _relu_runs() == "numpy"
+    assert _relu_implementation() == "numpy"
     cpu_cache.precompile([(kernels.get(name), {"T": "float32"}) for name in ("relu", "tanh")])
     with pytest.raises(cpu_cache.CompileError, match="CXX"):
         cpu_cache.build()
@@ -214,7 +214,7 @@ def test_a_fit_where_cxx_cannot_be_split_into_words():
 
 
 @needs_compiler
-def test_an_empty_cxx_names_nothing(monkeypatch):
+def test_an_empty_cxx_is_ignored(monkeypatch):
     for empty in ("", "  "):
         monkeypatch.setenv("CXX", empty)
         assert cpu_cache.status().implementation == "compiled"
@@ -224,54 +224,54 @@ def test_an_empty_cxx_names_nothing(monkeypatch):
 def test_cxx_may_have_arguments(monkeypatch):
     command = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     monkeypatch.setenv("CXX", f"{command} -DANSWER=1")
-    assert cpu_cache.compiler() == [command, "-DANSWER=1"] and _relu_runs() == "compiled"
+    assert cpu_cache.compiler() == [command, "-DANSWER=1"] and _relu_implementation() == "compiled"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the compiler")
+@pytest.mark.skipif(sys.platform == "win32", reason="the compiler is a shell script")
 def test_a_compiler_that_fails(monkeypatch, tmp_path):
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho the compiler is ill >&2\nexit 3\n")
     broken.chmod(0o700)
     monkeypatch.setenv("CXX", str(broken))
-    assert _relu_runs() == "numpy"
+    assert _relu_implementation() == "numpy"
     found = cpu_cache.status()
     assert found.implementation == "numpy" and "the compiler is ill" in found.reason and "relu" in found.reason
     with pytest.raises(cpu_cache.CompileError, match="the compiler is ill"):
         cpu_cache.build()
-    # the other families are bound as well, and nothing of the failed attempt is left behind
+    # other modules are bound too, and the failed attempt leaves no file
     x = np.ones((2, 2))
     (launch,) = kernels.bind_all([(kernels.get("tanh"), (x,), np.empty((2, 2)), None, {})])
     launch()
     assert not list(cpu_cache.cache_folder().iterdir())
 
 
-def test_compiling_can_be_turned_off(monkeypatch, cache):
+def test_compilation_can_be_disabled(monkeypatch, cache):
     monkeypatch.setenv("GPUNN_COMPILE", "0")
     assert cpu_cache.status() == cpu_cache.HostStatus("numpy", "GPUNN_COMPILE=0", str(cache))
-    assert _relu_runs() == "numpy" and not cache.exists()
+    assert _relu_implementation() == "numpy" and not cache.exists()
     kernels.bind_all([(kernels.get(k), (np.ones(2),), np.empty(2), None, {}) for k in ("relu", "tanh")])
     assert not cache.exists()
 
 
 @needs_compiler
-def test_turned_off_and_on_again(monkeypatch):
-    assert _relu_runs() == "compiled"
+def test_compilation_can_be_disabled_and_enabled(monkeypatch):
+    assert _relu_implementation() == "compiled"
     monkeypatch.setenv("GPUNN_COMPILE", "0")
-    assert _relu_runs() == "numpy"
+    assert _relu_implementation() == "numpy"
     monkeypatch.delenv("GPUNN_COMPILE")
-    assert _relu_runs() == "compiled"
+    assert _relu_implementation() == "compiled"
 
 
-# --- texts ----------------------------------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------------------------------
 
 
 @needs_compiler
-def test_an_edited_text_is_the_one_that_runs():
-    """Declaring a kernel anew forgets the library of its family: no text answers with old code."""
+def test_an_edited_source_runs():
+    """A new declaration of a kernel drops the library of its module, so no old code runs."""
 
     def declare(factor):
-        text = f"y = (T){factor} * x;"
-        return elementwise("T x -> T y", text, name="edited", module="edited")(lambda x: factor * x)
+        source = f"y = (T){factor} * x;"
+        return elementwise("T x -> T y", source, name="edited", module="edited")(lambda x: factor * x)
 
     try:
         for factor in (2, 3):
@@ -284,44 +284,44 @@ def test_an_edited_text_is_the_one_that_runs():
 
 
 @needs_compiler
-def test_a_text_that_does_not_compile_leaves_the_others_alone():
-    """Its own family runs its NumPy bodies, and the status says why."""
+def test_a_source_that_does_not_compile_affects_only_its_module():
+    """Its module runs its NumPy references, and the status gives the reason."""
 
     try:
         wrong = elementwise("T x -> T y", "y = nonsense(x);", name="wrong", module="wrong")(lambda x: x + 1)
         assert wrong(np.ones(2)).tolist() == [2, 2]
         assert "nonsense" in cpu_cache.status().reason and "wrong" in cpu_cache.status().reason
-        assert _relu_runs() == "compiled"
+        assert _relu_implementation() == "compiled"
     finally:
         internals.forget_kernel(wrong)
 
 
-def test_the_host_source_takes_the_math_of_c_first():
-    """With <cmath> alone, abs(-0.75f) is 0 where the C library's integer abs is found."""
-    text = cpu_codegen.cpu_source(cpu_codegen.unit_of(kernels.get("relu"), {"T": "float32"}))
-    assert text.index("#include <math.h>") < text.index("#include <cmath>")
+def test_the_cpu_source_includes_math_h_first():
+    """With <cmath> alone, abs(-0.75f) may be the C library's integer abs, which returns 0."""
+    source = cpu_codegen.cpu_source(cpu_codegen.unit_of(kernels.get("relu"), {"T": "float32"}))
+    assert source.index("#include <math.h>") < source.index("#include <cmath>")
 
 
 @needs_compiler
-def test_a_kernel_is_compiled_for_the_types_that_are_asked_for(cache):
-    """Its family's others of the same type variables come with it; another type is a text of its own."""
+def test_a_kernel_is_compiled_for_the_requested_types(cache):
+    """Other kernels of its module with the same type variables are compiled too; another type is another source."""
     relu = kernels.get("relu")
     single = cpu_codegen.cpu_source(cpu_codegen.unit_of(relu, {"T": "float32"})).split()
     assert {"relu__float32(void*", "relu_backward__float32(void*"} <= {*single}
     assert not any("__float64" in word for word in single)
-    for dtype, texts in (("float32", 1), ("float32", 1), ("float64", 2)):
+    for dtype, sources in (("float32", 1), ("float32", 1), ("float64", 2)):
         a = np.empty(2, dtype)
         relu.bind_compiled(np.array([-1, 2], dtype), out=a)()
-        assert a.tolist() == [0, 2] and len(list(cache.glob("*.so"))) == texts
+        assert a.tolist() == [0, 2] and len(list(cache.glob("*.so"))) == sources
 
 
-# --- the command, and processes side by side ------------------------------------------------------------------------
+# --- the command, and concurrent processes ------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_two_processes_compile_at_once(cache):
-    """Both succeed, on one set of libraries, and a third finds everything there."""
+def test_two_processes_compile_concurrently(cache):
+    """Both succeed with the same library, and a third process finds it."""
     source = (
         "import numpy as np; from gpunn import kernels; a = np.empty(2);"
         "kernels.get('relu').bind_compiled(np.array([-1.0, 2.0]), out=a)(); print(a.tolist())"
@@ -332,7 +332,7 @@ def test_two_processes_compile_at_once(cache):
     assert [p.communicate()[0].strip() for p in both] == ["[0.0, 2.0]"] * 2
     (library,) = cache.iterdir()
     before = library.stat().st_mtime_ns
-    assert _relu_runs() == "compiled" and library.stat().st_mtime_ns == before
+    assert _relu_implementation() == "compiled" and library.stat().st_mtime_ns == before
 
 
 STUB = """#!/bin/sh
@@ -342,31 +342,30 @@ echo > "$2"
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the compiler")
+@pytest.mark.skipif(sys.platform == "win32", reason="the compiler is a shell script")
 def test_the_command_builds_every_kernel(cache, tmp_path):
-    """`python -m gpunn.kernels build`: one library a family and meaning of its types, by a compiler that makes empty
-    ones."""
+    """`python -m gpunn.kernels build` compiles one library per module and types, here with a stub compiler."""
     stub = tmp_path / "stub"
     stub.write_text(STUB)
     stub.chmod(0o700)
-    texts = {cpu_codegen.unit_of(k, t) for k in kernels.all_kernels() for t in k.signature.type_combinations()}
-    process = _in_a_process("build", CXX=str(stub))
+    units = {cpu_codegen.unit_of(k, t) for k in kernels.all_kernels() for t in k.signature.type_combinations()}
+    process = _run_command("build", CXX=str(stub))
     out, err = process.communicate()
     assert process.returncode == 0, err
-    wanted = f"compiled {len(kernels.all_kernels())} kernels, {len(texts)} sources, into {cache}\n"
+    wanted = f"compiled {len(kernels.all_kernels())} kernels, {len(units)} sources, into {cache}\n"
     assert out == wanted
-    assert len(list(cache.glob("*.so"))) == len(list(cache.iterdir())) == len(texts)
+    assert len(list(cache.glob("*.so"))) == len(list(cache.iterdir())) == len(units)
 
 
-def test_the_command_says_what_is_wrong(cache):
-    process = _in_a_process("build", CXX="no-such-compiler")
+def test_the_command_reports_errors(cache):
+    process = _run_command("build", CXX="no-such-compiler")
     out, err = process.communicate()
     assert process.returncode == 1 and not out
     assert err == "the kernels were not compiled: CXX names no-such-compiler, which was not found\n"
 
 
-def test_the_command_says_which_body_runs(cache):
-    process = _in_a_process("status", GPUNN_COMPILE="0")
+def test_the_command_reports_the_implementation(cache):
+    process = _run_command("status", GPUNN_COMPILE="0")
     out, _ = process.communicate()
     assert process.returncode == 0
     assert out == f"implementation on this CPU: numpy (GPUNN_COMPILE=0)\ncache: {cache}\n"

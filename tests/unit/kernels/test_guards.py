@@ -1,4 +1,4 @@
-"""While a step is bad, or its batch weighs nothing, updates write nothing: both bodies."""
+"""Updates write nothing after a non-finite step or if the batch has no weight, in both implementations."""
 
 import numpy as np
 import pytest
@@ -14,15 +14,19 @@ RULES = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
 
 @pytest.fixture(params=["numpy", "compiled"])
 def launcher(request):
-    """The way to a kernel's launch in one body."""
+    """A function that returns the bind method of a kernel for one implementation."""
     if request.param == "numpy":
         return lambda kernel: kernel.bind_numpy
-    request.getfixturevalue("compiled_texts")
+    request.getfixturevalue("compiled_kernels")
     return lambda kernel: kernel.bind_compiled
 
 
 GUARDED = [p for p in kernel_cases.by_kernel() if p.values[0].guard is not None]
-STATES = {"bad": {"NONFINITE_STEP": 4}, "skip": {"EMPTY_BATCH": 1}, "both": {"NONFINITE_STEP": 1, "EMPTY_BATCH": 1}}
+STATES = {
+    "non-finite": {"NONFINITE_STEP": 4},
+    "empty": {"EMPTY_BATCH": 1},
+    "both": {"NONFINITE_STEP": 1, "EMPTY_BATCH": 1},
+}
 
 
 def _written(case, launcher):
@@ -42,28 +46,28 @@ def _with_state(kernel, types, n, m, **slots):
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 33), (130, 67), (0, 3)])
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
-def test_nothing_is_written(kernel, types, n, m, launcher):
-    stops = dict(STATES, calm={"NEAR_OVERFLOW": 0}) if kernel.guard is IF_NEAR_OVERFLOW else STATES
+def test_nothing_is_written_if_the_guard_is_false(kernel, types, n, m, launcher):
+    stops = dict(STATES, no_overflow={"NEAR_OVERFLOW": 0}) if kernel.guard is IF_NEAR_OVERFLOW else STATES
     for name, slots in stops.items():
         assert not _written(_with_state(kernel, types, n, m, **slots), launcher), name
 
 
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
-def test_something_is_written_otherwise(kernel, types, launcher):
+def test_something_is_written_if_the_guard_is_true(kernel, types, launcher):
     finite = {} if kernel.name != "check_update_finite" else {"UPDATE_PROBE": np.nan}
     assert _written(_with_state(kernel, types, 3, 33, **finite), launcher)
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_rule_is_guarded_and_tried_first(name):
+def test_every_update_rule_has_a_guard_and_a_probe(name):
     assert kernels.get(name).guard is IF_UPDATING
     assert kernels.get(f"{name}_probe").guard is IF_NEAR_OVERFLOW
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", RULES)
-def test_the_trial_sees_an_update_that_overflows(name, dtype, launcher):
-    """0 where every candidate is finite, not finite where one is not; nothing but the answer is written."""
+def test_the_probe_detects_an_update_that_overflows(name, dtype, launcher):
+    """The result is 0 if the update is finite, otherwise not finite. Nothing else is written."""
     kernel = kernels.get(f"{name}_probe")
     for huge in (False, True):
         case = make(kernel, {"T": dtype}, 33, 33)
@@ -73,15 +77,15 @@ def test_the_trial_sees_an_update_that_overflows(name, dtype, launcher):
             g[7, 3] = theta[7, 3] = np.finfo(dtype).max / 2
             theta[7, 3] *= -1
         if huge and name in ("adagrad", "rmsprop", "adam", "adamw"):
-            # g² overflows, whatever the rate
+            # g² overflows for any learning rate
             g[7, 3] = np.finfo(dtype).max
         assert _written(case, launcher)
-        (answer,) = case.results()
-        assert np.isfinite(answer[0]) != huge, answer
-        assert huge or answer[0] == 0
+        (result,) = case.results()
+        assert np.isfinite(result[0]) != huge, result
+        assert huge or result[0] == 0
 
 
-# --- kernels that ask themselves ------------------------------------------------------------------------------------
+# --- kernels that read the state array ------------------------------------------------------------------------------
 
 
 def _run(name, launcher, state, **scalars):
@@ -102,9 +106,8 @@ def _run(name, launcher, state, **scalars):
         ({"MAX_ABS": np.inf}, 2),
     ],
 )
-def test_judge_raises_the_flag(slots, cause, launcher):
-    """NONFINITE_STEP is 1 + the step, with its cause, learning rate and batch;
-    a step that is bad already stays the first."""
+def test_check_finite_records_the_first_non_finite_step(slots, cause, launcher):
+    """NONFINITE_STEP is 1 + the step, with cause, learning rate and batch. A later step changes nothing."""
     state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **slots), limit=1e3)
     assert state[Slot.NONFINITE_CAUSE] == cause
     assert state[Slot.NONFINITE_STEP] == (4 if cause else 0)
@@ -116,22 +119,22 @@ def test_judge_raises_the_flag(slots, cause, launcher):
 
 
 @pytest.mark.parametrize(
-    ("slots", "careful"),
+    ("slots", "near_overflow"),
     [({"MAX_ABS": 1e3}, 0), ({"MAX_ABS": 1001}, 1), ({"LR": 1001}, 1), ({"LR": -1001}, 1), ({"MAX_ABS": 5}, 0)],
 )
-def test_judge_turns_careful(slots, careful, launcher):
+def test_check_finite_sets_near_overflow(slots, near_overflow, launcher):
     state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **slots), limit=1e3)
-    assert state[Slot.NEAR_OVERFLOW] == careful and state[Slot.NONFINITE_STEP] == 0
+    assert state[Slot.NEAR_OVERFLOW] == near_overflow and state[Slot.NONFINITE_STEP] == 0
 
 
-@pytest.mark.parametrize(("probe", "bad"), [(0, 0), (np.nan, 4), (np.inf, 4)])
-def test_judge_update(probe, bad, launcher):
+@pytest.mark.parametrize(("probe", "step"), [(0, 0), (np.nan, 4), (np.inf, 4)])
+def test_check_update_finite(probe, step, launcher):
     state = _run("check_update_finite", launcher, state_array(UPDATE_PROBE=probe))
-    assert state[Slot.NONFINITE_STEP] == bad and state[Slot.NONFINITE_CAUSE] == (3 if bad else 0)
+    assert state[Slot.NONFINITE_STEP] == step and state[Slot.NONFINITE_CAUSE] == (3 if step else 0)
 
 
-def test_tick(launcher):
-    """t, the epoch's sums and the place in the order move on; where a step was bad or empty, the place alone."""
+def test_end_step(launcher):
+    """t, the epoch's sums and the offset advance; after a non-finite or empty step, only the offset."""
     state = _run("end_step", launcher, state_array(LOSS=0.75, PENALTY=0.25, WEIGHT=8, LOSS_SUM=3), rows=5)
     assert state[Slot.STEP] == 4 and state[Slot.LOSS_SUM] == 3 + 8 and state[Slot.WEIGHT_SUM] == 24 + 8
     assert state[Slot.OFFSET] == kernel_cases.OFFSET + 5 and state[Slot.BATCH_INDEX] == 3
@@ -154,8 +157,7 @@ def test_accumulate(launcher):
 
 
 def test_end_epoch(launcher):
-    """Row EPOCHS_DONE of the record holds the epoch's sums, and those of the next begin at 0;
-    after a bad step all stays."""
+    """The sums are written to row EPOCHS_DONE of the record and reset. After a non-finite step nothing changes."""
     record, sums = np.full((3, 4), -1.0), np.array([1.0, 2.0])
     state = state_array(EPOCHS_DONE=1, LOSS_SUM=6, WEIGHT_SUM=8, BATCH_INDEX=5)
     others = [slot for slot in Slot if slot not in (Slot.EPOCHS_DONE, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH_INDEX)]
@@ -172,14 +174,17 @@ def test_end_epoch(launcher):
     np.testing.assert_array_equal(state, wanted)
 
 
-def test_the_weights_of_a_batch(launcher):
-    """wᵢ/Σw; a batch without weight is skipped, and its shares are zeros."""
-    for w, skip in (([1, 0, 3, 4], 0), ([0, 0, 0, 0], 1)):
+def test_normalized_weights(launcher):
+    """wᵢ/Σw; a batch without weight is skipped, and its normalized weights are zero."""
+    for w, empty in (([1, 0, 3, 4], 0), ([0, 0, 0, 0], 1)):
         w = np.array(w, np.float32)
-        wanted, state = w / 8, _run("start_weighted_batch", launcher, state_array(WEIGHT=w.sum(), EMPTY_BATCH=1 - skip))
-        assert state[Slot.EMPTY_BATCH] == skip and state[Slot.PENALTY] == 0
-        share = np.full(4, 7, np.float32)
-        launcher(kernels.get("normalize_weights"))(w, state, out=share)()
-        np.testing.assert_array_equal(share, wanted)
+        wanted, state = (
+            w / 8,
+            _run("start_weighted_batch", launcher, state_array(WEIGHT=w.sum(), EMPTY_BATCH=1 - empty)),
+        )
+        assert state[Slot.EMPTY_BATCH] == empty and state[Slot.PENALTY] == 0
+        normalized = np.full(4, 7, np.float32)
+        launcher(kernels.get("normalize_weights"))(w, state, out=normalized)()
+        np.testing.assert_array_equal(normalized, wanted)
     _run("start_batch", launcher, state, rows=7)
     assert state[Slot.WEIGHT] == 7 and state[Slot.EMPTY_BATCH] == 0

@@ -1,4 +1,4 @@
-"""Both bodies of every registered kernel agree: the NumPy body that defines it and the C++ text, run on this CPU."""
+"""The NumPy reference and the C++ source of every registered kernel agree on this CPU."""
 
 import ctypes
 import dataclasses
@@ -12,44 +12,44 @@ from gpunn import kernels
 from gpunn.kernels._compiler import cpu_cache
 
 SOME_SIZES = ((1, 1), (33, 33), (130, 67))
-BODIES = ("numpy", "compiled")
+IMPLEMENTATIONS = ("numpy", "compiled")
 
 
-pytestmark = pytest.mark.usefixtures("compiled_texts")
+pytestmark = pytest.mark.usefixtures("compiled_kernels")
 
 
 def _without_numpy(kernel):
-    """The kernel with a NumPy body that must not run."""
+    """The kernel with a NumPy reference that must not run."""
 
-    def body(*_, **__):
-        raise AssertionError(f"the NumPy body of {kernel.name} ran where the compiled text was to")
+    def reference(*_, **__):
+        raise AssertionError(f"the NumPy reference of {kernel.name} ran instead of the compiled source")
 
-    return dataclasses.replace(kernel, reference=body)
+    return dataclasses.replace(kernel, reference=reference)
 
 
-def _launch(case, body):
+def _launch(case, implementation):
     inputs, options = case.arguments()
-    if body == "numpy":
+    if implementation == "numpy":
         return case.kernel.bind_numpy(*inputs, **options)
     return _without_numpy(case.kernel).bind_compiled(*inputs, **options)
 
 
-def _run(body, **asked):
-    case = make(**asked)
-    _launch(case, body)()
+def _run(implementation, **options):
+    case = make(**options)
+    _launch(case, implementation)()
     return case
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "types"), by_kernel())
-def test_both_bodies_agree(kernel, types):
-    """For every layout and size, for arrays of one dimension, and for edge values; and the compiled text ran."""
-    for asked in kernel_cases.cases(kernel, types):
-        assert_same(_run("compiled", **asked), _run("numpy", **asked))
+def test_source_and_reference_agree(kernel, types):
+    """For every layout and size, for one-dimensional arrays and for edge values. The compiled source ran."""
+    for options in kernel_cases.cases(kernel, types):
+        assert_same(_run("compiled", **options), _run("numpy", **options))
 
 
 @pytest.mark.parametrize("name", names())
-def test_what_runs_by_default_is_the_compiled_text(name):
+def test_the_compiled_source_runs_by_default(name):
     kernel = kernels.get(name)
     case = make(kernel, kernel.signature.type_combinations()[0], 4, 5)
     inputs, options = case.arguments()
@@ -59,8 +59,8 @@ def test_what_runs_by_default_is_the_compiled_text(name):
     launch()
 
 
-def test_a_launch_reads_what_stands_there_when_it_runs():
-    """Also where the layout makes a copy necessary: a plan binds once and runs for every batch."""
+def test_a_launch_reads_the_values_at_run_time():
+    """Also if the layout requires a copy: an executable binds once and runs for every batch."""
     kernel = kernels.get("softmax")
     z, a = np.zeros((5, 4), order="F"), np.empty((5, 4))
     launches = [kernel.bind_compiled(z, out=a), kernel.bind_numpy(z, out=a)]
@@ -72,11 +72,11 @@ def test_a_launch_reads_what_stands_there_when_it_runs():
 
 
 def _in_place(kernel):
-    """Pairs (output, input) that can be one buffer: of one type and kind. Targets y are nobody's to overwrite."""
+    """Pairs (output, input) that may share a buffer: of the same type and kind. Targets y are never overwritten."""
     for o in kernel.signature.outputs:
         for x in kernel.signature.inputs:
-            alike = (o.kind, o.type, o.width) == (x.kind, x.type, x.width)
-            if o.role == "out" and o.kind != "raw" and alike and x.name != "y":
+            same = (o.kind, o.type, o.width) == (x.kind, x.type, x.width)
+            if o.role == "out" and o.kind != "raw" and same and x.name != "y":
                 yield o.name, x.name
 
 
@@ -87,21 +87,21 @@ IN_PLACE = [
 ]
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("kernel", "output", "given"), IN_PLACE)
-def test_in_place_is_the_same(kernel, output, given, body):
-    """An output written over an input gives the bits that it gives elsewhere."""
+def test_in_place_gives_the_same_bits(kernel, output, given, implementation):
+    """An output that shares a buffer with an input has the bits that it has in its own buffer."""
     types = kernel.signature.type_combinations()[0]
     order = [o.name for o in kernel.signature.arrays]
-    for asked in kernel_cases.cases(kernel, types, layouts=("C",), sizes=SOME_SIZES):
-        apart, together = make(**asked), make(**asked)
-        arenas = [*together.inputs, *together.outputs]
-        k = order.index(output) - len(together.inputs)
-        together.outputs[k] = arenas[order.index(given)]
-        for case in (apart, together):
-            _launch(case, body)()
-        for o, a, b in zip(kernel.signature.outputs, together.results(), apart.results(), strict=True):
-            np.testing.assert_array_equal(a, b, err_msg=f"{together.what}: {o.name}")
+    for options in kernel_cases.cases(kernel, types, layouts=("C",), sizes=SOME_SIZES):
+        separate, shared = make(**options), make(**options)
+        arenas = [*shared.inputs, *shared.outputs]
+        k = order.index(output) - len(shared.inputs)
+        shared.outputs[k] = arenas[order.index(given)]
+        for case in (separate, shared):
+            _launch(case, implementation)()
+        for o, a, b in zip(kernel.signature.outputs, shared.results(), separate.results(), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=f"{shared.description}: {o.name}")
 
 
 # --- the tests can fail ---------------------------------------------------------------------------------------------
@@ -114,12 +114,12 @@ PLANTED = """
 
 
 def _planted(kernel):
-    """(output, text with an error in it) for every output that the text assigns."""
+    """(output, source with an error) for every output that the source assigns."""
     for o in kernel.signature.outputs:
         if kernel.form == "elementwise" and np.dtype(o.type if not o.type_variable else "f4").kind in "iu":
             yield o, f"{kernel.source} {o.name} ^= 1;"
         elif kernel.form == "elementwise":
-            # 8 ulp, where the bodies agree to the bit; the allowance is per element, of its largest term
+            # 8 ulp more than the allowance, which is relative to the largest term of each element
             yield o, kernel.source + PLANTED % {"x": o.name, "ulp": 8 + kernel.ulp}
         elif o.kind == "raw" or (o.type_variable != "T" and kernel.form != "reduction"):
             continue
@@ -138,11 +138,11 @@ PLANTS = [
 
 
 @pytest.fixture(scope="module")
-def planted(compiled_texts):
-    """Copies of the kernels with an error in one output each, in families of their own, by (name, output)."""
+def planted(compiled_kernels):
+    """Copies of the kernels with an error in one output each, in separate modules, by (name, output)."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        # what is planted shows at any level of optimisation, and this one compiles fast
+        # the errors do not depend on the level of optimization, and this one compiles fast
         internals.optimize(patch, "-O1")
         try:
             for p in PLANTS:
@@ -163,8 +163,8 @@ def planted(compiled_texts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "output"), PLANTS)
-def test_a_planted_error_is_caught(kernel, output, planted):
-    """8 ulp beside the allowed ones in an element, a thousandth in a sum."""
+def test_planted_errors_are_detected(kernel, output, planted):
+    """8 ulp more than allowed in an element, one thousandth in a sum."""
     copy = planted[kernel.name, output]
     for types in kernel.signature.type_combinations():
         wanted = _run("numpy", kernel=kernel, types=types, n=33, m=33)

@@ -1,4 +1,4 @@
-"""What is refused, when a kernel is declared and when it is bound; nothing is broadcast, cast or written then."""
+"""Invalid declarations and invalid arguments are refused; nothing is broadcast, cast or written."""
 
 import re
 
@@ -18,7 +18,7 @@ from gpunn.kernels.state import SIZE
 
 @pytest.fixture
 def scratch():
-    """Whatever a test registers is taken out again."""
+    """Remove the kernels that a test registers."""
     with internals.own_registry():
         yield
 
@@ -26,25 +26,27 @@ def scratch():
 # --- declarations ---------------------------------------------------------------------------------------------------
 
 
-def _declare(text, signature="T x -> T y", *, declare=elementwise, name="scratch_kernel", **options):
-    return declare(signature, text, name=name, module="scratch", **options)(lambda x: x)
+def _declare(source, signature="T x -> T y", *, declare=elementwise, name="scratch_kernel", **options):
+    return declare(signature, source, name=name, module="scratch", **options)(lambda x: x)
 
 
 @pytest.mark.parametrize(
-    "text",
+    "source",
     ["y = abs(x);", "y = max(x, (T)0);", "y = min (x, x);", "y = x;\ny = std::abs(x);", "y = fabs(x) + abs(x);"],
 )
-def test_a_text_must_not_call_what_differs_between_machines(text, scratch):
+def test_a_source_must_not_call_functions_that_differ_between_c_and_cuda(source, scratch):
     with pytest.raises(ValueError, match=r"scratch_kernel: (abs|min|max)\(\).* write fabs"):
-        _declare(text)
+        _declare(source)
     with pytest.raises(ValueError, match="differs"):
-        _declare("y = x;", prologue=text)
+        _declare("y = x;", prologue=source)
     assert not internals.is_registered("scratch_kernel")
 
 
-@pytest.mark.parametrize("text", ["y = fabs(x);", "y = fmax(x, (T)0) + fmin(x, (T)0);", "T maximum = x; y = maximum;"])
-def test_a_text_may_call_what_does_not(text, scratch):
-    assert _declare(text) is kernels.get("scratch_kernel")
+@pytest.mark.parametrize(
+    "source", ["y = fabs(x);", "y = fmax(x, (T)0) + fmin(x, (T)0);", "T maximum = x; y = maximum;"]
+)
+def test_a_source_may_call_other_functions(source, scratch):
+    assert _declare(source) is kernels.get("scratch_kernel")
 
 
 @pytest.mark.parametrize(
@@ -67,12 +69,12 @@ def test_a_text_may_call_what_does_not(text, scratch):
         ("row[m] T x -> T y", "is not"),
     ],
 )
-def test_a_signature_that_cannot_be(signature, message):
+def test_invalid_signatures(signature, message):
     with pytest.raises(ValueError, match=message):
         parse(signature)
 
 
-def test_a_signature_is_read_as_written():
+def test_a_signature_is_parsed_in_order():
     s = parse("T z, row T b, rows[m] S t, raw int64 order, raw[m] T gamma, scalar T alpha -> inout T a, col T d")
     assert [(o.name, o.type, o.kind, o.role, o.width) for o in s.arrays] == [
         ("z", "T", "element", "in", None),
@@ -88,7 +90,7 @@ def test_a_signature_is_read_as_written():
     assert len(s.type_combinations()) == 2 * 11
 
 
-def test_a_body_must_take_what_the_signature_says(scratch):
+def test_the_reference_must_have_the_parameters_of_the_signature(scratch):
     with pytest.raises(ValueError, match=r"NumPy reference must be \['alpha', 'x'\], got \['x'\]"):
         _declare("y = x;", "T x, scalar T alpha -> T y")
     with pytest.raises(ValueError, match="NumPy reference must be"):
@@ -96,7 +98,7 @@ def test_a_body_must_take_what_the_signature_says(scratch):
 
 
 @pytest.mark.parametrize("name", ["a", "b", "total", "top", "left", "w"])
-def test_a_reduction_must_not_use_the_names_of_its_loops(name, scratch):
+def test_names_of_the_loops_of_a_reduction_are_reserved(name, scratch):
     with pytest.raises(ValueError, match=f"the name '{name}' is reserved"):
         _declare(f"{name} = x;", f"T x -> T {name}", declare=reduction, axis="rows")
 
@@ -106,21 +108,21 @@ def test_a_reduction_must_not_use_the_names_of_its_loops(name, scratch):
     [
         ("H x, raw H y_all -> H y", elementwise, {}),
         ("H x, scalar H alpha -> H y", elementwise, {}),
-        ("H x -> T y", by_row, {}),  # one value a row
+        ("H x -> T y", by_row, {}),  # one value per row
         ("raw H x -> T y", by_row, {}),
         ("T x -> H y", reduction, {"axis": "rows"}),
     ],
 )
-def test_only_where_texts_convert_them_are_numbers_held_in_bfloat16(signature, declare, options, scratch):
+def test_bfloat16_is_refused_for_operands_that_are_not_converted(signature, declare, options, scratch):
     with pytest.raises(ValueError, match=naming("bfloat16", "write T")):
         _declare("y = x;", signature, declare=declare, **options)
 
 
-def test_a_name_belongs_to_one_family(scratch):
+def test_a_name_belongs_to_one_module(scratch):
     with pytest.raises(ValueError, match="relu is registered already"):
         _declare("y = x;", name="relu")
     _declare("y = x;")
-    assert _declare("y = x + x;").source == "y = x + x;"  # within its family a kernel may be declared anew
+    assert _declare("y = x + x;").source == "y = x + x;"  # its module may declare a kernel again
 
 
 def test_an_unknown_kernel_is_answered_with_those_there_are():
@@ -147,7 +149,7 @@ def _unaligned():
     return packed["x"]
 
 
-# (kernel, inputs, out, options, what the message says): all that is wrong is one operand
+# (kernel, inputs, out, options, pattern of the message): exactly one operand is wrong
 REFUSED = {
     # nothing is broadcast
     "fewer rows": ("relu", [X], np.zeros((3, 3)), {}, naming("a", (4, 3), (3, 3))),
@@ -222,21 +224,21 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("how", ["bind", "bind_numpy", "bind_compiled"])
-def test_a_call_that_does_not_fit(case, how):
+@pytest.mark.parametrize("bind", ["bind", "bind_numpy", "bind_compiled"])
+def test_invalid_arguments(case, bind):
     name, inputs, out, options, message = REFUSED[case]
-    if case == "strided rows out" and (how == "bind_numpy" or cpu_cache.status().implementation == "numpy"):
-        pytest.skip("the NumPy body writes any layout")
+    if case == "strided rows out" and (bind == "bind_numpy" or cpu_cache.status().implementation == "numpy"):
+        pytest.skip("the NumPy reference writes any layout")
     outs = out if isinstance(out, tuple) else (out,)
     before = [o.copy() for o in outs]
     with pytest.raises((ValueError, TypeError)) as caught:
-        getattr(kernels.get(name), how)(*inputs, out=out, **options)
+        getattr(kernels.get(name), bind)(*inputs, out=out, **options)
     assert re.search(naming(name) + message, str(caught.value)), caught.value
     for o, b in zip(outs, before, strict=True):
         np.testing.assert_array_equal(o, b)
 
 
-def test_arrays_of_two_machines_are_not_mixed(fake_cupy):
+def test_host_and_device_arrays_are_not_mixed(fake_cupy):
     with pytest.raises(TypeError, match=naming("relu", "mixture")):
         kernels.get("relu")(X, out=fake_cupy.asarray(X))
     with pytest.raises(TypeError, match="mixture"):
@@ -247,8 +249,8 @@ def test_arrays_of_two_machines_are_not_mixed(fake_cupy):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_call_without_out_makes_its_results(dtype):
-    """Of the input's type and shape; sums have theirs; an output that is read too must be given."""
+def test_a_call_without_out_allocates_its_results(dtype):
+    """They have the type and shape of the inputs, or those of a sum. An output that is also read must be passed."""
     x = np.arange(6, dtype=dtype).reshape(2, 3) - 2
     a, d = kernels.get("relu_with_derivative")(x)
     assert a.dtype == d.dtype == dtype
@@ -267,12 +269,12 @@ def test_a_call_without_out_makes_its_results(dtype):
 
 
 def test_the_documentation_of_a_kernel_is_its_formula():
-    """Every kernel says what it computes."""
+    """Every kernel has a docstring."""
     for kernel in kernels.all_kernels():
         assert kernel.doc.strip(), kernel.name
 
 
-def test_integers_are_taken_for_bfloat16_only_where_the_result_has_a_place():
+def test_bfloat16_requires_out():
     with pytest.raises(TypeError, match=naming("relu", "z", "uint16", "out=")):
         kernels.get("relu")(BITS)
     with pytest.raises(TypeError, match=naming("relu", "z", "uint16")):

@@ -1,4 +1,4 @@
-"""The numbers are right: kernels against formulas in extended precision, differences, and hand calculations."""
+"""Values of kernels, compared with formulas in extended precision, finite differences and hand calculations."""
 
 import math
 
@@ -13,13 +13,13 @@ from gpunn.kernels.state import SIZE, Slot
 
 DTYPES = ["float32", "float64"]
 LONG = np.longdouble
-# differences over ±h and ±2h in LONG: the truncation is of the order h⁴, the rounding of eps/h
+# differences over ±h and ±2h in LONG: the truncation error is O(h⁴), the rounding error O(eps/h)
 H = LONG(np.finfo(LONG).eps) ** LONG(0.25)
 DIFFERENCE = float(100 * np.finfo(LONG).eps / H)
 
 
 def _assert_near(got, wanted, ulp, scale=0.0, what=""):
-    """Within `ulp` units of the larger of |wanted| and |scale|, and what a GPU may add."""
+    """Assert a difference of at most `ulp` units of max(|wanted|, |scale|), plus the allowance for a GPU."""
     wanted = np.asarray(wanted)
     largest = np.maximum(np.abs(wanted), np.abs(scale)).astype(np.float64)
     atol = tolerances.ulps(got.dtype, ulp + tolerances.DEVICE_ULP, largest)
@@ -27,7 +27,7 @@ def _assert_near(got, wanted, ulp, scale=0.0, what=""):
 
 
 def _derivative(f):
-    """f′(0) of a function of a displacement in LONG."""
+    """f′(0) of a function of a displacement, in LONG."""
     return (8 * (f(H) - f(-H)) - (f(2 * H) - f(-2 * H))) / (12 * H)
 
 
@@ -39,7 +39,7 @@ def _gelu(z):
     return z / (1 + np.exp(-2 * np.sqrt(2 / LONG(math.pi)) * (z + LONG("0.044715") * z**3)))
 
 
-# the formulas of a textbook, none of them safe from overflow in float64: LONG has room
+# textbook formulas, which overflow in float64 but not in LONG
 ACTIVATIONS = {
     "identity": lambda z: z,
     "relu": lambda z: np.maximum(z, 0),
@@ -55,33 +55,33 @@ CONSTANTS = {"leaky_relu": {"alpha": 0.25}, "elu": {"alpha": 0.75}}
 
 
 def _points(dtype):
-    """z on both sides of 0, near it and far from it; the kink of a rectifier is not within a difference of them."""
+    """Values z on both sides of 0, near and far. No finite difference crosses the kink of ReLU."""
     z = np.concatenate([np.linspace(-12, 12, 241), np.logspace(-6, 1.5, 40), -np.logspace(-6, 1.5, 40)])
     return z[np.abs(z) > 3 * H].astype(dtype)
 
 
-def _slope(f, z):
+def _numeric_derivative(f, z):
     z = z.astype(LONG)
     return _derivative(lambda h: f(z + h))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_is_its_formula(name, dtype, body):
-    """a = f(z), and the same from the kernels that add an intercept or give the slope as well. (E1, E2)"""
+def test_an_activation_equals_its_formula(name, dtype, implementation):
+    """a = f(z), also from the kernels that add an intercept or return the derivative. (E1, E2)"""
     constants, own = CONSTANTS.get(name, {}), kernels.activation_kernels(name)
     z = _points(dtype)
     wanted = ACTIVATIONS[name](z.astype(LONG), **constants)
     # tanh written with exp is a difference of two numbers near 1
     scale = np.maximum(np.abs(z), np.where(name == "tanh", 1e-3, 0))
     for a in (
-        body(name, z, out=np.empty_like(z), **constants),
-        body(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)[0],
+        implementation(name, z, out=np.empty_like(z), **constants),
+        implementation(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)[0],
     ):
         _assert_near(a, wanted, own.value.ulp, scale, name)
     s, b = np.stack([z, z]), np.linspace(-1, 1, z.size).astype(dtype)
     outs = [np.empty_like(s) for _ in own.with_bias.signature.outputs]
-    body(f"bias_{name}", s, b, out=tuple(outs), **constants)
+    implementation(f"bias_{name}", s, b, out=tuple(outs), **constants)
     summed = s + b
     wanted = ACTIVATIONS[name](summed.astype(LONG), **constants)
     _assert_near(outs[-1], wanted, own.value.ulp, np.maximum(np.abs(summed), 1e-3), f"bias_{name}")
@@ -90,45 +90,45 @@ def test_an_activation_is_its_formula(name, dtype, body):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_a_slope_is_the_quotient_of_differences(name, body):
-    """d = f′(z), and δ = f′(z) ⊙ g from what is stored, in float64. (E4, E5)"""
+def test_derivatives_equal_finite_differences(name, implementation):
+    """d = f′(z), and δ = f′(z) ⊙ g from the stored array, in float64. (E4, E5)"""
     constants, own = CONSTANTS.get(name, {}), kernels.activation_kernels(name)
     z = _points("float64")
-    wanted = _slope(lambda z: ACTIVATIONS[name](z, **constants), z).astype(np.float64)
-    a, d = body(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+    wanted = _numeric_derivative(lambda z: ACTIVATIONS[name](z, **constants), z).astype(np.float64)
+    a, d = implementation(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
     np.testing.assert_allclose(d, wanted, rtol=DIFFERENCE, atol=1e-12)
     g = np.linspace(-3, 2, z.size)
-    delta = body(f"{name}_backward", a if own.stored == "a" else z, g, out=np.empty_like(z), **constants)
+    delta = implementation(f"{name}_backward", a if own.stored == "a" else z, g, out=np.empty_like(z), **constants)
     np.testing.assert_allclose(delta, wanted * g, rtol=DIFFERENCE, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", internals.activations_with_kernels())
-def test_the_slope_fits_the_value(name, dtype, body):
-    """The same for any activation that is declared, its own NumPy body in LONG in the formula's place."""
+def test_derivative_and_value_agree(name, dtype, implementation):
+    """The derivative of every declared activation equals differences of its NumPy reference in LONG."""
     own = kernels.activation_kernels(name)
     constants = CONSTANTS.get(name, dict.fromkeys(own.constants, 0.5))
     z = _points(dtype)
-    wanted = _slope(lambda z: own.f(z, **constants), z)
-    _, d = body(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+    wanted = _numeric_derivative(lambda z: own.f(z, **constants), z)
+    _, d = implementation(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
     eps = float(np.finfo(dtype).eps)
     np.testing.assert_allclose(d, wanted.astype(dtype), rtol=20 * eps + DIFFERENCE, atol=100 * eps)
 
 
-def test_rectifiers_at_zero_and_at_nan(body):
-    """f′(0) is 0 for ReLU and α for its leaky form; NaN stays NaN, in the value and in the slope."""
+def test_relu_and_leaky_relu_at_zero_and_nan(implementation):
+    """f′(0) is 0 for ReLU and α for leaky ReLU. NaN stays NaN in the value and in the derivative."""
     z = np.array([-0.0, 0.0, np.nan])
     for name, constants, at_zero in (("relu", {}, 0), ("leaky_relu", {"alpha": 0.25}, 0.25)):
-        a, d = body(f"{name}_with_derivative", z, out=(np.empty(3), np.empty(3)), **constants)
+        a, d = implementation(f"{name}_with_derivative", z, out=(np.empty(3), np.empty(3)), **constants)
         np.testing.assert_array_equal(a, [0, 0, np.nan])
         np.testing.assert_array_equal(d, [at_zero, at_zero, np.nan])
-        delta = body(f"{name}_backward", a, np.ones(3), out=np.empty(3), **constants)
+        delta = implementation(f"{name}_backward", a, np.ones(3), out=np.empty(3), **constants)
         np.testing.assert_array_equal(delta, [at_zero, at_zero, np.nan])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nothing_overflows_far_from_zero(dtype, body):
-    """Limits at z = ±10⁴, where e^|z| is no float any more."""
+def test_activations_do_not_overflow_far_from_zero(dtype, implementation):
+    """Limits at z = ±10⁴, where e^|z| overflows."""
     z = np.array([-1e4, 1e4], dtype)
     limits = {
         "sigmoid": [0, 1],
@@ -138,12 +138,12 @@ def test_nothing_overflows_far_from_zero(dtype, body):
         "gelu": [0, 1e4],
         "elu": [-0.75, 1e4],
     }
-    slopes = {"sigmoid": [0, 0], "tanh": [0, 0]}
+    derivatives = {"sigmoid": [0, 0], "tanh": [0, 0]}
     for name, values in limits.items():
         constants = CONSTANTS.get(name, {})
-        a, d = body(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
+        a, d = implementation(f"{name}_with_derivative", z, out=(np.empty_like(z), np.empty_like(z)), **constants)
         np.testing.assert_array_equal(a, np.array(values, dtype), err_msg=name)
-        np.testing.assert_array_equal(d, np.array(slopes.get(name, [0, 1]), dtype), err_msg=name)
+        np.testing.assert_array_equal(d, np.array(derivatives.get(name, [0, 1]), dtype), err_msg=name)
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def _huber(a, y):
     return np.where(e <= 0.5, e**2 / 2, 0.5 * e - 0.125).mean(axis=1)
 
 
-# ℓ of a row, from what the kernel is given and the targets; E3 and the losses that Keras and PyTorch define
+# ℓ of a row from the kernel's input and the targets: E3 and the definitions of Keras and PyTorch
 LOSSES = {
     "half_squared_error": lambda a, y: ((a - y) ** 2).sum(axis=1) / 2,
     "mean_squared_error": lambda a, y: ((a - y) ** 2).mean(axis=1),
@@ -186,7 +186,7 @@ FROM_LOGITS = {"softmax_crossentropy", "softmax_crossentropy_dense", "sigmoid_cr
 
 
 def _gradient(loss, x, y, w):
-    """∂(Σ wℓ)/∂x by differences in LONG, one column after another."""
+    """∂(Σ wℓ)/∂x by differences in LONG, column by column."""
     x, y, w = (np.asarray(v, LONG) for v in (x, y, w))
     columns = []
     for k in range(x.shape[1]):
@@ -212,59 +212,59 @@ def _loss_inputs(name, n, m, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [*LOSSES, *SPARSE])
-def test_a_loss_and_its_gradient(name, dtype, body):
-    """wℓ by its formula and ∂(wℓ)/∂x by differences of the formula. (E3, E4)"""
+def test_losses_and_their_gradients(name, dtype, implementation):
+    """wℓ equals its formula, and ∂(wℓ)/∂x equals differences of the formula. (E3, E4)"""
     loss = LOSSES[SPARSE.get(name, name)]
     options = {"threshold": 0.5} if name == "huber" else {}
     for n, m in ((1, 1), (5, 1), (7, 10), (3, 33)):
         x, given, y = _loss_inputs(name, n, m, dtype)
         w = np.linspace(0.1, 0.9, n).astype(dtype)
         outs = [np.empty((n, m), dtype) for _ in kernels.get(name).signature.outputs[:-1]] + [np.empty(n, dtype)]
-        *a, g, value = body(name, x, given, w, out=tuple(outs), **options)
+        *a, g, value = implementation(name, x, given, w, out=tuple(outs), **options)
         wanted = w * loss(x.astype(LONG), y.astype(LONG))
-        room = tolerances.sums(dtype, m, max(1.0, float(np.abs(wanted).max())))
-        np.testing.assert_allclose(value, wanted.astype(dtype), rtol=0, atol=room, err_msg=name)
+        tolerance = tolerances.sums(dtype, m, max(1.0, float(np.abs(wanted).max())))
+        np.testing.assert_allclose(value, wanted.astype(dtype), rtol=0, atol=tolerance, err_msg=name)
         gradient = _gradient(loss, x, y, w)
-        room = tolerances.sums(dtype, m, float(np.abs(gradient).max())) + 10 * DIFFERENCE
-        np.testing.assert_allclose(g, gradient.astype(dtype), rtol=0, atol=room, err_msg=name)
+        tolerance = tolerances.sums(dtype, m, float(np.abs(gradient).max())) + 10 * DIFFERENCE
+        np.testing.assert_allclose(g, gradient.astype(dtype), rtol=0, atol=tolerance, err_msg=name)
         if a:
             probabilities = 1 / (1 + np.exp(-x.astype(LONG))) if name.startswith("sig") else _softmax(x.astype(LONG))
             np.testing.assert_allclose(a[0], probabilities.astype(dtype), rtol=0, atol=tolerances.sums(dtype, m, 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cross_entropy_of_logits_never_overflows(dtype, body):
-    """Logits of ±5000: ℓ = 10000 where the wrong one is certain, 0 where the right one is."""
+def test_cross_entropy_of_logits_never_overflows(dtype, implementation):
+    """Logits of ±5000: ℓ = 10000 if the wrong class is certain, 0 if the right class is."""
     z = np.array([[5000, -5000], [5000, -5000]], dtype)
     one = np.ones(2, dtype)
     a, delta, loss = (np.empty((2, 2), dtype), np.empty((2, 2), dtype), np.empty(2, dtype))
-    body("softmax_crossentropy", z, np.array([0, 1], np.int32), one, out=(a, delta, loss))
+    implementation("softmax_crossentropy", z, np.array([0, 1], np.int32), one, out=(a, delta, loss))
     np.testing.assert_array_equal(loss, np.array([0, 10000], dtype))
     np.testing.assert_array_equal(delta, np.array([[0, 0], [1, -1]], dtype))
-    body("softmax_crossentropy_dense", z, np.eye(2, dtype=dtype), one, out=(a, delta, loss))
+    implementation("softmax_crossentropy_dense", z, np.eye(2, dtype=dtype), one, out=(a, delta, loss))
     np.testing.assert_array_equal(loss, np.array([0, 10000], dtype))
-    body("sigmoid_crossentropy", z, np.array([[1, 0], [0, 1]], dtype), one, out=(a, delta, loss))
+    implementation("sigmoid_crossentropy", z, np.array([[1, 0], [0, 1]], dtype), one, out=(a, delta, loss))
     np.testing.assert_array_equal(loss, np.array([0, 10000], dtype))
     np.testing.assert_array_equal(delta, np.array([[0, 0], [1, -1]], dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_softmax(dtype, body):
-    """aₖ = e^zₖ/Σ e^zⱼ, unmoved by a constant; the way back is the transposed Jacobian diag(a) − a aᵀ. (E2, E4)"""
+def test_softmax(dtype, implementation):
+    """aₖ = e^zₖ/Σ e^zⱼ, invariant to adding a constant. Backward: the transposed Jacobian diag(a) − a aᵀ. (E2, E4)"""
     rng = np.random.default_rng(3)
     z = (4 * rng.normal(size=(9, 11))).astype(dtype)
-    a = body("softmax", z, out=np.empty_like(z))
+    a = implementation("softmax", z, out=np.empty_like(z))
     np.testing.assert_allclose(a, _softmax(z.astype(LONG)).astype(dtype), rtol=0, atol=tolerances.sums(dtype, 11, 1))
     np.testing.assert_allclose(a.sum(axis=1), 1, rtol=0, atol=tolerances.sums(dtype, 11, 1))
-    moved = body("softmax", z + np.array(1e3, dtype), out=np.empty_like(z))
-    np.testing.assert_allclose(moved, a, rtol=0, atol=1e3 * np.finfo(dtype).eps)
+    shifted = implementation("softmax", z + np.array(1e3, dtype), out=np.empty_like(z))
+    np.testing.assert_allclose(shifted, a, rtol=0, atol=1e3 * np.finfo(dtype).eps)
     g = rng.normal(size=z.shape).astype(dtype)
-    delta = body("softmax_backward", a, g, out=np.empty_like(z))
+    delta = implementation("softmax_backward", a, g, out=np.empty_like(z))
     wanted = [(np.diag(p) - np.outer(p, p)) @ u for p, u in zip(a.astype(LONG), g.astype(LONG), strict=True)]
     np.testing.assert_allclose(delta, np.array(wanted, dtype), rtol=0, atol=tolerances.sums(dtype, 11, 3))
 
 
-# --- normalisation --------------------------------------------------------------------------------------------------
+# --- normalization --------------------------------------------------------------------------------------------------
 
 
 def _normalized(x, gamma, beta, axis):
@@ -291,42 +291,42 @@ def normalized():
     return 2 * x + 1, g, gamma, beta
 
 
-def test_batch_normalization(normalized, body):
-    """x̂ and z from a column's mean and biased variance; ∂C/∂x with all three ways in which x acts. (E5)"""
+def test_batch_normalization(normalized, implementation):
+    """x̂ and z from mean and biased variance of each column; ∂C/∂x through x̂, μ and σ². (E5)"""
     x, g, gamma, beta = normalized
     row = [np.empty(5) for _ in range(4)]
-    mean = body("column_mean", x, out=row[0], factor=1 / 7)
-    variance = body("column_variance", x, mean, out=row[1], factor=1 / 7)
+    mean = implementation("column_mean", x, out=row[0], factor=1 / 7)
+    variance = implementation("column_variance", x, mean, out=row[1], factor=1 / 7)
     np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-14)
     np.testing.assert_allclose(variance, x.var(axis=0), rtol=1e-14)
-    normal, z = np.empty_like(x), np.empty_like(x)
-    body("batch_normalize", x, mean, variance, gamma, beta, out=(normal, z), epsilon=1e-3)
+    x_hat, z = np.empty_like(x), np.empty_like(x)
+    implementation("batch_normalize", x, mean, variance, gamma, beta, out=(x_hat, z), epsilon=1e-3)
     np.testing.assert_allclose(z, _normalized(x, gamma, beta, 0).astype(float), rtol=1e-13)
-    d_gamma = body("column_dot", g, normal, out=row[2])
-    d_beta = body("column_sum", g, out=row[3])
-    np.testing.assert_allclose(d_gamma, (g * normal).sum(axis=0), rtol=1e-13)
+    d_gamma = implementation("column_dot", g, x_hat, out=row[2])
+    d_beta = implementation("column_sum", g, out=row[3])
+    np.testing.assert_allclose(d_gamma, (g * x_hat).sum(axis=0), rtol=1e-13)
     grad = np.empty_like(x)
-    inputs = (g, normal, variance, gamma, d_gamma, d_beta)
-    body("batch_normalize_backward", *inputs, out=grad, factor=1 / 7, epsilon=1e-3)
+    inputs = (g, x_hat, variance, gamma, d_gamma, d_beta)
+    implementation("batch_normalize_backward", *inputs, out=grad, factor=1 / 7, epsilon=1e-3)
     np.testing.assert_allclose(grad, _input_gradient(x, gamma, beta, g, 0), rtol=0, atol=1e-13 + 10 * DIFFERENCE)
-    body("batch_normalize_backward_fixed", g, variance, gamma, out=grad, epsilon=1e-3)
+    implementation("batch_normalize_backward_fixed", g, variance, gamma, out=grad, epsilon=1e-3)
     np.testing.assert_allclose(grad, gamma * g / np.sqrt(variance + 1e-3), rtol=1e-14)
 
 
-def test_layer_normalization(normalized, body):
-    """The same over the columns of a row."""
+def test_layer_normalization(normalized, implementation):
+    """x̂, z and ∂C/∂x with mean and variance of each row. (E5)"""
     x, g, gamma, beta = normalized
-    normal, z, scale = np.empty_like(x), np.empty_like(x), np.empty(7)
-    body("layer_normalize", x, gamma, beta, out=(normal, z, scale), epsilon=1e-3)
+    x_hat, z, scale = np.empty_like(x), np.empty_like(x), np.empty(7)
+    implementation("layer_normalize", x, gamma, beta, out=(x_hat, z, scale), epsilon=1e-3)
     np.testing.assert_allclose(z, _normalized(x, gamma, beta, 1).astype(float), rtol=1e-12)
     np.testing.assert_allclose(scale, 1 / np.sqrt(x.var(axis=1) + 1e-3), rtol=1e-13)
-    grad = body("layer_normalize_backward", g, normal, scale, gamma, out=np.empty_like(x))
+    grad = implementation("layer_normalize_backward", g, x_hat, scale, gamma, out=np.empty_like(x))
     np.testing.assert_allclose(grad, _input_gradient(x, gamma, beta, g, 1), rtol=0, atol=1e-13 + 10 * DIFFERENCE)
 
 
 # --- update rules: two steps by hand --------------------------------------------------------------------------------
 
-# θ = 1 and moments of 0 at first, η = ½. Constants, the two gradients, θ after each step
+# initially θ = 1, slots 0, η = ½. Constants, the two gradients, θ after each step
 ADAM = {"beta1": 0.5, "beta2": 0.75, "epsilon": 1.0}
 SECOND = (2 / 3) / (math.sqrt(16 / 7) + 1)  # η m̂/(√v̂ + ε) with m̂ = 4/3, v̂ = 1/(1 − 9/16)
 BY_HAND = {
@@ -342,72 +342,74 @@ BY_HAND = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", BY_HAND)
-def test_two_steps_by_hand(name, dtype, body):
-    """E8 and its descendants, with Adam's corrections for t = 1 and 2."""
+def test_two_steps_by_hand(name, dtype, implementation):
+    """E8 and its variants, with Adam's bias correction for t = 1 and 2."""
     constants, gradients, thetas = BY_HAND[name]
     state = state_array(STEP=0, LR=0.5, CORRECTED_LR=np.nan, INV_SQRT_CORRECTION=np.nan)
     theta = np.ones(37, dtype)
-    moments = [np.zeros(37, dtype) for _ in kernels.get(name).signature.outputs[1:]]
+    slots = [np.zeros(37, dtype) for _ in kernels.get(name).signature.outputs[1:]]
     for g, wanted in zip(gradients, thetas, strict=True):
         if name.startswith("adam"):
-            body("adam_bias_correction", out=state, count=1, beta1=constants["beta1"], beta2=constants["beta2"])
-        body(name, np.full(37, g, dtype), state, out=(theta, *moments), **constants)
+            implementation(
+                "adam_bias_correction", out=state, count=1, beta1=constants["beta1"], beta2=constants["beta2"]
+            )
+        implementation(name, np.full(37, g, dtype), state, out=(theta, *slots), **constants)
         _assert_near(theta, np.full(37, wanted), 4, 1.0)
-        body("end_step", out=state, count=1, rows=1)
+        implementation("end_step", out=state, count=1, rows=1)
     assert state[Slot.STEP] == 2
 
 
-# --- around the update ----------------------------------------------------------------------------------------------
+# --- penalties, clipping, constraints --------------------------------------------------------------------------------
 
 
-def test_penalties(body):
+def test_penalties(implementation):
     """½λΣW² + λ₁Σ|W|, λW and λ₁ sign(W), 0 at 0. (E9)"""
     theta = np.array([3.0, -4.0, 0.0])
-    value = body("penalty", theta, out=np.empty(1), l2=0.5, l1=2.0)
+    value = implementation("penalty", theta, out=np.empty(1), l2=0.5, l1=2.0)
     assert value[0] == 0.25 * 25 + 2 * 7
-    g = body("add_penalty_gradient", theta, state_array(), out=np.array([1.0, 1.0, 1.0]), l2=0.5, l1=2.0)
+    g = implementation("add_penalty_gradient", theta, state_array(), out=np.array([1.0, 1.0, 1.0]), l2=0.5, l1=2.0)
     np.testing.assert_array_equal(g, [1 + 1.5 + 2, 1 - 2 - 2, 1])
 
 
-def test_clipping(body):
+def test_clipping(implementation):
     g = np.array([0.5, -3, 2, np.nan, np.inf, -np.inf])
-    np.testing.assert_array_equal(body("clip_value", out=g, limit=2.0), [0.5, -2, 2, np.nan, 2, -2])
+    np.testing.assert_array_equal(implementation("clip_value", out=g, limit=2.0), [0.5, -2, 2, np.nan, 2, -2])
     for limit, wanted in ((2.5, [1.5, -2.0]), (5.0, [3.0, -4.0]), (9.0, [3.0, -4.0])):
         g, state = np.array([3.0, -4.0]), state_array()
-        state[Slot.SQUARED_NORM] = body("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
-        np.testing.assert_array_equal(body("clip_norm", state, out=g, limit=limit), wanted)
+        state[Slot.SQUARED_NORM] = implementation("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
+        np.testing.assert_array_equal(implementation("clip_norm", state, out=g, limit=limit), wanted)
 
 
-def test_clipping_where_squares_are_beyond_float64(body):
-    """‖(3, −4)·10²⁰⁰‖ = 5·10²⁰⁰, by the largest magnitude, which the state array holds by then."""
+def test_clipping_if_squares_overflow_float64(implementation):
+    """‖(3, −4)·10²⁰⁰‖ = 5·10²⁰⁰, scaled by MAX_ABS of the state array."""
     g, state = np.array([3e200, -4e200]), state_array(MAX_ABS=4e200)
-    state[Slot.SQUARED_NORM] = body("sum_of_squares", g, state, out=np.empty(1))[0]
-    np.testing.assert_allclose(body("clip_norm", state, out=g, limit=2.5), [1.5, -2], rtol=1e-15)
+    state[Slot.SQUARED_NORM] = implementation("sum_of_squares", g, state, out=np.empty(1))[0]
+    np.testing.assert_allclose(implementation("clip_norm", state, out=g, limit=2.5), [1.5, -2], rtol=1e-15)
 
 
-def test_a_variance_that_overflowed_shows(body):
-    """x̂ is NaN then, never 0: the flag must see it."""
+def test_a_variance_that_overflows_gives_nan(implementation):
+    """x̂ is NaN, not 0, so that the check for non-finite values reports it."""
     x = np.array([[1e200, -1e200, 0.0], [1.0, 2.0, 3.0]])
-    normal, z, scale = np.empty_like(x), np.empty_like(x), np.empty(2)
-    body("layer_normalize", x, np.ones(3), np.zeros(3), out=(normal, z, scale), epsilon=1e-3)
+    x_hat, z, scale = np.empty_like(x), np.empty_like(x), np.empty(2)
+    implementation("layer_normalize", x, np.ones(3), np.zeros(3), out=(x_hat, z, scale), epsilon=1e-3)
     assert np.isnan(z[0]).all() and np.isfinite(z[1]).all()
     statistics = np.zeros(3), np.array([np.inf, 1.0, 1.0]), np.ones(3), np.zeros(3)
-    body("batch_normalize", x, *statistics, out=(normal, z), epsilon=1e-3)
+    implementation("batch_normalize", x, *statistics, out=(x_hat, z), epsilon=1e-3)
     assert np.isnan(z[:, 0]).all() and np.isfinite(z[:, 1:]).all()
 
 
-def test_max_norm(body):
-    """A column is scaled to the limit only where it is longer."""
+def test_max_norm(implementation):
+    """A column is scaled to the limit only if its norm is larger."""
     W = np.array([[3.0, 0.3, 0.0], [4.0, 0.4, 0.0]])
-    squares = body("column_dot", W, W.copy(), out=np.empty(3))
+    squares = implementation("column_dot", W, W.copy(), out=np.empty(3))
     np.testing.assert_allclose(squares, [25, 0.25, 0], rtol=1e-15)
-    body("max_norm", squares, state_array(), out=W, limit=2.0)
+    implementation("max_norm", squares, state_array(), out=W, limit=2.0)
     np.testing.assert_allclose(W, [[1.2, 0.3, 0], [1.6, 0.4, 0]], rtol=1e-15)
 
 
-def test_running_statistics(body):
+def test_running_statistics(implementation):
     running = np.array([1.0, 2.0])
-    body("update_running_stat", np.array([3.0, 8.0]), state_array(), out=running, momentum=0.25, factor=1.5)
+    implementation("update_running_stat", np.array([3.0, 8.0]), state_array(), out=running, momentum=0.25, factor=1.5)
     np.testing.assert_array_equal(running, [1 + 0.25 * (4.5 - 1), 2 + 0.25 * (12 - 2)])
 
 
@@ -416,39 +418,39 @@ def test_running_statistics(body):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1), (64, 3), (65, 257), (1000, 2), (3, 1000)])
-def test_sums_are_exact_to_rounding(shape, dtype, body):
-    """Against math.fsum, which rounds once. (E7)"""
+def test_sums_equal_fsum_up_to_rounding(shape, dtype, implementation):
+    """Column sums and the total, compared with math.fsum, which rounds once. (E7)"""
     x = np.random.default_rng(5).normal(size=shape).astype(dtype)
     columns = np.array([math.fsum(c) for c in x.T.astype(float)])
-    got = body("column_sum", x, out=np.empty(shape[1], dtype))
-    room = tolerances.sums(dtype, shape[0], float(np.abs(x).max()))
-    np.testing.assert_allclose(got, columns.astype(dtype), rtol=0, atol=room)
+    got = implementation("column_sum", x, out=np.empty(shape[1], dtype))
+    tolerance = tolerances.sums(dtype, shape[0], float(np.abs(x).max()))
+    np.testing.assert_allclose(got, columns.astype(dtype), rtol=0, atol=tolerance)
     everything = math.fsum(x.astype(float).ravel())
-    assert body("sum_all", x, out=np.empty(1))[0] == pytest.approx(everything, rel=0, abs=1e-12 * x.size)
+    assert implementation("sum_all", x, out=np.empty(1))[0] == pytest.approx(everything, rel=0, abs=1e-12 * x.size)
 
 
-def test_float32_squares_do_not_overflow(body):
+def test_float32_squares_do_not_overflow(implementation):
     x = np.full(50, 1e30, np.float32)
-    assert body("sum_of_squares", x, np.zeros(SIZE), out=np.empty(1))[0] == pytest.approx(50e60, rel=1e-6)
+    assert implementation("sum_of_squares", x, np.zeros(SIZE), out=np.empty(1))[0] == pytest.approx(50e60, rel=1e-6)
 
 
 @pytest.mark.parametrize("where", [0, 17, 39])
-def test_the_largest_magnitude(where, body):
-    """max(|g|, |θ|); NaN before all, then infinity, wherever they stand."""
+def test_max_abs_pair(where, implementation):
+    """max(|g|, |θ|): NaN takes precedence, then infinity, at every position."""
     rng = np.random.default_rng(6)
     g, theta = rng.uniform(-1, 1, size=(2, 40)).astype(np.float32)
     largest = max(np.abs(g).max(), np.abs(theta).max())
-    assert body("max_abs_pair", g, theta, out=np.empty(1))[0] == largest
+    assert implementation("max_abs_pair", g, theta, out=np.empty(1))[0] == largest
     for array in (g, theta):
         for value, wanted in ((-3, 3), (-np.inf, np.inf), (np.nan, np.nan)):
             before, array[where] = array[where], value
-            np.testing.assert_array_equal(body("max_abs_pair", g, theta, out=np.empty(1)), [wanted])
+            np.testing.assert_array_equal(implementation("max_abs_pair", g, theta, out=np.empty(1)), [wanted])
             array[where] = before
     g[where], theta[(where + 5) % 40] = np.inf, np.nan
-    assert np.isnan(body("max_abs_pair", g, theta, out=np.empty(1))[0])
+    assert np.isnan(implementation("max_abs_pair", g, theta, out=np.empty(1))[0])
 
 
-# --- the gather -----------------------------------------------------------------------------------------------------
+# --- mini-batches -----------------------------------------------------------------------------------------------------
 
 
 def _table(name, rows, columns):
@@ -462,110 +464,116 @@ def _table(name, rows, columns):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", C_TYPES)
-def test_the_gather(kind, dtype, body):
-    """Rows of any table in the shuffled order from the offset on, cast to the plan's type; and rows as they stand."""
+def test_gather_and_copy_rows(kind, dtype, implementation):
+    """Rows of any table from the offset on, in shuffled or original order, converted to the network's type."""
     table = _table(kind, 23, 5)
     order, offset, n = np.random.default_rng(8).permutation(23), 4, 9
-    for layout in ("C", "F", "strided", "reversed") if body.xp is np else ("C",):
+    for layout in ("C", "F", "strided", "reversed") if implementation.xp is np else ("C",):
         source = Arena(table, layout).array
         steps = dict(zip(("row_step", "column_step"), (s // source.itemsize for s in source.strides), strict=True))
         x = np.empty((n, 5), dtype)
-        body("gather", source, order, state_array(OFFSET=offset), out=x, **steps)
+        implementation("gather", source, order, state_array(OFFSET=offset), out=x, **steps)
         np.testing.assert_array_equal(x, table[order[offset : offset + n]].astype(dtype))
-        body("copy_rows", source, state_array(OFFSET=offset), out=x, **steps)
+        implementation("copy_rows", source, state_array(OFFSET=offset), out=x, **steps)
         np.testing.assert_array_equal(x, table[offset : offset + n].astype(dtype))
 
 
-def test_the_gather_of_labels(body):
+def test_gather_and_copy_labels(implementation):
     labels, order = np.arange(23, dtype=np.int32) * 3, np.random.default_rng(9).permutation(23)
     y = np.empty(9, np.int32)
-    body("gather_labels", labels, order, state_array(OFFSET=4), out=y)
+    implementation("gather_labels", labels, order, state_array(OFFSET=4), out=y)
     np.testing.assert_array_equal(y, 3 * order[4:13])
-    body("copy_labels", labels, state_array(OFFSET=4), out=y)
+    implementation("copy_labels", labels, state_array(OFFSET=4), out=y)
     np.testing.assert_array_equal(y, 3 * np.arange(4, 13))
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------
 
 
-def test_metrics(body):
-    """A row's term times its weight; of equal outputs the first counts, and a NaN is nobody's label."""
+def test_metrics(implementation):
+    """The weighted term of a row. The first of equal outputs counts, and NaN is no label."""
     a = np.array([[0.1, 0.7, 0.2], [0.4, 0.2, 0.4], [0.1, np.nan, 0.9], [0.6, 0.1, 0.3]])
     w = np.array([1.0, 2.0, 4.0, 8.0])
     labels = np.array([1, 2, 2, 0], np.int32)
     term = np.empty(4)
-    np.testing.assert_array_equal(body("sparse_accuracy", a, labels, w, out=term), [1, 0, 0, 8])
-    np.testing.assert_array_equal(body("categorical_accuracy", a, np.eye(3)[labels], w, out=term), [1, 0, 0, 8])
+    np.testing.assert_array_equal(implementation("sparse_accuracy", a, labels, w, out=term), [1, 0, 0, 8])
+    np.testing.assert_array_equal(
+        implementation("categorical_accuracy", a, np.eye(3)[labels], w, out=term), [1, 0, 0, 8]
+    )
     y = np.array([[0.0, 1, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0]])
-    hits = body("binary_accuracy", a, y, w, out=term, threshold=0.3)
-    # right are 2 of 3, then (no, yes, yes), (yes, yes, yes) for NaN is not above, (no, yes, yes: 0.3 is not above 0.3)
+    hits = implementation("binary_accuracy", a, y, w, out=term, threshold=0.3)
+    # correct: 2 of 3, (no, yes, yes), (yes, yes, yes) since NaN is not above, (no, yes, yes) since 0.3 is not above 0.3
     np.testing.assert_array_equal(hits, np.array([2, 2, 3, 2]) * w)
     a[2, 1] = 0.5
-    np.testing.assert_allclose(body("absolute_error", a, y, w, out=term), w * np.abs(a - y).mean(axis=1), rtol=1e-15)
-    np.testing.assert_allclose(body("squared_error", a, y, w, out=term), w * ((a - y) ** 2).mean(axis=1), rtol=1e-15)
+    np.testing.assert_allclose(
+        implementation("absolute_error", a, y, w, out=term), w * np.abs(a - y).mean(axis=1), rtol=1e-15
+    )
+    np.testing.assert_allclose(
+        implementation("squared_error", a, y, w, out=term), w * ((a - y) ** 2).mean(axis=1), rtol=1e-15
+    )
 
 
-def test_counts_of_classes(body):
-    """Three rows of weights 1, 2 and 4: right, wrong, and an answer that is not a number, which is the largest."""
+def test_counts_of_classes(implementation):
+    """Three rows of weights 1, 2 and 4: a correct prediction, a wrong one, and NaN, which counts as the largest."""
     a = np.array([[0.1, 0.7, 0.2], [0.4, 0.2, 0.4], [0.1, np.nan, 0.9]])
     w, labels = np.array([1.0, 2, 4]), np.array([1, 2, 1], np.int32)
-    right, said, wanted = out = tuple(np.full((3, 3), 7.0) for _ in range(3))
+    true_positive, predicted, actual = out = tuple(np.full((3, 3), 7.0) for _ in range(3))
     for name, y in (("count_labels", labels), ("count_one_hot", np.eye(3)[labels])):
-        body(name, a, y, w, out=out)
-        np.testing.assert_array_equal(said, [[0, 1, 0], [2, 0, 0], [0, 4, 0]])
-        np.testing.assert_array_equal(wanted, [[0, 1, 0], [0, 0, 2], [0, 4, 0]])
-        np.testing.assert_array_equal(right, [[0, 1, 0], [0, 0, 0], [0, 4, 0]])
+        implementation(name, a, y, w, out=out)
+        np.testing.assert_array_equal(predicted, [[0, 1, 0], [2, 0, 0], [0, 4, 0]])
+        np.testing.assert_array_equal(actual, [[0, 1, 0], [0, 0, 2], [0, 4, 0]])
+        np.testing.assert_array_equal(true_positive, [[0, 1, 0], [0, 0, 0], [0, 4, 0]])
     y = np.array([[0.0, 1, 1], [1, 0, 1], [0, 1, 1]])
-    body("count_positives", a, y, w, out=out, threshold=0.4)
-    np.testing.assert_array_equal(said, [[0, 1, 0], [0, 0, 0], [0, 0, 4]])
-    np.testing.assert_array_equal(wanted, [[0, 1, 1], [2, 0, 2], [0, 4, 4]])
-    np.testing.assert_array_equal(right, [[0, 1, 0], [0, 0, 0], [0, 0, 4]])
+    implementation("count_positives", a, y, w, out=out, threshold=0.4)
+    np.testing.assert_array_equal(predicted, [[0, 1, 0], [0, 0, 0], [0, 0, 4]])
+    np.testing.assert_array_equal(actual, [[0, 1, 1], [2, 0, 2], [0, 4, 4]])
+    np.testing.assert_array_equal(true_positive, [[0, 1, 0], [0, 0, 0], [0, 0, 4]])
 
 
 @pytest.mark.parametrize("top", [1, 2, 3])
-def test_the_largest_so_many(top, body):
-    """How many outputs stand before the label's: larger ones, equal ones to its left; NaN is the largest."""
+def test_top_k(top, implementation):
+    """The rank of the label's output counts larger outputs and equal ones to its left. NaN is the largest."""
     nan = np.nan
     a = np.array([[1, 2, 2, 0], [1, 2, 2, 0], [0, 0, 0, 0], [nan, 1, 2, nan], [nan, 1, 2, nan], [5, 4, nan, 2.0]])
-    w, labels, before = np.arange(1.0, 7), np.array([1, 2, 2, 0, 3, 0], np.int32), np.array([0, 1, 2, 0, 1, 1])
+    w, labels, rank = np.arange(1.0, 7), np.array([1, 2, 2, 0, 3, 0], np.int32), np.array([0, 1, 2, 0, 1, 1])
     term = np.empty(6)
     for name, y in (("sparse_top_k", labels), ("categorical_top_k", np.eye(4)[labels])):
-        np.testing.assert_array_equal(body(name, a, y, w, out=term, top=top), np.where(before < top, w, 0))
+        np.testing.assert_array_equal(implementation(name, a, y, w, out=term, top=top), np.where(rank < top, w, 0))
 
 
-def test_sums_about_the_mean(body):
-    """Of two batches in turn, far from 0: Σw(a − y)², the mean, Σw(y − mean)² and Σw, by column."""
+def test_accumulate_variance(implementation):
+    """Two batches of values far from 0: Σw(a − y)², the mean, Σw(y − mean)² and Σw, per column."""
     far = 2.0**30
     y = np.array([[0.0, far], [4, far + 4], [2, far], [2, far + 8], [8, far]])
     a, w = y + np.array([1.0, 2]), np.array([1.0, 3, 2, 1, 1])
-    spread = np.zeros(10)
+    found = np.zeros(10)
     for rows in (slice(0, 2), slice(2, 5)):
         table = np.empty((len(w[rows]), 8))
-        body("variance_terms", a[rows], y[rows], y[rows][0], w[rows], out=tuple(np.split(table, 4, axis=1)))
+        implementation("variance_terms", a[rows], y[rows], y[rows][0], w[rows], out=tuple(np.split(table, 4, axis=1)))
         sums, first = table.sum(axis=0), y[rows][0].copy()
-        body("accumulate_variance", sums, first, state_array(), out=spread, count=2, columns=2)
-    # Σw = 8, Σw·1² and Σw·2²; means 26/8 and 20/8 beside `far`
-    np.testing.assert_allclose(spread[:2], [8, 32], rtol=1e-15)
-    np.testing.assert_allclose(spread[2:4] + spread[8:], [26 / 8, far + 20 / 8], rtol=1e-15)
+        implementation("accumulate_variance", sums, first, state_array(), out=found, count=2, columns=2)
+    # Σw = 8, Σw·1² and Σw·2²; means 26/8 and `far` + 20/8
+    np.testing.assert_allclose(found[:2], [8, 32], rtol=1e-15)
+    np.testing.assert_allclose(found[2:4] + found[8:], [26 / 8, far + 20 / 8], rtol=1e-15)
     squares = [w @ (y[:, 0] - 26 / 8) ** 2, w @ (y[:, 1] - far - 20 / 8) ** 2]
-    np.testing.assert_allclose(spread[4:6], squares, rtol=1e-14)
-    np.testing.assert_allclose(spread[6:8], 8, rtol=1e-15)
-    # a batch without weight, or after a bad one, changes nothing
-    before = spread.copy()
+    np.testing.assert_allclose(found[4:6], squares, rtol=1e-14)
+    np.testing.assert_allclose(found[6:8], 8, rtol=1e-15)
+    # a batch without weight, or after a non-finite step, changes nothing
+    before = found.copy()
     for state in (state_array(EMPTY_BATCH=1), state_array(NONFINITE_STEP=1)):
-        body("accumulate_variance", table.sum(axis=0), y[0].copy(), state, out=spread, count=2, columns=2)
-    np.testing.assert_array_equal(spread, before)
+        implementation("accumulate_variance", table.sum(axis=0), y[0].copy(), state, out=found, count=2, columns=2)
+    np.testing.assert_array_equal(found, before)
 
 
-def test_what_is_kept_of_rows(body):
-    """It goes where the batch begins."""
+def test_stored_rows(implementation):
+    """Rows, labels and weights are stored from the offset of the batch on."""
     x, state = np.arange(6.0).reshape(3, 2), state_array(OFFSET=4, WEIGHT=8)
-    kept = np.zeros((8, 2))
-    body("store_rows", x, state, out=kept)
-    np.testing.assert_array_equal(kept, [[0, 0]] * 4 + [[0, 1], [2, 3], [4, 5]] + [[0, 0]])
-    labels, places = np.array([5, 6, 7], np.int32), np.zeros(8, np.int32)
-    body("store_labels", labels, state, out=places)
-    np.testing.assert_array_equal(places, [0, 0, 0, 0, 5, 6, 7, 0])
+    stored = np.zeros((8, 2))
+    implementation("store_rows", x, state, out=stored)
+    np.testing.assert_array_equal(stored, [[0, 0]] * 4 + [[0, 1], [2, 3], [4, 5]] + [[0, 0]])
+    labels, stored_labels = np.array([5, 6, 7], np.int32), np.zeros(8, np.int32)
+    implementation("store_labels", labels, state, out=stored_labels)
+    np.testing.assert_array_equal(stored_labels, [0, 0, 0, 0, 5, 6, 7, 0])
     weights = np.zeros(8)
-    body("store_weights", np.array([0.25, 0.5, 0.25], np.float32), state, out=weights)
+    implementation("store_weights", np.array([0.25, 0.5, 0.25], np.float32), state, out=weights)
     np.testing.assert_array_equal(weights, [0, 0, 0, 0, 0.25, 0.5, 0.25, 0])

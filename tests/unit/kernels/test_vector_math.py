@@ -1,7 +1,6 @@
-"""exp, expm1, tanh, log1p and log of the texts on a CPU: their errors, what they make of the ends of the range, and the
-same bits in a vector as in the remainder behind it.
+"""exp, expm1, tanh, log1p and log of vector_math.h: errors, limits of the range, same bits in vectors and remainders.
 
-The reference is NumPy in the next wider type: float64 for float32, long double for float64 where it is wider.
+The reference is NumPy in the next wider type: float64 for float32, long double for float64 if it is wider.
 """
 
 import ctypes
@@ -19,8 +18,8 @@ FUNCTIONS = list(vector_math.ULP)
 DTYPES = ["float32", "float64"]
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 C_TYPES = {"float32": "float", "float64": "double"}
-ODD = ["expm1", "tanh", "log1p"]  # those that keep the sign of zero
-COUNT = 20000  # random arguments a stretch
+ODD = ["expm1", "tanh", "log1p"]  # functions that preserve the sign of zero
+COUNT = 20000  # random arguments per interval
 
 pytestmark = [
     pytest.mark.skipif(cpu_cache.compiler() is None, reason="no C++ compiler was found"),
@@ -31,9 +30,9 @@ pytestmark = [
 SOURCE = header("vector_math.h")
 
 
-def _source(text=SOURCE):
-    """A loop around every function, as the generated loops call it: by its plain name."""
-    lines = ["#include <math.h>", "#include <cmath>", text]
+def _source(header_text=SOURCE):
+    """A loop around every function, which is called by its plain name as in a kernel."""
+    lines = ["#include <math.h>", "#include <cmath>", header_text]
     for name in FUNCTIONS:
         for dtype, c in C_TYPES.items():
             lines += [
@@ -46,7 +45,7 @@ def _source(text=SOURCE):
 
 
 class Functions:
-    """The compiled functions, called by name on arrays."""
+    """The compiled functions, called by name with an array."""
 
     def __init__(self, path):
         self.path, self.library = path, ctypes.CDLL(str(path))
@@ -72,7 +71,7 @@ def _reference(name, x):
 
 
 def _errors(got, wanted):
-    """|got − wanted| in units in the last place of `wanted`, a wider number: 0 where both overflow or are NaN."""
+    """|got − wanted| in units in the last place of `wanted`, which is wider; 0 if both overflow or are NaN."""
     limits = np.finfo(got.dtype)
     with np.errstate(all="ignore"):
         rounded = wanted.astype(got.dtype)
@@ -84,8 +83,8 @@ def _errors(got, wanted):
         return np.where(np.isfinite(rounded), np.abs(got - wanted) / unit, 0).astype(np.float64)
 
 
-# where the argument's reduction changes its course, and where errors were found to be largest
-STRETCHES = {
+# intervals in which the argument reduction changes, and in which the largest errors were found
+INTERVALS = {
     "exp": [(-0.36, 0.36), (-3, 3), (-30, 30)],
     "expm1": [(-0.36, 0.36), (0.34, 0.37), (0.35, 1.05), (-1.05, -0.35), (-3, 3), (-45, 45)],
     "tanh": [(0.05, 0.07), (0.1, 0.126), (0.17, 0.35), (-1, 1), (-22, 22)],
@@ -95,10 +94,10 @@ STRETCHES = {
 
 
 def _arguments(name, dtype):
-    """Stretches drawn evenly, the ends of the range, and all magnitudes."""
+    """Uniform random numbers of each interval, the limits of the range, and all magnitudes."""
     rng, limits = np.random.default_rng(FUNCTIONS.index(name)), np.finfo(dtype)
     least, most = float(np.log(limits.smallest_subnormal)), float(np.log(limits.max))
-    parts = [rng.uniform(a, b, COUNT) for a, b in STRETCHES[name]]
+    parts = [rng.uniform(a, b, COUNT) for a, b in INTERVALS[name]]
     parts += [rng.uniform(least - 2, float(np.log(limits.tiny)), COUNT), rng.uniform(most - 3, most + 2, COUNT)]
     magnitudes = np.exp(rng.uniform(least, most, 2 * COUNT))
     x = np.concatenate([*parts, magnitudes, -magnitudes]).astype(dtype)
@@ -109,14 +108,14 @@ def _arguments(name, dtype):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_error_is_what_is_stated(name, dtype, functions):
+def test_errors_are_within_the_stated_bounds(name, dtype, functions):
     x = _arguments(name, dtype)
     errors = _errors(functions(name, x), _reference(name, x))
     worst = int(errors.argmax())
     assert errors[worst] <= vector_math.ULP[name], f"{errors[worst]:.3f} ulp at {x[worst]!r}"
 
 
-# the coefficients of r³ and s⁵, and the same a little off
+# the coefficients of r³ and s⁵, and slightly wrong ones
 WRONG = {
     "float32": {"exp": ("0x1.555554p-3f", "0.16668f"), "log": ("0x1.995ed6p-2f", "0.401f")},
     "float64": {"exp": ("0x1.5555555555559p-3", "0.166666666667"), "log": ("0x1.999999997ff20p-2", "0.400000001")},
@@ -125,7 +124,7 @@ WRONG = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_wrong_coefficient_is_noticed(name, dtype):
+def test_a_wrong_coefficient_is_detected(name, dtype):
     right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]
     assert SOURCE.count(right) == 1
     library = Functions(cpu_cache.compile_source(_source(SOURCE.replace(right, wrong)), cpu_cache.compiler()))
@@ -133,7 +132,7 @@ def test_a_wrong_coefficient_is_noticed(name, dtype):
     assert _errors(library(name, x), _reference(name, x)).max() > vector_math.ULP[name]
 
 
-# --- the ends of the range ------------------------------------------------------------------------------------------
+# --- limits of the range ------------------------------------------------------------------------------------------
 
 INF, NAN = np.inf, np.nan
 EDGES = {
@@ -146,8 +145,8 @@ EDGES = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_ends_of_the_range(name, dtype, functions):
-    """What is exact, and with its sign: alone, and among others in a vector."""
+def test_limits_of_the_range(name, dtype, functions):
+    """Exact results with their signs, for a single element and within a vector."""
     for x, wanted in EDGES[name]:
         for n in (1, 19):
             y = functions(name, np.full(n, x, dtype))
@@ -156,7 +155,7 @@ def test_the_ends_of_the_range(name, dtype, functions):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_largest_and_the_smallest_numbers(name, dtype, functions):
+def test_the_largest_and_smallest_numbers(name, dtype, functions):
     limits = np.finfo(dtype)
     x = np.array(
         [limits.max, limits.max / 2, limits.max / 3, limits.tiny, limits.eps, limits.smallest_subnormal], dtype
@@ -167,7 +166,7 @@ def test_the_largest_and_the_smallest_numbers(name, dtype, functions):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_tiny_numbers_and_zero_are_themselves(name, dtype, functions):
+def test_tiny_numbers_and_zero_are_unchanged(name, dtype, functions):
     limits = np.finfo(dtype)
     x = np.array([0.0, limits.smallest_subnormal, 5 * limits.smallest_subnormal, limits.tiny / 4, limits.tiny], dtype)
     x = np.concatenate([x, -x])
@@ -176,8 +175,8 @@ def test_tiny_numbers_and_zero_are_themselves(name, dtype, functions):
     np.testing.assert_array_equal(np.signbit(y), np.signbit(x))
 
 
-def test_exp_where_it_overflows_and_vanishes(dtype, functions):
-    """The last arguments with a result other than ∞ and 0, and the next ones."""
+def test_exp_near_overflow_and_underflow(dtype, functions):
+    """The extreme arguments with a result other than ∞ and 0, and their neighbors."""
     limits = np.finfo(dtype)
     over = np.log(limits.max)
     under = np.log(WIDER[dtype](limits.smallest_subnormal) / 2).astype(dtype)
@@ -200,14 +199,14 @@ def _some(name, dtype):
 
 
 def _assert_same_bits(got, wanted):
-    """NaN is NaN, whatever its bits."""
+    """NaNs are equal regardless of their bits."""
     np.testing.assert_array_equal(np.isnan(got), np.isnan(wanted))
     a, b = (np.where(np.isnan(y), y.dtype.type(0), y).view(f"u{y.itemsize}") for y in (got, wanted))
     np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_same_bits_whatever_the_length(name, dtype, functions):
+def test_results_do_not_depend_on_the_length(name, dtype, functions):
     x = _some(name, dtype)
     alone = np.concatenate([functions(name, x[k : k + 1]) for k in range(len(x))])
     for n in range(1, len(x) + 1):
@@ -216,15 +215,15 @@ def test_the_same_bits_whatever_the_length(name, dtype, functions):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_same_bits_without_vectors(name, dtype, functions):
-    """Also where the compiler does nothing of its own: no result hangs on what it makes of the sums."""
+def test_results_do_not_depend_on_vectorization(name, dtype, functions):
+    """-O0 gives the same bits, so no result depends on how the compiler arranges the sums."""
     plain = Functions(cpu_cache.compile_source(_source(), cpu_cache.compiler(), ("-O0",)))
     x = np.concatenate([_arguments(name, dtype)[::7], _some(name, dtype)])
     _assert_same_bits(functions(name, x), plain(name, x))
 
 
-def test_no_function_of_the_library_is_called(dtype, functions):
-    """Its name would stand among the symbols."""
+def test_no_function_of_the_c_library_is_called(dtype, functions):
+    """Otherwise its name would be among the symbols."""
     library = functions.path.read_bytes()
     for name in FUNCTIONS:
         assert f"\0{name}{'f' if dtype == 'float32' else ''}\0".encode() not in library
@@ -232,17 +231,17 @@ def test_no_function_of_the_library_is_called(dtype, functions):
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="needs vector registers")
-def test_the_loops_are_vectorised(dtype, tmp_path):
-    """As GCC reports it."""
+def test_loops_are_vectorized(dtype, tmp_path):
+    """GCC reports the line of every vectorized loop."""
     command = cpu_cache.compiler()
     if "Free Software Foundation" not in internals.compiler_version(command):
-        pytest.skip("only GCC reports it in this way")
+        pytest.skip("only GCC has this report")
     unit = tmp_path / "unit.cpp"
     unit.write_text(_source())
     options = [*cpu_cache.FLAGS, "-fopt-info-vec-optimized", "-o", str(tmp_path / "unit.so")]
-    said = subprocess.run([*command, *options, str(unit)], capture_output=True, text=True, check=True).stderr
+    report = subprocess.run([*command, *options, str(unit)], capture_output=True, text=True, check=True).stderr
     lines = _source().split("\n")
     for name in FUNCTIONS:
-        # the head of the function, the pragma, the loop
+        # the function, the pragma, the loop
         loop = 3 + next(k for k, line in enumerate(lines) if f"void {name}_{dtype}(" in line)
-        assert f"unit.cpp:{loop}:" in said, lines[loop - 1]
+        assert f"unit.cpp:{loop}:" in report, lines[loop - 1]
