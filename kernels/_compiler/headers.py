@@ -35,5 +35,5 @@ def cuda_preamble(*names: str) -> str:
 
 
 def used_headers(code: str, *names: str) -> list[str]:
-    """Those of the named headers that the code uses."""
+    """The headers among `names` that the code uses."""
     return [name for name in names if _USES[name].search(code)]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 # float32 only: float64 differs in a typedef, and the simulated tests of networks use it
 SIMULATED = [*by_kernel(variables=()), *in_bfloat16()]
-ON_GPU = [*by_kernel(variables=("T",)), *in_bfloat16()]  # test_values uses tables of every type
+ON_GPU = [*by_kernel(variables=("T",)), *in_bfloat16()]  # test_batches_and_metrics uses tables of every type
 GPU_SIZES = ((0, 3), (1, 1), (1, 31), (32, 1), (33, 33), (130, 67), (2, 8200))
 LARGE = 10**6 + 1
 

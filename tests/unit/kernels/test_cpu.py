@@ -262,7 +262,7 @@ def test_compilation_can_be_disabled_and_enabled(monkeypatch):
     assert _relu_implementation() == "compiled"
 
 
-# --- sources ----------------------------------------------------------------------------------------------------------
+# --- sources --------------------------------------------------------------------------------------------------------
 
 
 @needs_compiler
@@ -315,7 +315,7 @@ def test_a_kernel_is_compiled_for_the_requested_types(cache):
         assert a.tolist() == [0, 2] and len(list(cache.glob("*.so"))) == sources
 
 
-# --- the command, and concurrent processes ------------------------------------------------------------------------
+# --- the command, and concurrent processes --------------------------------------------------------------------------
 
 
 @pytest.mark.slow

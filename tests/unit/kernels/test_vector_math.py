@@ -132,7 +132,7 @@ def test_a_wrong_coefficient_is_detected(name, dtype):
     assert _errors(library(name, x), _reference(name, x)).max() > vector_math.ULP[name]
 
 
-# --- limits of the range ------------------------------------------------------------------------------------------
+# --- limits of the range --------------------------------------------------------------------------------------------
 
 INF, NAN = np.inf, np.nan
 EDGES = {
