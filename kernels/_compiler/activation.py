@@ -90,7 +90,8 @@ class _Declaration:
 
     def _function(self, name: str) -> Callable[..., Any]:
         found = vars(self.cls)[name]
-        return getattr(found, "__func__", found)
+        function: Callable[..., Any] = getattr(found, "__func__", found)
+        return function
 
     def kernels(self) -> ActivationKernels:
         name, stored = self.cls.__name__, self.stored

@@ -192,7 +192,7 @@ def allocate_outputs(kernel: KernelDefinition, inputs: Sequence[Any]) -> Any:
     return made[0] if len(made) == 1 else tuple(made)
 
 
-def _output_type(kernel: KernelDefinition, operand: Operand, by_name: dict[str, Any], like: Any) -> np.dtype:
+def _output_type(kernel: KernelDefinition, operand: Operand, by_name: dict[str, Any], like: Any) -> Any:
     if not operand.type_variable:
         return np.dtype(operand.type)
     same_type = (by_name[o.name] for o in kernel.signature.inputs if o.type == operand.type and o.is_array)
@@ -202,7 +202,7 @@ def _output_type(kernel: KernelDefinition, operand: Operand, by_name: dict[str, 
     return dtype
 
 
-def _output_shape(kernel: KernelDefinition, operand: Operand, like: Any) -> tuple[int, ...]:
+def _output_shape(kernel: KernelDefinition, operand: Operand, like: Any) -> Any:
     if kernel.axis == "rows":
         return like.shape[1:]
     if kernel.axis == "all":

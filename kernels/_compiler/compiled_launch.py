@@ -68,7 +68,8 @@ class CompiledLaunch:
         self.scalars = (ctypes.c_double * max(1, len(scalars)))(*scalars)
         self._sizes = sizes
         self._size_block = (ctypes.c_longlong * len(sizes))(*sizes)
-        self._arguments = tuple(map(ctypes.addressof, (self.pointers, self._size_block, self.scalars)))
+        blocks = (self.pointers, self._size_block, self.scalars)
+        self._arguments = tuple(ctypes.addressof(block) for block in blocks)
 
     def __call__(self) -> None:
         self.function(*self._arguments)
