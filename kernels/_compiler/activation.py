@@ -82,11 +82,13 @@ class _Declaration:
         self, cls: type, value: str, derivative: str, stored: str, constants: tuple[str, ...], ulp: int
     ) -> None:
         self.cls = cls
-        self.value, self.derivative = value, derivative
+        self.value = value
+        self.derivative = derivative
         self.stored = stored
         self.constants = constants
         self.ulp = ulp
-        self.f, self.f_prime = (self._function(name) for name in ("f", "derivative"))
+        self.f = self._function("f")
+        self.f_prime = self._function("derivative")
 
     def _function(self, name: str) -> Callable[..., Any]:
         found = vars(self.cls)[name]

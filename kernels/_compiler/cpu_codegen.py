@@ -14,7 +14,8 @@ from .headers import header, preamble, used_headers
 from .signature import Operand
 
 LANES = 32  # partial results of a reduction over all elements
-BLOCK_ROWS, TILE = 64, 256  # rows per partial result and columns per pass of a reduction over rows
+BLOCK_ROWS = 64  # rows per partial result of a reduction over rows
+TILE = 256  # columns per pass of a reduction over rows
 
 
 class CompilationUnit(NamedTuple):

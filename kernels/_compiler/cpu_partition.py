@@ -12,7 +12,8 @@ from .compiled_launch import CompiledLaunch, Partition, ThreadTask, byte_range
 from .definition import KernelDefinition
 from .signature import Operand
 
-ROW_GRAIN, ELEMENT_GRAIN = 4, 64
+ROW_GRAIN = 4
+ELEMENT_GRAIN = 64
 MIN_NS_TO_SPLIT_REDUCTION = 4000.0  # below this duration, partial results and their combination do not pay
 
 

@@ -358,7 +358,7 @@ def reduction_sources(kernel: KernelDefinition, *, bf16: bool = False) -> dict[s
 def _reduction(kernel: KernelDefinition, *, bf16: bool = False) -> _Reduction:
     assert kernel.combine is not None
     (out,) = kernel.signature.outputs
-    return _Reduction(kernel, kernel.combine, out, bf16)
+    return _Reduction(kernel, kernel.combine, out, bf16=bf16)
 
 
 def _row_reductions(parts: _Reduction) -> dict[str, KernelSource]:

@@ -42,7 +42,7 @@ def in_bfloat16():
     return [pytest.param(k, types, id=f"{k.name}-bfloat16") for k in all_kernels() if k.signature.supports_bf16]
 
 
-def edges(dtype, extremes=True):
+def edges(dtype, *, extremes=True):
     """±0, ±1, ±inf, NaN, tiny numbers, and limits of exp; `extremes` adds subnormal and huge numbers."""
     limits = np.finfo(dtype)
     positive = [0.0, 1.0, 1e-3, 0.5, 3.0, 17.0, 88.5, 104.0, 710.0, np.inf, float(limits.tiny), float(limits.eps)]
@@ -250,7 +250,7 @@ def _values(request, operand, index):
 
 def _with_edges(request, operand, made, index):
     """Edge values: every pair for the first two operands of an elementwise kernel, otherwise one per row."""
-    special = edges(made.dtype, request.values == "edges" and request.kernel.form != "reduction")
+    special = edges(made.dtype, extremes=request.values == "edges" and request.kernel.form != "reduction")
     if operand.name in NON_NEGATIVE:
         special = np.abs(special)
     if request.kernel.form == "elementwise":
@@ -306,7 +306,7 @@ class Case:
 def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed=0, xp=np):
     """Make a case in new arrays, with the same values for the same arguments. `flat`: one-dimensional arrays."""
     if values != "ordinary" and kernel.form == "elementwise":
-        n = m = len(edges(types.get("T", "float64"), values == "edges"))
+        n = m = len(edges(types.get("T", "float64"), extremes=values == "edges"))
     m = WIDTHS.get(kernel.name, m)
     request = Request(kernel, types, n, m, values, np.random.default_rng([seed, n, m]))
     inputs, outputs, scalars, before, elements = [], [], {}, {}, 0
