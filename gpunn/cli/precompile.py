@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 from .. import backend, kernels
-from ..kernels._compiler import cpu_cache as kernel_compiler
+from ..kernels._compiler import cpu_cache
 
 _SINGLE = {"T": "float32"}
 # one kernel of each compilation unit, with its types
@@ -22,9 +22,9 @@ COMMON_KERNELS = (
 @contextlib.contextmanager
 def precompiling() -> Iterator[None]:
     """Compile common kernels that the cache lacks, and load the backend, in threads that end with the context."""
-    units = [kernel_compiler.unit_of(kernels.get(name), types) for name, types in COMMON_KERNELS]
+    requests = [(kernels.get(name), types) for name, types in COMMON_KERNELS]
     threads = [
-        threading.Thread(target=kernel_compiler.precompile, args=(units,)),
+        threading.Thread(target=cpu_cache.precompile, args=(requests,)),
         threading.Thread(target=backend.preload),
     ]
     for thread in threads:

@@ -9,7 +9,7 @@ from helpers import ROOT
 from helpers.command_line import QUICK, flower_table, gpunn_process
 
 import gpunn
-from gpunn.kernels._compiler import cpu_cache as kernel_compiler
+from gpunn.kernels._compiler import cpu_cache
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -33,7 +33,7 @@ def test_train_help_names_every_option(run):
 
 
 def test_doctor_compares_devices(run):
-    if kernel_compiler.status().implementation != "compiled":
+    if cpu_cache.status().implementation != "compiled":
         status, out, _ = run("doctor", "--compare")
         assert status == 1 and "no devices to compare" in out
         return
