@@ -1,17 +1,30 @@
-"""The theory, one equation a function: E1 to E11 on plain arrays, and the text's procedure of six steps.
+"""The equations E1 to E11 as pure functions, and one training step in six stages.
+
+This module is the readable oracle: tests compare the compiled step with it. Each docstring is the derivation of its
+equation, and the function body is the transcription.
 
 Source: Steven Morse, "Neural Networks for a beginner (Part I: theory)". The text writes a layer for one example as a
-column, z = Wᵀa + b. Here a batch of n examples is the rows of a matrix, so every product is the text's transposed.
+column, z = Wᵀa + b. Here the n examples of a batch are the rows of a matrix, so every product is the text's product
+transposed.
 
-    a⁰ = x   the input batch                               (n, d)
-    W, b     weights and intercepts; neuron j is column j  (n_in, n_out), (n_out,)
-    z, a     aggregate and activation of a layer           (n, n_out)
-    delta    ∂C/∂z, the error of a layer                   (n, n_out)
-    C        Σ wᵢ ℓ(yᵢ, aᵢᴸ) / Σ wᵢ, plus the penalty of E9   a number
+    a⁰ = x   input batch                                          (n, d)
+    W, b     weights and intercepts; column j belongs to neuron j (n_in, n_out), (n_out,)
+    z, a     aggregate and activation of a layer                  (n, n_out)
+    delta    δ = ∂C/∂z, the error of a layer                      (n, n_out)
+    grad_a   g = ∂C/∂a                                            (n, n_out)
+    C        Σ wᵢ ℓ(yᵢ, aᵢᴸ) / Σ wᵢ, plus the penalty of E9       scalar
 
-Every function is pure, takes NumPy or CuPy arrays alike, of one floating type a call, and keeps that. What does not fit
-is refused by name, never broadcast: ValueError for a shape or a number, TypeError for a type. This module is the oracle
-that the fast path is held to.
+All functions accept NumPy and CuPy arrays. The arrays of one call have one floating type, and the result has it too.
+Arguments are never broadcast: a wrong shape or number is a ValueError, a wrong type a TypeError, and the message names
+the argument.
+
+Examples
+--------
+>>> import numpy as np
+>>> from gpunn import theory
+>>> x, W, b = np.array([[1.0, 2.0]]), np.array([[1.0, -1.0], [0.5, 2.0]]), np.zeros(2)
+>>> theory.activate(theory.aggregate(x, W, b), "relu")
+array([[2., 3.]])
 """
 
 from __future__ import annotations
@@ -24,10 +37,14 @@ from typing import Any
 from .backend import array_module
 
 Array = Any
+Layers = Sequence[tuple[Array, Array]]  # (W, b) of every layer
 
 
-def _fit(**arguments: tuple[Array, str]) -> None:
-    """Refuse arrays that do not fit: an axis has one size wherever its name stands, all have one floating type."""
+def _check_arrays(**arguments: tuple[Array, str]) -> None:
+    """Raise unless all arrays have one floating type and each axis name has one size.
+
+    An argument is (array, names of its axes): `a_prev=(a_prev, "n n_in")`.
+    """
     sizes: dict[str, int] = {}
     first, dtype = "", None
     for name, (x, axes) in arguments.items():
@@ -39,15 +56,15 @@ def _fit(**arguments: tuple[Array, str]) -> None:
             raise ValueError(f"{name} must have shape ({shape}), got {x.shape}")
         sizes.update(zip(axes.split(), x.shape, strict=True))
         if dtype is None and x.dtype.kind != "f":
-            raise TypeError(f"{name} must hold floating numbers, got {x.dtype}: write {name}.astype('float64')")
+            raise TypeError(f"{name} must be a floating type, got {x.dtype}: use {name}.astype('float64')")
         if dtype is None:
             first, dtype = name, x.dtype
         elif x.dtype != dtype:
-            raise TypeError(f"{name} must be {dtype} as {first} is, got {x.dtype}: write {name}.astype({str(dtype)!r})")
+            raise TypeError(f"{name} must be {dtype} like {first}, got {x.dtype}: use {name}.astype({str(dtype)!r})")
 
 
-def _number(name: str, value: float, below: float = math.inf) -> float:
-    """A float, which leaves an array's type as it is, where NumPy's float64 would promote it."""
+def _check_number(name: str, value: float, below: float = math.inf) -> float:
+    """A number in [0, below) as a Python float: NumPy's float64 scalars would promote float32 arrays."""
     number = float(value)
     if not 0 <= number < below:
         wanted = f"a number in [0, {below:g})" if below < math.inf else "a finite number ≥ 0"
@@ -55,33 +72,48 @@ def _number(name: str, value: float, below: float = math.inf) -> float:
     return number
 
 
-# --- E1, E2: forward ---
+# --- E1, E2: forward pass ---
 
 
 def aggregate(a_prev: Array, W: Array, b: Array) -> Array:
     """z = a_prev W + b. (E1)
 
-    a_prev (n, n_in), W (n_in, n_out), b (n_out,) → z (n, n_out).
+    Neuron j adds its inputs with the weights in column j of W: zᵢⱼ = Σₘ a_prev,ᵢₘ Wₘⱼ + bⱼ.
+
+    Parameters
+    ----------
+    a_prev : array (n, n_in)
+        Activations of the previous layer; the inputs x for the first layer.
+    W : array (n_in, n_out)
+        Weights.
+    b : array (n_out,)
+        Intercepts.
+
+    Returns
+    -------
+    array (n, n_out)
+        The aggregates z.
     """
-    _fit(a_prev=(a_prev, "n n_in"), W=(W, "n_in n_out"), b=(b, "n_out"))
+    _check_arrays(a_prev=(a_prev, "n n_in"), W=(W, "n_in n_out"), b=(b, "n_out"))
     return a_prev @ W + b  # mutate: E1 theory
 
 
 @dataclass(frozen=True)
 class Function:
-    """An activation: f(z), and f′ as a function of z."""
+    """An elementwise activation: `f` and its `derivative` f′, both functions of (array module, z)."""
 
     f: Callable[[Any, Array], Array]
     derivative: Callable[[Any, Array], Array]
 
 
 def _sigmoid(xp: Any, z: Array) -> Array:
-    # with e = e^−|z| ≤ 1 nothing overflows: 1/(1 + e⁻ᶻ) is 1/(1 + e) for z ≥ 0 and e/(1 + e) below
+    # with e = e^−|z| ≤ 1 nothing overflows: 1/(1 + e⁻ᶻ) is 1/(1 + e) for z ≥ 0 and e/(1 + e) for z < 0
     e = xp.exp(-abs(z))
     return xp.where(z >= 0, xp.ones_like(e), e) / (1 + e)
 
 
 def _tanh_of_gelu(xp: Any, z: Array) -> Array:
+    # √(2/π) = 0.79788…
     return xp.tanh(0.7978845608028654 * (z + 0.044715 * z**3))
 
 
@@ -116,11 +148,39 @@ FUNCTIONS = {
 def activate(z: Array, f: str = "relu") -> Array:
     """a = f(z). (E2)
 
-    Rectifier max(0, z); sigmoid 1/(1 + e⁻ᶻ); identity z; tanh; leaky_relu (slope 0.01); elu (α = 1); softplus
-    log(1 + eᶻ); silu zσ(z); gelu ½z(1 + tanh(√(2/π)(z + 0.044715 z³))); and softmax aₖ = e^zₖ / Σⱼ e^zⱼ by row.
-    z (n, n_out) → a (n, n_out). ValueError for an unknown name.
+    ==========  ====================================
+    identity    z
+    relu        max(0, z)
+    sigmoid     σ(z) = 1/(1 + e⁻ᶻ)
+    tanh        tanh(z)
+    leaky_relu  z for z > 0, else 0.01 z
+    elu         z for z > 0, else eᶻ − 1
+    softplus    log(1 + eᶻ)
+    silu        z σ(z)
+    gelu        ½z(1 + tanh(√(2/π)(z + 0.044715 z³)))
+    softmax     aₖ = e^zₖ / Σⱼ e^zⱼ in each row
+    ==========  ====================================
+
+    Softmax subtracts the largest z of each row first. The quotient is the same, and no exponential overflows.
+
+    Parameters
+    ----------
+    z : array (n, n_out)
+        Aggregates.
+    f : str
+        Name of the activation.
+
+    Returns
+    -------
+    array (n, n_out)
+        The activations a.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
     """
-    _fit(z=(z, "n n_out"))
+    _check_arrays(z=(z, "n n_out"))
     xp = array_module(z)
     if f == "softmax":
         e = xp.exp(z - z.max(axis=1, keepdims=True))
@@ -129,17 +189,32 @@ def activate(z: Array, f: str = "relu") -> Array:
 
 
 def derivative(z: Array, f: str = "relu") -> Array:
-    """f′(z) of an elementwise activation; 0 at z = 0 for the rectifier. (E4, E5)
+    """f′(z) of an elementwise activation; f′(0) = 0 for ReLU. (E4, E5)
 
-    z (n, n_out) → (n, n_out). ValueError for an unknown name and for softmax, whose derivative is a matrix a row.
+    Parameters
+    ----------
+    z : array (n, n_out)
+        Aggregates.
+    f : str
+        Name of the activation.
+
+    Returns
+    -------
+    array (n, n_out)
+        The derivative at every entry.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, and for softmax: the derivative of a row is a matrix, see `output_error`.
     """
-    _fit(z=(z, "n n_out"))
+    _check_arrays(z=(z, "n n_out"))
     return _function(f).derivative(array_module(z), z)
 
 
 def _function(f: str) -> Function:
     if f not in FUNCTIONS:
-        raise ValueError(f"activation {f!r} is not elementwise or not known; there are {', '.join(FUNCTIONS)}")
+        raise ValueError(f"activation must be elementwise, one of {', '.join(FUNCTIONS)}, got {f!r}")
     return FUNCTIONS[f]
 
 
@@ -148,15 +223,41 @@ def _function(f: str) -> Function:
 LOSSES = ("half_squared_error", "softmax_crossentropy", "sigmoid_crossentropy")
 
 
+def _unknown_loss(kind: str) -> ValueError:
+    return ValueError(f"loss must be one of {', '.join(LOSSES)}, got {kind!r}")
+
+
 def row_losses(y: Array, a: Array, kind: str = "half_squared_error") -> Array:
     """ℓ(y, a) of every row, summed over the outputs. (E3)
 
+    ====================  ================================================================
     half_squared_error    ½‖y − a‖²
-    softmax_crossentropy  −Σₖ yₖ log aₖ, y one-hot or a row of probabilities
+    softmax_crossentropy  −Σₖ yₖ log aₖ; y is one-hot or a row of probabilities
     sigmoid_crossentropy  −Σₖ [yₖ log aₖ + (1 − yₖ) log(1 − aₖ)], 0 ≤ yₖ ≤ 1
-    y and a (n, n_out) → (n,). ValueError for an unknown kind or unequal shapes.
+    ====================  ================================================================
+
+    0 log 0 is 0.
+
+    Parameters
+    ----------
+    y : array (n, n_out)
+        Targets.
+    a : array (n, n_out)
+        Activations of the last layer.
+    kind : str
+        Name of the loss.
+
+    Returns
+    -------
+    array (n,)
+        One loss per row.
+
+    Raises
+    ------
+    ValueError
+        For an unknown loss, or if the shapes differ.
     """
-    _fit(a=(a, "n n_out"), y=(y, "n n_out"))
+    _check_arrays(a=(a, "n n_out"), y=(y, "n n_out"))
     xp = array_module(a)
     if kind == "half_squared_error":
         return 0.5 * ((y - a) ** 2).sum(axis=1)  # mutate: E3 theory loss
@@ -164,7 +265,7 @@ def row_losses(y: Array, a: Array, kind: str = "half_squared_error") -> Array:
         return -_times_log(xp, y, a).sum(axis=1)
     if kind == "sigmoid_crossentropy":
         return -(_times_log(xp, y, a) + _times_log(xp, 1 - y, 1 - a)).sum(axis=1)
-    raise ValueError(f"loss {kind!r} is unknown; there are {', '.join(LOSSES)}")
+    raise _unknown_loss(kind)
 
 
 def _times_log(xp: Any, y: Array, a: Array) -> Array:
@@ -173,16 +274,30 @@ def _times_log(xp: Any, y: Array, a: Array) -> Array:
 
 
 def row_weights(a: Array, w: Array | None = None) -> Array:
-    """wᵢ/Σw, which is 1/n without sample weights: what a row counts in C. (E3)
+    """wᵢ/Σw, the weight of row i in C; 1/n without sample weights. (E3)
 
-    a (n, n_out) gives n and the dtype, w (n,) or None → (n,). A batch whose weights are all zero counts nothing: zeros.
-    ValueError for a negative weight.
+    Parameters
+    ----------
+    a : array (n, n_out)
+        Determines n and the dtype.
+    w : array (n,), optional
+        Sample weights ≥ 0.
+
+    Returns
+    -------
+    array (n,)
+        Weights with sum 1; zeros if all sample weights are 0.
+
+    Raises
+    ------
+    ValueError
+        For a weight that is negative or NaN.
     """
-    _fit(a=(a, "n n_out"))
+    _check_arrays(a=(a, "n n_out"))
     xp = array_module(a)
     if w is None:
         return xp.ones_like(a[:, 0]) / a.shape[0]  # mutate: E3 theory mean
-    _fit(a=(a, "n n_out"), w=(w, "n"))
+    _check_arrays(a=(a, "n n_out"), w=(w, "n"))
     if not bool((w >= 0).all()):
         raise ValueError("w must hold weights ≥ 0, got a negative one or NaN")
     total = w.sum()
@@ -190,47 +305,94 @@ def row_weights(a: Array, w: Array | None = None) -> Array:
 
 
 def loss(y: Array, a: Array, kind: str = "half_squared_error", w: Array | None = None) -> Array:
-    """C = Σ wᵢ ℓ(yᵢ, aᵢ) / Σ wᵢ, the mean over the rows without weights. (E3)
+    """C = Σ wᵢ ℓ(yᵢ, aᵢ) / Σ wᵢ, the mean over the rows if there are no weights. (E3)
 
-    y and a (n, n_out), w (n,) ≥ 0 → a number.
+    Parameters
+    ----------
+    y, a : array (n, n_out)
+        Targets, and activations of the last layer.
+    kind : str
+        Name of the loss, see `row_losses`.
+    w : array (n,), optional
+        Sample weights ≥ 0.
+
+    Returns
+    -------
+    scalar
+        The cost without penalty.
     """
     return (row_weights(a, w) * row_losses(y, a, kind)).sum()
 
 
 def loss_gradient(y: Array, a: Array, kind: str = "half_squared_error", w: Array | None = None) -> Array:
-    """∂C/∂a, row i times wᵢ/Σw: a − y; −y/a; (1 − y)/(1 − a) − y/a, where 0/0 = 0. (E3)
+    """∂C/∂a = (wᵢ/Σw) ∂ℓ/∂a in row i. (E3)
 
-    y and a (n, n_out), w (n,) → (n, n_out).
+    ====================  ==========================================
+    loss                  ∂ℓ/∂a
+    ====================  ==========================================
+    half_squared_error    a − y
+    softmax_crossentropy  −y/a
+    sigmoid_crossentropy  (1 − y)/(1 − a) − y/a
+    ====================  ==========================================
+
+    0/0 is 0, the derivative of 0 log 0.
+
+    Parameters
+    ----------
+    y, a : array (n, n_out)
+        Targets, and activations of the last layer.
+    kind : str
+        Name of the loss, see `row_losses`.
+    w : array (n,), optional
+        Sample weights ≥ 0.
+
+    Returns
+    -------
+    array (n, n_out)
+        The gradient with respect to a.
     """
-    _fit(a=(a, "n n_out"), y=(y, "n n_out"))
+    _check_arrays(a=(a, "n n_out"), y=(y, "n n_out"))
     xp = array_module(a)
     if kind == "half_squared_error":
         g = a - y  # mutate: E3 theory gradient
     elif kind == "softmax_crossentropy":
-        g = -_over(xp, y, a)
+        g = -_quotient(xp, y, a)
     elif kind == "sigmoid_crossentropy":
-        g = _over(xp, 1 - y, 1 - a) - _over(xp, y, a)
+        g = _quotient(xp, 1 - y, 1 - a) - _quotient(xp, y, a)
     else:
-        raise ValueError(f"loss {kind!r} is unknown; there are {', '.join(LOSSES)}")
+        raise _unknown_loss(kind)
     return row_weights(a, w)[:, None] * g
 
 
-def _over(xp: Any, y: Array, a: Array) -> Array:
-    """y/a, with 0/0 = 0: what y rules out has no gradient, though its a may have rounded to 0."""
+def _quotient(xp: Any, y: Array, a: Array) -> Array:
+    """y/a, with 0/0 = 0: an output with y = 0 has no gradient even if its a was rounded to 0."""
     return y / xp.where(y == 0, xp.ones_like(a), a)
 
 
-# --- E4, E5: the errors ---
+# --- E4, E5: errors ---
 
 
 def output_error(z: Array, grad_a: Array, f: str) -> Array:
-    """δᴸ = f′(zᴸ) ⊙ ∂C/∂aᴸ; for softmax, which is not elementwise, δ = a ⊙ (g − Σₖ aₖgₖ) by row, g = ∂C/∂a. (E4)
+    """δᴸ = f′(zᴸ) ⊙ ∂C/∂aᴸ; for softmax δ = a ⊙ (g − Σₖ aₖgₖ) in each row. (E4)
 
-    By the chain rule δⱼ = Σₖ ∂aₖ/∂zⱼ ∂C/∂aₖ. For an elementwise f only k = j remains. For softmax
-    ∂aₖ/∂zⱼ = aₖ(1[k = j] − aⱼ), so δⱼ = aⱼgⱼ − aⱼ Σₖ aₖgₖ.
-    z and grad_a (n, n_out) → δ (n, n_out).
+    The chain rule gives δⱼ = ∂C/∂zⱼ = Σₖ ∂aₖ/∂zⱼ gₖ, with g = ∂C/∂a. If f is elementwise, ∂aₖ/∂zⱼ = 0 for k ≠ j and one
+    term remains: δⱼ = f′(zⱼ) gⱼ. For softmax ∂aₖ/∂zⱼ = aₖ(1[k = j] − aⱼ), so δⱼ = aⱼgⱼ − aⱼ Σₖ aₖgₖ.
+
+    Parameters
+    ----------
+    z : array (n, n_out)
+        Aggregates of the last layer.
+    grad_a : array (n, n_out)
+        ∂C/∂a, see `loss_gradient`.
+    f : str
+        Name of the activation.
+
+    Returns
+    -------
+    array (n, n_out)
+        The error δᴸ.
     """
-    _fit(z=(z, "n n_out"), grad_a=(grad_a, "n n_out"))
+    _check_arrays(z=(z, "n n_out"), grad_a=(grad_a, "n n_out"))
     if f == "softmax":
         a = activate(z, "softmax")
         return a * (grad_a - (a * grad_a).sum(axis=1, keepdims=True))  # mutate: E4 theory softmax
@@ -238,22 +400,50 @@ def output_error(z: Array, grad_a: Array, f: str) -> Array:
 
 
 def matched_output_error(y: Array, a: Array, w: Array | None = None) -> Array:
-    """δᴸ = (aᴸ − y) wᵢ/Σw, where softmax or sigmoid meets its own cross-entropy, and where identity meets half squared
-    error: what E4 reduces to there, a shortcut and not the definition. For softmax the rows of y add up to 1. (E4)
+    """δᴸ = (aᴸ − y) wᵢ/Σw, the value of E4 for matching pairs of activation and loss. (E4)
 
-    y and a (n, n_out), w (n,) → δ (n, n_out).
+    The pairs are softmax or sigmoid with its own cross-entropy, and identity with half squared error. For softmax,
+    g = −y/a and Σₖ aₖgₖ = −Σₖ yₖ = −1, so δ = a ⊙ (−y/a + 1) = a − y; the rows of y must add up to 1. For sigmoid,
+    f′ = a(1 − a) and g = (a − y)/(a(1 − a)), so δ = a − y. This is a shortcut, not the definition.
+
+    Parameters
+    ----------
+    y, a : array (n, n_out)
+        Targets, and activations of the last layer.
+    w : array (n,), optional
+        Sample weights ≥ 0.
+
+    Returns
+    -------
+    array (n, n_out)
+        The error δᴸ.
     """
-    _fit(a=(a, "n n_out"), y=(y, "n n_out"))
+    _check_arrays(a=(a, "n n_out"), y=(y, "n n_out"))
     return row_weights(a, w)[:, None] * (a - y)  # mutate: E4 theory matched
 
 
 def recursion(z: Array, delta_next: Array, W_next: Array, f: str) -> Array:
     """δˡ = f′(zˡ) ⊙ (δˡ⁺¹ (Wˡ⁺¹)ᵀ). (E5)
 
-    zˡ⁺¹ = aˡWˡ⁺¹ + b, so ∂C/∂aˡ = δˡ⁺¹(Wˡ⁺¹)ᵀ, and aˡ = f(zˡ) puts f′(zˡ) before it.
-    z (n, n_l), delta_next (n, n_next), W_next (n_l, n_next) → δ (n, n_l).
+    C depends on aˡ through zˡ⁺¹ = aˡWˡ⁺¹ + bˡ⁺¹, so ∂C/∂aˡ = δˡ⁺¹(Wˡ⁺¹)ᵀ. As in E4, aˡ = f(zˡ) adds the factor f′(zˡ).
+
+    Parameters
+    ----------
+    z : array (n, n_l)
+        Aggregates of layer l.
+    delta_next : array (n, n_next)
+        Error of layer l + 1.
+    W_next : array (n_l, n_next)
+        Weights of layer l + 1.
+    f : str
+        Name of the activation of layer l.
+
+    Returns
+    -------
+    array (n, n_l)
+        The error δˡ.
     """
-    _fit(z=(z, "n n_l"), W_next=(W_next, "n_l n_next"), delta_next=(delta_next, "n n_next"))
+    _check_arrays(z=(z, "n n_l"), W_next=(W_next, "n_l n_next"), delta_next=(delta_next, "n n_next"))
     grad_a = delta_next @ W_next.T  # mutate: E5 theory
     return derivative(z, f) * grad_a
 
@@ -264,27 +454,62 @@ def recursion(z: Array, delta_next: Array, W_next: Array, f: str) -> Array:
 def weight_gradient(a_prev: Array, delta: Array) -> Array:
     """∂C/∂W = a_prevᵀ δ. (E6)
 
-    ∂zᵢⱼ/∂W_mj = a_prev,ᵢₘ, summed over the rows i. a_prev (n, n_in), delta (n, n_out) → (n_in, n_out).
+    zᵢⱼ = Σₘ a_prev,ᵢₘ Wₘⱼ + bⱼ has ∂zᵢⱼ/∂Wₘⱼ = a_prev,ᵢₘ, so ∂C/∂Wₘⱼ = Σᵢ a_prev,ᵢₘ δᵢⱼ.
+
+    Parameters
+    ----------
+    a_prev : array (n, n_in)
+        Activations of the previous layer.
+    delta : array (n, n_out)
+        Error of this layer.
+
+    Returns
+    -------
+    array (n_in, n_out)
+        The gradient with respect to W.
     """
-    _fit(a_prev=(a_prev, "n n_in"), delta=(delta, "n n_out"))
+    _check_arrays(a_prev=(a_prev, "n n_in"), delta=(delta, "n n_out"))
     return a_prev.T @ delta  # mutate: E6 theory
 
 
 def intercept_gradient(delta: Array) -> Array:
-    """∂C/∂b = Σ over rows of δ. (E7)  delta (n, n_out) → (n_out,)."""
-    _fit(delta=(delta, "n n_out"))
+    """∂C/∂b = Σᵢ δᵢ, the sum over the rows, since ∂zᵢⱼ/∂bⱼ = 1. (E7)
+
+    Parameters
+    ----------
+    delta : array (n, n_out)
+        Error of the layer.
+
+    Returns
+    -------
+    array (n_out,)
+        The gradient with respect to b.
+    """
+    _check_arrays(delta=(delta, "n n_out"))
     return delta.sum(axis=0)  # mutate: E7 theory
 
 
 def gradient_step(theta: Array, g: Array, lr: float) -> Array:
     """θ ← θ − η ∂C/∂θ. (E8)
 
-    On one row this is the text's stochastic gradient descent, else on a mini-batch or on the whole set.
-    theta and g of one shape → the new θ.
+    With a batch of one row this is the text's stochastic gradient descent. Momentum, Adam and the other optimizers
+    replace this line only.
+
+    Parameters
+    ----------
+    theta, g : array, of one shape
+        A parameter and its gradient.
+    lr : float
+        Learning rate η ≥ 0.
+
+    Returns
+    -------
+    array
+        The updated parameter; `theta` is not changed.
     """
     axes = " ".join(f"axis_{k}" for k in range(theta.ndim))
-    _fit(theta=(theta, axes), g=(g, axes))
-    lr = _number("lr", lr)
+    _check_arrays(theta=(theta, axes), g=(g, axes))
+    lr = _check_number("lr", lr)
     return theta - lr * g  # mutate: E8 theory
 
 
@@ -292,48 +517,117 @@ def gradient_step(theta: Array, g: Array, lr: float) -> Array:
 
 
 def penalty(weights: Sequence[Array], lam: float) -> Array:
-    """½λ Σ W² over all weights, not intercepts: what C gains. (E9)"""
-    lam = _number("lam", lam)
+    """½λ Σ W² over all weights, added to C. (E9)
+
+    Parameters
+    ----------
+    weights : sequence of arrays (n_in, n_out)
+        W of every layer. Intercepts have no penalty.
+    lam : float
+        λ ≥ 0.
+
+    Returns
+    -------
+    scalar
+        The penalty.
+    """
+    lam = _check_number("lam", lam)
     return 0.5 * lam * sum((W**2).sum() for W in weights)  # mutate: E9 theory penalty
 
 
 def penalty_gradient(W: Array, lam: float) -> Array:
-    """λW: what ∂C/∂W gains. (E9)  W (n_in, n_out) → (n_in, n_out)."""
-    lam = _number("lam", lam)
+    """λW, added to ∂C/∂W: the derivative of ½λW². (E9)
+
+    Parameters
+    ----------
+    W : array (n_in, n_out)
+        Weights.
+    lam : float
+        λ ≥ 0.
+
+    Returns
+    -------
+    array (n_in, n_out)
+        The gradient of the penalty.
+    """
+    lam = _check_number("lam", lam)
     return lam * W  # mutate: E9 theory gradient
 
 
 def initial_weights(n_in: int, n_out: int, generator: Any, *, rectifier: bool = False) -> Array:
-    """W ~ N(0, 1/n_in), not truncated; N(0, 2/n_in) for rectifiers. (E10)
+    """W ~ N(0, 1/n_in), not truncated; N(0, 2/n_in) before rectifiers. (E10)
 
-    With independent entries of mean 0, E[z²] = Σ E[W²] a² = n_in σ² · mean a²: σ² = 1/n_in keeps the mean square of the
-    neuron's input. A rectifier loses half of it, which 2/n_in gives back. `generator` is a NumPy Generator.
+    For independent weights with mean 0 and variance σ², E[z²] = Σₘ E[Wₘ²] aₘ² = n_in σ² · mean(a²). With σ² = 1/n_in,
+    z has the mean square of its inputs. ReLU halves the mean square, and σ² = 2/n_in restores it.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Numbers of inputs and neurons.
+    generator : numpy.random.Generator
+        Source of the random numbers.
+    rectifier : bool
+        True if the layer's activation is a rectifier.
+
+    Returns
+    -------
+    array (n_in, n_out), float64
+        Random weights.
     """
     return generator.normal(0.0, ((2 if rectifier else 1) / n_in) ** 0.5, (n_in, n_out))  # mutate: E10 theory
 
 
 def dropout(a: Array, mask: Array | None, p: float, *, form: str = "inverted") -> Array:
-    """In training a ⊙ k/(1 − p), k the mask of zeros and ones with P(k = 1) = 1 − p; at prediction (mask None) a. (E11)
+    """a ⊙ k/(1 − p) in training and a at prediction, with random k ∈ {0, 1}, P(k = 1) = 1 − p. (E11)
 
-    The text's other form, "textbook": a ⊙ k in training and (1 − p) a at prediction. In each form the expectation in
-    training is the value at prediction. The same function takes ∂C/∂a back. a and mask (n, n_out), 0 ≤ p < 1.
+    E[k] = 1 − p, so the expectation in training is a, the value at prediction. The form "textbook" moves the factor:
+    a ⊙ k in training, (1 − p) a at prediction. The map a ↦ a ⊙ k/(1 − p) is linear and diagonal, so the same function
+    with the same mask takes ∂C/∂a backward.
+
+    Parameters
+    ----------
+    a : array (n, n_out)
+        Activations, or their gradient.
+    mask : array (n, n_out), optional
+        The mask k, of any type; None means prediction.
+    p : float
+        Probability of 0, in [0, 1).
+    form : {"inverted", "textbook"}
+        Where the factor 1 − p is applied.
+
+    Returns
+    -------
+    array (n, n_out)
+        The thinned activations or gradient.
     """
-    p = _number("p", p, below=1)
+    p = _check_number("p", p, below=1)
     if form not in ("inverted", "textbook"):
         raise ValueError(f'form must be "inverted" or "textbook", got {form!r}')
     if mask is None:
         return a if form == "inverted" else (1 - p) * a
     mask = mask.astype(a.dtype)  # it may be boolean
-    _fit(a=(a, "n n_out"), mask=(mask, "n n_out"))
+    _check_arrays(a=(a, "n n_out"), mask=(mask, "n n_out"))
     return a * mask / (1 - p) if form == "inverted" else a * mask  # mutate: E11 theory
 
 
-# --- the procedure ---
+# --- one step ---
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of the procedure computed, layer by layer; `parameters` are those after it."""
+    """The quantities of one step, one list entry per layer.
+
+    Attributes
+    ----------
+    parameters : list of (W, b)
+        The parameters after the step.
+    C : scalar
+        The cost before the step, with penalty.
+    z, a, delta : list of arrays (n, n_out)
+        Aggregates, activations (before dropout) and errors.
+    dW, db : list of arrays (n_in, n_out), (n_out,)
+        Gradients, with penalty.
+    """
 
     parameters: list[tuple[Array, Array]]
     C: Array
@@ -345,7 +639,7 @@ class Step:
 
 
 def train_step(
-    parameters: Sequence[tuple[Array, Array]],
+    parameters: Layers,
     x: Array,
     y: Array,
     lr: float,
@@ -357,49 +651,96 @@ def train_step(
     masks: Sequence[Array | None] = (),
     p: float = 0.0,
 ) -> Step:
-    """The text's six steps on one batch: (1) a⁰ = x; (2) feed forward by E1, E2; (3) δᴸ by E4; (4) δˡ by E5 down to
-    the first layer; (5) gradients by E6, E7; (6) gradient step by E8.
+    """Compute one training step in the text's six stages.
 
-    parameters   (W, b) of every layer        activations  f of every layer
-    x (n, d), y (n, n_out), w (n,) or None    lr           η
-    kind         the loss of E3               lam          λ of E9
-    masks, p     dropout of E11 behind each hidden layer that has a mask
-    A batch whose weights are all zero changes nothing. ValueError where shapes do not fit.
+    (1) a⁰ = x; (2) feed forward by E1 and E2; (3) δᴸ by E4; (4) δˡ by E5 down to the first layer; (5) gradients by E6
+    and E7; (6) gradient step by E8. A batch whose weights are all zero changes no parameter.
+
+    Parameters
+    ----------
+    parameters : sequence of (W, b)
+        Weights (n_in, n_out) and intercepts (n_out,) of every layer.
+    x : array (n, d)
+        Input batch.
+    y : array (n, n_out)
+        Targets.
+    lr : float
+        Learning rate η ≥ 0.
+    activations : sequence of str
+        One activation per layer, see `activate`. Only the last may be softmax.
+    kind : str
+        Name of the loss, see `row_losses`.
+    w : array (n,), optional
+        Sample weights ≥ 0.
+    lam : float
+        λ of the penalty (E9).
+    masks : sequence of arrays (n, n_l) or None
+        Dropout masks after the hidden layers, first to last; None or a missing entry means no dropout. (E11)
+    p : float
+        Dropout probability, in [0, 1).
+
+    Returns
+    -------
+    Step
+        All quantities of the step, and the parameters after it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes, types or numbers do not fit; the message names the argument.
     """
     if len(activations) != len(parameters):
-        raise ValueError(f"activations must name one function a layer: {len(activations)} for {len(parameters)}")
-    last = len(parameters) - 1
-    if len(masks) > last:
-        raise ValueError(f"masks must be one a hidden layer, at most {last}, got {len(masks)}")
-    kept = [*masks, *[None] * (last - len(masks))]
-    # (1) and (2): forward; what a layer hands on is its activation, thinned by dropout
-    handed, zs, activated = [x], [], []
-    for k, ((W, b), f) in enumerate(zip(parameters, activations, strict=True)):
-        zs.append(aggregate(handed[-1], W, b))
-        activated.append(activate(zs[-1], f))
-        thinned = k < last and kept[k] is not None
-        handed.append(dropout(activated[-1], kept[k], p) if thinned else activated[-1])
-    C = loss(y, activated[-1], kind, w) + penalty([W for W, _ in parameters], lam)
-    # (3): the output error
-    delta = [output_error(zs[-1], loss_gradient(y, activated[-1], kind, w), activations[-1])]
-    # (4): the recursion; dropout takes the error back through the mask it applied
-    for k in reversed(range(last)):
-        mask = kept[k]
-        if mask is None:
-            delta.insert(0, recursion(zs[k], delta[0], parameters[k + 1][0], activations[k]))
-        else:
-            through = dropout(delta[0] @ parameters[k + 1][0].T, mask, p)
-            delta.insert(0, derivative(zs[k], activations[k]) * through)
+        raise ValueError(f"activations must name one function per layer, got {len(activations)} for {len(parameters)}")
+    n_hidden = len(parameters) - 1
+    if len(masks) > n_hidden:
+        raise ValueError(f"masks must have at most one entry per hidden layer, {n_hidden}, got {len(masks)}")
+    masks = [*masks, *[None] * (n_hidden - len(masks))]
+    inputs, z, a = _feed_forward(parameters, x, activations, masks, p)
+    C = loss(y, a[-1], kind, w) + penalty([W for W, _ in parameters], lam)
+    delta_L = output_error(z[-1], loss_gradient(y, a[-1], kind, w), activations[-1])  # (3)
+    delta = _back_propagate(parameters, z, delta_L, activations, masks, p)
     # (5): the gradients
     dW = [
-        weight_gradient(a, d) + penalty_gradient(W, lam)
-        for a, d, (W, _) in zip(handed[:-1], delta, parameters, strict=True)
+        weight_gradient(a_prev, d) + penalty_gradient(W, lam)
+        for a_prev, d, (W, _) in zip(inputs, delta, parameters, strict=True)
     ]
     db = [intercept_gradient(d) for d in delta]
     # (6): the step
-    idle = w is not None and not bool((w > 0).any())
+    no_weight = w is not None and not bool((w > 0).any())
     after = [
-        (W, b) if idle else (gradient_step(W, gW, lr), gradient_step(b, gb, lr))
+        (W, b) if no_weight else (gradient_step(W, gW, lr), gradient_step(b, gb, lr))
         for (W, b), gW, gb in zip(parameters, dW, db, strict=True)
     ]
-    return Step(after, C, zs, activated, delta, dW, db)
+    return Step(after, C, z, a, delta, dW, db)
+
+
+def _feed_forward(
+    parameters: Layers, x: Array, activations: Sequence[str], masks: Sequence[Array | None], p: float
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """Stages (1) and (2): the inputs, z and a of every layer."""
+    inputs, z, a = [x], [], []
+    for (W, b), f, mask in zip(parameters, activations, [*masks, None], strict=True):
+        z.append(aggregate(inputs[-1], W, b))
+        a.append(activate(z[-1], f))
+        inputs.append(a[-1] if mask is None else dropout(a[-1], mask, p))
+    return inputs[:-1], z, a
+
+
+def _back_propagate(
+    parameters: Layers,
+    z: list[Array],
+    delta_L: Array,
+    activations: Sequence[str],
+    masks: Sequence[Array | None],
+    p: float,
+) -> list[Array]:
+    """Stage (4): δ of every layer, first to last; ∂C/∂a passes backward through the dropout mask of its layer."""
+    delta = [delta_L]
+    for k in reversed(range(len(masks))):
+        mask, W_next = masks[k], parameters[k + 1][0]
+        if mask is None:
+            delta.insert(0, recursion(z[k], delta[0], W_next, activations[k]))
+        else:
+            grad_a = dropout(delta[0] @ W_next.T, mask, p)
+            delta.insert(0, derivative(z[k], activations[k]) * grad_a)
+    return delta
