@@ -15,6 +15,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
@@ -51,8 +53,6 @@ if TYPE_CHECKING:
         ReduceLROnPlateau,
         TerminateOnNaN,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "SGD",

@@ -1,12 +1,13 @@
-"""Sequential, the front: compiles, fits, predicts, explains and saves. The numbers are made in `network`."""
+"""Sequential, the network that users build, train, inspect and save.
+
+The class validates arguments and delegates: `network` computes, `training` runs fits, `inspection` shows a step.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import operator
 import os
-import re
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__, inspection, losses, metrics, optimizers
 from . import backend as backends
+from . import compile_options, inspection, losses, metrics, optimizers
 from . import input_checks as checks
 from . import layers as layer_registry
 from .inspection import LayerTrace, Summary
@@ -24,7 +25,7 @@ from .layers import Layer
 from .losses import Loss
 from .network import Network
 from .parallel import DataParallel
-from .recording import SINGLE_PROCESS, Array, Group
+from .recording import Array
 from .training import checkpoint, fit, host_dataset, inputs, loop, parameter_arrays
 from .training.callbacks import Callback
 from .training.history import History
@@ -36,15 +37,34 @@ PREDICTION_BATCH = 1024
 
 
 class Sequential:
-    """Layers in a row, trained by back-propagation.
+    """A stack of layers, trained by back-propagation.
 
-    layers       Dense, Activation, Dropout, BatchNormalization, LayerNormalization, or a `Layer` of one's own
-    input_shape  the number of inputs, or (inputs,); None learns it from the first X
-    seed         of initial weights, shuffles and dropout masks; None draws one and keeps it in `net.seed`
-    dtype        "float32" or "float64", of parameters and activations
+    Weights are drawn once the number of inputs is known: with `input_shape=`, at `build(n_in)`, or at the first fit,
+    predict or trace.
 
-    Weights are drawn when the number of inputs is known: here with `input_shape=`, at `build(n_in)`, or at the first
-    fit, predict or trace. ValueError or TypeError names the argument that makes no sense.
+    Parameters
+    ----------
+    layers : iterable of Layer
+        Dense, Activation, Dropout, BatchNormalization, LayerNormalization, or subclasses of `gpunn.Layer`. A layer
+        belongs to one network.
+    input_shape : int or (int,), optional
+        Number of inputs; None takes it from the first X.
+    seed : int, optional
+        Seed of initial weights, shuffles and dropout masks, in [0, 2⁶⁴). None draws one; `net.seed` shows it.
+    dtype : {"float32", "float64"}
+        Type of parameters and activations.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an invalid argument; the message names it.
+
+    Examples
+    --------
+    >>> import gpunn
+    >>> net = gpunn.Sequential([gpunn.Dense(8, activation="relu"), gpunn.Dense(3)], input_shape=4, seed=0)
+    >>> [w.shape for w in net.get_weights()]
+    [(4, 8), (8,), (8, 3), (3,)]
     """
 
     def __init__(
@@ -55,21 +75,12 @@ class Sequential:
         seed: int | None = None,
         dtype: Any = "float32",
     ) -> None:
-        found = as_list("layers", layers, "gpunn layers")
-        if not found:
-            raise ValueError("layers is empty; a network needs at least one layer")
-        seen = set()
-        for k, layer in enumerate(found):
-            if not isinstance(layer, Layer):
-                raise TypeError(f"layers[{k}] must be a gpunn layer, got {type(layer).__name__}")
-            if id(layer) in seen or layer.owned:
-                raise ValueError(f"layers[{k}] ({layer!r}) is in use already; make a new one, or copy.deepcopy it")
-            seen.add(id(layer))
-        n_in = _inputs(input_shape)
-        self._net = Network(found, _seed(seed), checks.float_dtype(dtype))
+        found = _check_layers(layers)
+        n_in = _check_input_shape(input_shape)
+        self._net = Network(found, _check_seed(seed), checks.float_dtype(dtype))
         self._epochs = 0
         self._threads: int | None = None
-        self._fitting = threading.Lock()
+        self._fit_lock = threading.Lock()
         self._run: TrainingRun | None = None
         self.stop_training = False
         if n_in is not None:
@@ -81,19 +92,19 @@ class Sequential:
             layer.owned = True
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy made while a fit runs is not being fitted itself."""
-        return {k: v for k, v in vars(self).items() if k != "_fitting"} | {"_run": None}
+        """The state without the fit lock and the running fit: a copy made during a fit is not being fitted."""
+        return {k: v for k, v in vars(self).items() if k != "_fit_lock"} | {"_run": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._fitting = threading.Lock()
+        self._fit_lock = threading.Lock()
         self._mark_layers_owned()
 
-    # --- what it is ---
+    # --- properties ---
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers, first to last; a new list of the network's own layers."""
+        """The layers, first to last, as a new list."""
         return list(self._net.layers)
 
     @property
@@ -108,22 +119,22 @@ class Sequential:
 
     @property
     def precision(self) -> str | None:
-        """What `compile` was given: "tf32" or "bf16" for products on a GPU, None for products in `dtype`."""
+        """The precision of matrix products on a GPU, "tf32" or "bf16"; None means `dtype`."""
         return self._net.precision
 
     @property
     def device(self) -> str:
-        """Where the parameters are: "cpu" or "cuda:N"."""
+        """The device of the parameters, "cpu" or "cuda:N"."""
         return self._net.backend.device
 
     @property
     def device_reason(self) -> str:
-        """One line: why that device was taken."""
+        """The reason for the choice of the device, in one line."""
         return self._net.backend.reason
 
     @property
     def optimizer(self) -> optimizers.Optimizer:
-        """The compiled optimiser. RuntimeError before `compile`."""
+        """The compiled optimizer. RuntimeError before `compile`."""
         self._require_compiled("optimizer")
         return self._net.optimizer
 
@@ -136,11 +147,10 @@ class Sequential:
 
     @property
     def learning_rate(self) -> float:
-        """η of the next step: what it was set to, else what the optimiser's schedule gives. RuntimeError before
-        `compile`.
+        """The learning rate η of the next step: the override if one is set, otherwise the schedule's value.
 
-        Setting it holds the rate there, whatever the schedule says, until it is set again or `compile` is called; None
-        returns to the schedule. ValueError or TypeError where it is no positive number.
+        Setting it overrides the schedule until it is set again or `compile` is called; None returns to the schedule.
+        RuntimeError before `compile`; ValueError or TypeError unless the value is a positive number.
         """
         self._require_compiled("learning_rate")
         return loop.learning_rate(self._net, self._epochs)
@@ -165,8 +175,19 @@ class Sequential:
         return f"Sequential([{inside}]{shape}, seed={self.seed}, dtype='{self.dtype}')"
 
     def summary(self, batch_size: int = BATCH) -> Summary:
-        """A table of the layers, their parameters, the bytes of a training plan for `batch_size` rows, and whatever
-        leaves the fast path with the reason. Before the number of inputs is known, the layers alone."""
+        """A table of the layers, their parameters, the memory of a training step, and what leaves the fast path.
+
+        Parameters
+        ----------
+        batch_size : int
+            Number of rows of the training step whose memory is shown.
+
+        Returns
+        -------
+        Summary
+            A string that prompts and notebooks show as text. Before the number of inputs is known it lists the layers
+            only.
+        """
         if not self._net.is_built:
             return Summary(f"{self!r}\nnot built: the number of inputs is not known yet")
         rows = None if self._net.given_loss is None else positive_integer("batch_size", batch_size)
@@ -175,58 +196,100 @@ class Sequential:
     # --- weights ---
 
     def build(self, n_in: int) -> Sequential:
-        """Learn the number of inputs and draw the initial weights from the seed. RuntimeError if built already."""
+        """Set the number of inputs and draw the initial weights from the seed. (E10)
+
+        Parameters
+        ----------
+        n_in : int
+            Number of inputs.
+
+        Raises
+        ------
+        RuntimeError
+            If the network is already built.
+        """
         if self._net.is_built:
-            raise RuntimeError(f"the network is built already, for {self._net.n_in} inputs")
+            raise RuntimeError(f"build() works once: the network is already built, for {self._net.n_in} inputs")
         self._net.build(positive_integer("n_in", n_in))
         return self
 
     def _reseed(self, seed: int, name: str) -> None:
-        """Another seed, before anything was trained; weights that there are already are drawn anew. ValueError or
-        TypeError names the argument."""
-        self._net.seed = _seed(seed, name)
+        """Set another seed before the first step, and draw existing weights again from it."""
+        self._net.seed = _check_seed(seed, name)
         if self._net.is_built:
             self._net.build(self._net.n_in)
 
     def get_weights(self) -> list[np.ndarray]:
-        """[W1, b1, W2, b2, …] as NumPy arrays, copies. RuntimeError before the number of inputs is known."""
+        """The parameters [W1, b1, W2, b2, …] as NumPy arrays, copied.
+
+        Raises
+        ------
+        RuntimeError
+            Before the number of inputs is known.
+        """
         self._require_built("get_weights")
         net = self._net
         return [np.array(net.backend.to_host(p.of(net.theta))) for p in net.slices_in_order()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Take weights in the order of `get_weights`. ValueError where their number or a shape differs, or one is not
-        finite; nothing is changed then. RuntimeError before the number of inputs is known."""
+        """Copy parameters into the network.
+
+        Parameters
+        ----------
+        weights : sequence of array-like
+            The arrays in the order of `get_weights`.
+
+        Raises
+        ------
+        ValueError
+            If their number or a shape differs, or a value is not finite in the network's dtype. Nothing is changed.
+        RuntimeError
+            Before the number of inputs is known.
+        """
         self._require_built("set_weights")
         net = self._net
-        places, entries = net.slices_in_order(), as_list("weights", weights, "arrays")
-        if len(entries) != len(places):
-            raise ValueError(f"weights must hold {len(places)} arrays, got {len(entries)}")
+        slices, entries = net.slices_in_order(), as_list("weights", weights, "arrays")
+        if len(entries) != len(slices):
+            raise ValueError(f"weights must hold {len(slices)} arrays, got {len(entries)}")
         arrays = []
-        for k, (given, place) in enumerate(zip(entries, places, strict=True)):
+        for k, (given, parameter_slice) in enumerate(zip(entries, slices, strict=True)):
             array = backends.to_host(checks.as_real_array(given, f"weights[{k}]"))
-            if array.shape != place.parameter.shape:
-                raise ValueError(f"weights[{k}] must have shape {place.parameter.shape}, got {array.shape}")
+            shape = parameter_slice.parameter.shape
+            if array.shape != shape:
+                raise ValueError(f"weights[{k}] must have shape {shape}, got {array.shape}")
             with np.errstate(over="ignore"):
                 converted = array.astype(net.dtype)
             if not np.isfinite(converted).all():
                 raise ValueError(f"weights[{k}] holds NaN, infinity or a number too large for {net.dtype}")
             arrays.append(converted)
-        for array, place in zip(arrays, places, strict=True):
-            place.of(net.theta)[...] = net.backend.asarray(array)
+        for array, parameter_slice in zip(arrays, slices, strict=True):
+            parameter_slice.of(net.theta)[...] = net.backend.asarray(array)
 
     def to(self, device: str) -> Sequential:
-        """Bring the network to a device: "cpu", "cuda", "cuda:1" or "auto". On a CPU its products are in its dtype,
-        whatever `precision` they have on a GPU. ValueError where that GPU cannot have it."""
+        """Move the network to a device.
+
+        Parameters
+        ----------
+        device : str
+            "cpu", "cuda", "cuda:N" or "auto". On a CPU matrix products are computed in `dtype`, whatever `precision`
+            is set for GPUs.
+
+        Raises
+        ------
+        ValueError
+            For an unknown device, or a GPU without the network's `precision`.
+        DeviceError
+            If the device cannot be used.
+        """
         self._require_idle("to")
         return self._move(device, self._net.precision, explicit=False)
 
     def _move(self, device: str, precision: str | None, *, explicit: bool) -> Sequential:
-        """To a device, with that precision there; `explicit` is that of `Backend.lower_precision_error`."""
+        """Move to a device and set the precision; `explicit` is passed to `Backend.lower_precision_error`."""
         group = self._net.group
         with group.collective():
             backend = group.backend(backends.get(device), device)
-            lower = _resolve_precision(precision, backend, self._net.dtype, explicit=explicit)
+            lower = compile_options.resolve_precision(precision, backend, self._net.dtype, explicit=explicit)
             group.allgather("to", None)
             self._net.move(backend)
             self._net.set_precision(lower)
@@ -246,74 +309,71 @@ class Sequential:
         threads: int | None = None,
         strategy: DataParallel | None = None,
     ) -> Sequential:
-        """Choose the update rule, the loss, metrics and the device. Called again it keeps the weights and resets the
-        optimiser's state. Attributes of the layers, the optimizer, the loss and the metrics may be set later; a change
-        takes effect at the next step.
+        """Set the optimizer, the loss, the metrics and the device.
 
-        optimizer  a name ("adam") or an object (`Adam(1e-3)`)
-        loss       a name, a `gpunn.losses` object, or a function (y, a) → (ℓ, g)
-        metrics    names ("accuracy") or objects, shown beside the loss
-        device     "auto", "cpu", "cuda" or "cuda:N"
-        precision  of products in a float32 network on a GPU: None for float32, "tf32" for operands cut to 11 bits,
-                   "bf16" for operands rounded to 8, in which the batch, z, a and δ are held between dense layers whose
-                   widths are multiples of 8; sums, parameters, their gradients and the optimiser's state stay float32
-        threads    the most threads that a fit uses, in BLAS and around it; None takes as many as BLAS is set to
-                   (extra `threads`)
-        strategy   `DataParallel()` where `mpiexec` started several processes, which then share every step's rows; None
-                   trains in this process alone
+        A second call keeps the weights and resets the optimizer's state. Attributes of layers, optimizer, loss and
+        metrics may be set later; a change takes effect at the next step.
 
-        ValueError or TypeError, before anything changes, where an argument makes no sense or loss and last layer do
-        not fit; DeviceError where the device cannot be used; for a strategy RuntimeError without an MPI launch,
-        ImportError without mpi4py, and ValueError on every process where they disagree.
+        Parameters
+        ----------
+        optimizer : str or Optimizer
+            A name ("adam") or an object (`Adam(1e-3)`).
+        loss : str, Loss or callable
+            A name, a `gpunn.losses` object, or a function (y, a) → (ℓ, g) with ℓ (n,) and g = ∂ℓ/∂a (n, n_out).
+        metrics : iterable of str or Metric
+            Metrics that are reported in addition to the loss.
+        device : str
+            "auto", "cpu", "cuda" or "cuda:N".
+        precision : {None, "tf32", "bf16"}
+            Precision of the matrix products of a float32 network on a GPU. "tf32" rounds operands to 11 bits, "bf16"
+            to 8 bits. With "bf16" the batch, z, a and δ between dense layers whose widths are multiples of 8 are also
+            stored in bfloat16. Sums, parameters, gradients and the optimizer's state stay float32.
+        threads : int, optional
+            Maximum number of threads of a fit, BLAS included; None uses BLAS's setting. Needs the extra `threads`.
+        strategy : DataParallel, optional
+            Distributes the rows of every batch over the processes that `mpiexec` started; None trains in this process
+            only.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an invalid argument, or a loss that does not fit the last layer. Nothing is changed. With a strategy,
+            also if the arguments differ between ranks.
+        DeviceError
+            If the device cannot be used.
+        RuntimeError
+            For a strategy without an MPI launch.
+        ImportError
+            For `threads` without threadpoolctl, or a strategy without mpi4py.
         """
         self._require_idle("compile")
-        group = _process_group(strategy)
+        group = compile_options.process_group(strategy)
         with group.collective():
-            rule = optimizers.get(optimizer)
-            if loss is None:
-                raise TypeError("loss is missing: name one, for example loss='sparse_categorical_crossentropy'")
-            chosen = losses.get(loss)
-            self._net.check_optimizer(rule)
-            if isinstance(metrics, str):
-                raise TypeError(f"metrics must be a list, write metrics=[{metrics!r}]")
-            watched = [_metric(m) for m in as_list("metrics", metrics, "names or gpunn metrics")]
-            self._net.resolve(chosen, watched)
-            if threads is not None:
-                threads = positive_integer("threads", threads)
-                if importlib.util.find_spec("threadpoolctl") is None:
-                    raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
-            backend = group.backend(backends.get(device), device)
-            lower = _resolve_precision(precision, backend, self._net.dtype)
-            group.check_agreement(
-                "compile",
-                lambda: {
-                    "gpunn's version": __version__,
-                    "NumPy's version": np.__version__,
-                    "seed": self.seed,
-                    "the network": _strip_addresses(self),
-                    "the initial weights": self._net.weights_checksum(),
-                    "optimizer": _strip_addresses(rule),
-                    "loss": chosen.name,
-                    "metrics": [m.name for m in watched],
-                    "the kind of device": backend.device.partition(":")[0],
-                    "precision": lower,
-                    "strategy": [group.size, group.synchronized_batch_norm],
-                },
+            options = compile_options.resolve(
+                self._net, group, optimizer, loss, metrics, device=device, precision=precision, threads=threads
             )
-            self._net.move(backend)
-            self._net.compile(rule, chosen, watched, precision=lower)
-            group.set_device(backend)
+            compile_options.check_agreement(group, self._net, options, repr(self))
+            self._net.move(options.backend)
+            self._net.compile(options.optimizer, options.loss, options.metrics, precision=options.precision)
+            group.set_device(options.backend)
             self._net.set_group(group)
-            self._threads = threads
+            self._threads = options.threads
             self._epochs = 0
             return self
 
     def set_strategy(self, strategy: DataParallel | None) -> Sequential:
-        """Share the steps from now on as `compile(…, strategy=…)` does, with the optimiser's state kept: after a copy
-        or a load, which are of this process alone. Errors as there."""
+        """Set the strategy of a compiled network and keep the optimizer's state.
+
+        Copies and loaded networks train in their own process until this is called.
+
+        Parameters
+        ----------
+        strategy : DataParallel, optional
+            As in `compile`, with the same errors.
+        """
         self._require_compiled("set_strategy")
         self._require_idle("set_strategy")
-        group = _process_group(strategy)
+        group = compile_options.process_group(strategy)
         with group.collective():
             group.check_agreement("set_strategy", lambda: {"the weights": self._net.weights_checksum()})
             group.set_device(self._net.backend)
@@ -337,32 +397,59 @@ class Sequential:
         resume: str | os.PathLike[str] | None = None,
         steps_per_epoch: int | None = None,
     ) -> History:
-        """Train on X (n, n_in) and y by mini-batches for `epochs` epochs; returns a `History`.
+        """Train on mini-batches for a number of epochs. (E8)
 
-        y is (n,) labels for sparse_categorical_crossentropy, else (n, n_out). `validation_data` is (X, y) or (X, y,
-        sample_weight); `validation_split` takes the last part of X instead. `sample_weight` (n,) and `class_weight`
-        {class: weight} or "balanced" multiply; validation knows sample weights alone, as in Keras. `verbose` 0 is
-        silent, 1 a bar, 2 a line an epoch. A second fit goes on with the optimiser's state and the next epoch's
-        shuffle.
+        A second fit continues with the optimizer's state and the next epoch's shuffle. With a strategy, all ranks make
+        this call with the same arguments; `batch_size` is the total over the ranks.
 
-        Memory-mapped arrays are read batch by batch, and X may instead be a stream, of which one batch is held at a
-        time: an iterable that is no array, list or table, or a function without arguments that returns one, giving
-        (x, y) or (x, y, sample_weight). y is left out then, size and order of the batches are the stream's, and an
-        epoch is all that it gives, or `steps_per_epoch` batches. An epoch begins the stream anew, but goes on with an
-        iterator, which is given out once, where the last one ended.
+        Parameters
+        ----------
+        X : array-like (n, n_in), gpunn.Rows, iterable or callable
+            Inputs. Memory-mapped arrays and `Rows` (data on disk) are read in blocks. Any other iterable is a stream
+            of batches (x, y) or (x, y, sample_weight), one of which is in memory at a time; a function without
+            arguments returns such an iterable for each epoch. An iterator is not restarted: the next epoch continues
+            where the last one ended. Streams determine size and order of the batches, and cannot be distributed.
+        y : array-like (n,) or (n, n_out)
+            Targets: labels (n,) for sparse_categorical_crossentropy, otherwise (n, n_out). None for a stream.
+        batch_size : int
+            Number of rows per step.
+        epochs : int
+            Number of epochs; with `resume` the total, including the epochs of the checkpoint.
+        shuffle : bool
+            If true, every epoch draws a new order of the rows.
+        validation_data : (X, y) or (X, y, sample_weight), optional
+            Data that is evaluated after every epoch. Class weights do not apply to it, as in Keras.
+        validation_split : float
+            Share of the rows of X, taken from its end, that are used as validation data.
+        sample_weight : array-like (n,), optional
+            Weights ≥ 0 of the rows. (E3)
+        class_weight : dict or "balanced", optional
+            Weights of the classes, multiplied with `sample_weight`.
+        callbacks : iterable of Callback
+            Called at the begin and end of the fit, its epochs and its batches.
+        verbose : {0, 1, 2}
+            0 prints nothing, 1 shows a progress bar, 2 prints one line per epoch.
+        resume : path, optional
+            A checkpoint of an interrupted fit with the same arguments, written by `ModelCheckpoint`. Weights, optimizer
+            state, history and callbacks are restored, and the fit gives the same bits as an uninterrupted one. Data
+            sets are compared by shape, dtype and a checksum of sampled rows, labels and weights; streams are not
+            compared. If there is no such file, the fit starts from the beginning.
+        steps_per_epoch : int, optional
+            Number of batches per epoch of a stream; None means until its end.
 
-        X, y, sample_weight and validation_data may be `gpunn.Rows`, sets on disk. Processes that train together
-        (`compile(…, strategy=DataParallel())`) each make this call with the same arguments; `batch_size` is that of all
-        of them, and of a `Rows` each reads its own rows alone. Streams are not shared.
+        Returns
+        -------
+        History
+            One entry per epoch for the loss, the metrics and their validation values.
 
-        `resume` names the checkpoint, written by a `ModelCheckpoint`, of a fit like this one that was stopped: its
-        weights, optimiser, history and callbacks come back, and what follows is bit for bit what would have followed.
-        `epochs` is then the total, and if there is no such file the fit starts from nothing. The data sets are compared
-        by shape, dtype and a checksum of sampled rows, labels and weights; the batches of a stream are not compared.
-
-        ValueError or TypeError, before anything changes, for input that makes no sense, CheckpointError for a
-        checkpoint that is damaged or of another fit; DivergenceError at the first step that is not finite, with the
-        weights before it kept.
+        Raises
+        ------
+        ValueError, TypeError
+            For an invalid argument. Nothing is changed.
+        CheckpointError
+            For a checkpoint that is damaged or belongs to another fit.
+        DivergenceError
+            At the first step that is not finite. The weights before that step are kept.
         """
         self._require_compiled("fit")
         self._require_idle("fit")
@@ -385,9 +472,25 @@ class Sequential:
             )
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
-        """One step on x (n, n_in) and y as one batch; returns the loss before the step, penalties included. A batch
-        whose weights are all zero changes nothing, and its loss is the penalties alone (E3). Processes that train
-        together all call it with the whole batch."""
+        """Take one step on one batch. (E8)
+
+        A batch whose weights are all zero changes nothing, and its loss is the penalty (E3). With a strategy, all ranks
+        make this call with the whole batch.
+
+        Parameters
+        ----------
+        x : array-like (n, n_in)
+            Inputs.
+        y : array-like (n,) or (n, n_out)
+            Targets, as in `fit`.
+        sample_weight, class_weight
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The loss before the step, with penalties.
+        """
         self._require_compiled("train_on_batch")
         self._require_idle("train_on_batch")
         with self._net.group.collective():
@@ -396,8 +499,26 @@ class Sequential:
     def evaluate(
         self, X: Any, y: Any, *, batch_size: int = PREDICTION_BATCH, sample_weight: Any = None
     ) -> dict[str, float]:
-        """{"loss": …, metric: …} over X and y with nothing moved: the weighted means over the rows. Of several
-        processes each that calls it looks at all of them."""
+        """Compute the loss and the metrics: weighted means over the rows. Nothing is changed.
+
+        Evaluation is not distributed: each rank that makes this call evaluates all rows.
+
+        Parameters
+        ----------
+        X : array-like (n, n_in)
+            Inputs.
+        y : array-like (n,) or (n, n_out)
+            Targets, as in `fit`.
+        batch_size : int
+            Number of rows that are evaluated together.
+        sample_weight : array-like (n,), optional
+            Weights ≥ 0 of the rows.
+
+        Returns
+        -------
+        dict of str to float
+            "loss", with penalties, and every metric by name.
+        """
         self._require_compiled("evaluate")
         batch_size = positive_integer("batch_size", batch_size)
         data = inputs.evaluation_data(self._net, X, y, sample_weight)
@@ -407,7 +528,20 @@ class Sequential:
     # --- prediction ---
 
     def predict(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
-        """aᴸ (n, n_out) for X (n, n_in): exactly what the last layer gives. CuPy in, CuPy out; else NumPy."""
+        """aᴸ, the output of the last layer. (E1, E2)
+
+        Parameters
+        ----------
+        X : array-like (n, n_in)
+            Inputs.
+        batch_size : int
+            Number of rows that are computed together.
+
+        Returns
+        -------
+        array (n, n_out)
+            A CuPy array if X is one, otherwise a NumPy array.
+        """
         batch_size = positive_integer("batch_size", batch_size)
         array = checks.as_matrix(X, inputs.known_inputs(self._net))
         if not self._net.is_built:
@@ -415,71 +549,140 @@ class Sequential:
             self.build(array.shape[1])
         with self._net.backend.activate():
             backend = self._net.backend
-            parts = host_dataset.row_chunks(backend, array)
-            if len(parts) == 1:
+            chunks = host_dataset.row_chunks(backend, array)
+            if len(chunks) == 1:
                 return checks.like_input(self._predict(array, batch_size), X)
-            return np.concatenate([backend.to_host(self._predict(part, batch_size)) for part in parts])
+            return np.concatenate([backend.to_host(self._predict(chunk, batch_size)) for chunk in chunks])
 
     def _predict(self, X: Any, batch_size: int) -> Array:
-        """aᴸ on the device for rows that it has room for."""
+        """aᴸ on the device, for rows that fit into its memory."""
         on_device = checks.on_device(X, self._net.backend)
         return loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(X, self.dtype))
 
     def predict_proba(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
-        """Probabilities (n, n_out): aᴸ behind softmax or sigmoid, and that of the logits where the last layer gives
-        logits. ValueError where the network gives neither."""
-        meaning, are_logits = self._probability()
+        """Probabilities: aᴸ after softmax or sigmoid, or softmax or sigmoid of logits.
+
+        Parameters
+        ----------
+        X, batch_size
+            As in `predict`.
+
+        Returns
+        -------
+        array (n, n_out)
+            Probabilities, of the kind that `predict` returns.
+
+        Raises
+        ------
+        ValueError
+            If the last layer gives neither probabilities nor logits.
+        """
+        activation, are_logits = self._probability()
         a = self.predict(X, batch_size=batch_size)
         with backends.device_of(a):
-            return kernel(meaning)(a) if are_logits else a
+            return kernel(activation)(a) if are_logits else a
 
     def predict_classes(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
-        """Indices (n,) of the largest probability; of sigmoid outputs 0 or 1 each, (n,) for one output."""
-        meaning, _ = self._probability()
+        """Indices of the predicted classes.
+
+        Parameters
+        ----------
+        X, batch_size
+            As in `predict`.
+
+        Returns
+        -------
+        array of int, (n,) or (n, n_out)
+            The index (n,) of the largest probability; for sigmoid outputs 1 where the probability exceeds ½, else 0,
+            with shape (n,) for a single output.
+
+        Raises
+        ------
+        ValueError
+            As `predict_proba`.
+        """
+        activation, _ = self._probability()
         p = self.predict_proba(X, batch_size=batch_size)
         with backends.device_of(p):
-            if meaning != "sigmoid":
+            if activation != "sigmoid":
                 return p.argmax(axis=1)
-            yes = (p > 0.5).astype("int64")
-            return yes[:, 0] if yes.shape[1] == 1 else yes
+            positive_class = (p > 0.5).astype("int64")
+            return positive_class[:, 0] if positive_class.shape[1] == 1 else positive_class
 
     def _probability(self) -> tuple[str, bool]:
-        """("softmax" | "sigmoid", whether aᴸ are its logits): what the loss says, else what the last layer is."""
+        """("softmax" or "sigmoid", True if aᴸ are its logits), by the loss or else by the last layer."""
         self._net.apply_attribute_changes()
         loss = self._net.loss if self._net.given_loss is not None else None
-        meaning = getattr(loss, "paired_activation", None)
-        if meaning is not None:
-            return meaning, bool(getattr(loss, "takes_logits", False))
+        activation = getattr(loss, "paired_activation", None)
+        if activation is not None:
+            return activation, bool(getattr(loss, "takes_logits", False))
         last = self._net.layers[-1].activation.name
         if last in ("softmax", "sigmoid"):
             return last, False
         raise ValueError(
-            f"the last layer gives {last} outputs, which are not probabilities; end with softmax or sigmoid, or "
-            "compile with a cross-entropy loss"
+            f"the last layer must give probabilities, got activation {last!r}: end with softmax or sigmoid, or compile "
+            "with a cross-entropy loss"
         )
 
-    # --- the student's window ---
+    # --- inspection ---
 
     def loss_and_gradients(
         self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None
     ) -> tuple[float, list[np.ndarray]]:
-        """(C, [dW1, db1, …]) for x (n, n_in) and y as one batch, penalties included; moves nothing, not even the step.
+        """The cost C of one batch and its gradients, penalties included. Nothing is changed. (E3 to E7, E9)
 
-        With `training` it uses the current step's dropout masks and the batch's statistics: twice gives the same bits.
-        A frozen layer's gradients are zero.
+        Parameters
+        ----------
+        x : array-like (n, n_in)
+            Inputs.
+        y : array-like (n,) or (n, n_out)
+            Targets, as in `fit`.
+        training : bool
+            If true, use the dropout masks of the current step and the statistics of the batch, as the next step does;
+            two calls return the same bits.
+        sample_weight : array-like (n,), optional
+            Weights ≥ 0 of the rows.
+
+        Returns
+        -------
+        (float, list of arrays)
+            C and [dW1, db1, …]. The gradients of a frozen layer are zero.
         """
         self._require_compiled("loss_and_gradients")
         return inspection.loss_and_gradients(self._net, inputs.batch(self._net, x, y, sample_weight), training)
 
     def input_gradient(self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None) -> np.ndarray:
-        """∂C/∂x (n, n_in), as `loss_and_gradients` computes the others."""
+        """∂C/∂x of one batch. Nothing is changed. (E5)
+
+        Parameters
+        ----------
+        x, y, training, sample_weight
+            As in `loss_and_gradients`.
+
+        Returns
+        -------
+        array (n, n_in)
+            The gradient with respect to the inputs.
+        """
         self._require_compiled("input_gradient")
         return inspection.input_gradient(self._net, inputs.batch(self._net, x, y, sample_weight), training)
 
     def trace(self, x: Any, y: Any = None, training: bool = False, *, sample_weight: Any = None) -> list[LayerTrace]:
-        """z, a, delta = ∂C/∂z, dW and db of every layer for x as one batch: the text's quantities, nothing merged.
+        """z, a, δ = ∂C/∂z, ∂C/∂W and ∂C/∂b of every layer for one batch, computed without fusion. (E1 to E7)
 
-        Without y the forward pass alone; with y the network must be compiled.
+        Parameters
+        ----------
+        x : array-like (n, n_in)
+            Inputs.
+        y : array-like (n,) or (n, n_out), optional
+            Targets, as in `fit`; needs a compiled network. None computes the forward pass only.
+        training, sample_weight
+            As in `loss_and_gradients`.
+
+        Returns
+        -------
+        list of LayerTrace
+            One entry per layer.
         """
         if y is None:
             return inspection.trace_forward(self._net, x, training)
@@ -489,41 +692,84 @@ class Sequential:
     # --- files ---
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights, running statistics, architecture and what was compiled to a safetensors file, as one step.
+        """Write weights, running statistics, architecture and compiled options to a safetensors file, atomically.
 
-        No pickle: own layers, activations and losses are kept by name, and `load(…, custom=…)` brings them. OSError
-        where it fails, the old file whole. RuntimeError before the number of inputs is known.
+        The file contains no pickle. User-defined layers, activations, losses and metrics are stored by name, and
+        `gpunn.load(…, custom=…)` supplies them.
+
+        Parameters
+        ----------
+        path : path
+            The file; an existing one is replaced.
+
+        Raises
+        ------
+        OSError
+            If writing fails; an existing file is unchanged.
+        RuntimeError
+            Before the number of inputs is known.
         """
         self._require_built("save")
         tensors, metadata = self.to_tensors()
         checkpoint.write(path, tensors, metadata)
 
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Write the fit under way, for `fit(…, resume=path)`; `gpunn.load` opens it as the network at that epoch.
+        """Write a checkpoint of the running fit, for `fit(…, resume=path)`; for a callback's `on_epoch_complete`.
 
-        For a callback's `on_epoch_complete`: RuntimeError elsewhere. OSError where it fails, the old file whole.
+        `gpunn.load` opens the file as the network at that epoch. With a strategy, rank 0 writes.
+
+        Parameters
+        ----------
+        path : path
+            The file; an existing one is replaced.
+
+        Raises
+        ------
+        RuntimeError
+            If no fit is running.
+        OSError
+            If writing fails; an existing file is unchanged.
         """
         if self._run is None:
-            raise RuntimeError("save_checkpoint writes a fit under way, and none is; save keeps the network")
-        # of processes that train together the first one writes
+            raise RuntimeError("save_checkpoint() works only during fit(); use save() for a trained network")
         if self._net.group.rank == 0:
             self._run.save(path)
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the network as an ONNX graph, as one step: input "X" (N, n_in), output "output" (N, n_out), for any
-        number N of rows, which gives what `predict` gives.
+        """Write the network as an ONNX graph, atomically.
 
-        ImportError without onnx (extra `onnx`), ValueError for a layer or an activation of one's own, RuntimeError
-        before the number of inputs is known; OSError where writing fails, the old file whole.
+        The graph maps the input "X" (N, n_in) to "output" (N, n_out), for any number N of rows, as `predict` does.
+
+        Parameters
+        ----------
+        path : path
+            The file; an existing one is replaced.
+
+        Raises
+        ------
+        ImportError
+            Without onnx (extra `onnx`).
+        ValueError
+            For a user-defined layer or activation.
+        RuntimeError
+            Before the number of inputs is known.
+        OSError
+            If writing fails; an existing file is unchanged.
         """
-        # the front alone knows no format: the one import that points up
+        # imported here, so that other uses of a network do not load the exporter
         from .interchange import onnx
 
         self._net.apply_attribute_changes()
         onnx.write(onnx.network(self), path)
 
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The arrays and the JSON metadata that a file of this network holds."""
+        """The arrays and the JSON metadata that `save` writes.
+
+        Raises
+        ------
+        RuntimeError
+            Before the number of inputs is known.
+        """
         self._require_built("to_tensors")
         self._net.apply_attribute_changes()
         return parameter_arrays.to_tensors(self._net)
@@ -537,10 +783,27 @@ class Sequential:
         custom: dict[str, Any] | None = None,
         device: str = "cpu",
     ) -> Sequential:
-        """The inverse of `to_tensors`. CheckpointError where the arrays do not fit the architecture."""
+        """Create a network from the results of `to_tensors`.
+
+        Parameters
+        ----------
+        tensors, metadata : dict
+            The results of `to_tensors`.
+        custom : dict, optional
+            User-defined layers, activations, losses and metrics by name.
+        device : str
+            The device of the network.
+
+        Raises
+        ------
+        CheckpointError
+            If the arrays do not fit the architecture.
+        ValueError
+            If `custom` lacks a name.
+        """
         custom = custom or {}
         if metadata.get("kind") != "sequential":
-            raise checkpoint.CheckpointError(f"the file holds a {metadata.get('kind')!r}, not a network")
+            raise checkpoint.CheckpointError(f"the file must hold a network, got {metadata.get('kind')!r}")
         layers = [layer_registry.from_config(c, custom) for c in metadata["layers"]]
         model = cls(layers, seed=int(metadata["seed"]), dtype=metadata["dtype"])
         parameter_arrays.load_parameters(model._net, metadata["n_in"], tensors)
@@ -559,70 +822,53 @@ class Sequential:
 
     # --- checks ---
 
-    def _require_compiled(self, what: str) -> None:
+    def _require_compiled(self, name: str) -> None:
         if self._net.given_loss is None:
-            raise RuntimeError(f"{what} needs a loss and an optimiser: call compile(optimizer=…, loss=…) first")
+            raise RuntimeError(f"{name} needs a loss and an optimizer: call compile(optimizer=…, loss=…) first")
 
-    def _require_idle(self, what: str) -> None:
-        """A fit owns the network's state; a callback may look, change weights and stop it, but not begin another."""
-        if self._fitting.locked():
-            raise RuntimeError(f"{what} cannot be called while fit runs; set stop_training = True to end it first")
+    def _require_idle(self, name: str) -> None:
+        """Raise during a fit: a callback may read and change weights and stop the fit, but not start another."""
+        if self._fit_lock.locked():
+            raise self._fit_runs(name)
 
     @contextlib.contextmanager
-    def _exclusive(self, what: str) -> Iterator[None]:
-        """One fit at a time, whichever threads ask."""
-        if not self._fitting.acquire(blocking=False):
-            raise RuntimeError(f"{what} cannot be called while fit runs; set stop_training = True to end it first")
+    def _exclusive(self, name: str) -> Iterator[None]:
+        """Hold the fit lock: one fit at a time, in all threads."""
+        if not self._fit_lock.acquire(blocking=False):
+            raise self._fit_runs(name)
         try:
             yield
         finally:
-            self._fitting.release()
+            self._fit_lock.release()
 
-    def _require_built(self, what: str) -> None:
+    @staticmethod
+    def _fit_runs(name: str) -> RuntimeError:
+        return RuntimeError(f"{name} cannot be called while fit runs; set stop_training = True to end it first")
+
+    def _require_built(self, name: str) -> None:
         if not self._net.is_built:
             raise RuntimeError(
-                f"{what}: there are no weights yet, the number of inputs is not known; "
+                f"{name}: there are no weights yet, because the number of inputs is not known; "
                 "give input_shape=, call build(n_in), or fit first"
             )
 
 
-# `compile` has an argument of the module's name
-_metric = metrics.get
+def _check_layers(layers: Any) -> list[Layer]:
+    """The layers as a list, none of which belongs to a network."""
+    found = as_list("layers", layers, "gpunn layers")
+    if not found:
+        raise ValueError("layers is empty; a network needs at least one layer")
+    seen = set()
+    for k, layer in enumerate(found):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{k}] must be a gpunn layer, got {type(layer).__name__}")
+        if id(layer) in seen or layer.owned:
+            raise ValueError(f"layers[{k}] ({layer!r}) is already in use; create a new layer, or copy.deepcopy it")
+        seen.add(id(layer))
+    return found
 
 
-def _process_group(strategy: Any) -> Group:
-    """The processes that a strategy starts; one alone for None."""
-    if strategy is None:
-        return SINGLE_PROCESS
-    if not isinstance(strategy, DataParallel):
-        raise TypeError(f"strategy must be gpunn.DataParallel() or None, got {strategy!r}")
-    return strategy.start()
-
-
-def _strip_addresses(thing: Any) -> str:
-    """repr, without the addresses that differ from process to process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
-
-
-def _resolve_precision(
-    precision: str | None, backend: backends.Backend, dtype: np.dtype, *, explicit: bool = True
-) -> Any:
-    """The precision of products, None for the dtype's own. ValueError where it makes no sense."""
-    if precision is None or precision == dtype.name:
-        return None
-    if precision not in ("tf32", "bf16", "float32", "float64"):
-        raise ValueError(f"precision must be None, 'tf32' or 'bf16', got {precision!r}")
-    if precision in ("float32", "float64"):
-        raise ValueError(f"precision={precision!r} does not fit a {dtype} network: give Sequential dtype={precision!r}")
-    why = backend.lower_precision_error(explicit=explicit)
-    if not why and dtype != np.float32:
-        why = f"is for float32, and the network is in {dtype}; give dtype='float32', or leave precision out"
-    if why:
-        raise ValueError(f"precision={precision!r} {why}")
-    return precision
-
-
-def _inputs(shape: Any) -> int | None:
+def _check_input_shape(shape: Any) -> int | None:
     if shape is None:
         return None
     if isinstance(shape, (tuple, list)):
@@ -632,13 +878,13 @@ def _inputs(shape: Any) -> int | None:
     return positive_integer("input_shape", shape)
 
 
-def _seed(seed: Any, name: str = "seed") -> int:
+def _check_seed(seed: Any, name: str = "seed") -> int:
     if seed is None:
         return secrets.randbits(63)
     with contextlib.suppress(TypeError):
         if not isinstance(seed, bool):
             number = operator.index(seed)
             if not 0 <= number < 2**64:
-                raise ValueError(f"{name} must lie in [0, 2⁶⁴), got {seed}")
+                raise ValueError(f"{name} must be in [0, 2⁶⁴), got {seed}")
             return number
     raise TypeError(f"{name} must be an integer or None, got {seed!r}")

@@ -109,9 +109,9 @@ BAD_MAKING = {
     "seed=-1": (
         lambda: gpunn.Sequential([gpunn.Dense(2)], seed=-1),
         ValueError,
-        r"seed must lie in \[0, 2⁶⁴\), got -1",
+        r"seed must be in \[0, 2⁶⁴\), got -1",
     ),
-    "seed=2**64": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=2**64), ValueError, "seed must lie in"),
+    "seed=2**64": (lambda: gpunn.Sequential([gpunn.Dense(2)], seed=2**64), ValueError, "seed must be in"),
     "seed=1.0": (
         lambda: gpunn.Sequential([gpunn.Dense(2)], seed=1.0),
         TypeError,

@@ -20,7 +20,7 @@ OPTIONAL = (
 
 # from the ground up: a module imports its own row or those above it here, never one below
 HOUSE = """
-kernels validation registry
+_version kernels validation registry
 backend
 recording
 parallel
@@ -28,7 +28,7 @@ initializers activations losses schedules
 layers optimizers
 network
 input_checks metrics training
-inspection
+inspection compile_options
 model
 gradient_check device_comparison estimators tabular interchange multi_fit
 io

@@ -91,7 +91,7 @@ def test_training_builds_too(call):
 
 def test_a_network_is_built_once():
     net = gpunn.Sequential(_layers(), input_shape=4)
-    with assert_unchanged(net), pytest.raises(RuntimeError, match="built already, for 4 inputs"):
+    with assert_unchanged(net), pytest.raises(RuntimeError, match="already built, for 4 inputs"):
         net.build(5)
 
 
@@ -131,16 +131,16 @@ def test_layers_len_index_iteration_and_repr():
 
 def test_a_layer_belongs_to_one_network():
     layer = gpunn.Dense(2)
-    with pytest.raises(ValueError, match=r"layers\[1\] .* in use already"):
+    with pytest.raises(ValueError, match=r"layers\[1\] .* already in use"):
         gpunn.Sequential([layer, layer])
     net = gpunn.Sequential([layer], input_shape=3, seed=0)
-    with pytest.raises(ValueError, match=r"layers\[0\] .* in use already; .* copy.deepcopy it"):
+    with pytest.raises(ValueError, match=r"layers\[0\] .* already in use; .* copy.deepcopy it"):
         gpunn.Sequential([layer])
     other = gpunn.Sequential([copy.deepcopy(layer)], input_shape=2, seed=0)
     assert [w.shape for w in other.get_weights()] == [(2, 2), (2,)]
     assert net[0].n_in == 3
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        with pytest.raises(ValueError, match="in use already"):
+        with pytest.raises(ValueError, match="already in use"):
             gpunn.Sequential(twin.layers)
 
 

@@ -387,7 +387,7 @@ REFUSED = {
     "none": (ValueError, r"candidates is empty; \[\{\}\]", {"candidates": []}),
     "no dict": (TypeError, r"candidates\[1\] must be a dict", {"candidates": [{}, 3]}),
     "unknown": (TypeError, r"candidates\[0\] does not fit build: .*'colour'", {"candidates": [{"colour": 1}]}),
-    "seed": (ValueError, r"candidates\[0\]\['seed'\] must lie in", {"candidates": [{"seed": -1}]}),
+    "seed": (ValueError, r"candidates\[0\]\['seed'\] must be in", {"candidates": [{"seed": -1}]}),
     "seed's type": (TypeError, r"candidates\[0\]\['seed'\] must be an integer", {"candidates": [{"seed": "1"}]}),
     "lr": (ValueError, r"candidates\[0\]\['lr'\]: ", {"candidates": [{"lr": 0}]}),
     "l2": (ValueError, naming("candidates[0]['l2']", -1), {"candidates": [{"l2": -1}]}),

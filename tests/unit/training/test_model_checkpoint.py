@@ -437,6 +437,6 @@ def test_a_network_copied_or_pickled_in_a_fit_is_not_being_fitted(file):
     callback.on_epoch_complete = lambda *_: copies.append(pickle.loads(pickle.dumps(callback.model)))
     net = _net()
     _fit(net, callback, epochs=1)
-    with pytest.raises(RuntimeError, match="none is"):
+    with pytest.raises(RuntimeError, match="only during fit"):
         copies[0].save_checkpoint(file)
     _fit(copies[0])
