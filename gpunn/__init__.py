@@ -1,10 +1,26 @@
-"""gpunn trains multi-layer perceptrons with NumPy on a CPU and CuPy on a GPU, from one text.
+"""Multi-layer perceptrons on NumPy (CPU) and CuPy (GPU), from the same source.
 
 >>> import gpunn
 >>> net = gpunn.Sequential([gpunn.Dense(256, activation="relu"), gpunn.Dropout(0.5), gpunn.Dense(10)], seed=0)
->>> net.compile(optimizer=gpunn.Adam(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+>>> net = net.compile(optimizer=gpunn.Adam(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
-Names are imported when they are first used: `import gpunn` itself imports nothing but the standard library.
+then `net.fit(X, y)`, `net.evaluate(X, y)`, `net.predict(X)` and `net.save("net.safetensors")`.
+
+==========================  ====================================================================================
+Networks                    Sequential, Dense, Activation, Dropout, BatchNormalization, LayerNormalization, Layer
+Optimizers                  SGD, Momentum, Nesterov, RMSprop, Adagrad, Adam, AdamW, Optimizer
+Callbacks                   EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, LearningRateScheduler, CSVLogger,
+                            ProgressBar, TerminateOnNaN, Callback
+scikit-learn estimators     MLPClassifier, MLPRegressor, MLPSearchCV, from_sklearn
+Many networks and ranks     fit_many, DataParallel, Rows
+Files                       load
+Inspection                  check_gradients, compare_devices, doctor
+Errors, results             DivergenceError, CheckpointError, DeviceError, DeviceFallbackWarning, History
+Modules                     theory (the equations E1 to E11), activations, losses, metrics, initializers, schedules,
+                            optimizers, layers, kernels, backend, interchange
+==========================  ====================================================================================
+
+Names are imported at their first use: `import gpunn` imports only the standard library.
 """
 
 from __future__ import annotations
@@ -108,7 +124,7 @@ __all__ = [
     "theory",
 ]
 
-# where the names live that are not modules themselves
+# the module of each public name that is not a module
 _HOMES = {
     "backend": "DeviceError DeviceFallbackWarning doctor",
     "estimators": "MLPClassifier MLPRegressor MLPSearchCV",
@@ -144,7 +160,7 @@ def __dir__() -> list[str]:
 
 
 class _Checkout:
-    """Finds `gpunn.kernels` in the folder kernels/ beside gpunn/, where a checkout has it."""
+    """Find `gpunn.kernels` in the folder kernels/ of a checkout, next to gpunn/."""
 
     folder = os.path.join(os.path.dirname(__path__[0]), "kernels")
 
@@ -157,5 +173,5 @@ class _Checkout:
 
 
 if not os.path.isfile(os.path.join(__path__[0], "kernels", "__init__.py")):
-    # first, so that the kernels of another gpunn, installed in editable mode, are never taken for this one's
+    # first in the list: an editable install of another gpunn would find its own kernels
     sys.meta_path.insert(0, _Checkout)

@@ -1,4 +1,4 @@
-"""`python -m gpunn` is the command `gpunn`."""
+"""Run the command `gpunn` as `python -m gpunn`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a network shows of itself: a table of its layers, and every quantity of a step, which moves nothing."""
+"""Inspection of a network: a summary of its layers, and all quantities of one step. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .training import inputs, loop
 
 
 class Summary(str):
-    """Text that a notebook or a prompt shows as it reads."""
+    """A string that prompts and notebooks show as text."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -25,9 +25,20 @@ class Summary(str):
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """One layer's numbers in a step: z, a, delta (n, n_out), dW and db (None where the layer has none).
+    """The quantities of one layer in one step, as NumPy arrays.
 
-    `gradients` holds every parameter's gradient by name: {"W": dW, "b": db} of a Dense layer.
+    Attributes
+    ----------
+    layer : str
+        The layer's repr.
+    z, a : array (n, n_out)
+        Aggregate and activation. (E1, E2)
+    delta : array (n, n_out) or None
+        δ = ∂C/∂z; None in a forward pass. (E4, E5)
+    dW, db : array or None
+        ∂C/∂W (n_in, n_out) and ∂C/∂b (n_out,); None if the layer has no such parameter. (E6, E7)
+    gradients : dict of str to array
+        The gradient of every parameter by name, {"W": dW, "b": db} for a Dense layer.
     """
 
     layer: str
@@ -39,37 +50,46 @@ class LayerTrace:
     gradients: dict[str, Array] = field(default_factory=dict)
 
 
+# --- the summary ---
+
+
 def summary(net: Network, batch_size: int | None) -> str:
-    """The table of a built network; None for a network that is not compiled."""
+    """The summary of a built network; without a training step if `batch_size` is None."""
+    lines = _layer_table(net)
+    lines.append(lines[1])
+    trained = sum(stop - start for start, stop in net.trainable_ranges())
+    lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
+    lines.append(f"device {net.backend.device}: {net.backend.reason}")
+    if net.precision is not None:
+        unavailable = net.backend.lower_precision_error(explicit=True)
+        lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if unavailable else ""))
+    if batch_size is not None:
+        net.prepare_training()
+        with loop.training_plan(net, batch_size, weighted=False) as plan:
+            lines.append(f"a training plan for {batch_size} rows owns {_format_bytes(plan.bytes)}")
+            reasons = [*plan.slow_path_reasons, *net.capture_errors]
+            lines += [f"leaves the fast path: {reason}" for reason in reasons] or ["nothing leaves the fast path"]
+    return "\n".join(lines)
+
+
+def _layer_table(net: Network) -> list[str]:
+    """The lines of the table of layers, without the rule below it."""
     rows = [("layer", "outputs", "parameters", "")]
     for k, layer in enumerate(net.layers):
         count = sum(p.stop - p.start for p in net.slices_of(k))
         rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", "" if layer.trainable else "frozen"))
     widths = [max(len(row[c]) for row in rows) for c in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
-    trained = sum(b - a for a, b in net.trainable_ranges())
     lines.insert(1, "-" * max(map(len, lines)))
-    lines.append(lines[1])
-    lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
-    lines.append(f"device {net.backend.device}: {net.backend.reason}")
-    if net.precision is not None:
-        here = net.backend.lower_precision_error(explicit=True)
-        lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if here else ""))
-    if batch_size is not None:
-        net.prepare_training()
-        with loop.training_plan(net, batch_size, weighted=False) as plan:
-            lines.append(f"a training plan for {batch_size} rows owns {_bytes(plan.bytes)}")
-            slow = [*plan.slow_path_reasons, *net.capture_errors]
-            lines += [f"leaves the fast path: {why}" for why in slow] or ["nothing leaves the fast path"]
-    return "\n".join(lines)
+    return lines
 
 
-def _bytes(count: int) -> str:
+def _format_bytes(count: int) -> str:
     size, unit = float(count), "bytes"
-    for bigger in ("KiB", "MiB", "GiB"):
+    for larger in ("KiB", "MiB", "GiB"):
         if size < 1024:
             break
-        size, unit = size / 1024, bigger
+        size, unit = size / 1024, larger
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
@@ -96,13 +116,13 @@ def input_gradient(net: Network, data: inputs.Arrays, training: bool) -> np.ndar
 
 
 def trace(net: Network, data: inputs.Arrays, training: bool) -> list[LayerTrace]:
-    """Every layer's numbers for one batch, forward and back."""
+    """The quantities of every layer for one batch, forward and backward."""
     with _backward_plan(net, data, training, trace=True) as plan:
-        return _layers_of(plan)
+        return _layer_traces(plan)
 
 
 def trace_forward(net: Network, x: Any, training: bool) -> list[LayerTrace]:
-    """Every layer's numbers for one batch, forward alone."""
+    """The quantities of every layer for one batch, forward only."""
     x = checks.features(x, inputs.known_inputs(net), net.dtype, "x")
     if not net.is_built:
         net.build(x.shape[1])
@@ -111,10 +131,10 @@ def trace_forward(net: Network, x: Any, training: bool) -> list[LayerTrace]:
         plan.state[Slot.OFFSET] = 0
         execute(plan.gather(checks.on_device(x, net.backend)))
         execute(plan.forward)
-        return _layers_of(plan)
+        return _layer_traces(plan)
 
 
-def _layers_of(plan: Plan) -> list[LayerTrace]:
+def _layer_traces(plan: Plan) -> list[LayerTrace]:
     net = plan.network
 
     def copy(array: Array) -> np.ndarray:
@@ -133,7 +153,7 @@ def _layers_of(plan: Plan) -> list[LayerTrace]:
 
 @contextmanager
 def _backward_plan(net: Network, data: inputs.Arrays, training: bool, **options: Any) -> Iterator[Plan]:
-    """A plan that has run forward and backward on that batch, and taken no step."""
+    """A plan after its forward and backward pass on one batch, without an update."""
     net.prepare_training()
     options |= {"training": bool(training), "loss": True, "backward": True, "weighted": data[2] is not None}
     with net.backend.activate(), net.plan(data[0].shape[0], **options) as plan:
@@ -143,6 +163,6 @@ def _backward_plan(net: Network, data: inputs.Arrays, training: bool, **options:
 
 
 def copy_step_state(plan: Plan) -> None:
-    """Dropout masks are those of the network's current step, on all rows of the batch."""
+    """Copy the network's state, so that dropout masks are those of the current step for all rows of the batch."""
     plan.state[...] = plan.network.state
     plan.state[Slot.FIRST_ROW] = 0

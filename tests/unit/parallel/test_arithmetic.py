@@ -368,7 +368,7 @@ def test_different_settings_are_named_on_every_rank():
 
 
 def test_different_versions_are_named(monkeypatch):
-    from gpunn import model
+    from gpunn import compile_options
 
     class Version:
         """A version that differs on every rank."""
@@ -379,7 +379,7 @@ def test_different_versions_are_named(monkeypatch):
         def __ne__(self, other):
             return True
 
-    monkeypatch.setattr(model, "__version__", Version())
+    monkeypatch.setattr(compile_options, "__version__", Version())
     assert refused(lambda s: net_of(s)).startswith("gpunn's version must be the same")
 
 
