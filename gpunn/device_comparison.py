@@ -1,4 +1,4 @@
-"""Do two devices compute the same? One network on both, layer by layer, then step by step."""
+"""Comparison of two devices: one network on both, layer by layer for one step, then the losses of several steps."""
 
 from __future__ import annotations
 
@@ -13,23 +13,32 @@ import numpy as np
 
 from . import backend as backends
 from .input_checks import as_real_array, epoch_permutation
+from .inspection import LayerTrace
 from .kernels._compiler import cpu_cache
 from .model import BATCH, Sequential
+from .network import Network
 from .validation import positive_integer
 
 QUANTITIES = ("z", "a", "delta", "dW", "db")
-SHOWN = ("z", "a", "δ", "∂W", "∂b")
-ROUNDINGS = 64  # times u√K: two sums of K terms in different orders
-CUTS = 4  # times the rounding of operands, where they are rounded: once a product, forward and back
-EXACT = 1e-9  # of the largest loss, in float64
+HEADINGS = ("z", "a", "δ", "∂W", "∂b")
+SUM_TOLERANCE = 64  # in units of u√K, for two sums of K terms in different orders
+OPERAND_TOLERANCE = 4  # in units of the rounding of a product's operands, per product
+FLOAT64_LOSS_TOLERANCE = 1e-9  # as a fraction of the largest loss
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two arrays are apart: max |a − b| over max |a|, and the same in units in the last place of max |a|.
+    """The difference of two arrays a and b.
 
-    `allowed` is 64·u·√K, K the longest sum in the network; where a device rounds the operands of products by r of them,
-    as `precision` asks, 8·L·r more in L layers.
+    Attributes
+    ----------
+    relative : float
+        max |a − b| / max |a|.
+    ulp : float
+        max |a − b| in units in the last place of max |a|.
+    allowed : float
+        The largest `relative` that rounding explains: 64·u·√K, with u the unit roundoff and K the longest sum in the
+        network. If a device rounds the operands of products by r, as `precision` asks, 8·L·r is added for L layers.
     """
 
     relative: float
@@ -38,19 +47,28 @@ class Difference:
 
     @property
     def ok(self) -> bool:
-        """Whether rounding explains it; never where a number is not finite on one side alone."""
+        """True if rounding explains the difference; false if a number is not finite in one array only."""
         return self.relative <= self.allowed
 
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """What `compare_devices` found.
+    """The result of `compare_devices`; `print(report)` shows a table.
 
-    sides    the two devices' names, the reference first
-    layers   for each layer its number and kind, and the `Difference` of z, a, delta, dW and db, None where it has none
-    losses   each side's loss before every step
-    allowed  how far two losses may be apart, as a part of the largest
-    drift    the first step whose losses are further apart, counted from 0; None where there is none
+    Attributes
+    ----------
+    devices : (str, str)
+        The two devices, the reference first.
+    dtype, rows : str, int
+        Type of the network, and number of rows of a batch.
+    layers : list of (str, dict)
+        Number and class of each layer, and the `Difference` of z, a, delta, dW and db; None if there is none.
+    losses : (list of float, list of float)
+        The losses before every step on each device.
+    allowed : float
+        The largest difference of two losses that rounding explains, as a fraction of the largest loss.
+    first_divergent_step : int or None
+        The first step, counted from 0, whose losses differ by more than `allowed`.
     """
 
     devices: tuple[str, str]
@@ -63,32 +81,30 @@ class DeviceReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every difference is one that rounding explains, in the first step's numbers and in all losses."""
-        return self.first_divergent_step is None and all(
-            d is None or d.ok for _, found in self.layers for d in found.values()
-        )
+        """True if rounding explains all differences, of the first step's quantities and of all losses."""
+        differences = [d for _, found in self.layers for d in found.values() if d is not None]
+        return self.first_divergent_step is None and all(d.ok for d in differences)
 
     @property
     def max_loss_difference(self) -> float:
-        """The largest difference between the two sides' losses, as a part of the largest."""
-        return max(_distances(*self.losses), default=0.0)
+        """The largest difference of two losses, as a fraction of the largest loss."""
+        return max(_loss_differences(*self.losses), default=0.0)
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.layers)
         lines = [
             f"{self.devices[1]} against {self.devices[0]}, {self.dtype}, a batch of {self.rows} rows: the largest",
             "difference over the largest number, then in its units in the last place",
-            f"{'layer':<{width}}" + "".join(f"{name:>11}" for name in SHOWN),
+            f"{'layer':<{width}}" + "".join(f"{name:>11}" for name in HEADINGS),
         ]
         for name, found in self.layers:
             cells = [f"{d.relative:.0e} {d.ulp:.2g}{' ' if d.ok else '!'}" if d else "– " for d in found.values()]
             lines.append(f"{name:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
-        steps = len(self.losses[0])
-        apart = self.max_loss_difference
-        told = f"losses of {steps} steps: apart by {apart:.1e}  of the largest, {self.allowed:.1e} allowed"
-        lines.append(
-            told if self.first_divergent_step is None else f"{told}; beyond it from step {self.first_divergent_step} on"
-        )
+        losses = f"losses of {len(self.losses[0])} steps: apart by {self.max_loss_difference:.1e} of the largest, "
+        losses += f"{self.allowed:.1e} allowed"
+        if self.first_divergent_step is not None:
+            losses += f"; beyond it from step {self.first_divergent_step} on"
+        lines.append(losses)
         lines.append("the same to rounding" if self.ok else "NOT THE SAME: more than rounding explains, marked with !")
         return "\n".join(lines)
 
@@ -102,90 +118,131 @@ def compare_devices(
     batch_size: int = BATCH,
     devices: tuple[str, str] | None = None,
 ) -> DeviceReport:
-    """Run a compiled network on two devices, from the same weights, on the same batches, and tell how far they part.
+    """Run a compiled network on two devices, from the same weights and on the same batches, and compare the results.
 
-    First z, a, δ, ∂W and ∂b of every layer for one batch, with the current step's dropout masks (E1 to E7); then
-    `steps` steps (E8), the losses before each. The network is not changed.
+    First z, a, δ, ∂C/∂W and ∂C/∂b of every layer are compared for one batch, with the current step's dropout masks
+    (E1 to E7). Then each device takes `steps` steps (E8), and the losses before each step are compared. The network is
+    not changed.
 
-    devices  two of "numpy" (the kernels' NumPy bodies), "cpu" (their compiled texts) and "cuda" or "cuda:N"; None takes
-             ("cpu", "cuda") where a GPU works, else ("numpy", "cpu")
+    Losses may differ by 64·u·√K of the largest, in float64 by 1e-9 of it. With rectifiers, rounding can move one unit
+    across zero, and two correct runs diverge from that step on. If only later losses differ and the table is clean,
+    that is the likely cause; a table with differences shows an error.
 
-    A loss may be apart by 64·u·√K of the largest, by 1e-9 in float64. Behind rectifiers two right runs may part for
-    good where rounding moves one unit across zero: that a later step drifts then says nothing, a table that is not
-    clean does. ValueError or TypeError as `fit` for bad input and for devices that do not exist; DeviceError for a GPU
-    that cannot be used; RuntimeError before `compile`.
+    Parameters
+    ----------
+    net : Sequential
+        A compiled network.
+    X : array-like (n, n_in)
+        Inputs.
+    y : array-like (n,) or (n, n_out)
+        Targets, as in `Sequential.fit`.
+    steps : int
+        Number of steps.
+    batch_size : int
+        Number of rows per step.
+    devices : (str, str), optional
+        Two of "numpy" (the kernels' NumPy references), "cpu" (compiled kernels), "cuda" and "cuda:N". None compares
+        ("cpu", "cuda") if a GPU works, otherwise ("numpy", "cpu").
+
+    Returns
+    -------
+    DeviceReport
+        All differences; `report.ok` is the result.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For invalid input, as `Sequential.fit`, or unknown devices.
+    DeviceError
+        For a GPU that cannot be used.
+    RuntimeError
+        Before `compile`.
     """
-    sides = _sides(devices)
+    devices = _check_devices(devices)
     steps = positive_integer("steps", steps)
     batch_size = positive_integer("batch_size", batch_size)
     start = copy.deepcopy(net)
-    start.loss_and_gradients(X, y)  # which checks X and y, and draws weights that are not drawn yet
+    start.loss_and_gradients(X, y)  # validates X and y, and draws the weights if necessary
     X, y = (backends.to_host(as_real_array(x, name)) for x, name in ((X, "X"), (y, "y")))
     order = epoch_permutation(len(X), net.seed, 0, True)
     size = min(batch_size, len(X))
     batches = [np.take(order, range(k * size, (k + 1) * size), mode="wrap") for k in range(steps)]
     traces, losses = [], []
-    for side in sides:
-        twin = copy.deepcopy(start)
-        with _on(side):
-            twin.to(_named(side))
-            traces.append(twin.trace(X[batches[0]], y[batches[0]], training=True))
-            losses.append([twin.train_on_batch(X[rows], y[rows]) for rows in batches])
+    for device in devices:
+        copied = copy.deepcopy(start)
+        with _kernels_of(device):
+            copied.to(_backend_name(device))
+            traces.append(copied.trace(X[batches[0]], y[batches[0]], training=True))
+            losses.append([copied.train_on_batch(X[rows], y[rows]) for rows in batches])
     inner = start._net
-    longest = max(len(batches[0]), inner.n_in, *(layer.n_out or 1 for layer in inner.layers))
-    unit = float(np.finfo(inner.dtype).eps) / 2
-    cut = max(backends.get(_named(side)).operand_rounding(inner.precision) for side in sides)
-    allowed = ROUNDINGS * unit * longest**0.5 + CUTS * 2 * len(inner.layers) * cut
-    layers = [
+    allowed = _tolerance(inner, size, devices)
+    allowed_loss = FLOAT64_LOSS_TOLERANCE if inner.dtype == np.float64 else allowed
+    layers = _compare_layers(inner, *traces, allowed)
+    divergent = (k for k, difference in enumerate(_loss_differences(*losses)) if not difference <= allowed_loss)
+    return DeviceReport(
+        devices, inner.dtype.name, size, layers, (losses[0], losses[1]), allowed_loss, next(divergent, None)
+    )
+
+
+def _tolerance(net: Network, rows: int, devices: tuple[str, str]) -> float:
+    """The relative difference that rounding explains, see `Difference.allowed`."""
+    longest = max(rows, net.n_in, *(layer.n_out or 1 for layer in net.layers))
+    unit = float(np.finfo(net.dtype).eps) / 2
+    rounding = max(backends.get(_backend_name(device)).operand_rounding(net.precision) for device in devices)
+    return SUM_TOLERANCE * unit * longest**0.5 + OPERAND_TOLERANCE * 2 * len(net.layers) * rounding
+
+
+def _compare_layers(
+    net: Network, traces: list[LayerTrace], others: list[LayerTrace], allowed: float
+) -> list[tuple[str, dict[str, Difference | None]]]:
+    return [
         (
             f"{k} {type(layer).__name__}",
             {name: _difference(getattr(a, name), getattr(b, name), allowed) for name in QUANTITIES},
         )
-        for k, (layer, a, b) in enumerate(zip(inner.layers, *traces, strict=True))
+        for k, (layer, a, b) in enumerate(zip(net.layers, traces, others, strict=True))
     ]
-    of_losses = EXACT if inner.dtype == np.float64 else allowed
-    drift = next((k for k, far in enumerate(_distances(*losses)) if not far <= of_losses), None)
-    return DeviceReport(sides, inner.dtype.name, len(batches[0]), layers, (losses[0], losses[1]), of_losses, drift)
 
 
-def _sides(devices: Any) -> tuple[str, str]:
+def _check_devices(devices: Any) -> tuple[str, str]:
     if devices is None:
         devices = ("cpu", "cuda") if backends.get("auto").device != "cpu" else ("numpy", "cpu")
     if not isinstance(devices, (tuple, list)) or len(devices) != 2 or not all(isinstance(d, str) for d in devices):
-        raise TypeError(f"devices must be two names, of 'numpy', 'cpu', 'cuda' and 'cuda:N', got {devices!r}")
+        raise TypeError(f"devices must be two of 'numpy', 'cpu', 'cuda' and 'cuda:N', got {devices!r}")
     for device in devices:
         if device != "numpy":
             backends.get(device)
     if "cpu" in devices and cpu_cache.status().implementation != "compiled":
-        raise ValueError(f"'cpu' means the kernels' compiled texts, which do not run here: {cpu_cache.status().reason}")
+        raise ValueError(f"device 'cpu' needs compiled kernels, which do not run here: {cpu_cache.status().reason}")
     return devices[0], devices[1]
 
 
-def _named(side: str) -> str:
-    return "cpu" if side == "numpy" else side
+def _backend_name(device: str) -> str:
+    return "cpu" if device == "numpy" else device
 
 
-def _on(side: str) -> AbstractContextManager[None]:
-    return cpu_cache.use_numpy() if side == "numpy" else contextlib.nullcontext()
+def _kernels_of(device: str) -> AbstractContextManager[None]:
+    return cpu_cache.use_numpy() if device == "numpy" else contextlib.nullcontext()
 
 
 def _difference(a: np.ndarray | None, b: np.ndarray | None, allowed: float) -> Difference | None:
-    """Of b from a; None where there is nothing."""
+    """The difference of b from a; None if one of them is None."""
     if a is None or b is None:
         return None
     finite = np.isfinite(a)
     if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return Difference(float("inf"), float("inf"), allowed)
-    one, other = (np.where(finite, x, 0).astype(np.longdouble) for x in (a, b))
-    largest = np.abs(one).max(initial=0)
-    apart = np.abs(one - other).max(initial=0)
-    if apart == 0:
+    wide_a, wide_b = (np.where(finite, x, 0).astype(np.longdouble) for x in (a, b))
+    largest = np.abs(wide_a).max(initial=0)
+    difference = np.abs(wide_a - wide_b).max(initial=0)
+    if difference == 0:
         return Difference(0.0, 0.0, allowed)
     last_place = np.longdouble(np.spacing(largest.astype(a.dtype)))
-    return Difference(float(apart / largest) if largest else float("inf"), float(apart / last_place), allowed)
+    relative = float(difference / largest) if largest else float("inf")
+    return Difference(relative, float(difference / last_place), allowed)
 
 
-def _distances(some: list[float], others: list[float]) -> Iterator[float]:
-    """|a − b| of each two losses, as a part of the largest of all."""
-    largest = max((abs(loss) for loss in (*some, *others)), default=0.0) or 1.0
-    return (abs(a - b) / largest for a, b in zip(some, others, strict=True))
+def _loss_differences(losses: list[float], others: list[float]) -> Iterator[float]:
+    """|a − b| for each pair of losses, as a fraction of the largest of all."""
+    largest = max((abs(loss) for loss in (*losses, *others)), default=0.0) or 1.0
+    return (abs(a - b) / largest for a, b in zip(losses, others, strict=True))

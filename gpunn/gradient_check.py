@@ -1,4 +1,4 @@
-"""Is the derivative right? Back-propagation against central differences, coordinate by coordinate."""
+"""Gradient check: back-propagation compared with central differences, coordinate by coordinate."""
 
 from __future__ import annotations
 
@@ -18,15 +18,26 @@ from .recording import execute
 from .training import inputs, loop
 from .validation import positive_integer
 
-STEP = 6e-6  # near the cube root of float64's unit round-off, where truncation and rounding are alike
-ROUNDINGS = 16  # of a cost, in units of float64's round-off: what its difference cannot tell from 0
+STEP = 6e-6  # near the cube root of float64's unit roundoff, where truncation and rounding errors are equal
+COST_ROUNDOFFS = 16  # rounding error of a cost in units of its roundoff
 KINKED = ("relu", "leaky_relu", "elu")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter (or the inputs): the largest difference over the largest derivative, what was tried, kinks, and
-    the smallest relative error that the rounding of the costs lets differences tell."""
+    """The result for one parameter, or for the inputs.
+
+    Attributes
+    ----------
+    name : str
+        Layer and parameter, or "inputs x".
+    relative_error : float
+        max |difference of the two derivatives| / max |derivative|.
+    checked, kinks : int
+        Numbers of coordinates that were compared, and that were skipped at a kink.
+    resolution : float
+        The relative error that the rounding of the costs can cause; smaller errors are not detectable.
+    """
 
     name: str
     relative_error: float
@@ -35,13 +46,25 @@ class Entry:
     resolution: float = 0.0
 
     def within(self, tolerance: float) -> bool:
-        """Whether the error is one that the tolerance or the costs' rounding explains."""
+        """True if the tolerance or the rounding of the costs explains the error."""
         return self.relative_error <= tolerance + self.resolution
 
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What `check_gradients` found. `ok` says that every error is within the tolerance and the bits repeat."""
+    """The result of `check_gradients`; `print(report)` shows a table.
+
+    Attributes
+    ----------
+    entries : list of Entry
+        One entry per trainable parameter, and one for the inputs.
+    tolerance : float
+        The largest relative error that counts as right.
+    repeats : bool
+        True if two computations of the gradients gave the same bits.
+    worst : float
+        The largest relative error.
+    """
 
     entries: list[Entry]
     tolerance: float
@@ -53,11 +76,11 @@ class GradientReport:
 
     @property
     def ok(self) -> bool:
-        """Whether all is well."""
-        return self.repeats and self._right
+        """True if every error is within the tolerance and the bits repeat."""
+        return self.repeats and self._all_within
 
     @property
-    def _right(self) -> bool:
+    def _all_within(self) -> bool:
         return all(e.within(self.tolerance) for e in self.entries)
 
     def __str__(self) -> str:
@@ -67,11 +90,10 @@ class GradientReport:
             f"{e.name:<{width}}  {e.relative_error:14.2e}  {e.resolution:10.1e}  {e.checked:7d}  {e.kinks:9d}"
             for e in self.entries
         ]
-        verdict = "right" if self._right else "WRONG"
-        again = "the same bits" if self.repeats else "OTHER BITS"
-        lines.append(
-            f"the derivative is {verdict} (worst {self.worst:.2e}, tolerance {self.tolerance:.0e}); twice gives {again}"
-        )
+        verdict = "right" if self._all_within else "WRONG"
+        repeated = "the same bits" if self.repeats else "OTHER BITS"
+        lines.append(f"the derivative is {verdict} (worst {self.worst:.2e}, tolerance {self.tolerance:.0e})")
+        lines.append(f"a second computation gives {repeated}")
         return "\n".join(lines)
 
 
@@ -85,80 +107,108 @@ def check_gradients(
     tolerance: float = 1e-6,
     samples: int | None = None,
 ) -> GradientReport:
-    """Compare ∂C/∂θ and ∂C/∂x of back-propagation (E4 to E9) with (C(θ + h) − C(θ − h))/2h, in float64.
+    """Compare back-propagated gradients (E4 to E9) with central differences in float64.
 
-    Penalties, sample weights, batch statistics and the current step's dropout mask take part; the mask stays frozen.
-    A coordinate whose ±h moves a rectifier, an absolute or Huber error, or a weight under l1 across its kink has no
-    derivative there: it is counted apart. `samples` limits the coordinates tried per parameter, spread evenly. The
-    network is not changed. An error within the resolution, what the rounding of the two costs alone makes, is no sign
-    of a wrong derivative: that of an intercept before batch normalisation vanishes, and its difference is rounding.
-    The relative error is max |difference| / max |derivative| over a parameter. ValueError as `fit` for bad input.
+    Every coordinate of θ and x is compared with (C(θ + h) − C(θ − h)) / 2h. Penalties, sample weights, batch statistics
+    and the current step's dropout mask take part; the mask is the same for all costs. The network is not changed.
+
+    A coordinate has no derivative where ±h moves a rectifier, an absolute or Huber error, or a weight with l1 across
+    its kink. It is counted in `Entry.kinks` and not compared. An error below `Entry.resolution` does not indicate a
+    wrong derivative: an intercept before batch normalization has derivative 0, and its difference is rounding.
+
+    Parameters
+    ----------
+    net : Sequential
+        A compiled network.
+    x : array-like (n, n_in)
+        Inputs, one batch.
+    y : array-like (n,) or (n, n_out)
+        Targets, as in `Sequential.fit`.
+    sample_weight : array-like (n,), optional
+        Weights ≥ 0 of the rows, not all 0.
+    training : bool
+        If true, check the training step, otherwise the prediction form of dropout and batch normalization.
+    tolerance : float
+        The largest relative error that counts as right.
+    samples : int, optional
+        Maximum number of coordinates per parameter, evenly spaced; None checks all.
+
+    Returns
+    -------
+    GradientReport
+        The errors; `report.ok` is the result.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For invalid input, as `Sequential.fit`.
+    RuntimeError
+        Before `compile`.
     """
     samples = None if samples is None else positive_integer("samples", samples)
-    first = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
+    loss, gradients = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
     again = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
-    repeats = first[0] == again[0] and all(np.array_equal(a, b) for a, b in zip(first[1], again[1], strict=True))
-    twin = _in_float64(net)
-    inner = twin._net
-    _, gradients = twin.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
-    wanted = dict(zip([(p.layer, p.parameter.name) for p in inner.slices_in_order()], gradients, strict=True))
-    grad_x = twin.input_gradient(x, y, training=training, sample_weight=sample_weight)
+    repeats = loss == again[0] and all(np.array_equal(a, b) for a, b in zip(gradients, again[1], strict=True))
+    net64 = _in_float64(net)
+    inner = net64._net
+    _, gradients = net64.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
+    grad_x = net64.input_gradient(x, y, training=training, sample_weight=sample_weight)
     x64, y64, w64 = inputs.batch(inner, x, y, sample_weight)
     if not checks.any_weight(w64):
-        raise ValueError("sample_weight is zero in every row, so that there is no gradient to check")
+        raise ValueError("sample_weight must not be zero in every row: there is no gradient to check")
     on_device = inputs.on_device(inner, (np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64))
     entries = []
     options = {"training": bool(training), "loss": True, "weighted": w64 is not None}
     with inner.backend.activate(), inner.plan(x64.shape[0], **options) as plan:
         copy_step_state(plan)
         loop.forward_backward(plan, on_device, 0)
-        for place in inner.slices_in_order():
-            if inner.layers[place.layer].trainable:
-                name = f"{place.layer} {type(inner.layers[place.layer]).__name__} {place.parameter.name}"
-                analytic = wanted[place.layer, place.parameter.name].ravel()
-                entries.append(_compare(plan, name, inner.theta[place.start : place.stop], analytic, samples))
+        for p, gradient in zip(inner.slices_in_order(), gradients, strict=True):
+            layer = inner.layers[p.layer]
+            if layer.trainable:
+                name = f"{p.layer} {type(layer).__name__} {p.parameter.name}"
+                entries.append(_compare(plan, name, inner.theta[p.start : p.stop], gradient.ravel(), samples))
         entries.append(_compare(plan, "inputs x", plan.x.reshape(-1), grad_x.ravel(), samples))
     return GradientReport(entries, tolerance, repeats)
 
 
 def _in_float64(net: Sequential) -> Sequential:
-    """A twin with the same weights, step and seed in float64, on the same device."""
-    twin = copy.deepcopy(net)
-    inner = twin._net
+    """A copy with the same weights, step and seed in float64, on the same device."""
+    copied = copy.deepcopy(net)
+    inner = copied._net
     inner.dtype, inner.precision = np.dtype(np.float64), None
     for name in ("theta", "running", "gradient"):
         setattr(inner, name, getattr(inner, name).astype(np.float64))
     inner.slots = {k: v.astype(np.float64) for k, v in inner.slots.items()}
-    return twin.to(net.device)
+    return copied.to(net.device)
 
 
 def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: int | None) -> Entry:
-    """Central differences along coordinates of one flat buffer that the plan reads."""
+    """Compare the gradient with central differences along coordinates of a flat buffer that the plan reads."""
     count = analytic.size
-    tried = np.unique(np.linspace(0, count - 1, count if samples is None else min(samples, count)).astype(int))
+    coordinates = np.unique(np.linspace(0, count - 1, count if samples is None else min(samples, count)).astype(int))
     _cost(plan)
-    still = _sides(plan)
-    worst = scale = 0.0
-    kinks, rounding = 0, 0.0
-    for k in tried:
-        kept = float(flat[k])
-        h = STEP * max(1.0, abs(kept))
+    sides = _kink_sides(plan)
+    worst = scale = rounding = 0.0
+    kinks = 0
+    for k in coordinates:
+        value = float(flat[k])
+        h = STEP * max(1.0, abs(value))
         costs, crossed = [], False
-        for value in (kept + h, kept - h):
-            flat[k] = value
+        for moved in (value + h, value - h):
+            flat[k] = moved
             costs.append(_cost(plan))
-            crossed = crossed or not np.array_equal(_sides(plan), still)
-        flat[k] = kept
+            crossed = crossed or not np.array_equal(_kink_sides(plan), sides)
+        flat[k] = value
         if crossed:
             kinks += 1
             continue
-        width = (kept + h) - (kept - h)
+        width = (value + h) - (value - h)
         numeric = (costs[0] - costs[1]) / width
-        rounding = max(rounding, ROUNDINGS * np.finfo(np.float64).eps * max(map(abs, costs)) / width)
+        rounding = max(rounding, COST_ROUNDOFFS * np.finfo(np.float64).eps * max(map(abs, costs)) / width)
         worst = max(worst, abs(numeric - analytic[k]))
         scale = max(scale, abs(numeric), abs(analytic[k]))
     scale = scale or 1.0
-    return Entry(name, worst / scale, len(tried) - kinks, kinks, rounding / scale)
+    return Entry(name, worst / scale, len(coordinates) - kinks, kinks, rounding / scale)
 
 
 def _cost(plan: Plan) -> float:
@@ -167,8 +217,8 @@ def _cost(plan: Plan) -> float:
     return float(plan.state[Slot.LOSS] + plan.state[Slot.PENALTY])
 
 
-def _sides(plan: Plan) -> np.ndarray:
-    """On which side of its kink every rectifier, every term of an absolute or Huber error, every l1 weight stands."""
+def _kink_sides(plan: Plan) -> np.ndarray:
+    """The side of its kink for every rectifier, every absolute or Huber error, and every weight with l1."""
     net = plan.network
     found = [t.a > 0 for t, layer in zip(plan.layers, net.layers, strict=True) if layer.activation.name in KINKED]
     if isinstance(net.loss, MeanAbsoluteError):

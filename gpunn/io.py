@@ -1,4 +1,4 @@
-"""Opening any file that gpunn wrote: the kind in its metadata says what comes out."""
+"""Load a model from any file that gpunn wrote; the metadata names its kind."""
 
 from __future__ import annotations
 
@@ -14,12 +14,31 @@ from .training.resume import model_tensors
 
 
 def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, device: str = "cpu") -> Any:
-    """The model in a file: a `Sequential`, an estimator, or what `gpunn train` saved, with `predict(table)` and `.net`;
-    of a checkpoint the model at that epoch.
+    """Load a model from a file.
 
-    `custom` maps the names of the user's own layers, activations, losses and metrics to them. The optimiser's state
-    begins anew. OSError where the file cannot be read, CheckpointError (a ValueError) where it is damaged or not
-    gpunn's, ValueError where `custom` lacks a name.
+    Parameters
+    ----------
+    path : path
+        A file of `Sequential.save`, an estimator's `save`, `gpunn train`, or a checkpoint of `ModelCheckpoint`.
+    custom : dict, optional
+        User-defined layers, activations, losses and metrics by name.
+    device : str
+        The device of the model.
+
+    Returns
+    -------
+    Sequential, estimator or TableModel
+        The model; of a checkpoint, the model at that epoch. The optimizer's state is not restored. The model of
+        `gpunn train` has `predict(table)` and `.net`.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    CheckpointError
+        If the file is damaged or not written by gpunn; a ValueError.
+    ValueError
+        If `custom` lacks a name.
     """
     tensors, metadata = checkpoint.read(path)
     tensors = model_tensors(tensors, metadata)

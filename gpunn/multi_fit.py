@@ -1,10 +1,11 @@
-"""Many nets at once: a search over seeds, rates, penalties or folds, whose nets train side by side."""
+"""Multi-model training: concurrent fits of networks that differ in seed, learning rate, penalty, rows or arguments."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +20,11 @@ from .training.history import History
 from .training.loop import DivergenceError
 from .validation import boolean, nonnegative, positive_integer
 
-OWN = ("seed", "lr", "l2", "rows")  # what a candidate says beside the arguments of `build`
+CANDIDATE_KEYS = ("seed", "lr", "l2", "rows")  # the keys of a candidate that are not arguments of `build`
 
 
 class Fitted(NamedTuple):
-    """A net and the record of its fit."""
+    """A trained network and the history of its fit."""
 
     net: Sequential
     history: History
@@ -41,236 +42,271 @@ def fit_many(
     shuffle: bool = True,
     sample_weight: Any = None,
 ) -> list[Fitted]:
-    """Train a net for each candidate on X (n, n_in) and y, side by side; [(net, history), …] in their order.
+    """Train one network per candidate concurrently.
 
-    build       makes a compiled `Sequential` from a candidate's keyword arguments, a new one at each call
-    candidates  dicts of keyword arguments for `build`, plus any of
-                seed  of the net's weights, shuffles and dropout masks, in the place of what `build` gave it
-                lr    the optimiser's learning rate, a number or a schedule
-                l2    λ of every layer that has one (E9)
-                rows  (n_rows,) indices of the rows of X it trains on; repeated ones count as often. All unless given
-    splits      pairs (training rows, validation rows), as scikit-learn's splitters give them. Every candidate is then
-                trained on each pair, one net after another in the list, with val_loss, … in its history
+    Each network equals, to rounding, the one that `Sequential.fit` on X[rows] gives. On a CPU, each network is trained
+    in one thread, and the number of threads is BLAS's setting. On a GPU, the steps of the networks are parallel
+    branches of one CUDA graph.
 
-    `batch_size`, `epochs`, `shuffle` and `sample_weight` (n,) as in `Sequential.fit`, and so is what comes out: each
-    net is, to rounding, the one that a fit of its own on X[rows] gives. On a CPU the nets are shared out among as many
-    threads as BLAS is set to, one thread a net; on a GPU their steps are branches of one CUDA graph.
+    Parameters
+    ----------
+    build : callable
+        Returns a new compiled `Sequential` for a candidate's keyword arguments.
+    X : array-like (n, n_in)
+        Inputs.
+    y : array-like (n,) or (n, n_out)
+        Targets, as in `Sequential.fit`.
+    candidates : iterable of dict
+        Keyword arguments for `build`, and optionally
 
-    ValueError or TypeError, before anything is trained, for input that makes no sense. Where a net diverges the others
-    go on to their ends; then DivergenceError says which it was, and its `fitted` is the list all the same.
+        - seed: the seed of the network, instead of the one that `build` sets
+        - lr: the learning rate, a number or a schedule
+        - l2: λ of every layer that has one (E9)
+        - rows: indices (n_rows,) of the training rows; repeated rows count repeatedly. All rows by default.
+    splits : iterable of (training rows, validation rows), optional
+        Index arrays as scikit-learn's splitters yield them. Every candidate is trained on each pair, consecutive in the
+        result, with val_loss and the other validation values in its history.
+    batch_size, epochs, shuffle, sample_weight
+        As in `Sequential.fit`.
+
+    Returns
+    -------
+    list of Fitted
+        (net, history) in the order of the candidates.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For invalid input, before anything is trained.
+    DivergenceError
+        After all networks have ended, if training of one of them diverged. The error's `fitted` is the list of all.
     """
-    listed = _candidates(candidates)
+    listed = _check_candidates(candidates)
     batch_size = positive_integer("batch_size", batch_size)
     epochs = positive_integer("epochs", epochs)
     shuffle = boolean("shuffle", shuffle)
-    table = checks.as_matrix(X, None)
-    pairs = None if splits is None else _splits(splits, table.shape[0])
-    plans = [
-        (number, *pair) for number in range(len(listed)) for pair in (pairs if pairs is not None else [(None, None)])
-    ]
-    nets: list[Sequential] = []
-    for number, _, _ in plans:
-        nets.append(_net(build, listed[number], f"candidates[{number}]", nets))
-    checked = _Checked(table, y, sample_weight)
-    jobs = []
-    for net, (number, rows, held_out) in zip(nets, plans, strict=True):
-        if held_out is None:
-            rows = _rows(listed[number].get("rows"), table.shape[0], f"candidates[{number}]['rows']")
-        elif "rows" in listed[number]:
-            raise ValueError(f"candidates[{number}] names rows, and splits name them too: give one of the two")
-        fold = None if held_out is None else checked.fold(net, held_out)
-        jobs.append(_Job(net, number, rows, checked.of(net), fold))
+    matrix = checks.as_matrix(X, None)
+    pairs = [None] if splits is None else _check_splits(splits, matrix.shape[0])
+    data = _InputCache(matrix, y, sample_weight)
+    jobs = _jobs(build, listed, pairs, data)
     for job in jobs:
-        job.check()
-    # nothing is refused from here on
+        job.check_weights()
+    # all input is valid from here on
     by_device: dict[Any, list[EpochCoroutine]] = {}
     for job in jobs:
         backend = job.net._net.backend
-        by_device.setdefault(backend, []).append(job.course(batch_size, epochs, shuffle, checked.put(backend)))
-    for backend, courses in by_device.items():
-        fused_epochs.run_concurrently(backend, courses)
+        coroutine = job.train(batch_size, epochs, shuffle, data.uploader(backend))
+        by_device.setdefault(backend, []).append(coroutine)
+    for backend, coroutines in by_device.items():
+        fused_epochs.run_concurrently(backend, coroutines)
     fitted = [Fitted(job.net, job.history) for job in jobs]
     failed = [(job.number, job.error) for job in jobs if job.error is not None]
     if failed:
-        more = f" So did {len(failed) - 1} more." if len(failed) > 1 else ""
+        more = f" {len(failed) - 1} more diverged." if len(failed) > 1 else ""
         error = DivergenceError(f"candidates[{failed[0][0]}]: {failed[0][1]}{more} The error's `fitted` has all nets.")
         error.fitted = fitted  # type: ignore[attr-defined]
         raise error
     return fitted
 
 
-class _Checked:
-    """X, y and weights as nets of one kind take them: each looked at once, however many nets there are, and brought
-    to a device once."""
+class _InputCache:
+    """X, y and weights as the networks use them: validated once per kind of network, copied once to each device."""
 
     def __init__(self, X: Any, y: Any, w: Any) -> None:
         self.X, self.y, self.w = X, y, w
-        self.found: dict[Any, inputs.Arrays] = {}
-        self.folds: dict[Any, Any] = {}
-        self.parts: dict[Any, Any] = {}
+        self._validated: dict[Any, inputs.Arrays] = {}
+        self._subsets: dict[Any, Any] = {}
+        self._on_device: dict[Any, Any] = {}
 
-    def of(self, net: Sequential) -> inputs.Arrays:
-        """(X, y, weights or None) for that net. ValueError or TypeError where they do not fit it."""
+    def arrays(self, net: Sequential) -> inputs.Arrays:
+        """(X, y, weights or None) for a network. ValueError or TypeError if they do not fit it."""
         inner = net._net
         n_out, known = inner.output_width(self.X.shape[1]), inputs.known_inputs(inner)
         key = (net.dtype, type(inner.loss), repr(vars(inner.loss)), n_out, known)
-        if key not in self.found:
-            self.found[key] = inputs.validate(inner, self.X, self.y, self.w)
-        return self.found[key]
+        if key not in self._validated:
+            self._validated[key] = inputs.validate(inner, self.X, self.y, self.w)
+        return self._validated[key]
 
-    def fold(self, net: Sequential, rows: np.ndarray) -> inputs.Arrays:
-        """Those rows of what `of` gives, the same arrays for all nets of one kind."""
-        data = self.of(net)
-        key = tuple(map(id, (*data, rows)))
-        if key not in self.folds:
-            self.folds[key] = tuple(None if a is None else _taken(a, rows) for a in data)
-        found: inputs.Arrays = self.folds[key]
+    def subset(self, net: Sequential, rows: np.ndarray) -> inputs.Arrays:
+        """Rows of `arrays`, the same objects for all networks of one kind."""
+        arrays = self.arrays(net)
+        key = tuple(map(id, (*arrays, rows)))
+        if key not in self._subsets:
+            self._subsets[key] = tuple(None if a is None else _take_rows(a, rows) for a in arrays)
+        found: inputs.Arrays = self._subsets[key]
         return found
 
-    def put(self, backend: Any) -> Callable[[Any], Any]:
-        """What brings an array to that device, the same one for all nets."""
+    def uploader(self, backend: Any) -> Callable[[Any], Any]:
+        """A function that copies an array to a device, once for all networks."""
 
-        def put(array: Any) -> Any:
+        def upload(array: Any) -> Any:
             key = (backend, id(array))
-            if key not in self.parts:
-                # the array is kept too, so that its id stays its own
-                self.parts[key] = array, checks.on_device(array, backend)
-            return self.parts[key][1]
+            if key not in self._on_device:
+                # a reference to the array keeps its id from being reused
+                self._on_device[key] = array, checks.on_device(array, backend)
+            return self._on_device[key][1]
 
-        return put
+        return upload
 
 
-class _Job:
-    """One net of many, and what it trains on."""
+@dataclass
+class _Candidate:
+    """A network and its data: all rows, or the training rows `rows`, and validation data."""
 
-    def __init__(
-        self,
-        net: Sequential,
-        number: int,
-        rows: np.ndarray | None,
-        data: inputs.Arrays,
-        held_out: inputs.Arrays | None,
-    ) -> None:
-        self.net, self.number, self.rows, self.data, self.held_out = net, number, rows, data, held_out
-        self.history = History()
-        self.error: DivergenceError | None = None
+    net: Sequential
+    number: int
+    rows: np.ndarray | None
+    data: inputs.Arrays
+    validation: inputs.Arrays | None
+    history: History = field(default_factory=History)
+    error: DivergenceError | None = None
 
-    def check(self) -> None:
-        """ValueError where the weights of the rows that train, or of those held out, are all zero."""
+    def check_weights(self) -> None:
+        """Raise ValueError if the weights of all training or all validation rows are zero."""
         weights = [] if self.data[2] is None or self.rows is None else [to_host(self.data[2])[self.rows]]
-        weights += [] if self.held_out is None else [self.held_out[2]]
+        weights += [] if self.validation is None else [self.validation[2]]
         if not all(map(checks.any_weight, weights)):
-            raise ValueError(f"sample_weight is all zero on the rows of candidates[{self.number}]")
+            raise ValueError(f"sample_weight must not be all zero on the rows of candidates[{self.number}]")
 
-    def course(self, batch_size: int, epochs: int, shuffle: bool, put: Callable[[Any], Any]) -> EpochCoroutine:
-        """Its fit; a divergence is kept in `error`, and ends it alone."""
+    def train(self, batch_size: int, epochs: int, shuffle: bool, upload: Callable[[Any], Any]) -> EpochCoroutine:
+        """The coroutine of the fit. A divergence ends this fit only and is stored in `error`."""
         net, rows = self.net, self.rows
         n = self.data[0].shape[0] if rows is None else len(rows)
-        which = np.arange(n) if rows is None else rows
+        indices = np.arange(n) if rows is None else rows
 
         def order_of(epoch: int) -> np.ndarray:
-            return np.asarray(which[checks.epoch_permutation(n, net.seed, epoch, True)])
+            return np.asarray(indices[checks.epoch_permutation(n, net.seed, epoch, True)])
 
         try:
             yield from fit.epoch_coroutine(
                 net,
                 self.data,
-                self.held_out,
+                self.validation,
                 batch_size=batch_size,
                 epochs=epochs,
                 order_of=order_of if shuffle else None,
                 rows=rows,
                 history=self.history,
-                put=put,
+                put=upload,
             )
         except DivergenceError as error:
             self.error = error
         finally:
-            # of many nets the buffers of a step would be many
+            # the buffers of many networks would need much memory
             net._net.drop_plans()
 
 
-def _taken(array: Any, rows: np.ndarray) -> Any:
-    """Those rows, where the array lies."""
+def _take_rows(array: Any, rows: np.ndarray) -> Any:
+    """Rows of an array, on its device."""
     with device_of(array):
         return array[array_module(array).asarray(rows)]
 
 
-def _candidates(given: Any) -> list[Mapping[str, Any]]:
+def _jobs(
+    build: Callable[..., Sequential], candidates: list[Mapping[str, Any]], pairs: list[Any], data: _InputCache
+) -> list[_Candidate]:
+    """One job per candidate and pair of training and validation rows; a pair of None means the candidate's rows."""
+    nets: list[Sequential] = []
+    for number, candidate in enumerate(candidates):
+        for _ in pairs:
+            nets.append(_build_net(build, candidate, f"candidates[{number}]", nets))
+    jobs = []
+    for k, net in enumerate(nets):
+        number, pair = k // len(pairs), pairs[k % len(pairs)]
+        candidate, name = candidates[number], f"candidates[{number}]"
+        if pair is None or pair[1] is None:
+            rows = _check_rows(candidate.get("rows"), data.X.shape[0], f"{name}['rows']")
+            jobs.append(_Candidate(net, number, rows, data.arrays(net), None))
+            continue
+        if "rows" in candidate:
+            raise ValueError(f"{name} has rows, and splits has rows too: give one of the two")
+        rows, held_out = pair
+        validation = data.subset(net, held_out)
+        jobs.append(_Candidate(net, number, rows, data.arrays(net), validation))
+    return jobs
+
+
+def _check_candidates(given: Any) -> list[Mapping[str, Any]]:
     """The candidates as a list of dicts."""
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise TypeError(f"candidates must be a list of dicts, got {given!r}; one candidate is [{{…}}]")
     listed = list(given)
     if not listed:
-        raise ValueError("candidates is empty; [{}] trains the net of build as it is")
+        raise ValueError("candidates is empty; [{}] trains the network that build returns by default")
     for k, candidate in enumerate(listed):
         if not isinstance(candidate, Mapping):
             raise TypeError(f"candidates[{k}] must be a dict of arguments for build, got {candidate!r}")
     return listed
 
 
-def _net(
+def _build_net(
     build: Callable[..., Sequential], candidate: Mapping[str, Any], name: str, others: list[Sequential]
 ) -> Sequential:
-    """The net of a candidate, new and with what it says in the place of what `build` gave it."""
-    arguments = {key: value for key, value in candidate.items() if key not in OWN}
+    """A new network for a candidate, with the candidate's seed, learning rate and penalty."""
+    arguments = {key: value for key, value in candidate.items() if key not in CANDIDATE_KEYS}
     if not callable(build):
         raise TypeError(f"build must be a function that returns a compiled Sequential, got {build!r}")
     try:
         inspect.signature(build).bind(**arguments)
     except TypeError as error:
-        raise TypeError(
-            f"{name} does not fit build: {error}; beside {', '.join(OWN)} it holds build's arguments"
-        ) from None
+        keys = ", ".join(CANDIDATE_KEYS)
+        raise TypeError(f"{name} does not fit build: {error}; keys other than {keys} are build's arguments") from None
     net = build(**arguments)
     if not isinstance(net, Sequential):
         raise TypeError(f"build must return a compiled Sequential, got {type(net).__name__} for {name}")
     if net._net.given_loss is None:
         raise ValueError(f"build must return a compiled Sequential: call compile(…) in it ({name})")
     if net._net.group.size > 1:
-        raise ValueError(f"build must leave strategy out of compile: processes share the batches of one net ({name})")
+        raise ValueError(f"build must compile without strategy: fit_many is not distributed ({name})")
     if net._epochs or any(net is other for other in others):
-        raise ValueError(f"build must return a new net at each call, not one that it gave before or trained ({name})")
-    if "seed" in candidate:
-        net._reseed(candidate["seed"], f"{name}['seed']")
-    if "lr" in candidate:
-        rule = copy.copy(net._net.optimizer)
-        try:
-            rule.schedule = schedules.get(candidate["lr"])
-            net._net.check_optimizer(rule)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"{name}['lr']: {error}") from None
-        net._net.optimizer = rule
-    if "l2" in candidate:
-        value = nonnegative(f"{name}['l2']", candidate["l2"])
-        having = [layer for layer in net.layers if hasattr(layer, "l2")]
-        if not having:
-            raise ValueError(f"{name} says l2, but no layer of its net has one: leave it out")
-        for layer in having:
-            layer.l2 = value
+        raise ValueError(
+            f"build must return a new net at each call, got one that it returned before or trained ({name})"
+        )
+    _apply_candidate(net, candidate, name)
     return net
 
 
-def _rows(given: Any, n: int, name: str) -> np.ndarray | None:
-    """Indices of rows, checked; None where none are given."""
+def _apply_candidate(net: Sequential, candidate: Mapping[str, Any], name: str) -> None:
+    """Set seed, learning rate and penalty of a network as a candidate says."""
+    if "seed" in candidate:
+        net._reseed(candidate["seed"], f"{name}['seed']")
+    if "lr" in candidate:
+        optimizer = copy.copy(net._net.optimizer)
+        try:
+            optimizer.schedule = schedules.get(candidate["lr"])
+            net._net.check_optimizer(optimizer)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{name}['lr']: {error}") from None
+        net._net.optimizer = optimizer
+    if "l2" in candidate:
+        value = nonnegative(f"{name}['l2']", candidate["l2"])
+        penalized = [layer for layer in net.layers if hasattr(layer, "l2")]
+        if not penalized:
+            raise ValueError(f"{name} has l2, but no layer of its network has one: leave it out")
+        for layer in penalized:
+            layer.l2 = value
+
+
+def _check_rows(given: Any, n: int, name: str) -> np.ndarray | None:
+    """Row indices as int64; None if none are given."""
     if given is None:
         return None
     rows = np.asarray(to_host(given))
     if rows.ndim != 1 or rows.dtype.kind not in "iu":
         hint = "; np.flatnonzero(mask) makes indices of a mask" if rows.dtype.kind == "b" else ""
-        raise TypeError(f"{name} must be a list of indices of rows, got {rows.dtype} of shape {rows.shape}{hint}")
+        raise TypeError(f"{name} must be a list of row indices, got {rows.dtype} of shape {rows.shape}{hint}")
     if len(rows) == 0:
-        raise ValueError(f"{name} is empty: a net needs rows to train on")
+        raise ValueError(f"{name} is empty: a network needs rows to train on")
     if rows.min() < 0 or rows.max() >= n:
-        raise ValueError(f"{name} must lie in [0, {n}), X's rows; got {rows.min()} … {rows.max()}")
+        raise ValueError(f"{name} must be in [0, {n}), X's rows, got {rows.min()} … {rows.max()}")
     return rows.astype(np.int64)
 
 
-def _splits(given: Any, n: int) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
-    """Pairs of training and validation rows, checked."""
+def _check_splits(given: Any, n: int) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
+    """The pairs of training and validation rows as int64 arrays."""
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise TypeError(
-            f"splits must be pairs (training rows, validation rows), got {given!r}; cv.split(X, y) gives them"
+            f"splits must be pairs (training rows, validation rows), got {given!r}; cv.split(X, y) yields them"
         )
     pairs = list(given)
     if not pairs:
@@ -278,4 +314,6 @@ def _splits(given: Any, n: int) -> list[tuple[np.ndarray | None, np.ndarray | No
     for k, pair in enumerate(pairs):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"splits[{k}] must be (training rows, validation rows), got {type(pair).__name__}")
-    return [(_rows(a, n, f"splits[{k}][0]"), _rows(b, n, f"splits[{k}][1]")) for k, (a, b) in enumerate(pairs)]
+    return [
+        (_check_rows(a, n, f"splits[{k}][0]"), _check_rows(b, n, f"splits[{k}][1]")) for k, (a, b) in enumerate(pairs)
+    ]
