@@ -1,8 +1,8 @@
-"""Recording a step: the layers say once what is to be computed, and the launches they leave are run step after step.
+"""Recording of a step: layers describe the computation once, and the recorded launches run step after step.
 
-A layer's text is imperative — ``ops.matmul(a_prev, W, out=z)`` — and runs once, when a plan is made. Each call binds
-its buffers and leaves a launch, a callable without arguments. A step is that list run in order: no shapes are
-checked, nothing is allocated, and nothing of it depends on Python beyond the loop over the list.
+A layer's code is imperative, ``ops.matmul(a_prev, W, out=z)``, and runs once, when a plan is created. Each call binds
+its buffers and records a launch, a callable without arguments. A step executes the launches in order: no shape is
+checked and nothing is allocated.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .kernels import Kernel, Launch, bind_all
 from .kernels import get as kernel
 
 Array = Any
-POLL_SECONDS = 0.1  # seconds that compiled code runs at most before Python looks again
+POLL_SECONDS = 0.1  # maximum time of compiled code between two returns to Python
 
 
 class Group(Protocol):
-    """The processes that take a step together, each with a part of the batch's rows.
+    """The processes that take steps together, each with a shard of the rows of a batch.
 
-    rank, size               this process's number, counted from 0, and how many there are
-    synchronized_batch_norm  whether a batch's mean and variance are over the rows of all of them
-    bucket_bytes             how many bytes of gradients are sent as soon as they are there; None sends them all at once
+    rank, size               number of this process, from 0, and number of processes
+    synchronized_batch_norm  True if batch statistics are computed over the rows of all processes
+    bucket_bytes             all-reduce gradients in buckets of this size during the backward pass; None: once, after it
     """
 
     @property
@@ -48,26 +48,26 @@ class Group(Protocol):
         In between, no launch may use them."""
 
     def bind_all_reduce(self, arrays: Sequence[Array]) -> list[Launch]:
-        """Launches after which each array holds the sum of those of all processes, the same bits on every one."""
+        """Launches after which each array holds its sum over all processes, with the same bits on every rank."""
 
     def allgather(self, where: str, value: Any) -> list[Any]:
-        """What every process brings, in their order; each must come. The error of one is raised on all."""
+        """The values of all processes, by rank. An error of one process is raised on all."""
 
     def check_agreement(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
-        """ValueError on every process that names the first of the facts that differs, and on whom."""
+        """Raise ValueError on every process that names the first fact that differs, and the ranks."""
 
     def collective(self) -> AbstractContextManager[None]:
-        """A call that all processes make: what the body raises on one, all hear of."""
+        """Enter a call that all processes make: an error on one rank is raised on all."""
 
     def backend(self, backend: Backend, asked: Any) -> Backend:
-        """The device of this process, where all asked for that one."""
+        """The device of this process; ValueError unless all processes requested the same kind."""
 
     def set_device(self, backend: Backend) -> None:
-        """Add up arrays of that device from now on."""
+        """Set the device whose arrays are all-reduced."""
 
 
 class SingleProcess:
-    """One process, which has all rows: nobody to add to, to tell or to disagree with."""
+    """A process group of one process."""
 
     rank, size, synchronized_batch_norm, bucket_bytes = 0, 1, False, None
 
@@ -81,7 +81,7 @@ class SingleProcess:
         return [value]
 
     def check_agreement(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
-        """Nobody to disagree with."""
+        """Do nothing: one process agrees."""
 
     def collective(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -90,21 +90,21 @@ class SingleProcess:
         return backend
 
     def set_device(self, backend: Backend) -> None:
-        """Nothing to add."""
+        """Do nothing: there is nothing to reduce."""
 
 
 SINGLE_PROCESS = SingleProcess()
 
 
 def shard_bounds(rows: int, rank: int, size: int) -> tuple[int, int]:
-    """(first, count) of the rows that are a process's of so many: parts in a row that differ by at most one."""
+    """(first row, number of rows) of a rank's shard; the sizes of consecutive shards differ by at most one."""
     each, more = divmod(rows, size)
     return rank * each + min(rank, more), each + (rank < more)
 
 
 @dataclass(frozen=True)
 class BatchShard:
-    """A process's part of a batch: n of its rows, from row `offset` on, of `rows` that the group has together."""
+    """A rank's shard of a batch: n rows from row `offset` on, of `rows` rows in total."""
 
     rows: int
     offset: int
@@ -113,16 +113,16 @@ class BatchShard:
 
     @classmethod
     def of(cls, rows: int, group: Group = SINGLE_PROCESS) -> BatchShard:
-        """This process's part of so many rows; all of them, unless there is a group."""
+        """This rank's shard; all rows without a process group."""
         return cls(rows, *shard_bounds(rows, group.rank, group.size), group)
 
 
 class Recorder:
-    """What a layer writes to.
+    """The interface that layers, losses and optimizers record with.
 
-    trace      asks layers to keep z and δ apart from a and ∂C/∂a, for `trace`
-    precision  of the products: None for the arrays' own, else "tf32" or "bf16"
-    shard      the part of a batch whose rows other processes have too
+    trace      request z and δ in buffers of their own, not shared with a and ∂C/∂a
+    precision  of matrix products: None for the arrays' type, else "tf32" or "bf16"
+    shard      this rank's rows of the batch
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Recorder:
         self.shard = BatchShard.of(0) if shard is None else shard
         self._first_rows: dict[int, Array] = {}
         self._flat: Array = None
-        self._roundings: list[tuple[list[Any], int]] = []  # of all of it
+        self._roundings: list[tuple[list[Any], int]] = []  # conversions of the whole flat buffer
         self.slow_path_reasons: list[str] = []
         self.bytes = 0
         self._stages: list[list[Any]] = [[]]
@@ -152,21 +152,21 @@ class Recorder:
 
     @property
     def last(self) -> tuple[list[Any], int]:
-        """Where the launch that was recorded last will stand."""
+        """The list and the index of the launch that was recorded last."""
         return self._stages[-1], len(self._stages[-1]) - 1
 
     def new(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Scratch for what is being recorded; it counts among the plan's bytes."""
+        """A scratch buffer; it counts among the plan's bytes."""
         made = self.backend.empty(shape, dtype)
         self.bytes += made.nbytes
         return made
 
     def storage_dtype(self, columns: int) -> Any:
-        """The type of a matrix that products alone read and write; None for the network's."""
+        """The storage type of a matrix that only products read and write; None for the network's type."""
         return self._operands.storage_dtype(columns)
 
     def register_flat(self, flat: Array) -> None:
-        """Vectors and matrices within `flat` are read often, and written together."""
+        """Register a flat buffer whose parts are read often and written together."""
         self._operands.register_flat(flat)
         self._flat = flat
 
@@ -175,7 +175,7 @@ class Recorder:
         return self._operands.bf16_view(part)
 
     def mark_current(self) -> None:
-        """What `bf16_view` gave was written as the part was."""
+        """Declare that the copy of `bf16_view` was written with the part."""
         self._operands.mark_current()
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
@@ -185,7 +185,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def accumulate_in_float32(self, into: Array) -> Iterator[Array]:
-        """Where what `into` is to be is added up: `into`, or an array that is rounded to it after."""
+        """The buffer in which a sum for `into` is computed: `into`, or a float32 buffer that is rounded to it."""
         before = self._operands.bytes
         sums, rounding = self._operands.accumulate_in_float32(into)
         self.bytes += self._operands.bytes - before
@@ -193,7 +193,7 @@ class Recorder:
         self._stages[-1] += rounding
 
     def copy_into(self, x: Array, into: Array) -> None:
-        """At once: into ← x, cast to whatever `storage_dtype` gave."""
+        """Copy x into a buffer now, converted to the type of `storage_dtype`."""
         self._operands.copy_into(x, into)
 
     def forward_epilogue(
@@ -208,10 +208,12 @@ class Recorder:
         nan_checked: bool = False,
         save_aux: bool = False,
     ) -> tuple[Literal["", "z", "a"], Array]:
-        """Record z = a W + b where this device does so in one launch, and out = f(z) with it where it can; which of
-        them was recorded, z or a, or "" where nothing was, and what f′ can be had from in `dgrad_epilogue`. The
-        flags `nan_checked` and `save_aux` are those of `Backend.bind_affine`."""
-        a, W, b = self._read(a), self._read(W), self._read(b, beside=z)
+        """Record z = a W + b in one launch if the device can, and out = f(z) with it if possible.
+
+        Returns "z" or "a" for what was recorded, "" for nothing, and the buffer from which `dgrad_epilogue` computes
+        f′. `nan_checked` and `save_aux` are passed to `Backend.bind_affine`.
+        """
+        a, W, b = self._read(a), self._read(W), self._read(b, bias_of=z)
         found = self.backend.bind_affine(
             a, W, b, z, out, f, nan_checked=nan_checked, save_aux=save_aux, precision=self.precision
         )
@@ -223,8 +225,10 @@ class Recorder:
         return found.result, found.aux
 
     def dgrad_epilogue(self, delta: Array, W_T: Array, out: Array, f: str, aux: Array, sums: Array = None) -> bool:
-        """Record out = f′(z) ⊙ (δ Wᵀ), and its sums over rows where `sums` is there, where this device does so in one
-        launch, and whether it was. `aux` is what `forward_epilogue` gave."""
+        """Record out = f′(z) ⊙ (δ Wᵀ), and its sums over rows in `sums`, in one launch; True if the device can.
+
+        `aux` is the buffer that `forward_epilogue` returned.
+        """
         delta, W_T = self._read(delta), self._read(W_T)
         launch = self.backend.bind_dgrad(delta, W_T, out, f, aux, sums, self.precision)
         if launch is not None:
@@ -232,17 +236,17 @@ class Recorder:
         return launch is not None
 
     def wgrad_epilogue(self, a: Array, b: Array, out: Array, sums: Array) -> bool:
-        """Record out = a b and b's sums over rows where this device does so in one launch, and whether it was."""
+        """Record out = a b and the sums of b over rows in one launch; True if the device can."""
         a, b = self._read(a), self._read(b)
         launch = self.backend.bind_wgrad_with_bias_grad(a, b, out, sums, self.precision)
         if launch is not None:
             self._launch(launch, out, sums)
         return launch is not None
 
-    def _read(self, a: Array, beside: Array = None) -> Array:
-        """What a product reads in the place of `a`, recorded if it has to be made; of a vector `beside` its result."""
+    def _read(self, a: Array, bias_of: Array = None) -> Array:
+        """The array that a product reads instead of `a`; its conversion is recorded. `bias_of`: the product whose bias it is."""
         before = self._operands.bytes
-        read, made = self._operands.operand(a) if beside is None else self._operands.bias_operand(a, beside)
+        read, made = self._operands.operand(a) if bias_of is None else self._operands.bias_operand(a, bias_of)
         stage = self._stages[-1]
         self._roundings += [(stage, len(stage)) for _, (x, *_), *_ in made if x is self._flat]
         stage += made
@@ -254,8 +258,7 @@ class Recorder:
         self._operands.invalidate(*written)
 
     def fused_column_sum(self, kernel: Kernel, *inputs: Array, out: Array, sums: Array, **scalars: float) -> bool:
-        """Record out = kernel(inputs) and sums = Σ over the rows of `out` where this device does both in one pass;
-        whether it did."""
+        """Record out = kernel(inputs) and sums = Σ over the rows of `out` in one pass; True if the device can."""
         launch = kernel.bind_with_column_sums(*inputs, out=out, sums=sums, **scalars)
         if launch is not None:
             self._launch(launch, out, sums)
@@ -265,27 +268,26 @@ class Recorder:
         """Record out = a."""
         self(kernel("identity"), a, out=out)
 
-    # --- over the processes that share a batch ---
+    # --- collectives ---
 
     def all_reduce(self, *arrays: Array) -> None:
-        """Record that each array becomes the sum of those of all processes; alone it is that already."""
+        """Record that each array becomes its sum over all processes; a no-op in a single process."""
         self._stages[-1] += self.shard.group.bind_all_reduce(arrays)
         self._operands.invalidate(*arrays)
 
     def start_all_reduce(self, *arrays: Array) -> list[Launch]:
-        """Record that the arrays are sent off to be summed over the processes. No launch may use them
-        until `wait_all_reduce` is called with the result."""
+        """Record the start of an all-reduce. No launch may use the arrays until `wait_all_reduce` of the result."""
         begin, finish = self.shard.group.bind_async_all_reduce(arrays)
         self._stages[-1] += begin
         return finish
 
-    def wait_all_reduce(self, begun: Iterable[Launch]) -> None:
-        """Record that what was sent off comes back."""
-        self._stages[-1] += begun
+    def wait_all_reduce(self, started: Iterable[Launch]) -> None:
+        """Record the end of all-reduces."""
+        self._stages[-1] += started
         self._operands.invalidate_all()
 
     def broadcast_first_row(self, table: Array) -> Array:
-        """Row 0 of the batch, of the table (n, m) that holds this process's rows of it."""
+        """Row 0 of the batch, from a table (n, m) of this rank's rows."""
         if self.shard.group.size == 1:
             return table[0]
         if id(table) not in self._first_rows:
@@ -297,16 +299,16 @@ class Recorder:
         return self._first_rows[id(table)]
 
     def batch_norm_count(self, n: int) -> int:
-        """How many rows a batch's mean and variance are over: those of all processes where that is asked, else n."""
+        """The number of rows of batch statistics: of all processes if they are synchronized, else n."""
         return self.shard.rows if self.shard.group.synchronized_batch_norm else n
 
     def all_reduce_if_synced(self, *arrays: Array) -> None:
-        """Record the sum over the processes whose rows a batch's mean and variance are over."""
+        """Record an all-reduce if batch statistics are synchronized."""
         if self.shard.group.synchronized_batch_norm:
             self.all_reduce(*arrays)
 
     def synced_sums(self, mine: Sequence[Array], into: Sequence[Array]) -> Sequence[Array]:
-        """Sums over the rows that are normalised together, of this process's sums, which stay as they are."""
+        """The sums over the rows of the batch statistics; `mine` is not changed."""
         if not self.shard.group.synchronized_batch_norm:
             return mine
         for a, out in zip(mine, into, strict=True):
@@ -317,22 +319,22 @@ class Recorder:
     def call_python(self, function: Callable[..., Any], *arguments: Any, reason: str) -> None:
         """Record a call of a Python function on the plan's arrays, which it writes in place.
 
-        Such a step runs eagerly: `reason` says what leaves the fast path, and `summary` repeats it.
+        The step then leaves the fast path; `summary` shows the `reason`.
         """
         self._stages[-1].append(lambda: function(*arguments))
         self._operands.invalidate_all()
         self.slow_path_reasons.append(reason)
 
     def end_section(self) -> list[Launch]:
-        """The list of what was recorded since the last call; its launches can run after `bind`."""
+        """End the section: the list of what was recorded since the last call. Its launches run after `bind`."""
         stage = self._stages[-1]
         self._stages.append([])
         return stage
 
     def bind(self) -> None:
-        """Bind every kernel recorded so far, in the lists that `end_section` gave out; texts compile side by side."""
-        places = [(stage, k) for stage in self._stages for k, item in enumerate(stage) if isinstance(item, tuple)]
-        for (stage, k), launch in zip(places, bind_all(stage[k] for stage, k in places), strict=True):
+        """Bind all kernels recorded so far, in the lists of `end_section`; their sources are compiled in parallel."""
+        positions = [(stage, k) for stage in self._stages for k, item in enumerate(stage) if isinstance(item, tuple)]
+        for (stage, k), launch in zip(positions, bind_all(stage[k] for stage, k in positions), strict=True):
             stage[k] = launch
         if len(self._roundings) == 1 and self._operands.flat_is_current():
             ((stage, k),) = self._roundings
@@ -340,21 +342,21 @@ class Recorder:
 
 
 def execute(launches: Iterable[Launch]) -> None:
-    """Run recorded launches in order. Whether numbers stay finite is the flag's to judge, not NumPy's warnings'."""
+    """Execute launches in order. NumPy's floating-point warnings are off: the non-finite check reports instead."""
     with np.errstate(all="ignore"):
         for launch in launches:
             launch()
 
 
 def is_executable(launches: list[Any]) -> bool:
-    """Whether one launch does it all, and may do so again and again by itself."""
+    """True if the launches are one executable, which can run many steps."""
     return len(launches) == 1 and hasattr(launches[0], "repeat")
 
 
 def run_steps(launches: list[Any], times: int, state: Array, *, seconds: float, **rates: Any) -> int:
-    """Run the same launches again and again; how many times it was: fewer where `seconds` are over or a step was bad.
+    """Run the launches repeatedly and return how often, fewer times after `seconds` or a step that is not finite.
 
-    `rates` are the learning rates that a `CompiledProgram` takes. Launches that are not one walk run once.
+    `rates` are the learning rates of the steps. Launches that are not an executable run once.
     """
     if times > 1 and is_executable(launches):
         return int(launches[0].repeat(times, state, seconds=seconds, **rates))
@@ -363,6 +365,6 @@ def run_steps(launches: list[Any], times: int, state: Array, *, seconds: float, 
 
 
 def run_all(launches: list[Any], times: int, state: Array) -> None:
-    """Run the same launches so many times; now and then Python looks whether somebody interrupts."""
+    """Run the launches `times` times, with regular returns to Python for interrupts."""
     while times > 0:
         times -= run_steps(launches, times, state, seconds=POLL_SECONDS)

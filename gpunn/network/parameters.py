@@ -1,0 +1,151 @@
+"""Parameters in flat buffers: weights first, then intercepts, γ and β, which have no penalty.
+
+Gradients and optimizer slots have the same layout, and layers use views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import backend as backends
+from ..backend import Backend
+from ..kernels.state import SIZE, Slot
+from ..layers import Layer, Parameter
+from ..recording import Array
+
+
+@dataclass(frozen=True)
+class ParameterSlice:
+    """The range of the flat buffer that holds one parameter."""
+
+    layer: int
+    parameter: Parameter
+    start: int
+    stop: int
+
+    def of(self, flat: Array) -> Array:
+        """The parameter's view of a flat buffer."""
+        return flat[self.start : self.stop].reshape(self.parameter.shape)
+
+
+@dataclass(frozen=True)
+class PenaltyRange:
+    """A range of the flat buffer with the same l2 and l1."""
+
+    start: int
+    stop: int
+    l2: float
+    l1: float
+
+
+class FlatParameters:
+    """Layers with their parameters, gradients, running statistics and step state on a device."""
+
+    def __init__(self, layers: Sequence[Layer], seed: int, dtype: np.dtype) -> None:
+        self.layers = list(layers)
+        self.seed = seed
+        self.dtype = dtype
+        self.backend: Backend = backends.get("cpu")
+        self.n_in = self.n_out = 0
+        self.slices: list[ParameterSlice] = []
+        self.theta: Array = None
+        self.running: Array = None
+        self.gradient: Array = None
+        self.state: Array = None
+
+    @property
+    def is_built(self) -> bool:
+        """True once the number of inputs is known and the weights are drawn."""
+        return self.theta is not None
+
+    def build(self, n_in: int, *, draw: bool = True) -> None:
+        """Allocate the parameters and draw them on the host. (E10)
+
+        Each layer has a Philox generator keyed by (seed, layer), so its weights do not depend on other layers. Without
+        `draw` the parameters are zeros.
+        """
+        width = n_in
+        for layer in self.layers:
+            width = layer.build(width)
+        self.n_in, self.n_out = n_in, width
+        listed = [(k, p) for k, layer in enumerate(self.layers) for p in layer.parameters()]
+        at = 0
+        self.slices = []
+        for k, p in sorted(listed, key=lambda pair: not pair[1].penalized):
+            size = int(np.prod(p.shape))
+            self.slices.append(ParameterSlice(k, p, at, at + size))
+            at += size
+        theta = np.zeros(at, self.dtype)
+        for k in range(len(self.layers) if draw else 0):
+            generator = keyed_generator(self.seed, 2**64 - 1 - k)
+            for p in self.slices_of(k):
+                p.of(theta)[...] = p.parameter.initializer(p.parameter.shape, generator)
+        statistics = [r for layer in self.layers for r in layer.running()]
+        running = np.concatenate(
+            [np.full(r.shape, r.initial_value, self.dtype).ravel() for r in statistics] or [theta[:0]]
+        )
+        self.theta, self.running = self.backend.asarray(theta), self.backend.asarray(running)
+        self.gradient = self.backend.zeros((at,), self.dtype)
+        self.state = self.backend.zeros((SIZE,), np.float64)
+        self._set_seed()
+
+    def _set_seed(self) -> None:
+        with self.backend.activate():
+            self.state[Slot.SEED_LOW] = float(self.seed & 0xFFFFFFFF)
+            self.state[Slot.SEED_HIGH] = float(self.seed >> 32 & 0xFFFFFFFF)
+
+    def slices_of(self, layer: int) -> list[ParameterSlice]:
+        """The slices of one layer's parameters, in the layer's order."""
+        return sorted(
+            (p for p in self.slices if p.layer == layer),
+            key=lambda p: [q.name for q in self.layers[layer].parameters()].index(p.parameter.name),
+        )
+
+    def slices_in_order(self) -> list[ParameterSlice]:
+        """All slices in the order of `get_weights`: W1, b1, W2, b2, …"""
+        return [p for k in range(len(self.layers)) for p in self.slices_of(k)]
+
+    def running_stats_of(self, layer: int) -> dict[str, Array]:
+        """One layer's running statistics, as views of their flat buffer."""
+        found, at = {}, 0
+        for k, each in enumerate(self.layers):
+            for r in each.running():
+                size = int(np.prod(r.shape))
+                if k == layer:
+                    found[r.name] = self.running[at : at + size].reshape(r.shape)
+                at += size
+        return found
+
+    def trainable_ranges(self) -> list[tuple[int, int]]:
+        """The ranges of the flat buffer whose layers are trainable: one range if no layer is frozen."""
+        found: list[tuple[int, int]] = []
+        for p in self.slices:
+            if not self.layers[p.layer].trainable:
+                continue
+            if found and found[-1][1] == p.start:
+                found[-1] = (found[-1][0], p.stop)
+            else:
+                found.append((p.start, p.stop))
+        return found
+
+    def penalties(self, *, trainable_only: bool = False) -> list[PenaltyRange]:
+        """The ranges with a penalty: one range if all layers have the same l2 and l1. (E9)"""
+        found: list[PenaltyRange] = []
+        for p in self.slices:
+            now = {q.name: q for q in self.layers[p.layer].parameters()}[p.parameter.name]
+            l2, l1 = now.l2, now.l1
+            if (l2 == 0 and l1 == 0) or (trainable_only and not self.layers[p.layer].trainable):
+                continue
+            if found and (found[-1].stop, found[-1].l2, found[-1].l1) == (p.start, l2, l1):
+                found[-1] = PenaltyRange(found[-1].start, p.stop, l2, l1)
+            else:
+                found.append(PenaltyRange(p.start, p.stop, l2, l1))
+        return found
+
+
+def keyed_generator(seed: int, purpose: int) -> np.random.Generator:
+    """A new Philox generator on the host, keyed by (seed, purpose)."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64)))
