@@ -260,7 +260,7 @@ class Plan:
         in_flight: list[Launch] = []
         # weights are stored in the layers' order: those from `available` to `sent_upto` are computed and not yet sent
         sent_upto = available = sum(p.stop - p.start for p in net.slices if p.parameter.penalized)
-        unpenalised = available
+        unpenalized = available
         for t, layer in zip(reversed(self.layers), reversed(net.layers), strict=True):
             if not layer.is_identity(self.training):
                 layer.backward(self.ops, t, self.training)
@@ -273,7 +273,7 @@ class Plan:
         if bucket is None:
             self.ops.all_reduce(self.gradient, *numbers)
         else:
-            in_flight += self.ops.start_all_reduce(self.gradient[:sent_upto], self.gradient[unpenalised:], *numbers)
+            in_flight += self.ops.start_all_reduce(self.gradient[:sent_upto], self.gradient[unpenalized:], *numbers)
             self.ops.wait_all_reduce(in_flight)
         everyone = net.penalties()
         for p in net.penalties(trainable_only=True):
