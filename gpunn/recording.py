@@ -244,7 +244,7 @@ class Recorder:
         return launch is not None
 
     def _read(self, a: Array, bias_of: Array = None) -> Array:
-        """The array that a product reads instead of `a`, the bias of `bias_of` if that is given; its conversion is recorded."""
+        """The array that a product reads instead of `a`, or of the bias `a` of `bias_of`; record its conversion."""
         before = self._operands.bytes
         read, made = self._operands.operand(a) if bias_of is None else self._operands.bias_operand(a, bias_of)
         stage = self._stages[-1]

@@ -63,7 +63,7 @@ ASSIGNED = {
 
 
 @pytest.mark.parametrize("what", ASSIGNED)
-def test_an_assigned_value_is_what_the_constructor_makes_of_it(what):
+def test_an_assigned_value_is_converted_as_in_the_constructor(what):
     make, accepted, refused = ASSIGNED[what]
     thing, name = make(), what.partition(".")[2]
     for value, stored in accepted:
@@ -86,7 +86,7 @@ def test_an_activation_may_be_assigned_by_name():
 
 
 @pytest.mark.parametrize("value, frozen", [(value, not kept) for value, kept in TRUTHS], ids=repr)
-def test_what_is_assigned_to_a_layer_comes_back_from_a_file(value, frozen, tmp_path):
+def test_a_layers_assigned_values_are_restored_from_a_file(value, frozen, tmp_path):
     layers = [gpunn.Dense(8, "relu"), gpunn.Dropout(0.25), gpunn.Dense(3)]
     net = gpunn.Sequential(layers, seed=2, input_shape=4).compile("sgd", "sparse_categorical_crossentropy")
     net[0].trainable, net[0].l2, net[1].rate = value, np.float32(0.25), np.array(0.5)
@@ -100,7 +100,7 @@ def test_what_is_assigned_to_a_layer_comes_back_from_a_file(value, frozen, tmp_p
         assert weights_of(loaded) == weights_of(net)
 
 
-def test_a_trainable_of_a_class_of_the_users_own_is_saved_as_a_truth(tmp_path):
+def test_trainable_of_a_user_defined_class_is_saved_as_a_boolean(tmp_path):
     class Fixed(gpunn.Dense):
         trainable = 0
 
@@ -109,7 +109,7 @@ def test_a_trainable_of_a_class_of_the_users_own_is_saved_as_a_truth(tmp_path):
     assert gpunn.load(tmp_path / "m.safetensors", custom={"Fixed": gpunn.Dense})[0].trainable is False
 
 
-def test_numpys_truths_and_arrays_without_a_dimension_are_taken_as_numbers():
+def test_numpy_booleans_and_zero_dimensional_arrays_are_accepted():
     decay = schedules.ExponentialDecay(np.array(0.5), np.array(3), np.float32(0.5), staircase=np.True_)
     assert decay.get_config() == schedules.ExponentialDecay(0.5, 3, 0.5, staircase=True).get_config()
     assert gpunn.SGD(np.array(0.25), clipnorm=np.array(0.5)).get_config() == gpunn.SGD(0.25, clipnorm=0.5).get_config()
@@ -132,7 +132,7 @@ def test_an_initializer_is_validated_when_it_is_set(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "schedule"])
-def test_a_learning_rate_set_on_the_optimizer_counts_at_the_next_step(name):
+def test_a_learning_rate_set_on_the_optimizer_applies_to_the_next_step(name):
     fits = []
     for rate in (0.5, 0.125):
         optimizer = optimizers.SGD(0.5)

@@ -68,7 +68,7 @@ STEPS = {
 @pytest.mark.parametrize("between", BETWEEN)
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_frozen_layers_old_gradient_does_not_count_in_clipping(order, between, step):
-    """The step has the length that clipnorm allows, and is the one of a network that was never trained before."""
+    """The step has the length clipnorm, and equals that of a network that was never trained before."""
     net = _net(gpunn.SGD(1e-3))
     STEPS[step](net)
     net.train_on_batch(X * 100, Y)  # a large gradient, in the frozen layer too
@@ -106,7 +106,7 @@ def test_a_network_trains_on_after_a_divergence_with_the_cause_frozen(again):
     assert np.isfinite(net.fit(X, Y, verbose=0).history["loss"]).all()
 
 
-def test_a_net_of_fit_many_trained_and_frozen_by_build_is_clipped_as_one_alone():
+def test_a_network_frozen_by_build_is_clipped_as_one_trained_alone():
     def build():
         net = _net(gpunn.SGD(1e-3))
         net.train_on_batch(X * 100, Y)
@@ -121,7 +121,7 @@ def test_a_net_of_fit_many_trained_and_frozen_by_build_is_clipped_as_one_alone()
 
 
 @pytest.mark.parametrize("per", ["step", "epoch"])
-def test_a_second_compile_begins_the_schedule_again_at_once(per):
+def test_a_second_compile_restarts_the_schedule(per):
     schedule = schedules.Warmup(schedules.CosineDecay(0.01, 3, per=per), 2)
     net = _net(gpunn.SGD(schedule))
     net.fit(X, Y, epochs=6, verbose=0)
@@ -130,7 +130,7 @@ def test_a_second_compile_begins_the_schedule_again_at_once(per):
     assert net.learning_rate == 0.005
 
 
-def test_a_second_compile_begins_the_dropout_masks_again_at_once():
+def test_a_second_compile_restarts_the_dropout_masks():
     net, fresh = _net(), _net()
     net.train_on_batch(X, Y)
     drawn_later = net.trace(X, training=True)[1].a
@@ -154,16 +154,16 @@ SETTINGS = {
 }
 
 
-def _in_a_thread(look):
+def _in_a_thread(function):
     def call(net):
-        thread = threading.Thread(target=look, args=(net,))
+        thread = threading.Thread(target=function, args=(net,))
         thread.start()
         thread.join()
 
     return call
 
 
-LOOKS = {
+CALLS_AFTERWARDS = {
     "nothing": lambda net: None,
     "predict": lambda net: net.predict(X),
     "evaluate": lambda net: net.evaluate(X, Y),
@@ -185,7 +185,7 @@ FITS = {
 
 
 class At(gpunn.Callback):
-    """Calls functions on the model at one of the hooks, the k-th time that it is called."""
+    """A callback that calls functions on the model in the k-th call of one hook."""
 
     def __init__(self, hook, k, *calls):
         self.k, self.calls = k, calls
@@ -200,12 +200,12 @@ class At(gpunn.Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("call_afterwards", CALLS_AFTERWARDS)
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_callbacks_change_counts_whatever_looks_at_the_model_afterwards(setting, look, fit):
+def test_a_callbacks_change_counts_after_any_other_call(setting, call_afterwards, fit):
     """A change at the end of an epoch is a change between two fits, bit for bit."""
     net, reference, unchanged = _net(), _net(), _net()
-    change = At("on_epoch_end", 0, SETTINGS[setting], LOOKS[look])
+    change = At("on_epoch_end", 0, SETTINGS[setting], CALLS_AFTERWARDS[call_afterwards])
     found = FITS[fit](net, epochs=3, callbacks=[change], validation_data=(X, Y)).history
     wanted = FITS[fit](reference, validation_data=(X, Y)).history
     SETTINGS[setting](reference)
@@ -228,7 +228,7 @@ def test_a_change_in_a_batch_hook_takes_effect_at_the_next_step(setting, hook, f
     # between the first and the second of three steps
     k = 1 if hook == "on_train_batch_begin" else 0
     options = {} if fit == "stream" else {"shuffle": False}
-    FITS[fit](net, callbacks=[At(hook, k, SETTINGS[setting], LOOKS["predict"])], **options)
+    FITS[fit](net, callbacks=[At(hook, k, SETTINGS[setting], CALLS_AFTERWARDS["predict"])], **options)
     for step, (x, y) in enumerate(_stream()):
         if step == 1:
             SETTINGS[setting](reference)
@@ -238,7 +238,7 @@ def test_a_change_in_a_batch_hook_takes_effect_at_the_next_step(setting, hook, f
 
 
 def test_a_layer_frozen_in_the_progress_hook_stays_frozen(monkeypatch):
-    """The hook is called between two steps of an epoch, whenever some time has passed."""
+    """The hook is called between two steps of an epoch at regular intervals."""
     limits.set(monkeypatch, "compiled_seconds", 0.0)
     seen = []
     freeze = At("on_progress", 1, _freeze, lambda net: seen.append(bits(net.get_weights()[0])))
@@ -247,7 +247,7 @@ def test_a_layer_frozen_in_the_progress_hook_stays_frozen(monkeypatch):
     assert seen == [bits(net.get_weights()[0])]
 
 
-def test_a_metric_may_freeze_a_layer_of_a_net_of_fit_many():
+def test_a_metric_may_freeze_a_layer_during_fit_many():
     nets, seen = [], []
 
     class Freeze(metrics.NonDecomposableMetric):
@@ -312,7 +312,7 @@ CHANGES = {
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_number_applies_to_every_call_and_batch_size(change, call):
-    """The network whose steps are recorded gives what a copy of it gives, which has recorded nothing."""
+    """A network with recorded steps gives the same results as a copy without recordings."""
     compiled, y, (which, name, value), changed = CHANGES[change]
     rule, loss, *watched = copy.deepcopy(compiled)
     net = _net(rule, loss, watched)
@@ -329,7 +329,7 @@ def test_a_changed_number_applies_to_every_call_and_batch_size(change, call):
         assert (results[0], states[0]) != (results[2], states[2])
 
 
-def test_a_changed_clipnorm_is_the_length_of_the_next_step():
+def test_a_changed_clipnorm_limits_the_next_step():
     net = _net(gpunn.SGD(0.1))
     for size in (16, 40):
         net.train_on_batch(X[:size], Y[:size])
@@ -340,7 +340,7 @@ def test_a_changed_clipnorm_is_the_length_of_the_next_step():
         assert _step_length(net, before) == pytest.approx(1e-4, rel=1e-10)
 
 
-def test_a_changed_delta_is_that_of_hubers_loss_for_every_number_of_rows():
+def test_a_changed_delta_applies_to_every_number_of_rows():
     net = _net(loss="huber")
     for rows in (40, 39):
         net.evaluate(X[:40], VALUES[:40])
@@ -361,7 +361,7 @@ def test_an_optimizer_of_two_networks_changes_in_both():
         assert _step_length(net, before) == pytest.approx(1e-4, rel=1e-10)
 
 
-def test_a_metric_of_the_users_own_may_change_how_many_numbers_a_row_gives():
+def test_a_user_defined_metric_may_change_its_number_of_sums():
     class Ones(metrics.Metric):
         def __init__(self, count=1, name=None):
             self.count = count
@@ -391,7 +391,7 @@ def test_a_metric_of_the_users_own_may_change_how_many_numbers_a_row_gives():
     assert net.evaluate(X, Y)["accuracy"] == history["val_accuracy"][1]
 
 
-def test_a_changed_metric_is_what_is_saved(tmp_path):
+def test_a_changed_metric_is_saved(tmp_path):
     f1 = metrics.F1Score("macro", threshold=0.5)
     net = _net(loss="binary_crossentropy", watched=[f1])
     net.evaluate(X, BINARY)
@@ -409,14 +409,14 @@ def _softmax(z):
     return e / e.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("look", ["nothing", "predict"])
-def test_a_softmax_set_on_the_last_layer_after_compile_is_no_second_softmax(look):
+@pytest.mark.parametrize("call_afterwards", ["nothing", "predict"])
+def test_a_softmax_set_after_compile_is_not_applied_twice(call_afterwards):
     net = _net()
     net.fit(X, Y, verbose=0)
     probabilities = _softmax(net.predict(X))
     loss, gradients = net.loss_and_gradients(X, Y)
     net[-1].activation = "softmax"
-    LOOKS[look](net)
+    CALLS_AFTERWARDS[call_afterwards](net)
     np.testing.assert_allclose(net.predict_proba(X), probabilities, rtol=1e-12)
     np.testing.assert_allclose(net.predict(X), probabilities, rtol=1e-12)
     assert net.evaluate(X, Y)["loss"] == pytest.approx(-np.log(probabilities[np.arange(40), Y]).mean(), rel=1e-12)
@@ -449,7 +449,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("call", REFUSED)
-def test_an_activation_that_does_not_fit_the_loss_is_refused_until_it_is_set_back(call):
+def test_an_activation_that_does_not_fit_the_loss_raises_until_it_is_restored(call):
     net = _net()
     net.fit(X, Y, verbose=0)
     before, outputs = state_of(net), bits(net.predict(X))
@@ -462,7 +462,7 @@ def test_an_activation_that_does_not_fit_the_loss_is_refused_until_it_is_set_bac
     assert bits(net.predict(X)) == outputs
 
 
-def test_a_loss_set_to_take_probabilities_refuses_a_layer_that_gives_logits():
+def test_a_loss_set_to_probabilities_refuses_logits():
     net = _net()
     net.fit(X, Y, verbose=0)
     outputs = net.evaluate(X, Y)
@@ -482,7 +482,7 @@ def test_a_change_that_does_not_fit_stays_refused_in_a_copy():
 
 
 @pytest.mark.parametrize("name, value", [("units", 7), ("use_bias", False)])
-def test_another_shape_than_the_weights_is_refused(name, value):
+def test_an_attribute_that_changes_the_shape_of_weights_raises(name, value):
     net = _net()
     net.fit(X, Y, verbose=0)
     before, outputs, given = state_of(net), bits(net.predict(X)), getattr(net[0], name)
@@ -495,7 +495,7 @@ def test_another_shape_than_the_weights_is_refused(name, value):
     assert bits(net.predict(X)) == outputs
 
 
-def test_an_optimizers_number_that_the_dtype_cannot_hold_is_refused():
+def test_a_hyperparameter_that_the_dtype_cannot_represent_raises():
     net = gpunn.Sequential([gpunn.Dense(3)], seed=0, input_shape=4).compile("adam", "mse", device="cpu")
     net.fit(X, VALUES, verbose=0)
     net.optimizer.epsilon = 1e-60

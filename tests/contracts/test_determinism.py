@@ -1,4 +1,4 @@
-"""The same run on both devices, for as long as a run is: weights, shuffles, masks, losses, scores, and errors.
+"""The same fit on both devices: weights, shuffles, masks, losses, scores and errors.
 
 Simulated: on the fake CuPy, at small sizes; what passes there is no GPU result.
 """
@@ -13,14 +13,14 @@ import gpunn
 
 @pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
 def on(request):
-    """Where it runs; the device "cuda" is the fake one or a GPU."""
+    """The device that is compared with the CPU: the fake GPU or a real one."""
     if request.param == "simulated":
         request.getfixturevalue("fake_cupy")
     return request.param
 
 
 class Losses(gpunn.Callback):
-    """The loss of every step, from the running mean over the epoch, whose batches are of one size."""
+    """The loss of every step, from the running mean over an epoch with batches of equal size."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.sum = 0.0
@@ -31,7 +31,7 @@ class Losses(gpunn.Callback):
         self.sum = so_far
 
 
-# sizes, batch, rows, rule: nets of the comparison, of those that a CPU takes 100 steps of in a second
+# sizes, batch, rows, optimizer: networks whose 100 steps take a CPU at most a second
 NETS = {
     "tabular": ((16, 64, 64, 1), 32, 1600, lambda: gpunn.Adam(1e-3)),
     "digits": ((64, 100, 10), 200, 4000, lambda: gpunn.Adam(1e-3)),
@@ -41,7 +41,7 @@ SMALL = {"tabular": ((6, 12, 12, 1), 8, 200), "digits": ((9, 11, 3), 20, 500), "
 
 
 def _set(sizes, rows):
-    """A set that can be learned: outputs of a fixed random net."""
+    """A data set that can be learned: outputs of a fixed random network."""
     rng = np.random.default_rng(11)
     X = rng.normal(size=(rows, sizes[0]))
     hidden = np.tanh(X @ rng.normal(size=(sizes[0], 5)))
@@ -50,8 +50,8 @@ def _set(sizes, rows):
 
 
 def _run(name, on, device, activation, dtype, order=None):
-    """(losses of 100 steps, score on the set). `order` renames inputs and hidden neurons: the same net, whose sums are
-    taken in another order."""
+    """(losses of 100 steps, score on the data set). `order` permutes inputs and hidden neurons: the same network with
+    sums in another order."""
     sizes, batch, rows = NETS[name][:3] if on == "gpu" else SMALL[name]
     X, y = _set(sizes, rows)
     classes = sizes[-1] > 1
@@ -95,7 +95,7 @@ def test_100_steps_in_float64(on, name, activation):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_100_steps_in_float32_of_smooth_nets(on, name):
+def test_100_steps_in_float32_of_smooth_networks(on, name):
     """Within 64·u·√K of the largest loss, K the longest reduction: rows of a batch, or inputs of a layer."""
     cpu, gpu = (_run(name, on, device, "tanh", "float32") for device in ("cpu", "cuda"))
     sizes, batch, rows = NETS[name][:3] if on == "gpu" else SMALL[name]
@@ -106,8 +106,8 @@ def test_100_steps_in_float32_of_smooth_nets(on, name):
 
 @pytest.mark.parametrize("name", NETS)
 def test_100_steps_in_float32_of_rectifiers(on, name):
-    """A rectifier's kink makes of a rounding a difference: within ten times what another order of summation makes of
-    the same net on the CPU, measured here."""
+    """A rectifier's kink amplifies rounding: the tolerance is ten times the difference that another order of summation
+    makes on the CPU."""
     cpu, gpu = (_run(name, on, device, "relu", "float32") for device in ("cpu", "cuda"))
     control = max(np.abs(_run(name, on, "cpu", "relu", "float32", order)[0] - cpu[0]).max() for order in (1, 2))
     assert 0 < control < 1e-2 * cpu[0].max()
@@ -140,7 +140,7 @@ def test_every_layer_activation_and_loss(on, number):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", [1, 31, 32, 33])
 @pytest.mark.parametrize("layout", ["C", "F", "strided"])
-def test_tables_of_any_size_and_layout(on, dtype, rows, layout):
+def test_inputs_of_any_size_and_layout(on, dtype, rows, layout):
     rng = np.random.default_rng(rows)
     X, y = rng.normal(size=(rows, 6)).astype(dtype), rng.integers(0, 3, size=rows)
     X = {"C": X, "F": np.asfortranarray(X), "strided": np.repeat(X, 2, axis=1)[:, ::2]}[layout]
@@ -181,7 +181,7 @@ WRONG = {
 @pytest.mark.parametrize("given", ["numpy", "cupy"])
 @pytest.mark.parametrize("what", WRONG)
 def test_the_same_error_on_both_devices(on, what, given, monkeypatch):
-    """The same class and the same words, whichever holds the arrays; and nothing is changed."""
+    """Class and message are the same for NumPy and CuPy arrays, and nothing is changed."""
     import cupy
 
     said = []
@@ -191,7 +191,7 @@ def test_the_same_error_on_both_devices(on, what, given, monkeypatch):
         before = net.get_weights()
         if given == "cupy" and device == "cuda" and what not in ("text", "set_weights"):
             for call in ("fit", "predict", "evaluate", "train_on_batch"):
-                monkeypatch.setattr(net, call, _handing_over(getattr(net, call), cupy))
+                monkeypatch.setattr(net, call, _with_device_arrays(getattr(net, call), cupy))
         with pytest.raises((ValueError, TypeError)) as caught:
             WRONG[what](net)
         said.append((type(caught.value), str(caught.value)))
@@ -200,7 +200,7 @@ def test_the_same_error_on_both_devices(on, what, given, monkeypatch):
     assert said[0] == said[1]
 
 
-def _handing_over(call, cupy):
+def _with_device_arrays(call, cupy):
     def with_arrays_of_the_device(*arrays, **options):
         options = {k: cupy.asarray(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
         return call(*(cupy.asarray(a) if a.dtype.kind in "if" else a for a in arrays), **options)

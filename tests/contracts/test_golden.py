@@ -1,4 +1,4 @@
-"""The golden values hold with compiled kernels and NumPy references, and the tool notices every difference."""
+"""Golden values: they hold with compiled kernels and NumPy references, and the tool reports every difference."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def test_every_stored_entry_has_a_case_and_all_are_small():
     assert values.stored_bytes() <= values.MAX_BYTES
 
 
-# --- what the cases cover ---
+# --- what the cases cover --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -77,33 +77,33 @@ def made(value, base):
     return inner
 
 
-def test_every_layer_occurs(networks):
+def test_every_layer_has_a_case(networks):
     classes = exported(gpunn.layers, gpunn.Layer)
     assert classes <= {type(layer) for net in networks for layer in net.layers} and len(classes) >= 5
 
 
-def test_every_activation_occurs(networks):
+def test_every_activation_has_a_case(networks):
     classes = exported(gpunn.activations, gpunn.activations.Activation)
     assert classes <= {type(layer.activation) for net in networks for layer in net.layers} and len(classes) >= 11
 
 
-def test_every_loss_occurs(networks):
+def test_every_loss_has_a_case(networks):
     classes = exported(gpunn.losses, gpunn.losses.Loss)
     assert classes <= {type(net.loss) for net in networks} and len(classes) >= 9
     assert {gpunn.losses.get(name).name for name in gpunn.losses.built_in()} <= {net.loss.name for net in networks}
 
 
-def test_every_optimizer_occurs(networks):
+def test_every_optimizer_has_a_case(networks):
     classes = exported(gpunn.optimizers, gpunn.Optimizer)
     assert classes <= {type(net.optimizer) for net in networks} and len(classes) >= 7
 
 
-def test_every_schedule_occurs():
+def test_every_schedule_has_a_case():
     classes = exported(gpunn.schedules, gpunn.schedules.Schedule)
     assert classes <= made(list(CASES.values()), gpunn.schedules.Schedule) and len(classes) >= 7
 
 
-def test_every_metric_occurs():
+def test_every_metric_has_a_case():
     base = gpunn.metrics.Metric
     classes = {c for c in exported(gpunn.metrics, base) if c is not gpunn.metrics.NonDecomposableMetric}
     used = {type(gpunn.metrics.get(adapter.make(m))) for case in CASES.values() for m in case.get("metrics", [])}
@@ -111,7 +111,7 @@ def test_every_metric_occurs():
     assert {type(gpunn.metrics.get(name)) for name in gpunn.metrics.built_in()} <= used
 
 
-def test_every_initializer_occurs():
+def test_every_initializer_has_a_case():
     base = gpunn.initializers.Initializer
     initializers = [
         gpunn.initializers.get(adapter.make(layer[argument]))
@@ -123,7 +123,7 @@ def test_every_initializer_occurs():
     assert exported(gpunn.initializers, base) <= {type(i) for i in initializers}
 
 
-def test_estimators_of_every_solver_occur():
+def test_every_solver_has_a_case():
     used = {
         (case["estimator"], case["parameters"].get("solver", "adam")) for case in CASES.values() if "estimator" in case
     }
@@ -138,7 +138,7 @@ def test_training_data_is_exact_in_float32():
             assert np.array_equal(x, x.astype("float32")) and np.array_equal(y, np.asarray(y, "float32"))
 
 
-# --- what counts as a difference ---
+# --- what counts as a difference -------------------------------------------------------------------------------------
 
 
 def arrays():
@@ -194,7 +194,7 @@ def test_a_comparison_of_bits_allows_nothing():
     assert [d.array for d in values.compare_bits("case", zero, arrays())] == ["float32.gradients.0"]
 
 
-# --- the command ---
+# --- the command -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -206,14 +206,14 @@ def compiler():
 
 @pytest.fixture
 def few(monkeypatch, compiler):
-    """Two cases in place of all."""
+    """Two cases instead of all."""
     cases = {name: CASES[name] for name in ("schedule-constant", "one-layer")}
     monkeypatch.setattr(command, "CASES", cases)
     return cases
 
 
 @pytest.mark.slow
-def test_what_was_written_holds_and_a_planted_difference_is_named(few, tmp_path):
+def test_written_values_hold_and_a_planted_difference_is_reported(few, tmp_path):
     said = []
     assert command.main(["--write", "all"], tmp_path, said.append) == 0
     assert values.stored_names(tmp_path) == set(few)
@@ -264,7 +264,7 @@ def test_an_unknown_case_is_refused_and_nothing_is_written(few, tmp_path):
     assert "two-layers" in said[0] and not values.stored_names(tmp_path)
 
 
-# --- another commit ---
+# --- another commit --------------------------------------------------------------------------------------------------
 
 
 def git(folder, *words):

@@ -1,4 +1,4 @@
-"""A saved network is the network: the same bits, in a new process too, for every kind of layer and setting."""
+"""Saved networks: the same bits after loading, also in a new process, for every kind of layer and setting."""
 
 import json
 import pickletools
@@ -56,7 +56,7 @@ def trained():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_everything_comes_back_bit_for_bit(file, dtype):
+def test_everything_is_restored_bit_for_bit(file, dtype):
     net = _net(dtype)
     net[3].trainable = False
     net.fit(X, Y, epochs=3, batch_size=8, verbose=0)
@@ -74,7 +74,7 @@ def test_everything_comes_back_bit_for_bit(file, dtype):
     assert bits(again.predict_classes(X)) == bits(net.predict_classes(X))
     assert again.evaluate(X, Y) == net.evaluate(X, Y)
     assert again.device == "cpu"
-    # and trains on as the net compiled again would: the optimiser begins anew
+    # its training continues like that of the network after compile: the optimizer's state is new
     net.compile(net.optimizer, net.loss, ["accuracy"])
     assert again.fit(X, Y, epochs=2, verbose=0).history == net.fit(X, Y, epochs=2, verbose=0).history
     assert state_of(again) == state_of(net)
@@ -116,7 +116,7 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_every_optimiser_and_schedule_comes_back(file, optimizer):
+def test_every_optimizer_and_schedule_is_restored(file, optimizer):
     net = gpunn.Sequential([gpunn.Dense(3, "softmax")], input_shape=5, seed=1)
     net.compile(optimizer, "sparse_categorical_crossentropy", device="cpu").save(file)
     again = gpunn.load(file)
@@ -127,7 +127,7 @@ def test_every_optimiser_and_schedule_comes_back(file, optimizer):
 
 
 @pytest.mark.parametrize("name", sorted(internals.classes_by_name(losses)))
-def test_every_loss_comes_back(file, name):
+def test_every_loss_is_restored(file, name):
     loss = losses.Huber(0.3) if name == "huber" else losses.get(name)
     last = {"categorical_crossentropy": "softmax", "sparse_categorical_crossentropy": "softmax"}.get(name, "sigmoid")
     net = gpunn.Sequential([gpunn.Dense(3, last)], input_shape=5, seed=1).compile("sgd", loss, device="cpu")
@@ -138,7 +138,7 @@ def test_every_loss_comes_back(file, name):
 
 
 @pytest.mark.parametrize("from_logits", [None, True, False])
-def test_what_a_cross_entropy_was_told_comes_back(file, from_logits):
+def test_from_logits_of_a_cross_entropy_is_restored(file, from_logits):
     last = {None: None, True: "tanh", False: "sigmoid"}[from_logits]
     net = gpunn.Sequential([gpunn.Dense(3, last)], input_shape=5, seed=1)
     net.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=from_logits), device="cpu").save(file)
@@ -147,7 +147,7 @@ def test_what_a_cross_entropy_was_told_comes_back(file, from_logits):
     assert bits(again.predict_proba(X)) == bits(net.predict_proba(X))
 
 
-def test_metrics_come_back_under_their_names(file):
+def test_metrics_are_restored_under_their_names(file):
     watched = ["mae", "mse", metrics.RootMeanSquaredError(), metrics.MeanAbsoluteError(name="euros")]
     net = gpunn.Sequential([gpunn.Dense(1)], input_shape=5, seed=1).compile("sgd", "mse", watched, device="cpu")
     net.save(file)
@@ -156,14 +156,14 @@ def test_metrics_come_back_under_their_names(file):
     assert list(found) == ["loss", "mae", "mse", "root_mean_squared_error", "euros"]
 
 
-def test_activations_and_initialisers_come_back(file):
+def test_activations_and_initializers_are_restored(file):
     for name in internals.classes_by_name(activations):
         net = gpunn.Sequential([gpunn.Dense(3, name)], input_shape=5, seed=1)
         net.save(file)
         assert bits(gpunn.load(file).predict(X)) == bits(net.predict(X))
 
 
-def test_what_is_not_compiled_stays_so(file):
+def test_a_network_that_is_not_compiled_is_restored_so(file):
     net = gpunn.Sequential(_layers(), input_shape=5, seed=1)
     net.save(str(file))
     again = gpunn.load(str(file))
@@ -181,7 +181,7 @@ def test_a_loaded_network_saves_the_same_again(file, trained):
     assert {k: bits(v) for k, v in again.items()} == {k: bits(v) for k, v in tensors.items()}
 
 
-def test_a_loaded_network_does_not_hold_on_to_the_file(file, trained):
+def test_a_loaded_network_does_not_need_the_file(file, trained):
     trained.save(file)
     again = gpunn.load(file)
     file.unlink()
@@ -191,32 +191,32 @@ def test_a_loaded_network_does_not_hold_on_to_the_file(file, trained):
     assert again.get_weights()[0].any()
 
 
-# --- what is a user's own --------------------------------------------------------------------------------------------
+# --- user-defined parts ----------------------------------------------------------------------------------------------
 
 
-def my_loss(y, a):
-    """½‖a − y‖² a row."""
+def user_loss(y, a):
+    """½‖a − y‖² per row."""
     e = a - y
     return (e * e).sum(axis=1) / 2, e
 
 
 def huber(y, a):
-    """Not gpunn's, for all its name."""
-    return my_loss(y, a)
+    """A user-defined loss with the name of a built-in one."""
+    return user_loss(y, a)
 
 
 class Halves(metrics.Metric):
-    """The share of rows whose loss is more than a half, written in Python."""
+    """The fraction of rows with a loss above ½, written in Python."""
 
     def record(self, ops, a, y, w, row_values):
         def count():
-            row_values[...] = w * (my_loss(y, a)[0] > 0.5)
+            row_values[...] = w * (user_loss(y, a)[0] > 0.5)
 
-        ops.call_python(count, reason="a metric of one's own")
+        ops.call_python(count, reason="a user-defined metric")
 
 
-@pytest.mark.parametrize("function", [my_loss, huber])
-def test_an_own_loss_is_kept_by_name_and_must_be_brought(file, function):
+@pytest.mark.parametrize("function", [user_loss, huber])
+def test_a_user_defined_loss_is_saved_by_name_and_must_be_supplied(file, function):
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=5, seed=1).compile("sgd", function, device="cpu")
     net.save(file)
     name = function.__name__
@@ -228,7 +228,7 @@ def test_an_own_loss_is_kept_by_name_and_must_be_brought(file, function):
     assert function.__name__.encode() in file.read_bytes()
 
 
-def test_an_own_metric_is_brought_too(file):
+def test_a_user_defined_metric_must_be_supplied(file):
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=5, seed=1).compile("sgd", "mse", [Halves()], device="cpu")
     net.save(file)
     with pytest.raises(ValueError, match=naming("metric", "'Halves'")):
@@ -237,8 +237,8 @@ def test_an_own_metric_is_brought_too(file):
     assert found == net.evaluate(X, X[:, :2]) and 0 < found["Halves"] < 1
 
 
-def test_an_own_initialiser_is_not_needed_again(file):
-    """The weights were drawn long ago; nothing is drawn, or decomposed, in loading."""
+def test_a_user_defined_initializer_is_not_needed_for_loading(file):
+    """Loading draws no weights."""
 
     def mine(shape, generator):
         return np.ones(shape)
@@ -270,7 +270,7 @@ def test_the_file_is_safetensors_with_json_and_no_pickle(file, trained):
         list(pickletools.genops(data))
 
 
-def test_nothing_is_written_where_something_cannot_be_kept(file, trained):
+def test_nothing_is_written_if_something_cannot_be_saved(file, trained):
     trained.save(file)
     before = file.read_bytes()
 
@@ -290,7 +290,7 @@ def test_nothing_is_written_where_something_cannot_be_kept(file, trained):
 
 
 def test_the_file_of_version_1_opens():
-    """Files of version 1 are read by all later ones. This one was written when there was no other."""
+    """All later versions read files of version 1. This file was written by version 1."""
     net = gpunn.load(ROOT / "tests" / "files" / "version1.safetensors")
     x = np.linspace(-1, 1, 15).reshape(3, 5)
     expected = json.loads((ROOT / "tests" / "files" / "version1.json").read_text(encoding="utf-8"))
@@ -302,7 +302,7 @@ def test_the_file_of_version_1_opens():
 
 
 class Forgetful(gpunn.Layer):
-    """An own layer with an argument that its get_config leaves out."""
+    """A user-defined layer with an argument that its get_config omits."""
 
     def __init__(self, factor=1.0):
         self.factor = factor
@@ -315,7 +315,7 @@ class Forgetful(gpunn.Layer):
             ops.copy(t.grad_a, out=t.grad_prev)
 
 
-def test_an_argument_that_a_file_would_forget_is_refused_at_save(tmp_path):
+def test_save_refuses_an_argument_missing_in_get_config(tmp_path):
     net = gpunn.Sequential([Forgetful(3.0), gpunn.Dense(2)], input_shape=2, seed=0)
     with pytest.raises(ValueError, match=r"Forgetful.*lacks factor"):
         net.save(tmp_path / "m.safetensors")
@@ -323,7 +323,7 @@ def test_an_argument_that_a_file_would_forget_is_refused_at_save(tmp_path):
 
 
 class Halving(gpunn.schedules.Schedule):
-    """η₀/2ᵗ, without a name of its own."""
+    """η₀/2ᵗ, without a registered name."""
 
     def __init__(self, start, per="step"):
         super().__init__(per)
@@ -334,10 +334,10 @@ class Halving(gpunn.schedules.Schedule):
 
 
 class Quarter(gpunn.SGD):
-    """A rule of one's own: gradient descent under another name."""
+    """A user-defined optimizer: gradient descent under another name."""
 
 
-def test_own_schedules_and_rules_are_kept_by_name(tmp_path):
+def test_user_defined_schedules_and_optimizers_are_saved_by_name(tmp_path):
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=2, seed=0)
     net.compile(Quarter(gpunn.schedules.Warmup(Halving(0.5), 3)), "mse")
     net.save(tmp_path / "m.safetensors")

@@ -1,4 +1,4 @@
-"""Random sequences of calls: a network that is pickled after every call gives the same bits as one that is not."""
+"""Random sequences of calls: a network that is pickled after every call gives the same bits as the original."""
 
 import pickle
 
@@ -88,11 +88,11 @@ def _set_clipnorm(net, rng):
     net.optimizer.clipnorm = [None, 1e-3, 0.1][rng.integers(3)]
 
 
-def _hold_the_learning_rate(net, rng):
+def _override_the_learning_rate(net, rng):
     net.learning_rate = [None, 0.003][rng.integers(2)]
 
 
-SETTERS = [_freeze, _set_l2, _set_rate, _set_clipnorm, _hold_the_learning_rate]
+SETTERS = [_freeze, _set_l2, _set_rate, _set_clipnorm, _override_the_learning_rate]
 POSSIBLE = [
     *SETTERS,
     _set_activation,

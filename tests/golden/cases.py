@@ -24,12 +24,12 @@ def dense(units: int, activation: Any = None, **arguments: Any) -> dict[str, Any
 
 
 def activation(name: str, **arguments: Any) -> dict[str, Any]:
-    """An activation with constants of its own."""
+    """An activation with other constants."""
     return new(f"activations.{name}", **arguments)
 
 
 def loss(name: str, **arguments: Any) -> dict[str, Any]:
-    """A loss with constants of its own."""
+    """A loss with other constants."""
     return new(f"losses.{name}", **arguments)
 
 
@@ -39,7 +39,7 @@ def schedule(name: str, *args: Any, **arguments: Any) -> dict[str, Any]:
 
 
 def metric(name: str, **arguments: Any) -> dict[str, Any]:
-    """A metric with arguments of its own."""
+    """A metric with arguments."""
     return new(f"metrics.{name}", **arguments)
 
 
@@ -218,7 +218,7 @@ def _losses() -> list[Case]:
                     explain=["predict_proba", "predict_classes"] if form == "logits" else None,
                 )
             )
-    # the loss sees probabilities that are not merged with their activation
+    # the loss gets probabilities that are not fused with their activation
     unmerged = {
         "sparse": ("SparseCategoricalCrossentropy", "sigmoid", "labels 3"),
         "categorical": ("CategoricalCrossentropy", "sigmoid", "onehot 3"),
@@ -518,7 +518,7 @@ CASES: dict[str, Case] = {
     )
 }
 
-# compared between commits and not stored: sizes at which threads share a step and epochs have many steps
+# compared between commits and not stored: sizes at which a step uses several threads and epochs have many steps
 LARGE: dict[str, Case] = {
     case["name"]: case
     for case in (

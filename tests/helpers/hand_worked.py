@@ -1,7 +1,7 @@
-"""One net worked by hand: 2 inputs, 2 rectifiers, 1 identity output, half squared error, η = 1/4.
+"""A hand-worked network: 2 inputs, 2 rectifiers, 1 identity output, half squared error, η = 1/4.
 
-Every number is a dyadic fraction with few digits, so float32 and float64 hold all of them, and all sums and products
-on the way, exactly: what a program computes must equal them bit for bit.
+Every number is a dyadic fraction with few digits, so float32 and float64 represent all numbers, sums and products
+exactly, and computed values must equal them bit for bit.
 
     W1 = [[1, −1], [½, 2]], b1 = [½, −¼], W2 = [[2], [−1]], b2 = [¼]
 

@@ -1,7 +1,7 @@
-"""Random networks with data that fit their losses, in float64: what back-propagation is compared on.
+"""Random networks in float64, with data for their losses, for comparisons of back-propagation.
 
-A case is a function of its number, so that a failure can be looked at again. Every parameter and running value is
-drawn, so that no intercept, β or running mean is 0.
+A case is a function of its number, so that failures can be reproduced. Every parameter and running value is random,
+so no intercept, β or running mean is 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import gpunn
 from gpunn import activations, losses
 
-# every built-in activation, some with constants of their own
+# every built-in activation, some with other constants
 HIDDEN = [
     "relu",
     "leaky_relu",
@@ -29,12 +29,12 @@ HIDDEN = [
     "identity",
     "softmax",
 ]
-# the exponential makes outputs; before a saturating layer it would make the comparison one of rounding errors
+# the exponential is used for outputs only: before a saturating layer it would amplify rounding errors
 OUTPUTS = [*HIDDEN, "exponential"]
 
 
 class OwnSigmoid(activations.Activation):
-    """A user's activation: the plan does not know it, so a cross-entropy behind it is never merged."""
+    """A user-defined activation, which is never fused with a cross-entropy."""
 
     def f(self, z):
         return 1 / (1 + np.exp(-z))
@@ -44,13 +44,13 @@ class OwnSigmoid(activations.Activation):
 
 
 class OwnSoftmax(activations.Softmax):
-    """Softmax under a name of its own, for the same reason."""
+    """Softmax as a user-defined activation, for the same reason."""
 
     names = ()
 
 
 def quartic(y, a):
-    """A user's loss: ℓ = ¼ Σ (a − y)⁴, g = (a − y)³."""
+    """A user-defined loss: ℓ = ¼ Σ (a − y)⁴, g = (a − y)³."""
     e = a - y
     return (e**4).sum(axis=1) / 4, e**3
 
@@ -67,7 +67,7 @@ def _crossentropies():
         yield loss(from_logits=False), [other, own], "probabilities"
 
 
-# a loss, the last activations it may stand behind, and what it takes the outputs for
+# a loss, the last activations that fit it, and its interpretation of the outputs
 LOSSES = [
     ("half_squared_error", OUTPUTS, "values"),
     ("mean_squared_error", OUTPUTS, "values"),
@@ -84,7 +84,7 @@ LOSSES = [
 
 @dataclass
 class Case:
-    """A compiled network in float64, a batch for it, and what its loss takes the outputs for."""
+    """A compiled network in float64, a batch for it, and its loss's interpretation of the outputs."""
 
     net: gpunn.Sequential
     x: np.ndarray
@@ -116,7 +116,7 @@ def random_case(number: int, rows: int = 17) -> Case:
 
 
 def _block(rng, layers, activation, width):
-    """A hidden Dense layer with whatever may stand around it."""
+    """A hidden Dense layer, with or without a separate activation, normalization and dropout."""
     apart = rng.random() < 0.3
     layers.append(_dense(rng, width, None if apart else activation))
     around = [

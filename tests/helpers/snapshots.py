@@ -1,4 +1,4 @@
-"""What a network holds, as bytes: how a test says that a call moved nothing."""
+"""Snapshots of a network as bytes, for tests that a call changes nothing."""
 
 from contextlib import contextmanager
 
@@ -15,7 +15,7 @@ def bits(array):
 
 
 def state_of(net):
-    """Weights, running statistics, the optimiser's state and the step, of a built network or of none."""
+    """Weights, running statistics, optimizer state and step of a network; None for those that do not exist yet."""
     held = {"theta": internals.parameters(net), "running": internals.running(net), "state": internals.step_state(net)}
     held |= internals.optimizer_state(net)
     frozen = [layer.trainable for layer in net.layers]
@@ -43,7 +43,7 @@ def assert_unchanged(net, X=None):
 
 
 def read_only_copy(array):
-    """A copy that nobody can write to: whoever tries gets a ValueError."""
+    """A copy that is not writeable."""
     copied = np.array(array)
     copied.flags.writeable = False
     return copied

@@ -1,4 +1,4 @@
-"""compare_devices: what it tells of two bodies that agree, and that it notices where they do not."""
+"""compare_devices: reports of implementations that agree and that do not."""
 
 import copy
 
@@ -39,19 +39,19 @@ NETS = {
 @needs_compiler
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
-def test_both_bodies_agree_for_twenty_steps(make, dtype):
+def test_reference_and_compiled_kernels_agree_for_twenty_steps(make, dtype):
     net = make(dtype)
     report = gpunn.compare_devices(net, X, Y, batch_size=40, devices=("numpy", "cpu"))
     assert report.ok and report.first_divergent_step is None, str(report)
     assert (report.devices, report.dtype, report.rows, len(report.losses[0])) == (("numpy", "cpu"), dtype, 40, 20)
     assert report.max_loss_difference <= (1e-9 if dtype == "float64" else 1e-4)
-    # they are two computations: not every bit is the same, and training went somewhere
+    # the two computations differ in some bits, and training changed the loss
     assert any(d and d.relative > 0 for _, found in report.layers for d in found.values())
     assert report.losses[0][-1] != report.losses[0][0]
 
 
 @needs_compiler
-def test_tensors_of_torch():
+def test_torch_tensors_as_inputs():
     losses = [
         gpunn.compare_devices(NETS["tanh"]("float64"), of(X), of(Y), steps=2, devices=("numpy", "cpu")).losses
         for of in (np.asarray, strided_tensor)
@@ -60,7 +60,7 @@ def test_tensors_of_torch():
 
 
 @needs_compiler
-def test_the_network_is_not_changed_and_needs_no_weights_yet():
+def test_the_network_is_not_changed_and_may_be_unbuilt():
     net = NETS["dropout"]("float32")
     gpunn.compare_devices(net, X, Y, steps=np.int64(2), batch_size=np.int64(8), devices=("numpy", "cpu"))
     with pytest.raises(RuntimeError, match="no weights yet"):
@@ -74,8 +74,8 @@ def test_the_network_is_not_changed_and_needs_no_weights_yet():
 
 
 @needs_compiler
-def test_a_side_that_is_wrong_is_found_in_its_layer(monkeypatch):
-    """tanh's NumPy body gets a wrong slope: δ and what follows from it differ, z and a do not."""
+def test_a_wrong_kernel_is_reported_in_its_layer(monkeypatch):
+    """With a wrong derivative in the NumPy reference of tanh, δ and the gradients differ, z and a do not."""
     from gpunn.kernels import get
 
     kernel = get("tanh_backward")
@@ -109,13 +109,13 @@ def test_differences_by_hand():
     assert _difference(None, a, 0.0) is None
 
 
-def test_a_loss_that_is_not_finite_drifts():
+def test_a_divergent_step_is_reported():
     report = DeviceReport(("a", "b"), "float32", 4, [("layer", {"z": None})], ([1.0, 2.0], [1.0, 2.1]), 0.01, 1)
     assert report.max_loss_difference == pytest.approx(0.1 / 2.1) and not report.ok
     assert "beyond it from step 1 on" in str(report)
 
 
-def test_what_makes_no_sense_is_refused(monkeypatch):
+def test_invalid_arguments_raise(monkeypatch):
     net = NETS["tanh"]("float32")
     for bad in (0, -1, 1.5, True, "3"):
         with pytest.raises((ValueError, TypeError), match=naming("steps", bad)):
@@ -133,12 +133,12 @@ def test_what_makes_no_sense_is_refused(monkeypatch):
         gpunn.compare_devices(gpunn.Sequential([gpunn.Dense(3)]), X, Y, devices=("numpy", "numpy"))
     monkeypatch.setenv("GPUNN_COMPILE", "0")
     for devices in (("numpy", "cpu"), None):
-        # never the NumPy bodies against themselves
+        # the NumPy references are never compared with themselves
         with pytest.raises(ValueError, match=naming("GPUNN_COMPILE=0")):
             gpunn.compare_devices(net, X, Y, devices=devices)
 
 
-def test_values_as_targets():
+def test_regression_targets():
     net = gpunn.Sequential([gpunn.Dense(4, "tanh"), gpunn.Dense(2)], seed=0)
     net.compile(gpunn.SGD(0.1), "half_squared_error", device="cpu")
     report = gpunn.compare_devices(net, X, VALUES, steps=3, batch_size=1000, devices=("numpy", "numpy"))

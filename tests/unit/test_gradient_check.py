@@ -1,4 +1,4 @@
-"""`check_gradients`: it passes what is right, sees what is wrong, sets kinks apart, and changes nothing."""
+"""`check_gradients`: right and wrong derivatives, kinks, and an unchanged network."""
 
 import copy
 
@@ -17,7 +17,7 @@ from gpunn.layers import Layer, Parameter
 def test_random_networks_pass(number):
     """Every layer, activation, loss, penalty, weight and mask of the random networks, by central differences."""
     case = random_case(number, rows=5)
-    # a row of two numbers, normalised, is so steep that the third derivative shows in the difference
+    # layer normalization of two numbers is so steep that the third derivative affects the difference
     steep = any(isinstance(layer, gpunn.LayerNormalization) and layer.n_in == 2 for layer in case.net.layers)
     report = gpunn.check_gradients(
         case.net, case.x, case.y, sample_weight=case.w, training=case.training, tolerance=1e-5 if steep else 1e-6
@@ -44,11 +44,11 @@ def _net(*layers, loss="half_squared_error", dtype="float64", optimizer="sgd"):
     return net.compile(optimizer, loss, device="cpu")
 
 
-# --- what is wrong is seen -------------------------------------------------------------------------------------------
+# --- wrong derivatives are detected ----------------------------------------------------------------------------------
 
 
 class SlightlyWrongTanh(activations.Activation):
-    """tanh, its derivative wrong by one part in 10⁵."""
+    """tanh with a relative error of 10⁻⁵ in its derivative."""
 
     def f(self, z):
         return np.tanh(z)
@@ -57,20 +57,20 @@ class SlightlyWrongTanh(activations.Activation):
         return (1 - a * a) * (1 + 1e-5)
 
 
-def test_a_wrong_slope_is_seen_where_it_enters():
+def test_a_wrong_derivative_is_detected_in_all_earlier_parameters():
     net = _net(gpunn.Dense(3, "tanh"), gpunn.Dense(3, SlightlyWrongTanh()), gpunn.Dense(2))
     report = gpunn.check_gradients(net, *_data())
     assert not report.ok
     wrong = {entry.name for entry in report.entries if entry.relative_error > report.tolerance}
-    # everything behind it, on the way back
+    # all parameters before the layer, and its own
     assert wrong == {"0 Dense W", "0 Dense b", "1 Dense W", "1 Dense b", "inputs x"}
     assert report.worst == pytest.approx(1e-5, rel=0.1)
     assert "WRONG" in str(report)
     assert gpunn.check_gradients(net, *_data(), tolerance=1e-4).ok
 
 
-def test_a_wrong_gradient_of_a_loss_is_seen():
-    def forgot_the_half(y, a):
+def test_a_wrong_gradient_of_a_loss_is_detected():
+    def without_the_factor(y, a):
         e = a - y
         return (e * e).sum(axis=1), e
 
@@ -78,14 +78,14 @@ def test_a_wrong_gradient_of_a_loss_is_seen():
         e = a - y
         return (e * e).sum(axis=1), 2 * e
 
-    report = gpunn.check_gradients(_net(gpunn.Dense(2), loss=forgot_the_half), *_data())
+    report = gpunn.check_gradients(_net(gpunn.Dense(2), loss=without_the_factor), *_data())
     assert not report.ok
     assert all(entry.relative_error == pytest.approx(0.5, rel=1e-6) for entry in report.entries)
     assert gpunn.check_gradients(_net(gpunn.Dense(2), loss=right), *_data()).ok
 
 
 class Scale(Layer):
-    """A layer of one's own: a = s ⊙ a_prev; `error` is added to ∂C/∂s, `tilt` times ∂C/∂a_prev is too much."""
+    """A user-defined layer, a = s ⊙ a_prev; `error` is added to ∂C/∂s, and `tilt` times ∂C/∂a_prev to itself."""
 
     def __init__(self, error=0.0, tilt=0.0):
         self.error, self.tilt = error, tilt
@@ -122,30 +122,31 @@ class Scale(Layer):
     ],
     ids=["right", "wrong parameter", "wrong passing back"],
 )
-def test_a_layer_of_ones_own(layer, wrong):
+def test_a_user_defined_layer(layer, wrong):
     report = gpunn.check_gradients(_net(gpunn.Dense(3, "tanh"), copy.deepcopy(layer), gpunn.Dense(2)), *_data())
     assert {entry.name for entry in report.entries if entry.relative_error > report.tolerance} == wrong
     assert report.ok == (not wrong)
 
 
-def test_other_bits_the_second_time_are_seen():
+def test_gradients_that_do_not_repeat_are_detected():
     calls = []
 
-    def restless(y, a):
+    def not_repeatable(y, a):
         calls.append(1)
         e = (a - y) * (1 + 1e-15 * len(calls))
         return (e * e).sum(axis=1) / 2, e
 
-    report = gpunn.check_gradients(_net(gpunn.Dense(2), loss=restless), *_data())
+    report = gpunn.check_gradients(_net(gpunn.Dense(2), loss=not_repeatable), *_data())
     assert not report.repeats and not report.ok
     assert report.worst <= report.tolerance
     assert "OTHER BITS" in str(report)
-    calm = gpunn.check_gradients(_net(gpunn.Dense(2)), *_data())
-    assert calm.repeats and calm.ok and "the derivative is right" in str(calm) and "the same bits" in str(calm)
+    report = gpunn.check_gradients(_net(gpunn.Dense(2)), *_data())
+    assert report.repeats and report.ok
+    assert "the derivative is right" in str(report) and "the same bits" in str(report)
 
 
-def test_a_derivative_that_vanishes_is_not_called_wrong():
-    """Batch normalisation takes an intercept before it away: both derivatives are 0 but for rounding."""
+def test_a_zero_derivative_is_not_reported_as_wrong():
+    """Batch normalization removes an intercept before it, so both derivatives are 0 up to rounding."""
     report = gpunn.check_gradients(
         _net(gpunn.Dense(3), gpunn.BatchNormalization(), gpunn.Activation("tanh"), gpunn.Dense(2)), *_data()
     )
@@ -164,7 +165,7 @@ def _entries(report):
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", activations.ELU(0.5)])
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_rectifier_on_its_kink(activation, apart):
-    """z = (2·1 − 1·2, 1 + 2) = (0, 3): whatever moves the first neuron has no derivative there."""
+    """z = (2·1 − 1·2, 1 + 2) = (0, 3): coordinates that change the first neuron have no derivative."""
     first = [gpunn.Dense(2), gpunn.Activation(activation)] if apart else [gpunn.Dense(2, activation)]
     net = gpunn.Sequential([*first, gpunn.Dense(1)], input_shape=2, seed=0, dtype="float64")
     net.set_weights([[[2, 1], [-1, 1]], [0, 0], [[0.5], [2]], [1]])
@@ -179,7 +180,7 @@ def test_a_rectifier_on_its_kink(activation, apart):
         f"{last} Dense b": (1, 0),
         "inputs x": (0, 2),
     }
-    # a little beside it everything has one
+    # near the kink all coordinates have a derivative
     net.set_weights([[[2, 1], [-1, 1]], [0.01, 0], [[0.5], [2]], [1]])
     assert not any(entry.kinks for entry in gpunn.check_gradients(net, [[1.0, 2.0]], [[4.0]]).entries)
 
@@ -189,7 +190,7 @@ def test_a_rectifier_on_its_kink(activation, apart):
     [("mean_absolute_error", 3.0), (gpunn.losses.Huber(0.5), 3.5), (gpunn.losses.Huber(0.5), 2.5)],
 )
 def test_a_loss_on_its_kink(loss, target):
-    """a = (3, 1): the first output stands on the kink, the second does not."""
+    """a = (3, 1): the first output is at the kink, the second is not."""
     net = gpunn.Sequential([gpunn.Dense(2)], input_shape=1, seed=0, dtype="float64")
     net.set_weights([[[1, 2]], [2, -1]])
     net.compile("sgd", loss, device="cpu")
@@ -211,8 +212,8 @@ def test_a_weight_at_the_kink_of_l1():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_network_is_left_as_it_was(dtype):
-    """Bit for bit, and its training goes on as if nothing had been asked: moments, step, masks, running values."""
+def test_the_network_is_not_changed(dtype):
+    """The next fit gives the same bits as without the check: slots, step, masks, running values."""
     layers = [gpunn.Dense(6, "relu", l2=0.1), gpunn.BatchNormalization(), gpunn.Dropout(0.4), gpunn.Dense(2)]
     net = _net(*layers, dtype=dtype, optimizer=gpunn.Adam(0.01))
     x, y = _data()
@@ -232,7 +233,7 @@ def test_the_network_is_left_as_it_was(dtype):
         assert a.tobytes() == b.tobytes()
 
 
-def test_the_callers_arrays_are_left_as_they_were():
+def test_the_callers_arrays_are_not_changed():
     x, y = _data()
     w = np.ones(len(x))
     for array in (x, y, w):
@@ -241,8 +242,8 @@ def test_the_callers_arrays_are_left_as_they_were():
 
 
 @pytest.mark.parametrize("form", ["inverted", "textbook"])
-def test_the_mask_is_that_of_the_coming_step(form):
-    """It stays frozen while the differences are taken, in each of several steps, and in one it hides an input."""
+def test_the_mask_is_that_of_the_next_step(form):
+    """The mask is the same for all differences of a step, and drops some inputs."""
     net = _net(gpunn.Dropout(0.5, form=form), gpunn.Dense(5, "tanh"), gpunn.Dropout(0.5, form=form), gpunn.Dense(2))
     x, y = _data()
     for _ in range(3):
@@ -254,17 +255,17 @@ def test_the_mask_is_that_of_the_coming_step(form):
 
 
 def test_a_float32_network_is_checked_in_float64():
-    """Its own gradients agree with the differences to float32's precision only; the check is sharper than that."""
+    """The check's errors are smaller than float32 gradients would allow."""
     net = _net(gpunn.Dense(6, "gelu"), gpunn.LayerNormalization(), gpunn.Dense(2, "silu"), dtype="float32")
     report = gpunn.check_gradients(net, *_data())
     assert report.ok and report.worst < 1e-7
     assert {w.dtype for w in net.get_weights()} == {np.dtype(np.float32)}
 
 
-# --- what may be asked -----------------------------------------------------------------------------------------------
+# --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def test_samples_limit_the_coordinates():
+def test_samples_limits_the_coordinates():
     net = _net(gpunn.Dense(7, "tanh"), gpunn.Dense(2))
     report = gpunn.check_gradients(net, *_data(), samples=np.int64(3))
     assert report.ok
@@ -274,7 +275,7 @@ def test_samples_limit_the_coordinates():
             gpunn.check_gradients(net, *_data(), samples=samples)
 
 
-def test_frozen_layers_are_passed_over():
+def test_frozen_layers_are_skipped():
     layers = [gpunn.Dense(3, "tanh"), gpunn.Dense(2)]
     layers[0].trainable = False
     report = gpunn.check_gradients(_net(*layers), *_data())
@@ -282,7 +283,7 @@ def test_frozen_layers_are_passed_over():
     assert [entry.name for entry in report.entries] == ["1 Dense W", "1 Dense b", "inputs x"]
 
 
-def test_bad_input_is_refused_as_fit_refuses_it():
+def test_invalid_input_raises_as_in_fit():
     net, (x, y) = _net(gpunn.Dense(2)), _data()
     with pytest.raises(ValueError, match=r"y must have shape \(6, 2\)"):
         gpunn.check_gradients(net, x, y[:, 0])

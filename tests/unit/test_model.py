@@ -1,4 +1,4 @@
-"""Sequential: building, compiling, copying, predicting, and the student's window."""
+"""Sequential: building, compiling, copying, predicting, and inspecting a step."""
 
 import copy
 import pickle
@@ -34,7 +34,7 @@ def _data(n=20, seed=0):
 
 
 def _by_hand(dtype="float32"):
-    """The net of hand_worked, whose every number is exact."""
+    """The network of hand_worked, whose numbers are exact."""
     net = gpunn.Sequential([gpunn.Dense(2, "relu"), gpunn.Dense(1)], input_shape=2, dtype=dtype)
     net.set_weights(hand.PARAMETERS)
     return net.compile(gpunn.SGD(hand.LR), "half_squared_error")
@@ -44,7 +44,7 @@ def _by_hand(dtype="float32"):
 
 
 @pytest.mark.parametrize("ask", ["get_weights", "set_weights", "save", "to_tensors"])
-def test_before_the_inputs_are_known_there_are_no_weights(ask, tmp_path):
+def test_there_are_no_weights_before_the_number_of_inputs_is_known(ask, tmp_path):
     net = gpunn.Sequential(_layers(), seed=1)
     arguments = {"set_weights": [[]], "save": [tmp_path / "net.safetensors"]}.get(ask, [])
     with pytest.raises(RuntimeError, match="number of inputs"):
@@ -76,13 +76,13 @@ def _after(layers, ask, compiled=False):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_same_weights_are_drawn_whichever_call_tells_the_inputs(way):
+def test_every_way_to_build_draws_the_same_weights(way):
     first = gpunn.Sequential(_layers(), input_shape=4, seed=5)
     assert weights_of(WAYS[way](_layers())) == weights_of(first)
 
 
 @pytest.mark.parametrize("call", ["fit", "train_on_batch"])
-def test_training_builds_too(call):
+def test_training_builds_the_network(call):
     early, late = _net(), _net(input_shape=None)
     for net in (early, late):
         getattr(net, call)(X, Y, **({"verbose": 0} if call == "fit" else {}))
@@ -95,7 +95,7 @@ def test_a_network_is_built_once():
         net.build(5)
 
 
-def test_the_seed_draws_everything_and_is_kept():
+def test_the_seed_determines_the_weights_and_is_stored():
     drawn, other = gpunn.Sequential(_layers(), input_shape=4), gpunn.Sequential(_layers(), input_shape=4)
     assert drawn.seed != other.seed and 0 <= drawn.seed < 2**64
     assert weights_of(drawn) != weights_of(other)
@@ -105,7 +105,7 @@ def test_the_seed_draws_everything_and_is_kept():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_type_is_that_of_parameters_and_answers(dtype):
+def test_parameters_and_predictions_have_the_dtype(dtype):
     net = _net(dtype=dtype)
     assert net.dtype == dtype
     net.train_on_batch(X, Y)
@@ -144,7 +144,7 @@ def test_a_layer_belongs_to_one_network():
             gpunn.Sequential(twin.layers)
 
 
-def test_a_refused_constructor_leaves_the_layers_free():
+def test_a_failed_constructor_does_not_use_the_layers():
     layer = gpunn.Dense(2)
     for wrong in ({"seed": -1}, {"dtype": "float16"}, {"input_shape": 0}):
         with pytest.raises(ValueError):
@@ -168,7 +168,7 @@ def test_weights_are_numpy_copies_in_the_layers_order():
     assert all((w == 7).all() for w in net.get_weights())
 
 
-def test_set_weights_takes_what_get_weights_gave_and_lists():
+def test_set_weights_accepts_results_of_get_weights_and_lists():
     net, other = _net(), _net(seed=8)
     other.set_weights(net.get_weights())
     assert weights_of(other) == weights_of(net)
@@ -181,7 +181,7 @@ def test_set_weights_takes_what_get_weights_gave_and_lists():
 # --- compiling -------------------------------------------------------------------------------------------------------
 
 
-def test_compiling_again_keeps_the_weights_and_resets_the_optimiser():
+def test_a_second_compile_keeps_the_weights_and_resets_the_optimizer():
     net = _net()
     net.fit(X, Y, epochs=3, verbose=0)
     weights = net.get_weights()
@@ -189,7 +189,7 @@ def test_compiling_again_keeps_the_weights_and_resets_the_optimiser():
     net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     for a, b in zip(weights, net.get_weights(), strict=True):
         assert bits(a) == bits(b)
-    # what follows is what a new net with these weights does
+    # the next fit equals that of a new network with these weights
     fresh = _net()
     fresh.set_weights(weights)
     internals.running(fresh)[...] = internals.running(net)
@@ -197,7 +197,7 @@ def test_compiling_again_keeps_the_weights_and_resets_the_optimiser():
     assert state_of(net) == state_of(fresh)
 
 
-def test_compiling_again_may_change_everything_else():
+def test_a_second_compile_may_change_optimizer_loss_and_metrics():
     net = _net()
     net.compile("sgd", gpunn.losses.CategoricalCrossentropy())
     assert isinstance(net.optimizer, gpunn.SGD) and net.loss.name == "categorical_crossentropy"
@@ -206,7 +206,7 @@ def test_compiling_again_may_change_everything_else():
 
 
 @pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "loss_and_gradients", "trace"])
-def test_what_needs_a_loss_says_so(call):
+def test_calls_that_need_a_loss_raise_before_compile(call):
     net = gpunn.Sequential(_layers(), input_shape=4)
     with (
         assert_unchanged(net),
@@ -219,7 +219,7 @@ def test_what_needs_a_loss_says_so(call):
 
 
 @pytest.mark.parametrize("threads", [1, np.int64(1)])
-def test_threads_is_a_limit_that_a_fit_keeps(threads):
+def test_a_fit_uses_at_most_the_given_threads(threads):
     threadpoolctl = pytest.importorskip("threadpoolctl")
     seen = []
     callback = gpunn.Callback()
@@ -232,8 +232,8 @@ def test_threads_is_a_limit_that_a_fit_keeps(threads):
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
-def test_a_batch_size_of_numpy_is_one_of_python(kind):
-    """Also in a type that cannot hold the number of rows."""
+def test_numpy_integers_are_accepted_as_sizes(kind):
+    """Integers of a type that cannot represent the number of rows are accepted too."""
     net, x, y = _net(), np.resize(X, (300, 4)), np.resize(Y, 300)
     net.fit(x, y, batch_size=kind(200), epochs=kind(1), verbose=0)
     assert bits(net.predict(x, batch_size=kind(200))) == bits(net.predict(x, batch_size=200))
@@ -242,7 +242,7 @@ def test_a_batch_size_of_numpy_is_one_of_python(kind):
     assert weights_of(fits[0]) == weights_of(fits[1])
 
 
-def test_threads_without_its_package_is_refused_at_compile(monkeypatch):
+def test_threads_without_threadpoolctl_raises_at_compile(monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
@@ -251,7 +251,7 @@ def test_threads_without_its_package_is_refused_at_compile(monkeypatch):
         net.compile("adam", "sparse_categorical_crossentropy", threads=2)
 
 
-def test_to_a_device():
+def test_moving_to_a_device():
     net = _net()
     assert net.to("cpu") is net and net.device == "cpu"
     before = state_of(net)
@@ -262,7 +262,7 @@ def test_to_a_device():
     net.fit(X, Y, verbose=0)
 
 
-def test_one_metric_object_serves_two_nets():
+def test_one_metric_object_can_be_used_by_two_networks():
     accuracy = gpunn.metrics.Accuracy()
     one = gpunn.Sequential([gpunn.Dense(3, "softmax")], input_shape=4, seed=0)
     one.compile("sgd", "sparse_categorical_crossentropy", metrics=[accuracy])
@@ -285,7 +285,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-def test_a_copy_goes_on_where_the_original_stood_and_alone(copied):
+def test_a_copy_continues_from_the_same_state_independently(copied):
     net = _net(device="cpu")
     net.fit(X, Y, batch_size=8, epochs=2, verbose=0)
     twin = copied(net)
@@ -298,7 +298,7 @@ def test_a_copy_goes_on_where_the_original_stood_and_alone(copied):
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-def test_copies_of_what_is_not_compiled_or_not_built(copied):
+def test_copies_of_networks_that_are_not_compiled_or_not_built(copied):
     built = gpunn.Sequential(_layers(), input_shape=4, seed=2)
     assert weights_of(copied(built)) == weights_of(built)
     with pytest.raises(RuntimeError, match="compile"):
@@ -312,7 +312,7 @@ def test_copies_of_what_is_not_compiled_or_not_built(copied):
     assert compiled.train_on_batch(X, Y) == _net(device="cpu").train_on_batch(X, Y)
 
 
-def test_freezing_a_copy_leaves_the_original_free():
+def test_freezing_a_copy_does_not_freeze_the_original():
     net = _net()
     twin = copy.deepcopy(net)
     twin[0].trainable = False
@@ -355,8 +355,8 @@ def test_a_layer_may_be_frozen_before_there_are_weights():
     assert not any(g.any() for g in gradients)
 
 
-def test_freezing_shows_at_once_in_trace():
-    """A frozen BatchNormalization uses its running values: a plan made before must not be used again."""
+def test_freezing_takes_effect_in_the_next_trace():
+    """A frozen BatchNormalization uses its running values, so an older plan must not be reused."""
     net = gpunn.Sequential([gpunn.BatchNormalization()], input_shape=4)
     free = net.trace(X, training=True)[0].a
     net[0].trainable = False
@@ -377,7 +377,7 @@ def test_train_on_batch_returns_the_loss_before_the_step(dtype):
         assert bits(w) == bits(np.array(exact, dtype))
 
 
-def test_evaluate_is_a_dict_of_floats_and_moves_nothing():
+def test_evaluate_returns_a_dict_of_floats_and_changes_nothing():
     net = _net()
     net.fit(X, Y, verbose=0)
     with assert_unchanged(net, X):
@@ -397,7 +397,7 @@ def test_evaluate_is_a_dict_of_floats_and_moves_nothing():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 20, 1000])
-def test_evaluate_is_over_rows_whatever_the_batches(batch_size):
+def test_evaluate_does_not_depend_on_the_batch_size(batch_size):
     net = _net(dtype="float64")
     w = np.arange(20.0)
     whole = net.evaluate(X, Y, sample_weight=w, batch_size=20)
@@ -405,7 +405,7 @@ def test_evaluate_is_over_rows_whatever_the_batches(batch_size):
     assert parts == pytest.approx(whole, rel=1e-12)
 
 
-def test_loss_and_gradients_twice_gives_the_same_bits_and_moves_nothing():
+def test_loss_and_gradients_repeats_its_bits_and_changes_nothing():
     net = _net()
     net.fit(X, Y, verbose=0)
     with assert_unchanged(net, X):
@@ -419,8 +419,8 @@ def test_loss_and_gradients_twice_gives_the_same_bits_and_moves_nothing():
     assert [bits(g) for g in net.loss_and_gradients(X, Y)[1]] == [bits(g) for g in gradients]
 
 
-def test_loss_and_gradients_are_those_of_the_step_that_follows():
-    """Dropout masks and batch statistics included: θ moves by −η times these gradients, penalties and all."""
+def test_loss_and_gradients_are_those_of_the_next_step():
+    """θ changes by −η times these gradients, with dropout masks, batch statistics and penalties."""
     net = _net(gpunn.SGD(0.5), dtype="float64", device="cpu")
     net.fit(X, Y, batch_size=10, verbose=0)
     loss, gradients = net.loss_and_gradients(X, Y)
@@ -430,7 +430,7 @@ def test_loss_and_gradients_are_those_of_the_step_that_follows():
         np.testing.assert_array_equal(b, a - 0.5 * g)
 
 
-def test_masks_change_when_a_step_is_taken():
+def test_dropout_masks_change_with_each_step():
     frozen = [gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")]
     net = gpunn.Sequential(frozen, input_shape=4, seed=1)
     net.compile(gpunn.SGD(1e-30), "sparse_categorical_crossentropy")
@@ -457,7 +457,7 @@ def test_loss_and_gradients_include_penalties():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_trace_shows_the_texts_quantities(dtype):
+def test_trace_gives_the_hand_worked_quantities(dtype):
     net = _by_hand(dtype)
     with assert_unchanged(net, hand.X):
         first, second = net.trace(hand.X, hand.Y)
@@ -479,14 +479,14 @@ def test_trace_shows_the_texts_quantities(dtype):
     assert bits(net.trace(hand.X, hand.Y)[0].z) == bits(np.array(hand.Z1, dtype))
 
 
-def test_trace_without_y_is_the_forward_pass_and_needs_no_compile():
+def test_trace_without_y_is_the_forward_pass_of_any_network():
     net = gpunn.Sequential(_layers(), seed=3)
     records = net.trace(X)
     assert len(records) == 4
     assert all(r.delta is r.dW is r.db is None and r.gradients == {} for r in records)
     assert bits(records[-1].a) == bits(net.predict(X))
     assert (records[0].z < 0).any() and bits(records[0].a) == bits(np.maximum(records[0].z, 0))
-    # the softmax is not merged away
+    # the softmax is not fused with the loss
     e = np.exp(records[3].z.astype(np.float64))
     np.testing.assert_allclose(records[3].a, e / e.sum(axis=1, keepdims=True), rtol=1e-5)
     assert bits(records[2].a) == bits(records[1].a), "dropout passes through"
@@ -509,7 +509,7 @@ def test_trace_in_training_uses_the_masks_of_the_step():
 # --- prediction ------------------------------------------------------------------------------------------------------
 
 
-def test_predict_is_what_the_last_layer_gives():
+def test_predict_returns_the_output_of_the_last_layer():
     W, b = np.array([[1.0, -2.0], [0.5, 4.0]]), np.array([0.25, -1.0])
     x = np.array([[2.0, 1.0], [-1.0, 3.0]])
     z = x @ W + b
@@ -535,7 +535,7 @@ def test_predict_in_batches(batch_size):
     assert net.predict(X[:1], batch_size=batch_size).shape == (1, 3)
 
 
-def test_answers_are_the_callers_own():
+def test_predictions_share_no_memory():
     net = _net()
     first = net.predict(X)
     kept = first.copy()
@@ -550,8 +550,8 @@ def test_answers_are_the_callers_own():
     assert bits(given) == bits(X)
 
 
-class OwnSigmoid(gpunn.activations.Activation):
-    """A user's own, which nothing merges."""
+class UserSigmoid(gpunn.activations.Activation):
+    """A user-defined activation, which is never fused with a loss."""
 
     def f(self, z):
         return 1 / (1 + np.exp(-z))
@@ -577,7 +577,7 @@ def _ce(name, **options):
         (None, "binary_crossentropy", "sigmoid of logits"),
         ("tanh", _ce("SparseCategoricalCrossentropy", from_logits=True), "softmax of logits"),
         ("sigmoid", _ce("SparseCategoricalCrossentropy", from_logits=True), "softmax of logits"),
-        (OwnSigmoid(), _ce("BinaryCrossentropy", from_logits=False), "sigmoid given"),
+        (UserSigmoid(), _ce("BinaryCrossentropy", from_logits=False), "sigmoid given"),
         ("sigmoid", _ce("CategoricalCrossentropy", from_logits=False), "softmax given"),
     ],
     ids=str,
@@ -606,7 +606,7 @@ def test_probabilities_and_classes(activation, loss, meaning, outputs):
 
 @pytest.mark.parametrize(("activation", "loss"), [("relu", None), (None, "mse"), ("tanh", "half_squared_error")])
 @pytest.mark.parametrize("ask", ["predict_proba", "predict_classes"])
-def test_what_gives_no_probabilities_says_so(activation, loss, ask):
+def test_networks_without_probabilities_raise(activation, loss, ask):
     net = gpunn.Sequential([gpunn.Dense(2, activation)], input_shape=4)
     if loss:
         net.compile("sgd", loss)
@@ -641,12 +641,12 @@ def test_summary_shows_parameters_and_bytes():
     assert "not built" in gpunn.Sequential(_layers()).summary()
 
 
-def test_summary_says_what_leaves_the_fast_path_and_why():
-    def own_loss(y, a):
+def test_summary_gives_the_reasons_for_leaving_the_fast_path():
+    def user_loss(y, a):
         return ((a - y) ** 2).sum(axis=1) / 2, a - y
 
-    net = gpunn.Sequential([gpunn.Dense(2, OwnSigmoid())], input_shape=4).compile("sgd", own_loss)
+    net = gpunn.Sequential([gpunn.Dense(2, UserSigmoid())], input_shape=4).compile("sgd", user_loss)
     text = net.summary()
-    assert "leaves the fast path: loss own_loss is a Python function" in text
-    assert "leaves the fast path: activation OwnSigmoid is a Python function" in text
+    assert "leaves the fast path: loss user_loss is a Python function" in text
+    assert "leaves the fast path: activation UserSigmoid is a Python function" in text
     assert "nothing leaves the fast path" not in text

@@ -1,4 +1,4 @@
-"""Many nets at once: each is the one that a fit of its own gives, in float64 on a CPU bit for bit."""
+"""Multi-model training: each network equals one trained alone, in float64 on a CPU bit for bit."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ TWICE = np.r_[np.arange(30), np.arange(30)]
 def net(
     *, seed=0, l2=0.0, dropout=0.0, width=7, lr=0.01, outputs=3, dtype="float64", device="cpu", metrics=("accuracy",)
 ):
-    """A net as a person builds it, with everything in its place from the beginning."""
+    """A compiled network with the given settings."""
     last = {"activation": "softmax"} if outputs == 3 else {}
     layers = [gpunn.Dense(width, activation="tanh", l2=l2), gpunn.Dropout(dropout), gpunn.Dense(outputs, l2=l2, **last)]
     made = gpunn.Sequential(layers, seed=seed, dtype="float64")
@@ -38,7 +38,7 @@ def net(
 
 
 def build(dropout=0.0, width=7):
-    """What a candidate's own words, seed, lr, l2 and rows, stand beside."""
+    """A network with the default seed, learning rate, penalty and rows."""
     return net(dropout=dropout, width=width)
 
 
@@ -54,8 +54,8 @@ CANDIDATES = [
 ]
 
 
-def alone(candidate, y, outputs=3, **fit):
-    """The net and history of a fit of its own."""
+def fit_alone(candidate, y, outputs=3, **fit):
+    """The network and history of a separate fit."""
     made = net(**{k: v for k, v in candidate.items() if k != "rows"}, outputs=outputs)
     rows = candidate.get("rows", np.arange(61))
     w = fit.pop("sample_weight", None)
@@ -71,34 +71,34 @@ def assert_same(fitted, wanted):
 
 @pytest.mark.parametrize("batch_size", [8, 61, 100])
 @pytest.mark.parametrize("outputs", [3, 2])
-def test_each_net_is_that_of_a_fit_of_its_own(batch_size, outputs):
+def test_each_network_equals_one_trained_alone(batch_size, outputs):
     y = LABELS if outputs == 3 else VALUES
     found = gpunn.fit_many(
         lambda **given: net(outputs=outputs, **given), X, y, CANDIDATES, batch_size=batch_size, epochs=5
     )
     assert len(found) == len(CANDIDATES)
     for candidate, fitted in zip(CANDIDATES, found, strict=True):
-        assert_same(fitted, alone(candidate, y, outputs, batch_size=batch_size, epochs=5))
+        assert_same(fitted, fit_alone(candidate, y, outputs, batch_size=batch_size, epochs=5))
 
 
-def test_weights_of_rows_and_rows_as_they_stand():
+def test_sample_weights_and_unshuffled_rows():
     w = RNG.uniform(0.1, 2, size=61)
     given = {"batch_size": 16, "epochs": 3, "shuffle": False}
     found = gpunn.fit_many(build, X, LABELS, CANDIDATES, sample_weight=w, **given)
     for candidate, fitted in zip(CANDIDATES, found, strict=True):
-        assert_same(fitted, alone(candidate, LABELS, sample_weight=w, **given))
+        assert_same(fitted, fit_alone(candidate, LABELS, sample_weight=w, **given))
 
 
-def test_nets_of_which_one_goes_on_afterwards():
+def test_a_fitted_network_can_be_trained_further():
     ((made, history),) = gpunn.fit_many(build, X, LABELS, [{"seed": 2}], epochs=3)
-    wanted, first = alone({"seed": 2}, LABELS, epochs=3)
+    wanted, first = fit_alone({"seed": 2}, LABELS, epochs=3)
     assert history.history == first.history
     again, then = made.fit(X, LABELS, epochs=2, verbose=0), wanted.fit(X, LABELS, epochs=2, verbose=0)
     assert again.history == then.history
     np.testing.assert_array_equal(made.predict(X), wanted.predict(X))
 
 
-def test_splits_train_every_candidate_on_every_fold():
+def test_every_candidate_is_trained_on_every_split():
     folds = [(np.arange(20, 61), np.arange(20)), (np.arange(41), np.arange(41, 61))]
     found = gpunn.fit_many(build, X, LABELS, [{"seed": 1}, {"lr": 0.1}], splits=folds, epochs=4, batch_size=16)
     assert len(found) == 4
@@ -112,7 +112,7 @@ def test_splits_train_every_candidate_on_every_fold():
         assert_same((made, history), (wanted, there))
 
 
-def test_the_weights_of_the_rows_that_are_held_out_count():
+def test_validation_rows_keep_their_sample_weights():
     """val_loss and val_accuracy are those of a fit with validation_data=(X, y, sample_weight)."""
     w = np.random.default_rng(1).uniform(0.1, 3, size=61)
     folds = [(np.arange(20, 61), np.arange(20)), (np.arange(40), np.arange(40, 61))]
@@ -120,10 +120,10 @@ def test_the_weights_of_the_rows_that_are_held_out_count():
     for (rows, held), fitted in zip(folds, found, strict=True):
         options = {"epochs": 3, "batch_size": 16, "sample_weight": w}
         held_out = (X[held], LABELS[held], w[held])
-        assert_same(fitted, alone({"seed": 1, "rows": rows}, LABELS, validation_data=held_out, **options))
+        assert_same(fitted, fit_alone({"seed": 1, "rows": rows}, LABELS, validation_data=held_out, **options))
 
 
-def test_scikit_learns_splits_and_sparse_rows():
+def test_scikit_learn_splits_and_sparse_rows():
     KFold = oracle("sklearn.model_selection").KFold
     csr = oracle("scipy.sparse").csr_matrix(X * (X > 0.3))
     found = gpunn.fit_many(build, csr, LABELS, [{}], splits=KFold(3).split(X), epochs=2)
@@ -132,8 +132,8 @@ def test_scikit_learns_splits_and_sparse_rows():
         assert_same(a, b)
 
 
-def test_a_metric_of_all_rows_together():
-    """AUC looks at an epoch's rows after it: such nets are asked after every epoch."""
+def test_a_metric_that_needs_all_rows():
+    """AUC is computed from all rows after an epoch, so such fits return to Python after every epoch."""
     y = (LABELS == 0).astype(float)[:, None]
 
     def binary(**given):
@@ -145,26 +145,26 @@ def test_a_metric_of_all_rows_together():
     assert_same((made, history), (wanted, wanted.fit(X, y, epochs=3, verbose=0)))
 
 
-def test_more_epochs_than_are_taken_at_once(monkeypatch):
+def test_more_epochs_than_one_call_of_compiled_code_trains(monkeypatch):
     limits.set(monkeypatch, "epochs_at_once", 3)
     limits.set(monkeypatch, "rates_at_once", 2)
     found = gpunn.fit_many(build, X, LABELS, CANDIDATES, epochs=7, batch_size=20)
     for candidate, fitted in zip(CANDIDATES, found, strict=True):
-        assert_same(fitted, alone(candidate, LABELS, epochs=7, batch_size=20))
+        assert_same(fitted, fit_alone(candidate, LABELS, epochs=7, batch_size=20))
 
 
 @pytest.mark.parametrize("per", ["step", "epoch"])
 def test_schedules(per):
     rate = gpunn.schedules.ExponentialDecay(0.1, 2, 0.5, per=per)
     ((made, history),) = gpunn.fit_many(build, X, LABELS, [{"lr": rate}], epochs=5, batch_size=20)
-    assert_same((made, history), alone({"lr": rate}, LABELS, epochs=5, batch_size=20))
+    assert_same((made, history), fit_alone({"lr": rate}, LABELS, epochs=5, batch_size=20))
 
 
-def test_the_numpy_bodies_give_the_same(monkeypatch):
+def test_numpy_references_give_the_same_networks(monkeypatch):
     monkeypatch.setenv("GPUNN_COMPILE", "0")
     found = gpunn.fit_many(build, X, LABELS, CANDIDATES, epochs=3, batch_size=20)
     for candidate, fitted in zip(CANDIDATES, found, strict=True):
-        assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=20))
+        assert_same(fitted, fit_alone(candidate, LABELS, epochs=3, batch_size=20))
 
 
 def test_simulated_on_a_gpu(fake_cupy):
@@ -175,7 +175,7 @@ def test_simulated_on_a_gpu(fake_cupy):
 
     found = gpunn.fit_many(there, X, LABELS, CANDIDATES[:6], epochs=3, batch_size=20)
     for candidate, (made, history) in zip(CANDIDATES, found, strict=False):
-        wanted, there_history = alone(candidate, LABELS, epochs=3, batch_size=20)
+        wanted, there_history = fit_alone(candidate, LABELS, epochs=3, batch_size=20)
         assert made.device == "cuda:0"
         np.testing.assert_allclose(history.history["loss"], there_history.history["loss"], rtol=1e-10)
         for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
@@ -189,8 +189,8 @@ def there(**given):
 ALIKE = [{"seed": k, "l2": 0.01 * k, "lr": 0.01 + 0.002 * k, "dropout": 0.2 * (k % 2)} for k in range(5)]
 
 
-def test_nets_on_a_gpu_are_branches_of_one_graph_bit_for_bit(fake_cupy):
-    """The fake raises where branches race. Five nets of 31 nodes or so a step: one launch for all of them."""
+def test_networks_on_a_gpu_share_one_graph_bit_for_bit(fake_cupy):
+    """The fake raises on races between branches. Five networks of about 31 nodes per step share one launch."""
     found = gpunn.fit_many(there, X, LABELS, ALIKE, epochs=5, batch_size=20)
     together = internals.graphs_run(fake_cupy)
     fake_cupy.state.calls.clear()
@@ -203,8 +203,8 @@ def test_nets_on_a_gpu_are_branches_of_one_graph_bit_for_bit(fake_cupy):
     assert max(together) > 4 * min(singly) and len(together) * 4 < len(singly)
 
 
-def test_branches_without_products_take_no_memory_for_them(fake_cupy, monkeypatch):
-    """Of three nets' epochs the whole batches and the tail have products, what ends an epoch has none."""
+def test_branches_without_matrix_products_allocate_no_workspace(fake_cupy, monkeypatch):
+    """Steps of full and of last batches have matrix products; the end of an epoch has none."""
     made = []
     monkeypatch.setattr(type(backend.get("cuda")), "allocate_workspace", lambda self, stream: made.append(stream))
     gpunn.fit_many(there, X, LABELS, ALIKE[:3], epochs=6, batch_size=45)
@@ -212,7 +212,7 @@ def test_branches_without_products_take_no_memory_for_them(fake_cupy, monkeypatc
     assert graphs == {3} and len(made) == 2 * 3
 
 
-def test_nets_on_a_gpu_say_why_they_are_no_branches(fake_cupy, monkeypatch):
+def test_a_failed_capture_of_several_networks_gives_its_reason(fake_cupy, monkeypatch):
     def refuses(self, steps, with_schedule):
         raise MemoryError("no room")
 
@@ -223,7 +223,7 @@ def test_nets_on_a_gpu_say_why_they_are_no_branches(fake_cupy, monkeypatch):
         assert str(made.summary()).endswith("path: no CUDA graph could be captured, MemoryError: no room")
 
 
-def test_a_net_that_diverges_on_a_gpu_leaves_the_others_as_they_are(fake_cupy):
+def test_a_divergence_on_a_gpu_does_not_affect_other_networks(fake_cupy):
     wild = [{}, {"lr": 1e308}, {"seed": 3}]
     with pytest.raises(DivergenceError, match=r"candidates\[1\]") as caught:
         gpunn.fit_many(there, X, LABELS, wild, epochs=6, batch_size=20)
@@ -237,47 +237,47 @@ def test_a_net_that_diverges_on_a_gpu_leaves_the_others_as_they_are(fake_cupy):
             np.testing.assert_array_equal(a, b)
 
 
-def test_nets_whose_products_cannot_be_captured_take_turns(fake_cupy, monkeypatch):
+def test_networks_that_cannot_be_captured_are_trained_sequentially(fake_cupy, monkeypatch):
     from gpunn.backend.cuda.matmul import ProductWarning
 
     internals.hide_cublaslt(monkeypatch)
     with pytest.warns(ProductWarning):
         found = gpunn.fit_many(there, X, LABELS, ALIKE[:2], epochs=2, batch_size=20)
     for candidate, (made, _) in zip(ALIKE, found, strict=False):
-        wanted, _ = alone(candidate, LABELS, epochs=2, batch_size=20)
+        wanted, _ = fit_alone(candidate, LABELS, epochs=2, batch_size=20)
         for a, b in zip(made.get_weights(), wanted.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
-# --- recordings that pass from net to net ---------------------------------------------------------------------------
+# --- recordings that networks share ----------------------------------------------------------------------------------
 
 
-def _needs_compiled_texts():
-    if cpu_cache.status().implementation != "compiled":
-        pytest.skip(f"the kernels' texts are not compiled here: {cpu_cache.status().reason}")
+def _require_compiled_kernels():
+    if host.status().implementation != "compiled":
+        pytest.skip(f"the kernels' texts are not compiled here: {host.status().reason}")
 
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """How often a step is recorded, in one thread; a recording passes on where all of it is compiled."""
-    _needs_compiled_texts()
+    """A list with an entry per recorded step; recordings are reused if they are fully compiled."""
+    _require_compiled_kernels()
     made = internals.record_calls(monkeypatch)
     internals.train_sequentially(monkeypatch)
     return made
 
 
-def test_nets_of_one_shape_record_once(recorded):
-    """Seed, rate, rows and λ are the only differences, and none of them is recorded."""
+def test_networks_of_one_structure_are_recorded_once(recorded):
+    """The networks differ in seed, learning rate, rows and λ, which are not part of a recording."""
     same = [{"l2": 0.1 * (k + 1), "seed": k, "lr": 0.01 * (k + 1), "dropout": 0.4} for k in range(4)]
     same += [{"l2": 0.3, "dropout": 0.4, "rows": np.roll(np.arange(61), 9)}]
     found = gpunn.fit_many(build, X, LABELS, same, epochs=3, batch_size=20)
     for candidate, fitted in zip(same, found, strict=True):
-        assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=20))
+        assert_same(fitted, fit_alone(candidate, LABELS, epochs=3, batch_size=20))
     assert len(recorded) == 1
     assert internals.cache_is_empty()
 
 
-def test_normalised_nets_record_once_and_keep_their_own_statistics(recorded):
+def test_networks_with_normalization_are_recorded_once_and_keep_their_statistics(recorded):
     def normal(shift=0):
         layers = [gpunn.Dense(6), gpunn.BatchNormalization(), gpunn.Activation("relu"), gpunn.LayerNormalization()]
         made = gpunn.Sequential([*layers, gpunn.Dense(2)], seed=shift, dtype="float64")
@@ -291,8 +291,8 @@ def test_normalised_nets_record_once_and_keep_their_own_statistics(recorded):
     assert len(recorded) == 1
 
 
-def test_a_net_that_learns_its_own_inputs_is_recorded_each_time(recorded):
-    """X and y are one array, in whose place two others could not be told apart."""
+def test_a_network_with_the_same_array_as_x_and_y_is_recorded_each_time(recorded):
+    """If X and y are one array, a recording cannot be rebound to two arrays."""
 
     def mirror(seed=0):
         made = gpunn.Sequential([gpunn.Dense(3, activation="tanh"), gpunn.Dense(5)], seed=seed, dtype="float64")
@@ -314,10 +314,10 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_nets_that_differ_in_what_is_recorded_record_each(recorded, case):
+def test_networks_that_differ_in_structure_are_recorded_separately(recorded, case):
     found = gpunn.fit_many(build, X, LABELS, OTHERS[case], epochs=3, batch_size=16)
     for candidate, fitted in zip(OTHERS[case], found, strict=True):
-        assert_same(fitted, alone(candidate, LABELS, epochs=3, batch_size=16))
+        assert_same(fitted, fit_alone(candidate, LABELS, epochs=3, batch_size=16))
     assert len(recorded) == 2
 
 
@@ -330,7 +330,7 @@ def test_nets_that_differ_in_what_is_recorded_record_each(recorded, case):
     ],
     ids=["a constant", "clipping", "a rule"],
 )
-def test_rules_that_differ_record_each(recorded, one, other):
+def test_different_optimizers_are_recorded_separately(recorded, one, other):
     def with_rule(rule):
         made = gpunn.Sequential([gpunn.Dense(3, activation="softmax")], seed=0)
         return made.compile(rule, "sparse_categorical_crossentropy", device="cpu")
@@ -342,7 +342,7 @@ def test_rules_that_differ_record_each(recorded, one, other):
     assert len(recorded) == 2
 
 
-def test_an_activation_of_ones_own_is_recorded_for_each_net(recorded):
+def test_a_user_defined_activation_is_recorded_for_each_network(recorded):
     class Square(gpunn.activations.Activation):
         def f(self, z):
             return z * z
@@ -361,7 +361,7 @@ def test_an_activation_of_ones_own_is_recorded_for_each_net(recorded):
     assert len(recorded) == 2
 
 
-def test_few_recordings_wait(recorded, monkeypatch):
+def test_the_cache_of_recordings_is_limited(recorded, monkeypatch):
     limits.set(monkeypatch, "recordings", 1)
     waiting = []
     internals.call_after_each_fit(monkeypatch, lambda: waiting.append(internals.epochs_cached()))
@@ -369,20 +369,20 @@ def test_few_recordings_wait(recorded, monkeypatch):
     assert waiting == [1, 1, 1] and len(recorded) == 3
 
 
-# --- what goes wrong ------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_net_that_diverges_leaves_the_others_alone():
+def test_a_divergence_does_not_affect_other_networks():
     huge = {"lr": 1e308, "seed": 3}
     with pytest.raises(DivergenceError, match=r"candidates\[1\]: training diverged in epoch \d+") as caught:
         gpunn.fit_many(build, X, LABELS, [{"seed": 3}, huge, {"seed": 4}], epochs=3)
     fitted = caught.value.fitted
     for k, candidate in ((0, {"seed": 3}), (2, {"seed": 4})):
-        assert_same(fitted[k], alone(candidate, LABELS, epochs=3))
+        assert_same(fitted[k], fit_alone(candidate, LABELS, epochs=3))
     assert all(np.isfinite(w).all() for w in fitted[1].net.get_weights())
 
 
-REFUSED = {
+INVALID = {
     "no list": (TypeError, naming("candidates", {"seed": 1}), {"candidates": {"seed": 1}}),
     "none": (ValueError, r"candidates is empty; \[\{\}\]", {"candidates": []}),
     "no dict": (TypeError, r"candidates\[1\] must be a dict", {"candidates": [{}, 3]}),
@@ -412,9 +412,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_makes_no_sense_is_refused_before_anything_is_trained(case):
-    error, message, given = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_arguments_raise_before_anything_is_trained(case):
+    error, message, given = INVALID[case]
     arguments = {"build": build, "X": X, "y": LABELS, "candidates": [{"rows": [0, 1]}] if case == "weights" else [{}]}
     arguments |= given
     before = RNG.bit_generator.state, X.copy()
@@ -424,7 +424,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_trained(case):
     np.testing.assert_array_equal(X, before[1])
 
 
-def test_a_build_that_gives_one_net_again_and_again_is_refused():
+def test_build_must_return_a_new_network_each_time():
     made = net()
     with pytest.raises(ValueError, match="new net"):
         gpunn.fit_many(lambda: made, X, LABELS, [{}, {}])
@@ -435,7 +435,7 @@ def test_a_build_that_gives_one_net_again_and_again_is_refused():
         np.testing.assert_array_equal(a, b)
 
 
-def test_l2_where_no_layer_has_one():
+def test_l2_is_refused_if_no_layer_has_it():
     class Twice(gpunn.Layer):
         def forward(self, ops, t, training):
             raise AssertionError("never trained")
@@ -450,11 +450,11 @@ def test_l2_where_no_layer_has_one():
         gpunn.fit_many(bare, X, X, [{"l2": 0.1}])
 
 
-# --- courses --------------------------------------------------------------------------------------------------------
+# --- coroutines ------------------------------------------------------------------------------------------------------
 
 
 class Slow(epoch_runner.EpochRunner):
-    """Epochs that take their time."""
+    """A runner whose epochs sleep."""
 
     def __init__(self, log, name):
         super().__init__([], np.zeros(SIZE))
@@ -466,7 +466,7 @@ class Slow(epoch_runner.EpochRunner):
         return len([name for name, _ in self.log if name == self.name]) >= 3
 
 
-def course(log, name, ended, fail=None):
+def coroutine(log, name, ended, fail=None):
     try:
         if fail is not None:
             raise fail
@@ -478,9 +478,9 @@ def course(log, name, ended, fail=None):
 
 
 @pytest.mark.parametrize("way", ["in turn", "threads"])
-def test_courses_go_to_their_ends(way):
+def test_all_coroutines_run_to_their_end(way):
     log, ended = [], []
-    these = [course(log, k, ended) for k in range(5)]
+    these = [coroutine(log, k, ended) for k in range(5)]
     if way == "threads":
         concurrency.run_in_threads(these, 0.001, lambda: None, 2)
         assert len({thread for _, thread in log}) == 2
@@ -490,9 +490,13 @@ def test_courses_go_to_their_ends(way):
 
 
 @pytest.mark.parametrize("way", ["in turn", "threads"])
-def test_an_error_in_one_course_ends_the_others_and_is_raised(way):
+def test_an_error_in_one_coroutine_stops_all_and_is_raised(way):
     log, ended = [], []
-    these = [course(log, 0, ended), course(log, 1, ended, fail=ZeroDivisionError("one")), course(log, 2, ended)]
+    these = [
+        coroutine(log, 0, ended),
+        coroutine(log, 1, ended, fail=ZeroDivisionError("one")),
+        coroutine(log, 2, ended),
+    ]
     with pytest.raises(ZeroDivisionError, match="one"):
         if way == "threads":
             concurrency.run_in_threads(these, 0.001, lambda: None, 2)
@@ -502,26 +506,26 @@ def test_an_error_in_one_course_ends_the_others_and_is_raised(way):
 
 
 @pytest.mark.parametrize("way", ["in turn", "threads"])
-def test_an_interruption_stops_all_courses(way):
-    log, ended, looks = [], [], iter(range(2))
+def test_an_interrupt_stops_all_coroutines(way):
+    log, ended, polls = [], [], iter(range(2))
 
-    def look():
-        if next(looks, None) is None:
+    def poll():
+        if next(polls, None) is None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         if way == "threads":
-            concurrency.run_in_threads([course(log, k, ended) for k in range(9)], 0.01, look, 2)
+            concurrency.run_in_threads([coroutine(log, k, ended) for k in range(9)], 0.01, poll, 2)
         else:
-            concurrency.run_round_robin([course(log, k, ended) for k in range(9)], 0.01, look)
+            concurrency.run_round_robin([coroutine(log, k, ended) for k in range(9)], 0.01, poll)
     assert (8, "whole") not in ended and any(how == "stopped" for _, how in ended)
 
 
-def test_an_interrupted_fit_keeps_the_epochs_that_were_done():
+def test_an_interrupted_fit_keeps_its_completed_epochs():
     made = net(seed=1)
     taken = fit.epoch_coroutine(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
     asked = next(taken)
-    asked.epochs = 4  # as if only these had been done when it came
+    asked.epochs = 4  # the interrupt came after four epochs
     while not asked.run(1.0):
         pass
     with pytest.raises(KeyboardInterrupt):
@@ -538,12 +542,12 @@ def test_an_interrupted_fit_keeps_the_epochs_that_were_done():
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 @pytest.mark.parametrize("compiled", [True, False])
-def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compiled, monkeypatch):
-    """Each step reads its rate from the list, and the end of an epoch puts its sums down."""
+def test_sections_of_epochs_run_in_order_with_and_without_interruptions(seconds, compiled, monkeypatch):
+    """Each step reads its learning rate from the list, and the end of an epoch stores the sums."""
     from gpunn.kernels import get
 
     if compiled:
-        _needs_compiled_texts()
+        _require_compiled_kernels()
     else:
         monkeypatch.setenv("GPUNN_COMPILE", "0")
     state, record, sums = np.zeros(SIZE), np.zeros((3, 3)), np.zeros(1)
@@ -565,7 +569,7 @@ def test_epochs_are_taken_part_after_part_however_often_they_stop(seconds, compi
     assert whole.run(1.0) and state[Slot.EPOCHS_DONE] == 3
 
 
-def test_one_thread_each_holds_blas_and_lets_it_go():
+def test_single_threaded_limits_blas_and_restores_it():
     cpu = backend.get("cpu")
     before = cpu.max_concurrent_fits()
     with cpu.single_threaded():

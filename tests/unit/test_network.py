@@ -1,4 +1,4 @@
-"""The plan: what a step allocates, writes, leaves alone, and repeats."""
+"""Plans and parameters: memory, types, determinism, penalties and non-finite checks of a step."""
 
 import copy
 import signal
@@ -30,7 +30,7 @@ def _rows(n, d, classes=10, seed=0):
 
 
 class _Peaks(gpunn.Callback):
-    """tracemalloc's peak within each step of a fit, above what was allocated when it began."""
+    """The peak of tracemalloc in each step of a fit, above the memory at its begin."""
 
     def on_train_begin(self, logs=None):
         self.peaks = []
@@ -52,8 +52,8 @@ def _peak_of_a_step(sizes, batch):
 
 
 @pytest.mark.slow
-def test_a_step_allocates_nothing_that_grows():
-    # a block of a NumPy body holds 8192 elements, whatever the sizes: some 200 KiB at once
+def test_the_memory_of_a_step_does_not_grow_with_its_sizes():
+    # NumPy references work in blocks of 8192 elements, some 200 KiB together
     assert _peak_of_a_step(WIDE, 512) < 256 * 1024
     narrow, wide, tall = (_peak_of_a_step(s, n) for s, n in (((256,) * 3, 512), ((1024,) * 3, 512), ((256,) * 3, 2048)))
     assert max(narrow, wide, tall) < 256 * 1024
@@ -61,7 +61,7 @@ def test_a_step_allocates_nothing_that_grows():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_one_type_all_the_way(dtype):
+def test_all_arrays_have_the_dtype(dtype):
     net = _classifier((6, 5, 4), dtype)
     X, y = _rows(20, 6, 4)
     net.fit(X.astype(np.float64), y, batch_size=8, epochs=2, verbose=0, sample_weight=np.linspace(0.5, 2, 20))
@@ -75,7 +75,7 @@ def test_one_type_all_the_way(dtype):
     assert {w.dtype for w in net.get_weights()} == {np.dtype(dtype)}
 
 
-def test_all_parameters_lie_in_one_buffer_weights_first():
+def test_all_parameters_share_one_buffer_weights_first():
     net = gpunn.Sequential([gpunn.Dense(4, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)], seed=0, input_shape=3)
     inner = internals.network(net)
     assert inner.theta.size == 3 * 4 + 4 * 2 + 4 + 4 + 4 + 2
@@ -88,7 +88,7 @@ def test_all_parameters_lie_in_one_buffer_weights_first():
         np.testing.assert_array_equal(view, weights)
 
 
-def test_two_runs_are_equal_bit_for_bit():
+def test_two_processes_give_the_same_bits():
     script = (
         "import numpy as np, gpunn, hashlib\n"
         "rng = np.random.default_rng(1)\n"
@@ -106,7 +106,7 @@ def test_two_runs_are_equal_bit_for_bit():
     assert runs[0] == runs[1] != ""
 
 
-def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
+def test_the_order_of_an_epoch_depends_only_on_seed_and_epoch():
     from gpunn.input_checks import epoch_permutation
 
     first = epoch_permutation(100, 5, 3, True)
@@ -117,7 +117,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
     np.testing.assert_array_equal(epoch_permutation(4, 5, 3, False), [0, 1, 2, 3])
 
 
-def test_no_global_generator_is_touched():
+def test_no_global_generator_is_used():
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
     net = _classifier((6, 5, 4))
@@ -126,8 +126,8 @@ def test_no_global_generator_is_touched():
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
-def test_an_epoch_takes_every_row_once_and_the_tail_is_a_batch_of_its_own():
-    # an SGD step on ½‖y − a‖² with W = 0 frozen in place moves the intercept by −η(a − y)/n: its sum tells the rows
+def test_an_epoch_uses_every_row_once_and_the_last_batch_is_smaller():
+    # the loss function records the targets of each batch, which identify its rows
     seen = []
 
     def loss(y, a):
@@ -144,8 +144,8 @@ def test_an_epoch_takes_every_row_once_and_the_tail_is_a_batch_of_its_own():
     assert (np.concatenate(seen[:5]) != np.concatenate(seen[5:])).any()
 
 
-def test_a_mean_is_over_the_rows_that_are_there():
-    # loss of an epoch with a frozen net: the mean over all rows, whatever the batches
+def test_the_loss_of_an_epoch_is_the_mean_over_its_rows():
+    # with a frozen network the loss of an epoch is the mean over all rows for any batch size
     X, y = _rows(23, 6, 4)
     losses = []
     for batch in (23, 5, 7):
@@ -174,7 +174,7 @@ def test_a_batch_without_weight_changes_nothing():
     assert internals.steps_taken(nets[1][0]) == 1
 
 
-def test_weights_of_two_count_a_row_twice():
+def test_a_weight_of_two_counts_a_row_twice():
     X, y = _rows(12, 6, 4)
     w = np.array([2.0, 1.0] * 6)
     twice = np.repeat(np.arange(12), w.astype(int))
@@ -185,7 +185,7 @@ def test_weights_of_two_count_a_row_twice():
         np.testing.assert_allclose(u, v, rtol=1e-12, atol=1e-15)
 
 
-def test_a_frozen_layer_stays_and_the_others_move():
+def test_a_frozen_layer_keeps_its_weights_and_others_train():
     X, y = _rows(16, 6, 4)
     net = _classifier((6, 5, 5, 4), optimizer=gpunn.AdamW(0.01, weight_decay=0.1))
     net.build(6)
@@ -213,7 +213,7 @@ def test_max_norm_holds_after_every_step():
         assert norms.max() > 0.49
 
 
-def test_the_penalty_is_one_slice_or_one_for_each_lambda():
+def test_penalties_with_equal_lambda_are_one_range():
     def slices(*l2):
         layers = [gpunn.Dense(3, "relu", l2=v) for v in l2]
         net = gpunn.Sequential([*layers, gpunn.Dense(2)], seed=0, input_shape=3)
@@ -225,7 +225,7 @@ def test_the_penalty_is_one_slice_or_one_for_each_lambda():
     assert slices(0.0, 0.2) == [(9, 18, 0.2)]
 
 
-def test_the_reported_loss_holds_the_penalty():
+def test_the_reported_loss_includes_the_penalty():
     X, y = _rows(16, 6, 4)
     plain, penalized = _classifier((6, 5, 4), "float64"), None
     penalized = gpunn.Sequential(
@@ -239,7 +239,7 @@ def test_the_reported_loss_holds_the_penalty():
     assert penalized.train_on_batch(X, y) == pytest.approx(expected, rel=1e-13)
 
 
-def test_threads_predict_with_one_network_at_once():
+def test_threads_can_predict_with_one_network_concurrently():
     net = _classifier((20, 30, 4))
     X, y = _rows(400, 20, 4)
     net.fit(X, y, verbose=0)
@@ -267,7 +267,7 @@ def test_the_pool_of_plans_is_bounded():
     assert internals.plans_kept(net) <= 8
 
 
-def test_a_copy_trains_on_its_own():
+def test_a_copy_trains_independently():
     net = _classifier((6, 5, 4))
     X, y = _rows(16, 6, 4)
     net.train_on_batch(X, y)
@@ -279,7 +279,7 @@ def test_a_copy_trains_on_its_own():
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_flag_goes_up_before_a_step_that_would_overflow_writes_anything():
+def test_a_step_that_would_overflow_writes_nothing():
     # in float32 θ − ηg overflows for η = 10³⁸ and |g| ≈ 10: loss and gradient are finite, the update is not
     net = gpunn.Sequential([gpunn.Dense(1, kernel_initializer="ones")], seed=0, input_shape=1)
     net.compile(gpunn.SGD(1e38), "half_squared_error")
@@ -289,12 +289,12 @@ def test_the_flag_goes_up_before_a_step_that_would_overflow_writes_anything():
     for a, b in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert internals.steps_taken(net) == 0
-    # the same gradient with a rate that does not overflow goes through
+    # with a learning rate that does not overflow, the same step is taken
     net.compile(gpunn.SGD(1e-3), "half_squared_error")
     assert net.train_on_batch([[1.0]], [[11.0]]) == 50.0
 
 
-def test_the_device_says_why_it_was_taken(monkeypatch):
+def test_the_device_reason_names_the_environment_variable_or_request(monkeypatch):
     monkeypatch.setenv("GPUNN_DEVICE", "cpu")
     net = _classifier((6, 5, 4), device="auto")
     assert (net.device, "GPUNN_DEVICE" in net.device_reason) == ("cpu", True)
@@ -302,7 +302,7 @@ def test_the_device_says_why_it_was_taken(monkeypatch):
     assert net.device_reason == "asked for"
 
 
-def test_ctrl_c_leaves_the_network_after_a_whole_step():
+def test_ctrl_c_stops_after_a_complete_step():
     X, y = _rows(40, 6, 4)
 
     class Interrupt(gpunn.Callback):
@@ -315,7 +315,7 @@ def test_ctrl_c_leaves_the_network_after_a_whole_step():
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, y, batch_size=8, shuffle=False, callbacks=[Interrupt()], verbose=0)
     assert signal.getsignal(signal.SIGINT) is handler
-    # the interrupt came before the fourth step, which was taken whole
+    # the interrupt came before the fourth step, which was completed
     twin.fit(X[:32], y[:32], batch_size=8, shuffle=False, verbose=0)
     for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -370,7 +370,7 @@ def test_an_update_that_is_not_finite_is_never_written(case):
 @pytest.mark.parametrize(
     ("rule", "name"), [(gpunn.Adam(epsilon=1e-50), "epsilon"), (gpunn.AdamW(weight_decay=1e45), "weight_decay")]
 )
-def test_a_number_that_float32_does_not_hold_is_refused(rule, name):
+def test_a_hyperparameter_that_float32_cannot_represent_is_refused(rule, name):
     with pytest.raises(ValueError, match=f"{name}=.* in float32"):
         _classifier((6, 5, 4), optimizer=rule)
     _classifier((6, 5, 4), "float64", optimizer=rule)
@@ -395,7 +395,7 @@ def test_clipping_by_a_norm_whose_square_overflows():
     assert net.get_weights()[0][0, 0] == pytest.approx(0.875, rel=1e-15)
 
 
-def test_what_is_set_on_a_layer_holds_from_the_next_call_on():
+def test_a_layers_attribute_takes_effect_at_the_next_call():
     X, y = _rows(32, 6, 4)
     net = _classifier((6, 5, 4), "float64")
     plain = net.evaluate(X, y)["loss"]
@@ -420,13 +420,13 @@ def test_what_is_set_on_a_layer_holds_from_the_next_call_on():
 
 
 @pytest.mark.parametrize("last", [gpunn.Dropout(0.5), gpunn.BatchNormalization()])
-def test_probabilities_are_never_taken_for_logits(last):
+def test_probabilities_are_never_interpreted_as_logits(last):
     net = gpunn.Sequential([gpunn.Dense(3, "softmax"), last], seed=0)
     with pytest.raises(ValueError, match=naming("probabilities", "logits")):
         net.compile("adam", "sparse_categorical_crossentropy")
 
 
-def test_a_penalty_that_is_taken_away_leaves_nothing_in_the_loss():
+def test_a_removed_penalty_no_longer_counts_in_the_loss():
     X, y = _rows(32, 6, 4)
     net = _classifier((6, 5, 4), "float64")
     net.build(6)[0].l2 = 2.0

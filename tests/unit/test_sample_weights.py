@@ -1,4 +1,4 @@
-"""Sample weights of any magnitude, of which the ratios count or which are refused; batches without weight. (E3)"""
+"""Sample weights: only their ratios matter, extreme magnitudes raise, and batches may have no weight. (E3)"""
 
 import numpy as np
 import pytest
@@ -26,8 +26,8 @@ def _net(dtype="float64", l2=0.01, metrics=("mse", "r2"), device="cpu"):
 
 
 @pytest.mark.parametrize(("dtype", "power"), [("float32", -100), ("float32", 100), ("float64", -300), ("float64", 300)])
-def test_weights_times_a_power_of_two_are_the_same_run(dtype, power):
-    """Bit for bit, in the history of training and of validation data, too."""
+def test_weights_times_a_power_of_two_give_the_same_fit(dtype, power):
+    """Weights and histories of training and validation data are equal bit for bit."""
     runs = []
     for w in (W, W * 2.0**power):
         net = _net(dtype)
@@ -40,8 +40,8 @@ def test_weights_times_a_power_of_two_are_the_same_run(dtype, power):
 @pytest.mark.parametrize(
     ("dtype", "small", "device"), [("float32", 1e-40, "cpu"), ("float32", 1e-40, "cuda"), ("float64", 1e-101, "cpu")]
 )
-def test_weights_that_are_too_small_for_a_step_count_as_zero(request, dtype, small, device):
-    """Compiled or not, on any device, and in single batches."""
+def test_weights_too_small_for_a_step_count_as_zero(request, dtype, small, device):
+    """A fit and a single batch treat them as zero, on the CPU and on the fake GPU."""
     if device == "cuda":
         request.getfixturevalue("fake_cupy")
     w = np.where(np.arange(ROWS) < 10, small, 1.0)
@@ -56,7 +56,7 @@ def test_weights_that_are_too_small_for_a_step_count_as_zero(request, dtype, sma
 
 
 @pytest.mark.parametrize("value", [1e307, 1.1e100])
-def test_weights_that_are_too_large_to_be_added_up_are_refused(value):
+def test_weights_too_large_to_be_added_raise(value):
     net, w = _net(), np.full(ROWS, value)
     with assert_unchanged(net, X):
         for call in (
@@ -74,7 +74,7 @@ def test_weights_that_are_too_large_to_be_added_up_are_refused(value):
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize(("value", "dtype"), [(1e307, None), (1e-310, None), (1e-40, "float32")])
-def test_estimators_refuse_weights_that_no_sum_holds(value, dtype, solver):
+def test_estimators_refuse_weights_whose_sum_overflows_or_is_zero(value, dtype, solver):
     oracle("sklearn")
     w = np.full(ROWS, value)
     for make, y in ((gpunn.MLPRegressor, Y[:, 0]), (gpunn.MLPClassifier, (Y[:, 0] > 0).astype(int))):
@@ -84,7 +84,7 @@ def test_estimators_refuse_weights_that_no_sum_holds(value, dtype, solver):
         assert not hasattr(estimator, "loss_") and not hasattr(estimator, "coefs_")
 
 
-def test_weights_of_rows_times_those_of_classes_may_overflow():
+def test_products_of_sample_and_class_weights_that_overflow_raise():
     net = gpunn.Sequential([gpunn.Dense(2)], seed=0, dtype="float64", input_shape=3)
     net.compile("sgd", "sparse_categorical_crossentropy", device="cpu")
     with assert_unchanged(net, X), pytest.raises(ValueError, match="sample_weight times class_weight"):
@@ -96,7 +96,7 @@ def test_weights_of_rows_times_those_of_classes_may_overflow():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_batch_without_weight_changes_nothing(dtype):
-    """Neither weights, running statistics, moments nor the step; its loss is the penalty."""
+    """Weights, running statistics, slots and step stay the same; the loss is the penalty."""
     net = _net(dtype, l2=0.5)
     net.fit(X, Y, batch_size=5, verbose=0)
     W1, _, _, _, W2, _ = net.get_weights()
@@ -110,14 +110,14 @@ def test_a_batch_without_weight_changes_nothing(dtype):
     loss = net.train_on_batch(X[:5], Y[:5], sample_weight=np.zeros(5))
     assert loss == pytest.approx(float(theory.penalty([W1, W2], 0.5)), rel=1e-6 if dtype == "float32" else 1e-14)
     assert variables() == before
-    # and the next step is the one that would have followed
+    # the next step is the same as without that batch
     twin = _net(dtype, l2=0.5)
     twin.fit(X, Y, batch_size=5, verbose=0)
     assert net.train_on_batch(X, Y) == twin.train_on_batch(X, Y)
     assert weights_of(net) == weights_of(twin)
 
 
-def test_a_step_on_a_batch_without_weight_is_that_of_the_theory():
+def test_a_step_on_a_batch_without_weight_equals_theory():
     net = gpunn.Sequential([gpunn.Dense(4, "tanh", l2=0.5), gpunn.Dense(2, l2=0.5)], seed=2, dtype="float64")
     net.compile(gpunn.SGD(0.1), "half_squared_error", device="cpu")
     net.build(3)
@@ -137,7 +137,7 @@ def test_a_step_on_a_batch_without_weight_is_that_of_the_theory():
         np.testing.assert_array_equal(got, wanted)
 
 
-def test_train_on_batch_takes_the_steps_of_a_stream_and_of_a_fit():
+def test_train_on_batch_takes_the_same_steps_as_a_stream_and_a_fit():
     """Some batches have no weight, by sample weights or by class weights."""
     w = np.where(np.arange(ROWS) // 5 % 2 == 0, 0, W + 1)
     fitted, streamed, stepped = (_net() for _ in range(3))
@@ -157,13 +157,13 @@ def test_train_on_batch_takes_the_steps_of_a_stream_and_of_a_fit():
 
 
 @pytest.mark.parametrize("given", [0.0, 1e-320])
-def test_a_stream_without_weight_is_an_error(given):
+def test_a_stream_without_weight_raises(given):
     net, twin, w = _net(), _net(), np.full(5, given)
     before = weights_of(net)
     with pytest.raises(ValueError, match="sample_weight is zero in every row of epoch 1"):
         net.fit(lambda: ((X[rows], Y[rows], w[: len(X[rows])]) for rows in BATCHES), epochs=2, verbose=0)
     assert weights_of(net) == before
-    # the next fit is that of a network which saw nothing
+    # the next fit equals that of a new network
     assert net.fit(X, Y, verbose=0).history == twin.fit(X, Y, verbose=0).history
     assert weights_of(net) == weights_of(twin)
 
@@ -184,7 +184,7 @@ def test_an_epoch_without_weight_ends_the_fit_after_those_before_it():
     assert state_of(net)["epochs"] == 1
 
 
-def test_validation_rows_on_disk_without_weight_are_refused(tmp_path):
+def test_validation_rows_on_disk_without_weight_raise(tmp_path):
     for name, array in (("x", X), ("y", Y), ("w", 0 * W)):
         np.save(tmp_path / f"{name}.npy", array)
     held = tuple(gpunn.Rows(tmp_path / f"{name}.npy") for name in "xyw")
@@ -195,8 +195,8 @@ def test_validation_rows_on_disk_without_weight_are_refused(tmp_path):
 
 @pytest.mark.parametrize("row", [0, 7, 23])
 @pytest.mark.parametrize("make", [gpunn.MLPRegressor, gpunn.MLPClassifier])
-def test_early_stopping_needs_weight_on_both_sides(make, row):
-    """All weight is on one row, which either trains or is held out."""
+def test_early_stopping_needs_weight_in_both_parts(make, row):
+    """All weight is on one row, which is either a training or a validation row."""
     oracle("sklearn")
     estimator = make(hidden_layer_sizes=(3,), max_iter=3, early_stopping=True, validation_fraction=0.25, random_state=0)
     y = Y[:, 0] if make is gpunn.MLPRegressor else np.arange(ROWS) % 2

@@ -1,4 +1,4 @@
-"""Sparse tables: the same numbers as the dense table that they stand for, and nothing believed that is not checked."""
+"""Sparse matrices: the same numbers as the dense matrix, and validated contents."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def net(dtype="float32"):
 
 @pytest.mark.parametrize("kind", ["csr_matrix", "csc_matrix", "coo_array", "csr_array", "lil_matrix"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_fit_is_that_of_the_dense_table_bit_for_bit(kind, dtype):
+def test_a_fit_equals_that_of_the_dense_matrix_bit_for_bit(kind, dtype):
     results = []
     for table in (X, getattr(sparse, kind)(X)):
         made = net(dtype)
@@ -36,27 +36,27 @@ def test_a_fit_is_that_of_the_dense_table_bit_for_bit(kind, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "float32"])
-def test_any_type_of_number(dtype):
+def test_all_number_types(dtype):
     table = np.abs(X * 100).astype(dtype)
     stored = sparse.csr_matrix(table.astype("float32")) if dtype == "float16" else sparse.csr_matrix(table)
     np.testing.assert_array_equal(net().predict(stored), net().predict(table.astype("float32")))
 
 
-def test_places_stored_twice_add_up_and_order_does_not_matter():
+def test_duplicate_entries_are_added_in_any_order():
     stored = sparse.csr_matrix(([1.0, 2.0, 4.0, 8.0], [3, 0, 3, 1], [0, 3, 4]), shape=(2, 13))
     dense = np.zeros((2, 13))
     dense[0, 3], dense[0, 0], dense[1, 1] = 5, 2, 8
     np.testing.assert_array_equal(net().predict(stored), net().predict(dense))
 
 
-def test_empty_rows_and_an_empty_table():
+def test_empty_rows_and_an_empty_matrix():
     made = net()
     np.testing.assert_array_equal(made.predict(sparse.csr_matrix((4, 13))), made.predict(np.zeros((4, 13))))
     with pytest.raises(ValueError, match="at least one row"):
         made.predict(sparse.csr_matrix((0, 13)))
 
 
-def test_the_table_is_left_as_it_was():
+def test_the_matrix_is_not_changed():
     table = sparse.csr_matrix(X)
     before = [part.copy() for part in (table.data, table.indices, table.indptr)]
     net().fit(table, Y, epochs=1, verbose=0)
@@ -71,28 +71,32 @@ def _tampered(**parts):
     return table
 
 
-def _put(place, value):
+def _set_entry(place, value):
     def change(array):
         array[place] = value
 
     return change
 
 
-REFUSED = {
-    "NaN": (lambda: _tampered(data=_put(5, np.nan)), ValueError, "X contains .*nan.* in row"),
-    "too large": (lambda: _tampered(data=_put(0, 1e39)), ValueError, naming("float32", "finite")),
-    "a column that is not there": (lambda: _tampered(indices=_put(3, 13)), ValueError, naming("X", "sparse matrix")),
-    "a negative column": (lambda: _tampered(indices=_put(3, -1)), ValueError, naming("X", "sparse matrix")),
-    "rows that run backwards": (lambda: _tampered(indptr=_put(7, 0)), ValueError, naming("X", "sparse matrix")),
-    "more than is stored": (lambda: _tampered(indptr=_put(-1, 10_000)), ValueError, naming("X", "sparse matrix")),
+INVALID = {
+    "NaN": (lambda: _tampered(data=_set_entry(5, np.nan)), ValueError, "X contains .*nan.* in row"),
+    "too large": (lambda: _tampered(data=_set_entry(0, 1e39)), ValueError, naming("float32", "finite")),
+    "a column that is not there": (
+        lambda: _tampered(indices=_set_entry(3, 13)),
+        ValueError,
+        naming("X", "sparse matrix"),
+    ),
+    "a negative column": (lambda: _tampered(indices=_set_entry(3, -1)), ValueError, naming("X", "sparse matrix")),
+    "rows that run backwards": (lambda: _tampered(indptr=_set_entry(7, 0)), ValueError, naming("X", "sparse matrix")),
+    "more than is stored": (lambda: _tampered(indptr=_set_entry(-1, 10_000)), ValueError, naming("X", "sparse matrix")),
     "complex": (lambda: sparse.csr_matrix(X + 1j), TypeError, "complex numbers"),
     "other columns": (lambda: sparse.csr_matrix(X[:, :5]), ValueError, naming("X", 5, 13)),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused(case):
-    make, error, said = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_matrices_raise(case):
+    make, error, said = INVALID[case]
     made = net()
     made.build(13)
     before = made.predict(X)
@@ -102,12 +106,12 @@ def test_what_is_refused(case):
     np.testing.assert_array_equal(made.predict(X), before)
 
 
-def test_where_a_bad_number_stands_is_told():
+def test_the_message_gives_row_and_column_of_an_infinite_value():
     table = sparse.csr_matrix(([1.0, np.inf], [2, 7], [0, 0, 1, 1, 2]), shape=(4, 13))
     with pytest.raises(ValueError, match="in row 3, column 7"):
         net().predict(table)
 
 
-def test_targets_and_weights_are_dense():
+def test_sparse_targets_raise():
     with pytest.raises(TypeError, match=naming("y", "y.toarray()")):
         net().fit(X, sparse.csr_matrix(np.eye(41, 3)), verbose=0)

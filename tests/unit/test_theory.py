@@ -1,4 +1,4 @@
-"""E1 to E11 one by one: hand-worked numbers, the claims of the text, and derivatives by differences."""
+"""The equations E1 to E11: hand-worked numbers, claims of the text, and derivatives by differences."""
 
 from itertools import pairwise, product
 
@@ -22,12 +22,12 @@ def _parameters(dtype="float64"):
     return [(flat[0], flat[1]), (flat[2], flat[3])]
 
 
-# --- a net worked by hand, bit for bit ------------------------------------------------------------------------------
+# --- the hand-worked network, bit for bit ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", CASES)
-def test_the_hand_worked_net_in_theory(rows, dtype):
+def test_theory_gives_the_hand_worked_numbers(rows, dtype):
     """E1 to E8 against exact fractions."""
     pick = list(rows)
     x, y = np.array(hand.X, dtype)[pick], np.array(hand.Y, dtype)[pick]
@@ -54,8 +54,8 @@ def test_the_hand_worked_net_in_theory(rows, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("rows", CASES)
-def test_the_hand_worked_net_in_the_planned_step(rows, dtype):
-    """The same numbers from the fast path: forward, loss, gradients and the parameters after one step."""
+def test_the_compiled_step_gives_the_hand_worked_numbers(rows, dtype):
+    """The compiled step gives the same outputs, loss, gradients and parameters after one step."""
     pick = list(rows)
     x, y = np.array(hand.X, dtype)[pick], np.array(hand.Y, dtype)[pick]
     net = gpunn.Sequential([gpunn.Dense(2, "relu"), gpunn.Dense(1)], input_shape=2, seed=0, dtype=dtype)
@@ -79,7 +79,7 @@ def test_the_hand_worked_net_in_the_planned_step(rows, dtype):
         np.testing.assert_array_equal(got, np.array(exact, dtype))
 
 
-# --- one by one -----------------------------------------------------------------------------------------------------
+# --- each equation ---------------------------------------------------------------------------------------------------
 
 
 def test_e1_aggregate_is_the_text_transposed():
@@ -91,7 +91,7 @@ def test_e1_aggregate_is_the_text_transposed():
 
 @pytest.mark.parametrize("f", [*theory.FUNCTIONS, "softmax"])
 def test_e2_values(f):
-    """E2 at z = −2, 0, 3, from tables of e and tanh, and far out where a careless formula overflows."""
+    """E2 at z = −2, 0, 3, from tables of e and tanh, and at ±1000, where a simple formula overflows."""
     e = np.e
     wanted = {
         "identity": [-2, 0, 3],
@@ -102,7 +102,7 @@ def test_e2_values(f):
         "elu": [e**-2 - 1, 0, 3],
         "softplus": [np.log(1 + e**-2), np.log(2), np.log(1 + e**3)],
         "silu": [-2 / (1 + e**2), 0, 3 / (1 + e**-3)],
-        # ½z(1 + tanh(√(2/π)(z + 0.044715z³))), by a pocket calculator
+        # ½z(1 + tanh(√(2/π)(z + 0.044715z³))), from a pocket calculator
         "gelu": [-0.04540230591222494, 0, 2.996362607918227],
         "softmax": np.array([e**-2, 1, e**3]) / (e**-2 + 1 + e**3),
     }[f]
@@ -112,7 +112,7 @@ def test_e2_values(f):
 
 
 @pytest.mark.parametrize("f", list(theory.FUNCTIONS))
-def test_e4_slopes_by_differences(f):
+def test_e4_derivatives_by_differences(f):
     """f′ of E4 and E5 against (f(z + h) − f(z − h))/2h."""
     z, h = np.linspace(-3, 3, 24).reshape(4, 6) + 0.01, 1e-6
     numeric = (theory.activate(z + h, f) - theory.activate(z - h, f)) / (2 * h)
@@ -136,7 +136,7 @@ def test_e3_losses():
 
 @pytest.mark.parametrize(("f", "kind"), [("softmax", "softmax_crossentropy"), ("sigmoid", "sigmoid_crossentropy")])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_e4_both_ways_agree(f, kind, weighted):
+def test_e4_definition_and_shortcut_agree(f, kind, weighted):
     """E4's definition and its shortcut (a − y)wᵢ/Σw."""
     rng = np.random.default_rng(0)
     z, y = rng.normal(size=(6, 4)), rng.uniform(0.1, 0.9, size=(6, 4))
@@ -191,7 +191,7 @@ def test_e8_step():
 
 
 def test_e9_penalty():
-    """E9: ½λΣW² and λW; intercepts pay nothing."""
+    """E9: ½λΣW² and λW; intercepts have no penalty."""
     W = np.array([[1.0, -2], [0, 3]])
     assert theory.penalty([W, 2 * W], 0.5) == 0.25 * (14 + 56)
     np.testing.assert_array_equal(theory.penalty_gradient(W, 0.5), [[0.5, -1], [0, 1.5]])
@@ -205,7 +205,7 @@ def test_e9_penalty():
 
 
 def test_e10_keeps_the_mean_square_of_the_input():
-    """E10: with σ² = 1/m E[z²] is the mean square of the input; a rectifier behind 2/m keeps it through a layer."""
+    """E10: with σ² = 1/m, E[z²] is the mean square of the input; with 2/m a rectifier layer preserves it."""
     generator = np.random.default_rng(0)
     a = generator.normal(size=(200, 500)) * 3
     z = a @ theory.initial_weights(500, 800, generator)
@@ -230,7 +230,7 @@ def test_e11_keeps_the_expectation(form):
 
 @pytest.mark.parametrize("p", [0.5, 0.25])
 def test_e11_expectation_over_every_mask(p):
-    """E11: Σ P(k) dropout(a, k) over all 2⁴ masks k, P(k) = p^zeros (1 − p)^ones, is what prediction gives."""
+    """E11: Σ P(k) dropout(a, k) over all 2⁴ masks k, P(k) = p^zeros (1 − p)^ones, equals the prediction."""
     a = np.array([[1.0, -2.5, 0.125, 8]])
     for form, scale in (("inverted", 1), ("textbook", 1 - p)):
         expectation = 0
@@ -241,8 +241,8 @@ def test_e11_expectation_over_every_mask(p):
         np.testing.assert_array_equal(theory.dropout(a, None, p, form=form), scale * a)
 
 
-def test_e3_and_e4_where_a_softmax_has_rounded_to_0_and_1():
-    """E3, E4: a class that y rules out adds nothing, though its probability is exactly 0; and both ways agree."""
+def test_e3_and_e4_for_a_softmax_rounded_to_0_and_1():
+    """E3, E4: a class with y = 0 and a = 0 adds nothing, and definition and shortcut agree."""
     z, y = np.array([[800.0, 0, -800]]), np.array([[1.0, 0, 0]])
     a = theory.activate(z, "softmax")
     np.testing.assert_array_equal(a, [[1, 0, 0]])
@@ -254,7 +254,7 @@ def test_e3_and_e4_where_a_softmax_has_rounded_to_0_and_1():
     np.testing.assert_array_equal(by_definition, theory.matched_output_error(y, a))
 
 
-def test_e3_a_weight_of_two_counts_a_row_twice_and_none_leaves_it_out():
+def test_e3_a_weight_of_two_counts_twice_and_zero_excludes_a_row():
     """E3: w multiplies ℓ and row i of δ, and n is Σ w."""
     x, y = np.array(hand.X), np.array(hand.Y)
     weighted = theory.train_step(
@@ -268,13 +268,13 @@ def test_e3_a_weight_of_two_counts_a_row_twice_and_none_leaves_it_out():
             np.testing.assert_allclose(u, v, rtol=1e-14)
 
 
-# --- the contract ---------------------------------------------------------------------------------------------------
+# --- the contract ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("f", list(theory.FUNCTIONS))
 @pytest.mark.parametrize("kind", theory.LOSSES)
-def test_float32_in_is_float32_all_the_way(f, kind):
-    """NumPy's float64 scalars and a boolean mask, which promote a careless float32, included; nothing is written to."""
+def test_float32_inputs_give_float32_everywhere(f, kind):
+    """The arguments include float64 scalars and a boolean mask, which could promote float32; inputs are read-only."""
     rng = np.random.default_rng(7)
     end = {"half_squared_error": "identity", "softmax_crossentropy": "softmax", "sigmoid_crossentropy": "sigmoid"}[kind]
     draw = [rng.normal(size=s).astype("float32") for s in ((2, 3), 3, (3, 2), 2, (4, 2))]
@@ -305,7 +305,7 @@ def test_float32_in_is_float32_all_the_way(f, kind):
     assert {a.dtype for a in arrays} == {np.dtype("float32")}
 
 
-# --- the claims of the text -----------------------------------------------------------------------------------------
+# --- the claims of the text ------------------------------------------------------------------------------------------
 
 
 def test_an_identity_network_fits_the_least_squares_solution():
@@ -321,15 +321,15 @@ def test_an_identity_network_fits_the_least_squares_solution():
 
 
 def test_a_narrow_hidden_layer_makes_the_regression_one_of_reduced_rank():
-    """With x whitened (xᵀx = n I) C of the best map of rank 1 is that of least squares plus ½ Σ sᵢ² over the singular
-    values sᵢ of the least-squares coefficients but the first (Eckart and Young)."""
+    """For whitened x (xᵀx = n I), the best map of rank 1 has the least-squares cost plus ½ Σ sᵢ² over all singular
+    values sᵢ of the least-squares coefficients except the first (Eckart and Young)."""
     rng = np.random.default_rng(8)
     x = np.linalg.qr(rng.normal(size=(40, 3)))[0] * np.sqrt(40)
     coefficients = np.array([[2.0, 1, 0], [0, 1, 1], [1, 0, 1]])
     y = x @ coefficients
     s = np.linalg.svd(coefficients, compute_uv=False)
     parameters = [(rng.normal(size=(3, 1)), np.zeros(1)), (rng.normal(size=(1, 3)), np.zeros(3))]
-    x, y = np.vstack([x, -x]), np.vstack([y, -y])  # so that no intercept helps
+    x, y = np.vstack([x, -x]), np.vstack([y, -y])  # the optimal intercepts are 0
     for _ in range(3000):
         step = theory.train_step(parameters, x, y, 0.1, activations=["identity", "identity"])
         parameters = step.parameters
@@ -337,7 +337,7 @@ def test_a_narrow_hidden_layer_makes_the_regression_one_of_reduced_rank():
     assert np.linalg.matrix_rank(parameters[0][0] @ parameters[1][0]) == 1
 
 
-def test_all_zero_weights_never_learn_behind_rectifiers():
+def test_all_zero_weights_never_learn_with_rectifiers():
     parameters = [(np.zeros((2, 3)), np.zeros(3)), (np.zeros((3, 1)), np.zeros(1))]
     x, y = np.array(hand.X), np.array(hand.Y)
     for _ in range(5):
@@ -352,7 +352,7 @@ def test_all_zero_weights_never_learn_behind_rectifiers():
     assert [bool(w.any()) for w in net.get_weights()] == [False, False, False, True]
 
 
-def test_the_regulariser_shrinks_weights():
+def test_the_penalty_shrinks_weights():
     x, y = np.array(hand.X), np.array(hand.Y)
     sizes = []
     for lam in (0.0, 0.1, 1.0):
@@ -363,8 +363,8 @@ def test_the_regulariser_shrinks_weights():
     assert sizes[0] > sizes[1] > sizes[2]
 
 
-def test_the_regulariser_alone_shrinks_weights_by_1_minus_eta_lambda():
-    """Where the net already fits, E8 and E9 leave W(1 − ηλ), here ⅞ W, and the intercepts as they are: exact."""
+def test_the_penalty_alone_shrinks_weights_by_1_minus_eta_lambda():
+    """If the network already fits, E8 and E9 give W(1 − ηλ), here ⅞ W, and unchanged intercepts, exactly."""
     x = np.array(hand.X)
     step = theory.train_step(_parameters(), x, np.array(hand.Z2), 0.25, activations=["relu", "identity"], lam=0.5)
     for (W, b), (W_after, b_after) in zip(_parameters(), step.parameters, strict=True):
@@ -381,7 +381,7 @@ def test_a_batch_whose_weights_are_all_zero_changes_nothing():
             np.testing.assert_array_equal(a, b)
 
 
-# --- refusals -------------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_a_batch_whose_weights_are_all_zero_changes_nothing():
         ),
     ],
 )
-def test_what_is_refused(call, names):
+def test_invalid_arguments_raise(call, names):
     with pytest.raises(ValueError, match=names):
         call()
 
@@ -429,7 +429,7 @@ def test_what_is_refused(call, names):
 @pytest.mark.parametrize(
     ("call", "names"),
     [
-        # each of these shapes NumPy would broadcast, to a wrong number and no error
+        # NumPy would broadcast these shapes and give a wrong number
         (lambda: theory.aggregate(np.ones((3, 2)), np.ones((2, 3)), np.ones((3, 1))), "b must have shape"),
         (lambda: theory.loss(np.ones((3, 2)), np.zeros((3, 2)), w=np.ones((3, 1))), "w must have shape"),
         (lambda: theory.loss(np.ones((1, 2)), np.zeros((3, 2))), "y must have shape"),
@@ -451,7 +451,7 @@ def test_what_is_refused(call, names):
         ),
     ],
 )
-def test_nothing_is_broadcast_and_no_nonsense_taken(call, names):
+def test_nothing_is_broadcast_and_invalid_numbers_raise(call, names):
     with pytest.raises(ValueError, match=names):
         call()
 
@@ -471,13 +471,13 @@ def test_nothing_is_broadcast_and_no_nonsense_taken(call, names):
         (lambda: theory.loss(np.ones((2, 1), int), np.ones((2, 1))), naming("y", "float64", "int64")),
     ],
 )
-def test_no_type_is_promoted(call, names):
+def test_types_are_not_promoted(call, names):
     with pytest.raises(TypeError, match=names):
         call()
 
 
-def test_the_theory_runs_on_arrays_of_the_device(fake_cupy):
-    """Simulated: the six steps on the fake CuPy, which refuses NumPy arrays."""
+def test_theory_accepts_cupy_arrays(fake_cupy):
+    """The six stages run on the fake CuPy, which refuses NumPy arrays."""
     import cupy
 
     x, y = np.array(hand.X), np.array(hand.Y)
@@ -493,8 +493,8 @@ def test_the_theory_runs_on_arrays_of_the_device(fake_cupy):
 
 
 @pytest.mark.gpu
-def test_the_theory_on_a_gpu():
-    """The hand-worked numbers, exact on a GPU too: every product and sum of them is representable."""
+def test_theory_on_a_gpu():
+    """The hand-worked numbers are exact on a GPU: every product and sum is representable."""
     import cupy
 
     for dtype in ("float32", "float64"):
