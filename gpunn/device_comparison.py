@@ -177,7 +177,7 @@ def compare_devices(
     inner = start._net
     allowed = _tolerance(inner, size, devices)
     allowed_loss = FLOAT64_LOSS_TOLERANCE if inner.dtype == np.float64 else allowed
-    layers = _compare_layers(inner, *traces, allowed)
+    layers = _compare_layers(inner, traces[0], traces[1], allowed)
     divergent = (k for k, difference in enumerate(_loss_differences(*losses)) if not difference <= allowed_loss)
     return DeviceReport(
         devices, inner.dtype.name, size, layers, (losses[0], losses[1]), allowed_loss, next(divergent, None)
@@ -189,7 +189,7 @@ def _tolerance(net: Network, rows: int, devices: tuple[str, str]) -> float:
     longest = max(rows, net.n_in, *(layer.n_out or 1 for layer in net.layers))
     unit = float(np.finfo(net.dtype).eps) / 2
     rounding = max(backends.get(_backend_name(device)).operand_rounding(net.precision) for device in devices)
-    return SUM_TOLERANCE * unit * longest**0.5 + OPERAND_TOLERANCE * 2 * len(net.layers) * rounding
+    return float(SUM_TOLERANCE * unit * longest**0.5 + OPERAND_TOLERANCE * 2 * len(net.layers) * rounding)
 
 
 def _compare_layers(

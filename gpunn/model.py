@@ -271,7 +271,7 @@ class Sequential:
         Parameters
         ----------
         device : str
-            "cpu", "cuda", "cuda:N" or "auto". On a CPU matrix products are computed in `dtype`, whatever `precision`
+            "cpu", "cuda", "cuda:N" or "auto". On a CPU matrix products are computed in `dtype`, also if `precision`
             is set for GPUs.
 
         Raises

@@ -81,8 +81,9 @@ class FlatParameters:
         theta = np.zeros(at, self.dtype)
         for k in range(len(self.layers) if draw else 0):
             generator = keyed_generator(self.seed, 2**64 - 1 - k)
-            for p in self.slices_of(k):
-                p.of(theta)[...] = p.parameter.initializer(p.parameter.shape, generator)
+            for piece in self.slices_of(k):
+                parameter = piece.parameter
+                piece.of(theta)[...] = parameter.initializer(parameter.shape, generator)
         statistics = [r for layer in self.layers for r in layer.running()]
         running = np.concatenate(
             [np.full(r.shape, r.initial_value, self.dtype).ravel() for r in statistics] or [theta[:0]]

@@ -476,9 +476,9 @@ def test_a_loss_set_to_probabilities_refuses_logits():
 def test_a_change_that_does_not_fit_stays_refused_in_a_copy():
     net = _net()
     net[-1].activation = "relu"
-    for twin in (copy.deepcopy(net), _pickle(net)):
+    for duplicate in (copy.deepcopy(net), _pickle(net)):
         with pytest.raises(ValueError, match="got relu"):
-            twin.evaluate(X, Y)
+            duplicate.evaluate(X, Y)
 
 
 @pytest.mark.parametrize("name, value", [("units", 7), ("use_bias", False)])

@@ -149,11 +149,11 @@ def arrays():
     }
 
 
-@pytest.mark.parametrize("apart, differs", [(0.0, False), (3.9e-11, False), (4.1e-11, True)])
-def test_float64_may_differ_by_1e_11_of_the_largest_entry(apart, differs):
+@pytest.mark.parametrize("difference, differs", [(0.0, False), (3.9e-11, False), (4.1e-11, True)])
+def test_float64_may_differ_by_1e_11_of_the_largest_entry(difference, differs):
     """The largest entry is 4."""
     found = arrays()
-    found["weights.0"][1, 0] += apart
+    found["weights.0"][1, 0] += difference
     assert [d.array for d in values.compare(CASE, found, arrays())] == ["weights.0"] * differs
 
 
@@ -214,17 +214,17 @@ def few(monkeypatch, compiler):
 
 @pytest.mark.slow
 def test_written_values_hold_and_a_planted_difference_is_reported(few, tmp_path):
-    said = []
-    assert command.main(["--write", "all"], tmp_path, said.append) == 0
+    lines = []
+    assert command.main(["--write", "all"], tmp_path, lines.append) == 0
     assert values.stored_names(tmp_path) == set(few)
-    assert command.main([], tmp_path, said.append) == 0
+    assert command.main([], tmp_path, lines.append) == 0
     planted = values.load("one-layer", tmp_path)
     planted["weights.1"] = planted["weights.1"] * (1 + 1e-10)
     values.store("one-layer", planted, tmp_path)
-    said.clear()
-    assert command.main([], tmp_path, said.append) == 1
-    assert any("one-layer: weights.1" in line for line in said)
-    assert not any("schedule-constant" in line for line in said)
+    lines.clear()
+    assert command.main([], tmp_path, lines.append) == 1
+    assert any("one-layer: weights.1" in line for line in lines)
+    assert not any("schedule-constant" in line for line in lines)
 
 
 @pytest.mark.slow
@@ -238,30 +238,30 @@ def test_writing_changes_only_the_named_entries_that_differ(few, tmp_path):
     other = values.load("schedule-constant", tmp_path)
     other["weights.0"] = other["weights.0"] + 1
     values.store("schedule-constant", other, tmp_path)
-    said = []
-    assert command.main(["--write", "one-layer"], tmp_path, said.append) == 0
+    lines = []
+    assert command.main(["--write", "one-layer"], tmp_path, lines.append) == 0
     assert values.path_of("one-layer", tmp_path).read_bytes() == kept != before["one-layer"]
-    assert not any("schedule-constant" in line for line in said)
-    assert command.main(["--write", "schedule-constant"], tmp_path, said.append) == 0
+    assert not any("schedule-constant" in line for line in lines)
+    assert command.main(["--write", "schedule-constant"], tmp_path, lines.append) == 0
     assert values.path_of("schedule-constant", tmp_path).read_bytes() == before["schedule-constant"]
-    assert any("schedule-constant: weights.0: differs by" in line for line in said)
+    assert any("schedule-constant: weights.0: differs by" in line for line in lines)
 
 
 @pytest.mark.slow
 def test_missing_and_superfluous_entries_fail(few, tmp_path):
     command.main(["--write", "all"], tmp_path, lambda line: None)
     values.path_of("one-layer", tmp_path).rename(values.path_of("nothing", tmp_path))
-    said = []
-    assert command.main([], tmp_path, said.append) == 1
-    assert any(line.startswith("one-layer") for line in said) and any(line.startswith("nothing") for line in said)
-    assert command.main(["--write", "all"], tmp_path, said.append) == 0
+    lines = []
+    assert command.main([], tmp_path, lines.append) == 1
+    assert any(line.startswith("one-layer") for line in lines) and any(line.startswith("nothing") for line in lines)
+    assert command.main(["--write", "all"], tmp_path, lines.append) == 0
     assert values.stored_names(tmp_path) == set(few)
 
 
 def test_an_unknown_case_is_refused_and_nothing_is_written(few, tmp_path):
-    said = []
-    assert command.main(["--write", "one-layer", "two-layers"], tmp_path, said.append) == 1
-    assert "two-layers" in said[0] and not values.stored_names(tmp_path)
+    lines = []
+    assert command.main(["--write", "one-layer", "two-layers"], tmp_path, lines.append) == 1
+    assert "two-layers" in lines[0] and not values.stored_names(tmp_path)
 
 
 # --- another commit --------------------------------------------------------------------------------------------------
@@ -306,10 +306,10 @@ def worktrees(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("commit, status", [("same", 0), ("slow", 1)])
 def test_against_another_commit(commit, status, repository):
-    """The commit's own gpunn runs: with a halved rate the fits differ, the loss before the first step does not."""
-    said, cases = [], {name: CASES[name] for name in ("schedule-constant", "schedule-cosine")}
-    assert command.against(commit, said.append, repository=repository, cases=cases, large={}) == status
-    differing = {line.split(": ", 1)[1].rsplit(": ", 1)[0] for line in said if "differs by" in line}
+    """The commit's gpunn runs: a halved learning rate changes the fits, but not the loss before the first step."""
+    lines, cases = [], {name: CASES[name] for name in ("schedule-constant", "schedule-cosine")}
+    assert command.against(commit, lines.append, repository=repository, cases=cases, large={}) == status
+    differing = {line.split(": ", 1)[1].rsplit(": ", 1)[0] for line in lines if "differs by" in line}
     assert ("schedule-constant: weights.0" in differing) == bool(status)
     assert not any("schedule-cosine" in name or "float32.loss" in name for name in differing)
     assert len(worktrees(repository)) == 1
@@ -317,18 +317,18 @@ def test_against_another_commit(commit, status, repository):
 
 @pytest.mark.slow
 def test_a_case_that_the_commit_cannot_run_does_not_count(repository):
-    said, cases = [], {"schedule-cosine": CASES["schedule-cosine"], CASE["name"]: CASE}
-    assert command.against("old", said.append, repository=repository, cases=cases, large={}) == 0
-    assert any("schedule-cosine" in line and "CosineDecay" in line for line in said)
+    lines, cases = [], {"schedule-cosine": CASES["schedule-cosine"], CASE["name"]: CASE}
+    assert command.against("old", lines.append, repository=repository, cases=cases, large={}) == 0
+    assert any("schedule-cosine" in line and "CosineDecay" in line for line in lines)
     del cases[CASE["name"]]
-    assert command.against("old", said.append, repository=repository, cases=cases, large={}) == 1
+    assert command.against("old", lines.append, repository=repository, cases=cases, large={}) == 1
 
 
 @pytest.mark.slow
 def test_a_case_that_the_working_tree_cannot_run_counts(repository):
-    said, cases = [], {"unknown": {**CASE, "name": "unknown", "optimizer": {"new": "UnknownSGD", "args": [0.1]}}}
-    assert command.against("same", said.append, repository=repository, cases=cases, large={}) == 1
-    assert any("unknown" in line and "UnknownSGD" in line for line in said)
+    lines, cases = [], {"unknown": {**CASE, "name": "unknown", "optimizer": {"new": "UnknownSGD", "args": [0.1]}}}
+    assert command.against("same", lines.append, repository=repository, cases=cases, large={}) == 1
+    assert any("unknown" in line and "UnknownSGD" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None, folder: Path = FOLDER, say: Say = pr
 def check(folder: Path = FOLDER, say: Say = print) -> int:
     """Compare all cases, computed by both implementations, with the stored values; 1 if something differs."""
     differences = [Difference(name, "all", problem="has no case") for name in values.stored_names(folder) - set(CASES)]
-    found = _side_by_side({"compiled": lambda: _compute(CASES), "NumPy": lambda: _compute(CASES, compiled=False)}, say)
+    found = _concurrently({"compiled": lambda: _compute(CASES), "NumPy": lambda: _compute(CASES, compiled=False)}, say)
     for name, case in CASES.items():
         stored = values.load(name, folder)
         if stored is None:
@@ -81,7 +81,7 @@ def check(folder: Path = FOLDER, say: Say = print) -> int:
     return int(bool(differences))
 
 
-def _side_by_side(
+def _concurrently(
     calls: Mapping[str, Callable[[], dict[str, Arrays] | None]], say: Say
 ) -> dict[str, dict[str, Arrays]]:
     """The results of calls made at the same time, without those that are None."""
@@ -131,7 +131,7 @@ def write(names: Iterable[str], folder: Path = FOLDER, say: Say = print) -> int:
     if unknown:
         return 1
     calls = {"compiled": lambda: _compute(cases), "NumPy": lambda: _compute(cases, compiled=False)}
-    found = _side_by_side(calls, say)
+    found = _concurrently(calls, say)
     if "compiled" not in found:
         return 1
     status = 0

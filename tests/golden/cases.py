@@ -1,6 +1,6 @@
 """The cases of the golden values, as plain data: `benchmarks/adapter.py` builds and trains them by public names.
 
-{"new": name, "args": […], argument: value, …} is an object of gpunn, {"own": name} one that the adapter defines.
+{"new": name, "args": […], argument: value, …} is an object of gpunn, {"own": name} an object that the adapter defines.
 Arrays are functions of a case's name, so cases do not depend on one another. Networks have at most a few hundred
 parameters and take few steps: rounding must not grow beyond the tolerance.
 """
@@ -48,7 +48,7 @@ MOMENTUM = new("Momentum", 0.03125)
 ADAM = new("Adam", 0.015625)
 BATCH_NORMALIZATION = new("BatchNormalization")
 LABELS, VALUES = "sparse_categorical_crossentropy", "half_squared_error"
-# a hidden layer before BatchNormalization has no intercepts: their gradient is 0, of which rounding makes a random sign
+# a hidden layer before BatchNormalization has no intercepts: their gradient is 0, and rounding gives it a random sign
 BEFORE_NORMALIZATION = {"use_bias": False}
 
 

@@ -23,22 +23,22 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Difference:
-    """An array of a case that is not what it should be.
+    """A difference between a computed and an expected array of a case.
 
-    apart     the largest difference between two entries, as part of the largest entry
+    relative  the largest difference between two entries, as a fraction of the largest entry
     allowed   the tolerance, in the same unit
-    problem   what is wrong if the arrays cannot be compared
+    problem   the reason if the arrays cannot be compared
     """
 
     case: str
     array: str
-    apart: float = 0.0
+    relative: float = 0.0
     allowed: float = 0.0
     problem: str = ""
 
     def __str__(self) -> str:
-        said = self.problem or f"differs by {self.apart:.3g} of the largest entry, allowed {self.allowed:.3g}"
-        return f"{self.case}: {self.array}: {said}"
+        text = self.problem or f"differs by {self.relative:.3g} of the largest entry, allowed {self.allowed:.3g}"
+        return f"{self.case}: {self.array}: {text}"
 
 
 def compute(process: Commit, case: Case, *, more: bool = False) -> Arrays:
@@ -64,9 +64,9 @@ def compare(case: Case, found: Mapping[str, np.ndarray], stored: Mapping[str, np
         allowed = 0.0
         if wanted.dtype.kind == "f":
             allowed = GOLDEN if wanted.dtype == np.float64 else float(sums(np.float32, _longest(case, stored), 1.0))
-        apart = _apart(found[name], wanted)
-        if not apart <= allowed:
-            differences.append(Difference(case["name"], name, apart, allowed))
+        relative = _relative_difference(found[name], wanted)
+        if not relative <= allowed:
+            differences.append(Difference(case["name"], name, relative, allowed))
     return differences
 
 
@@ -76,7 +76,7 @@ def compare_bits(case: str, found: Mapping[str, np.ndarray], wanted: Mapping[str
     skipped = {d.array for d in differences}
     for name, array in wanted.items():
         if name not in skipped and found[name].tobytes() != array.tobytes():
-            differences.append(Difference(case, name, _apart(found[name], array)))
+            differences.append(Difference(case, name, _relative_difference(found[name], array)))
     return differences
 
 
@@ -91,7 +91,7 @@ def _mismatches(case: str, found: Mapping[str, np.ndarray], wanted: Mapping[str,
             yield Difference(case, name, problem=f"is {a.dtype}{a.shape}, must be {b.dtype}{b.shape}")
 
 
-def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
+def _relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:
     """The largest difference as part of the largest wanted entry; infinite if other entries are not finite."""
     if not wanted.size:
         return 0.0

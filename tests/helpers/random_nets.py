@@ -56,15 +56,15 @@ def quartic(y, a):
 
 
 def _crossentropies():
-    for loss, merged, other, own in (
+    for loss, fused, other, user_defined in (
         (losses.BinaryCrossentropy, "sigmoid", "softmax", OwnSigmoid()),
         (losses.CategoricalCrossentropy, "softmax", "sigmoid", OwnSoftmax()),
         (losses.SparseCategoricalCrossentropy, "softmax", "sigmoid", OwnSoftmax()),
     ):
-        yield loss(), [merged], "merged"
+        yield loss(), [fused], "merged"
         yield loss(), ["identity"], "logits"
         yield loss(from_logits=True), ["tanh", "elu", "relu"], "logits"
-        yield loss(from_logits=False), [other, own], "probabilities"
+        yield loss(from_logits=False), [other, user_defined], "probabilities"
 
 
 # a loss, the last activations that fit it, and its interpretation of the outputs
@@ -162,8 +162,8 @@ def _with_drawn_values(rng, layers, n_in, seed):
         name: draw.get(name.split(".")[-1], lambda shape: rng.normal(size=shape) / 2)(values.shape)
         for name, values in tensors.items()
     }
-    own = {"OwnSigmoid": OwnSigmoid(), "OwnSoftmax": OwnSoftmax()}
-    return gpunn.Sequential.from_tensors(drawn, metadata, custom=own)
+    custom = {"OwnSigmoid": OwnSigmoid(), "OwnSoftmax": OwnSoftmax()}
+    return gpunn.Sequential.from_tensors(drawn, metadata, custom=custom)
 
 
 def _targets(rng, loss, n, n_out):

@@ -30,7 +30,7 @@ def classifier(*layers, dtype="float32", optimizer="adam", **options):
 NETS = {
     "tanh": lambda dtype: classifier(gpunn.Dense(8, "tanh"), dtype=dtype),
     "dropout": lambda dtype: classifier(gpunn.Dense(8, "gelu"), gpunn.Dropout(0.4), dtype=dtype),
-    "normalised": lambda dtype: classifier(gpunn.BatchNormalization(), gpunn.Dense(8, "silu"), dtype=dtype),
+    "normalized": lambda dtype: classifier(gpunn.BatchNormalization(), gpunn.Dense(8, "silu"), dtype=dtype),
     "layer norm": lambda dtype: classifier(gpunn.LayerNormalization(), gpunn.Dense(8, "elu", l2=0.1), dtype=dtype),
     "clipped": lambda dtype: classifier(gpunn.Dense(8, "sigmoid"), optimizer=gpunn.RMSprop(clipnorm=0.1), dtype=dtype),
 }

@@ -97,7 +97,7 @@ class Scale(Layer):
         def run():
             t.a[...] = t.s * t.a_prev
 
-        ops.call_python(run, reason="a test's own layer")
+        ops.call_python(run, reason="a user-defined layer")
 
     def backward(self, ops, t, training):
         def run():
@@ -107,7 +107,7 @@ class Scale(Layer):
             if t.grad_prev is not None:
                 t.grad_prev[...] = t.s * t.grad_a * (1 + self.tilt)
 
-        ops.call_python(run, reason="a test's own layer")
+        ops.call_python(run, reason="a user-defined layer")
 
     def get_config(self):
         return {"error": self.error, "tilt": self.tilt}
@@ -219,7 +219,7 @@ def test_the_network_is_not_changed(dtype):
     x, y = _data()
     w = np.linspace(0.5, 2, len(x))
     net.fit(x, y, batch_size=4, epochs=2, verbose=0)
-    twin = copy.deepcopy(net)
+    reference = copy.deepcopy(net)
     before = net.to_tensors()
     report = gpunn.check_gradients(net, x, y, sample_weight=w)
     assert report.ok, report
@@ -227,9 +227,9 @@ def test_the_network_is_not_changed(dtype):
     tensors, metadata = net.to_tensors()
     assert metadata == before[1]
     assert {k: v.tobytes() for k, v in tensors.items()} == {k: v.tobytes() for k, v in before[0].items()}
-    histories = [one.fit(x, y, batch_size=4, epochs=2, verbose=0).history for one in (net, twin)]
+    histories = [one.fit(x, y, batch_size=4, epochs=2, verbose=0).history for one in (net, reference)]
     assert histories[0] == histories[1]
-    for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
+    for a, b in zip(net.get_weights(), reference.get_weights(), strict=True):
         assert a.tobytes() == b.tobytes()
 
 

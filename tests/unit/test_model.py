@@ -139,9 +139,9 @@ def test_a_layer_belongs_to_one_network():
     other = gpunn.Sequential([copy.deepcopy(layer)], input_shape=2, seed=0)
     assert [w.shape for w in other.get_weights()] == [(2, 2), (2,)]
     assert net[0].n_in == 3
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+    for duplicate in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         with pytest.raises(ValueError, match="already in use"):
-            gpunn.Sequential(twin.layers)
+            gpunn.Sequential(duplicate.layers)
 
 
 def test_a_failed_constructor_does_not_use_the_layers():
@@ -288,13 +288,13 @@ COPIES = {
 def test_a_copy_continues_from_the_same_state_independently(copied):
     net = _net(device="cpu")
     net.fit(X, Y, batch_size=8, epochs=2, verbose=0)
-    twin = copied(net)
-    assert state_of(twin) == state_of(net) and repr(twin) == repr(net)
-    standing, predicted = state_of(net), bits(net.predict(X))
-    history = twin.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
-    assert state_of(net) == standing and bits(net.predict(X)) == predicted
+    duplicate = copied(net)
+    assert state_of(duplicate) == state_of(net) and repr(duplicate) == repr(net)
+    before, predicted = state_of(net), bits(net.predict(X))
+    history = duplicate.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
+    assert state_of(net) == before and bits(net.predict(X)) == predicted
     assert net.fit(X, Y, batch_size=8, epochs=2, verbose=0).history == history
-    assert state_of(net) == state_of(twin)
+    assert state_of(net) == state_of(duplicate)
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
@@ -304,23 +304,23 @@ def test_copies_of_networks_that_are_not_compiled_or_not_built(copied):
     with pytest.raises(RuntimeError, match="compile"):
         copied(built).evaluate(X, Y)
     unbuilt = gpunn.Sequential(_layers(), seed=2)
-    twin = copied(unbuilt)
+    duplicate = copied(unbuilt)
     with pytest.raises(RuntimeError, match="the number of inputs"):
-        twin.get_weights()
-    assert weights_of(twin.build(4)) == weights_of(built)
+        duplicate.get_weights()
+    assert weights_of(duplicate.build(4)) == weights_of(built)
     compiled = copied(_net(input_shape=None, device="cpu"))
     assert compiled.train_on_batch(X, Y) == _net(device="cpu").train_on_batch(X, Y)
 
 
 def test_freezing_a_copy_does_not_freeze_the_original():
     net = _net()
-    twin = copy.deepcopy(net)
-    twin[0].trainable = False
+    duplicate = copy.deepcopy(net)
+    duplicate[0].trainable = False
     before = net.get_weights()
     net.train_on_batch(X, Y)
-    twin.train_on_batch(X, Y)
+    duplicate.train_on_batch(X, Y)
     assert (net.get_weights()[0] != before[0]).any()
-    assert bits(twin.get_weights()[0]) == bits(before[0])
+    assert bits(duplicate.get_weights()[0]) == bits(before[0])
 
 
 # --- freezing --------------------------------------------------------------------------------------------------------
@@ -538,11 +538,11 @@ def test_predict_in_batches(batch_size):
 def test_predictions_share_no_memory():
     net = _net()
     first = net.predict(X)
-    kept = first.copy()
+    expected = first.copy()
     second = net.predict(X)
     assert first.flags.writeable and not np.shares_memory(first, second)
     first[...] = 5
-    assert bits(net.predict(X)) == bits(second) == bits(kept)
+    assert bits(net.predict(X)) == bits(second) == bits(expected)
     # an identity layer's output is not the input itself
     passing = gpunn.Sequential([gpunn.Dropout(0.5)], input_shape=4)
     given = X.copy()

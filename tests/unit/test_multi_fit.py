@@ -350,13 +350,13 @@ def test_a_user_defined_activation_is_recorded_for_each_network(recorded):
         def derivative(self, z, a):
             return 2 * z
 
-    def own():
+    def user_defined():
         made = gpunn.Sequential([gpunn.Dense(4, activation=Square()), gpunn.Dense(2)], seed=0)
         return made.compile("sgd", "half_squared_error", device="cpu")
 
-    found = gpunn.fit_many(own, X, VALUES, [{}, {}], epochs=2)
+    found = gpunn.fit_many(user_defined, X, VALUES, [{}, {}], epochs=2)
     for fitted in found:
-        wanted = own()
+        wanted = user_defined()
         assert_same(fitted, (wanted, wanted.fit(X, VALUES, epochs=2, verbose=0)))
     assert len(recorded) == 2
 
@@ -386,7 +386,7 @@ INVALID = {
     "no list": (TypeError, naming("candidates", {"seed": 1}), {"candidates": {"seed": 1}}),
     "none": (ValueError, r"candidates is empty; \[\{\}\]", {"candidates": []}),
     "no dict": (TypeError, r"candidates\[1\] must be a dict", {"candidates": [{}, 3]}),
-    "unknown": (TypeError, r"candidates\[0\] does not fit build: .*'colour'", {"candidates": [{"colour": 1}]}),
+    "unknown": (TypeError, r"candidates\[0\] does not fit build: .*'color'", {"candidates": [{"color": 1}]}),
     "seed": (ValueError, r"candidates\[0\]\['seed'\] must be in", {"candidates": [{"seed": -1}]}),
     "seed's type": (TypeError, r"candidates\[0\]\['seed'\] must be an integer", {"candidates": [{"seed": "1"}]}),
     "lr": (ValueError, r"candidates\[0\]\['lr'\]: ", {"candidates": [{"lr": 0}]}),
@@ -477,7 +477,7 @@ def coroutine(log, name, ended, fail=None):
         raise
 
 
-@pytest.mark.parametrize("way", ["in turn", "threads"])
+@pytest.mark.parametrize("way", ["round robin", "threads"])
 def test_all_coroutines_run_to_their_end(way):
     log, ended = [], []
     these = [coroutine(log, k, ended) for k in range(5)]
@@ -489,7 +489,7 @@ def test_all_coroutines_run_to_their_end(way):
     assert sorted(ended) == [(k, "whole") for k in range(5)]
 
 
-@pytest.mark.parametrize("way", ["in turn", "threads"])
+@pytest.mark.parametrize("way", ["round robin", "threads"])
 def test_an_error_in_one_coroutine_stops_all_and_is_raised(way):
     log, ended = [], []
     these = [
@@ -505,7 +505,7 @@ def test_an_error_in_one_coroutine_stops_all_and_is_raised(way):
     assert (2, "whole") not in ended
 
 
-@pytest.mark.parametrize("way", ["in turn", "threads"])
+@pytest.mark.parametrize("way", ["round robin", "threads"])
 def test_an_interrupt_stops_all_coroutines(way):
     log, ended, polls = [], [], iter(range(2))
 

@@ -271,10 +271,10 @@ def test_a_copy_trains_independently():
     net = _classifier((6, 5, 4))
     X, y = _rows(16, 6, 4)
     net.train_on_batch(X, y)
-    twin = copy.deepcopy(net)
-    assert net.train_on_batch(X, y) == twin.train_on_batch(X, y)
+    reference = copy.deepcopy(net)
+    assert net.train_on_batch(X, y) == reference.train_on_batch(X, y)
     before = net.get_weights()
-    twin.train_on_batch(X, y)
+    reference.train_on_batch(X, y)
     for a, b in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -310,16 +310,16 @@ def test_ctrl_c_stops_after_a_complete_step():
             if batch == 3:
                 signal.raise_signal(signal.SIGINT)
 
-    net, twin = _classifier((6, 5, 4)), _classifier((6, 5, 4))
+    net, reference = _classifier((6, 5, 4)), _classifier((6, 5, 4))
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, y, batch_size=8, shuffle=False, callbacks=[Interrupt()], verbose=0)
     assert signal.getsignal(signal.SIGINT) is handler
     # the interrupt came before the fourth step, which was completed
-    twin.fit(X[:32], y[:32], batch_size=8, shuffle=False, verbose=0)
-    for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
+    reference.fit(X[:32], y[:32], batch_size=8, shuffle=False, verbose=0)
+    for a, b in zip(net.get_weights(), reference.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert internals.steps_taken(net) == internals.steps_taken(twin) == 4
+    assert internals.steps_taken(net) == internals.steps_taken(reference) == 4
 
 
 def test_gradients_of_several_threads_do_not_mix():
@@ -356,14 +356,14 @@ def test_an_update_that_is_not_finite_is_never_written(case):
     X, y = _rows(32, 6, 4)
     rule = gpunn.SGD(_NaNFromStep3()) if case == "a schedule's NaN" else gpunn.AdamW(1.0, weight_decay=1e38)
     steps = 3 if case == "a schedule's NaN" else 0
-    net, twin = _classifier((6, 5, 4), optimizer=rule), _classifier((6, 5, 4), optimizer=gpunn.SGD(0.1))
+    net, reference = _classifier((6, 5, 4), optimizer=rule), _classifier((6, 5, 4), optimizer=gpunn.SGD(0.1))
     net.build(6).set_weights([w * 100 for w in net.get_weights()])
-    twin.build(6).set_weights(net.get_weights())
+    reference.build(6).set_weights(net.get_weights())
     with pytest.raises(gpunn.DivergenceError, match="an update"):
         net.fit(X, y, batch_size=8, shuffle=False, verbose=0)
     for k in range(steps):
-        twin.train_on_batch(X[8 * k : 8 * k + 8], y[8 * k : 8 * k + 8])
-    for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
+        reference.train_on_batch(X[8 * k : 8 * k + 8], y[8 * k : 8 * k + 8])
+    for a, b in zip(net.get_weights(), reference.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

@@ -111,10 +111,10 @@ def test_a_batch_without_weight_changes_nothing(dtype):
     assert loss == pytest.approx(float(theory.penalty([W1, W2], 0.5)), rel=1e-6 if dtype == "float32" else 1e-14)
     assert variables() == before
     # the next step is the same as without that batch
-    twin = _net(dtype, l2=0.5)
-    twin.fit(X, Y, batch_size=5, verbose=0)
-    assert net.train_on_batch(X, Y) == twin.train_on_batch(X, Y)
-    assert weights_of(net) == weights_of(twin)
+    reference = _net(dtype, l2=0.5)
+    reference.fit(X, Y, batch_size=5, verbose=0)
+    assert net.train_on_batch(X, Y) == reference.train_on_batch(X, Y)
+    assert weights_of(net) == weights_of(reference)
 
 
 def test_a_step_on_a_batch_without_weight_equals_theory():
@@ -158,19 +158,19 @@ def test_train_on_batch_takes_the_same_steps_as_a_stream_and_a_fit():
 
 @pytest.mark.parametrize("given", [0.0, 1e-320])
 def test_a_stream_without_weight_raises(given):
-    net, twin, w = _net(), _net(), np.full(5, given)
+    net, reference, w = _net(), _net(), np.full(5, given)
     before = weights_of(net)
     with pytest.raises(ValueError, match="sample_weight is zero in every row of epoch 1"):
         net.fit(lambda: ((X[rows], Y[rows], w[: len(X[rows])]) for rows in BATCHES), epochs=2, verbose=0)
     assert weights_of(net) == before
     # the next fit equals that of a new network
-    assert net.fit(X, Y, verbose=0).history == twin.fit(X, Y, verbose=0).history
-    assert weights_of(net) == weights_of(twin)
+    assert net.fit(X, Y, verbose=0).history == reference.fit(X, Y, verbose=0).history
+    assert weights_of(net) == weights_of(reference)
 
 
 def test_an_epoch_without_weight_ends_the_fit_after_those_before_it():
-    epochs, twin, net = [], _net(), _net()
-    twin.fit(X, Y, batch_size=5, shuffle=False, verbose=0)
+    epochs, reference, net = [], _net(), _net()
+    reference.fit(X, Y, batch_size=5, shuffle=False, verbose=0)
 
     def batches():
         epochs.append(0)
@@ -180,7 +180,7 @@ def test_an_epoch_without_weight_ends_the_fit_after_those_before_it():
     watch = type("Watch", (gpunn.Callback,), {"on_epoch_end": lambda self, epoch, logs: seen.append(logs)})
     with pytest.raises(ValueError, match="sample_weight is zero in every row of epoch 2"):
         net.fit(batches, epochs=3, callbacks=[watch()], verbose=0)
-    assert weights_of(net) == weights_of(twin) and len(seen) == 1 and np.isfinite(seen[0]["loss"])
+    assert weights_of(net) == weights_of(reference) and len(seen) == 1 and np.isfinite(seen[0]["loss"])
     assert state_of(net)["epochs"] == 1
 
 

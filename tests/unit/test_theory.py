@@ -211,8 +211,8 @@ def test_e10_keeps_the_mean_square_of_the_input():
     z = a @ theory.initial_weights(500, 800, generator)
     # 160 000 values of z, correlated through 800 neurons: 5 standard errors √(2/800)
     assert (z**2).mean() == pytest.approx((a**2).mean(), rel=5 * np.sqrt(2 / 800))
-    behind = theory.activate(a @ theory.initial_weights(500, 800, generator, rectifier=True), "relu")
-    assert (behind**2).mean() == pytest.approx((a**2).mean(), rel=5 * np.sqrt(5 / 800))
+    a_next = theory.activate(a @ theory.initial_weights(500, 800, generator, rectifier=True), "relu")
+    assert (a_next**2).mean() == pytest.approx((a**2).mean(), rel=5 * np.sqrt(5 / 800))
 
 
 @pytest.mark.parametrize("form", ["inverted", "textbook"])
