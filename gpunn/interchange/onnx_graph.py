@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
+from .._version import __version__
 
 # of ONNX 1.12 (2022), which onnxruntime reads since 1.13; the operators used here need no newer one
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
