@@ -9,474 +9,52 @@ from __future__ import annotations
 
 from typing import Any
 
-Case = dict[str, Any]
-ROWS, N_IN = 23, 5
+from . import network_cases
+from .builders import (
+    BATCH_NORMALIZATION,
+    LABELS,
+    SGD,
+    VALUES,
+    Case,
+    dense,
+    estimator,
+    fit,
+    loss,
+    network,
+    new,
+)
+
+SOLVER_SGD: Case = {"solver": "sgd", "learning_rate_init": 0.0625}
+EARLY_STOPPING: Case = {"early_stopping": True, "validation_fraction": 0.25, "n_iter_no_change": 2, "max_iter": 4}
+SOLVER_LBFGS: Case = {"solver": "lbfgs", "max_iter": 4, "activation": "tanh", "alpha": 0.125}
 
 
-def new(name: str, *args: Any, **arguments: Any) -> dict[str, Any]:
-    """An object of gpunn, by its public name."""
-    return {"new": name, "args": list(args), **arguments}
+def _classifier(name: str, targets: str, **options: Any) -> Case:
+    return estimator(f"classifier-{name}", "MLPClassifier", targets, **options)
 
 
-def dense(units: int, activation: Any = None, **arguments: Any) -> dict[str, Any]:
-    """A Dense layer."""
-    return new("Dense", units, activation, **arguments)
+def _regressor(name: str, targets: str, **options: Any) -> Case:
+    return estimator(f"regressor-{name}", "MLPRegressor", targets, **options)
 
 
-def activation(name: str, **arguments: Any) -> dict[str, Any]:
-    """An activation with other constants."""
-    return new(f"activations.{name}", **arguments)
-
-
-def loss(name: str, **arguments: Any) -> dict[str, Any]:
-    """A loss with other constants."""
-    return new(f"losses.{name}", **arguments)
-
-
-def schedule(name: str, *args: Any, **arguments: Any) -> dict[str, Any]:
-    """A learning rate schedule."""
-    return new(f"schedules.{name}", *args, **arguments)
-
-
-def metric(name: str, **arguments: Any) -> dict[str, Any]:
-    """A metric with arguments."""
-    return new(f"metrics.{name}", **arguments)
-
-
-SGD = new("SGD", 0.0625)
-MOMENTUM = new("Momentum", 0.03125)
-ADAM = new("Adam", 0.015625)
-BATCH_NORMALIZATION = new("BatchNormalization")
-LABELS, VALUES = "sparse_categorical_crossentropy", "half_squared_error"
-# a hidden layer before BatchNormalization has no intercepts: their gradient is 0, and rounding gives it a random sign
-BEFORE_NORMALIZATION = {"use_bias": False}
-
-
-def fit(epochs: int = 2, batch_size: int = 8, shuffle: bool = False, **options: Any) -> dict[str, Any]:
-    """A phase: changes of the network, then a fit; with `batches` steps on batches of that size instead."""
-    return {"epochs": epochs, "batch_size": batch_size, "shuffle": shuffle, **options}
-
-
-def network(
-    name: str,
-    layers: list[Any],
-    targets: str,
-    loss: Any,
-    optimizer: Any = SGD,
-    *phases: dict[str, Any],
-    rows: int = ROWS,
-    n_in: int = N_IN,
-    **options: Any,
-) -> Case:
-    """A network case. Options: metrics, sample_weight, frozen, input, drawn, seed, explain, first_step.
-
-    `first_step` false stores no float32 loss and gradients, where another case has the same.
-    """
-    return {
-        "kind": "network",
-        "name": name,
-        "layers": layers,
-        "targets": targets,
-        "loss": loss,
-        "optimizer": optimizer,
-        "phases": list(phases) or [fit()],
-        "rows": rows,
-        "n_in": n_in,
-        "first_step_rows": 8,
-        "first_step": True,
-        "input": "dense",
-        **options,
-    }
-
-
-def estimator(name: str, kind: str, targets: str, rows: int = 40, **options: Any) -> Case:
-    """An estimator case. Its options are sample_weight, validation, partial and input; the others are parameters."""
-    own: Case = {k: options.pop(k) for k in ("sample_weight", "validation", "partial", "input") if k in options}
-    parameters = {"hidden_layer_sizes": [6], "max_iter": 3, "batch_size": 16, "random_state": 3, **options}
-    case = {"kind": "estimator", "name": name, "estimator": kind, "targets": targets, "rows": rows, "n_in": 4}
-    return {**case, "input": "dense", "parameters": parameters, **own}
-
-
-def _hidden_activations() -> list[Case]:
-    names: dict[str, Any] = {n: n for n in ("relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "identity")}
-    names |= {
-        "exponential": "exponential",
-        "softmax": "softmax",
-        "leaky-relu": "leaky_relu",
-        "leaky-relu-0.25": activation("LeakyReLU", alpha=0.25),
-        "elu-0.5": activation("ELU", alpha=0.5),
-        "own": {"own": "cubic"},
-    }
-    # clipped, since the exponential's outputs are large
-    rule = new("Momentum", 0.03125, clipnorm=0.5)
+def _classifiers() -> list[Case]:
     return [
-        network(f"activation-{name}", [dense(6, f), dense(4, f), dense(2)], "values 2", VALUES, rule)
-        for name, f in names.items()
-    ]
-
-
-def _optimizers() -> list[Case]:
-    rules = {
-        "sgd": new("SGD", 0.125),
-        "momentum": new("Momentum", 0.0625, 0.75),
-        "nesterov": new("Nesterov", 0.0625, 0.75),
-        "rmsprop": new("RMSprop", 0.0078125, rho=0.75),
-        "adagrad": new("Adagrad", 0.0625),
-        "adam": new("Adam", 0.015625, beta_1=0.75, beta_2=0.96875),
-        "adamw": new("AdamW", 0.015625, weight_decay=0.125),
-        "sgd-clipvalue": new("SGD", 0.125, clipvalue=0.0625),
-        "momentum-clipnorm": new("Momentum", 0.125, clipnorm=0.25),
-        "adam-clipnorm": new("Adam", 0.015625, clipnorm=0.5),
-        "nesterov-both-clippings": new("Nesterov", 0.125, clipvalue=0.125, clipnorm=0.25),
-    }
-    return [
-        network(
-            f"optimizer-{name}",
-            [dense(7, "tanh", l2=0.03125), dense(3)],
-            "labels 3",
-            LABELS,
-            rule,
-            fit(3, shuffle=True),
-            metrics=["accuracy"],
-            first_step=name == "sgd",
-        )
-        for name, rule in rules.items()
-    ]
-
-
-def _schedules() -> list[Case]:
-    schedules = {
-        "constant": schedule("Constant", 0.125),
-        "step": schedule("StepDecay", 0.25, 2, 0.5),
-        "step-by-epoch": schedule("StepDecay", 0.25, 1, 0.5, per="epoch"),
-        "exponential": schedule("ExponentialDecay", 0.25, 3, 0.5),
-        "exponential-staircase": schedule("ExponentialDecay", 0.25, 3, 0.5, staircase=True),
-        "inverse-time": schedule("InverseTimeDecay", 0.25, 2, 0.5),
-        "cosine": schedule("CosineDecay", 0.25, 7, 0.125),
-        "piecewise": schedule("PiecewiseConstant", [2, 5], [0.25, 0.125, 0.0625]),
-        "warmup": schedule("Warmup", schedule("CosineDecay", 0.25, 5), 3),
-        "warmup-by-epoch": schedule("Warmup", 0.25, 2, per="epoch"),
-    }
-    return [
-        network(
-            f"schedule-{name}",
-            [dense(4, "tanh"), dense(1)],
-            "values 1",
-            "mse",
-            new("SGD", s),
-            fit(3),
-            first_step=name == "constant",
-        )
-        for name, s in schedules.items()
-    ]
-
-
-def _losses() -> list[Case]:
-    values = {
-        "half-squared-error": (VALUES, None),
-        "mean-squared-error": ("mean_squared_error", "sigmoid"),
-        "mean-absolute-error": ("mean_absolute_error", None),
-        "huber": ("huber", None),
-        "huber-0.25": (loss("Huber", delta=0.25), "tanh"),
-        "log-cosh": ("log_cosh", None),
-        "own": ({"own": "quartic"}, None),
-    }
-    cases = [
-        network(
-            f"loss-{name}",
-            [dense(6, "tanh"), dense(3, last)],
-            "values 3",
-            which,
-            ADAM,
-            metrics=["mae", "mse", "rmse", "r2"],
-            sample_weight=name in ("huber", "log-cosh"),
-        )
-        for name, (which, last) in values.items()
-    ]
-    cases += [
-        network("loss-poisson", [dense(5, "tanh"), dense(2, "softplus")], "counts 2", "poisson", sample_weight=True),
-        network("loss-poisson-exponential", [dense(5, "tanh"), dense(2, "exponential")], "counts 2", "poisson"),
-    ]
-    of_classes = ["accuracy", "precision", "recall", "f1", "auc"]
-    cross_entropies: dict[str, tuple[str, str, str, list[Any]]] = {
-        "sparse": (LABELS, "softmax", "labels 4", [*of_classes, metric("TopKCategoricalAccuracy", k=2)]),
-        "categorical": ("categorical_crossentropy", "softmax", "probabilities 4", of_classes),
-        "binary": ("binary_crossentropy", "sigmoid", "binary 2", [*of_classes[:3], metric("F1Score", average="micro")]),
-    }
-    for name, (which, last, targets, metrics) in cross_entropies.items():
-        width = int(targets.split()[1])
-        for form, output in (("probabilities", last), ("logits", None)):
-            cases.append(
-                network(
-                    f"loss-{name}-{form}",
-                    [dense(6, "tanh"), dense(width, output)],
-                    targets,
-                    which,
-                    ADAM,
-                    metrics=metrics,
-                    sample_weight=form == "logits",
-                    explain=["predict_proba", "predict_classes"] if form == "logits" else None,
-                )
-            )
-    # the loss gets probabilities that are not fused with their activation
-    unmerged = {
-        "sparse": ("SparseCategoricalCrossentropy", "sigmoid", "labels 3"),
-        "categorical": ("CategoricalCrossentropy", "sigmoid", "onehot 3"),
-        "binary": ("BinaryCrossentropy", "softmax", "binary 3"),
-    }
-    cases += [
-        network(
-            f"loss-{name}-unmerged", [dense(5, "tanh"), dense(3, last)], targets, loss(which, from_logits=False), SGD
-        )
-        for name, (which, last, targets) in unmerged.items()
-    ]
-    logits = loss("SparseCategoricalCrossentropy", from_logits=True)
-    return [*cases, network("loss-sparse-of-tanh", [dense(3, "tanh")], "labels 3", logits)]
-
-
-def _layers() -> list[Case]:
-    return [
-        network("one-layer", [dense(1)], "values 1", VALUES, SGD, explain=["predict"]),
-        network(
-            "deep-seen-inside",
-            [dense(5, "relu"), dense(4, "sigmoid"), new("LayerNormalization"), dense(3, "softmax")],
-            "labels 3",
-            LABELS,
-            ADAM,
-            explain=["predict_proba", "predict_classes"],
-        ),
-        network(
-            "activation-layers",
-            [dense(6), new("Activation", "silu"), dense(3), new("Activation", "softmax")],
-            "onehot 3",
-            "categorical_crossentropy",
-            ADAM,
-        ),
-        network("dropout", [dense(8, "relu"), new("Dropout", 0.375), dense(2)], "values 2", VALUES, MOMENTUM),
-        network(
-            "dropout-textbook-of-inputs",
-            [new("Dropout", 0.25, form="textbook"), dense(6, "tanh"), new("Dropout", 0.5), dense(3)],
-            "labels 3",
-            LABELS,
-            ADAM,
-            fit(2, shuffle=True),
-        ),
-        network(
-            "batch-normalization",
-            [dense(6, "relu", **BEFORE_NORMALIZATION), BATCH_NORMALIZATION, dense(3)],
-            "labels 3",
-            LABELS,
-            MOMENTUM,
-            fit(2, validation=9),
-        ),
-        network(
-            "batch-normalization-between",
-            [
-                dense(5, **BEFORE_NORMALIZATION),
-                new("BatchNormalization", momentum=0.25, epsilon=0.0009765625),
-                new("Activation", "gelu"),
-                dense(2),
-            ],
-            "values 2",
-            VALUES,
-            SGD,
-            sample_weight=True,
-        ),
-        network("batch-normalization-of-inputs", [BATCH_NORMALIZATION, dense(2, "tanh")], "values 2", VALUES, SGD),
-        network(
-            "batch-normalization-frozen",
-            [dense(4, "tanh"), BATCH_NORMALIZATION, dense(2)],
-            "values 2",
-            VALUES,
-            SGD,
-            fit(1),
-            fit(1, freeze=[1]),
-            fit(1, unfreeze=[1]),
-        ),
-        network(
-            "layer-normalization",
-            [dense(6, "elu"), new("LayerNormalization", epsilon=0.0009765625), dense(3)],
-            "labels 3",
-            LABELS,
-            ADAM,
-        ),
-        network(
-            "no-intercepts", [dense(5, "sigmoid", use_bias=False), dense(2, use_bias=False)], "values 2", VALUES, ADAM
-        ),
-        network(
-            "penalties",
-            [dense(6, "tanh", l2=0.125), dense(5, "relu", l1=0.0625), dense(2, l1=0.03125, l2=0.0625)],
-            "values 2",
-            VALUES,
-            MOMENTUM,
-            sample_weight=True,
-        ),
-        network(
-            "max-norm",
-            [dense(6, "relu", max_norm=0.75), dense(3, max_norm=0.5)],
-            "labels 3",
-            LABELS,
-            new("SGD", 0.25),
-            fit(2, shuffle=True),
-        ),
-        network(
-            "everything",
-            [
-                new("LayerNormalization"),
-                dense(6, "gelu", l2=0.03125, max_norm=2.0),
-                new("Dropout", 0.25),
-                dense(5, **BEFORE_NORMALIZATION),
-                BATCH_NORMALIZATION,
-                new("Activation", "tanh"),
-                dense(3, l1=0.0078125),
-            ],
-            "labels 3",
-            LABELS,
-            new("AdamW", schedule("Warmup", schedule("CosineDecay", 0.03125, 8), 2), clipnorm=1.0),
-            fit(3, shuffle=True, validation=7),
-            metrics=["accuracy", "f1"],
-            sample_weight=True,
-        ),
-    ]
-
-
-def _initial_weights() -> list[Case]:
-    """Weights as gpunn draws them: these depend on NumPy's normal and uniform numbers from Philox."""
-    names = ["he_normal", "he_uniform", "lecun_normal", "lecun_uniform", "glorot_normal", "glorot_uniform"]
-    objects = [
-        new("initializers.Orthogonal", gain=0.5),
-        new("initializers.Normal", 0.25, 0.5),
-        new("initializers.Uniform", -0.5, 0.25),
-        new("initializers.Constant", 0.25),
-    ]
-    layers = [dense(4, "tanh", kernel_initializer=i) for i in [*names, *objects]]
-    layers.append(dense(1, "relu", bias_initializer="ones"))
-    layers.append(dense(2, bias_initializer="zeros"))
-    return [
-        network("initial-weights", layers, "values 2", VALUES, new("SGD", 1e-3), fit(1), drawn=True, seed=11),
-        network("initial-weights-by-default", [dense(5, "relu"), dense(3)], "labels 3", LABELS, drawn=True, seed=12),
-    ]
-
-
-def _frozen_and_changed() -> list[Case]:
-    layers = [dense(5, "relu"), dense(4, "tanh", l2=0.0625), dense(3)]
-    clipped = new("Momentum", 0.125, clipnorm=0.25)
-    less_momentum = fit(1, set={"optimizer": {"momentum": 0.25}})
-    class_weight = [[0, 0.5], [2, 3.0]]
-
-    def case(name: str, optimizer: Any, *phases: dict[str, Any], first_step: bool = False, **options: Any) -> Case:
-        return network(name, layers, "labels 3", LABELS, optimizer, *phases, first_step=first_step, **options)
-
-    return [
-        case("frozen", ADAM, frozen=[0], first_step=True),
-        case("frozen-middle", clipped, frozen=[1], first_step=True),
-        case("frozen-later", clipped, fit(1), fit(2, freeze=[0])),
-        case("frozen-then-compiled", SGD, fit(1), fit(1, freeze=[0], compile={"optimizer": clipped})),
-        case("compiled-then-frozen", SGD, fit(1), {"compile": {"optimizer": clipped}}, fit(1, freeze=[0])),
-        case("unfrozen", clipped, fit(1), fit(1, unfreeze=[0]), frozen=[0]),
-        case("two-fits", ADAM, fit(1, shuffle=True), fit(2, shuffle=True)),
-        case("compiled-again", ADAM, fit(1), fit(1, compile={"optimizer": MOMENTUM})),
-        case("another-rate", MOMENTUM, fit(1), fit(1, learning_rate=0.015625)),
-        case("another-momentum", MOMENTUM, fit(1), less_momentum),
-        case("batches", ADAM, {"batches": 8}, {"batches": 5, "class_weight": class_weight}),
-        case("batches-after-a-fit", clipped, fit(1), {"batches": 9}, fit(1), sample_weight=True),
-    ]
-
-
-def _data() -> list[Case]:
-    layers = [dense(6, "relu"), dense(3)]
-    labels = ("labels 3", LABELS)
-    watch = {"monitor": "val_loss", "mode": "max"}  # "max" on a falling loss: no epoch is an improvement
-    return [
-        network("sample-weights", layers, *labels, ADAM, fit(2, shuffle=True), sample_weight=True),
-        network("class-weights", layers, *labels, ADAM, fit(2, class_weight=[[0, 0.5], [1, 1.0], [2, 4.0]])),
-        network("class-weights-balanced", layers, *labels, ADAM, fit(2, class_weight="balanced"), sample_weight=True),
-        network("validation-data", layers, *labels, ADAM, fit(2, validation=11), metrics=["auc"], sample_weight=True),
-        network("validation-split", layers, *labels, ADAM, fit(2, validation_split=0.25), metrics=["accuracy"]),
-        network("stream", layers, *labels, MOMENTUM, {"epochs": 2}, input="stream"),
-        network(
-            "stream-weighted",
-            [dense(4, "tanh"), new("Dropout", 0.25), dense(2)],
-            "values 2",
-            "mse",
-            ADAM,
-            {"epochs": 2, "steps_per_epoch": 3, "validation": 6},
-            input="stream",
-            sample_weight=True,
-        ),
-        network("sparse-input", layers, *labels, ADAM, fit(2, shuffle=True), input="sparse"),
-        network(
-            "sparse-input-weighted",
-            [dense(5, "tanh", l2=0.0625), dense(2)],
-            "values 2",
-            VALUES,
-            SGD,
-            fit(2, validation_split=0.25),
-            input="sparse",
-            sample_weight=True,
-        ),
-        network("one-batch", layers, *labels, ADAM, fit(3, 64)),
-        network("single-rows", layers, *labels, SGD, fit(1, 1), rows=12),
-        network("many-rows", [dense(3, "tanh"), dense(2)], "values 2", VALUES, SGD, fit(1, 64, True), rows=300),
-        network("wide-input", [dense(2, "relu"), dense(1)], "values 1", VALUES, SGD, n_in=67),
-        network(
-            "early-stopping",
-            layers,
-            *labels,
-            SGD,
-            fit(5, validation=8, callbacks=[new("EarlyStopping", patience=1, start_from_epoch=1, **watch)]),
-        ),
-        network(
-            "reduce-on-plateau",
-            layers,
-            *labels,
-            SGD,
-            fit(4, validation=8, callbacks=[new("ReduceLROnPlateau", factor=0.5, patience=1, **watch)]),
-        ),
-        network(
-            "rate-by-callback",
-            layers,
-            *labels,
-            SGD,
-            fit(3, callbacks=[new("LearningRateScheduler", {"own": "falling"})]),
-        ),
-        {
-            **network("trained-together", layers, *labels, ADAM, sample_weight=True, drawn=True),
-            "kind": "many",
-            "phases": [{"epochs": 2, "batch_size": 8}],
-            "candidates": [{"seed": 1}, {"seed": 2, "lr": 0.0625}, {"seed": 3, "l2": 0.125}],
-        },
-    ]
-
-
-def _estimators() -> list[Case]:
-    classifier, regressor = "MLPClassifier", "MLPRegressor"
-    sgd: Case = {"solver": "sgd", "learning_rate_init": 0.0625}
-    stopping: Case = {"early_stopping": True, "validation_fraction": 0.25, "n_iter_no_change": 2, "max_iter": 4}
-    lbfgs: Case = {"solver": "lbfgs", "max_iter": 4, "activation": "tanh", "alpha": 0.125}
-    names = {classifier: "classifier", regressor: "regressor"}
-
-    def case(name: str, kind: str, targets: str, **options: Any) -> Case:
-        return estimator(f"{names[kind]}-{name}", kind, targets, **options)
-
-    return [
-        case("adam", classifier, "labels 3"),
-        case("adam-two-classes", classifier, "labels 2", activation="logistic", alpha=0.0625),
-        case("adam-multilabel", classifier, "binary 3", activation="tanh"),
-        case("sgd", classifier, "labels 3", **sgd),
-        case("sgd-invscaling", classifier, "labels 3", learning_rate="invscaling", nesterovs_momentum=False, **sgd),
-        case("sgd-adaptive", classifier, "labels 2", learning_rate="adaptive", tol=10.0, n_iter_no_change=1, **sgd),
-        case("lbfgs", classifier, "labels 3", **lbfgs),
-        case("lbfgs-two-classes-weighted", classifier, "labels 2", sample_weight=True, **lbfgs),
-        case("early-stopping", classifier, "labels 3", **stopping),
-        case("weights", classifier, "labels 3", sample_weight=True, class_weight="balanced"),
-        case("validation", classifier, "labels 3", validation=12),
-        case("partial", classifier, "labels 3", partial=2),
-        case("sparse", classifier, "labels 3", input="sparse"),
-        case("n-models", classifier, "labels 3", n_models=3),
-        case(
+        _classifier("adam", "labels 3"),
+        _classifier("adam-two-classes", "labels 2", activation="logistic", alpha=0.0625),
+        _classifier("adam-multilabel", "binary 3", activation="tanh"),
+        _classifier("sgd", "labels 3", **SOLVER_SGD),
+        _classifier("sgd-invscaling", "labels 3", learning_rate="invscaling", nesterovs_momentum=False, **SOLVER_SGD),
+        _classifier("sgd-adaptive", "labels 2", learning_rate="adaptive", tol=10.0, n_iter_no_change=1, **SOLVER_SGD),
+        _classifier("lbfgs", "labels 3", **SOLVER_LBFGS),
+        _classifier("lbfgs-two-classes-weighted", "labels 2", sample_weight=True, **SOLVER_LBFGS),
+        _classifier("early-stopping", "labels 3", **EARLY_STOPPING),
+        _classifier("weights", "labels 3", sample_weight=True, class_weight="balanced"),
+        _classifier("validation", "labels 3", validation=12),
+        _classifier("partial", "labels 3", partial=2),
+        _classifier("sparse", "labels 3", input="sparse"),
+        _classifier("n-models", "labels 3", n_models=3),
+        _classifier(
             "own-parameters",
-            classifier,
             "labels 3",
             hidden_layer_sizes=[5, 4],
             activation=["gelu", "silu"],
@@ -485,20 +63,25 @@ def _estimators() -> list[Case]:
             optimizer=new("AdamW", 0.015625),
             loss="categorical_crossentropy",
         ),
-        case("clipped", classifier, "labels 3", clipnorm=0.125, dropout=0.25),
-        case("sigmoid-of-classes", classifier, "labels 3", out_activation="logistic", loss="binary_crossentropy"),
-        case("adam", regressor, "values 1"),
-        case("adam-two-outputs", regressor, "values 2", activation="tanh", hidden_layer_sizes=[5, 4]),
-        case("sgd", regressor, "values 1", momentum=0.5, **sgd),
-        case("sgd-plain", regressor, "values 2", momentum=0.0, nesterovs_momentum=False, shuffle=False, **sgd),
-        case("lbfgs", regressor, "values 2", **lbfgs),
-        case("poisson", regressor, "counts 1", loss="poisson", activation="tanh"),
-        case("lbfgs-poisson", regressor, "counts 1", loss="poisson", sample_weight=True, **lbfgs),
-        case("early-stopping", regressor, "values 1", **stopping),
-        case("huber", regressor, "values 1", loss="huber", sample_weight=True),
-        case("mean-absolute-error", regressor, "values 2", loss="mean_absolute_error", activation="softplus"),
-        case("log-cosh", regressor, "values 1", loss=loss("LogCosh"), out_activation="tanh"),
-        case("n-models", regressor, "values 2", n_models=2, validation=9),
+        _classifier("clipped", "labels 3", clipnorm=0.125, dropout=0.25),
+        _classifier("sigmoid-of-classes", "labels 3", out_activation="logistic", loss="binary_crossentropy"),
+    ]
+
+
+def _regressors() -> list[Case]:
+    return [
+        _regressor("adam", "values 1"),
+        _regressor("adam-two-outputs", "values 2", activation="tanh", hidden_layer_sizes=[5, 4]),
+        _regressor("sgd", "values 1", momentum=0.5, **SOLVER_SGD),
+        _regressor("sgd-plain", "values 2", momentum=0.0, nesterovs_momentum=False, shuffle=False, **SOLVER_SGD),
+        _regressor("lbfgs", "values 2", **SOLVER_LBFGS),
+        _regressor("poisson", "counts 1", loss="poisson", activation="tanh"),
+        _regressor("lbfgs-poisson", "counts 1", loss="poisson", sample_weight=True, **SOLVER_LBFGS),
+        _regressor("early-stopping", "values 1", **EARLY_STOPPING),
+        _regressor("huber", "values 1", loss="huber", sample_weight=True),
+        _regressor("mean-absolute-error", "values 2", loss="mean_absolute_error", activation="softplus"),
+        _regressor("log-cosh", "values 1", loss=loss("LogCosh"), out_activation="tanh"),
+        _regressor("n-models", "values 2", n_models=2, validation=9),
     ]
 
 
@@ -506,15 +89,21 @@ def _estimators() -> list[Case]:
 CASES: dict[str, Case] = {
     case["name"]: case
     for case in (
-        *_hidden_activations(),
-        *_optimizers(),
-        *_schedules(),
-        *_losses(),
-        *_layers(),
-        *_initial_weights(),
-        *_frozen_and_changed(),
-        *_data(),
-        *_estimators(),
+        *network_cases.hidden_activations(),
+        *network_cases.optimizers(),
+        *network_cases.schedules(),
+        *network_cases.regression_losses(),
+        *network_cases.cross_entropies(),
+        *network_cases.layers(),
+        *network_cases.normalization(),
+        *network_cases.layer_arguments(),
+        *network_cases.initial_weights(),
+        *network_cases.frozen_and_changed(),
+        *network_cases.data(),
+        *network_cases.streams_and_sparse_inputs(),
+        *network_cases.sizes_and_callbacks(),
+        *_classifiers(),
+        *_regressors(),
     )
 }
 
