@@ -97,6 +97,7 @@ CASES: dict[str, Case] = {
         *network_cases.layers(),
         *network_cases.normalization(),
         *network_cases.layer_arguments(),
+        *network_cases.combined(),
         *network_cases.initial_weights(),
         *network_cases.frozen_and_changed(),
         *network_cases.data(),

@@ -241,7 +241,7 @@ def normalization() -> list[Case]:
 
 
 def layer_arguments() -> list[Case]:
-    """Layer normalization, penalties, constraints, and all of them together."""
+    """Layer normalization, missing intercepts, penalties and constraints."""
     return [
         network(
             "layer-normalization",
@@ -269,6 +269,12 @@ def layer_arguments() -> list[Case]:
             new("SGD", 0.25),
             fit(2, shuffle=True),
         ),
+    ]
+
+
+def combined() -> list[Case]:
+    """Many kinds of layers together."""
+    return [
         network(
             "everything",
             [
