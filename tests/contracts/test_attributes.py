@@ -278,7 +278,7 @@ CALLS = {
 }
 RATE, SPARSE, HUBER = 0.05, losses.SparseCategoricalCrossentropy(), losses.Huber()
 F1, TOP = metrics.F1Score("macro"), metrics.TopKCategoricalAccuracy(1)
-BINARY = (Y[:, None] == np.arange(3)).astype(float)
+BINARY, BINARY_LOSS = (Y[:, None] == np.arange(3)).astype(float), losses.BinaryCrossentropy()
 # what is compiled, the targets, the change, and the calls whose result it changes
 CHANGES = {
     "momentum": ((gpunn.Momentum(RATE), SPARSE), Y, (0, "momentum", 0.1), "fit"),
@@ -293,18 +293,8 @@ CHANGES = {
     "rho": ((gpunn.RMSprop(RATE), SPARSE), Y, (0, "rho", 0.1), "fit"),
     "schedule": ((gpunn.SGD(RATE), SPARSE), Y, (0, "schedule", schedules.Constant(0.5)), "fit"),
     "delta": ((gpunn.SGD(RATE), HUBER), VALUES, (1, "delta", 0.01), "fit evaluate train loss"),
-    "threshold": (
-        (gpunn.SGD(RATE), losses.BinaryCrossentropy(), F1),
-        BINARY,
-        (2, "threshold", 0.4),
-        "fit evaluate",
-    ),
-    "average": (
-        (gpunn.SGD(RATE), losses.BinaryCrossentropy(), F1),
-        BINARY,
-        (2, "average", "micro"),
-        "fit evaluate",
-    ),
+    "threshold": ((gpunn.SGD(RATE), BINARY_LOSS, F1), BINARY, (2, "threshold", 0.4), "fit evaluate"),
+    "average": ((gpunn.SGD(RATE), BINARY_LOSS, F1), BINARY, (2, "average", "micro"), "fit evaluate"),
     "k": ((gpunn.SGD(RATE), SPARSE, TOP), Y, (2, "k", 2), "fit evaluate"),
 }
 

@@ -1,51 +1,24 @@
-"""Sequential: building, compiling, copying, predicting, and inspecting a step."""
+"""Sequential: building, compiling, copying, freezing and predicting."""
 
 import copy
 import pickle
 
 import numpy as np
 import pytest
-from helpers import hand_worked as hand
 from helpers import internals
 from helpers.messages import naming
+from helpers.small_nets import UserSigmoid, classifier, data, small_layers
 from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 
 import gpunn
 from gpunn.backend import to_host
-
-
-def _layers(last="softmax"):
-    return [
-        gpunn.Dense(6, "relu", l2=0.01),
-        gpunn.BatchNormalization(),
-        gpunn.Dropout(0.4),
-        gpunn.Dense(3, last),
-    ]
-
-
-def _net(optimizer=None, loss="sparse_categorical_crossentropy", last="softmax", device="auto", **options):
-    net = gpunn.Sequential(_layers(last), **{"seed": 3, "input_shape": 4} | options)
-    return net.compile(optimizer or gpunn.Adam(0.01), loss, metrics=["accuracy"], device=device)
-
-
-def _data(n=20, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, 3, size=n)
-
-
-def _by_hand(dtype="float32"):
-    """The network of hand_worked, whose numbers are exact."""
-    net = gpunn.Sequential([gpunn.Dense(2, "relu"), gpunn.Dense(1)], input_shape=2, dtype=dtype)
-    net.set_weights(hand.PARAMETERS)
-    return net.compile(gpunn.SGD(hand.LR), "half_squared_error")
-
 
 # --- building --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ask", ["get_weights", "set_weights", "save", "to_tensors"])
 def test_there_are_no_weights_before_the_number_of_inputs_is_known(ask, tmp_path):
-    net = gpunn.Sequential(_layers(), seed=1)
+    net = gpunn.Sequential(small_layers(), seed=1)
     arguments = {"set_weights": [[]], "save": [tmp_path / "net.safetensors"]}.get(ask, [])
     with pytest.raises(RuntimeError, match="number of inputs"):
         getattr(net, ask)(*arguments)
@@ -55,7 +28,7 @@ def test_there_are_no_weights_before_the_number_of_inputs_is_known(ask, tmp_path
         net.get_weights()
 
 
-X, Y = _data()
+X, Y = data()
 WAYS = {
     "input_shape=(4,)": lambda layers: gpunn.Sequential(layers, input_shape=(4,), seed=5),
     "build": lambda layers: gpunn.Sequential(layers, seed=5).build(4),
@@ -77,36 +50,36 @@ def _after(layers, ask, compiled=False):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_build_draws_the_same_weights(way):
-    first = gpunn.Sequential(_layers(), input_shape=4, seed=5)
-    assert weights_of(WAYS[way](_layers())) == weights_of(first)
+    first = gpunn.Sequential(small_layers(), input_shape=4, seed=5)
+    assert weights_of(WAYS[way](small_layers())) == weights_of(first)
 
 
 @pytest.mark.parametrize("call", ["fit", "train_on_batch"])
 def test_training_builds_the_network(call):
-    early, late = _net(), _net(input_shape=None)
+    early, late = classifier(), classifier(input_shape=None)
     for net in (early, late):
         getattr(net, call)(X, Y, **({"verbose": 0} if call == "fit" else {}))
     assert weights_of(early) == weights_of(late)
 
 
 def test_a_network_is_built_once():
-    net = gpunn.Sequential(_layers(), input_shape=4)
+    net = gpunn.Sequential(small_layers(), input_shape=4)
     with assert_unchanged(net), pytest.raises(RuntimeError, match="already built, for 4 inputs"):
         net.build(5)
 
 
 def test_the_seed_determines_the_weights_and_is_stored():
-    drawn, other = gpunn.Sequential(_layers(), input_shape=4), gpunn.Sequential(_layers(), input_shape=4)
+    drawn, other = gpunn.Sequential(small_layers(), input_shape=4), gpunn.Sequential(small_layers(), input_shape=4)
     assert drawn.seed != other.seed and 0 <= drawn.seed < 2**64
     assert weights_of(drawn) != weights_of(other)
-    again = gpunn.Sequential(_layers(), input_shape=4, seed=drawn.seed)
+    again = gpunn.Sequential(small_layers(), input_shape=4, seed=drawn.seed)
     assert weights_of(again) == weights_of(drawn)
-    assert weights_of(gpunn.Sequential(_layers(), input_shape=4, seed=2**64 - 1))
+    assert weights_of(gpunn.Sequential(small_layers(), input_shape=4, seed=2**64 - 1))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_parameters_and_predictions_have_the_dtype(dtype):
-    net = _net(dtype=dtype)
+    net = classifier(dtype=dtype)
     assert net.dtype == dtype
     net.train_on_batch(X, Y)
     assert {w.dtype for w in net.get_weights()} == {np.dtype(dtype)} == {net.predict(X).dtype}
@@ -114,7 +87,7 @@ def test_parameters_and_predictions_have_the_dtype(dtype):
 
 
 def test_layers_len_index_iteration_and_repr():
-    layers = _layers()
+    layers = small_layers()
     net = gpunn.Sequential(layers, input_shape=4, seed=1)
     assert len(net) == 4
     assert net[0] is layers[0] and net[-1] is layers[3] and list(net) == net.layers == layers
@@ -126,7 +99,7 @@ def test_layers_len_index_iteration_and_repr():
     names = {name: getattr(gpunn, name) for name in ("Sequential", "Dense", "BatchNormalization", "Dropout")}
     again = eval(repr(net), names)
     assert repr(again) == repr(net) and weights_of(again) == weights_of(net)
-    assert "input_shape" not in repr(gpunn.Sequential(_layers()))
+    assert "input_shape" not in repr(gpunn.Sequential(small_layers()))
 
 
 def test_a_layer_belongs_to_one_network():
@@ -156,7 +129,7 @@ def test_a_failed_constructor_does_not_use_the_layers():
 
 
 def test_weights_are_numpy_copies_in_the_layers_order():
-    net = _net()
+    net = classifier()
     weights = net.get_weights()
     assert [w.shape for w in weights] == [(4, 6), (6,), (6,), (6,), (6, 3), (3,)]
     before = weights_of(net)
@@ -169,7 +142,7 @@ def test_weights_are_numpy_copies_in_the_layers_order():
 
 
 def test_set_weights_accepts_results_of_get_weights_and_lists():
-    net, other = _net(), _net(seed=8)
+    net, other = classifier(), classifier(seed=8)
     other.set_weights(net.get_weights())
     assert weights_of(other) == weights_of(net)
     small = gpunn.Sequential([gpunn.Dense(1)], input_shape=2)
@@ -182,7 +155,7 @@ def test_set_weights_accepts_results_of_get_weights_and_lists():
 
 
 def test_a_second_compile_keeps_the_weights_and_resets_the_optimizer():
-    net = _net()
+    net = classifier()
     net.fit(X, Y, epochs=3, verbose=0)
     weights = net.get_weights()
     assert internals.steps_taken(net) == 3 and to_host(internals.optimizer_state(net)["v"]).any()
@@ -190,7 +163,7 @@ def test_a_second_compile_keeps_the_weights_and_resets_the_optimizer():
     for a, b in zip(weights, net.get_weights(), strict=True):
         assert bits(a) == bits(b)
     # the next fit equals that of a new network with these weights
-    fresh = _net()
+    fresh = classifier()
     fresh.set_weights(weights)
     internals.running(fresh)[...] = internals.running(net)
     assert net.fit(X, Y, verbose=0).history == fresh.fit(X, Y, verbose=0).history
@@ -198,7 +171,7 @@ def test_a_second_compile_keeps_the_weights_and_resets_the_optimizer():
 
 
 def test_a_second_compile_may_change_optimizer_loss_and_metrics():
-    net = _net()
+    net = classifier()
     net.compile("sgd", gpunn.losses.CategoricalCrossentropy())
     assert isinstance(net.optimizer, gpunn.SGD) and net.loss.name == "categorical_crossentropy"
     assert set(net.evaluate(X, np.eye(3)[Y])) == {"loss"}
@@ -207,7 +180,7 @@ def test_a_second_compile_may_change_optimizer_loss_and_metrics():
 
 @pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "loss_and_gradients", "trace"])
 def test_calls_that_need_a_loss_raise_before_compile(call):
-    net = gpunn.Sequential(_layers(), input_shape=4)
+    net = gpunn.Sequential(small_layers(), input_shape=4)
     with (
         assert_unchanged(net),
         pytest.raises(RuntimeError, match=rf"{call}.*call compile\(optimizer=…, loss=…\) first"),
@@ -226,7 +199,7 @@ def test_a_fit_uses_at_most_the_given_threads(threads):
     callback.on_epoch_end = lambda epoch, logs=None: seen.extend(
         pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"
     )
-    net = _net().compile("adam", "sparse_categorical_crossentropy", threads=threads)
+    net = classifier().compile("adam", "sparse_categorical_crossentropy", threads=threads)
     net.fit(X, Y, callbacks=[callback], verbose=0)
     assert set(seen) == {1}
 
@@ -234,11 +207,11 @@ def test_a_fit_uses_at_most_the_given_threads(threads):
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
 def test_numpy_integers_are_accepted_as_sizes(kind):
     """Integers of a type that cannot represent the number of rows are accepted too."""
-    net, x, y = _net(), np.resize(X, (300, 4)), np.resize(Y, 300)
+    net, x, y = classifier(), np.resize(X, (300, 4)), np.resize(Y, 300)
     net.fit(x, y, batch_size=kind(200), epochs=kind(1), verbose=0)
     assert bits(net.predict(x, batch_size=kind(200))) == bits(net.predict(x, batch_size=200))
     assert net.evaluate(x, y, batch_size=kind(200)) == net.evaluate(x, y, batch_size=200)
-    fits = [gpunn.fit_many(_net, x, y, [{}], batch_size=of(200), epochs=of(1))[0][0] for of in (int, kind)]
+    fits = [gpunn.fit_many(classifier, x, y, [{}], batch_size=of(200), epochs=of(1))[0][0] for of in (int, kind)]
     assert weights_of(fits[0]) == weights_of(fits[1])
 
 
@@ -246,13 +219,13 @@ def test_threads_without_threadpoolctl_raises_at_compile(monkeypatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
-    net = _net()
+    net = classifier()
     with assert_unchanged(net), pytest.raises(ImportError, match=r"pip install \"gpunn\[threads\]\""):
         net.compile("adam", "sparse_categorical_crossentropy", threads=2)
 
 
 def test_moving_to_a_device():
-    net = _net()
+    net = classifier()
     assert net.to("cpu") is net and net.device == "cpu"
     before = state_of(net)
     for wrong in ("gpu", "cuda:-1", "", "cpu:1"):
@@ -286,7 +259,7 @@ COPIES = {
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_a_copy_continues_from_the_same_state_independently(copied):
-    net = _net(device="cpu")
+    net = classifier(device="cpu")
     net.fit(X, Y, batch_size=8, epochs=2, verbose=0)
     duplicate = copied(net)
     assert state_of(duplicate) == state_of(net) and repr(duplicate) == repr(net)
@@ -299,21 +272,21 @@ def test_a_copy_continues_from_the_same_state_independently(copied):
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_copies_of_networks_that_are_not_compiled_or_not_built(copied):
-    built = gpunn.Sequential(_layers(), input_shape=4, seed=2)
+    built = gpunn.Sequential(small_layers(), input_shape=4, seed=2)
     assert weights_of(copied(built)) == weights_of(built)
     with pytest.raises(RuntimeError, match="compile"):
         copied(built).evaluate(X, Y)
-    unbuilt = gpunn.Sequential(_layers(), seed=2)
+    unbuilt = gpunn.Sequential(small_layers(), seed=2)
     duplicate = copied(unbuilt)
     with pytest.raises(RuntimeError, match="the number of inputs"):
         duplicate.get_weights()
     assert weights_of(duplicate.build(4)) == weights_of(built)
-    compiled = copied(_net(input_shape=None, device="cpu"))
-    assert compiled.train_on_batch(X, Y) == _net(device="cpu").train_on_batch(X, Y)
+    compiled = copied(classifier(input_shape=None, device="cpu"))
+    assert compiled.train_on_batch(X, Y) == classifier(device="cpu").train_on_batch(X, Y)
 
 
 def test_freezing_a_copy_does_not_freeze_the_original():
-    net = _net()
+    net = classifier()
     duplicate = copy.deepcopy(net)
     duplicate[0].trainable = False
     before = net.get_weights()
@@ -327,7 +300,7 @@ def test_freezing_a_copy_does_not_freeze_the_original():
 
 
 def test_a_frozen_layer_keeps_its_weights_and_its_running_statistics():
-    net = _net(gpunn.AdamW(0.01, weight_decay=0.1))
+    net = classifier(gpunn.AdamW(0.01, weight_decay=0.1))
     net.fit(X, Y, verbose=0)
     net[1].trainable = False
     before, running = net.get_weights(), bits(internals.running(net))
@@ -341,10 +314,10 @@ def test_a_frozen_layer_keeps_its_weights_and_its_running_statistics():
 
 
 def test_a_layer_may_be_frozen_before_there_are_weights():
-    layers = _layers()
+    layers = small_layers()
     layers[0].trainable = False
     net = gpunn.Sequential(layers, seed=3).compile("sgd", "sparse_categorical_crossentropy")
-    first = gpunn.Sequential(_layers(), seed=3, input_shape=4).get_weights()
+    first = gpunn.Sequential(small_layers(), seed=3, input_shape=4).get_weights()
     net.fit(X, Y, verbose=0)
     moved = [bits(a) != bits(b) for a, b in zip(first, net.get_weights(), strict=True)]
     assert moved[:2] == [False, False] and all(moved[4:])
@@ -363,147 +336,6 @@ def test_freezing_takes_effect_in_the_next_trace():
     frozen = net.trace(X, training=True)[0].a
     np.testing.assert_allclose(free.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(frozen, X / np.sqrt(1 + 1e-5), rtol=1e-6)
-
-
-# --- calls -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_train_on_batch_returns_the_loss_before_the_step(dtype):
-    net = _by_hand(dtype)
-    loss = net.train_on_batch(hand.X, hand.Y)
-    assert type(loss) is float and loss == hand.GRADIENTS[0, 1, 2, 3][0]
-    for w, exact in zip(net.get_weights(), hand.AFTER[0, 1, 2, 3], strict=True):
-        assert bits(w) == bits(np.array(exact, dtype))
-
-
-def test_evaluate_returns_a_dict_of_floats_and_changes_nothing():
-    net = _net()
-    net.fit(X, Y, verbose=0)
-    with assert_unchanged(net, X):
-        found = net.evaluate(X, Y)
-    assert list(found) == ["loss", "accuracy"] and all(type(v) is float for v in found.values())
-    p = net.predict(X).astype(np.float64)
-    W1, W2 = net.get_weights()[0], net.get_weights()[4]
-    expected = -np.log(p[np.arange(20), Y]).mean() + 0.005 * (W1.astype(np.float64) ** 2).sum()
-    assert W2.any() and found["loss"] == pytest.approx(expected, rel=1e-5)
-    assert found["accuracy"] == pytest.approx((net.predict_classes(X) == Y).mean(), abs=1e-6)
-    w = np.arange(20.0)
-    weighted = net.evaluate(X, Y, sample_weight=w)
-    picked = -np.log(p[np.arange(20), Y])
-    assert weighted["loss"] == pytest.approx(
-        (w * picked).sum() / w.sum() + 0.005 * (W1.astype(np.float64) ** 2).sum(), rel=1e-5
-    )
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 20, 1000])
-def test_evaluate_does_not_depend_on_the_batch_size(batch_size):
-    net = _net(dtype="float64")
-    w = np.arange(20.0)
-    whole = net.evaluate(X, Y, sample_weight=w, batch_size=20)
-    parts = net.evaluate(X, Y, sample_weight=w, batch_size=batch_size)
-    assert parts == pytest.approx(whole, rel=1e-12)
-
-
-def test_loss_and_gradients_repeats_its_bits_and_changes_nothing():
-    net = _net()
-    net.fit(X, Y, verbose=0)
-    with assert_unchanged(net, X):
-        loss, gradients = net.loss_and_gradients(X, Y)
-        again, same = net.loss_and_gradients(X, Y)
-    assert type(loss) is float and loss == again
-    assert [bits(g) for g in gradients] == [bits(g) for g in same]
-    assert [g.shape for g in gradients] == [w.shape for w in net.get_weights()]
-    for g in same:
-        g[...] = 0
-    assert [bits(g) for g in net.loss_and_gradients(X, Y)[1]] == [bits(g) for g in gradients]
-
-
-def test_loss_and_gradients_are_those_of_the_next_step():
-    """θ changes by −η times these gradients, with dropout masks, batch statistics and penalties."""
-    net = _net(gpunn.SGD(0.5), dtype="float64", device="cpu")
-    net.fit(X, Y, batch_size=10, verbose=0)
-    loss, gradients = net.loss_and_gradients(X, Y)
-    before = net.get_weights()
-    assert net.train_on_batch(X, Y) == loss
-    for g, a, b in zip(gradients, before, net.get_weights(), strict=True):
-        np.testing.assert_array_equal(b, a - 0.5 * g)
-
-
-def test_dropout_masks_change_with_each_step():
-    frozen = [gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(frozen, input_shape=4, seed=1)
-    net.compile(gpunn.SGD(1e-30), "sparse_categorical_crossentropy")
-    losses = []
-    for _ in range(4):
-        losses.append(net.loss_and_gradients(X, Y)[0])
-        assert losses[-1] == net.loss_and_gradients(X, Y)[0]
-        assert net.train_on_batch(X, Y) == losses[-1]
-    assert len(set(losses)) == 4
-    assert {net.loss_and_gradients(X, Y, training=False)[0] for _ in range(2)} == {net.evaluate(X, Y)["loss"]}
-    assert net.loss_and_gradients(X, Y, False)[0] == net.evaluate(X, Y)["loss"]
-
-
-def test_loss_and_gradients_include_penalties():
-    net = gpunn.Sequential([gpunn.Dense(1, l2=0.5, l1=0.25)], input_shape=2)
-    net.set_weights([[[2.0], [-4.0]], [1.0]])
-    net.compile("sgd", "half_squared_error")
-    # a = 2·1 − 4·1 + 1 = −1, e = −1 − 1 = −2: ½·4 = 2; ½·½·(4 + 16) = 5; ¼·(2 + 4) = 1½
-    loss, (dW, db) = net.loss_and_gradients([[1.0, 1.0]], [[1.0]])
-    assert loss == 8.5 == net.evaluate([[1.0, 1.0]], [[1.0]])["loss"]
-    # e·x + λW + λ₁ sign W
-    np.testing.assert_array_equal(dW, [[-2 + 1 + 0.25], [-2 - 2 - 0.25]])
-    np.testing.assert_array_equal(db, [-2])
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_trace_gives_the_hand_worked_quantities(dtype):
-    net = _by_hand(dtype)
-    with assert_unchanged(net, hand.X):
-        first, second = net.trace(hand.X, hand.Y)
-    _, dW1, db1, dW2, db2 = hand.GRADIENTS[0, 1, 2, 3]
-    expected = {
-        "z": (hand.Z1, hand.Z2),
-        "a": (hand.A1, hand.Z2),
-        "delta": (np.array(hand.DELTA1) / 4, np.array(hand.DELTA2) / 4),
-        "dW": (dW1, dW2),
-        "db": (db1, db2),
-    }
-    for name, (one, two) in expected.items():
-        for record, exact in ((first, one), (second, two)):
-            found = getattr(record, name)
-            assert found.dtype == dtype
-            np.testing.assert_array_equal(found, exact, err_msg=name)
-    assert first.layer == "Dense(2, activation='relu')" and set(first.gradients) == {"W", "b"}
-    first.z[...] = first.a[...] = first.delta[...] = first.dW[...] = 99
-    assert bits(net.trace(hand.X, hand.Y)[0].z) == bits(np.array(hand.Z1, dtype))
-
-
-def test_trace_without_y_is_the_forward_pass_of_any_network():
-    net = gpunn.Sequential(_layers(), seed=3)
-    records = net.trace(X)
-    assert len(records) == 4
-    assert all(r.delta is r.dW is r.db is None and r.gradients == {} for r in records)
-    assert bits(records[-1].a) == bits(net.predict(X))
-    assert (records[0].z < 0).any() and bits(records[0].a) == bits(np.maximum(records[0].z, 0))
-    # the softmax is not fused with the loss
-    e = np.exp(records[3].z.astype(np.float64))
-    np.testing.assert_allclose(records[3].a, e / e.sum(axis=1, keepdims=True), rtol=1e-5)
-    assert bits(records[2].a) == bits(records[1].a), "dropout passes through"
-
-
-def test_trace_in_training_uses_the_masks_of_the_step():
-    net = gpunn.Sequential([gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")], input_shape=4, seed=1)
-    net.compile("sgd", "sparse_categorical_crossentropy")
-    dropped = net.trace(X, Y, training=True)[0].a
-    assert set(np.unique(dropped == 0)) == {False, True}
-    np.testing.assert_array_equal(dropped[dropped != 0], 2 * X[dropped != 0])
-    assert bits(net.trace(X, training=True)[0].a) == bits(dropped)
-    assert bits(net.trace(X, Y)[0].a) == bits(X)
-    net.train_on_batch(X, Y)
-    assert bits(net.trace(X, Y, training=True)[0].a) != bits(dropped)
-    _, gradients = net.loss_and_gradients(X, Y)
-    np.testing.assert_allclose(net.trace(X, Y, training=True)[1].dW, gradients[0], rtol=1e-5, atol=1e-7)
 
 
 # --- prediction ------------------------------------------------------------------------------------------------------
@@ -528,7 +360,7 @@ def test_predict_returns_the_output_of_the_last_layer():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
 def test_predict_in_batches(batch_size):
-    net = _net(dtype="float64")
+    net = classifier(dtype="float64")
     np.testing.assert_allclose(net.predict(X, batch_size=batch_size), net.predict(X), rtol=1e-13)
     np.testing.assert_allclose(net.predict(X, batch_size), net.predict_proba(X, batch_size), rtol=1e-13)
     np.testing.assert_array_equal(net.predict_classes(X, batch_size), net.predict_classes(X))
@@ -536,7 +368,7 @@ def test_predict_in_batches(batch_size):
 
 
 def test_predictions_share_no_memory():
-    net = _net()
+    net = classifier()
     first = net.predict(X)
     expected = first.copy()
     second = net.predict(X)
@@ -548,16 +380,6 @@ def test_predictions_share_no_memory():
     given = X.copy()
     passing.predict(given)[...] = 9
     assert bits(given) == bits(X)
-
-
-class UserSigmoid(gpunn.activations.Activation):
-    """A user-defined activation, which is never fused with a loss."""
-
-    def f(self, z):
-        return 1 / (1 + np.exp(-z))
-
-    def derivative(self, z, a):
-        return a * (1 - a)
 
 
 def _ce(name, **options):
@@ -612,41 +434,3 @@ def test_networks_without_probabilities_raise(activation, loss, ask):
         net.compile("sgd", loss)
     with pytest.raises(ValueError, match=naming("probabilities", "softmax", "sigmoid")):
         getattr(net, ask)(X)
-
-
-# --- summary ---------------------------------------------------------------------------------------------------------
-
-
-def test_summary_shows_parameters_and_bytes():
-    net = _net()
-    text = net.summary()
-    assert "Dense(6, activation='relu', l2=0.01)" in text and "Dropout(0.4)" in text
-    total = 4 * 6 + 6 + 6 + 6 + 6 * 3 + 3
-    assert f"parameters {total} ({total} trained), float32" in text
-    assert f"device {net.device}: " in text
-    assert "nothing leaves the fast path" in text
-    assert repr(text) == str(text)
-
-    def plan_bytes(batch_size):
-        (line,) = [s for s in net.summary(batch_size).splitlines() if "training plan" in s]
-        assert f"for {batch_size} rows" in line
-        number, unit = line.split()[-2:]
-        return float(number) * {"bytes": 1, "KiB": 1024, "MiB": 1024**2}[unit]
-
-    assert plan_bytes(64) > 1.5 * plan_bytes(32) > plan_bytes(16)
-    with assert_unchanged(net, X):
-        net.summary()
-    net[0].trainable = False
-    assert f"({total - 30} trained)" in net.summary() and "frozen" in net.summary()
-    assert "not built" in gpunn.Sequential(_layers()).summary()
-
-
-def test_summary_gives_the_reasons_for_leaving_the_fast_path():
-    def user_loss(y, a):
-        return ((a - y) ** 2).sum(axis=1) / 2, a - y
-
-    net = gpunn.Sequential([gpunn.Dense(2, UserSigmoid())], input_shape=4).compile("sgd", user_loss)
-    text = net.summary()
-    assert "leaves the fast path: loss user_loss is a Python function" in text
-    assert "leaves the fast path: activation UserSigmoid is a Python function" in text
-    assert "nothing leaves the fast path" not in text
