@@ -115,7 +115,7 @@ class CompiledState(FlatParameters):
         resolved = loss.for_activation(self._last_activation(loss))
         names = [metric.name for metric in metrics]
         if len(set(names)) != len(names) or "loss" in names:
-            raise ValueError(f"metrics must have different names other than 'loss', got {names}")
+            raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
         copies = [copy.copy(metric) for metric in metrics]
         for metric in copies:
             metric.resolve(resolved, self.output_width())
