@@ -11,7 +11,7 @@ from helpers.oracles import oracle
 import gpunn
 from gpunn import backend
 from gpunn.backend.cuda.graph import CaptureWarning
-from gpunn.kernels._compiler import host
+from gpunn.kernels._compiler import cpu_cache
 from gpunn.training import DivergenceError, fit
 
 RNG = np.random.default_rng(8)
@@ -249,8 +249,8 @@ def test_networks_that_cannot_be_captured_are_trained_sequentially(fake_cupy, mo
 
 
 def _require_compiled_kernels():
-    if host.status().implementation != "compiled":
-        pytest.skip(f"kernels are not compiled here: {host.status().reason}")
+    if cpu_cache.status().implementation != "compiled":
+        pytest.skip(f"kernels are not compiled here: {cpu_cache.status().reason}")
 
 
 @pytest.fixture

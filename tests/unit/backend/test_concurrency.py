@@ -9,7 +9,7 @@ import pytest
 from gpunn import backend
 from gpunn.backend import concurrency, epoch_runner
 from gpunn.kernels import get
-from gpunn.kernels._compiler import host
+from gpunn.kernels._compiler import cpu_cache
 from gpunn.kernels.state import SIZE, Slot
 
 
@@ -86,8 +86,8 @@ def test_an_interrupt_stops_all_coroutines(way):
 def test_sections_of_epochs_run_in_order_with_and_without_interruptions(seconds, compiled, monkeypatch):
     """Each step reads its learning rate from the list, and the end of an epoch stores the sums."""
     if compiled:
-        if host.status().implementation != "compiled":
-            pytest.skip(f"kernels are not compiled here: {host.status().reason}")
+        if cpu_cache.status().implementation != "compiled":
+            pytest.skip(f"kernels are not compiled here: {cpu_cache.status().reason}")
     else:
         monkeypatch.setenv("GPUNN_COMPILE", "0")
     state, record, sums = np.zeros(SIZE), np.zeros((3, 3)), np.zeros(1)
