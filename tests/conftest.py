@@ -1,4 +1,4 @@
-"""What every test gets: the CPU unless GPU tests run, a cache of its own, and a header that says which."""
+"""Options of every test run: the CPU unless GPU tests run, a separate kernel cache, and a header that reports both."""
 
 import os
 import shutil
