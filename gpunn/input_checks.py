@@ -18,7 +18,7 @@ from .validation import half_open_unit_interval, nonnegative
 BLOCK, DEVICE_BLOCK = 1 << 16, 1 << 24
 # beyond these, weight · loss or the ratio of two class weights can leave the range of float64
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
-# the protocols that are preferred to `__dlpack__`
+# objects with one of these are not read through `__dlpack__`
 PREFERRED_PROTOCOLS = ("to_numpy", "__array__", "__cuda_array_interface__", "__dataframe__")
 CONVERSION_ERRORS = (TypeError, ValueError, BufferError, RuntimeError)
 # dates by NumPy's kinds, and as objects; pandas's Timestamp and Timedelta inherit from the classes

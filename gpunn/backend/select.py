@@ -125,7 +125,7 @@ def local_device(backend: Backend, group: ProcessGroup) -> Backend:
 
 
 def _is_expected(fault: Fault) -> bool:
-    """True if a user without CuPy expects the CPU: nothing is installed, or an empty folder named cupy."""
+    """True if CuPy is not installed, so that users expect the CPU. An uninstalled CuPy may leave an empty folder."""
     return fault.kind == "absent" or (fault.kind == "empty" and not installed_cupy())
 
 
@@ -146,7 +146,7 @@ def _cpu(reason: str) -> Backend:
 
 
 def _cuda(index: int, why: str) -> Backend | Fault:
-    """The backend of one GPU, probed at first use. A fault is not stored, because it may be temporary."""
+    """The backend of one GPU, probed at first use. A fault may be temporary, so only `_auto` stores it."""
     key = f"cuda:{index}"
     if _is_forked():
         return forked()

@@ -15,7 +15,7 @@ from .arrays import host_numbers
 from .sklearn_private import check_sample_weight
 from .weights import MLPWeights
 
-Rows = tuple[Any, Any, Any]  # X, y, sample_weight
+DataRows = tuple[Any, Any, Any]  # X, y, sample_weight
 
 
 class MLPFitData(MLPWeights):
@@ -29,7 +29,7 @@ class MLPFitData(MLPWeights):
         """Copy y to the host, as `host_numbers` does."""
         return host_numbers(y, "y")
 
-    def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> Rows:
+    def _targets(self, model: Sequential, X: Any, y: Any, w: Any) -> DataRows:
         """X, y and weights in the network's types; y as class indices if the loss takes those."""
         return inputs.validate(model._net, X, y.argmax(axis=1) if model.loss.targets == "class_index" else y, w)
 
@@ -63,7 +63,7 @@ class MLPFitData(MLPWeights):
                 f"y has {given} outputs, but the fitted weights are of {n_outputs}: fit again with warm_start=False"
             )
 
-    def _split(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, Rows | None]:
+    def _split(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, DataRows | None]:
         """Return the indices of the training rows, and the rows for early stopping or None.
 
         The split is drawn as in scikit-learn, but of indices, so that X is not copied.
@@ -92,7 +92,7 @@ class MLPFitData(MLPWeights):
         weights = None if sample_weight is None else sample_weight[validation]
         return training, (X[validation], self._labels_of(y[validation]), weights)
 
-    def _validation(self, model: Sequential) -> Rows | None:
+    def _validation(self, model: Sequential) -> DataRows | None:
         """Return `validation_data` in the network's types, or None. Raise ValueError or TypeError if it is invalid."""
         given = self._validation_data
         if given is None:

@@ -15,7 +15,7 @@ from ..training import fused_epochs, host_dataset
 from ..training import resume as run_file
 from ..training.callbacks import ProgressBar
 from ..training.loop import DivergenceError
-from .fit_data import MLPFitData, Rows
+from .fit_data import DataRows, MLPFitData
 from .saving import sklearn_name
 from .stopping import SklearnStopping, generator_from
 from .weights import step_count
@@ -128,7 +128,13 @@ class MLPStochasticFit(MLPFitData):
         return min(int(self.batch_size), n_rows)
 
     def _train(
-        self, stopping: SklearnStopping, training: Rows, validation: Rows | None, *, batch_size: int, incremental: bool
+        self,
+        stopping: SklearnStopping,
+        training: DataRows,
+        validation: DataRows | None,
+        *,
+        batch_size: int,
+        incremental: bool,
     ) -> None:
         """Run the epochs: in compiled code if nothing needs Python after each of them, else in the training loop."""
         model = self.net_
@@ -188,7 +194,7 @@ class MLPStochasticFit(MLPFitData):
         elif getattr(self, "best_loss_", None) is None:
             self.best_loss_, self.validation_scores_, self.best_validation_score_ = np.inf, None, None
 
-    def _restore_best_weights(self, early_stopping_data: Rows | None) -> None:
+    def _restore_best_weights(self, early_stopping_data: DataRows | None) -> None:
         if early_stopping_data is not None:
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
             self._import_weights()

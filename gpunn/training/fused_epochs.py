@@ -1,6 +1,7 @@
-"""Training without per-step callbacks: the device runs whole epochs without returning to Python, then callbacks run.
+"""Whole epochs in compiled code, for `fit_many`, ensembles and the stochastic fits of the estimators.
 
-A fit is a coroutine that yields epoch runners, so that several fits can run concurrently.
+Callbacks run after the epochs. `Sequential.fit` uses `loop` instead. A fit is a coroutine that yields epoch runners, so
+that several fits can run concurrently.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class RepeatedStep:
 OVERFLOW = 3
 CAUSES = {
     1: "the loss is not finite",
-    2: "a gradient is not finite",
+    2: "a gradient or a parameter is not finite",
     OVERFLOW: "an update would overflow",
 }
 

@@ -28,7 +28,7 @@ class TrainerState:
     first_epoch      epochs that the network had been trained for when the fit began
     epochs_done      epochs that the fit has completed
     arrays           parameters and running statistics, by name
-    moments          optimizer slots, by name
+    slots            optimizer slots, by name
     state            the state array
     learning_rate_override  learning rate that replaces the schedule, or None
     layer_overrides  layer attributes that were changed since the fit began

@@ -1,8 +1,9 @@
-"""Matrix products on a CPU in compiled code: by the BLAS that NumPy loaded, or by own code for small matrices.
+"""Matrix products on a CPU: the BLAS that NumPy loaded, or compiled code of gpunn for small matrices.
 
 BLAS is found by the name of its exported function and verified before use. A call costs 50 to 200 ns, whatever its
-size. On processors with 256-bit vectors, BLAS is faster than the small product from about 10⁵ multiplications. With
-512-bit vectors, BLAS has kernels for small matrices and is faster from about 2000 multiplications.
+size, so below about 2000 multiplications the small product is always faster. On processors with 256-bit vectors it is
+also faster for any number of rows if b is small and fills vectors (`uses_small_gemm`). With 512-bit vectors BLAS has
+kernels for small matrices.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ THREAD_SYMBOLS = (
     "openblas_{}_num_threads",
 )
 
-SMALL_GEMM_FLOPS = 2000  # multiplications up to which the call of BLAS costs more than the product
+SMALL_GEMM_MULTIPLICATIONS = 2000  # multiplications up to which the call of BLAS costs more than the product
 # Elements of B up to which the small product is not slower than BLAS, by the width of a vector in bytes. MAX_CACHED_B
 # needs a B whose columns fill vectors and that is read along its rows. MAX_CACHED_B_FUSED is for an epilogue that saves
 # a pass over a wide result.
@@ -175,10 +176,10 @@ def bind_affine(
 def uses_small_gemm(a: np.ndarray, b: np.ndarray, *, saves_a_pass: bool = False) -> bool:
     """True if a b is computed by the small product, not by BLAS. `saves_a_pass`: its epilogue replaces a kernel."""
     k, m = b.shape
-    if a.size * m > SMALL_GEMM_FLOPS and b.size > max(MAX_CACHED_B_FUSED.values()):
+    if a.size * m > SMALL_GEMM_MULTIPLICATIONS and b.size > max(MAX_CACHED_B_FUSED.values()):
         return False
     library = native.gemm_library(b.dtype.name)
-    if library is None or a.size * m <= SMALL_GEMM_FLOPS:
+    if library is None or a.size * m <= SMALL_GEMM_MULTIPLICATIONS:
         return library is not None
     vector_bytes = int(library.vector_bytes())
     columns = 2 * vector_bytes // b.itemsize  # of one tile
