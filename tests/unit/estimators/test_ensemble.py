@@ -157,7 +157,7 @@ def test_file_with_mismatched_members_is_refused(tmp_path):
     mixed |= {n: a for n, a in other.items() if n.startswith("nets.2/")}
     content = {**metadata["ensemble"], "nets": [*nets[:2], more["ensemble"]["nets"][2]]}
     refused(mixed, content, "different shapes or classes")
-    refused(mixed, metadata["ensemble"], "should be")
+    refused(mixed, metadata["ensemble"], "must be")
     nested = {"kind": "estimator", "class": "MLPRegressor", "ensemble": metadata["ensemble"]}
     inside = {f"nets.0/{name}": a for name, a in tensors.items()}
     refused(inside, {**metadata["ensemble"], "nets": [nested]}, "ensemble of ensembles")
