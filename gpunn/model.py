@@ -325,7 +325,7 @@ class Sequential:
         device : str
             "auto", "cpu", "cuda" or "cuda:N".
         precision : {None, "tf32", "bf16"}
-            Precision of the matrix products of a float32 network on a GPU. "tf32" rounds operands to 11 bits, "bf16"
+            Precision of the matrix products of a float32 network on a GPU. "tf32" reduces operands to 11 bits, "bf16"
             to 8 bits. With "bf16" the batch, z, a and δ between dense layers whose widths are multiples of 8 are also
             stored in bfloat16. Sums, parameters, gradients and the optimizer's state stay float32.
         threads : int, optional

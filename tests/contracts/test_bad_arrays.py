@@ -258,7 +258,7 @@ BAD_Y = {
         r"y holds values outside \[0, 1\]; binary_cross",
     ),
     "less than no": (BINARY, with_value(VALUES * 0, 5, -0.5), ValueError, r"y holds values outside \[0, 1\]"),
-    "two classes at once": (
+    "two classes in a row": (
         ONE_HOT,
         np.ones((ROWS, 3)),
         ValueError,

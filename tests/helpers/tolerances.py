@@ -1,12 +1,12 @@
-"""Every tolerance of the tests, and why it is what it is. u is the unit roundoff, half the spacing of numbers at 1."""
+"""Every tolerance of the tests, with its reason. u is the unit roundoff, half the spacing of numbers at 1."""
 
 import numpy as np
 
-# what a GPU may add to a kernel's `ulp`: its exp, tanh and log1p err by up to 2 ulp where the host's err by 1, and each
-# multiply-add that is fused skips a rounding that NumPy makes
+# a GPU's addition to a kernel's `ulp`: its exp, tanh and log1p have errors up to 2 ulp, the host's up to 1, and each fused
+# multiply-add omits a rounding
 DEVICE_ULP = 6
-# of the largest entry of a float64 array after a few steps: BLAS kernels and math libraries differ by roundings, which
-# amount to about 1e-15 after those steps
+# relative to the largest entry of a float64 array after a few steps. Different BLAS kernels and math libraries reach about
+# 1e-15 there
 GOLDEN = 1e-11
 
 
@@ -20,7 +20,7 @@ def sums(dtype, terms, scale):
 
 
 def ulps(dtype, count, scale):
-    """`count` units in the last place of `scale`, the largest term in play; never less than `count` subnormals."""
+    """`count` units in the last place of `scale`, the largest term; at least `count` subnormals."""
     limits = np.finfo(dtype)
     return count * np.maximum(np.abs(scale) * limits.eps, float(limits.smallest_subnormal))
 
@@ -31,7 +31,7 @@ def flushed(dtype, scale):
 
 
 def assert_within(got, wanted, atol, what=""):
-    """|got − wanted| ≤ atol where both are finite; NaN meets NaN, and an infinity the same infinity."""
+    """|got − wanted| ≤ atol where both are finite; NaN equals NaN, and an infinity the same infinity."""
     got, wanted = np.asarray(got), np.asarray(wanted)
     assert got.dtype == wanted.dtype and got.shape == wanted.shape, f"{what}: {got.dtype}{got.shape}"
     if got.dtype.kind != "f":
@@ -53,10 +53,11 @@ def assert_within(got, wanted, atol, what=""):
 
 
 def rounded_operands(terms, scale, roundoff):
-    """Two sums of K products whose operands, a float32 roundoff apart, are rounded once more: to bfloat16, say.
+    """Bound the difference of two sums of K products whose operands differ by a float32 roundoff before they are rounded
+    again, for example to bfloat16.
 
-    Rounding sends nearly all such pairs to the same number, and a pair that straddles a midpoint, about one in 2¹⁶ of
-    them, to neighbours 2·roundoff apart. So: the sums as float32 adds them, and one such pair beside it, `scale` being
+    Rounding maps nearly all such pairs to the same number. About one pair in 2¹⁶ has a midpoint between its members and
+    is mapped to adjacent numbers, 2·roundoff apart. The bound allows the sums in float32 plus one such pair; `scale` is
     the largest product.
     """
     return sums(np.float32, terms, scale) + 2 * roundoff * scale
