@@ -2,11 +2,11 @@
 
 import numpy as np
 
-# a GPU's addition to a kernel's `ulp`: its exp, tanh and log1p have errors up to 2 ulp, the host's up to 1, and each fused
-# multiply-add omits a rounding
+# a GPU's addition to a kernel's `ulp`: its exp, tanh and log1p have errors up to 2 ulp, the host's up to 1, and each
+# fused multiply-add omits a rounding
 DEVICE_ULP = 6
-# relative to the largest entry of a float64 array after a few steps. Different BLAS kernels and math libraries reach about
-# 1e-15 there
+# relative to the largest entry of a float64 array after a few steps. Different BLAS kernels and math libraries reach
+# about 1e-15 there
 GOLDEN = 1e-11
 
 
@@ -53,9 +53,9 @@ def assert_within(got, wanted, atol, what=""):
 
 
 def rounded_operands(terms, scale, roundoff):
-    """Bound the difference of two sums of K products whose operands differ by a float32 roundoff before they are rounded
-    again, for example to bfloat16.
+    """Bound the difference of two sums of K products with operands rounded from float32, for example to bfloat16.
 
+    Before that rounding the operands of the two sums differ by a float32 roundoff.
     Rounding maps nearly all such pairs to the same number. About one pair in 2¹⁶ has a midpoint between its members and
     is mapped to adjacent numbers, 2·roundoff apart. The bound allows the sums in float32 plus one such pair; `scale` is
     the largest product.
