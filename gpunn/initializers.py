@@ -305,7 +305,7 @@ def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) ->
         return REGISTRY.from_config(config)
 
     def unknown(shape: tuple[int, ...], generator: np.random.Generator) -> Any:
-        return REGISTRY.find(name)
+        raise ValueError(f"initializer {name!r} is not built in: pass custom={{{name!r}: the function}} to load")
 
     unknown.__name__ = name
     return FunctionInitializer(unknown)

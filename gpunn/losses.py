@@ -383,7 +383,7 @@ def to_config(loss: Loss) -> dict[str, Any]:
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Loss:
     """Make the loss that `to_config` described. `custom` maps the names of user losses to functions or classes."""
     name = config["name"]
-    if config.get("own") and name not in (custom or {}):
+    if config.get("own") and not (custom or {}).get(name):
         raise ValueError(f"loss {name!r} is not built in: pass custom={{{name!r}: the function}}")
     found = REGISTRY.find(name, custom)
     if isinstance(found, type) and issubclass(found, Loss):

@@ -78,8 +78,11 @@ class Registry(Generic[T]):
         return found
 
     def from_config(self, config: dict[str, Any], custom: dict[str, Any] | None = None, *, key: str = "name") -> T:
-        """Make the object that a configuration describes: `config[key]` names its class, the rest are arguments."""
-        found = self.find(config.get(key), custom)
+        """Make the object that a configuration describes: `config[key]` names its class, the rest are arguments.
+
+        `custom` may contain an object instead of a class.
+        """
+        found = self.find(config[key], custom)
         if isinstance(found, self.base):
             return found
         made: T = found(**{k: v for k, v in config.items() if k != key})

@@ -302,9 +302,12 @@ def get(schedule: Schedule | float) -> Schedule:
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Schedule:
     """Make the schedule that `get_config` described. `custom` maps the names of user schedules to their classes."""
-    if isinstance(config.get("schedule"), dict):
-        config = config | {"schedule": from_config(config["schedule"], custom)}
-    return REGISTRY.from_config(config, custom)
+    found = REGISTRY.find(config.get("name"), custom)
+    arguments = {k: v for k, v in config.items() if k != "name"}
+    if isinstance(arguments.get("schedule"), dict):
+        arguments["schedule"] = from_config(arguments["schedule"], custom)
+    made: Schedule = found(**arguments)
+    return made
 
 
 __all__ = [

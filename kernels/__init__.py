@@ -42,6 +42,7 @@ from ._compiler.registry import (
     get,
     reduction,
 )
+from ._compiler.update_rule import UpdateRule, update_rule
 
 for _found in pkgutil.iter_modules(__path__):
     if not _found.name.startswith("_"):
@@ -56,6 +57,7 @@ __all__ = [
     "Guard",
     "Kernel",
     "Launch",
+    "UpdateRule",
     "activation",
     "activation_kernels",
     "all_kernels",
@@ -64,5 +66,6 @@ __all__ = [
     "elementwise",
     "get",
     "reduction",
+    "update_rule",
     "widened",
 ]

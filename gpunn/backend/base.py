@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -77,6 +77,7 @@ class Backend:
     device: str
     xp: Any
     reason: str
+    unpickle: ClassVar[Callable[[str], Backend]]  # `select.get`, set there because this module cannot import it
 
     # --- arrays ---
 
@@ -253,6 +254,10 @@ class Backend:
         run_round_robin(coroutines, seconds, poll_interrupt)
 
     # --- identity ---
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by name: a process has one backend per device."""
+        return type(self).unpickle, (self.device,)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Backend) and other.device == self.device

@@ -17,7 +17,7 @@ from .cuda.errors import conflicting_wheels, cupy_missing, diagnose, import_fail
 from .cuda.installation import format_version, installed_cupy, system_driver
 from .cuda.matmul import MIN_COMPUTE_CAPABILITY
 from .cuda.probe import describe, load_cupy, probe
-from .errors import DeviceError, Fault, brief
+from .errors import DeviceError, Fault
 from .select import choose
 
 WIDTH = 80
@@ -89,7 +89,7 @@ class _Checks:
         try:
             result = check()
         except Exception as error:
-            result = Check(name, False, brief(error)) if cupy is None else diagnose(error, cupy)
+            result = Check(name, False, _first_line(error)) if cupy is None else diagnose(error, cupy)
         if isinstance(result, Fault):
             self.faults.append(result)
             result = Check(name, False, result.verdict)
@@ -134,6 +134,10 @@ def doctor() -> Report:
         device = selected.detail.split(": ")[0].replace("cpu", "the CPU")
         verdict += f"; gpunn uses {device}"
     return Report((*cpu.checks, *gpu.checks), verdict, remedy, all(fault.kind == "absent" for fault in faults))
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 # --- the GPU ---
@@ -263,5 +267,5 @@ def _cache_folder() -> str | Fault:
         with tempfile.TemporaryFile(dir=folder):
             return str(folder)
     except OSError as error:
-        what = f"the cache folder {folder} cannot be written ({brief(error)})"
+        what = f"the cache folder {folder} cannot be written ({_first_line(error)})"
         return Fault("cache", what, "set GPUNN_CACHE to a folder that you may write")

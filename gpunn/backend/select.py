@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copyreg
 import os
 import re
 import threading
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
 
 from .base import Backend, ProcessGroup
 from .cpu.backend import CPUBackend
@@ -161,10 +159,4 @@ def _cuda(index: int, why: str) -> Backend | Fault:
     return _registry.backends[key]
 
 
-def _reduce(backend: Backend) -> tuple[Any, ...]:
-    return get, (backend.device,)
-
-
-# pickled by name: a process has one backend per device
-copyreg.pickle(CPUBackend, _reduce)
-copyreg.pickle(CUDABackend, _reduce)
+Backend.unpickle = get

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import schedules
+from ..kernels import UpdateRule
 from ..kernels import get as kernel
-from ..kernels._compiler.update_rule import UpdateRule
 from ..kernels.state import Slot
 from ..recording import Array, Recorder
 from ..registry import Registry
@@ -18,7 +18,7 @@ class Optimizer:
 
     An object has hyperparameters only. The network stores the state, so that one object may serve many networks.
 
-    A subclass sets `rule`, a kernel that `gpunn.kernels._compiler.update_rule` declares, and `slots`. It overrides
+    A subclass sets `rule`, a kernel that `gpunn.kernels.update_rule` declares, and `slots`. It overrides
     `hyperparameters` if the kernel has constants. A subclass of a built-in optimizer can change its hyperparameters.
 
     Parameters
@@ -169,6 +169,9 @@ def to_config(optimizer: Optimizer) -> dict[str, Any]:
 
 def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) -> Optimizer:
     """Make the optimizer that `to_config` described. `custom` maps the names of user rules and schedules to classes."""
-    if isinstance(config.get("learning_rate"), dict):
-        config = config | {"learning_rate": schedules.from_config(config["learning_rate"], custom)}
-    return REGISTRY.from_config(config, custom)
+    found = REGISTRY.find(config["name"], custom)
+    arguments = {k: v for k, v in config.items() if k != "name"}
+    if isinstance(arguments.get("learning_rate"), dict):
+        arguments["learning_rate"] = schedules.from_config(arguments["learning_rate"], custom)
+    made: Optimizer = found(**arguments)
+    return made

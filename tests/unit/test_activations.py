@@ -92,3 +92,8 @@ def test_nan_passes_through_relu_on_every_path():
     np.testing.assert_array_equal(get("bias_relu")(nan, np.zeros(3)), [[np.nan, 0, 2]])
     np.testing.assert_array_equal(get("relu_backward")(nan, np.ones((1, 3))), [[np.nan, 0, 1]])
     assert relu.derivative(np.zeros((1, 1)), np.zeros((1, 1))) == 0
+
+
+def test_a_configuration_must_have_a_name():
+    with pytest.raises(KeyError, match="'name'"):
+        activations.from_config({})

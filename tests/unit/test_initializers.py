@@ -170,6 +170,21 @@ def test_a_custom_function():
     np.testing.assert_array_equal(_draw(initializers.from_config(config, {"ramp": ramp}), (1, 2)), [[0, 1]])
     with pytest.raises(ValueError, match=naming("'ramp'", "not built in")):
         _draw(initializers.from_config(config), (1, 2))
+
+
+def test_a_custom_class_defined_after_loading_is_not_drawn_from(monkeypatch):
+    monkeypatch.setattr(initializers.REGISTRY, "classes", dict(initializers.REGISTRY.classes))
+    loaded = initializers.from_config({"name": "late"})
+
+    class Late(initializers.Initializer):
+        names = ("late",)
+
+        def __call__(self, shape, generator):
+            return np.ones(shape)
+
+    assert initializers.REGISTRY.find("late") is Late
+    with pytest.raises(ValueError, match=naming("initializer", "'late'", "custom={'late'")):
+        _draw(loaded, (1, 2))
     for wrong in (lambda shape, generator: np.zeros(3), lambda shape, generator: np.full(shape, np.nan)):
         with pytest.raises(ValueError, match=naming("(2, 3)")):
             _draw(wrong, (2, 3))

@@ -279,6 +279,12 @@ def test_both_names_of_an_activation_are_equivalent(one, other):
         assert net.loss.name == "binary_crossentropy" and internals.merges_activation(net)
 
 
+@pytest.mark.parametrize("custom", [None, {}, {"huber": None}])
+def test_a_function_named_like_a_built_in_loss_must_be_supplied(custom):
+    with pytest.raises(ValueError, match=naming("loss", "'huber'", "custom={'huber'")):
+        losses.from_config({"name": "huber", "own": True}, custom)
+
+
 # --- custom functions ------------------------------------------------------------------------------------------------
 
 

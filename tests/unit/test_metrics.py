@@ -378,3 +378,8 @@ def test_the_r2_of_an_epoch_is_computed_over_its_rows(rng, X):
         if w[batch].any():
             walker.train_on_batch(X[batch], y[batch], sample_weight=w[batch])
     assert history["r2"][0] == pytest.approx(scores.r2_score(y, a, sample_weight=w), rel=1e-12)
+
+
+def test_a_configuration_must_have_a_name():
+    with pytest.raises(KeyError, match="'metric'"):
+        metrics.from_config({})

@@ -210,3 +210,8 @@ def test_invalid_arguments_are_rejected(make, message):
 def test_counts_that_are_not_integers_are_rejected(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def test_custom_must_contain_a_class():
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        schedules.from_config({"name": "mine", "learning_rate": 0.1}, {"mine": Constant(0.5)})

@@ -338,3 +338,14 @@ def test_doctor_reports_how_steps_run(monkeypatch):
     assert (steps().ok, steps().detail[:31]) == (None, "return to Python for each produ")
     monkeypatch.setattr(diagnosis.native, "executor_library", lambda: None)
     assert (steps().ok, steps().detail[:19]) == (None, "run from Python, be")
+
+
+def test_a_finding_is_the_whole_first_line_of_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    line = "the BLAS of this NumPy is unknown; " * 10
+
+    def fail():
+        raise RuntimeError(line + "\nmore")
+
+    monkeypatch.setattr(diagnosis, "_blas", fail)
+    assert check(doctor(), "NumPy").detail == f"RuntimeError: {line}"

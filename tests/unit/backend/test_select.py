@@ -14,6 +14,7 @@ from helpers.messages import naming
 
 from gpunn import backend
 from gpunn.backend import DeviceError, DeviceFallbackWarning, get, select
+from gpunn.backend.cpu.backend import CPUBackend
 from gpunn.backend.cuda import installation
 
 
@@ -156,6 +157,14 @@ def test_backends_survive_pickle_and_deepcopy(fake_cupy):
     for chosen in (get("cpu"), get("cuda")):
         assert pickle.loads(pickle.dumps(chosen)) is chosen
         assert copy.deepcopy(chosen) is chosen
+
+
+def test_a_subclass_of_a_backend_survives_pickle_and_deepcopy():
+    class Other(CPUBackend):
+        pass
+
+    for again in (pickle.loads(pickle.dumps(Other("a test"))), copy.deepcopy(Other("a test"))):
+        assert again is get("cpu")
 
 
 def test_an_empty_folder_named_cupy_is_not_an_installation(monkeypatch, tmp_path):

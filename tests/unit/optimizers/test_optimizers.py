@@ -466,3 +466,18 @@ def test_names_in_any_case():
     assert type(optimizers.get("ADAM")) is optimizers.Adam
     with pytest.raises(ValueError, match=naming("optimizer", "'Adamant'", "adam")):
         optimizers.get("Adamant")
+
+
+def test_custom_must_contain_a_class():
+    with pytest.raises(TypeError, match="'SGD' object is not callable"):
+        optimizers.from_config({"name": "mine", "learning_rate": 0.1}, {"mine": SGD(0.5)})
+
+
+def test_an_unknown_optimizer_is_reported_before_its_schedule():
+    with pytest.raises(ValueError, match=naming("optimizer", "'mine'")):
+        optimizers.from_config({"name": "mine", "learning_rate": {"name": "other"}})
+
+
+def test_a_configuration_must_have_a_name():
+    with pytest.raises(KeyError, match="'name'"):
+        optimizers.from_config({"learning_rate": 0.1})
