@@ -405,10 +405,11 @@ class Sequential:
         Parameters
         ----------
         X : array-like (n, n_in), gpunn.Rows, iterable or callable
-            Inputs. Memory-mapped arrays and `Rows` (data on disk) are read in blocks. Any other iterable is a stream
-            of batches (x, y) or (x, y, sample_weight), one of which is in memory at a time; a function without
-            arguments returns such an iterable for each epoch. An iterator is not restarted: the next epoch continues
-            where the last one ended. Streams determine size and order of the batches, and cannot be distributed.
+            Inputs. Memory-mapped arrays are read batch by batch. Of `Rows` (data on disk) each process reads its whole
+            own block before training. Any other iterable is a stream of batches (x, y) or (x, y, sample_weight), one
+            of which is in memory at a time; a function without arguments returns such an iterable for each epoch. An
+            iterator is not restarted: the next epoch continues where the last one ended. Streams determine size and
+            order of the batches, and cannot be distributed.
         y : array-like (n,) or (n, n_out)
             Targets: labels (n,) for sparse_categorical_crossentropy, otherwise (n, n_out). None for a stream.
         batch_size : int

@@ -60,7 +60,8 @@ class Group(Protocol):
         """Enter a call that all processes make: an error on one rank is raised on all."""
 
     def backend(self, backend: Backend, asked: Any) -> Backend:
-        """The device of this process; ValueError unless all processes requested the same kind."""
+        """The device of this process: one GPU per process if no number was requested. DeviceError if the machine has
+        fewer GPUs."""
 
     def set_device(self, backend: Backend) -> None:
         """Set the device whose arrays are all-reduced."""

@@ -82,9 +82,10 @@ if (state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0) {
 """,
 )
 def check_finite(limit, state):
-    """Record the step if the loss, a gradient or a parameter is not finite; set NEAR_OVERFLOW if one exceeds `limit`.
+    """Record the step if the loss, a gradient or a parameter is not finite.
 
-    Below the limit no update can overflow, so most steps do not check their update.
+    Set NEAR_OVERFLOW if the magnitude of a gradient, a parameter or η exceeds `limit`. Below the limit no update can
+    overflow, so most steps do not check their update.
     """
     if state[Slot.NONFINITE_STEP] == 0 and state[Slot.EMPTY_BATCH] == 0:
         loss = state[Slot.LOSS] + state[Slot.PENALTY]

@@ -46,7 +46,7 @@ def output_files(options: argparse.Namespace, table: TrainingTable) -> OutputFil
 
 
 def check_writable(path: Path, *inputs: str) -> None:
-    """UsageError if a file cannot be written, or is one of the files that are read."""
+    """Raise UsageError if a file cannot be written, or is one of the files that are read."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
     if path.exists() and not path.is_file():

@@ -25,7 +25,7 @@ class Activation(Layer):
     def __init__(self, activation: str | activations.Activation) -> None:
         self.activation = activation
 
-    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, trace: bool) -> None:
+    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
         t.a = new((n, self.n_out or 0))
         t.z = t.a_prev
 

@@ -158,7 +158,7 @@ class Layer:
         """Return True if a equals a_prev, so that nothing needs to be computed or stored."""
         return False
 
-    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, trace: bool) -> None:
+    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
         """Allocate z, a and any other buffer that the layer writes. Without an activation, z is a.
 
         Parameters
@@ -166,7 +166,7 @@ class Layer:
         t : Buffers
             Receives the buffers.
         new : callable
-            ``new(shape)`` returns an array on the device.
+            ``new(shape, dtype=None)`` returns an array on the device, of the network's dtype if `dtype` is None.
         n : int
             The batch size.
         trace : bool

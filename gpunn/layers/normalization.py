@@ -49,7 +49,7 @@ class BatchNormalization(Layer):
         assert self.n_in is not None
         return [RunningStat("running_mean", (self.n_in,), 0.0), RunningStat("running_variance", (self.n_in,), 1.0)]
 
-    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, trace: bool) -> None:
+    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
         super().allocate(t, new, n, trace)
         t.x_hat = new((n, self.n_in or 0))
         t.mean, t.variance = new((self.n_in or 0,)), new((self.n_in or 0,))
@@ -140,7 +140,7 @@ class LayerNormalization(Layer):
     def parameters(self) -> list[Parameter]:
         return _scale_and_shift(self.n_in)
 
-    def allocate(self, t: Buffers, new: Callable[[tuple[int, ...]], Array], n: int, trace: bool) -> None:
+    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
         super().allocate(t, new, n, trace)
         t.x_hat = new((n, self.n_in or 0))
         t.scale = new((n,))

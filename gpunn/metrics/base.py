@@ -15,10 +15,10 @@ from ..registry import Registry, check_config, name_of, names_of
 class Metric:
     """A metric that is computed from weighted means over rows.
 
-    Each row has `n_sums` values. The step sums them, times the row weights. `compute` turns the means into the metric.
-    A subclass defines `record`, with kernels or in Python by ``ops.call``. It overrides `resolve` if it does not fit
-    every loss, `n_sums` and `compute` if it needs more than one mean, and `get_config` if its constructor has
-    arguments other than the name.
+    Each row has `n_sums` values. `record` stores each row's values times its weight; the step sums them. `compute`
+    turns the means into the metric. A subclass defines `record`, with kernels or in Python by ``ops.call_python``. It
+    overrides `resolve` if it does not fit every loss, `n_sums` and `compute` if it needs more than one mean, and
+    `get_config` if its constructor has arguments other than the name.
 
     Parameters
     ----------

@@ -165,7 +165,7 @@ class CompiledState(FlatParameters):
         self._reset_plans()
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        """ValueError if a hyperparameter becomes 0 or infinite in the network's dtype."""
+        """Raise ValueError if a hyperparameter becomes 0 or infinite in the network's dtype."""
         for name, value in optimizer.hyperparameters().items():
             with np.errstate(over="ignore", under="ignore"):
                 rounded = float(self.dtype.type(value))
@@ -251,7 +251,7 @@ class CompiledState(FlatParameters):
         return found
 
     def _check_parameters(self) -> None:
-        """ValueError if an attribute was set that changes a layer's parameters after `build`."""
+        """Raise ValueError if an attribute was set that changes a layer's parameters after `build`."""
         for k, layer in enumerate(self.layers):
             built = {p.parameter.name: p.parameter.shape for p in self.slices if p.layer == k}
             now = {p.name: p.shape for p in layer.parameters()}

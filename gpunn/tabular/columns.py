@@ -38,7 +38,7 @@ class NumericColumn:
         return cls(str(cells.name), median, mean, scale, bool(missing.any()))
 
     def check(self) -> None:
-        """ValueError if a field cannot have been learned from a table."""
+        """Raise ValueError if a field cannot have been learned from a table."""
         finite("median", self.median)
         finite("mean", self.mean)
         if self.scale is not None:
@@ -115,7 +115,7 @@ class CategoricalColumn:
         return cls(name, tuple(sorted(frequent, key=lambda value: (value is None, value or "")))), note
 
     def check(self) -> None:
-        """ValueError if a field cannot have been learned from a table."""
+        """Raise ValueError if a field cannot have been learned from a table."""
         if not all(value is None or isinstance(value, str) for value in self.values):
             raise ValueError(f"values must be text, or null for missing cells, got {shown(self.values)}")
 

@@ -82,7 +82,7 @@ class TableEncoder:
         return encoder
 
     def _check_size(self, frame: Frame) -> None:
-        """ValueError if a model file has no space for the encoder. It names the column and row of the longest text."""
+        """Raise ValueError if a model file has no space for the encoder. It names the longest text's column and row."""
         needed = len(json.dumps(json.dumps(self.get_config())))  # metadata is a JSON string in a JSON header
         if needed <= MAX_CONFIG_BYTES:
             return

@@ -45,7 +45,7 @@ class ClassTarget:
     kind: str
 
     def check(self) -> None:
-        """ValueError if a field cannot have been learned from a table."""
+        """Raise ValueError if a field cannot have been learned from a table."""
         if self.kind not in LABEL_TYPES or not all(type(label) is LABEL_TYPES[self.kind] for label in self.labels):
             kinds = ", ".join(LABEL_TYPES)
             raise ValueError(f"labels must be of one kind ({kinds}), got {shown(self.labels)} as {self.kind!r}")
@@ -80,7 +80,7 @@ class NumericTarget:
     n_out = 1
 
     def check(self) -> None:
-        """ValueError if a field cannot have been learned from a table."""
+        """Raise ValueError if a field cannot have been learned from a table."""
         finite("mean", self.mean)
         positive("scale", self.scale)
 
@@ -182,7 +182,7 @@ def _numeric_target(cells: Cells) -> NumericTarget:
 
 
 def _check_number_of_classes(cells: Cells, distinct: int) -> None:
-    """ValueError if most classes would have a single row."""
+    """Raise ValueError if most classes would have a single row."""
     if distinct <= max(MAX_INTEGER_CLASSES, len(cells) // 2):
         return
     are_numbers = pandas().to_numeric(cells, errors="coerce").notna().all()  # even where 007 is text

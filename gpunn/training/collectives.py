@@ -48,7 +48,7 @@ def reduce_metrics(
     net: Network, group: Group, numbers: tuple[float, ...], sums: np.ndarray
 ) -> tuple[tuple[float, ...], np.ndarray]:
     """Combine numbers and metric sums of all ranks, in the order of ranks."""
-    shards = group.allgather("the sums of a set", (numbers, sums))
+    shards = group.allgather("the sums of the dataset", (numbers, sums))
     merged = np.array(sums)
     for metric, where in net.metric_slices():
         if where.stop > where.start:

@@ -80,7 +80,7 @@ def fit(
 
 
 def _check_stream_arguments(net: Network, sample_weight: Any, validation_split: Any) -> None:
-    """ValueError for arguments that a stream does not support."""
+    """Raise ValueError for arguments that a stream does not support."""
     if net.group is not SINGLE_PROCESS:
         raise ValueError(
             "the batches of a stream cannot be divided among processes: give arrays, also memory-mapped ones, or "

@@ -68,7 +68,7 @@ def apply_class_weight(
 
 
 def require_explicit_class_weight(class_weight: Any, reason: str) -> None:
-    """ValueError for class_weight="balanced", which needs the labels of all rows."""
+    """Raise ValueError for class_weight="balanced", which needs the labels of all rows."""
     if isinstance(class_weight, str) and class_weight == "balanced":
         raise ValueError(f"class_weight='balanced' needs all rows, but {reason}: pass a dict")
 
@@ -140,8 +140,8 @@ def _read_rows(given: Any, first: int, count: int) -> Any:
 
 
 def check_weight(w: Array | None, name: str, group: Group) -> None:
-    """ValueError on every rank if the weights of all ranks are 0."""
-    if not any(group.allgather("the weights of a set", checks.any_weight(w))):
+    """Raise ValueError on every rank if the weights of all ranks are 0."""
+    if not any(group.allgather("the weights of the dataset", checks.any_weight(w))):
         raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
 
 

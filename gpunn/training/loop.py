@@ -484,7 +484,7 @@ def evaluate(
                 penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
     (loss, weight), totals = collectives.reduce_metrics(net, group, (loss, weight), net.backend.to_host(sums))
     collectives.all_reduce_rows(kept, group)
-    penalty, last = group.allgather("the penalty of a set", (penalty, last))[0]
+    penalty, last = group.allgather("the penalty of the dataset", (penalty, last))[0]
     logs = {"loss": loss / weight + net.loss_convention.mean_penalty(penalty, last, weight)}
     return logs | _values(net, totals, weight, kept)
 

@@ -74,7 +74,7 @@ def named_shapes(layers: Sequence[Layer], n_in: int) -> tuple[Shapes, Shapes]:
 
 
 def check_arrays(expected: Shapes, dtype: np.dtype, arrays: dict[str, np.ndarray]) -> None:
-    """CheckpointError unless the arrays have exactly these names, shapes and dtype."""
+    """Raise CheckpointError unless the arrays have exactly these names, shapes and dtype."""
     for name in sorted({*expected, *arrays}):
         shape = expected.get(name)
         array = arrays.get(name)

@@ -266,7 +266,7 @@ class TrainingRun:
 
 
 def _check_version(training: dict[str, Any]) -> None:
-    """CheckpointError unless this gpunn can resume the checkpoint."""
+    """Raise CheckpointError unless this gpunn can resume the checkpoint."""
     version = training.get("version", 1)
     if version != VERSION:
         raise CheckpointError(

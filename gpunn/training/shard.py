@@ -28,7 +28,7 @@ class Shard(NamedTuple):
         total = int(self.X.shape[0] if self.total_rows is None else self.total_rows)
         arrays = {"X": self.X, "y": self.y, "sample_weight and class_weight": self.w}
         sampled = {name: self._sample(array, total) for name, array in arrays.items() if array is not None}
-        shards = [sampled] if self.total_rows is None else group.allgather("the checksums of a set", sampled)
+        shards = [sampled] if self.total_rows is None else group.allgather("the checksums of the dataset", sampled)
         return {name: zlib.crc32(b"".join(shard.get(name, b"") for shard in shards)) for name in sampled}
 
     def _sample(self, array: Any, total: int) -> bytes:
@@ -63,7 +63,7 @@ def sampled_rows(n: int, most: int) -> np.ndarray:
 
 
 def check_shard_sizes(n: int, batch_size: int, group: Group) -> None:
-    """ValueError if a process would have no rows."""
+    """Check that every process has rows."""
     if n < group.size:
         raise ValueError(f"{n} rows are too few for {group.size} processes: start at most one process per row")
     if batch_size < group.size:

@@ -138,7 +138,7 @@ def parse(
 
 
 def _check_overrides(overrides: Overrides, initial: Attributes) -> None:
-    """CheckpointError unless all overrides are plain values of existing layer attributes."""
+    """Raise CheckpointError unless all overrides are plain values of existing layer attributes."""
     known = {str(k): before["set"] for k, before in enumerate(initial)}
     for k, changed in overrides.items():
         settable = known[k]
@@ -158,7 +158,7 @@ def _with_overrides(layers: Sequence[Layer], overrides: Overrides) -> list[Layer
 
 
 def _check_state(state: np.ndarray, network_seed: int) -> None:
-    """CheckpointError unless it is the state array of a fit with this seed that has not diverged."""
+    """Raise CheckpointError unless it is the state array of a fit with this seed that has not diverged."""
     check_arrays({"state": (SIZE,)}, np.dtype(np.float64), {"state": state})
     seed = int(state[Slot.SEED_LOW]) | int(state[Slot.SEED_HIGH]) << 32
     step = float(state[Slot.STEP])

@@ -23,7 +23,7 @@ struct Task {
   const double* scalars;
 };
 
-// Treats subnormal scalars as 0 on this thread: arithmetic on them is about a hundred times slower.
+// Treats subnormal numbers as 0 on this thread: arithmetic on them is about a hundred times slower.
 struct FlushDenormals {
 #if defined(__x86_64__) || defined(__i386__)
   unsigned before;
