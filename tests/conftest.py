@@ -79,3 +79,29 @@ def fake_cupy(monkeypatch):
     from helpers import fake_cupy
 
     return fake_cupy.install(monkeypatch)
+
+
+@pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request):
+    """The fake CuPy, and the real one on a machine with a GPU."""
+    if request.param == "simulated":
+        return request.getfixturevalue("fake_cupy")
+    import cupy
+
+    return cupy
+
+
+@pytest.fixture(params=["cpu", "simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def backend(request):
+    """The backends of the CPU, the fake CuPy, and the GPU of a machine that has one."""
+    from gpunn.backend import get
+
+    if request.param == "simulated":
+        request.getfixturevalue("fake_cupy")
+    return get("cpu" if request.param == "cpu" else "cuda")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The path of a checkpoint."""
+    return tmp_path / "run.safetensors"

@@ -36,11 +36,6 @@ def valid(tmp_path_factory):
 
 
 @pytest.fixture
-def file(tmp_path):
-    return tmp_path / "run.safetensors"
-
-
-@pytest.fixture
 def resume(file):
     """Resume from the file. Return the error message after checking that it came soon and changed nothing."""
     net, data, options, callbacks = CASES[CASE]()

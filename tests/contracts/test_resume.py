@@ -19,12 +19,6 @@ from gpunn.recording import SINGLE_PROCESS
 from gpunn.training import checkpoint, fit
 from gpunn.training.shard import Shard
 
-
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "run.safetensors"
-
-
 # --- the same bits ----------------------------------------------------------------------------------------------------
 
 

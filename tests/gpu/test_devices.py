@@ -6,42 +6,25 @@ What passes on the fake is simulated, never a GPU result.
 import numpy as np
 import pytest
 from helpers import internals
+from helpers.networks import network_builder
 from helpers.oracles import strided_tensor
+from helpers.random_nets import quartic
 
 import gpunn
 from gpunn.backend import to_host
 
-
-@pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
-def cuda(request):
-    """CuPy: the fake one, and the real one on a machine with a GPU."""
-    if request.param == "simulated":
-        return request.getfixturevalue("fake_cupy")
-    import cupy
-
-    return cupy
-
-
-def _net(device, dtype="float64", **layers):
-    net = gpunn.Sequential(
-        [
-            gpunn.Dense(7, activation="relu", l2=0.01, max_norm=2.0),
-            gpunn.BatchNormalization(),
-            gpunn.Dropout(0.3),
-            gpunn.Dense(6, activation="gelu", l1=0.001),
-            gpunn.LayerNormalization(),
-            gpunn.Dense(4, activation="softmax"),
-        ],
-        seed=7,
-        dtype=dtype,
-    )
-    net.compile(
-        gpunn.Adam(0.01, clipnorm=1.0),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        device=device,
-    )
-    return net
+_net = network_builder(
+    gpunn.Dense(7, activation="relu", l2=0.01, max_norm=2.0),
+    gpunn.BatchNormalization(),
+    gpunn.Dropout(0.3),
+    gpunn.Dense(6, activation="gelu", l1=0.001),
+    gpunn.LayerNormalization(),
+    gpunn.Dense(4, activation="softmax"),
+    seed=7,
+    dtype="float64",
+    optimizer=gpunn.Adam(0.01, clipnorm=1.0),
+    metrics=["accuracy"],
+)
 
 
 def _data(rows=37):
@@ -54,7 +37,7 @@ def test_fits_on_both_devices_agree(cuda):
     X, y, w = _data()
     histories, weights, predictions = [], [], []
     for device in ("cpu", "cuda"):
-        net = _net(device)
+        net = _net(device=device)
         assert net.device == ("cpu" if device == "cpu" else "cuda:0")
         # 37 rows in batches of 8: the last batch has 5
         fitted = net.fit(X, y, batch_size=8, epochs=4, sample_weight=w, verbose=0, validation_split=0.2)
@@ -72,7 +55,7 @@ def test_a_step_on_a_gpu_only_launches(fake_cupy):
     """A step reads nothing back, copies nothing and allocates nothing, all of which a capture forbids."""
 
     X, y, _ = _data(16)
-    net = _net("cuda", "float32")
+    net = _net(device="cuda", dtype="float32")
     net.train_on_batch(X, y)
     before = net.get_weights()
     with internals.training_step(net, X, y.astype(np.int32)) as step:
@@ -100,7 +83,7 @@ def test_all_optimizers_agree(cuda, name, dtype):
 def test_predictions_have_the_array_type_of_the_input(cuda):
     cupy = cuda
     X, y, _ = _data()
-    net = _net("cuda", "float32")
+    net = _net(device="cuda", dtype="float32")
     net.fit(cupy.asarray(X), cupy.asarray(y), verbose=0)
     assert isinstance(net.predict(cupy.asarray(X)), cupy.ndarray)
     assert isinstance(net.predict(X), np.ndarray)
@@ -110,7 +93,7 @@ def test_predictions_have_the_array_type_of_the_input(cuda):
 
 def test_moving_a_network_keeps_its_state(cuda):
     X, y, _ = _data()
-    there, here = _net("cuda"), _net("cpu")
+    there, here = _net(device="cuda"), _net(device="cpu")
     for net in (there, here):
         net.fit(X, y, batch_size=8, epochs=2, verbose=0)
     there.to("cpu")
@@ -129,7 +112,7 @@ def test_a_network_on_the_second_gpu_while_the_first_is_current(rule, monkeypatc
 
     cupy = fake_cupy.install(monkeypatch, devices=2)
     X, y, w = _data()
-    here, there = _net("cpu"), _net("cuda:1")
+    here, there = _net(device="cpu"), _net(device="cuda:1")
     given = []
     for number in (0, 1):
         with cupy.cuda.Device(number):
@@ -176,7 +159,7 @@ def test_trace_and_gradients_agree(cuda):
     X, y, w = _data(9)
     found = []
     for device in ("cpu", "cuda"):
-        net = _net(device)
+        net = _net(device=device)
         loss, gradients = net.loss_and_gradients(X, y, sample_weight=w)
         found.append([np.float64(loss), *gradients, *(r.delta for r in net.trace(X, y))])
     for a, b in zip(*found, strict=True):
@@ -254,12 +237,6 @@ def test_a_derivative_and_its_column_sums_are_one_pass(fake_cupy, activation):
 # --- out of memory ----------------------------------------------------------------------------------------------------
 
 
-def quartic(y, a):
-    """A user-defined loss, which allocates in every step."""
-    e = a - y
-    return (e**4).sum(axis=1) / 4, e**3
-
-
 class MemoryShortage(gpunn.Callback):
     """Copies the model's state after each step; after step `last` of the fit no memory is free on the device."""
 
@@ -278,10 +255,14 @@ def _state(net):
     return [to_host(a).copy() for a in arrays]
 
 
-def _with_own_loss(device="cuda"):
-    layers = [gpunn.Dense(4, "tanh"), gpunn.BatchNormalization(), gpunn.Dense(2)]
-    net = gpunn.Sequential(layers, input_shape=5, seed=1, dtype="float64")
-    return net.compile(gpunn.Adam(0.01), quartic, device=device)
+_small = network_builder(
+    *[gpunn.Dense(6, "relu"), gpunn.Dense(4)],
+    **{"input_shape": 5, "seed": 4, "optimizer": gpunn.Adam(0.01), "metrics": ["accuracy"]},
+)
+_with_own_loss = network_builder(
+    *[gpunn.Dense(4, "tanh"), gpunn.BatchNormalization(), gpunn.Dense(2)],
+    **{"input_shape": 5, "seed": 1, "dtype": "float64", "optimizer": gpunn.Adam(0.01), "loss": quartic},
+)
 
 
 # a built-in loss allocates nothing within an epoch, so the plan of the validation fails
@@ -298,7 +279,7 @@ def test_out_of_memory_within_a_fit(fake_cupy, loss, last, steps):
     y = labels if loss == "built in" else np.stack([labels, -labels], axis=1) / 4.0
     options = {"batch_size": 4, "epochs": 2, "verbose": 0, "shuffle": False, "validation_data": (X, y)}
     make = _net if loss == "built in" else _with_own_loss
-    net = make("cuda")
+    net = make(device="cuda")
     shortage = MemoryShortage(fake_cupy, last)
     with pytest.raises(MemoryError) as caught:
         net.fit(X, y, callbacks=[shortage], **options)
@@ -318,7 +299,7 @@ def test_out_of_memory_within_a_fit(fake_cupy, loss, last, steps):
 @pytest.mark.parametrize("call", ["predict", "evaluate", "train_on_batch", "fit"])
 def test_out_of_memory_from_the_start(fake_cupy, call):
     X, y, _ = _data(21)
-    net = _net("cuda")
+    net = _net(device="cuda")
     net.predict(X[:1])
     before = net.get_weights()
     fake_cupy.state.free = 0
@@ -338,7 +319,7 @@ def test_out_of_memory_from_the_start(fake_cupy, call):
 
 def test_a_fit_releases_the_memory_pool(fake_cupy):
     X, y, _ = _data(21)
-    net = _net("cuda")
+    net = _net(device="cuda")
     net.fit(X, y, verbose=0)
     assert fake_cupy.state.calls[-2:] == ["free", "free"]
 
@@ -381,7 +362,7 @@ def test_mixed_kinds_of_arrays(cuda, device, X_kind, y_kind):
     (make_X, out), (make_y, _) = kinds[X_kind], kinds[y_kind]
     seen = []
     for as_X, as_y, as_w in ((np.asarray,) * 3, (make_X, make_y, make_X), (make_X, make_y, make_y)):
-        net = _small(device)
+        net = _small(device=device)
         history = net.fit(
             as_X(X), as_y(y), sample_weight=as_w(w), epochs=2, verbose=0, validation_data=(as_X(X), as_y(y))
         )
@@ -393,8 +374,3 @@ def test_mixed_kinds_of_arrays(cuda, device, X_kind, y_kind):
         loss = net.train_on_batch(as_X(X), as_y(y), sample_weight=as_w(w))
         seen.append((columns, host.tobytes(), scores, loss))
     assert seen[0] == seen[1] == seen[2]
-
-
-def _small(device):
-    net = gpunn.Sequential([gpunn.Dense(6, "relu"), gpunn.Dense(4)], input_shape=5, seed=4)
-    return net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"], device=device)

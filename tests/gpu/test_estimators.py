@@ -26,16 +26,6 @@ TWO = np.stack([VALUES, X[:, 0]], axis=1)
 SMALL = {"hidden_layer_sizes": (7, 6), "max_iter": 4, "random_state": 2, "batch_size": 25}
 
 
-@pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
-def cuda(request):
-    """The fake CuPy, and the real one on a machine with a GPU."""
-    if request.param == "simulated":
-        return request.getfixturevalue("fake_cupy")
-    import cupy
-
-    return cupy
-
-
 def classifier(**parameters):
     return gpunn.MLPClassifier(**SMALL | parameters)
 

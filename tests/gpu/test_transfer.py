@@ -6,13 +6,6 @@ import pytest
 from gpunn.backend import array_module, get, is_device_array, to_host
 
 
-@pytest.fixture(params=["cpu", "simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
-def backend(request):
-    if request.param == "simulated":
-        request.getfixturevalue("fake_cupy")
-    return get("cpu" if request.param == "cpu" else "cuda")
-
-
 def test_arrays_survive_the_round_trip(backend):
     for dtype in (np.float32, np.float64, np.int64, np.uint8, bool):
         x = np.arange(12).reshape(3, 4).astype(dtype)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.networks import network_builder
 
 import gpunn
 from gpunn.backend import DeviceError, DeviceFallbackWarning, get
@@ -16,8 +17,7 @@ X, Y = np.ones((6, 3)), np.ones((6, 1))
 ERROR = r'forked from one that had used the GPU.*multiprocessing.get_context\("spawn"\)'
 
 
-def _net(device):
-    return gpunn.Sequential([gpunn.Dense(1)], seed=1, input_shape=3).compile("sgd", "mse", device=device)
+_net = network_builder(gpunn.Dense(1), seed=1, input_shape=3, optimizer="sgd", loss="mse")
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ def forked(monkeypatch):
         lambda net: net.loss_and_gradients(X, Y),
         lambda net: net.trace(X),
         lambda net: get("cuda"),
-        lambda net: _net("cuda"),
+        lambda net: _net(device="cuda"),
     ],
 )
 def test_every_use_of_the_gpu_raises(fake_cupy, forked, call):
-    net = _net("cuda")
+    net = _net(device="cuda")
     net.fit(X, Y, verbose=0)
     forked()
     seen = len(fake_cupy.state.calls)
@@ -63,13 +63,13 @@ def test_auto_falls_back_to_the_cpu_with_the_reason(fake_cupy, forked, monkeypat
     forked()
     with pytest.warns(DeviceFallbackWarning, match=ERROR):
         assert get("auto").device == "cpu"
-    net = _net("auto")
+    net = _net(device="auto")
     net.fit(X, Y, verbose=0)
     assert net.device == "cpu"
 
 
 def test_the_cpu_works_in_a_fork(fake_cupy, forked):
-    on_cpu, pickled = _net("cpu"), pickle.dumps(_net("cuda"))
+    on_cpu, pickled = _net(device="cpu"), pickle.dumps(_net(device="cuda"))
     forked()
     on_cpu.fit(X, Y, verbose=0)
     pickle.loads(pickled).predict(X)
@@ -77,7 +77,7 @@ def test_the_cpu_works_in_a_fork(fake_cupy, forked):
 
 def test_a_fork_may_use_the_gpu_if_its_parent_did_not(fake_cupy, forked):
     forked()
-    net = _net("cuda")
+    net = _net(device="cuda")
     net.fit(X, Y, verbose=0)
     assert net.device == "cuda:0"
 

@@ -10,13 +10,6 @@ from gpunn.backend import get, to_host
 from gpunn.backend.cuda.matmul import ProductWarning
 
 
-@pytest.fixture(params=["cpu", "simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
-def backend(request):
-    if request.param == "simulated":
-        request.getfixturevalue("fake_cupy")
-    return get("cpu" if request.param == "cpu" else "cuda")
-
-
 def integers(*shape, dtype=np.float32):
     """Small integers, whose products are exact in every order of summation."""
     return np.random.default_rng(0).integers(-4, 5, shape).astype(dtype)

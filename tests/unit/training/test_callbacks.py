@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import classifier_builder
 from helpers.snapshots import state_of, weights_of
 
 import gpunn
@@ -13,10 +14,9 @@ RNG = np.random.default_rng(4)
 X, Y = RNG.normal(size=(23, 4)), RNG.integers(0, 3, size=23)
 
 
-def _net():
-    layers = [gpunn.Dense(6, "relu"), gpunn.Dropout(0.3), gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(layers, seed=3, input_shape=4, dtype="float64")
-    return net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+_net = classifier_builder(
+    gpunn.Dense(6, "relu"), gpunn.Dropout(0.3), dtype="float64", optimizer=gpunn.Adam(0.01), device="auto"
+)
 
 
 class Record(gpunn.Callback):

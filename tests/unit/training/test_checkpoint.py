@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
+from helpers.networks import network_builder
 from helpers.snapshots import bits
 from safetensors.numpy import save
 
@@ -28,14 +29,8 @@ METADATA = {"kind": "test", "text": 'ü "quoted" \\ \n', "numbers": [1, 2.5, 1e-
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
 
 
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "run.safetensors"
-
-
-def _net():
-    net = gpunn.Sequential([gpunn.Dense(3, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)], input_shape=4, seed=1)
-    return net.compile("adam", "mse", ["mae"], device="cpu")
+LAYERS = gpunn.Dense(3, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)
+_net = network_builder(*LAYERS, input_shape=4, seed=1, loss="mse", metrics=["mae"])
 
 
 # --- round trip -------------------------------------------------------------------------------------------------------

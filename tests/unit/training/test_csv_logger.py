@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import classifier_builder
 
 import gpunn
 
@@ -12,9 +13,7 @@ RNG = np.random.default_rng(6)
 X, Y = RNG.normal(size=(20, 4)), RNG.integers(0, 3, size=20)
 
 
-def _net():
-    net = gpunn.Sequential([gpunn.Dense(5, "relu"), gpunn.Dense(3, "softmax")], seed=3, input_shape=4)
-    return net.compile("adam", "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+_net = classifier_builder(gpunn.Dense(5, "relu"))
 
 
 def _fit(net, *callbacks, epochs=3, **options):

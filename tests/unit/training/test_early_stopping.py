@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import internals
 from helpers.messages import naming
+from helpers.networks import classifier_builder
 from helpers.snapshots import bits, weights_of
 
 import gpunn
@@ -17,10 +18,7 @@ RNG = np.random.default_rng(6)
 X, Y = RNG.normal(size=(20, 4)), RNG.integers(0, 3, size=20)
 
 
-def _net():
-    layers = [gpunn.Dense(6, "relu"), gpunn.BatchNormalization(), gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(layers, seed=3, input_shape=4)
-    return net.compile(gpunn.Adam(0.1), "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+_net = classifier_builder(gpunn.Dense(6, "relu"), gpunn.BatchNormalization(), optimizer=gpunn.Adam(0.1))
 
 
 def _weights_and_statistics(net):

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.networks import network_builder
 
 import gpunn
 from gpunn.training import checkpoint, files
@@ -29,14 +30,8 @@ METADATA = {"kind": "test", "text": 'ü "quoted" \\ \n', "numbers": [1, 2.5, 1e-
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
 
 
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "run.safetensors"
-
-
-def _net():
-    net = gpunn.Sequential([gpunn.Dense(3, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)], input_shape=4, seed=1)
-    return net.compile("adam", "mse", ["mae"], device="cpu")
+LAYERS = gpunn.Dense(3, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)
+_net = network_builder(*LAYERS, input_shape=4, seed=1, loss="mse", metrics=["mae"])
 
 
 # --- atomic writes ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import classifier_builder
 from helpers.oracles import oracle
 from helpers.snapshots import state_of, weights_of
 
@@ -14,9 +15,7 @@ RNG = np.random.default_rng(6)
 X, Y = RNG.normal(size=(20, 4)), RNG.integers(0, 3, size=20)
 
 
-def _net(optimizer=None):
-    net = gpunn.Sequential([gpunn.Dense(5, "relu"), gpunn.Dense(3, "softmax")], seed=3, input_shape=4, dtype="float64")
-    return net.compile(optimizer or gpunn.Momentum(0.5), "sparse_categorical_crossentropy", device="cpu")
+_net = classifier_builder(gpunn.Dense(5, "relu"), dtype="float64", optimizer=gpunn.Momentum(0.5), metrics=())
 
 
 def _fit(net, *callbacks, epochs=1, **options):

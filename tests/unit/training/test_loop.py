@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
+from helpers.networks import classifier_builder, network_builder
 from helpers.oracles import oracle
 from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 
@@ -23,15 +24,14 @@ X, Y = RNG.normal(size=(23, 4)), RNG.integers(0, 3, size=23)
 VX, VY = RNG.normal(size=(9, 4)), RNG.integers(0, 3, size=9)
 
 
-def _net(optimizer=None, dtype="float64", metrics=("accuracy",), **options):
-    layers = [gpunn.Dense(6, "tanh"), gpunn.BatchNormalization(), gpunn.Dropout(0.3), gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(layers, seed=3, input_shape=4, dtype=dtype)
-    return net.compile(optimizer or gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics, **options)
+HIDDEN = gpunn.Dense(6, "tanh"), gpunn.BatchNormalization(), gpunn.Dropout(0.3)
+_net = classifier_builder(*HIDDEN, dtype="float64", optimizer=gpunn.Adam(0.01), device="auto")
 
 
-def _regression(optimizer=None, loss="half_squared_error", dtype="float32"):
-    net = gpunn.Sequential([gpunn.Dense(5, "relu"), gpunn.Dense(1)], seed=3, input_shape=4, dtype=dtype)
-    return net.compile(optimizer or gpunn.SGD(0.01), loss)
+_regression = network_builder(
+    *[gpunn.Dense(5, "relu"), gpunn.Dense(1)],
+    **{"input_shape": 4, "optimizer": gpunn.SGD(0.01), "loss": "half_squared_error", "device": "auto"},
+)
 
 
 # --- the history ------------------------------------------------------------------------------------------------------

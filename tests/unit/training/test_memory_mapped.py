@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.networks import classifier_builder
 from helpers.snapshots import weights_of
 
 import gpunn
@@ -14,10 +15,7 @@ DTYPES = ["float64", "float32", "int16", "uint8", "bool"]
 ORDERS = ["C", "F"]
 
 
-def _net(columns=12):
-    layers = [gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(layers, seed=0, input_shape=columns)
-    return net.compile("adam", "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+_net = classifier_builder(gpunn.Dense(8, "relu"), seed=0, input_shape=12)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
+from helpers.networks import classifier_builder
 from helpers.snapshots import bits, state_of, weights_of
 
 import gpunn
@@ -22,10 +23,7 @@ X, Y = RNG.normal(size=(20, 4)), RNG.integers(0, 3, size=20)
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
 
 
-def _net():
-    layers = [gpunn.Dense(6, "relu"), gpunn.BatchNormalization(), gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(layers, seed=3, input_shape=4)
-    return net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+_net = classifier_builder(gpunn.Dense(6, "relu"), gpunn.BatchNormalization(), optimizer=gpunn.Adam(0.01))
 
 
 def _fit(net, *callbacks, epochs=5, **options):
@@ -52,11 +50,6 @@ class SetLogs(gpunn.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs["val_loss"] = self.values[epoch]
-
-
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "run.safetensors"
 
 
 # --- which epochs, where ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from helpers import ROOT, internals, limits
+from helpers.networks import classifier_builder
 
 import gpunn
 from gpunn.training.callbacks import CallbackList
@@ -18,9 +19,7 @@ RNG = np.random.default_rng(6)
 X, Y = RNG.normal(size=(40, 4)), RNG.integers(0, 3, size=40)
 
 
-def _net(rate=0.1):
-    net = gpunn.Sequential([gpunn.Dense(5, "relu"), gpunn.Dense(3, "softmax")], seed=3, input_shape=4)
-    return net.compile(gpunn.SGD(rate), "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+_net = classifier_builder(gpunn.Dense(5, "relu"), optimizer=gpunn.SGD(0.1))
 
 
 class Drawn:
@@ -119,7 +118,7 @@ def test_it_is_closed_after_any_error(bar, how):
                 raise KeyboardInterrupt
             raise LookupError
 
-    net = _net(1e30) if how == "divergence" else _net()
+    net = _net(gpunn.SGD(1e30)) if how == "divergence" else _net()
     with pytest.raises((LookupError, KeyboardInterrupt, gpunn.DivergenceError)):
         net.fit(1e10 * X, Y, epochs=3, callbacks=[bar, Fail()], verbose=0)
     if how == "an error at the beginning":
@@ -130,7 +129,7 @@ def test_it_is_closed_after_any_error(bar, how):
 
 def test_an_error_closes_the_bar_and_starts_a_new_line(capfd):
     with pytest.raises(gpunn.DivergenceError):
-        _net(1e30).fit(1e10 * X, Y, epochs=3)
+        _net(gpunn.SGD(1e30)).fit(1e10 * X, Y, epochs=3)
     assert not list(getattr(tqdm.tqdm, "_instances", []))
     assert capfd.readouterr().err.endswith("\n")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import internals
 from helpers.messages import naming
+from helpers.networks import classifier_builder
 from helpers.oracles import oracle
 from helpers.snapshots import state_of, weights_of
 
@@ -19,10 +20,10 @@ X, Y = RNG.normal(size=(23, 4)), RNG.integers(0, 3, size=23)
 W = np.linspace(0, 2, 23)
 
 
-def _net(dtype="float64", metrics=("accuracy", "f1"), **options):
-    layers = [gpunn.Dense(6, "tanh"), gpunn.BatchNormalization(), gpunn.Dropout(0.3), gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(layers, seed=3, dtype=dtype, **options)
-    return net.compile(gpunn.Adam(0.01), "sparse_categorical_crossentropy", metrics, device="cpu")
+HIDDEN = gpunn.Dense(6, "tanh"), gpunn.BatchNormalization(), gpunn.Dropout(0.3)
+_net = classifier_builder(
+    *HIDDEN, input_shape=None, dtype="float64", optimizer=gpunn.Adam(0.01), metrics=["accuracy", "f1"]
+)
 
 
 def _batches(*arrays, size=5):
@@ -100,8 +101,8 @@ def test_batches_may_have_any_type_that_fit_accepts():
         found = _net().fit(batches, verbose=0).history
         for name, values in wanted.items():
             assert found[name] == pytest.approx(values, rel=1e-12)
-    found = _net("float32").fit(iter([(X.astype(np.float16), Y.astype(np.uint8))]), verbose=0).history
-    assert found["loss"][0] == pytest.approx(_net("float32").evaluate(X, Y)["loss"], rel=0.5)
+    found = _net(dtype="float32").fit(iter([(X.astype(np.float16), Y.astype(np.uint8))]), verbose=0).history
+    assert found["loss"][0] == pytest.approx(_net(dtype="float32").evaluate(X, Y)["loss"], rel=0.5)
 
 
 def test_batches_of_torch_loaders():

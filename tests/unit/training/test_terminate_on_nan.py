@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from helpers import internals
+from helpers.networks import network_builder
 from helpers.snapshots import weights_of
 
 import gpunn
@@ -16,9 +17,9 @@ X = RNG.normal(size=(20, 4))
 Y = X[:, :1] * 3
 
 
-def _net(rate=1e4):
-    net = gpunn.Sequential([gpunn.Dense(5, "relu"), gpunn.Dense(1)], seed=3, input_shape=4)
-    return net.compile(gpunn.SGD(rate), "half_squared_error", device="cpu")
+_net = network_builder(
+    gpunn.Dense(5, "relu"), gpunn.Dense(1), input_shape=4, optimizer=gpunn.SGD(1e4), loss="half_squared_error"
+)
 
 
 def _warnings(caplog):
@@ -59,7 +60,7 @@ def test_a_diverging_fit_ends_without_an_error_and_keeps_the_weights_before(watc
 
 
 def test_early_stopping_restores_the_best_weights(caplog):
-    net, nan = _net(0.01), gpunn.TerminateOnNaN()
+    net, nan = _net(gpunn.SGD(0.01)), gpunn.TerminateOnNaN()
     kept = []
 
     class Explode(gpunn.Callback):
@@ -76,7 +77,7 @@ def test_early_stopping_restores_the_best_weights(caplog):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_non_finite_validation_loss_ends_the_fit_too(value, caplog):
-    net, nan = _net(0.01), gpunn.TerminateOnNaN()
+    net, nan = _net(gpunn.SGD(0.01)), gpunn.TerminateOnNaN()
 
     class SetLogs(gpunn.Callback):
         def on_epoch_logs(self, epoch, logs):
@@ -95,10 +96,10 @@ def test_a_terminated_fit_stays_terminated_after_a_resume(tmp_path, caplog):
 
     path = tmp_path / "run.safetensors"
     callbacks = [gpunn.TerminateOnNaN(), SetLogs()]
-    first = _net(0.01).fit(X, Y, epochs=4, callbacks=[*callbacks, gpunn.ModelCheckpoint(path)], verbose=0)
+    first = _net(gpunn.SGD(0.01)).fit(X, Y, epochs=4, callbacks=[*callbacks, gpunn.ModelCheckpoint(path)], verbose=0)
     assert first.epoch == [0, 1]
     again = gpunn.TerminateOnNaN()
-    history = _net(0.01).fit(X, Y, epochs=4, callbacks=[again, SetLogs()], verbose=0, resume=path)
+    history = _net(gpunn.SGD(0.01)).fit(X, Y, epochs=4, callbacks=[again, SetLogs()], verbose=0, resume=path)
     assert history.epoch == [0, 1] and again.terminated_epoch == 1
 
 
@@ -110,4 +111,4 @@ def test_without_it_the_error_is_raised_even_after_stop_training():
             self.model.stop_training = True
 
     with pytest.raises(gpunn.DivergenceError):
-        _net(1e30).fit(X, Y, batch_size=4, callbacks=[Stop()], verbose=0)
+        _net(gpunn.SGD(1e30)).fit(X, Y, batch_size=4, callbacks=[Stop()], verbose=0)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.networks import classifier_builder
 from helpers.snapshots import bits, state_of
 
 import gpunn
@@ -14,9 +15,7 @@ X, Y = RNG.normal(size=(40, 5)), RNG.integers(0, 3, size=40)
 REFUSED = "fit cannot be called while fit runs; set stop_training = True to end it first"
 
 
-def _net():
-    net = gpunn.Sequential([gpunn.Dense(8, "relu"), gpunn.Dropout(0.2), gpunn.Dense(3, "softmax")], seed=1)
-    return net.compile("adam", "sparse_categorical_crossentropy", device="cpu")
+_net = classifier_builder(gpunn.Dense(8, "relu"), gpunn.Dropout(0.2), input_shape=None, seed=1, metrics=())
 
 
 class Hold(gpunn.Callback):

@@ -1,0 +1,42 @@
+"""Networks for tests."""
+
+import copy
+
+import gpunn
+
+
+def build_network(
+    *layers,
+    input_shape=None,
+    seed=3,
+    dtype="float32",
+    optimizer="adam",
+    loss="sparse_categorical_crossentropy",
+    metrics=(),
+    device="cpu",
+    **options,
+):
+    """Build and compile a network of these layers. Options: precision, threads, strategy."""
+    net = gpunn.Sequential(layers, input_shape=input_shape, seed=seed, dtype=dtype)
+    return net.compile(optimizer, loss, metrics, device=device, **options)
+
+
+def network_builder(*layers, **defaults):
+    """Return a function that builds one new network per call, from copies of the layers and the default options.
+
+    The arguments of a call replace default options.
+    """
+
+    def build(optimizer=None, **options):
+        new_layers, new_defaults = copy.deepcopy((layers, defaults))
+        if optimizer is not None:
+            options["optimizer"] = optimizer
+        return build_network(*new_layers, **new_defaults | options)
+
+    return build
+
+
+def classifier_builder(*hidden, **defaults):
+    """Return a function that builds classifiers with these hidden layers, 4 inputs and 3 classes."""
+    defaults = {"input_shape": 4, "metrics": ["accuracy"]} | defaults
+    return network_builder(*hidden, gpunn.Dense(3, "softmax"), **defaults)
