@@ -203,7 +203,7 @@ def test_fit(classifier, given, error, message):
     with assert_unchanged(classifier, X):
         assert_rejected(lambda: classifier.fit(X, LABELS, **options), error, message)
     assert array_bits(given) == before
-    fresh = make_net(n_in=None)
+    fresh = make_net(input_shape=None)
     standing = state_of(fresh)
     assert_rejected(lambda: fresh.fit(X, LABELS, **options), error, message)
     assert state_of(fresh) == standing

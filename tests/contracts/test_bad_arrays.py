@@ -306,7 +306,7 @@ def test_y(by_loss, call, loss, y, error, message):
 @pytest.mark.parametrize("case", BAD_Y)
 def test_a_rejected_y_builds_nothing(case):
     loss, y, error, message = BAD_Y[case]
-    net = make_net(loss, n_in=None)
+    net = make_net(loss, input_shape=None)
     before = state_of(net)
     for call in ("fit", "evaluate", "train_on_batch", "loss_and_gradients"):
         assert_rejected(lambda call=call: Y_CALLS[call](net, y), error, message)

@@ -6,6 +6,7 @@ Integers up to 8 and their sums are exact in bfloat16, TF32 and float32: no roun
 import numpy as np
 import pytest
 from helpers import tolerances
+from helpers.gpu_nets import integers
 
 import gpunn
 from gpunn.backend import get, to_host
@@ -31,10 +32,6 @@ def precision(request, backend):
     if request.param and int(device.compute_capability) < MIN_COMPUTE_CAPABILITY:
         pytest.skip(f"{backend.device} has no products in {request.param}")
     return request.param
-
-
-def integers(*shape, seed=0):
-    return np.random.default_rng(seed).integers(-4, 5, shape).astype(np.float32)
 
 
 def bind(backend, precision, a, b, out, **options):

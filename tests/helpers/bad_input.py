@@ -7,6 +7,7 @@ import pytest
 
 import gpunn
 
+from .networks import build_network
 from .snapshots import bits
 
 NAN, INF = float("nan"), float("inf")
@@ -17,13 +18,12 @@ LABELS = np.arange(ROWS) % 3
 VALUES = RNG.normal(size=(ROWS, 1))
 
 
-def make_net(loss="sparse_categorical_crossentropy", n_in=COLUMNS, dtype="float32"):
-    """Return a compiled network for a loss. It is built unless n_in is None."""
+def make_net(loss="sparse_categorical_crossentropy", **options):
+    """Return a compiled network for a loss. It is built unless input_shape is None."""
     last = {"binary_crossentropy": (1, "sigmoid"), "half_squared_error": (1, None), "poisson": (1, "softplus")}
-    outputs, activation = last.get(loss, (3, "softmax"))
-    layers = [gpunn.Dense(5, "relu"), gpunn.BatchNormalization(), gpunn.Dense(outputs, activation)]
-    net = gpunn.Sequential(layers, input_shape=n_in, seed=1, dtype=dtype)
-    return net.compile(gpunn.Adam(0.01), loss)
+    layers = gpunn.Dense(5, "relu"), gpunn.BatchNormalization(), gpunn.Dense(*last.get(loss, (3, "softmax")))
+    options = {"input_shape": COLUMNS, "seed": 1, "optimizer": gpunn.Adam(0.01), "device": "auto"} | options
+    return build_network(*layers, loss=loss, **options)
 
 
 def targets_of(loss):

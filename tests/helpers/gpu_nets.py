@@ -4,14 +4,14 @@ import numpy as np
 
 import gpunn
 from gpunn.kernels import get as kernel
+from helpers.networks import build_network
 
 
-def net_of(device, sizes=(128, 24, 8), activation="relu", dtype="float32", precision=None, **options):
+def net_of(device, sizes=(128, 24, 8), activation="relu", **options):
     """A compiled classifier of 6 inputs and 3 classes."""
-    layers = [gpunn.Dense(n, activation) for n in sizes] + [gpunn.Dense(3, "softmax")]
-    net = gpunn.Sequential(layers, input_shape=6, seed=4, dtype=dtype)
-    rule = options.pop("optimizer", None) or gpunn.Momentum(0.05)
-    return net.compile(rule, "sparse_categorical_crossentropy", device=device, precision=precision, **options)
+    layers = [*(gpunn.Dense(n, activation) for n in sizes), gpunn.Dense(3, "softmax")]
+    options = {"input_shape": 6, "seed": 4, "optimizer": gpunn.Momentum(0.05)} | options
+    return build_network(*layers, device=device, **options)
 
 
 def data(rows=40):
@@ -41,3 +41,8 @@ def rounded(x):
     """The nearest bfloat16 as float32: 8 bits of the fraction in [½, 1), ties to even, which `np.rint` does."""
     fraction, exponent = np.frexp(np.float64(x))
     return np.ldexp(np.rint(fraction * 2**8) / 2**8, exponent).astype(np.float32)
+
+
+def integers(*shape, seed=0, dtype=np.float32):
+    """Small integers, whose products are exact in every order of summation."""
+    return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype)

@@ -4,6 +4,8 @@ import numpy as np
 
 import gpunn
 
+from .networks import build_network
+
 ROWS, COLUMNS = 23, 4
 BATCHES = [1, 5, 8, 23, 100]
 KINDS = ["labels", "labels of logits", "one-hot rows", "yes and no", "yes and no of logits"]
@@ -22,10 +24,9 @@ FORMS = {
 
 
 def make_net(n_out, last, loss, watched, rate=0.1, dtype="float64"):
-    """Return a compiled network with one hidden layer and the given metrics."""
-    layers = [gpunn.Dense(6, "tanh"), gpunn.Dense(n_out, last)]
-    net = gpunn.Sequential(layers, input_shape=COLUMNS, seed=9, dtype=dtype)
-    return net.compile(gpunn.SGD(rate), loss, watched, device="cpu")
+    layers = gpunn.Dense(6, "tanh"), gpunn.Dense(n_out, last)
+    options = {"input_shape": COLUMNS, "seed": 9, "dtype": dtype, "optimizer": gpunn.SGD(rate)}
+    return build_network(*layers, loss=loss, metrics=watched, **options)
 
 
 def draw_weights(rng, weighted):

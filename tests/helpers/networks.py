@@ -21,17 +21,15 @@ def build_network(
     return net.compile(optimizer, loss, metrics, device=device, **options)
 
 
-def network_builder(*layers, **defaults):
-    """Return a function that builds one new network per call, from copies of the layers and the default options.
+def network_builder(*default_layers, **defaults):
+    """Return a function that builds one new network per call, from copies of the default layers and options.
 
-    The arguments of a call replace default options.
+    The layers and the options of a call replace the default ones.
     """
 
-    def build(optimizer=None, **options):
-        new_layers, new_defaults = copy.deepcopy((layers, defaults))
-        if optimizer is not None:
-            options["optimizer"] = optimizer
-        return build_network(*new_layers, **new_defaults | options)
+    def build(*layers, **options):
+        copies, options_of_call = copy.deepcopy((default_layers, defaults))
+        return build_network(*layers or copies, **options_of_call | options)
 
     return build
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import internals
+from helpers.networks import build_network
 
 import gpunn
 from gpunn import activations
@@ -16,11 +17,9 @@ BUILT_IN = sorted(
 )
 
 
-def _net(activation, dtype="float64", **options):
-    layers = [gpunn.Dense(6, activation=activation, l2=0.1), gpunn.Dense(5, activation=activation), gpunn.Dense(2)]
-    net = gpunn.Sequential(layers, seed=4, dtype=dtype)
-    net.compile("sgd", "half_squared_error", **options)
-    return net
+def _net(activation, dtype="float64"):
+    layers = gpunn.Dense(6, activation, l2=0.1), gpunn.Dense(5, activation), gpunn.Dense(2)
+    return build_network(*layers, seed=4, dtype=dtype, optimizer="sgd", loss="half_squared_error", device="auto")
 
 
 @pytest.mark.parametrize(("name", "cls"), BUILT_IN)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import network_builder
 from helpers.oracles import strided_tensor
 from helpers.snapshots import bits, read_only_copy, weights_of
 
@@ -20,10 +21,9 @@ Y = np.array([0, 2, 1, 1, 0])
 VALUES = np.array([[0.5, 1], [2, -1], [0, 0], [-3, 1.5], [4, 2]])
 
 
-def _net(loss="sparse_categorical_crossentropy", dtype="float64"):
-    last = gpunn.Dense(3, "softmax") if "sparse" in loss else gpunn.Dense(2)
-    net = gpunn.Sequential([gpunn.Dense(4, "tanh"), last], seed=1, input_shape=3, dtype=dtype)
-    return net.compile(gpunn.Adam(0.1), loss)
+OPTIONS = {"input_shape": 3, "seed": 1, "dtype": "float64", "optimizer": gpunn.Adam(0.1), "device": "auto"}
+_net = network_builder(gpunn.Dense(4, "tanh"), gpunn.Dense(3, "softmax"), **OPTIONS)
+_regression = network_builder(gpunn.Dense(4, "tanh"), gpunn.Dense(2), **OPTIONS, loss="mse")
 
 
 def _every_layout(a):
@@ -66,7 +66,7 @@ def test_the_layout_in_memory_does_not_matter(layout, kind):
 
 @pytest.mark.parametrize("layout", _every_layout(VALUES))
 def test_the_layout_of_targets_does_not_matter(layout):
-    net, twin = _net("mse"), _net("mse")
+    net, twin = _regression(), _regression()
     a = net.fit(X, _every_layout(VALUES)[layout], batch_size=2, epochs=2, verbose=0).history
     assert twin.fit(X, VALUES, batch_size=2, epochs=2, verbose=0).history == a
 
@@ -166,7 +166,7 @@ def _assert_same_results(holder):
     w = np.array([1.0, 2, 0.5, 1, 1])
     assert twin.fit(X, Y, sample_weight=w, validation_data=(X, Y, w), verbose=0).history == a
     assert weights_of(net) == weights_of(twin)
-    values = _net("mse")
+    values = _regression()
     assert values.evaluate(given, holder(VALUES)) == values.evaluate(X, VALUES)
     assert all(type(g) is np.ndarray for g in values.loss_and_gradients(given, holder(VALUES))[1])
     assert type(values.trace(given)[0].a) is np.ndarray

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import internals
 from helpers.messages import naming
+from helpers.networks import build_network, network_builder
 from helpers.snapshots import assert_unchanged, bits, weights_of
 
 import gpunn
@@ -192,11 +193,9 @@ PAIRS = {
 
 
 def _classifier(activation, loss, apart=False):
-    layers = [gpunn.Dense(5, "relu"), gpunn.Dense(3, None if apart else activation)]
-    if apart:
-        layers.append(gpunn.Activation(activation))
-    net = gpunn.Sequential(layers, input_shape=4, seed=1, dtype="float64")
-    return net.compile(gpunn.SGD(0.1), loss, metrics=["accuracy"])
+    outputs = [gpunn.Dense(3), gpunn.Activation(activation)] if apart else [gpunn.Dense(3, activation)]
+    options = {"input_shape": 4, "seed": 1, "dtype": "float64", "optimizer": gpunn.SGD(0.1), "device": "auto"}
+    return build_network(gpunn.Dense(5, "relu"), *outputs, loss=loss, metrics=["accuracy"], **options)
 
 
 @pytest.mark.parametrize("loss", PAIRS)
@@ -294,13 +293,12 @@ def half_squares(y, a):
     return (e * e).sum(axis=1) / 2, e
 
 
-def _regression(loss, **options):
-    net = gpunn.Sequential([gpunn.Dense(5, "tanh", l2=0.1), gpunn.Dense(2)], input_shape=4, seed=1, **options)
-    return net.compile(gpunn.Momentum(0.1), loss, metrics=["mae"])
+OPTIONS = {"input_shape": 4, "seed": 1, "optimizer": gpunn.Momentum(0.1), "metrics": ["mae"], "device": "auto"}
+_regression = network_builder(gpunn.Dense(5, "tanh", l2=0.1), gpunn.Dense(2), **OPTIONS)
 
 
 def test_a_custom_function_trains_like_the_built_in_loss():
-    own, built_in = _regression(half_squares, dtype="float64"), _regression("half_squared_error", dtype="float64")
+    own, built_in = (_regression(loss=loss, dtype="float64") for loss in (half_squares, "half_squared_error"))
     y, w = X[:, :2], np.linspace(0, 2, 9)
     options = {"epochs": 3, "batch_size": 4, "sample_weight": w, "validation_split": 0.3, "verbose": 0}
     a, b = own.fit(X, y, **options).history, built_in.fit(X, y, **options).history
@@ -321,7 +319,7 @@ def test_a_custom_function_gets_device_arrays_that_it_may_modify():
         y[...] = a[...] = 1e9
         return result
 
-    clean, spoilt = _regression(half_squares), _regression(spoil)
+    clean, spoilt = _regression(loss=half_squares), _regression(loss=spoil)
     y = X[:, :2]
     assert spoilt.fit(X, y, epochs=2, verbose=0).history == clean.fit(X, y, epochs=2, verbose=0).history
     assert weights_of(clean) == weights_of(spoilt)
@@ -337,7 +335,7 @@ def test_a_custom_function_may_return_any_real_type(dtype):
         value, g = half_squares(y.round(), a.round())
         return value.astype(dtype), g.astype(dtype)
 
-    net = _regression(rounded)
+    net = _regression(loss=rounded)
     net.fit(X, X[:, :2], verbose=0)
     assert {w.dtype for w in net.get_weights()} == {np.dtype("float32")}
 
@@ -361,7 +359,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("function", "error", "message"), WRONG.values(), ids=WRONG)
 def test_invalid_results_of_a_custom_function_are_reported(function, error, message):
-    net = _regression(function)
+    net = _regression(loss=function)
     y = X[:, :2]
     for call in (net.evaluate, net.train_on_batch, net.loss_and_gradients, lambda x, y: net.fit(x, y, verbose=0)):
         before = weights_of(net)
@@ -374,7 +372,7 @@ def test_an_error_in_a_custom_function_is_raised_unchanged():
     def failing(y, a):
         raise ZeroDivisionError("mine")
 
-    net = _regression(failing)
+    net = _regression(loss=failing)
     before = bits(net.predict(X))
     with pytest.raises(ZeroDivisionError, match="mine"):
         net.fit(X, X[:, :2], verbose=0)

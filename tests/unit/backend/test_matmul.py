@@ -5,14 +5,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.gpu_nets import integers
 
 from gpunn.backend import get, to_host
 from gpunn.backend.cuda.matmul import ProductWarning
-
-
-def integers(*shape, dtype=np.float32):
-    """Small integers, whose products are exact in every order of summation."""
-    return np.random.default_rng(0).integers(-4, 5, shape).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

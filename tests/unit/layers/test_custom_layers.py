@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
+from helpers.networks import network_builder
 from helpers.snapshots import bits, state_of, weights_of
 
 import gpunn
@@ -87,9 +88,7 @@ def _on(like, values):
     return gpunn.backend.array_module(like).asarray(values, dtype=like.dtype)
 
 
-def _net(*layers, loss="half_squared_error", optimizer=None, dtype="float64"):
-    net = gpunn.Sequential(layers, seed=2, dtype=dtype)
-    return net.compile(optimizer or gpunn.Adam(0.05), loss, metrics=["mae"], device="cpu")
+_net = network_builder(seed=2, dtype="float64", optimizer=gpunn.Adam(0.05), loss="half_squared_error", metrics=["mae"])
 
 
 def _all():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import network_builder
 from helpers.snapshots import bits
 
 import gpunn
@@ -12,11 +13,7 @@ from gpunn.layers import Buffers
 from gpunn.recording import Recorder
 
 ONES = np.ones((50, 40), np.float32)
-
-
-def _net(*layers, seed=1, n_in=40):
-    net = gpunn.Sequential(layers, input_shape=n_in, seed=seed)
-    return net.compile(gpunn.SGD(1e-3), "half_squared_error")
+_net = network_builder(input_shape=40, seed=1, optimizer=gpunn.SGD(1e-3), loss="half_squared_error", device="auto")
 
 
 def _dropped(net, x=ONES, layer=0):
@@ -92,7 +89,7 @@ def test_a_rate_near_one_drops_nearly_all_elements():
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 7])
 def test_every_shape_is_covered(width):
     """The generator draws four elements per call, across the ends of rows."""
-    net = _net(gpunn.Dropout(0.5), n_in=width)
+    net = _net(gpunn.Dropout(0.5), input_shape=width)
     many = _dropped(net, np.ones((64, width)))
     assert (many == 0).mean() == pytest.approx(0.5, abs=0.3)
     for rows in (1, 2, 3, 5, 6, 9):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import internals
 from helpers.messages import naming
+from helpers.networks import network_builder
 from helpers.snapshots import bits
 
 import gpunn
@@ -14,9 +15,8 @@ MEAN, BIASED, UNBIASED = np.array([2.0, 10.0]), np.array([5.0, 80.0]), np.array(
 EPSILON = 1e-5
 
 
-def _net(*layers, dtype="float64", optimizer=None):
-    net = gpunn.Sequential(layers, input_shape=2, seed=0, dtype=dtype)
-    return net.compile(optimizer or gpunn.SGD(1e-30), "half_squared_error")
+OPTIONS = {"input_shape": 2, "seed": 0, "dtype": "float64", "loss": "half_squared_error", "device": "auto"}
+_net = network_builder(optimizer=gpunn.SGD(1e-30), **OPTIONS)
 
 
 def _running(net, layer=0):

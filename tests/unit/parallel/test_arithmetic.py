@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 from helpers import internals
+from helpers.networks import build_network
 from helpers.threaded_group import ThreadedGroup
 
 import gpunn
@@ -20,11 +21,11 @@ RULES = ["sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", g
 NEAR = 1e-9  # in float64 after 50 steps
 
 
-def net_of(strategy, rule="adam", loss="mse", metrics=("mae", "r2"), dtype="float64", norm=True):
+def net_of(strategy, optimizer="adam", norm=True, **options):
     layers = [gpunn.Dense(9, "relu", l2=0.01), gpunn.Dropout(0.3), gpunn.Dense(5, "tanh", l1=0.001, max_norm=1.0)]
-    layers += [gpunn.BatchNormalization()] if norm else [gpunn.LayerNormalization()]
-    net = gpunn.Sequential([*layers, gpunn.Dense(3)], seed=3, dtype=dtype)
-    return net.compile(rule, loss, metrics=list(metrics), strategy=strategy, device="cpu")
+    layers += [gpunn.BatchNormalization() if norm else gpunn.LayerNormalization(), gpunn.Dense(3)]
+    options = {"loss": "mse", "metrics": ["mae", "r2"], "dtype": "float64"} | options
+    return build_network(*layers, optimizer=optimizer, strategy=strategy, **options)
 
 
 def trained(strategy, rule="adam", y=Y, w=None, batch=8, epochs=8, order=slice(None), **how):
@@ -120,7 +121,10 @@ def test_unsynchronized_batch_normalization_differs_from_one_process():
     assert max_difference(found[0][0], one[0]) > 1e-3
     assert (internals.running(found[0][0]) == internals.running(found[1][0])).all()
     # without such a layer, the option changes nothing
-    assert_one(ThreadedGroup(2).run(lambda s: trained(s, norm=False)), trained(None, norm=False))
+    assert_one(
+        ThreadedGroup(2).run(lambda s: trained(s, norm=False)),
+        trained(None, norm=False),
+    )
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import build_network
 from helpers.oracles import oracle
 from helpers.threaded_group import ThreadedGroup
 
@@ -37,8 +38,8 @@ def parquet(tmp_path):
 
 
 def fitted(sets, strategy=None, **how):
-    net = gpunn.Sequential([gpunn.Dense(6, "relu"), gpunn.Dropout(0.2), gpunn.Dense(2)], seed=3, dtype="float64")
-    net.compile("adam", "mse", metrics=["r2"], strategy=strategy, device="cpu")
+    layers = gpunn.Dense(6, "relu"), gpunn.Dropout(0.2), gpunn.Dense(2)
+    net = build_network(*layers, dtype="float64", loss="mse", metrics=["r2"], strategy=strategy)
     x, y, w = sets
     options = {"batch_size": 8, "epochs": 4, "verbose": 0, "sample_weight": w}
     history = net.fit(x, y, **options | how)

@@ -61,11 +61,11 @@ def test_each_epoch_uses_the_rate_that_the_function_returns():
 
 def test_the_returned_rate_overrides_the_schedule_of_the_optimizer():
     """The current rate passed to the function is that of the schedule."""
-    net = _net(gpunn.SGD(gpunn.schedules.StepDecay(0.5, 3, 0.5)))
+    net = _net(optimizer=gpunn.SGD(gpunn.schedules.StepDecay(0.5, 3, 0.5)))
     seen = []
     history = _fit(net, gpunn.LearningRateScheduler(lambda epoch, rate: seen.append(rate) or 0.1), epochs=2)
     assert history["learning_rate"] == [0.1, 0.1] and seen == [0.5, 0.1]
-    reference = _net(gpunn.SGD(0.1))
+    reference = _net(optimizer=gpunn.SGD(0.1))
     _fit(reference, epochs=2)
     assert weights_of(net) == weights_of(reference)
 
@@ -109,7 +109,7 @@ CASES = {
 
 @pytest.mark.parametrize(("values", "arguments", "rates"), CASES.values(), ids=CASES)
 def test_epochs_at_which_the_rate_is_reduced(values, arguments, rates):
-    net, reference = _net(gpunn.SGD(1.0)), _net(gpunn.SGD(1.0))
+    net, reference = _net(optimizer=gpunn.SGD(1.0)), _net(optimizer=gpunn.SGD(1.0))
     reduce = gpunn.ReduceLROnPlateau(**{"factor": 0.5, "min_delta": 0.0, **arguments})
     history = _fit(net, SetLogs(values), reduce, epochs=len(values))
     assert history["learning_rate"] == rates
@@ -139,13 +139,13 @@ def test_against_the_scheduler_of_torch():
         wanted.append(theirs.param_groups[0]["lr"])
         rule.step(value)
     ours = gpunn.ReduceLROnPlateau(factor=0.7, patience=3, cooldown=4, min_delta=0.01)
-    found = _fit(_net(gpunn.SGD(1.0)), SetLogs(values), ours, epochs=len(values))["learning_rate"]
+    found = _fit(_net(optimizer=gpunn.SGD(1.0)), SetLogs(values), ours, epochs=len(values))["learning_rate"]
     assert len({*wanted}) > 3
     assert found == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_rate_is_kept_if_the_reduced_one_underflows():
-    net = _net(gpunn.SGD(1e-300))
+    net = _net(optimizer=gpunn.SGD(1e-300))
     history = _fit(net, SetLogs([1.0] * 5), gpunn.ReduceLROnPlateau(factor=1e-20, patience=1), epochs=5)
     rates = history["learning_rate"]
     assert rates[:2] == [1e-300] * 2 and rates[2] == pytest.approx(1e-320, rel=1e-3) == rates[3] == rates[4] > 0

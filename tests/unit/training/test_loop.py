@@ -91,7 +91,7 @@ def test_without_shuffling_the_rows_keep_their_order():
 )
 def test_a_second_fit_continues_with_the_optimizer_state(optimizer):
     """Two fits of two epochs equal one of four: slots, step, schedule, shuffles and dropout masks."""
-    whole, parts = _net(optimizer), _net(optimizer)
+    whole, parts = _net(optimizer=optimizer), _net(optimizer=optimizer)
     history = whole.fit(X, Y, epochs=4, batch_size=8, validation_data=(VX, VY), verbose=0).history
     first = parts.fit(X, Y, epochs=2, batch_size=8, validation_data=(VX, VY), verbose=0)
     second = parts.fit(X, Y, epochs=2, batch_size=8, validation_data=(VX, VY), verbose=0)
@@ -344,7 +344,7 @@ HUGE = [
 @pytest.mark.parametrize("optimizer", HUGE, ids=lambda o: o.name)
 @pytest.mark.parametrize("watched", [False, True], ids=["checked at the end", "checked at every step"])
 def test_divergence_keeps_the_weights_before_the_first_non_finite_step(optimizer, watched):
-    net, reference = _regression(optimizer), _regression(optimizer)
+    net, reference = _regression(optimizer=optimizer), _regression(optimizer=optimizer)
     y = X[:, :1] * 3 + 1
     # with a batch hook the loop checks after every step
     callbacks = [_StopBefore(-1)] if watched else []
@@ -395,7 +395,7 @@ def test_a_nan_within_the_network_stops_at_that_step(optimizer, bad):
 @pytest.mark.parametrize("optimizer", [gpunn.SGD, gpunn.Momentum, gpunn.Adam, gpunn.AdamW], ids=lambda o: o.name)
 def test_an_update_that_would_overflow_is_not_written(rate, optimizer):
     """Loss and gradients of the step are finite, but in float32 the update or the next loss is not."""
-    net = _regression(optimizer(rate))
+    net = _regression(optimizer=optimizer(rate))
     big = 1e9 * X
     net.loss_and_gradients(big, X[:, :1])  # allocates the slots
     before = _kept(net)
@@ -426,20 +426,20 @@ def test_finite_numbers_with_infinite_products(which):
 
 
 def test_training_continues_with_a_smaller_rate():
-    net = _regression(gpunn.SGD(1e4))
+    net = _regression(optimizer=gpunn.SGD(1e4))
     y = X[:, :1]
     with pytest.raises(gpunn.DivergenceError):
         net.fit(X, y, epochs=20, batch_size=4, verbose=0)
     # the last finite weights may have any size, so restart from the seed
     net.set_weights(_regression().get_weights())
     net.compile(gpunn.SGD(0.01), "half_squared_error")
-    reference = _regression(gpunn.SGD(0.01))
+    reference = _regression(optimizer=gpunn.SGD(0.01))
     assert net.fit(X, y, epochs=3, verbose=0).history == reference.fit(X, y, epochs=3, verbose=0).history
     assert weights_of(net) == weights_of(reference)
 
 
 def test_the_same_rate_raises_again():
-    net = _regression(gpunn.SGD(1e4))
+    net = _regression(optimizer=gpunn.SGD(1e4))
     updates = []
     for _ in range(2):
         with pytest.raises(gpunn.DivergenceError) as caught:
@@ -449,7 +449,7 @@ def test_the_same_rate_raises_again():
 
 
 def test_train_on_batch_raises_too():
-    net, reference = _regression(gpunn.Momentum(1e4)), _regression(gpunn.Momentum(1e4))
+    net, reference = _regression(optimizer=gpunn.Momentum(1e4)), _regression(optimizer=gpunn.Momentum(1e4))
     with pytest.raises(
         gpunn.DivergenceError, match=r"\(update (\d+), learning rate 1e\+04\): .*likely cause"
     ) as caught:
@@ -472,7 +472,7 @@ def test_divergence_is_an_arithmetic_error_and_calls_on_train_end():
         def on_train_end(self, logs=None):
             ended.append("end")
 
-    net = _regression(gpunn.SGD(1e4))
+    net = _regression(optimizer=gpunn.SGD(1e4))
     with pytest.raises(ArithmeticError):
         net.fit(X, X[:, :1], epochs=20, batch_size=23, callbacks=[Watch()], verbose=0)
     assert ended[-1] == "end" and ended[:-1] == list(range(len(ended) - 1))

@@ -118,7 +118,7 @@ def test_it_is_closed_after_any_error(bar, how):
                 raise KeyboardInterrupt
             raise LookupError
 
-    net = _net(gpunn.SGD(1e30)) if how == "divergence" else _net()
+    net = _net(optimizer=gpunn.SGD(1e30)) if how == "divergence" else _net()
     with pytest.raises((LookupError, KeyboardInterrupt, gpunn.DivergenceError)):
         net.fit(1e10 * X, Y, epochs=3, callbacks=[bar, Fail()], verbose=0)
     if how == "an error at the beginning":
@@ -129,7 +129,7 @@ def test_it_is_closed_after_any_error(bar, how):
 
 def test_an_error_closes_the_bar_and_starts_a_new_line(capfd):
     with pytest.raises(gpunn.DivergenceError):
-        _net(gpunn.SGD(1e30)).fit(1e10 * X, Y, epochs=3)
+        _net(optimizer=gpunn.SGD(1e30)).fit(1e10 * X, Y, epochs=3)
     assert not list(getattr(tqdm.tqdm, "_instances", []))
     assert capfd.readouterr().err.endswith("\n")
 

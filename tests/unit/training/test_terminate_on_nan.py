@@ -60,7 +60,7 @@ def test_a_diverging_fit_ends_without_an_error_and_keeps_the_weights_before(watc
 
 
 def test_early_stopping_restores_the_best_weights(caplog):
-    net, nan = _net(gpunn.SGD(0.01)), gpunn.TerminateOnNaN()
+    net, nan = _net(optimizer=gpunn.SGD(0.01)), gpunn.TerminateOnNaN()
     kept = []
 
     class Explode(gpunn.Callback):
@@ -77,7 +77,7 @@ def test_early_stopping_restores_the_best_weights(caplog):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_non_finite_validation_loss_ends_the_fit_too(value, caplog):
-    net, nan = _net(gpunn.SGD(0.01)), gpunn.TerminateOnNaN()
+    net, nan = _net(optimizer=gpunn.SGD(0.01)), gpunn.TerminateOnNaN()
 
     class SetLogs(gpunn.Callback):
         def on_epoch_logs(self, epoch, logs):
@@ -96,10 +96,12 @@ def test_a_terminated_fit_stays_terminated_after_a_resume(tmp_path, caplog):
 
     path = tmp_path / "run.safetensors"
     callbacks = [gpunn.TerminateOnNaN(), SetLogs()]
-    first = _net(gpunn.SGD(0.01)).fit(X, Y, epochs=4, callbacks=[*callbacks, gpunn.ModelCheckpoint(path)], verbose=0)
+    first = _net(optimizer=gpunn.SGD(0.01)).fit(
+        X, Y, epochs=4, callbacks=[*callbacks, gpunn.ModelCheckpoint(path)], verbose=0
+    )
     assert first.epoch == [0, 1]
     again = gpunn.TerminateOnNaN()
-    history = _net(gpunn.SGD(0.01)).fit(X, Y, epochs=4, callbacks=[again, SetLogs()], verbose=0, resume=path)
+    history = _net(optimizer=gpunn.SGD(0.01)).fit(X, Y, epochs=4, callbacks=[again, SetLogs()], verbose=0, resume=path)
     assert history.epoch == [0, 1] and again.terminated_epoch == 1
 
 
@@ -111,4 +113,4 @@ def test_without_it_the_error_is_raised_even_after_stop_training():
             self.model.stop_training = True
 
     with pytest.raises(gpunn.DivergenceError):
-        _net(gpunn.SGD(1e30)).fit(X, Y, batch_size=4, callbacks=[Stop()], verbose=0)
+        _net(optimizer=gpunn.SGD(1e30)).fit(X, Y, batch_size=4, callbacks=[Stop()], verbose=0)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from helpers import fake_cublaslt, internals, tolerances
-from helpers.gpu_nets import UnfusedDense, data, frozen, net_of, rounded
+from helpers.gpu_nets import UnfusedDense, data, frozen, integers, net_of, rounded
 
 import gpunn
 from gpunn.backend import doctor, get, to_host
@@ -30,10 +30,6 @@ def lt(fake_cupy):
 def mask_unset_at_zero(fake_cupy):
     """A library whose mask follows E2. Otherwise no mask is used, see `gpunn.backend.cuda.selftest`."""
     fake_cupy.state.cublaslt.zero_is_above = False
-
-
-def integers(*shape, seed=0, dtype=np.float32):
-    return np.random.default_rng(seed).integers(-4, 5, shape).astype(dtype)
 
 
 def views(backend, x):

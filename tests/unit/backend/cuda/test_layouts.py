@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import column_major_blas as blas
 from helpers import tolerances
+from helpers.gpu_nets import integers
 from helpers.messages import naming
 
 from gpunn.backend.cuda.layouts import EPILOGUES, Unsupported, gemm_call, mask_bytes
@@ -41,10 +42,6 @@ def run(a, b, out, epilogue="none", bias=None, aux=None):
     z = blas.matrix(aux.ctypes.data, aux.dtype, call.m, call.n, call.aux) if what == "z" else None
     blas.multiply(A, B, D, (call.A.transposed, call.B.transposed), epilogue, bias, mask, z)
     return call
-
-
-def integers(*shape, seed=0):
-    return np.random.default_rng(seed).integers(-4, 5, shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("b_layout", LAYOUTS)
