@@ -103,5 +103,5 @@ def backend(request):
 
 @pytest.fixture
 def file(tmp_path):
-    """The path of a checkpoint."""
+    """The path of a model or a checkpoint."""
     return tmp_path / "run.safetensors"

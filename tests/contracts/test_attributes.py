@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 from helpers import limits
+from helpers.networks import network_builder
 from helpers.snapshots import bits, state_of, weights_of
 
 import gpunn
@@ -17,10 +18,8 @@ X, Y = RNG.normal(size=(40, 4)), RNG.integers(0, 3, size=40)
 VALUES = RNG.normal(size=(40, 3)) * 3
 
 
-def _net(optimizer=None, loss="sparse_categorical_crossentropy", watched=(), last=None, device="cpu"):
-    layers = [gpunn.Dense(8, "relu"), gpunn.Dropout(0.25), gpunn.Dense(6, gpunn.activations.ELU(0.5))]
-    net = gpunn.Sequential([*layers, gpunn.Dense(3, last)], seed=2, input_shape=4, dtype="float64")
-    return net.compile(optimizer or gpunn.Adam(0.01), loss, metrics=watched, device=device)
+LAYERS = gpunn.Dense(8, "relu"), gpunn.Dropout(0.25), gpunn.Dense(6, gpunn.activations.ELU(0.5)), gpunn.Dense(3)
+_net = network_builder(*LAYERS, input_shape=4, seed=2, dtype="float64", optimizer=gpunn.Adam(0.01))
 
 
 def _step_length(net, before):
@@ -69,7 +68,7 @@ STEPS = {
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_frozen_layers_old_gradient_does_not_count_in_clipping(order, between, step):
     """The step has the length clipnorm, and equals that of a network that was never trained before."""
-    net = _net(gpunn.SGD(1e-3))
+    net = _net(optimizer=gpunn.SGD(1e-3))
     STEPS[step](net)
     net.train_on_batch(X * 100, Y)  # a large gradient, in the frozen layer too
     for change in ORDERS[order]:
@@ -84,7 +83,7 @@ def test_a_frozen_layers_old_gradient_does_not_count_in_clipping(order, between,
 
 
 def test_freezing_without_compile_leaves_the_old_gradient_out_of_clipping():
-    net = _net(gpunn.SGD(**CLIPPED))
+    net = _net(optimizer=gpunn.SGD(**CLIPPED))
     for _ in range(2):
         net[0].trainable = True
         net.train_on_batch(X * 100, Y)
@@ -95,7 +94,7 @@ def test_freezing_without_compile_leaves_the_old_gradient_out_of_clipping():
 
 @pytest.mark.parametrize("again", [_compile, copy.deepcopy, _pickle], ids=["compile", "deepcopy", "pickle"])
 def test_a_network_trains_on_after_a_divergence_with_the_cause_frozen(again):
-    net = _compile(_net(gpunn.SGD(1e-3)))
+    net = _compile(_net(optimizer=gpunn.SGD(1e-3)))
     good = net.get_weights()
     net.set_weights([w * 1e160 for w in good])
     with pytest.raises(gpunn.DivergenceError):
@@ -108,7 +107,7 @@ def test_a_network_trains_on_after_a_divergence_with_the_cause_frozen(again):
 
 def test_a_network_frozen_by_build_is_clipped_as_one_trained_alone():
     def build():
-        net = _net(gpunn.SGD(1e-3))
+        net = _net(optimizer=gpunn.SGD(1e-3))
         net.train_on_batch(X * 100, Y)
         return _compile(_freeze(net))
 
@@ -123,7 +122,7 @@ def test_a_network_frozen_by_build_is_clipped_as_one_trained_alone():
 @pytest.mark.parametrize("per", ["step", "epoch"])
 def test_a_second_compile_restarts_the_schedule(per):
     schedule = schedules.Warmup(schedules.CosineDecay(0.01, 3, per=per), 2)
-    net = _net(gpunn.SGD(schedule))
+    net = _net(optimizer=gpunn.SGD(schedule))
     net.fit(X, Y, epochs=6, verbose=0)
     assert net.learning_rate == 0.0
     _ = net.compile(gpunn.SGD(schedule), "sparse_categorical_crossentropy", device="cpu")
@@ -257,7 +256,7 @@ def test_a_metric_may_freeze_a_layer_during_fit_many():
             return 0.0
 
     def build():
-        nets.append(_net(watched=[Freeze()]))
+        nets.append(_net(metrics=[Freeze()]))
         return nets[-1]
 
     ((net, _),) = gpunn.fit_many(build, X, Y, [{}], epochs=3)
@@ -305,7 +304,7 @@ def test_a_changed_number_applies_to_every_call_and_batch_size(change, call):
     """A network with recorded steps gives the same results as a copy without recordings."""
     compiled, y, (which, name, value), changed = CHANGES[change]
     rule, loss, *watched = copy.deepcopy(compiled)
-    net = _net(rule, loss, watched)
+    net = _net(optimizer=rule, loss=loss, metrics=watched)
     for each in CALLS.values():
         each(net, y)
     objects = (net, rule, loss, *watched)
@@ -320,7 +319,7 @@ def test_a_changed_number_applies_to_every_call_and_batch_size(change, call):
 
 
 def test_a_changed_clipnorm_limits_the_next_step():
-    net = _net(gpunn.SGD(0.1))
+    net = _net(optimizer=gpunn.SGD(0.1))
     for size in (16, 40):
         net.train_on_batch(X[:size], Y[:size])
     net.optimizer.clipnorm = 1e-3
@@ -342,7 +341,7 @@ def test_a_changed_delta_applies_to_every_number_of_rows():
 
 def test_an_optimizer_of_two_networks_changes_in_both():
     rule = gpunn.SGD(0.1)
-    for net in (_net(rule), _net(rule)):
+    for net in (_net(optimizer=rule), _net(optimizer=rule)):
         rule.clipnorm = None
         net.train_on_batch(X, Y)
         rule.clipnorm = 1e-3
@@ -373,7 +372,7 @@ def test_a_user_defined_metric_may_change_its_number_of_sums():
             return {"count": self.count}
 
     ones = Ones()
-    net = _net(watched=["accuracy", ones])
+    net = _net(metrics=["accuracy", ones])
     more = At("on_train_batch_end", 2, lambda net: setattr(ones, "count", 3))  # of the first epoch of three steps
     history = net.fit(X, Y, batch_size=16, epochs=2, validation_data=(X, Y), verbose=0, callbacks=[more]).history
     assert history["val_Ones"] == pytest.approx([3, 3]) and history["Ones"][1] == pytest.approx(3)
@@ -383,7 +382,7 @@ def test_a_user_defined_metric_may_change_its_number_of_sums():
 
 def test_a_changed_metric_is_saved(tmp_path):
     f1 = metrics.F1Score("macro", threshold=0.5)
-    net = _net(loss="binary_crossentropy", watched=[f1])
+    net = _net(loss="binary_crossentropy", metrics=[f1])
     net.evaluate(X, BINARY)
     f1.threshold, f1.average = 0.4, "micro"
     net.save(tmp_path / "m.safetensors")
@@ -420,7 +419,7 @@ def test_a_softmax_set_after_compile_is_not_applied_twice(call_afterwards):
 
 def test_a_metric_follows_the_last_activation():
     """Accuracy's threshold is 0 for logits and 0.5 for probabilities."""
-    net = _net(loss="binary_crossentropy", watched=["accuracy"])
+    net = _net(loss="binary_crossentropy", metrics=["accuracy"])
     before = net.evaluate(X, BINARY)["accuracy"]
     net[-1].activation = "sigmoid"
     assert net.evaluate(X, BINARY)["accuracy"] == before

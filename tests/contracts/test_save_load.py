@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
+from helpers.networks import network_builder
 from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 from safetensors.numpy import load_file
 
@@ -34,14 +35,7 @@ def _layers():
     ]
 
 
-def _net(dtype="float32", optimizer=None, loss="sparse_categorical_crossentropy", watched=("accuracy",)):
-    net = gpunn.Sequential(_layers(), seed=2**63 + 11, dtype=dtype)
-    return net.compile(optimizer or gpunn.Adam(0.01), loss, watched, device="cpu")
-
-
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "net.safetensors"
+_net = network_builder(*_layers(), seed=2**63 + 11, optimizer=gpunn.Adam(0.01), metrics=["accuracy"])
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def trained():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_everything_is_restored_bit_for_bit(file, dtype):
-    net = _net(dtype)
+    net = _net(dtype=dtype)
     net[3].trainable = False
     net.fit(X, Y, epochs=3, batch_size=8, verbose=0)
     with assert_unchanged(net, X):

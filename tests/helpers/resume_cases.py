@@ -10,6 +10,7 @@ import numpy as np
 
 import gpunn
 from gpunn import schedules
+from helpers.networks import build_network, network_builder
 from helpers.snapshots import bits, state_of
 
 RNG = np.random.default_rng(11)
@@ -95,32 +96,30 @@ class Stop(gpunn.Callback):
             raise self.Now
 
 
-def _classifier(optimizer, dtype="float32", layers=None):
-    layers = layers or [
-        gpunn.Dense(8, "relu", l2=0.01),
-        gpunn.BatchNormalization(),
-        gpunn.Dropout(0.3),
-        gpunn.Dense(5, "tanh"),
-        gpunn.Dense(3, "softmax"),
-    ]
-    net = gpunn.Sequential(layers, seed=2**63 + 5, dtype=dtype)
-    return net.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+CLASSIFIER = [
+    gpunn.Dense(8, "relu", l2=0.01),
+    gpunn.BatchNormalization(),
+    gpunn.Dropout(0.3),
+    gpunn.Dense(5, "tanh"),
+    gpunn.Dense(3, "softmax"),
+]
+_classifier = network_builder(*CLASSIFIER, seed=2**63 + 5, metrics=["accuracy"])
 
 
 def _plain(optimizer, **options):
-    return _classifier(optimizer), (X, LABELS), {"validation_data": (VX, VLABELS), **options}, []
+    return _classifier(optimizer=optimizer), (X, LABELS), {"validation_data": (VX, VLABELS), **options}, []
 
 
 def _regression(callbacks, optimizer=None, dtype="float64", **options):
     layers = [gpunn.Dense(7, "relu", max_norm=1.5), gpunn.LayerNormalization(), gpunn.Dropout(0.2, form="textbook")]
-    net = gpunn.Sequential([*layers, gpunn.Dense(1, l1=0.001)], seed=3, input_shape=6, dtype=dtype)
-    net.compile(optimizer or gpunn.Adam(0.05), "half_squared_error", ["mae", "rmse"], device="cpu")
+    chosen = {"optimizer": optimizer or gpunn.Adam(0.05), "loss": "half_squared_error", "metrics": ["mae", "rmse"]}
+    net = build_network(*layers, gpunn.Dense(1, l1=0.001), input_shape=6, dtype=dtype, **chosen)
     return net, (X, VALUES), {"validation_data": (VX, VVALUES), **options}, callbacks
 
 
 def _unfrozen():
     layers = [gpunn.Dense(8, "relu"), gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")]
-    net = _classifier(gpunn.Momentum(0.1), layers=layers)
+    net = _classifier(*layers, optimizer=gpunn.Momentum(0.1))
     net[0].trainable = False
     return net, (X, LABELS), {}, [Unfreeze()]
 
@@ -136,7 +135,7 @@ def _streamed():
         for k in range(0, ROWS, 6):
             yield X[k : k + 6], LABELS[k : k + 6], WEIGHTS[k : k + 6] + 0.5
 
-    return _classifier(gpunn.Adam(0.02)), (batches,), {"validation_data": (VX, VLABELS)}, []
+    return _classifier(optimizer=gpunn.Adam(0.02)), (batches,), {"validation_data": (VX, VLABELS)}, []
 
 
 def _with_callbacks():

@@ -5,6 +5,7 @@ import numpy as np
 import gpunn
 
 from . import hand_worked as hand
+from .networks import build_network
 
 
 def small_layers(last="softmax"):
@@ -16,9 +17,9 @@ def small_layers(last="softmax"):
     ]
 
 
-def classifier(optimizer=None, loss="sparse_categorical_crossentropy", last="softmax", device="auto", **options):
-    net = gpunn.Sequential(small_layers(last), **{"seed": 3, "input_shape": 4} | options)
-    return net.compile(optimizer or gpunn.Adam(0.01), loss, metrics=["accuracy"], device=device)
+def classifier(optimizer=None, **options):
+    options = {"input_shape": 4, "metrics": ["accuracy"], "device": "auto"} | options
+    return build_network(*small_layers(), optimizer=optimizer or gpunn.Adam(0.01), **options)
 
 
 def data(n=20, seed=0):

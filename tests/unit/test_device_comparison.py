@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import build_network
 from helpers.oracles import strided_tensor
 
 import gpunn
@@ -22,9 +23,8 @@ def compiled(monkeypatch):
     cpu_cache.invalidate()
 
 
-def classifier(*layers, dtype="float32", optimizer="adam", **options):
-    net = gpunn.Sequential([*layers, gpunn.Dense(3, "softmax")], seed=1, dtype=dtype, **options)
-    return net.compile(optimizer, "sparse_categorical_crossentropy", device="cpu")
+def classifier(*layers, **options):
+    return build_network(*layers, gpunn.Dense(3, "softmax"), seed=1, **options)
 
 
 NETS = {

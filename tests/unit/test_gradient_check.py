@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import network_builder
 from helpers.random_nets import random_case
 
 import gpunn
@@ -39,9 +40,7 @@ def _data(rows=6, columns=4, outputs=2):
     return rng.normal(size=(rows, columns)), rng.normal(size=(rows, outputs))
 
 
-def _net(*layers, loss="half_squared_error", dtype="float64", optimizer="sgd"):
-    net = gpunn.Sequential(layers, input_shape=4, seed=5, dtype=dtype)
-    return net.compile(optimizer, loss, device="cpu")
+_net = network_builder(input_shape=4, seed=5, dtype="float64", optimizer="sgd", loss="half_squared_error")
 
 
 # --- wrong derivatives are detected ----------------------------------------------------------------------------------

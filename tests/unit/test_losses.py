@@ -17,8 +17,8 @@ LOG2 = math.log(2)
 
 def _net_with_outputs(n_out, loss, last="identity", dtype="float64"):
     """Return a compiled network whose z equals its inputs."""
-    net = gpunn.Sequential([gpunn.Activation(last)], input_shape=n_out, dtype=dtype)
-    return net.compile("sgd", loss)
+    options = {"input_shape": n_out, "optimizer": "sgd", "loss": loss, "device": "auto"}
+    return build_network(gpunn.Activation(last), dtype=dtype, **options)
 
 
 # --- values by hand --------------------------------------------------------------------------------------------------

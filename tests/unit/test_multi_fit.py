@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import internals, limits
 from helpers.messages import naming
+from helpers.networks import build_network
 from helpers.oracles import oracle
 
 import gpunn
@@ -22,15 +23,14 @@ HALF, BACK = np.arange(0, 61, 2), np.arange(60, 19, -1)
 TWICE = np.r_[np.arange(30), np.arange(30)]
 
 
-def net(
-    *, seed=0, l2=0.0, dropout=0.0, width=7, lr=0.01, outputs=3, dtype="float64", device="cpu", metrics=("accuracy",)
-):
+def net(*, seed=0, l2=0.0, dropout=0.0, width=7, lr=0.01, outputs=3, device="cpu"):
     """A compiled network with the given settings."""
-    last = {"activation": "softmax"} if outputs == 3 else {}
-    layers = [gpunn.Dense(width, activation="tanh", l2=l2), gpunn.Dropout(dropout), gpunn.Dense(outputs, l2=l2, **last)]
-    made = gpunn.Sequential(layers, seed=seed, dtype="float64")
-    loss = "sparse_categorical_crossentropy" if outputs == 3 else "half_squared_error"
-    return made.compile(gpunn.Adam(lr), loss, ["accuracy"] if outputs == 3 else (), device=device)
+    options = {"loss": "half_squared_error"}
+    if outputs == 3:
+        options = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
+    last = gpunn.Dense(outputs, "softmax" if outputs == 3 else None, l2=l2)
+    layers = gpunn.Dense(width, "tanh", l2=l2), gpunn.Dropout(dropout), last
+    return build_network(*layers, seed=seed, dtype="float64", optimizer=gpunn.Adam(lr), device=device, **options)
 
 
 def build(dropout=0.0, width=7):

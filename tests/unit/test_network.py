@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
+from helpers.networks import build_network
 
 import gpunn
 
 WIDE = (1024, 1024, 1024, 1024, 10)
 
 
-def _classifier(sizes, dtype="float32", seed=0, optimizer=None, **compiling):
-    layers = [gpunn.Dense(width, activation="relu") for width in sizes[1:-1]]
-    net = gpunn.Sequential([*layers, gpunn.Dense(sizes[-1], activation="softmax")], seed=seed, dtype=dtype)
-    net.compile(optimizer or gpunn.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"], **compiling)
-    return net
+def _classifier(sizes, dtype="float32", **options):
+    layers = [*(gpunn.Dense(width, "relu") for width in sizes[1:-1]), gpunn.Dense(sizes[-1], "softmax")]
+    options = {"seed": 0, "optimizer": gpunn.Adam(1e-3), "metrics": ["accuracy"], "device": "auto"} | options
+    return build_network(*layers, dtype=dtype, **options)
 
 
 def _rows(n, d, classes=10, seed=0):

@@ -8,6 +8,7 @@ import pytest
 from helpers import internals, limits, tolerances
 from helpers.gpu_nets import UnfusedDense, data, frozen, net_of, rounded
 from helpers.messages import naming
+from helpers.networks import build_network
 
 import gpunn
 from gpunn import MLPClassifier, MLPRegressor
@@ -437,10 +438,7 @@ def plan_of(net, rows=8):
 
 def fitted(fake_cupy, *, layers=None, epochs=2, **options):
     layers = [gpunn.Dense(32, "relu"), gpunn.Dense(16, "relu"), gpunn.Dense(3, "softmax")] if layers is None else layers
-    net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
-    net.compile(
-        options.pop("optimizer", "adam"), "sparse_categorical_crossentropy", device="cuda", precision="bf16", **options
-    )
+    net = build_network(*layers, input_shape=8, seed=4, device="cuda", precision="bf16", **options)
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(400, 8)), rng.integers(0, 3, 400)
     fake_cupy.state.calls.clear()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import internals
+from helpers.networks import build_network
 from helpers.oracles import oracle
 from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 
@@ -16,10 +17,10 @@ W = RNG.integers(0, 9, size=ROWS) / 8
 BATCHES = [slice(start, start + 5) for start in range(0, ROWS, 5)]
 
 
-def _net(dtype="float64", l2=0.01, metrics=("mse", "r2"), device="cpu"):
-    layers = [gpunn.Dense(4, "tanh", l2=l2), gpunn.BatchNormalization(), gpunn.Dense(2, l2=l2)]
-    net = gpunn.Sequential(layers, seed=2, dtype=dtype, input_shape=3)
-    return net.compile(gpunn.Adam(0.02), "half_squared_error", metrics, device=device)
+def _net(dtype="float64", l2=0.01, device="cpu"):
+    layers = gpunn.Dense(4, "tanh", l2=l2), gpunn.BatchNormalization(), gpunn.Dense(2, l2=l2)
+    options = {"optimizer": gpunn.Adam(0.02), "loss": "half_squared_error", "metrics": ["mse", "r2"], "device": device}
+    return build_network(*layers, input_shape=3, seed=2, dtype=dtype, **options)
 
 
 # --- magnitudes ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers.messages import naming
+from helpers.networks import network_builder
 from helpers.oracles import oracle
 
 import gpunn
@@ -16,9 +17,7 @@ Y = RNG.integers(0, 3, 41)
 W = RNG.uniform(0.1, 2, 41)
 
 
-def net(dtype="float32"):
-    made = gpunn.Sequential([gpunn.Dense(6, activation="tanh"), gpunn.Dense(3)], seed=0, dtype=dtype)
-    return made.compile("adam", "sparse_categorical_crossentropy", ["accuracy"], device="cpu")
+net = network_builder(gpunn.Dense(6, "tanh"), gpunn.Dense(3), seed=0, metrics=["accuracy"])
 
 
 @pytest.mark.parametrize("kind", ["csr_matrix", "csc_matrix", "coo_array", "csr_array", "lil_matrix"])
@@ -26,7 +25,7 @@ def net(dtype="float32"):
 def test_a_fit_equals_that_of_the_dense_matrix_bit_for_bit(kind, dtype):
     results = []
     for table in (X, getattr(sparse, kind)(X)):
-        made = net(dtype)
+        made = net(dtype=dtype)
         history = made.fit(table, Y, epochs=3, batch_size=8, validation_split=0.2, sample_weight=W, verbose=0)
         numbers = [*made.get_weights(), made.predict(table), *made.evaluate(table, Y).values()]
         trace = made.trace(table[:5] if kind != "coo_array" else X[:5], Y[:5])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import internals, limits
+from helpers.networks import build_network
 
 import gpunn
 from gpunn import backend
@@ -20,11 +21,11 @@ def _set(task, rows=N, kind=np.float64):
 
 
 def _net(task, device, **options):
-    last = [gpunn.Dense(4, "softmax")] if task == "classes" else [gpunn.Dense(2)]
-    net = gpunn.Sequential([gpunn.Dense(6, "tanh", l2=0.01), gpunn.Dropout(0.2), *last], seed=5, dtype="float64")
-    loss = "sparse_categorical_crossentropy" if task == "classes" else "half_squared_error"
-    net.compile(gpunn.Adam(0.01), loss, device=device, **options)
-    return net
+    last, loss = gpunn.Dense(2), "half_squared_error"
+    if task == "classes":
+        last, loss = gpunn.Dense(4, "softmax"), "sparse_categorical_crossentropy"
+    options = {"seed": 5, "dtype": "float64", "optimizer": gpunn.Adam(0.01), "loss": loss, "device": device} | options
+    return build_network(gpunn.Dense(6, "tanh", l2=0.01), gpunn.Dropout(0.2), last, **options)
 
 
 @pytest.fixture
