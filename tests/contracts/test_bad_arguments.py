@@ -15,7 +15,6 @@ from helpers.bad_input import (
     array_bits,
     assert_rejected,
     make_net,
-    trained_classifier,
     trained_regressor,
     with_value,
 )
@@ -23,12 +22,6 @@ from helpers.messages import naming
 from helpers.snapshots import assert_unchanged, state_of
 
 import gpunn
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    """Return one network for all tests. Each test checks that it did not change."""
-    return trained_classifier()
 
 
 @pytest.fixture(scope="module")

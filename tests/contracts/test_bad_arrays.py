@@ -20,20 +20,12 @@ from helpers.bad_input import (
     assert_rejected,
     make_net,
     targets_of,
-    trained_classifier,
     with_value,
 )
 from helpers.messages import naming
 from helpers.snapshots import assert_unchanged, state_of
 
 import gpunn
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    """Return one network for all tests. Each test checks that it did not change."""
-    return trained_classifier()
-
 
 # --- X ---------------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,6 @@ from helpers.estimator_cases import (
     assert_raises,
     attributes,
     comparable,
-    fitted_estimators,
     put,
 )
 from helpers.messages import naming
@@ -34,12 +33,6 @@ from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.utils._param_validation import InvalidParameterError  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    """One fitted estimator of each kind."""
-    return fitted_estimators()
 
 
 class Nothing(gpunn.Callback):

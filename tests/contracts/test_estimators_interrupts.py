@@ -14,7 +14,6 @@ from helpers.estimator_cases import (
     AssertUnchanged,
     X,
     assert_raises,
-    fitted_estimators,
 )
 from helpers.messages import naming
 from helpers.oracles import oracle
@@ -24,12 +23,6 @@ import gpunn
 oracle("sklearn")
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    """One fitted estimator of each kind."""
-    return fitted_estimators()
 
 
 class RaiseAtStep(gpunn.Callback):

@@ -17,7 +17,6 @@ from helpers.estimator_cases import (
     AssertUnchanged,
     X,
     assert_raises,
-    fitted_estimators,
     put,
 )
 from helpers.messages import naming
@@ -29,12 +28,6 @@ oracle("sklearn")
 from scipy import sparse  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    """One fitted estimator of each kind."""
-    return fitted_estimators()
 
 
 # kind of estimator, call, error, message

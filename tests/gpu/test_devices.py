@@ -6,9 +6,10 @@ What passes on the fake is simulated, never a GPU result.
 import numpy as np
 import pytest
 from helpers import internals
+from helpers.array_protocols import OnlyDLPack
 from helpers.networks import network_builder
 from helpers.oracles import strided_tensor
-from helpers.random_nets import quartic
+from helpers.user_classes import quartic
 
 import gpunn
 from gpunn.backend import to_host
@@ -330,16 +331,6 @@ def test_a_fit_releases_the_memory_pool(fake_cupy):
 def _kinds(cupy):
     """Converters of one table to several kinds of array, and the kind of the result: that of the input, or NumPy's."""
     pandas = pytest.importorskip("pandas")
-
-    class OnlyDLPack:
-        def __init__(self, array):
-            self.array = array
-
-        def __dlpack__(self, **options):
-            return self.array.__dlpack__(**options)
-
-        def __dlpack_device__(self):
-            return self.array.__dlpack_device__()
 
     return {
         "numpy": (np.asarray, np.ndarray),

@@ -14,6 +14,8 @@ import numpy as np
 import gpunn
 from gpunn import activations, losses
 
+from .user_classes import UserSigmoid, UserSoftmax, quartic
+
 # every built-in activation, some with other constants
 HIDDEN = [
     "relu",
@@ -33,33 +35,11 @@ HIDDEN = [
 OUTPUTS = [*HIDDEN, "exponential"]
 
 
-class OwnSigmoid(activations.Activation):
-    """A user-defined activation, which is never fused with a cross-entropy."""
-
-    def f(self, z):
-        return 1 / (1 + np.exp(-z))
-
-    def derivative(self, z, a):
-        return a * (1 - a)
-
-
-class OwnSoftmax(activations.Softmax):
-    """Softmax as a user-defined activation, for the same reason."""
-
-    names = ()
-
-
-def quartic(y, a):
-    """A user-defined loss: ℓ = ¼ Σ (a − y)⁴, g = (a − y)³."""
-    e = a - y
-    return (e**4).sum(axis=1) / 4, e**3
-
-
 def _crossentropies():
     for loss, fused, other, user_defined in (
-        (losses.BinaryCrossentropy, "sigmoid", "softmax", OwnSigmoid()),
-        (losses.CategoricalCrossentropy, "softmax", "sigmoid", OwnSoftmax()),
-        (losses.SparseCategoricalCrossentropy, "softmax", "sigmoid", OwnSoftmax()),
+        (losses.BinaryCrossentropy, "sigmoid", "softmax", UserSigmoid()),
+        (losses.CategoricalCrossentropy, "softmax", "sigmoid", UserSoftmax()),
+        (losses.SparseCategoricalCrossentropy, "softmax", "sigmoid", UserSoftmax()),
     ):
         yield loss(), [fused], "merged"
         yield loss(), ["identity"], "logits"
@@ -77,7 +57,7 @@ LOSSES = [
     (losses.Huber(2.5), OUTPUTS, "values"),
     ("log_cosh", OUTPUTS, "values"),
     (quartic, OUTPUTS, "values"),
-    ("poisson", ["softplus", "exponential", "sigmoid", "softmax", OwnSigmoid()], "values"),
+    ("poisson", ["softplus", "exponential", "sigmoid", "softmax", UserSigmoid()], "values"),
     *_crossentropies(),
 ]
 
@@ -162,7 +142,7 @@ def _with_drawn_values(rng, layers, n_in, seed):
         name: draw.get(name.split(".")[-1], lambda shape: rng.normal(size=shape) / 2)(values.shape)
         for name, values in tensors.items()
     }
-    custom = {"OwnSigmoid": OwnSigmoid(), "OwnSoftmax": OwnSoftmax()}
+    custom = {"UserSigmoid": UserSigmoid(), "UserSoftmax": UserSoftmax()}
     return gpunn.Sequential.from_tensors(drawn, metadata, custom=custom)
 
 

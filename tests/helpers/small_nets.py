@@ -32,13 +32,3 @@ def hand_worked_net(dtype="float32"):
     net = gpunn.Sequential([gpunn.Dense(2, "relu"), gpunn.Dense(1)], input_shape=2, dtype=dtype)
     net.set_weights(hand.PARAMETERS)
     return net.compile(gpunn.SGD(hand.LR), "half_squared_error")
-
-
-class UserSigmoid(gpunn.activations.Activation):
-    """A user-defined activation, which is never fused with a loss."""
-
-    def f(self, z):
-        return 1 / (1 + np.exp(-z))
-
-    def derivative(self, z, a):
-        return a * (1 - a)

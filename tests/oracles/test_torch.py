@@ -36,8 +36,8 @@ ACTIVATIONS = {
     "exponential": torch.exp,
     "identity": lambda z: z,
     "softmax": lambda z: F.softmax(z, dim=1),
-    "OwnSigmoid": torch.sigmoid,
-    "OwnSoftmax": lambda z: F.softmax(z, dim=1),
+    "UserSigmoid": torch.sigmoid,
+    "UserSoftmax": lambda z: F.softmax(z, dim=1),
 }
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.array_protocols import OnlyDLPack
 from helpers.messages import naming
 from helpers.networks import network_builder
 from helpers.oracles import strided_tensor
@@ -111,24 +112,11 @@ class TableLike:
         return self.a
 
 
-class OnlyDLPack:
-    """An array of another library that has the exchange protocol only."""
-
-    def __init__(self, a):
-        self.a = a
-
-    def __dlpack__(self, **options):
-        return self.a.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self.a.__dlpack_device__()
-
-
 class TorchLike(OnlyDLPack):
     """A stand-in for a tensor that requires gradients and must be detached for NumPy."""
 
     def detach(self):
-        return SimpleNamespace(cpu=lambda: SimpleNamespace(numpy=lambda: self.a))
+        return SimpleNamespace(cpu=lambda: SimpleNamespace(numpy=lambda: self.array))
 
     def __array__(self, *_, **__):
         raise RuntimeError("Can't call numpy() on Tensor that requires grad.")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from helpers import hand_worked as hand
-from helpers.small_nets import UserSigmoid, classifier, data, hand_worked_net, small_layers
+from helpers.small_nets import classifier, data, hand_worked_net, small_layers
 from helpers.snapshots import assert_unchanged, bits
+from helpers.user_classes import UserSigmoid
 
 import gpunn
 

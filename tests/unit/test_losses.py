@@ -8,6 +8,7 @@ from helpers import internals
 from helpers.messages import naming
 from helpers.networks import build_network, network_builder
 from helpers.snapshots import assert_unchanged, bits, weights_of
+from helpers.user_classes import user_loss
 
 import gpunn
 from gpunn import activations, losses
@@ -17,7 +18,7 @@ LOG2 = math.log(2)
 
 def _net_with_outputs(n_out, loss, last="identity", dtype="float64"):
     """Return a compiled network whose z equals its inputs."""
-    options = {"input_shape": n_out, "optimizer": "sgd", "loss": loss, "device": "auto"}
+    options = {"input_shape": n_out, "seed": None, "optimizer": "sgd", "loss": loss, "device": "auto"}
     return build_network(gpunn.Activation(last), dtype=dtype, **options)
 
 
@@ -287,18 +288,12 @@ def test_a_function_named_like_a_built_in_loss_must_be_supplied(custom):
 # --- custom functions ------------------------------------------------------------------------------------------------
 
 
-def half_squares(y, a):
-    """ℓ = ½ Σ (a − y)², g = a − y."""
-    e = a - y
-    return (e * e).sum(axis=1) / 2, e
-
-
 OPTIONS = {"input_shape": 4, "seed": 1, "optimizer": gpunn.Momentum(0.1), "metrics": ["mae"], "device": "auto"}
 _regression = network_builder(gpunn.Dense(5, "tanh", l2=0.1), gpunn.Dense(2), **OPTIONS)
 
 
 def test_a_custom_function_trains_like_the_built_in_loss():
-    own, built_in = (_regression(loss=loss, dtype="float64") for loss in (half_squares, "half_squared_error"))
+    own, built_in = (_regression(loss=loss, dtype="float64") for loss in (user_loss, "half_squared_error"))
     y, w = X[:, :2], np.linspace(0, 2, 9)
     options = {"epochs": 3, "batch_size": 4, "sample_weight": w, "validation_split": 0.3, "verbose": 0}
     a, b = own.fit(X, y, **options).history, built_in.fit(X, y, **options).history
@@ -315,11 +310,11 @@ def test_a_custom_function_gets_device_arrays_that_it_may_modify():
 
     def spoil(y, a):
         seen.append((y, a))
-        result = half_squares(y, a)
+        result = user_loss(y, a)
         y[...] = a[...] = 1e9
         return result
 
-    clean, spoilt = _regression(loss=half_squares), _regression(loss=spoil)
+    clean, spoilt = _regression(loss=user_loss), _regression(loss=spoil)
     y = X[:, :2]
     assert spoilt.fit(X, y, epochs=2, verbose=0).history == clean.fit(X, y, epochs=2, verbose=0).history
     assert weights_of(clean) == weights_of(spoilt)
@@ -332,7 +327,7 @@ def test_a_custom_function_gets_device_arrays_that_it_may_modify():
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
 def test_a_custom_function_may_return_any_real_type(dtype):
     def rounded(y, a):
-        value, g = half_squares(y.round(), a.round())
+        value, g = user_loss(y.round(), a.round())
         return value.astype(dtype), g.astype(dtype)
 
     net = _regression(loss=rounded)
@@ -341,19 +336,19 @@ def test_a_custom_function_may_return_any_real_type(dtype):
 
 
 WRONG = {
-    "no tuple": (lambda y, a: half_squares(y, a)[0], TypeError, r"must return \(ℓ, g\), got ndarray"),
-    "three": (lambda y, a: (*half_squares(y, a), 0), TypeError, r"must return \(ℓ, g\), got tuple"),
+    "no tuple": (lambda y, a: user_loss(y, a)[0], TypeError, r"must return \(ℓ, g\), got ndarray"),
+    "three": (lambda y, a: (*user_loss(y, a), 0), TypeError, r"must return \(ℓ, g\), got tuple"),
     "None": (lambda y, a: None, TypeError, r"must return \(ℓ, g\), got NoneType"),
-    "a mean": (lambda y, a: (half_squares(y, a)[0].mean(), a - y), ValueError, r"ℓ of shape \(9,\), got \(\)"),
+    "a mean": (lambda y, a: (user_loss(y, a)[0].mean(), a - y), ValueError, r"ℓ of shape \(9,\), got \(\)"),
     "a float": (lambda y, a: (1.0, a - y), ValueError, r"ℓ of shape \(9,\), got 1\.0"),
-    "a column": (lambda y, a: (half_squares(y, a)[0][:, None], a - y), ValueError, r"ℓ of shape \(9,\), got \(9, 1\)"),
+    "a column": (lambda y, a: (user_loss(y, a)[0][:, None], a - y), ValueError, r"ℓ of shape \(9,\), got \(9, 1\)"),
     "a row of g": (
-        lambda y, a: (half_squares(y, a)[0], (a - y)[:1]),
+        lambda y, a: (user_loss(y, a)[0], (a - y)[:1]),
         ValueError,
         r"g = ∂ℓ/∂a of shape \(9, 2\), got \(1, 2\)",
     ),
-    "a column of g": (lambda y, a: (half_squares(y, a)[0], (a - y)[:, :1]), ValueError, r"\(9, 2\), got \(9, 1\)"),
-    "complex": (lambda y, a: (half_squares(y, a)[0], (a - y) * 1j), TypeError, "real numbers, got complex"),
+    "a column of g": (lambda y, a: (user_loss(y, a)[0], (a - y)[:, :1]), ValueError, r"\(9, 2\), got \(9, 1\)"),
+    "complex": (lambda y, a: (user_loss(y, a)[0], (a - y) * 1j), TypeError, "real numbers, got complex"),
 }
 
 

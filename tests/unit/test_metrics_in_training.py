@@ -35,16 +35,6 @@ def X(rng):
 ALL = ["accuracy", "precision", "recall", "f1", "auc", metrics.TopKCategoricalAccuracy(2)]
 
 
-@pytest.fixture(params=["simulated", pytest.param("gpu", marks=pytest.mark.gpu)])
-def cuda(request):
-    """Use fake CuPy, and real CuPy if there is a GPU."""
-    if request.param == "simulated":
-        return request.getfixturevalue("fake_cupy")
-    import cupy
-
-    return cupy
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("form", ["labels", "labels of logits", "one-hot rows", "yes and no", "values"])

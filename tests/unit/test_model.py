@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from helpers import internals
 from helpers.messages import naming
-from helpers.small_nets import UserSigmoid, classifier, data, small_layers
+from helpers.small_nets import classifier, data, small_layers
 from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
+from helpers.user_classes import UserSigmoid
 
 import gpunn
 from gpunn.backend import to_host

@@ -8,6 +8,7 @@ from helpers import internals, limits
 from helpers.messages import naming
 from helpers.networks import build_network
 from helpers.oracles import oracle
+from helpers.user_classes import Square
 
 import gpunn
 from gpunn import backend
@@ -339,13 +340,6 @@ def test_different_optimizers_are_recorded_separately(recorded, one, other):
 
 
 def test_a_user_defined_activation_is_recorded_for_each_network(recorded):
-    class Square(gpunn.activations.Activation):
-        def f(self, z):
-            return z * z
-
-        def derivative(self, z, a):
-            return 2 * z
-
     def user_defined():
         made = gpunn.Sequential([gpunn.Dense(4, activation=Square()), gpunn.Dense(2)], seed=0)
         return made.compile("sgd", "half_squared_error", device="cpu")

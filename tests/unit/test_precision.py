@@ -9,6 +9,7 @@ from helpers import internals, limits, tolerances
 from helpers.gpu_nets import UnfusedDense, data, frozen, net_of, rounded
 from helpers.messages import naming
 from helpers.networks import build_network
+from helpers.user_classes import Square
 
 import gpunn
 from gpunn import MLPClassifier, MLPRegressor
@@ -161,14 +162,6 @@ LAYERS = {
         gpunn.Dense(8, "relu"),
     ],
 }
-
-
-class Square(gpunn.activations.Activation):
-    def f(self, z):
-        return z * z
-
-    def derivative(self, z, a):
-        return 2 * z
 
 
 class ReLUWithCopy(gpunn.activations.ReLU):

@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers.array_protocols import OnlyDLPack
 from helpers.oracles import oracle, strided_tensor
 
 import gpunn
@@ -338,19 +339,6 @@ def test_sample_weights_are_routed():
         watched = classifier().set_fit_request(validation_data=True)
         piped = make_pipeline(watched).fit(X, NAMES, validation_data=(X, NAMES))
         assert len(piped[-1].validation_loss_curve_) == 8
-
-
-class OnlyDLPack:
-    """An array of another library with `__dlpack__` only."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __dlpack__(self, **options):
-        return self.array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
 
 
 class OnlyArray:

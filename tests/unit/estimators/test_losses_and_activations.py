@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import internals
 from helpers.oracles import oracle
+from helpers.user_classes import Square
 
 import gpunn
 from gpunn import activations, losses
@@ -63,14 +64,7 @@ def test_activation_per_layer():
 
 
 def test_user_defined_activation():
-    class Squared(activations.Activation):
-        def f(self, z):
-            return z * z
-
-        def derivative(self, z, a):
-            return 2 * z
-
-    fitted = regressor(activation=Squared()).fit(X, VALUES)
+    fitted = regressor(activation=Square()).fit(X, VALUES)
     a = X
     for W, b in zip(fitted.coefs_[:-1], fitted.intercepts_[:-1], strict=True):
         a = (a @ W + b) ** 2

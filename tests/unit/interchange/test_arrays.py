@@ -3,6 +3,7 @@ input is unchanged. `tests/unit/test_input_checks.py` tests the other methods.""
 
 import numpy as np
 import pytest
+from helpers.array_protocols import OnlyDLPack
 from helpers.messages import naming
 from helpers.oracles import oracle
 from helpers.snapshots import bits, read_only_copy
@@ -12,19 +13,6 @@ import gpunn
 X = np.random.default_rng(7).normal(size=(6, 3)).astype(np.float32)
 NET = gpunn.Sequential([gpunn.Dense(5, "tanh"), gpunn.BatchNormalization(), gpunn.Dense(2)], input_shape=3, seed=2)
 WANTED = bits(NET.predict(X))
-
-
-class OnlyDLPack:
-    """An array with the DLPack protocol only, with the arguments that NumPy passes."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __dlpack__(self, **options):
-        return self.array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
 
 
 class OldDLPack(OnlyDLPack):

@@ -5,8 +5,9 @@ import pytest
 from helpers import internals, limits
 from helpers.messages import naming
 from helpers.oracles import oracle
-from helpers.random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
+from helpers.random_nets import OUTPUTS, random_case
 from helpers.snapshots import assert_unchanged
+from helpers.user_classes import Doubled, UserSigmoid, UserSoftmax
 
 import gpunn
 from gpunn import activations
@@ -16,7 +17,7 @@ onnx = oracle("onnx")
 runtime = oracle("onnxruntime")
 
 CASES = 120
-OWN = {"OwnSigmoid": OwnSigmoid, "OwnSoftmax": OwnSoftmax}
+OWN = {"UserSigmoid": UserSigmoid, "UserSoftmax": UserSoftmax}
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13}  # relative to the largest entry; sums of up to 9 terms in another order
 
 
@@ -170,13 +171,6 @@ def test_export_from_a_gpu(tmp_path, fake_cupy):
 # --- errors --------------------------------------------------------------------------------------------------
 
 
-class Doubled(gpunn.Layer):
-    """a = 2 a_prev."""
-
-    def forward(self, ops, t, training):
-        ops.call_python(lambda: np.multiply(t.a_prev, 2, out=t.a), reason="Doubled is written in Python")
-
-
 class OwnDense(gpunn.Dense):
     """A subclass, which may compute anything."""
 
@@ -186,8 +180,8 @@ class OwnDense(gpunn.Dense):
     [
         ([gpunn.Dense(2), Doubled()], naming("layers[1]", "Doubled", "Dense")),
         ([OwnDense(2)], naming("layers[0]", "OwnDense")),
-        ([gpunn.Dense(2, OwnSigmoid())], naming("layers[0]", "OwnSigmoid", "leaky_relu")),
-        ([gpunn.Activation(OwnSoftmax())], naming("layers[0]", "OwnSoftmax")),
+        ([gpunn.Dense(2, UserSigmoid())], naming("layers[0]", "UserSigmoid", "leaky_relu")),
+        ([gpunn.Activation(UserSoftmax())], naming("layers[0]", "UserSoftmax")),
     ],
 )
 def test_user_defined_parts_are_refused_without_a_file(tmp_path, layers, said):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers.messages import naming
 from helpers.oracles import oracle
-from helpers.random_nets import OUTPUTS, OwnSigmoid, OwnSoftmax, random_case
+from helpers.random_nets import OUTPUTS, random_case
 from helpers.snapshots import assert_unchanged, bits
+from helpers.user_classes import Doubled, UserSigmoid, UserSoftmax
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -315,13 +316,6 @@ def test_invalid_files_are_refused(tmp_path):
         load_torch(net, net)
 
 
-class Doubled(gpunn.Layer):
-    """a = 2 a_prev."""
-
-    def forward(self, ops, t, training):
-        ops.call_python(lambda: np.multiply(t.a_prev, 2, out=t.a), reason="Doubled is written in Python")
-
-
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
@@ -364,8 +358,8 @@ def module_of(text, torch):
     """Evaluate the source code from `torch_module`; the user defines the modules that torch.nn lacks."""
     lambdas = {
         "Exponential": torch.exp,
-        "OwnSigmoid": torch.sigmoid,
-        "OwnSoftmax": lambda z: torch.softmax(z, dim=1),
+        "UserSigmoid": torch.sigmoid,
+        "UserSoftmax": lambda z: torch.softmax(z, dim=1),
     }
 
     class Own(torch.nn.Module):
@@ -387,7 +381,7 @@ def test_random_networks_predict_the_same_in_torch(tmp_path, dtype):
     from safetensors.torch import load_file as load_tensors
 
     path, seen = tmp_path / "m.safetensors", set()
-    own = {"OwnSigmoid": OwnSigmoid(), "OwnSoftmax": OwnSoftmax()}
+    own = {"UserSigmoid": UserSigmoid(), "UserSoftmax": UserSoftmax()}
     for number in range(CASES):
         case = random_case(number)
         if has_textbook_dropout(case.net):
@@ -406,7 +400,7 @@ def test_random_networks_predict_the_same_in_torch(tmp_path, dtype):
         np.testing.assert_allclose(net.predict(x), wanted, rtol=0, atol=tolerance)
         seen |= {type(layer) for layer in net.layers} | {type(layer.activation) for layer in net.layers}
     layers = (gpunn.Dense, gpunn.Activation, gpunn.Dropout, gpunn.BatchNormalization, gpunn.LayerNormalization)
-    assert seen == {*layers, OwnSigmoid, OwnSoftmax, *(type(activations.get(f)) for f in OUTPUTS)}
+    assert seen == {*layers, UserSigmoid, UserSoftmax, *(type(activations.get(f)) for f in OUTPUTS)}
 
 
 def trained_torch_module(torch, dtype):

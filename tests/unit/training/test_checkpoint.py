@@ -10,28 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT, internals
+from helpers.checkpoint_files import METADATA, TENSORS, posix, saved_net
 from helpers.messages import naming
-from helpers.networks import network_builder
 from helpers.snapshots import bits
 from safetensors.numpy import save
 
 import gpunn
 from gpunn.training import checkpoint
-
-TENSORS = {
-    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "b": np.array([1.5, -0.0, np.inf, np.nan]),
-    "ü, spaces": np.array([[1, 2]], np.int32),
-    "empty": np.zeros((0, 3), np.float32),
-    "scalar": np.array(2.5),
-}
-METADATA = {"kind": "test", "text": 'ü "quoted" \\ \n', "numbers": [1, 2.5, 1e-300, 2**70], "none": None, "yes": True}
-posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
-
-
-LAYERS = gpunn.Dense(3, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)
-_net = network_builder(*LAYERS, input_shape=4, seed=1, loss="mse", metrics=["mae"])
-
 
 # --- round trip -------------------------------------------------------------------------------------------------------
 
@@ -74,7 +59,7 @@ def _refused(file, match=None):
 
 def test_every_flipped_bit_is_detected(file):
     """In the length, the header, its padding, the metadata, the digest and the arrays."""
-    _net().save(file)
+    saved_net().save(file)
     data = file.read_bytes()
     rng = np.random.default_rng(0)
     header = 8 + int.from_bytes(data[:8], "little")
@@ -100,7 +85,7 @@ def test_every_bit_of_a_small_file_flipped(file):
 
 
 def test_every_truncation_is_detected(file):
-    _net().save(file)
+    saved_net().save(file)
     data = file.read_bytes()
     for length in [*range(0, 40), *range(40, len(data), 37), len(data) - 1]:
         file.write_bytes(data[:length])
@@ -174,7 +159,7 @@ def test_a_pickle_is_not_opened(file):
             return os.mkdir, (str(file.parent / "sprung"),)
 
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        file.write_bytes(pickle.dumps({"net": _net(), "trap": Trap()}, protocol=protocol))
+        file.write_bytes(pickle.dumps({"net": saved_net(), "trap": Trap()}, protocol=protocol))
         _refused(file)
     assert list(file.parent.iterdir()) == [file]
 
@@ -239,7 +224,7 @@ def test_invalid_metadata_is_refused(file, text):
 
 def _forged(file, **changes):
     """Write a small network with changed metadata and a valid digest."""
-    tensors, metadata = _net().to_tensors()
+    tensors, metadata = saved_net().to_tensors()
     for path, value in changes.items():
         at = metadata
         *parents, last = path.split("__")
@@ -305,7 +290,7 @@ def test_a_forged_file_raises_value_error_within_5_s(file, changes):
 
 
 def test_missing_and_unexpected_arrays(file):
-    tensors, metadata = _net().to_tensors()
+    tensors, metadata = saved_net().to_tensors()
     for wrong, match in (
         ({k: v for k, v in tensors.items() if k != "layers.2.b"}, r"layers.2.b must be float32 \(2,\), got nothing"),
         (tensors | {"layers.9.W": np.zeros(2, np.float32)}, naming("layers.9.W", "float32 (2,)")),
@@ -352,7 +337,7 @@ def test_a_huge_sparse_file_is_refused_by_its_header(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user other than root")
 def test_a_file_without_read_permission(file):
-    _net().save(file)
+    saved_net().save(file)
     file.chmod(0)
     with pytest.raises(PermissionError):
         gpunn.load(file)

@@ -14,25 +14,10 @@ import time
 import numpy as np
 import pytest
 from helpers import ROOT
-from helpers.networks import network_builder
+from helpers.checkpoint_files import METADATA, TENSORS, posix, saved_net
 
 import gpunn
 from gpunn.training import checkpoint, files
-
-TENSORS = {
-    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "b": np.array([1.5, -0.0, np.inf, np.nan]),
-    "ü, spaces": np.array([[1, 2]], np.int32),
-    "empty": np.zeros((0, 3), np.float32),
-    "scalar": np.array(2.5),
-}
-METADATA = {"kind": "test", "text": 'ü "quoted" \\ \n', "numbers": [1, 2.5, 1e-300, 2**70], "none": None, "yes": True}
-posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
-
-
-LAYERS = gpunn.Dense(3, "relu"), gpunn.BatchNormalization(), gpunn.Dense(2)
-_net = network_builder(*LAYERS, input_shape=4, seed=1, loss="mse", metrics=["mae"])
-
 
 # --- atomic writes ----------------------------------------------------------------------------------------------------
 
@@ -50,7 +35,7 @@ def test_a_failed_write_leaves_only_the_complete_old_file(file, monkeypatch, cal
 
     monkeypatch.setattr(os, call.removeprefix("os."), fail)
     with pytest.raises(type(error)):
-        _net().save(file)
+        saved_net().save(file)
     monkeypatch.undo()
     assert {p.name: p.read_bytes() for p in file.parent.iterdir()} == before
 
@@ -58,7 +43,7 @@ def test_a_failed_write_leaves_only_the_complete_old_file(file, monkeypatch, cal
 @posix
 def test_a_full_disk(file):
     """With a real limit: the process may write at most 600 bytes to a file."""
-    _net().save(file)
+    saved_net().save(file)
     before = file.read_bytes()
     script = (
         "import resource, signal, sys, gpunn\n"
@@ -249,7 +234,7 @@ def test_an_error_for_a_path_that_cannot_be_written_names_it(tmp_path):
     }
     for path, kind in wrong.items():
         with pytest.raises(kind) as caught:
-            _net().save(path)
+            saved_net().save(path)
         assert caught.value.filename == str(path)
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]
 
@@ -261,7 +246,7 @@ def test_an_error_while_writing_names_the_path(file, monkeypatch, call):
 
     monkeypatch.setattr(os, call.removeprefix("os."), fail)
     with pytest.raises(OSError) as caught:
-        _net().save(file)
+        saved_net().save(file)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))
 
 
@@ -270,7 +255,7 @@ def test_an_error_while_writing_names_the_path(file, monkeypatch, call):
 )
 def test_file_names_of_maximum_length(tmp_path, name):
     for _ in range(2):
-        _net().save(tmp_path / name)
+        saved_net().save(tmp_path / name)
         assert [p.name for p in tmp_path.iterdir()] == [name]
     gpunn.load(tmp_path / name)
 
@@ -321,8 +306,8 @@ def _entries(folder):
 
 
 WRITERS = {
-    "save": lambda path: _net().save(path),
-    "export": lambda path: _net().export(path),
+    "save": lambda path: saved_net().save(path),
+    "export": lambda path: saved_net().export(path),
     "ModelCheckpoint": lambda path: _fit(gpunn.ModelCheckpoint(path)),
     "ModelCheckpoint of a path with a field": lambda path: _fit(gpunn.ModelCheckpoint(f"{path.parent}/node{{epoch}}")),
     "CSVLogger": lambda path: _fit(gpunn.CSVLogger(path)),
@@ -331,7 +316,7 @@ WRITERS = {
 
 
 def _fit(callback):
-    _net().fit(np.zeros((4, 4)), np.zeros((4, 2)), verbose=0, callbacks=[callback])
+    saved_net().fit(np.zeros((4, 4)), np.zeros((4, 2)), verbose=0, callbacks=[callback])
 
 
 @pytest.mark.parametrize("link", [False, True])
@@ -355,5 +340,5 @@ def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_first_epoch(n
     watch.on_epoch_begin = lambda epoch, logs=None: epochs.append(epoch)
     for callback in (gpunn.ModelCheckpoint(node), gpunn.CSVLogger(node)):
         with pytest.raises(OSError):
-            _net().fit(np.zeros((4, 4)), np.zeros((4, 2)), verbose=0, callbacks=[watch, callback])
+            saved_net().fit(np.zeros((4, 4)), np.zeros((4, 2)), verbose=0, callbacks=[watch, callback])
     assert epochs == []
