@@ -22,7 +22,6 @@ MAX_FILE, MAX_FUNCTION = 400, 40  # lines of code, without docstrings, comments 
 # files and functions that may be longer, each with its reason; at most ten
 LONG = {
     "gpunn/training/fused_epochs.py:epoch_coroutine": "one loop with its state; the redesign of training replaces it",
-    "tests/contracts/test_resume.py": "one table of cases",
 }
 
 FIRST_WORDS = "What Whether Who How Where That Those So Of".split()

@@ -2,8 +2,6 @@
 
 import json
 import pickletools
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from helpers import ROOT, internals
 from helpers.messages import naming
 from helpers.networks import network_builder
+from helpers.processes import run_python
 from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 from helpers.user_classes import user_loss
 from safetensors.numpy import load_file
@@ -84,8 +83,7 @@ def test_a_new_process_gives_the_same_bits(file, trained):
         "print(json.dumps([net.predict(X).tobytes().hex(), net.evaluate(X, Y),\n"
         "                  [w.tobytes().hex() for w in net.get_weights()]]))\n"
     )
-    command = [sys.executable, "-c", script, str(file), json.dumps(Y.tolist())]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    done = run_python(script, file, json.dumps(Y.tolist()), check=True)
     predicted, evaluated, weights = json.loads(done.stdout)
     assert predicted == trained.predict(X).tobytes().hex()
     assert evaluated == trained.evaluate(X, Y)

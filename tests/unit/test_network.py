@@ -2,16 +2,15 @@
 
 import copy
 import signal
-import subprocess
-import sys
 import threading
 import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import ROOT, internals
+from helpers import internals
 from helpers.messages import naming
 from helpers.networks import build_network
+from helpers.processes import run_python
 
 import gpunn
 
@@ -99,10 +98,7 @@ def test_two_processes_give_the_same_bits():
         "h = net.fit(X, y, epochs=5, verbose=0)\n"
         "print(h.history['loss'], hashlib.sha256(b''.join(w.tobytes() for w in net.get_weights())).hexdigest())\n"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        for _ in range(2)
-    ]
+    runs = [run_python(script, check=True).stdout for _ in range(2)]
     assert runs[0] == runs[1] != ""
 
 

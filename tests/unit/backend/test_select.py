@@ -3,7 +3,6 @@
 import copy
 import os
 import pickle
-import subprocess
 import sys
 import warnings
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, broken_cupy, internals
 from helpers.messages import naming
+from helpers.processes import run_python
 
 from gpunn import backend
 from gpunn.backend import DeviceError, DeviceFallbackWarning, get, select
@@ -188,14 +188,7 @@ def test_importing_and_selecting_the_cpu_do_not_import_cupy(tmp_path):
     program = (
         "import sys, gpunn.backend as b; b.get('cpu'); b.to_host([1]); assert 'cupy' not in sys.modules; b.get('cuda')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(program, env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))})
     assert done.stderr.strip() == "cupy was imported"  # by the last call only
 
 

@@ -7,13 +7,12 @@ import io
 import json
 import platform
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.processes import run_python
 
 from benchmarks import __main__ as command
 from benchmarks import cpu, results
@@ -61,8 +60,7 @@ def test_invalid_arguments_are_refused(arguments, message, capsys):
 
 def test_the_driver_imports_no_peer_and_no_matplotlib():
     code = "import sys, benchmarks.__main__; print(*sys.modules)"
-    call = [sys.executable, "-c", code]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    done = run_python(code, check=True, timeout=60)
     assert not {"torch", "jax", "sklearn", "matplotlib"} & set(done.stdout.split())
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.processes import run_python
 
 from benchmarks import gpu, gpu_check, stages
 from benchmarks.process import ROOT, Worker
@@ -407,5 +408,5 @@ def test_a_child_without_its_parent_ends_immediately():
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux ends a process with its parent")
     code = "from benchmarks import child; child.die_with_parent(1 << 30); print('running')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = run_python(code, timeout=60)
     assert done.returncode == 1 and done.stdout == ""

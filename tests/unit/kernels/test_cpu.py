@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT, internals
+from helpers.processes import run_python
 
 from gpunn import kernels
 from gpunn.kernels import elementwise
@@ -208,8 +209,7 @@ def test_a_fit_where_cxx_cannot_be_split_into_words():
         "net = gpunn.Sequential([gpunn.Dense(2)], seed=0).compile('sgd', 'mse', device='cpu')\n"
         "print(net.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0).epoch)\n"
     )
-    environment = {**os.environ, "CXX": 'g++ "'}
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = run_python(script, env={**os.environ, "CXX": 'g++ "'})
     assert (done.stdout, done.stderr) == ("[0]\n", "")
 
 

@@ -2,14 +2,13 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, internals
+from helpers import internals
 from helpers.messages import naming
 from helpers.networks import network_builder
+from helpers.processes import run_python
 from helpers.snapshots import bits, state_of, weights_of
 
 import gpunn
@@ -193,7 +192,7 @@ def test_saving_and_loading(tmp_path):
 def test_loading_without_the_custom_classes_names_them(tmp_path):
     _net(Scale(), Both(), gpunn.Dense(3)).build(4).save(tmp_path / "own.safetensors")
     script = f"import gpunn; gpunn.load({str(tmp_path / 'own.safetensors')!r})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_python(script)
     assert "ValueError: layer 'Scale' is not built in: pass custom={'Scale': its class}" in done.stderr
 
 

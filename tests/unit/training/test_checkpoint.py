@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from helpers import ROOT, internals
 from helpers.checkpoint_files import METADATA, TENSORS, posix, saved_net
 from helpers.messages import naming
+from helpers.processes import run_python
 from helpers.snapshots import bits
 from safetensors.numpy import save
 
@@ -181,7 +180,7 @@ def test_loading_does_not_import_pickle():
     path = ROOT / "tests" / "files" / "version1.safetensors"
     copied = Path(os.environ["GPUNN_CACHE"]) / "copied.safetensors"
     copied.write_bytes(path.read_bytes())
-    done = subprocess.run([sys.executable, "-c", script, str(copied)], capture_output=True, text=True, cwd=ROOT)
+    done = run_python(script, copied)
     assert done.stdout == "opened\n", done.stderr
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers import ROOT
 from helpers.checkpoint_files import METADATA, TENSORS, posix, saved_net
+from helpers.processes import run_python
 
 import gpunn
 from gpunn.training import checkpoint, files
@@ -55,9 +56,7 @@ def test_a_full_disk(file):
         "except OSError as error:\n"
         "    print('OSError', error.errno)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(file)], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+    done = run_python(script, file, check=True)
     assert done.stdout == f"OSError {errno.EFBIG}\n"
     assert file.read_bytes() == before and len(before) > 600 and list(file.parent.iterdir()) == [file]
 
@@ -100,7 +99,7 @@ def _left_by_a_killed_save(file):
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     before = {*file.parent.iterdir()}
-    assert subprocess.run([sys.executable, "-c", script, str(file)], cwd=ROOT).returncode == -signal.SIGKILL
+    assert run_python(script, file).returncode == -signal.SIGKILL
     (left,) = {*file.parent.iterdir()} - before
     return left
 

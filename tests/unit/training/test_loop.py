@@ -5,15 +5,15 @@ import copy
 import logging
 import re
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, internals
+from helpers import internals
 from helpers.messages import naming
 from helpers.networks import classifier_builder, network_builder
 from helpers.oracles import oracle
+from helpers.processes import run_python
 from helpers.snapshots import assert_unchanged, bits, state_of, weights_of
 
 import gpunn
@@ -275,7 +275,7 @@ def test_without_logging_configuration_each_line_is_on_stderr_once():
         "    net.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=2, verbose=2)\n"
         "assert logging.getLogger('gpunn').handlers == [] and logging.getLogger('gpunn').level == 0\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = run_python(script, check=True)
     assert done.stdout == ""
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["epoch 1/2", "epoch 2/2"] * 2
 

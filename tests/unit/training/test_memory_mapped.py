@@ -1,12 +1,11 @@
 """Memory-mapped .npy files: the same fit as on arrays, without a copy of the whole file."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT
 from helpers.networks import classifier_builder
+from helpers.processes import run_python
 from helpers.snapshots import weights_of
 
 import gpunn
@@ -94,8 +93,7 @@ def test_a_dataset_larger_than_memory_is_read_batch_by_batch(dtype, order, loss,
     y[::3] = 1
     X.flush(), y.flush()
     del X, y
-    command = [sys.executable, "-c", LARGER_THAN_MEMORY, str(tmp_path), loss]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300)
+    done = run_python(LARGER_THAN_MEMORY, tmp_path, loss, timeout=300)
     if done.stdout.strip() == "no limit":
         pytest.skip("this system does not limit the memory of a process")
     assert done.stdout.split() == ["fitted", str(rows)], done.stderr
