@@ -150,7 +150,7 @@ class _InputCache:
 
 
 @dataclass
-class _Candidate:
+class _Job:
     """A network and its data: all rows, or the training rows `rows`, and validation data."""
 
     net: Sequential
@@ -204,7 +204,7 @@ def _take_rows(array: Any, rows: np.ndarray) -> Any:
 
 def _jobs(
     build: Callable[..., Sequential], candidates: list[Mapping[str, Any]], pairs: list[Any], data: _InputCache
-) -> list[_Candidate]:
+) -> list[_Job]:
     """One job per candidate and pair of training and validation rows; a pair of None means the candidate's rows."""
     nets: list[Sequential] = []
     for number, candidate in enumerate(candidates):
@@ -216,13 +216,13 @@ def _jobs(
         candidate, name = candidates[number], f"candidates[{number}]"
         if pair is None or pair[1] is None:
             rows = _check_rows(candidate.get("rows"), data.X.shape[0], f"{name}['rows']")
-            jobs.append(_Candidate(net, number, rows, data.arrays(net), None))
+            jobs.append(_Job(net, number, rows, data.arrays(net), None))
             continue
         if "rows" in candidate:
             raise ValueError(f"{name} has rows, and splits has rows too: give one of the two")
-        rows, held_out = pair
-        validation = data.subset(net, held_out)
-        jobs.append(_Candidate(net, number, rows, data.arrays(net), validation))
+        rows, validation_rows = pair
+        validation = data.subset(net, validation_rows)
+        jobs.append(_Job(net, number, rows, data.arrays(net), validation))
     return jobs
 
 

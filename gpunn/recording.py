@@ -44,8 +44,10 @@ class Group(Protocol):
     def bucket_bytes(self) -> int | None: ...
 
     def bind_async_all_reduce(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
-        """The launches of `bind_all_reduce` in two halves: the first sends the arrays, after the second they are sums.
-        In between, no launch may use them."""
+        """The launches of `bind_all_reduce` in two halves.
+
+        The first half sends the arrays, after the second they are sums. In between, no launch may use them.
+        """
 
     def bind_all_reduce(self, arrays: Sequence[Array]) -> list[Launch]:
         """Launches after which each array holds its sum over all processes, with the same bits on every rank."""
@@ -59,7 +61,7 @@ class Group(Protocol):
     def collective(self) -> AbstractContextManager[None]:
         """Enter a call that all processes make: an error on one rank is raised on all."""
 
-    def backend(self, backend: Backend, asked: Any) -> Backend:
+    def backend(self, backend: Backend, requested: Any) -> Backend:
         """The device of this process: one GPU per process if no number was requested. DeviceError if the machine has
         fewer GPUs."""
 
@@ -87,7 +89,7 @@ class SingleProcess:
     def collective(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def backend(self, backend: Backend, asked: Any) -> Backend:
+    def backend(self, backend: Backend, requested: Any) -> Backend:
         return backend
 
     def set_device(self, backend: Backend) -> None:
@@ -171,12 +173,12 @@ class Recorder:
         self._operands.register_flat(flat)
         self._flat = flat
 
-    def bf16_view(self, part: Array) -> Array:
+    def bf16_copy(self, part: Array) -> Array:
         """The bfloat16 copy of a part of the registered buffer, for its writer; None if products read the part."""
-        return self._operands.bf16_view(part)
+        return self._operands.bf16_copy(part)
 
     def mark_current(self) -> None:
-        """Declare that the copy of `bf16_view` was written with the part."""
+        """Declare that the copy of `bf16_copy` was written with the part."""
         self._operands.mark_current()
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
@@ -278,9 +280,9 @@ class Recorder:
 
     def start_all_reduce(self, *arrays: Array) -> list[Launch]:
         """Record the start of an all-reduce. No launch may use the arrays until `wait_all_reduce` of the result."""
-        begin, finish = self.shard.group.bind_async_all_reduce(arrays)
-        self._stages[-1] += begin
-        return finish
+        start, wait = self.shard.group.bind_async_all_reduce(arrays)
+        self._stages[-1] += start
+        return wait
 
     def wait_all_reduce(self, started: Iterable[Launch]) -> None:
         """Record the end of all-reduces."""
@@ -293,8 +295,8 @@ class Recorder:
             return table[0]
         if id(table) not in self._first_rows:
             row = self.new((1, table.shape[1]), table.dtype)
-            theirs = self.backend.zeros(row.shape, table.dtype)
-            self.copy(table[:1] if self.shard.offset == 0 else theirs, out=row)
+            zeros = self.backend.zeros(row.shape, table.dtype)
+            self.copy(table[:1] if self.shard.offset == 0 else zeros, out=row)
             self.all_reduce(row)
             self._first_rows[id(table)] = row[0]
         return self._first_rows[id(table)]
@@ -308,11 +310,11 @@ class Recorder:
         if self.shard.group.synchronized_batch_norm:
             self.all_reduce(*arrays)
 
-    def synced_sums(self, mine: Sequence[Array], into: Sequence[Array]) -> Sequence[Array]:
-        """The sums over the rows of the batch statistics; `mine` is not changed."""
+    def synced_sums(self, local_sums: Sequence[Array], into: Sequence[Array]) -> Sequence[Array]:
+        """The sums over the rows of the batch statistics; `local_sums` is not changed."""
         if not self.shard.group.synchronized_batch_norm:
-            return mine
-        for a, out in zip(mine, into, strict=True):
+            return local_sums
+        for a, out in zip(local_sums, into, strict=True):
             self.copy(a, out=out)
         self.all_reduce(*into)
         return into

@@ -123,8 +123,10 @@ class Plan:
         return made
 
     def _fusable_pairs(self) -> dict[int, int]:
-        """The lower layer by the upper for neighbours whose products can be fused: the upper's δ Wᵀ applies the lower's
-        f′. Not used by `trace`, which needs ∂C/∂a and δ."""
+        """The lower layer by the upper, for adjacent layers whose products can be fused.
+
+        The upper's δ Wᵀ applies the lower's f′. Not used by `trace`, which needs ∂C/∂a and δ.
+        """
         layers = self.network.layers
         indices = [k for k, layer in enumerate(layers) if not layer.is_identity(self.training)]
         return {
@@ -275,11 +277,11 @@ class Plan:
         else:
             in_flight += self.ops.start_all_reduce(self.gradient[:sent_upto], self.gradient[unpenalized:], *numbers)
             self.ops.wait_all_reduce(in_flight)
-        everyone = net.penalties()
+        penalties = net.penalties()
         for p in net.penalties(trainable_only=True):
             theta, g = net.theta[p.start : p.stop], self.gradient[p.start : p.stop]
             self.ops(kernel(net.loss_convention.penalty_gradient), theta, self.state, out=g, l2=p.l2, l1=p.l1)
-            self._penalty_args += [(*self.ops.last, k) for k, q in enumerate(everyone) if q.start <= p.start < q.stop]
+            self._penalty_args += [(*self.ops.last, k) for k, q in enumerate(penalties) if q.start <= p.start < q.stop]
 
     def set_l2(self, values: list[float]) -> None:
         """Set λ of every penalty range, in order, in compiled launches."""
@@ -396,9 +398,9 @@ class Plan:
                 pairs.append((y, self.y))
         if w is not None:
             pairs.append((w[:, None], self.sample_weight[:, None]))
-        for whole, into in pairs:
-            if isinstance(whole, CompressedRows):
-                stored = (whole.values, whole.columns, whole.starts)
+        for array, into in pairs:
+            if isinstance(array, CompressedRows):
+                stored = (array.values, array.columns, array.starts)
                 with ops.accumulate_in_float32(into) as sums:
                     if order is None:
                         ops(kernel("copy_csr"), *stored, self.state, out=sums)
@@ -406,13 +408,13 @@ class Plan:
                         ops(kernel("gather_csr"), *stored, order, self.state, out=sums)
                 continue
             steps = {
-                "row_step": whole.strides[0] // whole.itemsize,
-                "column_step": whole.strides[1] // whole.itemsize,
+                "row_step": array.strides[0] // array.itemsize,
+                "column_step": array.strides[1] // array.itemsize,
             }
             if order is None:
-                ops(kernel("copy_rows"), whole, self.state, out=into, **steps)
+                ops(kernel("copy_rows"), array, self.state, out=into, **steps)
             else:
-                ops(kernel("gather"), whole, order, self.state, out=into, **steps)
+                ops(kernel("gather"), array, order, self.state, out=into, **steps)
         self.bytes += ops.bytes
         launches = ops.end_section()
         ops.bind()

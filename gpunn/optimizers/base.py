@@ -108,19 +108,19 @@ class Optimizer:
         self, ops: Recorder, theta: Array, g: Array, slots: dict[str, Array], state: Array
     ) -> None:
         """Record a check of the update before it is written. It runs only if numbers are near the overflow limit."""
-        mine = [slots[name] for name in self.slots]
+        slot_arrays = [slots[name] for name in self.slots]
         probe = state[Slot.UPDATE_PROBE : Slot.UPDATE_PROBE + 1]
-        ops(self.rule.probe, g, theta, *mine, state, out=probe, **self.hyperparameters())
+        ops(self.rule.probe, g, theta, *slot_arrays, state, out=probe, **self.hyperparameters())
         ops(kernel("check_update_finite"), out=state, count=1)
 
     def record(self, ops: Recorder, theta: Array, g: Array, slots: dict[str, Array], state: Array) -> None:
         """Record the update of θ and the slots, which are flat buffers. (E8)"""
         out = (theta, *(slots[name] for name in self.slots))
-        held = ops.bf16_view(theta)
-        if held is None:
+        theta_bf16 = ops.bf16_copy(theta)
+        if theta_bf16 is None:
             ops(self.rule.update, g, state, out=out, **self.hyperparameters())
         else:
-            ops(self.rule.update_with_bf16_copy, g, state, out=(*out, held), **self.hyperparameters())
+            ops(self.rule.update_with_bf16_copy, g, state, out=(*out, theta_bf16), **self.hyperparameters())
             ops.mark_current()
 
     def get_config(self) -> dict[str, Any]:

@@ -115,29 +115,31 @@ class MpiWorld:
         With `blocking`, the first launches block and the second list only unpacks. Every rank gets the same bits. Small
         arrays of one type are packed into one message.
         """
-        begin: list[Launch] = []
-        finish: list[Launch] = []
+        start_launches: list[Launch] = []
+        wait_launches: list[Launch] = []
         small: dict[str, list[np.ndarray]] = {}
         for array in arrays:
             flat = array.reshape(-1)
             if flat.size and not np.shares_memory(flat, array):
                 raise ValueError("an all-reduce needs contiguous arrays")
             if flat.size > SMALL:
-                self._add(flat, begin, finish, blocking=blocking)
+                self._add(flat, start_launches, wait_launches, blocking=blocking)
             elif flat.size:
                 small.setdefault(flat.dtype.str, []).append(flat)
         for same_type in small.values():
             if len(same_type) == 1:
-                self._add(same_type[0], begin, finish, blocking=blocking)
+                self._add(same_type[0], start_launches, wait_launches, blocking=blocking)
                 continue
             packed = np.concatenate(same_type)
             slices = np.split(packed, np.cumsum([flat.size for flat in same_type])[:-1])
-            begin.append(functools.partial(_copy, same_type, slices))
-            self._add(packed, begin, finish, blocking=blocking)
-            finish.append(functools.partial(_copy, slices, same_type))
-        return begin, finish
+            start_launches.append(functools.partial(_copy, same_type, slices))
+            self._add(packed, start_launches, wait_launches, blocking=blocking)
+            wait_launches.append(functools.partial(_copy, slices, same_type))
+        return start_launches, wait_launches
 
-    def _add(self, flat: np.ndarray, begin: list[Launch], finish: list[Launch], *, blocking: bool) -> None:
+    def _add(
+        self, flat: np.ndarray, start_launches: list[Launch], wait_launches: list[Launch], *, blocking: bool
+    ) -> None:
         """Append the launches of the all-reduce of one array."""
         in_place = self._mpi.IN_PLACE
         requests: list[Any] = []
@@ -153,8 +155,8 @@ class MpiWorld:
             with self._watchdog.deadline(self.timeout, self._stuck):
                 requests.pop().Wait()
 
-        begin.append(all_reduce if blocking else start)
-        finish += [] if blocking else [wait]
+        start_launches.append(all_reduce if blocking else start)
+        wait_launches += [] if blocking else [wait]
 
     def _stuck(self) -> str:
         return f"waited {self.timeout:.0f} s for the other ranks: one of them is stuck or has exited"

@@ -89,12 +89,12 @@ class DataParallelGroup:
         self._all_reducer = backend.all_reducer(self._processes)
 
     def bind_all_reduce(self, arrays: Sequence[Array]) -> list[Launch]:
-        begin, finish = self._all_reducer.bind_async_all_reduce(arrays, blocking=True)
-        return [*begin, *finish]
+        start, wait = self._all_reducer.bind_async_all_reduce(arrays, blocking=True)
+        return [*start, *wait]
 
     def bind_async_all_reduce(self, arrays: Sequence[Array]) -> tuple[list[Launch], list[Launch]]:
-        begin, finish = self._all_reducer.bind_async_all_reduce(arrays, blocking=False)
-        return list(begin), list(finish)
+        start, wait = self._all_reducer.bind_async_all_reduce(arrays, blocking=False)
+        return list(start), list(wait)
 
     def allgather(self, where: str, value: Any) -> list[Any]:
         """Gather one value per rank. `gpunn.parallel.mpi.ProcessError` on all ranks if one of them fails."""

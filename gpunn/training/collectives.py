@@ -15,25 +15,30 @@ from ..network import Network, RowBuffer
 from ..recording import Array, Group, execute
 
 
-def zero_rows(kept: RowBuffer | None, group: Group) -> None:
+def zero_rows(row_buffer: RowBuffer | None, group: Group) -> None:
     """Fill the buffer with zeros, so that the rows of all ranks can be summed."""
     if group.size > 1:
-        for array in _arrays(kept):
+        for array in _arrays(row_buffer):
             array.fill(0)
 
 
-def all_reduce_rows(kept: RowBuffer | None, group: Group) -> None:
+def all_reduce_rows(row_buffer: RowBuffer | None, group: Group) -> None:
     """Sum the buffers of all ranks: each row was stored by one rank, at its position in the dataset."""
-    execute(group.bind_all_reduce(_arrays(kept)))
+    execute(group.bind_all_reduce(_arrays(row_buffer)))
 
 
-def rows_from(kept: RowBuffer | None, row: int) -> RowBuffer | None:
+def rows_from(row_buffer: RowBuffer | None, row: int) -> RowBuffer | None:
     """Return a view of the buffer that begins with row `row`."""
-    return kept if kept is None else RowBuffer(kept.a[row:], kept.y[row:], None if kept.w is None else kept.w[row:])
+    if row_buffer is None:
+        return None
+    w = None if row_buffer.w is None else row_buffer.w[row:]
+    return RowBuffer(row_buffer.a[row:], row_buffer.y[row:], w)
 
 
-def _arrays(kept: RowBuffer | None) -> list[Array]:
-    return [] if kept is None else [array for array in (kept.a, kept.y, kept.w) if array is not None]
+def _arrays(row_buffer: RowBuffer | None) -> list[Array]:
+    if row_buffer is None:
+        return []
+    return [array for array in (row_buffer.a, row_buffer.y, row_buffer.w) if array is not None]
 
 
 def average_running_stats(net: Network) -> None:
@@ -52,8 +57,8 @@ def reduce_metrics(
     merged = np.array(sums)
     for metric, where in net.metric_slices():
         if where.stop > where.start:
-            merged[where] = metric.merge([theirs[where] for _, theirs in shards])
-    return tuple(float(sum(each)) for each in zip(*(mine for mine, _ in shards), strict=True)), merged
+            merged[where] = metric.merge([each[where] for _, each in shards])
+    return tuple(float(sum(each)) for each in zip(*(of_rank for of_rank, _ in shards), strict=True)), merged
 
 
 def check_in_sync(net: Network, model: Any, when: str) -> None:
@@ -62,16 +67,16 @@ def check_in_sync(net: Network, model: Any, when: str) -> None:
     if group.size == 1:
         return
     host = net.backend.to_host
-    mine = {
+    facts = {
         "the settings of layers, optimizer, loss and metrics": repr(net.plan_key()),
         "the learning rate": net.learning_rate_override,
         "the step": float(host(net.state)[Slot.STEP]),
         "the weights": net.weights_checksum(),
     }
-    ranks = group.allgather(when, (bool(model.stop_training), mine))
+    ranks = group.allgather(when, (bool(model.stop_training), facts))
     model.stop_training = any(stop for stop, _ in ranks)
-    for name in mine:
-        others = [rank for rank, (_, theirs) in enumerate(ranks) if theirs[name] != ranks[0][1][name]]
+    for name in facts:
+        others = [rank for rank, (_, found) in enumerate(ranks) if found[name] != ranks[0][1][name]]
         if others:
             raise RuntimeError(
                 f"{when}: process {others[0]} and process 0 differ in {name}. A callback must change them identically "

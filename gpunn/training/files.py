@@ -41,7 +41,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     Links are followed, and the mode of an old file is kept. Only a regular file is replaced. An OSError names `path`.
     """
-    with _errors_name(path):
+    with _name_path_in_errors(path):
         target = Path(os.path.realpath(path))
         try:
             mode = stat.S_IMODE(stat_regular_file(path).st_mode)
@@ -73,7 +73,7 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
+def _name_path_in_errors(path: Path) -> Iterator[None]:
     """Make every OSError name `path` instead of the temporary file."""
     try:
         yield

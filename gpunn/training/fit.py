@@ -103,7 +103,8 @@ def _fit_arrays(
 ) -> History:
     """Fit on arrays."""
     net = model._net
-    X, y, w = inputs.validate(net, given["X"], given["y"], given["sample_weight"], own=(net.group.rank, net.group.size))
+    shard = (net.group.rank, net.group.size)
+    X, y, w = inputs.validate(net, given["X"], given["y"], given["sample_weight"], shard=shard)
     validation: Any = None
     n = checks.n_training_rows(X.shape[0], validation_split)
     if n < X.shape[0]:

@@ -31,7 +31,7 @@ from .loop import (
     reset_epoch_state,
     schedule_granularity,
 )
-from .recording_cache import Recording, acquire
+from .recording_cache import CompiledEpochs, acquire
 from .recording_cache import reuse as reuse_recordings
 
 MAX_EPOCHS_PER_CALL = 64
@@ -60,18 +60,18 @@ def epoch_coroutine(
 
     DivergenceError as in `loop.fit`. If an exception is thrown into the coroutine, the history keeps the epochs done.
     """
-    which = np.arange(data.n) if rows is None else np.array(rows)
-    n, model = len(which), context.model
+    row_indices = np.arange(data.n) if rows is None else np.array(rows)
+    n, model = len(row_indices), context.model
     sizes = batches(n, batch_size)
     steps = sum(sizes.values())
-    kept = net.new_row_buffer(n, weighted=data.w is not None)
+    row_buffer = net.new_row_buffer(n, weighted=data.w is not None)
     per = schedule_granularity(net)
     epochs_per_call = min(epochs, MAX_EPOCHS_PER_CALL, max(1, MAX_ORDERED_ROWS // n))
     if per == "step":
         epochs_per_call = max(1, min(epochs_per_call, MAX_RATES // steps))
-    if per == "epoch" or kept is not None or context.validation is not None:
+    if per == "epoch" or row_buffer is not None or context.validation is not None:
         epochs_per_call = 1
-    shape_key = (tuple(sizes.items()), epochs_per_call) if kept is None else None
+    shape_key = (tuple(sizes.items()), epochs_per_call) if row_buffer is None else None
     done = 0
     with context.session(), ExitStack() as recordings:
         version = 0
@@ -80,7 +80,9 @@ def epoch_coroutine(
             if version != net.version:
                 version = net.version
                 recordings.close()
-                make = acquire(net, data, shape_key, lambda: _record_epochs(net, data, sizes, epochs_per_call, kept))
+                make = acquire(
+                    net, data, shape_key, lambda: _record_epochs(net, data, sizes, epochs_per_call, row_buffer)
+                )
                 recorded = recordings.enter_context(make)
                 runner, order, epoch_log = recorded.runner, recorded.order, recorded.epoch_log
             count = min(epochs - done, epochs_per_call)
@@ -90,7 +92,7 @@ def epoch_coroutine(
             if draw_orders is not None:
                 ordered = draw_orders(count)
             else:
-                each = [which if order_of is None else order_of(first + j) for j in range(count)]
+                each = [row_indices if order_of is None else order_of(first + j) for j in range(count)]
                 ordered = np.concatenate(each)
             order[: count * n] = net.backend.asarray(ordered)
             reset_epoch_state(net, first)
@@ -103,7 +105,7 @@ def epoch_coroutine(
                 state = np.array(net.backend.to_host(net.state))
                 ended = int(state[Slot.EPOCHS_DONE])
                 for j, (loss, weight, *sums) in enumerate(net.backend.to_host(epoch_log)[:ended]):
-                    found = logs_of(net, float(loss), float(weight), np.array(sums), kept)
+                    found = logs_of(net, float(loss), float(weight), np.array(sums), row_buffer)
                     context.end_epoch(done + j, found)
                 done += ended
             try:
@@ -134,14 +136,14 @@ def run_concurrently(backend: Backend, coroutines: Sequence[EpochCoroutine]) -> 
 
 
 def _record_epochs(
-    net: Network, data: DeviceDataset, sizes: dict[int, int], epochs_per_call: int, kept: RowBuffer | None
-) -> Recording:
+    net: Network, data: DeviceDataset, sizes: dict[int, int], epochs_per_call: int, row_buffer: RowBuffer | None
+) -> CompiledEpochs:
     """Record epochs with these batch sizes. No other fit uses these plans."""
     order = net.backend.empty((epochs_per_call * sum(size * times for size, times in sizes.items()),), np.int64)
     plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in sizes}
     parts = []
     for size, plan in plans.items():
-        step = full_step(plan, plan.gather(data.X, data.y, data.w, order), plan.store_rows(kept))
+        step = full_step(plan, plan.gather(data.X, data.y, data.w, order), plan.store_rows(row_buffer))
         parts.append((step, sizes[size]))
     sums = net.metric_sums
     epoch_log = net.backend.zeros((epochs_per_call, 2 + sums.shape[0]), np.float64)
@@ -154,4 +156,4 @@ def _record_epochs(
         for plan in plans.values():
             plan.set_l2(values)
 
-    return Recording(net.backend.epoch_runner([*parts, (end, 1)], net.state, flush=True), order, epoch_log, set_l2)
+    return CompiledEpochs(net.backend.epoch_runner([*parts, (end, 1)], net.state, flush=True), order, epoch_log, set_l2)

@@ -63,11 +63,11 @@ class BlockPrefetcher:
     def __init__(self, backend: Backend, data: HostDataset, rows: int) -> None:
         self.backend, self.data, self.rows = backend, data, rows
         like = [((rows, *a.shape[1:]), a.dtype) for a in data.arrays()]
-        self.slots = [backend.transfer_buffers(like) for _ in range(2)]
+        self.buffers = [backend.transfer_buffers(like) for _ in range(2)]
 
-    def on_device(self, slot: int) -> DeviceDataset:
+    def on_device(self, index: int) -> DeviceDataset:
         """Return the block in a buffer."""
-        X, y, *w = (buffer.device for buffer in self.slots[slot])
+        X, y, *w = (buffer.device for buffer in self.buffers[index])
         return DeviceDataset(X, y, *w)
 
     def blocks(self, order: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -80,23 +80,23 @@ class BlockPrefetcher:
             with ThreadPoolExecutor(1) as thread:
                 coming = thread.submit(self._prefetch, 0, cuts[0])
                 for k, rows in enumerate(cuts):
-                    slot = k % 2
+                    index = k % 2
                     coming.result()
                     if k + 1 < len(cuts):
-                        coming = thread.submit(self._prefetch, 1 - slot, cuts[k + 1])
-                    for buffer in self.slots[slot]:
+                        coming = thread.submit(self._prefetch, 1 - index, cuts[k + 1])
+                    for buffer in self.buffers[index]:
                         buffer.wait_on_stream()
-                    yield slot, len(rows)
-                    for buffer in self.slots[slot]:
+                    yield index, len(rows)
+                    for buffer in self.buffers[index]:
                         buffer.mark_consumed()
         finally:
             # if the iteration stops early, the caller may free memory that a copy is still reading
-            for buffer in (*self.slots[0], *self.slots[1]):
+            for buffer in (*self.buffers[0], *self.buffers[1]):
                 buffer.wait_reusable()
 
-    def _prefetch(self, slot: int, rows: np.ndarray) -> None:
+    def _prefetch(self, index: int, rows: np.ndarray) -> None:
         with self.backend.activate():
-            for buffer, array in zip(self.slots[slot], self.data.arrays(), strict=True):
+            for buffer, array in zip(self.buffers[index], self.data.arrays(), strict=True):
                 buffer.wait_reusable()
                 # mode="raise" would gather into a temporary array first; the rows are in range
                 np.take(array, rows, axis=0, out=buffer.host[: len(rows)], mode="clip")
@@ -122,16 +122,16 @@ def fit(
     prefetcher = BlockPrefetcher(net.backend, data, min(data.block_rows(batch), -(-len(order) // batch) * batch))
     with Steps(net, weighted=data.w is not None) as steps:
 
-        def step(slot: int, n: int) -> list[Launch]:
-            block = prefetcher.on_device(slot)
-            return steps.of(n, lambda plan: plan.gather(block.X, block.y, block.w), key=slot)
+        def step(index: int, n: int) -> list[Launch]:
+            block = prefetcher.on_device(index)
+            return steps.of(n, lambda plan: plan.gather(block.X, block.y, block.w), key=index)
 
         def steps_of(epoch: int) -> Iterator[RepeatedStep]:
             if order_of is not None:
                 order[...] = order_of(epoch)
-            for slot, count in prefetcher.blocks(order):
+            for index, count in prefetcher.blocks(order):
                 net.state[Slot.OFFSET] = 0
                 for size, times in batches(count, batch).items():
-                    yield RepeatedStep(partial(step, slot, size), times)
+                    yield RepeatedStep(partial(step, index, size), times)
 
         return train(net, steps_of, context, **run)

@@ -38,17 +38,17 @@ def validate(
     prefix: str = "",
     x_name: str = "X",
     n_in: int | None = None,
-    own: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
     check_weights: WeightCheck = checks.weights,
 ) -> Arrays:
     """Check X, y and weights, and convert them to the layout that the network uses.
 
     prefix         text before every name in error messages
     x_name         name of X in error messages
-    own            (rank, size): this process checks its part of the rows, as in `input_checks.features`
+    shard          (rank, size): this process checks its part of the rows, as in `input_checks.features`
     check_weights  function that checks the weights
     """
-    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, prefix + x_name, shard=own)
+    X = checks.features(X, known_inputs(net) if n_in is None else n_in, net.dtype, prefix + x_name, shard=shard)
     n = X.shape[0]
     y = checks.targets(y, net.loss, n, net.output_width(X.shape[1]), net.dtype, f"{prefix}y")
     return X, y, None if w is None else check_weights(w, n, net.dtype, f"{prefix}sample_weight")
@@ -113,8 +113,8 @@ def validation(net: Network, given: Any, n_in: int) -> Shard | None:
     X, y, w = (*given, None)[:3]
     if isinstance(X, Rows):
         return _validation_on_disk(net, X, y, w, n_in)
-    own = (net.group.rank, net.group.size)
-    return Shard(*validate(net, X, y, w, prefix="validation ", n_in=n_in, own=own))
+    shard = (net.group.rank, net.group.size)
+    return Shard(*validate(net, X, y, w, prefix="validation ", n_in=n_in, shard=shard))
 
 
 def _validation_on_disk(net: Network, X: Rows, y: Any, w: Any, n_in: int) -> Shard:

@@ -200,11 +200,11 @@ def fit(
     order = net.backend.asarray(np.arange(data.n) if rows is None else np.array(rows))
     n = int(order.shape[0])
     sizes = batches(n, batch_size)
-    kept = net.new_row_buffer(n, weighted=data.w is not None)
+    row_buffer = net.new_row_buffer(n, weighted=data.w is not None)
     with Steps(net, weighted=data.w is not None) as steps:
 
         def step(size: int) -> list[Launch]:
-            return steps.of(size, lambda plan: plan.gather(data.X, data.y, data.w, order), kept)
+            return steps.of(size, lambda plan: plan.gather(data.X, data.y, data.w, order), row_buffer)
 
         def steps_of(epoch: int) -> Iterator[RepeatedStep]:
             # record all sizes before the first step, so that an out-of-memory error occurs here
@@ -214,7 +214,7 @@ def fit(
                 order[...] = net.backend.asarray(order_of(epoch))
             return (RepeatedStep(partial(step, size), times) for size, times in sizes.items())
 
-        return train(net, steps_of, context, kept=kept, **run)
+        return train(net, steps_of, context, row_buffer=row_buffer, **run)
 
 
 def train(
@@ -225,7 +225,7 @@ def train(
     epochs: int,
     first_epoch: int,
     done: int,
-    kept: RowBuffer | None = None,
+    row_buffer: RowBuffer | None = None,
 ) -> History:
     """Train until `epochs` epochs are done, of which `done` were done before a resume.
 
@@ -237,15 +237,15 @@ def train(
         for k in range(done, done if done and model.stop_training else epochs):
             epoch = first_epoch + k
             context.callbacks("on_epoch_begin", k, {})
-            collectives.zero_rows(kept, net.group)
+            collectives.zero_rows(row_buffer, net.group)
             try:
                 _epoch(net, steps_of(epoch), epoch, k, context.callbacks, between_steps)
             except DivergenceError as error:
                 context.diverged(error)
                 break
             collectives.average_running_stats(net)
-            collectives.all_reduce_rows(kept, net.group)
-            context.end_epoch(k, _epoch_logs(net, kept))
+            collectives.all_reduce_rows(row_buffer, net.group)
+            context.end_epoch(k, _epoch_logs(net, row_buffer))
             collectives.check_in_sync(net, model, f"after epoch {k + 1}")
             if model.stop_training:
                 break
@@ -262,7 +262,7 @@ class Steps(ExitStack):
         self._steps: dict[Any, list[Launch]] = {}
 
     def of(
-        self, n: int, source: Callable[[Plan], list[Launch]], kept: RowBuffer | None = None, key: Any = None
+        self, n: int, source: Callable[[Plan], list[Launch]], row_buffer: RowBuffer | None = None, key: Any = None
     ) -> list[Launch]:
         """Return the step on n rows, gathered by `source`. `key` distinguishes sources of the same size."""
         net = self._net
@@ -276,7 +276,7 @@ class Steps(ExitStack):
             self._plans[n] = self.enter_context(training_plan(net, n, weighted=self._weighted))
         if (n, key) not in self._steps:
             plan = self._plans[n]
-            self._steps[n, key] = full_step(plan, source(plan), plan.store_rows(kept))
+            self._steps[n, key] = full_step(plan, source(plan), plan.store_rows(row_buffer))
         return self._steps[n, key]
 
 
@@ -293,8 +293,16 @@ def full_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None
     """
     # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
     plan.gradient.fill(0)
-    whole = [*source, *plan.normalize_weights, *plan.forward, *plan.loss, *(keep or []), *plan.backward, *plan.update]
-    return plan.backend.compile(whole, flush=True, on_fallback=plan.network.capture_errors.setdefault)
+    launches = [
+        *source,
+        *plan.normalize_weights,
+        *plan.forward,
+        *plan.loss,
+        *(keep or []),
+        *plan.backward,
+        *plan.update,
+    ]
+    return plan.backend.compile(launches, flush=True, on_fallback=plan.network.capture_errors.setdefault)
 
 
 def batch_step(plan: Plan, data: DeviceDataset) -> list[Launch]:
@@ -422,19 +430,21 @@ def _run_steps(net: Network, launches: list[Launch], steps: int, epoch: int) -> 
     return run_steps(launches, ahead, net.state, rates=rates, first=first, seconds=POLL_SECONDS)
 
 
-def _epoch_logs(net: Network, kept: RowBuffer | None = None) -> dict[str, float]:
+def _epoch_logs(net: Network, row_buffer: RowBuffer | None = None) -> dict[str, float]:
     """Return loss and metrics of the epoch so far. Metrics that need all rows are included if the rows were stored."""
     state = net.backend.to_host(net.state)
     loss, weight = float(state[Slot.LOSS_SUM]), float(state[Slot.WEIGHT_SUM])
-    return logs_of(net, loss, weight, net.backend.to_host(net.metric_sums), kept)
+    return logs_of(net, loss, weight, net.backend.to_host(net.metric_sums), row_buffer)
 
 
-def logs_of(net: Network, loss: float, weight: float, sums: np.ndarray, kept: RowBuffer | None) -> dict[str, float]:
+def logs_of(
+    net: Network, loss: float, weight: float, sums: np.ndarray, row_buffer: RowBuffer | None
+) -> dict[str, float]:
     """Return loss and metrics from Σ loss · weight, Σ weight and metric sums over the batches of an epoch."""
-    return {"loss": loss / weight if weight else float("nan")} | _values(net, sums, weight, kept)
+    return {"loss": loss / weight if weight else float("nan")} | _values(net, sums, weight, row_buffer)
 
 
-def _values(net: Network, sums: np.ndarray, weight: float, kept: RowBuffer | None) -> dict[str, float]:
+def _values(net: Network, sums: np.ndarray, weight: float, row_buffer: RowBuffer | None) -> dict[str, float]:
     """Return the value of each metric, from sums over rows with a total weight, or from the stored rows."""
     if not net.metrics:
         return {}
@@ -442,8 +452,9 @@ def _values(net: Network, sums: np.ndarray, weight: float, kept: RowBuffer | Non
     for metric, part in net.metric_slices():
         if not metric.needs_all_rows:
             found[metric.name] = metric.value(sums[part], weight, net.n_out) if weight else float("nan")
-        elif kept is not None:
-            rows = (None if array is None else net.backend.to_host(array) for array in (kept.a, kept.y, kept.w))
+        elif row_buffer is not None:
+            arrays = (row_buffer.a, row_buffer.y, row_buffer.w)
+            rows = (None if array is None else net.backend.to_host(array) for array in arrays)
             found[metric.name] = float(metric.compute_from_rows(*rows))
     return found
 
@@ -465,33 +476,33 @@ def evaluate(
             net.backend.zeros((max(1, net.n_metric_sums),), np.float64),
             net.new_row_buffer(rows, weighted=weighted),
         )
-    sums, kept = data.metric_buffers
+    sums, row_buffer = data.metric_buffers
     sums.fill(0)
-    collectives.zero_rows(kept, group)
-    mine, own = collectives.rows_from(kept, data.offset), shard.offset - data.offset
-    for begun, piece in data.blocks(net.backend):
-        room = None if mine is None else mine.rows(begun, begun + piece.n)
-        low, high = max(begun, own), min(begun + piece.n, own + shard.n)
-        at = low - begun
+    collectives.zero_rows(row_buffer, group)
+    local_rows, local_start = collectives.rows_from(row_buffer, data.offset), shard.offset - data.offset
+    for block_start, piece in data.blocks(net.backend):
+        block_rows = None if local_rows is None else local_rows.rows(block_start, block_start + piece.n)
+        low, high = max(block_start, local_start), min(block_start + piece.n, local_start + shard.n)
+        at = low - block_start
         for n, times in batches(max(0, high - low), batch_size).items():
             with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
                 for slot, value in ((Slot.OFFSET, at), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
                     plan.state[slot] = value
-                run_all(piece.compiled(plan, partial(evaluation_step, plan, sums, room)), times, plan.state)
+                run_all(piece.compiled(plan, partial(evaluation_step, plan, sums, block_rows)), times, plan.state)
                 at += n * times
                 state = net.backend.to_host(plan.state)
                 loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
                 penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
     (loss, weight), totals = collectives.reduce_metrics(net, group, (loss, weight), net.backend.to_host(sums))
-    collectives.all_reduce_rows(kept, group)
+    collectives.all_reduce_rows(row_buffer, group)
     penalty, last = group.allgather("the penalty of the dataset", (penalty, last))[0]
     logs = {"loss": loss / weight + net.loss_convention.mean_penalty(penalty, last, weight)}
-    return logs | _values(net, totals, weight, kept)
+    return logs | _values(net, totals, weight, row_buffer)
 
 
-def evaluation_step(plan: Plan, sums: Array, room: RowBuffer | None) -> list[Launch]:
+def evaluation_step(plan: Plan, sums: Array, row_buffer: RowBuffer | None) -> list[Launch]:
     """Return the launches of `evaluate` after a batch has been gathered."""
-    counted = [*plan.accumulate_metrics(sums), *plan.store_rows(room), *plan.advance_offset("accumulate_loss")]
+    counted = [*plan.accumulate_metrics(sums), *plan.store_rows(row_buffer), *plan.advance_offset("accumulate_loss")]
     return [*plan.normalize_weights, *plan.forward, *plan.loss, *counted]
 
 
@@ -517,13 +528,13 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
                 check()
                 checked = True
             plan.state[Slot.OFFSET] = start
-            join, source, put = net.backend.compile, plan.gather(X), plan.store_predictions(result)
+            compile_launches, gather, store = net.backend.compile, plan.gather(X), plan.store_predictions(result)
             if times > 1:
-                whole = join([*source, *plan.forward, *put, *plan.advance_offset("advance_offset")])
-                run_all(whole, times, plan.state)
+                launches = compile_launches([*gather, *plan.forward, *store, *plan.advance_offset("advance_offset")])
+                run_all(launches, times, plan.state)
                 continue
             # independent of X, so that the next call can reuse it
             if plan.forward_step is None:
-                plan.forward_step = join(plan.forward)
-            execute([*join(source), *plan.forward_step, *join(put)])
+                plan.forward_step = compile_launches(plan.forward)
+            execute([*compile_launches(gather), *plan.forward_step, *compile_launches(store)])
     return result

@@ -79,6 +79,6 @@ def check_arrays(expected: Shapes, dtype: np.dtype, arrays: dict[str, np.ndarray
         shape = expected.get(name)
         array = arrays.get(name)
         if shape is None or array is None or array.shape != shape or array.dtype != dtype:
-            wanted = "absent" if shape is None else f"{dtype} {shape}"
+            required = "absent" if shape is None else f"{dtype} {shape}"
             got = "nothing" if array is None else f"{array.dtype} {array.shape}"
-            raise CheckpointError(f"{name} must be {wanted}, got {got}")
+            raise CheckpointError(f"{name} must be {required}, got {got}")

@@ -23,20 +23,20 @@ IGNORED_FIELDS = ("kernel_initializer", "bias_initializer", "owned", "l2")
 
 
 @dataclass
-class Recording:
+class CompiledEpochs:
     """Epochs recorded for one network, and their arrays.
 
     order      (rows of all epochs,), the order of rows
     epoch_log  (epochs, 2 + metric sums), the results of each epoch
     set_l2     sets λ of every penalty, in their order
-    movable    rebinds the epochs to the arrays of another network, None if that is not possible
+    rebinder   rebinds the epochs to the arrays of another network, None if that is not possible
     """
 
     runner: EpochRunner
     order: Array
     epoch_log: Array
     set_l2: Callable[[list[float]], None]
-    movable: BufferRebinder | None = None
+    rebinder: BufferRebinder | None = None
 
 
 class _Cache:
@@ -45,7 +45,7 @@ class _Cache:
     def __init__(self) -> None:
         self.users = 0
         self.lock = threading.Lock()
-        self.recordings: dict[Any, list[Recording]] = {}
+        self.recordings: dict[Any, list[CompiledEpochs]] = {}
         self.draws: dict[Any, Any] = {}
 
 
@@ -86,7 +86,7 @@ def memoize_draw(key: Any, draw: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def acquire(net: Network, data: Any, shape_key: Any, make: Callable[[], Recording]) -> Iterator[Recording]:
+def acquire(net: Network, data: Any, shape_key: Any, make: Callable[[], CompiledEpochs]) -> Iterator[CompiledEpochs]:
     """Yield a recording for this network and dataset, cached or returned by `make`.
 
     `shape_key` identifies batch sizes and epochs per call. With None the recording is not cached.
@@ -100,15 +100,15 @@ def acquire(net: Network, data: Any, shape_key: Any, make: Callable[[], Recordin
         found = waiting.pop() if waiting else None
     if found is None:
         found = make()
-        found.movable = net.backend.make_rebindable(found.runner, _arrays(net, data))
-    elif found.movable is not None:
-        found.movable.rebind(_arrays(net, data))
+        found.rebinder = net.backend.make_rebindable(found.runner, _arrays(net, data))
+    elif found.rebinder is not None:
+        found.rebinder.rebind(_arrays(net, data))
         # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
         net.gradient.fill(0)
         found.runner.state = net.state
         found.set_l2([p.l2 for p in net.penalties()])
     yield found
-    if found.movable is not None:
+    if found.rebinder is not None:
         with _cache.lock:
             if _cache.users:
                 _cache.recordings.setdefault(key, []).append(found)

@@ -64,10 +64,10 @@ class Stream:
                 batch = next(batches)
             except StopIteration:
                 if self.steps is not None or count == 0:
-                    wanted = "at least 1 batch" if self.steps is None else f"{self.steps} batches"
+                    expected = "at least 1 batch" if self.steps is None else f"{self.steps} batches"
                     given = "" if self.steps is None else f" (steps_per_epoch={self.steps})"
                     raise ValueError(
-                        f"X must yield {wanted} in every epoch{given}, got {count}: {self._hint()}"
+                        f"X must yield {expected} in every epoch{given}, got {count}: {self._hint()}"
                     ) from None
                 return
             count += 1

@@ -150,7 +150,7 @@ def kernels_recorded(ops, name):
 
 def round_before_each_step(monkeypatch):
     """Round the weights to bfloat16 before every step, not in the update."""
-    monkeypatch.setattr(Recorder, "bf16_view", lambda self, part: None)
+    monkeypatch.setattr(Recorder, "bf16_copy", lambda self, part: None)
 
 
 def rounded_copy(plan, array):

@@ -43,7 +43,7 @@ class ThreadRank:
     def bind_async_all_reduce(self, arrays, *, blocking):
         sent = []
 
-        def begin():
+        def start():
             self.sums += 1
             sent.append([np.array(a) for a in arrays])
             if not blocking:
@@ -51,13 +51,13 @@ class ThreadRank:
                 for a in arrays:
                     a.fill(np.nan)
 
-        def finish():
+        def wait():
             all_ranks = self._exchange(sent.pop())
             for k, a in enumerate(arrays):
                 # in the order of ranks, so that results are reproducible
                 a[...] = sum((each[k] for each in all_ranks[1:]), start=all_ranks[0][k])
 
-        return ([begin], [finish]) if arrays else ([], [])
+        return ([start], [wait]) if arrays else ([], [])
 
 
 class ThreadedGroup:

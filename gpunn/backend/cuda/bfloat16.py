@@ -34,12 +34,12 @@ class Operands:
         """True if there is a copy of the flat buffer that equals it."""
         return False
 
-    def bf16_view(self, part: Any) -> Any:
+    def bf16_copy(self, part: Any) -> Any:
         """The copy of a slice of the flat buffer, or None if there is no current one."""
         return None
 
     def mark_current(self) -> None:
-        """Declare that the view from `bf16_view` was written together with its slice."""
+        """Declare that the copy from `bf16_copy` was written together with its slice."""
 
     def storage_dtype(self, columns: int) -> Any:
         """The type of a matrix that only products read and write; None for the network's dtype."""
@@ -50,15 +50,15 @@ class Operands:
         into[...] = x
 
     def accumulate_in_float32(self, into: Any) -> tuple[Any, list[Recorded]]:
-        """The array in which the sum that `into` receives is computed, and what must be recorded after it."""
+        """The array in which the sum that `into` receives is computed, and the conversions to record after it."""
         return into, []
 
     def bias_operand(self, b: Any, z: Any) -> tuple[Any, list[Recorded]]:
-        """The operand for the vector b of a product that writes z, and what must be recorded before it."""
+        """The operand for the vector b of a product that writes z, and the conversions to record before it."""
         return b, []
 
     def operand(self, a: Any) -> tuple[Any, list[Recorded]]:
-        """The operand for `a`, and what must be recorded before it."""
+        """The operand for `a`, and the conversions to record before it."""
         return a, []
 
     def invalidate(self, *arrays: Any) -> None:
@@ -83,7 +83,7 @@ class Bfloat16Operands(Operands):
     def flat_is_current(self) -> bool:
         return self._flat is not None and self._key(self._flat) in self._current
 
-    def bf16_view(self, part: Any) -> Any:
+    def bf16_copy(self, part: Any) -> Any:
         start = self._within(part) if self.flat_is_current() else None
         return None if start is None else self._copies[self._key(self._flat)][1][start : start + part.size]
 
