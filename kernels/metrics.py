@@ -130,8 +130,11 @@ for (long long k = LANE; k < m; k += LANES) {{
     _count_source("k == best", "k == y", _BEST),
 )
 def count_labels(a, y, w):
-    """w in the column of the largest output (predicted), in that of the label (actual), and in their common column, if
-    they are equal (true_positive); otherwise 0. Ties and NaN as in sparse_accuracy."""
+    """Count w in the columns of the largest output and of the label.
+
+    `predicted` is w at the largest output, `actual` at the label, and `true_positive` at both if they are equal. All
+    other elements are 0. Ties and NaN are treated as in sparse_accuracy.
+    """
     return _counted(np.arange(a.shape[1]) == a.argmax(axis=1)[:, None], np.arange(a.shape[1]) == y[:, None], w)
 
 

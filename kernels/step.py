@@ -21,7 +21,7 @@ IF_NEAR_OVERFLOW = Guard(
     "scalar float64 rows -> raw float64 state", "state[WEIGHT] = rows; state[EMPTY_BATCH] = 0.0; state[PENALTY] = 0.0;"
 )
 def start_batch(rows, state):
-    """Σ wᵢ of a batch without sample weights is its number of rows. Resets the penalty."""
+    """Set Σ wᵢ of a batch without sample weights to its number of rows, and reset the penalty."""
     state[Slot.WEIGHT] = rows
     state[Slot.EMPTY_BATCH] = 0
     state[Slot.PENALTY] = 0
@@ -215,8 +215,10 @@ if (state[NONFINITE_STEP] == 0.0) {
 """,
 )
 def end_epoch(totals_n, record, totals, state):
-    """End an epoch without non-finite steps: write its sums (Σ loss · weight, Σ weight, the metrics' sums) to row
-    EPOCHS_DONE of the record, and reset them."""
+    """End an epoch without non-finite steps: record its sums and reset them.
+
+    Row EPOCHS_DONE of the record gets Σ loss · weight, Σ weight and the metrics' sums.
+    """
     if state[Slot.NONFINITE_STEP] == 0:
         n, at = int(totals_n), int(state[Slot.EPOCHS_DONE])
         row = record.reshape(-1)[at * (n + 2) : (at + 1) * (n + 2)]

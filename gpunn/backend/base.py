@@ -156,7 +156,7 @@ class Backend:
         Parameters
         ----------
         a, W, b : array
-            Operands, in what `operands` returned for them.
+            The operands that `Operands.operand` returned.
         z, out : array
             Results. They may be one buffer; z need not be written then.
         activation : str

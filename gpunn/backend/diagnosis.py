@@ -267,5 +267,5 @@ def _cache_folder() -> str | Fault:
         with tempfile.TemporaryFile(dir=folder):
             return str(folder)
     except OSError as error:
-        what = f"the cache folder {folder} cannot be written ({_first_line(error)})"
-        return Fault("cache", what, "set GPUNN_CACHE to a folder that you may write")
+        verdict = f"the cache folder {folder} cannot be written ({_first_line(error)})"
+        return Fault("cache", verdict, "set GPUNN_CACHE to a folder that you may write")

@@ -14,7 +14,7 @@ from ..kernels._compiler.compiled_launch import address_of, byte_range
 from ..kernels.state import Slot
 from .arrays import to_host
 from .cpu import native
-from .cpu.executor import SLOTS, CompiledProgram, compile_launches
+from .cpu.executor import STATE_INDICES, CompiledProgram, compile_launches
 
 Section = tuple[Sequence[Callable[[], Any]], int]
 
@@ -114,21 +114,21 @@ class CompiledEpochRunner(EpochRunner):
                 c_void_p(self.state.ctypes.data),
                 rates,
                 c_longlong(self.first),
-                *SLOTS,
+                *STATE_INDICES,
                 c_double(seconds),
             )
         )
 
 
 class BufferRebinder:
-    """Replaces arrays of compiled launches: it knows the address slots that point into them."""
+    """Replaces arrays of compiled launches: it knows the addresses that point into them."""
 
     def __init__(self, epochs: CompiledEpochRunner, arrays: Sequence[np.ndarray]) -> None:
         launches = [launch for program in epochs.programs for launch in program.launches]
-        self._slots: list[list[tuple[Any, int, int]]] = []
+        self._addresses: list[list[tuple[Any, int, int]]] = []
         for array in arrays:
             low, high = byte_range(array)
-            self._slots.append(
+            self._addresses.append(
                 [
                     (launch.pointers, k, address - low)
                     for launch in launches
@@ -139,9 +139,9 @@ class BufferRebinder:
 
     def rebind(self, arrays: Sequence[np.ndarray]) -> None:
         """Use these arrays, of the same types and layouts, from now on. The caller must keep references to them."""
-        for slots, array in zip(self._slots, arrays, strict=True):
+        for addresses, array in zip(self._addresses, arrays, strict=True):
             begin = address_of(array)
-            for at, k, offset in slots:
+            for at, k, offset in addresses:
                 at[k] = begin + offset
 
 

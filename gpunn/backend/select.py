@@ -143,7 +143,7 @@ def _cpu(reason: str) -> Backend:
     return _registry.backends.setdefault(reason, CPUBackend(reason))
 
 
-def _cuda(index: int, why: str) -> Backend | Fault:
+def _cuda(index: int, reason: str) -> Backend | Fault:
     """The backend of one GPU, probed at first use. A fault may be temporary, so only `_auto` stores it."""
     key = f"cuda:{index}"
     if _is_forked():
@@ -153,7 +153,7 @@ def _cuda(index: int, why: str) -> Backend | Fault:
         description = cupy if isinstance(cupy, Fault) else probe(cupy, index)
         if isinstance(description, Fault):
             return description
-        reason = f"{why}; ran a kernel and a matrix product correctly ({description})"
+        reason = f"{reason}; ran a kernel and a matrix product correctly ({description})"
         _registry.backends[key] = CUDABackend(cupy, index, reason)
         _registry.process = os.getpid()
     return _registry.backends[key]

@@ -39,7 +39,7 @@ _use_numpy = contextvars.ContextVar("use_numpy", default=False)
 
 
 @dataclass(frozen=True)
-class HostStatus:
+class KernelStatus:
     """The implementation of the kernels that runs on the CPU ("compiled" or "numpy"), the reason, the cache folder."""
 
     implementation: str
@@ -106,21 +106,21 @@ def compilation_enabled() -> bool:
     return os.environ.get("GPUNN_COMPILE") != "0" and not _use_numpy.get()
 
 
-def status() -> HostStatus:
+def status() -> KernelStatus:
     """Report which implementation runs on this CPU, and why. Compiles nothing."""
     cache = str(cache_folder())
     if not compilation_enabled():
-        return HostStatus("numpy", "GPUNN_COMPILE=0", cache)
+        return KernelStatus("numpy", "GPUNN_COMPILE=0", cache)
     command = compiler()
     if command is None:
-        return HostStatus("numpy", _no_compiler(), cache)
+        return KernelStatus("numpy", _no_compiler(), cache)
     if _compile_error is not None:
-        return HostStatus("numpy", _compile_error, cache)
+        return KernelStatus("numpy", _compile_error, cache)
     try:
         _private_folder()
     except OSError as error:
-        return HostStatus("numpy", f"the cache folder cannot be used: {error}", cache)
-    return HostStatus("compiled", f"{shlex.join(command)} compiles each kernel once into the cache", cache)
+        return KernelStatus("numpy", f"the cache folder cannot be used: {error}", cache)
+    return KernelStatus("compiled", f"{shlex.join(command)} compiles each kernel once into the cache", cache)
 
 
 # --- the cache of compiled sources ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@
 
 // An address that advances by `bytes` after each step.
 struct PointerStep {
-  void** slot;
+  void** address;
   Int bytes;
 };
 
@@ -37,11 +37,11 @@ static void run_serially(const Task* const* tasks, const Int* counts, Int thread
 }
 
 // Runs every thread's tasks `steps` times, at least once. Returns the number of steps done: fewer if `seconds` have
-// passed or a step set the flag state[bad_slot]. `rates` holds the learning rates of the optimizer's steps from `first`
-// on, or is null. `moves` are applied after each step.
+// passed or a step set the flag state[nonfinite_index]. `rates` holds the learning rates of the optimizer's steps from
+// `first` on, or is null. `moves` are applied after each step.
 extern "C" Int run_steps(const Task* const* tasks, const Int* counts, Int threads, Int flush, const PointerStep* moves,
-                         Int n_moves, Int steps, double* state, const double* rates, Int first, Int step_slot,
-                         Int rate_slot, Int bad_slot, double seconds) {
+                         Int n_moves, Int steps, double* state, const double* rates, Int first, Int step_index,
+                         Int rate_index, Int nonfinite_index, double seconds) {
   const double begin = steps > 1 ? now() : 0.0;
   const SingleThreadedBlas blas(threads > 1);
   const FlushDenormals denormals(flush != 0);
@@ -51,7 +51,7 @@ extern "C" Int run_steps(const Task* const* tasks, const Int* counts, Int thread
   if (parallel) pool->begin(Job{tasks, counts, flush != 0}, threads);
   Int next_poll = 1, done = 0;
   for (;;) {
-    if (rates) state[rate_slot] = rates[(Int)state[step_slot] - first];
+    if (rates) state[rate_index] = rates[(Int)state[step_index] - first];
     if (parallel) {
       pool->barrier();
       pool->run_tasks(0);
@@ -63,8 +63,8 @@ extern "C" Int run_steps(const Task* const* tasks, const Int* counts, Int thread
       for (Int k = counts[0]; k > 0; --k, ++task) task->run(task->pointers, task->sizes, task->scalars);
     }
     ++done;
-    for (Int k = 0; k < n_moves; ++k) *moves[k].slot = (char*)*moves[k].slot + moves[k].bytes;
-    if (done == steps || (state && state[bad_slot] != 0.0)) break;
+    for (Int k = 0; k < n_moves; ++k) *moves[k].address = (char*)*moves[k].address + moves[k].bytes;
+    if (done == steps || (state && state[nonfinite_index] != 0.0)) break;
     if (done == next_poll) {
       const double passed = now() - begin;
       if (passed >= seconds) break;
@@ -91,7 +91,8 @@ struct Section {
 // returns 1, or until `seconds` have passed, which returns 0. A rate is read before each call of run_steps: `rates`
 // holds one more than there are steps.
 extern "C" Int run_epochs(const Section* sections, Int count, Int epochs, Int* position, Int flush, double* state,
-                          const double* rates, Int first, Int step_slot, Int rate_slot, Int bad_slot, double seconds) {
+                          const double* rates, Int first, Int step_index, Int rate_index, Int nonfinite_index,
+                          double seconds) {
   const double begin = now();
   bool started = false;
   for (; position[0] < epochs; ++position[0], position[1] = 0)
@@ -102,9 +103,9 @@ extern "C" Int run_epochs(const Section* sections, Int count, Int epochs, Int* p
         if (started && left <= 0.0) return 0;
         position[2] +=
             run_steps(section.tasks, section.counts, section.threads, flush, nullptr, 0, section.times - position[2],
-                      state, rates, first, step_slot, rate_slot, bad_slot, left);
+                      state, rates, first, step_index, rate_index, nonfinite_index, left);
         started = true;
-        if (state[bad_slot] != 0.0) return 1;
+        if (state[nonfinite_index] != 0.0) return 1;
       }
     }
   return 1;

@@ -21,7 +21,7 @@ from . import blas, native
 
 MIN_NS_PER_THREAD = 12_000.0  # estimated work for which one more thread pays off
 MAX_THREADS = 256
-SLOTS = [c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.NONFINITE_STEP)]
+STATE_INDICES = [c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.NONFINITE_STEP)]
 
 _ONE, _ZERO, _NO_LIMIT = c_longlong(1), c_longlong(0), c_double(0)
 
@@ -31,7 +31,7 @@ class _Task(Structure):
 
 
 class _PointerStep(Structure):
-    _fields_ = [("slot", c_void_p), ("bytes", c_longlong)]
+    _fields_ = [("address", c_void_p), ("bytes", c_longlong)]
 
 
 class CompiledProgram:
@@ -67,8 +67,12 @@ class CompiledProgram:
         self._lists = (c_void_p * self.threads)(*map(addressof, self._tasks))
         self._counts = (c_longlong * self.threads)(*map(len, self._partition))
         self._run = library.run_steps
-        self._block_slots = [self._slots_in(array) for array in block_arrays]
-        moves = [_PointerStep(addressof(slot), size) for slots, size in self._block_slots for slot, _ in slots]
+        self._block_addresses = [self._addresses_in(array) for array in block_arrays]
+        moves = [
+            _PointerStep(addressof(address), size)
+            for addresses, size in self._block_addresses
+            for address, _ in addresses
+        ]
         self._moves = (_PointerStep * max(1, len(moves)))(*moves)
         self._move_arguments = (c_void_p(addressof(self._moves)), c_longlong(len(moves)))
         self._fixed_args = (
@@ -77,7 +81,7 @@ class CompiledProgram:
             c_longlong(self.threads),
             c_longlong(flush),
         )
-        self._single_run_args = (*self._fixed_args, None, _ZERO, _ONE, None, None, _ZERO, *SLOTS, _NO_LIMIT)
+        self._single_run_args = (*self._fixed_args, None, _ZERO, _ONE, None, None, _ZERO, *STATE_INDICES, _NO_LIMIT)
 
     @property
     def task_tables(self) -> tuple[int, int]:
@@ -106,13 +110,13 @@ class CompiledProgram:
             c_void_p(state.ctypes.data),
             None if rates is None else c_void_p(rates.ctypes.data),
             c_longlong(first),
-            *SLOTS,
+            *STATE_INDICES,
             c_double(seconds),
         )
         return done
 
-    def _slots_in(self, array: np.ndarray) -> tuple[list[tuple[c_void_p, int]], int]:
-        """The address slots of all tasks that point into `array`, each with its offset in bytes; and the array's bytes.
+    def _addresses_in(self, array: np.ndarray) -> tuple[list[tuple[c_void_p, int]], int]:
+        """The addresses in all tasks that point into `array`, each with its offset in bytes; and the array's bytes.
 
         ValueError if there is none.
         """
@@ -124,7 +128,7 @@ class CompiledProgram:
                     found[addressof(launch.pointers) + k * sizeof(c_void_p)] = address - low
         if not found:
             raise ValueError("no launch reads or writes one of the block arrays")
-        return [(c_void_p.from_address(slot), offset) for slot, offset in found.items()], array.nbytes
+        return [(c_void_p.from_address(location), offset) for location, offset in found.items()], array.nbytes
 
     def run_blocks(self, arrays: Sequence[np.ndarray], steps: int, *, seconds: float) -> None:
         """Run the launches `steps` times, step k on the k-th block of each array, which replaces a block array.
@@ -132,12 +136,12 @@ class CompiledProgram:
         The arrays are contiguous, of the block array's type, with `steps` times its rows. Python checks for interrupts
         every `seconds`.
         """
-        for (slots, size), array in zip(self._block_slots, arrays, strict=True):
+        for (addresses, size), array in zip(self._block_addresses, arrays, strict=True):
             if array.nbytes < steps * size:
                 raise ValueError(f"an array must have {steps} blocks of {size} bytes, got {array.nbytes} bytes")
             begin = address_of(array)
-            for slot, offset in slots:
-                slot.value = begin + offset
+            for address, offset in addresses:
+                address.value = begin + offset
         while steps > 0:
             steps -= self._run(
                 *self._fixed_args,
@@ -146,7 +150,7 @@ class CompiledProgram:
                 None,
                 None,
                 _ZERO,
-                *SLOTS,
+                *STATE_INDICES,
                 c_double(seconds),
             )
 

@@ -180,8 +180,10 @@ static void gemm(Int n, Int K, Int m, const T* a, Int ai, Int ak, const T* b, In
 // sizes: n, k, m, strides of A's rows and columns, of B's rows and columns, of C's rows, bias present, ReLU.
 // pointers: A, B, C, bias.
 template <typename T>
-static void call(void* const* pointers, const Int* s) {
+static void small_gemm_call(void* const* pointers, const Int* s) {
   gemm((Int)s[0], s[1], s[2], (const T*)pointers[0], s[3], s[4], (const T*)pointers[1], s[5], s[6], (T*)pointers[2],
        s[7], Epilogue<T>{s[8] ? (const T*)pointers[3] : nullptr, s[9] != 0});
 }
-extern "C" void small_gemm(void* const* pointers, const Int* s, const double*) { call<GEMM_TYPE>(pointers, s); }
+extern "C" void small_gemm(void* const* pointers, const Int* s, const double*) {
+  small_gemm_call<GEMM_TYPE>(pointers, s);
+}

@@ -24,7 +24,7 @@ class StreamSet:
 
     def can_host(self, products: Sequence[bool]) -> bool:
         """True if there are enough streams, with a workspace where one is needed."""
-        enough = all(has or not wanted for wanted, has in zip(products, self.products, strict=False))
+        enough = all(has or not needed for needed, has in zip(products, self.products, strict=False))
         return enough and len(products) <= len(self.products)
 
     def record_event(self, stream: int) -> Any:

@@ -309,8 +309,8 @@ class CublasLt:
     ) -> DeviceLaunch:
         product = Matmul(self, gemm_call(a, b, out, epilogue, bias, aux), a, b, out, precision, bias, aux)
         described = EPILOGUES[epilogue]
-        reads = [a, b, *([bias] if described.bias == "in" else []), *([aux] if described.aux_role == "in" else [])]
-        writes = [out, *([bias] if described.bias == "out" else []), *([aux] if described.aux_role == "out" else [])]
+        reads = [a, b, *([bias] if described.vector == "bias" else []), *([aux] if described.aux_role == "in" else [])]
+        writes = [out, *([bias] if described.vector == "sums" else []), *([aux] if described.aux_role == "out" else [])]
         return DeviceLaunch([product], reads, writes, needs_workspace=True)
 
     def algorithm(self, key: Any, product: Matmul) -> tuple[cublasLtMatmulAlgo_t, int]:

@@ -39,8 +39,8 @@ def diagnose(error: BaseException, cupy: Any = None, device: str = "cuda:0") -> 
         return no_device(device, 0)
     if says(ARCHITECTURE):
         other = 12000 if any("cuda13" in package for package in installed_cupy()) else 13000
-        what = f"CuPy's CUDA compiles no kernels for the architecture of {device} ({brief(error)})"
-        return Fault("architecture", what, pip_reinstall(other))
+        verdict = f"CuPy's CUDA compiles no kernels for the architecture of {device} ({brief(error)})"
+        return Fault("architecture", verdict, pip_reinstall(other))
     state = "is missing" if says(MISSING) else "does not work"
     if says(HEADERS):
         return Fault("headers", f"the headers of CUDA are missing ({brief(error)})", pip_add_libraries())
@@ -49,12 +49,12 @@ def diagnose(error: BaseException, cupy: Any = None, device: str = "cuda:0") -> 
     if says(("cublas",)):
         return Fault("cublas", f"cuBLAS, which multiplies matrices, {state} ({brief(error)})", pip_add_libraries())
     if isinstance(error, OSError) and error.filename:
-        what = f"CuPy cannot write its kernel cache ({brief(error)})"
-        return Fault("cache", what, "set CUPY_CACHE_DIR to a folder that you may write")
+        verdict = f"CuPy cannot write its kernel cache ({brief(error)})"
+        return Fault("cache", verdict, "set CUPY_CACHE_DIR to a folder that you may write")
     if isinstance(error, (ImportError, AttributeError)):
         return import_failed(error)
-    what = f"{device} does not work ({brief(error)})"
-    return Fault("unknown", what, 'check the GPU with nvidia-smi, and use device="cpu" until it works')
+    verdict = f"{device} does not work ({brief(error)})"
+    return Fault("unknown", verdict, 'check the GPU with nvidia-smi, and use device="cpu" until it works')
 
 
 def cupy_missing(driver: int = 0) -> Fault:
@@ -66,14 +66,14 @@ def cupy_missing(driver: int = 0) -> Fault:
 
 def conflicting_wheels(installed: list[str]) -> Fault:
     """Report several wheels that write into one folder: the last one installed overwrote the others."""
-    what = f"several CuPy packages are installed and overwrite each other: {', '.join(installed)}"
-    return Fault("wheels", what, pip_reinstall())
+    verdict = f"several CuPy packages are installed and overwrite each other: {', '.join(installed)}"
+    return Fault("wheels", verdict, pip_reinstall())
 
 
 def namespace_package(folders: list[str]) -> Fault:
     """Report a folder `cupy` without a package in it, which Python imports as a namespace package."""
-    what = f"CuPy is broken: {', '.join(folders) or 'cupy'} is an empty folder left by an uninstall"
-    return Fault("empty", what, f"delete that folder, then {pip_reinstall()}")
+    verdict = f"CuPy is broken: {', '.join(folders) or 'cupy'} is an empty folder left by an uninstall"
+    return Fault("empty", verdict, f"delete that folder, then {pip_reinstall()}")
 
 
 def import_failed(error: BaseException) -> Fault:
@@ -86,12 +86,12 @@ def forked() -> Fault:
 
     The CUDA context belongs to the process that created it: in a forked process calls fail or block forever.
     """
-    what = "this process was forked from one that had used the GPU, and CUDA does not work in it"
+    verdict = "this process was forked from one that had used the GPU, and CUDA does not work in it"
     remedy = (
         'start workers with multiprocessing.get_context("spawn") '
         '(ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))), or use the GPU only after forking'
     )
-    return Fault("forked", what, remedy)
+    return Fault("forked", verdict, remedy)
 
 
 def no_device(device: str, visible: int) -> Fault:
@@ -104,28 +104,28 @@ def no_device(device: str, visible: int) -> Fault:
         )
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
     if setting is not None:
-        what = f'no CUDA device is visible: CUDA_VISIBLE_DEVICES is "{setting}"'
-        return Fault("device", what, "unset CUDA_VISIBLE_DEVICES, or name a device that nvidia-smi lists")
+        verdict = f'no CUDA device is visible: CUDA_VISIBLE_DEVICES is "{setting}"'
+        return Fault("device", verdict, "unset CUDA_VISIBLE_DEVICES, or name a device that nvidia-smi lists")
     remedy = "make nvidia-smi list a device here (in a container: docker run --gpus all)"
     return Fault("device", "no CUDA device is visible to the driver", remedy)
 
 
-def wrong_numbers(device: str, what: str) -> Fault:
+def wrong_numbers(device: str, operation: str) -> Fault:
     """Report a device that ran something with results that differ from the CPU's."""
     remedy = 'delete CuPy\'s kernel cache (~/.cupy/kernel_cache) and try again; until then use device="cpu"'
-    return Fault("numbers", f"{device} ran {what}, but its numbers are wrong", remedy)
+    return Fault("numbers", f"{device} ran {operation}, but its numbers are wrong", remedy)
 
 
 def cublaslt_missing(details: str) -> Fault:
     """Report that cuBLASLt cannot be loaded."""
-    what = f"cuBLASLt, which multiplies matrices in a captured step, is missing ({details})"
-    return Fault("products", what, pip_add_libraries())
+    verdict = f"cuBLASLt, which multiplies matrices in a captured step, is missing ({details})"
+    return Fault("products", verdict, pip_add_libraries())
 
 
 def cublaslt_failed(details: str) -> Fault:
     """Report that cuBLASLt was loaded and does not work."""
-    what = f"cuBLASLt, which multiplies matrices in a captured step, does not work ({details})"
-    return Fault("products", what, pip_reinstall())
+    verdict = f"cuBLASLt, which multiplies matrices in a captured step, does not work ({details})"
+    return Fault("products", verdict, pip_reinstall())
 
 
 def _driver_fault(error: BaseException, cupy: Any) -> Fault:
@@ -138,8 +138,8 @@ def _driver_fault(error: BaseException, cupy: Any) -> Fault:
     if driver >= runtime // 1000 * 1000:
         return Fault("driver", f"the NVIDIA driver does not fit CuPy's CUDA ({brief(error)})", update)
     supported = format_version(driver)
-    what = f"the NVIDIA driver is too old: it supports CUDA {supported}, CuPy needs {format_version(runtime)}"
-    return Fault("driver", what, pip_reinstall(12000) if driver >= 12000 else update)
+    verdict = f"the NVIDIA driver is too old: it supports CUDA {supported}, CuPy needs {format_version(runtime)}"
+    return Fault("driver", verdict, pip_reinstall(12000) if driver >= 12000 else update)
 
 
 def _version(cupy: Any, name: str) -> int:

@@ -1,9 +1,9 @@
 """Row-major products by a column-major library: the call of cuBLASLt that computes each product.
 
 A matrix stored row by row occupies memory like its transpose stored column by column. So out = a b is computed as the
-transposed product outᵀ = bᵀ aᵀ, and nothing is copied: the library's first operand A is bᵀ, its second operand B is aᵀ,
-and its result D = outᵀ has the m columns of `out` as rows and the n rows of `out` as columns. An epilogue on a row of D
-is one on a column of `out`: one bias per neuron, the sum of a neuron's δ over the batch.
+transposed product outᵀ = bᵀ aᵀ, and nothing is copied. The library's first operand A is bᵀ, its second operand B is aᵀ.
+Its result D = outᵀ has the m columns of `out` as rows and the n rows of `out` as columns. An epilogue on a row of D is
+one on a column of `out`: one bias per neuron, the sum of a neuron's δ over the batch.
 
 This module does not call the library. A test runs its calls with a column-major product in NumPy.
 """
@@ -24,8 +24,8 @@ class Epilogue:
 
     Attributes
     ----------
-    bias : {"", "in", "out"}
-        "in": a vector that is added to every row; "out": column sums that are written.
+    vector : {"", "bias", "sums"}
+        "bias": a vector that is added to every row; "sums": column sums that are written.
     aux : {"", "mask", "z"}
         An auxiliary matrix: the mask of ReLU, or z.
     aux_role : {"", "in", "out"}
@@ -34,7 +34,7 @@ class Epilogue:
         The matrix whose column sums are written.
     """
 
-    bias: str = ""
+    vector: str = ""
     aux: str = ""
     aux_role: str = ""
     reduces: str = ""
@@ -42,16 +42,16 @@ class Epilogue:
 
 EPILOGUES = {
     "none": Epilogue(),
-    "bias": Epilogue("in"),  # a b + bias
-    "relu": Epilogue("in"),  # max(0, a b + bias)
-    "relu_mask": Epilogue("in", "mask", "out"),  # and the mask of its positive elements
-    "gelu": Epilogue("in"),  # gelu(z), z = a b + bias
-    "gelu_z": Epilogue("in", "z", "out"),  # and z
+    "bias": Epilogue("bias"),  # a b + bias
+    "relu": Epilogue("bias"),  # max(0, a b + bias)
+    "relu_mask": Epilogue("bias", "mask", "out"),  # and the mask of its positive elements
+    "gelu": Epilogue("bias"),  # gelu(z), z = a b + bias
+    "gelu_z": Epilogue("bias", "z", "out"),  # and z
     "drelu": Epilogue("", "mask", "in"),  # a b where the mask is set, else 0
-    "drelu_sums": Epilogue("out", "mask", "in", "out"),  # and its column sums
+    "drelu_sums": Epilogue("sums", "mask", "in", "out"),  # and its column sums
     "dgelu": Epilogue("", "z", "in"),  # a b ⊙ gelu′(z)
-    "dgelu_sums": Epilogue("out", "z", "in", "out"),
-    "sums": Epilogue("out", reduces="b"),  # a b, and the column sums of b
+    "dgelu_sums": Epilogue("sums", "z", "in", "out"),
+    "sums": Epilogue("sums", reduces="b"),  # a b, and the column sums of b
 }
 # for k = 1 the library supports neither these nor, before 12.3.4, the sums of an operand
 NEEDS_K_GT_1 = {name for name, e in EPILOGUES.items() if e.aux_role == "in" or e.reduces == "b"}
@@ -95,7 +95,7 @@ def gemm_call(a: Any, b: Any, out: Any, epilogue: str = "none", bias: Any = None
     epilogue : str
         A key of `EPILOGUES`.
     bias : array of shape (c,) or None
-        Given if the epilogue has one.
+        The epilogue's vector, a bias or column sums, if it has one.
     aux : array of shape (r, `mask_bytes(c)`) in bytes, or (r, c), or None
         Given if the epilogue has one.
 
@@ -121,8 +121,8 @@ def gemm_call(a: Any, b: Any, out: Any, epilogue: str = "none", bias: Any = None
     if D.transposed:
         raise Unsupported("out is not stored row by row")
     described = EPILOGUES[epilogue]
-    if (bias is not None) != bool(described.bias) or (aux is not None) != bool(described.aux):
-        raise TypeError(f"epilogue {epilogue!r} takes bias: {described.bias or None}, aux: {described.aux or None}")
+    if (bias is not None) != bool(described.vector) or (aux is not None) != bool(described.aux):
+        raise TypeError(f"epilogue {epilogue!r} takes bias: {described.vector or None}, aux: {described.aux or None}")
     if bias is not None and (tuple(bias.shape) != (c,) or not bias.flags.c_contiguous):
         raise Unsupported(f"the bias has shape {tuple(bias.shape)} and strides {tuple(bias.strides)}")
     if k == 1 and epilogue in NEEDS_K_GT_1:

@@ -63,7 +63,8 @@ class GpuMatmul:
             if bf16:
                 shapes = f"{tuple(a.shape)} by {tuple(b.shape)}"
                 raise RuntimeError(
-                    f"precision='bf16': cuBLASLt takes no product of {shapes}: {refusal}; leave precision out"
+                    f"precision='bf16': cuBLASLt does not support the product of {shapes}: {refusal}; "
+                    "leave precision out"
                 ) from None
             self._warn_once(str(refusal))
         return functools.partial(self.xp.matmul, a, b, out=out)
@@ -95,13 +96,13 @@ class GpuMatmul:
             lt.allocate_workspace(int(stream.ptr)) if isinstance(lt, cublaslt.CublasLt) and lt.workspace_bytes else None
         )
 
-    def _warn_once(self, why: str) -> None:
+    def _warn_once(self, reason: str) -> None:
         with self._lock:
             first = not self._warned
             self._warned = True
         if first:
             warnings.warn(
-                f"matrix products on {self.device} are launched through CuPy, one by one, which is slower: {why}",
+                f"matrix products on {self.device} are launched through CuPy, one by one, which is slower: {reason}",
                 ProductWarning,
                 stacklevel=4,
             )

@@ -63,10 +63,10 @@ class CombinedEpochs(EpochRunner):
         return all(member.has_diverged() for member in self.members)
 
 
-def _notify_all(graphs: Sequence[StepGraph], why: str) -> None:
+def _notify_all(graphs: Sequence[StepGraph], reason: str) -> None:
     for graph in graphs:
         if graph.on_fallback is not None:
-            graph.on_fallback(why)
+            graph.on_fallback(reason)
 
 
 def capturable_launches(launches: Sequence[Callable[[], Any]]) -> list[DeviceLaunch] | None:

@@ -91,10 +91,10 @@ class _SelfTest:
         backward = epilogue if epilogue.startswith("d") else f"d{name}"
         sums = self._empty(COLUMNS) if backward.endswith("_sums") else None
         out = self._run(delta, upstream.T, epilogue=backward, bias=sums, aux=aux)
-        wanted = f.derivative(z if name == "gelu" else f.f(z)) * np.einsum("ij,kj->ik", delta, upstream)
-        if not _matches(out, wanted, name):
+        expected = f.derivative(z if name == "gelu" else f.f(z)) * np.einsum("ij,kj->ik", delta, upstream)
+        if not _matches(out, expected, name):
             return False
-        return sums is None or _matches(_to_float(sums), wanted.sum(axis=0), name)
+        return sums is None or _matches(_to_float(sums), expected.sum(axis=0), name)
 
     def _integers(self, *shape: int) -> np.ndarray:
         return self.rng.integers(-3, 4, shape).astype("float64" if self.dtype == "float64" else "float32")
@@ -129,7 +129,7 @@ def _to_float(x: Any) -> np.ndarray:
     return widened(host) if x.dtype == np.uint16 else host
 
 
-def _matches(found: np.ndarray, wanted: np.ndarray, activation: str) -> bool:
-    difference = np.abs(found - wanted).max()
+def _matches(found: np.ndarray, expected: np.ndarray, activation: str) -> bool:
+    difference = np.abs(found - expected).max()
     # a NaN compares false
-    return bool(difference <= (GELU_TOLERANCE * np.abs(wanted).max() if activation == "gelu" else 0))
+    return bool(difference <= (GELU_TOLERANCE * np.abs(expected).max() if activation == "gelu" else 0))

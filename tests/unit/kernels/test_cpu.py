@@ -247,7 +247,7 @@ def test_a_compiler_that_fails(monkeypatch, tmp_path):
 
 def test_compilation_can_be_disabled(monkeypatch, cache):
     monkeypatch.setenv("GPUNN_COMPILE", "0")
-    assert cpu_cache.status() == cpu_cache.HostStatus("numpy", "GPUNN_COMPILE=0", str(cache))
+    assert cpu_cache.status() == cpu_cache.KernelStatus("numpy", "GPUNN_COMPILE=0", str(cache))
     assert _relu_implementation() == "numpy" and not cache.exists()
     kernels.bind_all([(kernels.get(k), (np.ones(2),), np.empty(2), None, {}) for k in ("relu", "tanh")])
     assert not cache.exists()

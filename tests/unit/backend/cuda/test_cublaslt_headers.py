@@ -161,7 +161,7 @@ def test_the_library_accepts_every_descriptor(library, fake_cupy, epilogue, prec
     out, bias, z = (fake_cupy.zeros(shape, storage) for shape in ((5, 16), (16,), (5, 16)))
     mask = fake_cupy.zeros((5, mask_bytes(16)), np.uint8)
     described = cublaslt.EPILOGUES[epilogue]
-    options = {"bias": bias if described.bias else None, "aux": {"": None, "mask": mask, "z": z}[described.aux]}
+    options = {"bias": bias if described.vector else None, "aux": {"": None, "mask": mask, "z": z}[described.aux]}
     with pytest.raises(Unsupported, match="CUBLAS_STATUS_NOT_INITIALIZED"):
         internals.make_product(lt, a, b, out, precision=precision, epilogue=epilogue, **options)
     functions.cublasLtMatmulDescGetAttribute.argtypes = functions.cublasLtMatrixLayoutGetAttribute.argtypes = [
@@ -177,7 +177,7 @@ def test_the_library_accepts_every_descriptor(library, fake_cupy, epilogue, prec
 
     assert get("MatmulDesc", operation, 3, ctypes.c_int) == 1 and get("MatmulDesc", operation, 4, ctypes.c_int) == 0
     assert get("MatmulDesc", operation, 7, ctypes.c_uint32) == cublaslt.EPILOGUE_CODES[epilogue]
-    assert get("MatmulDesc", operation, 8, ctypes.c_void_p) == (bias.data.ptr if described.bias else None)
+    assert get("MatmulDesc", operation, 8, ctypes.c_void_p) == (bias.data.ptr if described.vector else None)
     assert get("MatmulDesc", operation, 12, ctypes.c_int64) == {"": 0, "mask": 128, "z": 16}[described.aux]
     for layout, wanted in ((A, (7, 16, 7)), (B, (7, 5, 7)), (D, (16, 5, 16))):
         found = get("MatrixLayout", layout, 2, ctypes.c_uint64), get("MatrixLayout", layout, 3, ctypes.c_uint64)
