@@ -14,8 +14,10 @@ from .network import CompressedRows, Table, keyed_generator
 from .recording import Array, shard_bounds
 from .validation import half_open_unit_interval, nonnegative
 
-# the elements that are checked together, so that a check never copies the data set; each block on a GPU waits for it
-BLOCK, DEVICE_BLOCK = 1 << 16, 1 << 24
+# Elements per block of a check, which never copies the data set. Larger on a GPU, where each block costs a
+# synchronization.
+BLOCK = 1 << 16
+DEVICE_BLOCK = 1 << 24
 # beyond these, weight · loss or the ratio of two class weights can leave the range of float64
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-100, 1e100
 # objects with one of these are not read through `__dlpack__`

@@ -168,8 +168,8 @@ class _CrossEntropy(Loss):
     Parameters
     ----------
     from_logits : bool or None
-        None decides by the last layer: its `paired_activation` means probabilities, the identity means logits, and
-        anything else is a ValueError at `compile`. True treats any outputs as logits, False as probabilities.
+        None decides by the last layer: this loss's `paired_activation` means probabilities, the identity means logits,
+        and anything else is a ValueError at `compile`. True treats any outputs as logits, False as probabilities.
     """
 
     paired_activation: ClassVar[str]

@@ -50,9 +50,11 @@ def _check_arrays(**arguments: tuple[Array, str]) -> None:
     for name, (x, axes) in arguments.items():
         if not hasattr(x, "dtype"):
             raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}")
-        wanted = [(axis, sizes.get(axis)) for axis in axes.split()]
-        if len(x.shape) != len(wanted) or any(s not in (None, m) for (_, s), m in zip(wanted, x.shape, strict=True)):
-            shape = ", ".join(axis if size is None else f"{axis} = {size}" for axis, size in wanted)
+        expected = [(axis, sizes.get(axis)) for axis in axes.split()]
+        if len(x.shape) != len(expected) or any(
+            s not in (None, m) for (_, s), m in zip(expected, x.shape, strict=True)
+        ):
+            shape = ", ".join(axis if size is None else f"{axis} = {size}" for axis, size in expected)
             raise ValueError(f"{name} must have shape ({shape}), got {x.shape}")
         sizes.update(zip(axes.split(), x.shape, strict=True))
         if dtype is None and x.dtype.kind != "f":
@@ -67,8 +69,8 @@ def _check_number(name: str, value: float, below: float = math.inf) -> float:
     """A number in [0, below) as a Python float: NumPy's float64 scalars would promote float32 arrays."""
     number = float(value)
     if not 0 <= number < below:
-        wanted = f"a number in [0, {below:g})" if below < math.inf else "a finite number ≥ 0"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        expected = f"a number in [0, {below:g})" if below < math.inf else "a finite number ≥ 0"
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
     return number
 
 

@@ -28,12 +28,12 @@ class MLPArchitecture(MLPParameters):
         try:
             loss.for_activation(activation)
         except ValueError as error:
-            wanted = getattr(loss, "paired_activation", None)
-            if wanted is None:
+            expected = getattr(loss, "paired_activation", None)
+            if expected is None:
                 raise
             raise ValueError(
                 f"loss={self.loss!r} does not fit out_activation={self.out_activation!r}, here {activation.name}: "
-                f"choose {wanted!r}, or 'identity' for outputs that are logits"
+                f"choose {expected!r}, or 'identity' for outputs that are logits"
             ) from error
 
     def _sklearn_optimizer(self) -> Any:

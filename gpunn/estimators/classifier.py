@@ -52,7 +52,8 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
         Distribution of the initial weights (E10); intercepts then start at 0. None draws scikit-learn's weights and
         intercepts.
     optimizer : str or Optimizer, optional
-        An optimizer of gpunn instead of `solver`, which then stays at its default, as do `learning_rate` and the like.
+        An optimizer of gpunn. `solver`, `learning_rate`, `learning_rate_init`, `power_t`, `momentum`,
+        `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` must then stay at their defaults.
     clipnorm : float, optional
         The largest Euclidean norm of the gradient over all parameters. None does not limit it.
     callbacks : list of Callback, optional

@@ -10,9 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .. import activations, initializers
 from ..layers import Dense
-from ..training import fit as fitting
-from ..training import fused_epochs, host_dataset
-from ..training import resume as run_file
+from ..training import fit, fused_epochs, host_dataset, resume
 from ..training.callbacks import ProgressBar
 from ..training.loop import DivergenceError
 from .fit_data import DataRows, MLPFitData
@@ -47,7 +45,7 @@ class MLPStochasticFit(MLPFitData):
         return X, y
 
     def _initialize(self, y: Any, layer_units: list[int], dtype: Any) -> None:
-        state = None if self._resume is None else run_file.read_callback_state(self._resume, SklearnStopping.__name__)
+        state = None if self._resume is None else resume.read_callback_state(self._resume, SklearnStopping.__name__)
         if state is not None:
             # draw the same weights, split and seed as the interrupted fit, whatever random_state is now
             self._random_state = generator_from(state, "initial")
@@ -149,9 +147,9 @@ class MLPStochasticFit(MLPFitData):
         }
         slow = incremental or validation is not None or self._resume is not None or self._slow_path_reason() is not None
         if slow or host_dataset.exceeds_device(model._net.backend, *training):
-            fitting.train(model, training, validation, resume=self._resume, checkpoint_owner=self, **options)
+            fit.train(model, training, validation, resume=self._resume, checkpoint_owner=self, **options)
             return
-        coroutine = fitting.epoch_coroutine(
+        coroutine = fit.epoch_coroutine(
             model,
             training,
             epochs_until_callback=stopping.undecided_epochs,

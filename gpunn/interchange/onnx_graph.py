@@ -91,10 +91,10 @@ class Graph:
             return int(self.onnx.TensorProto.STRING)
         return int(self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    def _unique_name(self, wanted: str) -> str:
+    def _unique_name(self, base: str) -> str:
         """Return the name, with a number appended if it is already used."""
-        name, count = wanted, 1
+        name, count = base, 1
         while name in self._names:
-            name, count = f"{wanted}_{count}", count + 1
+            name, count = f"{base}_{count}", count + 1
         self._names.add(name)
         return name
