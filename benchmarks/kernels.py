@@ -12,7 +12,7 @@ import numpy as np
 from gpunn import backend
 from gpunn.kernels import get as kernel
 from gpunn.kernels.adam import adam as rule
-from gpunn.kernels.state import SIZE, Slot
+from gpunn.kernels.state import SIZE, StateEntry
 
 from . import gpu_presence, ratios, timing
 from .command import write
@@ -120,7 +120,7 @@ def adam(device: Any, dtype: str, parameters: int, shape: tuple[int, int]) -> La
     g, theta, m, v = (random(device, (parameters,)) for _ in range(4))
     v *= v  # v is a mean of squares
     state = np.zeros(SIZE)
-    state[[Slot.LR, Slot.CORRECTED_LR, Slot.INV_SQRT_CORRECTION]] = 1e-3
+    state[[StateEntry.LR, StateEntry.CORRECTED_LR, StateEntry.INV_SQRT_CORRECTION]] = 1e-3
     numbers = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}
     if dtype == "float32":
         launch = rule.update.bind(g, device.asarray(state), out=(theta, m, v), **numbers)

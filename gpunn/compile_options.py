@@ -19,7 +19,7 @@ from .metrics import Metric
 from .network import Network
 from .optimizers import Optimizer
 from .parallel import DataParallel
-from .recording import SINGLE_PROCESS, Group
+from .recording import SINGLE_PROCESS, ProcessGroup
 from .validation import as_list, positive_integer
 
 
@@ -37,7 +37,7 @@ class CompileOptions:
 
 def resolve(
     net: Network,
-    group: Group,
+    group: ProcessGroup,
     optimizer: Any,
     loss: Any,
     metrics: Iterable[Any],
@@ -68,7 +68,7 @@ def resolve(
 _metric = metrics.get
 
 
-def check_agreement(group: Group, net: Network, options: CompileOptions, model: str) -> None:
+def check_agreement(group: ProcessGroup, net: Network, options: CompileOptions, model: str) -> None:
     """Raise ValueError on every rank unless all ranks compile the same model, given as text, with the same options."""
     group.check_agreement(
         "compile",
@@ -93,7 +93,7 @@ def _strip_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
-def process_group(strategy: Any) -> Group:
+def process_group(strategy: Any) -> ProcessGroup:
     """The process group that a strategy starts; a single process for None."""
     if strategy is None:
         return SINGLE_PROCESS

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import input_checks as checks
 from .inspection import copy_step_state
-from .kernels.state import Slot
+from .kernels.state import StateEntry
 from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
 from .network import Plan
@@ -214,7 +214,7 @@ def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: in
 def _cost(plan: Plan) -> float:
     execute(plan.forward)
     execute(plan.loss)
-    return float(plan.state[Slot.LOSS] + plan.state[Slot.PENALTY])
+    return float(plan.state[StateEntry.LOSS] + plan.state[StateEntry.PENALTY])
 
 
 def _kink_sides(plan: Plan) -> np.ndarray:

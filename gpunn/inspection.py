@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import input_checks as checks
-from .kernels.state import Slot
+from .kernels.state import StateEntry
 from .network import Network, Plan
 from .recording import Array, execute
 from .training import inputs, loop
@@ -106,7 +106,7 @@ def loss_and_gradients(net: Network, data: inputs.Arrays, training: bool) -> tup
             else np.zeros(p.parameter.shape, net.dtype)
             for p in net.slices_in_order()
         ]
-        return float(state[Slot.LOSS] + state[Slot.PENALTY]), gradients
+        return float(state[StateEntry.LOSS] + state[StateEntry.PENALTY]), gradients
 
 
 def input_gradient(net: Network, data: inputs.Arrays, training: bool) -> np.ndarray:
@@ -128,7 +128,7 @@ def trace_forward(net: Network, x: Any, training: bool) -> list[LayerTrace]:
         net.build(x.shape[1])
     with net.backend.activate(), net.plan(x.shape[0], training=bool(training), trace=True) as plan:
         copy_step_state(plan)
-        plan.state[Slot.OFFSET] = 0
+        plan.state[StateEntry.OFFSET] = 0
         execute(plan.gather(checks.on_device(x, net.backend)))
         execute(plan.forward)
         return _layer_traces(plan)
@@ -165,4 +165,4 @@ def _backward_plan(net: Network, data: inputs.Arrays, training: bool, **options:
 def copy_step_state(plan: Plan) -> None:
     """Copy the network's state, so that dropout masks are those of the current step for all rows of the batch."""
     plan.state[...] = plan.network.state
-    plan.state[Slot.FIRST_ROW] = 0
+    plan.state[StateEntry.FIRST_ROW] = 0

@@ -23,7 +23,7 @@ Array = Any
 POLL_SECONDS = 0.1  # maximum time of compiled code between two returns to Python
 
 
-class Group(Protocol):
+class ProcessGroup(Protocol):
     """The processes that take steps together, each with a shard of the rows of a batch.
 
     rank, size               number of this process, from 0, and number of processes
@@ -112,10 +112,10 @@ class BatchShard:
     rows: int
     offset: int
     n: int
-    group: Group
+    group: ProcessGroup
 
     @classmethod
-    def of(cls, rows: int, group: Group = SINGLE_PROCESS) -> BatchShard:
+    def of(cls, rows: int, group: ProcessGroup = SINGLE_PROCESS) -> BatchShard:
         """This rank's shard; all rows without a process group."""
         return cls(rows, *shard_bounds(rows, group.rank, group.size), group)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ._compiler.update_rule import update_rule
-from .state import Slot
+from .state import StateEntry
 
 
 @update_rule(
@@ -14,6 +14,6 @@ from .state import Slot
 )
 def adagrad(g, state, epsilon, theta, v):
     """v ← v + g², θ ← θ − ηg/(√v + ε). (variant of E8, in PyTorch's form)"""
-    lr = theta.dtype.type(state[Slot.LR])
+    lr = theta.dtype.type(state[StateEntry.LR])
     v = v + g * g
     return theta - lr * g / (np.sqrt(v) + epsilon), v

@@ -4,7 +4,7 @@ import numpy as np
 
 from ._compiler.registry import by_row
 from ._compiler.update_rule import update_rule
-from .state import Slot
+from .state import StateEntry
 
 DECAY_RATES = "const T b1 = (T)beta1, one_minus_b1 = (T)(1.0 - beta1), b2 = (T)beta2, one_minus_b2 = (T)(1.0 - beta2);"
 PROLOGUE = (
@@ -23,9 +23,9 @@ state[INV_SQRT_CORRECTION] = 1.0 / sqrt(1.0 - pow(beta2, t));
 )
 def adam_bias_correction(beta1, beta2, state):
     """η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ), where t counts steps from 1: once per step, in float64."""
-    t = state[Slot.STEP] + 1
-    state[Slot.CORRECTED_LR] = state[Slot.LR] / (1 - beta1**t)
-    state[Slot.INV_SQRT_CORRECTION] = 1 / np.sqrt(1 - beta2**t)
+    t = state[StateEntry.STEP] + 1
+    state[StateEntry.CORRECTED_LR] = state[StateEntry.LR] / (1 - beta1**t)
+    state[StateEntry.INV_SQRT_CORRECTION] = 1 / np.sqrt(1 - beta2**t)
 
 
 @update_rule(
@@ -37,7 +37,10 @@ def adam_bias_correction(beta1, beta2, state):
 def adam(g, state, beta1, beta2, epsilon, theta, m, v):
     """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε).
     (variant of E8, in PyTorch's form)"""
-    rate, root = theta.dtype.type(state[Slot.CORRECTED_LR]), theta.dtype.type(state[Slot.INV_SQRT_CORRECTION])
+    rate, root = (
+        theta.dtype.type(state[StateEntry.CORRECTED_LR]),
+        theta.dtype.type(state[StateEntry.INV_SQRT_CORRECTION]),
+    )
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
     return theta - rate * m / (np.sqrt(v) * root + epsilon), m, v

@@ -4,7 +4,7 @@ import numpy as np
 
 from ._compiler.update_rule import update_rule
 from .adam import MOMENTS, PROLOGUE
-from .state import Slot
+from .state import StateEntry
 
 
 @update_rule(
@@ -15,8 +15,11 @@ from .state import Slot
 )
 def adamw(g, state, beta1, beta2, epsilon, weight_decay, theta, m, v):
     """Adam's m and v; θ ← (1 − ηλ)θ − η/(1 − β₁ᵗ) · m/(√v/√(1 − β₂ᵗ) + ε). (variant of E8, in PyTorch's form)"""
-    rate, root = theta.dtype.type(state[Slot.CORRECTED_LR]), theta.dtype.type(state[Slot.INV_SQRT_CORRECTION])
-    shrink = theta.dtype.type(1 - state[Slot.LR] * weight_decay)
+    rate, root = (
+        theta.dtype.type(state[StateEntry.CORRECTED_LR]),
+        theta.dtype.type(state[StateEntry.INV_SQRT_CORRECTION]),
+    )
+    shrink = theta.dtype.type(1 - state[StateEntry.LR] * weight_decay)
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
     return theta * shrink - rate * m / (np.sqrt(v) * root + epsilon), m, v

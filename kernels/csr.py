@@ -6,7 +6,7 @@ Row r contains `values[k]` in column `columns[k]` for k = starts[r] … starts[r
 import numpy as np
 
 from ._compiler.registry import by_row
-from .state import Slot
+from .state import StateEntry
 
 _ROW = """
 for (long long k = LANE; k < m; k += LANES) x[k] = (T)0;
@@ -29,7 +29,7 @@ def _rows(rows, values, columns, starts, m, dtype):
 )
 def gather_csr(i, values, columns, starts, order, state, m, x):
     """xᵢ = row order[offset + i] of the table as a dense row. (step 1 of the procedure)"""
-    return _rows(order[int(state[Slot.OFFSET]) + i], values, columns, starts, m, x.dtype)
+    return _rows(order[int(state[StateEntry.OFFSET]) + i], values, columns, starts, m, x.dtype)
 
 
 @by_row(
@@ -38,4 +38,4 @@ def gather_csr(i, values, columns, starts, order, state, m, x):
 )
 def copy_csr(i, values, columns, starts, state, m, x):
     """xᵢ = row offset + i of the table as a dense row: consecutive rows, for prediction and evaluation."""
-    return _rows(int(state[Slot.OFFSET]) + i, values, columns, starts, m, x.dtype)
+    return _rows(int(state[StateEntry.OFFSET]) + i, values, columns, starts, m, x.dtype)

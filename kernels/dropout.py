@@ -8,7 +8,7 @@ random numbers: as easy as 1, 2, 3" (2011). philox.h contains the rounds in C++.
 import numpy as np
 
 from ._compiler.registry import by_row
-from .state import Slot
+from .state import StateEntry
 
 
 def _rounds(c0, c1, c2, c3, k0, k1):
@@ -82,16 +82,16 @@ def dropout(i, x, state, threshold, factor, layer, width, elements, y):
     element = (row in the global batch) · width + column. One row of the launch is one block of four elements, so
     count = elements // 4 + 2 covers a batch that begins within a block.
     """
-    first = int(state[Slot.FIRST_ROW]) * int(width)
+    first = int(state[StateEntry.FIRST_ROW]) * int(width)
     block = np.uint64(first // 4) + i.astype(np.uint64)
     same = np.zeros_like(block)
     words = (
         block & np.uint64(0xFFFFFFFF),
         block >> np.uint64(32),
-        same + np.uint64(int(state[Slot.STEP]) & 0xFFFFFFFF),
-        same + np.uint64(int(layer) + 65536 * int(state[Slot.NET_INDEX])),
+        same + np.uint64(int(state[StateEntry.STEP]) & 0xFFFFFFFF),
+        same + np.uint64(int(layer) + 65536 * int(state[StateEntry.NET_INDEX])),
     )
-    drawn = np.stack(_rounds(*words, state[Slot.SEED_LOW], state[Slot.SEED_HIGH]), axis=1).ravel()
+    drawn = np.stack(_rounds(*words, state[StateEntry.SEED_LOW], state[StateEntry.SEED_HIGH]), axis=1).ravel()
     begin = (first // 4 + int(i[0])) * 4 - first
     low, high = max(begin, 0), min(begin + drawn.size, int(elements))
     if low < high:

@@ -5,7 +5,7 @@ the state array. The caller checks `order` against the number of rows.
 """
 
 from ._compiler.registry import by_row
-from .state import Slot
+from .state import StateEntry
 
 _CONVERT = """
 if (column_step == 1) convert_row<LANES>(from, x, m);
@@ -19,7 +19,7 @@ else for (long long k = LANE; k < m; k += LANES) x[k] = (T)from[k * column_step]
 )
 def gather(i, source, order, state, row_step, column_step):
     """xᵢ = source[order[offset + i]]; the steps are the strides of `source` in elements. (step 1 of the procedure)"""
-    rows = order[int(state[Slot.OFFSET]) + i]
+    rows = order[int(state[StateEntry.OFFSET]) + i]
     # take() is faster, but copies the entire table unless it is contiguous
     return source.take(rows, axis=0, mode="clip") if source.flags.c_contiguous else source[rows]
 
@@ -30,7 +30,7 @@ def gather(i, source, order, state, row_step, column_step):
 )
 def gather_labels(i, source, order, state):
     """yᵢ = source[order[offset + i]]: the labels of a batch."""
-    return source.take(order[int(state[Slot.OFFSET]) + i], mode="clip")
+    return source.take(order[int(state[StateEntry.OFFSET]) + i], mode="clip")
 
 
 @by_row(
@@ -39,7 +39,7 @@ def gather_labels(i, source, order, state):
 )
 def copy_rows(i, source, state, row_step, column_step):
     """xᵢ = source[offset + i]: consecutive rows, for prediction and evaluation."""
-    first = int(state[Slot.OFFSET])
+    first = int(state[StateEntry.OFFSET])
     return source[first + i[0] : first + i[-1] + 1]
 
 
@@ -49,5 +49,5 @@ def copy_rows(i, source, state, row_step, column_step):
 )
 def copy_labels(i, source, state):
     """yᵢ = source[offset + i]: the labels of consecutive rows."""
-    first = int(state[Slot.OFFSET])
+    first = int(state[StateEntry.OFFSET])
     return source[first + i[0] : first + i[-1] + 1]

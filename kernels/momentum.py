@@ -1,7 +1,7 @@
 """Gradient descent with momentum."""
 
 from ._compiler.update_rule import update_rule
-from .state import Slot
+from .state import StateEntry
 
 
 @update_rule(
@@ -12,6 +12,6 @@ from .state import Slot
 )
 def momentum(g, state, momentum, theta, v):
     """v ← μv + g, θ ← θ − ηv. (variant of E8, in PyTorch's form)"""
-    lr = theta.dtype.type(state[Slot.LR])
+    lr = theta.dtype.type(state[StateEntry.LR])
     v = momentum * v + g
     return theta - lr * v, v

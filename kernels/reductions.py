@@ -4,7 +4,7 @@ import numpy as np
 
 from ._compiler.definition import MAX_OF_MAGNITUDES
 from ._compiler.registry import reduction
-from .state import Slot
+from .state import StateEntry
 
 
 @reduction("H x -> T s", "s = x;", axis="rows")  # mutate: E7 column sum
@@ -46,7 +46,7 @@ def sum_all(x):
 )
 def sum_of_squares(x, state):
     """s = Σ x² in float64, which no float32 overflows. If max |x| > 10¹⁰⁰, s = Σ (x/max |x|)²."""
-    max_x = state[Slot.MAX_ABS]
+    max_x = state[StateEntry.MAX_ABS]
     u = x.astype(np.float64) * (1 / max_x if max_x > 1e100 else 1.0)
     return u * u
 

@@ -16,7 +16,7 @@ from ._compiler.update_rule import update_rule
 from ._compiler.warp_lanes import row_sum
 from .adam import DECAY_RATES
 from .crossentropy import SIGMOID, sigmoid_terms
-from .state import Slot
+from .state import StateEntry
 from .step import end_step_reference, end_step_source
 
 
@@ -27,7 +27,7 @@ from .step import end_step_reference, end_step_source
 )
 def add_scaled_penalty_gradient(theta, state, l2, l1, g):
     """∂C/∂W += αW/Σw, and α₁ sign(W)/Σw for an l1 penalty, where Σw is the weight of the batch. (variant of E9)"""
-    weight = state[Slot.WEIGHT]
+    weight = state[StateEntry.WEIGHT]
     per_weight = g.dtype.type(1 / weight if weight > 0 else 0)
     return g + per_weight * (l2 * theta + l1 * np.sign(theta))
 
@@ -35,8 +35,8 @@ def add_scaled_penalty_gradient(theta, state, l2, l1, g):
 @by_row("-> raw float64 state", "state[PENALTY] = state[WEIGHT] > 0.0 ? state[PENALTY] / state[WEIGHT] : 0.0;")
 def scale_penalty(state):
     """The penalty in the loss of a batch: ½α ΣW²/Σw. (variant of E9)"""
-    weight = state[Slot.WEIGHT]
-    state[Slot.PENALTY] = state[Slot.PENALTY] / weight if weight > 0 else 0
+    weight = state[StateEntry.WEIGHT]
+    state[StateEntry.PENALTY] = state[StateEntry.PENALTY] / weight if weight > 0 else 0
 
 
 @by_row(
@@ -111,7 +111,7 @@ def exp_poisson(z, y, w):
 )
 def sklearn_momentum(g, state, momentum, theta, v):
     """v ← μv − ηg, θ ← θ + v: a change of η affects later contributions to v only. (variant of E8)"""
-    lr = theta.dtype.type(state[Slot.LR])
+    lr = theta.dtype.type(state[StateEntry.LR])
     v = momentum * v - lr * g
     return theta + v, v
 
@@ -124,7 +124,7 @@ def sklearn_momentum(g, state, momentum, theta, v):
 )
 def sklearn_nesterov(g, state, momentum, theta, v):
     """v ← μv − ηg, θ ← θ + μv − ηg. (variant of E8)"""
-    lr = theta.dtype.type(state[Slot.LR])
+    lr = theta.dtype.type(state[StateEntry.LR])
     v = momentum * v - lr * g
     return theta + (momentum * v - lr * g), v
 
@@ -138,8 +138,8 @@ state[CORRECTED_LR] = state[LR] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, 
 )
 def sklearn_adam_bias_correction(beta1, beta2, state):
     """η√(1 − β₂ᵗ)/(1 − β₁ᵗ), where t counts steps from 1: once per step, in float64."""
-    t = state[Slot.STEP] + 1
-    state[Slot.CORRECTED_LR] = state[Slot.LR] * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+    t = state[StateEntry.STEP] + 1
+    state[StateEntry.CORRECTED_LR] = state[StateEntry.LR] * np.sqrt(1 - beta2**t) / (1 - beta1**t)
 
 
 @update_rule(
@@ -153,7 +153,7 @@ def sklearn_adam_bias_correction(beta1, beta2, state):
 def sklearn_adam(g, state, beta1, beta2, epsilon, theta, m, v):
     """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², θ ← θ − η√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε).
     (variant of E8; Kingma and Ba 2015, the form at the end of section 2)"""
-    rate = theta.dtype.type(state[Slot.CORRECTED_LR])
+    rate = theta.dtype.type(state[StateEntry.CORRECTED_LR])
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * (g * g)
     return theta - rate * m / (np.sqrt(v) + epsilon), m, v

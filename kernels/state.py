@@ -10,7 +10,7 @@ import re
 from enum import IntEnum
 
 
-class Slot(IntEnum):
+class StateEntry(IntEnum):
     """The entries of the state array. Their indices are stored in files and must not change."""
 
     STEP = 0  # t: number of updates so far
@@ -42,22 +42,22 @@ class Slot(IntEnum):
 
 SIZE = 32
 
-SLOT_ENUM = "enum { " + ", ".join(f"{slot.name} = {int(slot)}" for slot in Slot) + " };\n"
+STATE_ENUM = "enum { " + ", ".join(f"{entry.name} = {int(entry)}" for entry in StateEntry) + " };\n"
 
 _MENTION = re.compile(r"((?<!&)&\s*(?:\w+\s*=\s*)?|\+\+|--)?\bstate\b(?:\[([A-Z_]+)\]\s*(\+\+|--|[-+*/]?=(?!=))?)?")
 
 
-def slots(code: str) -> tuple[set[int], set[int]] | None:
+def state_accesses(code: str) -> tuple[set[int], set[int]] | None:
     """The entries of the state array that C++ code reads, and those that it writes.
 
     None if the code uses the array as a whole, or the address of an entry.
     """
     reads, writes = set(), set()
     for before, name, after in _MENTION.findall(code):
-        if before.startswith("&") or name not in Slot.__members__:
+        if before.startswith("&") or name not in StateEntry.__members__:
             return None
         if before or after:
-            writes.add(int(Slot[name]))
+            writes.add(int(StateEntry[name]))
         if after != "=":
-            reads.add(int(Slot[name]))
+            reads.add(int(StateEntry[name]))
     return reads, writes

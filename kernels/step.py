@@ -4,16 +4,16 @@ import numpy as np
 
 from ._compiler.definition import Guard
 from ._compiler.registry import by_row, elementwise, reduction
-from .state import Slot
+from .state import StateEntry
 
 # an update is applied only if all steps so far were finite and the batch has weight
 IF_UPDATING = Guard(
     "state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0",
-    lambda s: s[Slot.NONFINITE_STEP] == 0 and s[Slot.EMPTY_BATCH] == 0,
+    lambda s: s[StateEntry.NONFINITE_STEP] == 0 and s[StateEntry.EMPTY_BATCH] == 0,
 )
 IF_NEAR_OVERFLOW = Guard(
     "state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0 && state[NEAR_OVERFLOW] != 0.0",
-    lambda s: s[Slot.NONFINITE_STEP] == 0 and s[Slot.EMPTY_BATCH] == 0 and s[Slot.NEAR_OVERFLOW] != 0,
+    lambda s: s[StateEntry.NONFINITE_STEP] == 0 and s[StateEntry.EMPTY_BATCH] == 0 and s[StateEntry.NEAR_OVERFLOW] != 0,
 )
 
 
@@ -22,16 +22,16 @@ IF_NEAR_OVERFLOW = Guard(
 )
 def start_batch(rows, state):
     """Set Σ wᵢ of a batch without sample weights to its number of rows, and reset the penalty."""
-    state[Slot.WEIGHT] = rows
-    state[Slot.EMPTY_BATCH] = 0
-    state[Slot.PENALTY] = 0
+    state[StateEntry.WEIGHT] = rows
+    state[StateEntry.EMPTY_BATCH] = 0
+    state[StateEntry.PENALTY] = 0
 
 
 @by_row("-> raw float64 state", "state[EMPTY_BATCH] = state[WEIGHT] > 0.0 ? 0.0 : 1.0; state[PENALTY] = 0.0;")
 def start_weighted_batch(state):
     """Mark a batch whose weights sum to zero: it changes nothing. Resets the penalty."""
-    state[Slot.EMPTY_BATCH] = 0 if state[Slot.WEIGHT] > 0 else 1
-    state[Slot.PENALTY] = 0
+    state[StateEntry.EMPTY_BATCH] = 0 if state[StateEntry.WEIGHT] > 0 else 1
+    state[StateEntry.PENALTY] = 0
 
 
 @elementwise(
@@ -42,7 +42,7 @@ def start_weighted_batch(state):
 )
 def normalize_weights(w, state):
     """normalized = wᵢ/Σw, so that C = Σ wᵢℓᵢ/Σ wᵢ; zero if all weights are zero. (E3)"""
-    weight = state[Slot.WEIGHT]
+    weight = state[StateEntry.WEIGHT]
     return w.astype(np.float64) / weight if weight > 0 else w
 
 
@@ -87,15 +87,18 @@ def check_finite(limit, state):
     Set NEAR_OVERFLOW if the magnitude of a gradient, a parameter or η exceeds `limit`. Below the limit no update can
     overflow, so most steps do not check their update.
     """
-    if state[Slot.NONFINITE_STEP] == 0 and state[Slot.EMPTY_BATCH] == 0:
-        loss = state[Slot.LOSS] + state[Slot.PENALTY]
-        loss_is_finite, max_is_finite = np.isfinite(loss), np.isfinite(state[Slot.MAX_ABS])
+    if state[StateEntry.NONFINITE_STEP] == 0 and state[StateEntry.EMPTY_BATCH] == 0:
+        loss = state[StateEntry.LOSS] + state[StateEntry.PENALTY]
+        loss_is_finite, max_is_finite = np.isfinite(loss), np.isfinite(state[StateEntry.MAX_ABS])
         if not loss_is_finite or not max_is_finite:
-            state[Slot.NONFINITE_STEP] = state[Slot.STEP] + 1
-            state[Slot.NONFINITE_CAUSE] = 2 if loss_is_finite else 1
-            state[Slot.NONFINITE_LR], state[Slot.NONFINITE_BATCH] = state[Slot.LR], state[Slot.BATCH_INDEX]
-        elif state[Slot.MAX_ABS] > limit or not abs(state[Slot.LR]) <= limit:
-            state[Slot.NEAR_OVERFLOW] = 1
+            state[StateEntry.NONFINITE_STEP] = state[StateEntry.STEP] + 1
+            state[StateEntry.NONFINITE_CAUSE] = 2 if loss_is_finite else 1
+            state[StateEntry.NONFINITE_LR], state[StateEntry.NONFINITE_BATCH] = (
+                state[StateEntry.LR],
+                state[StateEntry.BATCH_INDEX],
+            )
+        elif state[StateEntry.MAX_ABS] > limit or not abs(state[StateEntry.LR]) <= limit:
+            state[StateEntry.NEAR_OVERFLOW] = 1
 
 
 @by_row(
@@ -112,10 +115,13 @@ if (state[UPDATE_PROBE] - state[UPDATE_PROBE] != 0.0) {
 )
 def check_update_finite(state):
     """Record the step if its update would not be finite, before the update is applied."""
-    if not np.isfinite(state[Slot.UPDATE_PROBE]):
-        state[Slot.NONFINITE_STEP] = state[Slot.STEP] + 1
-        state[Slot.NONFINITE_CAUSE] = 3
-        state[Slot.NONFINITE_LR], state[Slot.NONFINITE_BATCH] = state[Slot.LR], state[Slot.BATCH_INDEX]
+    if not np.isfinite(state[StateEntry.UPDATE_PROBE]):
+        state[StateEntry.NONFINITE_STEP] = state[StateEntry.STEP] + 1
+        state[StateEntry.NONFINITE_CAUSE] = 3
+        state[StateEntry.NONFINITE_LR], state[StateEntry.NONFINITE_BATCH] = (
+            state[StateEntry.LR],
+            state[StateEntry.BATCH_INDEX],
+        )
 
 
 @elementwise(
@@ -136,7 +142,9 @@ def clip_value(limit, g):
 )
 def clip_norm(state, limit, g):
     """g ← g · min(1, limit/‖g‖), where ‖g‖ is the Euclidean norm over all parameters."""
-    norm = np.sqrt(state[Slot.SQUARED_NORM]) * (state[Slot.MAX_ABS] if state[Slot.MAX_ABS] > 1e100 else 1.0)
+    norm = np.sqrt(state[StateEntry.SQUARED_NORM]) * (
+        state[StateEntry.MAX_ABS] if state[StateEntry.MAX_ABS] > 1e100 else 1.0
+    )
     return g.dtype.type(limit / norm if norm > limit else 1) * g
 
 
@@ -186,12 +194,12 @@ state[BATCH_INDEX] += 1.0;
 
 def end_step_reference(weight, rows, state):
     """The NumPy reference of end_step_source."""
-    if state[Slot.NONFINITE_STEP] == 0 and state[Slot.EMPTY_BATCH] == 0:
-        state[Slot.LOSS_SUM] += (state[Slot.LOSS] + state[Slot.PENALTY]) * weight
-        state[Slot.WEIGHT_SUM] += weight
-        state[Slot.STEP] += 1
-    state[Slot.OFFSET] += rows
-    state[Slot.BATCH_INDEX] += 1
+    if state[StateEntry.NONFINITE_STEP] == 0 and state[StateEntry.EMPTY_BATCH] == 0:
+        state[StateEntry.LOSS_SUM] += (state[StateEntry.LOSS] + state[StateEntry.PENALTY]) * weight
+        state[StateEntry.WEIGHT_SUM] += weight
+        state[StateEntry.STEP] += 1
+    state[StateEntry.OFFSET] += rows
+    state[StateEntry.BATCH_INDEX] += 1
 
 
 @by_row(
@@ -200,7 +208,7 @@ def end_step_reference(weight, rows, state):
 )
 def end_step(rows, state):
     """End the step: t ← t + 1, the next batch begins `rows` later, the loss is added to the epoch's sums."""
-    end_step_reference(state[Slot.WEIGHT], rows, state)
+    end_step_reference(state[StateEntry.WEIGHT], rows, state)
 
 
 @by_row(
@@ -219,15 +227,15 @@ def end_epoch(totals_n, record, totals, state):
 
     Row EPOCHS_DONE of the record gets Σ loss · weight, Σ weight and the metrics' sums.
     """
-    if state[Slot.NONFINITE_STEP] == 0:
-        n, at = int(totals_n), int(state[Slot.EPOCHS_DONE])
+    if state[StateEntry.NONFINITE_STEP] == 0:
+        n, at = int(totals_n), int(state[StateEntry.EPOCHS_DONE])
         row = record.reshape(-1)[at * (n + 2) : (at + 1) * (n + 2)]
-        row[:2] = state[Slot.LOSS_SUM], state[Slot.WEIGHT_SUM]
+        row[:2] = state[StateEntry.LOSS_SUM], state[StateEntry.WEIGHT_SUM]
         row[2:] = totals[:n]
         totals[:n] = 0
-        for slot in (Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH_INDEX):
+        for slot in (StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM, StateEntry.BATCH_INDEX):
             state[slot] = 0
-        state[Slot.EPOCHS_DONE] += 1
+        state[StateEntry.EPOCHS_DONE] += 1
 
 
 @by_row(
@@ -240,15 +248,15 @@ state[OFFSET] += rows;
 )
 def accumulate_loss(rows, state):
     """End an evaluation batch: add its loss, without penalties, to the sums."""
-    state[Slot.LOSS_SUM] += state[Slot.LOSS] * state[Slot.WEIGHT]
-    state[Slot.WEIGHT_SUM] += state[Slot.WEIGHT]
-    state[Slot.OFFSET] += rows
+    state[StateEntry.LOSS_SUM] += state[StateEntry.LOSS] * state[StateEntry.WEIGHT]
+    state[StateEntry.WEIGHT_SUM] += state[StateEntry.WEIGHT]
+    state[StateEntry.OFFSET] += rows
 
 
 @by_row("scalar float64 rows -> raw float64 state", "state[OFFSET] += rows;")
 def advance_offset(rows, state):
     """The next block of rows begins `rows` later."""
-    state[Slot.OFFSET] += rows
+    state[StateEntry.OFFSET] += rows
 
 
 @by_row(
@@ -257,4 +265,4 @@ def advance_offset(rows, state):
 )
 def set_scheduled_lr(rates, state):
     """η of step t is rates[1 + t − first], where rates[0] is first: a schedule computed in advance."""
-    state[Slot.LR] = rates[1 + int(state[Slot.STEP] - rates[0])]
+    state[StateEntry.LR] = rates[1 + int(state[StateEntry.STEP] - rates[0])]

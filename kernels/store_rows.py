@@ -4,7 +4,7 @@ A batch is stored from row OFFSET of the state array on.
 """
 
 from ._compiler.registry import by_row
-from .state import Slot
+from .state import StateEntry
 
 
 @by_row(
@@ -14,7 +14,7 @@ from .state import Slot
 )
 def store_rows(i, m, x, state, stored):
     """stored[offset + i] = xᵢ."""
-    stored.reshape(-1, m)[int(state[Slot.OFFSET]) + i] = x
+    stored.reshape(-1, m)[int(state[StateEntry.OFFSET]) + i] = x
 
 
 @by_row(
@@ -22,7 +22,7 @@ def store_rows(i, m, x, state, stored):
 )
 def store_labels(i, y, state, stored):
     """stored[offset + i] = yᵢ."""
-    stored[int(state[Slot.OFFSET]) + i] = y
+    stored[int(state[StateEntry.OFFSET]) + i] = y
 
 
 @by_row(
@@ -32,4 +32,4 @@ def store_labels(i, y, state, stored):
 )
 def store_weights(i, w, state, stored):
     """stored[offset + i] = wᵢ."""
-    stored[int(state[Slot.OFFSET]) + i] = w
+    stored[int(state[StateEntry.OFFSET]) + i] = w

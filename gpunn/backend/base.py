@@ -19,7 +19,7 @@ Launch = Callable[[], Any]
 OnFallback = Callable[[str], Any]
 
 
-class ProcessGroup(Protocol):
+class Communicator(Protocol):
     """Processes that sum arrays: their ranks, an all-gather of Python objects, and the all-reduce of host arrays."""
 
     rank: int
@@ -128,7 +128,7 @@ class Backend:
         """A context in which recorded steps use one host thread, so that several fits can run concurrently."""
         return contextlib.nullcontext()
 
-    def all_reducer(self, group: ProcessGroup) -> AllReducer:
+    def all_reducer(self, group: Communicator) -> AllReducer:
         """The all-reduce of this device's arrays over a process group. Called by all its processes."""
         return group
 

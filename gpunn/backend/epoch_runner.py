@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels._compiler.compiled_launch import address_of, byte_range
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from .arrays import to_host
 from .cpu import native
 from .cpu.executor import STATE_INDICES, CompiledProgram, compile_launches
@@ -56,18 +56,18 @@ class EpochRunner:
 
     def has_diverged(self) -> bool:
         """True if a step was not finite. Later steps change nothing."""
-        return bool(to_host(self.state)[Slot.NONFINITE_STEP])
+        return bool(to_host(self.state)[StateEntry.NONFINITE_STEP])
 
     def _run_section(self, launches: list[Any], times: int, seconds: float) -> int:
         """Run the launches `times` times, or for `seconds`, but at least once. Return how many times they ran."""
         rates, first = None, 0
         if self.rates is not None:
-            first = int(to_host(self.state)[Slot.STEP])
+            first = int(to_host(self.state)[StateEntry.STEP])
             rates = self.rates[first - self.first :][:times]
         if times > 1 and len(launches) == 1 and hasattr(launches[0], "repeat"):
             return int(launches[0].repeat(times, self.state, rates, first, seconds=seconds))
         if rates is not None:
-            self.state[Slot.LR] = rates[0]
+            self.state[StateEntry.LR] = rates[0]
         with np.errstate(all="ignore"):
             for launch in launches:
                 launch()

@@ -8,7 +8,7 @@ import threading
 import warnings
 from dataclasses import dataclass, field
 
-from .base import Backend, ProcessGroup
+from .base import Backend, Communicator
 from .cpu.backend import CPUBackend
 from .cuda.backend import CUDABackend
 from .cuda.errors import cupy_missing, forked
@@ -103,7 +103,7 @@ def choose(device: str | Backend = "auto") -> tuple[Backend, Fault | None]:
     return found, None
 
 
-def local_device(backend: Backend, group: ProcessGroup) -> Backend:
+def local_device(backend: Backend, group: Communicator) -> Backend:
     """The GPU of this process, if several processes of one machine requested `backend`; a CPU is shared by all.
 
     Raises

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from ..model import Sequential
 from ..network import Plan
 from ..training import inputs
@@ -58,11 +58,11 @@ class LbfgsObjective:
         """Add a block's share of the gradient to `gradient`; return its share of the loss."""
         forward_backward(plan, self.data, start)
         state = self.net.backend.to_host(plan.state)
-        fraction = float(state[Slot.WEIGHT]) / self.total_weight
+        fraction = float(state[StateEntry.WEIGHT]) / self.total_weight
         if not fraction:
             return 0.0
         gradient += fraction * self.net.backend.to_host(plan.gradient)
-        return fraction * float(state[Slot.LOSS])
+        return fraction * float(state[StateEntry.LOSS])
 
 
 class MLPLbfgsFit(MLPFitData):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import is_device_array, to_host
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from ..model import Sequential
 from ..network import Network
 from ..recording import SINGLE_PROCESS
@@ -106,4 +106,4 @@ def write_parameters(net: Network, coefs: list[Any], intercepts: list[Any]) -> N
 def step_count(model: Sequential) -> int:
     """The number of updates of a network's parameters so far."""
     net = model._net
-    return 0 if net.state is None else int(net.backend.to_host(net.state)[Slot.STEP])
+    return 0 if net.state is None else int(net.backend.to_host(net.state)[StateEntry.STEP])

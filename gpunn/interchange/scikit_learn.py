@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 
 # fitted attributes, except weights and the optimizer
 FITTED_ATTRIBUTES = (
@@ -144,7 +144,7 @@ def _import_optimizer(made: Any, theirs: Any) -> None:
         # all coefs, then all intercepts: the order of the network's flat buffer
         flat = np.concatenate([np.ravel(a) for a in arrays])
         net.slots[name][...] = net.backend.asarray(flat.astype(net.dtype))
-    net.state[Slot.STEP] = float(getattr(theirs, "t", 0))
+    net.state[StateEntry.STEP] = float(getattr(theirs, "t", 0))
     made._optimizer = made._sklearn_optimizer()
     if made.solver == "sgd":
         made._optimizer.learning_rate = theirs.learning_rate
@@ -162,5 +162,5 @@ def _export_optimizer(estimator: Any, made: Any) -> Any:
             parts = np.split(net.backend.to_host(net.slots[ours]), bounds)
             setattr(optimizer, theirs, [np.array(part).reshape(s) for part, s in zip(parts, shapes, strict=False)])
     if hasattr(optimizer, "t"):
-        optimizer.t = int(net.state[Slot.STEP])
+        optimizer.t = int(net.state[StateEntry.STEP])
     return optimizer

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import backend as backends
 from ..backend import Backend
-from ..kernels.state import SIZE, Slot
+from ..kernels.state import SIZE, StateEntry
 from ..layers import Layer, Parameter
 from ..recording import Array
 
@@ -95,8 +95,8 @@ class FlatParameters:
 
     def _set_seed(self) -> None:
         with self.backend.activate():
-            self.state[Slot.SEED_LOW] = float(self.seed & 0xFFFFFFFF)
-            self.state[Slot.SEED_HIGH] = float(self.seed >> 32 & 0xFFFFFFFF)
+            self.state[StateEntry.SEED_LOW] = float(self.seed & 0xFFFFFFFF)
+            self.state[StateEntry.SEED_HIGH] = float(self.seed >> 32 & 0xFFFFFFFF)
 
     def slices_of(self, layer: int) -> list[ParameterSlice]:
         """The slices of one layer's parameters, in the layer's order."""

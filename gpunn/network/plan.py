@@ -15,7 +15,7 @@ import numpy as np
 
 from ..kernels import Launch
 from ..kernels import get as kernel
-from ..kernels.state import SIZE, Slot
+from ..kernels.state import SIZE, StateEntry
 from ..layers import Buffers
 from ..recording import POLL_SECONDS, SINGLE_PROCESS, Array, BatchShard, Recorder, execute
 from .state import CompiledState, RowBuffer
@@ -223,8 +223,8 @@ class Plan:
             self.w.fill(1 / self.shard.rows)  # mutate: E3 mean
             ops(kernel("start_batch"), out=self.state, count=1, rows=self.shard.rows)
         else:
-            ops(kernel("sum_all"), self.sample_weight, out=_slot(self.state, Slot.WEIGHT))
-            ops.all_reduce(_slot(self.state, Slot.WEIGHT))
+            ops(kernel("sum_all"), self.sample_weight, out=_entry(self.state, StateEntry.WEIGHT))
+            ops.all_reduce(_entry(self.state, StateEntry.WEIGHT))
             ops(kernel("start_weighted_batch"), out=self.state, count=1)
             ops(kernel("normalize_weights"), self.sample_weight, self.state, out=self.w)
         self.normalize_weights = ops.end_section()
@@ -236,7 +236,7 @@ class Plan:
         else:
             into = t.grad_a if t.grad_a is not None else grad
             net.loss.record(ops, t.a, self.y, self.w, into, self.row_losses)
-        ops(kernel("sum_all"), self.row_losses, out=_slot(self.state, Slot.LOSS))
+        ops(kernel("sum_all"), self.row_losses, out=_entry(self.state, StateEntry.LOSS))
         self._record_penalty_value()
         self.batch_metrics = self._new((max(1, net.n_metric_sums),), np.float64)
         for metric, part in net.metric_slices():
@@ -251,7 +251,7 @@ class Plan:
             theta = self.network.theta[p.start : p.stop]
             self.ops(kernel("penalty"), theta, out=parts[k : k + 1], l2=p.l2, l1=p.l1)
             self._penalty_args.append((*self.ops.last, k))
-        self.ops(kernel("sum_all"), parts, out=_slot(self.state, Slot.PENALTY))
+        self.ops(kernel("sum_all"), parts, out=_entry(self.state, StateEntry.PENALTY))
         if self.network.loss_convention.after_penalty is not None:
             self.ops(kernel(self.network.loss_convention.after_penalty), out=self.state, count=1)
 
@@ -271,7 +271,7 @@ class Plan:
                 in_flight += self.ops.start_all_reduce(self.gradient[available:sent_upto])
                 sent_upto = available
         # all-reduce gradients, loss and metrics before the penalties, which do not depend on the rows
-        numbers = (_slot(self.state, Slot.LOSS), self.batch_metrics)
+        numbers = (_entry(self.state, StateEntry.LOSS), self.batch_metrics)
         if bucket is None:
             self.ops.all_reduce(self.gradient, *numbers)
         else:
@@ -292,7 +292,7 @@ class Plan:
         """(6) gradient step by E8 or another optimizer, unless a value is not finite."""
         net, ops, state = self.network, self.ops, self.state
         rule = net.optimizer
-        ops(kernel("max_abs_pair"), net.gradient, net.theta, out=_slot(state, Slot.MAX_ABS))
+        ops(kernel("max_abs_pair"), net.gradient, net.theta, out=_entry(state, StateEntry.MAX_ABS))
         ops(kernel("check_finite"), out=state, count=1, limit=net.overflow_limit())
         rule.record_clipping(ops, net.gradient, state)
         rule.record_bias_correction(ops, state)
@@ -369,7 +369,7 @@ class Plan:
 
     def load_batch(self, X: Table, y: Array, w: Array = None) -> None:
         """Copy one batch of device arrays into x, y and w."""
-        self.state[Slot.OFFSET] = 0
+        self.state[StateEntry.OFFSET] = 0
         if isinstance(X, CompressedRows):
             execute(self.gather(X, y, w))
             return
@@ -421,5 +421,5 @@ class Plan:
         return launches
 
 
-def _slot(state: Array, slot: Slot) -> Array:
-    return state[int(slot) : int(slot) + 1]
+def _entry(state: Array, entry: StateEntry) -> Array:
+    return state[int(entry) : int(entry) + 1]

@@ -15,7 +15,7 @@ from ..activations import Activation
 from ..layers import Dense, Layer
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..recording import SINGLE_PROCESS, Array, Group
+from ..recording import SINGLE_PROCESS, Array, ProcessGroup
 from .parameters import FlatParameters
 
 # above these magnitudes a finite gradient may overflow in the update, which is then checked before it is written
@@ -66,7 +66,7 @@ class CompiledState(FlatParameters):
         self.optimizer: Optimizer
         self.loss_convention = LossConvention()
         self.precision: str | None = None  # of matrix products on a GPU; None for the dtype
-        self.group: Group = SINGLE_PROCESS  # the processes that share its steps
+        self.group: ProcessGroup = SINGLE_PROCESS  # the processes that share its steps
         self.learning_rate_override: float | None = None  # η instead of the schedule's value
         self.capture_errors: dict[str, None] = {}  # reasons for steps without a CUDA graph, since compile
         self._recorded: list[Any] | None = None  # the attribute values that loss, metrics and plans were made for
@@ -159,7 +159,7 @@ class CompiledState(FlatParameters):
             self.precision = precision
             self._reset_plans()
 
-    def set_group(self, group: Group) -> None:
+    def set_group(self, group: ProcessGroup) -> None:
         """Set the processes that share the steps."""
         self.group = group
         self._reset_plans()

@@ -7,7 +7,7 @@ from typing import Any
 from .. import schedules
 from ..kernels import UpdateRule
 from ..kernels import get as kernel
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from ..recording import Array, Recorder
 from ..registry import Registry
 from ..validation import Checked, optional, positive
@@ -98,7 +98,7 @@ class Optimizer:
         if self.clipvalue is not None:
             ops(kernel("clip_value"), out=g, limit=self.clipvalue)
         if self.clipnorm is not None:
-            ops(kernel("sum_of_squares"), g, state, out=state[Slot.SQUARED_NORM : Slot.SQUARED_NORM + 1])
+            ops(kernel("sum_of_squares"), g, state, out=state[StateEntry.SQUARED_NORM : StateEntry.SQUARED_NORM + 1])
             ops(kernel("clip_norm"), state, out=g, limit=self.clipnorm)
 
     def record_bias_correction(self, ops: Recorder, state: Array) -> None:
@@ -109,7 +109,7 @@ class Optimizer:
     ) -> None:
         """Record a check of the update before it is written. It runs only if numbers are near the overflow limit."""
         slot_arrays = [slots[name] for name in self.slots]
-        probe = state[Slot.UPDATE_PROBE : Slot.UPDATE_PROBE + 1]
+        probe = state[StateEntry.UPDATE_PROBE : StateEntry.UPDATE_PROBE + 1]
         ops(self.rule.probe, g, theta, *slot_arrays, state, out=probe, **self.hyperparameters())
         ops(kernel("check_update_finite"), out=state, count=1)
 

@@ -69,7 +69,7 @@ class DataParallel:
 
 
 class DataParallelGroup:
-    """The processes that train one network together. Implements the process-group protocol `gpunn.recording.Group`."""
+    """The processes that train one network together: implements the protocol `gpunn.recording.ProcessGroup`."""
 
     def __init__(
         self, processes: Any, *, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None

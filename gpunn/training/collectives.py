@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from ..network import Network, RowBuffer
-from ..recording import Array, Group, execute
+from ..recording import Array, ProcessGroup, execute
 
 
-def zero_rows(row_buffer: RowBuffer | None, group: Group) -> None:
+def zero_rows(row_buffer: RowBuffer | None, group: ProcessGroup) -> None:
     """Fill the buffer with zeros, so that the rows of all ranks can be summed."""
     if group.size > 1:
         for array in _arrays(row_buffer):
             array.fill(0)
 
 
-def all_reduce_rows(row_buffer: RowBuffer | None, group: Group) -> None:
+def all_reduce_rows(row_buffer: RowBuffer | None, group: ProcessGroup) -> None:
     """Sum the buffers of all ranks: each row was stored by one rank, at its position in the dataset."""
     execute(group.bind_all_reduce(_arrays(row_buffer)))
 
@@ -50,7 +50,7 @@ def average_running_stats(net: Network) -> None:
 
 
 def reduce_metrics(
-    net: Network, group: Group, numbers: tuple[float, ...], sums: np.ndarray
+    net: Network, group: ProcessGroup, numbers: tuple[float, ...], sums: np.ndarray
 ) -> tuple[tuple[float, ...], np.ndarray]:
     """Combine numbers and metric sums of all ranks, in the order of ranks."""
     shards = group.allgather("the sums of the dataset", (numbers, sums))
@@ -70,7 +70,7 @@ def check_in_sync(net: Network, model: Any, when: str) -> None:
     facts = {
         "the settings of layers, optimizer, loss and metrics": repr(net.plan_key()),
         "the learning rate": net.learning_rate_override,
-        "the step": float(host(net.state)[Slot.STEP]),
+        "the step": float(host(net.state)[StateEntry.STEP]),
         "the weights": net.weights_checksum(),
     }
     ranks = group.allgather(when, (bool(model.stop_training), facts))

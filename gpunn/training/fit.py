@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import input_checks as checks
 from ..backend.concurrency import EpochCoroutine
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from ..network import Network
 from ..parallel import Rows
 from ..parallel.disk_rows import resolve
@@ -387,7 +387,7 @@ def train_on_batch(model: Model, data: Arrays) -> float:
         execute(loop.batch_step(plan, inputs.on_device(net, (X, y, w))))
         state = np.array(net.backend.to_host(net.state))
     loop.raise_if_diverged(net, state)
-    return float(state[Slot.LOSS] + state[Slot.PENALTY])
+    return float(state[StateEntry.LOSS] + state[StateEntry.PENALTY])
 
 
 class _EpochCounter:

@@ -14,7 +14,7 @@ import numpy as np
 from ..backend import Backend
 from ..backend.concurrency import EpochCoroutine, run_coroutine
 from ..kernels import get as kernel
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from ..network import Network, Plan, RowBuffer
 from ..recording import POLL_SECONDS, Recorder
 from .loop import (
@@ -103,7 +103,7 @@ def epoch_coroutine(
                 yield runner
             finally:
                 state = np.array(net.backend.to_host(net.state))
-                ended = int(state[Slot.EPOCHS_DONE])
+                ended = int(state[StateEntry.EPOCHS_DONE])
                 for j, (loss, weight, *sums) in enumerate(net.backend.to_host(epoch_log)[:ended]):
                     found = logs_of(net, float(loss), float(weight), np.array(sums), row_buffer)
                     context.end_epoch(done + j, found)

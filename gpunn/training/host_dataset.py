@@ -15,7 +15,7 @@ import numpy as np
 
 from ..backend import Backend
 from ..kernels import Launch
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from ..network import Network
 from .history import History
 from .loop import EVALUATION_ROWS, DeviceDataset, FitContext, RepeatedStep, Steps, batches, train
@@ -130,7 +130,7 @@ def fit(
             if order_of is not None:
                 order[...] = order_of(epoch)
             for index, count in prefetcher.blocks(order):
-                net.state[Slot.OFFSET] = 0
+                net.state[StateEntry.OFFSET] = 0
                 for size, times in batches(count, batch).items():
                     yield RepeatedStep(partial(step, index, size), times)
 

@@ -15,7 +15,7 @@ from .. import input_checks as checks
 from ..backend import to_host
 from ..network import Network
 from ..parallel import Rows
-from ..recording import Array, Group, shard_bounds
+from ..recording import Array, ProcessGroup, shard_bounds
 from .host_dataset import HostDataset, exceeds_device
 from .loop import DeviceDataset
 from .shard import Shard
@@ -139,7 +139,7 @@ def _read_rows(given: Any, first: int, count: int) -> Any:
     return None if given is None else np.asarray(given)[first : first + count]
 
 
-def check_weight(w: Array | None, name: str, group: Group) -> None:
+def check_weight(w: Array | None, name: str, group: ProcessGroup) -> None:
     """Raise ValueError on every rank if the weights of all ranks are 0."""
     if not any(group.allgather("the weights of the dataset", checks.any_weight(w))):
         raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")

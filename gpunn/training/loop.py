@@ -16,14 +16,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..kernels import Launch
-from ..kernels.state import Slot
+from ..kernels.state import StateEntry
 from ..network import Network, Plan, RowBuffer
 from ..recording import (
     POLL_SECONDS,
     SINGLE_PROCESS,
     Array,
     BatchShard,
-    Group,
+    ProcessGroup,
     execute,
     is_executable,
     run_all,
@@ -107,13 +107,13 @@ def raise_if_diverged(net: Network, state: np.ndarray, epoch: int | None = None)
 
     The flag is cleared, so that training can continue with other settings.
     """
-    if not state[Slot.NONFINITE_STEP]:
+    if not state[StateEntry.NONFINITE_STEP]:
         return
-    update, lr = int(state[Slot.NONFINITE_STEP]) - 1, state[Slot.NONFINITE_LR]
-    cause, step = int(state[Slot.NONFINITE_CAUSE]), int(state[Slot.NONFINITE_BATCH]) + 1
+    update, lr = int(state[StateEntry.NONFINITE_STEP]) - 1, state[StateEntry.NONFINITE_LR]
+    cause, step = int(state[StateEntry.NONFINITE_CAUSE]), int(state[StateEntry.NONFINITE_BATCH]) + 1
     where = "" if epoch is None else f" in epoch {epoch + 1}, step {step}"
-    net.state[Slot.NONFINITE_STEP] = 0
-    net.state[Slot.NONFINITE_CAUSE] = 0
+    net.state[StateEntry.NONFINITE_STEP] = 0
+    net.state[StateEntry.NONFINITE_CAUSE] = 0
     raise DivergenceError(
         f"training diverged{where} (update {update}, learning rate {lr:.3g}): {CAUSES[cause]}. "
         f"{_advice(update, cause)} The weights are those before that step."
@@ -321,7 +321,7 @@ def learning_rate(net: Network, epoch: int) -> float:
     if schedule.per == "epoch":
         return float(schedule(epoch))
     # reading the step count from the device would block
-    return float(schedule(0 if schedule.is_constant or not net.is_built else int(net.state[Slot.STEP])))
+    return float(schedule(0 if schedule.is_constant or not net.is_built else int(net.state[StateEntry.STEP])))
 
 
 def schedule_granularity(net: Network) -> str | None:
@@ -332,13 +332,13 @@ def schedule_granularity(net: Network) -> str | None:
 
 def precompute_rates(net: Network, steps: int) -> tuple[np.ndarray, int]:
     """Return η of the next `steps` steps by the schedule, and the index of the first step."""
-    first = int(net.backend.to_host(net.state)[Slot.STEP])
+    first = int(net.backend.to_host(net.state)[StateEntry.STEP])
     return np.array([float(net.optimizer.schedule(first + t)) for t in range(steps)]), first
 
 
 def set_learning_rate(net: Network, epoch: int) -> None:
     """Write η of the next step to the state array."""
-    net.state[Slot.LR] = learning_rate(net, epoch)
+    net.state[StateEntry.LR] = learning_rate(net, epoch)
 
 
 @contextmanager
@@ -372,8 +372,14 @@ def defer_interrupt() -> Iterator[Callable[[], None]]:
 
 def reset_epoch_state(net: Network, epoch: int) -> None:
     """Reset the state array for the first step of an epoch."""
-    for slot in (Slot.OFFSET, Slot.BATCH_INDEX, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.EPOCHS_DONE):
-        net.state[slot] = 0
+    for entry in (
+        StateEntry.OFFSET,
+        StateEntry.BATCH_INDEX,
+        StateEntry.LOSS_SUM,
+        StateEntry.WEIGHT_SUM,
+        StateEntry.EPOCHS_DONE,
+    ):
+        net.state[entry] = 0
     net.metric_sums.fill(0)
     set_learning_rate(net, epoch)
 
@@ -410,11 +416,11 @@ def _epoch(
                 callbacks("on_progress", number, _epoch_logs(net))
             if callbacks.has_batch_hooks:
                 callbacks("on_train_batch_end", number - 1, _epoch_logs(net))
-            if left and net.state[Slot.NONFINITE_STEP]:
+            if left and net.state[StateEntry.NONFINITE_STEP]:
                 break
     state = net.backend.to_host(net.state)
     raise_if_diverged(net, state, display_epoch)
-    if not state[Slot.WEIGHT_SUM]:
+    if not state[StateEntry.WEIGHT_SUM]:
         raise ValueError(
             f"sample_weight is zero in every row of epoch {display_epoch + 1}; at least one weight must be > 0"
         )
@@ -433,7 +439,7 @@ def _run_steps(net: Network, launches: list[Launch], steps: int, epoch: int) -> 
 def _epoch_logs(net: Network, row_buffer: RowBuffer | None = None) -> dict[str, float]:
     """Return loss and metrics of the epoch so far. Metrics that need all rows are included if the rows were stored."""
     state = net.backend.to_host(net.state)
-    loss, weight = float(state[Slot.LOSS_SUM]), float(state[Slot.WEIGHT_SUM])
+    loss, weight = float(state[StateEntry.LOSS_SUM]), float(state[StateEntry.WEIGHT_SUM])
     return logs_of(net, loss, weight, net.backend.to_host(net.metric_sums), row_buffer)
 
 
@@ -460,7 +466,7 @@ def _values(net: Network, sums: np.ndarray, weight: float, row_buffer: RowBuffer
 
 
 def evaluate(
-    net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: Group = SINGLE_PROCESS
+    net: Network, data: Any, batch_size: int = EVALUATION_ROWS, group: ProcessGroup = SINGLE_PROCESS
 ) -> dict[str, float]:
     """Return the loss (with penalties) and metrics of a dataset, weighted means over its rows. Nothing is changed.
 
@@ -486,13 +492,13 @@ def evaluate(
         at = low - block_start
         for n, times in batches(max(0, high - low), batch_size).items():
             with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
-                for slot, value in ((Slot.OFFSET, at), (Slot.LOSS_SUM, 0), (Slot.WEIGHT_SUM, 0)):
-                    plan.state[slot] = value
+                for entry, value in ((StateEntry.OFFSET, at), (StateEntry.LOSS_SUM, 0), (StateEntry.WEIGHT_SUM, 0)):
+                    plan.state[entry] = value
                 run_all(piece.compiled(plan, partial(evaluation_step, plan, sums, block_rows)), times, plan.state)
                 at += n * times
                 state = net.backend.to_host(plan.state)
-                loss, weight = loss + float(state[Slot.LOSS_SUM]), weight + float(state[Slot.WEIGHT_SUM])
-                penalty, last = float(state[Slot.PENALTY]), float(state[Slot.WEIGHT])
+                loss, weight = loss + float(state[StateEntry.LOSS_SUM]), weight + float(state[StateEntry.WEIGHT_SUM])
+                penalty, last = float(state[StateEntry.PENALTY]), float(state[StateEntry.WEIGHT])
     (loss, weight), totals = collectives.reduce_metrics(net, group, (loss, weight), net.backend.to_host(sums))
     collectives.all_reduce_rows(row_buffer, group)
     penalty, last = group.allgather("the penalty of the dataset", (penalty, last))[0]
@@ -508,7 +514,7 @@ def evaluation_step(plan: Plan, sums: Array, row_buffer: RowBuffer | None) -> li
 
 def forward_backward(plan: Plan, data: DeviceDataset, offset: int) -> None:
     """Run forward pass, loss and, if the plan has one, backward pass for the rows from `offset`."""
-    plan.state[Slot.OFFSET] = offset
+    plan.state[StateEntry.OFFSET] = offset
     execute(data.compiled(plan, lambda: [*plan.normalize_weights, *plan.forward, *plan.loss, *plan.backward]))
 
 
@@ -527,7 +533,7 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
                     continue
                 check()
                 checked = True
-            plan.state[Slot.OFFSET] = start
+            plan.state[StateEntry.OFFSET] = start
             compile_launches, gather, store = net.backend.compile, plan.gather(X), plan.store_predictions(result)
             if times > 1:
                 launches = compile_launches([*gather, *plan.forward, *store, *plan.advance_offset("advance_offset")])

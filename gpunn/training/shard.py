@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import array_module, device_of, to_host
-from ..recording import Array, Group
+from ..recording import Array, ProcessGroup
 
 SAMPLED_ROWS = 65  # of a table, which may be on a disk or a GPU
 SAMPLED_NUMBERS = 1025  # of labels and weights
@@ -23,7 +23,7 @@ class Shard(NamedTuple):
     offset: int = 0
     total_rows: int | None = None
 
-    def checksums(self, group: Group) -> dict[str, int]:
+    def checksums(self, group: ProcessGroup) -> dict[str, int]:
         """Return a checksum of sampled rows of each array, equal on all ranks. All ranks must call it."""
         total = int(self.X.shape[0] if self.total_rows is None else self.total_rows)
         arrays = {"X": self.X, "y": self.y, "sample_weight and class_weight": self.w}
@@ -62,7 +62,7 @@ def sampled_rows(n: int, most: int) -> np.ndarray:
     return np.arange(count) * (n - 1) // max(1, count - 1)
 
 
-def check_shard_sizes(n: int, batch_size: int, group: Group) -> None:
+def check_shard_sizes(n: int, batch_size: int, group: ProcessGroup) -> None:
     """Check that every process has rows."""
     if n < group.size:
         raise ValueError(f"{n} rows are too few for {group.size} processes: start at most one process per row")

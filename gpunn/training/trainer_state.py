@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.state import SIZE, Slot
+from ..kernels.state import SIZE, StateEntry
 from ..layers import Layer
 from ..network import Network
 from ..recording import Array
@@ -160,7 +160,7 @@ def _with_overrides(layers: Sequence[Layer], overrides: Overrides) -> list[Layer
 def _check_state(state: np.ndarray, network_seed: int) -> None:
     """Raise CheckpointError unless it is the state array of a fit with this seed that has not diverged."""
     check_arrays({"state": (SIZE,)}, np.dtype(np.float64), {"state": state})
-    seed = int(state[Slot.SEED_LOW]) | int(state[Slot.SEED_HIGH]) << 32
-    step = float(state[Slot.STEP])
-    if seed != network_seed or state[Slot.NONFINITE_STEP] != 0 or step < 0 or not step.is_integer():
+    seed = int(state[StateEntry.SEED_LOW]) | int(state[StateEntry.SEED_HIGH]) << 32
+    step = float(state[StateEntry.STEP])
+    if seed != network_seed or state[StateEntry.NONFINITE_STEP] != 0 or step < 0 or not step.is_integer():
         raise CheckpointError("its state array is invalid")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..state import slots
+from ..state import state_accesses
 from .arguments import BoundArguments, check_arguments, with_input_copies
 from .cuda_codegen import (
     PARTIALS_PER_WARP,
@@ -81,7 +81,7 @@ def bind(kernel: KernelDefinition, bound: BoundArguments) -> DeviceLaunch:
     reads, writes = [], []
     code = "\n".join([kernel.source, kernel.prologue, kernel.guard.source if kernel.guard else ""])
     for o, a in zip(kernel.signature.arrays, bound.arrays, strict=True):
-        entries = slots(code) if o.name == "state" and o.kind == "raw" else None
+        entries = state_accesses(code) if o.name == "state" and o.kind == "raw" else None
         if entries is not None:
             # launches that access different entries are independent
             reads += [a[k : k + 1] for k in sorted(entries[0])]

@@ -6,7 +6,7 @@ import functools
 import re
 from pathlib import Path
 
-from ..state import SLOT_ENUM
+from ..state import STATE_ENUM
 from .vector_math import ULP
 
 # headers that are included only where code uses them, since compiling one may take as long as compiling a module
@@ -25,7 +25,7 @@ def header(name: str) -> str:
 @functools.cache
 def preamble(*names: str) -> str:
     """The beginning of all sources (entries of the state array, VECTOR_LOOP, Bfloat16), then the named headers."""
-    return "".join([SLOT_ENUM, *map(header, ("vector_loop.h", "bfloat16.h", *names))])
+    return "".join([STATE_ENUM, *map(header, ("vector_loop.h", "bfloat16.h", *names))])
 
 
 @functools.cache

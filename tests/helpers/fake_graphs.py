@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from gpunn.kernels.state import Slot
+from gpunn.kernels.state import StateEntry
 
 
 class Op:
@@ -66,10 +66,10 @@ def _entries(state, source):
     """(entry, written) for each entry that a source names, as in `state[LOSS]`, or the array if it names others."""
     named = re.findall(r"\bstate\[(\w+)\]( *[-+*/]?=(?!=))?", source)
     if len(named) < len(re.findall(r"\bstate\b", source)) - 1 or not {name for name, _ in named} <= set(
-        Slot.__members__
+        StateEntry.__members__
     ):
         return [(state, True)]
-    return [(state[Slot[name] : Slot[name] + 1], bool(assigned)) for name, assigned in named]
+    return [(state[StateEntry[name] : StateEntry[name] + 1], bool(assigned)) for name, assigned in named]
 
 
 def _overlap(some, others):

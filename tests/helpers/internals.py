@@ -17,7 +17,7 @@ from gpunn.backend.cpu.backend import CPUBackend
 from gpunn.backend.cuda import cublaslt, graph
 from gpunn.backend.cuda.capture import StreamSet
 from gpunn.kernels._compiler import activation, arguments, cpu_cache, cuda_launch, definition, registry
-from gpunn.kernels.state import Slot
+from gpunn.kernels.state import StateEntry
 from gpunn.network import Plan
 from gpunn.optimizers import base as optimizers
 from gpunn.recording import BatchShard, Recorder
@@ -63,7 +63,7 @@ def step_state(net):
 
 def steps_taken(net):
     """The number of steps since the network was built or compiled, 0 before."""
-    return 0 if net._net.state is None else int(to_host(net._net.state)[Slot.STEP])
+    return 0 if net._net.state is None else int(to_host(net._net.state)[StateEntry.STEP])
 
 
 def epochs_taken(net):
@@ -121,7 +121,7 @@ def training_step(net, X, y, *, keeps_outputs=False):
     with training_plan(net, len(X)) as plan:
         kept = [plan.store_rows(net._net.new_row_buffer(len(X), weighted=False))] if keeps_outputs else []
         launches = loop.full_step(plan, plan.gather(data.X, data.y), *kept)
-        net._net.state[Slot.OFFSET] = 0
+        net._net.state[StateEntry.OFFSET] = 0
         yield launches
 
 

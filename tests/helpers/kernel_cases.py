@@ -10,7 +10,7 @@ import pytest
 
 from gpunn.kernels import all_kernels
 from gpunn.kernels._compiler.bfloat16 import rounded, widened
-from gpunn.kernels.state import SIZE, Slot
+from gpunn.kernels.state import SIZE, StateEntry
 from helpers import tolerances
 
 OFFSET = 2  # first row of the batch in the table
@@ -142,7 +142,7 @@ def state_array(**slots):
         "CORRECTED_LR": 0.02, "INV_SQRT_CORRECTION": 0.4, "BATCH_INDEX": 2,
     }  # fmt: skip
     for name, value in (ordinary | slots).items():
-        state[Slot[name]] = value
+        state[StateEntry[name]] = value
     return state
 
 

@@ -48,11 +48,11 @@ def _case(seed):
 def _masks(net, x, p):
     """The dropout masks of the next step, drawn by the kernel: 0 or 1."""
     from gpunn.kernels import get
-    from gpunn.kernels.state import SIZE, Slot
+    from gpunn.kernels.state import SIZE, StateEntry
 
     state = np.zeros(SIZE)
-    state[Slot.STEP] = internals.steps_taken(net)
-    state[Slot.SEED_LOW], state[Slot.SEED_HIGH] = net.seed & 0xFFFFFFFF, net.seed >> 32
+    state[StateEntry.STEP] = internals.steps_taken(net)
+    state[StateEntry.SEED_LOW], state[StateEntry.SEED_HIGH] = net.seed & 0xFFFFFFFF, net.seed >> 32
     masks = []
     for k, layer in enumerate(net.layers):
         if isinstance(layer, gpunn.Dropout):

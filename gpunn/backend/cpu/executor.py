@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from ...kernels._compiler.compiled_launch import CompiledLaunch, ThreadTask, address_of, byte_range
-from ...kernels.state import Slot
+from ...kernels.state import StateEntry
 from . import blas, native
 
 MIN_NS_PER_THREAD = 12_000.0  # estimated work for which one more thread pays off
 MAX_THREADS = 256
-STATE_INDICES = [c_longlong(int(s)) for s in (Slot.STEP, Slot.LR, Slot.NONFINITE_STEP)]
+STATE_INDICES = [c_longlong(int(s)) for s in (StateEntry.STEP, StateEntry.LR, StateEntry.NONFINITE_STEP)]
 
 _ONE, _ZERO, _NO_LIMIT = c_longlong(1), c_longlong(0), c_double(0)
 

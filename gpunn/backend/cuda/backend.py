@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import is_device_array, to_host
-from ..base import AllReducer, Backend, Launch, OnFallback, ProcessGroup, TransferBuffer
+from ..base import AllReducer, Backend, Communicator, Launch, OnFallback, TransferBuffer
 from ..concurrency import EpochCoroutine, run_round_robin
 from ..errors import DeviceError
 from ..matmul import AffineLaunch
@@ -92,7 +92,7 @@ class CUDABackend(Backend):
         """The number of GPUs that this process sees."""
         return int(self.xp.cuda.runtime.getDeviceCount())
 
-    def all_reducer(self, group: ProcessGroup) -> AllReducer:
+    def all_reducer(self, group: Communicator) -> AllReducer:
         with self.activate():
             return Nccl(self.xp, group)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..base import ProcessGroup
+from ..base import Communicator
 
 Launch = Callable[[], None]
 TYPES = {"float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64", "int32": "NCCL_INT32", "int64": "NCCL_INT64"}
@@ -21,7 +21,7 @@ class Nccl:
     All processes create it together. Rank 0's identifier is sent to all of them by the process group.
     """
 
-    def __init__(self, xp: Any, processes: ProcessGroup) -> None:
+    def __init__(self, xp: Any, processes: Communicator) -> None:
         try:
             # `import cupy` does not import this module, and it is empty if CuPy finds no NCCL
             from cupy.cuda import nccl

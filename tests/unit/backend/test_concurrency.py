@@ -10,7 +10,7 @@ from gpunn import backend
 from gpunn.backend import concurrency, epoch_runner
 from gpunn.kernels import get
 from gpunn.kernels._compiler import cpu_cache
-from gpunn.kernels.state import SIZE, Slot
+from gpunn.kernels.state import SIZE, StateEntry
 
 
 class Slow(epoch_runner.EpochRunner):
@@ -91,7 +91,7 @@ def test_sections_of_epochs_run_in_order_with_and_without_interruptions(seconds,
     else:
         monkeypatch.setenv("GPUNN_COMPILE", "0")
     state, record, sums = np.zeros(SIZE), np.zeros((3, 3)), np.zeros(1)
-    state[[Slot.LOSS, Slot.WEIGHT]] = 0.5, 4
+    state[[StateEntry.LOSS, StateEntry.WEIGHT]] = 0.5, 4
     step = [get("end_step").bind(out=state, count=1, rows=4)]
     end = [get("end_epoch").bind(out=(record, sums, state), count=1, totals_n=1)]
     whole = backend.get("cpu").epoch_runner([(step, 2), (step, 1), (end, 1)], state)
@@ -101,12 +101,12 @@ def test_sections_of_epochs_run_in_order_with_and_without_interruptions(seconds,
     while not whole.run(seconds):
         turns += 1
     assert (turns > 3) == (seconds == 0)
-    assert state[Slot.STEP] == 9 and state[Slot.OFFSET] == 36 and state[Slot.EPOCHS_DONE] == 3
+    assert state[StateEntry.STEP] == 9 and state[StateEntry.OFFSET] == 36 and state[StateEntry.EPOCHS_DONE] == 3
     np.testing.assert_array_equal(record, [[6.0, 12.0, 0.0]] * 3)
-    assert state[Slot.LR] in (8.0, 9.0)
-    state[Slot.NONFINITE_STEP] = 1
+    assert state[StateEntry.LR] in (8.0, 9.0)
+    state[StateEntry.NONFINITE_STEP] = 1
     whole.reset(3)
-    assert whole.run(1.0) and state[Slot.EPOCHS_DONE] == 3
+    assert whole.run(1.0) and state[StateEntry.EPOCHS_DONE] == 3
 
 
 def test_single_threaded_limits_blas_and_restores_it():

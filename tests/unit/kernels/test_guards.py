@@ -6,7 +6,7 @@ from helpers import kernel_cases
 from helpers.kernel_cases import make, state_array
 
 from gpunn import kernels
-from gpunn.kernels.state import Slot
+from gpunn.kernels.state import StateEntry
 from gpunn.kernels.step import IF_NEAR_OVERFLOW, IF_UPDATING
 
 RULES = "sgd momentum nesterov rmsprop adagrad adam adamw".split()
@@ -36,10 +36,10 @@ def _written(case, launcher):
     return any((a != b).any() for a, b in zip(case.results(), before, strict=True))
 
 
-def _with_state(kernel, types, n, m, **slots):
+def _with_state(kernel, types, n, m, **state_accesses):
     case = make(kernel, types, n, m)
     order = [o.name for o in kernel.signature.arrays]
-    [*case.inputs, *case.outputs][order.index("state")].array[...] = state_array(**slots)
+    [*case.inputs, *case.outputs][order.index("state")].array[...] = state_array(**state_accesses)
     return case
 
 
@@ -48,8 +48,8 @@ def _with_state(kernel, types, n, m, **slots):
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
 def test_nothing_is_written_if_the_guard_is_false(kernel, types, n, m, launcher):
     stops = dict(STATES, no_overflow={"NEAR_OVERFLOW": 0}) if kernel.guard is IF_NEAR_OVERFLOW else STATES
-    for name, slots in stops.items():
-        assert not _written(_with_state(kernel, types, n, m, **slots), launcher), name
+    for name, state_accesses in stops.items():
+        assert not _written(_with_state(kernel, types, n, m, **state_accesses), launcher), name
 
 
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
@@ -73,7 +73,7 @@ def test_the_probe_detects_an_update_that_overflows(name, dtype, launcher):
         case = make(kernel, {"T": dtype}, 33, 33)
         g, theta = case.inputs[0].array, case.inputs[1].array
         if huge:
-            case.inputs[[o.name for o in kernel.signature.inputs].index("state")].array[Slot.LR] = 1e30
+            case.inputs[[o.name for o in kernel.signature.inputs].index("state")].array[StateEntry.LR] = 1e30
             g[7, 3] = theta[7, 3] = np.finfo(dtype).max / 2
             theta[7, 3] *= -1
         if huge and name in ("adagrad", "rmsprop", "adam", "adamw"):
@@ -106,15 +106,17 @@ def _run(name, launcher, state, **scalars):
         ({"MAX_ABS": np.inf}, 2),
     ],
 )
-def test_check_finite_records_the_first_non_finite_step(slots, cause, launcher):
+def test_check_finite_records_the_first_non_finite_step(state_accesses, cause, launcher):
     """NONFINITE_STEP is 1 + the step, with cause, learning rate and batch. A later step changes nothing."""
-    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **slots), limit=1e3)
-    assert state[Slot.NONFINITE_CAUSE] == cause
-    assert state[Slot.NONFINITE_STEP] == (4 if cause else 0)
-    assert state[Slot.NONFINITE_LR] == (0.01 if cause else 0) and state[Slot.NONFINITE_BATCH] == (2 if cause else 0)
-    assert state[Slot.NEAR_OVERFLOW] == 0
+    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **state_accesses), limit=1e3)
+    assert state[StateEntry.NONFINITE_CAUSE] == cause
+    assert state[StateEntry.NONFINITE_STEP] == (4 if cause else 0)
+    assert state[StateEntry.NONFINITE_LR] == (0.01 if cause else 0) and state[StateEntry.NONFINITE_BATCH] == (
+        2 if cause else 0
+    )
+    assert state[StateEntry.NEAR_OVERFLOW] == 0
     for stop in ({"NONFINITE_STEP": 2}, {"EMPTY_BATCH": 1}):
-        before = state_array(**slots, **stop)
+        before = state_array(**state_accesses, **stop)
         np.testing.assert_array_equal(_run("check_finite", launcher, before.copy(), limit=1e3), before)
 
 
@@ -122,25 +124,27 @@ def test_check_finite_records_the_first_non_finite_step(slots, cause, launcher):
     ("slots", "near_overflow"),
     [({"MAX_ABS": 1e3}, 0), ({"MAX_ABS": 1001}, 1), ({"LR": 1001}, 1), ({"LR": -1001}, 1), ({"MAX_ABS": 5}, 0)],
 )
-def test_check_finite_sets_near_overflow(slots, near_overflow, launcher):
-    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **slots), limit=1e3)
-    assert state[Slot.NEAR_OVERFLOW] == near_overflow and state[Slot.NONFINITE_STEP] == 0
+def test_check_finite_sets_near_overflow(state_accesses, near_overflow, launcher):
+    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **state_accesses), limit=1e3)
+    assert state[StateEntry.NEAR_OVERFLOW] == near_overflow and state[StateEntry.NONFINITE_STEP] == 0
 
 
 @pytest.mark.parametrize(("probe", "step"), [(0, 0), (np.nan, 4), (np.inf, 4)])
 def test_check_update_finite(probe, step, launcher):
     state = _run("check_update_finite", launcher, state_array(UPDATE_PROBE=probe))
-    assert state[Slot.NONFINITE_STEP] == step and state[Slot.NONFINITE_CAUSE] == (3 if step else 0)
+    assert state[StateEntry.NONFINITE_STEP] == step and state[StateEntry.NONFINITE_CAUSE] == (3 if step else 0)
 
 
 def test_end_step(launcher):
     """t, the epoch's sums and the offset advance; after a non-finite or empty step, only the offset."""
     state = _run("end_step", launcher, state_array(LOSS=0.75, PENALTY=0.25, WEIGHT=8, LOSS_SUM=3), rows=5)
-    assert state[Slot.STEP] == 4 and state[Slot.LOSS_SUM] == 3 + 8 and state[Slot.WEIGHT_SUM] == 24 + 8
-    assert state[Slot.OFFSET] == kernel_cases.OFFSET + 5 and state[Slot.BATCH_INDEX] == 3
+    assert (
+        state[StateEntry.STEP] == 4 and state[StateEntry.LOSS_SUM] == 3 + 8 and state[StateEntry.WEIGHT_SUM] == 24 + 8
+    )
+    assert state[StateEntry.OFFSET] == kernel_cases.OFFSET + 5 and state[StateEntry.BATCH_INDEX] == 3
     for stop in ({"NONFINITE_STEP": 2}, {"EMPTY_BATCH": 1}):
         wanted = state_array(**stop)
-        wanted[[Slot.OFFSET, Slot.BATCH_INDEX]] += 5, 1
+        wanted[[StateEntry.OFFSET, StateEntry.BATCH_INDEX]] += 5, 1
         np.testing.assert_array_equal(_run("end_step", launcher, state_array(**stop), rows=5), wanted)
 
 
@@ -160,12 +164,16 @@ def test_end_epoch(launcher):
     """The sums are written to row EPOCHS_DONE of the record and reset. After a non-finite step nothing changes."""
     record, sums = np.full((3, 4), -1.0), np.array([1.0, 2.0])
     state = state_array(EPOCHS_DONE=1, LOSS_SUM=6, WEIGHT_SUM=8, BATCH_INDEX=5)
-    others = [slot for slot in Slot if slot not in (Slot.EPOCHS_DONE, Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH_INDEX)]
+    others = [
+        slot
+        for slot in StateEntry
+        if slot not in (StateEntry.EPOCHS_DONE, StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM, StateEntry.BATCH_INDEX)
+    ]
     before = state[others]
     launcher(kernels.get("end_epoch"))(out=(record, sums, state), count=1, totals_n=2)()
     np.testing.assert_array_equal(record, [[-1] * 4, [6, 8, 1, 2], [-1] * 4])
-    assert not sums.any() and state[Slot.EPOCHS_DONE] == 2
-    assert not state[[Slot.LOSS_SUM, Slot.WEIGHT_SUM, Slot.BATCH_INDEX]].any()
+    assert not sums.any() and state[StateEntry.EPOCHS_DONE] == 2
+    assert not state[[StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM, StateEntry.BATCH_INDEX]].any()
     np.testing.assert_array_equal(state[others], before)
     record, sums, state = np.full((3, 4), -1.0), np.array([1.0, 2.0]), state_array(NONFINITE_STEP=1, LOSS_SUM=6)
     wanted = state.copy()
@@ -182,9 +190,9 @@ def test_normalized_weights(launcher):
             w / 8,
             _run("start_weighted_batch", launcher, state_array(WEIGHT=w.sum(), EMPTY_BATCH=1 - empty)),
         )
-        assert state[Slot.EMPTY_BATCH] == empty and state[Slot.PENALTY] == 0
+        assert state[StateEntry.EMPTY_BATCH] == empty and state[StateEntry.PENALTY] == 0
         normalized = np.full(4, 7, np.float32)
         launcher(kernels.get("normalize_weights"))(w, state, out=normalized)()
         np.testing.assert_array_equal(normalized, wanted)
     _run("start_batch", launcher, state, rows=7)
-    assert state[Slot.WEIGHT] == 7 and state[Slot.EMPTY_BATCH] == 0
+    assert state[StateEntry.WEIGHT] == 7 and state[StateEntry.EMPTY_BATCH] == 0

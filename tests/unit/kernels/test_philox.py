@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.kernel_cases import state_array
 
-from gpunn.kernels.state import Slot
+from gpunn.kernels.state import StateEntry
 
 # tests/kat_vectors of Random123 (D. E. Shaw Research): philox4x32 10, counter[4] key[2] answer[4]
 KNOWN_ANSWERS = """
@@ -129,7 +129,7 @@ def test_masks_differ_between_steps_layers_and_seeds(any_implementation):
 def test_the_state_array_stores_32_bit_seeds_and_steps_exactly(any_implementation):
     """A float64 entry represents every 32-bit key and step."""
     state = _state(step=2**32 - 1, seed=(2**32 - 1, 2**32 - 2))
-    assert [int(state[s]) for s in (Slot.SEED_LOW, Slot.SEED_HIGH)] == [2**32 - 1, 2**32 - 2]
+    assert [int(state[s]) for s in (StateEntry.SEED_LOW, StateEntry.SEED_HIGH)] == [2**32 - 1, 2**32 - 2]
     where = {"step": 2**32 - 1, "seed": (2**32 - 1, 2**32 - 2)}
     kept = _bits(any_implementation, 9, 5, **where) >= 2**31
     np.testing.assert_array_equal(_dropout(any_implementation, np.ones((9, 5)), 2**31, **where) != 0, kept)

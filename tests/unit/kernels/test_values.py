@@ -8,7 +8,7 @@ from helpers import internals, tolerances
 from helpers.kernel_cases import state_array
 
 from gpunn import kernels
-from gpunn.kernels.state import SIZE, Slot
+from gpunn.kernels.state import SIZE, StateEntry
 
 DTYPES = ["float32", "float64"]
 LONG = np.longdouble
@@ -346,16 +346,16 @@ def test_two_steps_by_hand(name, dtype, implementation):
     constants, gradients, thetas = BY_HAND[name]
     state = state_array(STEP=0, LR=0.5, CORRECTED_LR=np.nan, INV_SQRT_CORRECTION=np.nan)
     theta = np.ones(37, dtype)
-    slots = [np.zeros(37, dtype) for _ in kernels.get(name).signature.outputs[1:]]
+    state_accesses = [np.zeros(37, dtype) for _ in kernels.get(name).signature.outputs[1:]]
     for g, wanted in zip(gradients, thetas, strict=True):
         if name.startswith("adam"):
             implementation(
                 "adam_bias_correction", out=state, count=1, beta1=constants["beta1"], beta2=constants["beta2"]
             )
-        implementation(name, np.full(37, g, dtype), state, out=(theta, *slots), **constants)
+        implementation(name, np.full(37, g, dtype), state, out=(theta, *state_accesses), **constants)
         _assert_near(theta, np.full(37, wanted), 4, 1.0)
         implementation("end_step", out=state, count=1, rows=1)
-    assert state[Slot.STEP] == 2
+    assert state[StateEntry.STEP] == 2
 
 
 # --- penalties, clipping, constraints -------------------------------------------------------------------------------
@@ -375,14 +375,14 @@ def test_clipping(implementation):
     np.testing.assert_array_equal(implementation("clip_value", out=g, limit=2.0), [0.5, -2, 2, np.nan, 2, -2])
     for limit, wanted in ((2.5, [1.5, -2.0]), (5.0, [3.0, -4.0]), (9.0, [3.0, -4.0])):
         g, state = np.array([3.0, -4.0]), state_array()
-        state[Slot.SQUARED_NORM] = implementation("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
+        state[StateEntry.SQUARED_NORM] = implementation("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
         np.testing.assert_array_equal(implementation("clip_norm", state, out=g, limit=limit), wanted)
 
 
 def test_clipping_if_squares_overflow_float64(implementation):
     """‖(3, −4)·10²⁰⁰‖ = 5·10²⁰⁰, scaled by MAX_ABS of the state array."""
     g, state = np.array([3e200, -4e200]), state_array(MAX_ABS=4e200)
-    state[Slot.SQUARED_NORM] = implementation("sum_of_squares", g, state, out=np.empty(1))[0]
+    state[StateEntry.SQUARED_NORM] = implementation("sum_of_squares", g, state, out=np.empty(1))[0]
     np.testing.assert_allclose(implementation("clip_norm", state, out=g, limit=2.5), [1.5, -2], rtol=1e-15)
 
 

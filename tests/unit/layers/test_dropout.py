@@ -8,7 +8,7 @@ from helpers.snapshots import bits
 
 import gpunn
 from gpunn import backend
-from gpunn.kernels.state import SIZE, Slot
+from gpunn.kernels.state import SIZE, StateEntry
 from gpunn.layers import Buffers
 from gpunn.recording import Recorder
 
@@ -99,7 +99,7 @@ def test_every_shape_is_covered(width):
 def _rows_of_a_batch(rows, width, first):
     """Return a dropout layer's output for the rows from `first` on of a batch of ones; NaN where nothing is written."""
     state = np.zeros(SIZE)
-    state[Slot.FIRST_ROW] = first
+    state[StateEntry.FIRST_ROW] = first
     t = Buffers(index=0, a_prev=np.ones((rows, width)), a=np.full((rows, width), np.nan), state=state)
     ops = Recorder(backend.get("cpu"))
     gpunn.Dropout(0.5).forward(ops, t, training=True)

@@ -10,7 +10,7 @@ from helpers.networks import network_builder
 from helpers.snapshots import weights_of
 
 import gpunn
-from gpunn.kernels.state import Slot
+from gpunn.kernels.state import StateEntry
 
 RNG = np.random.default_rng(6)
 X = RNG.normal(size=(20, 4))
@@ -53,7 +53,7 @@ def test_a_diverging_fit_ends_without_an_error_and_keeps_the_weights_before(watc
     assert all(np.isfinite(history.history.get("loss", [])))
     assert ended == ["complete", "end"]
     # training can continue, and the callback is reset
-    assert internals.step_state(net)[Slot.NONFINITE_STEP] == 0
+    assert internals.step_state(net)[StateEntry.NONFINITE_STEP] == 0
     net.set_weights(_net().get_weights())
     net.compile(gpunn.SGD(0.01), "half_squared_error")
     assert len(net.fit(X, Y, epochs=2, callbacks=[nan], verbose=0).epoch) == 2 and nan.terminated_epoch is None

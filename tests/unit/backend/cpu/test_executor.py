@@ -16,7 +16,7 @@ from gpunn.kernels import all_kernels
 from gpunn.kernels import get as kernel
 from gpunn.kernels._compiler.compiled_launch import CompiledLaunch, byte_range
 from gpunn.kernels._compiler.cpu_partition import chunk_bounds
-from gpunn.kernels.state import SIZE, Slot
+from gpunn.kernels.state import SIZE, StateEntry
 from gpunn.recording import Recorder
 
 if native.executor_library() is None:
@@ -40,7 +40,7 @@ def test_compiled_launches_run_in_order_with_python_between(state):
     seen = []
 
     def python():
-        seen.append((state[Slot.STEP], state[Slot.OFFSET]))
+        seen.append((state[StateEntry.STEP], state[StateEntry.OFFSET]))
 
     launches = [tick(state), tick(state), python, tick(state), python, tick(state)]
     joined = executor.compile_launches(launches)
@@ -48,25 +48,25 @@ def test_compiled_launches_run_in_order_with_python_between(state):
     for launch in joined:
         launch()
     assert seen == [(2, 4), (3, 6)]
-    assert state[Slot.STEP] == 4
+    assert state[StateEntry.STEP] == 4
 
 
 def test_repeat_runs_the_given_number_of_steps(state):
     program = executor.CompiledProgram([tick(state), tick(state)])
     for steps in (1, 2, 7, 1000):
-        before = state[Slot.STEP]
+        before = state[StateEntry.STEP]
         assert program.repeat(steps, state, seconds=60.0) == steps
-        assert state[Slot.STEP] == before + 2 * steps
+        assert state[StateEntry.STEP] == before + 2 * steps
 
 
 def test_repeat_stops_when_the_flag_is_set(state):
     x = np.zeros(1)
-    program = executor.CompiledProgram([kernel("sum_all").bind(x, out=state[Slot.LOSS : Slot.LOSS + 1]),
+    program = executor.CompiledProgram([kernel("sum_all").bind(x, out=state[StateEntry.LOSS : StateEntry.LOSS + 1]),
                           kernel("check_finite").bind(out=state, count=1, limit=1.0), tick(state)])  # fmt: skip
     assert program.repeat(5, state, seconds=60.0) == 5
     x[0] = np.nan
     assert program.repeat(5, state, seconds=60.0) == 1
-    assert state[Slot.NONFINITE_STEP] == 1 + 5
+    assert state[StateEntry.NONFINITE_STEP] == 1 + 5
 
 
 def test_repeat_returns_after_the_given_seconds():
@@ -80,21 +80,21 @@ def test_repeat_returns_after_the_given_seconds():
     begin = time.perf_counter()
     done = program.repeat(10**9, state, seconds=0.05)
     assert 0.04 < time.perf_counter() - begin < 2.0
-    assert done == state[Slot.STEP] < 10**9
+    assert done == state[StateEntry.STEP] < 10**9
 
 
 def test_rates_are_indexed_by_optimizer_steps_not_batches(state):
     """A batch whose weights are all zero is no step of the schedule."""
     seen = np.zeros(4)
     rates = np.array([0.5, 0.25, 0.125])
-    state[Slot.STEP] = 10
+    state[StateEntry.STEP] = 10
     launches = [kernel("sum_of_squares").bind(np.ones(1), state, out=seen[:1]), tick(state)]
     program = executor.CompiledProgram(launches)
     assert program.repeat(2, state, rates, 10, seconds=60.0) == 2
-    assert state[Slot.LR] == 0.25
-    state[Slot.EMPTY_BATCH] = 1
+    assert state[StateEntry.LR] == 0.25
+    state[StateEntry.EMPTY_BATCH] = 1
     assert program.repeat(2, state, rates[1:], 11, seconds=60.0) == 2
-    assert (state[Slot.STEP], state[Slot.LR]) == (12, 0.125)
+    assert (state[StateEntry.STEP], state[StateEntry.LR]) == (12, 0.125)
     with pytest.raises(ValueError, match="rates must be 4"):
         program.repeat(4, state, rates, 10, seconds=1.0)
 

@@ -17,7 +17,7 @@ from gpunn.backend.cuda import graph, stream_scheduler
 from gpunn.backend.cuda.matmul import ProductWarning
 from gpunn.backend.cuda.stream_scheduler import START
 from gpunn.kernels import DeviceLaunch
-from gpunn.kernels.state import SIZE, Slot, slots
+from gpunn.kernels.state import SIZE, StateEntry, state_accesses
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ class Steps:
         (self.graph,) = self.backend.compile(self.launches)
 
     def read(self):
-        return self.x.get().tolist(), int(self.state.get()[Slot.STEP])
+        return self.x.get().tolist(), int(self.state.get()[StateEntry.STEP])
 
 
 @pytest.fixture
@@ -464,9 +464,9 @@ def test_launches_on_different_state_entries_are_independent(fake_cupy):
     begin = kernels.get("start_batch").bind(out=state, count=1, rows=4)
     move = kernels.get("advance_offset").bind(out=state, count=1, rows=4)
     assert {int(a.data.ptr - state.data.ptr) // 8 for a in begin.writes} == {
-        Slot.WEIGHT,
-        Slot.EMPTY_BATCH,
-        Slot.PENALTY,
+        StateEntry.WEIGHT,
+        StateEntry.EMPTY_BATCH,
+        StateEntry.PENALTY,
     }
     assert begin.reads == () and [a.data.ptr for a in move.reads] == [a.data.ptr for a in move.writes]
     assert [stream for stream, _ in _schedule(begin, move)[0]] == [0, 1]
@@ -474,14 +474,17 @@ def test_launches_on_different_state_entries_are_independent(fake_cupy):
 
 
 ENTRIES = {
-    "state[LOSS] = 1.0;": (set(), {Slot.LOSS}),
-    "state[LOSS] += 1.0;": ({Slot.LOSS}, {Slot.LOSS}),
+    "state[LOSS] = 1.0;": (set(), {StateEntry.LOSS}),
+    "state[LOSS] += 1.0;": ({StateEntry.LOSS}, {StateEntry.LOSS}),
     "if (state[NONFINITE_STEP] == 0.0 && state[LR] <= x) state[STEP] -= state[LR];": (
-        {Slot.NONFINITE_STEP, Slot.LR, Slot.STEP},
-        {Slot.STEP},
+        {StateEntry.NONFINITE_STEP, StateEntry.LR, StateEntry.STEP},
+        {StateEntry.STEP},
     ),
-    "++state[BATCH_INDEX]; state[STEP]--;": ({Slot.BATCH_INDEX, Slot.STEP}, {Slot.BATCH_INDEX, Slot.STEP}),
-    "if (ready && state[EMPTY_BATCH] == 0.0) x = 1.0 - -state[LR];": ({Slot.EMPTY_BATCH, Slot.LR}, set()),
+    "++state[BATCH_INDEX]; state[STEP]--;": (
+        {StateEntry.BATCH_INDEX, StateEntry.STEP},
+        {StateEntry.BATCH_INDEX, StateEntry.STEP},
+    ),
+    "if (ready && state[EMPTY_BATCH] == 0.0) x = 1.0 - -state[LR];": ({StateEntry.EMPTY_BATCH, StateEntry.LR}, set()),
     "double& loss = state[LOSS]; loss = 1.0;": None,
     "atomicAdd(&state[LOSS], x);": None,
     "state[MINE] = x;": None,
@@ -493,7 +496,7 @@ ENTRIES = {
 
 @pytest.mark.parametrize("source", ENTRIES)
 def test_the_state_entries_that_a_source_reads_and_writes(source):
-    assert slots(source) == ENTRIES[source]
+    assert state_accesses(source) == ENTRIES[source]
 
 
 def test_the_critical_path_of_a_step_is_short(several):
