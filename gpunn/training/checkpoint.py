@@ -80,7 +80,7 @@ def _header(path: Path, file: BinaryIO) -> dict[str, str]:
         raise CheckpointError(f"{path} is not a gpunn file: it has {len(start)} bytes")
     length = int.from_bytes(start, "little")
     if length > min(MAX_HEADER, size - 8):
-        raise CheckpointError(f"{path} is incomplete: its header claims {length} bytes of {size - 8}")
+        raise CheckpointError(f"{path} is not a complete gpunn file: its header claims {length} bytes of {size - 8}")
     try:
         header = json.loads(file.read(length))
         found = header.pop("__metadata__")

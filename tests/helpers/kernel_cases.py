@@ -132,7 +132,7 @@ class Request:
         return (self.n, self.m)
 
 
-def state_array(**slots):
+def state_array(**entries):
     """A state array during training: finite, near overflow, with a seed, a learning rate and a step."""
     state = np.zeros(SIZE)
     ordinary = {
@@ -141,7 +141,7 @@ def state_array(**slots):
         "LOSS": 0.7, "PENALTY": 0.1, "WEIGHT": 8, "LOSS_SUM": 2.5, "WEIGHT_SUM": 24, "MAX_ABS": 1.5, "SQUARED_NORM": 9,
         "CORRECTED_LR": 0.02, "INV_SQRT_CORRECTION": 0.4, "BATCH_INDEX": 2,
     }  # fmt: skip
-    for name, value in (ordinary | slots).items():
+    for name, value in (ordinary | entries).items():
         state[StateEntry[name]] = value
     return state
 

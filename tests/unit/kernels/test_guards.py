@@ -36,10 +36,10 @@ def _written(case, launcher):
     return any((a != b).any() for a, b in zip(case.results(), before, strict=True))
 
 
-def _with_state(kernel, types, n, m, **state_accesses):
+def _with_state(kernel, types, n, m, **entries):
     case = make(kernel, types, n, m)
     order = [o.name for o in kernel.signature.arrays]
-    [*case.inputs, *case.outputs][order.index("state")].array[...] = state_array(**state_accesses)
+    [*case.inputs, *case.outputs][order.index("state")].array[...] = state_array(**entries)
     return case
 
 
@@ -48,8 +48,8 @@ def _with_state(kernel, types, n, m, **state_accesses):
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
 def test_nothing_is_written_if_the_guard_is_false(kernel, types, n, m, launcher):
     stops = dict(STATES, no_overflow={"NEAR_OVERFLOW": 0}) if kernel.guard is IF_NEAR_OVERFLOW else STATES
-    for name, state_accesses in stops.items():
-        assert not _written(_with_state(kernel, types, n, m, **state_accesses), launcher), name
+    for name, entries in stops.items():
+        assert not _written(_with_state(kernel, types, n, m, **entries), launcher), name
 
 
 @pytest.mark.parametrize(("kernel", "types"), GUARDED)
@@ -95,7 +95,7 @@ def _run(name, launcher, state, **scalars):
 
 
 @pytest.mark.parametrize(
-    ("slots", "cause"),
+    ("entries", "cause"),
     [
         ({}, 0),
         ({"LOSS": np.nan}, 1),
@@ -106,9 +106,9 @@ def _run(name, launcher, state, **scalars):
         ({"MAX_ABS": np.inf}, 2),
     ],
 )
-def test_check_finite_records_the_first_non_finite_step(state_accesses, cause, launcher):
+def test_check_finite_records_the_first_non_finite_step(entries, cause, launcher):
     """NONFINITE_STEP is 1 + the step, with cause, learning rate and batch. A later step changes nothing."""
-    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **state_accesses), limit=1e3)
+    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **entries), limit=1e3)
     assert state[StateEntry.NONFINITE_CAUSE] == cause
     assert state[StateEntry.NONFINITE_STEP] == (4 if cause else 0)
     assert state[StateEntry.NONFINITE_LR] == (0.01 if cause else 0) and state[StateEntry.NONFINITE_BATCH] == (
@@ -116,16 +116,16 @@ def test_check_finite_records_the_first_non_finite_step(state_accesses, cause, l
     )
     assert state[StateEntry.NEAR_OVERFLOW] == 0
     for stop in ({"NONFINITE_STEP": 2}, {"EMPTY_BATCH": 1}):
-        before = state_array(**state_accesses, **stop)
+        before = state_array(**entries, **stop)
         np.testing.assert_array_equal(_run("check_finite", launcher, before.copy(), limit=1e3), before)
 
 
 @pytest.mark.parametrize(
-    ("slots", "near_overflow"),
+    ("entries", "near_overflow"),
     [({"MAX_ABS": 1e3}, 0), ({"MAX_ABS": 1001}, 1), ({"LR": 1001}, 1), ({"LR": -1001}, 1), ({"MAX_ABS": 5}, 0)],
 )
-def test_check_finite_sets_near_overflow(state_accesses, near_overflow, launcher):
-    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **state_accesses), limit=1e3)
+def test_check_finite_sets_near_overflow(entries, near_overflow, launcher):
+    state = _run("check_finite", launcher, state_array(NEAR_OVERFLOW=0, **entries), limit=1e3)
     assert state[StateEntry.NEAR_OVERFLOW] == near_overflow and state[StateEntry.NONFINITE_STEP] == 0
 
 

@@ -346,13 +346,13 @@ def test_two_steps_by_hand(name, dtype, implementation):
     constants, gradients, thetas = BY_HAND[name]
     state = state_array(STEP=0, LR=0.5, CORRECTED_LR=np.nan, INV_SQRT_CORRECTION=np.nan)
     theta = np.ones(37, dtype)
-    state_accesses = [np.zeros(37, dtype) for _ in kernels.get(name).signature.outputs[1:]]
+    slots = [np.zeros(37, dtype) for _ in kernels.get(name).signature.outputs[1:]]
     for g, wanted in zip(gradients, thetas, strict=True):
         if name.startswith("adam"):
             implementation(
                 "adam_bias_correction", out=state, count=1, beta1=constants["beta1"], beta2=constants["beta2"]
             )
-        implementation(name, np.full(37, g, dtype), state, out=(theta, *state_accesses), **constants)
+        implementation(name, np.full(37, g, dtype), state, out=(theta, *slots), **constants)
         _assert_near(theta, np.full(37, wanted), 4, 1.0)
         implementation("end_step", out=state, count=1, rows=1)
     assert state[StateEntry.STEP] == 2
