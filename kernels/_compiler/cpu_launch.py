@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -22,9 +23,8 @@ NS_PER_ELEMENT = 0.4
 def bind(kernel: KernelDefinition, bound: BoundArguments) -> Callable[[], None]:
     """Bind the compiled source if there is one, otherwise the NumPy reference."""
     # no network trains in bfloat16 on a CPU, so the reference is sufficient
-    if bound.bf16 or cpu_cache.library(unit_of(kernel, bound.types)) is None:
-        return numpy_launch.bind(kernel, bound)
-    return bind_compiled(kernel, bound)
+    library = None if bound.bf16 else cpu_cache.library(unit_of(kernel, bound.types))
+    return numpy_launch.bind(kernel, bound) if library is None else _bind_library(kernel, bound, library)
 
 
 def bind_compiled(kernel: KernelDefinition, bound: BoundArguments) -> Callable[[], None]:
@@ -33,6 +33,10 @@ def bind_compiled(kernel: KernelDefinition, bound: BoundArguments) -> Callable[[
     if library is None or bound.bf16:
         reason = "bfloat16 is not supported on a CPU" if bound.bf16 else cpu_cache.status().reason
         raise RuntimeError(f"kernel {kernel.name}: the compiled source cannot run: {reason}")
+    return _bind_library(kernel, bound, library)
+
+
+def _bind_library(kernel: KernelDefinition, bound: BoundArguments, library: ctypes.CDLL) -> Callable[[], None]:
     arrays, copies = _with_contiguous_rows(kernel, bound.arrays)
     axis = partition_axis(kernel, arrays)
     launch = CompiledLaunch(

@@ -151,12 +151,12 @@ def single_threaded_blas() -> Iterator[None]:
 
 def bind_gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> Callable[[], Any] | None:
     """A compiled launch of out = a b, or None if only NumPy supports the layouts. The caller checks the operands."""
-    if native.executor_library() is None or a.ndim != 2 or not _has_positive_strides(a, b, out):
+    if a.ndim != 2 or not _has_positive_strides(a, b, out):
         return None
     if uses_small_gemm(a, b):
         return _bind_small_gemm([a, b, out])
     gemm = find_gemm(a.dtype.name)
-    if gemm is None or not _is_blas_layout(a) or not _is_blas_layout(b):
+    if gemm is None or native.executor_library() is None or not _is_blas_layout(a) or not _is_blas_layout(b):
         return None
     return _bind_blas_gemm(a, b, out, gemm.address)
 
@@ -166,9 +166,7 @@ def bind_affine(
 ) -> tuple[Callable[[], Any], bool] | None:
     """A compiled launch of out = a W + b (E1), and True if it applies the activation too (E2); else None."""
     fused = activation in FUSED_ACTIVATIONS
-    if native.executor_library() is None or not _has_positive_strides(a, W, out):
-        return None
-    if not uses_small_gemm(a, W, saves_a_pass=fused):
+    if not _has_positive_strides(a, W, out) or not uses_small_gemm(a, W, saves_a_pass=fused):
         return None
     return _bind_small_gemm([a, W, out, b], relu=fused), fused
 
