@@ -9,6 +9,7 @@ from .state import StateEntry
 @update_rule(
     "v",
     "v = v + g * g; theta = theta - lr * g / (sqrt(v) + eps);",
+    reads=(StateEntry.LR,),
     prologue="const T lr = (T)state[LR], eps = (T)epsilon;",
     scalars=("epsilon",),
 )

@@ -20,6 +20,8 @@ const double t = state[STEP] + 1.0;
 state[CORRECTED_LR] = state[LR] / (1.0 - pow(beta1, t));
 state[INV_SQRT_CORRECTION] = 1.0 / sqrt(1.0 - pow(beta2, t));
 """,
+    reads=(StateEntry.STEP, StateEntry.LR),
+    writes=(StateEntry.CORRECTED_LR, StateEntry.INV_SQRT_CORRECTION),
 )
 def adam_bias_correction(beta1, beta2, state):
     """η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ), where t counts steps from 1: once per step, in float64."""
@@ -31,6 +33,7 @@ def adam_bias_correction(beta1, beta2, state):
 @update_rule(
     "m v",
     f"{MOMENTS} theta = theta - rate * m / (sqrt(v) * root + eps);",
+    reads=(StateEntry.CORRECTED_LR, StateEntry.INV_SQRT_CORRECTION),
     prologue=PROLOGUE,
     scalars=("beta1", "beta2", "epsilon"),
 )

@@ -10,6 +10,7 @@ from .state import StateEntry
 @update_rule(
     "m v",
     f"{MOMENTS} theta = theta * shrink - rate * m / (sqrt(v) * root + eps);",
+    reads=(StateEntry.LR, StateEntry.CORRECTED_LR, StateEntry.INV_SQRT_CORRECTION),
     prologue=f"{PROLOGUE} const T shrink = (T)(1.0 - state[LR] * weight_decay);",
     scalars=("beta1", "beta2", "epsilon", "weight_decay"),
 )

@@ -26,6 +26,7 @@ def sigmoid_terms(z, y, w):
 @by_row(
     "rows[m] T z, rows[m] T y, T w -> rows[m] T a, rows[m] T delta, T loss",
     row_sum(f"{SIGMOID} sum += term;", "loss = w * sum;"),
+    in_place={"a": ("z",), "delta": ("z",)},
 )
 def sigmoid_crossentropy(z, y, w):
     """a = σ(z), δ = w(a − y) and wℓ, ℓ = −Σ y log a + (1 − y) log(1 − a) = Σ max(z, 0) − zy + log(1 + e^−|z|).

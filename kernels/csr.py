@@ -26,6 +26,7 @@ def _rows(rows, values, columns, starts, m, dtype):
 @by_row(
     "raw S values, raw int32 columns, raw int64 starts, raw int64 order, raw float64 state -> inout rows[m] T x",
     f"const long long r = order[(long long)state[OFFSET] + i];{_ROW}",
+    reads=(StateEntry.OFFSET,),
 )
 def gather_csr(i, values, columns, starts, order, state, m, x):
     """xᵢ = row order[offset + i] of the table as a dense row. (step 1 of the procedure)"""
@@ -35,6 +36,7 @@ def gather_csr(i, values, columns, starts, order, state, m, x):
 @by_row(
     "raw S values, raw int32 columns, raw int64 starts, raw float64 state -> inout rows[m] T x",
     f"const long long r = (long long)state[OFFSET] + i;{_ROW}",
+    reads=(StateEntry.OFFSET,),
 )
 def copy_csr(i, values, columns, starts, state, m, x):
     """xᵢ = row offset + i of the table as a dense row: consecutive rows, for prediction and evaluation."""

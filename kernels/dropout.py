@@ -41,7 +41,7 @@ def philox(counter, key):
 
 @by_row(
     """raw T x, raw float64 state, scalar uint32 threshold, scalar T factor, scalar uint32 layer, scalar int64 width,
-       scalar int64 elements -> raw T y""",
+       scalar int64 elements -> raw[x] T y""",
     """
 enum { BLOCKS = PHILOX_UNROLL };
 // the row of the first of BLOCKS blocks draws all of them
@@ -73,6 +73,14 @@ if (i % BLOCKS == 0) {
   }
 }
 """,
+    reads=(
+        StateEntry.STEP,
+        StateEntry.FIRST_ROW,
+        StateEntry.SEED_LOW,
+        StateEntry.SEED_HIGH,
+        StateEntry.NET_INDEX,
+    ),
+    in_place={"y": ("x",)},
     independent_rows=True,
 )
 def dropout(i, x, state, threshold, factor, layer, width, elements, y):

@@ -16,6 +16,7 @@ else for (long long k = LANE; k < m; k += LANES) x[k] = (T)from[k * column_step]
 @by_row(
     "raw S source, raw int64 order, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] H x",
     f"const S* from = source + order[(long long)state[OFFSET] + i] * row_step;{_CONVERT}",
+    reads=(StateEntry.OFFSET,),
 )
 def gather(i, source, order, state, row_step, column_step):
     """xᵢ = source[order[offset + i]]; the steps are the strides of `source` in elements. (step 1 of the procedure)"""
@@ -27,6 +28,7 @@ def gather(i, source, order, state, row_step, column_step):
 @by_row(
     "raw int32 source, raw int64 order, raw float64 state -> int32 y",
     "y = source[order[(long long)state[OFFSET] + i]];",
+    reads=(StateEntry.OFFSET,),
 )
 def gather_labels(i, source, order, state):
     """yᵢ = source[order[offset + i]]: the labels of a batch."""
@@ -36,6 +38,7 @@ def gather_labels(i, source, order, state):
 @by_row(
     "raw S source, raw float64 state, scalar int64 row_step, scalar int64 column_step -> rows[m] H x",
     f"const S* from = source + ((long long)state[OFFSET] + i) * row_step;{_CONVERT}",
+    reads=(StateEntry.OFFSET,),
 )
 def copy_rows(i, source, state, row_step, column_step):
     """xᵢ = source[offset + i]: consecutive rows, for prediction and evaluation."""
@@ -46,6 +49,7 @@ def copy_rows(i, source, state, row_step, column_step):
 @by_row(
     "raw int32 source, raw float64 state -> int32 y",
     "y = source[(long long)state[OFFSET] + i];",
+    reads=(StateEntry.OFFSET,),
 )
 def copy_labels(i, source, state):
     """yᵢ = source[offset + i]: the labels of consecutive rows."""

@@ -197,6 +197,7 @@ variance_sums[2 * columns + i] +=
 variance_sums[3 * columns + i] = total;
 """,
     guard=IF_UPDATING,
+    reads=(),
 )
 def accumulate_variance(i, batch, first, state, columns, variance_sums):
     """Σw(a − y)², the mean of y − c, Σw(y − mean)², Σw and c of all batches so far, per column.

@@ -7,6 +7,7 @@ from .state import StateEntry
 @update_rule(
     "v",
     "v = mu * v + g; theta = theta - lr * v;",
+    reads=(StateEntry.LR,),
     prologue="const T lr = (T)state[LR], mu = (T)momentum;",
     scalars=("momentum",),
 )

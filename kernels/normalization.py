@@ -48,6 +48,7 @@ for (long long k = LANE; k < m; k += LANES) {
   x_hat[k] = u; z[k] = gamma[k] * u + beta[k];
 }
 """,
+    in_place={"x_hat": ("x",), "z": ("x",)},
 )
 def layer_normalize(x, gamma, beta, epsilon):
     """x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β, μ and σ² over the columns of a row; scale = 1/√(σ² + ε). If σ²
@@ -68,6 +69,7 @@ first = sum_lanes<LANES>(first) / (T)m;
 second = sum_lanes<LANES>(second) / (T)m;
 for (long long k = LANE; k < m; k += LANES) grad[k] = scale * (gamma[k] * g[k] - first - x_hat[k] * second);
 """,
+    in_place={"grad": ("g", "x_hat")},
 )
 def layer_normalize_backward(g, x_hat, scale, gamma):
     """∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γ ⊙ g, means over the columns of a row. (E5)"""

@@ -42,6 +42,7 @@ def sum_all(x):
     "T x, raw float64 state -> float64 s",
     "const double u = (double)x * inverse; s = u * u;",
     prologue="const double inverse = state[MAX_ABS] > 1e100 ? 1.0 / state[MAX_ABS] : 1.0;",
+    reads=(StateEntry.MAX_ABS,),
     axis="all",
 )
 def sum_of_squares(x, state):

@@ -9,6 +9,7 @@ from .state import StateEntry
 @update_rule(
     "v",
     "v = decay * v + one_minus_decay * g * g; theta = theta - lr * g / (sqrt(v) + eps);",
+    reads=(StateEntry.LR,),
     prologue="const T lr = (T)state[LR], decay = (T)rho, one_minus_decay = (T)(1.0 - rho), eps = (T)epsilon;",
     scalars=("rho", "epsilon"),
 )

@@ -17,12 +17,13 @@ from ._compiler.warp_lanes import row_sum
 from .adam import DECAY_RATES
 from .crossentropy import SIGMOID, sigmoid_terms
 from .state import StateEntry
-from .step import end_step_reference, end_step_source
+from .step import END_STEP_READS, END_STEP_WRITES, end_step_reference, end_step_source
 
 
 @elementwise(
     "T theta, raw float64 state, scalar T l2, scalar T l1 -> inout T g",
     "g = g + per_weight * (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",
+    reads=(StateEntry.WEIGHT,),
     prologue="const T per_weight = (T)(state[WEIGHT] > 0.0 ? 1.0 / state[WEIGHT] : 0.0);",
 )
 def add_scaled_penalty_gradient(theta, state, l2, l1, g):
@@ -32,7 +33,12 @@ def add_scaled_penalty_gradient(theta, state, l2, l1, g):
     return g + per_weight * (l2 * theta + l1 * np.sign(theta))
 
 
-@by_row("-> raw float64 state", "state[PENALTY] = state[WEIGHT] > 0.0 ? state[PENALTY] / state[WEIGHT] : 0.0;")
+@by_row(
+    "-> raw float64 state",
+    "state[PENALTY] = state[WEIGHT] > 0.0 ? state[PENALTY] / state[WEIGHT] : 0.0;",
+    reads=(StateEntry.PENALTY, StateEntry.WEIGHT),
+    writes=(StateEntry.PENALTY,),
+)
 def scale_penalty(state):
     """The penalty in the loss of a batch: ½α ΣW²/Σw. (variant of E9)"""
     weight = state[StateEntry.WEIGHT]
@@ -42,6 +48,8 @@ def scale_penalty(state):
 @by_row(
     "scalar float64 rows -> raw float64 state",
     end_step_source("rows"),
+    reads=END_STEP_READS,
+    writes=END_STEP_WRITES,
 )
 def end_step_by_rows(rows, state):
     """End the step as end_step does; the weight of the batch in the epoch's loss is its number of rows."""
@@ -71,6 +79,7 @@ def clip_log_loss(w, low, high, loss):
 @by_row(
     "rows[m] T z, rows[m] T y, T w, scalar T low, scalar T high -> rows[m] T a, rows[m] T delta, T loss",
     row_sum(f"{SIGMOID} sum += term < low ? low : (term > high ? high : term);", "loss = w * sum;"),
+    in_place={"a": ("z",), "delta": ("z",)},
 )
 def sigmoid_log_loss(z, y, w, low, high):
     """a = σ(z), δ = w(a − y), and wℓ with ℓ = −Σ y log a + (1 − y) log(1 − a), where each a is clipped to
@@ -91,6 +100,7 @@ def sigmoid_log_loss(z, y, w, low, high):
 """,
         "loss = w * sum;",
     ),
+    in_place={"a": ("z",), "delta": ("z",)},
 )
 def exp_poisson(z, y, w):
     """a = eᶻ, δ = w(a − y) and wℓ, ℓ = Σ y log(y/a) − y + a, half the Poisson deviance. (E3, E4)
@@ -106,6 +116,7 @@ def exp_poisson(z, y, w):
 @update_rule(
     "v",
     "v = mu * v - lr * g; theta = theta + v;",
+    reads=(StateEntry.LR,),
     prologue="const T lr = (T)state[LR], mu = (T)momentum;",
     scalars=("momentum",),
 )
@@ -119,6 +130,7 @@ def sklearn_momentum(g, state, momentum, theta, v):
 @update_rule(
     "v",
     "v = mu * v - lr * g; theta = theta + (mu * v - lr * g);",
+    reads=(StateEntry.LR,),
     prologue="const T lr = (T)state[LR], mu = (T)momentum;",
     scalars=("momentum",),
 )
@@ -135,6 +147,8 @@ def sklearn_nesterov(g, state, momentum, theta, v):
 const double t = state[STEP] + 1.0;
 state[CORRECTED_LR] = state[LR] * sqrt(1.0 - pow(beta2, t)) / (1.0 - pow(beta1, t));
 """,
+    reads=(StateEntry.STEP, StateEntry.LR),
+    writes=(StateEntry.CORRECTED_LR,),
 )
 def sklearn_adam_bias_correction(beta1, beta2, state):
     """η√(1 − β₂ᵗ)/(1 − β₁ᵗ), where t counts steps from 1: once per step, in float64."""
@@ -147,6 +161,7 @@ def sklearn_adam_bias_correction(beta1, beta2, state):
     """m = b1 * m + one_minus_b1 * g;
        v = b2 * v + one_minus_b2 * (g * g);
        theta = theta - rate * m / (sqrt(v) + eps);""",
+    reads=(StateEntry.CORRECTED_LR,),
     prologue=f"{DECAY_RATES} const T rate = (T)state[CORRECTED_LR], eps = (T)epsilon;",
     scalars=("beta1", "beta2", "epsilon"),
 )

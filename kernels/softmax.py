@@ -39,7 +39,7 @@ def _softmax(z):
     return e / total, total[:, 0]
 
 
-@by_row("rows[m] T z -> rows[m] T a", _SOFTMAX)
+@by_row("rows[m] T z -> rows[m] T a", _SOFTMAX, in_place={"a": ("z",)})
 def softmax(z):
     """aₖ = e^zₖ / Σⱼ e^zⱼ, by row. (E2)"""
     return _softmax(z)[0]
@@ -54,6 +54,7 @@ inner = sum_lanes<LANES>(inner);
 // mutate: E4 softmax
 for (long long k = LANE; k < m; k += LANES) delta[k] = a[k] * (g[k] - inner);
 """,
+    in_place={"delta": ("a", "g")},
 )
 def softmax_backward(a, g):
     """δ = a ⊙ (g − Σₖ aₖgₖ), the transposed Jacobian of softmax times g = ∂C/∂a, by row. (E4)"""
@@ -71,6 +72,7 @@ for (k = LANE; k < m; k += LANES) {{ const T p = a[k] / sum; a[k] = p; delta[k] 
 if (y % LANES == LANE) delta[y] = w * (a[y] - (T)1);
 loss = w * ((log)(sum) - picked);
 """,
+    in_place={"a": ("z",), "delta": ("z",)},
 )
 def softmax_crossentropy(z, y, w):
     """Probabilities a, δ = w(a − y) and wℓ, ℓ = −log a_y = log Σ e^(zₖ−top) − (z_y − top), y the label. (E3, E4)
@@ -100,6 +102,7 @@ for (k = LANE; k < m; k += LANES) {{
 }}
 loss = w * (mass * (log)(sum) - picked);
 """,
+    in_place={"a": ("z",), "delta": ("z",)},
 )
 def softmax_crossentropy_dense(z, y, w):
     """As softmax_crossentropy, for a row y of probabilities: ℓ = −Σ yₖ log aₖ, δ = w(a Σy − y). (E3, E4)"""

@@ -6,7 +6,6 @@ counts, offsets and 32-bit keys are exact in float64, as all integers up to 2⁵
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
 
 
@@ -43,21 +42,3 @@ class StateEntry(IntEnum):
 SIZE = 32
 
 STATE_ENUM = "enum { " + ", ".join(f"{entry.name} = {int(entry)}" for entry in StateEntry) + " };\n"
-
-_MENTION = re.compile(r"((?<!&)&\s*(?:\w+\s*=\s*)?|\+\+|--)?\bstate\b(?:\[([A-Z_]+)\]\s*(\+\+|--|[-+*/]?=(?!=))?)?")
-
-
-def state_accesses(code: str) -> tuple[set[int], set[int]] | None:
-    """The entries of the state array that C++ code reads, and those that it writes.
-
-    None if the code uses the array as a whole, or the address of an entry.
-    """
-    reads, writes = set(), set()
-    for before, name, after in _MENTION.findall(code):
-        if before.startswith("&") or name not in StateEntry.__members__:
-            return None
-        if before or after:
-            writes.add(int(StateEntry[name]))
-        if after != "=":
-            reads.add(int(StateEntry[name]))
-    return reads, writes

@@ -10,15 +10,19 @@ from .state import StateEntry
 IF_UPDATING = Guard(
     "state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0",
     lambda s: s[StateEntry.NONFINITE_STEP] == 0 and s[StateEntry.EMPTY_BATCH] == 0,
+    reads=(StateEntry.NONFINITE_STEP, StateEntry.EMPTY_BATCH),
 )
 IF_NEAR_OVERFLOW = Guard(
     "state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0 && state[NEAR_OVERFLOW] != 0.0",
     lambda s: s[StateEntry.NONFINITE_STEP] == 0 and s[StateEntry.EMPTY_BATCH] == 0 and s[StateEntry.NEAR_OVERFLOW] != 0,
+    reads=(StateEntry.NONFINITE_STEP, StateEntry.EMPTY_BATCH, StateEntry.NEAR_OVERFLOW),
 )
 
 
 @by_row(
-    "scalar float64 rows -> raw float64 state", "state[WEIGHT] = rows; state[EMPTY_BATCH] = 0.0; state[PENALTY] = 0.0;"
+    "scalar float64 rows -> raw float64 state",
+    "state[WEIGHT] = rows; state[EMPTY_BATCH] = 0.0; state[PENALTY] = 0.0;",
+    writes=(StateEntry.WEIGHT, StateEntry.EMPTY_BATCH, StateEntry.PENALTY),
 )
 def start_batch(rows, state):
     """Set Σ wᵢ of a batch without sample weights to its number of rows, and reset the penalty."""
@@ -27,7 +31,12 @@ def start_batch(rows, state):
     state[StateEntry.PENALTY] = 0
 
 
-@by_row("-> raw float64 state", "state[EMPTY_BATCH] = state[WEIGHT] > 0.0 ? 0.0 : 1.0; state[PENALTY] = 0.0;")
+@by_row(
+    "-> raw float64 state",
+    "state[EMPTY_BATCH] = state[WEIGHT] > 0.0 ? 0.0 : 1.0; state[PENALTY] = 0.0;",
+    reads=(StateEntry.WEIGHT,),
+    writes=(StateEntry.EMPTY_BATCH, StateEntry.PENALTY),
+)
 def start_weighted_batch(state):
     """Mark a batch whose weights sum to zero: it changes nothing. Resets the penalty."""
     state[StateEntry.EMPTY_BATCH] = 0 if state[StateEntry.WEIGHT] > 0 else 1
@@ -38,6 +47,7 @@ def start_weighted_batch(state):
     "T w, raw float64 state -> T normalized",
     "normalized = weight > 0.0 ? (T)((double)w / weight) : w;",  # mutate: E3 weights
     prologue="const double weight = state[WEIGHT];",
+    reads=(StateEntry.WEIGHT,),
     ulp=0,
 )
 def normalize_weights(w, state):
@@ -49,6 +59,7 @@ def normalize_weights(w, state):
 @elementwise(
     "T theta, raw float64 state, scalar T l2, scalar T l1 -> inout T g",
     "g = g + (l2 * theta + l1 * (theta > (T)0 ? (T)1 : (theta < (T)0 ? (T)-1 : (T)0 * theta)));",  # mutate: E9 gradient
+    reads=(),
 )
 def add_penalty_gradient(theta, state, l2, l1, g):
     """∂C/∂W += λW, and λ₁ sign(W) for an l1 penalty. (E9)"""
@@ -66,6 +77,15 @@ def penalty(theta, l2, l1):
     return 0.5 * l2 * u * u + l1 * np.abs(u)
 
 
+# the record of the first non-finite step
+_NONFINITE = (
+    StateEntry.NONFINITE_STEP,
+    StateEntry.NONFINITE_CAUSE,
+    StateEntry.NONFINITE_LR,
+    StateEntry.NONFINITE_BATCH,
+)
+
+
 @by_row(
     "scalar float64 limit -> raw float64 state",
     """
@@ -80,6 +100,17 @@ if (state[NONFINITE_STEP] == 0.0 && state[EMPTY_BATCH] == 0.0) {
   } else if (state[MAX_ABS] > limit || !(fabs(state[LR]) <= limit)) state[NEAR_OVERFLOW] = 1.0;
 }
 """,
+    reads=(
+        StateEntry.NONFINITE_STEP,
+        StateEntry.EMPTY_BATCH,
+        StateEntry.LOSS,
+        StateEntry.PENALTY,
+        StateEntry.MAX_ABS,
+        StateEntry.STEP,
+        StateEntry.LR,
+        StateEntry.BATCH_INDEX,
+    ),
+    writes=(*_NONFINITE, StateEntry.NEAR_OVERFLOW),
 )
 def check_finite(limit, state):
     """Record the step if the loss, a gradient or a parameter is not finite.
@@ -112,6 +143,8 @@ if (state[UPDATE_PROBE] - state[UPDATE_PROBE] != 0.0) {
 }
 """,
     guard=IF_NEAR_OVERFLOW,
+    reads=(StateEntry.UPDATE_PROBE, StateEntry.STEP, StateEntry.LR, StateEntry.BATCH_INDEX),
+    writes=_NONFINITE,
 )
 def check_update_finite(state):
     """Record the step if its update would not be finite, before the update is applied."""
@@ -139,6 +172,7 @@ def clip_value(limit, g):
     prologue="""const double unit = state[MAX_ABS] > 1e100 ? state[MAX_ABS] : 1.0;
              const double norm = sqrt(state[SQUARED_NORM]) * unit;
              const T scale = (T)(norm > limit ? limit / norm : 1.0);""",
+    reads=(StateEntry.MAX_ABS, StateEntry.SQUARED_NORM),
 )
 def clip_norm(state, limit, g):
     """g ← g · min(1, limit/‖g‖), where ‖g‖ is the Euclidean norm over all parameters."""
@@ -152,6 +186,7 @@ def clip_norm(state, limit, g):
     "row T squares, raw float64 state, scalar T limit -> inout T W",
     "const T norm = sqrt(squares); W = norm > limit ? W * (limit / norm) : W;",
     guard=IF_UPDATING,
+    reads=(),
 )
 def max_norm(squares, state, limit, W):
     """Scale column j of W, the weights of neuron j, to the Euclidean norm `limit` if its norm is larger."""
@@ -163,6 +198,7 @@ def max_norm(squares, state, limit, W):
     "row T observed, raw float64 state, scalar T momentum, scalar T factor -> inout T running",
     "running = running + momentum * (factor * observed - running);",
     guard=IF_UPDATING,
+    reads=(),
 )
 def update_running_stat(observed, state, momentum, factor, running):
     """running ← running + momentum · (factor · observed − running): a running mean or variance."""
@@ -173,6 +209,7 @@ def update_running_stat(observed, state, momentum, factor, running):
     "float64 batch, raw float64 state -> inout float64 sums",
     "sums = sums + batch;",
     guard=IF_UPDATING,
+    reads=(),
 )
 def accumulate(batch, state, sums):
     """sums ← sums + batch: the weighted sums of an epoch's metrics."""
@@ -192,6 +229,22 @@ state[BATCH_INDEX] += 1.0;
 """
 
 
+END_STEP_WRITES = (
+    StateEntry.LOSS_SUM,
+    StateEntry.WEIGHT_SUM,
+    StateEntry.STEP,
+    StateEntry.OFFSET,
+    StateEntry.BATCH_INDEX,
+)
+END_STEP_READS = (
+    *END_STEP_WRITES,
+    StateEntry.NONFINITE_STEP,
+    StateEntry.EMPTY_BATCH,
+    StateEntry.LOSS,
+    StateEntry.PENALTY,
+)
+
+
 def end_step_reference(weight, rows, state):
     """The NumPy reference of end_step_source."""
     if state[StateEntry.NONFINITE_STEP] == 0 and state[StateEntry.EMPTY_BATCH] == 0:
@@ -205,6 +258,8 @@ def end_step_reference(weight, rows, state):
 @by_row(
     "scalar float64 rows -> raw float64 state",
     end_step_source("state[WEIGHT]"),
+    reads=(*END_STEP_READS, StateEntry.WEIGHT),
+    writes=END_STEP_WRITES,
 )
 def end_step(rows, state):
     """End the step: t ← t + 1, the next batch begins `rows` later, the loss is added to the epoch's sums."""
@@ -221,6 +276,8 @@ if (state[NONFINITE_STEP] == 0.0) {
   state[LOSS_SUM] = 0.0; state[WEIGHT_SUM] = 0.0; state[BATCH_INDEX] = 0.0; state[EPOCHS_DONE] += 1.0;
 }
 """,
+    reads=(StateEntry.NONFINITE_STEP, StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM, StateEntry.EPOCHS_DONE),
+    writes=(StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM, StateEntry.BATCH_INDEX, StateEntry.EPOCHS_DONE),
 )
 def end_epoch(totals_n, record, totals, state):
     """End an epoch without non-finite steps: record its sums and reset them.
@@ -245,6 +302,8 @@ state[LOSS_SUM] += state[LOSS] * state[WEIGHT];
 state[WEIGHT_SUM] += state[WEIGHT];
 state[OFFSET] += rows;
 """,
+    reads=(StateEntry.LOSS, StateEntry.WEIGHT, StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM, StateEntry.OFFSET),
+    writes=(StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM, StateEntry.OFFSET),
 )
 def accumulate_loss(rows, state):
     """End an evaluation batch: add its loss, without penalties, to the sums."""
@@ -253,7 +312,12 @@ def accumulate_loss(rows, state):
     state[StateEntry.OFFSET] += rows
 
 
-@by_row("scalar float64 rows -> raw float64 state", "state[OFFSET] += rows;")
+@by_row(
+    "scalar float64 rows -> raw float64 state",
+    "state[OFFSET] += rows;",
+    reads=(StateEntry.OFFSET,),
+    writes=(StateEntry.OFFSET,),
+)
 def advance_offset(rows, state):
     """The next block of rows begins `rows` later."""
     state[StateEntry.OFFSET] += rows
@@ -262,6 +326,8 @@ def advance_offset(rows, state):
 @by_row(
     "raw float64 rates -> raw float64 state",
     "state[LR] = rates[1 + (long long)(state[STEP] - rates[0])];",
+    reads=(StateEntry.STEP,),
+    writes=(StateEntry.LR,),
 )
 def set_scheduled_lr(rates, state):
     """η of step t is rates[1 + t − first], where rates[0] is first: a schedule computed in advance."""

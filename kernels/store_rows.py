@@ -10,6 +10,7 @@ from .state import StateEntry
 @by_row(
     "rows[m] T x, raw float64 state -> raw T stored",
     "for (long long k = LANE; k < m; k += LANES) stored[((long long)state[OFFSET] + i) * m + k] = x[k];",
+    reads=(StateEntry.OFFSET,),
     independent_rows=True,
 )
 def store_rows(i, m, x, state, stored):
@@ -18,7 +19,10 @@ def store_rows(i, m, x, state, stored):
 
 
 @by_row(
-    "int32 y, raw float64 state -> raw int32 stored", "stored[(long long)state[OFFSET] + i] = y;", independent_rows=True
+    "int32 y, raw float64 state -> raw int32 stored",
+    "stored[(long long)state[OFFSET] + i] = y;",
+    reads=(StateEntry.OFFSET,),
+    independent_rows=True,
 )
 def store_labels(i, y, state, stored):
     """stored[offset + i] = yᵢ."""
@@ -28,6 +32,7 @@ def store_labels(i, y, state, stored):
 @by_row(
     "T w, raw float64 state -> raw float64 stored",
     "stored[(long long)state[OFFSET] + i] = (double)w;",
+    reads=(StateEntry.OFFSET,),
     independent_rows=True,
 )
 def store_weights(i, w, state, stored):

@@ -50,9 +50,7 @@ def check_arguments(
             f"kernel {kernel.name} takes ({expected}) and {len(signature.outputs)} output(s), "
             f"got {len(inputs)} input(s) and {len(outputs)} output(s)"
         )
-    names = {o.name for o in signature.scalars}
-    if set(scalars) != names:
-        raise TypeError(f"kernel {kernel.name} takes the scalars {sorted(names)}, got {sorted(scalars)}")
+    _check_scalars(kernel, scalars)
     arrays = [*inputs, *outputs]
     types: dict[str, str] = {}
     for operand, array in zip(signature.arrays, arrays, strict=True):
@@ -143,8 +141,11 @@ def _is_result(kernel: KernelDefinition, operand: Operand) -> bool:
 
 
 def _check_shapes(kernel: KernelDefinition, arrays: list[Any], launch: _LaunchShape) -> None:
-    for operand, array in zip(kernel.signature.arrays, arrays, strict=True):
+    pairs = list(zip(kernel.signature.arrays, arrays, strict=True))
+    for operand, array in pairs:
         expected = _expected_shape(kernel, operand, launch)
+        if operand.like is not None:
+            expected = next(tuple(a.shape) for o, a in pairs if o.name == operand.like)
         if expected is not None and tuple(array.shape) != expected:
             raise ValueError(
                 f"kernel {kernel.name}: {operand.name} must have shape {expected}, got {tuple(array.shape)}"
@@ -169,45 +170,41 @@ def _expected_shape(kernel: KernelDefinition, operand: Operand, launch: _LaunchS
     return (m,) if launch.flat else (n, m)
 
 
-def allocate_outputs(kernel: KernelDefinition, inputs: Sequence[Any]) -> Any:
-    """New output arrays of the inputs' kind (NumPy or CuPy), type and shape: one array or a tuple of arrays."""
-    signature = kernel.signature
-    if any(o.kind == "raw" or o.role == "inout" for o in signature.outputs):
-        raise TypeError(f"kernel {kernel.name}: pass out=, some outputs are also read or are raw arrays")
-    by_name = dict(zip((o.name for o in signature.inputs), inputs, strict=False))
-    for o in signature.inputs:
+def check_call(kernel: KernelDefinition, operands: Sequence[Any], scalars: dict[str, Any]) -> None:
+    """Raise TypeError unless a functional call has the kernel's operands and scalars."""
+    if len(operands) != kernel.n_operands:
+        expected = ", ".join(o.name for o in kernel.operands)
+        raise TypeError(
+            f"kernel {kernel.name} takes the operands ({expected}), got {len(operands)}; with out=, those before the "
+            f"arrow of its signature"
+        )
+    _check_scalars(kernel, scalars)
+
+
+def _check_scalars(kernel: KernelDefinition, scalars: dict[str, Any]) -> None:
+    names = {o.name for o in kernel.signature.scalars}
+    if scalars.keys() != names:
+        raise TypeError(f"kernel {kernel.name} takes the scalars {sorted(names)}, got {sorted(scalars)}")
+
+
+def allocate_outputs(kernel: KernelDefinition, operands: Sequence[Any], count: int | None) -> Any:
+    """The outputs of a functional call: new arrays, copies of `inout` operands, and the raw operands themselves."""
+    for o, a in zip(kernel.operands, operands, strict=True):
+        if not hasattr(a, "dtype") or not hasattr(a, "strides"):
+            raise TypeError(f"kernel {kernel.name}: {o.name} must be an array, got {type(a).__name__}")
         # bfloat16 values need out=; any other array of integers is a mistake
-        if o.type == "H" and getattr(by_name.get(o.name), "dtype", None) == np.uint16:
+        if o.type == "H" and a.dtype == np.uint16:
             raise TypeError(
                 f"kernel {kernel.name}: {o.name} must be floating point, got uint16; for bfloat16 pass out="
             )
-    full = [by_name[o.name] for o in signature.inputs if o.kind in ("element", "rows")]
-    if not full:
-        raise TypeError(f"kernel {kernel.name}: pass out=, no input determines the shape")
-    like = max(full, key=lambda a: a.ndim)
-    made = [
-        _empty_like(like, _output_shape(kernel, o, like), _output_type(kernel, o, by_name, like))
-        for o in signature.outputs
-    ]
+    made = []
+    layouts = kernel.output_layouts(operands, count)
+    for o, k, (shape, dtype) in zip(kernel.signature.outputs, kernel.updated, layouts, strict=True):
+        if k is None:
+            made.append(_empty_like(operands[0], shape, dtype))
+        else:
+            made.append(operands[k].copy() if o.role == "inout" else operands[k])
     return made[0] if len(made) == 1 else tuple(made)
-
-
-def _output_type(kernel: KernelDefinition, operand: Operand, by_name: dict[str, Any], like: Any) -> Any:
-    if not operand.type_variable:
-        return np.dtype(operand.type)
-    same_type = (by_name[o.name] for o in kernel.signature.inputs if o.type == operand.type and o.is_array)
-    dtype = next(same_type, like).dtype
-    if operand.type == "T" and kernel.signature.supports_bf16:
-        return np.dtype(STORAGE_TO_COMPUTE.get(dtype.name, dtype))
-    return dtype
-
-
-def _output_shape(kernel: KernelDefinition, operand: Operand, like: Any) -> Any:
-    if kernel.axis == "rows":
-        return like.shape[1:]
-    if kernel.axis == "all":
-        return (1,)
-    return like.shape[:1] if kernel.form == "by_row" and operand.kind == "element" else like.shape
 
 
 def _empty_like(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:

@@ -127,7 +127,12 @@ def elementwise_source(kernel: KernelDefinition, *, bf16: bool = False) -> Kerne
     pointers = _type_aliases(bf16=bf16) + [_pointer(o, o.name) for o in kernel.signature.arrays if o.kind == "raw"]
     loads = [f"T {o.name}" + (";" if o.role == "out" else f" = *(const Bfloat16*)&{o.name}_;") for o in stored]
     stores = [f"{o.name}_ = Bfloat16({o.name}).bits;" for o in stored if o.role != "in"]
-    operation = _guarded(kernel, pointers, [kernel.prologue, *loads, kernel.source, *stores])
+    # CuPy passes references, and an output may share the memory of an input
+    read = [o for o in kernel.signature.inputs if o.kind != "raw" and o not in stored]
+    loads += [f"const {type_of(o)} read_{o.name} = {o.name};" for o in read]
+    inner = [f"const {type_of(o)} {o.name} = read_{o.name};" for o in read]
+    body = ["{", *inner, kernel.source, "}"] if read else [kernel.source]
+    operation = _guarded(kernel, pointers, [kernel.prologue, *loads, *body, *stores])
     return KernelSource(", ".join(inputs), ", ".join(declare(kernel.signature.outputs)), operation, cuda_preamble())
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..state import state_accesses
 from .arguments import BoundArguments, check_arguments, with_input_copies
 from .cuda_codegen import (
     PARTIALS_PER_WARP,
@@ -79,13 +78,11 @@ def bind(kernel: KernelDefinition, bound: BoundArguments) -> DeviceLaunch:
     """Bind a kernel on the GPU that owns the arrays. Without elements, the launch contains no call."""
     calls = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](kernel, bound)
     reads, writes = [], []
-    code = "\n".join([kernel.source, kernel.prologue, kernel.guard.source if kernel.guard else ""])
     for o, a in zip(kernel.signature.arrays, bound.arrays, strict=True):
-        entries = state_accesses(code) if o.name == "state" and o.kind == "raw" else None
-        if entries is not None:
+        if o.name == "state" and o.kind == "raw":
             # launches that access different entries are independent
-            reads += [a[k : k + 1] for k in sorted(entries[0])]
-            writes += [a[k : k + 1] for k in sorted(entries[1])]
+            reads += [a[k : k + 1] for k in sorted(kernel.state_reads)]
+            writes += [a[k : k + 1] for k in sorted(kernel.state_writes)]
             continue
         reads += [a] if o.role != "out" else []
         writes += [a] if o.role != "in" else []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .signature import Signature
+from .output_layout import Layout, output_layout
+from .signature import Operand, Signature
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,12 @@ class Guard:
 
     source     C++ expression over `state`
     reference  the same condition in Python
+    reads      the entries of the state array that it reads
     """
 
     source: str
     reference: Callable[[Any], bool]
+    reads: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ MAX_OF_MAGNITUDES = Combine("(a > b || a != a) ? a : b", np.maximum, 0.0, is_sel
 class KernelDefinition:
     """Everything that is declared about a kernel.
 
-    form              "elementwise", "by_row" or "reduction"
+    form              "elementwise", "by_row", "reduction" or "summed"
     source            C++ code for one element or one row
     reference         NumPy function that defines the result
     module            module that declares the kernel; its kernels are compiled together
@@ -59,6 +63,9 @@ class KernelDefinition:
     combine, axis     of a reduction: the operation, and "rows" (one result per column) or "all" (one result)
     independent_rows  row i writes only its own part of a raw output, so threads may share the rows
     ulp               allowed difference between source and reference in an elementwise kernel
+    reads, writes     entries of the state array that source and prologue access. None without a state array
+    shared            pairs (output, input) of a kernel by row that may share memory
+    base              of "summed": the elementwise kernel whose output is summed over rows
     """
 
     name: str
@@ -74,11 +81,70 @@ class KernelDefinition:
     independent_rows: bool = False
     ulp: int = 4
     doc: str = field(default="", repr=False)
+    reads: frozenset[int] | None = None
+    writes: frozenset[int] | None = None
+    shared: tuple[tuple[str, str], ...] = ()
+    base: KernelDefinition | None = None
 
     @property
     def combine_kernel(self) -> str | None:
         """The kernel that combines partial results. None if the reduction has a guard or cannot be divided."""
         return self.combine.combine_kernel if self.combine is not None and self.guard is None else None
+
+    # --- effects ---
+
+    @cached_property
+    def state_reads(self) -> frozenset[int]:
+        """The entries of the state array that a launch reads, the guard included."""
+        guarded = self.guard.reads if self.guard is not None else ()
+        return frozenset(map(int, (*(self.reads or ()), *guarded)))
+
+    @cached_property
+    def state_writes(self) -> frozenset[int]:
+        """The entries of the state array that a launch may write."""
+        return frozenset(self.writes or ())
+
+    # --- the functional form ---
+
+    @cached_property
+    def operands(self) -> tuple[Operand, ...]:
+        """The operands of a functional call: the inputs, then the outputs that are updated."""
+        return self.signature.inputs + tuple(o for o in self.signature.outputs if o.is_updated)
+
+    @cached_property
+    def n_operands(self) -> int:
+        return len(self.operands)
+
+    @cached_property
+    def updated(self) -> tuple[int | None, ...]:
+        """For each output, the index of the operand that it updates. None for a new array."""
+        return tuple(self.operands.index(o) if o.is_updated else None for o in self.signature.outputs)
+
+    @cached_property
+    def in_place(self) -> tuple[tuple[int, ...], ...]:
+        """For each output, the indices of the operands of the same type whose memory it may share, one at a time.
+
+        Two outputs never share memory. An updated output shares that of its own operand only.
+        """
+        return tuple(self._may_share(o) for o in self.signature.outputs)
+
+    def _may_share(self, output: Operand) -> tuple[int, ...]:
+        if output.is_updated:
+            return (self.operands.index(output),)
+        if self.form == "by_row":
+            return tuple(k for k, x in enumerate(self.operands) if (output.name, x.name) in self.shared)
+        if self.form == "reduction" or output.kind != "element":
+            return ()
+        # the generated loops load the inputs of an element before they write its outputs
+        return tuple(k for k, x in enumerate(self.operands) if (x.kind, x.type) == (output.kind, output.type))
+
+    @cached_property
+    def _layouts(self) -> tuple[Layout, ...]:
+        return tuple(output_layout(self, o) for o in self.signature.outputs)
+
+    def output_layouts(self, operands: Sequence[Any], count: int | None = None) -> list[tuple[tuple[int, ...], Any]]:
+        """(shape, dtype) of each output, for operands with a shape and a dtype. `count` as in a call."""
+        return [layout(operands, count) for layout in self._layouts]
 
 
 DEFINITIONS: dict[str, KernelDefinition] = {}

@@ -13,26 +13,35 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from . import cpu_cache, cpu_launch, cuda_launch, numpy_launch
-from .arguments import BoundArguments, allocate_outputs, check_arguments
+from .arguments import BoundArguments, allocate_outputs, check_arguments, check_call
 from .definition import ADD, DEFINITIONS, Combine, Guard, KernelDefinition
 from .signature import RESERVED_IN_REDUCTIONS, parse
 
 Launch = Callable[[], None]
 Declaration = Callable[[Callable[..., Any]], "Kernel"]
+Entries = Iterable[int] | None
 
 _REFUSED = re.compile(r"(?<![\w.])(abs|min|max)\s*\(")
 # the kinds of operands that may be stored in bfloat16
-_BF16_KINDS = {"elementwise": ("element", "row", "col"), "by_row": ("rows",), "reduction": ("element", "row")}
+_BF16_KINDS = {
+    "elementwise": ("element", "row", "col"),
+    "by_row": ("rows",),
+    "reduction": ("element", "row"),
+    "summed": ("element",),
+}
 
 
 @dataclass(frozen=True)
 class Kernel(KernelDefinition):
-    """A registered kernel. Calling it computes immediately; `bind` returns a launch that can be repeated."""
+    """A registered kernel. Calling it computes immediately; `bind` returns a launch that can be repeated.
+
+    A call without `out` is functional: `kernel(*operands, **scalars)` returns new arrays, see `_compiler/signature.py`.
+    """
 
     def bind(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
         """Bind the kernel to its buffers. Nothing is broadcast or cast.
@@ -60,6 +69,37 @@ class Kernel(KernelDefinition):
         """
         return _bind(self, check_arguments(self, inputs, out, scalars, count))
 
+    def __call__(self, *operands: Any, out: Any = None, count: int | None = None, **scalars: float) -> Any:
+        """Compute immediately and return the outputs: one array or a tuple.
+
+        Parameters
+        ----------
+        *operands : array
+            The operands before the arrow, then each output that is updated. An `inout` operand is copied, and the copy
+            is updated and returned; a `raw` operand is updated in place and returned. If an operand has a method
+            `record_kernel`, the call is passed to it: record_kernel(kernel, operands, count, scalars).
+        out : array or tuple of arrays, optional
+            Arrays for all outputs. Then `operands` are those before the arrow only, as for `bind`.
+        count : int, optional
+            The number of rows of a by-row kernel that no operand determines.
+        **scalars : float
+            The scalar operands by name.
+
+        Raises
+        ------
+        TypeError, ValueError
+            With the name of the operand that is missing or wrong.
+        """
+        if out is None:
+            check_call(self, operands, scalars)
+            for operand in operands:
+                if hasattr(operand, "record_kernel"):
+                    return operand.record_kernel(self, operands, count, scalars)
+            out = allocate_outputs(self, operands, count)
+            operands = operands[: len(self.signature.inputs)]
+        self.bind(*operands, out=out, count=count, **scalars)()
+        return out
+
     def bind_with_column_sums(self, *inputs: Any, out: Any, sums: Any, **scalars: float) -> Launch | None:
         """Bind out = kernel(inputs) and sums = Σ over the rows of `out` as a single pass over the arrays.
 
@@ -67,13 +107,6 @@ class Kernel(KernelDefinition):
         """
         bound = check_arguments(self, inputs, out, scalars, None)
         return None if bound.on_host else cuda_launch.bind_with_column_sums(self, bound, get("column_sum"), sums)
-
-    def __call__(self, *inputs: Any, out: Any = None, count: int | None = None, **scalars: float) -> Any:
-        """Compute immediately. Without `out`, the results are new arrays of the inputs' kind, type and shape."""
-        if out is None:
-            out = allocate_outputs(self, inputs)
-        self.bind(*inputs, out=out, count=count, **scalars)()
-        return out
 
     def bind_numpy(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
         """Bind the NumPy reference, which defines the result."""
@@ -121,6 +154,7 @@ def elementwise(
     *,
     prologue: str = "",
     guard: Guard | None = None,
+    reads: Entries = None,
     name: str | None = None,
     module: str | None = None,
     ulp: int = 4,
@@ -137,13 +171,18 @@ def elementwise(
         C++ statements before the loop.
     guard : Guard, optional
         The condition under which the kernel writes.
+    reads : iterable of StateEntry, optional
+        The entries of the operand `state` that source and prologue read. Required if there is one; the guard declares
+        its own.
     name, module : str, optional
         Default: those of the decorated function, which is the NumPy reference.
     ulp : int
         Allowed difference from the NumPy reference, in units in the last place of the largest term.
     """
 
-    return _declaration("elementwise", signature, source, name, module, prologue=prologue, guard=guard, ulp=ulp)
+    return _declaration(
+        "elementwise", signature, source, name, module, prologue=prologue, guard=guard, reads=reads, ulp=ulp
+    )
 
 
 def by_row(
@@ -151,16 +190,39 @@ def by_row(
     source: str,
     *,
     guard: Guard | None = None,
+    reads: Entries = None,
+    writes: Entries = None,
+    in_place: Mapping[str, Iterable[str]] | None = None,
     independent_rows: bool = False,
     name: str | None = None,
     module: str | None = None,
 ) -> Declaration:
     """Declare a kernel by its C++ source for one row. Operands `rows[m]` are pointers to this row of m columns.
 
-    `independent_rows` states that row i writes only its own part of a raw output, so that threads may share the rows.
+    Parameters
+    ----------
+    signature, source, guard, name, module
+        As for `elementwise`; the source is for one row.
+    reads, writes : iterable of StateEntry, optional
+        The entries of the operand `state` that the source reads, and those that it may write.
+    in_place : mapping of str to iterable of str, optional
+        For an output, the inputs whose memory it may share: {"a": ("z",)} if every lane has read z before it writes a.
+    independent_rows : bool
+        Row i writes only its own part of a raw output, so that threads may share the rows.
     """
 
-    return _declaration("by_row", signature, source, name, module, guard=guard, independent_rows=independent_rows)
+    return _declaration(
+        "by_row",
+        signature,
+        source,
+        name,
+        module,
+        guard=guard,
+        reads=reads,
+        writes=writes,
+        shared=tuple((output, x) for output, given in (in_place or {}).items() for x in given),
+        independent_rows=independent_rows,
+    )
 
 
 def reduction(
@@ -171,6 +233,7 @@ def reduction(
     combine: Combine = ADD,
     prologue: str = "",
     guard: Guard | None = None,
+    reads: Entries = None,
     name: str | None = None,
     module: str | None = None,
 ) -> Declaration:
@@ -181,7 +244,16 @@ def reduction(
     """
 
     return _declaration(
-        "reduction", signature, source, name, module, prologue=prologue, guard=guard, combine=combine, axis=axis
+        "reduction",
+        signature,
+        source,
+        name,
+        module,
+        prologue=prologue,
+        guard=guard,
+        reads=reads,
+        combine=combine,
+        axis=axis,
     )
 
 
@@ -192,39 +264,35 @@ def _declaration(
     name: str | None,
     module: str | None,
     *,
-    prologue: str = "",
-    guard: Guard | None = None,
-    combine: Combine | None = None,
-    axis: str = "",
-    independent_rows: bool = False,
-    ulp: int = 4,
+    reads: Entries = None,
+    writes: Entries = None,
+    **declared: Any,
 ) -> Declaration:
     def declare(reference: Callable[..., Any]) -> Kernel:
-        return _register(
+        return register(
             Kernel(
-                name or reference.__name__,
-                form,
-                parse(signature),
-                inspect.cleandoc(source),
-                reference,
-                module or reference.__module__,
-                prologue,
-                guard,
-                combine,
-                axis,
-                independent_rows,
-                ulp,
-                inspect.getdoc(reference) or "",
+                name=name or reference.__name__,
+                form=form,
+                signature=parse(signature),
+                source=inspect.cleandoc(source),
+                reference=reference,
+                module=module or reference.__module__,
+                doc=inspect.getdoc(reference) or "",
+                reads=None if reads is None else frozenset(map(int, reads)),
+                writes=None if writes is None else frozenset(map(int, writes)),
+                **declared,
             )
         )
 
     return declare
 
 
-def _register(kernel: Kernel) -> Kernel:
+def register(kernel: Kernel) -> Kernel:
     """Check a declaration and add it to the registry. A module may declare its own kernels again."""
     _check_calls(kernel)
     _check_operands(kernel)
+    _check_state(kernel)
+    _check_in_place(kernel)
     _check_reference(kernel)
     found = DEFINITIONS.get(kernel.name)
     if found is not None and found.module != kernel.module:
@@ -251,6 +319,28 @@ def _check_operands(kernel: Kernel) -> None:
     for o in operands:
         if o.type == "H" and (o.kind not in _BF16_KINDS[kernel.form] or (kernel.axis and o.role != "in")):
             raise ValueError(f"kernel {kernel.name}: {o.name} cannot be stored in bfloat16: write T instead of H")
+
+
+def _check_state(kernel: Kernel) -> None:
+    """Check that a kernel with a state array, and no other, declares the entries that it accesses."""
+    state = next((o for o in kernel.signature.arrays if o.name == "state" and o.kind == "raw"), None)
+    if state is None and (kernel.reads is not None or kernel.writes is not None or kernel.guard is not None):
+        raise ValueError(f"kernel {kernel.name}: entries of the state array need the operand 'raw float64 state'")
+    if state is not None and kernel.reads is None and kernel.writes is None:
+        raise ValueError(f"kernel {kernel.name}: declare reads= and writes=, the entries of state that it accesses")
+    if state is not None and state.role == "in" and kernel.writes:
+        raise ValueError(f"kernel {kernel.name}: state is an input, so writes= must be empty")
+
+
+def _check_in_place(kernel: Kernel) -> None:
+    outputs = {o.name: o for o in kernel.signature.outputs if not o.is_updated}
+    inputs = {o.name: o for o in kernel.operands}
+    for output, given in kernel.shared:
+        o, x = outputs.get(output), inputs.get(given)
+        if o is None or x is None or (o.kind, o.type, o.width) != (x.kind, x.type, x.width):
+            raise ValueError(
+                f"kernel {kernel.name}: in_place needs outputs and inputs alike, got {output!r} in {given!r}"
+            )
 
 
 def _check_reference(kernel: Kernel) -> None:

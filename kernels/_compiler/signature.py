@@ -11,7 +11,17 @@ Inputs are before the arrow, outputs after it; ``inout`` marks an output that is
 ``rows[m]``    by row only: a pointer to this row of m columns. Shape (n, m)
 ``raw``        a pointer to the entire contiguous array, which the source indexes (type S: in any layout)
 ``raw[m]``     by row only: as raw, with shape (m,), where m is the width of the rows
+``raw[x]``     output only: as raw, with the shape of the raw input x. All of it is written
 ``scalar``     a number, fixed when the launch is bound
+
+A call without ``out=`` is functional. Its operands are the inputs, then every output that is updated: each ``inout``
+output and each ``raw`` output, such as the state array, except ``raw[x]``. It returns all outputs:
+
+    "T g, raw float64 state -> inout T theta"     theta = sgd(g, state, theta)
+    "raw T x, raw float64 state -> raw[x] T y"    y = dropout(x, state)
+
+The shape of a new output follows from the operands: that of the elements, (n, m) of ``rows[m]``, (n,) for one value per
+row, and (m,) or (1,) for a reduction. ``count=`` is the number of rows if no operand determines it.
 
 Types are ``T`` (float32 or float64, the same for all operands of type T), ``S`` (any real type: that of the caller's
 table), ``H`` (T, or bfloat16 if T is float32, the same for all operands of type H) or a NumPy type such as ``int32``.
@@ -23,7 +33,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -58,17 +68,27 @@ _OPERAND = re.compile(
 
 @dataclass(frozen=True)
 class Operand:
-    """One operand: name, type (T, S, H or a NumPy name), kind and role ("in", "out" or "inout")."""
+    """One operand: name, type (T, S, H or a NumPy name), kind and role ("in", "out" or "inout").
+
+    width  the name of the row width in ``rows[m]`` and ``raw[m]``
+    like   the raw input whose shape an output ``raw[x]`` has
+    """
 
     name: str
     type: str
     kind: str
     role: str
     width: str | None = None
+    like: str | None = None
 
     @property
     def is_array(self) -> bool:
         return self.kind != "scalar"
+
+    @property
+    def is_updated(self) -> bool:
+        """True for an output that a functional call takes as an operand too."""
+        return self.role == "inout" or (self.role == "out" and self.kind == "raw" and self.like is None)
 
     def c_type(self, types: dict[str, str]) -> str:
         """The C type for the given meaning of T and S."""
@@ -126,6 +146,8 @@ def parse(signature: str) -> Signature:
     outputs = [_parse_operand(text, "out", signature) for text in _operands(right)]
     if not outputs:
         raise ValueError(f"kernel signature {signature!r} writes nothing")
+    raw_inputs = {o.name for o in inputs if o.kind == "raw"}
+    outputs = [replace(o, width=None, like=o.width) if o.width in raw_inputs else o for o in outputs]
     names = [o.name for o in inputs + outputs]
     if len(set(names)) != len(names):
         raise ValueError(f"kernel signature {signature!r} uses a name twice")

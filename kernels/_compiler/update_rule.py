@@ -26,7 +26,12 @@ class UpdateRule:
 
 
 def update_rule(
-    slots: str = "", source: str = "", *, prologue: str = "", scalars: tuple[str, ...] = ()
+    slots: str = "",
+    source: str = "",
+    *,
+    reads: tuple[int, ...],
+    prologue: str = "",
+    scalars: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], UpdateRule]:
     """Declare an update rule. Decorates its NumPy reference, which returns θ and the slots.
 
@@ -36,6 +41,8 @@ def update_rule(
         Names of the optimizer's slots, for example "m v".
     source : str
         C++ statements for one parameter: g is the gradient, theta the parameter.
+    reads : tuple of StateEntry
+        The entries of the state array that source and prologue read.
     prologue : str
         C++ statements before the loop.
     scalars : tuple of str
@@ -46,19 +53,20 @@ def update_rule(
     signature = f"T g, raw float64 state{numbers} -> " + ", ".join(f"inout T {x}" for x in written)
 
     def declare(reference: Callable[..., Any]) -> UpdateRule:
-        update = elementwise(signature, source, prologue=prologue, guard=IF_UPDATING, module=reference.__module__)(
-            reference
-        )
+        update = elementwise(
+            signature, source, prologue=prologue, guard=IF_UPDATING, reads=reads, module=reference.__module__
+        )(reference)
         # compiled separately, because most fits do not need it
         update_with_bf16_copy = elementwise(
             f"{signature}, H theta_copy",
             f"{source} theta_copy = theta;",
             prologue=prologue,
             guard=IF_UPDATING,
+            reads=reads,
             name=f"{reference.__name__}_with_bf16_copy",
             module=f"{__package__}.with_bf16_copy",
         )(_reference_with_copy(reference))
-        return UpdateRule(update, update_with_bf16_copy, _probe(reference, written, source, numbers, prologue))
+        return UpdateRule(update, update_with_bf16_copy, _probe(reference, written, source, numbers, prologue, reads))
 
     return declare
 
@@ -84,7 +92,14 @@ def _reference_with_copy(reference: Callable[..., Any]) -> Callable[..., Any]:
     return _with_parameters(update_and_copy, inspect.signature(reference).parameters)
 
 
-def _probe(reference: Callable[..., Any], written: list[str], source: str, numbers: str, prologue: str) -> Kernel:
+def _probe(
+    reference: Callable[..., Any],
+    written: list[str],
+    source: str,
+    numbers: str,
+    prologue: str,
+    reads: tuple[int, ...],
+) -> Kernel:
     """The kernel that computes an update without writing it.
 
     The source assigns its operands, so they are passed as theta_, m_, … and copied to theta, m, ….
@@ -102,6 +117,7 @@ def _probe(reference: Callable[..., Any], written: list[str], source: str, numbe
         axis="all",
         prologue=prologue,
         guard=IF_NEAR_OVERFLOW,
+        reads=reads,
         name=f"{reference.__name__}_probe",
         module=reference.__module__,
     )

@@ -1,9 +1,11 @@
 """CUDA sources of kernels against the NumPy references: simulated on the fake CuPy, and on a GPU."""
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers import internals, kernel_cases, tolerances
-from helpers.kernel_cases import assert_same, by_kernel, in_bfloat16, make, names, state_array
+from helpers.kernel_cases import assert_same, by_kernel, in_bfloat16, in_place, make, names, state_array
 from helpers.messages import naming
 
 from gpunn import kernels
@@ -67,20 +69,12 @@ def test_simulated_rows_of_any_width(name, fake_cupy):
         assert_same(_run_device(fake_cupy, **options), _run_numpy(**options))
 
 
-IN_PLACE = [
-    pytest.param(kernels.get(name), o.name, x.name, id=f"{name}-{o.name}-in-{x.name}")
-    for name in (*names("elementwise"), *names("by_row"))
-    for o in kernels.get(name).signature.outputs
-    for x in kernels.get(name).signature.inputs
-    if o.role == "out" and o.kind != "raw" and x.name != "y" and (o.kind, o.type, o.width) == (x.kind, x.type, x.width)
-]
-
-
 def _assert_in_place(kernel, output, given, xp):
     types = kernel.signature.type_combinations()[0]
     order = [o.name for o in kernel.signature.arrays]
-    for n, m in ((1, 1), (5, 9), (33, 33), (3, 128)):
-        separate, shared = (make(kernel, types, n, m, xp=xp) for _ in range(2))
+    layouts = ("C", "padded") if kernel.form == "elementwise" else ("C",)
+    for n, m, layout in itertools.product((1, 5, 33), (1, 9, 33, 128), layouts):
+        separate, shared = (make(kernel, types, n, m, layout=layout, xp=xp) for _ in range(2))
         k = order.index(output) - len(shared.inputs)
         shared.outputs[k] = [*shared.inputs, *shared.outputs][order.index(given)]
         for case in (separate, shared):
@@ -90,14 +84,14 @@ def _assert_in_place(kernel, output, given, xp):
             np.testing.assert_array_equal(a, b, err_msg=shared.description)
 
 
-@pytest.mark.parametrize(("kernel", "output", "given"), IN_PLACE)
+@pytest.mark.parametrize(("kernel", "output", "given"), in_place())
 def test_simulated_in_place(kernel, output, given, fake_cupy):
     """An output that shares a buffer with an input has the same bits: no lane reads overwritten values."""
     _assert_in_place(kernel, output, given, fake_cupy)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("kernel", "output", "given"), IN_PLACE)
+@pytest.mark.parametrize(("kernel", "output", "given"), in_place())
 def test_gpu_in_place(kernel, output, given):
     import cupy
 

@@ -402,7 +402,7 @@ def device_function(source, name):
 
 def register_kernel(kernel):
     """Add a kernel to the registry."""
-    return registry._register(kernel)
+    return registry.register(kernel)
 
 
 @contextmanager

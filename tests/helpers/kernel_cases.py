@@ -51,6 +51,22 @@ def edges(dtype, *, extremes=True):
     return np.array([*positive, *(-x for x in positive), np.nan], dtype)
 
 
+def in_place():
+    """Parameters (kernel, output, input) of a test: all that may share memory.
+
+    They are those that a kernel declares, and all others of the same type and kind. Targets y are never overwritten.
+    """
+    parameters = []
+    for kernel in all_kernels():
+        for o, declared in zip(kernel.signature.outputs, kernel.in_place, strict=True):
+            for k, x in enumerate(kernel.operands[: len(kernel.signature.inputs)]):
+                alike = kernel.form == "by_row" and o.role == "out" and o.kind != "raw" and x.name != "y"
+                alike = alike and (o.kind, o.type, o.width) == (x.kind, x.type, x.width)
+                if k in declared or alike:
+                    parameters.append(pytest.param(kernel, o.name, x.name, id=f"{kernel.name}-{o.name}-in-{x.name}"))
+    return parameters
+
+
 # --- memory layouts -------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 from helpers import internals, kernel_cases
-from helpers.kernel_cases import assert_same, by_kernel, make, names
+from helpers.kernel_cases import assert_same, by_kernel, in_place, make, names
 
 from gpunn import kernels
 from gpunn.kernels._compiler import cpu_cache
@@ -71,24 +71,8 @@ def test_a_launch_reads_the_values_at_run_time():
         np.testing.assert_allclose(a, np.full((5, 4), [1 / 8, 5 / 8, 1 / 8, 1 / 8]), rtol=1e-14)
 
 
-def _in_place(kernel):
-    """Pairs (output, input) that may share a buffer: of the same type and kind. Targets y are never overwritten."""
-    for o in kernel.signature.outputs:
-        for x in kernel.signature.inputs:
-            same = (o.kind, o.type, o.width) == (x.kind, x.type, x.width)
-            if o.role == "out" and o.kind != "raw" and same and x.name != "y":
-                yield o.name, x.name
-
-
-IN_PLACE = [
-    pytest.param(kernels.get(name), output, given, id=f"{name}-{output}-in-{given}")
-    for name in (*names("elementwise"), *names("by_row"))
-    for output, given in _in_place(kernels.get(name))
-]
-
-
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize(("kernel", "output", "given"), IN_PLACE)
+@pytest.mark.parametrize(("kernel", "output", "given"), in_place())
 def test_in_place_gives_the_same_bits(kernel, output, given, implementation):
     """An output that shares a buffer with an input has the bits that it has in its own buffer."""
     types = kernel.signature.type_combinations()[0]

@@ -13,7 +13,7 @@ from gpunn import kernels
 from gpunn.kernels import by_row, elementwise, reduction
 from gpunn.kernels._compiler import cpu_cache
 from gpunn.kernels._compiler.signature import parse
-from gpunn.kernels.state import SIZE
+from gpunn.kernels.state import SIZE, StateEntry
 
 
 @pytest.fixture
@@ -116,6 +116,26 @@ def test_names_of_the_loops_of_a_reduction_are_reserved(name, scratch):
 def test_bfloat16_is_refused_for_operands_that_are_not_converted(signature, declare, options, scratch):
     with pytest.raises(ValueError, match=naming("bfloat16", "write T")):
         _declare("y = x;", signature, declare=declare, **options)
+
+
+def test_a_kernel_declares_its_accesses_to_the_state_array(scratch):
+    for declare in (elementwise, by_row):
+        with pytest.raises(ValueError, match=naming("scratch_kernel", "reads=", "writes=")):
+            _declare("y = x;", "T x, raw float64 state -> T y", declare=declare)
+    with pytest.raises(ValueError, match=naming("scratch_kernel", "'raw float64 state'")):
+        _declare("y = x;", reads=[StateEntry.LR])
+    with pytest.raises(ValueError, match=naming("scratch_kernel", "writes=")):
+        _declare("y = x;", "T x, raw float64 state -> T y", declare=by_row, writes=[StateEntry.LR])
+    assert not internals.is_registered("scratch_kernel")
+
+
+@pytest.mark.parametrize("in_place", [{"y": ("w",)}, {"y": ("q",)}, {"x": ("x",)}, {"s": ("x",)}])
+def test_outputs_that_cannot_share_memory(in_place, scratch):
+    """Only an output and an input of the same kind and type can."""
+    with pytest.raises(ValueError, match=naming("scratch_kernel", "in_place", *in_place)):
+        by_row("rows[m] T x, T w -> rows[m] T y, T s", "", name="scratch_kernel", module="scratch", in_place=in_place)(
+            lambda x, w: (x, w)
+        )
 
 
 def test_a_name_belongs_to_one_module(scratch):
@@ -250,7 +270,7 @@ def test_host_and_device_arrays_are_not_mixed(fake_cupy):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_call_without_out_allocates_its_results(dtype):
-    """They have the type and shape of the inputs, or those of a sum. An output that is also read must be passed."""
+    """They have the type and shape of the inputs, or those of a sum."""
     x = np.arange(6, dtype=dtype).reshape(2, 3) - 2
     a, d = kernels.get("relu_with_derivative")(x)
     assert a.dtype == d.dtype == dtype
@@ -261,11 +281,6 @@ def test_a_call_without_out_allocates_its_results(dtype):
     g, loss = kernels.get("half_squared_error")(x, x - 1, np.ones(2, dtype))
     assert g.shape == (2, 3) and loss.shape == (2,) and loss.dtype == dtype
     np.testing.assert_array_equal(loss, [1.5, 1.5])
-    for name, inputs, options in (("clip_value", (), {"limit": 1.0}), ("philox", (LABELS.astype("u4"),), {})):
-        with pytest.raises(TypeError):
-            kernels.get(name)(*inputs, **options)
-    with pytest.raises(TypeError, match="pass out="):
-        kernels.get("sgd")(x, STATE)
 
 
 def test_the_documentation_of_a_kernel_is_its_formula():

@@ -17,7 +17,7 @@ from gpunn.backend.cuda import graph, stream_scheduler
 from gpunn.backend.cuda.matmul import ProductWarning
 from gpunn.backend.cuda.stream_scheduler import START
 from gpunn.kernels import DeviceLaunch
-from gpunn.kernels.state import SIZE, StateEntry, state_accesses
+from gpunn.kernels.state import SIZE, StateEntry
 
 
 @pytest.fixture
@@ -471,32 +471,6 @@ def test_launches_on_different_state_entries_are_independent(fake_cupy):
     assert begin.reads == () and [a.data.ptr for a in move.reads] == [a.data.ptr for a in move.writes]
     assert [stream for stream, _ in _schedule(begin, move)[0]] == [0, 1]
     assert _schedule(begin, begin)[0] == [(0, ()), (0, ())]
-
-
-ENTRIES = {
-    "state[LOSS] = 1.0;": (set(), {StateEntry.LOSS}),
-    "state[LOSS] += 1.0;": ({StateEntry.LOSS}, {StateEntry.LOSS}),
-    "if (state[NONFINITE_STEP] == 0.0 && state[LR] <= x) state[STEP] -= state[LR];": (
-        {StateEntry.NONFINITE_STEP, StateEntry.LR, StateEntry.STEP},
-        {StateEntry.STEP},
-    ),
-    "++state[BATCH_INDEX]; state[STEP]--;": (
-        {StateEntry.BATCH_INDEX, StateEntry.STEP},
-        {StateEntry.BATCH_INDEX, StateEntry.STEP},
-    ),
-    "if (ready && state[EMPTY_BATCH] == 0.0) x = 1.0 - -state[LR];": ({StateEntry.EMPTY_BATCH, StateEntry.LR}, set()),
-    "double& loss = state[LOSS]; loss = 1.0;": None,
-    "atomicAdd(&state[LOSS], x);": None,
-    "state[MINE] = x;": None,
-    "x = state[(int)k];": None,
-    "mend(state);": None,
-    "x = 1.0;": (set(), set()),
-}
-
-
-@pytest.mark.parametrize("source", ENTRIES)
-def test_the_state_entries_that_a_source_reads_and_writes(source):
-    assert state_accesses(source) == ENTRIES[source]
 
 
 def test_the_critical_path_of_a_step_is_short(several):
