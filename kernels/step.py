@@ -205,6 +205,18 @@ def update_running_stat(observed, state, momentum, factor, running):
     return running + momentum * (factor * observed - running)
 
 
+@elementwise("T value, raw float64 state -> inout T variable", "variable = value;", guard=IF_UPDATING, reads=(), ulp=0)
+def assign_if_updating(value, state, variable):
+    """variable ← value, a guarded assignment: for example, an update that an optimizer computed with operators."""
+    return value
+
+
+@reduction("T x, raw float64 state -> float64 s", "s = (double)(x - x);", axis="all", guard=IF_NEAR_OVERFLOW, reads=())
+def nonfinite_difference(x, state):
+    """s = Σ (x − x): 0, or NaN if an element of x, such as an update, is not finite."""
+    return x - x
+
+
 @elementwise(
     "float64 batch, raw float64 state -> inout float64 sums",
     "sums = sums + batch;",

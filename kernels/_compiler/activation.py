@@ -5,6 +5,8 @@
 ``NAME_backward``         δ = f′(z) ⊙ g, with f′ computed from the stored z or a                 (E4, E5)
 ``bias_NAME``             a = f(s + b), where s = a_prev W and b are the intercepts              (E1, E2)
 
+The identity has no `bias_NAME`, because `add_row` computes it.
+
 If f′ can be computed from a, z needs no buffer: `stored="a"`. Otherwise `bias_NAME` writes z too.
 """
 
@@ -47,7 +49,13 @@ def activation_kernels(name: str) -> ActivationKernels:
 
 
 def activation(
-    *, value: str, derivative: str, stored: str, constants: tuple[str, ...] = (), ulp: int = 4
+    *,
+    value: str,
+    derivative: str,
+    stored: str,
+    constants: tuple[str, ...] = (),
+    ulp: int = 4,
+    with_bias: Kernel | None = None,
 ) -> Callable[[type], ActivationKernels]:
     """Declare an activation. Decorates a class whose `f` and `derivative` are the NumPy references.
 
@@ -63,12 +71,14 @@ def activation(
         Names of the numbers that both functions take.
     ulp : int
         Allowed difference between source and reference, in units in the last place of the largest term.
+    with_bias : Kernel, optional
+        The kernel of f(s + b). Default: it is made from `value`.
     """
     if stored not in ("a", "z"):
         raise ValueError(f"stored must be 'a' or 'z', got {stored!r}")
 
     def declare(cls: type) -> ActivationKernels:
-        declared = _Declaration(cls, value, derivative, stored, constants, ulp).kernels()
+        declared = _Declaration(cls, value, derivative, stored, constants, ulp).kernels(with_bias)
         _ACTIVATIONS[declared.name] = declared
         return declared
 
@@ -95,7 +105,7 @@ class _Declaration:
         function: Callable[..., Any] = getattr(found, "__func__", found)
         return function
 
-    def kernels(self) -> ActivationKernels:
+    def kernels(self, with_bias: Kernel | None) -> ActivationKernels:
         name, stored = self.cls.__name__, self.stored
         scalars = "".join(f", scalar T {c}" for c in self.constants)
         outputs = "H a" if stored == "a" else "H z, H a"
@@ -120,7 +130,8 @@ class _Declaration:
                 self._backward,
                 "δ = f′(z) ⊙ g. (E4, E5)",
             ),
-            self._kernel(
+            with_bias
+            or self._kernel(
                 f"bias_{name}",
                 f"H s, row T b{scalars} -> {outputs}",
                 f"{add_bias} {self.value}",

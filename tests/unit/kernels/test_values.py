@@ -1,6 +1,7 @@
 """Values of kernels, compared with formulas in extended precision, finite differences and hand calculations."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -80,10 +81,10 @@ def test_an_activation_equals_its_formula(name, dtype, implementation):
         _assert_near(a, wanted, own.value.ulp, scale, name)
     s, b = np.stack([z, z]), np.linspace(-1, 1, z.size).astype(dtype)
     outs = [np.empty_like(s) for _ in own.with_bias.signature.outputs]
-    implementation(f"bias_{name}", s, b, out=tuple(outs), **constants)
+    implementation(own.with_bias.name, s, b, out=tuple(outs), **constants)
     summed = s + b
     wanted = ACTIVATIONS[name](summed.astype(LONG), **constants)
-    _assert_near(outs[-1], wanted, own.value.ulp, np.maximum(np.abs(summed), 1e-3), f"bias_{name}")
+    _assert_near(outs[-1], wanted, own.value.ulp, np.maximum(np.abs(summed), 1e-3), own.with_bias.name)
     if own.stored == "z":
         np.testing.assert_array_equal(outs[0], summed)
 
@@ -410,6 +411,62 @@ def test_running_statistics(implementation):
     running = np.array([1.0, 2.0])
     implementation("update_running_stat", np.array([3.0, 8.0]), state_array(), out=running, momentum=0.25, factor=1.5)
     np.testing.assert_array_equal(running, [1 + 0.25 * (4.5 - 1), 2 + 0.25 * (12 - 2)])
+
+
+# --- operators of array code ----------------------------------------------------------------------------------------
+
+OPERATORS = {
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / y,
+}
+REVERSED = ("subtract", "divide")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_equal_exact_fractions(name, dtype, implementation):
+    """x ∘ y, x ∘ r, x ∘ c, and r ∘ x and c ∘ x if that differs; for matrices and vectors of powers of two."""
+    exact = np.vectorize(lambda x, y: float(OPERATORS[name](Fraction(float(x)), Fraction(float(y)))))
+    x = np.array([[2, -2, 0.25, 4], [-0.5, 8, 4, -1]], dtype)
+    y = np.array([[2, 4, -0.5, 1], [1, -2, 8, 0.25]], dtype)
+    r, c = y[0], 0.5
+    wanted = {name: (y, exact(x, y)), f"{name}_row": (r, exact(x, r)), f"{name}_scalar": (c, exact(x, c))}
+    if name in REVERSED:
+        wanted |= {f"r{name}_row": (r, exact(r, x)), f"r{name}_scalar": (c, exact(c, x))}
+    for kernel, (other, expected) in wanted.items():
+        operands, scalars = ([], {"c": other}) if kernel.endswith("scalar") else ([other], {})
+        got = implementation(kernel, x, *operands, out=np.empty_like(x), **scalars)
+        np.testing.assert_array_equal(got, expected.astype(dtype), err_msg=kernel)
+        first = [o if o.ndim == 1 else o[0] for o in operands]
+        got = implementation(kernel, x[0].copy(), *first, out=np.empty_like(r), **scalars)
+        np.testing.assert_array_equal(got, expected[0].astype(dtype), err_msg=f"{kernel} of vectors")
+
+
+def test_division_by_zero(implementation):
+    x, zero = np.array([1.0, -1.0, 0.0, np.inf]), np.zeros(4)
+    np.testing.assert_array_equal(implementation("divide", x, zero, out=np.empty(4)), [np.inf, -np.inf, np.nan, np.inf])
+    np.testing.assert_array_equal(implementation("rdivide_scalar", zero, out=np.empty(4), c=2.0), [np.inf] * 4)
+
+
+# --- updates with operators -----------------------------------------------------------------------------------------
+
+
+def test_a_guarded_assignment(implementation):
+    for stop, wanted in (({}, [3.0, np.nan]), ({"NONFINITE_STEP": 1}, [1.0, 2.0]), ({"EMPTY_BATCH": 1}, [1.0, 2.0])):
+        variable = np.array([1.0, 2.0])
+        implementation("assign_if_updating", np.array([3.0, np.nan]), state_array(**stop), out=variable)
+        np.testing.assert_array_equal(variable, wanted)
+
+
+def test_the_check_of_an_update_with_operators(implementation):
+    """0 if all values are finite, otherwise NaN. Nothing is written unless NEAR_OVERFLOW is set."""
+    x = np.array([1.0, 1e300, -3.0])
+    for value, near_overflow, wanted in ((2.0, 1, 0.0), (np.inf, 1, np.nan), (np.nan, 1, np.nan), (np.inf, 0, 7.0)):
+        x[2], probe = value, np.array([7.0])
+        implementation("nonfinite_difference", x, state_array(NEAR_OVERFLOW=near_overflow), out=probe)
+        np.testing.assert_array_equal(probe, [wanted])
 
 
 # --- sums -----------------------------------------------------------------------------------------------------------
