@@ -15,14 +15,19 @@ How to add a kernel:
 
    The signature is explained in `_compiler/signature.py`: type, name and kind of each operand. T is float32 or float64.
    The reference has the names of the inputs and scalars as its parameters and returns the outputs.
+   A kernel that reads or writes the state array declares the entries: `reads=(StateEntry.LR,)`, `writes=(…)`. They are
+   its dependencies. A kernel by row declares which output may share the memory of which input: `in_place={"a": ("z",)}`.
 2. Write C++ that is valid on a CPU and in CUDA: `(T)` before every literal, fabs instead of abs, comparisons that let
    NaN pass. A source by row loops over the columns from LANE in steps of LANES (`_compiler/warp_lanes.py`).
 3. Run `pytest tests/unit/kernels tests/gpu/test_kernels.py`. The tests of a new kernel are generated: source against
    reference, for all types, sizes and layouts. An operand with a special meaning needs an entry in
    tests/helpers/kernel_cases.py. Add a test with values calculated by hand to tests/unit/kernels/test_values.py.
-4. Run it with `get("scaled_sum")(z, b, out=a, alpha=0.5)`, or `bind` it once and repeat the launch.
+4. Call it: `a = get("scaled_sum")(z, b, alpha=0.5)`. The operands are the inputs, then the outputs that are updated:
+   `theta = get("sgd")(g, state, theta)`. Layers, losses and optimizers call kernels in this way, on arrays and on
+   tensors. `get("scaled_sum")(z, b, out=a, alpha=0.5)` writes to given arrays, and `bind` returns a launch to repeat.
 
-An activation is declared with `activation` (see relu.py), an update rule with `update_rule` (see adam.py).
+An activation is declared with `activation` (see relu.py), an update rule with `update_rule` (see adam.py), and a kernel
+that also sums the columns of its output with `summed` (see relu.py).
 """
 
 import importlib
@@ -42,6 +47,7 @@ from ._compiler.registry import (
     get,
     reduction,
 )
+from ._compiler.summed import summed
 from ._compiler.update_rule import UpdateRule, update_rule
 
 for _found in pkgutil.iter_modules(__path__):
@@ -66,6 +72,7 @@ __all__ = [
     "elementwise",
     "get",
     "reduction",
+    "summed",
     "update_rule",
     "widened",
 ]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._compiler.activation import activation
+from ._compiler.summed import summed
 
 
 @activation(
@@ -19,3 +20,6 @@ class elu:
 
     def derivative(a, alpha):
         return np.where(a > 0, 1, a + alpha)
+
+
+summed(elu.backward)

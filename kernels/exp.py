@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._compiler.activation import activation
+from ._compiler.summed import summed
 
 
 @activation(value="a = exp(z);", derivative="d = a;", stored="a")
@@ -14,3 +15,6 @@ class exp:
 
     def derivative(a):
         return a
+
+
+summed(exp.backward)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._compiler.activation import activation
+from ._compiler.summed import summed
 
 
 @activation(
@@ -19,3 +20,6 @@ class relu:
 
     def derivative(a):
         return np.where(a > 0, 1, np.where(a <= 0, 0, a))
+
+
+summed(relu.backward)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._compiler.activation import activation
+from ._compiler.summed import summed
 
 
 @activation(
@@ -19,3 +20,6 @@ class sigmoid:
 
     def derivative(a):
         return a * (1 - a)
+
+
+summed(sigmoid.backward)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._compiler.activation import activation
+from ._compiler.summed import summed
 
 
 @activation(
@@ -23,3 +24,6 @@ class silu:
         s = np.where(z >= 0, 1, e) / (1 + e)
         c = np.where(z >= 0, e, 1) / (1 + e)
         return s + z * s * c
+
+
+summed(silu.backward)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._compiler.activation import activation
+from ._compiler.summed import summed
 
 
 @activation(
@@ -18,3 +19,6 @@ class softplus:
 
     def derivative(a):
         return -np.expm1(-a)
+
+
+summed(softplus.backward)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._compiler.activation import activation
+from ._compiler.summed import summed
 
 
 @activation(value="a = tanh(z);", derivative="d = (T)1 - a * a;", stored="a")
@@ -14,3 +15,6 @@ class tanh:
 
     def derivative(a):
         return 1 - a * a
+
+
+summed(tanh.backward)

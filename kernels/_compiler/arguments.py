@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..state import SIZE
-from .definition import KernelDefinition
+from .definition import DEFINITIONS, KernelDefinition
 from .signature import STORAGE_TO_COMPUTE, VARIABLES, Operand, type_name
 
 
@@ -94,7 +94,8 @@ def _check_memory(kernel: KernelDefinition, operand: Operand, array: Any) -> Non
             raise ValueError(f"kernel {kernel.name}: {operand.name} must be aligned in memory: pass a copy")
     # raw tables (type S) are passed with their strides
     needs_contiguous = operand.kind == "raw" and operand.type != "S"
-    needs_contiguous = needs_contiguous or (kernel.form == "reduction" and operand.role != "in")
+    if operand.role != "in":
+        needs_contiguous = needs_contiguous or kernel.form == "reduction" or operand.kind == "row"
     if needs_contiguous and not array.flags.c_contiguous:
         raise ValueError(f"kernel {kernel.name}: {operand.name} must be contiguous, got strides {array.strides}")
 
@@ -131,7 +132,7 @@ def _launch_shape(kernel: KernelDefinition, arrays: list[Any], count: int | None
             n, m = (1, a.shape[0]) if flat else a.shape
     if n is None:
         raise TypeError(f"kernel {kernel.name}: pass count=, no operand determines the number of rows")
-    if kernel.axis == "rows" and flat:
+    if flat and (kernel.axis == "rows" or kernel.form == "summed"):
         raise ValueError(f"kernel {kernel.name} sums over rows: its input must have two dimensions")
     return _LaunchShape(n, 1 if m is None else m, flat, widths)
 
@@ -211,6 +212,29 @@ def _empty_like(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     """An uninitialized array of the same kind (NumPy or CuPy) as `like`."""
     xp = np if isinstance(like, np.ndarray) else sys.modules[type(like).__module__.partition(".")[0]]
     return xp.empty(shape, dtype=dtype)
+
+
+def split_summed(
+    kernel: KernelDefinition, bound: BoundArguments
+) -> tuple[tuple[KernelDefinition, BoundArguments], tuple[KernelDefinition, BoundArguments]]:
+    """A kernel with column sums as two: the elementwise kernel, and column_sum of its output."""
+    assert kernel.base is not None
+    *arrays, sums = bound.arrays
+    column_sum = DEFINITIONS["column_sum"]
+    return (
+        (kernel.base, replace(bound, arrays=arrays)),
+        (column_sum, check_arguments(column_sum, (arrays[-1],), sums, {}, None)),
+    )
+
+
+def in_order(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    """A launch that runs two launches."""
+
+    def run_both() -> None:
+        first()
+        second()
+
+    return run_both
 
 
 def with_input_copies(copies: list[tuple[Any, Any]], launch: Callable[[], None]) -> Callable[[], None]:

@@ -36,12 +36,12 @@ def symbol(kernel: KernelDefinition, types: dict[str, str]) -> str:
 
 
 def cpu_source(unit: CompilationUnit) -> str:
-    """The source of a unit: for each kernel one template and its instance."""
+    """The source of a unit: for each kernel one template and its instance. Kernels with column sums have none."""
     types = dict(unit.types)
     kernels = [
         kernel
         for _, kernel in sorted(DEFINITIONS.items())
-        if kernel.module == unit.module and kernel.signature.type_variables == tuple(types)
+        if kernel.module == unit.module and kernel.signature.type_variables == tuple(types) and kernel.form != "summed"
     ]
     parts = [
         "#include <cstddef>",

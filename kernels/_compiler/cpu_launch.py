@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import cpu_cache, numpy_launch
-from .arguments import BoundArguments, check_arguments, with_input_copies
+from .arguments import BoundArguments, check_arguments, in_order, split_summed, with_input_copies
 from .compiled_launch import CompiledLaunch, load_function
 from .cpu_codegen import symbol, unit_of
 from .cpu_partition import Partitioner, partition_axis, strided_operands
@@ -22,6 +22,8 @@ NS_PER_ELEMENT = 0.4
 
 def bind(kernel: KernelDefinition, bound: BoundArguments) -> Callable[[], None]:
     """Bind the compiled source if there is one, otherwise the NumPy reference."""
+    if kernel.form == "summed":
+        return in_order(*(bind(*part) for part in split_summed(kernel, bound)))
     # no network trains in bfloat16 on a CPU, so the reference is sufficient
     library = None if bound.bf16 else cpu_cache.library(unit_of(kernel, bound.types))
     return numpy_launch.bind(kernel, bound) if library is None else _bind_library(kernel, bound, library)
@@ -29,6 +31,8 @@ def bind(kernel: KernelDefinition, bound: BoundArguments) -> Callable[[], None]:
 
 def bind_compiled(kernel: KernelDefinition, bound: BoundArguments) -> Callable[[], None]:
     """Bind the compiled source. Raises RuntimeError if it cannot be compiled."""
+    if kernel.form == "summed":
+        return in_order(*(bind_compiled(*part) for part in split_summed(kernel, bound)))
     library = cpu_cache.library(unit_of(kernel, bound.types))
     if library is None or bound.bf16:
         reason = "bfloat16 is not supported on a CPU" if bound.bf16 else cpu_cache.status().reason

@@ -4,6 +4,7 @@ elementwise  arrays in any layout, as CuPy iterates over them; contiguous arrays
              accesses of 16 bytes
 by row       one thread per row, or `lanes` threads per row if the kernel's source uses LANES
 reduction    see `reduction_sources`
+summed       see `column_sums_source`
 
 If matrices of type H are stored in bfloat16 (`bf16`), the kernel's source still reads and writes float32 values.
 """
@@ -41,14 +42,13 @@ def sources(kernel: KernelDefinition, *, bf16: bool = False) -> dict[str, Kernel
             found["_lanes"] = by_row_source(kernel, WARP, bf16=bf16)
         return found
     pack = 8 if bf16 else 4
-    found = {
+    if kernel.base is not None:
+        return {"": column_sums_source(kernel.base, pack, bf16=bf16)}
+    return {
         "": elementwise_source(kernel, bf16=bf16),
         "_packed": flat_source(kernel, pack, "int", bf16=bf16),
         "_single": flat_source(kernel, 1, "long long", bf16=bf16),
     }
-    if can_fuse_column_sums(kernel):
-        found["_with_column_sums"] = column_sums_source(kernel, pack, bf16=bf16)
-    return found
 
 
 # --- operands -------------------------------------------------------------------------------------------------------
@@ -198,15 +198,8 @@ def _packed_element(kernel: KernelDefinition, pack: int, *, bf16: bool) -> list[
     ]
 
 
-def can_fuse_column_sums(kernel: KernelDefinition) -> bool:
-    """True for an elementwise kernel that computes one matrix from several: it can sum the columns of its output."""
-    inputs, outputs = kernel.signature.inputs, kernel.signature.outputs
-    matrices = all(o.kind == "element" and o.type_variable == "T" for o in inputs + outputs)
-    return matrices and kernel.guard is None and len(inputs) > 1 and [o.role for o in outputs] == ["out"]
-
-
 def column_sums_source(kernel: KernelDefinition, pack: int, *, bf16: bool = False) -> KernelSource:
-    """One pass over contiguous matrices that computes the elements and partial sums of the output's columns.
+    """One pass over contiguous matrices that computes a kernel's elements and partial sums of the output's columns.
 
     Thread (part, columns) processes rows part, part + n_parts, … of `pack` neighboring columns, as in
     `reduction_sources`.

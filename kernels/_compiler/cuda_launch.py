@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import BoundArguments, check_arguments, with_input_copies
+from .arguments import BoundArguments, split_summed, with_input_copies
 from .cuda_codegen import (
     PARTIALS_PER_WARP,
     KernelSource,
     by_row_source,
-    can_fuse_column_sums,
     column_sums_source,
     combine_source,
     elementwise_source,
@@ -76,7 +75,8 @@ class DeviceLaunch:
 
 def bind(kernel: KernelDefinition, bound: BoundArguments) -> DeviceLaunch:
     """Bind a kernel on the GPU that owns the arrays. Without elements, the launch contains no call."""
-    calls = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form](kernel, bound)
+    of_form = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction, "summed": _summed}
+    calls = of_form[kernel.form](kernel, bound)
     reads, writes = [], []
     for o, a in zip(kernel.signature.arrays, bound.arrays, strict=True):
         if o.name == "state" and o.kind == "raw":
@@ -147,29 +147,24 @@ def _pack(kernel: KernelDefinition, bound: BoundArguments) -> int:
     return pack if within_rows and aligned else 1
 
 
-def bind_with_column_sums(
-    kernel: KernelDefinition, bound: BoundArguments, column_sum: KernelDefinition, sums: Any
-) -> DeviceLaunch | None:
-    """Bind an elementwise kernel and the column sums of its output as one pass.
+# --- column sums ----------------------------------------------------------------------------------------------------
 
-    None if that is not possible: the operands must be contiguous matrices with elements.
-    """
+
+def _summed(kernel: KernelDefinition, bound: BoundArguments) -> Calls:
+    """One pass if the operands are contiguous and have elements, otherwise two launches."""
+    (base, elements), (column_sum, columns) = split_summed(kernel, bound)
     n, m = bound.shape
-    *inputs, out = bound.arrays
-    if not can_fuse_column_sums(kernel) or out.ndim != 2 or n * m == 0:
-        return None
-    check_arguments(column_sum, (out,), sums, {}, None)
-    pack = _pack(kernel, bound)
+    pack = _pack(base, elements) if n * m else 0
     if not pack:
-        return None
+        return [*_elementwise(base, elements), *_reduction(column_sum, columns)]
+    *inputs, out, sums = bound.arrays
     pack = pack if m % pack == 0 else 1
     n_parts = max(1, min(MAX_THREADS // (m // pack), n // MIN_ROWS_PER_THREAD_FUSED))
     parts = sums if n_parts == 1 else _cupy().empty(m * n_parts, dtype=sums.dtype)
-    source = column_sums_source(kernel, pack, bf16=bound.bf16)
-    function = _compiled(source, f"{kernel.name}_with_column_sums")
+    function = _compiled(column_sums_source(base, pack, bf16=bound.bf16), kernel.name)
     arguments = [*inputs, *_scalar_values(kernel, bound), n, m, n_parts, out, parts]
     calls = [_launch(function, arguments, m // pack * n_parts)]
-    return DeviceLaunch([*calls, *_combine_parts(column_sum, [], parts, n_parts, sums)], inputs, [out, sums])
+    return calls + _combine_parts(column_sum, [], parts, n_parts, sums)
 
 
 # --- by row ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import BoundArguments
+from .arguments import BoundArguments, in_order, split_summed
 from .bfloat16 import on_bits
 from .definition import KernelDefinition
 
@@ -21,6 +21,8 @@ BLOCK = 8192  # elements per block: 64 KiB of float64
 
 def bind(kernel: KernelDefinition, bound: BoundArguments) -> Callable[[], None]:
     """Bind the NumPy reference to buffers."""
+    if kernel.form == "summed":
+        return in_order(*(bind(*part) for part in split_summed(kernel, bound)))
     run = {"elementwise": _elementwise, "by_row": _by_row, "reduction": _reduction}[kernel.form]
     kernel = on_bits(kernel) if bound.bf16 else kernel
     guard = kernel.guard

@@ -100,14 +100,6 @@ class Kernel(KernelDefinition):
         self.bind(*operands, out=out, count=count, **scalars)()
         return out
 
-    def bind_with_column_sums(self, *inputs: Any, out: Any, sums: Any, **scalars: float) -> Launch | None:
-        """Bind out = kernel(inputs) and sums = Σ over the rows of `out` as a single pass over the arrays.
-
-        Returns None if that is not possible: on a CPU, and on a GPU for other than contiguous, non-empty matrices.
-        """
-        bound = check_arguments(self, inputs, out, scalars, None)
-        return None if bound.on_host else cuda_launch.bind_with_column_sums(self, bound, get("column_sum"), sums)
-
     def bind_numpy(self, *inputs: Any, out: Any, count: int | None = None, **scalars: float) -> Launch:
         """Bind the NumPy reference, which defines the result."""
         return numpy_launch.bind(self, check_arguments(self, inputs, out, scalars, count))

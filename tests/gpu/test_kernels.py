@@ -4,13 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import internals, kernel_cases, tolerances
+from helpers import internals, kernel_cases
 from helpers.kernel_cases import assert_same, by_kernel, in_bfloat16, in_place, make, names, state_array
 from helpers.messages import naming
 
 from gpunn import kernels
 from gpunn.kernels._compiler import cuda_codegen
-from gpunn.kernels._compiler.bfloat16 import widened
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +42,11 @@ def test_simulated_parity(kernel, types, fake_cupy):
         assert_same(_run_device(fake_cupy, **options), _run_numpy(**options))
     launched = set(internals.kernels_run(fake_cupy))
     suffixes = cuda_codegen.sources(kernel) if kernel.form == "reduction" else ("",)
-    assert launched == {f"{kernel.name}{suffix}" for suffix in suffixes}
+    wanted = {f"{kernel.name}{suffix}" for suffix in suffixes}
+    if kernel.form == "summed":
+        # two launches for other layouts than contiguous ones
+        wanted |= {kernel.base.name, *(f"column_sum{suffix}" for suffix in ("_columns", "_combine"))}
+    assert launched == wanted
 
 
 @pytest.mark.gpu
@@ -244,57 +247,58 @@ def test_simulated_outputs_must_have_contiguous_rows(fake_cupy):
             kernels.get(name).bind(*(fake_cupy.zeros(shape) for shape in inputs), out=tuple(out))
 
 
-FUSED = [p for p in ON_GPU if p.values[0].name.endswith("_backward")]
-FUSED = [p for p in FUSED if cuda_codegen.can_fuse_column_sums(p.values[0])]
+SUMMED = [p for p in ON_GPU if p.values[0].form == "summed"]
 
 
 def _assert_column_sums(kernel, types, xp, on_gpu=False):
     for n, m, layout in ((1, 1, "C"), (7, 5, "C"), (33, 8, "C"), (130, 67, "C"), (40, 12, "offset"), (2100, 4, "C")):
-        case, separate = (make(kernel, types, n, m, layout=layout, xp=xp) for _ in range(2))
+        case = make(kernel, types, n, m, layout=layout, xp=xp)
         inputs, options = case.arguments()
-        sums = xp.zeros((m,), np.dtype(types["T"]))
-        kernel.bind_with_column_sums(*inputs, **options, sums=sums)()
-        assert_same(case, _run_numpy(kernel=kernel, types=types, n=n, m=m, layout=layout), on_gpu=on_gpu)
-        inputs, options = separate.arguments()
         kernel.bind(*inputs, **options)()
-        (delta,), expected = case.results(), separate.results()[0]
-        np.testing.assert_array_equal(delta, expected, err_msg=case.description)
-        delta = widened(delta) if types["H"] == "uint16" else delta  # the sums are those of the rounded values
-        scale = np.abs(delta).max(axis=0)
-        tolerances.assert_within(
-            sums.get(), delta.sum(axis=0), tolerances.sums(delta.dtype, n, scale), case.description
-        )
+        assert_same(case, _run_numpy(kernel=kernel, types=types, n=n, m=m, layout=layout), on_gpu=on_gpu)
+        separate = make(kernel.base, types, n, m, layout=layout, xp=xp)
+        inputs, options = separate.arguments()
+        kernel.base.bind(*inputs, **options)()
+        np.testing.assert_array_equal(case.results()[0], separate.results()[0], err_msg=case.description)
 
 
-@pytest.mark.parametrize(("kernel", "types"), FUSED)
+@pytest.mark.parametrize(("kernel", "types"), SUMMED)
 def test_simulated_derivative_and_column_sum_in_one_pass(kernel, types, fake_cupy):
     """δ has the same bits as in a separate launch, and its column sums are right."""
     _assert_column_sums(kernel, types, fake_cupy)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("kernel", "types"), FUSED)
+@pytest.mark.parametrize(("kernel", "types"), SUMMED)
 def test_gpu_derivative_and_column_sum_in_one_pass(kernel, types):
     import cupy
 
     _assert_column_sums(kernel, types, cupy, on_gpu=True)
 
 
-def test_every_activation_can_fuse_column_sums():
-    names = {p.values[0].name for p in FUSED}
-    assert {"relu_backward", "gelu_backward", "tanh_backward", "leaky_relu_backward", "sigmoid_backward"} <= names
+def test_activations_have_a_kernel_with_column_sums():
+    named = {p.values[0].name.removesuffix("_backward_summed") for p in SUMMED}
+    assert {"relu", "sigmoid", "tanh", "gelu", "silu", "elu", "softplus", "exp"} <= named
 
 
-def test_column_sums_that_cannot_be_fused(fake_cupy):
-    """Other layouts, empty matrices and host arrays need two launches."""
-    relu = kernels.get("relu_backward")
-    a, g, delta, db = (fake_cupy.zeros(shape) for shape in ((4, 3), (4, 3), (4, 3), (3,)))
-    assert relu.bind_with_column_sums(a, g, out=delta, sums=db) is not None
-    transposed = fake_cupy.zeros((3, 4)).T
-    assert relu.bind_with_column_sums(transposed, g, out=delta, sums=db) is None
-    empty = fake_cupy.zeros((0, 3))
-    assert relu.bind_with_column_sums(empty, empty, out=empty, sums=db) is None
-    host = np.zeros((4, 3))
-    assert relu.bind_with_column_sums(host, host, out=host, sums=np.zeros(3)) is None
-    with pytest.raises(ValueError, match=naming("column_sum")):
-        relu.bind_with_column_sums(a, g, out=delta, sums=fake_cupy.zeros((4,)))
+def test_column_sums_in_one_pass_or_two(fake_cupy):
+    """Contiguous arrays with elements take one pass, with the sums of longer columns combined; others two launches."""
+    kernel = kernels.get("relu_backward_summed")
+
+    def launched(n, m, order="C"):
+        a = fake_cupy.asarray(np.array(np.arange(n * m).reshape(n, m) - 3.0, order=order))
+        delta, sums = fake_cupy.zeros((n, m)), fake_cupy.asarray(np.full(m, 7.0))
+        fake_cupy.state.calls.clear()
+        kernel(a, a, out=(delta, sums))
+        wanted = np.maximum(np.arange(n * m).reshape(n, m) - 3.0, 0)
+        np.testing.assert_array_equal(delta.get(), wanted)
+        np.testing.assert_array_equal(sums.get(), wanted.sum(axis=0))
+        return internals.kernels_run(fake_cupy)
+
+    assert launched(4, 3) == ["relu_backward_summed"]
+    assert launched(64, 4) == ["relu_backward_summed", "column_sum_combine"]
+    assert launched(4, 3, "F") == ["relu_backward", "column_sum_partial"]
+    assert launched(0, 3) == ["column_sum_combine"]
+    x = fake_cupy.zeros((4, 3))
+    with pytest.raises(ValueError, match=naming("relu_backward_summed", "sums", (3,), (4,))):
+        kernel.bind(x, x, out=(x, fake_cupy.zeros((4,))))

@@ -266,7 +266,9 @@ def _values(request, operand, index):
 
 def _with_edges(request, operand, made, index):
     """Edge values: every pair for the first two operands of an elementwise kernel, otherwise one per row."""
-    special = edges(made.dtype, extremes=request.values == "edges" and request.kernel.form != "reduction")
+    special = edges(
+        made.dtype, extremes=request.values == "edges" and request.kernel.form not in ("reduction", "summed")
+    )
     if operand.name in NON_NEGATIVE:
         special = np.abs(special)
     if request.kernel.form == "elementwise":
@@ -359,7 +361,7 @@ def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed
 def _layout_of(kernel, operand, layout):
     if operand.kind == "raw" and (operand.type != "S" or operand.name == "values"):
         return "offset" if layout == "offset" else "C"
-    if kernel.form == "reduction" and operand.role == "out":
+    if operand.role == "out" and (kernel.form == "reduction" or operand.kind == "row"):
         return "C"
     if kernel.form == "by_row" and operand.role != "in":
         # a source by row writes contiguous rows
@@ -400,6 +402,10 @@ def assert_same(got, wanted, on_gpu=False):
         a, b = got.results()[k], wanted.results()[k]
         description = f"{got.description}: {operand.name}"
         step = 0
+        if kernel.form == "summed" and operand.kind == "row":
+            b, scale = _sums_of(got.results()[0])
+            tolerances.assert_within(a, b, tolerances.sums(a.dtype, got.shape[0], scale), description)
+            continue
         if operand.type == "H" and b.dtype == np.uint16:
             a, b = widened(a), widened(b)
             # float32 values that differ in their last bit may round to neighboring bfloat16 values
@@ -409,6 +415,13 @@ def assert_same(got, wanted, on_gpu=False):
         else:
             np.testing.assert_array_equal(a, b, err_msg=description)
     got.assert_rest_unchanged()
+
+
+def _sums_of(matrix):
+    """The column sums of a run's own matrix, since an error of the matrix is not one of the sums, and their scale."""
+    x = widened(matrix) if matrix.dtype == np.uint16 else matrix
+    with np.errstate(all="ignore"):
+        return x.sum(axis=0, dtype=np.float64).astype(x.dtype), _largest(_magnitude(x), axis=0)
 
 
 def _tolerance(case, reference, operand, *, on_gpu):
@@ -425,7 +438,7 @@ def _tolerance(case, reference, operand, *, on_gpu):
         for o in kernel.signature.arrays
         if o.kind != "raw" and o.role != "out" and case.before[o.name].dtype.kind == "f"
     ]
-    if kernel.form == "elementwise":
+    if kernel.form in ("elementwise", "summed"):
         for o, x in read:
             scale = np.maximum(scale, x[:, None] if o.kind == "col" and reference.ndim == 2 else x)
         if on_gpu:

@@ -240,6 +240,7 @@ def test_what_may_share_memory():
         "half_squared_error": ((), ()),
         "dropout": ((0,),),
         "column_sum": ((),),
+        "relu_backward_summed": ((0, 1), ()),
         "adam": ((2,), (3,), (4,)),
         "to_bfloat16": ((),),
     }

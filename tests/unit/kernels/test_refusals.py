@@ -10,7 +10,7 @@ from helpers.messages import naming
 
 import gpunn
 from gpunn import kernels
-from gpunn.kernels import by_row, elementwise, reduction
+from gpunn.kernels import by_row, elementwise, reduction, summed
 from gpunn.kernels._compiler import cpu_cache
 from gpunn.kernels._compiler.signature import parse
 from gpunn.kernels.state import SIZE, StateEntry
@@ -138,6 +138,12 @@ def test_outputs_that_cannot_share_memory(in_place, scratch):
         )
 
 
+@pytest.mark.parametrize("name", ["relu", "relu_with_derivative", "bias_relu", "clip_norm", "softmax_backward", "sgd"])
+def test_only_a_matrix_of_several_matrices_has_column_sums(name, scratch):
+    with pytest.raises(ValueError, match=naming(name, "summed")):
+        summed(kernels.get(name))
+
+
 def test_a_name_belongs_to_one_module(scratch):
     with pytest.raises(ValueError, match="relu is registered already"):
         _declare("y = x;", name="relu")
@@ -203,6 +209,12 @@ REFUSED = {
     "sums of another width": ("column_sum", [X], np.zeros(4), {}, naming("s", (3,), (4,))),
     "a sum of all": ("sum_all", [X], np.zeros(3), {}, naming("s", (1,), (3,))),
     "sums over the rows of a row": ("column_sum", [ROW], np.zeros(3), {}, naming("column_sum", "two dimensions")),
+    "sums of vectors": (
+        "relu_backward_summed", [ROW, ROW], (ROW.copy(), ROW.copy()), {}, naming("sums over rows", "two dimensions")
+    ),
+    "strided sums": (
+        "relu_backward_summed", [X, X], (X.copy(), np.zeros(6)[::2]), {}, naming("sums", "contiguous")
+    ),
     "no columns": ("softmax", [np.zeros((4, 0))], np.zeros((4, 0)), {}, naming("z", "column")),
     "a short state": ("end_step", [], np.zeros(3), {"rows": 1, "count": 1}, naming("state", (SIZE,), (3,))),
     # nothing is cast

@@ -413,6 +413,14 @@ def test_running_statistics(implementation):
     np.testing.assert_array_equal(running, [1 + 0.25 * (4.5 - 1), 2 + 0.25 * (12 - 2)])
 
 
+def test_a_derivative_with_column_sums(any_implementation):
+    """δ = f′(z) ⊙ g, and its sums over the rows. (E5, E7)"""
+    a, g = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 4.0]]), np.array([[2.0, 5.0, -1.0], [5.0, 0.5, 3.0]])
+    delta, sums = any_implementation("relu_backward_summed", a, g, out=(np.empty_like(a), np.empty(3)))
+    np.testing.assert_array_equal(delta, [[2, 0, -1], [0, 0.5, 3]])
+    np.testing.assert_array_equal(sums, [2, 0.5, 2])
+
+
 # --- operators of array code ----------------------------------------------------------------------------------------
 
 OPERATORS = {
