@@ -265,7 +265,7 @@ class Recorder:
         name = f"{kernel.name}_summed"
         found = [] if isinstance(out, np.ndarray) else [k for k in all_kernels() if k.name == name]
         for fused in found:
-            self._launch(fused.bind(*inputs, out=(out, sums), **scalars), out, sums)
+            self._launch(fused.bind(*inputs, out=(out, sums), count=None, **scalars), out, sums)
         return bool(found)
 
     def copy(self, a: Array, out: Array) -> None:

@@ -15,8 +15,8 @@ How to add a kernel:
 
    The signature is explained in `_compiler/signature.py`: type, name and kind of each operand. T is float32 or float64.
    The reference has the names of the inputs and scalars as its parameters and returns the outputs.
-   A kernel that reads or writes the state array declares the entries: `reads=(StateEntry.LR,)`, `writes=(…)`. They are
-   its dependencies. A kernel by row declares which output may share the memory of which input: `in_place={"a": ("z",)}`.
+   A kernel with the operand `state` declares the entries that it accesses: `reads=(StateEntry.LR,)`, `writes=(…)`. A
+   kernel by row declares which output may share the memory of which input: `in_place={"a": ("z",)}`.
 2. Write C++ that is valid on a CPU and in CUDA: `(T)` before every literal, fabs instead of abs, comparisons that let
    NaN pass. A source by row loops over the columns from LANE in steps of LANES (`_compiler/warp_lanes.py`).
 3. Run `pytest tests/unit/kernels tests/gpu/test_kernels.py`. The tests of a new kernel are generated: source against
@@ -27,7 +27,7 @@ How to add a kernel:
    tensors. `get("scaled_sum")(z, b, out=a, alpha=0.5)` writes to given arrays, and `bind` returns a launch to repeat.
 
 An activation is declared with `activation` (see relu.py), an update rule with `update_rule` (see adam.py), and a kernel
-that also sums the columns of its output with `summed` (see relu.py).
+that also sums the columns of its output with `summed`, or `column_sums=True` of an activation.
 """
 
 import importlib

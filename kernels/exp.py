@@ -3,10 +3,9 @@
 import numpy as np
 
 from ._compiler.activation import activation
-from ._compiler.summed import summed
 
 
-@activation(value="a = exp(z);", derivative="d = a;", stored="a")
+@activation(value="a = exp(z);", derivative="d = a;", stored="a", column_sums=True)
 class exp:
     """f(z) = eᶻ, f′ = a. (E2)"""
 
@@ -15,6 +14,3 @@ class exp:
 
     def derivative(a):
         return a
-
-
-summed(exp.backward)

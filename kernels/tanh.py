@@ -3,10 +3,9 @@
 import numpy as np
 
 from ._compiler.activation import activation
-from ._compiler.summed import summed
 
 
-@activation(value="a = tanh(z);", derivative="d = (T)1 - a * a;", stored="a")
+@activation(value="a = tanh(z);", derivative="d = (T)1 - a * a;", stored="a", column_sums=True)
 class tanh:
     """f(z) = tanh z, f′ = 1 − a². (E2)"""
 
@@ -15,6 +14,3 @@ class tanh:
 
     def derivative(a):
         return 1 - a * a
-
-
-summed(tanh.backward)

@@ -1,8 +1,9 @@
-"""Declaration of an activation: the C++ sources of f and f′, from which four kernels are made.
+"""Declaration of an activation: the C++ sources of f and f′, from which its kernels are made.
 
 ``NAME``                  a = f(z)                                                               (E2)
 ``NAME_with_derivative``  a = f(z) and d = f′(z) in one pass
 ``NAME_backward``         δ = f′(z) ⊙ g, with f′ computed from the stored z or a                 (E4, E5)
+``NAME_backward_summed``  the same δ, and its sums over rows, if `column_sums=True`              (E5, E7)
 ``bias_NAME``             a = f(s + b), where s = a_prev W and b are the intercepts              (E1, E2)
 
 The identity has no `bias_NAME`, because `add_row` computes it.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .registry import Kernel, elementwise
+from .summed import summed
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def activation(
     stored: str,
     constants: tuple[str, ...] = (),
     ulp: int = 4,
+    column_sums: bool = False,
     with_bias: Kernel | None = None,
 ) -> Callable[[type], ActivationKernels]:
     """Declare an activation. Decorates a class whose `f` and `derivative` are the NumPy references.
@@ -71,6 +74,8 @@ def activation(
         Names of the numbers that both functions take.
     ulp : int
         Allowed difference between source and reference, in units in the last place of the largest term.
+    column_sums : bool
+        Declare `NAME_backward_summed` too.
     with_bias : Kernel, optional
         The kernel of f(s + b). Default: it is made from `value`.
     """
@@ -79,6 +84,8 @@ def activation(
 
     def declare(cls: type) -> ActivationKernels:
         declared = _Declaration(cls, value, derivative, stored, constants, ulp).kernels(with_bias)
+        if column_sums:
+            summed(declared.backward)
         _ACTIVATIONS[declared.name] = declared
         return declared
 

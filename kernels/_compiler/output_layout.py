@@ -81,7 +81,7 @@ def _same_shape(positions: list[int]) -> ShapeRule:
 
 
 def _rows(kernel: KernelDefinition, output: Operand) -> ShapeRule:
-    """Of a kernel by row: the number of rows, and the width for an output `rows[m]`."""
+    """The shape of an output of a kernel by row: (n, m) for `rows[m]`, otherwise (n,)."""
     same_width = _positions(kernel, lambda o: output.width is not None and o.width == output.width)
     with_rows = [k for k in same_width if kernel.operands[k].kind == "rows"]
     with_rows += _positions(kernel, lambda o: o.kind in ("rows", "element"))

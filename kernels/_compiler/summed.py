@@ -1,6 +1,6 @@
 """Declaration of a kernel that also sums the columns of its output: one pass over the arrays on a GPU.
 
-    summed(relu.backward)    registers relu_backward_summed: δ as relu_backward, and Σ over the rows of δ   (E5, E7)
+    summed(get("relu_backward"))    registers relu_backward_summed: δ, and the sums of δ over the rows    (E5, E7)
 
 The kernel equals the launches of its base kernel and of column_sum, one after another. That is how a CPU runs it, and a
 GPU if the arrays are not contiguous.
