@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .output_layout import Layout, output_layout
+from .output_layout import CallForm, Layout, output_layout
 from .signature import Operand, Signature
 
 
@@ -140,7 +140,8 @@ class KernelDefinition:
 
     @cached_property
     def _layouts(self) -> tuple[Layout, ...]:
-        return tuple(output_layout(self, o) for o in self.signature.outputs)
+        call = CallForm(self.name, self.form, self.axis, self.operands, self.signature.supports_bf16)
+        return tuple(output_layout(call, o) for o in self.signature.outputs)
 
     def output_layouts(self, operands: Sequence[Any], count: int | None = None) -> list[tuple[tuple[int, ...], Any]]:
         """(shape, dtype) of each output, for operands with a shape and a dtype. `count` as in a call."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .signature import STORAGE_TO_COMPUTE, Operand
-
-if TYPE_CHECKING:
-    from .definition import KernelDefinition
 
 Shape = tuple[int, ...]
 # (operands, count) → shape and dtype of one output
@@ -21,9 +18,19 @@ ShapeRule = Callable[[Sequence[Any], int | None], Shape]
 _COMPUTE = {np.dtype(stored): np.dtype(compute) for stored, compute in STORAGE_TO_COMPUTE.items()}
 
 
-def output_layout(kernel: KernelDefinition, output: Operand) -> Layout:
+class CallForm(NamedTuple):
+    """The functional form of a kernel: its operands, and what else determines the layouts of its outputs."""
+
+    name: str
+    form: str
+    axis: str
+    operands: tuple[Operand, ...]
+    supports_bf16: bool
+
+
+def output_layout(call: CallForm, output: Operand) -> Layout:
     """The rule by which the layout of an output follows from the operands."""
-    shape, dtype = _shape(kernel, output), _dtype(kernel, output)
+    shape, dtype = _shape(call, output), _dtype(call, output)
 
     def layout(operands: Sequence[Any], count: int | None) -> tuple[Shape, Any]:
         return shape(operands, count), dtype(operands)
@@ -31,13 +38,13 @@ def output_layout(kernel: KernelDefinition, output: Operand) -> Layout:
     return layout
 
 
-def _positions(kernel: KernelDefinition, condition: Callable[[Operand], bool]) -> list[int]:
-    return [k for k, o in enumerate(kernel.operands) if condition(o)]
+def _positions(call: CallForm, condition: Callable[[Operand], bool]) -> list[int]:
+    return [k for k, o in enumerate(call.operands) if condition(o)]
 
 
-def _undetermined(kernel: KernelDefinition, output: Operand) -> Callable[..., Any]:
+def _undetermined(call: CallForm, output: Operand) -> Callable[..., Any]:
     def refuse(*_: Any) -> Any:
-        raise TypeError(f"kernel {kernel.name}: pass out=, no operand determines {output.name}")
+        raise TypeError(f"kernel {call.name}: pass out=, no operand determines {output.name}")
 
     return refuse
 
@@ -45,20 +52,20 @@ def _undetermined(kernel: KernelDefinition, output: Operand) -> Callable[..., An
 # --- shapes ---------------------------------------------------------------------------------------------------------
 
 
-def _shape(kernel: KernelDefinition, output: Operand) -> ShapeRule:
+def _shape(call: CallForm, output: Operand) -> ShapeRule:
     if output.is_updated:
-        return _same_shape(_positions(kernel, lambda o: o is output))
+        return _same_shape(_positions(call, lambda o: o is output))
     if output.like is not None:
-        return _same_shape(_positions(kernel, lambda o: o.name == output.like))
-    if kernel.form == "by_row":
-        return _rows(kernel, output)
-    elements = _positions(kernel, lambda o: o.kind == "element")
+        return _same_shape(_positions(call, lambda o: o.name == output.like))
+    if call.form == "by_row":
+        return _rows(call, output)
+    elements = _positions(call, lambda o: o.kind == "element")
     if not elements:
-        return _undetermined(kernel, output)
+        return _undetermined(call, output)
     full = _same_shape(elements)
-    if kernel.axis == "all":
+    if call.axis == "all":
         return lambda operands, count: (1,)
-    if kernel.axis == "rows" or output.kind == "row":
+    if call.axis == "rows" or output.kind == "row":
         return lambda operands, count: full(operands, count)[1:]
     if output.kind == "col":
         return lambda operands, count: full(operands, count)[:1]
@@ -80,40 +87,40 @@ def _same_shape(positions: list[int]) -> ShapeRule:
     return shape
 
 
-def _rows(kernel: KernelDefinition, output: Operand) -> ShapeRule:
+def _rows(call: CallForm, output: Operand) -> ShapeRule:
     """The shape of an output of a kernel by row: (n, m) for `rows[m]`, otherwise (n,)."""
-    same_width = _positions(kernel, lambda o: output.width is not None and o.width == output.width)
-    with_rows = [k for k in same_width if kernel.operands[k].kind == "rows"]
-    with_rows += _positions(kernel, lambda o: o.kind in ("rows", "element"))
+    same_width = _positions(call, lambda o: output.width is not None and o.width == output.width)
+    with_rows = [k for k in same_width if call.operands[k].kind == "rows"]
+    with_rows += _positions(call, lambda o: o.kind in ("rows", "element"))
 
     def n_rows(operands: Sequence[Any], count: int | None) -> int:
         if count is not None:
             return count
         if not with_rows:
-            raise TypeError(f"kernel {kernel.name}: pass count=, no operand determines the number of rows")
+            raise TypeError(f"kernel {call.name}: pass count=, no operand determines the number of rows")
         n: int = operands[with_rows[0]].shape[0]
         return n
 
     if output.kind != "rows":
         return lambda operands, count: (n_rows(operands, count),)
     if not same_width:
-        return _undetermined(kernel, output)
+        return _undetermined(call, output)
     return lambda operands, count: (n_rows(operands, count), operands[same_width[0]].shape[-1])
 
 
 # --- dtypes ---------------------------------------------------------------------------------------------------------
 
 
-def _dtype(kernel: KernelDefinition, output: Operand) -> Callable[[Sequence[Any]], Any]:
+def _dtype(call: CallForm, output: Operand) -> Callable[[Sequence[Any]], Any]:
     if not output.type_variable:
         fixed = np.dtype(output.type)
         return lambda operands: fixed
-    found = _positions(kernel, lambda o: o is output)
-    found = found or _positions(kernel, lambda o: o.type == output.type)
-    found = found or _positions(kernel, lambda o: o.kind in ("element", "rows"))
+    found = _positions(call, lambda o: o is output)
+    found = found or _positions(call, lambda o: o.type == output.type)
+    found = found or _positions(call, lambda o: o.kind in ("element", "rows"))
     if not found:
-        return _undetermined(kernel, output)
+        return _undetermined(call, output)
     k = found[0]
-    if output.type == "T" and kernel.signature.supports_bf16:
+    if output.type == "T" and call.supports_bf16:
         return lambda operands: _COMPUTE.get(operands[k].dtype, operands[k].dtype)
     return lambda operands: operands[k].dtype
