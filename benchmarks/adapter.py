@@ -365,7 +365,7 @@ def _own_activation() -> Any:
         return 1 + 3 * z**2 / 8
 
     # the derivative has two names, of this commit and of earlier ones
-    members = {"f": value, "slope": derivative, "derivative": derivative}
+    members = {"f": value, "slope": derivative, "derivative": derivative, "opaque": True}
     return type("OwnCubic", (_gpunn_name("activations.Activation"),), members)()
 
 

@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def stage_runner() -> stages.Run:
-    """Run stages as processes without environment variables that would choose another device."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("GPUNN_DEVICE", "PYTEST_ADDOPTS")}
+    """Run stages as processes without environment variables that would choose another device or eager mode."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("GPUNN_DEVICE", "GPUNN_EAGER", "PYTEST_ADDOPTS")}
     return functools.partial(stages.process, environment=environment)
 
 

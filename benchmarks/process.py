@@ -59,6 +59,7 @@ def environment(threads: int, device: str = "cpu") -> dict[str, str]:
     settings = {name: str(threads) for name in THREAD_VARIABLES}
     settings |= {
         "GPUNN_DEVICE": device,
+        "GPUNN_EAGER": "0",
         "JAX_PLATFORMS": device,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         # a pool of compiler processes helps if Triton tries many variants; it ends with the worker's session

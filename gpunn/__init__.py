@@ -17,7 +17,7 @@ Files                       load
 Inspection                  check_gradients, compare_devices, doctor
 Errors, results             DivergenceError, CheckpointError, DeviceError, DeviceFallbackWarning, History
 Modules                     theory (the equations E1 to E11), activations, losses, metrics, initializers, schedules,
-                            optimizers, layers, kernels, backend, interchange
+                            optimizers, layers, kernels, program, backend, interchange
 ==========================  ====================================================================================
 
 Names are imported at their first use: `import gpunn` imports only the standard library.
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from . import losses as losses
     from . import metrics as metrics
     from . import optimizers as optimizers
+    from . import program as program
     from . import schedules as schedules
     from . import theory as theory
     from .backend import DeviceError, DeviceFallbackWarning, doctor
@@ -120,6 +121,7 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "program",
     "schedules",
     "theory",
 ]

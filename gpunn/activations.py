@@ -10,7 +10,7 @@ from typing import Any
 
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
-from .recording import Array, Recorder
+from .program import Array, named_call, python_call
 from .registry import Named, Registry, check_config, name_of, names_of
 from .validation import Checked, nonnegative
 
@@ -18,37 +18,54 @@ from .validation import Checked, nonnegative
 class Activation(Named):
     """The function f of a layer, a = f(z). (E2)
 
-    A subclass defines `f` and `derivative` on arrays of the device, and `get_config` if its constructor has arguments.
-    Such an activation runs as Python code between the kernels, and `Sequential.summary` reports it.
+    A subclass defines `f` and `derivative` with operators and kernels, and `get_config` if its constructor has
+    arguments. The same text runs on arrays, and on symbolic tensors that record the step's program. Tensors support
+    ``@ + - * /`` with tensors, numbers and row vectors, ``.T``, ``.sum(axis=0)`` and kernels.
+
+    A subclass with ``opaque = True`` may use all of NumPy: `f` and `derivative` get arrays of the device each time the
+    step runs. They must not change them. No op is fused with them, and `Sequential.summary` reports them.
+
+    A subclass whose f is no function of single elements defines `forward` and `backward` instead.
+
+    A new value of an attribute that `get_config` returns takes effect at the next step. A saved network stores the name
+    and `get_config`; ``gpunn.load(…, custom={name: class})`` restores it.
 
     Attributes
     ----------
     names : tuple of str
         The names that strings may use. Files store the first one, or the name of the class if there are none.
-    backward_needs_z : bool
-        True if f′ cannot be computed from a alone. The step then stores z too.
+    opaque : bool
+        True if `f` and `derivative` take arrays only.
     rectifier : bool
         True if layers with this activation start from He's initial weights. (E10)
     elementwise : bool
         False if aᵢ depends on other elements of its row than zᵢ.
-    supports_bf16 : bool
-        True if its kernels accept matrices that are stored in bfloat16.
 
     Examples
     --------
     >>> class Cube(gpunn.activations.Activation):
     ...     def f(self, z):
-    ...         return z**3
+    ...         return z * z * z
     ...
     ...     def derivative(self, z, a):
-    ...         return 3 * z**2
+    ...         return 3 * z * z
     >>> layer = gpunn.Dense(10, activation=Cube())
+
+    and with NumPy's functions:
+
+    >>> class Sine(gpunn.activations.Activation):
+    ...     opaque = True
+    ...
+    ...     def f(self, z):
+    ...         return np.sin(z)
+    ...
+    ...     def derivative(self, z, a):
+    ...         return np.cos(z)
     """
 
-    backward_needs_z = True
+    opaque = False
     rectifier = False
     elementwise = True
-    supports_bf16 = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -60,12 +77,12 @@ class Activation(Named):
 
         Parameters
         ----------
-        z : array, shape (n, n_out)
+        z : array or tensor, shape (n, n_out)
 
         Returns
         -------
-        array
-            A new array of z's shape and type.
+        array or tensor
+            a, of z's shape and dtype.
         """
         raise NotImplementedError(f"{type(self).__name__} must define f(self, z)")
 
@@ -74,14 +91,14 @@ class Activation(Named):
 
         Parameters
         ----------
-        z : array, shape (n, n_out)
-        a : array, shape (n, n_out)
+        z : array or tensor, shape (n, n_out)
+        a : array or tensor, shape (n, n_out)
             f(z), which often makes the derivative cheaper.
 
         Returns
         -------
-        array
-            A new array of z's shape and type.
+        array or tensor
+            f′(z), of z's shape and dtype.
         """
         raise NotImplementedError(f"{type(self).__name__} must define derivative(self, z, a)")
 
@@ -91,34 +108,25 @@ class Activation(Named):
     def __hash__(self) -> int:
         return hash((type(self), repr(self)))
 
-    # The methods that layers call while they record a step. These defaults serve activations without kernels.
+    def forward(self, z: Array) -> Array:
+        """Return a = f(z). (E2)"""
+        return python_call(self._value, (z,), (z,), self._reason) if self.opaque else self._value(z)
 
-    def record(self, ops: Recorder, z: Array, a: Array) -> None:
-        """Record a = f(z). (E2)"""
+    def backward(self, z: Array, a: Array, grad_a: Array) -> Array:
+        """Return δ = f′(z) ⊙ ∂C/∂a. (E4, E5)"""
+        given = (z, a, grad_a)
+        return python_call(self._delta, given, (grad_a,), self._reason) if self.opaque else self._delta(*given)
 
-        def forward() -> None:
-            a[...] = _checked(self.f(z), z, f"{type(self).__name__}.f")
+    @property
+    def _reason(self) -> str:
+        return f"activation {self.name} is Python code"
 
-        ops.call_python(forward, reason=f"activation {self.name} is a Python function")
+    def _value(self, z: Array) -> Array:
+        return _checked(named_call(self, "f", z), z, f"{type(self).__name__}.f")
 
-    def record_with_bias(self, ops: Recorder, z: Array, b: Array, a: Array) -> None:
-        """Record a = f(z + b). The buffer z contains a_prev W first, and z itself later if f′ needs it. (E1, E2)"""
-        ops(kernel("bias_identity"), z, b, out=z)
-        self.record(ops, z, a)
-
-    def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
-        """Record δ = f′(z) ⊙ ∂C/∂a. (E4, E5)"""
-
-        def backward() -> None:
-            delta[...] = _checked(self.derivative(z, a), z, f"{type(self).__name__}.derivative") * grad_a
-
-        ops.call_python(backward, reason=f"activation {self.name} is a Python function")
-
-    def record_backward_and_sum(
-        self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array, db: Array
-    ) -> bool:
-        """Record δ = f′(z) ⊙ ∂C/∂a and ∂C/∂b = Σ δ (E7) in one pass. Returns False if no kernel can do both."""
-        return False
+    def _delta(self, z: Array, a: Array, grad_a: Array) -> Array:
+        found = named_call(self, "derivative", z, a)
+        return _checked(found, z, f"{type(self).__name__}.derivative") * grad_a
 
 
 # defined here because subclasses register themselves
@@ -126,7 +134,7 @@ REGISTRY: Registry[Activation] = Registry("activation", Activation, __name__)
 
 
 def _checked(result: Array, like: Array, function: str) -> Array:
-    """Check that a user's function returned an array of the right shape."""
+    """Return a function's result. ValueError if it has not the shape of `like`."""
     if getattr(result, "shape", None) != like.shape:
         got = getattr(result, "shape", result)
         raise ValueError(f"{function} must return an array of shape {like.shape}, got {got!r}")
@@ -134,28 +142,21 @@ def _checked(result: Array, like: Array, function: str) -> Array:
 
 
 class KernelActivation(Activation):
-    """An activation with kernels. They compute f(z), f(z + b) and f′(z) ⊙ ∂C/∂a in one pass each.
+    """An activation with kernels, which compute f(z) and f′(z) ⊙ ∂C/∂a in one pass each.
 
-    A subclass sets `kernels`. One that overrides `f` or `derivative` instead runs as Python code, since the kernels do
-    not know its function.
+    A subclass sets `kernels`. One that overrides `f` or `derivative` instead uses its own functions, since the kernels
+    do not know them.
     """
 
     kernels: ActivationKernels
+    uses_kernels = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = vars(cls)
-        if "kernels" in own:
-            cls.backward_needs_z, cls.supports_bf16 = cls.kernels.stored == "z", True
-        elif {"f", "derivative"} & own.keys():
-            cls.backward_needs_z = True
-            for hook in ("record", "record_with_bias", "record_backward"):
-                setattr(cls, hook, vars(Activation)[hook])
-        if "kernels" not in own and any(name in ("f", "derivative") or "record" in name for name in own):
-            cls.supports_bf16 = False
-        if own.get("record_backward") is not None and "record_backward_and_sum" not in own:
-            # the kernel that adds up δ computes the derivative of `kernels`, not this one
-            cls.record_backward_and_sum = Activation.record_backward_and_sum  # type: ignore[method-assign]
+        if "kernels" in vars(cls):
+            cls.uses_kernels = True
+        elif {"f", "derivative"} & vars(cls).keys():
+            cls.uses_kernels = False
 
     def f(self, z: Array) -> Array:
         return self.kernels.value(z, **self.get_config())
@@ -164,22 +165,14 @@ class KernelActivation(Activation):
         _, d = self.kernels.with_derivative(z, **self.get_config())
         return d
 
-    def record(self, ops: Recorder, z: Array, a: Array) -> None:
-        ops(self.kernels.value, z, out=a, **self.get_config())
+    def forward(self, z: Array) -> Array:
+        return self.kernels.value(z, **self.get_config()) if self.uses_kernels else super().forward(z)
 
-    def record_with_bias(self, ops: Recorder, z: Array, b: Array, a: Array) -> None:
-        out = (z, a) if self.backward_needs_z else a
-        ops(self.kernels.with_bias, z, b, out=out, **self.get_config())
-
-    def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
-        stored = z if self.backward_needs_z else a
-        ops(self.kernels.backward, stored, grad_a, out=delta, **self.get_config())
-
-    def record_backward_and_sum(
-        self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array, db: Array
-    ) -> bool:
-        stored = z if self.backward_needs_z else a
-        return ops.fused_column_sum(self.kernels.backward, stored, grad_a, out=delta, sums=db, **self.get_config())
+    def backward(self, z: Array, a: Array, grad_a: Array) -> Array:
+        if not self.uses_kernels:
+            return super().backward(z, a, grad_a)
+        stored = z if self.kernels.stored == "z" else a
+        return self.kernels.backward(stored, grad_a, **self.get_config())
 
 
 class ReLU(KernelActivation):
@@ -283,20 +276,17 @@ class Identity(KernelActivation):
     names = ("identity", "linear")
     kernels = activation_kernels("identity")
 
-    def record(self, ops: Recorder, z: Array, a: Array) -> None:
-        if a is not z:
-            super().record(ops, z, a)
+    def forward(self, z: Array) -> Array:
+        return z if self.uses_kernels else super().forward(z)
 
-    def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
-        if delta is not grad_a:
-            super().record_backward(ops, z, a, grad_a, delta)
+    def backward(self, z: Array, a: Array, grad_a: Array) -> Array:
+        return grad_a if self.uses_kernels else super().backward(z, a, grad_a)
 
 
 class Softmax(Activation):
     """Softmax, aₖ = e^zₖ / Σⱼ e^zⱼ in each row. The backward pass multiplies by the transposed Jacobian. (E2, E4)"""
 
     names = ("softmax",)
-    backward_needs_z = False
     elementwise = False
 
     def f(self, z: Array) -> Array:
@@ -305,12 +295,9 @@ class Softmax(Activation):
     def derivative(self, z: Array, a: Array) -> Array:
         raise TypeError("softmax has no elementwise derivative: its derivative is one matrix per row (E4)")
 
-    def record(self, ops: Recorder, z: Array, a: Array) -> None:
-        ops(kernel("softmax"), z, out=a)
-
-    def record_backward(self, ops: Recorder, z: Array, a: Array, grad_a: Array, delta: Array) -> None:
-        """Record δ = a ⊙ (g − Σₖ aₖgₖ), g = ∂C/∂a. (E4)"""
-        ops(kernel("softmax_backward"), a, grad_a, out=delta)
+    def backward(self, z: Array, a: Array, grad_a: Array) -> Array:
+        """Return δ = a ⊙ (g − Σₖ aₖgₖ), g = ∂C/∂a. (E4)"""
+        return kernel("softmax_backward")(a, grad_a)
 
 
 def get(activation: str | Activation | type[Activation] | None) -> Activation:

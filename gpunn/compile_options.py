@@ -19,8 +19,8 @@ from .metrics import Metric
 from .network import Network
 from .optimizers import Optimizer
 from .parallel import DataParallel
-from .recording import SINGLE_PROCESS, ProcessGroup
-from .validation import as_list, positive_integer
+from .program.groups import SINGLE_PROCESS, ProcessGroup
+from .validation import as_list, boolean, positive_integer
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class CompileOptions:
     threads: int | None
     backend: Backend
     precision: str | None  # None for products in the network's dtype
+    eager: bool
 
 
 def resolve(
@@ -45,6 +46,7 @@ def resolve(
     device: Any,
     precision: str | None,
     threads: int | None,
+    eager: bool,
 ) -> CompileOptions:
     """The options for a network. Raises before anything is changed."""
     rule = optimizers.get(optimizer)
@@ -61,7 +63,18 @@ def resolve(
         if importlib.util.find_spec("threadpoolctl") is None:
             raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
     backend = group.backend(backends.get(device), device)
-    return CompileOptions(rule, chosen, found, threads, backend, resolve_precision(precision, backend, net.dtype))
+    lower = resolve_precision(precision, backend, net.dtype)
+    return CompileOptions(rule, chosen, found, threads, backend, lower, resolve_eager(eager, lower, group))
+
+
+def resolve_eager(eager: Any, precision: str | None, group: ProcessGroup) -> bool:
+    """True if every operation is computed from Python: by the argument, or by the variable GPUNN_EAGER=1."""
+    chosen = boolean("eager", eager) or backends.eager_setting()
+    if chosen and precision is not None:
+        raise ValueError(f"eager mode computes in the network's dtype: leave out precision={precision!r}, or eager")
+    if chosen and group.size > 1:
+        raise ValueError(f"eager mode runs in one process, and strategy has {group.size}: leave out one of them")
+    return chosen
 
 
 # `resolve` has an argument with the module's name

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from . import input_checks as checks
+from . import inspection
+from .backend.launches import execute
 from .inspection import copy_step_state
 from .kernels.state import StateEntry
 from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
-from .network import Plan
-from .recording import execute
+from .network import Plan, StepOptions
 from .training import inputs, loop
-from .validation import positive_integer
+from .validation import boolean, positive_integer
 
 STEP = 6e-6  # near the cube root of float64's unit roundoff, where truncation and rounding errors are equal
 COST_ROUNDOFFS = 16  # rounding error of a cost in units of its roundoff
@@ -106,6 +107,7 @@ def check_gradients(
     training: bool = True,
     tolerance: float = 1e-6,
     samples: int | None = None,
+    rewritten: bool = True,
 ) -> GradientReport:
     """Compare back-propagated gradients (E4 to E9) with central differences in float64.
 
@@ -132,6 +134,8 @@ def check_gradients(
         The largest relative error that counts as right.
     samples : int, optional
         Maximum number of coordinates per parameter, evenly spaced; None checks all.
+    rewritten : bool
+        If true, check the program as it is executed, with fused operations; otherwise the program as it is recorded.
 
     Returns
     -------
@@ -146,20 +150,24 @@ def check_gradients(
         Before `compile`.
     """
     samples = None if samples is None else positive_integer("samples", samples)
-    loss, gradients = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
-    again = net.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
+    rewritten = boolean("rewritten", rewritten)
+    batch = (x, y, sample_weight)
+    training = bool(training)
+    loss, gradients = _gradients(net, batch, training=training, rewritten=rewritten)
+    again = _gradients(net, batch, training=training, rewritten=rewritten)
     repeats = loss == again[0] and all(np.array_equal(a, b) for a, b in zip(gradients, again[1], strict=True))
     net64 = _in_float64(net)
     inner = net64._net
-    _, gradients = net64.loss_and_gradients(x, y, training=training, sample_weight=sample_weight)
-    grad_x = net64.input_gradient(x, y, training=training, sample_weight=sample_weight)
-    x64, y64, w64 = inputs.batch(inner, x, y, sample_weight)
+    x64, y64, w64 = data = inputs.batch(inner, x, y, sample_weight)
+    _, gradients = _gradients(net64, batch, training=training, rewritten=rewritten)
+    grad_x = inspection.input_gradient(inner, data, training=training, rewritten=rewritten)
     if not checks.any_weight(w64):
         raise ValueError("sample_weight must not be zero in every row: there is no gradient to check")
     on_device = inputs.on_device(inner, (np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64))
     entries = []
-    options = {"training": bool(training), "loss": True, "weighted": w64 is not None}
-    with inner.backend.activate(), inner.plan(x64.shape[0], **options) as plan:
+    weighted = w64 is not None
+    options = StepOptions(training, loss=True, weighted=weighted, keep_activations=True, rewritten=rewritten)
+    with inner.backend.activate(), inner.plan(x64.shape[0], options) as plan:
         copy_step_state(plan)
         loop.forward_backward(plan, on_device, 0)
         for p, gradient in zip(inner.slices_in_order(), gradients, strict=True):
@@ -169,6 +177,15 @@ def check_gradients(
                 entries.append(_compare(plan, name, inner.theta[p.start : p.stop], gradient.ravel(), samples))
         entries.append(_compare(plan, "inputs x", plan.x.reshape(-1), grad_x.ravel(), samples))
     return GradientReport(entries, tolerance, repeats)
+
+
+def _gradients(
+    net: Sequential, batch: tuple[Any, Any, Any], *, training: bool, rewritten: bool
+) -> tuple[float, list[np.ndarray]]:
+    """(C, [dW1, db1, …]) of a batch (x, y, sample weights)."""
+    net._require_compiled("check_gradients")
+    data = inputs.batch(net._net, *batch)
+    return inspection.loss_and_gradients(net._net, data, training=training, rewritten=rewritten)
 
 
 def _in_float64(net: Sequential) -> Sequential:
@@ -212,6 +229,7 @@ def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: in
 
 
 def _cost(plan: Plan) -> float:
+    execute(plan.normalize_weights)
     execute(plan.forward)
     execute(plan.loss)
     return float(plan.state[StateEntry.LOSS] + plan.state[StateEntry.PENALTY])

@@ -11,7 +11,8 @@ import numpy as np
 from .backend import Backend, array_module, device_of, from_cuda_interface, is_device_array, to_host
 from .losses import BinaryCrossentropy, CategoricalCrossentropy, Loss
 from .network import CompressedRows, Table, keyed_generator
-from .recording import Array, shard_bounds
+from .program import Array
+from .program.groups import shard_bounds
 from .validation import half_open_unit_interval, nonnegative
 
 # Elements per block of a check, which never copies the data set. Larger on a GPU, where each block costs a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,10 +11,14 @@ from typing import Any
 import numpy as np
 
 from . import input_checks as checks
+from .backend.launches import execute
 from .kernels.state import StateEntry
-from .network import Network, Plan
-from .recording import Array, execute
+from .network import Network, Plan, StepOptions
+from .network.recorded import record_step
+from .program import Array, Program
+from .program.groups import BatchShard
 from .training import inputs, loop
+from .validation import boolean, positive_integer
 
 
 class Summary(str):
@@ -48,6 +53,15 @@ class LayerTrace:
     dW: Array | None = None
     db: Array | None = None
     gradients: dict[str, Array] = field(default_factory=dict)
+
+
+def step_program(net: Network, rows: int, *, rewritten: bool) -> Program:
+    """The program of a training step on batches of `rows` rows, of which this process may have a shard."""
+    shard = BatchShard.of(positive_integer("batch_size", rows), net.group)
+    options = dataclasses.replace(loop.STEP, rewritten=boolean("rewritten", rewritten))
+    net.apply_attribute_changes()
+    net.prepare_training()
+    return record_step(net, shard.n, shard, options).program
 
 
 # --- the summary ---
@@ -96,9 +110,11 @@ def _format_bytes(count: int) -> str:
 # --- the quantities of a step ---
 
 
-def loss_and_gradients(net: Network, data: inputs.Arrays, training: bool) -> tuple[float, list[np.ndarray]]:
-    """(C, [dW1, db1, …]) of one batch."""
-    with _backward_plan(net, data, training) as plan:
+def loss_and_gradients(
+    net: Network, data: inputs.Arrays, *, training: bool, rewritten: bool = True
+) -> tuple[float, list[np.ndarray]]:
+    """(C, [dW1, db1, …]) of one batch, by the rewritten program or the recorded one."""
+    with _backward_plan(net, data, StepOptions(training=bool(training), rewritten=rewritten)) as plan:
         state = net.backend.to_host(plan.state)
         gradients = [
             np.array(net.backend.to_host(p.of(plan.gradient)))
@@ -109,24 +125,25 @@ def loss_and_gradients(net: Network, data: inputs.Arrays, training: bool) -> tup
         return float(state[StateEntry.LOSS] + state[StateEntry.PENALTY]), gradients
 
 
-def input_gradient(net: Network, data: inputs.Arrays, training: bool) -> np.ndarray:
-    """∂C/∂x (n, n_in) of one batch."""
-    with _backward_plan(net, data, training, input_gradient=True) as plan:
+def input_gradient(net: Network, data: inputs.Arrays, *, training: bool, rewritten: bool = True) -> np.ndarray:
+    """∂C/∂x (n, n_in) of one batch, by the rewritten program or the recorded one."""
+    options = StepOptions(training=bool(training), input_gradient=True, rewritten=rewritten)
+    with _backward_plan(net, data, options) as plan:
         return np.array(net.backend.to_host(plan.grad_x))
 
 
-def trace(net: Network, data: inputs.Arrays, training: bool) -> list[LayerTrace]:
+def trace(net: Network, data: inputs.Arrays, *, training: bool) -> list[LayerTrace]:
     """The quantities of every layer for one batch, forward and backward."""
-    with _backward_plan(net, data, training, trace=True) as plan:
+    with _backward_plan(net, data, StepOptions(training=bool(training), trace=True)) as plan:
         return _layer_traces(plan)
 
 
-def trace_forward(net: Network, x: Any, training: bool) -> list[LayerTrace]:
+def trace_forward(net: Network, x: Any, *, training: bool) -> list[LayerTrace]:
     """The quantities of every layer for one batch, forward only."""
     x = checks.features(x, inputs.known_inputs(net), net.dtype, "x")
     if not net.is_built:
         net.build(x.shape[1])
-    with net.backend.activate(), net.plan(x.shape[0], training=bool(training), trace=True) as plan:
+    with net.backend.activate(), net.plan(x.shape[0], StepOptions(training=bool(training), trace=True)) as plan:
         copy_step_state(plan)
         plan.state[StateEntry.OFFSET] = 0
         execute(plan.gather(checks.on_device(x, net.backend)))
@@ -143,7 +160,7 @@ def _layer_traces(plan: Plan) -> list[LayerTrace]:
     found = []
     for k, t in enumerate(plan.layers):
         delta, gradients = None, {}
-        if plan.backward:
+        if plan.options.backward:
             delta = copy(t.delta)
             gradients = {p.parameter.name: copy(p.of(plan.gradient)) for p in net.slices_of(k)}
         dW, db = gradients.get("W"), gradients.get("b")
@@ -152,11 +169,11 @@ def _layer_traces(plan: Plan) -> list[LayerTrace]:
 
 
 @contextmanager
-def _backward_plan(net: Network, data: inputs.Arrays, training: bool, **options: Any) -> Iterator[Plan]:
+def _backward_plan(net: Network, data: inputs.Arrays, options: StepOptions) -> Iterator[Plan]:
     """A plan after its forward and backward pass on one batch, without an update."""
     net.prepare_training()
-    options |= {"training": bool(training), "loss": True, "backward": True, "weighted": data[2] is not None}
-    with net.backend.activate(), net.plan(data[0].shape[0], **options) as plan:
+    options = dataclasses.replace(options, loss=True, backward=True, weighted=data[2] is not None)
+    with net.backend.activate(), net.plan(data[0].shape[0], options) as plan:
         copy_step_state(plan)
         loop.forward_backward(plan, inputs.on_device(net, data), 0)
         yield plan

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from . import activations
 from .activations import Activation
 from .kernels import get as kernel
-from .recording import Array, Recorder
+from .program import Array
 from .registry import Named, Registry, name_of, names_of
 from .validation import Checked, boolean, optional, positive
 
@@ -21,66 +21,79 @@ from .validation import Checked, boolean, optional, positive
 class Loss(Named):
     """A loss ℓ(y, a) of a row and its gradient. (E3)
 
-    The simplest custom loss is a function ``(y, a) → (ℓ, g)``: see `FunctionLoss`. A subclass defines `record`, and
-    `get_config` if its constructor has arguments.
+    The simplest custom loss is a function ``(y, a) → (ℓ, g)``: see `FunctionLoss`. A subclass defines `evaluate`. It
+    overrides `resolve` if it depends on the last layer's activation, and `check_targets` if it is not defined for all
+    targets. It overrides `get_config` if its constructor has arguments.
+
+    `evaluate` and `from_z` compute with operators and kernels. The same text runs on arrays, and on symbolic tensors
+    that record the step's program. A subclass with ``opaque = True`` may use all of NumPy: `evaluate` gets arrays of
+    the device each time the step runs. It must not change them. No op is fused with it, and `Sequential.summary`
+    reports it.
+
+    A new value of an attribute that `get_config` returns takes effect at the next step. A saved network stores the name
+    and `get_config`; ``gpunn.load(…, custom={name: class})`` restores it.
 
     Attributes
     ----------
     names : tuple of str
         The names that strings may use. Files store the first one, or the name of the class if there are none.
     targets : {"dense", "class_index"}
-        The form of y: rows as wide as the outputs, (n, n_out), or one integer per row, (n,).
-    fused_with_activation : bool
-        True if the loss computes a and δ from the last layer's z: see `record_fused`.
+        The form of y: rows as wide as the outputs, (n, n_out), or one int32 per row, (n,).
+    opaque : bool
+        True if `evaluate` takes arrays only.
+    takes_z : bool
+        True if the loss computes a and δ from the last layer's z: see `from_z`.
 
     Examples
     --------
     >>> class Quartic(gpunn.losses.Loss):
-    ...     def record(self, ops, a, y, w, grad_a, row_losses):
-    ...         def evaluate():
-    ...             e = a - y
-    ...             row_losses[...] = w * (e**4).sum(axis=1)
-    ...             grad_a[...] = 4 * w[:, None] * e**3
+    ...     opaque = True
     ...
-    ...         ops.call_python(evaluate, reason="Quartic is written in Python")
+    ...     def evaluate(self, a, y, w):
+    ...         e = a - y
+    ...         grad_a = 4 * w[:, None] * e**3
+    ...         row_losses = w * (e**4).sum(axis=1)
+    ...         return grad_a, row_losses
+    >>> net.compile("adam", loss=Quartic())
     """
 
     targets: ClassVar[str] = "dense"
-    fused_with_activation = False
+    opaque = False
+    takes_z = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         REGISTRY.check_free(names_of(cls) or (name_of(cls),))
         REGISTRY.register(cls, *names_of(cls))
 
-    def for_activation(self, activation: Activation) -> Loss:
+    def resolve(self, activation: Activation) -> Loss:
         """Return the form of this loss that fits a last layer with that activation. ValueError if none does."""
         return self
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
-        """Record the losses of the rows and their gradient. (E3)
+    def evaluate(self, a: Array, y: Array, w: Array) -> tuple[Array, Array]:
+        """Return the gradient ∂C/∂a and the losses of the rows. (E3)
 
         Parameters
         ----------
-        ops : Recorder
-        a : array, shape (n, n_out)
-            The network's outputs.
-        y : array, shape (n, n_out) or (n,)
+        a : array or tensor, shape (n, n_out)
+            The network's outputs, in its dtype.
+        y : array or tensor, shape (n, n_out) or (n,)
             The targets, as `targets` says.
-        w : array, shape (n,)
+        w : array or tensor, shape (n,)
             The sample weights, divided by their sum.
-        grad_a : array, shape (n, n_out)
-            Receives ∂C/∂a, row by row w · ∂ℓ/∂a.
-        row_losses : array, shape (n,)
-            Receives w · ℓ.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define record(self, ops, a, y, w, grad_a, row_losses)")
 
-    def record_fused(
-        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
-    ) -> None:
-        """Record a, δ = ∂C/∂z and w · ℓ from z, if `fused_with_activation`. (E4)"""
-        raise NotImplementedError(f"{type(self).__name__} is not fused with an activation")
+        Returns
+        -------
+        grad_a : array or tensor, shape (n, n_out)
+            ∂C/∂a, row by row w · ∂ℓ/∂a.
+        row_losses : array or tensor, shape (n,)
+            w · ℓ.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define evaluate(self, a, y, w)")
+
+    def from_z(self, z: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
+        """Return a = f(z), δ = ∂C/∂z and w · ℓ from z, if `takes_z`: the shortcut of E4."""
+        raise NotImplementedError(f"{type(self).__name__} does not compute the activation")
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         """Check targets of the right shape. ValueError if the loss is not defined for their values."""
@@ -96,10 +109,11 @@ REGISTRY: Registry[Loss] = Registry("loss", Loss, __name__, "function")
 class _RowLoss(Loss):
     """A loss with a kernel of the same name, which computes value and gradient in one pass."""
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
-        ops(kernel(self.names[0]), a, y, w, out=(grad_a, row_losses), **self._scalars())
+    def evaluate(self, a: Array, y: Array, w: Array) -> tuple[Array, Array]:
+        grad_a, row_losses = kernel(self.names[0])(a, y, w, **self._scalars())
+        return grad_a, row_losses
 
-    def _scalars(self) -> dict[str, float]:
+    def _scalars(self) -> dict[str, Any]:
         return {}
 
 
@@ -136,7 +150,7 @@ class Huber(_RowLoss):
     def __init__(self, delta: float = 1.0) -> None:
         self.delta = delta
 
-    def _scalars(self) -> dict[str, float]:
+    def _scalars(self) -> dict[str, Any]:
         return {"threshold": self.delta}
 
     def get_config(self) -> dict[str, Any]:
@@ -182,15 +196,16 @@ class _CrossEntropy(Loss):
         self._form = ""
 
     @property
-    def fused_with_activation(self) -> bool:  # type: ignore[override]
-        return self._form == "fused"
+    def takes_z(self) -> bool:  # type: ignore[override]
+        """True if the last layer's activation is `paired_activation`. Known after `resolve`."""
+        return self._form == "z"
 
     @property
     def takes_logits(self) -> bool:
-        """True if the last layer's outputs are logits. Known after `for_activation`."""
+        """True if the last layer's outputs are logits. Known after `resolve`."""
         return self._form == "logits"
 
-    def for_activation(self, activation: Activation) -> Loss:
+    def resolve(self, activation: Activation) -> Loss:
         built_in = type(activation).__module__ == activations.__name__
         found = copy.copy(self)
         if activation.name == self.paired_activation:
@@ -199,7 +214,7 @@ class _CrossEntropy(Loss):
                     f"from_logits=True, but the last layer's {self.paired_activation} returns probabilities; "
                     "leave from_logits out, or end with activation=None"
                 )
-            found._form = "fused"
+            found._form = "z"
         elif self.from_logits is True or (self.from_logits is None and activation.name == "identity"):
             found._form = "logits"
         elif self.from_logits is False and (not built_in or activation.name in ("sigmoid", "softmax")):
@@ -212,18 +227,17 @@ class _CrossEntropy(Loss):
             )
         return found
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
-        if self._form == "logits":
-            # a are the logits, so ∂C/∂a here equals δ of the fused activation
-            probabilities = ops.new(a.shape, a.dtype)
-            ops(kernel(self.logits_kernel), a, y, w, out=(probabilities, grad_a, row_losses))
+    def evaluate(self, a: Array, y: Array, w: Array) -> tuple[Array, Array]:
+        if self.takes_logits:
+            # a are the logits, so ∂C/∂a is the δ of the paired activation
+            _, grad_a, row_losses = kernel(self.logits_kernel)(a, y, w)
         else:
-            ops(kernel(self.probabilities_kernel), a, y, w, out=(grad_a, row_losses))
+            grad_a, row_losses = kernel(self.probabilities_kernel)(a, y, w)
+        return grad_a, row_losses
 
-    def record_fused(
-        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
-    ) -> None:
-        ops(kernel(self.logits_kernel), z, y, w, out=(a, delta, row_losses))
+    def from_z(self, z: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
+        a, delta, row_losses = kernel(self.logits_kernel)(z, y, w)
+        return a, delta, row_losses
 
     def get_config(self) -> dict[str, Any]:
         return {"from_logits": self.from_logits}
@@ -308,6 +322,8 @@ class FunctionLoss(Loss):
     >>> net.compile("adam", loss=quartic)
     """
 
+    opaque = True
+
     def __init__(self, function: Callable[[Array, Array], tuple[Array, Array]]) -> None:
         self.function = function
 
@@ -315,18 +331,14 @@ class FunctionLoss(Loss):
     def name(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
-        def evaluate() -> None:
-            result = self.function(y.copy(), a.copy())
-            if not isinstance(result, tuple) or len(result) != 2:
-                raise TypeError(f"loss {self.name} must return (ℓ, g), got {type(result).__name__}")
-            loss, g = result
-            self._check_result("ℓ", loss, row_losses.shape)
-            self._check_result("g = ∂ℓ/∂a", g, a.shape)
-            grad_a[...] = w[:, None] * g
-            row_losses[...] = w * loss
-
-        ops.call_python(evaluate, reason=f"loss {self.name} is a Python function")
+    def evaluate(self, a: Array, y: Array, w: Array) -> tuple[Array, Array]:
+        result = self.function(y.copy(), a.copy())
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"loss {self.name} must return (ℓ, g), got {type(result).__name__}")
+        loss, g = result
+        self._check_result("ℓ", loss, w.shape)
+        self._check_result("g = ∂ℓ/∂a", g, a.shape)
+        return w[:, None] * g, w * loss
 
     def _check_result(self, symbol: str, got: Any, shape: tuple[int, ...]) -> None:
         if getattr(got, "shape", None) != shape:

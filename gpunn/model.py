@@ -25,7 +25,7 @@ from .layers import Layer
 from .losses import Loss
 from .network import Network
 from .parallel import DataParallel
-from .recording import Array
+from .program import Array, Program
 from .training import checkpoint, fit, host_dataset, inputs, loop, parameter_arrays
 from .training.callbacks import Callback
 from .training.history import History
@@ -193,6 +193,30 @@ class Sequential:
         rows = None if self._net.given_loss is None else positive_integer("batch_size", batch_size)
         return Summary(inspection.summary(self._net, rows))
 
+    def program(self, batch_size: int = BATCH, *, rewritten: bool = True) -> Program:
+        """The program of a training step; `print` it to see every operation with its shapes and storage types.
+
+        Parameters
+        ----------
+        batch_size : int
+            The number of rows of the step.
+        rewritten : bool
+            If true, as it is executed, with operations fused by the device's rules; otherwise as the layers, the loss
+            and the optimizer record it.
+
+        Returns
+        -------
+        gpunn.program.Program
+
+        Raises
+        ------
+        RuntimeError
+            Before `compile`, or before the number of inputs is known.
+        """
+        self._require_compiled("program")
+        self._require_built("program")
+        return inspection.step_program(self._net, batch_size, rewritten=rewritten)
+
     # --- weights ---
 
     def build(self, n_in: int) -> Sequential:
@@ -308,6 +332,7 @@ class Sequential:
         precision: str | None = None,
         threads: int | None = None,
         strategy: DataParallel | None = None,
+        eager: bool = False,
     ) -> Sequential:
         """Set the optimizer, the loss, the metrics and the device.
 
@@ -333,6 +358,10 @@ class Sequential:
         strategy : DataParallel, optional
             Distributes the rows of every batch over the processes that `mpiexec` started; None trains in this process
             only.
+        eager : bool
+            If true, every operation of a step is computed from Python, one after the other: slow, but a debugger can
+            stop in the methods of layers, losses, metrics and optimizers, and print their arrays. The results are equal
+            to rounding. The environment variable GPUNN_EAGER=1 has the same effect for all networks.
 
         Raises
         ------
@@ -350,11 +379,21 @@ class Sequential:
         group = compile_options.process_group(strategy)
         with group.collective():
             options = compile_options.resolve(
-                self._net, group, optimizer, loss, metrics, device=device, precision=precision, threads=threads
+                self._net,
+                group,
+                optimizer,
+                loss,
+                metrics,
+                device=device,
+                precision=precision,
+                threads=threads,
+                eager=eager,
             )
             compile_options.check_agreement(group, self._net, options, repr(self))
             self._net.move(options.backend)
-            self._net.compile(options.optimizer, options.loss, options.metrics, precision=options.precision)
+            self._net.compile(
+                options.optimizer, options.loss, options.metrics, precision=options.precision, eager=options.eager
+            )
             group.set_device(options.backend)
             self._net.set_group(group)
             self._threads = options.threads
@@ -650,7 +689,7 @@ class Sequential:
             C and [dW1, db1, …]. The gradients of a frozen layer are zero.
         """
         self._require_compiled("loss_and_gradients")
-        return inspection.loss_and_gradients(self._net, inputs.batch(self._net, x, y, sample_weight), training)
+        return inspection.loss_and_gradients(self._net, inputs.batch(self._net, x, y, sample_weight), training=training)
 
     def input_gradient(self, x: Any, y: Any, training: bool = True, *, sample_weight: Any = None) -> np.ndarray:
         """∂C/∂x of one batch. Nothing is changed. (E5)
@@ -666,7 +705,7 @@ class Sequential:
             The gradient with respect to the inputs.
         """
         self._require_compiled("input_gradient")
-        return inspection.input_gradient(self._net, inputs.batch(self._net, x, y, sample_weight), training)
+        return inspection.input_gradient(self._net, inputs.batch(self._net, x, y, sample_weight), training=training)
 
     def trace(self, x: Any, y: Any = None, training: bool = False, *, sample_weight: Any = None) -> list[LayerTrace]:
         """z, a, δ = ∂C/∂z, ∂C/∂W and ∂C/∂b of every layer for one batch, computed without fusion. (E1 to E7)
@@ -686,9 +725,9 @@ class Sequential:
             One entry per layer.
         """
         if y is None:
-            return inspection.trace_forward(self._net, x, training)
+            return inspection.trace_forward(self._net, x, training=training)
         self._require_compiled("trace with y")
-        return inspection.trace(self._net, inputs.batch(self._net, x, y, sample_weight), training)
+        return inspection.trace(self._net, inputs.batch(self._net, x, y, sample_weight), training=training)
 
     # --- files ---
 

@@ -26,19 +26,20 @@ How to add a kernel:
    `theta = get("sgd")(g, state, theta)`. Layers, losses and optimizers call kernels in this way, on arrays and on
    tensors. `get("scaled_sum")(z, b, out=a, alpha=0.5)` writes to given arrays, and `bind` returns a launch to repeat.
 
-An activation is declared with `activation` (see relu.py), an update rule with `update_rule` (see adam.py), and a kernel
-that also sums the columns of its output with `summed`, or `column_sums=True` of an activation.
+`activation` declares the kernels of an activation (see relu.py), and `update_rule` those of an optimizer (see adam.py).
+`summed`, or `column_sums=True` of an activation, declares a kernel that also sums the columns of its output.
 """
 
 import importlib
 import pkgutil
 
-from ._compiler.activation import ActivationKernels, activation, activation_kernels
+from ._compiler.activation import ActivationKernels, activation, activation_kernels, all_activations
 from ._compiler.bfloat16 import widened
 from ._compiler.cuda_launch import DeviceLaunch
 from ._compiler.definition import ADD, MAX_OF_MAGNITUDES, Combine, Guard
 from ._compiler.registry import (
     Kernel,
+    KernelCall,
     Launch,
     all_kernels,
     bind_all,
@@ -62,10 +63,12 @@ __all__ = [
     "DeviceLaunch",
     "Guard",
     "Kernel",
+    "KernelCall",
     "Launch",
     "UpdateRule",
     "activation",
     "activation_kernels",
+    "all_activations",
     "all_kernels",
     "bind_all",
     "by_row",

@@ -28,7 +28,7 @@ class StateEntry(IntEnum):
     WEIGHT_SUM = 13  # Σ over the epoch's batches of weight
     MAX_ABS = 14  # max(|g|, |θ|), not finite if an element is not
     UPDATE_PROBE = 15  # 0, or not finite if the update would be
-    SQUARED_NORM = 16  # Σ g², for clipping by the global norm
+    SQUARED_NORM = 16  # unused; earlier versions stored Σ g² here
     NONFINITE_CAUSE = 17  # 1 the loss, 2 a gradient or a parameter, 3 an update was not finite
     NONFINITE_LR = 18  # η at that step
     CORRECTED_LR = 19  # Adam: η / (1 − β₁ᵗ)

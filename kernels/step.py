@@ -167,18 +167,17 @@ def clip_value(limit, g):
 
 
 @elementwise(
-    "raw float64 state, scalar float64 limit -> inout T g",
+    "raw float64 squared_norm, raw float64 state, scalar float64 limit -> inout T g",
     "g = scale * g;",
     prologue="""const double unit = state[MAX_ABS] > 1e100 ? state[MAX_ABS] : 1.0;
-             const double norm = sqrt(state[SQUARED_NORM]) * unit;
+             const double norm = sqrt(squared_norm[0]) * unit;
              const T scale = (T)(norm > limit ? limit / norm : 1.0);""",
-    reads=(StateEntry.MAX_ABS, StateEntry.SQUARED_NORM),
+    reads=(StateEntry.MAX_ABS,),
 )
-def clip_norm(state, limit, g):
-    """g ← g · min(1, limit/‖g‖), where ‖g‖ is the Euclidean norm over all parameters."""
-    norm = np.sqrt(state[StateEntry.SQUARED_NORM]) * (
-        state[StateEntry.MAX_ABS] if state[StateEntry.MAX_ABS] > 1e100 else 1.0
-    )
+def clip_norm(squared_norm, state, limit, g):
+    """g ← g · min(1, limit/‖g‖), where ‖g‖² is the sum of squares over all parameters, as sum_of_squares returns it."""
+    max_abs = state[StateEntry.MAX_ABS]
+    norm = np.sqrt(squared_norm[0]) * (max_abs if max_abs > 1e100 else 1.0)
     return g.dtype.type(limit / norm if norm > limit else 1) * g
 
 

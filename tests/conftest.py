@@ -16,6 +16,7 @@ CACHE = pytest.StashKey[str]()
 
 
 def pytest_configure(config):
+    os.environ["GPUNN_VERIFY"] = "1"  # before gpunn is imported: verify programs after every pass
     if "GPUNN_CACHE" not in os.environ:
         # never the user's cache. Its files are named by content, so that later runs find what this one compiled
         cache = getattr(config, "cache", None)

@@ -73,6 +73,7 @@ TABLE = {
         ("E11 theory", "/ (1 - p)", "* (1 - p)"),
     ],
     "step": [
+        ("E1 dense", " + ", " - "),
         ("E1 cpu bias", "sum + bias", "sum - bias"),
         ("E2 relu", ": z", ": (T)2 * z"),
         ("E2 sigmoid", "(T)1 : e)", "e : (T)1)"),
@@ -84,8 +85,9 @@ TABLE = {
         ("E4 softmax", " - ", " + "),
         ("E4 sigmoid crossentropy", "w * ", ""),
         ("E5 derivative", "= d * g", "= -d * g"),
-        ("E5 dense", "t.W", "-t.W"),
-        ("E6 dense", "t.a_prev", "(-t.a_prev)"),
+        ("E5 dense", "t.delta", "-1 * t.delta"),
+        ("E6 dense", "t.a_prev", "(-1 * t.a_prev)"),
+        ("E7 dense", "t.delta", "2 * t.delta"),
         ("E7 column sum", "= x", "= (T)2 * x"),
         ("E8 sgd", " - ", " + "),
         ("E9 gradient", "g + ", "g - "),
@@ -93,13 +95,12 @@ TABLE = {
         ("E10 lecun", "n_in", "n_out"),
         ("E10 he", "2 /", "1 /"),
         ("E11 scale", "1 / keep_probability", "keep_probability"),
-        ("E11 backward", "training", "False"),
+        ("E11 backward", "self._scale(t, t.grad_a)", "t.grad_a"),
     ],
     "cublaslt": [
         ("E2 cublaslt", '"relu_mask"', '"gelu_z"'),
-        ("E5 cublaslt", "t.W", "-t.W"),
-        ("E6 cublaslt", "t.a_prev", "(-t.a_prev)"),
-        ("E7 cublaslt", "below.db)", "t.b)"),
+        ("E5 cublaslt", "(e, V', m)", "(e, V, m)"),
+        ("E6 cublaslt", "lt_bgrada(x', d)", "lt_bgrada(d', x)"),
     ],
 }
 MUTATIONS = [Mutation(*row, suite) for suite, rows in TABLE.items() for row in rows]

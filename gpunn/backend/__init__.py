@@ -11,7 +11,7 @@ from .cuda.backend import from_cuda_interface
 from .cuda.matmul import ProductWarning
 from .diagnosis import Check, Report, doctor
 from .errors import DeviceError, DeviceFallbackWarning
-from .select import get, local_device
+from .select import eager_setting, get, local_device
 
 __all__ = [
     "Backend",
@@ -23,6 +23,7 @@ __all__ = [
     "array_module",
     "device_of",
     "doctor",
+    "eager_setting",
     "from_cuda_interface",
     "get",
     "is_device_array",

@@ -9,11 +9,10 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from ..program import Op, Rule
 from .arrays import to_host
 from .concurrency import EpochCoroutine, run_round_robin
-from .cuda.bfloat16 import Operands
 from .epoch_runner import BufferRebinder, EpochRunner, Section
-from .matmul import AffineLaunch
 
 Launch = Callable[[], Any]
 OnFallback = Callable[[str], Any]
@@ -138,55 +137,33 @@ class Backend:
         """Bind out = a b on fixed buffers. See `gpunn.backend.matmul.bind_xp_matmul` for shapes and errors."""
         raise NotImplementedError
 
-    def bind_affine(
-        self,
-        a: Any,
-        W: Any,
-        b: Any,
-        z: Any,
-        out: Any,
-        activation: str,
-        *,
-        nan_checked: bool = False,
-        save_aux: bool = False,
-        precision: str | None = None,
-    ) -> AffineLaunch | None:
-        """Bind z = a W + b (E1) as one launch, with out = f(z) (E2) fused where this device supports it.
+    def rewrite_rules(self) -> Sequence[Rule]:
+        """The fusions of this device, in the order in which they are applied."""
+        return ()
+
+    def rewrite_key(self) -> Any:
+        """A key of everything that the rewrite rules depend on, besides the program."""
+        return self.device
+
+    def bind_op(self, op: Op, inputs: Sequence[Any], outputs: Sequence[Any], precision: str | None = None) -> Launch:
+        """Bind an op that is no kernel: a product, or an op that a rewrite rule of this device introduced.
 
         Parameters
         ----------
-        a, W, b : array
-            The operands that `Operands.operand` returned.
-        z, out : array
-            Results. They may be one buffer; z need not be written then.
-        activation : str
-            The name of f.
-        nan_checked : bool
-            The result is checked for non-finite values, so NaN need not pass through f.
-        save_aux : bool
-            Save what `bind_dgrad` needs to apply f′.
+        op : Op
+        inputs, outputs : sequence of array
+            Its operands and its results.
         precision : str or None
             "tf32", "bf16", or None for the operands' dtype.
 
-        Returns
-        -------
-        AffineLaunch or None
-            None if product and sum are two launches on this device.
+        Raises
+        ------
+        ValueError
+            If this device has no such op.
         """
-        return None
-
-    def bind_dgrad(
-        self, delta: Any, W_T: Any, out: Any, activation: str, aux: Any, sums: Any = None, precision: str | None = None
-    ) -> Launch | None:
-        """Bind out = f′(z) ⊙ (δ Wᵀ) (E5) as one launch, with its column sums (E7) if `sums` is given. `aux` is what
-        `bind_affine` saved. None if this device does not fuse them."""
-        return None
-
-    def bind_wgrad_with_bias_grad(
-        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
-    ) -> Launch | None:
-        """Bind out = a b (E6) and the column sums of b (E7) as one launch. None if this device does not fuse them."""
-        return None
+        if op.name != "matmul":
+            raise ValueError(f"{self.device} has no operation {op.name!r}")
+        return self.bind_matmul(inputs[0], inputs[1], outputs[0], precision)
 
     def lower_precision_error(self, *, explicit: bool) -> str:
         """The reason why products in TF32 or bfloat16 are impossible on this device, with the remedy; "" if they are
@@ -197,13 +174,9 @@ class Backend:
         """The unit roundoff of the operands of a product on this device."""
         return 0.0
 
-    def operands(self, precision: str | None) -> Operands:
-        """The operands that products in this precision read; see `gpunn.backend.cuda.bfloat16`."""
-        return Operands()
-
-    def allocate_workspace(self, stream: Any) -> Any:
-        """Allocate the workspace of a stream before it captures. The caller keeps it as long as the captured graph."""
-        return None
+    def stores_bfloat16(self, precision: str | None) -> bool:
+        """True if products in this precision read bfloat16, so that tensors are stored in it."""
+        return False
 
     # --- execution of recorded launches ---
 

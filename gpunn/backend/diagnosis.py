@@ -18,7 +18,7 @@ from .cuda.installation import format_version, installed_cupy, system_driver
 from .cuda.matmul import MIN_COMPUTE_CAPABILITY
 from .cuda.probe import describe, load_cupy, probe
 from .errors import DeviceError, Fault
-from .select import choose
+from .select import choose, eager_setting
 
 WIDTH = 80
 
@@ -125,6 +125,8 @@ def doctor() -> Report:
             gpu.faults.append(import_failed(error))
             gpu.checks.append(Check("CuPy", False, gpu.faults[-1].verdict))
         gpu.run("device", _selected_device)
+        if eager_setting():
+            gpu.run("steps", lambda: Check("steps", None, "eager mode by GPUNN_EAGER: computed from Python, slowly"))
     # a missing CuPy is no fault, so any other one comes first
     faults = sorted(gpu.faults + cpu.faults, key=lambda fault: fault.kind == "absent")
     verdict = faults[0].verdict if faults else "everything works"

@@ -15,6 +15,11 @@ class DeviceError(RuntimeError):
     """Raised if the requested device cannot be used. The message gives the reason and the remedy."""
 
 
+class OpRefused(RuntimeError):
+    """Raised if a device cannot bind an op that a rewrite rule introduced. The rule no longer applies to such an op, so
+    that a program which is recorded again can be bound."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault of an installation or a device.

@@ -4,28 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-
-
-@dataclass(frozen=True)
-class AffineLaunch:
-    """The launch of z = a W + b (E1), or of a = f(z) too (E2).
-
-    Attributes
-    ----------
-    launch : callable
-    result : {"z", "a"}
-        The last quantity that the launch computes.
-    aux : array or None
-        The input of f′ for a fused backward product, see `Backend.bind_dgrad`. None if nothing was saved.
-    """
-
-    launch: Callable[[], Any]
-    result: Literal["z", "a"]
-    aux: Any = None
 
 
 def bind_xp_matmul(xp: Any, a: Any, b: Any, out: Any) -> Callable[[], Any]:

@@ -1,4 +1,7 @@
-"""The choice of a device: by name, by GPUNN_DEVICE, or the first GPU that passes the probe."""
+"""The choice of a device: by name, by GPUNN_DEVICE, or the first GPU that passes the probe.
+
+GPUNN_EAGER=1 selects eager mode on any device.
+"""
 
 from __future__ import annotations
 
@@ -101,6 +104,11 @@ def choose(device: str | Backend = "auto") -> tuple[Backend, Fault | None]:
         fault = cupy_missing(system_driver()) if found.kind == "absent" else found
         raise DeviceError(f"device {device!r} was asked for{source}, but {fault}")
     return found, None
+
+
+def eager_setting() -> bool:
+    """True if GPUNN_EAGER=1 selects eager mode for all networks."""
+    return os.environ.get("GPUNN_EAGER", "0") not in ("", "0")
 
 
 def local_device(backend: Backend, group: Communicator) -> Backend:

@@ -26,7 +26,7 @@ class MLPArchitecture(MLPParameters):
         """Raise ValueError if loss and out_activation conflict with each other or with y."""
         loss, activation = self._output()
         try:
-            loss.for_activation(activation)
+            loss.resolve(activation)
         except ValueError as error:
             expected = getattr(loss, "paired_activation", None)
             if expected is None:

@@ -20,7 +20,7 @@ from ..interchange import onnx
 from ..interchange.onnx_graph import Graph
 from ..interchange.scikit_learn import to_sklearn
 from ..parallel import DataParallel
-from ..recording import SINGLE_PROCESS
+from ..program.groups import SINGLE_PROCESS
 from ..training import checkpoint
 from ..training.history import History
 from . import ensemble, saving

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..kernels.state import StateEntry
 from ..model import Sequential
-from ..network import Plan
+from ..network import Plan, StepOptions
 from ..training import inputs
 from ..training.loop import forward_backward
 from .fit_data import MLPFitData
@@ -40,10 +40,10 @@ class LbfgsObjective:
         net = self.net
         net.theta[...] = net.backend.asarray(packed.astype(net.dtype))
         gradient, loss = np.zeros(len(packed)), 0.0
-        options = {"training": True, "loss": True, "backward": True, "weighted": self.data.w is not None}
+        options = StepOptions(training=True, loss=True, backward=True, weighted=self.data.w is not None)
         with net.backend.activate():
             for start, n in self.blocks:
-                with net.plan(n, **options) as plan:
+                with net.plan(n, options) as plan:
                     loss += self._add_block(plan, start, gradient)
         W = packed[: self.penalized]
         gradient[: self.penalized] += self.alpha * W / self.total_weight

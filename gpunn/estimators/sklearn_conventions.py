@@ -16,7 +16,7 @@ from ..kernels.scikit_learn import sklearn_adam, sklearn_adam_bias_correction, s
 from ..losses import BinaryCrossentropy, Loss, SparseCategoricalCrossentropy
 from ..network import LossConvention
 from ..optimizers import Adam, Optimizer
-from ..recording import Array, Recorder
+from ..program import Array
 
 # the penalty of a batch is αW/Σw; the loss of an epoch is the mean of its batches' losses, weighted by rows
 SKLEARN_CONVENTION = LossConvention("add_scaled_penalty_gradient", "scale_penalty", "end_step_by_rows")
@@ -32,7 +32,7 @@ class ScikitLearnSGD(Optimizer):
         super().__init__(learning_rate, **clipping)
         self.momentum = float(momentum)
 
-    def hyperparameters(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, Any]:
         """The momentum μ."""
         return {"momentum": self.momentum}
 
@@ -48,10 +48,10 @@ class ScikitLearnAdam(Adam):
     (E8's descendant; scikit-learn's form, ε outside the bias correction)"""
 
     rule = sklearn_adam
-    bias_correction = sklearn_adam_bias_correction
+    corrections = sklearn_adam_bias_correction
 
 
-def _clipping(dtype: np.dtype) -> dict[str, float]:
+def _clipping(dtype: np.dtype) -> dict[str, Any]:
     """The bounds of −log p for a probability p clipped to [ε, 1 − ε], ε the spacing of floats at 1."""
     eps = float(np.finfo(dtype).eps)
     return {"low": -math.log1p(-eps), "high": -math.log(eps)}
@@ -60,23 +60,20 @@ def _clipping(dtype: np.dtype) -> dict[str, float]:
 class ScikitLearnLogLoss(SparseCategoricalCrossentropy):
     """ℓ = −log a_y for class indices y. The reported loss clips a_y to [ε, 1 − ε], the gradient does not. (E3)"""
 
-    def record_fused(
-        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
-    ) -> None:
-        """Record a, δ and the clipped loss of each row."""
-        super().record_fused(ops, z, y, w, a, delta, row_losses)
-        ops(kernel("clip_log_loss"), w, out=row_losses, **_clipping(a.dtype))
+    def from_z(self, z: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
+        """Return a, δ and the clipped loss of each row."""
+        a, delta, row_losses = super().from_z(z, y, w)
+        return a, delta, kernel("clip_log_loss")(w, row_losses, **_clipping(z.dtype))
 
 
 class ScikitLearnBinaryLogLoss(BinaryCrossentropy):
     """ℓ = −Σ y log a + (1 − y) log(1 − a), y 0 or 1. The reported loss clips a to [ε, 1 − ε], the gradient does
     not. (E3)"""
 
-    def record_fused(
-        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
-    ) -> None:
-        """Record a, δ and the clipped loss of each row."""
-        ops(kernel("sigmoid_log_loss"), z, y, w, out=(a, delta, row_losses), **_clipping(a.dtype))
+    def from_z(self, z: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
+        """Return a, δ and the clipped loss of each row."""
+        a, delta, row_losses = kernel("sigmoid_log_loss")(z, y, w, **_clipping(z.dtype))
+        return a, delta, row_losses
 
 
 class ScikitLearnSquaredError(Loss):
@@ -85,27 +82,27 @@ class ScikitLearnSquaredError(Loss):
     For one output both are half the squared error.
     """
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, grad_a: Array, row_losses: Array) -> None:
-        """Record ∂C/∂a and the loss of each row."""
-        ops(kernel("mean_half_squared_error"), a, y, w, out=(grad_a, row_losses))
+    def evaluate(self, a: Array, y: Array, w: Array) -> tuple[Array, Array]:
+        """Return ∂C/∂a and the loss of each row."""
+        grad_a, row_losses = kernel("mean_half_squared_error")(a, y, w)
+        return grad_a, row_losses
 
 
 class ScikitLearnPoisson(Loss):
     """ℓ = Σ y log(y/a) − y + a for y ≥ 0 and a = eᶻ, half the Poisson deviance. (E3, E4)"""
 
-    fused_with_activation = True
+    takes_z = True
 
-    def for_activation(self, activation: Activation) -> Loss:
+    def resolve(self, activation: Activation) -> Loss:
         """Return the loss. Raise ValueError if the last activation is not the exponential."""
         if activation.name != "exponential":
             raise ValueError(f"loss='poisson' needs out_activation='exp', got {activation.name!r}")
         return self
 
-    def record_fused(
-        self, ops: Recorder, z: Array, y: Array, w: Array, a: Array, delta: Array, row_losses: Array
-    ) -> None:
-        """Record a, δ and the loss of each row."""
-        ops(kernel("exp_poisson"), z, y, w, out=(a, delta, row_losses))
+    def from_z(self, z: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
+        """Return a, δ and the loss of each row."""
+        a, delta, row_losses = kernel("exp_poisson")(z, y, w)
+        return a, delta, row_losses
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         """Raise ValueError for negative targets."""

@@ -11,7 +11,7 @@ from ..backend import is_device_array, to_host
 from ..kernels.state import StateEntry
 from ..model import Sequential
 from ..network import Network
-from ..recording import SINGLE_PROCESS
+from ..program.groups import SINGLE_PROCESS
 from .architecture import MLPArchitecture
 
 

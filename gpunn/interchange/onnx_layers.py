@@ -64,7 +64,7 @@ def _activation(graph: Graph, x: str, layer: layers.Activation, arrays: Arrays) 
 
 def _dropout(graph: Graph, x: str, layer: layers.Dropout, arrays: Arrays) -> str:
     """a = a_prev, or (1 − p) a_prev in the form of the text (E11)"""
-    return x if layer.is_identity(training=False) else graph("Mul", x, 1 - layer.rate)
+    return graph("Mul", x, 1 - layer.rate) if layer.form == "textbook" and layer.rate > 0 else x
 
 
 def _batch_normalization(graph: Graph, x: str, layer: layers.BatchNormalization, arrays: Arrays) -> str:

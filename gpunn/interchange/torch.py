@@ -235,7 +235,7 @@ def _dense(layer: layers.Dense) -> Module:
 
 
 def _dropout(layer: layers.Dropout) -> Module:
-    if not layer.is_identity(training=False):
+    if layer.form == "textbook" and layer.rate > 0:
         raise ValueError(f"{layer!r} scales at prediction, which PyTorch's dropout does not: use form='inverted'")
     return f"nn.Dropout({layer.rate})", {}
 

@@ -1,7 +1,7 @@
 """Layers. The docstring of `Layer` shows how to write one."""
 
 from .activation import Activation
-from .base import Buffers, Layer, Parameter, RunningStat, from_config, to_config
+from .base import Layer, Parameter, Quantities, RunningStat, from_config, to_config
 from .dense import Dense
 from .dropout import Dropout
 from .normalization import BatchNormalization, LayerNormalization
@@ -9,12 +9,12 @@ from .normalization import BatchNormalization, LayerNormalization
 __all__ = [
     "Activation",
     "BatchNormalization",
-    "Buffers",
     "Dense",
     "Dropout",
     "Layer",
     "LayerNormalization",
     "Parameter",
+    "Quantities",
     "RunningStat",
     "from_config",
     "to_config",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from .. import activations
-from ..recording import Array, Recorder
 from ..validation import Checked
-from .base import Buffers, Layer
+from .base import Layer, Quantities
 
 
 class Activation(Layer):
@@ -25,23 +23,13 @@ class Activation(Layer):
     def __init__(self, activation: str | activations.Activation) -> None:
         self.activation = activation
 
-    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
-        t.a = new((n, self.n_out or 0))
+    def forward(self, t: Quantities) -> None:
         t.z = t.a_prev
+        t.a = self.activation.forward(t.z)  # E2
 
-    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record a = f(z). (E2)"""
-        self.activation.record(ops, t.z, t.a)
-
-    def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record nothing, since z is a_prev."""
-
-    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record δ = f′(z) ⊙ ∂C/∂a (E4, E5). ∂C/∂a_prev = δ, since z is a_prev."""
-        if not t.delta_is_known:
-            self.activation.record_backward(ops, t.z, t.a, t.grad_a, t.delta)
-        if t.grad_prev is not None:
-            ops.copy(t.delta, out=t.grad_prev)
+    def backward(self, t: Quantities) -> None:
+        t.delta = self.activation.backward(t.z, t.a, t.grad_a)  # E4, E5
+        t.grad_prev = t.delta  # z is a_prev
 
     def get_config(self) -> dict[str, Any]:
         return {"activation": activations.to_config(self.activation)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from .. import activations
 from ..activations import Activation
 from ..initializers import Initializer
-from ..recording import Array, Recorder
 from ..registry import Registry, check_config
 from ..validation import boolean
 
@@ -51,30 +49,48 @@ class RunningStat:
     initial_value: float
 
 
-class Buffers(SimpleNamespace):
-    """The buffers of a layer in a plan: a_prev, z, a, grad_a, delta, grad_prev, its parameters and their gradients."""
+class Quantities(SimpleNamespace):
+    """The quantities of a layer in a step, arrays or symbolic tensors. The docstring of `Layer` lists them."""
 
 
 class Layer:
-    """A map from (n, n_in) to (n, n_out). ``trainable = False`` freezes its parameters from the next step on.
+    """A map from (n, n_in) to (n, n_out), written as equations.
 
-    A subclass records its two passes instead of computing them. A recorded step can then run many times, compiled or
-    as a CUDA graph. It defines:
+    `forward` and `backward` compute with operators and kernels. The same text runs on NumPy and CuPy arrays, and on
+    symbolic tensors (`gpunn.program.Tensor`) that record the step's program, which is then fused and compiled.
+
+    A subclass defines:
 
     - ``build(n_in)``, which stores ``self.n_in`` and ``self.n_out`` and returns n_out, unless n_out = n_in;
-    - ``parameters()``, if it has any, and ``running()`` for running statistics;
-    - ``forward(ops, t, training)``, which records ``t.a`` (n, n_out) from ``t.a_prev`` (n, n_in);
-    - ``backward(ops, t, training)``, which records ``t.grad_prev`` = ∂C/∂a_prev and the gradient ``t.dNAME`` of each
-      parameter from ``t.grad_a`` = ∂C/∂a. ``t.grad_prev`` is None in a first layer whose input gradient is not needed.
-      The gradients of a frozen layer (``self.trainable`` is False) are not computed;
-    - ``get_config()``, if its constructor has arguments. When one of them is set on the layer, the next step is
-      recorded again.
+    - ``parameters()``, if it has any, and ``running()``, if it has running statistics;
+    - ``forward(t)``, which sets ``t.a`` (n, n_out), and ``t.z`` if it differs from ``t.a``;
+    - ``backward(t)``, which sets ``t.grad_prev`` (n, n_in) = ∂C/∂a_prev, the gradient ``t.dNAME`` of each parameter
+      NAME in its shape, and δ = ``t.delta`` if it differs from ``t.grad_a``;
+    - ``after_update(t)``, if a constraint or a running statistic follows the optimizer's update: it sets parameters
+      ``t.NAME`` and running statistics ``t.NAME``, which the step then stores;
+    - ``get_config()``, if its constructor has arguments.
 
-    ``t`` has the layer's buffers, and a parameter NAME as ``t.NAME``. ``ops`` is a `gpunn.recording.Recorder`, with
-    ``ops.matmul(a, b, out=c)``, ``ops(kernel, …, out=…)``, and ``ops.call_python(function, reason=…)`` for Python code
-    that works on the arrays themselves. `Sequential.summary` reports such code with its reason.
+    They are given `t`. Its values have the network's dtype, except the state array:
 
-    A saved network stores the name of the class; ``gpunn.load(…, custom={name: class})`` restores it.
+    ===============  ===================================================================================
+    ``t.a_prev``     (n, n_in), the layer's input
+    ``t.NAME``       each parameter and each running statistic, in its shape
+    ``t.grad_a``     (n, n_out), ∂C/∂a; in `backward`
+    ``t.training``   bool, True in a training step
+    ``t.rows``       int, the number of rows of batch statistics
+    ``t.index``      int, the layer's index in the network
+    ``t.state``      float64, the state array, which only kernels read
+    ===============  ===================================================================================
+
+    What `forward` stores on `t` is available in `backward` and `after_update`. A layer computes all gradients: the
+    step removes what nothing reads, such as the gradients of a frozen layer.
+
+    Tensors support ``@ + - * /`` with tensors, numbers and row vectors, ``.T``, ``.sum(axis=0)`` and kernels. Other
+    functions raise TypeError. A class with ``opaque = True`` may use all of NumPy: its methods get arrays, which they
+    must not change, each time the step runs. No op is fused with it, and `Sequential.summary` reports it.
+
+    A new value of an attribute that `get_config` returns takes effect at the next step, as does ``trainable``. A saved
+    network stores the name of the class and `get_config`; ``gpunn.load(…, custom={name: class})`` restores it.
 
     Examples
     --------
@@ -82,20 +98,12 @@ class Layer:
     ...     def parameters(self):
     ...         return [gpunn.layers.Parameter("s", (self.n_in,), gpunn.initializers.Ones())]
     ...
-    ...     def forward(self, ops, t, training):
-    ...         def multiply():
-    ...             t.a[...] = t.a_prev * t.s
+    ...     def forward(self, t):
+    ...         t.a = t.a_prev * t.s
     ...
-    ...         ops.call_python(multiply, reason="Scale is written in Python")
-    ...
-    ...     def backward(self, ops, t, training):
-    ...         def gradients():
-    ...             if self.trainable:
-    ...                 t.ds[...] = (t.grad_a * t.a_prev).sum(axis=0)
-    ...             if t.grad_prev is not None:
-    ...                 t.grad_prev[...] = t.grad_a * t.s
-    ...
-    ...         ops.call_python(gradients, reason="Scale is written in Python")
+    ...     def backward(self, t):
+    ...         t.ds = (t.grad_a * t.a_prev).sum(axis=0)
+    ...         t.grad_prev = t.grad_a * t.s
 
     Attributes
     ----------
@@ -103,6 +111,13 @@ class Layer:
         The number of inputs and outputs; None before `build`.
     activation : Activation
         f, the identity for layers without one.
+    trainable : bool
+        False freezes the parameters, from the next step on.
+    opaque : bool
+        True if the methods take arrays only.
+    batch_statistics : bool
+        True if the layer's sums over rows are statistics of the batch. In distributed training each rank uses its own
+        rows for them, unless they are synchronized.
     owned : bool
         True if the layer belongs to a network. Two networks cannot share a layer.
     """
@@ -110,6 +125,8 @@ class Layer:
     n_in: int | None = None
     n_out: int | None = None
     activation: Activation = activations.Identity()
+    opaque = False
+    batch_statistics = False
     owned = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -131,16 +148,6 @@ class Layer:
     def trainable(self, value: bool) -> None:
         vars(self)["trainable"] = boolean("trainable", value)
 
-    @property
-    def can_fuse_backward(self) -> bool:
-        """True if ∂C/∂a_prev is one matrix product. The f′ of a preceding layer of this kind can be fused with it."""
-        return False
-
-    @property
-    def supports_bf16(self) -> bool:
-        """True if z, a and their gradients may be stored in bfloat16 between two matrix products."""
-        return False
-
     def build(self, n_in: int) -> int:
         """Set the number of inputs and return the number of outputs, which is the same by default."""
         self.n_in = self.n_out = n_in
@@ -154,40 +161,16 @@ class Layer:
         """The running statistics."""
         return []
 
-    def is_identity(self, training: bool) -> bool:
-        """Return True if a equals a_prev, so that nothing needs to be computed or stored."""
-        return False
+    def forward(self, t: Quantities) -> None:
+        """Set a, and z if it differs, from a_prev. (E1, E2)"""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(self, t)")
 
-    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
-        """Allocate z, a and any other buffer that the layer writes. Without an activation, z is a.
+    def backward(self, t: Quantities) -> None:
+        """Set ∂C/∂a_prev, the parameters' gradients, and δ if it differs, from ∂C/∂a. (E5 to E7)"""
+        raise NotImplementedError(f"{type(self).__name__} must define backward(self, t)")
 
-        Parameters
-        ----------
-        t : Buffers
-            Receives the buffers.
-        new : callable
-            ``new(shape, dtype=None)`` returns an array on the device, of the network's dtype if `dtype` is None.
-        n : int
-            The batch size.
-        trace : bool
-            True if `Sequential.trace` reads z and a, so that they cannot share a buffer.
-        """
-        t.z = t.a = new((n, self.n_out or 0))
-
-    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record a from a_prev. (E1, E2)"""
-        raise NotImplementedError(f"{type(self).__name__} must define forward(self, ops, t, training)")
-
-    def forward_to_z(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record z only, for a loss that is fused with the activation and computes a and δ from z. (E4)"""
-        raise NotImplementedError(f"{type(self).__name__} has no activation that a loss can be fused with")
-
-    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record ∂C/∂a_prev and the parameters' gradients from ∂C/∂a. (E5 to E7)"""
-        raise NotImplementedError(f"{type(self).__name__} must define backward(self, ops, t, training)")
-
-    def after_update(self, ops: Recorder, t: Buffers) -> None:
-        """Record operations that follow the optimizer's update, such as a constraint or a running statistic."""
+    def after_update(self, t: Quantities) -> None:
+        """Set what changes after the optimizer's update: constrained parameters and running statistics."""
 
     def plan_key(self) -> Any:
         """The attributes that a recorded step depends on. The step is recorded again when they change."""

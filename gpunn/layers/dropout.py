@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernels import get as kernel
-from ..recording import Array, Recorder
+from ..program import Array
 from ..validation import Checked, half_open_unit_interval, one_of
-from .base import Buffers, Layer
+from .base import Layer, Quantities
 
 
 class Dropout(Layer):
@@ -31,31 +31,26 @@ class Dropout(Layer):
         self.form = form
         self.rate = rate
 
-    def is_identity(self, training: bool) -> bool:
-        return self.rate == 0 or (self.form == "inverted" and not training)
+    def forward(self, t: Quantities) -> None:
+        t.a = self._scale(t, t.a_prev)  # E11
 
-    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record a = a_prev ⊙ k/(1 − p). (E11)"""
-        self._scale(ops, t, t.a_prev, t.a, training)
+    def backward(self, t: Quantities) -> None:
+        t.grad_prev = self._scale(t, t.grad_a)  # mutate: E11 backward
 
-    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record ∂C/∂a_prev = ∂C/∂a ⊙ k/(1 − p), with the same mask and scale. (E11)"""
-        if t.grad_prev is not None:
-            self._scale(ops, t, t.grad_a, t.grad_prev, training)  # mutate: E11 backward
-
-    def _scale(self, ops: Recorder, t: Buffers, x: Array, y: Array, training: bool) -> None:
+    def _scale(self, t: Quantities, x: Array) -> Array:
+        """x ⊙ k/(1 − p) in training, with the mask k of this layer and step; x itself if nothing changes."""
+        if self.rate == 0 or (self.form == "inverted" and not t.training):
+            return x
         n, width = x.shape
         keep_probability = 1 - self.rate
         # a threshold of 0 drops no element, so that a prediction only scales
         threshold, factor = 0, keep_probability
-        if training:
+        if t.training:
             threshold = min(round(self.rate * 2**32), 2**32 - 1)
             factor = 1 / keep_probability if self.form == "inverted" else 1.0  # mutate: E11 scale
-        ops(
-            kernel("dropout"),
+        return kernel("dropout")(
             x,
             t.state,
-            out=y,
             count=n * width // 4 + 2,
             threshold=threshold,
             factor=factor,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from .. import initializers
 from ..kernels import get as kernel
-from ..recording import Array, Recorder
 from ..validation import Checked, open_unit_interval, unit_interval
-from .base import Buffers, Layer, Parameter, RunningStat
+from .base import Layer, Parameter, Quantities, RunningStat
 
 
 class BatchNormalization(Layer):
@@ -35,6 +33,7 @@ class BatchNormalization(Layer):
     Ioffe and Szegedy 2015. The conventions are PyTorch's.
     """
 
+    batch_statistics = True
     momentum = Checked(unit_interval)
     epsilon = Checked(open_unit_interval)
 
@@ -49,66 +48,35 @@ class BatchNormalization(Layer):
         assert self.n_in is not None
         return [RunningStat("running_mean", (self.n_in,), 0.0), RunningStat("running_variance", (self.n_in,), 1.0)]
 
-    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
-        super().allocate(t, new, n, trace)
-        t.x_hat = new((n, self.n_in or 0))
-        t.mean, t.variance = new((self.n_in or 0,)), new((self.n_in or 0,))
-        t.d_gamma, t.d_beta = new((self.n_in or 0,)), new((self.n_in or 0,))
-
-    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record μ = mean x, σ² = mean (x − μ)², x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β."""
+    def forward(self, t: Quantities) -> None:
         mean, variance = t.running_mean, t.running_variance
-        if self._uses_batch_stats(training):
-            mean, variance = t.mean, t.variance
-            t.rows = ops.batch_norm_count(t.a.shape[0])
+        if t.training and self.trainable:
             factor = 1 / max(t.rows, 1)
-            ops(kernel("column_mean"), t.a_prev, out=mean, factor=factor)
-            ops.all_reduce_if_synced(mean)
-            ops(kernel("column_variance"), t.a_prev, mean, out=variance, factor=factor)
-            ops.all_reduce_if_synced(variance)
-        out = (t.x_hat, t.z)
-        ops(kernel("batch_normalize"), t.a_prev, mean, variance, t.gamma, t.beta, out=out, epsilon=self.epsilon)
+            mean = t.mean = kernel("column_mean")(t.a_prev, factor=factor)
+            variance = t.variance = kernel("column_variance")(t.a_prev, mean, factor=factor)
+        t.x_hat, t.a = kernel("batch_normalize")(t.a_prev, mean, variance, t.gamma, t.beta, epsilon=self.epsilon)
 
-    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record ∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = γ/√(σ² + ε) (g − (∂C/∂β + x̂ ∂C/∂γ)/n), g = ∂C/∂a."""
-        uses_batch_stats = self._uses_batch_stats(training)
-        d_gamma, d_beta = (t.dgamma, t.dbeta) if self.trainable else (t.d_gamma, t.d_beta)
-        if self.trainable or uses_batch_stats:
-            ops(kernel("column_dot"), t.grad_a, t.x_hat, out=d_gamma)
-            ops(kernel("column_sum"), t.grad_a, out=d_beta)
-        if t.grad_prev is None:
-            return
-        numbers = {"epsilon": self.epsilon}
-        if uses_batch_stats:
-            numbers["factor"] = 1 / max(t.rows, 1)
-            sums = ops.synced_sums((d_gamma, d_beta), into=(t.d_gamma, t.d_beta))
-            ops(
-                kernel("batch_normalize_backward"),
-                t.grad_a,
-                t.x_hat,
-                t.variance,
-                t.gamma,
-                *sums,
-                out=t.grad_prev,
-                **numbers,
+    def backward(self, t: Quantities) -> None:
+        """Set ∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = γ/√(σ² + ε) (g − (∂C/∂β + x̂ ∂C/∂γ)/n), g = ∂C/∂a."""
+        g = t.grad_a
+        t.dgamma = kernel("column_dot")(g, t.x_hat)
+        t.dbeta = g.sum(axis=0)
+        if t.training and self.trainable:
+            t.grad_prev = kernel("batch_normalize_backward")(
+                g, t.x_hat, t.variance, t.gamma, t.dgamma, t.dbeta, factor=1 / max(t.rows, 1), epsilon=self.epsilon
             )
-        else:
-            reads = (t.grad_a, t.running_variance, t.gamma)
-            ops(kernel("batch_normalize_backward_fixed"), *reads, out=t.grad_prev, **numbers)
+        else:  # μ and σ² are constants
+            fixed = kernel("batch_normalize_backward_fixed")
+            t.grad_prev = fixed(g, t.running_variance, t.gamma, epsilon=self.epsilon)
 
-    def after_update(self, ops: Recorder, t: Buffers) -> None:
-        """Record running ← running + momentum · (batch − running), with the unbiased variance."""
-        if not self._uses_batch_stats(True) or t.rows == 0:
+    def after_update(self, t: Quantities) -> None:
+        """Set running ← running + momentum · (batch − running), with the unbiased variance."""
+        if not self.trainable or t.rows == 0:
             return
-        n = t.rows
-        for running, observed, factor in (
-            (t.running_mean, t.mean, 1.0),
-            (t.running_variance, t.variance, n / max(n - 1, 1)),
-        ):
-            ops(kernel("update_running_stat"), observed, t.state, out=running, momentum=self.momentum, factor=factor)
-
-    def _uses_batch_stats(self, training: bool) -> bool:
-        return training and self.trainable
+        update = kernel("update_running_stat")
+        unbiased = t.rows / max(t.rows - 1, 1)
+        t.running_mean = update(t.mean, t.state, t.running_mean, momentum=self.momentum, factor=1.0)
+        t.running_variance = update(t.variance, t.state, t.running_variance, momentum=self.momentum, factor=unbiased)
 
     def plan_key(self) -> Any:
         return self.trainable, self.get_config()
@@ -140,23 +108,14 @@ class LayerNormalization(Layer):
     def parameters(self) -> list[Parameter]:
         return _scale_and_shift(self.n_in)
 
-    def allocate(self, t: Buffers, new: Callable[..., Array], n: int, trace: bool) -> None:
-        super().allocate(t, new, n, trace)
-        t.x_hat = new((n, self.n_in or 0))
-        t.scale = new((n,))
+    def forward(self, t: Quantities) -> None:
+        t.x_hat, t.a, t.scale = kernel("layer_normalize")(t.a_prev, t.gamma, t.beta, epsilon=self.epsilon)
 
-    def forward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record x̂ = (x − μ)/√(σ² + ε), z = γx̂ + β."""
-        out = (t.x_hat, t.z, t.scale)
-        ops(kernel("layer_normalize"), t.a_prev, t.gamma, t.beta, out=out, epsilon=self.epsilon)
-
-    def backward(self, ops: Recorder, t: Buffers, training: bool) -> None:
-        """Record ∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γg, g = ∂C/∂a."""
-        if self.trainable:
-            ops(kernel("column_dot"), t.grad_a, t.x_hat, out=t.dgamma)
-            ops(kernel("column_sum"), t.grad_a, out=t.dbeta)
-        if t.grad_prev is not None:
-            ops(kernel("layer_normalize_backward"), t.grad_a, t.x_hat, t.scale, t.gamma, out=t.grad_prev)
+    def backward(self, t: Quantities) -> None:
+        """Set ∂C/∂γ = Σ g x̂, ∂C/∂β = Σ g, ∂C/∂x = (u − ū − x̂ · mean(u x̂))/√(σ² + ε), u = γg, g = ∂C/∂a."""
+        t.dgamma = kernel("column_dot")(t.grad_a, t.x_hat)
+        t.dbeta = t.grad_a.sum(axis=0)
+        t.grad_prev = kernel("layer_normalize_backward")(t.grad_a, t.x_hat, t.scale, t.gamma)
 
     def plan_key(self) -> Any:
         return self.trainable, self.get_config()

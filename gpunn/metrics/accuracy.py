@@ -8,7 +8,7 @@ import numpy as np
 
 from ..kernels import get as kernel
 from ..losses import Loss
-from ..recording import Array, Recorder
+from ..program import Array
 from ..validation import Checked, positive_integer
 from .base import Metric, target_format
 
@@ -33,12 +33,12 @@ class Accuracy(Metric):
         form = target_format(self, loss, n_out)
         self._counts_outputs = form == "binary"
         self._kernel = KERNELS[form]
-        self._arguments = {}
+        self._arguments: dict[str, Any] = {}
         if self._counts_outputs:
             self._arguments["threshold"] = 0.0 if getattr(loss, "takes_logits", False) else 0.5
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
-        ops(kernel(self._kernel), a, y, w, out=row_values, **self._arguments)
+    def rows(self, a: Array, y: Array, w: Array) -> Array:
+        return kernel(self._kernel)(a, y, w, **self._arguments)
 
     def value(self, sums: np.ndarray, weight: float, n_out: int) -> float:
         # a single division at the end keeps the count of correct outputs exact
@@ -81,8 +81,8 @@ class TopKCategoricalAccuracy(Metric):
             raise ValueError(f"metric {self.name!r} with k={self.k} is always 1 for {n_out} classes: use a smaller k")
         self._kernel = "sparse_top_k" if form == "class_index" else "categorical_top_k"
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
-        ops(kernel(self._kernel), a, y, w, out=row_values, top=self.k)
+    def rows(self, a: Array, y: Array, w: Array) -> Array:
+        return kernel(self._kernel)(a, y, w, top=self.k)
 
     def get_config(self) -> dict[str, Any]:
         return {"k": self.k}

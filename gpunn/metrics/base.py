@@ -8,17 +8,23 @@ import numpy as np
 
 from ..kernels import get as kernel
 from ..losses import BinaryCrossentropy, Loss
-from ..recording import Array, Recorder
+from ..program import Array, TensorSpec, as_tuple, named_call, python_call
 from ..registry import Registry, check_config, name_of, names_of
 
 
 class Metric:
     """A metric that is computed from weighted means over rows.
 
-    Each row has `n_sums` values. `record` stores each row's values times its weight; the step sums them. `compute`
-    turns the means into the metric. A subclass defines `record`, with kernels or in Python by ``ops.call_python``. It
-    overrides `resolve` if it does not fit every loss, `n_sums` and `compute` if it needs more than one mean, and
-    `get_config` if its constructor has arguments other than the name.
+    `rows` returns the values of each row times its weight; the step sums them, and `compute` turns the means into the
+    metric. A subclass defines `rows`. It overrides `resolve` if it does not fit every loss, and `n_sums` and `compute`
+    if it needs more than one mean. It overrides `get_config` if its constructor has arguments other than the name.
+
+    `rows` computes with kernels. The same text runs on arrays, and on symbolic tensors that record the step's program.
+    A subclass with ``opaque = True`` may use all of NumPy: `rows` gets arrays of the device each time the step runs. It
+    must not change them. No op is fused with it, and `Sequential.summary` reports it.
+
+    A new value of an attribute that `get_config` returns takes effect at the next step. A saved network stores the name
+    and `get_config`; ``gpunn.load(…, custom={name: class})`` restores it.
 
     Parameters
     ----------
@@ -29,20 +35,23 @@ class Metric:
     ----------
     names : tuple of str
         The names that strings may use. Files store the first one, or the name of the class if there are none.
+    opaque : bool
+        True if `rows` takes arrays only.
     needs_all_rows : bool
         True for a `NonDecomposableMetric`.
 
     Examples
     --------
     >>> class Bias(gpunn.metrics.Metric):
-    ...     def record(self, ops, a, y, w, row_values):
-    ...         def evaluate():
-    ...             row_values[...] = w * (a - y).mean(axis=1)
+    ...     opaque = True
     ...
-    ...         ops.call_python(evaluate, reason="Bias is written in Python")
+    ...     def rows(self, a, y, w):
+    ...         return w * (a - y).mean(axis=1)
+    >>> net.compile("adam", "mse", metrics=[Bias()])
     """
 
     names: tuple[str, ...] = ()
+    opaque = False
     needs_all_rows = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -66,22 +75,25 @@ class Metric:
         """The number of values per row for a network with `n_out` outputs."""
         return 1
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
-        """Record the values of each row, times its weight.
+    def rows(self, a: Array, y: Array, w: Array) -> Array | tuple[Array, ...]:
+        """Return the values of each row, times its weight.
 
         Parameters
         ----------
-        ops : Recorder
-        a : array, shape (n, n_out)
-            The network's outputs.
-        y : array, shape (n, n_out) or (n,)
+        a : array or tensor, shape (n, n_out)
+            The network's outputs, in its dtype.
+        y : array or tensor, shape (n, n_out) or (n,)
             The targets, as the loss takes them.
-        w : array, shape (n,)
+        w : array or tensor, shape (n,)
             The sample weights; 1 if there are none.
-        row_values : float64 array, shape (n,) if `n_sums` is 1, else (n, n_sums)
-            Receives the weighted values.
+
+        Returns
+        -------
+        array or tensor, or a tuple of them
+            float64, of shape (n,) if `n_sums` is 1, else (n, n_sums); a tuple has the columns in parts. If opaque, one
+            array of real numbers.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define record(self, ops, a, y, w, row_values)")
+        raise NotImplementedError(f"{type(self).__name__} must define rows(self, a, y, w)")
 
     def compute(self, mean: Any) -> float:
         """Compute the metric from the weighted mean over rows: a float if `n_sums` is 1, else an array (n_sums,)."""
@@ -102,21 +114,41 @@ class Metric:
 
     # The methods that a step and an epoch call. A metric overrides them if sums over rows are not enough.
 
-    def record_batch(self, ops: Recorder, a: Array, y: Array, w: Array, batch: Array) -> None:
-        """Record the sums over the rows of one batch, `batch` (n_sums,), float64."""
-        if batch.shape[0] == 1:
-            row_values = ops.new((a.shape[0],), np.float64)
-            self.record(ops, a, y, w, row_values)
-            ops(kernel("sum_all"), row_values, out=batch)
-        elif batch.shape[0] > 1:
-            table = ops.new((a.shape[0], batch.shape[0]), np.float64)
-            self.record(ops, a, y, w, table)
-            ops(kernel("column_sum"), table, out=batch)
+    def batch_sums(self, a: Array, y: Array, w: Array) -> list[Array]:
+        """Return the sums over the rows of one batch in parts (k,), float64. `accumulate` gets them joined."""
+        n, n_sums = a.shape[0], self.n_sums(a.shape[1])
+        if n_sums == 0:
+            return []
+        shape = (n,) if n_sums == 1 else (n, n_sums)
+        rows = self._opaque_rows(a, y, w, shape) if self.opaque else named_call(self, "rows", a, y, w)
+        parts = as_tuple(rows)
+        width = sum(part.shape[1] if len(part.shape) == 2 else 1 for part in parts)
+        # a metric with an `accumulate` of its own may compute other sums there
+        if width > n_sums or (width < n_sums and type(self).accumulate is Metric.accumulate):
+            raise ValueError(f"{type(self).__name__}.rows must return n_sums = {n_sums} values per row, got {width}")
+        for part in parts:
+            if len(part.shape) == 2 and part.dtype != np.float64:
+                got = f"a matrix of {part.dtype}: use a kernel with float64 results, or set opaque = True"
+                raise TypeError(f"{type(self).__name__}.rows must return float64, got {got}")
+        return [kernel("sum_all" if len(part.shape) == 1 else "column_sum")(part) for part in parts]
 
-    def record_sums(self, ops: Recorder, y: Array, batch: Array, sums: Array, state: Array) -> None:
-        """Record the addition of a batch to the sums (n_sums,) of an epoch or a data set."""
-        if batch.shape[0]:
-            ops(kernel("accumulate"), batch, state, out=sums)
+    def _opaque_rows(self, a: Array, y: Array, w: Array, shape: tuple[int, ...]) -> Array:
+        """The result of `rows` on arrays, in float64. ValueError if it has another shape."""
+
+        def rows(a: Array, y: Array, w: Array) -> Array:
+            found: Any = self.rows(a, y, w)
+            if getattr(found, "shape", None) != shape:
+                got = getattr(found, "shape", found)
+                raise ValueError(f"{type(self).__name__}.rows must return an array of shape {shape}, got {got!r}")
+            if found.dtype.kind not in "biuf":
+                raise TypeError(f"{type(self).__name__}.rows must return real numbers, got {found.dtype}")
+            return found.astype(np.float64)
+
+        return python_call(rows, (a, y, w), (TensorSpec(shape, np.float64),), f"metric {self.name} is Python code")
+
+    def accumulate(self, batch: Array, y: Array, sums: Array, state: Array) -> Array:
+        """Return the sums (n_sums,) of an epoch or a data set, with a batch added to them."""
+        return kernel("accumulate")(batch, state, sums)
 
     def merge(self, parts: list[np.ndarray]) -> np.ndarray:
         """Return the sums (n_sums,) of a data set from those of its parts."""

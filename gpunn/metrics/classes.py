@@ -9,7 +9,7 @@ import numpy as np
 
 from ..kernels import get as kernel
 from ..losses import Loss
-from ..recording import Array, Recorder
+from ..program import Array
 from ..validation import Checked, one_of, open_unit_interval
 from .base import Metric, target_format
 
@@ -51,15 +51,14 @@ class ClassificationMetric(Metric):
             )
         odds = self.threshold / (1 - self.threshold)
         limit = math.log(odds) if getattr(loss, "takes_logits", False) else self.threshold
-        self._arguments = {"threshold": limit} if self._format == "binary" else {}
+        self._arguments: dict[str, Any] = {"threshold": limit} if self._format == "binary" else {}
 
     def n_sums(self, n_out: int) -> int:
         return 3 * n_out
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
-        m = a.shape[1]
-        out = (row_values[:, :m], row_values[:, m : 2 * m], row_values[:, 2 * m :])
-        ops(kernel(KERNELS[self._format]), a, y, w, out=out, **self._arguments)
+    def rows(self, a: Array, y: Array, w: Array) -> tuple[Array, ...]:
+        true_positives, predicted, actual = kernel(KERNELS[self._format])(a, y, w, **self._arguments)
+        return true_positives, predicted, actual
 
     def compute(self, mean: Any) -> float:
         true_positives, predicted, actual = mean.reshape(3, -1)

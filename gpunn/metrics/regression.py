@@ -9,7 +9,7 @@ import numpy as np
 
 from ..kernels import get as kernel
 from ..losses import Loss
-from ..recording import Array, Recorder
+from ..program import Array, first_row
 from .base import Metric
 
 
@@ -22,8 +22,8 @@ class RegressionMetric(Metric):
         if loss.targets != "dense":
             raise ValueError(f"metric {self.name!r} compares values, but loss {loss.name!r} takes labels")
 
-    def record(self, ops: Recorder, a: Array, y: Array, w: Array, row_values: Array) -> None:
-        ops(kernel(self.kernel_name), a, y, w, out=row_values)
+    def rows(self, a: Array, y: Array, w: Array) -> Array:
+        return kernel(self.kernel_name)(a, y, w)
 
 
 class MeanAbsoluteError(RegressionMetric):
@@ -63,16 +63,13 @@ class R2Score(RegressionMetric):
         # per output Σw(a − y)², the mean of y − c, Σw(y − mean)², Σw, and the shift c, which is the first row's y
         return 5 * n_out
 
-    def record_batch(self, ops: Recorder, a: Array, y: Array, w: Array, batch: Array) -> None:
-        n, m = a.shape
-        table = ops.new((n, 4 * m), np.float64)
-        parts = tuple(table[:, k * m : (k + 1) * m] for k in range(4))
-        ops(kernel("variance_terms"), a, y, ops.broadcast_first_row(y), w, out=parts)
-        ops(kernel("column_sum"), table, out=batch[: 4 * m])
+    def rows(self, a: Array, y: Array, w: Array) -> tuple[Array, ...]:
+        error, deviation, square, weight = kernel("variance_terms")(a, y, first_row(y), w)
+        return error, deviation, square, weight
 
-    def record_sums(self, ops: Recorder, y: Array, batch: Array, sums: Array, state: Array) -> None:
-        m = batch.shape[0] // 5
-        ops(kernel("accumulate_variance"), batch, ops.broadcast_first_row(y), state, out=sums, count=m, columns=m)
+    def accumulate(self, batch: Array, y: Array, sums: Array, state: Array) -> Array:
+        m = y.shape[1]
+        return kernel("accumulate_variance")(batch, first_row(y), state, sums, count=m, columns=m)
 
     def merge(self, parts: list[np.ndarray]) -> np.ndarray:
         """Merge the sums of parts around their own means, as two batches are merged."""

@@ -1,9 +1,11 @@
 """Networks: parameters in flat buffers, the state of training, and plans that compute steps."""
 
+from .batch_io import CompressedRows, Table
 from .network import Network
 from .parameters import FlatParameters, ParameterSlice, PenaltyRange, keyed_generator
-from .plan import CompressedRows, Plan, Table
+from .plan import Plan
 from .state import CompiledState, LossConvention, RowBuffer
+from .step import StepOptions
 
 __all__ = [
     "CompiledState",
@@ -15,6 +17,7 @@ __all__ = [
     "PenaltyRange",
     "Plan",
     "RowBuffer",
+    "StepOptions",
     "Table",
     "keyed_generator",
 ]

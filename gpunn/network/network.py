@@ -12,9 +12,10 @@ import numpy as np
 from .. import backend as backends
 from ..backend import Backend
 from ..layers import Layer
-from ..recording import SINGLE_PROCESS
+from ..program.groups import SINGLE_PROCESS, BatchShard
 from .plan import Plan
 from .state import CompiledState
+from .step import StepOptions
 
 MAX_PLANS = 8
 BUFFERS = ("theta", "running", "gradient", "state", "metric_sums")
@@ -48,17 +49,17 @@ class Network(CompiledState):
         self._reset_plans()
 
     @contextmanager
-    def plan(self, n: int, **options: Any) -> Iterator[Plan]:
+    def plan(self, n: int, options: StepOptions, shard: BatchShard | None = None) -> Iterator[Plan]:
         """A plan for n rows and the current attributes, from the pool or new. It is used by one thread at a time."""
         self.apply_attribute_changes()
-        key = (n, *sorted(options.items()))
+        key = n, options, shard
         with self._lock:
             pool = self._pool  # a plan made while another thread changes an attribute must not enter the next pool
             free = pool.get(key)
             plan = free.pop() if free else None
         if plan is None:
             with self.backend.activate():
-                plan = Plan(self, n, **options)
+                plan = Plan(self, n, options, shard)
         try:
             yield plan
         finally:

@@ -14,7 +14,10 @@ from .. import backend as backends
 from ..backend import Backend
 from ..kernels.state import SIZE, StateEntry
 from ..layers import Layer, Parameter
-from ..recording import Array
+from ..program import Array
+from ..program.ranges import merge
+
+RESERVED = ("a_prev", "z", "a", "grad_a", "delta", "grad_prev", "state", "index", "training", "rows", "opaque")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,17 @@ class PenaltyRange:
     l1: float
 
 
+def _check_names(layer: Layer) -> None:
+    """Raise ValueError if a name of a parameter or running statistic is used twice, or is that of another quantity."""
+    names = [p.name for p in layer.parameters()] + [r.name for r in layer.running()]
+    for name in names:
+        if name in RESERVED or names.count(name) > 1:
+            raise ValueError(
+                f"{type(layer).__name__}: t.{name} would be several quantities; give each parameter and each running "
+                f"statistic a name of its own, other than {', '.join(RESERVED)}"
+            )
+
+
 class FlatParameters:
     """Layers with their parameters, gradients, running statistics and step state on a device."""
 
@@ -51,6 +65,7 @@ class FlatParameters:
         self.backend: Backend = backends.get("cpu")
         self.n_in = self.n_out = 0
         self.slices: list[ParameterSlice] = []
+        self._slices_of: dict[int, list[ParameterSlice]] = {}  # by layer
         self.theta: Array = None
         self.running: Array = None
         self.gradient: Array = None
@@ -60,6 +75,11 @@ class FlatParameters:
     def is_built(self) -> bool:
         """True once the number of inputs is known and the weights are drawn."""
         return self.theta is not None
+
+    @property
+    def size(self) -> int:
+        """The number of parameters."""
+        return int(self.theta.shape[0])
 
     def build(self, n_in: int, *, draw: bool = True) -> None:
         """Allocate the parameters and draw them on the host. (E10)
@@ -72,12 +92,17 @@ class FlatParameters:
             width = layer.build(width)
         self.n_in, self.n_out = n_in, width
         listed = [(k, p) for k, layer in enumerate(self.layers) for p in layer.parameters()]
+        for layer in self.layers:
+            _check_names(layer)
         at = 0
         self.slices = []
         for k, p in sorted(listed, key=lambda pair: not pair[1].penalized):
             size = int(np.prod(p.shape))
             self.slices.append(ParameterSlice(k, p, at, at + size))
             at += size
+        order = {id(p): number for number, (_, p) in enumerate(listed)}
+        in_order = sorted(self.slices, key=lambda piece: order[id(piece.parameter)])
+        self._slices_of = {k: [p for p in in_order if p.layer == k] for k in range(len(self.layers))}
         theta = np.zeros(at, self.dtype)
         for k in range(len(self.layers) if draw else 0):
             generator = keyed_generator(self.seed, 2**64 - 1 - k)
@@ -100,43 +125,39 @@ class FlatParameters:
 
     def slices_of(self, layer: int) -> list[ParameterSlice]:
         """The slices of one layer's parameters, in the layer's order."""
-        return sorted(
-            (p for p in self.slices if p.layer == layer),
-            key=lambda p: [q.name for q in self.layers[layer].parameters()].index(p.parameter.name),
-        )
+        return self._slices_of.get(layer, [])
 
     def slices_in_order(self) -> list[ParameterSlice]:
         """All slices in the order of `get_weights`: W1, b1, W2, b2, …"""
         return [p for k in range(len(self.layers)) for p in self.slices_of(k)]
 
+    def running_slices_of(self, layer: int) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """(first element, shape) of one layer's running statistics in their flat buffer."""
+        found, at = {}, 0
+        for k, each in enumerate(self.layers[: layer + 1]):
+            for r in each.running():
+                if k == layer:
+                    found[r.name] = at, r.shape
+                at += int(np.prod(r.shape))
+        return found
+
     def running_stats_of(self, layer: int) -> dict[str, Array]:
         """One layer's running statistics, as views of their flat buffer."""
-        found, at = {}, 0
-        for k, each in enumerate(self.layers):
-            for r in each.running():
-                size = int(np.prod(r.shape))
-                if k == layer:
-                    found[r.name] = self.running[at : at + size].reshape(r.shape)
-                at += size
-        return found
+        return {
+            name: self.running[start : start + int(np.prod(shape))].reshape(shape)
+            for name, (start, shape) in self.running_slices_of(layer).items()
+        }
 
     def trainable_ranges(self) -> list[tuple[int, int]]:
         """The ranges of the flat buffer whose layers are trainable: one range if no layer is frozen."""
-        found: list[tuple[int, int]] = []
-        for p in self.slices:
-            if not self.layers[p.layer].trainable:
-                continue
-            if found and found[-1][1] == p.start:
-                found[-1] = (found[-1][0], p.stop)
-            else:
-                found.append((p.start, p.stop))
-        return found
+        return merge((p.start, p.stop) for p in self.slices if self.layers[p.layer].trainable)
 
     def penalties(self, *, trainable_only: bool = False) -> list[PenaltyRange]:
         """The ranges with a penalty: one range if all layers have the same l2 and l1. (E9)"""
         found: list[PenaltyRange] = []
+        current = {k: {q.name: q for q in self.layers[k].parameters()} for k in {p.layer for p in self.slices}}
         for p in self.slices:
-            now = {q.name: q for q in self.layers[p.layer].parameters()}[p.parameter.name]
+            now = current[p.layer][p.parameter.name]
             l2, l1 = now.l2, now.l1
             if (l2 == 0 and l1 == 0) or (trainable_only and not self.layers[p.layer].trainable):
                 continue

@@ -15,7 +15,8 @@ from ..activations import Activation
 from ..layers import Dense, Layer
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..recording import SINGLE_PROCESS, Array, ProcessGroup
+from ..program import Array
+from ..program.groups import SINGLE_PROCESS, ProcessGroup
 from .parameters import FlatParameters
 
 # above these magnitudes a finite gradient may overflow in the update, which is then checked before it is written
@@ -67,6 +68,7 @@ class CompiledState(FlatParameters):
         self.loss_convention = LossConvention()
         self.precision: str | None = None  # of matrix products on a GPU; None for the dtype
         self.group: ProcessGroup = SINGLE_PROCESS  # the processes that share its steps
+        self.eager = False  # compute every operation from Python, on arrays
         self.learning_rate_override: float | None = None  # η instead of the schedule's value
         self.capture_errors: dict[str, None] = {}  # reasons for steps without a CUDA graph, since compile
         self._recorded: list[Any] | None = None  # the attribute values that loss, metrics and plans were made for
@@ -89,15 +91,17 @@ class CompiledState(FlatParameters):
         metrics: list[Any],
         loss_convention: LossConvention = LossConvention(),
         precision: str | None = None,
+        *,
+        eager: bool = False,
     ) -> None:
-        """Set optimizer, loss, metrics and precision, and reset the optimizer to step 0.
+        """Set optimizer, loss, metrics, precision and eager mode, and reset the optimizer to step 0.
 
         ValueError if they do not fit each other; nothing is changed.
         """
         self.loss, self.metrics = self.resolve(loss, metrics)
         self.given_loss, self.given_metrics = loss, metrics
         self.optimizer, self.loss_convention = optimizer, loss_convention
-        self.precision = precision
+        self.precision, self.eager = precision, eager
         self.learning_rate_override = None
         self.slots, self.metric_sums, self.capture_errors = {}, None, {}
         if self.is_built:
@@ -112,7 +116,7 @@ class CompiledState(FlatParameters):
         """
         if self.is_built:
             self._check_parameters()
-        resolved = loss.for_activation(self._last_activation(loss))
+        resolved = loss.resolve(self._last_activation(loss))
         names = [metric.name for metric in metrics]
         if len(set(names)) != len(names) or "loss" in names:
             raise ValueError(f"metrics must have different names, none of them 'loss', got {names}")
@@ -263,5 +267,7 @@ class CompiledState(FlatParameters):
 
     def overflow_limit(self) -> float:
         """The magnitude above which an update is checked before it is written; 0 for extreme hyperparameters."""
+        if not self.optimizer.uses_rule:
+            return -1.0  # no limit is known
         plain = all(h == 0 or 1e-30 <= abs(h) <= 1e6 for h in self.optimizer.hyperparameters().values())
         return OVERFLOW_LIMITS[self.dtype.name] if plain else 0.0

@@ -45,7 +45,7 @@ class Adagrad(Optimizer):
         self.initial_accumulator_value = initial_accumulator_value
         self.epsilon = epsilon
 
-    def hyperparameters(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, Any]:
         return {"epsilon": self.epsilon}
 
     def initial_value(self, slot: str) -> float:

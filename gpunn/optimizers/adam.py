@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernels.adam import adam, adam_bias_correction
-from ..recording import Array, Recorder
+from ..program import Array
 from ..validation import Checked, half_open_unit_interval, positive
 from .base import Optimizer
 
@@ -33,7 +33,7 @@ class Adam(Optimizer):
 
     name = "adam"
     rule = adam
-    bias_correction = adam_bias_correction  # the kernel that computes η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ) once per step
+    corrections = adam_bias_correction  # the kernel that computes η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ) once per step
     slots = ("m", "v")
     beta_1 = Checked(half_open_unit_interval)
     beta_2 = Checked(half_open_unit_interval)
@@ -51,11 +51,11 @@ class Adam(Optimizer):
         self.beta_1, self.beta_2 = beta_1, beta_2
         self.epsilon = epsilon
 
-    def hyperparameters(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, Any]:
         return {"beta1": self.beta_1, "beta2": self.beta_2, "epsilon": self.epsilon}
 
-    def record_bias_correction(self, ops: Recorder, state: Array) -> None:
-        ops(self.bias_correction, out=state, count=1, beta1=self.beta_1, beta2=self.beta_2)
+    def bias_correction(self, state: Array) -> None:
+        self.corrections(state, count=1, beta1=self.beta_1, beta2=self.beta_2)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

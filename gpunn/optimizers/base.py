@@ -7,8 +7,7 @@ from typing import Any
 from .. import schedules
 from ..kernels import UpdateRule
 from ..kernels import get as kernel
-from ..kernels.state import StateEntry
-from ..recording import Array, Recorder
+from ..program import Array, as_tuple
 from ..registry import Registry
 from ..validation import Checked, optional, positive
 
@@ -16,10 +15,33 @@ from ..validation import Checked, optional, positive
 class Optimizer:
     """An update rule θ ← θ − … for the flat parameter vector θ, with gradient g = ∂C/∂θ. (E8)
 
-    An object has hyperparameters only. The network stores the state, so that one object may serve many networks.
+    An object has hyperparameters only. The network stores the slots, so that one object may serve many networks. There
+    are three ways to write an optimizer:
 
-    A subclass sets `rule`, a kernel that `gpunn.kernels.update_rule` declares, and `slots`. It overrides
-    `hyperparameters` if the kernel has constants. A subclass of a built-in optimizer can change its hyperparameters.
+    - A subclass of a built-in optimizer changes its hyperparameters.
+    - A subclass sets `rule`, kernels that `gpunn.kernels.update_rule` declares, and `slots`. It overrides
+      `hyperparameters` if the kernels have constants.
+    - A subclass with ``opaque = True`` defines ``update(t)`` with NumPy's functions. It sets ``t.theta`` and each slot
+      ``t.SLOT``. No op is fused with it, and `Sequential.summary` reports it. An update by operators and kernels need
+      not be opaque, but only kernels read the learning rate then.
+
+    `update` is given `t`. Its values have the network's dtype, except the state array:
+
+    ===================  ===================================================================================
+    ``t.theta``          (p,), parameters that one call updates: all trainable ones, or a range of them
+    ``t.g``              (p,), their gradient, clipped
+    ``t.SLOT``           (p,), each slot; `initial_value` before the first step
+    ``t.state``          float64, the state array, which only kernels read; if not opaque
+    ``t.learning_rate``  float, η of this step; if opaque
+    ``t.step``           int, the number of steps before this one; if opaque
+    ===================  ===================================================================================
+
+    An opaque update must not change the arrays it is given, but set new ones. They are stored only if the loss, the
+    gradient and the new values are finite.
+
+    A subclass whose constructor has more arguments adds them to `get_config`, with `Optimizer.get_config` for the first
+    three. A new value of one of them takes effect at the next step. A saved network stores `name` and `get_config`;
+    ``gpunn.load(…, custom={name: class})`` restores it.
 
     Parameters
     ----------
@@ -34,10 +56,12 @@ class Optimizer:
     ----------
     name : str
         The name that strings and files use; the name of the class if a subclass does not set it.
-    rule : UpdateRule
+    rule : UpdateRule or None
         The kernels of the update.
     slots : tuple of str
         The names of the state arrays, each as long as θ, such as ("m", "v").
+    opaque : bool
+        True if `update` takes arrays only.
 
     Raises
     ------
@@ -49,11 +73,23 @@ class Optimizer:
     >>> class SlowAdam(gpunn.Adam):
     ...     def __init__(self, learning_rate=1e-4, **options):
     ...         super().__init__(learning_rate, **options)
+
+    >>> class SignDescent(gpunn.Optimizer):
+    ...     opaque = True
+    ...     slots = ("m",)
+    ...
+    ...     def __init__(self, learning_rate=1e-3, **clipping):
+    ...         super().__init__(learning_rate, **clipping)
+    ...
+    ...     def update(self, t):
+    ...         t.m = 0.9 * t.m + 0.1 * t.g
+    ...         t.theta = t.theta - t.learning_rate * np.sign(t.m)
     """
 
     name = ""
-    rule: UpdateRule
+    rule: UpdateRule | None = None
     slots: tuple[str, ...] = ()
+    opaque = False
     schedule = Checked(lambda _, value: schedules.get(value))
     clipvalue = Checked(optional(positive))
     clipnorm = Checked(optional(positive))
@@ -78,7 +114,7 @@ class Optimizer:
     def learning_rate(self, value: Any) -> None:
         self.schedule = value
 
-    def hyperparameters(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, Any]:
         """The constants of the update rule, by their names in its kernel."""
         return {}
 
@@ -87,41 +123,50 @@ class Optimizer:
 
         The learning rate is not one of them: a step reads it from the state array.
         """
-        return self.clipvalue, self.clipnorm, *self.hyperparameters().values()
+        key = self.clipvalue, self.clipnorm, *self.hyperparameters().values()
+        if self.rule is not None:
+            return key
+        return *key, repr({k: v for k, v in self.get_config().items() if k != "learning_rate"})
 
     def initial_value(self, slot: str) -> float:
         """The value of a slot before the first step."""
         return 0.0
 
-    def record_clipping(self, ops: Recorder, g: Array, state: Array) -> None:
-        """Record the clipping of g by value, then by the norm over all parameters, as far as they are set."""
+    def clip(self, g: Array, state: Array) -> Array:
+        """Return g, clipped by value, then by the norm over all parameters, as far as they are set."""
         if self.clipvalue is not None:
-            ops(kernel("clip_value"), out=g, limit=self.clipvalue)
+            g = kernel("clip_value")(g, limit=self.clipvalue)
         if self.clipnorm is not None:
-            ops(kernel("sum_of_squares"), g, state, out=state[StateEntry.SQUARED_NORM : StateEntry.SQUARED_NORM + 1])
-            ops(kernel("clip_norm"), state, out=g, limit=self.clipnorm)
+            squared_norm = kernel("sum_of_squares")(g, state)
+            g = kernel("clip_norm")(squared_norm, state, g, limit=self.clipnorm)
+        return g
 
-    def record_bias_correction(self, ops: Recorder, state: Array) -> None:
-        """Record scalars that the rule needs once per step, such as Adam's 1/(1 − β₁ᵗ)."""
+    def bias_correction(self, state: Array) -> None:
+        """Compute scalars that the rule needs once per step in the state array, such as Adam's 1/(1 − β₁ᵗ)."""
 
-    def record_overflow_check(
-        self, ops: Recorder, theta: Array, g: Array, slots: dict[str, Array], state: Array
-    ) -> None:
-        """Record a check of the update before it is written. It runs only if numbers are near the overflow limit."""
-        slot_arrays = [slots[name] for name in self.slots]
-        probe = state[StateEntry.UPDATE_PROBE : StateEntry.UPDATE_PROBE + 1]
-        ops(self.rule.probe, g, theta, *slot_arrays, state, out=probe, **self.hyperparameters())
-        ops(kernel("check_update_finite"), out=state, count=1)
+    @property
+    def uses_rule(self) -> bool:
+        """True if the kernels of `rule` compute the update, and so can check it before it is written."""
+        return self.rule is not None and not self.opaque and type(self).update is Optimizer.update
 
-    def record(self, ops: Recorder, theta: Array, g: Array, slots: dict[str, Array], state: Array) -> None:
-        """Record the update of θ and the slots, which are flat buffers. (E8)"""
-        out = (theta, *(slots[name] for name in self.slots))
-        theta_bf16 = ops.bf16_copy(theta)
-        if theta_bf16 is None:
-            ops(self.rule.update, g, state, out=out, **self.hyperparameters())
-        else:
-            ops(self.rule.update_with_bf16_copy, g, state, out=(*out, theta_bf16), **self.hyperparameters())
-            ops.mark_current()
+    def update(self, t: Any) -> None:
+        """Set θ and the slots. (E8)"""
+        written = ("theta", *self.slots)
+        results = self._rule().update(t.g, t.state, *(getattr(t, name) for name in written), **self.hyperparameters())
+        for name, value in zip(written, as_tuple(results), strict=True):
+            setattr(t, name, value)
+
+    def probe(self, t: Any) -> Array:
+        """Return one number that is finite if the update is. It is computed only if numbers are near overflow."""
+        slots = (getattr(t, name) for name in self.slots)
+        return self._rule().probe(t.g, t.theta, *slots, t.state, **self.hyperparameters())
+
+    def _rule(self) -> UpdateRule:
+        if self.rule is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} must define rule, or opaque = True and update(self, t); see gpunn.Optimizer"
+            )
+        return self.rule
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON."""

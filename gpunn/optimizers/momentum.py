@@ -31,5 +31,5 @@ class Momentum(Optimizer):
         super().__init__(learning_rate, **clipping)
         self.momentum = momentum
 
-    def hyperparameters(self) -> dict[str, float]:
+    def hyperparameters(self) -> dict[str, Any]:
         return {"momentum": self.momentum}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..recording import shard_bounds
+from ..program.groups import shard_bounds
 from ..validation import positive_integer
 
 

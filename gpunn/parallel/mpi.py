@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Launch
-from ..recording import Array
+from ..program import Array
 from .watchdog import Watchdog
 
 # environment variables with rank and size: MPICH and Intel MPI, Open MPI, Slurm with PMIx

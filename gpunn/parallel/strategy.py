@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backend import Backend, local_device
 from ..kernels import Launch
-from ..recording import Array
+from ..program import Array
 from ..validation import boolean, positive, positive_integer
 from . import mpi
 
@@ -69,7 +69,7 @@ class DataParallel:
 
 
 class DataParallelGroup:
-    """The processes that train one network together: implements the protocol `gpunn.recording.ProcessGroup`."""
+    """The processes that train one network together: implements the protocol `gpunn.program.groups.ProcessGroup`."""
 
     def __init__(
         self, processes: Any, *, synchronized_batch_norm: bool = False, bucket_bytes: int | None = None

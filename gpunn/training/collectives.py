@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.launches import execute
 from ..kernels.state import StateEntry
 from ..network import Network, RowBuffer
-from ..recording import Array, ProcessGroup, execute
+from ..program import Array
+from ..program.groups import ProcessGroup
 
 
 def zero_rows(row_buffer: RowBuffer | None, group: ProcessGroup) -> None:

@@ -11,11 +11,13 @@ import numpy as np
 
 from .. import input_checks as checks
 from ..backend.concurrency import EpochCoroutine
+from ..backend.launches import execute
 from ..kernels.state import StateEntry
 from ..network import Network
 from ..parallel import Rows
 from ..parallel.disk_rows import resolve
-from ..recording import SINGLE_PROCESS, Array, execute
+from ..program import Array
+from ..program.groups import SINGLE_PROCESS
 from ..validation import as_list, boolean, positive_integer
 from . import fused_epochs, host_dataset, inputs, loop, stream
 from .callbacks import Callback, CallbackList, EpochLogger, ProgressBar

@@ -6,6 +6,7 @@ that several fits can run concurrently.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -13,10 +14,10 @@ import numpy as np
 
 from ..backend import Backend
 from ..backend.concurrency import EpochCoroutine, run_coroutine
+from ..backend.launches import POLL_SECONDS
 from ..kernels import get as kernel
 from ..kernels.state import StateEntry
 from ..network import Network, Plan, RowBuffer
-from ..recording import POLL_SECONDS, Recorder
 from .loop import (
     STEP,
     DeviceDataset,
@@ -140,17 +141,15 @@ def _record_epochs(
 ) -> CompiledEpochs:
     """Record epochs with these batch sizes. No other fit uses these plans."""
     order = net.backend.empty((epochs_per_call * sum(size * times for size, times in sizes.items()),), np.int64)
-    plans = {size: Plan(net, size, weighted=data.w is not None, **STEP) for size in sizes}
+    options = dataclasses.replace(STEP, weighted=data.w is not None)
+    plans = {size: Plan(net, size, options) for size in sizes}
     parts = []
     for size, plan in plans.items():
         step = full_step(plan, plan.gather(data.X, data.y, data.w, order), plan.store_rows(row_buffer))
         parts.append((step, sizes[size]))
     sums = net.metric_sums
     epoch_log = net.backend.zeros((epochs_per_call, 2 + sums.shape[0]), np.float64)
-    ops = Recorder(net.backend)
-    ops(kernel("end_epoch"), out=(epoch_log, sums, net.state), count=1, totals_n=sums.shape[0])
-    end = ops.end_section()
-    ops.bind()
+    end = [kernel("end_epoch").bind(out=(epoch_log, sums, net.state), count=1, totals_n=sums.shape[0])]
 
     def set_l2(values: list[float]) -> None:
         for plan in plans.values():

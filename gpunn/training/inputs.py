@@ -15,7 +15,8 @@ from .. import input_checks as checks
 from ..backend import to_host
 from ..network import Network
 from ..parallel import Rows
-from ..recording import Array, ProcessGroup, shard_bounds
+from ..program import Array
+from ..program.groups import ProcessGroup, shard_bounds
 from .host_dataset import HostDataset, exceeds_device
 from .loop import DeviceDataset
 from .shard import Shard

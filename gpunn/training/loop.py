@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -15,25 +16,18 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..backend.launches import POLL_SECONDS, execute, is_executable, run_all, run_steps
 from ..kernels import Launch
 from ..kernels.state import StateEntry
-from ..network import Network, Plan, RowBuffer
-from ..recording import (
-    POLL_SECONDS,
-    SINGLE_PROCESS,
-    Array,
-    BatchShard,
-    ProcessGroup,
-    execute,
-    is_executable,
-    run_all,
-    run_steps,
-)
+from ..network import Network, Plan, RowBuffer, StepOptions
+from ..program import Array
+from ..program.groups import SINGLE_PROCESS, BatchShard, ProcessGroup
 from . import collectives
 from .history import History
 
 EVALUATION_ROWS = 1024
-STEP: dict[str, Any] = {"training": True, "loss": True, "backward": True, "update": True}  # options of a training plan
+STEP = StepOptions(training=True, loss=True, backward=True, update=True)
+PREDICTION = StepOptions(training=False)
 MAX_PRECOMPUTED_RATES = 4096  # learning rates of a schedule that changes them with every step
 
 
@@ -283,7 +277,7 @@ class Steps(ExitStack):
 def training_plan(net: Network, n: int, *, weighted: bool) -> Any:
     """Return a plan for training steps on batches of n rows, or on this rank's shard of them."""
     shard = BatchShard.of(n, net.group)
-    return net.plan(shard.n, weighted=weighted, shard=shard, **STEP)
+    return net.plan(shard.n, dataclasses.replace(STEP, weighted=weighted), shard)
 
 
 def full_step(plan: Plan, source: list[Launch], keep: list[Launch] | None = None) -> list[Launch]:
@@ -491,7 +485,7 @@ def evaluate(
         low, high = max(block_start, local_start), min(block_start + piece.n, local_start + shard.n)
         at = low - block_start
         for n, times in batches(max(0, high - low), batch_size).items():
-            with net.plan(n, training=False, loss=True, weighted=weighted) as plan:
+            with net.plan(n, StepOptions(training=False, loss=True, weighted=weighted)) as plan:
                 for entry, value in ((StateEntry.OFFSET, at), (StateEntry.LOSS_SUM, 0), (StateEntry.WEIGHT_SUM, 0)):
                     plan.state[entry] = value
                 run_all(piece.compiled(plan, partial(evaluation_step, plan, sums, block_rows)), times, plan.state)
@@ -525,7 +519,7 @@ def predict(net: Network, X: Array, batch_size: int, check: Callable[[], None]) 
     checked, at = False, 0
     for rows, times in batches(n, batch_size).items():
         start, at = at, at + rows * times
-        with net.plan(rows, training=False) as plan:
+        with net.plan(rows, PREDICTION) as plan:
             if not checked:
                 # a finite maximum shows that these rows have no invalid number
                 largest = plan.predict_in_place(X, result, start, at)

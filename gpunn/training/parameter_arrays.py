@@ -12,7 +12,7 @@ from .. import layers as layer_registry
 from .. import losses, metrics, optimizers
 from ..layers import Layer
 from ..network import Network
-from ..recording import Array
+from ..program import Array
 from ..validation import positive_integer
 from .checkpoint import CheckpointError
 

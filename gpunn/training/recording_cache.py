@@ -14,7 +14,7 @@ from typing import Any
 
 from ..backend.epoch_runner import BufferRebinder, EpochRunner
 from ..network import CompressedRows, Network
-from ..recording import Array
+from ..program import Array
 
 MAX_ENTRIES = 16  # keys of cached recordings, and of cached draws
 HASHABLE = (type(None), bool, int, float, str, type)

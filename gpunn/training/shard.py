@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import array_module, device_of, to_host
-from ..recording import Array, ProcessGroup
+from ..program import Array
+from ..program.groups import ProcessGroup
 
 SAMPLED_ROWS = 65  # of a table, which may be on a disk or a GPU
 SAMPLED_NUMBERS = 1025  # of labels and weights

@@ -13,7 +13,7 @@ import numpy as np
 from ..kernels.state import SIZE, StateEntry
 from ..layers import Layer
 from ..network import Network
-from ..recording import Array
+from ..program import Array
 from .checkpoint import CheckpointError
 from .parameter_arrays import Shapes, check_arrays, named_arrays, named_shapes
 

@@ -50,6 +50,11 @@ def activation_kernels(name: str) -> ActivationKernels:
     return _ACTIVATIONS[name]
 
 
+def all_activations() -> list[ActivationKernels]:
+    """The kernels of all activations, in the order of their declaration."""
+    return list(_ACTIVATIONS.values())
+
+
 def activation(
     *,
     value: str,
@@ -119,25 +124,25 @@ class _Declaration:
         add_bias = "const T z = s + b;" if stored == "a" else "z = s + b;"
         backward_source = f"T d; {{ {self.derivative} }} delta = d * g;"  # mutate: E5 derivative
         return ActivationKernels(
-            name,
-            stored,
-            self.constants,
-            self._kernel(name, f"H z{scalars} -> H a", self.value, self._value, "a = f(z). (E2)"),
-            self._kernel(
+            name=name,
+            stored=stored,
+            constants=self.constants,
+            value=self._kernel(name, f"H z{scalars} -> H a", self.value, self._value, "a = f(z). (E2)"),
+            with_derivative=self._kernel(
                 f"{name}_with_derivative",
                 f"T z{scalars} -> T a, T d",
                 f"{{ {self.value} }} {{ {self.derivative} }}",
                 self._with_derivative,
                 "a = f(z) and d = f′(z) in one pass. (E2)",
             ),
-            self._kernel(
+            backward=self._kernel(
                 f"{name}_backward",
                 f"H {stored}, H g{scalars} -> H delta",
                 backward_source,
                 self._backward,
                 "δ = f′(z) ⊙ g. (E4, E5)",
             ),
-            with_bias
+            with_bias=with_bias
             or self._kernel(
                 f"bias_{name}",
                 f"H s, row T b{scalars} -> {outputs}",
@@ -145,8 +150,8 @@ class _Declaration:
                 self._with_bias,
                 "a = f(s + b), s = a_prev W. (E1, E2)",
             ),
-            self.f,
-            self.f_prime,
+            f=self.f,
+            derivative=self.f_prime,
         )
 
     def _kernel(

@@ -1,16 +1,19 @@
-"""Validation of the arguments of a launch: number, types, memory layout and shapes. Nothing is broadcast or cast."""
+"""The arguments of a call: their number, types, memory layout and shapes, and the outputs of a functional call.
+
+Nothing is broadcast or cast.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..state import SIZE
-from .definition import DEFINITIONS, KernelDefinition
+from .definition import KernelDefinition
 from .signature import STORAGE_TO_COMPUTE, VARIABLES, Operand, type_name
 
 
@@ -173,11 +176,11 @@ def _expected_shape(kernel: KernelDefinition, operand: Operand, launch: _LaunchS
 
 def check_call(kernel: KernelDefinition, operands: Sequence[Any], scalars: dict[str, Any]) -> None:
     """Raise TypeError unless a functional call has the kernel's operands and scalars."""
-    if len(operands) != kernel.n_operands:
+    if len(operands) != len(kernel.operands):
         expected = ", ".join(o.name for o in kernel.operands)
         raise TypeError(
-            f"kernel {kernel.name} takes the operands ({expected}), got {len(operands)}; with out=, those before the "
-            f"arrow of its signature"
+            f"kernel {kernel.name} takes the operands ({expected}), got {len(operands)}. With out=, pass only those "
+            f"before the arrow of its signature"
         )
     _check_scalars(kernel, scalars)
 
@@ -212,37 +215,3 @@ def _empty_like(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     """An uninitialized array of the same kind (NumPy or CuPy) as `like`."""
     xp = np if isinstance(like, np.ndarray) else sys.modules[type(like).__module__.partition(".")[0]]
     return xp.empty(shape, dtype=dtype)
-
-
-def split_summed(
-    kernel: KernelDefinition, bound: BoundArguments
-) -> tuple[tuple[KernelDefinition, BoundArguments], tuple[KernelDefinition, BoundArguments]]:
-    """A kernel with column sums as two: the elementwise kernel, and column_sum of its output."""
-    assert kernel.base is not None
-    *arrays, sums = bound.arrays
-    column_sum = DEFINITIONS["column_sum"]
-    return (
-        (kernel.base, replace(bound, arrays=arrays)),
-        (column_sum, check_arguments(column_sum, (arrays[-1],), sums, {}, None)),
-    )
-
-
-def in_order(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
-    """A launch that runs two launches."""
-
-    def run_both() -> None:
-        first()
-        second()
-
-    return run_both
-
-
-def with_input_copies(copies: list[tuple[Any, Any]], launch: Callable[[], None]) -> Callable[[], None]:
-    """Prepend copies (destination, source) to a launch: it reads the inputs as they are when it runs."""
-
-    def copy_and_launch() -> None:
-        for destination, source in copies:
-            destination[...] = source
-        launch()
-
-    return copy_and_launch

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class ThreadTask:
@@ -117,9 +119,10 @@ def load_function(library: ctypes.CDLL, name: str) -> Any:
 
 
 def address_of(array: Any) -> int:
-    """The address of an array's first element."""
-    found: int = array.__array_interface__["data"][0]
-    return found
+    """The address of the first element of a NumPy or CuPy array."""
+    if isinstance(array, np.ndarray):
+        return int(array.__array_interface__["data"][0])
+    return int(array.data.ptr)
 
 
 def byte_range(array: Any) -> tuple[int, int]:
@@ -132,4 +135,4 @@ def byte_range(array: Any) -> tuple[int, int]:
             first += stride * (size - 1)
         else:
             last += stride * (size - 1)
-    return first, last + array.itemsize
+    return first, last + int(array.itemsize)

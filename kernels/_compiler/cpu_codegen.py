@@ -6,6 +6,7 @@ the arrays, sizes and strides, and the scalars.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,7 +28,13 @@ class CompilationUnit(NamedTuple):
 
 def unit_of(kernel: KernelDefinition, types: dict[str, str]) -> CompilationUnit:
     """The unit that contains a kernel for these types."""
-    return CompilationUnit(kernel.module, tuple((v, types[v]) for v in kernel.signature.type_variables))
+    return _unit(kernel.module, kernel.signature.type_variables, types.get("T"), types.get("S"))
+
+
+@functools.cache
+def _unit(module: str, variables: tuple[str, ...], T: str | None, S: str | None) -> CompilationUnit:
+    types = {"T": T, "S": S}
+    return CompilationUnit(module, tuple((v, str(types[v])) for v in variables))
 
 
 def symbol(kernel: KernelDefinition, types: dict[str, str]) -> str:

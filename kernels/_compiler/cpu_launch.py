@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from . import cpu_cache, numpy_launch
-from .arguments import BoundArguments, check_arguments, in_order, split_summed, with_input_copies
+from .arguments import BoundArguments, check_arguments
 from .compiled_launch import CompiledLaunch, load_function
+from .composition import in_order, split_summed, with_input_copies
 from .cpu_codegen import symbol, unit_of
 from .cpu_partition import Partitioner, partition_axis, strided_operands
 from .definition import DEFINITIONS, KernelDefinition

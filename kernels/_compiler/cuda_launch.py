@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import BoundArguments, split_summed, with_input_copies
+from .arguments import BoundArguments
+from .composition import split_summed, with_input_copies
 from .cuda_codegen import (
     PARTIALS_PER_WARP,
     KernelSource,

@@ -112,10 +112,6 @@ class KernelDefinition:
         return self.signature.inputs + tuple(o for o in self.signature.outputs if o.is_updated)
 
     @cached_property
-    def n_operands(self) -> int:
-        return len(self.operands)
-
-    @cached_property
     def updated(self) -> tuple[int | None, ...]:
         """For each output, the index of the operand that it updates. None for a new array."""
         return tuple(self.operands.index(o) if o.is_updated else None for o in self.signature.outputs)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import BoundArguments, in_order, split_summed
+from .arguments import BoundArguments
 from .bfloat16 import on_bits
+from .composition import in_order, split_summed
 from .definition import KernelDefinition
 
 BLOCK = 8192  # elements per block: 64 KiB of float64

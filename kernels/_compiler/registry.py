@@ -11,6 +11,7 @@ The declaration registers the kernel. The loop on a CPU, the launch on a GPU and
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -113,8 +114,11 @@ def _bind(kernel: Kernel, bound: BoundArguments) -> Launch:
     return cpu_launch.bind(kernel, bound) if bound.on_host else cuda_launch.bind(kernel, bound)
 
 
-def bind_all(calls: Iterable[tuple[Kernel, tuple[Any, ...], Any, int | None, dict[str, float]]]) -> list[Launch]:
-    """Bind calls (kernel, inputs, out, count, scalars). Sources that are not in the cache are compiled in parallel."""
+KernelCall = tuple[Kernel, tuple[Any, ...], Any, int | None, dict[str, float]]  # kernel, inputs, out, count, scalars
+
+
+def bind_all(calls: Iterable[KernelCall]) -> list[Launch]:
+    """Bind calls of kernels. Sources that are not in the cache are compiled in parallel."""
     checked = [
         (kernel, check_arguments(kernel, inputs, out, scalars, count)) for kernel, inputs, out, count, scalars in calls
     ]
@@ -171,10 +175,17 @@ def elementwise(
     ulp : int
         Allowed difference from the NumPy reference, in units in the last place of the largest term.
     """
-
-    return _declaration(
-        "elementwise", signature, source, name, module, prologue=prologue, guard=guard, reads=reads, ulp=ulp
+    make = functools.partial(
+        Kernel,
+        form="elementwise",
+        signature=parse(signature),
+        source=inspect.cleandoc(source),
+        prologue=prologue,
+        guard=guard,
+        reads=_entries(reads),
+        ulp=ulp,
     )
+    return _declaration(make, name, module)
 
 
 def by_row(
@@ -202,19 +213,18 @@ def by_row(
     independent_rows : bool
         Row i writes only its own part of a raw output, so that threads may share the rows.
     """
-
-    return _declaration(
-        "by_row",
-        signature,
-        source,
-        name,
-        module,
+    make = functools.partial(
+        Kernel,
+        form="by_row",
+        signature=parse(signature),
+        source=inspect.cleandoc(source),
         guard=guard,
-        reads=reads,
-        writes=writes,
+        reads=_entries(reads),
+        writes=_entries(writes),
         shared=tuple((output, x) for output, given in (in_place or {}).items() for x in given),
         independent_rows=independent_rows,
     )
+    return _declaration(make, name, module)
 
 
 def reduction(
@@ -234,45 +244,35 @@ def reduction(
     `axis="rows"` combines the terms of each column, in blocks of 64 consecutive rows. `axis="all"` combines all terms
     to one float64 result, in 32 interleaved lanes. The order is fixed, so the same input gives the same bits.
     """
-
-    return _declaration(
-        "reduction",
-        signature,
-        source,
-        name,
-        module,
+    make = functools.partial(
+        Kernel,
+        form="reduction",
+        signature=parse(signature),
+        source=inspect.cleandoc(source),
         prologue=prologue,
         guard=guard,
-        reads=reads,
+        reads=_entries(reads),
         combine=combine,
         axis=axis,
     )
+    return _declaration(make, name, module)
 
 
-def _declaration(
-    form: str,
-    signature: str,
-    source: str,
-    name: str | None,
-    module: str | None,
-    *,
-    reads: Entries = None,
-    writes: Entries = None,
-    **declared: Any,
-) -> Declaration:
+def _entries(given: Entries) -> frozenset[int] | None:
+    """Entries of the state array as numbers. None if they are not declared."""
+    return None if given is None else frozenset(map(int, given))
+
+
+def _declaration(make: Callable[..., Kernel], name: str | None, module: str | None) -> Declaration:
+    """A decorator of the NumPy reference, which registers the kernel that `make` returns."""
+
     def declare(reference: Callable[..., Any]) -> Kernel:
         return register(
-            Kernel(
+            make(
                 name=name or reference.__name__,
-                form=form,
-                signature=parse(signature),
-                source=inspect.cleandoc(source),
                 reference=reference,
                 module=module or reference.__module__,
                 doc=inspect.getdoc(reference) or "",
-                reads=None if reads is None else frozenset(map(int, reads)),
-                writes=None if writes is None else frozenset(map(int, writes)),
-                **declared,
             )
         )
 
@@ -331,7 +331,8 @@ def _check_in_place(kernel: Kernel) -> None:
         o, x = outputs.get(output), inputs.get(given)
         if o is None or x is None or (o.kind, o.type, o.width) != (x.kind, x.type, x.width):
             raise ValueError(
-                f"kernel {kernel.name}: in_place needs outputs and inputs alike, got {output!r} in {given!r}"
+                f"kernel {kernel.name}: in_place= must name an output and an input of equal kind and type, "
+                f"got {output!r} and {given!r}"
             )
 
 

@@ -21,7 +21,9 @@ def summed(base: Kernel) -> Kernel:
     matrices = all(o.kind == "element" and o.type_variable == "T" for o in signature.arrays)
     single = [o.role for o in signature.outputs] == ["out"] and len(signature.inputs) > 1
     if base.form != "elementwise" or base.guard is not None or not matrices or not single:
-        raise ValueError(f"kernel {base.name}: summed needs an elementwise kernel without a guard of matrices only")
+        raise ValueError(
+            f"kernel {base.name}: summed takes an elementwise kernel without a guard, of matrices of type T"
+        )
     (out,) = signature.outputs
 
     def reference(**arguments: Any) -> Any:

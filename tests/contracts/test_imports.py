@@ -7,18 +7,20 @@ import sys
 import pytest
 from helpers import ROOT
 
-# a package imports only packages of its own row and of the rows above it
+# A package imports only packages of its own row and of the rows above it. `theory` follows `backend`, since it computes
+# with the arrays of a backend.
 ORDER = """
 _version kernels validation
 registry
+program
+initializers activations losses schedules
+layers optimizers metrics
 backend
 theory
-recording
-parallel
-initializers activations losses schedules
-layers optimizers
 network
-input_checks metrics training
+parallel
+input_checks
+training
 inspection interchange
 compile_options
 model

@@ -11,7 +11,7 @@ from helpers.resume_cases import CASES, EPOCHS, ROWS, VALUES, VX, X, outcome, ru
 from helpers.snapshots import assert_unchanged, weights_of
 
 import gpunn
-from gpunn.recording import SINGLE_PROCESS
+from gpunn.program.groups import SINGLE_PROCESS
 from gpunn.training import checkpoint
 from gpunn.training.shard import Shard
 

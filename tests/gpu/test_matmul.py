@@ -10,9 +10,8 @@ from helpers.gpu_nets import integers
 
 import gpunn
 from gpunn.backend import get, to_host
-from gpunn.backend.cuda.bfloat16 import UNIT_ROUNDOFF
 from gpunn.backend.cuda.layouts import Unsupported, mask_bytes
-from gpunn.backend.cuda.matmul import MIN_COMPUTE_CAPABILITY
+from gpunn.backend.cuda.matmul import MIN_COMPUTE_CAPABILITY, UNIT_ROUNDOFF
 from gpunn.kernels import DeviceLaunch, activation_kernels
 from gpunn.kernels import get as kernel
 
@@ -34,15 +33,19 @@ def precision(request, backend):
     return request.param
 
 
+def rounded_copy(backend, x):
+    """A copy in bfloat16, whose rows start at multiples of 16 bytes, in the memory order of x."""
+    if not x.flags.c_contiguous:
+        return rounded_copy(backend, x.T).T
+    n, m = x.shape
+    copy = backend.empty((n, -(-m // 8) * 8), np.uint16)[:, :m]
+    kernel("to_bfloat16").bind(x, out=copy)()
+    return copy
+
+
 def bind(backend, precision, a, b, out, **options):
     """Bind a product, of rounded copies if the precision needs them; skip if the library has no algorithm."""
-    operands = backend.operands(precision)
-    read = []
-    for x in (a, b):
-        found, made = operands.operand(x)
-        for k, inputs, into, _, _ in made:
-            k.bind(*inputs, out=into)()
-        read.append(found)
+    read = [rounded_copy(backend, x) if precision == "bf16" else x for x in (a, b)]
     with backend.activate():
         try:
             return backend.gpu_matmul.lt.bind(*read, out, precision=precision, **options)

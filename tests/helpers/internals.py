@@ -18,9 +18,10 @@ from gpunn.backend.cuda import cublaslt, graph
 from gpunn.backend.cuda.capture import StreamSet
 from gpunn.kernels._compiler import activation, arguments, cpu_cache, cuda_launch, definition, registry
 from gpunn.kernels.state import StateEntry
-from gpunn.network import Plan
+from gpunn.network import Plan, recorded
 from gpunn.optimizers import base as optimizers
-from gpunn.recording import BatchShard, Recorder
+from gpunn.program import bfloat16
+from gpunn.program.groups import BatchShard
 from gpunn.training import checkpoint, fit, fused_epochs, inputs, loop, recording_cache
 
 # --- a network's state -----------------------------------------------------------------------------------------------
@@ -76,9 +77,9 @@ def compiled(net):
     return net._net.given_loss, net._net.metrics
 
 
-def merges_activation(net):
-    """True if the loss is computed together with the last activation."""
-    return net._net.loss.fused_with_activation
+def takes_z(net):
+    """True if the loss computes the last activation too."""
+    return net._net.loss.takes_z
 
 
 def learning_rate_override(net):
@@ -140,22 +141,50 @@ def plan_without_rows(net):
     network = net._net
     network.prepare_training()
     shard = BatchShard(1, 1, 0, network.group)
-    return Plan(network, 0, training=True, loss=True, backward=True, update=True, shard=shard)
-
-
-def kernels_recorded(ops, name):
-    """The number of launches of one kernel in the stage that a recorder is at."""
-    return sum(isinstance(item, tuple) and item[0].name == name for item in ops._stages[0])
+    return Plan(network, 0, loop.STEP, shard)
 
 
 def round_before_each_step(monkeypatch):
     """Round the weights to bfloat16 before every step, not in the update."""
-    monkeypatch.setattr(Recorder, "bf16_copy", lambda self, part: None)
+    monkeypatch.setattr(bfloat16._Copies, "_updates_parameters", lambda self, op: False)
+    monkeypatch.setattr(recorded, "_cache", recorded._Cache())
 
 
-def rounded_copy(plan, array):
-    """The copy in bfloat16 that a plan's products read in place of an array."""
-    return plan.ops._operands._copies[plan.ops._operands._key(array)][1]
+def rounded_copy(plan):
+    """The copy in bfloat16 of all parameters, which a plan's products read."""
+    return plan._bound._variables["theta_bfloat16"]
+
+
+# --- recorded steps --------------------------------------------------------------------------------------------------
+
+
+def forget_recorded_steps():
+    """Empty the cache of recorded steps."""
+    recorded._cache.steps.clear()
+
+
+def recorded_steps():
+    """The number of recorded steps in the cache."""
+    return len(recorded._cache.steps)
+
+
+def limit_recorded_steps(monkeypatch, count):
+    """Keep at most `count` recorded steps."""
+    monkeypatch.setattr(recorded, "MAX_PROGRAMS", count)
+
+
+def use_rules(monkeypatch, found):
+    """Rewrite programs for the CPU by these rules, until the end of the test."""
+    monkeypatch.setattr(CPUBackend, "rewrite_rules", lambda self: found)
+    monkeypatch.setattr(CPUBackend, "rewrite_key", lambda self: tuple(map(id, found)))
+
+
+def program_of(net, rows, **options):
+    """The program of a plan with these options, from the cache or recorded."""
+    network = net._net
+    network.apply_attribute_changes()
+    network.prepare_training()
+    return recorded.recorded_step(network, rows, BatchShard.of(rows), recorded.StepOptions(**options)).program
 
 
 # --- compiled epochs and CUDA graphs ---------------------------------------------------------------------------------
@@ -328,7 +357,7 @@ def blas_product(a, b, out):
 
 def register_product(a, b, out):
     """The launch of out = a b by the compiled loops that keep sums in registers."""
-    return blas._bind_small_gemm([a, b, out])
+    return blas.bind_small_gemm([a, b, out])
 
 
 def workspaces(lt):
@@ -341,6 +370,7 @@ def no_self_tests():
     """Use every epilogue of cuBLASLt without a self-test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cublaslt.CublasLt, "_passes_selftest", lambda *_: True)
+        patch.setattr(recorded, "_cache", recorded._Cache())
         yield
 
 

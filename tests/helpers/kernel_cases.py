@@ -154,7 +154,7 @@ def state_array(**entries):
     ordinary = {
         "STEP": 3, "LR": 0.01, "OFFSET": OFFSET, "FIRST_ROW": 5, "SEED_LOW": 0x9E3779B9, "SEED_HIGH": 7,
         "NEAR_OVERFLOW": 1,
-        "LOSS": 0.7, "PENALTY": 0.1, "WEIGHT": 8, "LOSS_SUM": 2.5, "WEIGHT_SUM": 24, "MAX_ABS": 1.5, "SQUARED_NORM": 9,
+        "LOSS": 0.7, "PENALTY": 0.1, "WEIGHT": 8, "LOSS_SUM": 2.5, "WEIGHT_SUM": 24, "MAX_ABS": 1.5,
         "CORRECTED_LR": 0.02, "INV_SQRT_CORRECTION": 0.4, "BATCH_INDEX": 2,
     }  # fmt: skip
     for name, value in (ordinary | entries).items():
@@ -235,6 +235,7 @@ SPECIAL = {
     "v_": _magnitudes,
     "variance": _magnitudes,
     "squares": _magnitudes,
+    "squared_norm": lambda request, operand: np.array([9.0]),
     "scale": _magnitudes,
     "key": lambda request, operand: request.rng.integers(0, 2**32, size=2),
     "rates": lambda request, operand: np.array([2.0, *request.rng.normal(size=3)]),  # for steps 2, 3 and 4

@@ -7,7 +7,9 @@ from gpunn import activations
 
 
 class UserSigmoid(activations.Activation):
-    """A user-defined activation, which is never fused with a cross-entropy."""
+    """A user-defined activation in NumPy, whose z no cross-entropy takes."""
+
+    opaque = True
 
     def f(self, z):
         return 1 / (1 + np.exp(-z))
@@ -35,8 +37,8 @@ class Square(activations.Activation):
 class Doubled(gpunn.Layer):
     """a = 2 a_prev."""
 
-    def forward(self, ops, t, training):
-        ops.call_python(lambda: np.multiply(t.a_prev, 2, out=t.a), reason="Doubled is written in Python")
+    def forward(self, t):
+        t.a = 2 * t.a_prev
 
 
 def user_loss(y, a):

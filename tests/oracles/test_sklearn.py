@@ -23,6 +23,8 @@ CLOSE = {"rtol": 1e-11, "atol": 1e-14}
 class Exp(gpunn.activations.Activation):
     """f(z) = eᶻ, the output activation of scikit-learn's poisson loss."""
 
+    opaque = True
+
     def f(self, z):
         return np.exp(z)
 

@@ -93,6 +93,106 @@ def test_nan_passes_through_relu_on_every_path():
     assert relu.derivative(np.zeros((1, 1)), np.zeros((1, 1))) == 0
 
 
+# --- on arrays -------------------------------------------------------------------------------------------------------
+
+
+def _arrays():
+    rng = np.random.default_rng(5)
+    return rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
+
+
+@pytest.mark.parametrize(("name", "cls"), [pair for pair in BUILT_IN if pair[1].elementwise])
+def test_the_passes_are_f_and_its_derivative(name, cls):
+    """a = f(z), δ = f′(z) ⊙ ∂C/∂a. (E2, E5)"""
+    z, grad_a = _arrays()
+    f = cls()
+    a = f.forward(z)
+    np.testing.assert_array_equal(a, f.f(z))
+    np.testing.assert_allclose(f.backward(z, a, grad_a), f.derivative(z, a) * grad_a, rtol=1e-14)
+
+
+def test_the_identity_returns_its_argument():
+    z, grad_a = _arrays()
+    identity = activations.Identity()
+    assert identity.forward(z) is z and identity.backward(z, z, grad_a) is grad_a
+
+
+def test_softmax_multiplies_by_its_jacobian():
+    """δⱼ = Σₖ ∂aₖ/∂zⱼ gₖ with ∂aₖ/∂zⱼ = aₖ(1[k = j] − aⱼ). (E4)"""
+    z, grad_a = _arrays()
+    softmax = activations.Softmax()
+    a = softmax.forward(z)
+    jacobians = [np.diag(row) - np.outer(row, row) for row in a]
+    wanted = [J @ g for J, g in zip(jacobians, grad_a, strict=True)]
+    np.testing.assert_allclose(softmax.backward(z, a, grad_a), wanted, rtol=1e-13, atol=1e-16)
+
+
+class Steep(activations.Sigmoid):
+    """The sigmoid of 2z, by operators."""
+
+    def f(self, z):
+        return super().f(2 * z)
+
+    def derivative(self, z, a):
+        return 2 * a * (1 - a)
+
+
+class StillSteep(Steep):
+    """A subclass that changes nothing."""
+
+
+class OpaqueSteep(Steep):
+    """The same function as Python code."""
+
+    opaque = True
+
+
+class Restored(Steep):
+    """A subclass with kernels again: they define both passes."""
+
+    kernels = activations.Sigmoid.kernels
+
+
+@pytest.mark.parametrize("cls", [Steep, StillSteep, OpaqueSteep])
+def test_a_subclass_with_its_own_functions_does_not_use_the_kernels(cls):
+    z, grad_a = _arrays()
+    a = cls().forward(z)
+    np.testing.assert_allclose(a, 1 / (1 + np.exp(-2 * z)), rtol=1e-14)
+    np.testing.assert_allclose(cls().backward(z, a, grad_a), 2 * a * (1 - a) * grad_a, rtol=1e-14)
+
+
+def test_a_subclass_may_set_its_kernels():
+    z, grad_a = _arrays()
+    a = Restored().forward(z)
+    np.testing.assert_array_equal(a, activations.Sigmoid().forward(z))
+    np.testing.assert_array_equal(Restored().backward(z, a, grad_a), activations.Sigmoid().backward(z, a, grad_a))
+
+
+def test_a_subclass_of_the_identity_with_its_own_function():
+    class Shifted(activations.Identity):
+        def f(self, z):
+            return z + 1
+
+    z, grad_a = _arrays()
+    np.testing.assert_array_equal(Shifted().forward(z), z + 1)
+    np.testing.assert_array_equal(Shifted().backward(z, z + 1, grad_a), grad_a)
+
+
+def test_a_derivative_of_another_shape_is_reported():
+    class Wrong(activations.Activation):
+        def f(self, z):
+            return z[:1]
+
+        def derivative(self, z, a):
+            return 1.0
+
+    z, grad_a = _arrays()
+    with pytest.raises(ValueError, match=r"Wrong.f must return an array of shape \(4, 3\), got \(1, 3\)"):
+        Wrong().forward(z)
+    with pytest.raises(ValueError, match=r"Wrong.derivative must return an array of shape \(4, 3\), got 1.0"):
+        Wrong().backward(z, z, grad_a)
+
+
 def test_a_configuration_must_have_a_name():
     with pytest.raises(KeyError, match="'name'"):
         activations.from_config({})

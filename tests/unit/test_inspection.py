@@ -186,6 +186,6 @@ def test_summary_gives_the_reasons_for_leaving_the_fast_path():
 
     net = gpunn.Sequential([gpunn.Dense(2, UserSigmoid())], input_shape=4).compile("sgd", user_loss)
     text = net.summary()
-    assert "leaves the fast path: loss user_loss is a Python function" in text
-    assert "leaves the fast path: activation UserSigmoid is a Python function" in text
+    assert "leaves the fast path: loss user_loss is Python code" in text
+    assert "leaves the fast path: activation UserSigmoid is Python code" in text
     assert "nothing leaves the fast path" not in text

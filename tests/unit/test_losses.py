@@ -98,20 +98,20 @@ CROSSENTROPIES = [
 
 
 @pytest.mark.parametrize(("loss", "last", "z", "y", "value", "delta"), CROSSENTROPIES, ids=str)
-@pytest.mark.parametrize("form", ["probabilities merged", "logits"])
+@pytest.mark.parametrize("form", ["z", "logits"])
 def test_cross_entropies(loss, last, z, y, value, delta, form):
-    net = _net_with_outputs(len(z), loss, last if form.startswith("prob") else "identity")
+    net = _net_with_outputs(len(z), loss, last if form == "z" else "identity")
     assert net.evaluate([z], [y])["loss"] == pytest.approx(value, rel=1e-14)
     np.testing.assert_allclose(net.input_gradient([z], [y]), [delta], rtol=1e-14, atol=1e-16)
 
 
 @pytest.mark.parametrize(("loss", "last", "z", "y", "value", "delta"), CROSSENTROPIES, ids=str)
-def test_cross_entropies_of_unfused_probabilities(loss, last, z, y, value, delta):
-    """A last layer that the loss cannot be fused with: ∂ℓ/∂a = −y/a + (1 − y)/(1 − a)."""
+def test_cross_entropies_of_given_probabilities(loss, last, z, y, value, delta):
+    """A last layer whose z the loss does not take: ∂ℓ/∂a = −y/a + (1 − y)/(1 − a)."""
 
     class PassThrough(activations.Activation):
         def f(self, z):
-            return z.copy()
+            return 1 * z
 
         def derivative(self, z, a):
             return 0 * z + 1
@@ -126,19 +126,27 @@ def test_cross_entropies_of_unfused_probabilities(loss, last, z, y, value, delta
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("form", ["merged", "logits"])
-def test_cross_entropies_of_extreme_logits_are_finite(form, dtype):
-    z = np.array([[1000.0, 0.0, -1000.0]])
-    for loss, last, y, value in (
-        ("sparse_categorical_crossentropy", "softmax", [2], 2000),
-        ("sparse_categorical_crossentropy", "softmax", [0], 0),
-        ("categorical_crossentropy", "softmax", [[0, 0, 1]], 2000),
-        ("binary_crossentropy", "sigmoid", [[0, 1, 1]], 2000 + LOG2),
+@pytest.mark.parametrize("form", ["z", "logits"])
+@pytest.mark.parametrize("size", [200.0, 1000.0, 1e4])
+@pytest.mark.parametrize("mode", ["compiled", "numpy", "eager"])
+def test_cross_entropies_of_extreme_logits_are_exact(monkeypatch, mode, size, form, dtype):
+    """Softmax of (s, 0, −s) is (1, 0, 0), and −log softmax is (0, s, 2s); the sigmoid is (1, ½, 0)."""
+    monkeypatch.setenv("GPUNN_COMPILE", "0" if mode == "numpy" else "1")
+    monkeypatch.setenv("GPUNN_EAGER", "1" if mode == "eager" else "0")
+    z = np.array([[size, 0.0, -size]])
+    for loss, last, y, value, a_minus_y in (
+        ("sparse_categorical_crossentropy", "softmax", [2], 2 * size, [1, 0, -1]),
+        ("sparse_categorical_crossentropy", "softmax", [0], 0, [0, 0, 0]),
+        ("categorical_crossentropy", "softmax", [[0, 0, 1]], 2 * size, [1, 0, -1]),
+        ("binary_crossentropy", "sigmoid", [[0, 1, 1]], 2 * size + LOG2, [1, -0.5, -1]),
     ):
-        net = _net_with_outputs(3, loss, last if form == "merged" else "identity", dtype)
+        net = _net_with_outputs(3, loss, last if form == "z" else "identity", dtype)
         assert net.evaluate(z, y)["loss"] == pytest.approx(value, rel=1e-6)
-        assert np.isfinite(net.input_gradient(z, y)).all()
-        assert np.isfinite(net.predict_proba(z)).all()
+        found = net.loss_and_gradients(z, y)[0], net.input_gradient(z, y), net.trace(z, y)[0].delta
+        assert found[0] == pytest.approx(value, rel=1e-6)
+        for gradient in found[1:]:
+            np.testing.assert_allclose(gradient, [a_minus_y], atol=1e-37)
+        np.testing.assert_allclose(net.predict_proba(z), [[1, 0.5 if last == "sigmoid" else 0, 0]], atol=1e-37)
 
 
 # --- rows, outputs and weights ---------------------------------------------------------------------------------------
@@ -276,7 +284,7 @@ def test_both_names_of_an_activation_are_equivalent(one, other):
     assert weights_of(nets[0]) == weights_of(nets[1]) and repr(nets[0]) == repr(nets[1])
     for name in ("sigmoid", "logistic"):
         net = gpunn.Sequential([gpunn.Dense(1, name)], input_shape=4, seed=2).compile("sgd", "binary_crossentropy")
-        assert net.loss.name == "binary_crossentropy" and internals.merges_activation(net)
+        assert net.loss.name == "binary_crossentropy" and internals.takes_z(net)
 
 
 @pytest.mark.parametrize("custom", [None, {}, {"huber": None}])

@@ -77,7 +77,7 @@ def test_accuracy_by_hand_for_three_target_formats():
             return z
 
         def derivative(self, z, a):
-            return np.ones_like(z)
+            return 0 * z + 1
 
     net = gpunn.Sequential([gpunn.Activation(Unchanged())], input_shape=2, dtype="float64")
     net.compile("sgd", losses.BinaryCrossentropy(from_logits=False), ["accuracy"], device="cpu")

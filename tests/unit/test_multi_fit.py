@@ -427,10 +427,10 @@ def test_build_must_return_a_new_network_each_time():
 
 def test_l2_is_refused_if_no_layer_has_it():
     class Twice(gpunn.Layer):
-        def forward(self, ops, t, training):
+        def forward(self, t):
             raise AssertionError("never trained")
 
-        def backward(self, ops, t, training):
+        def backward(self, t):
             raise AssertionError("never trained")
 
     def bare():

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ...program import Op, Rule
 from ..arrays import to_host
 from ..base import Backend, Launch, OnFallback
 from ..concurrency import EpochCoroutine, run_in_threads
 from ..epoch_runner import BufferRebinder, EpochRunner, Section, build_epoch_runner, make_rebinder
-from ..matmul import AffineLaunch, bind_xp_matmul, check_operands
-from .blas import bind_affine, bind_gemm, single_threaded_blas, thread_count
+from ..matmul import bind_xp_matmul
+from . import native, rules
+from .blas import bind_gemm, bind_small_gemm, single_threaded_blas, thread_count
 from .executor import compile_blocks, compile_launches
 
 
@@ -39,25 +41,19 @@ class CPUBackend(Backend):
         launch = bind_xp_matmul(np, a, b, out)
         return bind_gemm(a, b, out) or launch
 
-    def bind_affine(
-        self,
-        a: Any,
-        W: Any,
-        b: Any,
-        z: Any,
-        out: Any,
-        activation: str,
-        *,
-        nan_checked: bool = False,
-        save_aux: bool = False,
-        precision: str | None = None,
-    ) -> AffineLaunch | None:
-        check_operands(np, a, W, z)
-        found = bind_affine(a, W, b, z, activation if z is out else None)
-        if found is None:
-            return None
-        launch, fused = found
-        return AffineLaunch(launch, "a" if fused else "z")
+    def rewrite_rules(self) -> Sequence[Rule]:
+        return rules.rewrite_rules()
+
+    def rewrite_key(self) -> Any:
+        return self.device, native.gemm_library("float32") is None
+
+    def bind_op(self, op: Op, inputs: Sequence[Any], outputs: Sequence[Any], precision: str | None = None) -> Launch:
+        # shapes and layouts were checked when the program was recorded
+        if op.name == "matmul" and (launch := bind_gemm(inputs[0], inputs[1], outputs[0])):
+            return launch
+        if op.name in ("gemm_bias", "gemm_bias_relu"):
+            return bind_small_gemm([*inputs[:2], outputs[0], inputs[2]], relu=op.name == "gemm_bias_relu")
+        return super().bind_op(op, inputs, outputs, precision)
 
     def lower_precision_error(self, *, explicit: bool) -> str:
         return "is for GPUs, and the device is the CPU; leave precision out" if explicit else ""

@@ -21,10 +21,8 @@ import numpy as np
 
 from ...kernels._compiler.compiled_launch import CompiledLaunch, Partition, ThreadTask, byte_range, load_function
 from ...kernels._compiler.cpu_partition import ROW_GRAIN, chunk_bounds
+from ...kernels._compiler.signature import type_name
 from . import native
-
-# activations that a small product applies to its result, exactly as the kernels of these names do
-FUSED_ACTIVATIONS = ("relu",)
 
 # the names under which NumPy's builds export the float32 product; the float64 product has d for s
 GEMM_SYMBOLS = ("scipy_cblas_sgemm64_", "cblas_sgemm64_", "scipy_cblas_sgemm", "cblas_sgemm")
@@ -73,11 +71,14 @@ def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-@functools.cache
 def find_gemm(dtype: str) -> Gemm | None:
     """The verified product of the BLAS that NumPy loaded, or None."""
-    if native.executor_library() is None:
-        return None
+    # without compiled code nothing can call it; that may change within a process
+    return None if native.executor_library() is None else _find_verified_gemm(dtype)
+
+
+@functools.cache
+def _find_verified_gemm(dtype: str) -> Gemm | None:
     for name in GEMM_SYMBOLS:
         name = name if dtype == "float32" else name.replace("sgemm", "dgemm")
         function = _symbol(name)
@@ -153,38 +154,35 @@ def bind_gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> Callable[[], Any
     """A compiled launch of out = a b, or None if only NumPy supports the layouts. The caller checks the operands."""
     if a.ndim != 2 or not _has_positive_strides(a, b, out):
         return None
-    if uses_small_gemm(a, b):
-        return _bind_small_gemm([a, b, out])
-    gemm = find_gemm(a.dtype.name)
+    contiguous = b.strides[1] == b.itemsize
+    if uses_small_gemm(a.shape, b.shape, type_name(b.dtype), contiguous=contiguous):
+        return bind_small_gemm([a, b, out])
+    gemm = find_gemm(type_name(a.dtype))
     if gemm is None or native.executor_library() is None or not _is_blas_layout(a) or not _is_blas_layout(b):
         return None
     return _bind_blas_gemm(a, b, out, gemm.address)
 
 
-def bind_affine(
-    a: np.ndarray, W: np.ndarray, b: np.ndarray, out: np.ndarray, activation: str | None
-) -> tuple[Callable[[], Any], bool] | None:
-    """A compiled launch of out = a W + b (E1), and True if it applies the activation too (E2); else None."""
-    fused = activation in FUSED_ACTIVATIONS
-    if not _has_positive_strides(a, W, out) or not uses_small_gemm(a, W, saves_a_pass=fused):
-        return None
-    return _bind_small_gemm([a, W, out, b], relu=fused), fused
+def uses_small_gemm(
+    a: tuple[int, ...], b: tuple[int, ...], dtype: str, *, contiguous: bool, saves_a_pass: bool = False
+) -> bool:
+    """True if the product of matrices of shapes a and b is computed by the small product, not by BLAS.
 
-
-def uses_small_gemm(a: np.ndarray, b: np.ndarray, *, saves_a_pass: bool = False) -> bool:
-    """True if a b is computed by the small product, not by BLAS. `saves_a_pass`: its epilogue replaces a kernel."""
-    k, m = b.shape
-    if a.size * m > SMALL_GEMM_MULTIPLICATIONS and b.size > max(MAX_CACHED_B_FUSED.values()):
+    contiguous    b is read along its rows
+    saves_a_pass  the product's epilogue replaces a kernel
+    """
+    n, (k, m) = a[0], b
+    products, b_size = n * k * m, k * m
+    if products == 0 or (products > SMALL_GEMM_MULTIPLICATIONS and b_size > max(MAX_CACHED_B_FUSED.values())):
         return False
-    library = native.gemm_library(b.dtype.name)
-    if library is None or a.size * m <= SMALL_GEMM_MULTIPLICATIONS:
+    library = native.gemm_library(dtype)
+    if library is None or products <= SMALL_GEMM_MULTIPLICATIONS:
         return library is not None
     vector_bytes = int(library.vector_bytes())
-    columns = 2 * vector_bytes // b.itemsize  # of one tile
-    contiguous = b.strides[1] == b.itemsize
-    if saves_a_pass and contiguous and m >= 4 * columns and b.size <= MAX_CACHED_B_FUSED.get(vector_bytes, 0):
+    columns = 2 * vector_bytes // np.dtype(dtype).itemsize  # of one tile
+    if saves_a_pass and contiguous and m >= 4 * columns and b_size <= MAX_CACHED_B_FUSED.get(vector_bytes, 0):
         return True
-    if b.size > MAX_CACHED_B.get(vector_bytes, 0):
+    if b_size > MAX_CACHED_B.get(vector_bytes, 0):
         return False
     return m == 1 or (m % columns == 0 and (k <= columns or contiguous))
 
@@ -197,14 +195,14 @@ def _bind_blas_gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray, address: int)
     """Bind out = a b to the function at `address`."""
     library = native.executor_library()
     assert library is not None
-    function = load_function(library, f"blas_gemm__{a.dtype.name}")
+    function = load_function(library, f"blas_gemm__{type_name(a.dtype)}")
     return _launch(function, [a, b, out], [*_blas_strides(a), *_blas_strides(b)], addresses=(address,))
 
 
-def _bind_small_gemm(arrays: list[np.ndarray], *, relu: bool = False) -> CompiledLaunch:
+def bind_small_gemm(arrays: list[np.ndarray], *, relu: bool = False) -> CompiledLaunch:
     """Bind out = a b for [a, b, out], or out = f(a b + bias) for [a, b, out, bias]."""
     a, b = arrays[:2]
-    library = native.gemm_library(a.dtype.name)
+    library = native.gemm_library(type_name(a.dtype))
     assert library is not None
     return _launch(load_function(library, "small_gemm"), arrays, [*_strides(a), *_strides(b)], relu=relu)
 

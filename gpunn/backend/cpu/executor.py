@@ -17,6 +17,7 @@ import numpy as np
 
 from ...kernels._compiler.compiled_launch import CompiledLaunch, ThreadTask, address_of, byte_range
 from ...kernels.state import StateEntry
+from ...program.ranges import Access, Range, Tracker
 from . import blas, native
 
 MIN_NS_PER_THREAD = 12_000.0  # estimated work for which one more thread pays off
@@ -169,25 +170,18 @@ def partition(launches: Iterable[CompiledLaunch], threads: int) -> list[list[Com
     what another has read or written.
     """
     lists: list[list[CompiledLaunch | None]] = [[] for _ in range(threads)]
-    reads: list[list[tuple[int, int]]] = [[] for _ in range(threads)]
-    writes: list[list[tuple[int, int]]] = [[] for _ in range(threads)]
+    tracker = Tracker()  # the accesses since the last barrier, by thread
 
     def add_tasks(tasks: list[ThreadTask]) -> None:
-        if any(
-            overlaps(task.writes, accessed) or overlaps(task.reads, written)
-            for thread, task in enumerate(tasks)
-            for other, (accessed, written) in enumerate(
-                zip((r + w for r, w in zip(reads, writes, strict=True)), writes, strict=True)
-            )
-            if other != thread
-        ):
-            for thread in range(threads):
-                lists[thread].append(None)
-                reads[thread], writes[thread] = [], []
+        nonlocal tracker
+        accesses = [(_bytes(task.reads), _bytes(task.writes)) for task in tasks]
+        if any(tracker.find(*each) - {thread} for thread, each in enumerate(accesses)):
+            tracker = Tracker()
+            for each in lists:
+                each.append(None)
         for thread, task in enumerate(tasks):
             lists[thread].append(task.launch)
-            reads[thread] += task.reads
-            writes[thread] += task.writes
+            tracker.record(thread, *accesses[thread])
 
     for launch in launches:
         split = launch.partition(threads)
@@ -197,9 +191,9 @@ def partition(launches: Iterable[CompiledLaunch], threads: int) -> list[list[Com
     return lists
 
 
-def overlaps(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> bool:
-    """True if a byte range of `some` overlaps one of `others`."""
-    return any(a < d and c < b for a, b in some for c, d in others)
+def _bytes(ranges: Iterable[Range]) -> list[Access]:
+    """Byte ranges of the process's memory, for a tracker."""
+    return [("", start, end) for start, end in ranges]
 
 
 def compile_launches(launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:

@@ -37,10 +37,12 @@ def preload() -> None:
 def _load(file: str, *defines: str) -> ctypes.CDLL | None:
     if not cpu_cache.compilation_enabled():
         return None
-    with _lock:
-        if (file, *defines) not in _libraries:
-            _libraries[file, *defines] = _compile(file, defines)
-        return _libraries[file, *defines]
+    key = (file, *defines)
+    if key not in _libraries:
+        with _lock:
+            if key not in _libraries:
+                _libraries[key] = _compile(file, defines)
+    return _libraries[key]
 
 
 def _compile(file: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:

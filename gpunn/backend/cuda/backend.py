@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -11,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from ...program import Op, Rule
 from ..arrays import is_device_array, to_host
 from ..base import AllReducer, Backend, Communicator, Launch, OnFallback, TransferBuffer
 from ..concurrency import EpochCoroutine, run_round_robin
 from ..errors import DeviceError
-from ..matmul import AffineLaunch
-from .bfloat16 import UNIT_ROUNDOFF, Bfloat16Operands, Operands
 from .errors import forked
 from .graph import build_graphs
-from .matmul import GpuMatmul
+from .matmul import UNIT_ROUNDOFF, GpuMatmul
 from .memory import is_out_of_memory, out_of_memory
 from .multi_network import EpochCombiner
 from .nccl import Nccl
 from .pinned import PinnedBuffer
+from .rules import OPS, FusionRules
 
 MEMORY_FRACTION = 0.75  # of the free memory that a data set may take; the rest is for intermediate results
 
@@ -45,6 +44,7 @@ class CUDABackend(Backend):
         self.device = f"cuda:{index}"
         self.process = os.getpid()
         self.gpu_matmul = GpuMatmul(cupy, self.device)
+        self.fusions = FusionRules(self.gpu_matmul, self.activate)
 
     def asarray(self, x: Any, dtype: Any = None) -> Any:
         with self.activate():
@@ -100,46 +100,17 @@ class CUDABackend(Backend):
         with self.activate():
             return self.gpu_matmul.bind(a, b, out, precision)
 
-    def bind_affine(
-        self,
-        a: Any,
-        W: Any,
-        b: Any,
-        z: Any,
-        out: Any,
-        activation: str,
-        *,
-        nan_checked: bool = False,
-        save_aux: bool = False,
-        precision: str | None = None,
-    ) -> AffineLaunch | None:
-        bind = functools.partial(self.gpu_matmul.bind_with_epilogue, a, W, precision=precision, bias=b)
-        with self.activate():
-            # cuBLASLt's ReLU maps NaN to 0, so it is fused only where the result is checked
-            if activation == "relu" and z is out and nan_checked:
-                mask = self.gpu_matmul.new_mask(*out.shape) if save_aux else None
-                if mask is not None and (launch := bind(out, epilogue="relu_mask", aux=mask)):  # mutate: E2 cublaslt
-                    return AffineLaunch(launch, "a", mask)
-                if launch := bind(out, epilogue="relu"):
-                    return AffineLaunch(launch, "a")
-            # the accuracy of cuBLASLt's tanh is undocumented, so GELU is fused only in a lower precision
-            if activation == "gelu" and z is not out and precision and (launch := bind(out, epilogue="gelu_z", aux=z)):
-                return AffineLaunch(launch, "a", z)
-            launch = bind(z, epilogue="bias")
-            return None if launch is None else AffineLaunch(launch, "z")
+    def rewrite_rules(self) -> Sequence[Rule]:
+        return self.fusions.rules()
 
-    def bind_dgrad(
-        self, delta: Any, W_T: Any, out: Any, activation: str, aux: Any, sums: Any = None, precision: str | None = None
-    ) -> Launch | None:
-        epilogue = f"d{activation}" if sums is None else f"d{activation}_sums"
-        with self.activate():
-            return self.gpu_matmul.bind_with_epilogue(delta, W_T, out, precision, epilogue, sums, aux)
+    def rewrite_key(self) -> Any:
+        return self.fusions, len(self.fusions.refused)
 
-    def bind_wgrad_with_bias_grad(
-        self, a: Any, b: Any, out: Any, sums: Any, precision: str | None = None
-    ) -> Launch | None:
+    def bind_op(self, op: Op, inputs: Sequence[Any], outputs: Sequence[Any], precision: str | None = None) -> Launch:
+        if op.name not in OPS:
+            return super().bind_op(op, inputs, outputs, precision)
         with self.activate():
-            return self.gpu_matmul.bind_with_epilogue(a, b, out, precision, "sums", sums)
+            return self.fusions.bind(op, inputs, outputs, precision)
 
     def lower_precision_error(self, *, explicit: bool) -> str:
         with self.activate():
@@ -148,10 +119,11 @@ class CUDABackend(Backend):
     def operand_rounding(self, precision: str | None) -> float:
         return UNIT_ROUNDOFF.get(precision or "", 0.0)
 
-    def operands(self, precision: str | None) -> Operands:
-        return Bfloat16Operands(self) if precision == "bf16" else Operands()
+    def stores_bfloat16(self, precision: str | None) -> bool:
+        return precision == "bf16"
 
     def allocate_workspace(self, stream: Any) -> Any:
+        """Allocate the workspace of a stream before it captures. The caller keeps it as long as the captured graph."""
         with self.activate():
             return self.gpu_matmul.allocate_workspace(stream)
 

@@ -15,9 +15,11 @@ from ...kernels import get as kernel
 from ..errors import Fault
 from ..matmul import check_operands
 from . import cublaslt
-from .layouts import Unsupported, mask_bytes
+from .layouts import Unsupported
 
 MIN_COMPUTE_CAPABILITY = 80  # times ten; for products in TF32 and bfloat16
+# half the spacing at 1 for bfloat16 (8 bits, rounded); the spacing for TF32 (11 bits, may be truncated)
+UNIT_ROUNDOFF = {"tf32": 2.0**-10, "bf16": 2.0**-8}
 
 
 class ProductWarning(UserWarning):
@@ -85,9 +87,10 @@ class GpuMatmul:
             raise Unsupported(str(lt))
         return lt.bind(a, b, out, precision=precision, **options)
 
-    def new_mask(self, n: int, m: int) -> Any:
-        """Allocate the mask of ReLU for n rows and m columns."""
-        return self.xp.empty((n, mask_bytes(m)), np.uint8)
+    def supports(self, operand: str, precision: str | None, result: str, epilogue: str) -> bool:
+        """True if cuBLASLt has the epilogue for operands and results of these types, and its self-test passed."""
+        lt = self.lt
+        return not isinstance(lt, Fault) and lt.supports(operand, precision, result, epilogue)
 
     def allocate_workspace(self, stream: Any) -> Any:
         """Allocate the workspace of a stream before it captures. The caller keeps it as long as the captured graph."""

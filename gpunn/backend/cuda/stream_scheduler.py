@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...kernels import DeviceLaunch
-from ..cpu.executor import overlaps
+from ...kernels._compiler.compiled_launch import byte_range
+from ...program.ranges import Access, Tracker
 
 MAX_STREAMS = 4
 SATURATING_ELEMENTS = 132 * 128 * 128  # elements of an array with which one launch fills a GPU
@@ -39,22 +40,19 @@ def assign_streams(launches: Sequence[DeviceLaunch]) -> tuple[list[ScheduledLaun
     ancestors: list[int] = []
     last: dict[int, int] = {}  # the last launch of each stream
     last_saturating: int | None = None
-    spans = [(_spans(x.reads), _spans(x.writes)) for x in launches]
+    tracker = Tracker()
     for k, launch in enumerate(launches):
         before, dependencies = 0, []
         saturates = any(int(a.size) >= SATURATING_ELEMENTS for a in (*launch.reads, *launch.writes))
-        for j in reversed(range(k)):
-            if not before >> j & 1 and ((saturates and j == last_saturating) or _depends(spans[k], spans[j])):
+        conflicting = tracker.add(k, _accesses(launch.reads), _accesses(launch.writes))
+        if saturates:
+            conflicting |= set() if last_saturating is None else {last_saturating}
+            last_saturating = k
+        for j in sorted(conflicting, reverse=True):
+            if not before >> j & 1:
                 before |= ancestors[j]
                 dependencies.append(j)
-        last_saturating = k if saturates else last_saturating
-        free = [b for b, j in last.items() if before >> j & 1]
-        if free:
-            stream = max(free, key=lambda b: (last[b] in dependencies, last[b]))
-        elif len(last) < MAX_STREAMS:
-            stream = len(last)
-        else:
-            stream = min(last, key=lambda b: last[b])
+        stream = _choose_stream(last, before, dependencies)
         known = ancestors[last[stream]] if stream in last else 0
         after = []
         for j in dependencies:
@@ -74,21 +72,14 @@ def assign_streams(launches: Sequence[DeviceLaunch]) -> tuple[list[ScheduledLaun
     return scheduled, tuple(sinks)
 
 
-Spans = list[tuple[int, int]]
+def _choose_stream(last: dict[int, int], before: int, dependencies: Sequence[int]) -> int:
+    """The stream of a launch; `before` has the bits of the launches that it follows."""
+    free = [b for b, j in last.items() if before >> j & 1]
+    if free:
+        return max(free, key=lambda b: (last[b] in dependencies, last[b]))
+    return len(last) if len(last) < MAX_STREAMS else min(last, key=lambda b: last[b])
 
 
-def _depends(later: tuple[Spans, Spans], earlier: tuple[Spans, Spans]) -> bool:
-    """True if two launches, each (byte ranges read, byte ranges written), must run in their order."""
-    (reads, writes), (read, written) = later, earlier
-    return overlaps(reads, written) or overlaps(writes, written) or overlaps(writes, read)
-
-
-def _spans(arrays: Sequence[Any]) -> Spans:
-    """The byte ranges (start, stop) of arrays."""
-    found = []
-    for a in arrays:
-        if a.size:
-            steps = [(n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)]
-            low = int(a.data.ptr) + sum(s for s in steps if s < 0)
-            found.append((low, int(a.data.ptr) + sum(s for s in steps if s > 0) + int(a.itemsize)))
-    return found
+def _accesses(arrays: Sequence[Any]) -> list[Access]:
+    """The memory of arrays, in one address space."""
+    return [("device", *byte_range(a)) for a in arrays]

@@ -17,7 +17,7 @@ INSTALL_12, INSTALL_13 = (f'python -m pip install "gpunn[cuda{n}-ctk]"' for n in
 def fresh(monkeypatch, tmp_path_factory):
     """No device selected, a writable cache, no driver but that of the fake, no installed wheel."""
     internals.reset_device_choice(monkeypatch)
-    for name in ("GPUNN_DEVICE", "CUDA_VISIBLE_DEVICES", "GPUNN_COMPILE"):
+    for name in ("GPUNN_DEVICE", "CUDA_VISIBLE_DEVICES", "GPUNN_COMPILE", "GPUNN_EAGER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GPUNN_CACHE", str(tmp_path_factory.mktemp("cache")))
     for module in (diagnosis, errors, probe, select):
@@ -286,6 +286,14 @@ def test_the_implementation_of_the_cpu_kernels_is_reported(monkeypatch):
     monkeypatch.setenv("GPUNN_COMPILE", "0")
     seen = check(doctor(), "CPU kernels")
     assert seen.ok is None and seen.detail == "numpy: GPUNN_COMPILE=0"
+
+
+def test_eager_mode_by_the_environment_is_reported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert "eager" not in str(doctor())
+    monkeypatch.setenv("GPUNN_EAGER", "1")
+    seen = check(doctor(), "steps")
+    assert seen.ok is None and "GPUNN_EAGER" in seen.detail and doctor().ok
 
 
 def test_doctor_never_raises(fake_cupy, monkeypatch):

@@ -376,15 +376,16 @@ def test_clipping(implementation):
     np.testing.assert_array_equal(implementation("clip_value", out=g, limit=2.0), [0.5, -2, 2, np.nan, 2, -2])
     for limit, wanted in ((2.5, [1.5, -2.0]), (5.0, [3.0, -4.0]), (9.0, [3.0, -4.0])):
         g, state = np.array([3.0, -4.0]), state_array()
-        state[StateEntry.SQUARED_NORM] = implementation("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))[0]
-        np.testing.assert_array_equal(implementation("clip_norm", state, out=g, limit=limit), wanted)
+        squared_norm = implementation("sum_of_squares", g, np.zeros(SIZE), out=np.empty(1))
+        np.testing.assert_array_equal(implementation("clip_norm", squared_norm, state, out=g, limit=limit), wanted)
 
 
 def test_clipping_if_squares_overflow_float64(implementation):
     """‖(3, −4)·10²⁰⁰‖ = 5·10²⁰⁰, scaled by MAX_ABS of the state array."""
     g, state = np.array([3e200, -4e200]), state_array(MAX_ABS=4e200)
-    state[StateEntry.SQUARED_NORM] = implementation("sum_of_squares", g, state, out=np.empty(1))[0]
-    np.testing.assert_allclose(implementation("clip_norm", state, out=g, limit=2.5), [1.5, -2], rtol=1e-15)
+    squared_norm = implementation("sum_of_squares", g, state, out=np.empty(1))
+    clipped = implementation("clip_norm", squared_norm, state, out=g, limit=2.5)
+    np.testing.assert_allclose(clipped, [1.5, -2], rtol=1e-15)
 
 
 def test_a_variance_that_overflows_gives_nan(implementation):

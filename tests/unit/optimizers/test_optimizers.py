@@ -303,6 +303,28 @@ def test_frozen_layers_stay_bit_for_bit(kind, dtype):
         assert (after.tobytes() == before[name].tobytes()) == (not name.startswith("layers.4.")), name
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_an_update_that_overflows_in_one_range_changes_no_other(eager):
+    """A frozen layer divides the parameters into ranges. The update of the last range is infinite."""
+
+    class Doubling(optimizers.Optimizer):
+        opaque = True
+
+        def update(self, t):
+            t.theta = t.theta * (2 if t.theta.size > 10 else np.inf)
+
+    layers = [gpunn.Dense(6, "tanh"), gpunn.Dense(3, "tanh"), gpunn.Dense(2)]
+    net = gpunn.Sequential(layers, input_shape=4, seed=0)
+    net.set_weights([w + 0.5 for w in net.get_weights()])
+    net.compile(Doubling(0.1), "mse", device="cpu", eager=eager)
+    layers[1].trainable = False
+    before = net.get_weights()
+    with pytest.raises(ArithmeticError, match="an update would overflow"):
+        net.fit(np.ones((5, 4)), np.ones((5, 2)), verbose=0)
+    for was, now in zip(before, net.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)
+
+
 def test_weight_decay_applies_to_every_parameter():
     """AdamW multiplies weights, intercepts, γ and β by 1 − ηλ in each step if all gradients are 0."""
     layers = [gpunn.Dense(2, bias_initializer="ones"), gpunn.LayerNormalization()]

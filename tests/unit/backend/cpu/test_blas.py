@@ -6,11 +6,14 @@ import itertools
 import numpy as np
 import pytest
 from helpers import internals
+from helpers.program_recorder import execute, record
+from helpers.programs import names
 from helpers.tolerances import sums
 
 import gpunn
 from gpunn.backend.cpu import blas, native
 from gpunn.kernels import get as kernel
+from gpunn.program import rewrite
 
 if native.executor_library() is None:
     pytest.skip("nothing is compiled here", allow_module_level=True)
@@ -62,34 +65,41 @@ def test_products_of_integers_are_exact(bind, dtype, left, right):
         np.testing.assert_array_equal(out, a.astype(int) @ b.astype(int))
 
 
+def affine(f, a, W, b):
+    """The optimized program of f(a W + b), f None or "relu"."""
+
+    def equations(x, W, b):
+        z = x @ W + b
+        return z if f is None else kernel(f)(z)
+
+    program = record(equations, batch=("x",), x=a, W=W, b=b)
+    rewrite(program, gpunn.backend.get("cpu").rewrite_rules(), verify=True)
+    return program
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("f", [None, "relu", "tanh"])
-def test_product_with_bias_and_relu_epilogue(dtype, f):
+@pytest.mark.parametrize(("f", "fused"), [(None, "gemm_bias"), ("relu", "gemm_bias_relu"), ("tanh", "gemm_bias")])
+def test_product_with_bias_and_relu_epilogue(dtype, f, fused):
     """z = a W + b is exact, and a = f(z) equals the kernel of f."""
     rng = np.random.default_rng(1)
     for n, k, m in SHAPES:
         a, W = integers(rng, (n, k), dtype, "C"), integers(rng, (k, m), dtype, "C")
         b = rng.integers(-8, 9, size=m).astype(dtype)
-        out = np.full((n, m), np.nan, dtype)
-        found = blas.bind_affine(a, W, b, out, f)
+        program = affine(f, a, W, b)
         if n * k * m <= blas.SMALL_GEMM_MULTIPLICATIONS:
-            assert found is not None
-        if found is None:
-            continue
-        launch, activated = found
-        launch()
-        assert activated == (f == "relu")
+            assert names(program) == [fused, *(["tanh"] if f == "tanh" else [])]
         z = (a.astype(int) @ W.astype(int) + b.astype(int)).astype(dtype)
-        np.testing.assert_array_equal(out, kernel("relu")(z) if activated else z)
+        (out,) = execute(program, {"x": a, "W": W, "b": b})
+        np.testing.assert_array_equal(out, z if f is None else kernel(f)(z))
 
 
 @pytest.mark.parametrize("m", [1, 3, 8, 16, 24])
 def test_relu_epilogue_equals_its_kernel_at_special_values(m):
     a = np.array([[np.nan], [-np.inf], [np.inf], [-0.0], [0.0], [-1e-45], [1e-45], [-3.0]], "float32")
-    out = np.empty((len(a), m), "float32")
-    launch, activated = blas.bind_affine(a, np.ones((1, m), "float32"), np.zeros(m, "float32"), out, "relu")
-    launch()
-    assert activated
+    W, b = np.ones((1, m), "float32"), np.zeros(m, "float32")
+    program = affine("relu", a, W, b)
+    assert names(program) == ["gemm_bias_relu"]
+    (out,) = execute(program, {"x": a, "W": W, "b": b})
     wanted = kernel("relu")(np.ascontiguousarray(np.broadcast_to(a + np.float32(0), out.shape)))
     np.testing.assert_array_equal(out, wanted)
 

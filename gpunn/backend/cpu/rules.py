@@ -1,0 +1,34 @@
+"""The fusions of a CPU: bias and activation in one pass, and in the registers of a small matrix product."""
+
+from __future__ import annotations
+
+import functools
+
+from ...kernels._compiler.signature import type_name
+from ...program import Match, Rule
+from ..activation_rules import Declared, bias_activation_rules, declared_activations
+from . import blas
+
+
+def fits_small_gemm(match: Match, *, saves_a_pass: bool = False) -> bool:
+    """True if x W is computed by gpunn's product of small matrices."""
+    x, W = match["x"], match["W"]
+    return blas.uses_small_gemm(x.shape, W.shape, type_name(x.dtype), contiguous=True, saves_a_pass=saves_a_pass)
+
+
+def rewrite_rules() -> list[Rule]:
+    """The rules, in the order in which they are applied."""
+    return _rules(declared_activations())
+
+
+@functools.lru_cache(maxsize=1)
+def _rules(activations: Declared) -> list[Rule]:
+    return [
+        Rule(
+            "s = matmul(x, W); z = add_row(s, b); a = relu(z)",
+            "a = gemm_bias_relu(x, W, b)",
+            when=functools.partial(fits_small_gemm, saves_a_pass=True),
+        ),
+        Rule("s = matmul(x, W); z = add_row(s, b)", "z = gemm_bias(x, W, b)", when=fits_small_gemm),
+        *bias_activation_rules(activations),
+    ]

@@ -1,0 +1,181 @@
+"""Recorded steps: programs of a network's steps, optimized, and shared by networks of the same structure."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from ..activations import Activation
+from ..kernels._compiler.definition import DEFINITIONS
+from ..kernels.state import SIZE
+from ..layers import Layer
+from ..losses import Loss
+from ..metrics import Metric
+from ..optimizers import Optimizer
+from ..program import Program, Tensor
+from ..program.buffers import Arena, assign_buffers
+from ..program.groups import BatchShard
+from ..program.tensor import ShapeAndType
+from .executable import optimize
+from .state import CompiledState
+from .step import Step, StepOptions
+from .values import ProgramValues
+
+# what a step uses of the classes of layers, activations, losses, metrics and optimizers
+USED = {
+    Layer: ("forward", "backward", "after_update", "opaque", "batch_statistics"),
+    Activation: ("forward", "backward", "f", "derivative", "opaque"),
+    Loss: ("evaluate", "from_z", "opaque"),
+    Metric: ("batch_sums", "rows", "accumulate", "opaque"),
+    Optimizer: ("clip", "bias_correction", "probe", "update", "hyperparameters", "rule", "slots", "opaque"),
+}
+USED_OF = {kind: attrgetter(*names) for kind, names in USED.items()}
+PACKAGES = {("gpunn", name) for name in "layers activations losses metrics optimizers estimators".split()}
+MAX_PROGRAMS = 64  # a program has no arrays, and so takes little memory
+
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """The program of a step after all passes, its arena, and the tensors that are read after it."""
+
+    program: Program
+    arena: Arena
+    output: Tensor
+    grad_x: Tensor | None
+    kept: list[dict[str, Tensor]]  # of every layer, by attribute
+
+
+class _Cache:
+    """Recorded steps by everything that they depend on."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.steps: dict[Any, RecordedStep] = {}
+
+
+_cache = _Cache()
+
+
+def batch_layout(net: CompiledState, n: int, *, loss: bool) -> dict[str, ShapeAndType]:
+    """The arrays that a batch of n rows is written to, by name."""
+    found: dict[str, ShapeAndType] = {"x": ((n, net.n_in), net.dtype)}
+    if loss:
+        labels = net.loss.targets == "class_index"
+        found["y"] = ((n,), np.dtype(np.int32)) if labels else ((n, net.n_out), net.dtype)
+        found |= {"sample_weight": ((n,), net.dtype), "w": ((n,), net.dtype)}
+    return found
+
+
+def variable_layout(net: CompiledState, options: StepOptions) -> dict[str, ShapeAndType]:
+    """The flat arrays that a step reads and writes, by name."""
+    sums, double = max(1, net.n_metric_sums), np.dtype(np.float64)
+    found: dict[str, ShapeAndType] = {
+        "theta": ((net.size,), net.dtype),
+        "running": (net.running.shape, net.dtype),
+        "state": ((SIZE,), double),
+    }
+    if options.backward:
+        found["gradient"] = ((net.size,), net.dtype)
+    if options.loss:
+        found |= {"batch_metrics": ((sums,), double), "penalties": ((len(net.penalties()),), double)}
+    if options.update:
+        found["metric_sums"] = ((sums,), double)
+        found |= dict.fromkeys(net.optimizer.slots, ((net.size,), net.dtype))
+    return found
+
+
+def recorded_step(net: CompiledState, n: int, shard: BatchShard, options: StepOptions) -> RecordedStep:
+    """The step of a network on n rows, from the cache or recorded."""
+    key = _key(net, n, shard, options)
+    found = None if key is None else _cache.steps.get(key)
+    if found is None:
+        found = record_step(net, n, shard, options)
+        if key is not None and not any(op.function is not None for op in found.program.ops):
+            with _cache.lock:
+                _cache.steps[key] = found
+                while len(_cache.steps) > MAX_PROGRAMS:
+                    _cache.steps.pop(next(iter(_cache.steps)))
+    return found
+
+
+def record_step(net: CompiledState, n: int, shard: BatchShard, options: StepOptions) -> RecordedStep:
+    """Record the step of a network on n rows, and apply all passes."""
+    program = Program(nan_checked=options.update, precision=net.precision)
+    values = ProgramValues(program, batch_layout(net, n, loss=options.loss), variable_layout(net, options))
+    step = Step(net, n, shard, values, options)
+    methods = (step.weights, step.forward, step.loss, step.backward, step.update)
+    for index, (record, wanted) in enumerate(zip(methods, options.sections, strict=True)):
+        program.section = index
+        if wanted:
+            record()
+    program.end_recording()
+    _name_quantities(step)
+    kept = [{name: getattr(t, name) for name in options.kept} for t in step.quantities]
+    if kept[-1:] and options.kept:
+        kept[-1]["a"] = step.output  # the loss may have computed it from z
+    outputs = [step.output, *(x for each in kept for x in each.values())]
+    outputs += [] if step.grad_x is None else [step.grad_x]
+    program.outputs = list(dict.fromkeys(outputs))
+    optimize(program, net.backend, shard.group, rewritten=options.rewritten and not options.trace)
+    return RecordedStep(program, assign_buffers(program), step.output, step.grad_x, kept)
+
+
+def _name_quantities(step: Step) -> None:
+    """Name the tensors of the layers for `str(program)`: z1, a1, δ1, dW1, …"""
+    for t in step.quantities:
+        number, order = t.index + 1, list(vars(t))
+        if "grad_prev" in order and order.index("delta") < order.index("grad_prev"):
+            order.insert(0, "delta")  # the layer sets δ: it is named δ even if it is ∂C/∂a, as for the identity
+        names = {"delta": f"δ{number}", "grad_a": f"∂C/∂a{number}", "grad_prev": f"∂C/∂a{number - 1}"}
+        for attribute in order:
+            value = getattr(t, attribute)
+            if isinstance(value, Tensor) and not value.name:
+                value.name = names.get(attribute, f"{attribute}{number}")
+    if not step.output.name:
+        step.output.name = f"a{len(step.quantities)}"
+
+
+def _key(net: CompiledState, n: int, shard: BatchShard, options: StepOptions) -> Any:
+    """Everything that the program of a step depends on. None if that is unknown."""
+    owners: list[tuple[type, Any]] = [(Layer, layer) for layer in net.layers]
+    owners += [(Activation, layer.activation) for layer in net.layers]
+    if options.loss:
+        owners += [(Loss, net.loss), *((Metric, metric) for metric in net.metrics)]
+    if options.update:
+        owners.append((Optimizer, net.optimizer))
+    # a user's class may depend on anything
+    if not all(tuple(type(owner).__module__.split(".")[:2]) in PACKAGES for _, owner in owners):
+        return None
+    if not all(vars(owner).keys().isdisjoint(USED[kind]) for kind, owner in owners):
+        return None  # a method or an attribute was replaced on one object
+    types = [type(owner) for _, owner in owners]
+    group = shard.group
+    return (
+        n,
+        options,
+        (shard.rows, shard.offset, group.rank, group.size, group.synchronized_batch_norm, group.bucket_bytes),
+        net.backend.rewrite_key(),
+        len(DEFINITIONS),
+        net.dtype,
+        net.precision,
+        net.n_in,
+        tuple(types),
+        tuple(USED_OF[kind](cls) for (kind, _), cls in zip(owners, types, strict=True)),
+        _frozen(net.plan_key()),
+        net.loss_convention,
+        tuple(net.penalties()) if options.loss else (),
+        type(group),
+    )
+
+
+def _frozen(value: Any) -> Any:
+    """A hashable form of an attribute value."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    if isinstance(value, dict):
+        return tuple((k, _frozen(v)) for k, v in value.items())
+    return value
