@@ -11,6 +11,7 @@ from ._compiler.activation import activation
     stored="a",
     constants=("alpha",),
     ulp=0,
+    column_sums=True,
 )
 class leaky_relu:
     """f(z) = z for z > 0, otherwise αz; f′ = 1 or α (α at z = 0). Requires α ≥ 0, so that a has z's sign. (E2)"""

@@ -45,6 +45,7 @@ SUMMED = [
     Rule("d = elu_backward(a, g); db = column_sum(d)", "d, db = elu_backward_summed(a, g)"),
     Rule("d = exp_backward(a, g); db = column_sum(d)", "d, db = exp_backward_summed(a, g)"),
     Rule("d = gelu_backward(z, g); db = column_sum(d)", "d, db = gelu_backward_summed(z, g)"),
+    Rule("d = leaky_relu_backward(a, g); db = column_sum(d)", "d, db = leaky_relu_backward_summed(a, g)"),
     Rule("d = relu_backward(a, g); db = column_sum(d)", "d, db = relu_backward_summed(a, g)"),
     Rule("d = sigmoid_backward(a, g); db = column_sum(d)", "d, db = sigmoid_backward_summed(a, g)"),
     Rule("d = silu_backward(z, g); db = column_sum(d)", "d, db = silu_backward_summed(z, g)"),

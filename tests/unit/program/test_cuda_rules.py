@@ -231,6 +231,12 @@ def test_layers_between_dense_layers_separate_their_products(every_epilogue):
     assert others == ["dropout", "softmax_crossentropy", "dropout", "relu_backward_summed"]
 
 
+def test_leaky_relu_sums_delta_with_its_derivative(every_epilogue):
+    program = step_of([gpunn.Dense(8, "leaky_relu"), gpunn.Dense(16, "leaky_relu")])
+    assert [op.name for op in program.ops].count("leaky_relu_backward_summed") == 2
+    assert "column_sum" not in [op.name for op in program.ops]
+
+
 def test_a_lower_precision_stores_delta_and_sums_it_with_the_gradient_of_W(every_epilogue):
     """In bfloat16 δ is not float32, as the gradients of biases are."""
     program = step_of([gpunn.Dense(8, "relu"), gpunn.Dense(16, "relu")], precision="bf16")
