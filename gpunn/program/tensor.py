@@ -240,7 +240,7 @@ class Tensor:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        refuse(f"the attribute {name} of a tensor")
+        refuse(f"the attribute {name} of a tensor", AttributeRefused)
 
     def __repr__(self) -> str:
         return f"<Tensor {self.name or 'without a name'} {self.shape} {self.dtype}>"
@@ -288,7 +288,7 @@ class Transposed:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        refuse(f"the attribute {name} of a transposed tensor")
+        refuse(f"the attribute {name} of a transposed tensor", AttributeRefused)
 
 
 View = Tensor | Transposed
@@ -309,9 +309,13 @@ def named_call(owner: Any, method: str, *arguments: Any) -> Any:
         raise TypeError(f"{type(owner).__name__}.{method}: {error}") from error
 
 
-def refuse(what: str) -> NoReturn:
+class AttributeRefused(OperationRefused, AttributeError):
+    """Raised for an attribute that arrays have and tensors have not. `hasattr` is False for it."""
+
+
+def refuse(what: str, error: type[OperationRefused] = OperationRefused) -> NoReturn:
     """Raise TypeError with the remedy."""
-    raise OperationRefused(f"{what} is not an operation of tensors: {REMEDY}")
+    raise error(f"{what} is not an operation of tensors: {REMEDY}")
 
 
 def _binary(name: str, x: Tensor, other: Any) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from .op import Op, is_state
 from .tensor import Place, Tensor, Variable
 
 
 def verify(ops: Sequence[Op], inputs: Sequence[Tensor], outputs: Sequence[Tensor], read: Collection[Tensor]) -> None:
-    """Check single assignment, definition before use, shapes, and the order of sections and effects.
+    """Check single assignment, definition before use, shapes, types, and the order of sections and effects.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ def verify(ops: Sequence[Op], inputs: Sequence[Tensor], outputs: Sequence[Tensor
             if x.place is not None:
                 assert x.size == x.place.stop - x.place.start, f"{where} writes {x!r} of another size"
                 _write(x, x.place, current)
-        _verify_shapes(where, op)
+        _verify_layouts(where, op)
     for x in outputs:
         assert x.base in defined, f"the output {x!r} is never written"
 
@@ -59,17 +61,21 @@ def _verify_current(where: str, x: Tensor, current: dict[Variable, list[tuple[Pl
         assert found == [x], f"{where} reads {x!r}, which was overwritten"
 
 
-def _verify_shapes(where: str, op: Op) -> None:
-    """Check the shapes of the outputs of a product or a kernel. Those that are stored in bfloat16 are not checked."""
+def _verify_layouts(where: str, op: Op) -> None:
+    """Check the shapes and types of the outputs of a product or a kernel. Storage in bfloat16 is not checked."""
+    if any(x.dtype == np.uint16 for x in (*op.inputs, *op.outputs)):
+        return
     if op.name == "matmul":
         a, b = op.inputs
         assert a.shape[1] == b.shape[0], f"{where} has factors of shapes {a.shape} and {b.shape}"
-        expected = [(a.shape[0], b.shape[1])]
-    elif op.kernel is not None and all(x.dtype.kind == "f" for x in op.outputs):
-        expected = [tuple(shape) for shape, _ in op.kernel.output_layouts(op.inputs)]
+        assert a.dtype == b.dtype, f"{where} has factors of types {a.dtype} and {b.dtype}"
+        expected = [((a.shape[0], b.shape[1]), a.dtype)]
+    elif op.kernel is not None:
+        expected = [(tuple(shape), dtype) for shape, dtype in op.kernel.output_layouts(op.inputs, op.count)]
     else:
         return
-    assert [x.shape for x in op.outputs] == expected, f"{where} has outputs of other shapes"
+    found = [(x.shape, x.dtype) for x in op.outputs]
+    assert found == expected, f"{where} has outputs {found} instead of {expected}"
 
 
 def overlap(a: Place, b: Place) -> bool:

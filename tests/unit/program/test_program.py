@@ -240,7 +240,19 @@ def test_an_output_that_is_never_written_is_found(program):
 def test_a_wrong_shape_of_a_kernel_is_found(program):
     x = program.input("x", (2, 3), "float64")
     program.append("relu", (x,), (new_tensor(program, (3, 2)),), kernel=kernel("relu"))
-    with pytest.raises(AssertionError, match=r"op 0 \(relu\) has outputs of other shapes"):
+    with pytest.raises(AssertionError, match=r"op 0 \(relu\) has outputs .* instead of"):
+        program.verify()
+
+
+def test_a_wrong_type_is_found(program):
+    x, W = program.input("x", (2, 3), "float64"), program.input("W", (3, 3), "float32")
+    single = program.new_tensor((2, 3), np.dtype("float32"))
+    program.append("relu", (x,), (single,), kernel=kernel("relu"))
+    with pytest.raises(AssertionError, match=r"op 0 \(relu\) has outputs .*float32.* instead of .*float64"):
+        program.verify()
+    program.ops.clear()
+    program.append("matmul", (x, W), (program.new_tensor((2, 3), np.dtype("float64")),))
+    with pytest.raises(AssertionError, match="factors of types float64 and float32"):
         program.verify()
 
 
@@ -248,7 +260,7 @@ def test_a_wrong_shape_of_a_kernel_is_found(program):
 def test_a_wrong_shape_of_a_product_is_found(program, shape):
     x, W = program.input("x", (2, 3), "float64"), program.input("W", (3, 4), "float64")
     program.append("matmul", (x, W), (new_tensor(program, shape),))
-    with pytest.raises(AssertionError, match=r"op 0 \(matmul\) has outputs of other shapes"):
+    with pytest.raises(AssertionError, match=r"op 0 \(matmul\) has outputs .* instead of"):
         program.verify()
 
 

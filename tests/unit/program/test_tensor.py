@@ -223,3 +223,10 @@ def test_python_code_on_arrays_is_called_immediately():
     x = np.ones((2, 3))
     assert python_call(lambda a: a + 1, (x,), (x,), "no reason").sum() == 12
     np.testing.assert_array_equal(first_row(np.arange(6).reshape(2, 3)), [0, 1, 2])
+
+
+def test_a_tensor_has_no_other_attributes():
+    x = Program().input("x", (2, 3), "float32")
+    assert hasattr(x, "shape") and not hasattr(x, "mean") and not hasattr(x.T, "mean")
+    with pytest.raises(TypeError, match=r"the attribute mean of a tensor is not an operation.*opaque = True"):
+        x.mean()
