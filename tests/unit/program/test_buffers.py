@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 from helpers.program_recorder import execute, interpret, record
 from helpers.random_programs import RandomProgram
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gpunn.kernels import get as kernel
 from gpunn.program import Program
 from gpunn.program.buffers import ALIGNMENT, assign_buffers
-
-SEEDS = st.integers(0, 2**32 - 1)
 
 
 def byte_range(layout, x):
@@ -46,8 +42,7 @@ def may_work_in_place(op, operand, result):
     return any(op.inputs[k].base is operand for k in allowed)
 
 
-@given(SEEDS)
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("seed", range(150))
 def test_live_tensors_do_not_share_memory(seed):
     program = RandomProgram(seed).program
     layout, life = assign_buffers(program), lifetimes(program)
@@ -60,8 +55,7 @@ def test_live_tensors_do_not_share_memory(seed):
             assert begin == last and may_work_in_place(program.ops[begin], x, y), (str(program), x, y)
 
 
-@given(SEEDS)
-@settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("seed", range(100))
 def test_memory_is_reused_along_dependencies_only(seed):
     """The writer of a tensor depends on all ops that used the memory before: reuse orders nothing that was free."""
     program = RandomProgram(seed).program
@@ -79,8 +73,8 @@ def test_memory_is_reused_along_dependencies_only(seed):
                 assert users[x] - {begin} <= ancestors[begin], (str(program), x, y)
 
 
-@given(SEEDS, st.sampled_from(["float32", "float64"]))
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("seed", range(30))
 def test_launches_on_the_buffers_compute_the_program(seed, dtype):
     case = RandomProgram(seed, dtype=dtype)
     found, expected = ({k: v.copy() for k, v in case.variables.items()} for _ in range(2))
@@ -92,8 +86,7 @@ def test_launches_on_the_buffers_compute_the_program(seed, dtype):
         np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance, err_msg=name)
 
 
-@given(SEEDS)
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("seed", range(60))
 def test_random_programs_are_valid_and_stay_so_when_sorted(seed):
     program = RandomProgram(seed).program
     program.verify()
