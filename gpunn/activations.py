@@ -11,11 +11,11 @@ from typing import Any
 from .kernels import ActivationKernels, activation_kernels
 from .kernels import get as kernel
 from .program import Array, named_call, python_call
-from .registry import Named, Registry, check_config, name_of, names_of
+from .registry import Named, Registry, Versioned, check_config, name_of, names_of
 from .validation import Checked, nonnegative
 
 
-class Activation(Named):
+class Activation(Named, Versioned):
     """The function f of a layer, a = f(z). (E2)
 
     A subclass defines `f` and `derivative` with operators and kernels, and `get_config` if its constructor has

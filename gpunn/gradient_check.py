@@ -10,13 +10,13 @@ import numpy as np
 
 from . import input_checks as checks
 from . import inspection
-from .backend.launches import execute
 from .inspection import copy_step_state
 from .kernels.state import StateEntry
 from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
-from .network import Plan, StepOptions
-from .training import inputs, loop
+from .network import Executable, Network, StepOptions, Task
+from .program.groups import BatchShard
+from .training import inputs
 from .validation import boolean, positive_integer
 
 STEP = 6e-6  # near the cube root of float64's unit roundoff, where truncation and rounding errors are equal
@@ -167,15 +167,16 @@ def check_gradients(
     entries = []
     weighted = w64 is not None
     options = StepOptions(training, loss=True, weighted=weighted, keep_activations=True, rewritten=rewritten)
-    with inner.backend.activate(), inner.plan(x64.shape[0], options) as plan:
-        copy_step_state(plan)
-        loop.forward_backward(plan, on_device, 0)
+    with inner.backend.activate(), inner.executable(Task(options, (BatchShard.of(x64.shape[0]),))) as step:
+        copy_step_state(inner, step)
+        step.load(on_device.X, on_device.y, on_device.w)
         for p, gradient in zip(inner.slices_in_order(), gradients, strict=True):
             layer = inner.layers[p.layer]
             if layer.trainable:
                 name = f"{p.layer} {type(layer).__name__} {p.parameter.name}"
-                entries.append(_compare(plan, name, inner.theta[p.start : p.stop], gradient.ravel(), samples))
-        entries.append(_compare(plan, "inputs x", plan.x.reshape(-1), grad_x.ravel(), samples))
+                flat = inner.theta[p.start : p.stop]
+                entries.append(_compare(inner, step, name, flat, gradient.ravel(), samples))
+        entries.append(_compare(inner, step, "inputs x", step.x.reshape(-1), grad_x.ravel(), samples))
     return GradientReport(entries, tolerance, repeats)
 
 
@@ -199,12 +200,12 @@ def _in_float64(net: Sequential) -> Sequential:
     return copied.to(net.device)
 
 
-def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: int | None) -> Entry:
-    """Compare the gradient with central differences along coordinates of a flat buffer that the plan reads."""
+def _compare(net: Network, step: Executable, name: str, flat: Any, analytic: np.ndarray, samples: int | None) -> Entry:
+    """Compare the gradient with central differences along coordinates of a flat buffer that the step reads."""
     count = analytic.size
     coordinates = np.unique(np.linspace(0, count - 1, count if samples is None else min(samples, count)).astype(int))
-    _cost(plan)
-    sides = _kink_sides(plan)
+    _cost(step)
+    sides = _kink_sides(net, step)
     worst = scale = rounding = 0.0
     kinks = 0
     for k in coordinates:
@@ -213,8 +214,8 @@ def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: in
         costs, crossed = [], False
         for moved in (value + h, value - h):
             flat[k] = moved
-            costs.append(_cost(plan))
-            crossed = crossed or not np.array_equal(_kink_sides(plan), sides)
+            costs.append(_cost(step))
+            crossed = crossed or not np.array_equal(_kink_sides(net, step), sides)
         flat[k] = value
         if crossed:
             kinks += 1
@@ -228,21 +229,18 @@ def _compare(plan: Plan, name: str, flat: Any, analytic: np.ndarray, samples: in
     return Entry(name, worst / scale, len(coordinates) - kinks, kinks, rounding / scale)
 
 
-def _cost(plan: Plan) -> float:
-    execute(plan.normalize_weights)
-    execute(plan.forward)
-    execute(plan.loss)
-    return float(plan.state[StateEntry.LOSS] + plan.state[StateEntry.PENALTY])
+def _cost(step: Executable) -> float:
+    step.run()
+    return float(step.state[StateEntry.LOSS] + step.state[StateEntry.PENALTY])
 
 
-def _kink_sides(plan: Plan) -> np.ndarray:
+def _kink_sides(net: Network, step: Executable) -> np.ndarray:
     """The side of its kink for every rectifier, every absolute or Huber error, and every weight with l1."""
-    net = plan.network
-    found = [t.a > 0 for t, layer in zip(plan.layers, net.layers, strict=True) if layer.activation.name in KINKED]
+    found = [t.a > 0 for t, layer in zip(step.layers, net.layers, strict=True) if layer.activation.name in KINKED]
     if isinstance(net.loss, MeanAbsoluteError):
-        found.append(plan.output > plan.y)
+        found.append(step.output > step.y)
     if isinstance(net.loss, Huber):
-        error = plan.output - plan.y
+        error = step.output - step.y
         found += [error > net.loss.delta, error < -net.loss.delta]
     found += [net.theta[p.start : p.stop] > 0 for p in net.penalties() if p.l1]
     return np.concatenate([np.zeros(0, dtype=bool), *(net.backend.to_host(f).ravel() for f in found)])

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from . import input_checks as checks
-from .backend.launches import execute
 from .kernels.state import StateEntry
-from .network import Network, Plan, StepOptions
+from .network import Executable, Network, StepOptions, Task
 from .network.recorded import record_step
 from .program import Array, Program
 from .program.groups import BatchShard
-from .training import inputs, loop
+from .training import inputs
+from .training.datasets import STEP, step_task
 from .validation import boolean, positive_integer
 
 
@@ -58,10 +58,10 @@ class LayerTrace:
 def step_program(net: Network, rows: int, *, rewritten: bool) -> Program:
     """The program of a training step on batches of `rows` rows, of which this process may have a shard."""
     shard = BatchShard.of(positive_integer("batch_size", rows), net.group)
-    options = dataclasses.replace(loop.STEP, rewritten=boolean("rewritten", rewritten))
+    options = dataclasses.replace(STEP, rewritten=boolean("rewritten", rewritten))
     net.apply_attribute_changes()
     net.prepare_training()
-    return record_step(net, shard.n, shard, options).program
+    return record_step(net, shard, options).program
 
 
 # --- the summary ---
@@ -79,9 +79,9 @@ def summary(net: Network, batch_size: int | None) -> str:
         lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if unavailable else ""))
     if batch_size is not None:
         net.prepare_training()
-        with loop.training_plan(net, batch_size, weighted=False) as plan:
-            lines.append(f"a training plan for {batch_size} rows owns {_format_bytes(plan.bytes)}")
-            reasons = [*plan.slow_path_reasons, *net.capture_errors]
+        with net.executable(step_task(net, {batch_size: 1}, weighted=False)) as step:
+            lines.append(f"a training step on {batch_size} rows owns {_format_bytes(step.bytes)}")
+            reasons = [*step.slow_path_reasons, *net.capture_errors]
             lines += [f"leaves the fast path: {reason}" for reason in reasons] or ["nothing leaves the fast path"]
     return "\n".join(lines)
 
@@ -114,10 +114,10 @@ def loss_and_gradients(
     net: Network, data: inputs.Arrays, *, training: bool, rewritten: bool = True
 ) -> tuple[float, list[np.ndarray]]:
     """(C, [dW1, db1, …]) of one batch, by the rewritten program or the recorded one."""
-    with _backward_plan(net, data, StepOptions(training=bool(training), rewritten=rewritten)) as plan:
-        state = net.backend.to_host(plan.state)
+    with _backward_pass(net, data, StepOptions(training=bool(training), rewritten=rewritten)) as step:
+        state = net.backend.to_host(step.state)
         gradients = [
-            np.array(net.backend.to_host(p.of(plan.gradient)))
+            np.array(net.backend.to_host(p.of(step.gradient)))
             if net.layers[p.layer].trainable
             else np.zeros(p.parameter.shape, net.dtype)
             for p in net.slices_in_order()
@@ -128,14 +128,14 @@ def loss_and_gradients(
 def input_gradient(net: Network, data: inputs.Arrays, *, training: bool, rewritten: bool = True) -> np.ndarray:
     """∂C/∂x (n, n_in) of one batch, by the rewritten program or the recorded one."""
     options = StepOptions(training=bool(training), input_gradient=True, rewritten=rewritten)
-    with _backward_plan(net, data, options) as plan:
-        return np.array(net.backend.to_host(plan.grad_x))
+    with _backward_pass(net, data, options) as step:
+        return np.array(net.backend.to_host(step.grad_x))
 
 
 def trace(net: Network, data: inputs.Arrays, *, training: bool) -> list[LayerTrace]:
     """The quantities of every layer for one batch, forward and backward."""
-    with _backward_plan(net, data, StepOptions(training=bool(training), trace=True)) as plan:
-        return _layer_traces(plan)
+    with _backward_pass(net, data, StepOptions(training=bool(training), trace=True)) as step:
+        return _layer_traces(net, step)
 
 
 def trace_forward(net: Network, x: Any, *, training: bool) -> list[LayerTrace]:
@@ -143,43 +143,43 @@ def trace_forward(net: Network, x: Any, *, training: bool) -> list[LayerTrace]:
     x = checks.features(x, inputs.known_inputs(net), net.dtype, "x")
     if not net.is_built:
         net.build(x.shape[1])
-    with net.backend.activate(), net.plan(x.shape[0], StepOptions(training=bool(training), trace=True)) as plan:
-        copy_step_state(plan)
-        plan.state[StateEntry.OFFSET] = 0
-        execute(plan.gather(checks.on_device(x, net.backend)))
-        execute(plan.forward)
-        return _layer_traces(plan)
+    options = StepOptions(training=bool(training), trace=True)
+    with net.backend.activate(), net.executable(Task(options, (BatchShard.of(x.shape[0]),))) as step:
+        copy_step_state(net, step)
+        step.load(checks.on_device(x, net.backend))
+        step.run()
+        return _layer_traces(net, step)
 
 
-def _layer_traces(plan: Plan) -> list[LayerTrace]:
-    net = plan.network
-
+def _layer_traces(net: Network, step: Executable) -> list[LayerTrace]:
     def copy(array: Array) -> np.ndarray:
         return np.array(net.backend.to_host(array))
 
     found = []
-    for k, t in enumerate(plan.layers):
+    for k, t in enumerate(step.layers):
         delta, gradients = None, {}
-        if plan.options.backward:
+        if step.task.options.backward:
             delta = copy(t.delta)
-            gradients = {p.parameter.name: copy(p.of(plan.gradient)) for p in net.slices_of(k)}
+            gradients = {p.parameter.name: copy(p.of(step.gradient)) for p in net.slices_of(k)}
         dW, db = gradients.get("W"), gradients.get("b")
         found.append(LayerTrace(repr(net.layers[k]), copy(t.z), copy(t.a), delta, dW, db, gradients))
     return found
 
 
 @contextmanager
-def _backward_plan(net: Network, data: inputs.Arrays, options: StepOptions) -> Iterator[Plan]:
-    """A plan after its forward and backward pass on one batch, without an update."""
+def _backward_pass(net: Network, data: inputs.Arrays, options: StepOptions) -> Iterator[Executable]:
+    """An executable after its forward and backward pass on one batch, without an update."""
     net.prepare_training()
     options = dataclasses.replace(options, loss=True, backward=True, weighted=data[2] is not None)
-    with net.backend.activate(), net.plan(data[0].shape[0], options) as plan:
-        copy_step_state(plan)
-        loop.forward_backward(plan, inputs.on_device(net, data), 0)
-        yield plan
+    with net.backend.activate(), net.executable(Task(options, (BatchShard.of(data[0].shape[0]),))) as step:
+        copy_step_state(net, step)
+        batch = inputs.on_device(net, data)
+        step.load(batch.X, batch.y, batch.w)
+        step.run()
+        yield step
 
 
-def copy_step_state(plan: Plan) -> None:
+def copy_step_state(net: Network, step: Executable) -> None:
     """Copy the network's state, so that dropout masks are those of the current step for all rows of the batch."""
-    plan.state[...] = plan.network.state
-    plan.state[StateEntry.FIRST_ROW] = 0
+    step.state[...] = net.state
+    step.state[StateEntry.FIRST_ROW] = 0

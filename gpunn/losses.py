@@ -14,11 +14,11 @@ from . import activations
 from .activations import Activation
 from .kernels import get as kernel
 from .program import Array
-from .registry import Named, Registry, name_of, names_of
+from .registry import Named, Registry, Versioned, name_of, names_of
 from .validation import Checked, boolean, optional, positive
 
 
-class Loss(Named):
+class Loss(Named, Versioned):
     """A loss ℓ(y, a) of a row and its gradient. (E3)
 
     The simplest custom loss is a function ``(y, a) → (ℓ, g)``: see `FunctionLoss`. A subclass defines `evaluate`. It

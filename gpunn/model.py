@@ -26,7 +26,7 @@ from .losses import Loss
 from .network import Network
 from .parallel import DataParallel
 from .program import Array, Program
-from .training import checkpoint, fit, host_dataset, inputs, loop, parameter_arrays
+from .training import checkpoint, datasets, evaluation, fit, inputs, learning_rates, parameter_arrays
 from .training.callbacks import Callback
 from .training.history import History
 from .training.resume import TrainingRun
@@ -153,7 +153,7 @@ class Sequential:
         RuntimeError before `compile`; ValueError or TypeError unless the value is a positive number.
         """
         self._require_compiled("learning_rate")
-        return loop.learning_rate(self._net, self._epochs)
+        return learning_rates.learning_rate(self._net, self._epochs)
 
     @learning_rate.setter
     def learning_rate(self, rate: float | None) -> None:
@@ -494,22 +494,19 @@ class Sequential:
         self._require_compiled("fit")
         self._require_idle("fit")
         with self._net.group.collective():
-            return fit.fit(
-                self,
-                X,
-                y,
-                batch_size=batch_size,
-                epochs=epochs,
-                shuffle=shuffle,
-                validation_data=validation_data,
-                validation_split=validation_split,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                callbacks=callbacks,
-                verbose=verbose,
-                resume=resume,
-                steps_per_epoch=steps_per_epoch,
+            options = fit.FitOptions(
+                batch_size,
+                epochs,
+                shuffle,
+                validation_data,
+                validation_split,
+                class_weight,
+                callbacks,
+                verbose,
+                resume,
+                steps_per_epoch,
             )
+            return fit.fit(self, X, y, sample_weight, options)
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Any = None) -> float:
         """Take one step on one batch. (E8)
@@ -562,8 +559,9 @@ class Sequential:
         self._require_compiled("evaluate")
         batch_size = positive_integer("batch_size", batch_size)
         data = inputs.evaluation_data(self._net, X, y, sample_weight)
-        with self._net.backend.activate():
-            return loop.evaluate(self._net, inputs.to_device_or_host(self._net, data), batch_size)
+        with self._net.backend.activate(), evaluation.Executables(self._net) as executables:
+            on_device = inputs.to_device_or_host(self._net, data)
+            return evaluation.evaluate(self._net, on_device, executables, batch_size)
 
     # --- prediction ---
 
@@ -589,7 +587,7 @@ class Sequential:
             self.build(array.shape[1])
         with self._net.backend.activate():
             backend = self._net.backend
-            chunks = host_dataset.row_chunks(backend, array)
+            chunks = datasets.row_chunks(backend, array)
             if len(chunks) == 1:
                 return checks.like_input(self._predict(array, batch_size), X)
             return np.concatenate([backend.to_host(self._predict(chunk, batch_size)) for chunk in chunks])
@@ -597,7 +595,7 @@ class Sequential:
     def _predict(self, X: Any, batch_size: int) -> Array:
         """aᴸ on the device, for rows that fit into its memory."""
         on_device = checks.on_device(X, self._net.backend)
-        return loop.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(X, self.dtype))
+        return evaluation.predict(self._net, on_device, batch_size, lambda: checks.check_numbers(X, self.dtype))
 
     def predict_proba(self, X: Any, batch_size: int = PREDICTION_BATCH) -> Array:
         """Probabilities: aᴸ after softmax or sigmoid, or softmax or sigmoid of logits.

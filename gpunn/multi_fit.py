@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,13 @@ import numpy as np
 from . import input_checks as checks
 from . import schedules
 from .backend import array_module, device_of, to_host
-from .backend.concurrency import EpochCoroutine
 from .model import BATCH, Sequential
-from .training import fit, fused_epochs, inputs
+from .training import fit, inputs
+from .training.datasets import Shuffled
+from .training.divergence import DivergenceError
 from .training.history import History
-from .training.loop import DivergenceError
+from .training.interrupts import run_concurrently
+from .training.shard import Shard
 from .validation import boolean, nonnegative, positive_integer
 
 CANDIDATE_KEYS = ("seed", "lr", "l2", "rows")  # the keys of a candidate that are not arguments of `build`
@@ -45,8 +48,7 @@ def fit_many(
     """Train one network per candidate concurrently.
 
     Each network equals, to rounding, the one that `Sequential.fit` on X[rows] gives. On a CPU, each network is trained
-    in one thread, and the number of threads is BLAS's setting. On a GPU, the steps of the networks are parallel
-    branches of one CUDA graph.
+    in one thread, and the number of threads is BLAS's setting. On a GPU, they are trained one after another.
 
     Parameters
     ----------
@@ -92,13 +94,12 @@ def fit_many(
     for job in jobs:
         job.check_weights()
     # all input is valid from here on
-    by_device: dict[Any, list[EpochCoroutine]] = {}
+    options = fit.FitOptions(batch_size, epochs, shuffle)
+    by_device: dict[Any, list[Callable[[], None]]] = {}
     for job in jobs:
-        backend = job.net._net.backend
-        coroutine = job.train(batch_size, epochs, shuffle, data.uploader(backend))
-        by_device.setdefault(backend, []).append(coroutine)
-    for backend, coroutines in by_device.items():
-        fused_epochs.run_concurrently(backend, coroutines)
+        by_device.setdefault(job.net._net.backend, []).append(partial(job.train, options, data.copies))
+    for backend, fits in by_device.items():
+        run_concurrently(backend, fits)
     fitted = [Fitted(job.net, job.history) for job in jobs]
     failed = [(job.number, job.error) for job in jobs if job.error is not None]
     if failed:
@@ -116,13 +117,13 @@ class _InputCache:
         self.X, self.y, self.w = X, y, w
         self._validated: dict[Any, inputs.Arrays] = {}
         self._subsets: dict[Any, Any] = {}
-        self._on_device: dict[Any, Any] = {}
+        self.copies = inputs.DeviceCopies(shared=True)
 
     def arrays(self, net: Sequential) -> inputs.Arrays:
         """(X, y, weights or None) for a network. ValueError or TypeError if they do not fit it."""
         inner = net._net
         n_out, known = inner.output_width(self.X.shape[1]), inputs.known_inputs(inner)
-        key = (net.dtype, type(inner.loss), repr(vars(inner.loss)), n_out, known)
+        key = (net.dtype, type(inner.loss), repr(inner.loss), n_out, known)
         if key not in self._validated:
             self._validated[key] = inputs.validate(inner, self.X, self.y, self.w)
         return self._validated[key]
@@ -135,18 +136,6 @@ class _InputCache:
             self._subsets[key] = tuple(None if a is None else _take_rows(a, rows) for a in arrays)
         found: inputs.Arrays = self._subsets[key]
         return found
-
-    def uploader(self, backend: Any) -> Callable[[Any], Any]:
-        """A function that copies an array to a device, once for all networks."""
-
-        def upload(array: Any) -> Any:
-            key = (backend, id(array))
-            if key not in self._on_device:
-                # a reference to the array keeps its id from being reused
-                self._on_device[key] = array, checks.on_device(array, backend)
-            return self._on_device[key][1]
-
-        return upload
 
 
 @dataclass
@@ -168,32 +157,17 @@ class _Job:
         if not all(map(checks.any_weight, weights)):
             raise ValueError(f"sample_weight must not be all zero on the rows of candidates[{self.number}]")
 
-    def train(self, batch_size: int, epochs: int, shuffle: bool, upload: Callable[[Any], Any]) -> EpochCoroutine:
-        """The coroutine of the fit. A divergence ends this fit only and is stored in `error`."""
+    def train(self, options: fit.FitOptions, copies: inputs.DeviceCopies) -> None:
+        """Fit the network. A divergence ends this fit only and is stored in `error`."""
         net, rows = self.net, self.rows
         n = self.data[0].shape[0] if rows is None else len(rows)
-        indices = np.arange(n) if rows is None else rows
-
-        def order_of(epoch: int) -> np.ndarray:
-            return np.asarray(indices[checks.epoch_permutation(n, net.seed, epoch, True)])
-
+        order = Shuffled(n, net.seed, rows) if options.shuffle else None
+        validation = None if self.validation is None else Shard(*self.validation)
+        data = fit.FitData(Shard(*self.data), validation, self.data[0].shape[1], rows=rows, order=order, device=copies)
         try:
-            yield from fit.epoch_coroutine(
-                net,
-                self.data,
-                self.validation,
-                batch_size=batch_size,
-                epochs=epochs,
-                order_of=order_of if shuffle else None,
-                rows=rows,
-                history=self.history,
-                put=upload,
-            )
+            fit.run(net, data, options, {}, history=self.history)
         except DivergenceError as error:
             self.error = error
-        finally:
-            # the buffers of many networks would need much memory
-            net._net.drop_plans()
 
 
 def _take_rows(array: Any, rows: np.ndarray) -> Any:

@@ -104,6 +104,16 @@ class Configured:
         return f"{type(self).__name__}({arguments})"
 
 
+class Versioned:
+    """An object that counts how often its attributes were set, so that a change is found without comparing values."""
+
+    version = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        self.__dict__["version"] = self.version + 1
+
+
 class Named(Configured):
     """A configured object with names. Strings may use each of `names`; the first one is shown and stored."""
 

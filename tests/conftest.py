@@ -53,6 +53,14 @@ def pytest_itemcollected(item):
         item.add_marker("slow")
 
 
+@pytest.fixture(autouse=True)
+def no_shared_executables():
+    """Make no test depend on the executables that an earlier one left."""
+    from helpers import internals
+
+    internals.forget_executables()
+
+
 def pytest_runtest_setup(item):
     missing = item.config.stash[GPU_MISSING]
     if missing and item.get_closest_marker("gpu"):

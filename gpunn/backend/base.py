@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
@@ -11,10 +11,8 @@ import numpy as np
 
 from ..program import Op, Rule
 from .arrays import to_host
-from .concurrency import EpochCoroutine, run_round_robin
-from .epoch_runner import BufferRebinder, EpochRunner, Section
+from .executor import Executor, Launch
 
-Launch = Callable[[], Any]
 OnFallback = Callable[[str], Any]
 
 
@@ -180,6 +178,10 @@ class Backend:
 
     # --- execution of recorded launches ---
 
+    def executor_key(self) -> Any:
+        """A key of everything that an executor depends on, besides its launches."""
+        return self.device
+
     def compile(
         self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
     ) -> list[Launch]:
@@ -196,35 +198,36 @@ class Backend:
         Returns
         -------
         list of callables
-            One that has `repeat` can run step after step without a return to Python.
         """
         return list(launches)
 
-    def epoch_runner(self, sections: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
-        """Build a runner of whole epochs.
+    def executor(
+        self,
+        sections: Sequence[Sequence[Launch]],
+        state: Any,
+        end: Sequence[Launch] = (),
+        *,
+        flush: bool = False,
+        arrays: Mapping[str, Any] | None = None,
+        on_fallback: OnFallback | None = None,
+    ) -> Executor:
+        """The executor of these sections.
 
-        Each section of an epoch is (launches, repetitions); `state` is the state array that they write. `flush` as in
-        `compile`.
+        Parameters
+        ----------
+        sections, state, end
+            As in `Executor`.
+        flush, on_fallback
+            As in `compile`.
+        arrays : mapping of str to array, optional
+            Arrays that the executor's `rebind` and `run_blocks` may exchange, if it has them.
+
+        Returns
+        -------
+        Executor
         """
-        return EpochRunner(sections, state)
-
-    def make_rebindable(self, runner: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
-        """A rebinder that exchanges these arrays in compiled epochs for others. None if they cannot be exchanged."""
-        return None
-
-    def bind_blocks(self, launches: Sequence[Launch], block_arrays: Sequence[Any]) -> Any:
-        """Compile launches that run once per block of larger arrays, which replace `block_arrays`. None if this device
-        cannot."""
-        return None
-
-    def run_concurrently(
-        self, coroutines: Sequence[EpochCoroutine], seconds: float, poll_interrupt: Callable[[], None]
-    ) -> None:
-        """Run training coroutines until they finish. Each yields an epoch runner and resumes when it has finished.
-
-        `poll_interrupt` is called every `seconds`. What it raises, KeyboardInterrupt for example, ends all of them.
-        """
-        run_round_robin(coroutines, seconds, poll_interrupt)
+        compiled = [self.compile(each, flush=flush, on_fallback=on_fallback) for each in sections]
+        return Executor(compiled, state, end)
 
     # --- identity ---
 

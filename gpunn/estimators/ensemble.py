@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -11,9 +12,8 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from .. import backend as backends
-from ..backend.concurrency import EpochCoroutine
-from ..training import fused_epochs
 from ..training.checkpoint import CheckpointError
+from ..training.interrupts import run_concurrently
 from . import saving
 
 # equal in all members
@@ -41,12 +41,8 @@ def fit(ensemble: Any, X: Any, y: Any, sample_weight: Any, validation_data: Any,
     seeds = generator.randint(2**31 - 1, size=ensemble.n_models)
     members = [clone(ensemble).set_params(n_models=1, random_state=int(seed)) for seed in seeds]
 
-    def fit_member(member: Any) -> EpochCoroutine:
-        member.fit(X, y, sample_weight, validation_data=validation_data)
-        return
-        yield  # makes this a generator, which the backend schedules
-
-    fused_epochs.run_concurrently(backend, [fit_member(member) for member in members])
+    fits = [partial(m.fit, X, y, sample_weight, validation_data=validation_data) for m in members]
+    run_concurrently(backend, fits)
     reset(ensemble)
     return combine(ensemble, members)
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..kernels.state import StateEntry
 from ..model import Sequential
-from ..network import Plan, StepOptions
+from ..network import StepOptions, Task
+from ..program.groups import BatchShard
 from ..training import inputs
-from ..training.loop import forward_backward
+from ..training.evaluation import Executables
 from .fit_data import MLPFitData
 
 LBFGS_ELEMENTS = 1 << 22  # the largest number of elements of the widest layer in one block of rows
@@ -25,6 +26,7 @@ class LbfgsObjective:
         self.net = net
         self.alpha = alpha
         self.data = inputs.on_device(net, data)
+        self.executables = Executables(net)  # a context around all evaluations
         self.total_weight = float(data[0].shape[0] if data[2] is None else data[2].sum(dtype=np.float64))
         self.penalized = sum(p.stop - p.start for p in net.slices if p.parameter.penalized)
         widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))
@@ -40,11 +42,9 @@ class LbfgsObjective:
         net = self.net
         net.theta[...] = net.backend.asarray(packed.astype(net.dtype))
         gradient, loss = np.zeros(len(packed)), 0.0
-        options = StepOptions(training=True, loss=True, backward=True, weighted=self.data.w is not None)
         with net.backend.activate():
             for start, n in self.blocks:
-                with net.plan(n, options) as plan:
-                    loss += self._add_block(plan, start, gradient)
+                loss += self._add_block(start, n, gradient)
         W = packed[: self.penalized]
         gradient[: self.penalized] += self.alpha * W / self.total_weight
         loss += 0.5 * self.alpha * float(W @ W) / self.total_weight
@@ -54,14 +54,17 @@ class LbfgsObjective:
             self.improvements += 1
         return loss, gradient
 
-    def _add_block(self, plan: Plan, start: int, gradient: np.ndarray) -> float:
+    def _add_block(self, start: int, n: int, gradient: np.ndarray) -> float:
         """Add a block's share of the gradient to `gradient`; return its share of the loss."""
-        forward_backward(plan, self.data, start)
-        state = self.net.backend.to_host(plan.state)
+        options = StepOptions(training=True, loss=True, backward=True, weighted=self.data.w is not None)
+        step = self.executables.get(Task(options, (BatchShard.of(n),)), self.data.named())
+        step.state[StateEntry.OFFSET] = start
+        step.run()
+        state = self.net.backend.to_host(step.state)
         fraction = float(state[StateEntry.WEIGHT]) / self.total_weight
         if not fraction:
             return 0.0
-        gradient += fraction * self.net.backend.to_host(plan.gradient)
+        gradient += fraction * self.net.backend.to_host(step.gradient)
         return fraction * float(state[StateEntry.LOSS])
 
 
@@ -79,7 +82,8 @@ class MLPLbfgsFit(MLPFitData):
         # scikit-learn writes the result into these lists; those of an earlier fit belong to the caller
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         try:
-            super()._fit_lbfgs(X, y, sample_weight, *given)  # type: ignore[misc]
+            with objective.executables:
+                super()._fit_lbfgs(X, y, sample_weight, *given)  # type: ignore[misc]
         except KeyboardInterrupt:
             if objective.improvements < 2:
                 raise

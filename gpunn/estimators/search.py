@@ -11,8 +11,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 
 from .. import backend as backends
-from ..training.recording_cache import reuse as reuse_recordings
 from .base import BaseMLP
+from .row_orders import shared_draws
 
 
 class MLPSearchCV(GridSearchCV):
@@ -90,7 +90,7 @@ class MLPSearchCV(GridSearchCV):
         single_threaded = (
             self._backend().single_threaded() if self._n_concurrent_fits() > 1 else contextlib.nullcontext()
         )
-        with single_threaded, reuse_recordings():
+        with single_threaded, shared_draws():
             evaluate_candidates(ParameterGrid(self.param_grid))
 
     def _backend(self) -> Any:

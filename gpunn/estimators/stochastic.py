@@ -10,9 +10,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .. import activations, initializers
 from ..layers import Dense
-from ..training import fit, fused_epochs, host_dataset, resume
+from ..training import fit, resume
 from ..training.callbacks import ProgressBar
-from ..training.loop import DivergenceError
+from ..training.divergence import DivergenceError
+from ..training.shard import Shard
 from .fit_data import DataRows, MLPFitData
 from .saving import sklearn_name
 from .stopping import SklearnStopping, generator_from
@@ -134,29 +135,24 @@ class MLPStochasticFit(MLPFitData):
         batch_size: int,
         incremental: bool,
     ) -> None:
-        """Run the epochs: in compiled code if nothing needs Python after each of them, else in the training loop."""
-        model = self.net_
+        """Run the epochs."""
         progress = [ProgressBar()] if self.verbose == "bar" else []
-        options: dict[str, Any] = {
-            "batch_size": batch_size,
-            "epochs": 1 if incremental else int(self.max_iter),
-            "order_of": stopping.next_order if self.shuffle else None,
-            "callbacks": [stopping, *(self.callbacks or ()), *progress],
-            "verbose": self.verbose,
-            "rows": stopping.rows,
-        }
-        slow = incremental or validation is not None or self._resume is not None or self._slow_path_reason() is not None
-        if slow or host_dataset.exceeds_device(model._net.backend, *training):
-            fit.train(model, training, validation, resume=self._resume, checkpoint_owner=self, **options)
-            return
-        coroutine = fit.epoch_coroutine(
-            model,
-            training,
-            epochs_until_callback=stopping.undecided_epochs,
-            draw_orders=stopping.next_orders if self.shuffle else None,
-            **options,
+        options = fit.FitOptions(
+            batch_size,
+            epochs=1 if incremental else int(self.max_iter),
+            callbacks=[stopping, *(self.callbacks or ()), *progress],
+            verbose=self.verbose,
+            resume=self._resume,
         )
-        fused_epochs.run(model._net, coroutine)
+        data = fit.FitData(
+            Shard(*training),
+            None if validation is None else Shard(*validation),
+            training[0].shape[1],
+            rows=stopping.rows,
+            order=stopping if self.shuffle else None,
+        )
+        settings = {"batch_size": batch_size, "shuffle": bool(self.shuffle)}
+        fit.run(self.net_, data, options, settings, self)
 
     def _slow_path_reason(self) -> str | None:
         """Return the parameter that needs Python after every epoch, or None if epochs can run in compiled code."""

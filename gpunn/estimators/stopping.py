@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..training import recording_cache
 from ..training.callbacks import Callback
+from .row_orders import draw_orders
 
 # fitted attributes that change from epoch to epoch, in the order of scikit-learn's documentation
 COUNTERS = ("n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count")
@@ -39,32 +39,17 @@ class SklearnStopping(Callback):
 
     # --- order of the rows ---
 
-    def next_order(self, epoch: int) -> np.ndarray:
-        """Shuffle the order of the last epoch, as scikit-learn does, and return the rows in the new order."""
-        # scikit-learn's `shuffle(order)` draws a permutation of indices in place
-        permutation = np.arange(len(self.order))
-        self.estimator._random_state.shuffle(permutation)
-        self.order = self.order[permutation]
-        return self.rows[self.order]
-
-    def next_orders(self, count: int) -> np.ndarray:
-        """Return the results of `count` calls of `next_order`, concatenated."""
-        generator = self.estimator._random_state
-        state = generator.get_state(legacy=False)
-        key = (count, *(v.tobytes() if isinstance(v, np.ndarray) else v for v in _flatten(state)))
-
-        def draw() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-            orders = np.concatenate([self.next_order(0) for _ in range(count)])
-            return orders, self.order, generator.get_state(legacy=False)
-
-        drawn, self.order, state = recording_cache.memoize_draw((*key, self.order.tobytes(), self.rows.tobytes()), draw)
-        generator.set_state(state)
-        return np.asarray(drawn)
+    def draw(self, epoch: int, count: int) -> np.ndarray:
+        """The rows in the orders of `count` epochs: each shuffles the order of the last one, as scikit-learn does."""
+        orders, self.order = draw_orders(self.estimator._random_state, self.order, count)
+        return self.rows[orders]
 
     def undecided_epochs(self) -> float:
         """The number of epochs that can neither stop the fit nor change its learning rate, whatever their losses."""
         est = self.estimator
-        return float(est.n_iter_no_change) + 1 - est._no_improvement_count
+        if est._slow_path_reason() is not None:
+            return 1.0
+        return max(1.0, float(est.n_iter_no_change) + 1 - est._no_improvement_count)
 
     # --- callback ---
 
@@ -172,11 +157,6 @@ class SklearnStopping(Callback):
         est._optimizer.learning_rate = self.learning_rate = state["learning_rate"]
         self.order = state["order"]
         self.model.stop_training = state["stopped"]
-
-
-def _flatten(state: dict[str, Any]) -> list[Any]:
-    """The numbers and arrays of a generator's state, in one list."""
-    return [p for v in state.values() for p in (_flatten(v) if isinstance(v, dict) else [v])]
 
 
 def generator_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from .. import activations
 from ..activations import Activation
 from ..initializers import Initializer
-from ..registry import Registry, check_config
+from ..registry import Registry, Versioned, check_config
 from ..validation import boolean
 
 
@@ -53,7 +53,7 @@ class Quantities(SimpleNamespace):
     """The quantities of a layer in a step, arrays or symbolic tensors. The docstring of `Layer` lists them."""
 
 
-class Layer:
+class Layer(Versioned):
     """A map from (n, n_in) to (n, n_out), written as equations.
 
     `forward` and `backward` compute with operators and kernels. The same text runs on NumPy and CuPy arrays, and on

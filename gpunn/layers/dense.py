@@ -105,9 +105,9 @@ class Dense(Layer):
     def plan_key(self) -> Any:
         if type(self).get_config is not Dense.get_config:
             return super().plan_key()
-        # a recorded step does not depend on the initializers
+        # a recorded step does not depend on the initializers; the network knows the penalties
         f = self.activation
-        return self.trainable, self.units, self.use_bias, self.l2, self.l1, self.max_norm, type(f), f.get_config()
+        return self.trainable, self.units, self.use_bias, self.max_norm, type(f), f.get_config()
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -9,10 +9,10 @@ import numpy as np
 from ..kernels import get as kernel
 from ..losses import BinaryCrossentropy, Loss
 from ..program import Array, TensorSpec, as_tuple, named_call, python_call
-from ..registry import Registry, check_config, name_of, names_of
+from ..registry import Registry, Versioned, check_config, name_of, names_of
 
 
-class Metric:
+class Metric(Versioned):
     """A metric that is computed from weighted means over rows.
 
     `rows` returns the values of each row times its weight; the step sums them, and `compute` turns the means into the

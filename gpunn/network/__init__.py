@@ -1,23 +1,25 @@
-"""Networks: parameters in flat buffers, the state of training, and plans that compute steps."""
+"""Networks: parameters in flat buffers, the state of training, and executables that compute steps."""
 
-from .batch_io import CompressedRows, Table
+from .batch_io import Arrays, CompressedRows, Table
+from .executable import Executable, Task
 from .network import Network
 from .parameters import FlatParameters, ParameterSlice, PenaltyRange, keyed_generator
-from .plan import Plan
 from .state import CompiledState, LossConvention, RowBuffer
 from .step import StepOptions
 
 __all__ = [
+    "Arrays",
     "CompiledState",
     "CompressedRows",
+    "Executable",
     "FlatParameters",
     "LossConvention",
     "Network",
     "ParameterSlice",
     "PenaltyRange",
-    "Plan",
     "RowBuffer",
     "StepOptions",
     "Table",
+    "Task",
     "keyed_generator",
 ]

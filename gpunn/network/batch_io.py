@@ -1,24 +1,22 @@
-"""Launches between a plan and datasets: batches that it reads; outputs and metrics that it stores."""
+"""Launches between a bound step and a caller's arrays: batches that it reads, outputs and rows that it stores.
+
+The arrays have names: "X", "y" and "sample_weight" hold a data set, "order" the order of its rows, "predictions"
+outputs, and "rows.a", "rows.y", "rows.w" what metrics of all rows need. A batch begins at the state's offset.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from ..backend import Backend
-from ..backend.launches import POLL_SECONDS, execute
-from ..kernels import KernelCall, Launch, bind_all
+from ..backend.executor import Launch, execute
+from ..kernels import KernelCall, bind_all
 from ..kernels import get as kernel
 from ..kernels.state import StateEntry
-from ..program import Array, Program
+from ..program import Array
 from ..program.bfloat16 import accumulator, store
-from ..program.buffers import assign_buffers
-from ..program.groups import SINGLE_PROCESS, BatchShard
-from .executable import BoundProgram
-from .state import CompiledState, RowBuffer
-from .values import ArrayValues, ProgramValues
+from .bound_step import BoundStep
 
 
 @dataclass(frozen=True)
@@ -36,137 +34,71 @@ class CompressedRows:
 
 
 Table = Any  # an array (n, m), or CompressedRows
+Arrays = Mapping[str, Table]
 
 
-class BatchIO:
-    """The launches of a plan that copy batches from datasets, and results into datasets."""
+def load(step: BoundStep, X: Table, y: Array = None, w: Array = None, start: int = 0) -> None:
+    """Copy the rows of X from `start` on into the first rows of x; y and w into the targets and sample weights."""
+    step.state[StateEntry.OFFSET] = start
+    rows = X.shape[0] - start
+    if isinstance(X, CompressedRows):
+        execute(bind_all(_gather_table(step, X, step.x[:rows], None)))
+    else:
+        store(X[start:], step.x[:rows])
+    if y is not None:
+        step.y[...] = y
+    if w is not None:
+        step.sample_weight[...] = w
 
-    if TYPE_CHECKING:
-        n: int
-        shard: BatchShard
-        backend: Backend
-        bytes: int
-        state: Array
-        x: Array
-        y: Array
-        sample_weight: Array
-        w: Array
-        output: Array
-        batch_metrics: Array
-        forward: list[Launch]
-        block_program: Any
 
-        @property
-        def network(self) -> CompiledState: ...
+def gather(step: BoundStep, arrays: Arrays) -> list[Launch]:
+    """Launches that copy the batch at the state's offset from the arrays.
 
-        def new(self, shape: tuple[int, ...], dtype: Any = None) -> Array: ...
+    With an order, an int64 permutation, row i of the batch is row order[offset + i], otherwise row offset + i.
+    """
+    order = arrays.get("order")
+    if order is not None:
+        order = order[step.shard.offset :]
+    calls = _gather_table(step, arrays["X"], step.x, order)
+    y, w = arrays.get("y"), arrays.get("sample_weight")
+    if y is not None and step.class_labels:
+        name, inputs = ("copy_labels", (y,)) if order is None else ("gather_labels", (y, order))
+        calls.append((kernel(name), (*inputs, step.state), step.y, None, {}))
+    elif y is not None:
+        calls += _gather_table(step, y, step.y, order)
+    if w is not None:
+        calls += _gather_table(step, w[:, None], step.sample_weight[:, None], order)
+    return bind_all(calls)
 
-    # --- batches ---
 
-    def load_batch(self, X: Table, y: Array, w: Array = None) -> None:
-        """Copy one batch of device arrays into x, y and w."""
-        self.state[StateEntry.OFFSET] = 0
-        if isinstance(X, CompressedRows):
-            execute(self.gather(X, y, w))
-            return
-        with np.errstate(all="ignore"):
-            store(X, self.x)
-            self.y[...] = y
-            if w is not None:
-                self.sample_weight[...] = w
+def _gather_table(step: BoundStep, table: Table, into: Array, order: Array) -> list[KernelCall]:
+    ordered = () if order is None else (order,)
+    if not isinstance(table, CompressedRows):
+        steps = {"row_step": table.strides[0] // table.itemsize, "column_step": table.strides[1] // table.itemsize}
+        name = "copy_rows" if order is None else "gather"
+        return [(kernel(name), (table, *ordered, step.state), into, None, steps)]
+    name = "copy_csr" if order is None else "gather_csr"
+    stored = (table.values, table.columns, table.starts, *ordered, step.state)
+    # entries of one column are added, so a row is rounded once, at the end
+    sums, rounding = accumulator(into, step.new)
+    return [(kernel(name), stored, sums, None, {}), *rounding]
 
-    def gather(self, X: Table, y: Array = None, w: Array = None, order: Array = None) -> list[Launch]:
-        """Launches that copy the batch at the state's offset from device arrays into x, y and w.
 
-        With `order`, an int64 permutation, row i of the batch is row order[offset + i], otherwise row offset + i.
-        """
-        if order is not None:
-            order = order[self.shard.offset :]
-        calls = self._gather_table(X, self.x, order)
-        if y is not None and self.network.loss.targets == "class_index":
-            name, inputs = ("copy_labels", (y,)) if order is None else ("gather_labels", (y, order))
-            calls.append((kernel(name), (*inputs, self.state), self.y, None, {}))
-        elif y is not None:
-            calls += self._gather_table(y, self.y, order)
-        if w is not None:
-            calls += self._gather_table(w[:, None], self.sample_weight[:, None], order)
-        return bind_all(calls)
+def store_rows(step: BoundStep, arrays: Arrays) -> list[Launch]:
+    """Launches that store outputs, targets and weights of the batch's rows in those of the arrays that are given."""
+    first = step.shard.offset
+    store_y = "store_labels" if step.class_labels else "store_rows"
+    pairs = [("store_rows", step.output, "predictions"), ("store_rows", step.output, "rows.a")]
+    if step.options.loss:
+        pairs += [(store_y, step.y, "rows.y"), ("store_weights", step.sample_weight, "rows.w")]
+    return bind_all(
+        (kernel(name), (x, step.state), arrays[key][first:], None, {}) for name, x, key in pairs if key in arrays
+    )
 
-    def _gather_table(self, table: Table, into: Array, order: Array) -> list[KernelCall]:
-        ordered = () if order is None else (order,)
-        if not isinstance(table, CompressedRows):
-            steps = {
-                "row_step": table.strides[0] // table.itemsize,
-                "column_step": table.strides[1] // table.itemsize,
-            }
-            name = "copy_rows" if order is None else "gather"
-            return [(kernel(name), (table, *ordered, self.state), into, None, steps)]
-        name = "copy_csr" if order is None else "gather_csr"
-        stored = (table.values, table.columns, table.starts, *ordered, self.state)
-        # entries of one column are added, so a row is rounded once, at the end
-        sums, rounding = accumulator(into, self.new)
-        return [(kernel(name), stored, sums, None, {}), *rounding]
 
-    # --- results ---
-
-    def advance_offset(self, kernel_name: str) -> list[Launch]:
-        """The launch that advances the state's offset to the next batch: "accumulate_loss" or "advance_offset"."""
-        return bind_all([(kernel(kernel_name), (), self.state, 1, {"rows": self.n})])
-
-    def store_predictions(self, into: Array) -> list[Launch]:
-        """The launch that stores aᴸ in `into`, from row offset on."""
-        return bind_all([(kernel("store_rows"), (self.output, self.state), into, None, {})])
-
-    def store_rows(self, buffer: RowBuffer | None) -> list[Launch]:
-        """Launches that store outputs, targets and weights of the batch's rows in a buffer; none without a buffer."""
-        if buffer is None:
-            return []
-        first = self.shard.offset
-        store_y = "store_labels" if self.network.loss.targets == "class_index" else "store_rows"
-        pairs = [("store_rows", self.output, buffer.a), (store_y, self.y, buffer.y)]
-        if buffer.w is not None:
-            pairs.append(("store_weights", self.sample_weight, buffer.w))
-        return bind_all((kernel(name), (x, self.state), into[first:], None, {}) for name, x, into in pairs)
-
-    def accumulate_metrics(self, sums: Array) -> list[Launch]:
-        """Launches that add the batch's metrics to `sums`; for plans without update."""
-        variables = {"state": self.state, "batch_metrics": self.batch_metrics, "metric_sums": sums}
-
-        def record(values: Any) -> None:
-            state = values.read("state", 0, self.state.shape[0])
-            for metric, part in self.network.metric_slices():
-                if part.stop > part.start:
-                    batch, into = (values.read(v, part.start, part.stop) for v in ("batch_metrics", "metric_sums"))
-                    values.assign("metric_sums", part.start, metric.accumulate(batch, values.y, into, state))
-
-        if self.network.eager:
-            return [lambda: record(ArrayValues({"y": self.y}, variables))]
-        program = Program()
-        layouts = {name: (array.shape, array.dtype) for name, array in variables.items()}
-        values = ProgramValues(program, {"y": (self.y.shape, self.y.dtype)}, layouts)
-        record(values)
-        program.end_recording()
-        inputs = {program.inputs[0]: self.y}
-        bound = BoundProgram(program, assign_buffers(program), self.backend, SINGLE_PROCESS, inputs, variables)
-        return bound.launches[0]
-
-    def predict_in_place(self, X: Table, result: Array, start: int, stop: int) -> float | None:
-        """Compute aᴸ of rows start … stop of X, whole blocks, into `result`; returns max |x|, or NaN if an x is NaN.
-
-        X and `result` are used in place, block by block. Returns None, with nothing done, if X does not have the
-        network's type and layout or the device does not support it.
-        """
-        supported = not isinstance(X, CompressedRows) and X.dtype == self.x.dtype == self.network.dtype
-        supported = supported and X.flags.c_contiguous
-        if self.block_program is None and supported:
-            largest = self.new((1,), np.float64)
-            max_launches = bind_all([(kernel("max_abs"), (self.x,), largest, None, {})])
-            program = self.backend.bind_blocks([*max_launches, *self.forward], [self.x, self.output, largest])
-            # an identity network writes nothing
-            self.block_program = False if program is None or self.output is self.x else program
-        if self.block_program is False or not supported:
-            return None
-        blocks = (stop - start) // self.n
-        found = self.backend.empty((blocks,), np.float64)
-        self.block_program.run_blocks((X[start:stop], result[start:stop], found), blocks, seconds=POLL_SECONDS)
-        return float(found.max())
+def advance(step: BoundStep) -> list[Launch]:
+    """The launch after a batch: it counts the loss, if there is one, and advances the offset to the next batch."""
+    if step.options.update:
+        return []  # the update does it
+    name = "accumulate_loss" if step.options.loss else "advance_offset"
+    return bind_all([(kernel(name), (), step.state, 1, {"rows": step.n})])

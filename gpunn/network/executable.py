@@ -1,169 +1,208 @@
-"""From a recorded program to launches: collectives, rewriting, bfloat16 storage, and binding to buffers."""
+"""Executables: the step of a network, bound to buffers and to a caller's arrays, and run any number of times."""
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from ..backend import Backend
-from ..kernels import KernelCall, Launch, bind_all
+from ..kernels import bind_all
 from ..kernels import get as kernel
-from ..kernels._compiler.compiled_launch import address_of
-from ..program import SECTIONS, Array, Op, Program, Tensor, rewrite, unpacked
-from ..program.bfloat16 import store_in_bfloat16
-from ..program.buffers import ALIGNMENT, Arena
-from ..program.collectives import CollectiveBinder, insert_all_reduces
-from ..program.groups import SINGLE_PROCESS, ProcessGroup
-from ..program.op import COLLECTIVES
-from ..program.tensor import View, checked_results, read_only
+from ..layers import Quantities
+from ..program import Array
+from ..program.groups import BatchShard
+from .batch_io import Arrays, CompressedRows, Table, advance, gather, load, store_rows
+from .bound_step import BoundStep
+from .recorded import structure, variable_layout
+from .state import CompiledState
+from .step import StepOptions
 
-VERIFY = os.environ.get("GPUNN_VERIFY") == "1"
-
-
-def optimize(program: Program, backend: Backend, group: ProcessGroup, *, rewritten: bool) -> None:
-    """Apply all passes before memory is assigned. With GPUNN_VERIFY=1 the program is verified after each of them."""
-    passes: list[Callable[[], None]] = [program.eliminate_dead_code]
-    if group is not SINGLE_PROCESS:
-        passes.append(functools.partial(insert_all_reduces, program, group))
-    if rewritten:
-        passes.append(functools.partial(rewrite, program, backend.rewrite_rules(), verify=VERIFY))
-    if backend.stores_bfloat16(program.precision):
-        passes.append(functools.partial(store_in_bfloat16, program))
-    for apply in passes:
-        apply()
-        if VERIFY:
-            program.verify()
+WINDOWS = ("x", "output", "largest")  # what `run_blocks` replaces
 
 
-class BoundProgram:
-    """A program with memory for every tensor, and its launches by section.
+@dataclass(frozen=True)
+class Task:
+    """The description of an executable: what it computes, for any network and arrays.
 
     Attributes
     ----------
-    launches : list of list of callable
-        The launches of each section, in order.
+    options : StepOptions
+    shards : tuple of BatchShard
+        The rows of a batch, for each batch size.
+    """
+
+    options: StepOptions
+    shards: tuple[BatchShard, ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.options, self.shards))
+
+
+class Executable:
+    """A step on batches of one size or several, which runs on a device.
+
+    It owns the buffers of the step. The network's variables and the caller's arrays are bound by address.
+
+    Parameters
+    ----------
+    net : CompiledState
+    task : Task
+    arrays : mapping of str to array
+        The caller's arrays by name, see `batch_io`. With "X" each step gathers its batch, and without it the step uses
+        the batch that `load` copied. With "epoch_log" the end of the last section ends an epoch.
+
+    Attributes
+    ----------
+    x, y, output, grad_x, layers
+        Buffers and results of the (first) batch size, as in `BoundStep`.
+    state, gradient, metric_sums : array
+        The network's if the task updates parameters, otherwise its own.
     bytes : int
-        The size of the memory that the program owns.
+        The size of its buffers.
+    largest : array (1,) or None
+        max |x| of the batch of a prediction.
     slow_path_reasons : list of str
         The reasons for Python code in the step.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        arena: Arena,
-        backend: Backend,
-        group: ProcessGroup,
-        inputs: Mapping[Tensor, Array],
-        variables: Mapping[str, Array],
-    ) -> None:
-        self.program = program
-        self._backend = backend
-        self._collectives = CollectiveBinder(group)
-        self._variables = dict(variables)
-        self._arrays: dict[Tensor, Array] = dict(inputs)
-        self._offsets = arena.offsets
-        self._memory = _aligned(backend, arena.size)
-        self.bytes = arena.size
-        for name, variable in program.variables.items():
-            if name not in variables:  # one that a pass added
-                self._variables[name] = backend.zeros((variable.size,), variable.dtype)
-                self.bytes += self._variables[name].nbytes
-        self.slow_path_reasons = list(dict.fromkeys(op.reason for op in program.ops if op.reason))
-        self._launch_of: dict[Op, Launch] = {}
-        self.launches = self._bind()
+    def __init__(self, net: CompiledState, task: Task, arrays: Arrays) -> None:
+        self.task = task
+        self.backend = net.backend
+        variables = _network_variables(net, task.options)
+        external = {**variables, **_flat(arrays)}
+        layout = variable_layout(net, task.options)
+        self._owned = {name: self.backend.zeros(*each) for name, each in layout.items() if name not in variables}
+        variables |= self._owned
+        self.steps = [BoundStep(net, shard, task.options, variables) for shard in task.shards]
+        self.state, self.gradient = variables["state"], variables.get("gradient")
+        self.metric_sums: Array = variables.get("metric_sums")
+        first = self.steps[0]
+        self.x, self.y = first.x, getattr(first, "y", None)
+        self.output, self.grad_x = first.output, first.grad_x
+        self.largest: Array = None
+        sections = [self._section(step, arrays) for step in self.steps]
+        if not task.options.loss and "X" not in arrays and self.x.dtype.kind == "f":
+            # a prediction: a finite maximum of |x| shows that no number is invalid
+            self.largest = self.backend.zeros((1,), np.float64)
+            sections[0] = bind_all([(kernel("max_abs"), (self.x,), self.largest, None, {})]) + sections[0]
+            external |= {name: getattr(self, name) for name in WINDOWS}
+        end = []
+        if "epoch_log" in arrays:
+            sums = variables["metric_sums"]
+            out = (arrays["epoch_log"], sums, self.state)
+            end = [kernel("end_epoch").bind(out=out, count=1, totals_n=sums.shape[0])]
+        self._executor = self.backend.executor(
+            sections,
+            self.state,
+            end,
+            flush=task.options.update,
+            arrays=external,
+            on_fallback=net.capture_errors.setdefault,
+        )
+        self.rebindable = self._executor.rebindable
+        self._l2: list[float] | None = None
+        self.slow_path_reasons = list(dict.fromkeys(r for step in self.steps for r in step.slow_path_reasons))
+        self.bytes = sum(step.bytes for step in self.steps) + sum(a.nbytes for a in self._owned.values())
 
-    def array(self, x: View) -> Array:
-        """The memory of a tensor."""
-        if x.transposed:
-            return self.array(x.base).T
-        tensor = x.base
-        found = self._arrays.get(tensor)
-        if found is None:
-            if tensor.place is not None:
-                variable, start, stop = tensor.place
-                found = self._variables[variable.name][start:stop]
-                found = found if len(tensor.shape) == 1 else found.reshape(tensor.shape)
-            else:
-                offset = self._offsets[tensor]
-                found = self._memory[offset : offset + tensor.nbytes].view(tensor.dtype)
-                if tensor.row_stride:
-                    found = found.reshape(tensor.shape[0], tensor.row_stride)[:, : tensor.shape[1]]
-                elif len(tensor.shape) > 1:
-                    found = found.reshape(tensor.shape)
-            self._arrays[tensor] = found
-        return found
+    def _section(self, step: BoundStep, arrays: Arrays) -> list[Any]:
+        """The launches of one step."""
+        *before, update = step.sections
+        computed = [launch for each in before for launch in each]
+        if "X" not in arrays:
+            return [*computed, *update]
+        return [*gather(step, arrays), *computed, *store_rows(step, arrays), *update, *advance(step)]
 
-    def launches_of(self, name: str) -> list[tuple[Op, Launch]]:
-        """The ops with a name, each with its launch."""
-        return [(op, self._launch_of[op]) for op in self.program.ops if op.name == name]
+    @property
+    def layers(self) -> list[Quantities]:
+        """The quantities of the layers that the options keep."""
+        return self.steps[0].layers
 
-    def _bind(self) -> list[list[Launch]]:
-        """Bind all ops. Kernels are bound together, so that their sources are compiled in parallel."""
-        calls: dict[Op, list[KernelCall]] = {}
-        bound: dict[Op, list[Launch]] = {}
-        for op in self.program.ops:
-            inputs = [self.array(x) for x in op.inputs]
-            outputs = [self.array(x) for x in op.outputs]
-            if op.kernel is None:
-                bound[op] = self._bind_op(op, inputs, outputs)
-            else:
-                calls[op] = self._kernel_calls(op, inputs, outputs)
-        kernels = iter(bind_all(call for each in calls.values() for call in each))
-        bound |= {op: [next(kernels) for _ in each] for op, each in calls.items()}
-        launches: list[list[Launch]] = [[] for _ in SECTIONS]
-        for op in self.program.ops:
-            for launch in bound[op]:
-                self._launch_of[op] = launch
-                if op.first_step_only:
-                    launch.first_step_only = True  # type: ignore[attr-defined]
-                launches[op.section].append(launch)
-        return launches
+    def bind(self, net: CompiledState, arrays: Arrays) -> None:
+        """Use the variables of a network and arrays of the layouts with which the executable was made."""
+        if self.rebindable:
+            self._executor.rebind({**_network_variables(net, self.task.options), **_flat(arrays)})
+            if self.task.options.update:
+                self.state, self.gradient, self.metric_sums = net.state, net.gradient, net.metric_sums
+                for step in self.steps:
+                    step.state = net.state
+            l2 = [p.l2 for p in net.penalties()] if self.task.options.loss else []
+            if l2 != self._l2:
+                for step in self.steps:
+                    step.set_l2(l2)
+                self._l2 = l2
+        if self.task.options.update:
+            # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
+            net.gradient.fill(0)
 
-    def _kernel_calls(self, op: Op, inputs: list[Array], outputs: list[Array]) -> list[KernelCall]:
-        """The call of an op's kernel, after a copy of each operand that it updates in other memory."""
-        calls: list[KernelCall] = []
-        for out, updated in zip(op.outputs, op.kernel.updated, strict=True):
-            if updated is not None and not self._same_memory(op.inputs[updated].base, out):
-                calls.append((kernel("identity"), (inputs[updated],), self.array(out), None, {}))
-        read = tuple(inputs[: len(op.kernel.signature.inputs)])
-        return [*calls, (op.kernel, read, unpacked(outputs), op.count, op.scalars)]
+    def release(self) -> None:
+        """Forget the arrays of the network and the caller; `bind` sets others."""
+        self._executor.release()
+        if self.task.options.update:
+            self.state = self.gradient = self.metric_sums = None
+            for step in self.steps:
+                step.state = None
 
-    def _same_memory(self, old: Tensor, new: Tensor) -> bool:
-        """True if an op that updates an operand finds it where it writes the result."""
-        if new.place is not None or old.place is not None:
-            return old.place == new.place
-        return self._offsets.get(old) == self._offsets[new]
+    def load(self, X: Table, y: Array = None, w: Array = None, start: int = 0) -> None:
+        """Copy a batch, the rows of X from `start` on, to the first rows of the buffers."""
+        with np.errstate(all="ignore"):
+            load(self.steps[0], X, y, w, start)
 
-    def _bind_op(self, op: Op, inputs: list[Array], outputs: list[Array]) -> list[Launch]:
-        """The launches of an op that is no kernel."""
-        if op.function is not None:
-            return [_python_launch(op, [read_only(x) for x in inputs], outputs)]
-        if op.name == "first_row":
-            return [kernel("identity").bind(inputs[0][:1], out=outputs[0][None, :])]
-        if op.name == "zeros":
-            return [functools.partial(outputs[0].fill, 0)]
-        if op.name in COLLECTIVES:
-            return self._collectives.bind(op, inputs, outputs)
-        return [self._backend.bind_op(op, inputs, outputs, self.program.precision)]
+    def set_times(self, times: Sequence[int], done: int = 0) -> None:
+        """Set how many steps of each batch size follow one another, and how many of all of them are done."""
+        self._executor.set_times(times, done)
 
+    def run(self, steps: int = 1, *, deadline: float = math.inf, learning_rates: np.ndarray | None = None) -> int:
+        """Run steps and return their number; see `Executor.run`."""
+        return self._executor.run(steps, deadline=deadline, learning_rates=learning_rates)
 
-def _aligned(backend: Backend, size: int) -> Array:
-    """`size` bytes that begin at a multiple of the alignment of buffers."""
-    made = backend.empty((size + ALIGNMENT,), np.uint8)
-    first = -address_of(made) % ALIGNMENT
-    return made[first : first + size]
+    def run_blocks(self, steps: int, X: Table, result: Array, largest: Array) -> bool:
+        """Predict the blocks of X in place: `result` gets aᴸ, and `largest` max |x| of each block.
+
+        False, with nothing done, if the device cannot, or X has another type or layout than x.
+        """
+        if not self.rebindable or self.largest is None or self.output is self.x or isinstance(X, CompressedRows):
+            return False
+        if X.dtype != self.x.dtype or not X.flags.c_contiguous:
+            return False
+        return self._executor.run_blocks(steps, {"x": X, "output": result, "largest": largest})
 
 
-def _python_launch(op: Op, inputs: list[Array], outputs: list[Array]) -> Launch:
-    function = op.function
-    assert function is not None
+def key_of(net: CompiledState, task: Task, arrays: Arrays) -> Any:
+    """Everything that an executable depends on, except addresses and λ. None if that is unknown."""
+    if net.eager:
+        return None
+    steps = net.structures.get(task)
+    if steps is None:
+        steps = tuple(structure(net, shard, task.options, with_l2=False) for shard in task.shards)
+        net.structures[task] = steps
+    if None in steps:
+        return None
+    layouts = tuple((name, a.dtype, a.strides) for name, a in _flat(arrays).items())
+    return net.backend.executor_key(), steps, layouts
 
-    def launch() -> None:
-        for out, value in zip(outputs, checked_results(function(*inputs), outputs, op.reason), strict=True):
-            out[...] = value
 
-    return launch
+def _network_variables(net: CompiledState, options: StepOptions) -> dict[str, Array]:
+    """The variables of a network that a step reads, and those that an update changes."""
+    found = {"theta": net.theta, "running": net.running}
+    if options.update:
+        found |= {"state": net.state, "gradient": net.gradient, "metric_sums": net.metric_sums, **net.slots}
+    return found
+
+
+def _flat(arrays: Arrays) -> dict[str, Array]:
+    """The arrays by name, those of compressed rows one by one."""
+    found: dict[str, Array] = {}
+    for name, table in arrays.items():
+        if isinstance(table, CompressedRows):
+            found |= {f"{name}.{part}": getattr(table, part) for part in ("values", "columns", "starts")}
+        else:
+            found[name] = table
+    return found

@@ -20,7 +20,7 @@ from ..program import Program, Tensor
 from ..program.buffers import Arena, assign_buffers
 from ..program.groups import BatchShard
 from ..program.tensor import ShapeAndType
-from .executable import optimize
+from .binding import optimize
 from .state import CompiledState
 from .step import Step, StepOptions
 from .values import ProgramValues
@@ -82,18 +82,19 @@ def variable_layout(net: CompiledState, options: StepOptions) -> dict[str, Shape
         found["gradient"] = ((net.size,), net.dtype)
     if options.loss:
         found |= {"batch_metrics": ((sums,), double), "penalties": ((len(net.penalties()),), double)}
-    if options.update:
+    if options.update or (options.loss and not options.backward):
         found["metric_sums"] = ((sums,), double)
+    if options.update:
         found |= dict.fromkeys(net.optimizer.slots, ((net.size,), net.dtype))
     return found
 
 
-def recorded_step(net: CompiledState, n: int, shard: BatchShard, options: StepOptions) -> RecordedStep:
-    """The step of a network on n rows, from the cache or recorded."""
-    key = _key(net, n, shard, options)
+def recorded_step(net: CompiledState, shard: BatchShard, options: StepOptions) -> RecordedStep:
+    """The step of a network on a shard of a batch, from the cache or recorded."""
+    key = structure(net, shard, options)
     found = None if key is None else _cache.steps.get(key)
     if found is None:
-        found = record_step(net, n, shard, options)
+        found = record_step(net, shard, options)
         if key is not None and not any(op.function is not None for op in found.program.ops):
             with _cache.lock:
                 _cache.steps[key] = found
@@ -102,8 +103,9 @@ def recorded_step(net: CompiledState, n: int, shard: BatchShard, options: StepOp
     return found
 
 
-def record_step(net: CompiledState, n: int, shard: BatchShard, options: StepOptions) -> RecordedStep:
-    """Record the step of a network on n rows, and apply all passes."""
+def record_step(net: CompiledState, shard: BatchShard, options: StepOptions) -> RecordedStep:
+    """Record the step of a network on a shard of a batch, and apply all passes."""
+    n = shard.n
     program = Program(nan_checked=options.update, precision=net.precision)
     values = ProgramValues(program, batch_layout(net, n, loss=options.loss), variable_layout(net, options))
     step = Step(net, n, shard, values, options)
@@ -139,8 +141,10 @@ def _name_quantities(step: Step) -> None:
         step.output.name = f"a{len(step.quantities)}"
 
 
-def _key(net: CompiledState, n: int, shard: BatchShard, options: StepOptions) -> Any:
-    """Everything that the program of a step depends on. None if that is unknown."""
+def structure(net: CompiledState, shard: BatchShard, options: StepOptions, *, with_l2: bool = True) -> Any:
+    """Everything that the program of a step depends on, λ only if asked for. None if that is unknown."""
+    group = shard.group
+    penalties = [(p.start, p.stop, p.l1, p.l2 if with_l2 else None) for p in net.penalties() if options.loss]
     owners: list[tuple[type, Any]] = [(Layer, layer) for layer in net.layers]
     owners += [(Activation, layer.activation) for layer in net.layers]
     if options.loss:
@@ -153,9 +157,8 @@ def _key(net: CompiledState, n: int, shard: BatchShard, options: StepOptions) ->
     if not all(vars(owner).keys().isdisjoint(USED[kind]) for kind, owner in owners):
         return None  # a method or an attribute was replaced on one object
     types = [type(owner) for _, owner in owners]
-    group = shard.group
     return (
-        n,
+        shard.n,
         options,
         (shard.rows, shard.offset, group.rank, group.size, group.synchronized_batch_norm, group.bucket_bytes),
         net.backend.rewrite_key(),
@@ -165,9 +168,9 @@ def _key(net: CompiledState, n: int, shard: BatchShard, options: StepOptions) ->
         net.n_in,
         tuple(types),
         tuple(USED_OF[kind](cls) for (kind, _), cls in zip(owners, types, strict=True)),
-        _frozen(net.plan_key()),
+        _frozen(net.attribute_values()),
         net.loss_convention,
-        tuple(net.penalties()) if options.loss else (),
+        tuple(penalties),
         type(group),
     )
 

@@ -71,17 +71,18 @@ class CompiledState(FlatParameters):
         self.eager = False  # compute every operation from Python, on arrays
         self.learning_rate_override: float | None = None  # η instead of the schedule's value
         self.capture_errors: dict[str, None] = {}  # reasons for steps without a CUDA graph, since compile
-        self._recorded: list[Any] | None = None  # the attribute values that loss, metrics and plans were made for
-        self._reset_plans()
+        self._recorded: list[Any] | None = None  # the attribute values that loss, metrics and executables were made for
+        self._versions: list[Any] | None = None
+        self._reset_executables()
 
     def build(self, n_in: int, *, draw: bool = True) -> None:
         """Allocate the parameters and draw them; see `FlatParameters.build`."""
         super().build(n_in, draw=draw)
-        self._reset_plans()
+        self._reset_executables()
 
-    def _reset_plans(self) -> None:
-        """Drop all plans that are not in use. `version` differs from the version of every plan made before."""
-        self._pool: dict[Any, list[Any]] = {}
+    def _reset_executables(self) -> None:
+        """Drop the network's own executables. `version` differs from the one that all executables were made for."""
+        self.structures: dict[Any, Any] = {}  # what executables depend on, by task
         self.version = next(_versions)
 
     def compile(
@@ -106,8 +107,8 @@ class CompiledState(FlatParameters):
         self.slots, self.metric_sums, self.capture_errors = {}, None, {}
         if self.is_built:
             self._reset_state()
-        self._recorded = self.plan_key()
-        self._reset_plans()
+        self._recorded, self._versions = self.plan_key(), None
+        self._reset_executables()
 
     def resolve(self, loss: Loss, metrics: Sequence[Any]) -> tuple[Loss, list[Any]]:
         """The loss for the last activation, and copies of the metrics for that loss.
@@ -161,12 +162,12 @@ class CompiledState(FlatParameters):
         """Set the precision of matrix products on a GPU."""
         if precision != self.precision:
             self.precision = precision
-            self._reset_plans()
+            self._reset_executables()
 
     def set_group(self, group: ProcessGroup) -> None:
         """Set the processes that share the steps."""
         self.group = group
-        self._reset_plans()
+        self._reset_executables()
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Raise ValueError if a hyperparameter becomes 0 or infinite in the network's dtype."""
@@ -186,7 +187,7 @@ class CompiledState(FlatParameters):
                 self.slots[name].fill(self.optimizer.initial_value(name))
             self.metric_sums = self.backend.zeros((max(1, self.n_metric_sums),), np.float64)
         self._reset_state()
-        self._reset_plans()
+        self._reset_executables()
 
     def _reset_state(self) -> None:
         """Set the state array to step 0."""
@@ -230,24 +231,40 @@ class CompiledState(FlatParameters):
     def apply_attribute_changes(self) -> None:
         """Apply attributes that were set on layers, optimizer, loss and metrics since the last call.
 
-        If one changed, resolve loss and metrics again and drop the plans, which changes `version`. ValueError if the
-        attributes do not fit each other or the weights; nothing is changed.
+        If one changed, resolve loss and metrics again and drop the executables, which changes `version`. ValueError if
+        the attributes do not fit each other or the weights; nothing is changed.
         """
-        key = self.plan_key()
-        if key == self._recorded:
+        versions = self._attribute_versions()
+        if versions == self._versions:
             return
+        key = self.plan_key()
+        if key != self._recorded:
+            if self.given_loss is not None:
+                self.check_optimizer(self.optimizer)
+                self.loss, self.metrics = self.resolve(self.given_loss, self.given_metrics)
+                if self.metric_sums is not None and self.metric_sums.shape[0] != max(1, self.n_metric_sums):
+                    self.metric_sums = self.backend.zeros((max(1, self.n_metric_sums),), np.float64)
+            elif self.is_built:
+                self._check_parameters()
+            self._recorded = key
+            self._reset_executables()
+        self._versions = versions
+
+    def _attribute_versions(self) -> list[Any]:
+        """The number of times that attributes of each layer, of optimizer, loss and metrics were set."""
+        found = [(layer.version, layer.activation.version) for layer in self.layers]
         if self.given_loss is not None:
-            self.check_optimizer(self.optimizer)
-            self.loss, self.metrics = self.resolve(self.given_loss, self.given_metrics)
-            if self.metric_sums is not None and self.metric_sums.shape[0] != max(1, self.n_metric_sums):
-                self.metric_sums = self.backend.zeros((max(1, self.n_metric_sums),), np.float64)
-        elif self.is_built:
-            self._check_parameters()
-        self._recorded = key
-        self._reset_plans()
+            found += [(self.optimizer.version, self.given_loss.version)]
+            found += [(metric.version, 0) for metric in self.given_metrics]
+        return found
 
     def plan_key(self) -> list[Any]:
-        """The attribute values of layers, optimizer, loss and metrics that plans depend on."""
+        """The attribute values of layers, optimizer, loss and metrics that a step depends on."""
+        layers = self.layers if self.is_built else ()
+        return [*self.attribute_values(), [(p.l2, p.l1) for layer in layers for p in layer.parameters()]]
+
+    def attribute_values(self) -> list[Any]:
+        """The attribute values that a step depends on, except l1 and l2 of gpunn's layers."""
         found = [layer.plan_key() for layer in self.layers]
         if self.given_loss is not None:
             found += [self.optimizer.plan_key(), self.given_loss.plan_key()]

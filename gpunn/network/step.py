@@ -199,6 +199,8 @@ class Step:
             for sums in named_call(metric, "batch_sums", self.output, values.y, values.sample_weight):
                 values.assign("batch_metrics", start, sums)
                 start += sums.shape[0]
+        if not self.options.backward:
+            self._accumulate_metrics()
 
     def _penalty(self) -> None:
         """½λ Σ W² + λ₁ Σ |W|. (E9)"""

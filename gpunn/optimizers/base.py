@@ -8,11 +8,11 @@ from .. import schedules
 from ..kernels import UpdateRule
 from ..kernels import get as kernel
 from ..program import Array, as_tuple
-from ..registry import Registry
+from ..registry import Registry, Versioned
 from ..validation import Checked, optional, positive
 
 
-class Optimizer:
+class Optimizer(Versioned):
     """An update rule θ ← θ − … for the flat parameter vector θ, with gradient g = ∂C/∂θ. (E8)
 
     An object has hyperparameters only. The network stores the slots, so that one object may serve many networks. There

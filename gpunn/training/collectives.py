@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.launches import execute
+from ..backend.executor import execute
 from ..kernels.state import StateEntry
 from ..network import Network, RowBuffer
 from ..program import Array

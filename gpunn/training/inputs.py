@@ -5,21 +5,21 @@ Invalid data raises ValueError or TypeError, with the argument's name, before an
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import input_checks as checks
-from ..backend import to_host
+from ..backend import Backend, to_host
 from ..network import Network
 from ..parallel import Rows
 from ..program import Array
 from ..program.groups import ProcessGroup, shard_bounds
-from .host_dataset import HostDataset, exceeds_device
-from .loop import DeviceDataset
+from .datasets import DeviceDataset, HostDataset, exceeds_device
 from .shard import Shard
+from .stream import Stream
 
 Arrays = tuple[Any, Array, Array | None]  # X (n, n_in), y for the loss, weights (n,) or None
 WeightCheck = Callable[..., Array]
@@ -146,21 +146,59 @@ def check_weight(w: Array | None, name: str, group: ProcessGroup) -> None:
         raise ValueError(f"{name} is zero in every row; at least one weight must be > 0")
 
 
-def on_device(net: Network, data: Arrays, put: Callable[[Any], Array] | None = None) -> DeviceDataset:
-    """Copy a dataset to the network's device, by `put` if several fits share the arrays."""
-    X, y, w = data
-    if put is not None:
-        return DeviceDataset(put(X), put(y), None if w is None else put(w))
-    to_device = net.backend.asarray
-    return DeviceDataset(checks.on_device(X, net.backend), to_device(y), None if w is None else to_device(w))
+def on_device(net: Network, data: Arrays) -> DeviceDataset:
+    """Copy a dataset to the network's device."""
+    return DeviceCopies().dataset(net, data)
 
 
-def to_device_or_host(net: Network, data: Arrays) -> DeviceDataset | HostDataset:
+def to_device_or_host(net: Network, data: Arrays) -> DeviceDataset:
     """Copy a dataset to the device, or keep it on the host if it exceeds the device's memory."""
     return HostDataset(*data) if exceeds_device(net.backend, *data) else on_device(net, data)
 
 
-def shard_to_device(net: Network, shard: Shard) -> DeviceDataset | HostDataset:
-    """Copy the rows of this process like `to_device_or_host`."""
-    data = to_device_or_host(net, (shard.X, shard.y, shard.w))
-    return dataclasses.replace(data, offset=shard.offset, total_rows=shard.total_rows)
+class DeviceCopies:
+    """Copies datasets to devices. If several fits share it, each array is copied once."""
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._copies: dict[Any, Any] = {}
+
+    def array(self, backend: Backend, array: Any) -> Any:
+        """The array on a device."""
+        if not self._shared:
+            return checks.on_device(array, backend)
+        key = backend, id(array)
+        if key not in self._copies:
+            # a reference to the array keeps its id from being reused
+            self._copies[key] = array, checks.on_device(array, backend)
+        return self._copies[key][1]
+
+    def dataset(self, net: Network, data: Arrays) -> DeviceDataset:
+        """A dataset on the network's device."""
+        X, y, w = (None if a is None else self.array(net.backend, a) for a in data)
+        return DeviceDataset(X, y, w)
+
+    def shard(self, net: Network, shard: Shard) -> DeviceDataset:
+        """The rows of this process on the device, or on the host if they exceed the device's memory."""
+        arrays = shard[:3]
+        kept = not self._shared and exceeds_device(net.backend, *arrays)
+        data = HostDataset(*arrays) if kept else self.dataset(net, arrays)
+        data.offset, data.total_rows = shard.offset, shard.total_rows
+        return data
+
+    def training(self, net: Network, shard: Shard) -> DeviceDataset:
+        """The training rows as `shard` has them. With several processes, the rows of each must fit on its device."""
+        return self.shard(net, shard) if net.group.size == 1 else self.dataset(net, shard[:3])
+
+
+@dataclass(frozen=True)
+class CheckedStream:
+    """The batches of a stream, each checked and copied to the device when it is needed."""
+
+    net: Network
+    stream: Stream
+    class_weight: Any
+
+    def epoch(self) -> Iterator[DeviceDataset]:
+        for number, batch in enumerate(self.stream.epoch()):
+            yield on_device(self.net, stream_batch(self.net, batch, number, self.class_weight))

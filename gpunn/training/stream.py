@@ -6,16 +6,9 @@ A stream is an iterable that is not an array, list or table, or a function that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any
-
-from ..kernels import Launch
-from ..network import Network
-from .history import History
-from .loop import DeviceDataset, FitContext, RepeatedStep, batch_step, train, training_plan
 
 ARRAYS = ("__array__", "__dlpack__", "__cuda_array_interface__", "to_numpy", "tocsr", "detach")
 
@@ -88,21 +81,3 @@ class Stream:
         if self.single_pass:
             return "an iterator yields its batches only once; pass a function that returns a new one for every epoch"
         return "it must yield all batches in every epoch"
-
-
-def fit(
-    net: Network, stream: Stream, check: Callable[[Any, int], DeviceDataset], context: FitContext, **run: Any
-) -> History:
-    """Train on a stream. `check(batch, number)` checks and copies a batch to the device. `run` as in `loop.train`."""
-
-    def step(data: DeviceDataset, plans: ExitStack) -> list[Launch]:
-        plan = plans.enter_context(training_plan(net, data.n, weighted=data.w is not None))
-        return batch_step(plan, data)
-
-    def steps_of(epoch: int) -> Iterator[RepeatedStep]:
-        for number, batch in enumerate(stream.epoch()):
-            data = check(batch, number)
-            with ExitStack() as plans:
-                yield RepeatedStep(partial(step, data, plans))
-
-    return train(net, steps_of, context, **run)

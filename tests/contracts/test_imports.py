@@ -1,11 +1,16 @@
 """Imports follow the order of the packages, without a cycle, and CuPy is imported in few places."""
 
-import ast
 import graphlib
+import importlib.util
 import sys
 
 import pytest
 from helpers import ROOT
+
+_specification = importlib.util.spec_from_file_location("draw_packages", ROOT / "docs" / "draw_packages.py")
+draw_packages = importlib.util.module_from_spec(_specification)
+_specification.loader.exec_module(draw_packages)
+dependencies, imports, sources = draw_packages.dependencies, draw_packages.imports, draw_packages.sources
 
 # A package imports only packages of its own row and of the rows above it. `theory` follows `backend`, since it computes
 # with the arrays of a backend.
@@ -34,50 +39,6 @@ FACADE = "gpunn"  # its __init__ imports lazily, so it is no part of a cycle
 CUPY = ("gpunn.backend.cuda.", "gpunn.kernels._compiler.cuda_launch")  # the only importers of CuPy
 
 
-def module_name(root, path):
-    """ "gpunn.layers.dense" of gpunn/layers/dense.py, "gpunn.kernels.relu" of kernels/relu.py."""
-    parts = path.relative_to(root).with_suffix("").parts
-    parts = ("gpunn", *parts) if parts[0] == "kernels" else parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def sources(root):
-    """The file of every module of the library, by module name."""
-    paths = [*(root / "gpunn").rglob("*.py"), *(root / "kernels").rglob("*.py")]
-    return {module_name(root, path): path for path in sorted(paths)}
-
-
-def imports(root, path):
-    """The absolute names of everything that a file imports, inside functions and for type checkers too."""
-    name = module_name(root, path).split(".")
-    package = name if path.stem == "__init__" else name[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parents = package[: len(package) - node.level + 1] if node.level else []
-            base = [*parents, *(node.module.split(".") if node.module else [])]
-            found |= {".".join([*base, alias.name]) for alias in node.names}
-    return found
-
-
-def dependencies(root):
-    """The modules of the library that each of its modules imports."""
-    modules = sources(root)
-
-    def module_of(name):
-        while name and name not in modules:
-            name = name.rpartition(".")[0]
-        return name
-
-    graph = {}
-    for name, path in modules.items():
-        if name != FACADE:
-            graph[name] = {module_of(imported) for imported in imports(root, path)} - {"", FACADE, name}
-    return graph
-
-
 def upward(root):
     """The imports of a package that stands below the importing one in ORDER."""
     for name, imported in dependencies(root).items():
@@ -96,6 +57,11 @@ def test_every_module_has_a_place_in_the_order():
 
 def test_no_import_points_down_the_order():
     assert list(upward(ROOT)) == []
+
+
+def test_the_picture_of_the_packages_is_current():
+    """If it is not: python docs/draw_packages.py"""
+    assert (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8") == draw_packages.draw(ROOT)
 
 
 def test_no_module_imports_itself_through_others():

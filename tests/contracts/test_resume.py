@@ -12,8 +12,9 @@ from helpers.resume_cases import CASES, EPOCHS, ROWS, VX, outcome, run
 from helpers.snapshots import bits, weights_of
 
 import gpunn
-from gpunn.input_checks import epoch_permutation
 from gpunn.training import checkpoint, fit
+from gpunn.training.datasets import Shuffled
+from gpunn.training.shard import Shard
 
 # --- the same bits ----------------------------------------------------------------------------------------------------
 
@@ -205,15 +206,11 @@ def test_a_checkpoint_opens_as_its_owner_and_resumes_the_trained_weights(file):
     whole = run("adam")
     for epochs in (4, EPOCHS):
         net, (x, y), _, _ = CASES["adam"]()
-        orders = {"order_of": lambda epoch: epoch_permutation(ROWS, 2**63 + 5, epoch, True), "batch_size": 8}
-        valid = (resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
-        options = {
-            "callbacks": [gpunn.ModelCheckpoint(file)],
-            "resume": file,
-            "checkpoint_owner": HalvedWeights(net),
-            **orders,
-        }
-        history = fit.train(net, (x, y.astype("int32"), None), valid, epochs=epochs, **options)
+        valid = Shard(resume_cases.VX, resume_cases.VLABELS.astype("int32"), None)
+        training = Shard(x, y.astype("int32"), None)
+        data = fit.FitData(training, valid, x.shape[1], order=Shuffled(ROWS, 2**63 + 5))
+        options = fit.FitOptions(8, epochs, callbacks=[gpunn.ModelCheckpoint(file)], resume=file)
+        history = fit.run(net, data, options, {}, owner=HalvedWeights(net))
         for a, b in zip(gpunn.load(file).get_weights(), net.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b / 2)
     assert outcome(net, history) == outcome(*whole[:2])

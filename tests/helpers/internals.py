@@ -5,7 +5,9 @@ function of this file, so that a change of the internals changes one file.
 """
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import gpunn
@@ -18,11 +20,11 @@ from gpunn.backend.cuda import cublaslt, graph
 from gpunn.backend.cuda.capture import StreamSet
 from gpunn.kernels._compiler import activation, arguments, cpu_cache, cuda_launch, definition, registry
 from gpunn.kernels.state import StateEntry
-from gpunn.network import Plan, recorded
+from gpunn.network import Executable, Task, cache, recorded
 from gpunn.optimizers import base as optimizers
 from gpunn.program import bfloat16
 from gpunn.program.groups import BatchShard
-from gpunn.training import checkpoint, fit, fused_epochs, inputs, loop, recording_cache
+from gpunn.training import checkpoint, datasets, evaluation, inputs
 
 # --- a network's state -----------------------------------------------------------------------------------------------
 
@@ -97,33 +99,48 @@ def process_group(net):
     return net._net.group
 
 
-# --- plans -----------------------------------------------------------------------------------------------------------
+# --- executables -----------------------------------------------------------------------------------------------------
 
 
-def plans_kept(net):
-    """The number of plans that the network keeps, of all kinds and batch sizes."""
-    return sum(map(len, net._net._pool.values()))
+def forget_executables():
+    """Empty the cache of executables that networks share."""
+    cache.SHARED.clear()
 
 
-def batch_sizes_kept(net):
-    """The number of kinds and batch sizes that the network keeps plans of."""
-    return len(net._net._pool)
+def executables_kept(net):
+    """The number of executables in the caches of a network and of the process."""
+    return len(net._net._own) + len(cache.SHARED)
 
 
+def limit_executables(monkeypatch, count):
+    """Keep no more bytes of free executables."""
+    monkeypatch.setattr(cache, "MAX_BYTES", count)
+
+
+@contextmanager
 def training_plan(net, rows):
-    """The plan of one training step without sample weights, as a context."""
-    return loop.training_plan(net._net, rows, weighted=False)
+    """The launches of one training step without sample weights by section, and its batch x, as a context."""
+    with net._net.executable(datasets.step_task(net._net, {rows: 1}, weighted=False)) as executable:
+        yield _sections(executable)
+
+
+def _sections(executable):
+    step = executable.steps[0]
+    names = "normalize_weights forward loss backward update".split()
+    return SimpleNamespace(step=step, x=step.x, **dict(zip(names, step.sections, strict=True)))
 
 
 @contextmanager
 def training_step(net, X, y, *, keeps_outputs=False):
     """The launches of one training step on these rows."""
     data = inputs.on_device(net._net, (X, y, None))
-    with training_plan(net, len(X)) as plan:
-        kept = [plan.store_rows(net._net.new_row_buffer(len(X), weighted=False))] if keeps_outputs else []
-        launches = loop.full_step(plan, plan.gather(data.X, data.y), *kept)
+    arrays = data.named()
+    if keeps_outputs:
+        arrays |= datasets.named_rows(net._net.new_row_buffer(len(X), weighted=False))
+    with net._net.executable(datasets.step_task(net._net, {len(X): 1}, weighted=False), arrays) as executable:
         net._net.state[StateEntry.OFFSET] = 0
-        yield launches
+        executor = executable._executor
+        yield [executor] if executable.rebindable else executor.sections[0]
 
 
 def on_device(net, X, y):
@@ -133,15 +150,15 @@ def on_device(net, X, y):
 
 def score(net, data):
     """Loss and metrics of rows from `on_device`."""
-    return loop.evaluate(net._net, data)
+    with evaluation.Executables(net._net) as executables:
+        return evaluation.evaluate(net._net, data, executables)
 
 
 def plan_without_rows(net):
-    """The plan of a training step in which this process has no row of the batch."""
+    """The launches of a training step in which this process has no row of the batch."""
     network = net._net
     network.prepare_training()
-    shard = BatchShard(1, 1, 0, network.group)
-    return Plan(network, 0, loop.STEP, shard)
+    return _sections(Executable(network, Task(datasets.STEP, (BatchShard(1, 1, 0, network.group),)), {}))
 
 
 def round_before_each_step(monkeypatch):
@@ -152,7 +169,8 @@ def round_before_each_step(monkeypatch):
 
 def rounded_copy(plan):
     """The copy in bfloat16 of all parameters, which a plan's products read."""
-    return plan._bound._variables["theta_bfloat16"]
+    (found,) = [b for b in plan.step._buffers if b.dtype == np.uint16 and b.ndim == 1 and b is not plan.x]
+    return found
 
 
 # --- recorded steps --------------------------------------------------------------------------------------------------
@@ -184,27 +202,23 @@ def program_of(net, rows, **options):
     network = net._net
     network.apply_attribute_changes()
     network.prepare_training()
-    return recorded.recorded_step(network, rows, BatchShard.of(rows), recorded.StepOptions(**options)).program
+    return recorded.recorded_step(network, BatchShard.of(rows), recorded.StepOptions(**options)).program
 
 
 # --- compiled epochs and CUDA graphs ---------------------------------------------------------------------------------
 
 
 def record_calls(monkeypatch):
-    """A list that gets an entry each time an epoch is compiled for networks of one architecture."""
-    calls, record = [], fused_epochs._record_epochs
-    monkeypatch.setattr(fused_epochs, "_record_epochs", lambda *given: calls.append(given) or record(*given))
+    """A list that gets an entry each time an executable is made for training."""
+    calls = []
+
+    def make(net, task, arrays):
+        if task.options.update:
+            calls.append(task)
+        return Executable(net, task, arrays)
+
+    monkeypatch.setattr(cache, "Executable", make)
     return calls
-
-
-def epochs_cached():
-    """The number of compiled epochs that the cache holds."""
-    return len(recording_cache._cache.recordings)
-
-
-def cache_is_empty():
-    """True if the cache holds no compiled epoch and no network uses one."""
-    return not recording_cache._cache.recordings and not recording_cache._cache.users
 
 
 def record_captures(monkeypatch):
@@ -212,17 +226,6 @@ def record_captures(monkeypatch):
     calls, capture = [], StreamSet.capture
     monkeypatch.setattr(StreamSet, "capture", lambda self, record: calls.append(self) or capture(self, record))
     return calls
-
-
-def call_after_each_fit(monkeypatch, call):
-    """Call `call` each time one of several networks has been trained."""
-    original = fit.epoch_coroutine
-
-    def then(*given, **options):
-        yield from original(*given, **options)
-        call()
-
-    monkeypatch.setattr(fit, "epoch_coroutine", then)
 
 
 def refuse_graphs(monkeypatch, refuse):
@@ -329,6 +332,7 @@ def reset_device_choice(monkeypatch):
 def use_threads(monkeypatch, count):
     """Run each step in `count` threads, whatever its size."""
     monkeypatch.setattr(compiled_steps, "thread_count_for", lambda work: count)
+    forget_executables()
 
 
 def train_sequentially(monkeypatch):

@@ -3,9 +3,9 @@
 import importlib
 
 LIMITS = {
-    "compiled_seconds": "gpunn.training.loop.POLL_SECONDS",  # that compiled steps run before Python continues
-    "epochs_at_once": "gpunn.training.fused_epochs.MAX_EPOCHS_PER_CALL",  # per call of compiled code
-    "evaluation_rows": "gpunn.training.host_dataset.EVALUATION_ROWS",  # of one batch of an evaluation
+    "compiled_seconds": "gpunn.training.trainer.POLL_SECONDS",  # that compiled steps run before Python continues
+    "epochs_at_once": "gpunn.training.datasets.MAX_EPOCHS",  # per call of compiled code
+    "evaluation_rows": "gpunn.training.datasets.EVALUATION_ROWS",  # of one batch of an evaluation
     "graph_polls": "gpunn.backend.cuda.graph.POLLS_PER_WINDOW",  # of the clock before a deadline
     "graph_rates": "gpunn.backend.cuda.graph.MAX_RATES",  # learning rates stored on the device
     "graph_steps": "gpunn.backend.cuda.graph.MAX_STEPS",  # of one CUDA graph
@@ -13,11 +13,11 @@ LIMITS = {
     "lbfgs_elements": "gpunn.estimators.lbfgs.LBFGS_ELEMENTS",  # of the widest layer in one evaluation of L-BFGS
     "onnx_bytes": "gpunn.interchange.onnx.LIMIT",  # of the numbers in one file
     "progress_seconds": "gpunn.training.callbacks.progress.MIN_REDRAW_SECONDS",  # of the progress bar
-    "rates_at_once": "gpunn.training.fused_epochs.MAX_RATES",  # learning rates of a schedule computed together
-    "recordings": "gpunn.training.recording_cache.MAX_ENTRIES",  # compiled epochs kept for other networks
+    "rates_at_once": "gpunn.training.learning_rates.MAX_RATES",  # learning rates of a schedule computed together
+    "executable_bytes": "gpunn.network.cache.MAX_BYTES",  # of the buffers of free executables
     "thread_work": "gpunn.backend.cpu.executor.MIN_NS_PER_THREAD",  # with which another thread pays off
     "threads": "gpunn.backend.cpu.executor.MAX_THREADS",  # of one step
-    "transfer_bytes": "gpunn.training.host_dataset.BLOCK_BYTES",  # of the rows copied to a device together
+    "transfer_bytes": "gpunn.training.datasets.BLOCK_BYTES",  # of the rows copied to a device together
 }
 
 

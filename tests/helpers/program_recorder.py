@@ -4,7 +4,7 @@ import numpy as np
 
 from gpunn.backend import get as get_backend
 from gpunn.kernels import get as kernel
-from gpunn.network.executable import BoundProgram
+from gpunn.network.binding import BoundProgram
 from gpunn.program import Program
 from gpunn.program.buffers import assign_buffers
 from gpunn.program.groups import SINGLE_PROCESS

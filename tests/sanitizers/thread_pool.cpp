@@ -49,16 +49,13 @@ struct Problem {
     }
   }
 
+  // Runs steps in cycles of 3.
   Int run(Int steps) {
-    return run_steps(tasks.data(), counts.data(), (Int)tasks.size(), 1, nullptr, 0, steps, state, nullptr, 0, STEP,
-                     RATE, BAD, 60.0);
-  }
-
-  void run_epoch(Int steps) {
-    const Section section = {tasks.data(), counts.data(), (Int)tasks.size(), steps};
-    Int position[3] = {0, 0, 0};
-    while (!run_epochs(&section, 1, 1, position, 1, state, nullptr, 0, STEP, RATE, BAD, 60.0)) {
-    }
+    const Section section = {tasks.data(), counts.data(), (Int)tasks.size(), 3};
+    Cycle cycle = {&section, 1, nullptr, state, STEP, RATE, BAD, 1, 0, 0};
+    Int done = 0;
+    while (done < steps) done += run_cycle(&cycle, steps - done, nullptr, 0, nullptr, 0, 60.0);
+    return done;
   }
 
   bool is_right(Int steps) const {
@@ -76,7 +73,7 @@ static void* caller(void* wrong) {
       problem.run(1);
       problem.run(30);
       limit_blas_threads(1);
-      problem.run_epoch(9);
+      problem.run(9);
       limit_blas_threads(0);
       if (!problem.is_right(40)) ((std::atomic<int>*)wrong)->fetch_add(1);
     }

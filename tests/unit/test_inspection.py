@@ -167,8 +167,8 @@ def test_summary_shows_parameters_and_bytes():
     assert repr(text) == str(text)
 
     def plan_bytes(batch_size):
-        (line,) = [s for s in net.summary(batch_size).splitlines() if "training plan" in s]
-        assert f"for {batch_size} rows" in line
+        (line,) = [s for s in net.summary(batch_size).splitlines() if "training step" in s]
+        assert f"on {batch_size} rows" in line
         number, unit = line.split()[-2:]
         return float(number) * {"bytes": 1, "KiB": 1024, "MiB": 1024**2}[unit]
 

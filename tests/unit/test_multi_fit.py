@@ -11,10 +11,10 @@ from helpers.oracles import oracle
 from helpers.user_classes import Square
 
 import gpunn
-from gpunn import backend
 from gpunn.backend.cuda.graph import CaptureWarning
 from gpunn.kernels._compiler import cpu_cache
-from gpunn.training import DivergenceError, fit
+from gpunn.training import DivergenceError
+from gpunn.training.interrupts import Interrupts
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(61, 5))
@@ -186,29 +186,6 @@ def there(**given):
 ALIKE = [{"seed": k, "l2": 0.01 * k, "lr": 0.01 + 0.002 * k, "dropout": 0.2 * (k % 2)} for k in range(5)]
 
 
-def test_networks_on_a_gpu_share_one_graph_bit_for_bit(fake_cupy):
-    """The fake raises on races between branches. Five networks of about 31 nodes per step share one launch."""
-    found = gpunn.fit_many(there, X, LABELS, ALIKE, epochs=5, batch_size=20)
-    together = internals.graphs_run(fake_cupy)
-    fake_cupy.state.calls.clear()
-    for candidate, (made, history) in zip(ALIKE, found, strict=True):
-        (lone,) = gpunn.fit_many(there, X, LABELS, [candidate], epochs=5, batch_size=20)
-        assert lone.history.history == history.history
-        for a, b in zip(made.get_weights(), lone.net.get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b)
-    singly = internals.graphs_run(fake_cupy)
-    assert max(together) > 4 * min(singly) and len(together) * 4 < len(singly)
-
-
-def test_branches_without_matrix_products_allocate_no_workspace(fake_cupy, monkeypatch):
-    """Steps of full and of last batches have matrix products; the end of an epoch has none."""
-    made = []
-    monkeypatch.setattr(type(backend.get("cuda")), "allocate_workspace", lambda self, stream: made.append(stream))
-    gpunn.fit_many(there, X, LABELS, ALIKE[:3], epochs=6, batch_size=45)
-    graphs = {count for count in internals.graphs_run(fake_cupy) if count <= 3}
-    assert graphs == {3} and len(made) == 2 * 3
-
-
 def test_a_failed_capture_of_several_networks_gives_its_reason(fake_cupy, monkeypatch):
     def refuses(self, steps, with_schedule):
         raise MemoryError("no room")
@@ -271,7 +248,6 @@ def test_networks_of_one_structure_are_recorded_once(recorded):
     for candidate, fitted in zip(same, found, strict=True):
         assert_same(fitted, fit_alone(candidate, LABELS, epochs=3, batch_size=20))
     assert len(recorded) == 1
-    assert internals.cache_is_empty()
 
 
 def test_networks_with_normalization_are_recorded_once_and_keep_their_statistics(recorded):
@@ -296,10 +272,10 @@ def test_a_network_with_the_same_array_as_x_and_y_is_recorded_each_time(recorded
         return made.compile("adam", "half_squared_error", device="cpu")
 
     found = gpunn.fit_many(mirror, X, X, [{"seed": 1}, {"seed": 2}], epochs=3)
+    assert len(recorded) == 2
     for k, fitted in enumerate(found):
         wanted = mirror(k + 1)
         assert_same(fitted, (wanted, wanted.fit(X, X, epochs=3, verbose=0)))
-    assert len(recorded) == 2
 
 
 OTHERS = {
@@ -345,18 +321,16 @@ def test_a_user_defined_activation_is_recorded_for_each_network(recorded):
         return made.compile("sgd", "half_squared_error", device="cpu")
 
     found = gpunn.fit_many(user_defined, X, VALUES, [{}, {}], epochs=2)
+    assert len(recorded) == 2
     for fitted in found:
         wanted = user_defined()
         assert_same(fitted, (wanted, wanted.fit(X, VALUES, epochs=2, verbose=0)))
-    assert len(recorded) == 2
 
 
-def test_the_cache_of_recordings_is_limited(recorded, monkeypatch):
-    limits.set(monkeypatch, "recordings", 1)
-    waiting = []
-    internals.call_after_each_fit(monkeypatch, lambda: waiting.append(internals.epochs_cached()))
+def test_the_cache_of_executables_is_limited(recorded, monkeypatch):
+    limits.set(monkeypatch, "executable_bytes", 0)
     gpunn.fit_many(build, X, LABELS, [{"width": 3}, {"width": 4}, {"width": 3}], epochs=1)
-    assert waiting == [1, 1, 1] and len(recorded) == 3
+    assert len(recorded) == 3
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -440,15 +414,19 @@ def test_l2_is_refused_if_no_layer_has_it():
         gpunn.fit_many(bare, X, X, [{"l2": 0.1}])
 
 
-def test_an_interrupted_fit_keeps_its_completed_epochs():
+def test_an_interrupted_fit_keeps_its_completed_epochs(monkeypatch):
     made = net(seed=1)
-    running = fit.epoch_coroutine(made, (X, LABELS.astype(np.int32), None), batch_size=20, epochs=9, order_of=None)
-    runner = next(running)
-    runner.epochs = 4  # the interrupt came after four epochs
-    while not runner.run(1.0):
-        pass
-    with pytest.raises(KeyboardInterrupt):
-        running.throw(KeyboardInterrupt)
+    limits.set(monkeypatch, "compiled_seconds", 0.0)  # the trainer sees every step
+    checks = iter(range(4 * 4 - 1))
+
+    def interrupt(self):
+        if next(checks, None) is None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupts, "check", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            made.fit(X, LABELS, batch_size=20, epochs=9, shuffle=False, verbose=0)
     wanted = net(seed=1)
     history = wanted.fit(X, LABELS, batch_size=20, epochs=4, shuffle=False, verbose=0)
     assert internals.epochs_taken(made) == 4 and len(history.epoch) == 4

@@ -67,10 +67,10 @@ def test_all_arrays_have_the_dtype(dtype):
     net.fit(X.astype(np.float64), y, batch_size=8, epochs=2, verbose=0, sample_weight=np.linspace(0.5, 2, 20))
     inner = internals.network(net)
     options = StepOptions(training=True, loss=True, backward=True, update=True, weighted=True)
-    with inner.plan(8, options) as plan:
-        tensors = [x for op in plan.program.ops for x in op.outputs if len(x.shape) == 2 or x.name == "row_losses"]
-        assert len(tensors) >= 7 and {x.dtype for x in tensors} == {np.dtype(dtype)}
-        assert plan.w.dtype == inner.gradient.dtype == dtype
+    program = internals.program_of(net, 8, **vars(options))
+    tensors = [x for op in program.ops for x in op.outputs if len(x.shape) == 2 or x.name == "row_losses"]
+    assert len(tensors) >= 7 and {x.dtype for x in tensors} == {np.dtype(dtype)}
+    assert inner.gradient.dtype == dtype
     assert {m.dtype for m in inner.slots.values()} == {np.dtype(dtype)}
     assert net.predict(X).dtype == dtype
     assert {w.dtype for w in net.get_weights()} == {np.dtype(dtype)}
@@ -257,12 +257,18 @@ def test_threads_can_predict_with_one_network_concurrently():
     assert not wrong
 
 
-def test_the_pool_of_plans_is_bounded():
+def test_the_memory_of_free_executables_is_limited(monkeypatch):
     net = _classifier((6, 5, 4))
     X, y = _rows(64, 6, 4)
+    net.train_on_batch(X[:30], y[:30])
+    assert internals.executables_kept(net) == 1
+    internals.limit_executables(monkeypatch, 1 << 15)
     for n in range(1, 40):
         net.train_on_batch(X[:n], y[:n])
-    assert internals.plans_kept(net) <= 8
+    assert 1 < internals.executables_kept(net) < 20
+    internals.limit_executables(monkeypatch, 0)
+    net.train_on_batch(X[:3], y[:3])
+    assert internals.executables_kept(net) == 0
 
 
 def test_a_copy_trains_independently():

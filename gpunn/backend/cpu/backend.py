@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,13 +10,12 @@ import numpy as np
 
 from ...program import Op, Rule
 from ..arrays import to_host
-from ..base import Backend, Launch, OnFallback
-from ..concurrency import EpochCoroutine, run_in_threads
-from ..epoch_runner import BufferRebinder, EpochRunner, Section, build_epoch_runner, make_rebinder
+from ..base import Backend, OnFallback
+from ..executor import Executor, Launch
 from ..matmul import bind_xp_matmul
 from . import native, rules
 from .blas import bind_gemm, bind_small_gemm, single_threaded_blas, thread_count
-from .executor import compile_blocks, compile_launches
+from .executor import build_executor, compile_launches, maximum_threads
 
 
 class CPUBackend(Backend):
@@ -58,21 +57,22 @@ class CPUBackend(Backend):
     def lower_precision_error(self, *, explicit: bool) -> str:
         return "is for GPUs, and the device is the CPU; leave precision out" if explicit else ""
 
+    def executor_key(self) -> Any:
+        return self.device, maximum_threads()
+
     def compile(
         self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
     ) -> list[Launch]:
         return compile_launches(launches, flush=flush)
 
-    def epoch_runner(self, sections: Sequence[Section], state: Any, *, flush: bool = False) -> EpochRunner:
-        return build_epoch_runner(sections, state, flush=flush)
-
-    def make_rebindable(self, runner: EpochRunner, arrays: Sequence[Any]) -> BufferRebinder | None:
-        return make_rebinder(runner, arrays)
-
-    def bind_blocks(self, launches: Sequence[Launch], block_arrays: Sequence[Any]) -> Any:
-        return compile_blocks(launches, block_arrays)
-
-    def run_concurrently(
-        self, coroutines: Sequence[EpochCoroutine], seconds: float, poll_interrupt: Callable[[], None]
-    ) -> None:
-        run_in_threads(coroutines, seconds, poll_interrupt, min(self.max_concurrent_fits(), len(coroutines)))
+    def executor(
+        self,
+        sections: Sequence[Sequence[Launch]],
+        state: Any,
+        end: Sequence[Launch] = (),
+        *,
+        flush: bool = False,
+        arrays: Mapping[str, Any] | None = None,
+        on_fallback: OnFallback | None = None,
+    ) -> Executor:
+        return build_executor(sections, state, end, flush=flush, arrays=arrays or {})

@@ -5,10 +5,40 @@
 #include "blas.h"
 #include "thread_pool.h"
 
+// The tasks of all threads, run `times` times in a row.
+struct Section {
+  const Task* const* tasks;
+  const Int* counts;
+  Int threads;
+  Int times;
+};
+
 // An address that advances by `bytes` after each step.
 struct PointerStep {
   void** address;
   Int bytes;
+};
+
+// Sections that run in turn, again and again. `end` runs after the last one; it is null or has one list of tasks.
+struct Cycle {
+  const Section* sections;
+  Int count;
+  const Section* end;
+  double* state;
+  Int step_index;  // entries of `state`: the optimizer's step, its learning rate, the flag of a non-finite step
+  Int rate_index;
+  Int nonfinite_index;
+  Int flush;
+  Int section;  // the position: a section, and how many times it has run
+  Int iteration;
+};
+
+// What one call changes from step to step: learning rates from the optimizer's step `first` on, or null; addresses.
+struct Changes {
+  const double* rates;
+  Int first;
+  const PointerStep* moves;
+  Int n_moves;
 };
 
 static double now() {
@@ -37,34 +67,34 @@ static void run_serially(const Task* const* tasks, const Int* counts, Int thread
 }
 
 // Runs every thread's tasks `steps` times, at least once. Returns the number of steps done: fewer if `seconds` have
-// passed or a step set the flag state[nonfinite_index]. `rates` holds the learning rates of the optimizer's steps from
-// `first` on, or is null. `moves` are applied after each step.
-extern "C" Int run_steps(const Task* const* tasks, const Int* counts, Int threads, Int flush, const PointerStep* moves,
-                         Int n_moves, Int steps, double* state, const double* rates, Int first, Int step_index,
-                         Int rate_index, Int nonfinite_index, double seconds) {
+// passed or a step set the flag.
+static Int run_steps(const Section& section, const Cycle& cycle, const Changes& changes, Int steps, double seconds) {
+  const Int threads = section.threads;
+  double* const state = cycle.state;
   const double begin = steps > 1 ? now() : 0.0;
   const SingleThreadedBlas blas(threads > 1);
-  const FlushDenormals denormals(flush != 0);
+  const FlushDenormals denormals(cycle.flush != 0);
   ThreadPool* pool = threads > 1 ? thread_pool() : nullptr;
   const bool locked = pool && pthread_mutex_trylock(&pool->caller) == 0;
   const bool parallel = locked && pool->grow(threads);
-  if (parallel) pool->begin(Job{tasks, counts, flush != 0}, threads);
+  if (parallel) pool->begin(Job{section.tasks, section.counts, cycle.flush != 0}, threads);
   Int next_poll = 1, done = 0;
   for (;;) {
-    if (rates) state[rate_index] = rates[(Int)state[step_index] - first];
+    if (changes.rates) state[cycle.rate_index] = changes.rates[(Int)state[cycle.step_index] - changes.first];
     if (parallel) {
       pool->barrier();
       pool->run_tasks(0);
       pool->barrier();
     } else if (threads > 1) {
-      run_serially(tasks, counts, threads);
+      run_serially(section.tasks, section.counts, threads);
     } else {
-      const Task* task = tasks[0];
-      for (Int k = counts[0]; k > 0; --k, ++task) task->run(task->pointers, task->sizes, task->scalars);
+      const Task* task = section.tasks[0];
+      for (Int k = section.counts[0]; k > 0; --k, ++task) task->run(task->pointers, task->sizes, task->scalars);
     }
     ++done;
-    for (Int k = 0; k < n_moves; ++k) *moves[k].address = (char*)*moves[k].address + moves[k].bytes;
-    if (done == steps || (state && state[nonfinite_index] != 0.0)) break;
+    for (const PointerStep* move = changes.moves; move < changes.moves + changes.n_moves; ++move)
+      *move->address = (char*)*move->address + move->bytes;
+    if (done == steps || state[cycle.nonfinite_index] != 0.0) break;
     if (done == next_poll) {
       const double passed = now() - begin;
       if (passed >= seconds) break;
@@ -79,34 +109,27 @@ extern "C" Int run_steps(const Task* const* tasks, const Int* counts, Int thread
   return done;
 }
 
-// The tasks of one part of an epoch, run `times` times.
-struct Section {
-  const Task* const* tasks;
-  const Int* counts;
-  Int threads;
-  Int times;
-};
-
-// Continues at position (epochs, sections, iterations done) until `epochs` are done or a step set the flag, which
-// returns 1, or until `seconds` have passed, which returns 0. A rate is read before each call of run_steps: `rates`
-// holds one more than there are steps.
-extern "C" Int run_epochs(const Section* sections, Int count, Int epochs, Int* position, Int flush, double* state,
-                          const double* rates, Int first, Int step_index, Int rate_index, Int nonfinite_index,
-                          double seconds) {
-  const double begin = now();
-  bool started = false;
-  for (; position[0] < epochs; ++position[0], position[1] = 0)
-    for (; position[1] < count; ++position[1], position[2] = 0) {
-      const Section& section = sections[position[1]];
-      while (position[2] < section.times) {
-        const double left = seconds - (now() - begin);
-        if (started && left <= 0.0) return 0;
-        position[2] +=
-            run_steps(section.tasks, section.counts, section.threads, flush, nullptr, 0, section.times - position[2],
-                      state, rates, first, step_index, rate_index, nonfinite_index, left);
-        started = true;
-        if (state[nonfinite_index] != 0.0) return 1;
+// Runs steps from the cycle's position on and returns their number: `steps`, or fewer if `seconds` have passed or a step
+// set the flag.
+extern "C" Int run_cycle(Cycle* cycle, Int steps, const double* rates, Int first, const PointerStep* moves, Int n_moves,
+                         double seconds) {
+  const double begin = steps > 1 ? now() : 0.0;
+  const Changes changes = {rates, first, moves, n_moves}, none = {nullptr, 0, nullptr, 0};
+  for (Int done = 0;;) {
+    const Section& section = cycle->sections[cycle->section];
+    const Int left = section.times - cycle->iteration, wanted = steps - done;
+    const double passed = done ? now() - begin : 0.0;
+    const Int ran = run_steps(section, *cycle, changes, left < wanted ? left : wanted, seconds - passed);
+    done += ran;
+    cycle->iteration += ran;
+    if (cycle->state[cycle->nonfinite_index] != 0.0) return done;
+    if (cycle->iteration == section.times) {
+      cycle->iteration = 0;
+      if (++cycle->section == cycle->count) {
+        cycle->section = 0;
+        if (cycle->end) run_steps(*cycle->end, *cycle, none, 1, 0.0);
       }
     }
-  return 1;
+    if (done == steps || (now() - begin >= seconds)) return done;
+  }
 }

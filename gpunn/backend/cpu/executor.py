@@ -8,159 +8,243 @@ and the number of threads only, so equal thread counts give equal results, bit f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from ctypes import Structure, addressof, c_double, c_longlong, c_void_p, sizeof
-from itertools import groupby
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from ctypes import Structure, addressof, byref, c_double, c_longlong, c_ulonglong, c_void_p
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 
 from ...kernels._compiler.compiled_launch import CompiledLaunch, ThreadTask, address_of, byte_range
-from ...kernels.state import StateEntry
+from ...kernels.state import SIZE, StateEntry
 from ...program.ranges import Access, Range, Tracker
+from ..executor import POLL_SECONDS, Executor, Launch, group_runs, position
 from . import blas, native
 
 MIN_NS_PER_THREAD = 12_000.0  # estimated work for which one more thread pays off
 MAX_THREADS = 256
-STATE_INDICES = [c_longlong(int(s)) for s in (StateEntry.STEP, StateEntry.LR, StateEntry.NONFINITE_STEP)]
 
-_ONE, _ZERO, _NO_LIMIT = c_longlong(1), c_longlong(0), c_double(0)
+_NO_STATE = np.zeros(SIZE)
 
 
 class _Task(Structure):
     _fields_ = [(name, c_void_p) for name in ("run", "pointers", "sizes", "scalars")]
 
 
+class _Section(Structure):
+    _fields_ = [("tasks", c_void_p), ("counts", c_void_p), ("threads", c_longlong), ("times", c_longlong)]
+
+
 class _PointerStep(Structure):
     _fields_ = [("address", c_void_p), ("bytes", c_longlong)]
 
 
-class CompiledProgram:
-    """Compiled launches that run as one.
+class _Cycle(Structure):
+    _fields_ = [
+        ("sections", c_void_p),
+        ("count", c_longlong),
+        ("end", c_void_p),
+        ("state", c_void_p),
+        ("step_index", c_longlong),
+        ("rate_index", c_longlong),
+        ("nonfinite_index", c_longlong),
+        ("flush", c_longlong),
+        ("section", c_longlong),
+        ("iteration", c_longlong),
+    ]
 
-    A call runs them once, in order. `repeat` runs them for many steps, `run_blocks` for many blocks of larger arrays.
 
-    flush         treat subnormal numbers as 0 while it runs, as a GPU does
-    threads       number of threads; None derives it from the estimated work
-    block_arrays  arrays that `run_blocks` replaces with blocks of larger ones
+class _Tasks:
+    """The tasks of one section for all threads, in C. `pointers` collects the addresses of their arrays."""
+
+    def __init__(self, launches: Sequence[CompiledLaunch], threads: int | None, pointers: list[int]) -> None:
+        if threads is None:
+            threads = thread_count_for(sum(launch.estimated_ns for launch in launches))
+        self.lists = [list(launches)] if threads == 1 else partition(launches, threads)
+        tasks = [launch for each in self.lists for launch in each if launch is not None]
+        self._launches = {*launches, *tasks}
+        self._first = len(pointers)
+        for launch in tasks:
+            pointers += [address or 0 for address in launch.pointers]
+
+    def section(self, table: int) -> _Section:
+        """The section, whose pointers begin at the address `table`."""
+        at, arrays = table + 8 * self._first, []
+        for each in self.lists:
+            tasks = (_Task * max(1, len(each)))()
+            for k, launch in enumerate(each):
+                if launch is not None:
+                    run, _, sizes, scalars = launch.node
+                    tasks[k] = _Task(run, at, sizes, scalars)
+                    at += 8 * len(launch.pointers)
+            arrays.append(tasks)
+        self._arrays = arrays
+        self._tasks = (c_void_p * len(arrays))(*map(addressof, arrays))
+        self._counts = (c_longlong * len(arrays))(*map(len, self.lists))
+        return _Section(addressof(self._tasks), addressof(self._counts), len(arrays), 1)
+
+    def release(self, ranges: Sequence[Range]) -> None:
+        """Forget arrays in these ranges of addresses, which belong to callers; other arrays are the launches' own."""
+        for launch in self._launches:
+            launch.arrays = [a for a in launch.arrays if not _within(byte_range(a), ranges)]
+
+
+class CompiledExecutor(Executor):
+    """Sections of compiled launches, which run without Python in between.
+
+    Parameters
+    ----------
+    sections, state, end
+        As in `Executor`.
+    flush : bool
+        Treat subnormal numbers as 0 while it runs, as a GPU does.
+    arrays : mapping of str to array
+        Arrays that `rebind` and `run_blocks` may exchange. The executor keeps no reference to them.
+    threads : int, optional
+        Number of threads; None derives it from the estimated work.
     """
 
     def __init__(
         self,
-        launches: Sequence[CompiledLaunch],
+        sections: Sequence[Sequence[CompiledLaunch]],
+        state: np.ndarray,
+        end: Sequence[CompiledLaunch] = (),
         *,
         flush: bool = False,
+        arrays: Mapping[str, np.ndarray] | None = None,
         threads: int | None = None,
-        block_arrays: Sequence[np.ndarray] = (),
     ) -> None:
         library = native.executor_library()
         assert library is not None
-        self.launches = list(launches)
-        self.count = len(self.launches)
-        if threads is None:
-            threads = thread_count_for(sum(launch.estimated_ns for launch in self.launches))
-        self._partition = [self.launches] if threads == 1 else partition(self.launches, threads)
-        self.threads = len(self._partition)
-        self._tasks = [
-            (_Task * max(1, len(each)))(*(_Task() if launch is None else _Task(*launch.node) for launch in each))
-            for each in self._partition
-        ]
-        self._lists = (c_void_p * self.threads)(*map(addressof, self._tasks))
-        self._counts = (c_longlong * self.threads)(*map(len, self._partition))
-        self._run = library.run_steps
-        self._block_addresses = [self._addresses_in(array) for array in block_arrays]
-        moves = [
-            _PointerStep(addressof(address), size)
-            for addresses, size in self._block_addresses
-            for address, _ in addresses
-        ]
-        self._moves = (_PointerStep * max(1, len(moves)))(*moves)
-        self._move_arguments = (c_void_p(addressof(self._moves)), c_longlong(len(moves)))
-        self._fixed_args = (
-            c_void_p(addressof(self._lists)),
-            c_void_p(addressof(self._counts)),
-            c_longlong(self.threads),
-            c_longlong(flush),
+        self._run_cycle = library.run_cycle
+        pointers: list[int] = []
+        self._tasks = [_Tasks(launches, threads, pointers) for launches in sections]
+        self._end = _Tasks(end, 1, pointers) if end else None
+        self._table = np.array(pointers, np.uint64)
+        table = address_of(self._table)
+        self._sections = (_Section * len(sections))(*(tasks.section(table) for tasks in self._tasks))
+        self._end_section = None if self._end is None else self._end.section(table)
+        self.threads = max(section.threads for section in self._sections)
+        self._index(arrays or {}, pointers)
+        self._bound["state"] = byte_range(state)[0]
+        self._cycle = _Cycle(
+            addressof(self._sections),
+            len(self._sections),
+            None if self._end_section is None else addressof(self._end_section),
+            self._bound["state"],
+            *(int(entry) for entry in (StateEntry.STEP, StateEntry.LR, StateEntry.NONFINITE_STEP)),
+            flush,
         )
-        self._single_run_args = (*self._fixed_args, None, _ZERO, _ONE, None, None, _ZERO, *STATE_INDICES, _NO_LIMIT)
+        self._pointer = byref(self._cycle)
+        self._once = (self._pointer, 1, None, 0, None, 0, 0.0)
 
-    @property
-    def task_tables(self) -> tuple[int, int]:
-        """Addresses of the threads' task lists and of their lengths."""
-        return addressof(self._lists), addressof(self._counts)
+    def _index(self, arrays: Mapping[str, np.ndarray], pointers: Sequence[int]) -> None:
+        """Find the addresses that point into arrays."""
+        self.rebindable = not _overlap(arrays.values())
+        self._first_ranges = [byte_range(array) for array in arrays.values()]
+        self._words = (c_ulonglong * len(pointers)).from_buffer(self._table.data)
+        self._places: dict[str, list[tuple[int, int]]] = {}  # where an array's addresses are, and their offsets in it
+        self._sizes: dict[str, int] = {}
+        self._bound: dict[str, int] = {}
+        for name, array in arrays.items():
+            low, high = byte_range(array)
+            self._places[name] = [(k, address - low) for k, address in enumerate(pointers) if low <= address < high]
+            self._bound[name] = low
+            self._sizes[name] = array.nbytes
+        self._moves: dict[tuple[str, ...], Any] = {}  # for `run_blocks`, by the names of the arrays
+
+    def set_times(self, times: Sequence[int], done: int = 0) -> None:
+        for section, count in zip(self._sections, times, strict=True):
+            section.times = count
+        self._cycle.section, self._cycle.iteration = position(times, done)
+
+    def release(self) -> None:
+        for tasks in (*self._tasks, *([] if self._end is None else [self._end])):
+            tasks.release(self._first_ranges)
+        self._first_ranges = []
 
     def __call__(self) -> None:
-        """Run the launches once, in order."""
-        self._run(*self._single_run_args)
+        """Run one step."""
+        self._run_cycle(*self._once)
 
-    def repeat(
-        self, steps: int, state: np.ndarray, rates: np.ndarray | None = None, first: int = 0, *, seconds: float
-    ) -> int:
-        """Run the launches `steps` times and return how many times they ran.
-
-        It ends early after `seconds`, and when the flag in `state` is set. rates[t − first] is the learning rate of the
-        optimizer's step t; None leaves the rate unchanged.
-        """
-        if rates is not None and (rates.dtype != np.float64 or not rates.flags.c_contiguous or len(rates) < steps):
-            raise ValueError(f"rates must be {steps} contiguous float64 numbers")
-        done: int = self._run(
-            *self._fixed_args,
-            None,
-            _ZERO,
-            c_longlong(steps),
-            c_void_p(state.ctypes.data),
-            None if rates is None else c_void_p(rates.ctypes.data),
-            c_longlong(first),
-            *STATE_INDICES,
-            c_double(seconds),
-        )
+    def run(self, steps: int = 1, *, deadline: float = math.inf, learning_rates: np.ndarray | None = None) -> int:
+        if steps == 1 and learning_rates is None:
+            self._run_cycle(*self._once)
+            return 1
+        rates, first = None, 0
+        if learning_rates is not None:
+            if (
+                learning_rates.dtype != np.float64
+                or not learning_rates.flags.c_contiguous
+                or len(learning_rates) < steps
+            ):
+                raise ValueError(f"learning_rates must be {steps} contiguous float64 numbers")
+            rates = c_void_p(learning_rates.ctypes.data)
+            first = int(c_double.from_address(self._cycle.state + 8 * int(StateEntry.STEP)).value)
+        done: int = self._run_cycle(self._pointer, steps, rates, first, None, 0, deadline)
         return done
 
-    def _addresses_in(self, array: np.ndarray) -> tuple[list[tuple[c_void_p, int]], int]:
-        """The addresses in all tasks that point into `array`, each with its offset in bytes; and the array's bytes.
+    def rebind(self, arrays: Mapping[str, np.ndarray]) -> None:
+        for name, array in arrays.items():
+            self._move(name, byte_range(array)[0])
 
-        ValueError if there is none.
-        """
-        low, high = byte_range(array)
-        found = {}
-        for launch in (launch for each in self._partition for launch in each if launch is not None):
-            for k, address in enumerate(launch.pointers):
-                if address is not None and low <= address < high:
-                    found[addressof(launch.pointers) + k * sizeof(c_void_p)] = address - low
-        if not found:
-            raise ValueError("no launch reads or writes one of the block arrays")
-        return [(c_void_p.from_address(location), offset) for location, offset in found.items()], array.nbytes
+    def _move(self, name: str, address: int) -> None:
+        """Use the array of a name at another address."""
+        if self._bound[name] != address:
+            for k, offset in self._places[name]:
+                self._words[k] = address + offset
+            self._bound[name] = address
+            if name == "state":
+                self._cycle.state = address
 
-    def run_blocks(self, arrays: Sequence[np.ndarray], steps: int, *, seconds: float) -> None:
-        """Run the launches `steps` times, step k on the k-th block of each array, which replaces a block array.
+    def run_blocks(self, steps: int, arrays: Mapping[str, np.ndarray]) -> bool:
+        names = tuple(arrays)
+        if not all(self._places[name] for name in names):
+            return False
+        for name, array in arrays.items():
+            if array.nbytes < steps * self._sizes[name]:
+                raise ValueError(
+                    f"{name} must have {steps} blocks of {self._sizes[name]} bytes, got {array.nbytes} bytes"
+                )
+        before = [self._bound[name] for name in names]
+        for name, array in arrays.items():
+            self._move(name, address_of(array))
+        moves = self._moves.get(names)
+        if moves is None:
+            table = address_of(self._table)
+            each = [_PointerStep(table + 8 * k, self._sizes[name]) for name in names for k, _ in self._places[name]]
+            moves = self._moves[names] = (_PointerStep * len(each))(*each)
+        left = steps
+        while left > 0:  # Python checks for interrupts in between
+            left -= self._run_cycle(self._pointer, left, None, 0, moves, len(moves), POLL_SECONDS)
+        for name, address in zip(names, before, strict=True):
+            self._bound[name] = 0  # the addresses have moved
+            self._move(name, address)
+        return True
 
-        The arrays are contiguous, of the block array's type, with `steps` times its rows. Python checks for interrupts
-        every `seconds`.
-        """
-        for (addresses, size), array in zip(self._block_addresses, arrays, strict=True):
-            if array.nbytes < steps * size:
-                raise ValueError(f"an array must have {steps} blocks of {size} bytes, got {array.nbytes} bytes")
-            begin = address_of(array)
-            for address, offset in addresses:
-                address.value = begin + offset
-        while steps > 0:
-            steps -= self._run(
-                *self._fixed_args,
-                *self._move_arguments,
-                c_longlong(steps),
-                None,
-                None,
-                _ZERO,
-                *STATE_INDICES,
-                c_double(seconds),
-            )
+
+def _within(found: Range, ranges: Sequence[Range]) -> bool:
+    """True if a range of addresses is a part of one of the ranges."""
+    return any(low <= found[0] and found[1] <= high for low, high in ranges)
+
+
+def _overlap(arrays: Iterable[np.ndarray]) -> bool:
+    """True if an address is in two of the arrays, so that it could not be exchanged."""
+    ranges = sorted(byte_range(array) for array in arrays if array.size)
+    return any(before[1] > after[0] for before, after in pairwise(ranges))
 
 
 def thread_count_for(work: float) -> int:
     """The number of threads that pay off for `work` nanoseconds."""
     if work < 2 * MIN_NS_PER_THREAD:
         return 1
-    return min(blas.thread_count(), MAX_THREADS, int(work / MIN_NS_PER_THREAD))
+    return min(maximum_threads(), int(work / MIN_NS_PER_THREAD))
+
+
+def maximum_threads() -> int:
+    """The number of threads of the largest step."""
+    return min(blas.thread_count(), MAX_THREADS)
 
 
 def partition(launches: Iterable[CompiledLaunch], threads: int) -> list[list[CompiledLaunch | None]]:
@@ -196,33 +280,24 @@ def _bytes(ranges: Iterable[Range]) -> list[Access]:
     return [("", start, end) for start, end in ranges]
 
 
-def compile_launches(launches: Sequence[Callable[[], Any]], *, flush: bool = False) -> list[Callable[[], Any]]:
-    """The same launches, with each run of compiled ones in a `CompiledProgram`."""
+def compile_launches(launches: Sequence[Launch], *, flush: bool = False) -> list[Launch]:
+    """The same launches, with each run of compiled ones as one launch."""
     if native.executor_library() is None:
         return list(launches)
-    return group_runs(launches, CompiledLaunch, lambda each: [CompiledProgram(each, flush=flush)])
+    return group_runs(launches, CompiledLaunch, lambda each: [CompiledExecutor([each], _NO_STATE, flush=flush)])
 
 
-def group_runs(
-    launches: Sequence[Callable[[], Any]], kind: type, make: Callable[[list[Any]], Iterable[Callable[[], Any]]]
-) -> list[Callable[[], Any]]:
-    """The same launches, with each run of consecutive ones of that kind replaced by what `make` returns for it."""
-    grouped: list[Callable[[], Any]] = []
-    for matches, group in groupby(launches, lambda launch: isinstance(launch, kind)):
-        each = list(group)
-        grouped += make(each) if matches else each
-    return grouped
-
-
-def compile_blocks(launches: Sequence[Callable[[], Any]], block_arrays: Sequence[np.ndarray]) -> CompiledProgram | None:
-    """A program with `run_blocks`, or None if a launch is not compiled or none uses one of the block arrays."""
-    if native.executor_library() is None or not launches:
-        return None
-    compiled = [launch for launch in launches if isinstance(launch, CompiledLaunch)]
-    if len(compiled) < len(launches):
-        return None
-    try:
-        # clones, so that other programs with these launches keep their addresses
-        return CompiledProgram([launch.clone() for launch in compiled], block_arrays=block_arrays)
-    except ValueError:
-        return None
+def build_executor(
+    sections: Sequence[Sequence[Launch]],
+    state: np.ndarray,
+    end: Sequence[Launch],
+    *,
+    flush: bool,
+    arrays: Mapping[str, np.ndarray],
+) -> Executor:
+    """The executor of these sections, compiled if all launches are."""
+    launches = [launch for each in (*sections, end) for launch in each]
+    if native.executor_library() is None or not all(isinstance(launch, CompiledLaunch) for launch in launches):
+        return Executor([compile_launches(each, flush=flush) for each in sections], state, end)
+    compiled = cast("Sequence[Sequence[CompiledLaunch]]", sections)
+    return CompiledExecutor(compiled, state, cast("Sequence[CompiledLaunch]", end), flush=flush, arrays=arrays)

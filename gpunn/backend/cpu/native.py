@@ -54,9 +54,14 @@ def _compile(file: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(cpu_cache.compile_source(text, command, (*FLAGS, *defines))))
     except (OSError, cpu_cache.CompileError):
         return None
-    for function in ("run_steps", "run_epochs", "vector_bytes"):
+    pointer, integer = ctypes.c_void_p, ctypes.c_longlong
+    for function, arguments in (
+        ("run_cycle", (pointer, integer, pointer, integer, pointer, integer, ctypes.c_double)),
+        ("vector_bytes", ()),
+    ):
         if hasattr(library, function):
-            getattr(library, function).restype = ctypes.c_longlong
+            getattr(library, function).argtypes = arguments
+            getattr(library, function).restype = integer
     return library
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -12,14 +12,13 @@ import numpy as np
 
 from ...program import Op, Rule
 from ..arrays import is_device_array, to_host
-from ..base import AllReducer, Backend, Communicator, Launch, OnFallback, TransferBuffer
-from ..concurrency import EpochCoroutine, run_round_robin
+from ..base import AllReducer, Backend, Communicator, OnFallback, TransferBuffer
 from ..errors import DeviceError
+from ..executor import Launch
 from .errors import forked
 from .graph import build_graphs
 from .matmul import UNIT_ROUNDOFF, GpuMatmul
 from .memory import is_out_of_memory, out_of_memory
-from .multi_network import EpochCombiner
 from .nccl import Nccl
 from .pinned import PinnedBuffer
 from .rules import OPS, FusionRules
@@ -132,11 +131,6 @@ class CUDABackend(Backend):
     ) -> list[Launch]:
         # `flush` changes nothing: CuPy compiles kernels with subnormal numbers flushed to 0
         return build_graphs(self, launches, on_fallback)
-
-    def run_concurrently(
-        self, coroutines: Sequence[EpochCoroutine], seconds: float, poll_interrupt: Callable[[], None]
-    ) -> None:
-        run_round_robin(coroutines, seconds, poll_interrupt, EpochCombiner(self))
 
 
 class _DeviceContext:

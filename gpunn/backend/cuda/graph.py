@@ -16,7 +16,7 @@ import numpy as np
 
 from ...kernels import DeviceLaunch
 from ...kernels import get as kernel
-from ..cpu.executor import group_runs
+from ..executor import group_runs
 from .capture import StreamSet
 from .stream_scheduler import START, ScheduledLaunch, assign_streams
 

@@ -20,8 +20,8 @@ from ...program.bfloat16 import BFLOAT16, is_stored_in_bfloat16
 from ...program.rewrite import Call, parse
 from ...program.tensor import View
 from ..activation_rules import Declared, bias_activation_rules, declared_activations
-from ..base import Launch
 from ..errors import OpRefused
+from ..executor import Launch
 from .layouts import EPILOGUES, Unsupported, gemm_call, mask_bytes
 from .matmul import GpuMatmul
 

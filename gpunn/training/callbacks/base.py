@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -70,6 +71,13 @@ class Callback:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore a state from `get_state`. A resumed fit calls this after `on_train_begin`."""
+
+    def undecided_epochs(self) -> float:
+        """Return the number of epochs that may run before this callback must see the results of each of them.
+
+        With more than 1, hooks at the ends of several epochs may run one after another. 1 by default.
+        """
+        return 1.0
 
     def set_model(self, model: Any) -> None:
         """Set `model`, once before training."""
@@ -149,3 +157,7 @@ class CallbackList:
         """Call one hook on every callback."""
         for callback in self.callbacks:
             getattr(callback, hook)(*arguments)
+
+    def undecided_epochs(self) -> float:
+        """Return the number of epochs that may run before a callback must see the results of each of them."""
+        return min((callback.undecided_epochs() for callback in self.callbacks), default=math.inf)

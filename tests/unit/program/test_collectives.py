@@ -9,10 +9,10 @@ from helpers.threaded_group import ThreadedGroup
 
 import gpunn
 from gpunn.backend import get as get_backend
-from gpunn.backend.launches import execute
+from gpunn.backend.executor import execute
 from gpunn.kernels import get as kernel
 from gpunn.kernels.state import SIZE, StateEntry
-from gpunn.network.executable import BoundProgram
+from gpunn.network.binding import BoundProgram
 from gpunn.program import Program, Rule, first_row, rewrite
 from gpunn.program.buffers import assign_buffers
 from gpunn.program.collectives import insert_all_reduces

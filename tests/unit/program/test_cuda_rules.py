@@ -11,7 +11,7 @@ from helpers.programs import Interpreter, accepting, matrix_ops, names, products
 import gpunn
 from gpunn.backend import to_host
 from gpunn.backend.cuda.rules import OPS, FusionRules
-from gpunn.backend.launches import execute
+from gpunn.backend.executor import execute
 from gpunn.kernels import activation_kernels
 from gpunn.kernels import get as kernel
 from gpunn.kernels.state import StateEntry

@@ -6,7 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
-from helpers import internals
+from helpers import internals, limits
 from helpers.messages import naming
 from helpers.networks import classifier_builder
 from helpers.oracles import oracle
@@ -330,11 +330,11 @@ def _by_batches(net):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [_by_fit, _by_batches])
-def test_batches_of_any_sizes_take_bounded_memory(way):
-    """At most eight sizes are cached. A plan for 400 rows has about 1 MB: 160 sizes without a bound used 80 MB."""
+def test_batches_of_any_sizes_take_bounded_memory(way, monkeypatch):
+    """An executable for 400 rows has about 1 MB: 160 sizes without a bound used 80 MB."""
+    limits.set(monkeypatch, "executable_bytes", 4_000_000)
     net = _wide()
     grown, peak = _growth(way(net))
-    assert internals.batch_sizes_kept(net) <= 8
     assert grown < 6e6 and peak < 12e6
 
 

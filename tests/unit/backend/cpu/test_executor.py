@@ -1,4 +1,4 @@
-"""Compiled execution of recorded steps: order, threads, and blocks of larger arrays."""
+"""Execution of recorded steps: order, sections, threads, other arrays, and blocks of larger arrays."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from helpers import internals, limits
 
 import gpunn
+from gpunn import backend
 from gpunn.backend.cpu import blas, executor, native
 from gpunn.kernels import all_kernels
 from gpunn.kernels import get as kernel
@@ -43,41 +44,45 @@ def test_compiled_launches_run_in_order_with_python_between(state):
 
     launches = [tick(state), tick(state), python, tick(state), python, tick(state)]
     joined = executor.compile_launches(launches)
-    assert [isinstance(launch, executor.CompiledProgram) for launch in joined] == [True, False, True, False, True]
+    assert [isinstance(launch, executor.CompiledExecutor) for launch in joined] == [True, False, True, False, True]
     for launch in joined:
         launch()
     assert seen == [(2, 4), (3, 6)]
     assert state[StateEntry.STEP] == 4
 
 
-def test_repeat_runs_the_given_number_of_steps(state):
-    program = executor.CompiledProgram([tick(state), tick(state)])
+def executor_of(launches, state=None, **options):
+    """The compiled executor of one section."""
+    return executor.CompiledExecutor([launches], np.zeros(SIZE) if state is None else state, **options)
+
+
+def test_run_takes_the_given_number_of_steps(state):
+    program = executor_of([tick(state), tick(state)], state)
     for steps in (1, 2, 7, 1000):
         before = state[StateEntry.STEP]
-        assert program.repeat(steps, state, seconds=60.0) == steps
+        assert program.run(steps, deadline=60.0) == steps
         assert state[StateEntry.STEP] == before + 2 * steps
 
 
-def test_repeat_stops_when_the_flag_is_set(state):
+def test_run_stops_when_the_flag_is_set(state):
     x = np.zeros(1)
-    program = executor.CompiledProgram([kernel("sum_all").bind(x, out=state[StateEntry.LOSS : StateEntry.LOSS + 1]),
-                          kernel("check_finite").bind(out=state, count=1, limit=1.0), tick(state)])  # fmt: skip
-    assert program.repeat(5, state, seconds=60.0) == 5
+    program = executor_of([kernel("sum_all").bind(x, out=state[StateEntry.LOSS : StateEntry.LOSS + 1]),
+                           kernel("check_finite").bind(out=state, count=1, limit=1.0), tick(state)], state)  # fmt: skip
+    assert program.run(5) == 5
     x[0] = np.nan
-    assert program.repeat(5, state, seconds=60.0) == 1
+    assert program.run(5) == 1
     assert state[StateEntry.NONFINITE_STEP] == 1 + 5
 
 
-def test_repeat_returns_after_the_given_seconds():
+def test_run_returns_after_the_deadline(state):
     a = np.zeros((400, 400), "float32")
     out = np.empty_like(a)
     launch = blas.bind_gemm(a, a.copy(), out)
     if launch is None:
         pytest.skip("NumPy's BLAS exports no cblas_gemm")
-    state = np.zeros(SIZE)
-    program = executor.CompiledProgram([launch, tick(state)])
+    program = executor_of([launch, tick(state)], state)
     begin = time.perf_counter()
-    done = program.repeat(10**9, state, seconds=0.05)
+    done = program.run(10**9, deadline=0.05)
     assert 0.04 < time.perf_counter() - begin < 2.0
     assert done == state[StateEntry.STEP] < 10**9
 
@@ -88,14 +93,57 @@ def test_rates_are_indexed_by_optimizer_steps_not_batches(state):
     rates = np.array([0.5, 0.25, 0.125])
     state[StateEntry.STEP] = 10
     launches = [kernel("sum_of_squares").bind(np.ones(1), state, out=seen[:1]), tick(state)]
-    program = executor.CompiledProgram(launches)
-    assert program.repeat(2, state, rates, 10, seconds=60.0) == 2
+    program = executor_of(launches, state)
+    assert program.run(2, learning_rates=rates) == 2
     assert state[StateEntry.LR] == 0.25
     state[StateEntry.EMPTY_BATCH] = 1
-    assert program.repeat(2, state, rates[1:], 11, seconds=60.0) == 2
+    assert program.run(2, learning_rates=rates[2:].repeat(2)) == 2
     assert (state[StateEntry.STEP], state[StateEntry.LR]) == (12, 0.125)
-    with pytest.raises(ValueError, match="rates must be 4"):
-        program.repeat(4, state, rates, 10, seconds=1.0)
+    with pytest.raises(ValueError, match="learning_rates must be 4"):
+        program.run(4, learning_rates=rates)
+
+
+@pytest.mark.parametrize("deadline", [0.0, 1.0])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_end_runs_after_the_last_section(deadline, compiled, state, monkeypatch):
+    """Each step reads its learning rate from the list, and the end of an epoch stores the sums."""
+    if not compiled:
+        monkeypatch.setenv("GPUNN_COMPILE", "0")
+    record, sums = np.zeros((3, 3)), np.zeros(1)
+    state[[StateEntry.LOSS, StateEntry.WEIGHT]] = 0.5, 4
+    step = [kernel("end_step").bind(out=state, count=1, rows=4)]
+    end = [kernel("end_epoch").bind(out=(record, sums, state), count=1, totals_n=1)]
+    epochs = backend.get("cpu").executor([step, step], state, end)
+    assert isinstance(epochs, executor.CompiledExecutor) == compiled
+    epochs.set_times([2, 1])
+    left, turns = 9, 0
+    while left:
+        left, turns = left - epochs.run(left, deadline=deadline, learning_rates=np.arange(9.0)[9 - left :]), turns + 1
+    assert (turns > 3) == (deadline == 0)
+    assert state[StateEntry.STEP] == 9 and state[StateEntry.OFFSET] == 36 and state[StateEntry.EPOCHS_DONE] == 3
+    np.testing.assert_array_equal(record, [[6.0, 12.0, 0.0]] * 3)
+    assert state[StateEntry.LR] == 8.0
+    epochs.set_times([2, 1], done=2)
+    state[StateEntry.NONFINITE_STEP] = 1
+    assert epochs.run(3) == 1 and state[StateEntry.EPOCHS_DONE] == 3  # a diverged epoch does not end
+    state[StateEntry.NONFINITE_STEP], state[StateEntry.EPOCHS_DONE] = 0, 0
+    epochs.set_times([2, 1], done=2)
+    assert epochs.run(1) == 1 and state[StateEntry.EPOCHS_DONE] == 1
+
+
+def test_other_arrays_are_used_after_rebind():
+    """With two threads every task has addresses of its own. The launches keep no reference to the arrays."""
+    x, y = np.ones((64, 32)), np.empty((64, 32))
+    for threads in (1, 2):
+        launches = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
+        program = executor_of(launches, threads=threads, arrays={"x": x, "y": y})
+        program.release()
+        X, Y = np.random.default_rng(0).normal(size=(64, 32)), np.full((64, 32), np.nan)
+        program.rebind({"x": X, "y": Y})
+        program()
+        np.testing.assert_array_equal(Y, np.where(X > 0, X, 0))
+        assert not any(a is x for launch in launches for a in launch.arrays)
+    assert not executor_of([kernel("relu").bind(x, out=x)], arrays={"x": x, "first rows": x[:3]}).rebindable
 
 
 @pytest.mark.parametrize(
@@ -206,7 +254,7 @@ def test_concurrent_callers_get_the_results_of_one_caller():
     def build(a, b):
         z, out = np.empty((200, 60), "float32"), np.empty(60, "float32")
         launches = [blas.bind_gemm(a, b, z), kernel("tanh").bind(z, out=z), kernel("column_sum").bind(z, out=out)]
-        return executor.CompiledProgram(launches, threads=2), z, out
+        return executor_of(launches, threads=2), z, out
 
     if blas.bind_gemm(*problems[0], np.empty((200, 60), "float32")) is None:
         pytest.skip("NumPy's BLAS exports no cblas_gemm")
@@ -219,9 +267,8 @@ def test_concurrent_callers_get_the_results_of_one_caller():
 
     def call_repeatedly(which):
         program, *result = build(*problems[which])
-        state = np.zeros(SIZE)
         for _ in range(20):
-            program.repeat(20, state, seconds=10.0)
+            program.run(20, deadline=10.0)
             wrong.extend(which for a, b in zip(result, wanted[which], strict=True) if not np.array_equal(a, b))
 
     callers = [threading.Thread(target=call_repeatedly, args=(k,)) for k in (0, 1, 0)]
@@ -278,7 +325,7 @@ def test_subnormals_are_flushed_only_inside_a_step():
     scaled = np.full(40, 1e-38 * 1.2, "float32")
     for flush, threads in ((False, 1), (True, 1), (False, 2), (True, 2)):
         product = np.full(40, np.nan, "float32")
-        program = executor.CompiledProgram(
+        program = executor_of(
             [kernel("column_dot").bind(scaled[None], np.full((1, 40), 0.5, "float32"), out=product)],
             flush=flush,
             threads=threads,
@@ -312,7 +359,7 @@ def test_thread_count_is_limited_to_the_cores_of_the_process():
 def test_blas_gets_its_threads_back_after_a_run():
     before = blas.thread_count()
     x = np.ones((64, 64))
-    executor.CompiledProgram([kernel("tanh").bind(x, out=x)], threads=2)()
+    executor_of([kernel("tanh").bind(x, out=x)], threads=2)()
     assert blas.thread_count() == before
 
 
@@ -324,14 +371,14 @@ import os, sys
 import numpy as np
 from gpunn.backend.cpu import executor
 from gpunn.kernels import get
-x, y = np.random.default_rng(0).normal(size=(64, 512)), np.empty((64, 512))
-program = executor.CompiledProgram([get("tanh").bind(x, out=y), get("identity").bind(y, out=x)], threads=2)
+x, y, state = np.random.default_rng(0).normal(size=(64, 512)), np.empty((64, 512)), np.zeros(64)
+program = executor.CompiledExecutor([[get("tanh").bind(x, out=y), get("identity").bind(y, out=x)]], state, threads=2)
 program()
 want = y.copy()
 child = os.fork()
 if child == 0:
     y[...] = 0
-    executor.CompiledProgram([get("identity").bind(x, out=y)], threads=2)()
+    executor.CompiledExecutor([[get("identity").bind(x, out=y)]], state, threads=2)()
     os._exit(0 if np.array_equal(x, y) else 3)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -346,16 +393,18 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_run_blocks_processes_block_after_block(threads):
     x, y = np.empty((16, 8)), np.empty((16, 8))
     launches = [kernel("relu").bind(x, out=y), kernel("relu_backward").bind(y, x, out=y)]
-    program = executor.CompiledProgram(launches, threads=threads, block_arrays=[x, y])
+    program = executor_of(launches, threads=threads, arrays={"x": x, "y": y, "unused": np.empty(3)})
     X = np.random.default_rng(0).normal(size=(80, 8))
     for rows in (80, 16, 48):
         result = np.full((rows, 8), np.nan)
-        program.run_blocks((X[:rows], result), rows // 16, seconds=10.0)
+        assert program.run_blocks(rows // 16, {"x": X[:rows], "y": result})
         np.testing.assert_array_equal(result, np.where(X[:rows] > 0, X[:rows], 0))
-    with pytest.raises(ValueError, match="6 blocks of 1024 bytes"):
-        program.run_blocks((X, np.empty((80, 8))), 6, seconds=10.0)
-    with pytest.raises(ValueError, match="no launch"):
-        executor.CompiledProgram(launches, block_arrays=[np.empty(3)])
+    x[...] = -1
+    program()
+    assert (y == 0).all()  # its own arrays again
+    with pytest.raises(ValueError, match="y must have 6 blocks of 1024 bytes"):
+        program.run_blocks(6, {"x": np.empty((96, 8)), "y": np.empty((80, 8))})
+    assert not program.run_blocks(1, {"unused": np.empty(3)})
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 40])

@@ -190,7 +190,8 @@ def test_the_forward_pass_is_captured_once_for_all_predictions_of_one_size(captu
         found.append([net.predict(X) for X in batches])
         net.set_weights([2 * w for w in net.get_weights()])  # a graph reads them through its buffers
         found[-1].append(net.predict(batches[0]))
-    assert [len(each.streams) for each in captures] == [1], "the launches of a forward pass depend on each other"
+    # the launches of a forward pass depend on each other; max |x|, which finds invalid numbers, is independent
+    assert [len(each.streams) for each in captures] == [2]
     for there, here in zip(found[1], found[0], strict=True):
         np.testing.assert_allclose(there, here, rtol=1e-5, atol=1e-6)
 

@@ -7,7 +7,7 @@ from helpers.networks import build_network
 
 import gpunn
 from gpunn import backend
-from gpunn.training import host_dataset, inputs
+from gpunn.training import datasets, inputs
 
 N = 53
 
@@ -124,7 +124,7 @@ def test_a_dataset_that_fits_is_copied_to_the_device(fake_cupy, small_blocks):
     X, y, _ = _set("values")
     assert (
         type(inputs.to_device_or_host(internals.network(_net("values", "cuda")), (X, y, None)))
-        is gpunn.training.loop.DeviceDataset
+        is gpunn.training.datasets.DeviceDataset
     )
 
 
@@ -172,7 +172,7 @@ def test_an_error_while_reading_reaches_the_caller(no_room, monkeypatch):
         if len(calls) == 1:
             raise OSError("the disk is gone")
 
-    monkeypatch.setattr(host_dataset.np, "take", take)
+    monkeypatch.setattr(datasets.np, "take", take)
     with pytest.raises(OSError, match="the disk is gone"):
         net.fit(X, y, batch_size=5, epochs=1, verbose=0)
     for a, b in zip(before, net.get_weights(), strict=True):

@@ -1,0 +1,333 @@
+"""Data sets of a fit: arrays on the device, arrays on the host that are copied in blocks, and streams of batches.
+
+A data set divides the next epochs into parts, and a part says what to run: a task, arrays and a number of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import input_checks as checks
+from ..backend import Backend
+from ..kernels.state import StateEntry
+from ..network import Arrays, Network, RowBuffer, StepOptions, Table, Task
+from ..program import Array
+from ..program.groups import BatchShard
+
+STEP = StepOptions(training=True, loss=True, backward=True, update=True)
+EVALUATION_ROWS = 1024
+BLOCK_BYTES = 1 << 26  # bytes of a block of rows that is copied to the device
+MAX_EPOCHS = 64  # that run without a return to Python
+MAX_ORDERED_ROWS = 1 << 18  # of these epochs, unless a single epoch has more
+
+
+# --- the order of the rows --------------------------------------------------------------------------------------------
+
+
+class RowOrder(Protocol):
+    """The order of the rows in each epoch."""
+
+    def draw(self, epoch: int, count: int) -> np.ndarray:
+        """The row indices (count · n,) of `count` epochs, which are called in order."""
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """The rows in an order drawn from (seed, epoch); `rows` are their indices, 0 … n − 1 by default."""
+
+    n: int
+    seed: int
+    rows: np.ndarray | None = None
+
+    def draw(self, epoch: int, count: int) -> np.ndarray:
+        drawn = [checks.epoch_permutation(self.n, self.seed, epoch + k, True) for k in range(count)]
+        order = drawn[0] if count == 1 else np.concatenate(drawn)
+        return order if self.rows is None else self.rows[order]
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """The rows in their given order."""
+
+    rows: np.ndarray
+
+    def draw(self, epoch: int, count: int) -> np.ndarray:
+        return np.tile(self.rows, count)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """Steps that one executable runs.
+
+    task, arrays  of the executable
+    steps         their number
+    times         number of consecutive steps of each batch size
+    batch         (X, y, weights or None) that is loaded before the step; None if it gathers its rows itself
+    """
+
+    task: Task
+    arrays: Arrays
+    steps: int
+    times: tuple[int, ...]
+    batch: tuple[Table, Array, Array | None] | None = None
+
+
+class Dataset(Protocol):
+    """A data set, as the trainer uses it.
+
+    max_epochs  number of epochs that can run without a return to Python
+    row_buffer  outputs of all rows of an epoch, for metrics that need them together
+    epoch_log   (epochs, 2 + metric sums), the sums of each epoch; None if the state array holds them
+    """
+
+    max_epochs: int
+    row_buffer: RowBuffer | None
+    epoch_log: Array | None
+
+    def parts(self, epoch: int, count: int) -> Iterator[Part]:
+        """The parts of `count` epochs. The steps of a part end before the next part is requested."""
+
+
+def batches(n: int, batch_size: int) -> dict[int, int]:
+    """Return {rows per batch: number of batches} for n rows: the full batches, then a shorter last one."""
+    found = {batch_size: n // batch_size, n % batch_size: 1}
+    return {rows: times for rows, times in found.items() if rows and times}
+
+
+def step_task(net: Network, sizes: Iterator[int] | dict[int, int], *, weighted: bool) -> Task:
+    """The task of training steps on batches of these sizes, or on this rank's shard of them."""
+    options = dataclasses.replace(STEP, weighted=weighted)
+    return Task(options, tuple(BatchShard.of(rows, net.group) for rows in sizes))
+
+
+@dataclass
+class DeviceDataset:
+    """A data set on the network's device: X (n, d), y for the loss, and weights (n,) or None.
+
+    If a process has only its own rows of `total_rows`, they begin with row `offset`.
+    """
+
+    X: Any
+    y: Array
+    w: Array | None = None
+    offset: int = 0
+    total_rows: int | None = None
+    row_buffer: RowBuffer | None = field(default=None, init=False)  # of `evaluate`
+
+    @property
+    def n(self) -> int:
+        return int(self.X.shape[0])
+
+    def named(self) -> dict[str, Table]:
+        """The arrays by the names that executables use."""
+        found = {"X": self.X, "y": self.y}
+        return found if self.w is None else found | {"sample_weight": self.w}
+
+    def blocks(self, backend: Backend) -> Iterator[tuple[int, DeviceDataset]]:
+        """Yield the blocks of the data set, each with the index of its first row: one block with all rows."""
+        yield 0, self
+
+
+@dataclass
+class HostDataset(DeviceDataset):
+    """A data set in NumPy arrays on the host, which exceeds the device's memory."""
+
+    def arrays(self) -> list[np.ndarray]:
+        """Return X, y and, if present, the weights."""
+        return [self.X, self.y] + ([] if self.w is None else [self.w])
+
+    def block_rows(self, multiple: int) -> int:
+        """Return the number of rows of a block: a multiple of `multiple`."""
+        row = sum(a.nbytes // len(a) for a in self.arrays())
+        return max(1, BLOCK_BYTES // max(1, row * multiple)) * multiple
+
+    def blocks(self, backend: Backend) -> Iterator[tuple[int, DeviceDataset]]:
+        """Yield the blocks in order, copied to the device, each with the index of its first row."""
+        rows = self.block_rows(EVALUATION_ROWS)
+        for start in range(0, self.n, rows):
+            chunks = (np.ascontiguousarray(a[start : start + rows]) for a in self.arrays())
+            yield start, DeviceDataset(*map(backend.asarray, chunks))
+
+
+def exceeds_device(backend: Backend, *arrays: Any) -> bool:
+    """True if the arrays are on the host and do not fit in the device's memory."""
+    given = [a for a in arrays if a is not None]
+    return all(isinstance(a, np.ndarray) for a in given) and not backend.fits_in_memory(sum(a.nbytes for a in given))
+
+
+def row_chunks(backend: Backend, X: Any) -> list[Any]:
+    """Divide X into chunks of rows that fit in the device's memory. X itself if it fits."""
+    if not isinstance(X, np.ndarray) or backend.fits_in_memory(X.nbytes):
+        return [X]
+    rows = max(1, BLOCK_BYTES // max(1, X.nbytes // len(X)))
+    return [X[start : start + rows] for start in range(0, len(X), rows)]
+
+
+# --- arrays on the device ---------------------------------------------------------------------------------------------
+
+
+class ArrayBatches:
+    """The batches of arrays on the device. A shorter last batch has a section of its own.
+
+    rows    indices of the training rows
+    order   draws their order, None keeps it
+    epochs  the number of epochs of the fit
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        data: DeviceDataset,
+        *,
+        batch_size: int,
+        rows: np.ndarray,
+        order: RowOrder | None,
+        epochs: int,
+    ) -> None:
+        self.net = net
+        self.data = data
+        self.rows_order: RowOrder = InOrder(rows) if order is None else order
+        self.n = len(rows)
+        self.sizes = batches(self.n, batch_size)
+        self.steps = sum(self.sizes.values())
+        self.row_buffer = net.new_row_buffer(self.n, weighted=data.w is not None)
+        alone = self.row_buffer is None and net.group.size == 1
+        self.max_epochs = min(epochs, MAX_EPOCHS, max(1, MAX_ORDERED_ROWS // self.n)) if alone else 1
+        self.order: Array = None
+        self.epoch_log: Array = None
+
+    def parts(self, epoch: int, count: int) -> Iterator[Part]:
+        net = self.net
+        self._allocate()
+        self.order[: count * self.n] = net.backend.asarray(self.rows_order.draw(epoch, count))
+        arrays = {**self.data.named(), "order": self.order, "epoch_log": self.epoch_log, **named_rows(self.row_buffer)}
+        task = step_task(net, self.sizes, weighted=self.data.w is not None)
+        yield Part(task, arrays, count * self.steps, tuple(self.sizes.values()))
+
+    def _allocate(self) -> None:
+        """Make room for the order of the rows, and for the sums of the current metrics."""
+        sums = 2 + self.net.metric_sums.shape[0]
+        if self.order is None:
+            self.order = self.net.backend.empty((self.max_epochs * self.n,), np.int64)
+        if self.epoch_log is None or self.epoch_log.shape[1] != sums:
+            self.epoch_log = self.net.backend.zeros((self.max_epochs, sums), np.float64)
+
+
+def named_rows(rows: RowBuffer | None) -> dict[str, Table]:
+    """The arrays of a row buffer by the names that executables use."""
+    found = {} if rows is None else {"rows.a": rows.a, "rows.y": rows.y, "rows.w": rows.w}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+# --- blocks of rows ---------------------------------------------------------------------------------------------------
+
+
+class BlockPrefetcher:
+    """Copies blocks of rows to the device with double buffering: one block in use, the next being copied."""
+
+    def __init__(self, backend: Backend, data: HostDataset, rows: int) -> None:
+        self.backend, self.data, self.rows = backend, data, rows
+        like = [((rows, *a.shape[1:]), a.dtype) for a in data.arrays()]
+        self.buffers = [backend.transfer_buffers(like) for _ in range(2)]
+
+    def on_device(self, index: int) -> DeviceDataset:
+        """Return the block in a buffer."""
+        X, y, *w = (buffer.device for buffer in self.buffers[index])
+        return DeviceDataset(X, y, *w)
+
+    def blocks(self, order: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Yield (buffer, number of rows) of each block of the rows `order`.
+
+        All work on a block must have been submitted to the device before the next block is requested.
+        """
+        cuts = [order[start : start + self.rows] for start in range(0, len(order), self.rows)]
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                coming = thread.submit(self._prefetch, 0, cuts[0])
+                for k, rows in enumerate(cuts):
+                    index = k % 2
+                    coming.result()
+                    if k + 1 < len(cuts):
+                        coming = thread.submit(self._prefetch, 1 - index, cuts[k + 1])
+                    for buffer in self.buffers[index]:
+                        buffer.wait_on_stream()
+                    yield index, len(rows)
+                    for buffer in self.buffers[index]:
+                        buffer.mark_consumed()
+        finally:
+            # if the iteration stops early, the caller may free memory that a copy is still reading
+            for buffer in (*self.buffers[0], *self.buffers[1]):
+                buffer.wait_reusable()
+
+    def _prefetch(self, index: int, rows: np.ndarray) -> None:
+        with self.backend.activate():
+            for buffer, array in zip(self.buffers[index], self.data.arrays(), strict=True):
+                buffer.wait_reusable()
+                # mode="raise" would gather into a temporary array first; the rows are in range
+                np.take(array, rows, axis=0, out=buffer.host[: len(rows)], mode="clip")
+                buffer.copy_async(len(rows))
+
+
+class HostBatches:
+    """The batches of arrays on the host, with the same results as `ArrayBatches`.
+
+    Metrics that need all rows are computed for the validation data only, as with a stream.
+    """
+
+    max_epochs = 1
+    row_buffer: RowBuffer | None = None
+    epoch_log: Array | None = None
+
+    def __init__(
+        self, net: Network, data: HostDataset, *, batch_size: int, rows: np.ndarray, order: RowOrder | None
+    ) -> None:
+        self.net = net
+        self.data = data
+        self.rows_order: RowOrder = InOrder(rows) if order is None else order
+        self.batch = min(batch_size, len(rows))
+        whole = -(-len(rows) // self.batch) * self.batch
+        self.prefetcher = BlockPrefetcher(net.backend, data, min(data.block_rows(self.batch), whole))
+
+    def parts(self, epoch: int, count: int) -> Iterator[Part]:
+        net = self.net
+        for index, rows in self.prefetcher.blocks(self.rows_order.draw(epoch, 1)):
+            net.state[StateEntry.OFFSET] = 0
+            sizes = batches(rows, self.batch)
+            task = step_task(net, sizes, weighted=self.data.w is not None)
+            arrays = self.prefetcher.on_device(index).named()
+            yield Part(task, arrays, sum(sizes.values()), tuple(sizes.values()))
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+class CheckedBatches(Protocol):
+    """The batches of a stream: checked, and on the device."""
+
+    def epoch(self) -> Iterator[DeviceDataset]:
+        """The batches of the next epoch."""
+
+
+@dataclass
+class StreamBatches:
+    """The batches of a stream."""
+
+    net: Network
+    stream: CheckedBatches
+    max_epochs: int = field(default=1, init=False)
+    row_buffer: RowBuffer | None = field(default=None, init=False)
+    epoch_log: Array | None = field(default=None, init=False)
+
+    def parts(self, epoch: int, count: int) -> Iterator[Part]:
+        for data in self.stream.epoch():
+            task = step_task(self.net, {data.n: 1}, weighted=data.w is not None)
+            yield Part(task, {}, 1, (1,), (data.X, data.y, data.w))

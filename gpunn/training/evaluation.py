@@ -1,0 +1,213 @@
+"""Evaluation and prediction, and the executables that a fit borrows."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backend.executor import POLL_SECONDS
+from ..kernels._compiler.compiled_launch import address_of
+from ..kernels.state import StateEntry
+from ..network import Arrays, CompressedRows, Executable, Network, RowBuffer, StepOptions, Table, Task
+from ..program import Array
+from ..program.groups import SINGLE_PROCESS, BatchShard, ProcessGroup
+from . import collectives
+from .datasets import EVALUATION_ROWS, DeviceDataset, batches, named_rows
+
+PREDICTION = StepOptions(training=False)
+MAX_BORROWED = 8
+MAX_COPIED_BYTES = 1 << 16  # of a batch, which are copied faster than addresses are exchanged
+
+
+class Executables:
+    """A context with the executables that a fit borrows, at most MAX_BORROWED. An attribute change replaces them."""
+
+    def __init__(self, net: Network) -> None:
+        self._net, self._version = net, 0
+        self._borrowed: dict[Any, tuple[Executable, Arrays, ExitStack]] = {}
+
+    def __enter__(self) -> Executables:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Return all of them. After an error an executable may be in the middle of a step, so it is not used again."""
+        for *_, stack in self._borrowed.values():
+            stack.__exit__(*error)
+        self._borrowed.clear()
+
+    def get(self, task: Task, arrays: Arrays) -> Executable:
+        """The executable for a task and arrays."""
+        self._net.apply_attribute_changes()
+        if self._net.version != self._version:
+            self.__exit__(None, None, None)
+            self._version = self._net.version
+        addresses = tuple(id(a) if isinstance(a, CompressedRows) else address_of(a) for a in arrays.values())
+        key = task, tuple(arrays), addresses
+        if key not in self._borrowed:
+            while len(self._borrowed) >= MAX_BORROWED:
+                *_, oldest = self._borrowed.pop(next(iter(self._borrowed)))
+                oldest.close()
+            stack = ExitStack()
+            self._borrowed[key] = stack.enter_context(self._net.executable(task, arrays)), arrays, stack
+        return self._borrowed[key][0]
+
+
+def run_all(executable: Executable, steps: int) -> None:
+    """Run steps, with regular returns to Python for interrupts."""
+    while steps > 0:
+        steps -= executable.run(steps, deadline=POLL_SECONDS)
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    net: Network,
+    data: DeviceDataset,
+    executables: Executables,
+    batch_size: int = EVALUATION_ROWS,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> dict[str, float]:
+    """Return the loss (with penalties) and metrics of a dataset, weighted means over its rows. Nothing is changed.
+
+    With a group, each rank evaluates its shard, and all ranks get the result for all rows.
+    """
+    net.apply_attribute_changes()
+    rows = data.n if data.total_rows is None else data.total_rows
+    shard = BatchShard.of(rows, group)
+    data.row_buffer = row_buffer = data.row_buffer or net.new_row_buffer(rows, weighted=data.w is not None)
+    collectives.zero_rows(row_buffer, group)
+    local_rows, local_start = collectives.rows_from(row_buffer, data.offset), shard.offset - data.offset
+    sums = EvaluationSums(np.zeros(max(1, net.n_metric_sums)))
+    for block_start, block in data.blocks(net.backend):
+        low, high = max(block_start, local_start), min(block_start + block.n, local_start + shard.n)
+        if low < high:
+            stored = None if local_rows is None else local_rows.rows(block_start, block_start + block.n)
+            arrays = block.named() | named_rows(stored)
+            _evaluate_block(net, arrays, low - block_start, batches(high - low, batch_size), executables, sums)
+    (loss, weight), metrics = collectives.reduce_metrics(net, group, (sums.loss, sums.weight), sums.metrics)
+    collectives.all_reduce_rows(row_buffer, group)
+    penalty, last = group.allgather("the penalty of the dataset", (sums.penalty, sums.last))[0]
+    logs = {"loss": loss / weight + net.loss_convention.mean_penalty(penalty, last, weight)}
+    return logs | metric_values(net, metrics, weight, row_buffer)
+
+
+@dataclass
+class EvaluationSums:
+    """Sums over the rows that were evaluated: Σ metric sums, Σ loss · weight and Σ weight; penalty and weight of the
+    last batch."""
+
+    metrics: np.ndarray
+    loss: float = 0.0
+    weight: float = 0.0
+    penalty: float = 0.0
+    last: float = 0.0
+
+
+def _evaluate_block(
+    net: Network,
+    arrays: Arrays,
+    start: int,
+    sizes: dict[int, int],
+    executables: Executables,
+    sums: EvaluationSums,
+) -> None:
+    """Evaluate batches of these sizes, from row `start` of the arrays on, and add them to the sums."""
+    options = StepOptions(training=False, loss=True, weighted="sample_weight" in arrays)
+    step = executables.get(Task(options, tuple(BatchShard.of(n) for n in sizes)), arrays)
+    step.state[StateEntry.OFFSET] = start
+    for entry in (StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM):
+        step.state[entry] = 0
+    step.metric_sums[...] = net.backend.asarray(sums.metrics)
+    step.set_times(tuple(sizes.values()))
+    run_all(step, sum(sizes.values()))
+    state = net.backend.to_host(step.state)
+    sums.metrics = np.array(net.backend.to_host(step.metric_sums))
+    sums.loss += float(state[StateEntry.LOSS_SUM])
+    sums.weight += float(state[StateEntry.WEIGHT_SUM])
+    sums.penalty, sums.last = float(state[StateEntry.PENALTY]), float(state[StateEntry.WEIGHT])
+
+
+def logs_of(
+    net: Network, loss: float, weight: float, sums: np.ndarray, row_buffer: RowBuffer | None
+) -> dict[str, float]:
+    """Return loss and metrics from Σ loss · weight, Σ weight and metric sums over the batches of an epoch."""
+    return {"loss": loss / weight if weight else float("nan")} | metric_values(net, sums, weight, row_buffer)
+
+
+def metric_values(net: Network, sums: np.ndarray, weight: float, row_buffer: RowBuffer | None) -> dict[str, float]:
+    """Return the value of each metric, from sums over rows with a total weight, or from the stored rows."""
+    found: dict[str, float] = {}
+    for metric, part in net.metric_slices() if net.metrics else ():
+        if not metric.needs_all_rows:
+            found[metric.name] = metric.value(sums[part], weight, net.n_out) if weight else float("nan")
+        elif row_buffer is not None:
+            arrays = (row_buffer.a, row_buffer.y, row_buffer.w)
+            rows = (None if array is None else net.backend.to_host(array) for array in arrays)
+            found[metric.name] = float(metric.compute_from_rows(*rows))
+    return found
+
+
+# --- prediction -------------------------------------------------------------------------------------------------------
+
+
+def predict(net: Network, X: Table, batch_size: int, check: Callable[[], None]) -> Array:
+    """Return aᴸ (n, n_out) for X, a new array on the device. `check` raises if X has an invalid number.
+
+    The rows after the full batches are computed as the first of slightly more rows, so that few sizes occur.
+    """
+    n = X.shape[0]
+    result = net.backend.empty((n, net.n_out), net.dtype)
+    full, rest = divmod(n, batch_size)
+    at = full * batch_size
+    valid = not full or _predict_blocks(net, X, result, batch_size, full)
+    if rest:
+        valid = _predict_rest(net, X, result, at, min(batch_size, _padded(rest))) and valid
+    if not valid:
+        check()
+    return result
+
+
+def _padded(n: int) -> int:
+    """The number of rows that are computed for n rows: few different numbers, at most an eighth more."""
+    unit = 1 << max(0, min(n.bit_length() - 4, 5))
+    return -(-n // unit) * unit
+
+
+@functools.lru_cache(maxsize=1024)
+def _prediction(rows: int) -> Task:
+    return Task(PREDICTION, (BatchShard.of(rows),))
+
+
+def _predict_blocks(net: Network, X: Table, result: Array, rows: int, times: int) -> bool:
+    """Predict `times` batches of `rows` rows. Return False if a number may be invalid."""
+    largest = net.backend.empty((times,), np.float64)
+    with net.executable(_prediction(rows)) as step:
+        if step.run_blocks(times, X, result, largest):
+            return math.isfinite(largest.max())
+    # the steps gather and store the rows themselves
+    with net.executable(_prediction(rows), {"X": X, "predictions": result}) as step:
+        step.state[StateEntry.OFFSET] = 0
+        step.set_times((times,))
+        run_all(step, times)
+    return False
+
+
+def _predict_rest(net: Network, X: Table, result: Array, start: int, rows: int) -> bool:
+    """Predict the rows from `start` on, as the first of `rows` rows. Return False if a number may be invalid."""
+    n = X.shape[0] - start
+    with net.executable(_prediction(rows)) as step:
+        if n == rows and n * step.x[:1].nbytes > MAX_COPIED_BYTES:
+            largest = net.backend.empty((1,), np.float64)
+            if not isinstance(X, CompressedRows) and step.run_blocks(1, X[start:], result[start:], largest):
+                return math.isfinite(largest[0])
+        step.load(X, start=start)
+        step.run()
+        result[start:] = step.output[:n]
+        return step.largest is not None and math.isfinite(step.largest[0])
