@@ -1,6 +1,6 @@
 """Count the lines of code of gpunn/ and kernels/: python docs/count_lines.py.
 
-Docstrings, comments and blank lines do not count. The files are formatted by `ruff format` and `clang-format`, which CI checks.
+Docstrings, comments and blank lines do not count. CI checks that the files are formatted.
 """
 
 from __future__ import annotations

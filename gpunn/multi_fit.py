@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,21 +17,38 @@ from . import schedules
 from .backend import array_module, device_of, to_host
 from .model import BATCH, Sequential
 from .training import fit, inputs
+from .training.callbacks import Callback
 from .training.datasets import Shuffled
 from .training.divergence import DivergenceError
 from .training.history import History
 from .training.interrupts import run_concurrently
 from .training.shard import Shard
-from .validation import boolean, nonnegative, positive_integer
+from .validation import as_list, boolean, nonnegative, positive_integer
 
-CANDIDATE_KEYS = ("seed", "lr", "l2", "rows")  # the keys of a candidate that are not arguments of `build`
+CANDIDATE_KEYS = ("seed", "lr", "l2", "rows", "epochs", "callbacks")  # those that are not arguments of `build`
 
 
-class Fitted(NamedTuple):
-    """A trained network and the history of its fit."""
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network and the history of its fit, as `net, history = fitted` or by name.
+
+    Attributes
+    ----------
+    net : Sequential
+    history : History
+    validation_predictions : array (epochs, n, n_out) or None
+        aᴸ of the validation rows after every epoch, with `snapshots=True`.
+    """
 
     net: Sequential
     history: History
+    validation_predictions: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.net, self.history))
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.net, self.history)[index]
 
 
 def fit_many(
@@ -44,6 +62,8 @@ def fit_many(
     epochs: int = 1,
     shuffle: bool = True,
     sample_weight: Any = None,
+    validation_data: Any = None,
+    snapshots: bool = False,
 ) -> list[Fitted]:
     """Train one network per candidate concurrently.
 
@@ -64,17 +84,24 @@ def fit_many(
         - seed: the seed of the network, instead of the one that `build` sets
         - lr: the learning rate, a number or a schedule
         - l2: λ of every layer that has one (E9)
-        - rows: indices (n_rows,) of the training rows; repeated rows count repeatedly. All rows by default.
+        - rows: indices (n_rows,) of the training rows; repeated rows count repeatedly. All rows by default
+        - epochs: the number of epochs of this network
+        - callbacks: a list of new callbacks, for example `EarlyStopping`, which also restores the best epoch; or a
+          function that returns one, if `splits` gives several networks.
     splits : iterable of (training rows, validation rows), optional
         Index arrays as scikit-learn's splitters yield them. Every candidate is trained on each pair, consecutive in the
         result, with val_loss and the other validation values in its history.
     batch_size, epochs, shuffle, sample_weight
         As in `Sequential.fit`.
+    validation_data : (X, y) or (X, y, sample_weight), optional
+        Data that is evaluated after every epoch of each network. Not together with `splits`.
+    snapshots : bool
+        If true, the results have the predictions of the validation rows after every epoch.
 
     Returns
     -------
     list of Fitted
-        (net, history) in the order of the candidates.
+        In the order of the candidates.
 
     Raises
     ------
@@ -89,18 +116,27 @@ def fit_many(
     shuffle = boolean("shuffle", shuffle)
     matrix = checks.as_matrix(X, None)
     pairs = [None] if splits is None else _check_splits(splits, matrix.shape[0])
-    data = _InputCache(matrix, y, sample_weight)
-    jobs = _jobs(build, listed, pairs, data)
+    if validation_data is not None and splits is not None:
+        raise ValueError("validation_data cannot be combined with splits, which have validation rows")
+    data = _InputCache(matrix, y, sample_weight, validation_data)
+    jobs = _jobs(build, listed, pairs, data, fit.FitOptions(batch_size, epochs, shuffle))
+    if boolean("snapshots", snapshots):
+        for job in jobs:
+            job.add_snapshots()
     for job in jobs:
         job.check_weights()
     # all input is valid from here on
-    options = fit.FitOptions(batch_size, epochs, shuffle)
     by_device: dict[Any, list[Callable[[], None]]] = {}
     for job in jobs:
-        by_device.setdefault(job.net._net.backend, []).append(partial(job.train, options, data.copies))
+        by_device.setdefault(job.net._net.backend, []).append(partial(job.train, data.copies))
     for backend, fits in by_device.items():
         run_concurrently(backend, fits)
-    fitted = [Fitted(job.net, job.history) for job in jobs]
+    return _results(jobs)
+
+
+def _results(jobs: list[_Job]) -> list[Fitted]:
+    """The trained networks. DivergenceError if training of one of them diverged."""
+    fitted = [job.result() for job in jobs]
     failed = [(job.number, job.error) for job in jobs if job.error is not None]
     if failed:
         more = f" {len(failed) - 1} more diverged." if len(failed) > 1 else ""
@@ -113,20 +149,34 @@ def fit_many(
 class _InputCache:
     """X, y and weights as the networks use them: validated once per kind of network, copied once to each device."""
 
-    def __init__(self, X: Any, y: Any, w: Any) -> None:
+    def __init__(self, X: Any, y: Any, w: Any, validation_data: Any) -> None:
         self.X, self.y, self.w = X, y, w
+        self._validation_data = validation_data
         self._validated: dict[Any, inputs.Arrays] = {}
+        self._validation: dict[Any, inputs.Arrays | None] = {}
         self._subsets: dict[Any, Any] = {}
         self.copies = inputs.DeviceCopies(shared=True)
 
     def arrays(self, net: Sequential) -> inputs.Arrays:
         """(X, y, weights or None) for a network. ValueError or TypeError if they do not fit it."""
+        key = self._kind(net)
+        if key not in self._validated:
+            self._validated[key] = inputs.validate(net._net, self.X, self.y, self.w)
+        return self._validated[key]
+
+    def validation(self, net: Sequential) -> inputs.Arrays | None:
+        """The validation data of a network, None if there is none. ValueError or TypeError if it does not fit it."""
+        key = self._kind(net)
+        if key not in self._validation:
+            found = inputs.validation(net._net, self._validation_data, self.X.shape[1])
+            self._validation[key] = None if found is None else found[:3]
+        return self._validation[key]
+
+    def _kind(self, net: Sequential) -> Any:
+        """The properties of a network that its data depend on."""
         inner = net._net
         n_out, known = inner.output_width(self.X.shape[1]), inputs.known_inputs(inner)
-        key = (net.dtype, type(inner.loss), repr(inner.loss), n_out, known)
-        if key not in self._validated:
-            self._validated[key] = inputs.validate(inner, self.X, self.y, self.w)
-        return self._validated[key]
+        return net.dtype, type(inner.loss), repr(inner.loss), n_out, known
 
     def subset(self, net: Sequential, rows: np.ndarray) -> inputs.Arrays:
         """Rows of `arrays`, the same objects for all networks of one kind."""
@@ -147,7 +197,9 @@ class _Job:
     rows: np.ndarray | None
     data: inputs.Arrays
     validation: inputs.Arrays | None
+    options: fit.FitOptions
     history: History = field(default_factory=History)
+    snapshots: _Snapshots | None = None
     error: DivergenceError | None = None
 
     def check_weights(self) -> None:
@@ -157,9 +209,21 @@ class _Job:
         if not all(map(checks.any_weight, weights)):
             raise ValueError(f"sample_weight must not be all zero on the rows of candidates[{self.number}]")
 
-    def train(self, options: fit.FitOptions, copies: inputs.DeviceCopies) -> None:
+    def add_snapshots(self) -> None:
+        """Store the validation predictions after every epoch. ValueError without validation data."""
+        if self.validation is None:
+            raise ValueError("snapshots needs validation rows: give validation_data, or splits")
+        self.snapshots = _Snapshots(self.validation[0])
+        self.options.callbacks = [*self.options.callbacks, self.snapshots]
+
+    def result(self) -> Fitted:
+        """The trained network with its history."""
+        predictions = None if self.snapshots is None else self.snapshots.predictions()
+        return Fitted(self.net, self.history, predictions)
+
+    def train(self, copies: inputs.DeviceCopies) -> None:
         """Fit the network. A divergence ends this fit only and is stored in `error`."""
-        net, rows = self.net, self.rows
+        net, rows, options = self.net, self.rows, self.options
         n = self.data[0].shape[0] if rows is None else len(rows)
         order = Shuffled(n, net.seed, rows) if options.shuffle else None
         validation = None if self.validation is None else Shard(*self.validation)
@@ -168,6 +232,25 @@ class _Job:
             fit.run(net, data, options, {}, history=self.history)
         except DivergenceError as error:
             self.error = error
+        finally:
+            # the buffers of many networks would need much memory
+            net._net.drop_executables()
+
+
+class _Snapshots(Callback):
+    """Stores the predictions of the validation rows after every epoch."""
+
+    def __init__(self, X: Any) -> None:
+        self._X = X
+        self._found: list[np.ndarray] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Predict the rows."""
+        self._found.append(np.array(to_host(self.model.predict(self._X))))
+
+    def predictions(self) -> np.ndarray:
+        """The predictions (epochs, n, n_out)."""
+        return np.array(self._found)
 
 
 def _take_rows(array: Any, rows: np.ndarray) -> Any:
@@ -177,7 +260,11 @@ def _take_rows(array: Any, rows: np.ndarray) -> Any:
 
 
 def _jobs(
-    build: Callable[..., Sequential], candidates: list[Mapping[str, Any]], pairs: list[Any], data: _InputCache
+    build: Callable[..., Sequential],
+    candidates: list[Mapping[str, Any]],
+    pairs: list[Any],
+    data: _InputCache,
+    options: fit.FitOptions,
 ) -> list[_Job]:
     """One job per candidate and pair of training and validation rows; a pair of None means the candidate's rows."""
     nets: list[Sequential] = []
@@ -188,16 +275,25 @@ def _jobs(
     for k, net in enumerate(nets):
         number, pair = k // len(pairs), pairs[k % len(pairs)]
         candidate, name = candidates[number], f"candidates[{number}]"
+        own = _options_of(candidate, name, options)
         if pair is None or pair[1] is None:
             rows = _check_rows(candidate.get("rows"), data.X.shape[0], f"{name}['rows']")
-            jobs.append(_Job(net, number, rows, data.arrays(net), None))
+            jobs.append(_Job(net, number, rows, data.arrays(net), data.validation(net), own))
             continue
         if "rows" in candidate:
             raise ValueError(f"{name} has rows, and splits has rows too: give one of the two")
         rows, validation_rows = pair
         validation = data.subset(net, validation_rows)
-        jobs.append(_Job(net, number, rows, data.arrays(net), validation))
+        jobs.append(_Job(net, number, rows, data.arrays(net), validation, own))
     return jobs
+
+
+def _options_of(candidate: Mapping[str, Any], name: str, options: fit.FitOptions) -> fit.FitOptions:
+    """The options of a candidate's fit."""
+    epochs = positive_integer(f"{name}['epochs']", candidate.get("epochs", options.epochs))
+    given = candidate.get("callbacks", ())
+    callbacks = as_list(f"{name}['callbacks']", given() if callable(given) else given, "gpunn.Callback objects")
+    return dataclasses.replace(options, epochs=epochs, callbacks=callbacks)
 
 
 def _check_candidates(given: Any) -> list[Mapping[str, Any]]:

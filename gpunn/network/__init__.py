@@ -1,6 +1,7 @@
 """Networks: parameters in flat buffers, the state of training, and executables that compute steps."""
 
 from .batch_io import Arrays, CompressedRows, Table
+from .cache import Loan
 from .executable import Executable, Task
 from .network import Network
 from .parameters import FlatParameters, ParameterSlice, PenaltyRange, keyed_generator
@@ -13,6 +14,7 @@ __all__ = [
     "CompressedRows",
     "Executable",
     "FlatParameters",
+    "Loan",
     "LossConvention",
     "Network",
     "ParameterSlice",

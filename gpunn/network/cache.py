@@ -13,9 +13,13 @@ MAX_BYTES = 1 << 24  # of the buffers of free executables
 
 
 class ExecutableCache:
-    """Free executables by everything that they depend on, the least recently used first. Limited in bytes."""
+    """Free executables by everything that they depend on, the least recently used first.
 
-    def __init__(self) -> None:
+    It is limited to MAX_BYTES, but contains at least the last `at_least` keys.
+    """
+
+    def __init__(self, at_least: int = 0) -> None:
+        self._at_least = at_least
         self._lock = threading.Lock()
         self._free: dict[Any, list[Executable]] = {}
         self._bytes = 0
@@ -37,7 +41,7 @@ class ExecutableCache:
         with self._lock:
             self._free[key] = [*self._free.pop(key, []), executable]
             self._bytes += executable.bytes
-            while self._bytes > MAX_BYTES:
+            while self._bytes > MAX_BYTES and len(self._free) > self._at_least:
                 oldest = next(iter(self._free))
                 self._bytes -= sum(each.bytes for each in self._free.pop(oldest))
 

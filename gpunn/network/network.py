@@ -38,12 +38,16 @@ class Network(CompiledState):
 
     def _reset_executables(self) -> None:
         super()._reset_executables()
-        self._own = ExecutableCache()
+        self._own = ExecutableCache(at_least=2)  # of a full batch, and of the rest
 
     def executable(self, task: Task, arrays: Arrays | None = None) -> Loan:
         """A context with an executable for the current attributes. It is used by one thread at a time."""
         self.apply_attribute_changes()
         return Loan(self, self._own, task, arrays or {})
+
+    def drop_executables(self) -> None:
+        """Release the memory of the executables that no other network shares."""
+        self._own.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for pickle and deepcopy, with host arrays and without executables."""

@@ -26,7 +26,8 @@ def zero_rows(row_buffer: RowBuffer | None, group: ProcessGroup) -> None:
 
 def all_reduce_rows(row_buffer: RowBuffer | None, group: ProcessGroup) -> None:
     """Sum the buffers of all ranks: each row was stored by one rank, at its position in the dataset."""
-    execute(group.bind_all_reduce(_arrays(row_buffer)))
+    if row_buffer is not None:
+        execute(group.bind_all_reduce(_arrays(row_buffer)))
 
 
 def rows_from(row_buffer: RowBuffer | None, row: int) -> RowBuffer | None:

@@ -202,24 +202,19 @@ class ArrayBatches:
         self.row_buffer = net.new_row_buffer(self.n, weighted=data.w is not None)
         alone = self.row_buffer is None and net.group.size == 1
         self.max_epochs = min(epochs, MAX_EPOCHS, max(1, MAX_ORDERED_ROWS // self.n)) if alone else 1
-        self.order: Array = None
+        self.order = net.backend.empty((self.max_epochs * self.n,), np.int64)
         self.epoch_log: Array = None
+        self._arrays: dict[str, Table] = {}
+        self._task = step_task(net, self.sizes, weighted=data.w is not None)
 
     def parts(self, epoch: int, count: int) -> Iterator[Part]:
-        net = self.net
-        self._allocate()
-        self.order[: count * self.n] = net.backend.asarray(self.rows_order.draw(epoch, count))
-        arrays = {**self.data.named(), "order": self.order, "epoch_log": self.epoch_log, **named_rows(self.row_buffer)}
-        task = step_task(net, self.sizes, weighted=self.data.w is not None)
-        yield Part(task, arrays, count * self.steps, tuple(self.sizes.values()))
-
-    def _allocate(self) -> None:
-        """Make room for the order of the rows, and for the sums of the current metrics."""
-        sums = 2 + self.net.metric_sums.shape[0]
-        if self.order is None:
-            self.order = self.net.backend.empty((self.max_epochs * self.n,), np.int64)
-        if self.epoch_log is None or self.epoch_log.shape[1] != sums:
-            self.epoch_log = self.net.backend.zeros((self.max_epochs, sums), np.float64)
+        backend, sums = self.net.backend, 2 + self.net.metric_sums.shape[0]
+        self.order[: count * self.n] = backend.asarray(self.rows_order.draw(epoch, count))
+        if self.epoch_log is None or self.epoch_log.shape[1] != sums:  # the metrics may have changed
+            self.epoch_log = backend.zeros((self.max_epochs, sums), np.float64)
+            self._arrays = {**self.data.named(), "order": self.order, "epoch_log": self.epoch_log}
+            self._arrays |= named_rows(self.row_buffer)
+        yield Part(self._task, self._arrays, count * self.steps, tuple(self.sizes.values()))
 
 
 def named_rows(rows: RowBuffer | None) -> dict[str, Table]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from ..backend.executor import POLL_SECONDS
 from ..kernels._compiler.compiled_launch import address_of
 from ..kernels.state import StateEntry
-from ..network import Arrays, CompressedRows, Executable, Network, RowBuffer, StepOptions, Table, Task
+from ..network import Arrays, CompressedRows, Executable, Loan, Network, RowBuffer, StepOptions, Table, Task
 from ..program import Array
 from ..program.groups import SINGLE_PROCESS, BatchShard, ProcessGroup
 from . import collectives
@@ -30,16 +29,18 @@ class Executables:
 
     def __init__(self, net: Network) -> None:
         self._net, self._version = net, 0
-        self._borrowed: dict[Any, tuple[Executable, Arrays, ExitStack]] = {}
+        self._borrowed: dict[Any, tuple[Loan, Executable, Arrays]] = {}
+        self._last: tuple[Task, Arrays, Executable] | None = None
 
     def __enter__(self) -> Executables:
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Return all of them. After an error an executable may be in the middle of a step, so it is not used again."""
-        for *_, stack in self._borrowed.values():
-            stack.__exit__(*error)
+        for loan, *_ in self._borrowed.values():
+            loan.__exit__(*error)
         self._borrowed.clear()
+        self._last = None
 
     def get(self, task: Task, arrays: Arrays) -> Executable:
         """The executable for a task and arrays."""
@@ -47,15 +48,18 @@ class Executables:
         if self._net.version != self._version:
             self.__exit__(None, None, None)
             self._version = self._net.version
+        if self._last is not None and self._last[0] is task and self._last[1] is arrays:
+            return self._last[2]
         addresses = tuple(id(a) if isinstance(a, CompressedRows) else address_of(a) for a in arrays.values())
         key = task, tuple(arrays), addresses
         if key not in self._borrowed:
             while len(self._borrowed) >= MAX_BORROWED:
-                *_, oldest = self._borrowed.pop(next(iter(self._borrowed)))
-                oldest.close()
-            stack = ExitStack()
-            self._borrowed[key] = stack.enter_context(self._net.executable(task, arrays)), arrays, stack
-        return self._borrowed[key][0]
+                oldest, *_ = self._borrowed.pop(next(iter(self._borrowed)))
+                oldest.__exit__(None, None, None)
+            loan = self._net.executable(task, arrays)
+            self._borrowed[key] = loan, loan.__enter__(), arrays
+        self._last = task, arrays, self._borrowed[key][1]
+        return self._last[2]
 
 
 def run_all(executable: Executable, steps: int) -> None:

@@ -17,7 +17,7 @@ from ..parallel.disk_rows import RowPartition, resolve
 from ..program.groups import SINGLE_PROCESS
 from ..validation import as_list, boolean, positive_integer
 from . import inputs
-from .callbacks import Callback, CallbackList, EpochLogger, ProgressBar
+from .callbacks import NEVER_SAVE, Callback, CallbackList, EpochLogger, ProgressBar
 from .datasets import (
     ArrayBatches,
     Dataset,
@@ -270,8 +270,8 @@ def _record(model: Model, data: FitData, options: FitOptions, settings: dict[str
     net = model._net
     used = [c for c in options.callbacks if net.group.rank == 0 or not getattr(c, "passive", False)]
     hooks = CallbackList(used, model, {"epochs": options.epochs, "steps": data.steps, "verbose": options.verbose})
-    # a callback that sees every epoch may write a checkpoint
-    saves = hooks.undecided_epochs() <= 1
+    # another callback that sees every epoch may write a checkpoint
+    saves = hooks.undecided_epochs() <= 1 and not all(type(c) in NEVER_SAVE for c in hooks.callbacks)
     compared = saves or options.resume is not None or net.group is not SINGLE_PROCESS
     return TrainingRun(
         net,

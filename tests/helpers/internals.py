@@ -118,7 +118,7 @@ def limit_executables(monkeypatch, count):
 
 
 @contextmanager
-def training_plan(net, rows):
+def training_sections(net, rows):
     """The launches of one training step without sample weights by section, and its batch x, as a context."""
     with net._net.executable(datasets.step_task(net._net, {rows: 1}, weighted=False)) as executable:
         yield _sections(executable)
@@ -154,7 +154,7 @@ def score(net, data):
         return evaluation.evaluate(net._net, data, executables)
 
 
-def plan_without_rows(net):
+def sections_without_rows(net):
     """The launches of a training step in which this process has no row of the batch."""
     network = net._net
     network.prepare_training()
@@ -167,9 +167,9 @@ def round_before_each_step(monkeypatch):
     monkeypatch.setattr(recorded, "_cache", recorded._Cache())
 
 
-def rounded_copy(plan):
-    """The copy in bfloat16 of all parameters, which a plan's products read."""
-    (found,) = [b for b in plan.step._buffers if b.dtype == np.uint16 and b.ndim == 1 and b is not plan.x]
+def rounded_copy(sections):
+    """The copy in bfloat16 of all parameters, which the products of a step read."""
+    (found,) = [b for b in sections.step._buffers if b.dtype == np.uint16 and b.ndim == 1 and b is not sections.x]
     return found
 
 
@@ -198,7 +198,7 @@ def use_rules(monkeypatch, found):
 
 
 def program_of(net, rows, **options):
-    """The program of a plan with these options, from the cache or recorded."""
+    """The program of a step with these options, from the cache or recorded."""
     network = net._net
     network.apply_attribute_changes()
     network.prepare_training()
@@ -208,17 +208,17 @@ def program_of(net, rows, **options):
 # --- compiled epochs and CUDA graphs ---------------------------------------------------------------------------------
 
 
-def record_calls(monkeypatch):
-    """A list that gets an entry each time an executable is made for training."""
-    calls = []
+def record_executables(monkeypatch, *, updates=False):
+    """A list that gets the task of each executable that is made, of those alone that update parameters if asked for."""
+    made = []
 
     def make(net, task, arrays):
-        if task.options.update:
-            calls.append(task)
+        if task.options.update or not updates:
+            made.append(task)
         return Executable(net, task, arrays)
 
     monkeypatch.setattr(cache, "Executable", make)
-    return calls
+    return made
 
 
 def record_captures(monkeypatch):

@@ -223,6 +223,52 @@ def test_networks_that_cannot_be_captured_are_trained_sequentially(fake_cupy, mo
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
+# --- length, validation, early stopping -------------------------------------------------------------------------------
+
+
+def test_candidates_have_lengths_of_their_own():
+    found = gpunn.fit_many(build, X, LABELS, [{"epochs": 2}, {}, {"epochs": 5, "seed": 3}], epochs=3)
+    assert [len(fitted.history.epoch) for fitted in found] == [2, 3, 5]
+    assert_same(found[2], fit_alone({"seed": 3}, LABELS, epochs=5))
+
+
+def test_validation_predictions_of_every_epoch(monkeypatch):
+    """The last ones are those of the trained network, and earlier ones those of shorter fits."""
+    validation = X[:20], LABELS[:20]
+    candidates = [{"epochs": 4}, {"epochs": 2, "seed": 1}]
+    long, other = gpunn.fit_many(build, X, LABELS, candidates, validation_data=validation, snapshots=True)
+    assert long.validation_predictions.shape == (4, 20, 3) and other.validation_predictions.shape == (2, 20, 3)
+    np.testing.assert_array_equal(long.validation_predictions[-1], long.net.predict(X[:20]))
+    (short,) = gpunn.fit_many(build, X, LABELS, [{"epochs": 2}])
+    np.testing.assert_array_equal(long.validation_predictions[1], short.net.predict(X[:20]))
+    assert len(long.history.history["val_loss"]) == 4
+    assert short.validation_predictions is None
+
+
+def test_snapshots_of_splits_have_the_rows_of_each_pair():
+    pairs = [(HALF, BACK), (BACK, HALF)]
+    found = gpunn.fit_many(build, X, LABELS, [{}], splits=pairs, epochs=2, snapshots=True)
+    for (_, validation), fitted in zip(pairs, found, strict=True):
+        assert fitted.validation_predictions.shape == (2, len(validation), 3)
+        np.testing.assert_array_equal(fitted.validation_predictions[-1], fitted.net.predict(X[validation]))
+
+
+def test_early_stopping_restores_the_best_epoch():
+    """Each network has its own callback; the weights are those of the epoch with the lowest validation loss."""
+
+    def stopping():
+        return [gpunn.EarlyStopping("val_loss", patience=2)]
+
+    candidates = [{"lr": 0.3, "callbacks": stopping}, {"lr": 1e-5, "callbacks": stopping}]
+    validation = X[:20], LABELS[:20]
+    fast, slow = gpunn.fit_many(
+        build, X, LABELS, candidates, epochs=60, batch_size=20, validation_data=validation, snapshots=True
+    )
+    assert len(fast.history.epoch) < 60 == len(slow.history.epoch)
+    best = int(np.argmin(fast.history.history["val_loss"]))
+    np.testing.assert_array_equal(fast.validation_predictions[best], fast.net.predict(X[:20]))
+
+
 # --- recordings that networks share ----------------------------------------------------------------------------------
 
 
@@ -235,7 +281,7 @@ def _require_compiled_kernels():
 def recorded(monkeypatch):
     """A list with an entry per recorded step; recordings are reused if they are fully compiled."""
     _require_compiled_kernels()
-    made = internals.record_calls(monkeypatch)
+    made = internals.record_executables(monkeypatch, updates=True)
     internals.train_sequentially(monkeypatch)
     return made
 
@@ -370,6 +416,16 @@ INVALID = {
     "batch_size": (ValueError, naming("batch_size", 0), {"batch_size": 0}),
     "epochs": (TypeError, naming("epochs", 1.5), {"epochs": 1.5}),
     "shuffle": (ValueError, naming("shuffle", "'yes'"), {"shuffle": "yes"}),
+    "its epochs": (ValueError, naming("candidates[1]['epochs']", 0), {"candidates": [{}, {"epochs": 0}]}),
+    "callbacks": (TypeError, naming("candidates[0]['callbacks']", "'all'"), {"candidates": [{"callbacks": "all"}]}),
+    "snapshots": (ValueError, "snapshots needs validation rows", {"snapshots": True}),
+    "snapshots' type": (ValueError, naming("snapshots", 2), {"snapshots": 2}),
+    "validation_data": (ValueError, "must be .X, y. or", {"validation_data": X}),
+    "validation twice": (
+        ValueError,
+        "cannot be combined with splits",
+        {"validation_data": (X, LABELS), "splits": [([0, 1], [2])]},
+    ),
     "X": (ValueError, "NaN", {"X": np.where(X > 2, np.nan, X)}),
     "y": (ValueError, "y", {"y": LABELS[:5]}),
     "weights": (ValueError, naming("zero", "candidates[0]"), {"sample_weight": np.eye(61)[3]}),

@@ -96,10 +96,10 @@ def test_only_operands_that_no_product_wrote_need_a_rounding_launch(fake_cupy):
 
     net = net_of("cuda", sizes=(32, 16), precision="bf16")
     net.train_on_batch(*data(8))
-    with internals.training_plan(net, 8) as plan:
+    with internals.training_sections(net, 8) as sections:
         for _ in range(2):
             fake_cupy.state.calls.clear()
-            for launch in [*plan.forward, *plan.loss, *plan.backward, *plan.update]:
+            for launch in [*sections.forward, *sections.loss, *sections.backward, *sections.update]:
                 launch()
             assert internals.kernels_run(fake_cupy).count("to_bfloat16") == 4
             assert len(internals.products_run(fake_cupy)) == 8
@@ -127,8 +127,8 @@ def test_a_batch_is_gathered_in_bfloat16(fake_cupy):
         net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision="bf16")
         net.fit(table, y, batch_size=8, epochs=3, verbose=0)
         net.train_on_batch(table[:8], y[:8])
-        with internals.training_plan(net, 8) as plan:
-            assert plan.x.dtype == np.uint16
+        with internals.training_sections(net, 8) as sections:
+            assert sections.x.dtype == np.uint16
         found.append([*net.get_weights(), net.predict(table)])
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
@@ -231,9 +231,9 @@ def test_a_process_without_rows_runs_the_step(fake_cupy, precision):
     layers = [gpunn.Dense(16, "relu"), gpunn.Dense(8, "gelu"), gpunn.Dense(3, "softmax")]
     net = gpunn.Sequential(layers, input_shape=8, seed=4, dtype="float32")
     net.compile("adam", "sparse_categorical_crossentropy", device="cuda", precision=precision)
-    plan = internals.plan_without_rows(net)
+    sections = internals.sections_without_rows(net)
     internals.gradient(net).fill(np.nan)
-    for launch in [*plan.normalize_weights, *plan.forward, *plan.loss, *plan.backward]:
+    for launch in [*sections.normalize_weights, *sections.forward, *sections.loss, *sections.backward]:
         launch()
     assert (to_host(internals.gradient(net)) == 0).all()
 
@@ -381,9 +381,9 @@ def test_gradient_check_and_device_comparison_support_it(fake_cupy):
 # --- several consecutive steps ----------------------------------------------------------------------------------------
 
 
-def plan_of(net, rows=8):
+def sections_of(net, rows=8):
 
-    return internals.training_plan(net, rows)
+    return internals.training_sections(net, rows)
 
 
 def fitted(fake_cupy, *, layers=None, epochs=2, **options):
@@ -403,16 +403,16 @@ def test_consecutive_steps_round_weights_in_the_update(fake_cupy, monkeypatch, o
     limits.set(monkeypatch, "graph_polls", 1e-4)
     together = fitted(fake_cupy, optimizer=optimizer)
     nodes = set(internals.graphs_run(fake_cupy))
-    with plan_of(together) as plan:
-        assert [launch.first_step_only for launch in plan.forward].count(True) == 1
+    with sections_of(together) as sections:
+        assert [launch.first_step_only for launch in sections.forward].count(True) == 1
     # a graph of several steps rounds once
     few, many = min(nodes), max(nodes)
     assert many == 3 * few - 2
     assert f"{optimizer}_with_bf16_copy" in internals.kernels_run(fake_cupy)
     internals.round_before_each_step(monkeypatch)
     singly = fitted(fake_cupy, optimizer=optimizer)
-    with plan_of(singly) as plan:
-        assert not any(launch.first_step_only for launch in plan.forward)
+    with sections_of(singly) as sections:
+        assert not any(launch.first_step_only for launch in sections.forward)
     for a, b in zip(together.get_weights(), singly.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -423,8 +423,8 @@ def test_other_writes_to_weights_require_rounding_before_each_step(fake_cupy):
     middle = frozen(gpunn.Dense(7, "relu"))
     for layers in (constrained, [gpunn.Dense(5, "relu"), middle, gpunn.Dense(8, "relu"), gpunn.Dense(3, "softmax")]):
         net = fitted(fake_cupy, layers=layers)
-        with plan_of(net) as plan:
-            assert not any(launch.first_step_only for launch in plan.forward)
+        with sections_of(net) as sections:
+            assert not any(launch.first_step_only for launch in sections.forward)
 
 
 def test_a_diverged_step_keeps_weights_and_their_copy(fake_cupy):
@@ -434,8 +434,8 @@ def test_a_diverged_step_keeps_weights_and_their_copy(fake_cupy):
     before = net.get_weights()
     with pytest.raises(gpunn.DivergenceError):
         net.train_on_batch(np.full((8, 8), 1e38), np.zeros(8, int))  # sums overflow
-    with plan_of(net) as plan:
-        copy = internals.rounded_copy(plan)
+    with sections_of(net) as sections:
+        copy = internals.rounded_copy(sections)
         assert np.array_equal(to_host(copy), to_host(kernel("to_bfloat16")(internals.parameters(net))))
     for a, b in zip(net.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)

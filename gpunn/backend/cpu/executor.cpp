@@ -109,8 +109,8 @@ static Int run_steps(const Section& section, const Cycle& cycle, const Changes& 
   return done;
 }
 
-// Runs steps from the cycle's position on and returns their number: `steps`, or fewer if `seconds` have passed or a step
-// set the flag.
+// Runs steps from the cycle's position on and returns their number: `steps`, or fewer if `seconds` have passed or a
+// step set the flag.
 extern "C" Int run_cycle(Cycle* cycle, Int steps, const double* rates, Int first, const PointerStep* moves, Int n_moves,
                          double seconds) {
   const double begin = steps > 1 ? now() : 0.0;

@@ -9,7 +9,11 @@ from .progress import EpochLogger, ProgressBar
 from .reduce_lr_on_plateau import ReduceLROnPlateau
 from .terminate_on_nan import TerminateOnNaN
 
+# callbacks that write no checkpoint
+NEVER_SAVE = (CSVLogger, EarlyStopping, EpochLogger, ProgressBar, ReduceLROnPlateau, TerminateOnNaN)
+
 __all__ = [
+    "NEVER_SAVE",
     "CSVLogger",
     "Callback",
     "CallbackList",

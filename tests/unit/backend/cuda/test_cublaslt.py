@@ -196,9 +196,9 @@ def launches_of(fake_cupy, net, rows=16):
     """The products and the kernels of one step, without the gather of the batch."""
     X, y = data(rows)
     net.train_on_batch(X, y)
-    with internals.training_plan(net, rows) as plan:
+    with internals.training_sections(net, rows) as sections:
         fake_cupy.state.calls.clear()
-        for launch in [*plan.forward, *plan.loss, *plan.backward]:
+        for launch in [*sections.forward, *sections.loss, *sections.backward]:
             launch()
         return internals.products_run(fake_cupy), internals.kernels_run(fake_cupy)
 
