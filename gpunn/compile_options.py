@@ -16,10 +16,10 @@ from ._version import __version__
 from .backend import Backend
 from .losses import Loss
 from .metrics import Metric
-from .network import Network
+from .network import DeviceGroup, Network
 from .optimizers import Optimizer
 from .parallel import DataParallel
-from .program.groups import SINGLE_PROCESS, ProcessGroup
+from .program.groups import SINGLE_PROCESS
 from .validation import as_list, boolean, positive_integer
 
 
@@ -38,7 +38,7 @@ class CompileOptions:
 
 def resolve(
     net: Network,
-    group: ProcessGroup,
+    group: DeviceGroup,
     optimizer: Any,
     loss: Any,
     metrics: Iterable[Any],
@@ -67,7 +67,7 @@ def resolve(
     return CompileOptions(rule, chosen, found, threads, backend, lower, resolve_eager(eager, lower, group))
 
 
-def resolve_eager(eager: Any, precision: str | None, group: ProcessGroup) -> bool:
+def resolve_eager(eager: Any, precision: str | None, group: DeviceGroup) -> bool:
     """True if every operation is computed from Python: by the argument, or by the variable GPUNN_EAGER=1."""
     chosen = boolean("eager", eager) or backends.eager_setting()
     if chosen and precision is not None:
@@ -81,7 +81,7 @@ def resolve_eager(eager: Any, precision: str | None, group: ProcessGroup) -> boo
 _metric = metrics.get
 
 
-def check_agreement(group: ProcessGroup, net: Network, options: CompileOptions, model: str) -> None:
+def check_agreement(group: DeviceGroup, net: Network, options: CompileOptions, model: str) -> None:
     """Raise ValueError on every rank unless all ranks compile the same model, given as text, with the same options."""
     group.check_agreement(
         "compile",
@@ -106,7 +106,7 @@ def _strip_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
-def process_group(strategy: Any) -> ProcessGroup:
+def process_group(strategy: Any) -> DeviceGroup:
     """The process group that a strategy starts; a single process for None."""
     if strategy is None:
         return SINGLE_PROCESS

@@ -47,8 +47,8 @@ def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, 
         if kind == "table":
             return TableModel.from_tensors(tensors, metadata, custom=custom, device=device)
         if kind == "estimator":
-            cls = {name: getattr(estimators, name) for name in estimators.__all__}[metadata["class"]]
-            return cls.from_tensors(tensors, metadata, custom=custom, device=device)
+            classes: dict[object, Any] = {name: getattr(estimators, name) for name in estimators.__all__}
+            return classes[metadata["class"]].from_tensors(tensors, metadata, custom=custom, device=device)
         return Sequential.from_tensors(tensors, metadata, custom=custom, device=device)
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata does not describe a {kind!r}: {error!r}") from error

@@ -98,7 +98,7 @@ class Loss(Named, Versioned):
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         """Check targets of the right shape. ValueError if the loss is not defined for their values."""
 
-    def plan_key(self) -> Any:
+    def step_key(self) -> Any:
         """The attributes that a recorded step depends on. The step is recorded again when they change."""
         return repr(self.get_config())
 

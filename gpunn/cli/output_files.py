@@ -6,6 +6,7 @@ import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,8 @@ def _was_written_for(path: Path, source: str) -> bool:
     if path.suffix == ".png":
         return description_tag(source).encode() in path.read_bytes()[:4096]
     try:
-        return bool(checkpoint.read(path)[1]["table"]["source"] == source)
+        metadata: dict[str, Any] = checkpoint.read(path)[1]
+        return bool(metadata["table"]["source"] == source)
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -30,6 +30,8 @@ class SklearnStopping(Callback):
         Indices of the training rows. They are shuffled for each epoch by the estimator's generator.
     """
 
+    model: Any  # a Sequential
+
     def __init__(self, estimator: Any, early_stopping_data: tuple[Any, Any, Any] | None, rows: np.ndarray) -> None:
         self.estimator = estimator
         self.early_stopping_data = early_stopping_data

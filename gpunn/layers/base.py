@@ -172,7 +172,7 @@ class Layer(Versioned):
     def after_update(self, t: Quantities) -> None:
         """Set what changes after the optimizer's update: constrained parameters and running statistics."""
 
-    def plan_key(self) -> Any:
+    def step_key(self) -> Any:
         """The attributes that a recorded step depends on. The step is recorded again when they change."""
         return self.trainable, repr(self.get_config())
 

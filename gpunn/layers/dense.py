@@ -102,9 +102,9 @@ class Dense(Layer):
             squares = kernel("column_dot")(t.W, t.W)
             t.W = kernel("max_norm")(squares, t.state, t.W, limit=self.max_norm)
 
-    def plan_key(self) -> Any:
+    def step_key(self) -> Any:
         if type(self).get_config is not Dense.get_config:
-            return super().plan_key()
+            return super().step_key()
         # a recorded step does not depend on the initializers; the network knows the penalties
         f = self.activation
         return self.trainable, self.units, self.use_bias, self.max_norm, type(f), f.get_config()

@@ -59,7 +59,7 @@ class Dropout(Layer):
             elements=n * width,
         )
 
-    def plan_key(self) -> Any:
+    def step_key(self) -> Any:
         return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:

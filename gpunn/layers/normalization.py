@@ -78,7 +78,7 @@ class BatchNormalization(Layer):
         t.running_mean = update(t.mean, t.state, t.running_mean, momentum=self.momentum, factor=1.0)
         t.running_variance = update(t.variance, t.state, t.running_variance, momentum=self.momentum, factor=unbiased)
 
-    def plan_key(self) -> Any:
+    def step_key(self) -> Any:
         return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class LayerNormalization(Layer):
         t.dbeta = t.grad_a.sum(axis=0)
         t.grad_prev = kernel("layer_normalize_backward")(t.grad_a, t.x_hat, t.scale, t.gamma)
 
-    def plan_key(self) -> Any:
+    def step_key(self) -> Any:
         return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:

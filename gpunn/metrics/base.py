@@ -99,7 +99,7 @@ class Metric(Versioned):
         """Compute the metric from the weighted mean over rows: a float if `n_sums` is 1, else an array (n_sums,)."""
         return float(mean)
 
-    def plan_key(self) -> Any:
+    def step_key(self) -> Any:
         """The attributes that a recorded step depends on. The step is recorded again when they change."""
         return self.name, repr(self.get_config())
 

@@ -5,13 +5,14 @@ from .cache import Loan
 from .executable import Executable, Task
 from .network import Network
 from .parameters import FlatParameters, ParameterSlice, PenaltyRange, keyed_generator
-from .state import CompiledState, LossConvention, RowBuffer
+from .state import CompiledState, DeviceGroup, LossConvention, RowBuffer
 from .step import StepOptions
 
 __all__ = [
     "Arrays",
     "CompiledState",
     "CompressedRows",
+    "DeviceGroup",
     "Executable",
     "FlatParameters",
     "Loan",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..backend.executor import Launch, execute
 from ..kernels import KernelCall, bind_all
@@ -33,7 +32,7 @@ class CompressedRows:
     shape: tuple[int, int]
 
 
-Table = Any  # an array (n, m), or CompressedRows
+Table = Array  # (n, m), or CompressedRows
 Arrays = Mapping[str, Table]
 
 

@@ -126,6 +126,7 @@ class BoundProgram:
     def _kernel_calls(self, op: Op, inputs: list[Array], outputs: list[Array]) -> list[KernelCall]:
         """The call of an op's kernel, after a copy of each operand that it updates in other memory."""
         calls: list[KernelCall] = []
+        assert op.kernel is not None
         for out, updated in zip(op.outputs, op.kernel.updated, strict=True):
             if updated is not None and not self._same_memory(op.inputs[updated].base, out):
                 calls.append((kernel("identity"), (inputs[updated],), self.array(out), None, {}))

@@ -6,7 +6,8 @@ Creating one records the step as a program, optimizes and binds it. Executing it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from numpy.typing import DTypeLike
 
 from ..backend import Backend
 from ..backend.errors import OpRefused
@@ -70,7 +71,7 @@ class BoundStep:
         """The size of its buffers."""
         return sum(int(buffer.nbytes) for buffer in self._buffers)
 
-    def new(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+    def new(self, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
         """A buffer of zeros, which lives as long as the step."""
         made = self.backend.zeros(shape, dtype or self.dtype)
         self._buffers.append(made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Hashable
 
 from .batch_io import Arrays
 from .executable import Executable, Task, key_of
@@ -21,10 +21,10 @@ class ExecutableCache:
     def __init__(self, at_least: int = 0) -> None:
         self._at_least = at_least
         self._lock = threading.Lock()
-        self._free: dict[Any, list[Executable]] = {}
+        self._free: dict[Hashable, list[Executable]] = {}
         self._bytes = 0
 
-    def take(self, key: Any) -> Executable | None:
+    def take(self, key: Hashable) -> Executable | None:
         """Remove and return an executable, if there is one."""
         with self._lock:
             found = self._free.get(key)
@@ -36,7 +36,7 @@ class ExecutableCache:
             self._bytes -= executable.bytes
             return executable
 
-    def put(self, key: Any, executable: Executable) -> None:
+    def put(self, key: Hashable, executable: Executable) -> None:
         """Add an executable, and drop those that were not used for the longest time if there are too many bytes."""
         with self._lock:
             self._free[key] = [*self._free.pop(key, []), executable]
@@ -68,7 +68,7 @@ class Loan:
     def __init__(self, net: CompiledState, own: ExecutableCache, task: Task, arrays: Arrays) -> None:
         self._net, self._task, self._arrays = net, task, arrays
         self._cache = SHARED if arrays else own
-        self._key: Any = key_of(net, task, arrays) if arrays else task
+        self._key: Hashable = key_of(net, task, arrays) if arrays else task
 
     def __enter__(self) -> Executable:
         net, arrays = self._net, self._arrays
@@ -80,7 +80,7 @@ class Loan:
         self._executable = found
         return found
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         # after an error it may be in the middle of a step; an eager step refers to the network
         found = self._executable
         if kind is not None or self._key is None or self._net.eager:

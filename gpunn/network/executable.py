@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..backend.executor import Launch
 from ..kernels import bind_all
 from ..kernels import get as kernel
 from ..layers import Quantities
@@ -112,7 +113,7 @@ class Executable:
         self.slow_path_reasons = list(dict.fromkeys(r for step in self.steps for r in step.slow_path_reasons))
         self.bytes = sum(step.bytes for step in self.steps) + sum(a.nbytes for a in self._owned.values())
 
-    def _section(self, step: BoundStep, arrays: Arrays) -> list[Any]:
+    def _section(self, step: BoundStep, arrays: Arrays) -> list[Launch]:
         """The launches of one step."""
         *before, update = step.sections
         computed = [launch for each in before for launch in each]
@@ -159,7 +160,9 @@ class Executable:
         """Set how many steps of each batch size follow one another, and how many of all of them are done."""
         self._executor.set_times(times, done)
 
-    def run(self, steps: int = 1, *, deadline: float = math.inf, learning_rates: np.ndarray | None = None) -> int:
+    def run(
+        self, steps: int = 1, *, deadline: float = math.inf, learning_rates: NDArray[np.float64] | None = None
+    ) -> int:
         """Run steps and return their number; see `Executor.run`."""
         return self._executor.run(steps, deadline=deadline, learning_rates=learning_rates)
 
@@ -175,7 +178,7 @@ class Executable:
         return self._executor.run_blocks(steps, {"x": X, "output": result, "largest": largest})
 
 
-def key_of(net: CompiledState, task: Task, arrays: Arrays) -> Any:
+def key_of(net: CompiledState, task: Task, arrays: Arrays) -> Hashable:
     """Everything that an executable depends on, except addresses and λ. None if that is unknown."""
     if net.eager:
         return None

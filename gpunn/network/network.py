@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .. import backend as backends
@@ -49,7 +47,7 @@ class Network(CompiledState):
         """Release the memory of the executables that no other network shares."""
         self._own.clear()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """The state for pickle and deepcopy, with host arrays and without executables."""
         left_out = ("_own", "structures", "_recorded", "_versions", "backend", "group")
         state = {k: v for k, v in vars(self).items() if k not in left_out}
@@ -59,7 +57,7 @@ class Network(CompiledState):
         state["slots"] = {k: np.array(self.backend.to_host(v)) for k, v in self.slots.items()}
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         """Restore the state on the CPU."""
         vars(self).update(state)
         self.backend, self.group, self.capture_errors = backends.get("cpu"), SINGLE_PROCESS, {}

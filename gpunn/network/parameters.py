@@ -17,6 +17,7 @@ from ..layers import Layer, Parameter
 from ..program import Array
 from ..program.ranges import merge
 
+FloatDType = np.dtype[np.float32] | np.dtype[np.float64]
 RESERVED = ("a_prev", "z", "a", "grad_a", "delta", "grad_prev", "state", "index", "training", "rows", "opaque")
 
 
@@ -58,7 +59,7 @@ def _check_names(layer: Layer) -> None:
 class FlatParameters:
     """Layers with their parameters, gradients, running statistics and step state on a device."""
 
-    def __init__(self, layers: Sequence[Layer], seed: int, dtype: np.dtype) -> None:
+    def __init__(self, layers: Sequence[Layer], seed: int, dtype: FloatDType) -> None:
         self.layers = list(layers)
         self.seed = seed
         self.dtype = dtype

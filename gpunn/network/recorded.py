@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class _Cache:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.steps: dict[Any, RecordedStep] = {}
+        self.steps: dict[Hashable, RecordedStep] = {}
 
 
 _cache = _Cache()
@@ -141,11 +141,11 @@ def _name_quantities(step: Step) -> None:
         step.output.name = f"a{len(step.quantities)}"
 
 
-def structure(net: CompiledState, shard: BatchShard, options: StepOptions, *, with_l2: bool = True) -> Any:
+def structure(net: CompiledState, shard: BatchShard, options: StepOptions, *, with_l2: bool = True) -> Hashable:
     """Everything that the program of a step depends on, λ only if asked for. None if that is unknown."""
     group = shard.group
     penalties = [(p.start, p.stop, p.l1, p.l2 if with_l2 else None) for p in net.penalties() if options.loss]
-    owners: list[tuple[type, Any]] = [(Layer, layer) for layer in net.layers]
+    owners: list[tuple[type, object]] = [(Layer, layer) for layer in net.layers]
     owners += [(Activation, layer.activation) for layer in net.layers]
     if options.loss:
         owners += [(Loss, net.loss), *((Metric, metric) for metric in net.metrics)]
@@ -175,7 +175,7 @@ def structure(net: CompiledState, shard: BatchShard, options: StepOptions, *, wi
     )
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> Hashable:
     """A hashable form of an attribute value."""
     if isinstance(value, (list, tuple)):
         return tuple(map(_frozen, value))

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from ..activations import Activation
+from ..backend import Backend
 from ..layers import Dense, Layer
 from ..losses import Loss
+from ..metrics import Metric
 from ..optimizers import Optimizer
 from ..program import Array
 from ..program.groups import SINGLE_PROCESS, ProcessGroup
-from .parameters import FlatParameters
+from .parameters import FlatParameters, FloatDType
 
 # above these magnitudes a finite gradient may overflow in the update, which is then checked before it is written
 OVERFLOW_LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
@@ -53,26 +55,37 @@ class LossConvention:
         return penalty if self.after_penalty is None else penalty * batch / weight
 
 
+class DeviceGroup(ProcessGroup, Protocol):
+    """A process group that trains on devices."""
+
+    def backend(self, backend: Backend, requested: object) -> Backend:
+        """The device of this process: one GPU per process if no number was requested. DeviceError if the machine has
+        fewer GPUs."""
+
+    def set_device(self, backend: Backend) -> None:
+        """Set the device whose arrays are all-reduced."""
+
+
 class CompiledState(FlatParameters):
     """Parameters with the loss, optimizer and metrics they are trained with, and the state of training."""
 
-    def __init__(self, layers: Sequence[Layer], seed: int, dtype: np.dtype) -> None:
+    def __init__(self, layers: Sequence[Layer], seed: int, dtype: FloatDType) -> None:
         super().__init__(layers, seed, dtype)
         self.slots: dict[str, Array] = {}
         self.metric_sums: Array = None
         self.given_loss: Loss | None = None  # the argument of compile; None before
-        self.given_metrics: list[Any] = []
+        self.given_metrics: list[Metric] = []
         self.loss: Loss  # resolved for the last activation
-        self.metrics: list[Any] = []  # resolved for the loss
+        self.metrics: list[Metric] = []  # resolved for the loss
         self.optimizer: Optimizer
         self.loss_convention = LossConvention()
         self.precision: str | None = None  # of matrix products on a GPU; None for the dtype
-        self.group: ProcessGroup = SINGLE_PROCESS  # the processes that share its steps
+        self.group: DeviceGroup = SINGLE_PROCESS  # the processes that share its steps
         self.eager = False  # compute every operation from Python, on arrays
         self.learning_rate_override: float | None = None  # η instead of the schedule's value
         self.capture_errors: dict[str, None] = {}  # reasons for steps without a CUDA graph, since compile
-        self._recorded: list[Any] | None = None  # the attribute values that loss, metrics and executables were made for
-        self._versions: list[Any] | None = None
+        self._recorded: list[object] | None = None  # the attribute values that loss, metrics, executables were made for
+        self._versions: list[tuple[int, int]] | None = None
         self._reset_executables()
 
     def build(self, n_in: int, *, draw: bool = True) -> None:
@@ -82,14 +95,14 @@ class CompiledState(FlatParameters):
 
     def _reset_executables(self) -> None:
         """Drop the network's own executables. `version` differs from the one that all executables were made for."""
-        self.structures: dict[Any, Any] = {}  # what executables depend on, by task
+        self.structures: dict[Hashable, tuple[Hashable, ...]] = {}  # what executables depend on, by task
         self.version = next(_versions)
 
     def compile(
         self,
         optimizer: Optimizer,
         loss: Loss,
-        metrics: list[Any],
+        metrics: list[Metric],
         loss_convention: LossConvention = LossConvention(),
         precision: str | None = None,
         *,
@@ -107,10 +120,10 @@ class CompiledState(FlatParameters):
         self.slots, self.metric_sums, self.capture_errors = {}, None, {}
         if self.is_built:
             self._reset_state()
-        self._recorded, self._versions = self.plan_key(), None
+        self._recorded, self._versions = self.step_key(), None
         self._reset_executables()
 
-    def resolve(self, loss: Loss, metrics: Sequence[Any]) -> tuple[Loss, list[Any]]:
+    def resolve(self, loss: Loss, metrics: Sequence[Metric]) -> tuple[Loss, list[Metric]]:
         """The loss for the last activation, and copies of the metrics for that loss.
 
         ValueError if they do not fit each other, or the layers do not fit the weights.
@@ -164,7 +177,7 @@ class CompiledState(FlatParameters):
             self.precision = precision
             self._reset_executables()
 
-    def set_group(self, group: ProcessGroup) -> None:
+    def set_group(self, group: DeviceGroup) -> None:
         """Set the processes that share the steps."""
         self.group = group
         self._reset_executables()
@@ -195,7 +208,7 @@ class CompiledState(FlatParameters):
             self.state.fill(0)
         self._set_seed()
 
-    def metric_slices(self) -> list[tuple[Any, slice]]:
+    def metric_slices(self) -> list[tuple[Metric, slice[int, int, int]]]:
         """Every metric with the slice of its sums in `metric_sums`."""
         ends = np.cumsum([metric.n_sums(self.n_out) for metric in self.metrics], dtype=int)
         return [
@@ -237,7 +250,7 @@ class CompiledState(FlatParameters):
         versions = self._attribute_versions()
         if versions == self._versions:
             return
-        key = self.plan_key()
+        key = self.step_key()
         if key != self._recorded:
             if self.given_loss is not None:
                 self.check_optimizer(self.optimizer)
@@ -250,7 +263,7 @@ class CompiledState(FlatParameters):
             self._reset_executables()
         self._versions = versions
 
-    def _attribute_versions(self) -> list[Any]:
+    def _attribute_versions(self) -> list[tuple[int, int]]:
         """The number of times that attributes of each layer, of optimizer, loss and metrics were set."""
         found = [(layer.version, layer.activation.version) for layer in self.layers]
         if self.given_loss is not None:
@@ -258,17 +271,17 @@ class CompiledState(FlatParameters):
             found += [(metric.version, 0) for metric in self.given_metrics]
         return found
 
-    def plan_key(self) -> list[Any]:
+    def step_key(self) -> list[object]:
         """The attribute values of layers, optimizer, loss and metrics that a step depends on."""
         layers = self.layers if self.is_built else ()
         return [*self.attribute_values(), [(p.l2, p.l1) for layer in layers for p in layer.parameters()]]
 
-    def attribute_values(self) -> list[Any]:
+    def attribute_values(self) -> list[object]:
         """The attribute values that a step depends on, except l1 and l2 of gpunn's layers."""
-        found = [layer.plan_key() for layer in self.layers]
+        found = [layer.step_key() for layer in self.layers]
         if self.given_loss is not None:
-            found += [self.optimizer.plan_key(), self.given_loss.plan_key()]
-            found += [metric.plan_key() for metric in self.given_metrics]
+            found += [self.optimizer.step_key(), self.given_loss.step_key()]
+            found += [metric.step_key() for metric in self.given_metrics]
         return found
 
     def _check_parameters(self) -> None:

@@ -9,7 +9,6 @@ import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -155,7 +154,7 @@ class Step:
         self._check(layer, method, f"set t.{name}", found)
         return self.values.stored(found, batch=name in ("z", "a", "delta", "grad_prev"))
 
-    def _check(self, owner: Any, method: str, what: str, found: Array) -> None:
+    def _check(self, owner: object, method: str, what: str, found: Array) -> None:
         """Raise TypeError if a value of user code has another dtype, or is no value of a recorded step."""
         must = f"{type(owner).__name__}.{method} must {what}"
         if found.dtype != self.net.dtype:

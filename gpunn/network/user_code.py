@@ -5,14 +5,13 @@ The methods of a class with ``opaque = True`` get arrays, also while a step is r
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 from ..kernels.state import StateEntry
 from ..layers import Layer, Quantities
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..program import Array, TensorSpec, as_tuple, named_call, python_call
+from ..program import Array, ArrayFunction, TensorSpec, as_tuple, named_call, python_call
 
 
 def forward_opaque(layer: Layer, t: Quantities, n: int) -> None:
@@ -81,7 +80,7 @@ def _variables(layer: Layer) -> list[str]:
 
 
 def _call(
-    owner: Any, t: Quantities, method: Callable[..., Any], inputs: list[Array], results: dict[str, TensorSpec]
+    owner: object, t: Quantities, method: ArrayFunction, inputs: list[Array], results: dict[str, TensorSpec]
 ) -> None:
     """Set the results of a method on arrays as attributes of t, by name."""
     reason = f"{type(owner).__name__} is Python code (opaque = True)"
@@ -89,12 +88,12 @@ def _call(
     vars(t).update(zip(results, as_tuple(found), strict=True))
 
 
-def _collect(owner: Any, inner: Quantities, method: str, results: dict[str, TensorSpec]) -> tuple[Array, ...]:
+def _collect(owner: object, inner: Quantities, method: str, results: dict[str, TensorSpec]) -> tuple[Array, ...]:
     """The quantities that a method has set on its t, of the expected shapes."""
     return tuple(checked(owner, inner, name, method, spec.shape) for name, spec in results.items())
 
 
-def checked(owner: Any, t: Quantities, name: str, method: str, shape: Any) -> Array:
+def checked(owner: object, t: Quantities, name: str, method: str, shape: Sequence[int]) -> Array:
     """A quantity that a method of a layer or an optimizer must have set, of this shape."""
     found = getattr(t, name, None)
     if found is None:
@@ -103,7 +102,7 @@ def checked(owner: Any, t: Quantities, name: str, method: str, shape: Any) -> Ar
     return found
 
 
-def check_shape(owner: Any, method: str, what: str, found: Any, shape: Any) -> None:
+def check_shape(owner: object, method: str, what: str, found: object, shape: Sequence[int]) -> None:
     """Raise ValueError if a value of user code has another shape."""
     got = getattr(found, "shape", found)
     if got != tuple(shape):

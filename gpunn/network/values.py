@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..program import Array, Program, Tensor
 from ..program.tensor import ShapeAndType, View
@@ -29,7 +28,7 @@ class Values:
         """True if a kernel has written the value into the variable, so that `assign` has nothing to do."""
         return False
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """True if the step can compute with the value: a recorded step cannot with an array."""
         return True
 
@@ -68,7 +67,7 @@ class ProgramValues(Values):
     def is_stored(self, variable: str, start: int, value: Tensor) -> bool:
         return self.program.is_stored(variable, start, value)
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         return isinstance(value, View)
 
     def stored(self, value: View, *, batch: bool) -> Tensor:

@@ -118,7 +118,7 @@ class Optimizer(Versioned):
         """The constants of the update rule, by their names in its kernel."""
         return {}
 
-    def plan_key(self) -> Any:
+    def step_key(self) -> Any:
         """The attributes that a recorded step depends on. The step is recorded again when they change.
 
         The learning rate is not one of them: a step reads it from the state array.

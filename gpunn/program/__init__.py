@@ -3,11 +3,28 @@
 from .op import SECTIONS, Op
 from .program import Program
 from .rewrite import Match, Rule, rewrite
-from .tensor import Array, Place, Tensor, TensorSpec, Variable, as_tuple, first_row, named_call, python_call, unpacked
+from .tensor import (
+    Array,
+    ArrayFunction,
+    DType,
+    HostArray,
+    Place,
+    Tensor,
+    TensorSpec,
+    Variable,
+    as_tuple,
+    first_row,
+    named_call,
+    python_call,
+    unpacked,
+)
 
 __all__ = [
     "SECTIONS",
     "Array",
+    "ArrayFunction",
+    "DType",
+    "HostArray",
     "Match",
     "Op",
     "Place",

@@ -11,15 +11,15 @@ NumPy has no bfloat16. Its bits are stored as uint16.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
+from ..kernels import KernelCall
 from ..kernels import get as kernel
 from ..kernels._compiler.definition import DEFINITIONS
 from .op import COLLECTIVES, Op
 from .program import Program
-from .tensor import Array, Place, Tensor, Variable, View
+from .tensor import Array, DType, Place, Tensor, Variable, View
 
 BFLOAT16 = np.dtype(np.uint16)
 FLOAT32 = np.dtype(np.float32)
@@ -51,7 +51,7 @@ def store(x: Array, into: Array) -> None:
         into[...] = x
 
 
-def accumulator(into: Array, new: Callable[..., Array]) -> tuple[Array, list[tuple[Any, ...]]]:
+def accumulator(into: Array, new: Callable[[tuple[int, ...], DType], Array]) -> tuple[Array, list[KernelCall]]:
     """The array in which a sum for `into` is computed, and the kernel calls that round it to `into` afterwards.
 
     A call is (kernel, inputs, output, count, scalars). ``new(shape, dtype)`` allocates an array.
@@ -110,6 +110,7 @@ def _float32_only(op: Op) -> Iterator[Tensor]:
 
 def _operands(op: Op) -> list[tuple[Tensor, str]]:
     """The operands and results of a kernel, each with its type in the signature."""
+    assert op.kernel is not None
     signature = op.kernel.signature
     pairs = [*zip(op.inputs, op.kernel.operands, strict=True), *zip(op.outputs, signature.outputs, strict=True)]
     return [(x.base, o.type) for x, o in pairs]

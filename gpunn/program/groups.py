@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
-Array = Any
-Launch = Callable[[], Any]
+from ..kernels import Launch
+from .tensor import Array
+
+T = TypeVar("T")
 
 
 class ProcessGroup(Protocol):
@@ -41,21 +43,14 @@ class ProcessGroup(Protocol):
     def bind_all_reduce(self, arrays: Sequence[Array]) -> list[Launch]:
         """Launches after which each array holds its sum over all processes, with the same bits on every rank."""
 
-    def allgather(self, where: str, value: Any) -> list[Any]:
+    def allgather(self, where: str, value: T) -> list[T]:
         """The values of all processes, by rank. An error of one process is raised on all."""
 
-    def check_agreement(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
+    def check_agreement(self, where: str, facts: Callable[[], dict[str, object]]) -> None:
         """Raise ValueError on every process that names the first fact that differs, and the ranks."""
 
     def collective(self) -> AbstractContextManager[None]:
         """Enter a call that all processes make: an error on one rank is raised on all."""
-
-    def backend(self, backend: Any, requested: Any) -> Any:
-        """The device of this process: one GPU per process if no number was requested. DeviceError if the machine has
-        fewer GPUs."""
-
-    def set_device(self, backend: Any) -> None:
-        """Set the device whose arrays are all-reduced."""
 
 
 class SingleProcess:
@@ -69,19 +64,19 @@ class SingleProcess:
     def bind_all_reduce(self, arrays: Sequence[Array]) -> list[Launch]:
         return []
 
-    def allgather(self, where: str, value: Any) -> list[Any]:
+    def allgather(self, where: str, value: T) -> list[T]:
         return [value]
 
-    def check_agreement(self, where: str, facts: Callable[[], dict[str, Any]]) -> None:
+    def check_agreement(self, where: str, facts: Callable[[], dict[str, object]]) -> None:
         """Do nothing: one process agrees."""
 
     def collective(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def backend(self, backend: Any, requested: Any) -> Any:
+    def backend(self, backend: T, requested: object) -> T:
         return backend
 
-    def set_device(self, backend: Any) -> None:
+    def set_device(self, backend: object) -> None:
         """Do nothing: there is nothing to reduce."""
 
 

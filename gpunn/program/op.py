@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..kernels import Kernel
 from .ranges import Access
-from .tensor import Tensor, Variable, View
+from .tensor import ArrayFunction, Tensor, Variable, View
 
 COLLECTIVES = ("all_reduce", "start_all_reduce", "wait_all_reduce")
 COMMUNICATION = Variable("communication", 1, np.float64)  # all processes run the collectives in one order
@@ -65,12 +65,12 @@ class Op:
         outputs: Sequence[Tensor],
         scalars: dict[str, float] | None = None,
         *,
-        kernel: Any = None,
+        kernel: Kernel | None = None,
         count: int | None = None,
         section: int = 0,
         partial: bool = False,
         local: bool = False,
-        function: Callable[..., Any] | None = None,
+        function: ArrayFunction | None = None,
         reason: str = "",
     ) -> None:
         self.name = name

@@ -8,17 +8,42 @@ part of a variable is overwritten and the tensor is read later, a copy is made b
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from ..kernels import Kernel
 from ..kernels import get as kernel
 from .op import STATE, Op, is_state
 from .ranges import Tracker
-from .tensor import Place, Tensor, Transposed, Variable, View, described, refuse, unpacked
+from .tensor import (
+    Array,
+    ArrayFunction,
+    Place,
+    Tensor,
+    TensorSpec,
+    Transposed,
+    Variable,
+    View,
+    described,
+    refuse,
+    unpacked,
+)
 from .text import program_text
 from .verify import overlap, verify
+
+
+class OpOptions(TypedDict, total=False):
+    """The optional arguments of `Op` that `Program.append` takes."""
+
+    scalars: dict[str, float]
+    kernel: Kernel
+    count: int | None
+    partial: bool
+    function: ArrayFunction
+    reason: str
 
 
 class Program:
@@ -57,18 +82,24 @@ class Program:
     # --- recording ---
 
     def new_tensor(
-        self, shape: tuple[int, ...], dtype: Any, *, batch: bool = False, place: Place | None = None, name: str = ""
+        self,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        *,
+        batch: bool = False,
+        place: Place | None = None,
+        name: str = "",
     ) -> Tensor:
         """A tensor of this program that no op writes yet."""
         return Tensor(self._proxy, shape, np.dtype(dtype), batch=batch, place=place, name=name)
 
-    def input(self, name: str, shape: tuple[int, ...], dtype: Any, *, batch: bool = True) -> Tensor:
+    def input(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, *, batch: bool = True) -> Tensor:
         """A tensor that is written before the step, such as the rows of the batch."""
         made = self.new_tensor(shape, dtype, batch=batch, name=name)
         self.inputs.append(made)
         return made
 
-    def variable(self, name: str, size: int, dtype: Any) -> Variable:
+    def variable(self, name: str, size: int, dtype: DTypeLike) -> Variable:
         """Declare a variable, once."""
         found = self.variables.get(name)
         if found is None:
@@ -120,7 +151,7 @@ class Program:
             place is not None and (place.variable.name, place.start) == (name, start) and value not in self._overwritten
         )
 
-    def append(self, name: str, inputs: Sequence[View], outputs: Sequence[Tensor], **options: Any) -> Op:
+    def append(self, name: str, inputs: Sequence[View], outputs: Sequence[Tensor], **options: Unpack[OpOptions]) -> Op:
         """Record an op at the end."""
         if self._overwritten:
             inputs = [self._preserved(x) for x in inputs]
@@ -176,7 +207,7 @@ class Program:
             self.ops.insert(self.ops.index(writer), copy)
         return self._copies[x].T if view.transposed else self._copies[x]
 
-    def matmul(self, a: Any, b: Any) -> Tensor:
+    def matmul(self, a: object, b: object) -> Tensor:
         """Record a b. (E1, E5, E6)"""
         if not isinstance(a, (Tensor, Transposed)) or not isinstance(b, (Tensor, Transposed)):
             refuse(f"@ of {described(a)} and {described(b)}")
@@ -188,7 +219,9 @@ class Program:
         self.append("matmul", (a, b), (out,), partial=summed)
         return out
 
-    def record_kernel(self, called: Any, operands: Sequence[Any], count: int | None, scalars: dict[str, float]) -> Any:
+    def record_kernel(
+        self, called: Kernel, operands: Sequence[Array], count: int | None, scalars: dict[str, float]
+    ) -> Array:
         """Record a call of a kernel. Return its output, or a tuple of them."""
         operands = [self.copy(x) if isinstance(x, Transposed) else x for x in operands]
         for x in operands:
@@ -209,8 +242,8 @@ class Program:
         return unpacked(outputs)
 
     def record_python(
-        self, function: Callable[..., Any], inputs: Sequence[Any], like: Sequence[Any], reason: str
-    ) -> Any:
+        self, function: ArrayFunction, inputs: Sequence[Array], like: Sequence[TensorSpec | Array], reason: str
+    ) -> Array:
         """Record a call of Python code, as `python_call` describes it."""
         outputs = [self.new_tensor(tuple(x.shape), x.dtype, batch=x.batch) for x in like]
         partial = any(x.batch for x in inputs) and not all(x.batch for x in outputs)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..kernels import get as kernel
 from ..kernels._compiler.definition import DEFINITIONS
 from .op import Op
 from .program import Program
@@ -304,7 +305,7 @@ def _new_op(rule: Rule, call: Call, match: Match, tensors: Mapping[str, Tensor])
         inputs,
         [tensors[name] for name in call.outputs],
         scalars,
-        kernel=DEFINITIONS.get(call.name),
+        kernel=kernel(call.name) if call.name in DEFINITIONS else None,
         count=sharing[0].count,
         section=sharing[0].section,
         partial=any(op.partial for op in sharing),

@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
+from ..kernels import Kernel
 from ..kernels import get as kernel
 
-Array = Any
-ShapeAndType = tuple[tuple[int, ...], Any]
+Array = Any  # type: ignore[explicit-any]  # NumPy's or CuPy's array, or a tensor
+HostArray = NDArray["np.generic[object]"]  # NumPy's array of any type
+DType = np.dtype["np.generic[object]"]
+ShapeAndType = tuple[tuple[int, ...], DType]
 REMEDY = "write it with @ + - * /, .T, .sum(axis=0) and kernels (gpunn.kernels.get), or set opaque = True to get arrays"
 
 
@@ -19,7 +23,7 @@ class Variable:
 
     __slots__ = ("dtype", "name", "size")
 
-    def __init__(self, name: str, size: int, dtype: Any) -> None:
+    def __init__(self, name: str, size: int, dtype: DTypeLike) -> None:
         self.name = name
         self.size = size
         self.dtype = np.dtype(dtype)
@@ -43,23 +47,35 @@ class TensorSpec(NamedTuple):
     """
 
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: DTypeLike
     batch: bool = True
     partial: bool = True
+
+
+class ArrayFunction(Protocol):
+    """Python code on arrays, which returns one array or a tuple of arrays."""
+
+    def __call__(self, *arrays: Array, **options: Array) -> Array: ...
+
+
+class NumPyFunction(Protocol):
+    """A function or ufunc of NumPy."""
+
+    __name__: str
 
 
 class Recorder(Protocol):
     """The program that operations on tensors are recorded in: see `gpunn.program.Program`."""
 
-    def matmul(self, a: Any, b: Any) -> Tensor: ...
+    def matmul(self, a: object, b: object) -> Tensor: ...
 
     def record_kernel(
-        self, called: Any, operands: Sequence[Any], count: int | None, scalars: dict[str, float]
-    ) -> Any: ...
+        self, called: Kernel, operands: Sequence[Array], count: int | None, scalars: dict[str, float]
+    ) -> Array: ...
 
     def record_python(
-        self, function: Callable[..., Any], inputs: Sequence[Any], like: Sequence[Any], reason: str
-    ) -> Any: ...
+        self, function: ArrayFunction, inputs: Sequence[Array], like: Sequence[TensorSpec | Array], reason: str
+    ) -> Array: ...
 
     def first_row(self, x: Tensor) -> Tensor: ...
 
@@ -101,7 +117,9 @@ def _refusing(operators: Mapping[str, str | None]) -> Callable[[type], type]:
     def decorate(cls: type) -> type:
         for name, what in operators.items():
 
-            def refused(self: Any, *others: Any, what: str = what or name.strip("_"), **options: Any) -> NoReturn:
+            def refused(
+                self: View, *others: object, what: str = what or name.strip("_"), **options: object
+            ) -> NoReturn:
                 refuse(f"{what} of a {self.kind}")
 
             setattr(cls, name, refused)
@@ -137,7 +155,7 @@ class Tensor:
         self,
         program: Recorder,
         shape: tuple[int, ...],
-        dtype: np.dtype,
+        dtype: DType,
         *,
         batch: bool = False,
         place: Place | None = None,
@@ -189,43 +207,45 @@ class Tensor:
         found: Tensor = kernel("column_sum")(self)
         return found
 
-    def record_kernel(self, called: Any, operands: Sequence[Any], count: int | None, scalars: dict[str, float]) -> Any:
+    def record_kernel(
+        self, called: Kernel, operands: Sequence[Array], count: int | None, scalars: dict[str, float]
+    ) -> Array:
         """Record the call of a kernel. Kernels call this method of an operand that has it."""
         return self.program.record_kernel(called, operands, count, scalars)
 
     # --- operators ---
 
-    def __matmul__(self, other: Any) -> Tensor:
+    def __matmul__(self, other: object) -> Tensor:
         return self.program.matmul(self, other)
 
-    def __add__(self, other: Any) -> Tensor:
+    def __add__(self, other: object) -> Tensor:
         return _binary("add", self, other)
 
-    def __radd__(self, other: Any) -> Tensor:
+    def __radd__(self, other: object) -> Tensor:
         return _binary("add", self, other)
 
-    def __sub__(self, other: Any) -> Tensor:
+    def __sub__(self, other: object) -> Tensor:
         return _binary("subtract", self, other)
 
-    def __rsub__(self, other: Any) -> Tensor:
+    def __rsub__(self, other: object) -> Tensor:
         return _binary("rsubtract", self, other)
 
-    def __mul__(self, other: Any) -> Tensor:
+    def __mul__(self, other: object) -> Tensor:
         return _binary("multiply", self, other)
 
-    def __rmul__(self, other: Any) -> Tensor:
+    def __rmul__(self, other: object) -> Tensor:
         return _binary("multiply", self, other)
 
-    def __truediv__(self, other: Any) -> Tensor:
+    def __truediv__(self, other: object) -> Tensor:
         return _binary("divide", self, other)
 
-    def __rtruediv__(self, other: Any) -> Tensor:
+    def __rtruediv__(self, other: object) -> Tensor:
         return _binary("rdivide", self, other)
 
     def __neg__(self) -> Tensor:
         return _binary("multiply", self, -1.0)
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, ufunc: NumPyFunction, method: str, *inputs: object, **options: object) -> object:
         """Compute with NumPy's scalars as with Python's. TypeError for any other function of NumPy."""
         found = OPERATORS.get(ufunc.__name__) if method == "__call__" and len(inputs) == 2 and not options else None
         if found is not None and isinstance(inputs[0], NUMBERS):
@@ -234,10 +254,10 @@ class Tensor:
             refuse(f"numpy.{ufunc.__name__} of a tensor and an array")
         refuse(f"numpy.{ufunc.__name__}")
 
-    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+    def __array_function__(self, function: NumPyFunction, *call: object) -> NoReturn:
         refuse(f"numpy.{function.__name__}")
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         refuse(f"the attribute {name} of a tensor", AttributeRefused)
@@ -265,27 +285,29 @@ class Transposed:
         return columns, rows
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> DType:
         return self.base.dtype
 
     @property
     def T(self) -> Tensor:
         return self.base
 
-    def record_kernel(self, called: Any, operands: Sequence[Any], count: int | None, scalars: dict[str, float]) -> Any:
+    def record_kernel(
+        self, called: Kernel, operands: Sequence[Array], count: int | None, scalars: dict[str, float]
+    ) -> Array:
         """Record the call of a kernel on a transposed matrix, which is copied first."""
         return self.base.program.record_kernel(called, operands, count, scalars)
 
-    def __matmul__(self, other: Any) -> Tensor:
+    def __matmul__(self, other: object) -> Tensor:
         return self.base.program.matmul(self, other)
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> NoReturn:
+    def __array_ufunc__(self, ufunc: NumPyFunction, method: str, *inputs: object, **options: object) -> NoReturn:
         refuse(f"numpy.{ufunc.__name__} of a transposed tensor")
 
-    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> NoReturn:
+    def __array_function__(self, function: NumPyFunction, *call: object) -> NoReturn:
         refuse(f"numpy.{function.__name__} of a transposed tensor")
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         refuse(f"the attribute {name} of a transposed tensor", AttributeRefused)
@@ -301,7 +323,7 @@ class OperationRefused(TypeError):
     """Raised for an operation that arrays have and tensors have not."""
 
 
-def named_call(owner: Any, method: str, *arguments: Any) -> Any:
+def named_call(owner: object, method: str, *arguments: object) -> Array:
     """Call a method. An error for an operation that tensors have not names the class and the method."""
     try:
         return getattr(owner, method)(*arguments)
@@ -318,7 +340,7 @@ def refuse(what: str, error: type[OperationRefused] = OperationRefused) -> NoRet
     raise error(f"{what} is not an operation of tensors: {REMEDY}")
 
 
-def _binary(name: str, x: Tensor, other: Any) -> Tensor:
+def _binary(name: str, x: Tensor, other: object) -> Tensor:
     """Record x op other for another tensor of this shape, a row vector or a number."""
     if isinstance(other, NUMBERS) and not isinstance(other, bool):
         found: Tensor = kernel(f"{name}_scalar")(x, c=float(other))
@@ -340,7 +362,7 @@ def _binary(name: str, x: Tensor, other: Any) -> Tensor:
     return found
 
 
-def described(other: Any) -> str:
+def described(other: object) -> str:
     """An operand in words, for error messages."""
     if isinstance(other, np.ndarray):
         return "an array, which must be a parameter or a running statistic of the layer,"
@@ -355,7 +377,9 @@ def read_only(x: Array) -> Array:
     return view
 
 
-def python_call(function: Callable[..., Any], inputs: Sequence[Any], like: Sequence[Any], reason: str) -> Any:
+def python_call(
+    function: ArrayFunction, inputs: Sequence[Array], like: Sequence[TensorSpec | Array], reason: str
+) -> Array:
     """Compute with Python code on arrays.
 
     Parameters
@@ -381,7 +405,7 @@ def python_call(function: Callable[..., Any], inputs: Sequence[Any], like: Seque
     return unpacked([x.astype(to.dtype, copy=False) for x, to in zip(found, like, strict=True)])
 
 
-def checked_results(found: Any, like: Sequence[Any], reason: str) -> tuple[Array, ...]:
+def checked_results(found: Array, like: Sequence[TensorSpec | Array], reason: str) -> tuple[Array, ...]:
     """The results of Python code as a tuple. ValueError or TypeError if they have not the shapes of `like`."""
     results = as_tuple(found)
     if len(results) != len(like):
@@ -395,16 +419,16 @@ def checked_results(found: Any, like: Sequence[Any], reason: str) -> tuple[Array
     return results
 
 
-def as_tuple(found: Any) -> tuple[Any, ...]:
+def as_tuple(found: Array) -> tuple[Array, ...]:
     """The results of a function that returns one value, or a tuple of values."""
     return found if isinstance(found, tuple) else (found,)
 
 
-def unpacked(results: Sequence[Any]) -> Any:
+def unpacked(results: Sequence[Array]) -> Array:
     """The only result, or a tuple of several: the opposite of `as_tuple`."""
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def first_row(x: Any) -> Any:
+def first_row(x: Array) -> Array:
     """Row 0 of the batch, (m,). In distributed training it is that of the first process."""
     return x.program.first_row(x) if isinstance(x, Tensor) else x[0]

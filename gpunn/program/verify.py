@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from .op import Op, is_state
-from .tensor import Place, Tensor, Variable
+from .tensor import Place, ShapeAndType, Tensor, Variable
 
 
 def verify(ops: Sequence[Op], inputs: Sequence[Tensor], outputs: Sequence[Tensor], read: Collection[Tensor]) -> None:
@@ -69,7 +69,7 @@ def _verify_layouts(where: str, op: Op) -> None:
         a, b = op.inputs
         assert a.shape[1] == b.shape[0], f"{where} has factors of shapes {a.shape} and {b.shape}"
         assert a.dtype == b.dtype, f"{where} has factors of types {a.dtype} and {b.dtype}"
-        expected = [((a.shape[0], b.shape[1]), a.dtype)]
+        expected: list[ShapeAndType] = [((a.shape[0], b.shape[1]), a.dtype)]
     elif op.kernel is not None:
         expected = [(tuple(shape), dtype) for shape, dtype in op.kernel.output_layouts(op.inputs, op.count)]
     else:

@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import safetensors
 from safetensors.numpy import load, save
 
+from ..program import HostArray
 from .files import atomic_write, stat_regular_file
 
 FORMAT = "gpunn"
@@ -24,7 +26,7 @@ class CheckpointError(ValueError):
     """An invalid or damaged gpunn file, or one that does not match the object it is loaded into."""
 
 
-def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
+def write(path: str | os.PathLike[str], tensors: Mapping[str, HostArray], metadata: Mapping[str, object]) -> None:
     """Write arrays and JSON metadata to `path` atomically.
 
     OSError if that fails, with the old file complete. ValueError if the metadata exceeds MAX_HEADER.
@@ -42,7 +44,7 @@ def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], metadata
         file.write(data)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, HostArray], dict[str, object]]:
     """Read the arrays and metadata of a file written by `write`.
 
     CheckpointError if the file is damaged or not a gpunn file. OSError if it cannot be read.
@@ -106,7 +108,7 @@ def _version(path: Path, header: dict[str, str]) -> int:
     return int(version)
 
 
-def _digest(arrays: dict[str, np.ndarray], metadata: str, version: int) -> str:
+def _digest(arrays: Mapping[str, HostArray], metadata: str, version: int) -> str:
     """SHA-256 of version, metadata, and name, dtype, shape and bytes of every array."""
     h = hashlib.sha256(f"{version}\0{metadata}\0".encode())
     for name in sorted(arrays):

@@ -6,15 +6,15 @@ parameters and settings are still equal.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import NDArray
 
 from ..backend.executor import execute
 from ..kernels.state import StateEntry
 from ..network import Network, RowBuffer
 from ..program import Array
 from ..program.groups import ProcessGroup
+from .callbacks.base import CallbackModel
 
 
 def zero_rows(row_buffer: RowBuffer | None, group: ProcessGroup) -> None:
@@ -53,8 +53,8 @@ def average_running_stats(net: Network) -> None:
 
 
 def reduce_metrics(
-    net: Network, group: ProcessGroup, numbers: tuple[float, ...], sums: np.ndarray
-) -> tuple[tuple[float, ...], np.ndarray]:
+    net: Network, group: ProcessGroup, numbers: tuple[float, ...], sums: NDArray[np.float64]
+) -> tuple[tuple[float, ...], NDArray[np.float64]]:
     """Combine numbers and metric sums of all ranks, in the order of ranks."""
     shards = group.allgather("the sums of the dataset", (numbers, sums))
     merged = np.array(sums)
@@ -64,14 +64,14 @@ def reduce_metrics(
     return tuple(float(sum(each)) for each in zip(*(of_rank for of_rank, _ in shards), strict=True)), merged
 
 
-def check_in_sync(net: Network, model: Any, when: str) -> None:
+def check_in_sync(net: Network, model: CallbackModel, when: str) -> None:
     """Stop if one rank stops. RuntimeError, on all ranks, if their settings or parameters differ."""
     group = net.group
     if group.size == 1:
         return
     host = net.backend.to_host
     facts = {
-        "the settings of layers, optimizer, loss and metrics": repr(net.plan_key()),
+        "the settings of layers, optimizer, loss and metrics": repr(net.step_key()),
         "the learning rate": net.learning_rate_override,
         "the step": float(host(net.state)[StateEntry.STEP]),
         "the weights": net.weights_checksum(),

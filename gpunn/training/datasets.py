@@ -9,15 +9,16 @@ import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import input_checks as checks
 from ..backend import Backend
 from ..kernels.state import StateEntry
 from ..network import Arrays, Network, RowBuffer, StepOptions, Table, Task
-from ..program import Array
+from ..program import Array, HostArray
 from ..program.groups import BatchShard
 
 STEP = StepOptions(training=True, loss=True, backward=True, update=True)
@@ -33,7 +34,7 @@ MAX_ORDERED_ROWS = 1 << 18  # of these epochs, unless a single epoch has more
 class RowOrder(Protocol):
     """The order of the rows in each epoch."""
 
-    def draw(self, epoch: int, count: int) -> np.ndarray:
+    def draw(self, epoch: int, count: int) -> NDArray[np.int64]:
         """The row indices (count · n,) of `count` epochs, which are called in order."""
 
 
@@ -43,9 +44,9 @@ class Shuffled:
 
     n: int
     seed: int
-    rows: np.ndarray | None = None
+    rows: NDArray[np.int64] | None = None
 
-    def draw(self, epoch: int, count: int) -> np.ndarray:
+    def draw(self, epoch: int, count: int) -> NDArray[np.int64]:
         drawn = [checks.epoch_permutation(self.n, self.seed, epoch + k, True) for k in range(count)]
         order = drawn[0] if count == 1 else np.concatenate(drawn)
         return order if self.rows is None else self.rows[order]
@@ -55,9 +56,9 @@ class Shuffled:
 class InOrder:
     """The rows in their given order."""
 
-    rows: np.ndarray
+    rows: NDArray[np.int64]
 
-    def draw(self, epoch: int, count: int) -> np.ndarray:
+    def draw(self, epoch: int, count: int) -> NDArray[np.int64]:
         return np.tile(self.rows, count)
 
 
@@ -116,7 +117,7 @@ class DeviceDataset:
     If a process has only its own rows of `total_rows`, they begin with row `offset`.
     """
 
-    X: Any
+    X: Table
     y: Array
     w: Array | None = None
     offset: int = 0
@@ -141,7 +142,7 @@ class DeviceDataset:
 class HostDataset(DeviceDataset):
     """A data set in NumPy arrays on the host, which exceeds the device's memory."""
 
-    def arrays(self) -> list[np.ndarray]:
+    def arrays(self) -> list[HostArray]:
         """Return X, y and, if present, the weights."""
         return [self.X, self.y] + ([] if self.w is None else [self.w])
 
@@ -158,13 +159,13 @@ class HostDataset(DeviceDataset):
             yield start, DeviceDataset(*map(backend.asarray, chunks))
 
 
-def exceeds_device(backend: Backend, *arrays: Any) -> bool:
+def exceeds_device(backend: Backend, *arrays: Array) -> bool:
     """True if the arrays are on the host and do not fit in the device's memory."""
     given = [a for a in arrays if a is not None]
     return all(isinstance(a, np.ndarray) for a in given) and not backend.fits_in_memory(sum(a.nbytes for a in given))
 
 
-def row_chunks(backend: Backend, X: Any) -> list[Any]:
+def row_chunks(backend: Backend, X: Table) -> list[Table]:
     """Divide X into chunks of rows that fit in the device's memory. X itself if it fits."""
     if not isinstance(X, np.ndarray) or backend.fits_in_memory(X.nbytes):
         return [X]
@@ -189,7 +190,7 @@ class ArrayBatches:
         data: DeviceDataset,
         *,
         batch_size: int,
-        rows: np.ndarray,
+        rows: NDArray[np.int64],
         order: RowOrder | None,
         epochs: int,
     ) -> None:
@@ -239,7 +240,7 @@ class BlockPrefetcher:
         X, y, *w = (buffer.device for buffer in self.buffers[index])
         return DeviceDataset(X, y, *w)
 
-    def blocks(self, order: np.ndarray) -> Iterator[tuple[int, int]]:
+    def blocks(self, order: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         """Yield (buffer, number of rows) of each block of the rows `order`.
 
         All work on a block must have been submitted to the device before the next block is requested.
@@ -263,7 +264,7 @@ class BlockPrefetcher:
             for buffer in (*self.buffers[0], *self.buffers[1]):
                 buffer.wait_reusable()
 
-    def _prefetch(self, index: int, rows: np.ndarray) -> None:
+    def _prefetch(self, index: int, rows: NDArray[np.int64]) -> None:
         with self.backend.activate():
             for buffer, array in zip(self.buffers[index], self.data.arrays(), strict=True):
                 buffer.wait_reusable()
@@ -283,7 +284,7 @@ class HostBatches:
     epoch_log: Array | None = None
 
     def __init__(
-        self, net: Network, data: HostDataset, *, batch_size: int, rows: np.ndarray, order: RowOrder | None
+        self, net: Network, data: HostDataset, *, batch_size: int, rows: NDArray[np.int64], order: RowOrder | None
     ) -> None:
         self.net = net
         self.data = data

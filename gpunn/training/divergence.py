@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernels.state import StateEntry
 from ..network import Network
@@ -19,7 +20,7 @@ class DivergenceError(ArithmeticError):
     """A non-finite loss, gradient or update. The weights are those before that step."""
 
 
-def raise_if_diverged(net: Network, state: np.ndarray, epoch: int | None = None) -> None:
+def raise_if_diverged(net: Network, state: NDArray[np.float64], epoch: int | None = None) -> None:
     """Raise DivergenceError if the non-finite flag is set in a state on the host.
 
     The flag is cleared, so that training can continue with other settings.

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..backend.executor import POLL_SECONDS
 from ..kernels._compiler.compiled_launch import address_of
 from ..kernels.state import StateEntry
 from ..network import Arrays, CompressedRows, Executable, Loan, Network, RowBuffer, StepOptions, Table, Task
-from ..program import Array
+from ..program import Array, named_call
 from ..program.groups import SINGLE_PROCESS, BatchShard, ProcessGroup
 from . import collectives
 from .datasets import EVALUATION_ROWS, DeviceDataset, batches, named_rows
@@ -29,16 +30,18 @@ class Executables:
 
     def __init__(self, net: Network) -> None:
         self._net, self._version = net, 0
-        self._borrowed: dict[Any, tuple[Loan, Executable, Arrays]] = {}
+        self._borrowed: dict[Hashable, tuple[Loan, Executable, Arrays]] = {}
         self._last: tuple[Task, Arrays, Executable] | None = None
 
     def __enter__(self) -> Executables:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Return all of them. After an error an executable may be in the middle of a step, so it is not used again."""
         for loan, *_ in self._borrowed.values():
-            loan.__exit__(*error)
+            loan.__exit__(kind, error, trace)
         self._borrowed.clear()
         self._last = None
 
@@ -107,7 +110,7 @@ class EvaluationSums:
     """Sums over the rows that were evaluated: Σ metric sums, Σ loss · weight and Σ weight; penalty and weight of the
     last batch."""
 
-    metrics: np.ndarray
+    metrics: NDArray[np.float64]
     loss: float = 0.0
     weight: float = 0.0
     penalty: float = 0.0
@@ -139,13 +142,15 @@ def _evaluate_block(
 
 
 def logs_of(
-    net: Network, loss: float, weight: float, sums: np.ndarray, row_buffer: RowBuffer | None
+    net: Network, loss: float, weight: float, sums: NDArray[np.float64], row_buffer: RowBuffer | None
 ) -> dict[str, float]:
     """Return loss and metrics from Σ loss · weight, Σ weight and metric sums over the batches of an epoch."""
     return {"loss": loss / weight if weight else float("nan")} | metric_values(net, sums, weight, row_buffer)
 
 
-def metric_values(net: Network, sums: np.ndarray, weight: float, row_buffer: RowBuffer | None) -> dict[str, float]:
+def metric_values(
+    net: Network, sums: NDArray[np.float64], weight: float, row_buffer: RowBuffer | None
+) -> dict[str, float]:
     """Return the value of each metric, from sums over rows with a total weight, or from the stored rows."""
     found: dict[str, float] = {}
     for metric, part in net.metric_slices() if net.metrics else ():
@@ -154,7 +159,7 @@ def metric_values(net: Network, sums: np.ndarray, weight: float, row_buffer: Row
         elif row_buffer is not None:
             arrays = (row_buffer.a, row_buffer.y, row_buffer.w)
             rows = (None if array is None else net.backend.to_host(array) for array in arrays)
-            found[metric.name] = float(metric.compute_from_rows(*rows))
+            found[metric.name] = float(named_call(metric, "compute_from_rows", *rows))
     return found
 
 

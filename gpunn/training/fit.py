@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import input_checks as checks
 from ..kernels.state import StateEntry
@@ -33,9 +34,9 @@ from .divergence import raise_if_diverged
 from .history import History
 from .inputs import Arrays
 from .learning_rates import learning_rate
-from .resume import TrainingRun, dataset_fingerprint
+from .resume import Saved, TrainingRun, dataset_fingerprint
 from .shard import Shard, check_shard_sizes
-from .stream import Stream, is_stream
+from .stream import Batches, Stream, is_stream
 from .trainer import Model, Trainer
 
 
@@ -46,12 +47,12 @@ class FitOptions:
     batch_size: int
     epochs: int
     shuffle: bool = True
-    validation_data: Any = None
+    validation_data: object = None
     validation_split: float = 0.0
-    class_weight: Any = None
+    class_weight: object = None
     callbacks: Iterable[Callback] = ()
-    verbose: Any = 0
-    resume: Any = None
+    verbose: int = 0
+    resume: str | os.PathLike[str] | None = None
     steps_per_epoch: int | None = None
 
     def checked(self) -> FitOptions:
@@ -93,7 +94,7 @@ class FitData:
     training: Shard | None
     validation: Shard | None
     n_in: int
-    rows: np.ndarray | None = None
+    rows: NDArray[np.int64] | None = None
     order: RowOrder | None = None
     stream: StreamBatches | None = None
     steps: int | None = None
@@ -108,7 +109,7 @@ class FitData:
         return int(found if self.rows is None else len(self.rows))
 
 
-def fit(model: Model, X: Any, y: Any, sample_weight: Any, options: FitOptions) -> History:
+def fit(model: Model, X: object, y: object, sample_weight: object, options: FitOptions) -> History:
     """Implement `Sequential.fit`."""
     options = options.checked()
     given = {"X": X, "y": y, "sample_weight": sample_weight}
@@ -125,7 +126,7 @@ def fit(model: Model, X: Any, y: Any, sample_weight: Any, options: FitOptions) -
 # --- validated data ---------------------------------------------------------------------------------------------------
 
 
-def _stream(net: Network, X: Any, sample_weight: Any, options: FitOptions) -> FitData:
+def _stream(net: Network, X: Batches, sample_weight: object, options: FitOptions) -> FitData:
     """The data of a fit on a stream of batches."""
     if net.group is not SINGLE_PROCESS:
         raise ValueError(
@@ -148,12 +149,12 @@ def _stream(net: Network, X: Any, sample_weight: Any, options: FitOptions) -> Fi
         )
     n_in = inputs.stream_batch(net, batches.peek(), 0, options.class_weight)[0].shape[1]
     validation = inputs.validation(net, options.validation_data, n_in)
-    count = len(X) if steps is None and hasattr(X, "__len__") else steps
+    count = len(X) if steps is None and isinstance(X, Sized) else steps
     checked = inputs.CheckedStream(net, batches, options.class_weight)
     return FitData(None, validation, n_in, stream=StreamBatches(net, checked), steps=count)
 
 
-def _arrays(net: Network, given: dict[str, Any], options: FitOptions) -> FitData:
+def _arrays(net: Network, given: dict[str, object], options: FitOptions) -> FitData:
     """The data of a fit on arrays."""
     shard = (net.group.rank, net.group.size)
     X, y, w = inputs.validate(net, given["X"], given["y"], given["sample_weight"], shard=shard)
@@ -180,12 +181,12 @@ class _PartitionOrder:
     seed: int
     shuffle: bool
 
-    def draw(self, epoch: int, count: int) -> np.ndarray:
+    def draw(self, epoch: int, count: int) -> NDArray[np.int64]:
         each = [self.partition.order(self.seed, epoch + k, self.own, shuffle=self.shuffle) for k in range(count)]
         return np.concatenate(each)
 
 
-def _rows(net: Network, given: dict[str, Any], options: FitOptions) -> FitData:
+def _rows(net: Network, given: dict[str, object], options: FitOptions) -> FitData:
     """The data of a fit on `Rows`, of which this process reads its own blocks."""
     X, group = given["X"], net.group
     if options.validation_split != 0:
@@ -221,8 +222,8 @@ def run(
     model: Model,
     data: FitData,
     options: FitOptions,
-    settings: dict[str, Any],
-    owner: Any = None,
+    settings: Mapping[str, object],
+    owner: Saved | None = None,
     history: History | None = None,
 ) -> History:
     """Run a fit on validated data, from a checkpoint if there is one.
@@ -265,7 +266,9 @@ def run(
             net.backend.release_memory()
 
 
-def _record(model: Model, data: FitData, options: FitOptions, settings: dict[str, Any], owner: Any) -> TrainingRun:
+def _record(
+    model: Model, data: FitData, options: FitOptions, settings: Mapping[str, object], owner: Saved | None
+) -> TrainingRun:
     """The record of a fit, with its callbacks, before its first epoch."""
     net = model._net
     used = [c for c in options.callbacks if net.group.rank == 0 or not getattr(c, "passive", False)]
@@ -277,7 +280,7 @@ def _record(model: Model, data: FitData, options: FitOptions, settings: dict[str
         net,
         model if owner is None else owner,
         hooks,
-        fit_settings=_data_settings(net, data, with_checksums=compared) | settings,
+        fit_settings={**_data_settings(net, data, with_checksums=compared), **settings},
         n_in=data.n_in,
         first_epoch=model._epochs,
     )
@@ -297,10 +300,10 @@ def _dataset(net: Network, data: FitData, options: FitOptions) -> Dataset:
     return ArrayBatches(net, found, batch_size=batch_size, rows=rows, order=data.order, epochs=options.epochs)
 
 
-def _data_settings(net: Network, data: FitData, *, with_checksums: bool) -> dict[str, Any]:
+def _data_settings(net: Network, data: FitData, *, with_checksums: bool) -> dict[str, object]:
     """Return the part of the fingerprint about the data, before a callback can change it. All ranks must call it."""
     validation, training = data.validation, data.training
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "training data": "a stream" if training is None else dataset_fingerprint(training[:3], data.n),
         "validation data": None if validation is None else dataset_fingerprint(validation[:3], validation.total_rows),
     }
@@ -310,7 +313,7 @@ def _data_settings(net: Network, data: FitData, *, with_checksums: bool) -> dict
     return settings
 
 
-def _shared_settings(record: TrainingRun, epochs: int, first: int, done: int) -> dict[str, Any]:
+def _shared_settings(record: TrainingRun, epochs: int, first: int, done: int) -> dict[str, object]:
     """Return the settings of a fit that must be the same on all ranks."""
     return {
         **record.fingerprint(),

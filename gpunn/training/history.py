@@ -6,7 +6,19 @@ import io
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
+
+from ..program import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+
+class _Style(TypedDict, total=False):
+    marker: str
+    markersize: float
 
 
 class History:
@@ -36,7 +48,7 @@ class History:
             values.append(logs.get(name, math.nan))
         self.epoch.append(epoch)
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> DataFrame:
         """Return a pandas DataFrame with one row per epoch and one column per name.
 
         Raises
@@ -54,11 +66,11 @@ class History:
         self,
         metrics: str | Sequence[str] | None = None,
         *,
-        axes: Any = None,
+        axes: Axes | Sequence[Axes] | Array | None = None,
         labels: dict[str, str] | None = None,
         scales: dict[str, float] | None = None,
         names: tuple[str, str] = ("training", "validation"),
-    ) -> Any:
+    ) -> Figure:
         """Plot losses and metrics over the epochs, one panel per metric, training against validation.
 
         Epochs are counted from 1 in the plot.
@@ -92,7 +104,7 @@ class History:
         figure, panel_axes = _axes(axes, len(panels))
         epochs = [epoch + 1 for epoch in self.epoch]
         # markers show the single epochs of a short curve
-        style: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(epochs) <= 30 else {}
+        style: _Style = {"marker": "o", "markersize": 3.5} if len(epochs) <= 30 else {}
         for ax, name in zip(panel_axes, panels, strict=True):
             scale = (scales or {}).get(name, 1.0)
             both = f"val_{name}" in self.history
@@ -100,7 +112,7 @@ class History:
                 if curve in self.history:
                     ax.plot(epochs, [scale * v for v in self.history[curve]], line, label=label, **style)
             ax.set(xlabel="epoch", ylabel=(labels or {}).get(name, name.replace("_", " ")))
-            ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            ax.locator_params(axis="x", integer=True, min_n_ticks=1)
             ax.margins(x=0.02)
             if name == "learning_rate":
                 ax.set_yscale("log")
@@ -130,13 +142,13 @@ class History:
         return f"History({len(self.epoch)} epochs; last: {last})" if self.epoch else "History(0 epochs)"
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()
 
 
-def _axes(given: Any, count: int) -> tuple[Any, list[Any]]:
+def _axes(given: Array, count: int) -> tuple[Figure, list[Axes]]:
     """Return the figure and the axes of the panels: the given axes, or new ones with at most three per row."""
     if given is None:
         return _new_axes(count)
@@ -147,16 +159,16 @@ def _axes(given: Any, count: int) -> tuple[Any, list[Any]]:
     return axes[0].figure, axes
 
 
-def _new_axes(count: int) -> tuple[Any, list[Any]]:
+def _new_axes(count: int) -> tuple[Figure, list[Axes]]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError('History.plot needs matplotlib: pip install "gpunn[plot]"') from None
     columns = min(count, 3 if count != 4 else 2)
     rows = -(-count // columns)
-    figure: Any = Figure(figsize=(4.5 * columns, 3.4 * rows), layout="constrained")
+    figure = Figure(figsize=(4.5 * columns, 3.4 * rows), layout="constrained")
     # notebooks display figures without pyplot only if they have this method
-    figure._repr_png_ = partial(_png, figure)
+    vars(figure)["_repr_png_"] = partial(_png, figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
         ax.remove()

@@ -5,24 +5,29 @@ Invalid data raises ValueError or TypeError, with the argument's name, before an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from .. import input_checks as checks
 from ..backend import Backend, to_host
-from ..network import Network
+from ..network import Network, Table
 from ..parallel import Rows
-from ..program import Array
+from ..program import Array, DType
 from ..program.groups import ProcessGroup, shard_bounds
 from .datasets import DeviceDataset, HostDataset, exceeds_device
 from .shard import Shard
 from .stream import Stream
 
-Arrays = tuple[Any, Array, Array | None]  # X (n, n_in), y for the loss, weights (n,) or None
-WeightCheck = Callable[..., Array]
+Arrays = tuple[Table, Array, Array | None]  # X (n, n_in), y for the loss, weights (n,) or None
+
+
+class WeightCheck(Protocol):
+    """A check of sample weights: `input_checks.weights` or `batch_weights`."""
+
+    def __call__(self, w: Array, n: int, dtype: DType, name: str = ..., /) -> Array: ...
 
 
 def known_inputs(net: Network) -> int | None:
@@ -32,9 +37,9 @@ def known_inputs(net: Network) -> int | None:
 
 def validate(
     net: Network,
-    X: Any,
-    y: Any,
-    w: Any,
+    X: Array,
+    y: Array,
+    w: Array,
     *,
     prefix: str = "",
     x_name: str = "X",
@@ -56,7 +61,7 @@ def validate(
 
 
 def apply_class_weight(
-    net: Network, data: Arrays, class_weight: Any, *, prefix: str = "", check_weights: WeightCheck = checks.weights
+    net: Network, data: Arrays, class_weight: object, *, prefix: str = "", check_weights: WeightCheck = checks.weights
 ) -> Arrays:
     """Multiply the weights of a dataset by those of the classes. `prefix` and `check_weights` as in `validate`."""
     if class_weight is None:
@@ -68,13 +73,13 @@ def apply_class_weight(
     return X, y, check_weights(both, len(both), net.dtype, f"{prefix}{name}class_weight")
 
 
-def require_explicit_class_weight(class_weight: Any, reason: str) -> None:
+def require_explicit_class_weight(class_weight: object, reason: str) -> None:
     """Raise ValueError for class_weight="balanced", which needs the labels of all rows."""
     if isinstance(class_weight, str) and class_weight == "balanced":
         raise ValueError(f"class_weight='balanced' needs all rows, but {reason}: pass a dict")
 
 
-def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> Arrays:
+def batch(net: Network, x: Array, y: Array, sample_weight: Array, class_weight: object = None) -> Arrays:
     """Check one batch, whose weights may all be 0. Build the network if it is not built."""
     require_explicit_class_weight(class_weight, "this is one batch")
     check_weights = checks.batch_weights
@@ -82,7 +87,7 @@ def batch(net: Network, x: Any, y: Any, sample_weight: Any, class_weight: Any = 
     return _built(net, apply_class_weight(net, data, class_weight, check_weights=check_weights))
 
 
-def evaluation_data(net: Network, X: Any, y: Any, sample_weight: Any) -> Arrays:
+def evaluation_data(net: Network, X: Array, y: Array, sample_weight: Array) -> Arrays:
     """Check a dataset for `evaluate`. Build the network if it is not built."""
     return _built(net, validate(net, X, y, sample_weight))
 
@@ -93,7 +98,7 @@ def _built(net: Network, data: Arrays) -> Arrays:
     return data
 
 
-def stream_batch(net: Network, given: Any, number: int, class_weight: Any) -> Arrays:
+def stream_batch(net: Network, given: object, number: int, class_weight: object) -> Arrays:
     """Check a batch of a stream. Error messages contain its number, counted from 1."""
     name = f"batch {number + 1}"
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
@@ -105,7 +110,7 @@ def stream_batch(net: Network, given: Any, number: int, class_weight: Any) -> Ar
     return apply_class_weight(net, data, class_weight, prefix=f"{name}: ", check_weights=check_weights)
 
 
-def validation(net: Network, given: Any, n_in: int) -> Shard | None:
+def validation(net: Network, given: object, n_in: int) -> Shard | None:
     """Check the `validation_data` of a fit. None if there is none."""
     if given is None:
         return None
@@ -118,7 +123,7 @@ def validation(net: Network, given: Any, n_in: int) -> Shard | None:
     return Shard(*validate(net, X, y, w, prefix="validation ", n_in=n_in, shard=shard))
 
 
-def _validation_on_disk(net: Network, X: Rows, y: Any, w: Any, n_in: int) -> Shard:
+def _validation_on_disk(net: Network, X: Rows, y: Array, w: Array, n_in: int) -> Shard:
     """Read and check the rows of this process in validation data on disk."""
     group = net.group
     rows = len(X)
@@ -133,7 +138,7 @@ def _validation_on_disk(net: Network, X: Rows, y: Any, w: Any, n_in: int) -> Sha
     return Shard(*arrays, first, rows)
 
 
-def _read_rows(given: Any, first: int, count: int) -> Any:
+def _read_rows(given: object, first: int, count: int) -> Array | None:
     """Return `count` rows of a `Rows` or of an array, beginning with row `first`."""
     if isinstance(given, Rows):
         return given.read(first, first + count)
@@ -161,9 +166,9 @@ class DeviceCopies:
 
     def __init__(self, *, shared: bool = False) -> None:
         self._shared = shared
-        self._copies: dict[Any, Any] = {}
+        self._copies: dict[Hashable, tuple[Array, Table]] = {}
 
-    def array(self, backend: Backend, array: Any) -> Any:
+    def array(self, backend: Backend, array: Array) -> Table:
         """The array on a device."""
         if not self._shared:
             return checks.on_device(array, backend)
@@ -197,7 +202,7 @@ class CheckedStream:
 
     net: Network
     stream: Stream
-    class_weight: Any
+    class_weight: object
 
     def epoch(self) -> Iterator[DeviceDataset]:
         for number, batch in enumerate(self.stream.epoch()):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 from ..backend import Backend
 from ..backend.executor import POLL_SECONDS
@@ -42,13 +41,13 @@ class Interrupts:
             self._installed = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if kind is None:
             self.check()
 
-    def _handle(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: object) -> None:
         self._received += 1
         if self._received > 1:
             raise KeyboardInterrupt
@@ -61,7 +60,7 @@ class Interrupts:
             raise Cancelled("another training run failed or was interrupted")
 
 
-def run_concurrently(backend: Backend, fits: Sequence[Callable[[], Any]]) -> None:
+def run_concurrently(backend: Backend, fits: Sequence[Callable[[], object]]) -> None:
     """Run fits, as many at a time as the device supports, each in one thread.
 
     If one raises, or on Ctrl-C, the others end after their current step and the error is raised.
@@ -73,7 +72,7 @@ def run_concurrently(backend: Backend, fits: Sequence[Callable[[], Any]]) -> Non
         return
     stop = threading.Event()
 
-    def run(fit: Callable[[], Any]) -> None:
+    def run(fit: Callable[[], object]) -> None:
         _pool.stop = stop
         try:
             if stop.is_set():
@@ -88,7 +87,7 @@ def run_concurrently(backend: Backend, fits: Sequence[Callable[[], Any]]) -> Non
     with backend.single_threaded(), Interrupts() as interrupts, ThreadPoolExecutor(threads, "gpunn") as pool:
         futures = [pool.submit(run, fit) for fit in fits]
         try:
-            left: Any = futures
+            left: Collection[Future[None]] = futures
             while left and not any(future.exception() for future in futures if future.done()):
                 left = wait(left, timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION).not_done
                 interrupts.check()

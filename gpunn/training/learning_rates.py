@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernels.state import StateEntry
 from ..network import Network
@@ -27,7 +28,7 @@ def granularity(net: Network) -> str | None:
     return None if schedule.is_constant or net.learning_rate_override is not None else schedule.per
 
 
-def rates_ahead(net: Network, steps: int) -> np.ndarray:
+def rates_ahead(net: Network, steps: int) -> NDArray[np.float64]:
     """η of each of the next `steps` steps by the schedule, but of no more than MAX_RATES."""
     first = int(net.backend.to_host(net.state)[StateEntry.STEP])
     return np.array([float(net.optimizer.schedule(first + t)) for t in range(min(steps, MAX_RATES))])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,17 +11,17 @@ from .. import layers as layer_registry
 from .. import losses, metrics, optimizers
 from ..layers import Layer
 from ..network import Network
-from ..program import Array
+from ..program import Array, DType, HostArray
 from ..validation import positive_integer
 from .checkpoint import CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def to_tensors(net: Network) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def to_tensors(net: Network) -> tuple[dict[str, HostArray], dict[str, object]]:
     """Return the parameters and running statistics of a network, and metadata with its layers and compile arguments."""
     found = {name: np.array(net.backend.to_host(view)) for name, view in named_arrays(net).items()}
-    metadata: dict[str, Any] = {
+    metadata: dict[str, object] = {
         "kind": "sequential",
         "layers": [layer_registry.to_config(layer) for layer in net.layers],
         "n_in": net.n_in,
@@ -42,7 +41,7 @@ def to_tensors(net: Network) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return found, metadata
 
 
-def load_parameters(net: Network, n_in: Any, arrays: dict[str, np.ndarray]) -> None:
+def load_parameters(net: Network, n_in: int, arrays: dict[str, HostArray]) -> None:
     """Build a new network with these parameters and running statistics. CheckpointError if they do not match it."""
     # checked before memory is allocated for sizes read from a file
     parameters, running = named_shapes(net.layers, positive_integer("n_in", n_in))
@@ -73,7 +72,7 @@ def named_shapes(layers: Sequence[Layer], n_in: int) -> tuple[Shapes, Shapes]:
     return parameters, running
 
 
-def check_arrays(expected: Shapes, dtype: np.dtype, arrays: dict[str, np.ndarray]) -> None:
+def check_arrays(expected: Shapes, dtype: DType, arrays: dict[str, HostArray]) -> None:
     """Raise CheckpointError unless the arrays have exactly these names, shapes and dtype."""
     for name in sorted({*expected, *arrays}):
         shape = expected.get(name)

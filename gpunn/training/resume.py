@@ -11,18 +11,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
 
 from .. import losses, metrics, optimizers
 from ..backend import is_device_array, to_host
-from ..network import Network
+from ..network import Network, Table
+from ..program import Array, HostArray
 from . import checkpoint, trainer_state
 from .callbacks import Callback, CallbackList
 from .checkpoint import CheckpointError
 from .history import History
-from .trainer_state import TrainerState
+from .trainer_state import CallbackEntry, TrainerState, TrainingMetadata
 
 TRAINING = "training"
 VERSION = 3  # of the additional content
@@ -31,14 +32,14 @@ PREFIX = f"{TRAINING}/"
 INVALID_FILE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 
 
-def model_tensors(tensors: dict[str, np.ndarray], metadata: dict[str, Any]) -> dict[str, np.ndarray]:
+def model_tensors(tensors: dict[str, HostArray], metadata: dict[str, object]) -> dict[str, HostArray]:
     """Return the arrays of the model in a checkpoint. For any other file, return all arrays."""
     if TRAINING not in metadata:
         return tensors
     return {name: a for name, a in tensors.items() if not name.startswith(PREFIX)}
 
 
-def read_callback_state(path: str | os.PathLike[str], name: str) -> dict[str, Any] | None:
+def read_callback_state(path: str | os.PathLike[str], name: str) -> dict[str, object] | None:
     """Read the state of the first callback of a class from a checkpoint.
 
     None if there is no file or no such callback. CheckpointError if the file is damaged.
@@ -48,7 +49,8 @@ def read_callback_state(path: str | os.PathLike[str], name: str) -> dict[str, An
     except FileNotFoundError:
         return None
     try:
-        for k, entry in enumerate(metadata.get(TRAINING, {}).get("callbacks", ())):
+        training = cast("TrainingMetadata", metadata.get(TRAINING, {}))
+        for k, entry in enumerate(training.get("callbacks", ())):
             if entry["class"] == name:
                 arrays = {key: tensors[f"{PREFIX}callbacks/{k}/{key}"] for key in entry["arrays"]}
                 return dict(json.loads(entry["state"])) | arrays
@@ -57,7 +59,9 @@ def read_callback_state(path: str | os.PathLike[str], name: str) -> dict[str, An
     return None
 
 
-def dataset_fingerprint(data: tuple[Any, Any, Any] | None, rows: int | None = None) -> dict[str, Any] | None:
+def dataset_fingerprint(
+    data: tuple[Table, Array, Array | None] | None, rows: int | None = None
+) -> dict[str, object] | None:
     """Return shapes and dtypes of a dataset (X, y, weights or None), of which `rows` rows are used. None for None."""
     if data is None:
         return None
@@ -79,7 +83,7 @@ class LoadedCheckpoint:
     path: str
     state: TrainerState
     history: History
-    callbacks: list[tuple[Callback, dict[str, Any]]]
+    callbacks: list[tuple[Callback, dict[str, object]]]
 
     def restore_callbacks(self) -> None:
         """Restore the state of the callbacks. CheckpointError if a callback refuses its state."""
@@ -89,6 +93,12 @@ class LoadedCheckpoint:
             except INVALID_FILE as error:
                 name = type(callback).__name__
                 raise CheckpointError(f"{self.path}: {name} cannot restore its state: {error!r}") from error
+
+
+class Saved(Protocol):
+    """The object that a checkpoint opens as."""
+
+    def to_tensors(self) -> tuple[dict[str, HostArray], dict[str, object]]: ...
 
 
 class TrainingRun:
@@ -105,10 +115,10 @@ class TrainingRun:
     def __init__(
         self,
         net: Network,
-        model: Any,
+        model: Saved,
         hooks: CallbackList,
         *,
-        fit_settings: dict[str, Any],
+        fit_settings: dict[str, object],
         n_in: int,
         first_epoch: int,
     ) -> None:
@@ -132,7 +142,7 @@ class TrainingRun:
         finally:
             self._can_save = False
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         """Return, as JSON, everything that a resumed fit must have in common with this one."""
         net = self.net
         fingerprint = {
@@ -175,7 +185,7 @@ class TrainingRun:
         extra |= {f"slots/{name}": a for name, a in state.slots.items()} | {"state": state.state}
         extra |= {f"history/{name}": np.array(v, np.float64) for name, v in self.history.history.items()}
         callbacks, callback_arrays = self._callback_states()
-        metadata[TRAINING] = {
+        training: TrainingMetadata = {
             "version": VERSION,
             "fingerprint": self.fingerprint(),
             "first_epoch": state.first_epoch,
@@ -185,13 +195,14 @@ class TrainingRun:
             "history": list(self.history.history),
             "callbacks": callbacks,
         }
+        metadata[TRAINING] = training
         extra |= callback_arrays
         checkpoint.write(path, tensors | {PREFIX + name: a for name, a in extra.items()}, metadata)
 
-    def _callback_states(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    def _callback_states(self) -> tuple[list[CallbackEntry], dict[str, HostArray]]:
         """Return the state of each callback as metadata, and their arrays by name."""
-        entries: list[dict[str, Any]] = []
-        arrays: dict[str, np.ndarray] = {}
+        entries: list[CallbackEntry] = []
+        arrays: dict[str, HostArray] = {}
         for k, callback in enumerate(self.hooks.callbacks):
             state = callback.get_state()
             found = {name: to_host(v) for name, v in state.items() if _is_array(v)}
@@ -218,7 +229,7 @@ class TrainingRun:
             raise CheckpointError(f"{name} holds a model without training state: resume= needs a ModelCheckpoint file")
         fingerprint = self.fingerprint()
         try:
-            training = metadata[TRAINING]
+            training = cast("TrainingMetadata", metadata[TRAINING])
             _check_version(training)
             difference = _difference(training["fingerprint"], fingerprint)
             if difference:
@@ -234,7 +245,7 @@ class TrainingRun:
         return saved
 
     def _parse(
-        self, path: str, training: dict[str, Any], tensors: dict[str, np.ndarray], epochs: int
+        self, path: str, training: TrainingMetadata, tensors: dict[str, HostArray], epochs: int
     ) -> LoadedCheckpoint:
         """Check each part of a checkpoint before it is used."""
         extra = {name.removeprefix(PREFIX): a for name, a in tensors.items() if name.startswith(PREFIX)}
@@ -245,8 +256,8 @@ class TrainingRun:
         return LoadedCheckpoint(path, state, history, self._match_callbacks(training["callbacks"], extra))
 
     def _match_callbacks(
-        self, entries: list[Any], extra: dict[str, np.ndarray]
-    ) -> list[tuple[Callback, dict[str, Any]]]:
+        self, entries: list[CallbackEntry], extra: dict[str, HostArray]
+    ) -> list[tuple[Callback, dict[str, object]]]:
         """Match the saved states with the callbacks: the n-th state of a class belongs to its n-th callback."""
         unmatched: dict[str, list[Callback]] = {}
         for callback in self.hooks.callbacks:
@@ -265,7 +276,7 @@ class TrainingRun:
         return [(callback, state) for callback, state in found if state]
 
 
-def _check_version(training: dict[str, Any]) -> None:
+def _check_version(training: TrainingMetadata) -> None:
     """Raise CheckpointError unless this gpunn can resume the checkpoint."""
     version = training.get("version", 1)
     if version != VERSION:
@@ -275,7 +286,7 @@ def _check_version(training: dict[str, Any]) -> None:
         )
 
 
-def _parse_history(names: list[str], extra: dict[str, np.ndarray], epochs: int) -> History:
+def _parse_history(names: list[str], extra: dict[str, HostArray], epochs: int) -> History:
     curves = {name: extra[f"history/{name}"] for name in ("loss", *names)}
     for name, values in curves.items():
         if values.shape != (epochs,) or values.dtype != np.float64:
@@ -287,24 +298,24 @@ def _parse_history(names: list[str], extra: dict[str, np.ndarray], epochs: int) 
     return history
 
 
-def _same_bits(a: np.ndarray | None, b: np.ndarray) -> bool:
+def _same_bits(a: HostArray | None, b: HostArray) -> bool:
     if a is None or (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
     return np.array_equal(a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8))
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or is_device_array(value)
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(value: object) -> object:
     """Convert a NumPy number to a Python number."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"a callback's state must be JSON or arrays, got {type(value).__name__}")
 
 
-def _difference(saved: Any, current: Any, name: str = "") -> str:
+def _difference(saved: object, current: object, name: str = "") -> str:
     """Describe the first difference between two JSON values. Empty if they are equal."""
     if isinstance(saved, dict) and isinstance(current, dict):
         pairs = [(f"{name}.{key}" if name else key, saved.get(key), current.get(key)) for key in {**current, **saved}]
@@ -317,7 +328,7 @@ def _difference(saved: Any, current: Any, name: str = "") -> str:
     return next((found for label, a, b in pairs if (found := _difference(a, b, label))), "")
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
         return f"a list of {len(value)}"
     text = repr(value)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..backend import array_module, device_of, to_host
-from ..program import Array
+from ..network import Table
+from ..program import Array, HostArray
 from ..program.groups import ProcessGroup
 
 SAMPLED_ROWS = 65  # of a table, which may be on a disk or a GPU
@@ -18,7 +20,7 @@ SAMPLED_NUMBERS = 1025  # of labels and weights
 class Shard(NamedTuple):
     """A dataset, or the rows of this process in a dataset of `total_rows` rows, beginning with row `offset`."""
 
-    X: Any
+    X: Table
     y: Array
     w: Array | None
     offset: int = 0
@@ -32,7 +34,7 @@ class Shard(NamedTuple):
         shards = [sampled] if self.total_rows is None else group.allgather("the checksums of the dataset", sampled)
         return {name: zlib.crc32(b"".join(shard.get(name, b"") for shard in shards)) for name in sampled}
 
-    def _sample(self, array: Any, total: int) -> bytes:
+    def _sample(self, array: Array, total: int) -> bytes:
         """Return the bytes of the sampled rows that this process has."""
         rows = sampled_rows(total, SAMPLED_ROWS if array.ndim > 1 else SAMPLED_NUMBERS) - self.offset
         with device_of(array):
@@ -45,19 +47,19 @@ class Shard(NamedTuple):
         return b"".join(_row_bytes(np.flatnonzero(row), row[np.flatnonzero(row)]) for row in chosen)
 
 
-def _sparse_bytes(rows: Any) -> bytes:
+def _sparse_bytes(rows: Array) -> bytes:
     rows.sum_duplicates()
     rows.eliminate_zeros()
     bounds = zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
     return b"".join(_row_bytes(rows.indices[start:stop], rows.data[start:stop]) for start, stop in bounds)
 
 
-def _row_bytes(columns: np.ndarray, values: np.ndarray) -> bytes:
+def _row_bytes(columns: NDArray[np.int64], values: HostArray) -> bytes:
     """Return the bytes of the nonzero values of a row: equal for dense and sparse tables."""
     return bytes(columns.astype(np.int64).tobytes() + values.tobytes())
 
 
-def sampled_rows(n: int, most: int) -> np.ndarray:
+def sampled_rows(n: int, most: int) -> NDArray[np.int64]:
     """Return at most `most` of n row indices, evenly spaced, the first and the last included."""
     count = min(n, most)
     return np.arange(count) * (n - 1) // max(1, count - 1)

@@ -6,14 +6,16 @@ A stream is an iterable that is not an array, list or table, or a function that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain
-from typing import Any
+from typing import TypeGuard
 
 ARRAYS = ("__array__", "__dlpack__", "__cuda_array_interface__", "to_numpy", "tocsr", "detach")
 
+Batches = Iterable[object] | Callable[[], Iterable[object]]
 
-def is_stream(X: Any) -> bool:
+
+def is_stream(X: object) -> TypeGuard[Batches]:
     """True if X yields batches and is not an array or convertible to one."""
     if isinstance(X, (Sequence, Mapping, Set)) or any(hasattr(X, name) for name in ARRAYS):
         return False
@@ -30,13 +32,13 @@ class Stream:
     TypeError if X does not return an iterator. ValueError if an epoch has fewer batches than `steps`, or none.
     """
 
-    def __init__(self, X: Any, steps: int | None = None) -> None:
+    def __init__(self, X: Batches, steps: int | None = None) -> None:
         self.steps = steps
         self._X = X
-        self._pending: Iterator[Any] | None = None
+        self._pending: Iterator[object] | None = None
         self.single_pass = not callable(X) and iter(X) is X
 
-    def peek(self) -> Any:
+    def peek(self) -> object:
         """Return the first batch without removing it from the next epoch."""
         batches = self._begin()
         try:
@@ -46,7 +48,7 @@ class Stream:
         self._pending = chain([first], batches)
         return first
 
-    def epoch(self) -> Iterator[Any]:
+    def epoch(self) -> Iterator[object]:
         """Yield the batches of the next epoch."""
         batches = self._begin()
         if self.single_pass:
@@ -66,13 +68,11 @@ class Stream:
             count += 1
             yield batch
 
-    def _begin(self) -> Iterator[Any]:
+    def _begin(self) -> Iterator[object]:
         if self._pending is not None:
             pending, self._pending = self._pending, None
             return pending
-        if self.single_pass:
-            return iter(self._X)
-        made = self._X() if not hasattr(self._X, "__iter__") else self._X
+        made = self._X if isinstance(self._X, Iterable) else self._X()
         if not isinstance(made, Iterable):
             raise TypeError(f"X() must return an iterator of batches, got {type(made).__name__}")
         return iter(made)

@@ -10,15 +10,16 @@ import numpy as np
 
 from ..backend.executor import POLL_SECONDS
 from ..kernels.state import StateEntry
-from ..network import Executable, Network
+from ..network import Executable
 from . import collectives
+from .callbacks.base import CallbackModel
 from .datasets import Dataset, DeviceDataset, Part
 from .divergence import DivergenceError, raise_if_diverged
 from .evaluation import Executables, evaluate, logs_of
 from .history import History
 from .interrupts import Cancelled, Interrupts
 from .learning_rates import granularity, learning_rate, rates_ahead
-from .resume import LoadedCheckpoint, TrainingRun
+from .resume import LoadedCheckpoint, Saved, TrainingRun
 from .trainer_state import TrainerState
 
 OBSERVATION_SECONDS = 0.1  # maximum time of several epochs, from which a fit cannot be stopped
@@ -31,11 +32,9 @@ EPOCH_ENTRIES = (
 )
 
 
-class Model(Protocol):
+class Model(CallbackModel, Saved, Protocol):
     """The attributes of a `Sequential` that a fit reads and sets."""
 
-    stop_training: bool
-    _net: Network
     _epochs: int
     _threads: int | None
     _run: TrainingRun | None

@@ -6,19 +6,35 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from ..kernels.state import SIZE, StateEntry
 from ..layers import Layer
 from ..network import Network
-from ..program import Array
+from ..program import Array, HostArray
 from .checkpoint import CheckpointError
 from .parameter_arrays import Shapes, check_arrays, named_arrays, named_shapes
 
-Attributes = list[dict[str, Any]]  # of each layer: {"class": its name, "set": {attribute: value}}
-Overrides = dict[str, dict[str, Any]]  # {index of the layer: {attribute: value}}
+LayerAttributes = TypedDict("LayerAttributes", {"class": str, "set": dict[str, object]})
+Attributes = list[LayerAttributes]  # of each layer: {"class": its name, "set": {attribute: value}}
+Overrides = dict[str, dict[str, object]]  # {index of the layer: {attribute: value}}
+# a callback in a checkpoint: its class, the names of the arrays in its state, and the rest of the state as JSON
+CallbackEntry = TypedDict("CallbackEntry", {"class": str, "arrays": list[str], "state": str})
+
+
+class TrainingMetadata(TypedDict):
+    """The metadata of a checkpoint about the fit. That of a file is checked before it is used."""
+
+    version: int
+    fingerprint: dict[str, object]
+    first_epoch: int
+    epochs_done: int
+    learning_rate_override: float | None
+    layer_overrides: Overrides
+    history: list[str]
+    callbacks: list[CallbackEntry]
 
 
 @dataclass
@@ -36,9 +52,9 @@ class TrainerState:
 
     first_epoch: int
     epochs_done: int
-    arrays: dict[str, np.ndarray]
-    slots: dict[str, np.ndarray]
-    state: np.ndarray
+    arrays: dict[str, HostArray]
+    slots: dict[str, HostArray]
+    state: HostArray
     learning_rate_override: float | None
     layer_overrides: Overrides
 
@@ -54,7 +70,7 @@ def layer_attributes(net: Network) -> Attributes:
 def capture(net: Network, initial: Attributes, first_epoch: int, epochs_done: int) -> TrainerState:
     """Copy the current state to the host. `initial` are the layers' attributes at the beginning of the fit."""
 
-    def copied(array: Array) -> np.ndarray:
+    def copied(array: Array) -> HostArray:
         return np.array(net.backend.to_host(array))
 
     return TrainerState(
@@ -97,9 +113,9 @@ def parse(
     net: Network,
     n_in: int,
     initial: Attributes,
-    training: dict[str, Any],
-    tensors: dict[str, np.ndarray],
-    extra: dict[str, np.ndarray],
+    training: TrainingMetadata,
+    tensors: dict[str, HostArray],
+    extra: dict[str, HostArray],
 ) -> TrainerState:
     """Build the state from a checkpoint, after checking it against the network. CheckpointError if it is invalid.
 
@@ -157,7 +173,7 @@ def _with_overrides(layers: Sequence[Layer], overrides: Overrides) -> list[Layer
     return copies
 
 
-def _check_state(state: np.ndarray, network_seed: int) -> None:
+def _check_state(state: HostArray, network_seed: int) -> None:
     """Raise CheckpointError unless it is the state array of a fit with this seed that has not diverged."""
     check_arrays({"state": (SIZE,)}, np.dtype(np.float64), {"state": state})
     seed = int(state[StateEntry.SEED_LOW]) | int(state[StateEntry.SEED_HIGH]) << 32

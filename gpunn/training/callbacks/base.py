@@ -3,10 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypedDict, cast
+
+from ...layers import Layer
+from ...network import Network
+from ...optimizers import Optimizer
+from ...program import Array
 
 Logs = dict[str, float]
+
+
+class Params(TypedDict):
+    """The numbers of a fit."""
+
+    epochs: int
+    steps: int | None
+    verbose: int
+
+
+class CallbackModel(Protocol):
+    """The network being fitted, as callbacks use it: a `Sequential`."""
+
+    stop_training: bool
+    learning_rate: float
+    _net: Network
+
+    @property
+    def layers(self) -> list[Layer]: ...
+
+    @property
+    def optimizer(self) -> Optimizer: ...
+
+    def get_weights(self) -> list[Array]: ...
+
+    def set_weights(self, weights: Sequence[Array]) -> None: ...
+
+    def predict(self, X: object, batch_size: int = ...) -> Array: ...
+
+    def evaluate(
+        self, X: object, y: object, *, batch_size: int = ..., sample_weight: object = None
+    ) -> dict[str, float]: ...
+
+    def save(self, path: str | os.PathLike[str]) -> None: ...
+
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> None: ...
 
 
 class Callback:
@@ -54,12 +96,12 @@ class Callback:
     ...         print(epoch, logs["loss"])
     """
 
-    model: Any = None
-    params: dict[str, Any]
+    model: CallbackModel = cast("CallbackModel", None)  # until training begins
+    params: Params
     runs_last = False
     passive = False
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> Mapping[str, object]:
         """Return the state to save in a checkpoint.
 
         Returns
@@ -69,7 +111,7 @@ class Callback:
         """
         return {}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, object]) -> None:
         """Restore a state from `get_state`. A resumed fit calls this after `on_train_begin`."""
 
     def undecided_epochs(self) -> float:
@@ -79,11 +121,11 @@ class Callback:
         """
         return 1.0
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: CallbackModel) -> None:
         """Set `model`, once before training."""
         self.model = model
 
-    def set_params(self, params: dict[str, Any]) -> None:
+    def set_params(self, params: Params) -> None:
         """Set `params`, once before training."""
         self.params = params
 
@@ -134,10 +176,23 @@ class Callback:
         """Run after a step, counted from 0 in each epoch. Overriding it makes every step return to Python."""
 
 
+def saved_number(state: Mapping[str, object], name: str) -> float:
+    """A number of a saved state. TypeError if it is not a number."""
+    value = state[name]
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def saved_epoch(state: Mapping[str, object], name: str) -> int | None:
+    """An epoch of a saved state, or None. TypeError if it is neither."""
+    return None if state[name] is None else int(saved_number(state, name))
+
+
 class CallbackList:
     """Calls each hook on several callbacks in order."""
 
-    def __init__(self, callbacks: Iterable[Callback], model: Any, params: dict[str, Any]) -> None:
+    def __init__(self, callbacks: Iterable[Callback], model: CallbackModel, params: Params) -> None:
         self.callbacks = list(callbacks)
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
@@ -153,7 +208,7 @@ class CallbackList:
             for hook in ("on_train_batch_begin", "on_train_batch_end")
         )
 
-    def __call__(self, hook: str, *arguments: Any) -> None:
+    def __call__(self, hook: str, *arguments: object) -> None:
         """Call one hook on every callback."""
         for callback in self.callbacks:
             getattr(callback, hook)(*arguments)

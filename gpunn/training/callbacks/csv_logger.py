@@ -6,11 +6,11 @@ import contextlib
 import csv
 import io
 import os
-from typing import Any
+from collections.abc import Iterable
 
 from ...validation import boolean
 from ..files import stat_regular_file
-from .base import Callback, Logs
+from .base import Callback, Logs, saved_number
 
 
 class CSVLogger(Callback):
@@ -78,14 +78,14 @@ class CSVLogger(Callback):
             )
         return header
 
-    def _write(self, cells: Any) -> None:
+    def _write(self, cells: Iterable[object]) -> None:
         line = io.StringIO(newline="")
         csv.writer(line, lineterminator="\n").writerow(cells)
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             file.write(line.getvalue())
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         return {"size": os.path.getsize(self.path) if os.path.exists(self.path) else 0}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._bytes_kept = int(state["size"])
+    def set_state(self, state: dict[str, object]) -> None:
+        self._bytes_kept = int(saved_number(state, "size"))

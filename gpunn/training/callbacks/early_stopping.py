@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from ...program import HostArray
 from ...validation import boolean, finite, nonnegative_integer
-from .base import Callback, Logs
+from .base import Callback, Logs, saved_epoch, saved_number
 from .monitor import Monitor
 
 
@@ -76,7 +75,7 @@ class EarlyStopping(Callback):
         self.best = self.monitor.initial
         self.best_epoch: int | None = None
         self.stopped_epoch: int | None = None
-        self._best: dict[str, np.ndarray] = {}
+        self._best: dict[str, HostArray] = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._reset()
@@ -97,7 +96,7 @@ class EarlyStopping(Callback):
             self.stopped_epoch = epoch
             self.model.stop_training = True
 
-    def _weights(self) -> dict[str, np.ndarray]:
+    def _weights(self) -> dict[str, HostArray]:
         net = self.model._net
         return {name: np.array(net.backend.to_host(getattr(net, name))) for name in ("theta", "running")}
 
@@ -107,20 +106,26 @@ class EarlyStopping(Callback):
             getattr(net, name)[...] = net.backend.asarray(array)
         self._best = {}
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         state = {name: getattr(self, name) for name in ("wait", "best", "best_epoch", "stopped_epoch")}
         return state | {f"best_{name}": array for name, array in self._best.items()}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, object]) -> None:
         net = self.model._net
-        best = {name: state[f"best_{name}"] for name in ("theta", "running") if f"best_{name}" in state}
-        for name, array in best.items():
+        best: dict[str, HostArray] = {}
+        for name in ("theta", "running"):
+            if f"best_{name}" not in state:
+                continue
+            array = state[f"best_{name}"]
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"best_{name} must be an array, got {type(array).__name__}")
             if array.shape != getattr(net, name).shape or array.dtype != net.dtype:
                 raise ValueError(f"best_{name} is {array.dtype} {array.shape}")
-        self.wait = int(state["wait"])
-        self.best = float(state["best"])
-        self.best_epoch = state["best_epoch"]
-        self.stopped_epoch = state["stopped_epoch"]
+            best[name] = array
+        self.wait = int(saved_number(state, "wait"))
+        self.best = saved_number(state, "best")
+        self.best_epoch = saved_epoch(state, "best_epoch")
+        self.stopped_epoch = saved_epoch(state, "stopped_epoch")
         self._best = best
         if self.stopped_epoch is not None:
             self.model.stop_training = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 from ...validation import positive
 from .base import Callback, Logs
@@ -38,14 +37,14 @@ class LearningRateScheduler(Callback):
         self.schedule = schedule
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        rate: Any = self.schedule(epoch, self.model.learning_rate)
+        rate = self.schedule(epoch, self.model.learning_rate)
         self.model.learning_rate = positive(f"the rate that schedule returns for epoch {epoch}", rate)
 
     def on_epoch_logs(self, epoch: int, logs: Logs) -> None:
         logs["learning_rate"] = self.model.learning_rate
 
 
-def _accepts_two_arguments(function: Callable[..., Any]) -> bool:
+def _accepts_two_arguments(function: Callable[[int, float], float]) -> bool:
     try:
         inspect.signature(function).bind(0, 0.1)
     except TypeError:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
 
 from ...validation import boolean, positive_integer
 from ..files import stat_regular_file
-from .base import Callback, Logs
+from .base import Callback, Logs, saved_number
 from .monitor import Monitor
 
 
@@ -98,8 +97,8 @@ class ModelCheckpoint(Callback):
             names = ", ".join(["epoch", *logs])
             raise ValueError(f"path={self.path!r} cannot be formatted ({error!r}); the fields are {names}") from None
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         return {} if self.monitor is None else {"best": self.best}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.best = float(state["best"])
+    def set_state(self, state: dict[str, object]) -> None:
+        self.best = saved_number(state, "best")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ...validation import nonnegative
 
@@ -53,7 +52,7 @@ class Monitor:
 
     def value(self, logs: dict[str, float] | None) -> float:
         """Return the value in these logs. ValueError if it is absent."""
-        found: Any = (logs or {}).get(self.name)
+        found = (logs or {}).get(self.name)
         if found is None:
             names = ", ".join(logs or {}) or "empty"
             hint = "; give fit validation_data" if self.name.startswith("val_") else ""

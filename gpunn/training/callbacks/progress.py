@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Any
 
 from .base import Callback, Logs
 
@@ -35,7 +34,7 @@ class ProgressBar(Callback):
         except ImportError:
             raise ImportError('a progress bar needs tqdm: pip install "gpunn[cli]", or use verbose=2 or 0') from None
         self._tqdm = tqdm
-        self._bar: Any = None
+        self._bar: tqdm[None] | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._bar = None
@@ -66,6 +65,7 @@ class ProgressBar(Callback):
             self._draw()
 
     def _draw(self) -> None:
+        assert self._bar is not None
         self._drawn_at = time.monotonic()
         self._bar.n = self._done
         self._bar.set_description_str(self._title(), refresh=False)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...validation import nonnegative, nonnegative_integer, open_unit_interval
-from .base import Callback, Logs
+from .base import Callback, Logs, saved_number
 from .monitor import Monitor
 
 
@@ -89,10 +87,10 @@ class ReduceLROnPlateau(Callback):
             self.cooldown_left = self.cooldown
             self.wait = 0
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         return {"best": self.best, "wait": self.wait, "cooldown_left": self.cooldown_left}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.best = float(state["best"])
-        self.wait = int(state["wait"])
-        self.cooldown_left = int(state["cooldown_left"])
+    def set_state(self, state: dict[str, object]) -> None:
+        self.best = saved_number(state, "best")
+        self.wait = int(saved_number(state, "wait"))
+        self.cooldown_left = int(saved_number(state, "cooldown_left"))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
-from .base import Callback, Logs
+from .base import Callback, Logs, saved_epoch
 
 _log = logging.getLogger("gpunn")
 
@@ -45,10 +44,10 @@ class TerminateOnNaN(Callback):
         self.model.stop_training = True
         _log.warning("%s The fit ends.", reason)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, object]:
         return {"terminated_epoch": self.terminated_epoch}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.terminated_epoch = state["terminated_epoch"]
+    def set_state(self, state: dict[str, object]) -> None:
+        self.terminated_epoch = saved_epoch(state, "terminated_epoch")
         if self.terminated_epoch is not None:
             self.model.stop_training = True
