@@ -14,7 +14,7 @@ from .inspection import copy_step_state
 from .kernels.state import StateEntry
 from .losses import Huber, MeanAbsoluteError
 from .model import Sequential
-from .network import Executable, Network, StepOptions, Task
+from .network import Executable, ExecutableSpec, Network, StepOptions
 from .program.groups import BatchShard
 from .training import inputs
 from .validation import boolean, positive_integer
@@ -165,18 +165,18 @@ def check_gradients(
         raise ValueError("sample_weight must not be zero in every row: there is no gradient to check")
     on_device = inputs.on_device(inner, (np.array(inner.backend.to_host(x64), dtype=np.float64), y64, w64))
     entries = []
-    weighted = w64 is not None
-    options = StepOptions(training, loss=True, weighted=weighted, keep_activations=True, rewritten=rewritten)
-    with inner.backend.activate(), inner.executable(Task(options, (BatchShard.of(x64.shape[0]),))) as step:
-        copy_step_state(inner, step)
-        step.load(on_device.X, on_device.y, on_device.w)
+    options = StepOptions(training, loss=True, weighted=w64 is not None, keep_activations=True, rewritten=rewritten)
+    spec = ExecutableSpec(options, (BatchShard.of(x64.shape[0]),))
+    with inner.backend.activate(), inner.executable(spec) as executable:
+        copy_step_state(inner, executable)
+        executable.load(on_device.X, on_device.y, on_device.w)
         for p, gradient in zip(inner.slices_in_order(), gradients, strict=True):
             layer = inner.layers[p.layer]
             if layer.trainable:
                 name = f"{p.layer} {type(layer).__name__} {p.parameter.name}"
                 flat = inner.theta[p.start : p.stop]
-                entries.append(_compare(inner, step, name, flat, gradient.ravel(), samples))
-        entries.append(_compare(inner, step, "inputs x", step.x.reshape(-1), grad_x.ravel(), samples))
+                entries.append(_compare(inner, executable, name, flat, gradient.ravel(), samples))
+        entries.append(_compare(inner, executable, "inputs x", executable.x.reshape(-1), grad_x.ravel(), samples))
     return GradientReport(entries, tolerance, repeats)
 
 
@@ -200,12 +200,14 @@ def _in_float64(net: Sequential) -> Sequential:
     return copied.to(net.device)
 
 
-def _compare(net: Network, step: Executable, name: str, flat: Any, analytic: np.ndarray, samples: int | None) -> Entry:
+def _compare(
+    net: Network, executable: Executable, name: str, flat: Any, analytic: np.ndarray, samples: int | None
+) -> Entry:
     """Compare the gradient with central differences along coordinates of a flat buffer that the step reads."""
     count = analytic.size
     coordinates = np.unique(np.linspace(0, count - 1, count if samples is None else min(samples, count)).astype(int))
-    _cost(step)
-    sides = _kink_sides(net, step)
+    _cost(executable)
+    sides = _kink_sides(net, executable)
     worst = scale = rounding = 0.0
     kinks = 0
     for k in coordinates:
@@ -214,8 +216,8 @@ def _compare(net: Network, step: Executable, name: str, flat: Any, analytic: np.
         costs, crossed = [], False
         for moved in (value + h, value - h):
             flat[k] = moved
-            costs.append(_cost(step))
-            crossed = crossed or not np.array_equal(_kink_sides(net, step), sides)
+            costs.append(_cost(executable))
+            crossed = crossed or not np.array_equal(_kink_sides(net, executable), sides)
         flat[k] = value
         if crossed:
             kinks += 1
@@ -229,18 +231,18 @@ def _compare(net: Network, step: Executable, name: str, flat: Any, analytic: np.
     return Entry(name, worst / scale, len(coordinates) - kinks, kinks, rounding / scale)
 
 
-def _cost(step: Executable) -> float:
-    step.run()
-    return float(step.state[StateEntry.LOSS] + step.state[StateEntry.PENALTY])
+def _cost(executable: Executable) -> float:
+    executable.run()
+    return float(executable.state[StateEntry.LOSS] + executable.state[StateEntry.PENALTY])
 
 
-def _kink_sides(net: Network, step: Executable) -> np.ndarray:
+def _kink_sides(net: Network, executable: Executable) -> np.ndarray:
     """The side of its kink for every rectifier, every absolute or Huber error, and every weight with l1."""
-    found = [t.a > 0 for t, layer in zip(step.layers, net.layers, strict=True) if layer.activation.name in KINKED]
+    found = [t.a > 0 for t, layer in zip(executable.layers, net.layers, strict=True) if layer.activation.name in KINKED]
     if isinstance(net.loss, MeanAbsoluteError):
-        found.append(step.output > step.y)
+        found.append(executable.output > executable.y)
     if isinstance(net.loss, Huber):
-        error = step.output - step.y
+        error = executable.output - executable.y
         found += [error > net.loss.delta, error < -net.loss.delta]
     found += [net.theta[p.start : p.stop] > 0 for p in net.penalties() if p.l1]
     return np.concatenate([np.zeros(0, dtype=bool), *(net.backend.to_host(f).ravel() for f in found)])

@@ -12,12 +12,12 @@ import numpy as np
 
 from . import input_checks as checks
 from .kernels.state import StateEntry
-from .network import Executable, Network, StepOptions, Task
+from .network import Executable, ExecutableSpec, Network, StepOptions
 from .network.recorded import record_step
 from .program import Array, Program
 from .program.groups import BatchShard
 from .training import inputs
-from .training.datasets import STEP, step_task
+from .training.datasets import STEP, step_spec
 from .validation import boolean, positive_integer
 
 
@@ -79,9 +79,9 @@ def summary(net: Network, batch_size: int | None) -> str:
         lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if unavailable else ""))
     if batch_size is not None:
         net.prepare_training()
-        with net.executable(step_task(net, {batch_size: 1}, weighted=False)) as step:
-            lines.append(f"a training step on {batch_size} rows owns {_format_bytes(step.bytes)}")
-            reasons = [*step.slow_path_reasons, *net.capture_errors]
+        with net.executable(step_spec(net, {batch_size: 1}, weighted=False)) as executable:
+            lines.append(f"a training step on {batch_size} rows owns {_format_bytes(executable.bytes)}")
+            reasons = [*executable.slow_path_reasons, *net.capture_errors]
             lines += [f"leaves the fast path: {reason}" for reason in reasons] or ["nothing leaves the fast path"]
     return "\n".join(lines)
 
@@ -114,10 +114,10 @@ def loss_and_gradients(
     net: Network, data: inputs.Arrays, *, training: bool, rewritten: bool = True
 ) -> tuple[float, list[np.ndarray]]:
     """(C, [dW1, db1, …]) of one batch, by the rewritten program or the recorded one."""
-    with _backward_pass(net, data, StepOptions(training=bool(training), rewritten=rewritten)) as step:
-        state = net.backend.to_host(step.state)
+    with _backward_pass(net, data, StepOptions(training=bool(training), rewritten=rewritten)) as executable:
+        state = net.backend.to_host(executable.state)
         gradients = [
-            np.array(net.backend.to_host(p.of(step.gradient)))
+            np.array(net.backend.to_host(p.of(executable.gradient)))
             if net.layers[p.layer].trainable
             else np.zeros(p.parameter.shape, net.dtype)
             for p in net.slices_in_order()
@@ -128,14 +128,14 @@ def loss_and_gradients(
 def input_gradient(net: Network, data: inputs.Arrays, *, training: bool, rewritten: bool = True) -> np.ndarray:
     """∂C/∂x (n, n_in) of one batch, by the rewritten program or the recorded one."""
     options = StepOptions(training=bool(training), input_gradient=True, rewritten=rewritten)
-    with _backward_pass(net, data, options) as step:
-        return np.array(net.backend.to_host(step.grad_x))
+    with _backward_pass(net, data, options) as executable:
+        return np.array(net.backend.to_host(executable.grad_x))
 
 
 def trace(net: Network, data: inputs.Arrays, *, training: bool) -> list[LayerTrace]:
     """The quantities of every layer for one batch, forward and backward."""
-    with _backward_pass(net, data, StepOptions(training=bool(training), trace=True)) as step:
-        return _layer_traces(net, step)
+    with _backward_pass(net, data, StepOptions(training=bool(training), trace=True)) as executable:
+        return _layer_traces(net, executable)
 
 
 def trace_forward(net: Network, x: Any, *, training: bool) -> list[LayerTrace]:
@@ -144,23 +144,23 @@ def trace_forward(net: Network, x: Any, *, training: bool) -> list[LayerTrace]:
     if not net.is_built:
         net.build(x.shape[1])
     options = StepOptions(training=bool(training), trace=True)
-    with net.backend.activate(), net.executable(Task(options, (BatchShard.of(x.shape[0]),))) as step:
-        copy_step_state(net, step)
-        step.load(checks.on_device(x, net.backend))
-        step.run()
-        return _layer_traces(net, step)
+    with net.backend.activate(), net.executable(ExecutableSpec(options, (BatchShard.of(x.shape[0]),))) as executable:
+        copy_step_state(net, executable)
+        executable.load(checks.on_device(x, net.backend))
+        executable.run()
+        return _layer_traces(net, executable)
 
 
-def _layer_traces(net: Network, step: Executable) -> list[LayerTrace]:
+def _layer_traces(net: Network, executable: Executable) -> list[LayerTrace]:
     def copy(array: Array) -> np.ndarray:
         return np.array(net.backend.to_host(array))
 
     found = []
-    for k, t in enumerate(step.layers):
+    for k, t in enumerate(executable.layers):
         delta, gradients = None, {}
-        if step.task.options.backward:
+        if executable.spec.options.backward:
             delta = copy(t.delta)
-            gradients = {p.parameter.name: copy(p.of(step.gradient)) for p in net.slices_of(k)}
+            gradients = {p.parameter.name: copy(p.of(executable.gradient)) for p in net.slices_of(k)}
         dW, db = gradients.get("W"), gradients.get("b")
         found.append(LayerTrace(repr(net.layers[k]), copy(t.z), copy(t.a), delta, dW, db, gradients))
     return found
@@ -171,15 +171,16 @@ def _backward_pass(net: Network, data: inputs.Arrays, options: StepOptions) -> I
     """An executable after its forward and backward pass on one batch, without an update."""
     net.prepare_training()
     options = dataclasses.replace(options, loss=True, backward=True, weighted=data[2] is not None)
-    with net.backend.activate(), net.executable(Task(options, (BatchShard.of(data[0].shape[0]),))) as step:
-        copy_step_state(net, step)
+    spec = ExecutableSpec(options, (BatchShard.of(data[0].shape[0]),))
+    with net.backend.activate(), net.executable(spec) as executable:
+        copy_step_state(net, executable)
         batch = inputs.on_device(net, data)
-        step.load(batch.X, batch.y, batch.w)
-        step.run()
-        yield step
+        executable.load(batch.X, batch.y, batch.w)
+        executable.run()
+        yield executable
 
 
-def copy_step_state(net: Network, step: Executable) -> None:
+def copy_step_state(net: Network, executable: Executable) -> None:
     """Copy the network's state, so that dropout masks are those of the current step for all rows of the batch."""
-    step.state[...] = net.state
-    step.state[StateEntry.FIRST_ROW] = 0
+    executable.state[...] = net.state
+    executable.state[StateEntry.FIRST_ROW] = 0

@@ -559,7 +559,7 @@ class Sequential:
         self._require_compiled("evaluate")
         batch_size = positive_integer("batch_size", batch_size)
         data = inputs.evaluation_data(self._net, X, y, sample_weight)
-        with self._net.backend.activate(), evaluation.Executables(self._net) as executables:
+        with self._net.backend.activate(), evaluation.BorrowedExecutables(self._net) as executables:
             on_device = inputs.to_device_or_host(self._net, data)
             return evaluation.evaluate(self._net, on_device, executables, batch_size)
 

@@ -28,7 +28,7 @@ from .validation import as_list, boolean, nonnegative, positive_integer
 CANDIDATE_KEYS = ("seed", "lr", "l2", "rows", "epochs", "callbacks")  # those that are not arguments of `build`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fitted:
     """A trained network and the history of its fit, as `net, history = fitted` or by name.
 
@@ -49,6 +49,9 @@ class Fitted:
 
     def __getitem__(self, index: int) -> Any:
         return (self.net, self.history)[index]
+
+    def __len__(self) -> int:
+        return 2
 
 
 def fit_many(
@@ -119,7 +122,7 @@ def fit_many(
     if validation_data is not None and splits is not None:
         raise ValueError("validation_data cannot be combined with splits, which have validation rows")
     data = _InputCache(matrix, y, sample_weight, validation_data)
-    jobs = _jobs(build, listed, pairs, data, fit.FitOptions(batch_size, epochs, shuffle))
+    jobs = _jobs(build, listed, pairs, data, fit.FitOptions(batch_size=batch_size, epochs=epochs, shuffle=shuffle))
     if boolean("snapshots", snapshots):
         for job in jobs:
             job.add_snapshots()
@@ -213,7 +216,7 @@ class _Job:
         """Store the validation predictions after every epoch. ValueError without validation data."""
         if self.validation is None:
             raise ValueError("snapshots needs validation rows: give validation_data, or splits")
-        self.snapshots = _Snapshots(self.validation[0])
+        self.snapshots = _Snapshots(self.validation[0], self.net._net.output_width(self.data[0].shape[1]))
         self.options.callbacks = [*self.options.callbacks, self.snapshots]
 
     def result(self) -> Fitted:
@@ -240,8 +243,8 @@ class _Job:
 class _Snapshots(Callback):
     """Stores the predictions of the validation rows after every epoch."""
 
-    def __init__(self, X: Any) -> None:
-        self._X = X
+    def __init__(self, X: Any, n_out: int) -> None:
+        self._X, self._shape = X, (X.shape[0], n_out)
         self._found: list[np.ndarray] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -249,8 +252,8 @@ class _Snapshots(Callback):
         self._found.append(np.array(to_host(self.model.predict(self._X))))
 
     def predictions(self) -> np.ndarray:
-        """The predictions (epochs, n, n_out)."""
-        return np.array(self._found)
+        """The predictions (epochs, n, n_out), also of 0 epochs."""
+        return np.array(self._found).reshape(len(self._found), *self._shape)
 
 
 def _take_rows(array: Any, rows: np.ndarray) -> Any:
@@ -268,6 +271,7 @@ def _jobs(
 ) -> list[_Job]:
     """One job per candidate and pair of training and validation rows; a pair of None means the candidate's rows."""
     nets: list[Sequential] = []
+    seen: dict[int, str] = {}  # the candidate of each callback
     for number, candidate in enumerate(candidates):
         for _ in pairs:
             nets.append(_build_net(build, candidate, f"candidates[{number}]", nets))
@@ -276,6 +280,13 @@ def _jobs(
         number, pair = k // len(pairs), pairs[k % len(pairs)]
         candidate, name = candidates[number], f"candidates[{number}]"
         own = _options_of(candidate, name, options)
+        for callback in own.callbacks:
+            if id(callback) in seen:
+                raise ValueError(
+                    f"{seen[id(callback)]} and {name} share {callback!r}, but each network needs callbacks of its own: "
+                    "give a function that returns a list of new ones"
+                )
+        seen |= {id(callback): name for callback in own.callbacks}
         if pair is None or pair[1] is None:
             rows = _check_rows(candidate.get("rows"), data.X.shape[0], f"{name}['rows']")
             jobs.append(_Job(net, number, rows, data.arrays(net), data.validation(net), own))

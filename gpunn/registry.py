@@ -104,14 +104,27 @@ class Configured:
         return f"{type(self).__name__}({arguments})"
 
 
-class Versioned:
+class Versioned(Configured):
     """An object that counts how often its attributes were set, so that a change is found without comparing values."""
 
-    version = 0
+    _built_in = False  # True for gpunn's classes
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._built_in = cls.__module__.startswith("gpunn.")
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-        self.__dict__["version"] = self.version + 1
+        self.__dict__["_attribute_version"] = self.__dict__.get("_attribute_version", 0) + 1
+
+
+def attribute_version(owner: Versioned) -> object:
+    """The number of times that an attribute of an object was set.
+
+    For a user's class also its configuration, which may change without setting an attribute.
+    """
+    count = owner.__dict__.get("_attribute_version", 0)
+    return count if owner._built_in else (count, repr(owner.get_config()))
 
 
 class Named(Configured):

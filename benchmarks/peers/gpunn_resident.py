@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 import gpunn
-from gpunn import backend, input_checks
+from gpunn import backend
+from gpunn.training.datasets import ArrayBatches
 
 from ..clocks import Clock, EventClock, Span
 from ..conventions import Orders, Task
@@ -50,13 +51,19 @@ class Resident(GpunnSequential):
     @contextmanager
     def resident_orders(self) -> Iterator[None]:
         """Make `fit` use the orders on the device instead of drawing them."""
-        original, orders = input_checks.epoch_permutation, self.orders
+        original, orders = ArrayBatches.draw_order, self.orders
+
+        def copy_orders(batches: ArrayBatches, epoch: int, count: int) -> None:
+            assert orders is not None
+            for k in range(count):
+                batches.order[k * batches.n : (k + 1) * batches.n] = orders(epoch + k)
+
         if orders is not None:
-            input_checks.epoch_permutation = lambda n, seed, epoch, shuffle: orders(epoch)  # type: ignore[assignment]
+            ArrayBatches.draw_order = copy_orders  # type: ignore[method-assign]
         try:
             yield
         finally:
-            input_checks.epoch_permutation = original
+            ArrayBatches.draw_order = original  # type: ignore[method-assign]
 
     def fit(self, **options: Any) -> None:
         with self.resident_orders():

@@ -25,32 +25,32 @@ def execute(launches: Iterable[Launch]) -> None:
 
 
 class Executor:
-    """Runs sections of launches in a cycle, each a given number of times, and `end` after the last section.
+    """Runs phases of launches in a cycle, each a given number of times, and `end` after the last phase.
 
-    A step is one run of one section: an epoch has a section for its full batches and one for a shorter last batch.
+    A step is one run of one phase: an epoch has a phase for its full batches and one for a shorter last batch.
 
     Parameters
     ----------
-    sections : sequence of sequence of callables
-        The launches of a step, by section. A single launch that has `repeat` can run several steps without Python.
+    phases : sequence of sequence of callables
+        The launches of a step, by phase. A single launch that has `repeat` can run several steps without Python.
     state : array
         The state array that the launches read and write.
     end : sequence of callables
-        The launches after the last section.
+        The launches after the last phase.
     """
 
     rebindable = False  # True if `rebind` can exchange arrays
 
-    def __init__(self, sections: Sequence[Sequence[Launch]], state: Any, end: Sequence[Launch] = ()) -> None:
-        self.sections = [list(launches) for launches in sections]
+    def __init__(self, phases: Sequence[Sequence[Launch]], state: Any, end: Sequence[Launch] = ()) -> None:
+        self.phases = [list(launches) for launches in phases]
         self.state = state
         self.end = list(end)
-        self.set_times([1] * len(self.sections))
+        self.set_times([1] * len(self.phases))
 
     def set_times(self, times: Sequence[int], done: int = 0) -> None:
-        """Set how often each section runs in a cycle, and how many steps of the cycle are done."""
+        """Set how often each phase runs in a cycle, and how many steps of the cycle are done."""
         self.times = list(times)
-        self._section, self._iteration = position(times, done)
+        self._phase, self._iteration = position(times, done)
 
     def run(self, steps: int = 1, *, deadline: float = math.inf, learning_rates: np.ndarray | None = None) -> int:
         """Run steps from the current position on.
@@ -72,17 +72,16 @@ class Executor:
         begin, done = time.monotonic(), 0
         first = 0 if learning_rates is None else int(to_host(self.state)[StateEntry.STEP])
         while True:
-            left = min(self.times[self._section] - self._iteration, steps - done)
-            ran = self._run_section(left, deadline - (time.monotonic() - begin), learning_rates, first)
+            left = min(self.times[self._phase] - self._iteration, steps - done)
+            ran = self._run_phase(left, deadline - (time.monotonic() - begin), learning_rates, first)
             done, self._iteration = done + ran, self._iteration + ran
-            at_end = self._section == len(self.sections) - 1 and self._iteration == self.times[self._section]
-            if (done < steps or (at_end and self.end)) and self._has_diverged():
-                return done
-            if self._iteration == self.times[self._section]:
-                self._section, self._iteration = (self._section + 1) % len(self.sections), 0
-            if at_end:
+            at_end = self._phase == len(self.phases) - 1 and self._iteration == self.times[self._phase]
+            diverged = (done < steps or (at_end and bool(self.end))) and self._has_diverged()
+            if self._iteration == self.times[self._phase]:
+                self._phase, self._iteration = (self._phase + 1) % len(self.phases), 0
+            if at_end and not diverged:
                 execute(self.end)
-            if done == steps or time.monotonic() - begin >= deadline:
+            if diverged or done == steps or time.monotonic() - begin >= deadline:
                 return done
 
     def rebind(self, arrays: Mapping[str, Any]) -> None:
@@ -90,7 +89,7 @@ class Executor:
         raise NotImplementedError
 
     def release(self) -> None:
-        """Forget the arrays that `rebind` can exchange. It must be called before the next run."""
+        """Drop the references to the arrays that `rebind` can exchange. It must be called before the next run."""
 
     def run_blocks(self, steps: int, arrays: Mapping[str, Any]) -> bool:
         """Run steps on blocks of larger, contiguous arrays.
@@ -100,8 +99,8 @@ class Executor:
         """
         return False
 
-    def _run_section(self, steps: int, seconds: float, rates: np.ndarray | None, first: int) -> int:
-        launches = self.sections[self._section]
+    def _run_phase(self, steps: int, seconds: float, rates: np.ndarray | None, first: int) -> int:
+        launches = self.phases[self._phase]
         if rates is not None:
             now = int(to_host(self.state)[StateEntry.STEP])
             rates, first = rates[now - first :][:steps], now
@@ -118,12 +117,12 @@ class Executor:
 
 
 def position(times: Sequence[int], done: int) -> tuple[int, int]:
-    """(section, times that it has run) after `done` steps of a cycle."""
-    section = 0
-    while done and done >= times[section]:
-        done -= times[section]
-        section += 1
-    return section, done
+    """(phase, times that it has run) after `done` steps of a cycle."""
+    phase = 0
+    while done and done >= times[phase]:
+        done -= times[phase]
+        phase += 1
+    return phase, done
 
 
 def group_runs(launches: Sequence[Launch], kind: type, make: Callable[[list[Any]], Iterable[Launch]]) -> list[Launch]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..kernels.state import StateEntry
 from ..model import Sequential
-from ..network import StepOptions, Task
+from ..network import ExecutableSpec, StepOptions
 from ..program.groups import BatchShard
 from ..training import inputs
-from ..training.evaluation import Executables
+from ..training.evaluation import BorrowedExecutables
 from .fit_data import MLPFitData
 
 LBFGS_ELEMENTS = 1 << 22  # the largest number of elements of the widest layer in one block of rows
@@ -26,7 +26,7 @@ class LbfgsObjective:
         self.net = net
         self.alpha = alpha
         self.data = inputs.on_device(net, data)
-        self.executables = Executables(net)  # a context around all evaluations
+        self.executables = BorrowedExecutables(net)  # a context around all evaluations
         self.total_weight = float(data[0].shape[0] if data[2] is None else data[2].sum(dtype=np.float64))
         self.penalized = sum(p.stop - p.start for p in net.slices if p.parameter.penalized)
         widest = max(net.n_in, *(layer.n_out or 1 for layer in net.layers))
@@ -57,14 +57,14 @@ class LbfgsObjective:
     def _add_block(self, start: int, n: int, gradient: np.ndarray) -> float:
         """Add a block's share of the gradient to `gradient`; return its share of the loss."""
         options = StepOptions(training=True, loss=True, backward=True, weighted=self.data.w is not None)
-        step = self.executables.get(Task(options, (BatchShard.of(n),)), self.data.named())
-        step.state[StateEntry.OFFSET] = start
-        step.run()
-        state = self.net.backend.to_host(step.state)
+        executable = self.executables.get(ExecutableSpec(options, (BatchShard.of(n),)), self.data.named())
+        executable.state[StateEntry.OFFSET] = start
+        executable.run()
+        state = self.net.backend.to_host(executable.state)
         fraction = float(state[StateEntry.WEIGHT]) / self.total_weight
         if not fraction:
             return 0.0
-        gradient += fraction * self.net.backend.to_host(step.gradient)
+        gradient += fraction * self.net.backend.to_host(executable.gradient)
         return fraction * float(state[StateEntry.LOSS])
 
 

@@ -41,10 +41,10 @@ class SklearnStopping(Callback):
 
     # --- order of the rows ---
 
-    def draw(self, epoch: int, count: int) -> np.ndarray:
-        """The rows in the orders of `count` epochs: each shuffles the order of the last one, as scikit-learn does."""
-        orders, self.order = draw_orders(self.estimator._random_state, self.order, count)
-        return self.rows[orders]
+    def draw(self, epoch: int, into: np.ndarray) -> None:
+        """Write the rows in the orders of epochs: each shuffles the order of the last one, as scikit-learn does."""
+        orders, self.order = draw_orders(self.estimator._random_state, self.order, len(into))
+        into[...] = self.rows[orders].reshape(into.shape)
 
     def undecided_epochs(self) -> float:
         """The number of epochs that can neither stop the fit nor change its learning rate, whatever their losses."""

@@ -107,7 +107,7 @@ class Dense(Layer):
             return super().step_key()
         # a recorded step does not depend on the initializers; the network knows the penalties
         f = self.activation
-        return self.trainable, self.units, self.use_bias, self.max_norm, type(f), f.get_config()
+        return self.trainable, self.units, self.use_bias, self.max_norm, type(f), repr(f.get_config())
 
     def get_config(self) -> dict[str, Any]:
         return {

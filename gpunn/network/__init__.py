@@ -2,7 +2,7 @@
 
 from .batch_io import Arrays, CompressedRows, Table
 from .cache import Loan
-from .executable import Executable, Task
+from .executable import Executable, ExecutableSpec, shared_key
 from .network import Network
 from .parameters import FlatParameters, ParameterSlice, PenaltyRange, keyed_generator
 from .state import CompiledState, DeviceGroup, LossConvention, RowBuffer
@@ -14,6 +14,7 @@ __all__ = [
     "CompressedRows",
     "DeviceGroup",
     "Executable",
+    "ExecutableSpec",
     "FlatParameters",
     "Loan",
     "LossConvention",
@@ -23,6 +24,6 @@ __all__ = [
     "RowBuffer",
     "StepOptions",
     "Table",
-    "Task",
     "keyed_generator",
+    "shared_key",
 ]

@@ -37,9 +37,14 @@ Arrays = Mapping[str, Table]
 
 
 def load(step: BoundStep, X: Table, y: Array = None, w: Array = None, start: int = 0) -> None:
-    """Copy the rows of X from `start` on into the first rows of x; y and w into the targets and sample weights."""
+    """Copy the rows of X from `start` on into the first rows of x; y and w into the targets and sample weights.
+
+    Further rows of x become 0.
+    """
     step.state[StateEntry.OFFSET] = start
     rows = X.shape[0] - start
+    if rows < step.n:
+        step.x[rows:] = 0
     if isinstance(X, CompressedRows):
         execute(bind_all(_gather_table(step, X, step.x[:rows], None)))
     else:

@@ -6,19 +6,21 @@ import threading
 from collections.abc import Hashable
 
 from .batch_io import Arrays
-from .executable import Executable, Task, key_of
+from .executable import Executable, ExecutableSpec, layouts, shared_key
 from .state import CompiledState
 
-MAX_BYTES = 1 << 24  # of the buffers of free executables
+MAX_SHARED_BYTES = 1 << 24  # of the buffers of free executables
+MAX_OWN_BYTES = 1 << 26  # of one network
 
 
 class ExecutableCache:
     """Free executables by everything that they depend on, the least recently used first.
 
-    It is limited to MAX_BYTES, but contains at least the last `at_least` keys.
+    It is limited to `max_bytes`, but contains at least the last `at_least` keys.
     """
 
-    def __init__(self, at_least: int = 0) -> None:
+    def __init__(self, max_bytes: int, at_least: int = 0) -> None:
+        self.max_bytes = max_bytes
         self._at_least = at_least
         self._lock = threading.Lock()
         self._free: dict[Hashable, list[Executable]] = {}
@@ -38,10 +40,12 @@ class ExecutableCache:
 
     def put(self, key: Hashable, executable: Executable) -> None:
         """Add an executable, and drop those that were not used for the longest time if there are too many bytes."""
+        if executable.bytes > self.max_bytes and not self._at_least:
+            return
         with self._lock:
             self._free[key] = [*self._free.pop(key, []), executable]
             self._bytes += executable.bytes
-            while self._bytes > MAX_BYTES and len(self._free) > self._at_least:
+            while self._bytes > self.max_bytes and len(self._free) > self._at_least:
                 oldest = next(iter(self._free))
                 self._bytes -= sum(each.bytes for each in self._free.pop(oldest))
 
@@ -55,27 +59,29 @@ class ExecutableCache:
         return sum(map(len, self._free.values()))
 
 
-SHARED = ExecutableCache()
+SHARED = ExecutableCache(MAX_SHARED_BYTES)
 
 
 class Loan:
     """A context with an executable for a network and a caller's arrays.
 
-    Networks of one structure share executables that are bound to a caller's arrays, if these can be exchanged. Those
-    without such arrays are in the network's `own` cache.
+    Networks of one structure share executables whose arrays can be exchanged. The others, and those without a caller's
+    arrays, are in the network's `own` cache.
     """
 
-    def __init__(self, net: CompiledState, own: ExecutableCache, task: Task, arrays: Arrays) -> None:
-        self._net, self._task, self._arrays = net, task, arrays
-        self._cache = SHARED if arrays else own
-        self._key: Hashable = key_of(net, task, arrays) if arrays else task
+    def __init__(self, net: CompiledState, own: ExecutableCache, spec: ExecutableSpec, arrays: Arrays) -> None:
+        self._net, self._own, self._spec, self._arrays = net, own, spec, arrays
+        self._own_key = spec, net.backend.executor_key(), layouts(arrays) if arrays else ()
+        self._shared_key = shared_key(net, spec, arrays) if arrays else None
 
     def __enter__(self) -> Executable:
         net, arrays = self._net, self._arrays
-        found = None if self._key is None else self._cache.take(self._key)
+        found = self._own.take(self._own_key)
+        if found is None and self._shared_key is not None:
+            found = SHARED.take(self._shared_key)
         if found is None or arrays:
             with net.backend.activate():
-                found = found or Executable(net, self._task, arrays)
+                found = found or Executable(net, self._spec, arrays)
                 found.bind(net, arrays)
         self._executable = found
         return found
@@ -83,10 +89,11 @@ class Loan:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         # after an error it may be in the middle of a step; an eager step refers to the network
         found = self._executable
-        if kind is not None or self._key is None or self._net.eager:
+        if kind is not None or self._net.eager:
             return
-        if self._cache is SHARED:
-            if not found.rebindable:
-                return
+        if self._arrays:
             found.release()
-        self._cache.put(self._key, found)
+        if self._shared_key is not None and found.rebindable:
+            SHARED.put(self._shared_key, found)
+        else:
+            self._own.put(self._own_key, found)

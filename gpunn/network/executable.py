@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend.executor import Launch
+from ..backend.executor import Executor, Launch
 from ..kernels import bind_all
 from ..kernels import get as kernel
 from ..layers import Quantities
@@ -26,7 +26,7 @@ WINDOWS = ("x", "output", "largest")  # what `run_blocks` replaces
 
 
 @dataclass(frozen=True)
-class Task:
+class ExecutableSpec:
     """The description of an executable: what it computes, for any network and arrays.
 
     Attributes
@@ -55,17 +55,17 @@ class Executable:
     Parameters
     ----------
     net : CompiledState
-    task : Task
+    spec : ExecutableSpec
     arrays : mapping of str to array
         The caller's arrays by name, see `batch_io`. With "X" each step gathers its batch, and without it the step uses
-        the batch that `load` copied. With "epoch_log" the end of the last section ends an epoch.
+        the batch that `load` copied. With "epoch_log" the end of the last batch size ends an epoch.
 
     Attributes
     ----------
     x, y, output, grad_x, layers
         Buffers and results of the (first) batch size, as in `BoundStep`.
     state, gradient, metric_sums : array
-        The network's if the task updates parameters, otherwise its own.
+        The network's if the spec updates parameters, otherwise its own.
     bytes : int
         The size of its buffers.
     largest : array (1,) or None
@@ -74,46 +74,52 @@ class Executable:
         The reasons for Python code in the step.
     """
 
-    def __init__(self, net: CompiledState, task: Task, arrays: Arrays) -> None:
-        self.task = task
+    def __init__(self, net: CompiledState, spec: ExecutableSpec, arrays: Arrays) -> None:
+        self.spec = spec
         self.backend = net.backend
-        variables = _network_variables(net, task.options)
-        external = {**variables, **_flat(arrays)}
-        layout = variable_layout(net, task.options)
+        variables = _network_variables(net, spec.options)
+        layout = variable_layout(net, spec.options)
         self._owned = {name: self.backend.zeros(*each) for name, each in layout.items() if name not in variables}
         variables |= self._owned
-        self.steps = [BoundStep(net, shard, task.options, variables) for shard in task.shards]
+        self.steps = [BoundStep(net, shard, spec.options, variables) for shard in spec.shards]
         self.state, self.gradient = variables["state"], variables.get("gradient")
         self.metric_sums: Array = variables.get("metric_sums")
         first = self.steps[0]
         self.x, self.y = first.x, getattr(first, "y", None)
         self.output, self.grad_x = first.output, first.grad_x
         self.largest: Array = None
-        sections = [self._section(step, arrays) for step in self.steps]
-        if not task.options.loss and "X" not in arrays and self.x.dtype.kind == "f":
+        if not spec.options.loss and "X" not in arrays and self.x.dtype.kind == "f":
             # a prediction: a finite maximum of |x| shows that no number is invalid
             self.largest = self.backend.zeros((1,), np.float64)
-            sections[0] = bind_all([(kernel("max_abs"), (self.x,), self.largest, None, {})]) + sections[0]
-            external |= {name: getattr(self, name) for name in WINDOWS}
-        end = []
-        if "epoch_log" in arrays:
-            sums = variables["metric_sums"]
-            out = (arrays["epoch_log"], sums, self.state)
-            end = [kernel("end_epoch").bind(out=out, count=1, totals_n=sums.shape[0])]
-        self._executor = self.backend.executor(
-            sections,
-            self.state,
-            end,
-            flush=task.options.update,
-            arrays=external,
-            on_fallback=net.capture_errors.setdefault,
-        )
+        self._executor: Executor | None = self._new_executor(net, arrays)
         self.rebindable = self._executor.rebindable
         self._l2: list[float] | None = None
         self.slow_path_reasons = list(dict.fromkeys(r for step in self.steps for r in step.slow_path_reasons))
         self.bytes = sum(step.bytes for step in self.steps) + sum(a.nbytes for a in self._owned.values())
 
-    def _section(self, step: BoundStep, arrays: Arrays) -> list[Launch]:
+    def _new_executor(self, net: CompiledState, arrays: Arrays) -> Executor:
+        """The executor of the steps on these arrays."""
+        external = {**_network_variables(net, self.spec.options), **_flat(arrays)}
+        phases = [self._launches(step, arrays) for step in self.steps]
+        if self.largest is not None:
+            phases[0] = bind_all([(kernel("max_abs"), (self.x,), self.largest, None, {})]) + phases[0]
+            external |= {name: getattr(self, name) for name in WINDOWS}
+        end: list[Launch] = []
+        log = arrays.get("epoch_log")
+        if log is not None:
+            sums = self.metric_sums.shape[0]
+            assert log.shape[1] == 2 + sums, "the log of epochs was made for other metrics"
+            end = [kernel("end_epoch").bind(out=(log, self.metric_sums, self.state), count=1, totals_n=sums)]
+        return self.backend.executor(
+            phases,
+            self.state,
+            end,
+            flush=self.spec.options.update,
+            arrays=external,
+            on_fallback=net.capture_errors.setdefault,
+        )
+
+    def _launches(self, step: BoundStep, arrays: Arrays) -> list[Launch]:
         """The launches of one step."""
         *before, update = step.sections
         computed = [launch for each in before for launch in each]
@@ -122,31 +128,44 @@ class Executable:
         return [*gather(step, arrays), *computed, *store_rows(step, arrays), *update, *advance(step)]
 
     @property
+    def _bound(self) -> Executor:
+        assert self._executor is not None, "the executable was returned"
+        return self._executor
+
+    @property
     def layers(self) -> list[Quantities]:
         """The quantities of the layers that the options keep."""
         return self.steps[0].layers
 
     def bind(self, net: CompiledState, arrays: Arrays) -> None:
-        """Use the variables of a network and arrays of the layouts with which the executable was made."""
-        if self.rebindable:
-            self._executor.rebind({**_network_variables(net, self.task.options), **_flat(arrays)})
-            if self.task.options.update:
+        """Use the variables of a network and arrays of the layouts with which the executable was made.
+
+        If the arrays cannot be exchanged, the network must be the one for which it was made.
+        """
+        if self._executor is None:
+            self._executor = self._new_executor(net, arrays)
+        elif self.rebindable:
+            self._executor.rebind({**_network_variables(net, self.spec.options), **_flat(arrays)})
+            if self.spec.options.update:
                 self.state, self.gradient, self.metric_sums = net.state, net.gradient, net.metric_sums
                 for step in self.steps:
                     step.state = net.state
-            l2 = [p.l2 for p in net.penalties()] if self.task.options.loss else []
+            l2 = [p.l2 for p in net.penalties()] if self.spec.options.loss else []
             if l2 != self._l2:
                 for step in self.steps:
                     step.set_l2(l2)
                 self._l2 = l2
-        if self.task.options.update:
+        if self.spec.options.update:
             # no step writes the gradient of a frozen layer, but clipping and the non-finite check read it
             net.gradient.fill(0)
 
     def release(self) -> None:
-        """Forget the arrays of the network and the caller; `bind` sets others."""
+        """Drop the references to the caller's arrays, and to the network's if others can be bound. `bind` sets them."""
+        if self._executor is None or not self.rebindable:
+            self._executor = None
+            return
         self._executor.release()
-        if self.task.options.update:
+        if self.spec.options.update:
             self.state = self.gradient = self.metric_sums = None
             for step in self.steps:
                 step.state = None
@@ -158,13 +177,13 @@ class Executable:
 
     def set_times(self, times: Sequence[int], done: int = 0) -> None:
         """Set how many steps of each batch size follow one another, and how many of all of them are done."""
-        self._executor.set_times(times, done)
+        self._bound.set_times(times, done)
 
     def run(
         self, steps: int = 1, *, deadline: float = math.inf, learning_rates: NDArray[np.float64] | None = None
     ) -> int:
         """Run steps and return their number; see `Executor.run`."""
-        return self._executor.run(steps, deadline=deadline, learning_rates=learning_rates)
+        return self._bound.run(steps, deadline=deadline, learning_rates=learning_rates)
 
     def run_blocks(self, steps: int, X: Table, result: Array, largest: Array) -> bool:
         """Predict the blocks of X in place: `result` gets aᴸ, and `largest` max |x| of each block.
@@ -175,21 +194,23 @@ class Executable:
             return False
         if X.dtype != self.x.dtype or not X.flags.c_contiguous:
             return False
-        return self._executor.run_blocks(steps, {"x": X, "output": result, "largest": largest})
+        return self._bound.run_blocks(steps, {"x": X, "output": result, "largest": largest})
 
 
-def key_of(net: CompiledState, task: Task, arrays: Arrays) -> Hashable:
+def shared_key(net: CompiledState, spec: ExecutableSpec, arrays: Arrays) -> Hashable:
     """Everything that an executable depends on, except addresses and λ. None if that is unknown."""
     if net.eager:
         return None
-    steps = net.structures.get(task)
+    steps = net.structures.get(spec)
     if steps is None:
-        steps = tuple(structure(net, shard, task.options, with_l2=False) for shard in task.shards)
-        net.structures[task] = steps
-    if None in steps:
-        return None
-    layouts = tuple((name, a.dtype, a.strides) for name, a in _flat(arrays).items())
-    return net.backend.executor_key(), steps, layouts
+        steps = tuple(structure(net, shard, spec.options, with_l2=False) for shard in spec.shards)
+        net.structures[spec] = steps
+    return None if None in steps else (net.backend.executor_key(), steps, layouts(arrays))
+
+
+def layouts(arrays: Arrays) -> Hashable:
+    """The types and strides of arrays by name."""
+    return tuple((name, a.dtype, a.strides) for name, a in _flat(arrays).items())
 
 
 def _network_variables(net: CompiledState, options: StepOptions) -> dict[str, Array]:

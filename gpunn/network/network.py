@@ -8,8 +8,8 @@ from .. import backend as backends
 from ..backend import Backend
 from ..program.groups import SINGLE_PROCESS
 from .batch_io import Arrays
-from .cache import ExecutableCache, Loan
-from .executable import Task
+from .cache import MAX_OWN_BYTES, ExecutableCache, Loan
+from .executable import ExecutableSpec
 from .state import CompiledState
 
 BUFFERS = ("theta", "running", "gradient", "state", "metric_sums")
@@ -36,12 +36,12 @@ class Network(CompiledState):
 
     def _reset_executables(self) -> None:
         super()._reset_executables()
-        self._own = ExecutableCache(at_least=2)  # of a full batch, and of the rest
+        self._own = ExecutableCache(MAX_OWN_BYTES, at_least=2)  # of a full batch, and of the rest
 
-    def executable(self, task: Task, arrays: Arrays | None = None) -> Loan:
+    def executable(self, spec: ExecutableSpec, arrays: Arrays | None = None) -> Loan:
         """A context with an executable for the current attributes. It is used by one thread at a time."""
         self.apply_attribute_changes()
-        return Loan(self, self._own, task, arrays or {})
+        return Loan(self, self._own, spec, arrays or {})
 
     def drop_executables(self) -> None:
         """Release the memory of the executables that no other network shares."""

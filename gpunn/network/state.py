@@ -19,6 +19,7 @@ from ..metrics import Metric
 from ..optimizers import Optimizer
 from ..program import Array
 from ..program.groups import SINGLE_PROCESS, ProcessGroup
+from ..registry import attribute_version
 from .parameters import FlatParameters, FloatDType
 
 # above these magnitudes a finite gradient may overflow in the update, which is then checked before it is written
@@ -85,7 +86,7 @@ class CompiledState(FlatParameters):
         self.learning_rate_override: float | None = None  # η instead of the schedule's value
         self.capture_errors: dict[str, None] = {}  # reasons for steps without a CUDA graph, since compile
         self._recorded: list[object] | None = None  # the attribute values that loss, metrics, executables were made for
-        self._versions: list[tuple[int, int]] | None = None
+        self._versions: list[object] | None = None
         self._reset_executables()
 
     def build(self, n_in: int, *, draw: bool = True) -> None:
@@ -263,12 +264,13 @@ class CompiledState(FlatParameters):
             self._reset_executables()
         self._versions = versions
 
-    def _attribute_versions(self) -> list[tuple[int, int]]:
-        """The number of times that attributes of each layer, of optimizer, loss and metrics were set."""
-        found = [(layer.version, layer.activation.version) for layer in self.layers]
+    def _attribute_versions(self) -> list[object]:
+        """The attribute versions of each layer and activation, of optimizer, loss and metrics."""
+        found = [attribute_version(layer) for layer in self.layers]
+        found += [attribute_version(layer.activation) for layer in self.layers]
         if self.given_loss is not None:
-            found += [(self.optimizer.version, self.given_loss.version)]
-            found += [(metric.version, 0) for metric in self.given_metrics]
+            found += [attribute_version(self.optimizer), attribute_version(self.given_loss)]
+            found += [attribute_version(metric) for metric in self.given_metrics]
         return found
 
     def step_key(self) -> list[object]:

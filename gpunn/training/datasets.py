@@ -1,6 +1,6 @@
 """Data sets of a fit: arrays on the device, arrays on the host that are copied in blocks, and streams of batches.
 
-A data set divides the next epochs into parts, and a part says what to run: a task, arrays and a number of steps.
+A data set divides the next epochs into parts, and a part says what to run: a spec, arrays and a number of steps.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from .. import input_checks as checks
 from ..backend import Backend
 from ..kernels.state import StateEntry
-from ..network import Arrays, Network, RowBuffer, StepOptions, Table, Task
+from ..network import Arrays, ExecutableSpec, Network, RowBuffer, StepOptions, Table
 from ..program import Array, HostArray
 from ..program.groups import BatchShard
 
 STEP = StepOptions(training=True, loss=True, backward=True, update=True)
 EVALUATION_ROWS = 1024
 BLOCK_BYTES = 1 << 26  # bytes of a block of rows that is copied to the device
-MAX_EPOCHS = 64  # that run without a return to Python
-MAX_ORDERED_ROWS = 1 << 18  # of these epochs, unless a single epoch has more
+MAX_EPOCHS = 64  # epochs that run without a return to Python
+MAX_ORDERED_ROWS = 1 << 15  # in these epochs together, so that the order does not displace the data from the cache
 
 
 # --- the order of the rows --------------------------------------------------------------------------------------------
@@ -34,8 +34,8 @@ MAX_ORDERED_ROWS = 1 << 18  # of these epochs, unless a single epoch has more
 class RowOrder(Protocol):
     """The order of the rows in each epoch."""
 
-    def draw(self, epoch: int, count: int) -> NDArray[np.int64]:
-        """The row indices (count · n,) of `count` epochs, which are called in order."""
+    def draw(self, epoch: int, into: NDArray[np.int64]) -> None:
+        """Write the row indices of epochs from `epoch` on into an array (epochs, n). Epochs are drawn in order."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Shuffled:
     seed: int
     rows: NDArray[np.int64] | None = None
 
-    def draw(self, epoch: int, count: int) -> NDArray[np.int64]:
-        drawn = [checks.epoch_permutation(self.n, self.seed, epoch + k, True) for k in range(count)]
-        order = drawn[0] if count == 1 else np.concatenate(drawn)
-        return order if self.rows is None else self.rows[order]
+    def draw(self, epoch: int, into: NDArray[np.int64]) -> None:
+        for k, order in enumerate(into):
+            drawn = checks.epoch_permutation(self.n, self.seed, epoch + k, True)
+            order[...] = drawn if self.rows is None else self.rows[drawn]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class InOrder:
 
     rows: NDArray[np.int64]
 
-    def draw(self, epoch: int, count: int) -> NDArray[np.int64]:
-        return np.tile(self.rows, count)
+    def draw(self, epoch: int, into: NDArray[np.int64]) -> None:
+        into[...] = self.rows
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -69,13 +69,13 @@ class InOrder:
 class Part:
     """Steps that one executable runs.
 
-    task, arrays  of the executable
+    spec, arrays  of the executable
     steps         their number
     times         number of consecutive steps of each batch size
     batch         (X, y, weights or None) that is loaded before the step; None if it gathers its rows itself
     """
 
-    task: Task
+    spec: ExecutableSpec
     arrays: Arrays
     steps: int
     times: tuple[int, ...]
@@ -97,6 +97,9 @@ class Dataset(Protocol):
     def parts(self, epoch: int, count: int) -> Iterator[Part]:
         """The parts of `count` epochs. The steps of a part end before the next part is requested."""
 
+    def fit_log_to_metrics(self) -> None:
+        """Give the log of epochs the sums of the network's metrics, which may have changed."""
+
 
 def batches(n: int, batch_size: int) -> dict[int, int]:
     """Return {rows per batch: number of batches} for n rows: the full batches, then a shorter last one."""
@@ -104,10 +107,10 @@ def batches(n: int, batch_size: int) -> dict[int, int]:
     return {rows: times for rows, times in found.items() if rows and times}
 
 
-def step_task(net: Network, sizes: Iterator[int] | dict[int, int], *, weighted: bool) -> Task:
-    """The task of training steps on batches of these sizes, or on this rank's shard of them."""
+def step_spec(net: Network, sizes: Iterator[int] | dict[int, int], *, weighted: bool) -> ExecutableSpec:
+    """The spec of training steps on batches of these sizes, or on this rank's shard of them."""
     options = dataclasses.replace(STEP, weighted=weighted)
-    return Task(options, tuple(BatchShard.of(rows, net.group) for rows in sizes))
+    return ExecutableSpec(options, tuple(BatchShard.of(rows, net.group) for rows in sizes))
 
 
 @dataclass
@@ -177,7 +180,7 @@ def row_chunks(backend: Backend, X: Table) -> list[Table]:
 
 
 class ArrayBatches:
-    """The batches of arrays on the device. A shorter last batch has a section of its own.
+    """The batches of arrays on the device. A shorter last batch is a batch size of its own.
 
     rows    indices of the training rows
     order   draws their order, None keeps it
@@ -204,18 +207,26 @@ class ArrayBatches:
         alone = self.row_buffer is None and net.group.size == 1
         self.max_epochs = min(epochs, MAX_EPOCHS, max(1, MAX_ORDERED_ROWS // self.n)) if alone else 1
         self.order = net.backend.empty((self.max_epochs * self.n,), np.int64)
+        self._drawn = np.empty((self.max_epochs, self.n), np.int64)
         self.epoch_log: Array = None
-        self._arrays: dict[str, Table] = {}
-        self._task = step_task(net, self.sizes, weighted=data.w is not None)
+        self._arrays = {**self.data.named(), "order": self.order, **named_rows(self.row_buffer)}
+        self.fit_log_to_metrics()
+        self._spec = step_spec(net, self.sizes, weighted=data.w is not None)
 
     def parts(self, epoch: int, count: int) -> Iterator[Part]:
-        backend, sums = self.net.backend, 2 + self.net.metric_sums.shape[0]
-        self.order[: count * self.n] = backend.asarray(self.rows_order.draw(epoch, count))
-        if self.epoch_log is None or self.epoch_log.shape[1] != sums:  # the metrics may have changed
-            self.epoch_log = backend.zeros((self.max_epochs, sums), np.float64)
-            self._arrays = {**self.data.named(), "order": self.order, "epoch_log": self.epoch_log}
-            self._arrays |= named_rows(self.row_buffer)
-        yield Part(self._task, self._arrays, count * self.steps, tuple(self.sizes.values()))
+        self.draw_order(epoch, count)
+        yield Part(self._spec, self._arrays, count * self.steps, tuple(self.sizes.values()))
+
+    def draw_order(self, epoch: int, count: int) -> None:
+        """Write the row indices of `count` epochs into `order`."""
+        drawn = self._drawn[:count]
+        self.rows_order.draw(epoch, drawn)
+        self.order[: drawn.size] = self.net.backend.asarray(drawn.reshape(-1))
+
+    def fit_log_to_metrics(self) -> None:
+        columns = 2 + self.net.metric_sums.shape[0]
+        if self.epoch_log is None or self.epoch_log.shape[1] != columns:
+            self.epoch_log = self._arrays["epoch_log"] = self.net.backend.zeros((self.max_epochs, columns), np.float64)
 
 
 def named_rows(rows: RowBuffer | None) -> dict[str, Table]:
@@ -289,18 +300,24 @@ class HostBatches:
         self.net = net
         self.data = data
         self.rows_order: RowOrder = InOrder(rows) if order is None else order
-        self.batch = min(batch_size, len(rows))
-        whole = -(-len(rows) // self.batch) * self.batch
+        self.n = len(rows)
+        self.batch = min(batch_size, self.n)
+        whole = -(-self.n // self.batch) * self.batch
         self.prefetcher = BlockPrefetcher(net.backend, data, min(data.block_rows(self.batch), whole))
 
     def parts(self, epoch: int, count: int) -> Iterator[Part]:
         net = self.net
-        for index, rows in self.prefetcher.blocks(self.rows_order.draw(epoch, 1)):
+        order = np.empty((1, self.n), np.int64)
+        self.rows_order.draw(epoch, order)
+        for index, rows in self.prefetcher.blocks(order[0]):
             net.state[StateEntry.OFFSET] = 0
             sizes = batches(rows, self.batch)
-            task = step_task(net, sizes, weighted=self.data.w is not None)
+            spec = step_spec(net, sizes, weighted=self.data.w is not None)
             arrays = self.prefetcher.on_device(index).named()
-            yield Part(task, arrays, sum(sizes.values()), tuple(sizes.values()))
+            yield Part(spec, arrays, sum(sizes.values()), tuple(sizes.values()))
+
+    def fit_log_to_metrics(self) -> None:
+        """It has no log."""
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -325,5 +342,8 @@ class StreamBatches:
 
     def parts(self, epoch: int, count: int) -> Iterator[Part]:
         for data in self.stream.epoch():
-            task = step_task(self.net, {data.n: 1}, weighted=data.w is not None)
-            yield Part(task, {}, 1, (1,), (data.X, data.y, data.w))
+            spec = step_spec(self.net, {data.n: 1}, weighted=data.w is not None)
+            yield Part(spec, {}, 1, (1,), (data.X, data.y, data.w))
+
+    def fit_log_to_metrics(self) -> None:
+        """It has no log."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -14,7 +15,18 @@ from numpy.typing import NDArray
 from ..backend.executor import POLL_SECONDS
 from ..kernels._compiler.compiled_launch import address_of
 from ..kernels.state import StateEntry
-from ..network import Arrays, CompressedRows, Executable, Loan, Network, RowBuffer, StepOptions, Table, Task
+from ..network import (
+    Arrays,
+    CompressedRows,
+    Executable,
+    ExecutableSpec,
+    Loan,
+    Network,
+    RowBuffer,
+    StepOptions,
+    Table,
+    shared_key,
+)
 from ..program import Array, named_call
 from ..program.groups import SINGLE_PROCESS, BatchShard, ProcessGroup
 from . import collectives
@@ -25,19 +37,30 @@ MAX_BORROWED = 8
 MAX_COPIED_BYTES = 1 << 16  # of a batch, which are copied faster than addresses are exchanged
 
 
-class Executables:
-    """A context with the executables that a fit borrows, at most MAX_BORROWED. An attribute change replaces them."""
+class BorrowedExecutables:
+    """A context with the executables that a fit borrows, at most MAX_BORROWED.
+
+    After an attribute change it borrows others.
+    """
 
     def __init__(self, net: Network) -> None:
         self._net, self._version = net, 0
         self._borrowed: dict[Hashable, tuple[Loan, Executable, Arrays]] = {}
-        self._last: tuple[Task, Arrays, Executable] | None = None
+        self._last: tuple[ExecutableSpec, Arrays, Executable] | None = None
 
-    def __enter__(self) -> Executables:
+    def __enter__(self) -> BorrowedExecutables:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._return_all(kind, error, trace)
+
+    def _return_all(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
     ) -> None:
         """Return all of them. After an error an executable may be in the middle of a step, so it is not used again."""
         for loan, *_ in self._borrowed.values():
@@ -45,24 +68,26 @@ class Executables:
         self._borrowed.clear()
         self._last = None
 
-    def get(self, task: Task, arrays: Arrays) -> Executable:
-        """The executable for a task and arrays."""
+    def get(self, spec: ExecutableSpec, arrays: Arrays) -> Executable:
+        """The executable for a spec and arrays."""
         self._net.apply_attribute_changes()
         if self._net.version != self._version:
-            self.__exit__(None, None, None)
+            self._return_all()
             self._version = self._net.version
-        if self._last is not None and self._last[0] is task and self._last[1] is arrays:
+        if self._last is not None and self._last[0] is spec and self._last[1] is arrays:
             return self._last[2]
         addresses = tuple(id(a) if isinstance(a, CompressedRows) else address_of(a) for a in arrays.values())
-        key = task, tuple(arrays), addresses
-        if key not in self._borrowed:
+        key = spec, tuple(arrays), addresses
+        found = self._borrowed.pop(key, None)
+        if found is None:
             while len(self._borrowed) >= MAX_BORROWED:
-                oldest, *_ = self._borrowed.pop(next(iter(self._borrowed)))
-                oldest.__exit__(None, None, None)
-            loan = self._net.executable(task, arrays)
-            self._borrowed[key] = loan, loan.__enter__(), arrays
-        self._last = task, arrays, self._borrowed[key][1]
-        return self._last[2]
+                least_recent, *_ = self._borrowed.pop(next(iter(self._borrowed)))
+                least_recent.__exit__(None, None, None)
+            loan = self._net.executable(spec, arrays)
+            found = loan, loan.__enter__(), arrays
+        self._borrowed[key] = found
+        self._last = spec, arrays, found[1]
+        return found[1]
 
 
 def run_all(executable: Executable, steps: int) -> None:
@@ -77,7 +102,7 @@ def run_all(executable: Executable, steps: int) -> None:
 def evaluate(
     net: Network,
     data: DeviceDataset,
-    executables: Executables,
+    executables: BorrowedExecutables,
     batch_size: int = EVALUATION_ROWS,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
@@ -97,7 +122,10 @@ def evaluate(
         if low < high:
             stored = None if local_rows is None else local_rows.rows(block_start, block_start + block.n)
             arrays = block.named() | named_rows(stored)
-            _evaluate_block(net, arrays, low - block_start, batches(high - low, batch_size), executables, sums)
+            sizes = batches(high - low, batch_size)
+            # the arrays of a copied block are not used again, so its executable is returned after it
+            with nullcontext(executables) if block is data else BorrowedExecutables(net) as lender:
+                _evaluate_block(net, arrays, low - block_start, sizes, lender, sums)
     (loss, weight), metrics = collectives.reduce_metrics(net, group, (sums.loss, sums.weight), sums.metrics)
     collectives.all_reduce_rows(row_buffer, group)
     penalty, last = group.allgather("the penalty of the dataset", (sums.penalty, sums.last))[0]
@@ -122,20 +150,20 @@ def _evaluate_block(
     arrays: Arrays,
     start: int,
     sizes: dict[int, int],
-    executables: Executables,
+    executables: BorrowedExecutables,
     sums: EvaluationSums,
 ) -> None:
     """Evaluate batches of these sizes, from row `start` of the arrays on, and add them to the sums."""
     options = StepOptions(training=False, loss=True, weighted="sample_weight" in arrays)
-    step = executables.get(Task(options, tuple(BatchShard.of(n) for n in sizes)), arrays)
-    step.state[StateEntry.OFFSET] = start
+    executable = executables.get(ExecutableSpec(options, tuple(BatchShard.of(n) for n in sizes)), arrays)
+    executable.state[StateEntry.OFFSET] = start
     for entry in (StateEntry.LOSS_SUM, StateEntry.WEIGHT_SUM):
-        step.state[entry] = 0
-    step.metric_sums[...] = net.backend.asarray(sums.metrics)
-    step.set_times(tuple(sizes.values()))
-    run_all(step, sum(sizes.values()))
-    state = net.backend.to_host(step.state)
-    sums.metrics = np.array(net.backend.to_host(step.metric_sums))
+        executable.state[entry] = 0
+    executable.metric_sums[...] = net.backend.asarray(sums.metrics)
+    executable.set_times(tuple(sizes.values()))
+    run_all(executable, sum(sizes.values()))
+    state = net.backend.to_host(executable.state)
+    sums.metrics = np.array(net.backend.to_host(executable.metric_sums))
     sums.loss += float(state[StateEntry.LOSS_SUM])
     sums.weight += float(state[StateEntry.WEIGHT_SUM])
     sums.penalty, sums.last = float(state[StateEntry.PENALTY]), float(state[StateEntry.WEIGHT])
@@ -169,7 +197,8 @@ def metric_values(
 def predict(net: Network, X: Table, batch_size: int, check: Callable[[], None]) -> Array:
     """Return aᴸ (n, n_out) for X, a new array on the device. `check` raises if X has an invalid number.
 
-    The rows after the full batches are computed as the first of slightly more rows, so that few sizes occur.
+    The rows after the full batches are computed as the first of slightly more rows, so that few sizes occur. The
+    further rows are 0, and a user's class does not get them.
     """
     n = X.shape[0]
     result = net.backend.empty((n, net.n_out), net.dtype)
@@ -177,7 +206,9 @@ def predict(net: Network, X: Table, batch_size: int, check: Callable[[], None]) 
     at = full * batch_size
     valid = not full or _predict_blocks(net, X, result, batch_size, full)
     if rest:
-        valid = _predict_rest(net, X, result, at, min(batch_size, _padded(rest))) and valid
+        rows = min(batch_size, _padded(rest))
+        known = rows == rest or shared_key(net, _prediction(rows), {}) is not None
+        valid = _predict_rest(net, X, result, at, rows if known else rest) and valid
     if not valid:
         check()
     return result
@@ -190,33 +221,33 @@ def _padded(n: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _prediction(rows: int) -> Task:
-    return Task(PREDICTION, (BatchShard.of(rows),))
+def _prediction(rows: int) -> ExecutableSpec:
+    return ExecutableSpec(PREDICTION, (BatchShard.of(rows),))
 
 
 def _predict_blocks(net: Network, X: Table, result: Array, rows: int, times: int) -> bool:
     """Predict `times` batches of `rows` rows. Return False if a number may be invalid."""
     largest = net.backend.empty((times,), np.float64)
-    with net.executable(_prediction(rows)) as step:
-        if step.run_blocks(times, X, result, largest):
+    with net.executable(_prediction(rows)) as executable:
+        if executable.run_blocks(times, X, result, largest):
             return math.isfinite(largest.max())
     # the steps gather and store the rows themselves
-    with net.executable(_prediction(rows), {"X": X, "predictions": result}) as step:
-        step.state[StateEntry.OFFSET] = 0
-        step.set_times((times,))
-        run_all(step, times)
+    with net.executable(_prediction(rows), {"X": X, "predictions": result}) as executable:
+        executable.state[StateEntry.OFFSET] = 0
+        executable.set_times((times,))
+        run_all(executable, times)
     return False
 
 
 def _predict_rest(net: Network, X: Table, result: Array, start: int, rows: int) -> bool:
     """Predict the rows from `start` on, as the first of `rows` rows. Return False if a number may be invalid."""
     n = X.shape[0] - start
-    with net.executable(_prediction(rows)) as step:
-        if n == rows and n * step.x[:1].nbytes > MAX_COPIED_BYTES:
+    with net.executable(_prediction(rows)) as executable:
+        if n == rows and n * executable.x[:1].nbytes > MAX_COPIED_BYTES:
             largest = net.backend.empty((1,), np.float64)
-            if not isinstance(X, CompressedRows) and step.run_blocks(1, X[start:], result[start:], largest):
+            if not isinstance(X, CompressedRows) and executable.run_blocks(1, X[start:], result[start:], largest):
                 return math.isfinite(largest[0])
-        step.load(X, start=start)
-        step.run()
-        result[start:] = step.output[:n]
-        return step.largest is not None and math.isfinite(step.largest[0])
+        executable.load(X, start=start)
+        executable.run()
+        result[start:] = executable.output[:n]
+        return executable.largest is not None and math.isfinite(executable.largest[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from .datasets import (
     RowOrder,
     Shuffled,
     StreamBatches,
-    step_task,
+    step_spec,
 )
 from .divergence import raise_if_diverged
 from .history import History
@@ -63,17 +64,14 @@ class FitOptions:
             raise ValueError(f"verbose must be 0, 1 or 2, got {self.verbose!r}")
         shuffle = boolean("shuffle", self.shuffle)
         callbacks = as_list("callbacks", self.callbacks, "gpunn.Callback objects")
-        return FitOptions(
-            batch_size,
-            epochs,
-            shuffle,
-            self.validation_data,
-            self.validation_split,
-            self.class_weight,
-            callbacks + ([_progress(self.verbose)] if self.verbose else []),
-            self.verbose,
-            self.resume,
-            None if self.steps_per_epoch is None else positive_integer("steps_per_epoch", self.steps_per_epoch),
+        steps = None if self.steps_per_epoch is None else positive_integer("steps_per_epoch", self.steps_per_epoch)
+        return dataclasses.replace(
+            self,
+            batch_size=batch_size,
+            epochs=epochs,
+            shuffle=shuffle,
+            callbacks=callbacks + ([_progress(self.verbose)] if self.verbose else []),
+            steps_per_epoch=steps,
         )
 
 
@@ -181,9 +179,9 @@ class _PartitionOrder:
     seed: int
     shuffle: bool
 
-    def draw(self, epoch: int, count: int) -> NDArray[np.int64]:
-        each = [self.partition.order(self.seed, epoch + k, self.own, shuffle=self.shuffle) for k in range(count)]
-        return np.concatenate(each)
+    def draw(self, epoch: int, into: NDArray[np.int64]) -> None:
+        for k, order in enumerate(into):
+            order[...] = self.partition.order(self.seed, epoch + k, self.own, shuffle=self.shuffle)
 
 
 def _rows(net: Network, given: dict[str, object], options: FitOptions) -> FitData:
@@ -333,15 +331,15 @@ def train_on_batch(model: Model, data: Arrays) -> float:
     )
     net.prepare_training()
     X, y, w = data
-    task = step_task(net, {n: 1}, weighted=w is not None)
-    with net.backend.activate(), net.executable(task) as step:
-        begin, end = task.shards[0].offset, task.shards[0].offset + task.shards[0].n
+    spec = step_spec(net, {n: 1}, weighted=w is not None)
+    with net.backend.activate(), net.executable(spec) as executable:
+        begin, end = spec.shards[0].offset, spec.shards[0].offset + spec.shards[0].n
         if end - begin < n:
             X, y, w = X[begin:end], y[begin:end], None if w is None else w[begin:end]
         net.state[StateEntry.LR] = learning_rate(net, model._epochs)
         batch: DeviceDataset = inputs.on_device(net, (X, y, w))
-        step.load(batch.X, batch.y, batch.w)
-        step.run()
+        executable.load(batch.X, batch.y, batch.w)
+        executable.run()
         state = np.array(net.backend.to_host(net.state))
     raise_if_diverged(net, state)
     return float(state[StateEntry.LOSS] + state[StateEntry.PENALTY])

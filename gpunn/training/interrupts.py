@@ -14,6 +14,9 @@ from ..backend.executor import POLL_SECONDS
 class Cancelled(BaseException):
     """Raised in the other fits of a pool when one fails or the user interrupts."""
 
+    def __init__(self) -> None:
+        super().__init__("another training run failed or was interrupted")
+
 
 class _Pool(threading.local):
     """The event that ends the fit of this thread, None outside a pool."""
@@ -57,7 +60,7 @@ class Interrupts:
         if self._received:
             raise KeyboardInterrupt
         if _pool.stop is not None and _pool.stop.is_set():
-            raise Cancelled("another training run failed or was interrupted")
+            raise Cancelled
 
 
 def run_concurrently(backend: Backend, fits: Sequence[Callable[[], object]]) -> None:
@@ -76,7 +79,7 @@ def run_concurrently(backend: Backend, fits: Sequence[Callable[[], object]]) -> 
         _pool.stop = stop
         try:
             if stop.is_set():
-                raise Cancelled("another training run failed or was interrupted")
+                raise Cancelled
             fit()
         except BaseException:
             stop.set()  # before this thread starts its next fit
@@ -95,6 +98,6 @@ def run_concurrently(backend: Backend, fits: Sequence[Callable[[], object]]) -> 
             # fits that have not started will not start; the others end after their step
             stop.set()
     errors = [error for future in futures if (error := future.exception()) is not None]
-    # a failure before the cancellations that it caused
-    for error in [e for e in errors if not isinstance(e, Cancelled)] or errors:
-        raise error
+    if errors:
+        # a failure, rather than a cancellation that it caused
+        raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])

@@ -15,14 +15,14 @@ from . import collectives
 from .callbacks.base import CallbackModel
 from .datasets import Dataset, DeviceDataset, Part
 from .divergence import DivergenceError, raise_if_diverged
-from .evaluation import Executables, evaluate, logs_of
+from .evaluation import BorrowedExecutables, evaluate, logs_of
 from .history import History
 from .interrupts import Cancelled, Interrupts
 from .learning_rates import granularity, learning_rate, rates_ahead
 from .resume import LoadedCheckpoint, Saved, TrainingRun
 from .trainer_state import TrainerState
 
-OBSERVATION_SECONDS = 0.1  # maximum time of several epochs, from which a fit cannot be stopped
+OBSERVATION_SECONDS = 0.1  # of several epochs, during which another thread cannot stop the fit
 EPOCH_ENTRIES = (
     StateEntry.OFFSET,
     StateEntry.BATCH_INDEX,
@@ -76,7 +76,7 @@ class Trainer:
         self.saved = saved
         self.logs: dict[str, float] = {}
         self._interrupts = Interrupts()
-        self._executables = Executables(self.net)
+        self._executables = BorrowedExecutables(self.net)
         self._epoch_seconds = 0.0
         self._observed_at = 0.0
         self._step = 0  # the number of steps since the last call of on_epoch_begin
@@ -153,6 +153,7 @@ class Trainer:
         self._observed_at = begin = time.monotonic()
         self._step = 0
         collectives.zero_rows(self.dataset.row_buffer, self.net.group)
+        self._apply_attribute_changes()
         self._reset_epoch_state()
         try:
             complete = all(map(self._run_part, self.dataset.parts(self.record.first_epoch + first, count)))
@@ -205,6 +206,11 @@ class Trainer:
 
     # --- steps ---
 
+    def _apply_attribute_changes(self) -> None:
+        """Apply the attributes that hooks have set."""
+        self.net.apply_attribute_changes()
+        self.dataset.fit_log_to_metrics()
+
     def _run_part(self, part: Part) -> bool:
         """Run the steps of a part. Return False after a step that is not finite."""
         net, hooks = self.net, self.hooks
@@ -215,7 +221,8 @@ class Trainer:
             if hooks.has_batch_hooks:
                 hooks("on_train_batch_begin", self._step, {})
             if follows or executable is None:
-                current = self._executables.get(part.task, part.arrays)
+                self._apply_attribute_changes()
+                current = self._executables.get(part.spec, part.arrays)
                 if current is not executable:
                     current.set_times(part.times, (part.steps - left) % sum(part.times))
                 executable = current

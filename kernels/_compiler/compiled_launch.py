@@ -56,7 +56,7 @@ class CompiledLaunch:
         function: Any,
         arrays: list[Any],
         sizes: list[int],
-        scalars: Sequence[float] = (),
+        scalars: Sequence[float] | ctypes.Array[ctypes.c_double] = (),
         *,
         addresses: tuple[int, ...] = (),
         estimated_ns: float,
@@ -67,7 +67,9 @@ class CompiledLaunch:
         self.estimated_ns = estimated_ns
         self.partitioner = partitioner
         self.pointers = (ctypes.c_void_p * (len(arrays) + len(addresses)))(*map(address_of, arrays), *addresses)
-        self.scalars = (ctypes.c_double * max(1, len(scalars)))(*scalars)
+        self.scalars: Any = scalars  # a block of another launch is shared, so that a change reaches both
+        if not isinstance(scalars, ctypes.Array):
+            self.scalars = (ctypes.c_double * max(1, len(scalars)))(*scalars)
         self._sizes = sizes
         self._size_block = (ctypes.c_longlong * len(sizes))(*sizes)
         blocks = (self.pointers, self._size_block, self.scalars)

@@ -106,7 +106,7 @@ class Partitioner:
         index = next(k for k, o in enumerate(self.kernel.signature.arrays) if o.role == "out")
         arrays = [*launch.arrays[:index], partial_results, *launch.arrays[index + 1 :]]
         partial = CompiledLaunch(
-            launch.function, arrays, launch.sizes, list(launch.scalars), estimated_ns=launch.estimated_ns
+            launch.function, arrays, launch.sizes, launch.scalars, estimated_ns=launch.estimated_ns
         )
         tasks = []
         for k, chunk in enumerate(chunks):

@@ -20,7 +20,7 @@ from gpunn.backend.cuda import cublaslt, graph
 from gpunn.backend.cuda.capture import StreamSet
 from gpunn.kernels._compiler import activation, arguments, cpu_cache, cuda_launch, definition, registry
 from gpunn.kernels.state import StateEntry
-from gpunn.network import Executable, Task, cache, recorded
+from gpunn.network import Executable, ExecutableSpec, cache, recorded
 from gpunn.optimizers import base as optimizers
 from gpunn.program import bfloat16
 from gpunn.program.groups import BatchShard
@@ -112,15 +112,16 @@ def executables_kept(net):
     return len(net._net._own) + len(cache.SHARED)
 
 
-def limit_executables(monkeypatch, count):
-    """Keep no more bytes of free executables."""
-    monkeypatch.setattr(cache, "MAX_BYTES", count)
+def limit_executables(monkeypatch, net, count):
+    """Keep no more bytes of free executables, of the process and of a network."""
+    for kept in (cache.SHARED, net._net._own):
+        monkeypatch.setattr(kept, "max_bytes", count)
 
 
 @contextmanager
 def training_sections(net, rows):
     """The launches of one training step without sample weights by section, and its batch x, as a context."""
-    with net._net.executable(datasets.step_task(net._net, {rows: 1}, weighted=False)) as executable:
+    with net._net.executable(datasets.step_spec(net._net, {rows: 1}, weighted=False)) as executable:
         yield _sections(executable)
 
 
@@ -137,10 +138,10 @@ def training_step(net, X, y, *, keeps_outputs=False):
     arrays = data.named()
     if keeps_outputs:
         arrays |= datasets.named_rows(net._net.new_row_buffer(len(X), weighted=False))
-    with net._net.executable(datasets.step_task(net._net, {len(X): 1}, weighted=False), arrays) as executable:
+    with net._net.executable(datasets.step_spec(net._net, {len(X): 1}, weighted=False), arrays) as executable:
         net._net.state[StateEntry.OFFSET] = 0
         executor = executable._executor
-        yield [executor] if executable.rebindable else executor.sections[0]
+        yield [executor] if executable.rebindable else executor.phases[0]
 
 
 def on_device(net, X, y):
@@ -150,7 +151,7 @@ def on_device(net, X, y):
 
 def score(net, data):
     """Loss and metrics of rows from `on_device`."""
-    with evaluation.Executables(net._net) as executables:
+    with evaluation.BorrowedExecutables(net._net) as executables:
         return evaluation.evaluate(net._net, data, executables)
 
 
@@ -158,7 +159,7 @@ def sections_without_rows(net):
     """The launches of a training step in which this process has no row of the batch."""
     network = net._net
     network.prepare_training()
-    return _sections(Executable(network, Task(datasets.STEP, (BatchShard(1, 1, 0, network.group),)), {}))
+    return _sections(Executable(network, ExecutableSpec(datasets.STEP, (BatchShard(1, 1, 0, network.group),)), {}))
 
 
 def round_before_each_step(monkeypatch):
@@ -209,13 +210,13 @@ def program_of(net, rows, **options):
 
 
 def record_executables(monkeypatch, *, updates=False):
-    """A list that gets the task of each executable that is made, of those alone that update parameters if asked for."""
+    """A list that gets the spec of each executable that is made, of those alone that update parameters if asked for."""
     made = []
 
-    def make(net, task, arrays):
-        if task.options.update or not updates:
-            made.append(task)
-        return Executable(net, task, arrays)
+    def make(net, spec, arrays):
+        if spec.options.update or not updates:
+            made.append(spec)
+        return Executable(net, spec, arrays)
 
     monkeypatch.setattr(cache, "Executable", make)
     return made

@@ -1,6 +1,6 @@
 """The size limits that tests lower so that small data takes the path of large data: one table, by name."""
 
-import importlib
+import pkgutil
 
 LIMITS = {
     "compiled_seconds": "gpunn.training.trainer.POLL_SECONDS",  # that compiled steps run before Python continues
@@ -12,9 +12,10 @@ LIMITS = {
     "launch_elements": "gpunn.backend.cuda.stream_scheduler.SATURATING_ELEMENTS",  # with which one launch fills a GPU
     "lbfgs_elements": "gpunn.estimators.lbfgs.LBFGS_ELEMENTS",  # of the widest layer in one evaluation of L-BFGS
     "onnx_bytes": "gpunn.interchange.onnx.LIMIT",  # of the numbers in one file
+    "own_executable_bytes": "gpunn.network.network.MAX_OWN_BYTES",  # of a network's free executables
     "progress_seconds": "gpunn.training.callbacks.progress.MIN_REDRAW_SECONDS",  # of the progress bar
     "rates_at_once": "gpunn.training.learning_rates.MAX_RATES",  # learning rates of a schedule computed together
-    "executable_bytes": "gpunn.network.cache.MAX_BYTES",  # of the buffers of free executables
+    "shared_executable_bytes": "gpunn.network.cache.SHARED.max_bytes",  # of free executables of all networks
     "thread_work": "gpunn.backend.cpu.executor.MIN_NS_PER_THREAD",  # with which another thread pays off
     "threads": "gpunn.backend.cpu.executor.MAX_THREADS",  # of one step
     "transfer_bytes": "gpunn.training.datasets.BLOCK_BYTES",  # of the rows copied to a device together
@@ -22,8 +23,8 @@ LIMITS = {
 
 
 def _location(name):
-    module, _, attribute = LIMITS[name].rpartition(".")
-    return importlib.import_module(module), attribute
+    owner, _, attribute = LIMITS[name].rpartition(".")
+    return pkgutil.resolve_name(owner), attribute
 
 
 def get(name):

@@ -246,7 +246,7 @@ def test_one_metric_object_can_be_used_by_two_networks():
     other.evaluate(X, Y[:, None] > 1)
     assert one.evaluate(X[:7], Y[:7])["accuracy"] == pytest.approx((one.predict_classes(X[:7]) == Y[:7]).mean())
     assert one.evaluate(X, Y) == alone
-    assert set(vars(accuracy)) == {"name", "version"} and accuracy.name == "accuracy"
+    assert set(vars(accuracy)) == {"name", "_attribute_version"} and accuracy.name == "accuracy"
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------

@@ -374,7 +374,7 @@ def test_a_user_defined_activation_is_recorded_for_each_network(recorded):
 
 
 def test_the_cache_of_executables_is_limited(recorded, monkeypatch):
-    limits.set(monkeypatch, "executable_bytes", 0)
+    limits.set(monkeypatch, "shared_executable_bytes", 0)
     gpunn.fit_many(build, X, LABELS, [{"width": 3}, {"width": 4}, {"width": 3}], epochs=1)
     assert len(recorded) == 3
 
@@ -392,10 +392,16 @@ def test_a_divergence_does_not_affect_other_networks():
     assert all(np.isfinite(w).all() for w in fitted[1].net.get_weights())
 
 
+CALLBACKS = [gpunn.EarlyStopping()]
 INVALID = {
     "no list": (TypeError, naming("candidates", {"seed": 1}), {"candidates": {"seed": 1}}),
     "none": (ValueError, r"candidates is empty; \[\{\}\]", {"candidates": []}),
     "no dict": (TypeError, r"candidates\[1\] must be a dict", {"candidates": [{}, 3]}),
+    "one callback twice": (
+        ValueError,
+        r"candidates\[0\] and candidates\[1\] share .*: give a function",
+        {"candidates": [{"callbacks": CALLBACKS}, {"callbacks": CALLBACKS}]},
+    ),
     "unknown": (TypeError, r"candidates\[0\] does not fit build: .*'color'", {"candidates": [{"color": 1}]}),
     "seed": (ValueError, r"candidates\[0\]\['seed'\] must be in", {"candidates": [{"seed": -1}]}),
     "seed's type": (TypeError, r"candidates\[0\]\['seed'\] must be an integer", {"candidates": [{"seed": "1"}]}),

@@ -262,11 +262,11 @@ def test_the_memory_of_free_executables_is_limited(monkeypatch):
     X, y = _rows(64, 6, 4)
     net.train_on_batch(X[:30], y[:30])
     assert internals.executables_kept(net) == 1
-    internals.limit_executables(monkeypatch, 1 << 15)
+    internals.limit_executables(monkeypatch, net, 1 << 15)
     for n in range(1, 40):
         net.train_on_batch(X[:n], y[:n])
     assert 1 < internals.executables_kept(net) < 20
-    internals.limit_executables(monkeypatch, 0)
+    internals.limit_executables(monkeypatch, net, 0)
     net.fit(X, y, batch_size=10, verbose=0)
     for n in (3, 4, 5):
         net.train_on_batch(X[:n], y[:n])

@@ -14,8 +14,8 @@ from ..base import Backend, OnFallback
 from ..executor import Executor, Launch
 from ..matmul import bind_xp_matmul
 from . import native, rules
-from .blas import bind_gemm, bind_small_gemm, single_threaded_blas, thread_count
-from .executor import build_executor, compile_launches, maximum_threads
+from .blas import bind_gemm, bind_small_gemm, single_threaded_blas, thread_count, thread_setting
+from .executor import build_executor, compile_launches
 
 
 class CPUBackend(Backend):
@@ -58,7 +58,7 @@ class CPUBackend(Backend):
         return "is for GPUs, and the device is the CPU; leave precision out" if explicit else ""
 
     def executor_key(self) -> Any:
-        return self.device, maximum_threads()
+        return self.device, thread_setting()
 
     def compile(
         self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None

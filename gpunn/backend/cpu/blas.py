@@ -124,10 +124,15 @@ def _thread_functions() -> tuple[Any, Any] | None:
 
 def thread_count() -> int:
     """The number of threads that compiled steps may use: as many as OpenBLAS uses, 1 with another BLAS."""
-    functions = _thread_functions()
     # the process may have been pinned to fewer cores after BLAS counted them
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if functions is None else max(1, min(int(functions[0]()), cores))
+    return max(1, min(thread_setting(), cores))
+
+
+def thread_setting() -> int:
+    """The number of threads that OpenBLAS is set to use, 1 with another BLAS."""
+    functions = _thread_functions()
+    return 1 if functions is None else int(functions[0]())
 
 
 @contextmanager

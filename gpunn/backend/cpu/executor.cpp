@@ -6,7 +6,7 @@
 #include "thread_pool.h"
 
 // The tasks of all threads, run `times` times in a row.
-struct Section {
+struct Phase {
   const Task* const* tasks;
   const Int* counts;
   Int threads;
@@ -19,17 +19,17 @@ struct PointerStep {
   Int bytes;
 };
 
-// Sections that run in turn, again and again. `end` runs after the last one; it is null or has one list of tasks.
+// Phases that run in turn, again and again. `end` runs after the last one; it is null or has one list of tasks.
 struct Cycle {
-  const Section* sections;
+  const Phase* phases;
   Int count;
-  const Section* end;
+  const Phase* end;
   double* state;
   Int step_index;  // entries of `state`: the optimizer's step, its learning rate, the flag of a non-finite step
   Int rate_index;
   Int nonfinite_index;
   Int flush;
-  Int section;  // the position: a section, and how many times it has run
+  Int phase;  // the position: a phase, and how many times it has run
   Int iteration;
 };
 
@@ -68,8 +68,9 @@ static void run_serially(const Task* const* tasks, const Int* counts, Int thread
 
 // Runs every thread's tasks `steps` times, at least once. Returns the number of steps done: fewer if `seconds` have
 // passed or a step set the flag.
-static Int run_steps(const Section& section, const Cycle& cycle, const Changes& changes, Int steps, double seconds) {
-  const Int threads = section.threads;
+static Int run_steps(const Phase phase, const Cycle& cycle, const Changes changes, Int steps, double seconds) {
+  const Int threads = phase.threads, n_tasks = phase.counts[0], nonfinite = cycle.nonfinite_index;
+  const Task* const own = phase.tasks[0];
   double* const state = cycle.state;
   const double begin = steps > 1 ? now() : 0.0;
   const SingleThreadedBlas blas(threads > 1);
@@ -77,7 +78,7 @@ static Int run_steps(const Section& section, const Cycle& cycle, const Changes& 
   ThreadPool* pool = threads > 1 ? thread_pool() : nullptr;
   const bool locked = pool && pthread_mutex_trylock(&pool->caller) == 0;
   const bool parallel = locked && pool->grow(threads);
-  if (parallel) pool->begin(Job{section.tasks, section.counts, cycle.flush != 0}, threads);
+  if (parallel) pool->begin(Job{phase.tasks, phase.counts, cycle.flush != 0}, threads);
   Int next_poll = 1, done = 0;
   for (;;) {
     if (changes.rates) state[cycle.rate_index] = changes.rates[(Int)state[cycle.step_index] - changes.first];
@@ -86,15 +87,14 @@ static Int run_steps(const Section& section, const Cycle& cycle, const Changes& 
       pool->run_tasks(0);
       pool->barrier();
     } else if (threads > 1) {
-      run_serially(section.tasks, section.counts, threads);
+      run_serially(phase.tasks, phase.counts, threads);
     } else {
-      const Task* task = section.tasks[0];
-      for (Int k = section.counts[0]; k > 0; --k, ++task) task->run(task->pointers, task->sizes, task->scalars);
+      for (const Task* task = own; task < own + n_tasks; ++task) task->run(task->pointers, task->sizes, task->scalars);
     }
     ++done;
     for (const PointerStep* move = changes.moves; move < changes.moves + changes.n_moves; ++move)
       *move->address = (char*)*move->address + move->bytes;
-    if (done == steps || state[cycle.nonfinite_index] != 0.0) break;
+    if (done == steps || state[nonfinite] != 0.0) break;
     if (done == next_poll) {
       const double passed = now() - begin;
       if (passed >= seconds) break;
@@ -116,20 +116,20 @@ extern "C" Int run_cycle(Cycle* cycle, Int steps, const double* rates, Int first
   const double begin = steps > 1 ? now() : 0.0;
   const Changes changes = {rates, first, moves, n_moves}, none = {nullptr, 0, nullptr, 0};
   for (Int done = 0;;) {
-    const Section& section = cycle->sections[cycle->section];
-    const Int left = section.times - cycle->iteration, wanted = steps - done;
+    const Phase& phase = cycle->phases[cycle->phase];
+    const Int left = phase.times - cycle->iteration, wanted = steps - done;
     const double passed = done ? now() - begin : 0.0;
-    const Int ran = run_steps(section, *cycle, changes, left < wanted ? left : wanted, seconds - passed);
+    const Int ran = run_steps(phase, *cycle, changes, left < wanted ? left : wanted, seconds - passed);
     done += ran;
     cycle->iteration += ran;
-    if (cycle->state[cycle->nonfinite_index] != 0.0) return done;
-    if (cycle->iteration == section.times) {
+    const bool diverged = cycle->state[cycle->nonfinite_index] != 0.0;
+    if (cycle->iteration == phase.times) {
       cycle->iteration = 0;
-      if (++cycle->section == cycle->count) {
-        cycle->section = 0;
-        if (cycle->end) run_steps(*cycle->end, *cycle, none, 1, 0.0);
+      if (++cycle->phase == cycle->count) {
+        cycle->phase = 0;
+        if (cycle->end && !diverged) run_steps(*cycle->end, *cycle, none, 1, 0.0);
       }
     }
-    if (done == steps || (now() - begin >= seconds)) return done;
+    if (diverged || done == steps || now() - begin >= seconds) return done;
   }
 }

@@ -32,7 +32,7 @@ class _Task(Structure):
     _fields_ = [(name, c_void_p) for name in ("run", "pointers", "sizes", "scalars")]
 
 
-class _Section(Structure):
+class _Phase(Structure):
     _fields_ = [("tasks", c_void_p), ("counts", c_void_p), ("threads", c_longlong), ("times", c_longlong)]
 
 
@@ -42,7 +42,7 @@ class _PointerStep(Structure):
 
 class _Cycle(Structure):
     _fields_ = [
-        ("sections", c_void_p),
+        ("phases", c_void_p),
         ("count", c_longlong),
         ("end", c_void_p),
         ("state", c_void_p),
@@ -50,13 +50,13 @@ class _Cycle(Structure):
         ("rate_index", c_longlong),
         ("nonfinite_index", c_longlong),
         ("flush", c_longlong),
-        ("section", c_longlong),
+        ("phase", c_longlong),
         ("iteration", c_longlong),
     ]
 
 
 class _Tasks:
-    """The tasks of one section for all threads, in C. `pointers` collects the addresses of their arrays."""
+    """The tasks of one phase for all threads, in C. `pointers` collects the addresses of their arrays."""
 
     def __init__(self, launches: Sequence[CompiledLaunch], threads: int | None, pointers: list[int]) -> None:
         if threads is None:
@@ -68,8 +68,8 @@ class _Tasks:
         for launch in tasks:
             pointers += [address or 0 for address in launch.pointers]
 
-    def section(self, table: int) -> _Section:
-        """The section, whose pointers begin at the address `table`."""
+    def phase(self, table: int) -> _Phase:
+        """The phase, whose pointers begin at the address `table`."""
         at, arrays = table + 8 * self._first, []
         for each in self.lists:
             tasks = (_Task * max(1, len(each)))()
@@ -82,20 +82,20 @@ class _Tasks:
         self._arrays = arrays
         self._tasks = (c_void_p * len(arrays))(*map(addressof, arrays))
         self._counts = (c_longlong * len(arrays))(*map(len, self.lists))
-        return _Section(addressof(self._tasks), addressof(self._counts), len(arrays), 1)
+        return _Phase(addressof(self._tasks), addressof(self._counts), len(arrays), 1)
 
     def release(self, ranges: Sequence[Range]) -> None:
-        """Forget arrays in these ranges of addresses, which belong to callers; other arrays are the launches' own."""
+        """Drop the references to arrays in these ranges of addresses, which are not the launches' own."""
         for launch in self._launches:
             launch.arrays = [a for a in launch.arrays if not _within(byte_range(a), ranges)]
 
 
 class CompiledExecutor(Executor):
-    """Sections of compiled launches, which run without Python in between.
+    """Phases of compiled launches, which run without Python in between.
 
     Parameters
     ----------
-    sections, state, end
+    phases, state, end
         As in `Executor`.
     flush : bool
         Treat subnormal numbers as 0 while it runs, as a GPU does.
@@ -107,7 +107,7 @@ class CompiledExecutor(Executor):
 
     def __init__(
         self,
-        sections: Sequence[Sequence[CompiledLaunch]],
+        phases: Sequence[Sequence[CompiledLaunch]],
         state: np.ndarray,
         end: Sequence[CompiledLaunch] = (),
         *,
@@ -119,19 +119,19 @@ class CompiledExecutor(Executor):
         assert library is not None
         self._run_cycle = library.run_cycle
         pointers: list[int] = []
-        self._tasks = [_Tasks(launches, threads, pointers) for launches in sections]
+        self._tasks = [_Tasks(launches, threads, pointers) for launches in phases]
         self._end = _Tasks(end, 1, pointers) if end else None
         self._table = np.array(pointers, np.uint64)
         table = address_of(self._table)
-        self._sections = (_Section * len(sections))(*(tasks.section(table) for tasks in self._tasks))
-        self._end_section = None if self._end is None else self._end.section(table)
-        self.threads = max(section.threads for section in self._sections)
+        self._phases = (_Phase * len(phases))(*(tasks.phase(table) for tasks in self._tasks))
+        self._end_phase = None if self._end is None else self._end.phase(table)
+        self.threads = max(phase.threads for phase in self._phases)
         self._index(arrays or {}, pointers)
-        self._bound["state"] = byte_range(state)[0]
+        self._bound["state"] = address_of(state)
         self._cycle = _Cycle(
-            addressof(self._sections),
-            len(self._sections),
-            None if self._end_section is None else addressof(self._end_section),
+            addressof(self._phases),
+            len(self._phases),
+            None if self._end_phase is None else addressof(self._end_phase),
             self._bound["state"],
             *(int(entry) for entry in (StateEntry.STEP, StateEntry.LR, StateEntry.NONFINITE_STEP)),
             flush,
@@ -149,15 +149,16 @@ class CompiledExecutor(Executor):
         self._bound: dict[str, int] = {}
         for name, array in arrays.items():
             low, high = byte_range(array)
-            self._places[name] = [(k, address - low) for k, address in enumerate(pointers) if low <= address < high]
-            self._bound[name] = low
+            first = address_of(array)  # of element 0; a negative stride has lower addresses
+            self._places[name] = [(k, address - first) for k, address in enumerate(pointers) if low <= address < high]
+            self._bound[name] = first
             self._sizes[name] = array.nbytes
         self._moves: dict[tuple[str, ...], Any] = {}  # for `run_blocks`, by the names of the arrays
 
     def set_times(self, times: Sequence[int], done: int = 0) -> None:
-        for section, count in zip(self._sections, times, strict=True):
-            section.times = count
-        self._cycle.section, self._cycle.iteration = position(times, done)
+        for phase, count in zip(self._phases, times, strict=True):
+            phase.times = count
+        self._cycle.phase, self._cycle.iteration = position(times, done)
 
     def release(self) -> None:
         for tasks in (*self._tasks, *([] if self._end is None else [self._end])):
@@ -187,7 +188,7 @@ class CompiledExecutor(Executor):
 
     def rebind(self, arrays: Mapping[str, np.ndarray]) -> None:
         for name, array in arrays.items():
-            self._move(name, byte_range(array)[0])
+            self._move(name, address_of(array))
 
     def _move(self, name: str, address: int) -> None:
         """Use the array of a name at another address."""
@@ -288,16 +289,16 @@ def compile_launches(launches: Sequence[Launch], *, flush: bool = False) -> list
 
 
 def build_executor(
-    sections: Sequence[Sequence[Launch]],
+    phases: Sequence[Sequence[Launch]],
     state: np.ndarray,
     end: Sequence[Launch],
     *,
     flush: bool,
     arrays: Mapping[str, np.ndarray],
 ) -> Executor:
-    """The executor of these sections, compiled if all launches are."""
-    launches = [launch for each in (*sections, end) for launch in each]
+    """The executor of these phases, compiled if all launches are."""
+    launches = [launch for each in (*phases, end) for launch in each]
     if native.executor_library() is None or not all(isinstance(launch, CompiledLaunch) for launch in launches):
-        return Executor([compile_launches(each, flush=flush) for each in sections], state, end)
-    compiled = cast("Sequence[Sequence[CompiledLaunch]]", sections)
+        return Executor([compile_launches(each, flush=flush) for each in phases], state, end)
+    compiled = cast("Sequence[Sequence[CompiledLaunch]]", phases)
     return CompiledExecutor(compiled, state, cast("Sequence[CompiledLaunch]", end), flush=flush, arrays=arrays)

@@ -117,7 +117,8 @@ class Callback:
     def undecided_epochs(self) -> float:
         """Return the number of epochs that may run before this callback must see the results of each of them.
 
-        With more than 1, hooks at the ends of several epochs may run one after another. 1 by default.
+        With more than 1, several epochs may run between hooks: `on_epoch_begin` of all of them runs before their first
+        step, `on_epoch_end` after their last one, and `stop_training` ends the fit only after them. 1 by default.
         """
         return 1.0
 
@@ -215,4 +216,5 @@ class CallbackList:
 
     def undecided_epochs(self) -> float:
         """Return the number of epochs that may run before a callback must see the results of each of them."""
-        return min((callback.undecided_epochs() for callback in self.callbacks), default=math.inf)
+        found = min((callback.undecided_epochs() for callback in self.callbacks), default=math.inf)
+        return 1.0 if self.has_batch_hooks else found

@@ -332,7 +332,7 @@ def _by_batches(net):
 @pytest.mark.parametrize("way", [_by_fit, _by_batches])
 def test_batches_of_any_sizes_take_bounded_memory(way, monkeypatch):
     """An executable for 400 rows has about 1 MB: 160 sizes without a bound used 80 MB."""
-    limits.set(monkeypatch, "executable_bytes", 4_000_000)
+    limits.set(monkeypatch, "own_executable_bytes", 4_000_000)
     net = _wide()
     grown, peak = _growth(way(net))
     assert grown < 6e6 and peak < 12e6
