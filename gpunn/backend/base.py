@@ -182,6 +182,10 @@ class Backend:
         """A key of everything that an executor depends on, besides its launches."""
         return self.device
 
+    def runs_blocks(self) -> bool:
+        """True if executors may run steps on blocks of larger arrays, see `Executor.run_blocks`."""
+        return False
+
     def compile(
         self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
     ) -> list[Launch]:

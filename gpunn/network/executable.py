@@ -188,11 +188,9 @@ class Executable:
     def run_blocks(self, steps: int, X: Table, result: Array, largest: Array) -> bool:
         """Predict the blocks of X in place: `result` gets aᴸ, and `largest` max |x| of each block.
 
-        False, with nothing done, if the device cannot, or X has another type or layout than x.
+        X is contiguous, in the type of x. False, with nothing done, if that is not possible.
         """
-        if not self.rebindable or self.largest is None or self.output is self.x or isinstance(X, CompressedRows):
-            return False
-        if X.dtype != self.x.dtype or not X.flags.c_contiguous:
+        if not self.rebindable or self.largest is None or self.output is self.x:
             return False
         return self._bound.run_blocks(steps, {"x": X, "output": result, "largest": largest})
 

@@ -206,8 +206,8 @@ class ArrayBatches:
         self.row_buffer = net.new_row_buffer(self.n, weighted=data.w is not None)
         alone = self.row_buffer is None and net.group.size == 1
         self.max_epochs = min(epochs, MAX_EPOCHS, max(1, MAX_ORDERED_ROWS // self.n)) if alone else 1
-        self.order = net.backend.empty((self.max_epochs * self.n,), np.int64)
         self._drawn = np.empty((self.max_epochs, self.n), np.int64)
+        self.order = net.backend.asarray(self._drawn.reshape(-1))  # the same memory on a CPU
         self.epoch_log: Array = None
         self._arrays = {**self.data.named(), "order": self.order, **named_rows(self.row_buffer)}
         self.fit_log_to_metrics()

@@ -225,12 +225,18 @@ def _prediction(rows: int) -> ExecutableSpec:
     return ExecutableSpec(PREDICTION, (BatchShard.of(rows),))
 
 
+def _is_block(net: Network, X: Table) -> bool:
+    """True if a step can read X in place of its own batch."""
+    return not isinstance(X, CompressedRows) and X.dtype == net.dtype and bool(X.flags.c_contiguous)
+
+
 def _predict_blocks(net: Network, X: Table, result: Array, rows: int, times: int) -> bool:
     """Predict `times` batches of `rows` rows. Return False if a number may be invalid."""
-    largest = net.backend.empty((times,), np.float64)
-    with net.executable(_prediction(rows)) as executable:
-        if executable.run_blocks(times, X, result, largest):
-            return math.isfinite(largest.max())
+    if net.backend.runs_blocks() and _is_block(net, X):
+        largest = net.backend.empty((times,), np.float64)
+        with net.executable(_prediction(rows)) as executable:
+            if executable.run_blocks(times, X, result, largest):
+                return math.isfinite(largest.max())
     # the steps gather and store the rows themselves
     with net.executable(_prediction(rows), {"X": X, "predictions": result}) as executable:
         executable.state[StateEntry.OFFSET] = 0
@@ -245,7 +251,7 @@ def _predict_rest(net: Network, X: Table, result: Array, start: int, rows: int) 
     with net.executable(_prediction(rows)) as executable:
         if n == rows and n * executable.x[:1].nbytes > MAX_COPIED_BYTES:
             largest = net.backend.empty((1,), np.float64)
-            if not isinstance(X, CompressedRows) and executable.run_blocks(1, X[start:], result[start:], largest):
+            if _is_block(net, X) and executable.run_blocks(1, X[start:], result[start:], largest):
                 return math.isfinite(largest[0])
         executable.load(X, start=start)
         executable.run()

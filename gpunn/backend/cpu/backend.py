@@ -60,6 +60,9 @@ class CPUBackend(Backend):
     def executor_key(self) -> Any:
         return self.device, thread_setting()
 
+    def runs_blocks(self) -> bool:
+        return native.executor_library() is not None
+
     def compile(
         self, launches: Sequence[Launch], *, flush: bool = False, on_fallback: OnFallback | None = None
     ) -> list[Launch]:
