@@ -51,8 +51,8 @@ struct Problem {
 
   // Runs steps in cycles of 3.
   Int run(Int steps) {
-    const Section section = {tasks.data(), counts.data(), (Int)tasks.size(), 3};
-    Cycle cycle = {&section, 1, nullptr, state, STEP, RATE, BAD, 1, 0, 0};
+    const Phase phase = {tasks.data(), counts.data(), (Int)tasks.size(), 3};
+    Cycle cycle = {&phase, 1, nullptr, state, STEP, RATE, BAD, 1, 0, 0};
     Int done = 0;
     while (done < steps) done += run_cycle(&cycle, steps - done, nullptr, 0, nullptr, 0, 60.0);
     return done;
