@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..tabular.csv_file import STDIN
 from ..training import checkpoint
 from ..training.resume import model_tensors
 from .arguments import UsageError
@@ -57,7 +58,7 @@ def check_writable(path: Path, *inputs: str) -> None:
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"the folder {path.parent} is not writable")
     for name in inputs:
-        if path.exists() and path.samefile(name):
+        if name != STDIN and path.exists() and path.samefile(name):
             raise UsageError(f"{path} is read from and would be overwritten: --out FILE takes another name")
 
 

@@ -28,7 +28,7 @@ per row. Cells that training did not see are counted on stderr."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument("model", metavar="MODEL", help="a model file of `gpunn train`")
-    parser.add_argument("data", metavar="FILE.csv", help="the rows to predict")
+    parser.add_argument("data", metavar="FILE.csv", help="the rows to predict, - for stdin")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--out", metavar="FILE", help="write the predictions to this file (default: stdout)")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")

@@ -43,15 +43,15 @@ Train a network on a table and measure it on validation rows, one row in five.
 
 DATA is a CSV file whose first line names the columns, or one of scikit-learn's
 bundled data sets, which need no download: digits, breast_cancer, wine,
-diabetes.
+diabetes. The file is in UTF-8 and may be compressed by gzip; - is stdin.
 
 Numeric columns are standardized, and missing cells take the median. Categorical
 columns become one input per category. All of this is saved with the network, so
 that `gpunn predict` returns your own labels and units.
 
 A cell is missing if it is empty or "?". In a column whose other cells are all
-numbers, or all true or false, NA, NaN, null, None and similar words are missing
-too; in other columns they are text.
+numbers, or all true or false, "-", NA, NaN, null, None and similar words are
+missing too; in other columns they are text.
 
 Two files are written after training: the model, and a picture of its training
 and validation curves. Existing files are not overwritten."""
@@ -90,7 +90,9 @@ class _Problem:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument("data", metavar="DATA", help="a CSV file, or digits, breast_cancer, wine, diabetes")
+    parser.add_argument(
+        "data", metavar="DATA", help="a CSV file, - for stdin, or digits, breast_cancer, wine, diabetes"
+    )
     parser.add_argument("--target", metavar="COLUMN", help="the column to predict (required for a CSV file)")
     parser.add_argument(
         "--task",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..tabular.cells import Cells, Frame
-from ..tabular.csv_file import read_column, read_csv
-from .arguments import UsageError
+from ..tabular.csv_file import STDIN, CsvFile
+from .arguments import UsageError, n_processes
 
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 
@@ -56,19 +56,24 @@ def _load_bundled(options: argparse.Namespace) -> TrainingTable:
 
 def _load_csv(options: argparse.Namespace) -> TrainingTable:
     path, target = Path(options.data), options.target
-    if not path.exists():
+    if options.data == STDIN:
+        if n_processes() > 1:
+            raise UsageError("DATA must be a file under mpiexec, which gives stdin to one process only, got -")
+    elif not path.exists():
         bundled = "" if path.suffix else f", and no bundled data set has that name ({', '.join(BUNDLED)})"
         raise UsageError(f"there is no file {options.data}{bundled}")
-    frame = read_csv(path)
+    file = CsvFile.open(options.data)
+    frame = file.table()
     if target is None:
         raise UsageError(f"--target COLUMN is missing: name the column to predict; {_columns(frame)}")
     if target not in frame.columns:
-        raise UsageError(f"--target must be a column of {path}, got {target!r}; {_columns(frame)}")
-    written, missing = read_column(path, target), frame[target].isna()
+        raise UsageError(f"--target must be a column of {file.path}, got {target!r}; {_columns(frame)}")
+    written, missing = file.column(target), frame[target].isna()
     if _must_stay_text(frame[target], set(written[~missing].str.strip()), options.task):
         frame = frame.copy()
         frame[target] = written.mask(missing)
-    return TrainingTable(frame, target, path.stem, str(path), missing_targets=_counted(written[missing]))
+    name = Path(file.path.removesuffix(".gz")).stem
+    return TrainingTable(frame, target, name, file.path, missing_targets=_counted(written[missing]))
 
 
 def _must_stay_text(cells: Cells, spellings: set[str], task: str) -> bool:

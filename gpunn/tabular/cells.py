@@ -11,10 +11,12 @@ Cells = Any  # pandas.Series
 
 MAX_INTEGER_CLASSES = 20  # a column of integers with more distinct values is numeric
 
+LINE = "line"  # the name of a table's index if it has the rows' lines in a file
+
 MISSING = ("", "?")  # spellings of a missing cell in every column
 # spellings of a missing cell in a column whose other cells are all numbers or all booleans
 MISSING_NUMBERS = (
-    *MISSING, "NA", "N/A", "n/a", "<NA>", "#NA", "#N/A", "#N/A N/A", "NaN", "nan", "-NaN", "-nan", "NULL", "null",
+    *MISSING, "-", "NA", "N/A", "n/a", "<NA>", "#NA", "#N/A", "#N/A N/A", "NaN", "nan", "-NaN", "-nan", "NULL", "null",
     "None", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
 )  # fmt: skip
 
@@ -28,22 +30,33 @@ def pandas() -> Any:
     return pd
 
 
+def place(cells: Cells, k: int) -> str:
+    """The place of cell k for a message: its line in the file, or the label of its row."""
+    return f"{LINE if cells.index.name == LINE else 'row'} {cells.index[k]}"
+
+
 def as_floats(cells: Cells) -> np.ndarray:
     """A column as float64, NaN for missing cells. ValueError names the first cell that is not a finite number."""
+    x, invalid = floats_where_valid(cells)
+    if invalid.any():
+        k, count = int(invalid.argmax()), int(invalid.sum())
+        raise ValueError(
+            f"column {cells.name!r} must contain numbers, got {shown(str(cells.iloc[k]))} in {place(cells, k)}"
+            + (f" ({count} such cells)" if count > 1 else "")
+            + "; leave a cell empty if the number is unknown"
+        )
+    return x
+
+
+def floats_where_valid(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+    """A column as float64, NaN for other cells, and a mask of the cells that are neither finite numbers nor missing."""
     pd = pandas()
     if cells.dtype.kind in "cmM" or isinstance(cells.dtype, (pd.CategoricalDtype, pd.DatetimeTZDtype)):
         cells = cells.astype(object).map(str, na_action="ignore")
     x: np.ndarray = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
     invalid = (np.isnan(x) & ~_is_missing_number(cells)) | np.isinf(x)
-    if invalid.any():
-        k = int(invalid.argmax())
-        count = int(invalid.sum())
-        raise ValueError(
-            f"column {cells.name!r} must contain numbers, got {shown(str(cells.iloc[k]))} in row {cells.index[k]}"
-            + (f" ({count} such cells)" if count > 1 else "")
-            + "; leave a cell empty if the number is unknown"
-        )
-    return x
+    x[invalid] = np.nan
+    return x, invalid
 
 
 def as_strings(cells: Cells) -> list[str | None]:

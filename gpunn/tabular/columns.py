@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..validation import boolean, finite, positive
-from .cells import MAX_INTEGER_CLASSES, Cells, as_floats, as_strings, mean_and_scale, shown
+from .cells import MAX_INTEGER_CLASSES, Cells, as_floats, as_strings, mean_and_scale, place, shown
 
 MAX_CATEGORIES = 100  # the most frequent ones become inputs
 
@@ -77,7 +77,7 @@ class NumericColumn:
             k = int(too_large.argmax())
             raise ValueError(
                 f"column {self.name!r} must be close to the training rows (mean {self.mean:.4g}, standard deviation "
-                f"{scale:.4g}), got {x[k]:.7g} in row {cells.index[k]}; correct the cell or leave it empty"
+                f"{scale:.4g}), got {x[k]:.7g} in {place(cells, k)}; correct the cell or leave it empty"
             )
         return z
 

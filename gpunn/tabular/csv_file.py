@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
+import gzip
+import io
 import logging
 import os
 import re
+import sys
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .cells import MISSING, MISSING_NUMBERS, Cells, Frame, is_numeric, listed, pandas
+from .cells import LINE, MISSING, MISSING_NUMBERS, Cells, Frame, is_numeric, listed, pandas
+
+STDIN = "-"  # the path that means stdin
+GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 
 _log = logging.getLogger("gpunn")
 
 
 def read_csv(
-    path: str | os.PathLike[str], categorical: tuple[str, ...] = (), missing: tuple[str, ...] = MISSING
+    path: str | os.PathLike[str], as_written: tuple[str, ...] = (), missing: tuple[str, ...] = MISSING
 ) -> Frame:
     """Read a CSV file. Its first line names the columns and decides the separator: comma, semicolon, tab or bar.
 
     Parameters
     ----------
     path : str or path
-        The file, in UTF-8.
-    categorical : tuple of str
-        Columns whose cells are kept as written. Any other column is categorical if it contains a cell that is neither
-        a number nor missing.
+        The file, in UTF-8, or in UTF-16 with a byte order mark; it may be compressed by gzip. "-" is stdin.
+    as_written : tuple of str
+        Columns whose cells are kept as written. Any other column is text if it contains a cell that is neither a
+        number nor missing.
     missing : tuple of str
-        Spellings of a missing cell in categorical columns. Numeric and boolean columns use MISSING_NUMBERS.
+        Spellings of a missing cell in columns of text. Numeric and boolean columns use MISSING_NUMBERS.
 
     Returns
     -------
     pandas.DataFrame
-        The rows, numbered from 1.
+        The rows. The index, named "line", has their lines in the file.
 
     Raises
     ------
@@ -44,60 +53,63 @@ def read_csv(
     ValueError
         The file is not such a table.
     """
-    file = _CsvFile.open(Path(path))
-    known = [k for k, name in enumerate(file.names) if name in categorical]
-    frame = file.read({k: missing if k in known else MISSING_NUMBERS for k in range(len(file.names))}, known)
-    # "None" and "NA" are categories in a categorical column, but which columns are categorical is known only now
-    found = [k for k in frame.columns if k not in known and frame[k].isna().any() and not is_numeric(frame[k])]
-    if found:
-        reread = file.read(dict.fromkeys(found, missing), found)
-        for k in found:
-            frame[k] = reread[k]
-    frame.columns = file.names
-    if len(frame) == 0:
-        raise ValueError(f"{path} must have rows below its first line, got no rows")
-    # a first column without a name contains row numbers, as pandas and spreadsheets write them
-    for k, name in enumerate(file.names):
-        if k and not name and not frame.iloc[:, k].isna().all():
-            _log.warning(f"column {k + 1} of {path} has no name and is not used")
-    return frame[[name for name in file.names if name]]
-
-
-def read_column(path: str | os.PathLike[str], name: str) -> Cells:
-    """Read one column of a CSV file as text, every cell as written. Raises the errors of `read_csv`."""
-    file = _CsvFile.open(Path(path))
-    k = file.names.index(name)
-    return file.read({k: ()}, [k])[k].fillna("").rename(name)
+    return CsvFile.open(path).table(as_written, missing)
 
 
 @dataclass(frozen=True)
-class _CsvFile:
-    """A CSV file and the names in its first line."""
+class CsvFile:
+    """The text of a CSV file, and the names in its first line."""
 
-    path: Path
+    path: str
+    text: str
     separator: str
     names: list[str]
 
     @classmethod
-    def open(cls, path: Path) -> _CsvFile:
-        """Read the first line."""
-        with _named_errors(path), path.open(encoding="utf-8-sig", newline="") as file:
-            head = _without_quoted_cells(file.readline())
-            separator = max(",;\t|", key=head.count)
-            file.seek(0)
-            names = [name.strip() for name in next(csv.reader(file, delimiter=separator, skipinitialspace=True), [])]
+    def open(cls, path: str | os.PathLike[str]) -> CsvFile:
+        """Read the file. Raises the errors of `read_csv`."""
+        name = "stdin" if path == STDIN else os.fspath(path)
+        text = _read_text(path, name)
+        head = _without_quoted_cells(io.StringIO(text).readline())
+        separator = max(",;\t|", key=head.count)
+        with _named_errors(name):
+            names = [column.strip() for column in next(_rows(text, separator), [])]
         if not any(names):
-            raise ValueError(f"{path} is empty: its first line must name the columns")
-        duplicates = sorted({name for name in names if name and names.count(name) > 1})
+            raise ValueError(f"{name} is empty: its first line must name the columns")
+        duplicates = sorted({column for column in names if column and names.count(column) > 1})
         if duplicates:
-            raise ValueError(f"column names must be unique, but {path} has more than one column {listed(duplicates)}")
-        return cls(path, separator, names)
+            raise ValueError(f"column names must be unique, but {name} has more than one column {listed(duplicates)}")
+        return cls(name, text, separator, names)
 
-    def read(self, missing: dict[int, tuple[str, ...]], categorical: list[int]) -> Frame:
-        """Read columns, numbered by their position in the file; the rows are numbered from 1.
+    def table(self, as_written: tuple[str, ...] = (), missing: tuple[str, ...] = MISSING) -> Frame:
+        """The table. Arguments and errors are those of `read_csv`."""
+        known = [k for k, name in enumerate(self.names) if name in as_written]
+        frame = self._read({k: missing if k in known else MISSING_NUMBERS for k in range(len(self.names))}, known)
+        # "None" and "NA" are categories in a column of text, but which columns are text is known only now
+        found = [k for k in frame.columns if k not in known and frame[k].isna().any() and not is_numeric(frame[k])]
+        if found:
+            reread = self._read(dict.fromkeys(found, missing), found)
+            for k in found:
+                frame[k] = reread[k]
+        frame.columns = self.names
+        if len(frame) == 0:
+            raise ValueError(f"{self.path} must have rows below its first line, got no rows")
+        # a first column without a name contains row numbers, as pandas and spreadsheets write them
+        for k, name in enumerate(self.names):
+            if k and not name and not frame.iloc[:, k].isna().all():
+                _log.warning(f"column {k + 1} of {self.path} has no name and is not used")
+        return frame[[name for name in self.names if name]]
 
-        missing      the columns to read, with the spellings of a missing cell in each
-        categorical  the columns that are kept as text
+    def column(self, name: str) -> Cells:
+        """One column as text, every cell as written."""
+        k = self.names.index(name)
+        return self._read({k: ()}, [k])[k].fillna("").rename(name)
+
+    def _read(self, missing: dict[int, tuple[str, ...]], as_written: list[int]) -> Frame:
+        """Read columns, numbered by their position in the file.
+
+        missing     the columns to read, with the spellings of a missing cell in each
+        as_written  the columns that are kept as text
         """
         pd = pandas()
         # given `usecols`, pandas does not check for lines that are too long
@@ -105,34 +117,68 @@ class _CsvFile:
         with _named_errors(self.path), warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
-                self.path,
+                io.StringIO(self.text),
                 sep=self.separator,
-                encoding="utf-8-sig",
                 skipinitialspace=True,
                 header=0,
                 names=range(len(self.names)),
                 usecols=columns,
                 keep_default_na=False,
                 na_values={k: list(spellings) for k, spellings in missing.items()},
-                dtype=dict.fromkeys(categorical, str),
+                dtype=dict.fromkeys(as_written, str),
                 low_memory=False,
                 index_col=False,  # pandas warns about a line that is too long; otherwise it would shift the names
                 skip_blank_lines=len(self.names) > 1,  # in a file of one column a blank line is a missing cell
             )
-        frame.index = range(1, len(frame) + 1)
+        lines = self._lines(len(frame))
+        frame.index = pd.RangeIndex(1, len(frame) + 1) if lines is None else pd.Index(lines, name=LINE)
         return frame
+
+    def _lines(self, n: int) -> Sequence[int] | None:
+        """The line of each of n rows in the file, None if it is not known."""
+        if self.text.count("\n") + (not self.text.endswith("\n")) == n + 1:
+            return range(2, n + 2)  # one line per row
+        lines, reader = [], _rows(self.text, self.separator)
+        with contextlib.suppress(csv.Error):  # a cell may be too long for this reader
+            next(reader)
+            end = reader.line_num
+            for cells in reader:
+                if len(cells) > 1 or any(cells) or len(self.names) == 1:
+                    lines.append(end + 1)
+                end = reader.line_num
+        return lines if len(lines) == n else None
+
+
+def _rows(text: str, separator: str) -> Any:
+    """The rows of cells in a text, with their line numbers: a reader of the module `csv`."""
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+
+
+def _read_text(path: str | os.PathLike[str], name: str) -> str:
+    """The text of a file or of stdin. ValueError with a remedy if it is not in UTF-8."""
+    data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+    if data.startswith(GZIP):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{name} must be a complete gzip file, got a damaged one: {error}") from None
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f'{name} must be text in UTF-8, got other bytes in line {line}: save it in Excel as "CSV UTF-8", or '
+            "convert it, for example with iconv -f WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv"
+        ) from None
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def _named_errors(path: str) -> Iterator[None]:
     """Turn the errors of the CSV readers into ValueError with the file's name."""
     pd = pandas()
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} must be text in UTF-8, got {error.reason} at byte {error.start}: save it as UTF-8"
-        ) from None
     except pd.errors.ParserWarning:
         raise ValueError(f"{path} has lines with more cells than its first line has names") from None
     except (pd.errors.ParserError, csv.Error) as error:

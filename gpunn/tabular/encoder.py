@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..training import checkpoint
-from .cells import MISSING, MISSING_NUMBERS, Frame, as_strings, is_categorical, listed
+from .cells import MISSING, MISSING_NUMBERS, Frame, as_strings, is_categorical, listed, place
 from .columns import CategoricalColumn, NumericColumn
 from .targets import ClassTarget, NumericTarget, Target
 
@@ -24,6 +24,9 @@ OLD_TYPES = {
     "Classes": ClassTarget,
     "Amounts": NumericTarget,
 }
+
+# spellings of a missing cell in files without the field `missing`
+OLD_MISSING = tuple(spelling for spelling in MISSING_NUMBERS if spelling != "-")
 
 
 @dataclass
@@ -91,9 +94,9 @@ class TableEncoder:
             texts += [(self.target.name, label) for label in self.target.labels if isinstance(label, str)]
         where = ""
         if texts:
-            name, text = max(texts, key=lambda found: len(found[1]))
-            row = frame.index[as_strings(frame[name]).index(text)]
-            where = f"; the longest text has {len(text)} characters, in column {name!r}, row {row}"
+            name, text = max(texts, key=lambda pair: len(pair[1]))
+            found = place(frame, as_strings(frame[name]).index(text))
+            where = f"; the longest text has {len(text)} characters, in column {name!r}, {found}"
         raise ValueError(
             f"names, categories and labels may take {MAX_CONFIG_BYTES} bytes of the model file, got {needed}{where}: "
             "shorten such texts, or leave out columns"
@@ -129,7 +132,7 @@ class TableEncoder:
         """The inverse of `get_config`. KeyError, TypeError or ValueError if the data is invalid."""
         columns = [_from_config(column) for column in config["columns"]]
         # a file without this field was written when all columns had the same missing cells
-        missing = tuple(str(spelling) for spelling in config.get("missing", MISSING_NUMBERS))
+        missing = tuple(str(spelling) for spelling in config.get("missing", OLD_MISSING))
         target = _from_config(config["target"])
         for part in (*columns, target):
             part.check()

@@ -12,7 +12,7 @@ from ..interchange import onnx
 from ..model import Sequential
 from ..training import checkpoint
 from ..training.checkpoint import CheckpointError
-from .cells import Frame
+from .cells import Frame, place
 from .columns import CategoricalColumn
 from .csv_file import read_csv
 from .encoder import TableEncoder
@@ -49,9 +49,9 @@ class TableModel:
         Parameters
         ----------
         table : pandas.DataFrame, str or path
-            A table or a CSV file. Columns are found by name; other columns are ignored. In a CSV file a cell is missing
-            if it is empty or "?", and in a numeric column also if it is NA, NaN, null, None or similar. Cells of a
-            category that training did not see count as no category; `logging` reports their number.
+            A table or a CSV file, see `read_csv`. Columns are found by name; other columns are ignored. In a CSV file
+            a cell is missing if it is empty or "?", and in a numeric column also if it is "-", NA, NaN, null, None or
+            similar. A category that training did not see counts as none; `logging` reports their number.
 
         Returns
         -------
@@ -79,8 +79,8 @@ class TableModel:
         finite = np.isfinite(outputs).all(axis=1)
         if not finite.all():
             raise ValueError(
-                f"the network's output for row {table.index[int(finite.argmin())]} is not finite: its numbers are too "
-                "far from those of the training rows"
+                f"the network's output for {place(table, int(finite.argmin()))} is not finite: its numbers are too far "
+                "from those of the training rows"
             )
         return self.encoder.target.decode(outputs)
 

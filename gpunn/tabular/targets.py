@@ -19,6 +19,7 @@ from .cells import (
     listed,
     mean_and_scale,
     pandas,
+    place,
     shown,
 )
 
@@ -175,7 +176,7 @@ def _numeric_target(cells: Cells) -> NumericTarget:
     if np.abs(y).max() > MAX_TARGET:
         k = int(np.abs(y).argmax())
         raise ValueError(
-            f"column {name!r} must be at most {MAX_TARGET:g} in magnitude, got {y[k]:.7g} in row {cells.index[k]}: "
+            f"column {name!r} must be at most {MAX_TARGET:g} in magnitude, got {y[k]:.7g} in {place(cells, k)}: "
             "divide the column by a power of ten, or leave the cell empty"
         )
     return NumericTarget(name, mean, scale)

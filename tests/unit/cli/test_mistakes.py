@@ -1,5 +1,6 @@
 """Mistakes of the user: one line on stderr, nothing is written."""
 
+import gzip
 import re
 from pathlib import Path
 
@@ -28,9 +29,11 @@ MISTAKES = {
     ),
     "unknown column": (["train", "good.csv", "--target", "z"], naming("good.csv", "'z'", "x, y")),
     "empty": (["train", "empty.csv", "--target", "y"], naming("empty.csv", "empty")),
+    "not UTF-8": (["train", "latin.csv", "--target", "y"], naming("latin.csv", "UTF-8", "line 2", "Excel", "iconv")),
+    "damaged gzip": (["train", "short.csv.gz", "--target", "y"], naming("short.csv.gz", "damaged")),
     "no rows": (["train", "head.csv", "--target", "y"], naming("head.csv", "no rows")),
     "few rows": (["train", "few.csv", "--target", "y"], naming("'y'", "3 rows", 5)),
-    "text": (["train", "text.csv", "--target", "y"], naming("column 'x'", "row 3", "'abc'")),
+    "text": (["train", "text.csv", "--target", "y"], naming("column 'x'", "line 4", "'abc'")),
     "text target": (["train", "words.csv", "--target", "y", "--task", "regression"], naming("column 'y'", "numbers")),
     "all missing": (["train", "missing.csv", "--target", "y"], naming("column 'x'", "no value")),
     "target missing": (["train", "missing.csv", "--target", "x"], naming("column 'x'", "no value")),
@@ -72,19 +75,19 @@ MISTAKES = {
     ),
     "predict: text": (
         ["predict", "model.safetensors", "text.csv"],
-        naming("column 'x'", "row 3", "'abc'"),
+        naming("column 'x'", "line 4", "'abc'"),
     ),
     "predict: too far": (
         ["predict", "model.safetensors", "far.csv"],
-        naming("column 'x'", "1e+45", "row 3"),
+        naming("column 'x'", "1e+45", "line 4"),
     ),
     "infinite class": (
         ["train", "infinite.csv", "--target", "y", "--task", "classification"],
-        naming("column 'y'", "row 3", "'inf'"),
+        naming("column 'y'", "line 4", "'inf'"),
     ),
-    "huge target": (["train", "huge.csv", "--target", "y"], naming("column 'y'", "1e+308", "row 1")),
-    "long target": (["train", "long.csv", "--target", "y"], naming("characters", "column 'y'", "row 3")),
-    "long category": (["train", "long.csv", "--target", "x"], naming("characters", "column 'y'", "row 3")),
+    "huge target": (["train", "huge.csv", "--target", "y"], naming("column 'y'", "1e+308", "line 2")),
+    "long target": (["train", "long.csv", "--target", "y"], naming("characters", "column 'y'", "line 4")),
+    "long category": (["train", "long.csv", "--target", "x"], naming("characters", "column 'y'", "line 4")),
     "predict: out": (
         ["predict", "model.safetensors", "good.csv", "--out", "good.csv", "--force"],
         naming("good.csv", "read"),
@@ -127,6 +130,8 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(run, folder, m
         "alone": "y\n1.5\n2.5\n3\n4\n5\n",
     }.items():
         Path(f"{name}.csv").write_text(text, encoding="utf-8")
+    Path("latin.csv").write_bytes("x,y\né,1\n".encode("latin-1"))
+    Path("short.csv.gz").write_bytes(gzip.compress(Path("good.csv").read_bytes())[:-9])
     Path("folder").mkdir()
     Path("model.safetensors").write_bytes(model_file)
     gpunn.Sequential([gpunn.Dense(1)], input_shape=1, seed=0).save("net.safetensors")

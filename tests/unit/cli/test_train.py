@@ -1,5 +1,7 @@
 """`gpunn train` and `gpunn predict`: output, model files and predictions."""
 
+import gzip
+import io
 import os
 import re
 from pathlib import Path
@@ -36,6 +38,19 @@ def test_classification_predicts_the_users_labels(run, table, folder):
     model = gpunn.load("flowers.safetensors")
     assert model.predict("new.csv").tolist() == ["rose", "iris", "iris"]
     assert isinstance(model.net, gpunn.Sequential)
+
+
+def test_tables_come_compressed_or_from_stdin(run, table, monkeypatch):
+    data = Path(table).read_bytes()
+    Path("flowers.csv.gz").write_bytes(gzip.compress(data))
+    assert run("train", "flowers.csv.gz", "--target", "sort", *QUICK)[1].endswith("picture: flowers.png\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    status, out, _ = run("train", "-", "--target", "sort", *QUICK)
+    assert status == 0 and "data: stdin, 48 training rows" in out and out.endswith("picture: stdin.png\n")
+    answers = run("predict", "stdin.safetensors", table)[1]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert run("predict", "stdin.safetensors", "-", "--out", "answers.csv")[0] == 0
+    assert Path("answers.csv").read_text(encoding="utf-8") == answers and answers.count("\n") == 61
 
 
 def test_labels_with_leading_zeros_are_kept_as_written(run, folder):
