@@ -22,7 +22,8 @@ Predict the target for every row of a CSV file, in the labels and units of the
 table that the model was trained on. Columns are found by their names.
 
 The predictions are written as CSV: a line with the target's name, then one line
-per row. Cells that training did not see are counted on stderr."""
+per row. Cells that are not numbers, and cells that training did not see, are
+counted on stderr."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

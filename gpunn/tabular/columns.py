@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..validation import boolean, finite, positive
-from .cells import MAX_INTEGER_CLASSES, Cells, as_floats, as_strings, mean_and_scale, place, shown
+from .cells import MAX_INTEGER_CLASSES, Cells, as_floats, as_strings, floats_where_valid, mean_and_scale, place, shown
 
 MAX_CATEGORIES = 100  # the most frequent ones become inputs
 
@@ -51,17 +51,24 @@ class NumericColumn:
         return (self.scale is not None) + self.indicator
 
     def encode(self, cells: Cells) -> tuple[np.ndarray, list[str]]:
-        """The inputs (n, width), float32, and a note about missing cells if the training rows had none.
+        """The inputs (n, width), float32, and notes about cells that are not numbers, and that training did not see.
 
-        ValueError names the first cell that is not a number, or that float32 cannot represent after scaling.
+        A cell that is not a number counts as missing. ValueError names the first number that float32 cannot represent
+        after scaling.
         """
-        x = as_floats(cells)
+        x, invalid = floats_where_valid(cells)
         missing = np.isnan(x)
         x[missing] = self.median
         inputs = [] if self.scale is None else [self._standardize(x, self.scale, cells)]
         if self.indicator:
             inputs.append(missing)
         notes = []
+        if invalid.any():
+            k = int(invalid.argmax())
+            notes.append(
+                f"column {self.name!r}: {int(invalid.sum())} of {len(x)} cells are not numbers and count as missing, "
+                f"the first is {shown(str(cells.iloc[k]))} in {place(cells, k)}"
+            )
         if missing.any() and not self.indicator:
             notes.append(
                 f"column {self.name!r}: {int(missing.sum())} of {len(x)} cells are missing, which training did not "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..training import checkpoint
-from .cells import MISSING, MISSING_NUMBERS, Frame, as_strings, is_categorical, listed, place
+from .cells import MISSING, MISSING_NUMBERS, Frame, as_floats, as_strings, is_categorical, listed, place
 from .columns import CategoricalColumn, NumericColumn
 from .targets import ClassTarget, NumericTarget, Target
 
@@ -105,7 +105,7 @@ class TableEncoder:
     def encode(self, frame: Frame) -> tuple[np.ndarray, list[str]]:
         """The inputs (n, width) of a table's rows, float32, and notes about cells that training did not see.
 
-        ValueError if a column is missing, has text among its numbers, or has a number far outside the training rows.
+        ValueError if a column is missing, or has a number far outside the training rows.
         """
         absent = [column.name for column in self.columns if column.name not in frame.columns]
         if absent:
@@ -143,6 +143,8 @@ def _fit_column(cells: Any, rows: np.ndarray) -> tuple[Column | None, str]:
     """Learn one column: the column and a note for the user. None without a note means that all cells are missing."""
     categorical = is_categorical(cells)
     training = cells.iloc[rows]
+    if not categorical:
+        as_floats(cells)  # refuses text in the other rows too
     if training.isna().all():
         return None, ""
     return CategoricalColumn.fit(training) if categorical else (NumericColumn.fit(training), "")

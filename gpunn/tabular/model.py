@@ -51,7 +51,8 @@ class TableModel:
         table : pandas.DataFrame, str or path
             A table or a CSV file, see `read_csv`. Columns are found by name; other columns are ignored. In a CSV file
             a cell is missing if it is empty or "?", and in a numeric column also if it is "-", NA, NaN, null, None or
-            similar. A category that training did not see counts as none; `logging` reports their number.
+            similar. In a numeric column other text counts as missing, too. A category that training did not see
+            counts as none. `logging` reports the numbers of such cells.
 
         Returns
         -------
@@ -63,7 +64,7 @@ class TableModel:
         TypeError
             `table` is neither a DataFrame nor a path.
         ValueError
-            A column is missing or has text among its numbers, or a number is so large that the output is not finite.
+            A column is missing, or a number is so large that the output is not finite.
         """
         if isinstance(table, (str, os.PathLike)):
             categorical = tuple(c.name for c in self.encoder.columns if isinstance(c, CategoricalColumn))

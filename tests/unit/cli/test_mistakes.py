@@ -73,10 +73,6 @@ MISTAKES = {
         ["predict", "model.safetensors", "words.csv"],
         naming("table", "lacks", "column 'x'"),
     ),
-    "predict: text": (
-        ["predict", "model.safetensors", "text.csv"],
-        naming("column 'x'", "line 4", "'abc'"),
-    ),
     "predict: too far": (
         ["predict", "model.safetensors", "far.csv"],
         naming("column 'x'", "1e+45", "line 4"),

@@ -163,5 +163,20 @@ def test_tables_without_the_training_columns_are_refused():
     encoder = encoder_of(pd.DataFrame({"x": [1.0, 2.0], "z": [3.0, 5.0], "y": [1.5, 2.5]}))
     with pytest.raises(ValueError, match=naming("column 'x', 'z'")):
         encoder.encode(pd.DataFrame({"other": [1]}))
-    with pytest.raises(ValueError, match=naming("column 'z'", "row 4", "'much'")):
-        encoder.encode(pd.DataFrame({"x": [1, 2], "z": ["1", "much"]}, index=[3, 4]))
+
+
+def test_cells_that_are_not_numbers_count_as_missing_in_other_tables():
+    encoder = encoder_of(pd.DataFrame({"x": [1.0, 2.0, 6.0], "y": [1.5, 2.5, 3.5]}))
+    X, notes = encoder.encode(pd.DataFrame({"x": ["1", "much", np.inf, "-", "6"]}, index=range(3, 8)))
+    expected, _ = encoder.encode(pd.DataFrame({"x": [1, 2, 2, 2, 6]}))
+    assert X.tolist() == expected.tolist()  # the median
+    assert notes == [
+        "column 'x': 2 of 5 cells are not numbers and count as missing, the first is 'much' in row 4",
+        "column 'x': 3 of 5 cells are missing, which training did not see; the median 2 is used",
+    ]
+
+
+def test_text_among_the_numbers_of_validation_rows_is_refused():
+    frame = pd.DataFrame({"x": [1.0, 2.0, 4.0, np.inf], "y": [1.5, 2.5, 3.5, 4.5]})
+    with pytest.raises(ValueError, match=naming("column 'x'", "'inf'", "row 3")):
+        encoder_of(frame, rows=[0, 1, 2])
