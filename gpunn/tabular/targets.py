@@ -116,11 +116,7 @@ def drop_missing_targets(frame: Frame, name: str) -> tuple[Frame, int]:
         raise ValueError(f"column {name!r} has no value in any row: there is nothing to learn")
     if present.all():
         return frame, 0
-    remaining = frame[present].copy()
-    cells = remaining[name]
-    if cells.dtype.kind == "f" and (cells % 1 == 0).all() and (cells.abs() < 2**53).all():
-        remaining[name] = cells.astype("int64")  # pandas read integers as floats because of the missing cells
-    return remaining, int((~present).sum())
+    return frame[present], int((~present).sum())
 
 
 def infer_target(cells: Cells, task: str = "auto") -> tuple[Target, str]:
@@ -131,7 +127,8 @@ def infer_target(cells: Cells, task: str = "auto") -> tuple[Target, str]:
     cells : pandas.Series
         The target of every row, none missing.
     task : {"auto", "classification", "regression"}
-        "auto" means classification for text, booleans, and integers with at most 20 distinct values.
+        "auto" means classification for text, booleans, and integers with at most 20 distinct values. 1.0 is an
+        integer.
 
     Returns
     -------
@@ -201,7 +198,11 @@ def _kind(cells: Cells) -> str:
         return "boolean"
     if not types.is_numeric_dtype(cells.dtype):
         return "text"
-    return "integer" if types.is_integer_dtype(cells.dtype) else "number"
+    if types.is_float_dtype(cells.dtype):
+        # pandas writes and reads integers next to missing cells as floats; 0.0 and 1.0 are the classes 0 and 1
+        whole = (cells % 1 == 0).all() and (cells.abs() < 2**53).all()
+        return "integer" if whole else "number"
+    return "integer"
 
 
 def _label(value: Any, kind: str) -> Any:

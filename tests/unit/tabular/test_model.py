@@ -32,7 +32,7 @@ FRAME = pd.DataFrame(
     {
         "size": [1.0, 2.0, np.nan, 4.0] * 8,
         "kind": ["a", "b", "a", None] * 8,
-        "price": [1000.0, 2000.0, 2500.0, 4000.0] * 8,
+        "price": [1000.5, 2000.0, 2500.0, 4000.0] * 8,
         "sort": ["low", "low", "high", "high"] * 8,
         "many": [1, 1, 7, 7] * 8,
         "sold": [False, False, True, True] * 8,

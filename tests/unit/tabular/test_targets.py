@@ -26,7 +26,7 @@ def test_classification_is_inferred(cells, labels):
     assert [target.labels[k] for k in target.encode(pd.Series(cells))] == cells
 
 
-@pytest.mark.parametrize("cells", [[1.0, 2.0, 1.0, 2.0], list(range(21))])
+@pytest.mark.parametrize("cells", [[1.0, 2.5, 1.0, 2.5], list(range(21)), [float(k) for k in range(21)]])
 def test_regression_is_inferred(cells):
     target, _ = infer_target(pd.Series(cells, name="y"))
     assert isinstance(target, NumericTarget)
@@ -45,6 +45,13 @@ def test_integers_with_missing_cells_stay_integers():
     frame, dropped = drop_missing_targets(pd.DataFrame({"y": [1.0, np.nan, 2.0], "x": [1, 2, 3]}), "y")
     assert dropped == 1 and frame["x"].tolist() == [1, 3]
     assert infer_target(frame["y"])[0].labels == (1, 2)
+
+
+def test_integers_written_as_floats_are_integers():
+    target, description = infer_target(pd.Series([0.0, 1.0, 1.0, 0.0], name="y"))
+    assert target == ClassTarget("y", (0, 1), "integer") and description == "integers, 2 distinct values"
+    assert [type(label) for label in target.labels] == [int, int]
+    assert target.encode(pd.Series([1.0, 0.0])).tolist() == target.encode(pd.Series([1, 0])).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
