@@ -91,10 +91,15 @@ class NumericColumn:
 
 @dataclass(frozen=True)
 class CategoricalColumn:
-    """A categorical column, one-hot encoded. None is the category of missing cells."""
+    """A categorical column, one-hot encoded. None is the category of missing cells.
+
+    values  the categories that have an input
+    rare    the other categories of the training rows; empty if they are not known
+    """
 
     name: str
     values: tuple[str | None, ...]
+    rare: tuple[str | None, ...] = ()
 
     @classmethod
     def fit(cls, cells: Cells) -> tuple[CategoricalColumn | None, str]:
@@ -116,15 +121,16 @@ class CategoricalColumn:
         note = ""
         if len(counts) > MAX_CATEGORIES:
             note = f"column {name!r} has {n_categories} categories: the {MAX_CATEGORIES} most frequent are used"
-        frequent = sorted(counts, key=lambda value: (-counts[value], value or ""))[:MAX_CATEGORIES]
-        if len(frequent) == 1:
-            frequent = []
-        return cls(name, tuple(sorted(frequent, key=lambda value: (value is None, value or "")))), note
+        by_count = sorted(counts, key=lambda value: (-counts[value], value or ""))
+        frequent = [] if len(by_count) == 1 else by_count[:MAX_CATEGORIES]
+        values = sorted(frequent, key=lambda value: (value is None, value or ""))
+        return cls(name, tuple(values), tuple(by_count[MAX_CATEGORIES:])), note
 
     def check(self) -> None:
         """Raise ValueError if a field cannot have been learned from a table."""
-        if not all(value is None or isinstance(value, str) for value in self.values):
-            raise ValueError(f"values must be text, or null for missing cells, got {shown(self.values)}")
+        for field, values in (("values", self.values), ("rare", self.rare)):
+            if not all(value is None or isinstance(value, str) for value in values):
+                raise ValueError(f"{field} must be text, or null for missing cells, got {shown(values)}")
 
     @property
     def width(self) -> int:
@@ -132,23 +138,31 @@ class CategoricalColumn:
         return len(self.values)
 
     def encode(self, cells: Cells) -> tuple[np.ndarray, list[str]]:
-        """The inputs (n, width), float32, and notes about cells of unknown categories, whose row is all zero."""
+        """The inputs (n, width), float32, and notes about cells without an input, whose row is all zero."""
         index = {value: k for k, value in enumerate(self.values)}
         values = as_strings(cells)
         indices = np.array([index.get(value, -1) for value in values])
         x = np.zeros((len(indices), self.width), np.float32)
         known = np.flatnonzero(indices >= 0)
         x[known, indices[known]] = 1
-        n_missing = 0 if None in index else values.count(None)
-        n_unseen = len(indices) - len(known) - n_missing
-        notes = []
-        if n_unseen:
-            notes.append(
-                f"column {self.name!r}: {n_unseen} of {len(values)} cells contain a category that training did not see"
-            )
-        if n_missing:
-            notes.append(
-                f"column {self.name!r}: {n_missing} of {len(values)} cells are missing, which training did not see; "
-                "they count as no category"
-            )
-        return x, notes
+        return x, self._notes([value for value, k in zip(values, indices, strict=True) if k < 0], len(values))
+
+    def _notes(self, without_input: list[str | None], n: int) -> list[str]:
+        """Count the cells without an input: rare in training, not in training, or empty."""
+        rare = set(self.rare)
+        n_missing = without_input.count(None)
+        n_rare = sum(value is not None and value in rare for value in without_input)
+        n_unknown = len(without_input) - n_missing - n_rare
+        unknown = "a category that training did not see"
+        if len(self.values) == MAX_CATEGORIES and not rare:
+            unknown = "a category that was rare in training, or that training did not see"
+        counts = {
+            f"contain a category that was rare in training, and is not among the {MAX_CATEGORIES} used": n_rare,
+            f"contain {unknown}": n_unknown,
+            f"are missing, which training {'rarely saw' if None in rare else 'did not see'}": n_missing,
+        }
+        return [
+            f"column {self.name!r}: {count} of {n} cells {text}; they count as no category"
+            for text, count in counts.items()
+            if count
+        ]

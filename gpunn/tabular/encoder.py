@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from .targets import ClassTarget, NumericTarget, Target
 Column = NumericColumn | CategoricalColumn
 
 MAX_CONFIG_BYTES = checkpoint.MAX_HEADER - 1_000_000  # the rest of a model file's header describes the network
+MAX_RARE_BYTES = 1_000_000  # of categories that are stored only to be recognized as rare
 TYPES = {cls.__name__: cls for cls in (NumericColumn, CategoricalColumn, ClassTarget, NumericTarget)}
 # names that earlier commits wrote to model files
 OLD_TYPES = {
@@ -80,7 +81,7 @@ class TableEncoder:
             raise ValueError(
                 f"no column other than {target.name!r} to learn from: {'; '.join(notes) or 'there is none'}"
             )
-        encoder = cls(columns, target, notes)
+        encoder = cls(_with_short_lists(columns), target, notes)
         encoder._check_size(frame)
         return encoder
 
@@ -148,6 +149,14 @@ def _fit_column(cells: Any, rows: np.ndarray) -> tuple[Column | None, str]:
     if training.isna().all():
         return None, ""
     return CategoricalColumn.fit(training) if categorical else (NumericColumn.fit(training), "")
+
+
+def _with_short_lists(columns: list[Column]) -> list[Column]:
+    """The columns without their rare categories if those would make the model file much longer."""
+    rare = [column.rare for column in columns if isinstance(column, CategoricalColumn)]
+    if len(json.dumps(rare)) <= MAX_RARE_BYTES:
+        return columns
+    return [replace(column, rare=()) if isinstance(column, CategoricalColumn) else column for column in columns]
 
 
 def _to_config(part: Column | Target) -> dict[str, Any]:

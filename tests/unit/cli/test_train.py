@@ -144,7 +144,9 @@ def test_unknown_categories_are_counted_on_stderr(table):
     gpunn_process("train", table, "--target", "sort", *QUICK)
     Path("new.csv").write_text("color,length,weight\ngrey,1,1000\nred,2,1000\n", encoding="utf-8")
     done = gpunn_process("predict", "flowers.safetensors", "new.csv")
-    assert done.stderr == "column 'color': 1 of 2 cells contain a category that training did not see\n"
+    assert done.stderr == (
+        "column 'color': 1 of 2 cells contain a category that training did not see; they count as no category\n"
+    )
     assert done.stdout.splitlines()[0] == "sort" and len(done.stdout.splitlines()) == 3
 
 

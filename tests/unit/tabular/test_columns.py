@@ -7,6 +7,7 @@ import pytest
 from helpers.messages import naming
 from helpers.tables import encoder_of
 
+from gpunn.tabular import TableEncoder
 from gpunn.tabular.columns import CategoricalColumn, NumericColumn
 
 pd = pytest.importorskip("pandas")
@@ -36,7 +37,9 @@ def test_categories_are_one_hot_encoded_and_missing_cells_are_a_category():
     assert X.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]] and unknown == []
     X, unknown = encoder.encode(pd.DataFrame({"c": ["z", "a", "q"]}))
     assert X.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
-    assert unknown == ["column 'c': 2 of 3 cells contain a category that training did not see"]
+    assert unknown == [
+        "column 'c': 2 of 3 cells contain a category that training did not see; they count as no category"
+    ]
 
 
 def test_booleans_are_numeric_and_codes_with_letters_are_categorical():
@@ -84,11 +87,36 @@ def test_identifiers_are_left_out_with_a_note():
 
 
 def test_only_the_most_frequent_categories_are_used():
-    words = [f"w{k % 150}" for k in range(600)] + [f"w{k}" for k in range(100)]
-    frame = pd.DataFrame({"c": words, "y": np.arange(700) / 3})
+    frame = pd.DataFrame({"c": WORDS, "y": np.arange(700) / 3})
     encoder = encoder_of(frame)
     assert set(encoder.columns[0].values) == {f"w{k}" for k in range(100)}
+    assert set(encoder.columns[0].rare) == {f"w{k}" for k in range(100, 150)}
     assert encoder.notes == ["column 'c' has 150 categories: the 100 most frequent are used"]
+
+
+WORDS = [f"w{k % 150}" for k in range(600)] + [f"w{k}" for k in range(100)]
+
+
+def test_rare_unknown_and_empty_cells_are_counted_apart():
+    encoder = encoder_of(pd.DataFrame({"c": WORDS, "y": np.arange(700) / 3}))
+    cells = pd.DataFrame({"c": ["w1", "w120", "w130", "w149", "new", "newer", None]})
+    X, notes = encoder.encode(cells)
+    assert X.sum(axis=1).tolist() == [1, 0, 0, 0, 0, 0, 0]
+    assert [re.match(r"column 'c': (\d) of 7 cells (.*)", note).groups() for note in notes] == [
+        ("3", "contain a category that was rare in training, and is not among the 100 used; they count as no category"),
+        ("2", "contain a category that training did not see; they count as no category"),
+        ("1", "are missing, which training did not see; they count as no category"),
+    ]
+
+
+@pytest.mark.parametrize("file", ["an earlier one", "one with long categories"])
+def test_categories_may_be_rare_or_unknown_if_the_file_does_not_have_the_rare_ones(file):
+    words = WORDS if file == "an earlier one" else [word * 10_000 for word in WORDS]
+    config = encoder_of(pd.DataFrame({"c": words, "y": np.arange(700) / 3})).get_config()
+    if file == "an earlier one":
+        del config["columns"][0]["rare"]
+    notes = TableEncoder.from_config(config).encode(pd.DataFrame({"c": words[120:121]}))[1]
+    assert len(notes) == 1 and "was rare in training, or that training did not see" in notes[0]
 
 
 def test_missing_cells_that_training_did_not_see_are_counted():

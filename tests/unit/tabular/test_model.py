@@ -118,7 +118,9 @@ def test_non_finite_outputs_are_refused(target):
 def test_unknown_categories_are_counted_in_the_log(caplog):
     model = fitted(FRAME[["size", "kind", "price"]], "price")
     model.predict(pd.DataFrame({"size": [1.0, 2.0], "kind": ["a", "new"]}))
-    assert caplog.messages == ["column 'kind': 1 of 2 cells contain a category that training did not see"]
+    assert caplog.messages == [
+        "column 'kind': 1 of 2 cells contain a category that training did not see; they count as no category"
+    ]
 
 
 def test_arguments_that_are_not_tables_are_refused():
@@ -158,6 +160,7 @@ FORGED = {
     "a target's scale of 0": ("price", lambda table: table["target"].update(scale=0), "scale"),
     "a target's mean beyond all": ("price", lambda table: table["target"].update(mean=10**400), "mean"),
     "categories that are numbers": ("sort", lambda table: table["columns"][1].update(values=[1, 2, 3]), "values"),
+    "rare categories that are numbers": ("sort", lambda table: table["columns"][1].update(rare=[1]), "rare"),
     "missing cells that are none": ("sort", lambda table: table.update(missing=3), "metadata"),
 }
 NUMERIC = {"name": "price", "mean": 1.0, "scale": 2.0}
