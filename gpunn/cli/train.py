@@ -15,7 +15,7 @@ from .. import backend, optimizers
 from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
 from ..tabular import TableEncoder, TableModel
-from ..tabular.cells import Cells, Frame, as_floats
+from ..tabular.cells import Cells, Frame
 from ..tabular.targets import ClassTarget, Target, drop_missing_targets, infer_target
 from ..training.callbacks import ModelCheckpoint
 from ..training.files import remove, write_bytes
@@ -48,6 +48,11 @@ diabetes. The file is in UTF-8 and may be compressed by gzip; - is stdin.
 Numeric columns are standardized, and missing cells take the median. Categorical
 columns become one input per category. All of this is saved with the network, so
 that `gpunn predict` returns your own labels and units.
+
+Numbers may have a decimal comma, thousands separators, a currency sign or a
+percent sign (37% is 37), if a column can be read in one way only. "1,234" may
+be 1234 or 1.234: such a column is text, which is reported. Lines may be
+separated into cells by commas, semicolons, tabs or bars.
 
 A cell is missing if it is empty or "?". In a column whose other cells are all
 numbers, or all true or false, "-", NA, NaN, null, None and similar words are
@@ -253,7 +258,7 @@ def _score(net: Sequential, problem: _Problem) -> str:
     y = target.encode(cells)  # standardized, so that no square overflows or underflows
     squared_error, variance = float(((y - outputs) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
     r2 = f"{1 - squared_error / variance:.4f}" if variance else "undefined because all rows are equal"
-    error = np.abs(as_floats(cells) - predictions).mean()
+    error = np.abs(y - outputs).mean() * target.scale
     return f"validation R² {r2} (mean absolute error {error:.4g} in {n} rows)"
 
 

@@ -43,7 +43,7 @@ def as_floats(cells: Cells) -> np.ndarray:
         raise ValueError(
             f"column {cells.name!r} must contain numbers, got {shown(str(cells.iloc[k]))} in {place(cells, k)}"
             + (f" ({count} such cells)" if count > 1 else "")
-            + "; leave a cell empty if the number is unknown"
+            + "; write numbers as 1234.5, and leave a cell empty if its number is unknown"
         )
     return x
 
@@ -54,7 +54,7 @@ def floats_where_valid(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
     if cells.dtype.kind in "cmM" or isinstance(cells.dtype, (pd.CategoricalDtype, pd.DatetimeTZDtype)):
         cells = cells.astype(object).map(str, na_action="ignore")
     x: np.ndarray = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
-    invalid = (np.isnan(x) & ~_is_missing_number(cells)) | np.isinf(x)
+    invalid = (np.isnan(x) & ~is_missing_number(cells)) | np.isinf(x)
     x[invalid] = np.nan
     return x, invalid
 
@@ -84,7 +84,7 @@ def is_categorical(cells: Cells) -> bool:
         return False
     if cells.dtype.kind in "cmM" or isinstance(cells.dtype, pd.DatetimeTZDtype):
         return True
-    present = cells[~_is_missing_number(cells)]
+    present = cells[~is_missing_number(cells)]
     x = pd.to_numeric(present.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     x = x[~np.isnan(x)]
     if 2 * len(x) <= len(present):
@@ -117,7 +117,7 @@ def mean_and_scale(x: np.ndarray) -> tuple[float, float | None]:
     return mean * largest, deviation * largest if deviation > 1e-12 and deviation * largest > 0 else None
 
 
-def _is_missing_number(cells: Cells) -> np.ndarray:
+def is_missing_number(cells: Cells) -> np.ndarray:
     """True for the cells of a numeric column that are missing."""
     missing: np.ndarray = cells.isna().to_numpy()
     if cells.dtype.kind in "biuf":

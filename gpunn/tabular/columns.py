@@ -9,6 +9,7 @@ import numpy as np
 
 from ..validation import boolean, finite, positive
 from .cells import MAX_INTEGER_CLASSES, Cells, as_floats, as_strings, floats_where_valid, mean_and_scale, place, shown
+from .number_formats import NumberFormat
 
 MAX_CATEGORIES = 100  # the most frequent ones become inputs
 
@@ -17,8 +18,9 @@ MAX_CATEGORIES = 100  # the most frequent ones become inputs
 class NumericColumn:
     """A numeric column, encoded as (x − mean) / scale and an indicator of missing cells, which take the median.
 
-    scale      None if every training row contained the same number; the column then has no standardized input
-    indicator  True if a training cell was missing: a second input is 1 for missing cells
+    scale          None if every training row contained the same number; the column has no standardized input then
+    indicator      True if a training cell was missing: a second input is 1 for missing cells
+    number_format  the format of texts in this column, None for numbers that `float` reads
     """
 
     name: str
@@ -26,16 +28,17 @@ class NumericColumn:
     mean: float
     scale: float | None
     indicator: bool
+    number_format: NumberFormat | None = None
 
     @classmethod
-    def fit(cls, cells: Cells) -> NumericColumn:
+    def fit(cls, cells: Cells, number_format: NumberFormat | None = None) -> NumericColumn:
         """Learn the column from training cells. ValueError names the first cell that is not a number."""
         x = as_floats(cells)
         missing = np.isnan(x)
         median = float(np.median(x[~missing]))
         x[missing] = median
         mean, scale = mean_and_scale(x)
-        return cls(str(cells.name), median, mean, scale, bool(missing.any()))
+        return cls(str(cells.name), median, mean, scale, bool(missing.any()), number_format)
 
     def check(self) -> None:
         """Raise ValueError if a field cannot have been learned from a table."""
@@ -44,6 +47,8 @@ class NumericColumn:
         if self.scale is not None:
             positive("scale", self.scale)
         boolean("indicator", self.indicator)
+        if self.number_format is not None:
+            self.number_format.check()
 
     @property
     def width(self) -> int:
@@ -56,25 +61,30 @@ class NumericColumn:
         A cell that is not a number counts as missing. ValueError names the first number that float32 cannot represent
         after scaling.
         """
-        x, invalid = floats_where_valid(cells)
+        x, invalid = floats_where_valid(cells if self.number_format is None else self.number_format.read(cells))
         missing = np.isnan(x)
         x[missing] = self.median
         inputs = [] if self.scale is None else [self._standardize(x, self.scale, cells)]
         if self.indicator:
             inputs.append(missing)
+        return np.column_stack(inputs).astype(np.float32), self._notes(cells, missing & ~invalid, invalid)
+
+    def _notes(self, cells: Cells, missing: np.ndarray, invalid: np.ndarray) -> list[str]:
+        """Count the cells that are not numbers, and those that are missing if training had none."""
         notes = []
         if invalid.any():
             k = int(invalid.argmax())
             notes.append(
-                f"column {self.name!r}: {int(invalid.sum())} of {len(x)} cells are not numbers and count as missing, "
-                f"the first is {shown(str(cells.iloc[k]))} in {place(cells, k)}"
+                f"column {self.name!r}: {int(invalid.sum())} of {len(cells)} cells are not numbers, the first is "
+                f"{shown(str(cells.iloc[k]))} in {place(cells, k)}; they count as missing, and the median "
+                f"{self.median:.7g} is used"
             )
         if missing.any() and not self.indicator:
             notes.append(
-                f"column {self.name!r}: {int(missing.sum())} of {len(x)} cells are missing, which training did not "
+                f"column {self.name!r}: {int(missing.sum())} of {len(cells)} cells are missing, which training did not "
                 f"see; the median {self.median:.7g} is used"
             )
-        return np.column_stack(inputs).astype(np.float32), notes
+        return notes
 
     def _standardize(self, x: np.ndarray, scale: float, cells: Cells) -> np.ndarray:
         with np.errstate(over="ignore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ..training import checkpoint
 from .cells import MISSING, MISSING_NUMBERS, Frame, as_floats, as_strings, is_categorical, listed, place
 from .columns import CategoricalColumn, NumericColumn
+from .number_formats import NumberFormat, describe_unread_numbers, find_format
 from .targets import ClassTarget, NumericTarget, Target
 
 Column = NumericColumn | CategoricalColumn
@@ -75,6 +76,7 @@ class TableEncoder:
                 columns.append(column)
             elif not note:
                 constant.append(name)
+        notes += _format_notes(frame, columns)
         if constant:
             notes.append(f"left out, the same in every row: {listed(constant)}")
         if not columns:
@@ -84,6 +86,15 @@ class TableEncoder:
         encoder = cls(_with_short_lists(columns), target, notes)
         encoder._check_size(frame)
         return encoder
+
+    @property
+    def as_written(self) -> tuple[str, ...]:
+        """The columns whose cells are read from a CSV file as text: categories, and numbers in a special format."""
+        return tuple(
+            column.name
+            for column in self.columns
+            if isinstance(column, CategoricalColumn) or column.number_format is not None
+        )
 
     def _check_size(self, frame: Frame) -> None:
         """Raise ValueError if a model file has no space for the encoder. It names the longest text's column and row."""
@@ -142,13 +153,34 @@ class TableEncoder:
 
 def _fit_column(cells: Any, rows: np.ndarray) -> tuple[Column | None, str]:
     """Learn one column: the column and a note for the user. None without a note means that all cells are missing."""
+    number_format = find_format(cells)
+    if number_format is not None:
+        cells = number_format.numbers(cells)
     categorical = is_categorical(cells)
     training = cells.iloc[rows]
     if not categorical:
         as_floats(cells)  # refuses text in the other rows too
     if training.isna().all():
         return None, ""
-    return CategoricalColumn.fit(training) if categorical else (NumericColumn.fit(training), "")
+    if not categorical:
+        return NumericColumn.fit(training, number_format), ""
+    column, note = CategoricalColumn.fit(training)
+    if unread := describe_unread_numbers(cells):
+        note = f"{note}; it {unread}" if note else f"column {cells.name!r} is a column of text: it {unread}"
+    return column, note
+
+
+def _format_notes(frame: Frame, columns: list[Column]) -> list[str]:
+    """Name the columns that are read in a special format, and those with decimal points next to decimal commas."""
+    formats: dict[NumberFormat | None, list[str]] = {}
+    for column in columns:
+        if isinstance(column, NumericColumn):
+            formats.setdefault(column.number_format, []).append(column.name)
+    plain = [name for name in formats.pop(None, []) if (np.nan_to_num(as_floats(frame[name])) % 1).any()]
+    notes = [f"read as numbers with {found}: {listed(names)}" for found, names in formats.items()]
+    if plain and any(found is not None and found.decimal == "," for found in formats):
+        notes.append(f"read with a decimal point, so that 1.234 is less than 2: {listed(plain)}")
+    return notes
 
 
 def _with_short_lists(columns: list[Column]) -> list[Column]:
@@ -160,10 +192,12 @@ def _with_short_lists(columns: list[Column]) -> list[Column]:
 
 
 def _to_config(part: Column | Target) -> dict[str, Any]:
-    return {"type": type(part).__name__, **vars(part)}
+    return {"type": type(part).__name__, **asdict(part)}
 
 
 def _from_config(config: dict[str, Any]) -> Any:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    if fields.get("number_format") is not None:
+        fields["number_format"] = NumberFormat(**fields["number_format"])
     cls = {**OLD_TYPES, **TYPES}[str(fields.pop("type"))]
     return cls(**fields)

@@ -13,7 +13,6 @@ from ..model import Sequential
 from ..training import checkpoint
 from ..training.checkpoint import CheckpointError
 from .cells import Frame, place
-from .columns import CategoricalColumn
 from .csv_file import read_csv
 from .encoder import TableEncoder
 
@@ -67,8 +66,7 @@ class TableModel:
             A column is missing, or a number is so large that the output is not finite.
         """
         if isinstance(table, (str, os.PathLike)):
-            categorical = tuple(c.name for c in self.encoder.columns if isinstance(c, CategoricalColumn))
-            table = read_csv(table, categorical, self.encoder.missing)
+            table = read_csv(table, self.encoder.as_written, self.encoder.missing)
         elif not hasattr(table, "columns") or not hasattr(table, "iloc"):
             raise TypeError(f"table must be a pandas DataFrame or the path of a CSV file, got {type(table).__name__}")
         if len(table) == 0:

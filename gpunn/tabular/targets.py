@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +16,14 @@ from .cells import (
     as_string,
     has_only_booleans,
     is_categorical,
+    is_missing_number,
     listed,
     mean_and_scale,
     pandas,
     place,
     shown,
 )
+from .number_formats import NumberFormat, describe_unread_numbers, find_format
 
 MAX_TARGET = 1e150  # squares of targets, and float32 outputs times the scale, are finite in float64 up to here
 LABEL_TYPES = {"text": str, "boolean": bool, "integer": int, "number": float}
@@ -73,21 +75,28 @@ class ClassTarget:
 
 @dataclass(frozen=True)
 class NumericTarget:
-    """A target of numbers. The network learns (y − mean) / scale."""
+    """A target of numbers. The network learns (y − mean) / scale.
+
+    number_format  the format of texts in this column, None for numbers that `float` reads
+    """
 
     name: str
     mean: float
     scale: float
+    number_format: NumberFormat | None = None
     n_out = 1
 
     def check(self) -> None:
         """Raise ValueError if a field cannot have been learned from a table."""
         finite("mean", self.mean)
         positive("scale", self.scale)
+        if self.number_format is not None:
+            self.number_format.check()
 
     def encode(self, cells: Cells) -> np.ndarray:
         """The standardized targets (n, 1)."""
-        return ((as_floats(cells) - self.mean) / self.scale)[:, None]
+        y = as_floats(cells if self.number_format is None else self.number_format.read(cells))
+        return ((y - self.mean) / self.scale)[:, None]
 
     def outputs(self, net: Predictor, X: np.ndarray) -> np.ndarray:
         """The standardized predictions (n, 1)."""
@@ -111,7 +120,7 @@ def drop_missing_targets(frame: Frame, name: str) -> tuple[Frame, int]:
         raise ValueError(
             f"target must be a column of the table, got {name!r}; there are {listed([*frame.columns], 20)}"
         )
-    present = frame[name].notna().to_numpy()
+    present = ~(is_missing_number(frame[name]) if find_format(frame[name]) else frame[name].isna().to_numpy())
     if not present.any():
         raise ValueError(f"column {name!r} has no value in any row: there is nothing to learn")
     if present.all():
@@ -141,6 +150,13 @@ def infer_target(cells: Cells, task: str = "auto") -> tuple[Target, str]:
     ValueError
         All rows contain the same value, there are too many classes, or text where numbers are needed.
     """
+    number_format = None if task == "classification" else find_format(cells)
+    if number_format is not None:
+        numbers = number_format.numbers(cells)
+        if task == "auto" and _is_class_like(numbers, _kind(numbers), numbers.nunique()):
+            number_format = None  # classes are predicted as they are written
+        else:
+            cells = numbers
     name, kind = str(cells.name), _kind(cells)
     labels = [_label(value, kind) for value in cells]
     distinct = len(set(labels))
@@ -149,9 +165,9 @@ def infer_target(cells: Cells, task: str = "auto") -> tuple[Target, str]:
     if task == "auto":
         task = "classification" if _is_class_like(cells, kind, distinct) else "regression"
     described = {"text": "text", "boolean": "true or false", "integer": "integers", "number": "numbers"}[kind]
-    description = f"{described}, {distinct} distinct values"
+    description = f"{described}{f' with {number_format}' if number_format else ''}, {distinct} distinct values"
     if task == "regression":
-        return _numeric_target(cells), description
+        return replace(_numeric_target(cells), number_format=number_format), description
     if kind == "number":
         as_floats(cells)  # refuses infinity, which a model file cannot store
     _check_number_of_classes(cells, distinct)
@@ -183,11 +199,13 @@ def _check_number_of_classes(cells: Cells, distinct: int) -> None:
     """Raise ValueError if most classes would have a single row."""
     if distinct <= max(MAX_INTEGER_CLASSES, len(cells) // 2):
         return
+    unread = describe_unread_numbers(cells)
     are_numbers = pandas().to_numeric(cells, errors="coerce").notna().all()  # even where 007 is text
     raise ValueError(
         f"column {cells.name!r} has {distinct} distinct values in {len(cells)} rows: too many to be classes, each of "
         "which needs several rows to be learned from"
         + ("; --task regression learns them as numbers" if are_numbers else "")
+        + (f"; the column {unread}" if unread else "")
     )
 
 

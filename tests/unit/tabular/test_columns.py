@@ -199,8 +199,9 @@ def test_cells_that_are_not_numbers_count_as_missing_in_other_tables():
     expected, _ = encoder.encode(pd.DataFrame({"x": [1, 2, 2, 2, 6]}))
     assert X.tolist() == expected.tolist()  # the median
     assert notes == [
-        "column 'x': 2 of 5 cells are not numbers and count as missing, the first is 'much' in row 4",
-        "column 'x': 3 of 5 cells are missing, which training did not see; the median 2 is used",
+        "column 'x': 2 of 5 cells are not numbers, the first is 'much' in row 4; they count as missing, and the median "
+        "2 is used",
+        "column 'x': 1 of 5 cells are missing, which training did not see; the median 2 is used",
     ]
 
 

@@ -160,6 +160,11 @@ FORGED = {
     "a target's scale of 0": ("price", lambda table: table["target"].update(scale=0), "scale"),
     "a target's mean beyond all": ("price", lambda table: table["target"].update(mean=10**400), "mean"),
     "categories that are numbers": ("sort", lambda table: table["columns"][1].update(values=[1, 2, 3]), "values"),
+    "a format that is none": (
+        "price",
+        lambda table: table["target"].update(number_format={"decimal": ";", "unit": ""}),
+        "decimal mark",
+    ),
     "rare categories that are numbers": ("sort", lambda table: table["columns"][1].update(rare=[1]), "rare"),
     "missing cells that are none": ("sort", lambda table: table.update(missing=3), "metadata"),
 }

@@ -1,0 +1,125 @@
+"""Numbers with decimal comma, thousands separators and units: found in training, read alike in predictions."""
+
+import re
+
+import numpy as np
+import pytest
+from helpers.messages import naming
+from helpers.tables import encoder_of, written
+
+from gpunn.tabular import TableEncoder
+from gpunn.tabular.csv_file import read_csv
+from gpunn.tabular.number_formats import NumberFormat, find_format
+from gpunn.tabular.targets import ClassTarget, NumericTarget, drop_missing_targets, infer_target
+
+pd = pytest.importorskip("pandas")
+
+READ = {
+    "decimal comma": (["0,25", "12", "-3,5e2", ",5"], NumberFormat(","), [0.25, 12, -350, 0.5]),
+    "comma, not thousands": (["0,123", "1,234"], NumberFormat(","), [0.123, 1.234]),
+    "points between thousands": (["1.234,5", "12.345.678", "7"], NumberFormat(","), [1234.5, 12345678, 7]),
+    "commas between thousands": (["1,234.5", "12,345,678", "7"], NumberFormat("."), [1234.5, 12345678, 7]),
+    "spaces": (["1 234", "12\u00a0345\u202f678", "7"], NumberFormat("."), [1234, 12345678, 7]),
+    "spaces and comma": (["1 234,5", "7"], NumberFormat(","), [1234.5, 7]),
+    "apostrophes": (["1'234.5", "1\u2019234"], NumberFormat("."), [1234.5, 1234]),
+    "currency": (["$12.50", "-$3", "$ -4", "$1,000.00"], NumberFormat(".", "$"), [12.5, -3, -4, 1000]),
+    "euro": (["12,50 €", "\u22123\u00a0€"], NumberFormat(",", "€"), [12.5, -3]),
+    "percent": (["37%", "0.5 %", "NA", "-"], NumberFormat(".", "%"), [37, 0.5, np.nan, np.nan]),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_columns_in_one_format_are_read(name):
+    texts, number_format, numbers = READ[name]
+    cells = pd.Series([*texts, None, "?"])
+    assert find_format(cells) == number_format
+    np.testing.assert_array_equal(number_format.numbers(cells), [*numbers, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["1,234", "2,500"],  # 1.234 or 1234
+        ["1.234,5", "1,234.5"],
+        ["$5", "5 €"],
+        ["5%", "0.05"],
+        ["0,25", "about 3"],
+        ["1,2,3", "4,5"],
+        ["01.02.2023", "02.02.2023"],
+        ["1,23,456"],
+        ["$5$"],
+        ["1,5e999"],
+        ["red", "blue"],
+        ["1", "2.5"],
+        [None],
+    ],
+)
+def test_other_columns_are_not_read(texts):
+    assert find_format(pd.Series(texts, dtype=object)) is None
+
+
+def table(**columns):
+    return pd.DataFrame({**columns, "y": np.arange(len(next(iter(columns.values())))) + 0.5})
+
+
+def test_predictions_read_the_format_of_the_training_table(tmp_path):
+    lines = [f"{k},5;€ 1.{k:03d},50;{k % 7}%;{k / 2}" for k in range(100, 140)]
+    encoder = encoder_of(read_csv(written(tmp_path, "\n".join(["a;b;c;y", *lines]))))
+    assert encoder.notes == [
+        "read as numbers with a decimal comma: 'a'",
+        "read as numbers with a decimal comma and €: 'b'",
+        "read as numbers with a decimal point and %: 'c'",
+    ]
+    encoder = TableEncoder.from_config(encoder.get_config())
+    # 1.100 is 1.1 elsewhere; without a currency sign a number is clear, without a percent sign it is not
+    path = written(tmp_path, "a;b;c\n1.100;1.100;3%\n100,5;€ 1.100,50;NA\n100.5;$5;0.03\n")
+    X, notes = encoder.encode(read_csv(path, encoder.as_written))
+    plain = pd.DataFrame({"a": [1100, 100.5, np.nan], "b": [1100, 1100.5, np.nan], "c": [3, np.nan, np.nan]})
+    assert X.tolist() == encoder.encode(plain)[0].tolist()
+    assert [note[:40] for note in notes if "not numbers" in note] == [
+        "column 'a': 1 of 3 cells are not numbers",
+        "column 'b': 1 of 3 cells are not numbers",
+        "column 'c': 1 of 3 cells are not numbers",
+    ]
+
+
+def test_decimal_points_next_to_decimal_commas_are_reported():
+    frame = table(a=["0,5", "1,5"], b=[1.234, 950.0], c=[1.0, np.nan])
+    assert encoder_of(frame).notes[1:] == ["read with a decimal point, so that 1.234 is less than 2: 'b'"]
+    assert encoder_of(frame[["b", "c", "y"]]).notes == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "parts"),
+    [
+        ([f"{k},234" for k in range(1, 41)], ("'1,234'", 1.234, 1234, "1234.5")),
+        ([f"{k},5" for k in range(40)] + ["x"], ("decimal comma", "'x'", "row 40")),
+        ([f"{k} €" for k in range(20)] + [f"{k} $" for k in range(20)], ("units", "1234.5")),
+    ],
+)
+def test_text_that_looks_like_numbers_is_reported_with_a_remedy(cells, parts):
+    encoder = encoder_of(table(a=cells, x=range(len(cells))))
+    assert [column.name for column in encoder.columns] == ["x"]
+    (note,) = encoder.notes
+    assert re.search(naming("column 'a'", "looks like numbers", *parts), note)
+    repeated = encoder_of(table(a=cells * 3, x=range(3 * len(cells))))
+    assert "column 'a' is a column of text: it looks like numbers" in repeated.notes[0]
+    with pytest.raises(ValueError, match=naming("column 'a'", "looks like numbers", *parts)):
+        infer_target(pd.Series(cells, name="a"))
+
+
+def test_codes_with_letters_do_not_look_like_numbers():
+    assert encoder_of(table(code=["1", "2", "3", "A"] * 9)).notes == []
+
+
+def test_targets_in_a_format_are_numbers_or_classes_as_they_are_written():
+    prices = pd.Series([f"{k},50 €" for k in range(40)] + ["NA"], name="y")
+    frame, dropped = drop_missing_targets(prices.to_frame(), "y")
+    target, description = infer_target(frame["y"])
+    assert dropped == 1 and description == "numbers with a decimal comma and €, 40 distinct values"
+    assert isinstance(target, NumericTarget) and target.mean == pytest.approx(20)
+    np.testing.assert_allclose(target.decode(target.encode(frame["y"]))[:2], [0.5, 1.5])
+    grades = pd.Series(["10%", "20%"] * 20, name="y")
+    assert infer_target(grades)[0] == ClassTarget("y", ("10%", "20%"), "text")
+    assert infer_target(grades, "regression")[0] == NumericTarget("y", 15, 5, NumberFormat(".", "%"))
+    assert infer_target(prices[:8].repeat(5), "classification")[0].labels[0] == "0,50 €"
