@@ -16,8 +16,8 @@ from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
 from ..tabular import TableEncoder, TableModel
 from ..tabular.cells import Cells, Frame
-from ..tabular.targets import ClassTarget, Target, drop_missing_targets, infer_target
-from ..training.callbacks import ModelCheckpoint
+from ..tabular.targets import ClassTarget, NumericTarget, Target, drop_missing_targets, infer_target
+from ..training.callbacks import Callback, EpochLogger, ModelCheckpoint, ProgressBar
 from ..training.files import remove, write_bytes
 from . import curves
 from .arguments import (
@@ -168,8 +168,9 @@ def run(options: argparse.Namespace) -> int:
         batch_size=batch_size,
         epochs=epochs,
         validation_data=(problem.X[problem.validation], problem.y[problem.validation]),
-        callbacks=[] if resume is None else [ModelCheckpoint(resume)],
+        callbacks=[_progress(problem.target), *([] if resume is None else [ModelCheckpoint(resume)])],
         resume=resume,
+        verbose=0,
     )
     if figure is not None:  # the process of rank 0
         score = _score(net, problem)
@@ -244,6 +245,15 @@ def _report(problem: _Problem, table: TrainingTable, summary: Any) -> None:
         )
     for note in problem.encoder.notes:
         print(note, file=sys.stderr)
+
+
+def _progress(target: Target) -> Callback:
+    """A progress bar in a terminal if tqdm is installed, else one line per epoch; errors in the user's units."""
+    scales = {"mean_absolute_error": target.scale} if isinstance(target, NumericTarget) else {}
+    if sys.stderr.isatty():
+        with contextlib.suppress(ImportError):
+            return ProgressBar(scales)
+    return EpochLogger(scales)
 
 
 def _score(net: Sequential, problem: _Problem) -> str:

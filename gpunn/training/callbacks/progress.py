@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 
 from .base import Callback, Logs
 
@@ -20,6 +21,11 @@ class ProgressBar(Callback):
     Values on the validation data follow in parentheses: "loss 0.431 (0.502)". The bar is redrawn at most ten times per
     second.
 
+    Parameters
+    ----------
+    scales : dict of float, optional
+        Factor by which each metric is multiplied, for example for other units.
+
     Raises
     ------
     ImportError
@@ -28,7 +34,8 @@ class ProgressBar(Callback):
 
     passive = True
 
-    def __init__(self) -> None:
+    def __init__(self, scales: Mapping[str, float] | None = None) -> None:
+        self._scales = scales or {}
         try:
             from tqdm.auto import tqdm
         except ImportError:
@@ -69,7 +76,7 @@ class ProgressBar(Callback):
         self._drawn_at = time.monotonic()
         self._bar.n = self._done
         self._bar.set_description_str(self._title(), refresh=False)
-        self._bar.set_postfix_str(_format_pairs(self._logs), refresh=False)
+        self._bar.set_postfix_str(_format_pairs(_scaled(self._logs, self._scales)), refresh=False)
         self._bar.refresh()
 
     def _title(self) -> str:
@@ -90,9 +97,18 @@ class ProgressBar(Callback):
 
 
 class EpochLogger(Callback):
-    """Log one line per epoch by `logging`: logger "gpunn", level INFO, on stderr unless logging is configured."""
+    """Log one line per epoch by `logging`: logger "gpunn", level INFO, on stderr unless logging is configured.
+
+    Parameters
+    ----------
+    scales : dict of float, optional
+        Factor by which each metric is multiplied, for example for other units.
+    """
 
     passive = True
+
+    def __init__(self, scales: Mapping[str, float] | None = None) -> None:
+        self._scales = scales or {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._handler = None
@@ -104,13 +120,18 @@ class EpochLogger(Callback):
             _log.setLevel(logging.INFO)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        values = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+        values = ", ".join(f"{name} {value:.4g}" for name, value in _scaled(logs or {}, self._scales).items())
         _log.info("epoch %d/%d: %s", epoch + 1, self.params["epochs"], values)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         _log.setLevel(self._level)
         if self._handler is not None:
             _log.removeHandler(self._handler)
+
+
+def _scaled(logs: Logs, scales: Mapping[str, float]) -> Logs:
+    """The values in other units; a value on the validation data has the unit of its metric."""
+    return {name: value * scales.get(name.removeprefix("val_"), 1.0) for name, value in logs.items()}
 
 
 def _format_pairs(logs: Logs) -> str:

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
 
-def test_classification_predicts_the_users_labels(run, table, folder):
-    status, out, err = run("train", table, "--target", "sort")
+def test_classification_predicts_the_users_labels(run, table, folder, caplog):
+    status, out, _ = run("train", table, "--target", "sort")
     assert status == 0
     lines = out.splitlines()
     assert lines[0] == "task: classification of 'sort' (text, 2 distinct values); change it with --task regression"
@@ -26,14 +27,14 @@ def test_classification_predicts_the_users_labels(run, table, folder):
     assert re.search(r"^device (cpu|cuda:0): ", out, re.M) and "Dense(128, activation='relu')" in out
     assert float(re.search(r"validation accuracy ([\d.]+) \(\d+ of 12 rows correct\)", out)[1]) >= 0.9
     assert lines[-2:] == ["model:   flowers.safetensors", "picture: flowers.png"]
-    assert "100/100" in err and "loss" in err and "accuracy" in err
+    assert re.match("epoch 100/100: loss .*, accuracy .*, val_loss .*, val_accuracy", caplog.messages[-1])
     assert (folder / "flowers.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(os.listdir()) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
 
     pd.DataFrame({"color": ["blue", "red", "grey"], "length": [-1.0, 7.0, 6.5], "weight": [500, 4500, 4250]}).to_csv(
         "new.csv"
     )
-    status, out, err = run("predict", "flowers.safetensors", "new.csv")
+    status, out, _ = run("predict", "flowers.safetensors", "new.csv")
     assert (status, out) == (0, "sort\nrose\niris\niris\n")
     model = gpunn.load("flowers.safetensors")
     assert model.predict("new.csv").tolist() == ["rose", "iris", "iris"]
@@ -148,6 +149,20 @@ def test_unknown_categories_are_counted_on_stderr(table):
         "column 'color': 1 of 2 cells contain a category that training did not see; they count as no category\n"
     )
     assert done.stdout.splitlines()[0] == "sort" and len(done.stdout.splitlines()) == 3
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_in_the_units_of_the_result(run, table, caplog, monkeypatch, terminal):
+    """In a terminal a bar, elsewhere one line per epoch and no frame of a bar."""
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda stream: terminal)
+    status, out, err = run("train", table, "--target", "weight", *QUICK)
+    error = re.search(r"mean absolute error ([\d.e+]+) in", out)[1]
+    assert status == 0 and float(error) > 100
+    if terminal:
+        assert re.search(rf"epoch 2/2 \|█.* mean_absolute_error [\d.e+]+ \({re.escape(error)}\)", err)
+    else:
+        assert [line[:11] for line in caplog.messages] == ["epoch 1/2: ", "epoch 2/2: "]
+        assert caplog.messages[-1].endswith(f"val_mean_absolute_error {error}") and "█" not in err
 
 
 def test_regression_predicts_in_the_users_units(run, table):

@@ -12,7 +12,7 @@ from helpers import ROOT, internals, limits
 from helpers.networks import classifier_builder
 
 import gpunn
-from gpunn.training.callbacks import CallbackList
+from gpunn.training.callbacks import CallbackList, EpochLogger
 
 tqdm = pytest.importorskip("tqdm")
 RNG = np.random.default_rng(6)
@@ -72,6 +72,14 @@ def test_it_shows_steps_within_an_epoch_and_pairs_of_values(bar):
     assert "(" not in bar.drawn.drawn[0][2]
     assert f"({history['val_loss'][0]:.4g})" in bar.drawn.drawn[7][2]
     assert bar.drawn.total == 2 and bar.drawn.closed == 1
+
+
+def test_values_are_multiplied_by_their_scales(caplog):
+    net = _net()
+    logger = EpochLogger({"accuracy": 100})
+    values = net.fit(X, Y, validation_data=(X[:9], Y[:9]), callbacks=[logger], verbose=0).history
+    expected = {name: v[0] * (100 if "accuracy" in name else 1) for name, v in values.items()}
+    assert caplog.messages == ["epoch 1/1: " + ", ".join(f"{name} {v:.4g}" for name, v in expected.items())]
 
 
 def test_it_has_no_batch_hooks():
