@@ -16,6 +16,8 @@ from ..training.resume import model_tensors
 from .arguments import UsageError
 from .training_table import TrainingTable
 
+SUFFIX = ".safetensors"
+
 
 @dataclass(frozen=True)
 class OutputFiles:
@@ -36,15 +38,23 @@ class OutputFiles:
 
 def output_files(options: argparse.Namespace, table: TrainingTable) -> OutputFiles:
     """Choose the files that a training will write. UsageError if one exists or cannot be written."""
-    files = OutputFiles(Path(options.out or f"{table.name}.safetensors"))
-    if files.model == files.picture:
-        raise UsageError(f"--out must have an ending other than .png, which its picture takes, got {options.out}")
+    files = OutputFiles(_model_path(options.out or f"{table.name}{SUFFIX}"))
     for path in (files.model, files.picture):
         check_writable(path, *([] if table.bundled else [options.data]))
     existing = [path for path in (files.model, files.picture) if os.path.lexists(path)]
     if existing and not options.force and not _may_replace(existing, files, options, table):
         raise UsageError(f"{existing[0]} exists: --force overwrites it, --out FILE takes another name")
     return files
+
+
+def _model_path(name: str) -> Path:
+    """The model's file, with the suffix added if the name has none. UsageError if it has another one."""
+    path = Path(name)
+    if path.suffix not in ("", SUFFIX):
+        raise UsageError(
+            f"--out must end in {SUFFIX} or have no ending, got {name}: write --out {path.with_suffix(SUFFIX)}"
+        )
+    return path if path.suffix or path.is_dir() else path.with_suffix(SUFFIX)
 
 
 def check_writable(path: Path, *inputs: str) -> None:

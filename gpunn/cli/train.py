@@ -107,7 +107,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_network_arguments(parser.add_argument_group("network and training"))
     files = parser.add_argument_group("files")
-    files.add_argument("--out", metavar="FILE", help="the model (default: NAME.safetensors; the picture: NAME.png)")
+    files.add_argument(
+        "--out",
+        metavar="FILE",
+        help="the model, NAME or NAME.safetensors (default: the name of DATA); its picture is NAME.png",
+    )
     files.add_argument("--force", action="store_true", help="overwrite existing files")
     files.add_argument(
         "--resume",

@@ -53,10 +53,13 @@ MISTAKES = {
     ),
     "no folder": (["train", "good.csv", "--target", "y", "--out", "no/m"], naming("folder no", "m")),
     "out is a folder": (["train", "good.csv", "--target", "y", "--out", "folder"], naming("folder is a folder")),
-    "out is a picture": (["train", "good.csv", "--target", "y", "--out", "m.png"], naming("--out", "m.png")),
+    "out has another suffix": (
+        ["train", "good.csv", "--target", "y", "--out", "m.pkl"],
+        naming("--out", "m.pkl", ".safetensors", "m.safetensors"),
+    ),
     "out is the table": (
-        ["train", "good.csv", "--target", "y", "--out", "good.csv", "--force"],
-        naming("good.csv", "read"),
+        ["train", "table.safetensors", "--target", "y", "--out", "table", "--force"],
+        naming("table.safetensors", "read"),
     ),
     "target of a set": (
         ["train", "wine", "--target", "y"],
@@ -128,6 +131,7 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(run, folder, m
         Path(f"{name}.csv").write_text(text, encoding="utf-8")
     Path("latin.csv").write_bytes("x,y\né,1\n".encode("latin-1"))
     Path("short.csv.gz").write_bytes(gzip.compress(Path("good.csv").read_bytes())[:-9])
+    Path("table.safetensors").write_bytes(Path("good.csv").read_bytes())
     Path("folder").mkdir()
     Path("model.safetensors").write_bytes(model_file)
     gpunn.Sequential([gpunn.Dense(1)], input_shape=1, seed=0).save("net.safetensors")

@@ -86,10 +86,11 @@ def test_classes_may_be_named_none_and_missing_targets_are_reported(run):
     rows = [f"{x % 3},{words[x % 3]},{x if x % 7 else 'NA'}" for x in range(60)]
     Path("t.csv").write_text("x,word,number\n" + "\n".join(rows) + "\n1,?,\n", encoding="utf-8")
     status, out, err = run("train", "t.csv", "--target", "word", "--epochs", "100", "--out", "w")
+    assert out.endswith("model:   w.safetensors\npicture: w.png\n")
     assert status == 0 and out.startswith("task: classification of 'word' (text, 3 distinct values)")
     assert "1 rows without a value in 'word' are not used: 1 '?'\n" in err
     Path("new.csv").write_text("x,number\n0,1\n1,NA\n2,\n", encoding="utf-8")
-    assert run("predict", "w", "new.csv")[:2] == (0, "word\nNone\nA\nB\n")
+    assert run("predict", "w.safetensors", "new.csv")[:2] == (0, "word\nNone\nA\nB\n")
     status, out, err = run("train", "t.csv", "--target", "number", *QUICK)
     assert status == 0 and out.startswith("task: regression of 'number' (integers, 51 distinct values)")
     assert "10 rows without a value in 'number' are not used: 9 'NA', 1 empty\n" in err
@@ -170,7 +171,7 @@ def test_regression_predicts_in_the_users_units(run, table):
     assert status == 0
     assert out.startswith("task: regression of 'weight' (numbers, 60 distinct values); change it with --task class")
     assert float(re.search(r"validation R² ([\d.]+) \(mean absolute error", out)[1]) >= 0.9
-    status, out, _ = run("predict", "m", table, "--out", "answers.csv")
+    status, out, _ = run("predict", "m.safetensors", table, "--out", "answers.csv")
     assert (status, out) == (0, "")
     answers = pd.read_csv("answers.csv")
     assert list(answers.columns) == ["weight"]
