@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -33,11 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stderr), 130 after Ctrl-C.
     """
     with contextlib.ExitStack() as stack:
-        if process_rank():
-            # under mpiexec only rank 0 prints; any failure of another rank stops the job with a message
-            devnull = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(devnull))
-            stack.enter_context(contextlib.redirect_stderr(devnull))
+        # under mpiexec only rank 0 prints; any failure of another rank stops the job with a message
+        silent = bool(process_rank())
+        for name, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
+            stream = getattr(sys, name)
+            if silent or stream is None:  # Python has no stream for a closed descriptor
+                devnull = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(redirect(devnull))
+            elif isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # not every terminal can show R²
         return _run(_parser().parse_args(arguments))
 
 

@@ -21,9 +21,9 @@ DESCRIPTION = """\
 Predict the target for every row of a CSV file, in the labels and units of the
 table that the model was trained on. Columns are found by their names.
 
-The predictions are written as CSV: a line with the target's name, then one line
-per row. Cells that are not numbers, and cells that training did not see, are
-counted on stderr."""
+The predictions are written as CSV in UTF-8: a line with the target's name, then
+one line per row. Cells that are not numbers, and cells that training did not
+see, are counted on stderr."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
         )
     text = _as_csv(model, options.data)
     if options.out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file: a label must not change
         sys.stdout.write(text)
         sys.stdout.flush()
     else:

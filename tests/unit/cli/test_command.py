@@ -1,14 +1,17 @@
 """Help texts, `gpunn doctor`, `python -m gpunn` and missing packages."""
 
+import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
 from helpers.command_line import QUICK, flower_table, gpunn_process
 
 import gpunn
+from gpunn import cli
 from gpunn.kernels._compiler import cpu_cache
 
 pd = pytest.importorskip("pandas")
@@ -65,6 +68,35 @@ def test_a_closed_pipe_is_not_an_error(table):
         ["sh", "-c", command], capture_output=True, text=True, env=environment, check=True, timeout=120
     )
     assert (done.stdout, done.stderr) == ("sort\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_streams_in_other_encodings(table, monkeypatch, encoding):
+    """Reports replace what the stream cannot show; predictions are in UTF-8."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    monkeypatch.setattr("sys.stdout", streams[0])
+    monkeypatch.setattr("sys.stderr", streams[1])
+    assert cli.main(["train", table, "--target", "weight", *QUICK]) == 0
+    streams[0].flush()
+    assert b"validation R? " in streams[0].buffer.getvalue() or encoding == "cp1252"
+    assert cli.main(["doctor", "--compare"]) in (0, 1)  # δ is in no code page
+    Path("t.csv").write_text("x,y\n" + "1,δ\n2,é\n" * 10, encoding="utf-8")
+    assert cli.main(["train", "t.csv", "--target", "y", "--out", "t", *QUICK]) == 0
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert cli.main(["predict", "t.safetensors", "t.csv"]) == 0
+    assert set(sys.stdout.buffer.getvalue().decode().split()[1:]) <= {"δ", "é"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_harmless(table, folder, closed):
+    command = f'"{sys.executable}" -m gpunn train {table} --target sort --hidden 8 --epochs 2 {closed}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, env=environment, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir()) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
+    if closed == "2>&-":
+        assert done.stdout.startswith(b"task: ")
 
 
 @pytest.mark.parametrize(
