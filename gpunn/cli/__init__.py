@@ -79,8 +79,9 @@ def _run(options: argparse.Namespace) -> int:
         print(f"gpunn {options.command}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resumable = getattr(options, "resume", False)
-        consequence = "the same command resumes after the last complete epoch" if resumable else "nothing was written"
+        saved = getattr(options, "checkpoint", None)
+        resumable = saved is not None and saved.exists()
+        consequence = f"the same command with --resume continues from {saved}" if resumable else "nothing was written"
         print(f"gpunn {options.command}: interrupted, {consequence}", file=sys.stderr)
         return 130
 

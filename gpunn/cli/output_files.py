@@ -32,18 +32,22 @@ class OutputFiles:
 
     @property
     def checkpoint(self) -> Path:
-        """The checkpoint of `--resume`."""
+        """The checkpoint that `--resume` continues from."""
         return self.model.with_suffix(".checkpoint.safetensors")
 
 
 def output_files(options: argparse.Namespace, table: TrainingTable) -> OutputFiles:
     """Choose the files that a training will write. UsageError if one exists or cannot be written."""
     files = OutputFiles(_model_path(options.out or f"{table.name}{SUFFIX}"))
-    for path in (files.model, files.picture):
+    for path in (files.model, files.picture, files.checkpoint):
         check_writable(path, *([] if table.bundled else [options.data]))
     existing = [path for path in (files.model, files.picture) if os.path.lexists(path)]
     if existing and not options.force and not _may_replace(existing, files, options, table):
         raise UsageError(f"{existing[0]} exists: --force overwrites it, --out FILE takes another name")
+    if files.checkpoint.exists() and not (options.resume or options.force):
+        raise UsageError(
+            f"{files.checkpoint} exists, from an interrupted run: --resume continues it, --force starts a new one"
+        )
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ from ..model import Sequential
 from ..tabular import TableEncoder, TableModel
 from ..tabular.cells import Cells, Frame
 from ..tabular.targets import ClassTarget, NumericTarget, Target, drop_missing_targets, infer_target
+from ..training import DivergenceError, History
 from ..training.callbacks import Callback, EpochLogger, ModelCheckpoint, ProgressBar
+from ..training.callbacks.base import Logs
 from ..training.files import remove, write_bytes
 from . import curves
 from .arguments import (
@@ -35,6 +38,7 @@ from .training_table import BUNDLED, TrainingTable, load_table
 
 VALIDATION_EVERY = 5  # one row in five is a validation row
 LARGE_TABLE_ROWS = 20_000  # training rows from which the default batch is larger
+CHECKPOINT_SECONDS = 1.0  # between two checkpoints
 TARGET_SAMPLES = 60_000  # training rows times epochs, approximately, if --epochs is not given
 
 HELP = "train a network on a table"
@@ -59,7 +63,9 @@ numbers, or all true or false, "-", NA, NaN, null, None and similar words are
 missing too; in other columns they are text.
 
 Two files are written after training: the model, and a picture of its training
-and validation curves. Existing files are not overwritten."""
+and validation curves. Existing files are not overwritten. After Ctrl-C, the
+same command with --resume continues from the last checkpoint; one is written
+about every second, after a complete epoch."""
 
 EXAMPLES = """\
 examples:
@@ -116,8 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--resume",
         action="store_true",
-        help="save a checkpoint next to the model (NAME.checkpoint.safetensors) during training, and resume from the "
-        "checkpoint of an interrupted run of the same command; it is removed after training",
+        help="continue an interrupted run of the same command from its checkpoint, NAME.checkpoint.safetensors, which "
+        "is written during training and removed after it",
     )
 
 
@@ -156,6 +162,7 @@ def run(options: argparse.Namespace) -> int:
     with precompiling() if options.data in BUNDLED else contextlib.nullcontext():
         table = load_table(options)
         files = output_files(options, table)
+        options.checkpoint = files.checkpoint
         figure = curves.new_figure() if process_rank() == 0 else None
     problem = _encode(table, options)
     net = _compile(problem, options)
@@ -163,23 +170,11 @@ def run(options: argparse.Namespace) -> int:
     batch_size = options.batch_size or (32 if n_training < LARGE_TABLE_ROWS else 128)
     epochs = options.epochs or min(100, max(5, TARGET_SAMPLES // n_training))
     _report(problem, table, net.summary(batch_size))
-    resume = files.checkpoint if options.resume else None
-    if resume is not None and resume.exists():
-        print(f"resuming from {resume}")
-    history = net.fit(
-        problem.X[problem.training],
-        problem.y[problem.training],
-        batch_size=batch_size,
-        epochs=epochs,
-        validation_data=(problem.X[problem.validation], problem.y[problem.validation]),
-        callbacks=[_progress(problem.target), *([] if resume is None else [ModelCheckpoint(resume)])],
-        resume=resume,
-        verbose=0,
-    )
+    history = _fit(net, problem, options, batch_size, epochs)
     if figure is not None:  # the process of rank 0
         score = _score(net, problem)
         curves.draw(figure, history, problem.target, f"{table.name}: {score}", has_dropout=bool(options.dropout))
-        _write(TableModel(net, problem.encoder, table.source), figure, files, has_checkpoint=resume is not None)
+        _write(TableModel(net, problem.encoder, table.source), figure, files)
         print(f"{score}\nmodel:   {files.model}\npicture: {files.picture}")
     return 0
 
@@ -251,6 +246,44 @@ def _report(problem: _Problem, table: TrainingTable, summary: Any) -> None:
         print(note, file=sys.stderr)
 
 
+def _fit(net: Sequential, problem: _Problem, options: argparse.Namespace, batch_size: int, epochs: int) -> History:
+    """Train, from the checkpoint if there is one to resume from."""
+    if options.resume and options.checkpoint.exists():
+        print(f"resuming from {options.checkpoint}")
+    if not options.resume and process_rank() == 0:
+        remove(options.checkpoint)  # --force
+    try:
+        return net.fit(
+            problem.X[problem.training],
+            problem.y[problem.training],
+            batch_size=batch_size,
+            epochs=epochs,
+            validation_data=(problem.X[problem.validation], problem.y[problem.validation]),
+            callbacks=[_progress(problem.target), _Checkpoint(options.checkpoint)],
+            resume=options.checkpoint if options.resume else None,
+            verbose=0,
+        )
+    except DivergenceError:
+        if not options.resume and process_rank() == 0:
+            remove(options.checkpoint)  # the same command would diverge again
+        raise
+
+
+class _Checkpoint(ModelCheckpoint):
+    """Write a checkpoint after the last epoch, and after another one if a second has passed since the last writing."""
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        super().on_train_begin(logs)
+        self._written_at = time.monotonic()
+
+    def on_epoch_complete(self, epoch: int, logs: Logs | None = None) -> None:
+        is_last = epoch + 1 == self.params["epochs"]
+        # a file per epoch would slow down short epochs
+        if is_last or time.monotonic() - self._written_at >= CHECKPOINT_SECONDS:
+            super().on_epoch_complete(epoch, logs)
+            self._written_at = time.monotonic()
+
+
 def _progress(target: Target) -> Callback:
     """A progress bar in a terminal if tqdm is installed, else one line per epoch; errors in the user's units."""
     scales = {"mean_absolute_error": target.scale} if isinstance(target, NumericTarget) else {}
@@ -276,10 +309,9 @@ def _score(net: Sequential, problem: _Problem) -> str:
     return f"validation R² {r2} (mean absolute error {error:.4g} in {n} rows)"
 
 
-def _write(model: TableModel, figure: Any, files: OutputFiles, *, has_checkpoint: bool) -> None:
+def _write(model: TableModel, figure: Any, files: OutputFiles) -> None:
     """Write the model and the picture, then remove the checkpoint."""
     picture = curves.as_png(figure, description_tag(model.source))
     model.save(files.model)
     write_bytes(files.picture, picture)
-    if has_checkpoint:
-        remove(files.checkpoint)
+    remove(files.checkpoint)

@@ -1,11 +1,13 @@
 """`gpunn train --resume` after an interruption."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.command_line import QUICK
+from helpers.messages import naming
 
 import gpunn
 from gpunn.cli import train
@@ -21,22 +23,23 @@ class _Interrupt(gpunn.Callback):
 
     passive = True
 
-    def __init__(self, epoch):
-        self.epoch = epoch
+    def __init__(self, epoch, error):
+        self.epoch, self.error = epoch, error
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.epoch:
-            raise KeyboardInterrupt
+            raise self.error
 
 
 @pytest.fixture
 def interrupted(run, monkeypatch):
     """A run of the command that is interrupted in an epoch, counted from 0."""
     fit = gpunn.Sequential.fit
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)
 
-    def command(epoch, *arguments):
+    def command(epoch, *arguments, error=KeyboardInterrupt):
         def stopped(net, *data, callbacks=(), **options):
-            return fit(net, *data, callbacks=[*callbacks, _Interrupt(epoch)], **options)
+            return fit(net, *data, callbacks=[*callbacks, _Interrupt(epoch, error)], **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(gpunn.Sequential, "fit", stopped)
@@ -53,7 +56,9 @@ def test_resume_equals_an_uninterrupted_run(run, interrupted, table, folder, cap
     for epoch in (2, 5):
         status, out, err = interrupted(epoch, *again)
         assert status == 130
-        assert err.endswith("gpunn train: interrupted, the same command resumes after the last complete epoch\n")
+        checkpoint = "again.checkpoint.safetensors"
+        message = f"gpunn train: interrupted, the same command with --resume continues from {checkpoint}\n"
+        assert err.endswith(message)
         assert ("resuming from again.checkpoint.safetensors\n" in out) == (epoch == 5)
         assert not os.path.exists("again.safetensors")
         assert len(gpunn.load("again.checkpoint.safetensors").get_weights()) == len(whole)
@@ -126,7 +131,39 @@ def test_resume_of_another_command_is_refused(run, interrupted, table):
     assert run(*command, *QUICK)[0] == 0
 
 
-def test_without_resume_there_is_no_checkpoint(interrupted, table, folder):
+def test_an_interrupted_run_without_resume_loses_nothing(run, interrupted, table, folder):
+    command = ["train", table, "--target", "sort", "--hidden", "8", "--epochs", "7"]
+    status, _, err = interrupted(4, *command)
+    assert status == 130 and err.endswith("with --resume continues from flowers.checkpoint.safetensors\n")
+    stored = Path("flowers.checkpoint.safetensors").read_bytes()
+    status, out, err = run(*command)
+    assert (status, out) == (2, "") and naming_resume(err)
+    assert Path("flowers.checkpoint.safetensors").read_bytes() == stored
+    status, out, _ = run(*command, "--resume")
+    assert status == 0 and "resuming from flowers.checkpoint.safetensors" in out
+    assert sorted(os.listdir(folder)) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
+
+
+def naming_resume(err):
+    return re.search(naming("flowers.checkpoint.safetensors exists", "--resume", "--force"), err)
+
+
+def test_force_starts_an_interrupted_run_from_the_beginning(run, interrupted, table, folder):
+    command = ["train", table, "--target", "sort", *QUICK]
+    assert interrupted(1, *command)[0] == 130
+    status, out, _ = run(*command, "--force", "--epochs", "3")
+    assert status == 0 and "resuming" not in out
+    assert sorted(os.listdir(folder)) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
+
+
+def test_a_checkpoint_is_written_once_per_second(interrupted, table, folder, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 1000)
     status, _, err = interrupted(1, "train", table, "--target", "sort", *QUICK)
     assert status == 130 and err.endswith("gpunn train: interrupted, nothing was written\n")
+    assert os.listdir(folder) == ["flowers.csv"]
+
+
+def test_a_run_that_diverges_leaves_no_checkpoint(interrupted, table, folder):
+    error = gpunn.DivergenceError("the loss is not finite")
+    assert interrupted(1, "train", table, "--target", "sort", *QUICK, error=error)[0] == 2
     assert os.listdir(folder) == ["flowers.csv"]
