@@ -6,9 +6,10 @@ its base class calls `Registry.register` from `__init_subclass__`.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Registry(Generic[T]):
     def get(self, given: Any) -> T | None:
         """Return the object for a name, a class or an object, and None for anything else.
 
-        ValueError for an unknown name; it lists the built-in ones.
+        ValueError for an unknown name; it suggests a similar one and lists the built-in ones.
         """
         if isinstance(given, self.base):
             return given
@@ -61,7 +62,8 @@ class Registry(Generic[T]):
         if not isinstance(given, str):
             return None
         if given not in self.classes:
-            raise ValueError(f"{self.kind} {given!r} is unknown; there are {', '.join(self.built_in())}")
+            similar = "".join(f"did you mean {name!r}? " for name in close_names(given, self.classes))
+            raise ValueError(f"{self.kind} {given!r} is unknown; {similar}there are {', '.join(self.built_in())}")
         return self.classes[given]()
 
     def find(self, name: Any, custom: dict[str, Any] | None = None) -> Any:
@@ -92,8 +94,28 @@ class Registry(Generic[T]):
         return f"{cls.__module__}.".startswith(f"{self.home}.")
 
 
+def close_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known name that is most similar to a misspelled one, as a list of at most one entry."""
+    return difflib.get_close_matches(name.lower(), known, n=1)
+
+
 class Configured:
-    """An object that its constructor's arguments describe: `repr` shows them, files store them."""
+    """An object that its constructor's arguments describe: `repr` shows them, files store them.
+
+    A constructor reports an unknown keyword with the name of the class, and suggests another one.
+
+    Attributes
+    ----------
+    keyword_hints : dict
+        What to suggest for keywords of other libraries, by keyword.
+    """
+
+    keyword_hints: ClassVar[dict[str, str]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _with_known_keywords(vars(cls)["__init__"])  # type: ignore[method-assign]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON."""
@@ -102,6 +124,30 @@ class Configured:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _with_known_keywords(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a constructor, so that TypeError for an unknown keyword names the class of the object."""
+    parameters = inspect.signature(constructor).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return constructor  # passes the keyword to the constructor of its base class
+    known = {p.name for p in parameters}
+
+    @functools.wraps(constructor)
+    def checked(self: Configured, *args: Any, **keywords: Any) -> None:
+        for name in keywords:
+            if name not in known:
+                raise TypeError(_unknown_keyword(type(self), name, known))
+        constructor(self, *args, **keywords)
+
+    return checked
+
+
+def _unknown_keyword(cls: Any, name: str, known: Iterable[str]) -> str:
+    arguments = [k for k in dict.fromkeys([*_arguments_of(cls), *sorted(known)]) if k != "self"]
+    hint = next(iter([cls.keyword_hints[name]] if name in cls.keyword_hints else close_names(name, arguments)), None)
+    remedy = f"did you mean {hint}?" if hint else f"its arguments are {', '.join(arguments)}"
+    return f"{cls.__name__} has no argument {name!r}; {remedy}"
 
 
 class Versioned(Configured):

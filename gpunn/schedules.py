@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
-from .registry import Registry
+from .registry import Configured, Registry
 from .validation import boolean, one_of, positive, positive_integer, scalar, unit_interval
 
 
-class Schedule:
+class Schedule(Configured):
     """A schedule of the learning rate: ``schedule(t)`` is η at step t, or at epoch t with per="epoch".
 
     A subclass defines ``__call__``. It keeps its constructor's arguments, and nothing else, as attributes of the same

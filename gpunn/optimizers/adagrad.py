@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from ..kernels.adagrad import adagrad
 from ..validation import Checked, nonnegative, positive
-from .base import Optimizer
+from .base import Clipping, Optimizer
 
 
 class Adagrad(Optimizer):
@@ -39,7 +39,7 @@ class Adagrad(Optimizer):
         learning_rate: Any = 1e-3,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
-        **clipping: Any,
+        **clipping: Unpack[Clipping],
     ) -> None:
         super().__init__(learning_rate, **clipping)
         self.initial_accumulator_value = initial_accumulator_value

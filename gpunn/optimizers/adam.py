@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from ..kernels.adam import adam, adam_bias_correction
 from ..program import Array
 from ..validation import Checked, half_open_unit_interval, positive
-from .base import Optimizer
+from .base import Clipping, Optimizer
 
 
 class Adam(Optimizer):
@@ -45,7 +45,7 @@ class Adam(Optimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        **clipping: Any,
+        **clipping: Unpack[Clipping],
     ) -> None:
         super().__init__(learning_rate, **clipping)
         self.beta_1, self.beta_2 = beta_1, beta_2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from ..kernels.adamw import adamw
 from ..validation import Checked, nonnegative
 from .adam import Adam
+from .base import Clipping
 
 
 class AdamW(Adam):
@@ -43,7 +44,7 @@ class AdamW(Adam):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        **clipping: Any,
+        **clipping: Unpack[Clipping],
     ) -> None:
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **clipping)
         self.weight_decay = weight_decay

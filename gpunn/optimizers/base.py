@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, TypedDict
 
 from .. import schedules
 from ..kernels import UpdateRule
@@ -10,6 +10,13 @@ from ..kernels import get as kernel
 from ..program import Array, as_tuple
 from ..registry import Registry, Versioned
 from ..validation import Checked, optional, positive
+
+
+class Clipping(TypedDict, total=False):
+    """The keywords of every optimizer that limit the gradient."""
+
+    clipvalue: float | None
+    clipnorm: float | None
 
 
 class Optimizer(Versioned):
@@ -90,6 +97,12 @@ class Optimizer(Versioned):
     rule: UpdateRule | None = None
     slots: tuple[str, ...] = ()
     opaque = False
+    keyword_hints: ClassVar[dict[str, str]] = {
+        "lr": "learning_rate",
+        "momentum": "gpunn.Momentum(momentum=…)",
+        "nesterov": "gpunn.Nesterov()",
+        "weight_decay": "gpunn.AdamW(weight_decay=…)",
+    }
     schedule = Checked(lambda _, value: schedules.get(value))
     clipvalue = Checked(optional(positive))
     clipnorm = Checked(optional(positive))

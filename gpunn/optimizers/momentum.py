@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from ..kernels.momentum import momentum as rule
 from ..validation import Checked, half_open_unit_interval
-from .base import Optimizer
+from .base import Clipping, Optimizer
 
 
 class Momentum(Optimizer):
@@ -27,7 +27,7 @@ class Momentum(Optimizer):
     slots = ("v",)
     momentum = Checked(half_open_unit_interval)
 
-    def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.9, **clipping: Any) -> None:
+    def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.9, **clipping: Unpack[Clipping]) -> None:
         super().__init__(learning_rate, **clipping)
         self.momentum = momentum
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from ..kernels.rmsprop import rmsprop
 from ..validation import Checked, half_open_unit_interval, positive
-from .base import Optimizer
+from .base import Clipping, Optimizer
 
 
 class RMSprop(Optimizer):
@@ -32,7 +32,9 @@ class RMSprop(Optimizer):
     rho = Checked(half_open_unit_interval)
     epsilon = Checked(positive)
 
-    def __init__(self, learning_rate: Any = 1e-3, rho: float = 0.9, epsilon: float = 1e-7, **clipping: Any) -> None:
+    def __init__(
+        self, learning_rate: Any = 1e-3, rho: float = 0.9, epsilon: float = 1e-7, **clipping: Unpack[Clipping]
+    ) -> None:
         super().__init__(learning_rate, **clipping)
         self.rho = rho
         self.epsilon = epsilon

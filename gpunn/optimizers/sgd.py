@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from ..kernels.sgd import sgd
-from .base import Optimizer
+from .base import Clipping, Optimizer
 
 
 class SGD(Optimizer):
@@ -22,5 +22,5 @@ class SGD(Optimizer):
     name = "sgd"
     rule = sgd
 
-    def __init__(self, learning_rate: Any = 0.01, **clipping: Any) -> None:
+    def __init__(self, learning_rate: Any = 0.01, **clipping: Unpack[Clipping]) -> None:
         super().__init__(learning_rate, **clipping)

@@ -202,7 +202,7 @@ BAD_COMPILE = {
     "an unknown loss": (
         {"loss": "crossentropy"},
         ValueError,
-        f"loss 'crossentropy' is unknown; there are {KNOWN_LOSSES}",
+        f"loss 'crossentropy' is unknown; did you mean '[a-z_]+'\\? there are {KNOWN_LOSSES}",
     ),
     "loss=None": ({"loss": None}, TypeError, naming("loss", "missing")),
     "loss=5": ({"loss": 5}, TypeError, naming("loss", "gpunn.losses.Loss", "int")),
@@ -294,3 +294,50 @@ def test_a_rejected_compile_changes_nothing(case):
 
 def test_there_are_many_cases():
     assert len(INTEGERS) + len(BAD_MAKING) + len(BAD_COMPILE) >= 75
+
+
+UNKNOWN_KEYWORDS = {
+    "another library's name": (lambda: gpunn.Adam(lr=0.1), "Adam has no argument 'lr'; did you mean learning_rate?"),
+    "an argument of another class": (
+        lambda: gpunn.SGD(0.1, momentum=0.9),
+        r"SGD has no argument 'momentum'; did you mean gpunn\.Momentum\(momentum=…\)\?",
+    ),
+    "of AdamW": (lambda: gpunn.Adam(weight_decay=0.1), "Adam has no .*'weight_decay'.*AdamW"),
+    "a misspelled one of the base class": (lambda: gpunn.AdamW(clip_norm=1.0), "AdamW has no .*'clip_norm'.*clipnorm"),
+    "of a layer": (lambda: gpunn.Dense(2, activaton="relu"), "Dense has no .*'activaton'.*did you mean activation"),
+    "of a schedule": (
+        lambda: gpunn.schedules.CosineDecay(0.1, decay_step=9),
+        "CosineDecay has no argument 'decay_step'; did you mean decay_steps?",
+    ),
+    "one like no other": (
+        lambda: gpunn.Dropout(0.5, xyz=1),
+        "Dropout has no argument 'xyz'; its arguments are rate, form",
+    ),
+    "of a class of the user": (lambda: _Slow(learning_rat=1), "_Slow has no argument 'learning_rat'; did you mean"),
+}
+
+
+class _Slow(gpunn.Adam):
+    def __init__(self, learning_rate=1e-4, **options):
+        super().__init__(learning_rate, **options)
+
+
+@pytest.mark.parametrize(("make", "message"), UNKNOWN_KEYWORDS.values(), ids=UNKNOWN_KEYWORDS)
+def test_an_unknown_keyword_names_the_class_and_a_similar_argument(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "suggestion"),
+    [
+        (lambda: gpunn.Dense(2, "rleu"), "'relu'"),
+        (lambda: gpunn.losses.get("crossentropy_binary"), "'binary_crossentropy'"),
+        (lambda: gpunn.optimizers.get("adma"), "'adam'"),
+        (lambda: gpunn.metrics.get("acuracy"), "'accuracy'"),
+        (lambda: gpunn.initializers.get("he_norml"), "'he_normal'"),
+    ],
+)
+def test_an_unknown_name_suggests_a_similar_one(make, suggestion):
+    with pytest.raises(ValueError, match=f"is unknown; did you mean {suggestion}\\? there are"):
+        make()
