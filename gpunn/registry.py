@@ -121,9 +121,28 @@ class Configured:
         """The constructor's arguments, as JSON."""
         return {}
 
+    def as_argument(self) -> str:
+        """The Python text of this object as an argument: a name if the name alone makes it, otherwise its repr."""
+        names = names_of(type(self))
+        return repr(names[0]) if names and not _non_defaults(type(self), self.get_config()) else repr(self)
+
     def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def call_text(cls: type, arguments: dict[str, Any]) -> str:
+    """The call of a constructor as Python text, with the arguments that differ from their defaults."""
+    shown = _non_defaults(cls, arguments).items()
+    required = {p.name for p in inspect.signature(cls).parameters.values() if p.default is p.empty}
+    return f"{cls.__name__}({', '.join(text if name in required else f'{name}={text}' for name, text in shown)})"
+
+
+def _non_defaults(cls: type, arguments: dict[str, Any]) -> dict[str, str]:
+    """The arguments of a constructor that differ from their defaults, as Python text."""
+    texts = {k: v.as_argument() if isinstance(v, Configured) else repr(v) for k, v in arguments.items()}
+    parameters = inspect.signature(cls).parameters
+    return {k: text for k, text in texts.items() if k not in parameters or text != repr(parameters[k].default)}
 
 
 def _with_known_keywords(constructor: Callable[..., None]) -> Callable[..., None]:

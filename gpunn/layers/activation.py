@@ -37,6 +37,3 @@ class Activation(Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom: dict[str, Any]) -> Activation:
         return cls(activations.from_config(config["activation"], custom))
-
-    def __repr__(self) -> str:
-        return f"Activation({self.activation.name!r})"

@@ -9,7 +9,7 @@ from typing import Any
 from .. import activations
 from ..activations import Activation
 from ..initializers import Initializer
-from ..registry import Registry, Versioned, check_config
+from ..registry import Registry, Versioned, call_text, check_config
 from ..validation import boolean
 
 
@@ -186,9 +186,8 @@ class Layer(Versioned):
         return cls(**config)
 
     def __repr__(self) -> str:
-        shown = {k: v for k, v in self.get_config().items() if v is not None and not isinstance(v, dict)}
-        arguments = ", ".join(f"{k}={v!r}" for k, v in shown.items())
-        return f"{type(self).__name__}({arguments})"
+        """The call that makes an equal layer, without arguments that have their defaults."""
+        return call_text(type(self), {k: getattr(self, k, v) for k, v in self.get_config().items()})
 
 
 REGISTRY: Registry[Layer] = Registry("layer", Layer, __package__)

@@ -7,6 +7,7 @@ from typing import Any
 from .. import activations, initializers
 from ..activations import Activation
 from ..kernels import get as kernel
+from ..registry import call_text
 from ..validation import Checked, boolean, nonnegative, optional, positive, positive_integer
 from .base import Layer, Parameter, Quantities
 
@@ -65,11 +66,13 @@ class Dense(Layer):
         self.units = units
         self.activation = activation
         self.use_bias = use_bias
-        default = "he_normal" if self.activation.rectifier else "lecun_normal"
-        self.kernel_initializer = default if kernel_initializer is None else kernel_initializer
+        self.kernel_initializer = self._default_initializer() if kernel_initializer is None else kernel_initializer
         self.bias_initializer = bias_initializer
         self.l2, self.l1 = l2, l1
         self.max_norm = max_norm
+
+    def _default_initializer(self) -> str:
+        return "he_normal" if self.activation.rectifier else "lecun_normal"
 
     def build(self, n_in: int) -> int:
         self.n_in, self.n_out = n_in, self.units
@@ -133,6 +136,9 @@ class Dense(Layer):
         )
 
     def __repr__(self) -> str:
-        named = "" if self.activation.name == "identity" else f", activation={self.activation.name!r}"
-        extra = "".join(f", {k}={v!r}" for k in ("l2", "l1", "max_norm") if (v := getattr(self, k)))
-        return f"Dense({self.units}{named}{extra})"
+        shown = {k: getattr(self, k, v) for k, v in self.get_config().items()}
+        if self.activation.name == "identity":
+            shown["activation"] = None
+        if self.kernel_initializer.as_argument() == repr(self._default_initializer()):
+            shown["kernel_initializer"] = None
+        return call_text(type(self), shown)

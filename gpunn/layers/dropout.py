@@ -64,6 +64,3 @@ class Dropout(Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {"rate": self.rate, "form": self.form}
-
-    def __repr__(self) -> str:
-        return f"Dropout({self.rate:g})" if self.form == "inverted" else f"Dropout({self.rate:g}, form={self.form!r})"

@@ -87,6 +87,36 @@ def test_parameters_and_predictions_have_the_dtype(dtype):
     assert gpunn.Sequential([gpunn.Dense(1)]).dtype == np.float32
 
 
+class _Shift(gpunn.Layer):
+    """A layer of a user whose arguments are an activation and a number."""
+
+    def __init__(self, activation="relu", by=0.0):
+        self.activation, self.by = gpunn.activations.get(activation), by
+
+    def get_config(self):
+        return {"activation": gpunn.activations.to_config(self.activation), "by": self.by}
+
+
+REPEATED = [
+    gpunn.Dense(5, use_bias=False, kernel_initializer="he_uniform"),
+    gpunn.Dense(5, gpunn.activations.LeakyReLU(0.3), kernel_initializer=gpunn.initializers.Normal(0.0, 0.3)),
+    gpunn.Dense(5, "leaky_relu", bias_initializer=gpunn.initializers.Constant(0.1), l1=1 / 3, l2=0.1, max_norm=2),
+    gpunn.Dense(5, "elu", kernel_initializer="lecun_normal"),
+    gpunn.Activation(gpunn.activations.ELU(0.5)),
+    gpunn.Dropout(1 / 3, form="textbook"),
+    gpunn.BatchNormalization(0.2),
+    gpunn.LayerNormalization(epsilon=1e-3),
+    _Shift(gpunn.activations.ELU(0.5), by=2.5),
+]
+
+
+@pytest.mark.parametrize("layer", REPEATED, ids=repr)
+def test_the_repr_of_a_layer_makes_an_equal_layer(layer):
+    names = {**vars(gpunn.activations), **vars(gpunn.initializers), **vars(gpunn.layers), "_Shift": _Shift}
+    again = eval(repr(layer), names)
+    assert type(again) is type(layer) and gpunn.layers.to_config(again) == gpunn.layers.to_config(layer)
+
+
 def test_layers_len_index_iteration_and_repr():
     layers = small_layers()
     net = gpunn.Sequential(layers, input_shape=4, seed=1)

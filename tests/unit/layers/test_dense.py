@@ -162,6 +162,9 @@ def test_repr():
         "Dense(3, activation='sigmoid', l2=0.1, max_norm=2.0)"
     )
     assert repr(gpunn.Activation("swish")) == "Activation('silu')"
+    assert repr(gpunn.Dense(2, kernel_initializer="he_uniform")) == "Dense(2, kernel_initializer='he_uniform')"
+    assert repr(gpunn.Dense(2, gpunn.activations.LeakyReLU(0.3))) == "Dense(2, activation=LeakyReLU(alpha=0.3))"
+    assert repr(gpunn.Dense(2, "relu", kernel_initializer="he_normal")) == "Dense(2, activation='relu')"
 
 
 @pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), np.array(3)])

@@ -124,7 +124,7 @@ def test_gamma_and_beta_are_learned_and_not_penalized(layer):
 
 
 def test_repr():
-    assert repr(gpunn.BatchNormalization()) == "BatchNormalization(momentum=0.1, epsilon=1e-05)"
+    assert repr(gpunn.BatchNormalization()) == "BatchNormalization()"
     assert repr(gpunn.LayerNormalization(0.001)) == "LayerNormalization(epsilon=0.001)"
 
 
