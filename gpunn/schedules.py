@@ -322,3 +322,7 @@ __all__ = [
     "from_config",
     "get",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -746,3 +746,31 @@ def _back_propagate(
             grad_a = dropout(delta[0] @ W_next.T, mask, p)
             delta.insert(0, derivative(z[k], activations[k]) * grad_a)
     return delta
+
+
+__all__ = [
+    "Function",
+    "Step",
+    "activate",
+    "aggregate",
+    "derivative",
+    "dropout",
+    "gradient_step",
+    "initial_weights",
+    "intercept_gradient",
+    "loss",
+    "loss_gradient",
+    "matched_output_error",
+    "output_error",
+    "penalty",
+    "penalty_gradient",
+    "recursion",
+    "row_losses",
+    "row_weights",
+    "train_step",
+    "weight_gradient",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -79,3 +79,7 @@ __all__ = [
     "update_rule",
     "widened",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -31,3 +31,7 @@ __all__ = [
     "preload",
     "to_host",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

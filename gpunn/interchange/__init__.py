@@ -9,3 +9,7 @@ from __future__ import annotations
 from .torch import from_torch, load_torch, save_torch, torch_module, torch_state_dict
 
 __all__ = ["from_torch", "load_torch", "save_torch", "torch_module", "torch_state_dict"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -19,3 +19,7 @@ __all__ = [
     "from_config",
     "to_config",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

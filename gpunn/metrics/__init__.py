@@ -28,3 +28,7 @@ __all__ = [
     "get",
     "to_config",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

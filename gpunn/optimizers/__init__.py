@@ -22,3 +22,7 @@ __all__ = [
     "get",
     "to_config",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -40,3 +40,7 @@ __all__ = [
     "rewrite",
     "unpacked",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

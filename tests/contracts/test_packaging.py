@@ -36,6 +36,19 @@ def test_every_public_name_exists():
         _ = gpunn.Sequentail
 
 
+MODULES = (
+    "activations backend initializers interchange kernels layers losses metrics optimizers program schedules theory"
+)
+
+
+@pytest.mark.parametrize(
+    "module", [gpunn, *(getattr(gpunn, name) for name in MODULES.split())], ids=lambda m: m.__name__
+)
+def test_completion_shows_the_public_names_only(module):
+    assert dir(module) == sorted(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+
+
 def test_the_lists_of_public_names_agree():
     tree = ast.parse((ROOT / "gpunn" / "__init__.py").read_text(encoding="utf-8"))
     branch = next(n for n in tree.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")
