@@ -170,9 +170,8 @@ class Sequential:
         return iter(self._net.layers)
 
     def __repr__(self) -> str:
-        inside = ", ".join(map(repr, self._net.layers))
         shape = f", input_shape={self._net.n_in}" if self._net.is_built else ""
-        return f"Sequential([{inside}]{shape}, seed={self.seed}, dtype='{self.dtype}')"
+        return f"Sequential({self._net.layers!r}{shape}, seed={self.seed}, dtype='{self.dtype}')"
 
     def summary(self, batch_size: int = BATCH) -> Summary:
         """A table of the layers, their parameters, the memory of a training step, and what leaves the fast path.
@@ -705,8 +704,12 @@ class Sequential:
         self._require_compiled("input_gradient")
         return inspection.input_gradient(self._net, inputs.batch(self._net, x, y, sample_weight), training=training)
 
-    def trace(self, x: Any, y: Any = None, training: bool = False, *, sample_weight: Any = None) -> list[LayerTrace]:
+    def trace(
+        self, x: Any, y: Any = None, training: bool | None = None, *, sample_weight: Any = None
+    ) -> list[LayerTrace]:
         """z, a, δ = ∂C/∂z, ∂C/∂W and ∂C/∂b of every layer for one batch, computed without fusion. (E1 to E7)
+
+        With y they are by default those of the next training step, as in `loss_and_gradients` and `check_gradients`.
 
         Parameters
         ----------
@@ -714,7 +717,10 @@ class Sequential:
             Inputs.
         y : array-like (n,) or (n, n_out), optional
             Targets, as in `fit`; needs a compiled network. None computes the forward pass only.
-        training, sample_weight
+        training : bool, optional
+            If true, use dropout masks and batch statistics, as in `loss_and_gradients`; if false, trace a prediction.
+            None is true with y, and false without.
+        sample_weight
             As in `loss_and_gradients`.
 
         Returns
@@ -723,8 +729,9 @@ class Sequential:
             One entry per layer.
         """
         if y is None:
-            return inspection.trace_forward(self._net, x, training=training)
+            return inspection.trace_forward(self._net, x, training=bool(training))
         self._require_compiled("trace with y")
+        training = True if training is None else training
         return inspection.trace(self._net, inputs.batch(self._net, x, y, sample_weight), training=training)
 
     # --- files ---

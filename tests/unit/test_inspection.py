@@ -146,11 +146,16 @@ def test_trace_in_training_uses_the_masks_of_the_step():
     assert set(np.unique(dropped == 0)) == {False, True}
     np.testing.assert_array_equal(dropped[dropped != 0], 2 * X[dropped != 0])
     assert bits(net.trace(X, training=True)[0].a) == bits(dropped)
-    assert bits(net.trace(X, Y)[0].a) == bits(X)
+    assert bits(net.trace(X, Y, training=False)[0].a) == bits(net.trace(X)[0].a) == bits(X)
     net.train_on_batch(X, Y)
     assert bits(net.trace(X, Y, training=True)[0].a) != bits(dropped)
+
+
+def test_trace_and_the_gradient_methods_have_the_same_default():
+    net = gpunn.Sequential([gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")], input_shape=4, seed=1)
+    net.compile("sgd", "sparse_categorical_crossentropy")
     _, gradients = net.loss_and_gradients(X, Y)
-    np.testing.assert_allclose(net.trace(X, Y, training=True)[1].dW, gradients[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(net.trace(X, Y)[1].dW, gradients[0], rtol=1e-5, atol=1e-7)
 
 
 # --- summary ---------------------------------------------------------------------------------------------------------
