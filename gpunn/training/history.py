@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
@@ -24,8 +24,8 @@ class _Style(TypedDict, total=False):
 class History:
     """The losses and metrics of a fit, as returned by `fit`.
 
-    A second `fit` returns a new History. It contains no times, so that two fits with the same seed have equal
-    histories.
+    ``history["loss"]`` is the list of one value per epoch, and iteration yields the names. A second `fit` returns a new
+    History. It contains no times, so that two fits with the same seed have equal histories.
 
     Attributes
     ----------
@@ -33,7 +33,8 @@ class History:
         One value per epoch for each name: "loss", "accuracy", "val_loss", … A value that a callback adds in some epochs
         only is NaN in the others.
     epoch : list of int
-        The epochs, counted from 0.
+        The epochs, counted from 0 as in Keras, in callbacks, `to_frame` and `CSVLogger` too. Only what is shown counts
+        from 1: the progress bar, plots, messages, and the file names of `ModelCheckpoint`.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,15 @@ class History:
         for name, values in self.history.items():
             values.append(logs.get(name, math.nan))
         self.epoch.append(epoch)
+
+    def __getitem__(self, name: str) -> list[float]:
+        """The values of one name, per epoch. KeyError for an unknown name; it lists the names."""
+        if name not in self.history:
+            raise KeyError(f"{name!r} is not in the history, which has {', '.join(self.history)}")
+        return self.history[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.history)
 
     def to_frame(self) -> DataFrame:
         """Return a pandas DataFrame with one row per epoch and one column per name.

@@ -50,6 +50,14 @@ def test_a_history_has_one_float_per_epoch():
     assert list(named.history) == ["loss", "acc", "val_loss", "val_acc"]
 
 
+def test_a_history_is_indexed_by_name():
+    history = _net(metrics=["accuracy"]).fit(X, Y, epochs=2, verbose=0)
+    assert history["loss"] is history.history["loss"] and list(history) == ["loss", "accuracy"]
+    assert "loss" in history and "val_loss" not in history
+    with pytest.raises(KeyError, match="'val_loss' is not in the history, which has loss, accuracy"):
+        _ = history["val_loss"]
+
+
 def test_the_loss_of_an_epoch_is_the_mean_over_rows_before_their_step():
     """The loss of a batch is that before its step. The last batch has 3 of 23 rows and its weight is 3/23."""
     net, reference = _net(), _net()
