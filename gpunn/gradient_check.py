@@ -77,8 +77,13 @@ class GradientReport:
 
     @property
     def ok(self) -> bool:
-        """True if every error is within the tolerance and the bits repeat."""
-        return self.repeats and self._all_within
+        """True if every parameter was checked, every error is within the tolerance, and the bits repeat."""
+        return self.repeats and self._all_within and not self.unchecked
+
+    @property
+    def unchecked(self) -> list[str]:
+        """The names of the parameters, or "inputs x", of which no coordinate could be compared."""
+        return [e.name for e in self.entries if not e.checked]
 
     @property
     def _all_within(self) -> bool:
@@ -92,6 +97,8 @@ class GradientReport:
             for e in self.entries
         ]
         verdict = "right" if self._all_within else "WRONG"
+        if self._all_within and self.unchecked:
+            verdict = f"right where it was checked, but nothing of {', '.join(self.unchecked)} could be"
         repeated = "the same bits" if self.repeats else "OTHER BITS"
         lines.append(f"the derivative is {verdict} (worst {self.worst:.2e}, tolerance {self.tolerance:.0e})")
         lines.append(f"a second computation gives {repeated}")
@@ -115,8 +122,9 @@ def check_gradients(
     and the current step's dropout mask take part; the mask is the same for all costs. The network is not changed.
 
     A coordinate has no derivative where ±h moves a rectifier, an absolute or Huber error, or a weight with l1 across
-    its kink. It is counted in `Entry.kinks` and not compared. An error below `Entry.resolution` does not indicate a
-    wrong derivative: an intercept before batch normalization has derivative 0, and its difference is rounding.
+    its kink. It is counted in `Entry.kinks` and not compared. If no coordinate of a parameter can be compared, the
+    result is not `ok`: give other inputs, for example random ones. An error below `Entry.resolution` does not indicate
+    a wrong derivative: an intercept before batch normalization has derivative 0, and its difference is rounding.
 
     Parameters
     ----------

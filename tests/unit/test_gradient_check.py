@@ -166,7 +166,7 @@ def test_a_rectifier_on_its_kink(activation, apart):
     net.set_weights([[[2, 1], [-1, 1]], [0, 0], [[0.5], [2]], [1]])
     net.compile("sgd", "half_squared_error", device="cpu")
     report = gpunn.check_gradients(net, [[1.0, 2.0]], [[4.0]])
-    assert report.ok
+    assert report.worst < 1e-6 and report.unchecked == ["inputs x"] and not report.ok
     last = "2" if apart else "1"
     assert _entries(report) == {
         "0 Dense W": (2, 2),
@@ -190,7 +190,7 @@ def test_a_loss_on_its_kink(loss, target):
     net.set_weights([[[1, 2]], [2, -1]])
     net.compile("sgd", loss, device="cpu")
     report = gpunn.check_gradients(net, [[1.0]], [[target, 9.0]])
-    assert report.ok
+    assert report.worst < 1e-6 and report.unchecked == ["inputs x"] and not report.ok
     assert _entries(report) == {"0 Dense W": (1, 1), "0 Dense b": (1, 1), "inputs x": (0, 1)}
 
 
@@ -247,6 +247,16 @@ def test_the_mask_is_that_of_the_next_step(form):
         assert hidden.any() and not hidden.all()
         np.testing.assert_array_equal(net.input_gradient(x, y) == 0, hidden)
         net.train_on_batch(x, y)
+
+
+def test_a_parameter_of_which_nothing_is_checked_is_named():
+    net = _net(gpunn.Dense(3, "relu"), gpunn.Dense(2))
+    _, y = _data()
+    report = gpunn.check_gradients(net, np.zeros((len(y), 4)), y)
+    assert report.unchecked == ["0 Dense b", "inputs x"] and report.worst < 1e-6
+    assert not report.ok
+    assert "right where it was checked, but nothing of 0 Dense b, inputs x could be" in str(report)
+    assert gpunn.check_gradients(net, *_data()).unchecked == []
 
 
 def test_a_float32_network_is_checked_in_float64():
