@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import re
 import threading
-import warnings
 from dataclasses import dataclass, field
 
+from ..user_warnings import warn_user
 from .base import Backend, Communicator
 from .cpu.backend import CPUBackend
 from .cuda.backend import CUDABackend
@@ -78,7 +78,7 @@ def get(device: str | Backend = "auto") -> Backend:
         first = not _registry.warned
         _registry.warned = True
     if first:
-        warnings.warn(f"gpunn uses the CPU: {fault}", DeviceFallbackWarning, stacklevel=2)
+        warn_user(f"gpunn uses the CPU: {fault}", DeviceFallbackWarning)
     return backend
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..training import fit, resume
 from ..training.callbacks import ProgressBar
 from ..training.divergence import DivergenceError
 from ..training.shard import Shard
+from ..user_warnings import warn_user
 from .fit_data import DataRows, MLPFitData
 from .saving import sklearn_name
 from .stopping import SklearnStopping, generator_from
@@ -110,20 +110,17 @@ class MLPStochasticFit(MLPFitData):
         finally:
             self._export_weights()
         if not incremental and self.n_iter_ == self.max_iter and not model.stop_training:
-            warnings.warn(
+            warn_user(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
 
     def _clipped_batch_size(self, n_rows: int) -> int:
         if self.batch_size == "auto":
             return min(200, n_rows)
         if self.batch_size > n_rows:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=3
-            )
+            warn_user("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
         return min(int(self.batch_size), n_rows)
 
     def _train(
@@ -204,4 +201,4 @@ class MLPStochasticFit(MLPFitData):
         self.loss_ = float("nan")
         self.loss_curve_.append(self.loss_)
         self.validation_scores_.append(float("nan"))
-        warnings.warn(f"{error} The best weights so far are kept.", ConvergenceWarning, stacklevel=3)
+        warn_user(f"{error} The best weights so far are kept.", ConvergenceWarning)

@@ -15,7 +15,7 @@ dependencies, imports, sources = draw_packages.dependencies, draw_packages.impor
 # A package imports only packages of its own row and of the rows above it. `theory` follows `backend`, since it computes
 # with the arrays of a backend.
 ORDER = """
-_version kernels validation
+_version kernels user_warnings validation
 registry
 program
 initializers activations losses schedules

@@ -8,7 +8,6 @@ replay gives the same bits as the launches one by one.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from ...kernels import DeviceLaunch
 from ...kernels import get as kernel
+from ...user_warnings import warn_user
 from ..executor import group_runs
 from .capture import StreamSet
 from .stream_scheduler import START, ScheduledLaunch, assign_streams
@@ -133,10 +133,9 @@ class StepGraph:
                 self.capture_error = " ".join(f"{type(error).__name__}: {error}".split())
                 if self.on_fallback is not None:
                     self.on_fallback(f"no CUDA graph could be captured, {self.capture_error}")
-                warnings.warn(
+                warn_user(
                     f"a step is not captured as a CUDA graph and runs launch by launch, slower: {self.capture_error}",
                     CaptureWarning,
-                    stacklevel=2,
                 )
                 return None
         return self._captured[steps, with_schedule]

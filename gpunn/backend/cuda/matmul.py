@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from ...kernels import DeviceLaunch
 from ...kernels import get as kernel
+from ...user_warnings import warn_user
 from ..errors import Fault
 from ..matmul import check_operands
 from . import cublaslt
@@ -104,8 +104,7 @@ class GpuMatmul:
             first = not self._warned
             self._warned = True
         if first:
-            warnings.warn(
+            warn_user(
                 f"matrix products on {self.device} are launched through CuPy, one by one, which is slower: {reason}",
                 ProductWarning,
-                stacklevel=4,
             )
