@@ -111,6 +111,8 @@ def fit(model: Model, X: object, y: object, sample_weight: object, options: FitO
     """Implement `Sequential.fit`."""
     options = options.checked()
     given = {"X": X, "y": y, "sample_weight": sample_weight}
+    if y is not None and is_stream(X) and not isinstance(X, Rows):
+        raise TypeError(f"X is a stream ({type(X).__name__}) and yields its targets in batches (x, y): leave y out")
     if y is None and not isinstance(X, Rows) and is_stream(X):
         data = _stream(model._net, X, sample_weight, options)
         return run(model, data, options, {"steps_per_epoch": options.steps_per_epoch})

@@ -51,6 +51,21 @@ def _wanted(epochs=3, **options):
     return net, net.fit(X, Y, batch_size=5, shuffle=False, epochs=epochs, verbose=0, **options).history
 
 
+class Loader:
+    """An iterable of batches without a length."""
+
+    def __iter__(self):
+        return _batches(X, Y)
+
+
+@pytest.mark.parametrize(
+    "batches", [lambda: _batches(X, Y), _batches(X, Y), Table(), Loader()], ids=lambda b: type(b).__name__
+)
+def test_a_stream_with_separate_targets_is_refused(batches):
+    with pytest.raises(TypeError, match=r"X is a stream \((function|generator|Table|Loader)\).*: leave y out"):
+        _net().fit(batches, Y, verbose=0)
+
+
 # --- the same as on arrays --------------------------------------------------------------------------------------------
 
 STREAMS = {
