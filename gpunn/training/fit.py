@@ -17,9 +17,10 @@ from ..network import Network
 from ..parallel import Rows
 from ..parallel.disk_rows import RowPartition, resolve
 from ..program.groups import SINGLE_PROCESS
+from ..user_warnings import warn_user
 from ..validation import as_list, boolean, positive_integer
 from . import inputs
-from .callbacks import NEVER_SAVE, Callback, CallbackList, EpochLogger, ProgressBar
+from .callbacks import NEVER_SAVE, Callback, CallbackList, EpochLogger, ModelCheckpoint, ProgressBar
 from .datasets import (
     ArrayBatches,
     Dataset,
@@ -35,7 +36,7 @@ from .divergence import raise_if_diverged
 from .history import History
 from .inputs import Arrays
 from .learning_rates import learning_rate
-from .resume import Saved, TrainingRun, dataset_fingerprint
+from .resume import LoadedCheckpoint, Saved, TrainingRun, dataset_fingerprint
 from .shard import Shard, check_shard_sizes
 from .stream import Batches, Stream, is_stream
 from .trainer import Model, Trainer
@@ -248,7 +249,7 @@ def run(
         net.apply_attribute_changes()
         record = _record(model, data, options, settings, owner)
         record.history = record.history if history is None else history
-        saved = None if options.resume is None else record.open(options.resume, options.epochs)
+        saved = _resumed(record, options)
         first, done = (model._epochs, 0) if saved is None else (saved.state.first_epoch, saved.state.epochs_done)
         net.group.check_agreement("fit", lambda: _shared_settings(record, options.epochs, first, done))
         if not net.is_built:
@@ -264,6 +265,28 @@ def run(
             # after the context, so that an out-of-memory error reports the memory that was free when it occurred
             model._run = None
             net.backend.release_memory()
+
+
+def _resumed(record: TrainingRun, options: FitOptions) -> LoadedCheckpoint | None:
+    """The checkpoint that the fit continues, if there is one. Warn if there is none and no callback writes it."""
+    if options.resume is None:
+        return None
+    saved = record.open(options.resume, options.epochs)
+    path = os.fspath(options.resume)
+    written = any(_may_write(callback, path) for callback in record.hooks.callbacks)
+    if saved is None and not written and record.net.group.rank == 0:
+        warn_user(
+            f"resume={path!r} is no file, and no callback writes it, so this fit cannot be resumed: add "
+            f"gpunn.ModelCheckpoint({path!r}) to callbacks"
+        )
+    return saved
+
+
+def _may_write(callback: Callback, path: str) -> bool:
+    """True if a callback may write a checkpoint to this path; a user's callback always may."""
+    if type(callback) is ModelCheckpoint:
+        return "{" in callback.path or os.path.abspath(callback.path) == os.path.abspath(path)
+    return not type(callback).__module__.startswith("gpunn.")
 
 
 def _record(

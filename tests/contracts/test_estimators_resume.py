@@ -128,7 +128,8 @@ def test_resume_with_changed_data_is_refused(name, tmp_path):
         options = {"validation_data": (X[:30], LABELS[:30]), **options}
         return classifier.fit(X, y, sample_weight=sample_weight, resume=path, **options)
 
-    whole = fit([])
+    whole = fit([gpunn.ModelCheckpoint(path)])
+    path.unlink()
     with pytest.raises(KeyboardInterrupt):
         fit([gpunn.ModelCheckpoint(path), StopAt(STOP)])
     match, other = OTHERS[name]
@@ -207,7 +208,12 @@ def test_load_opens_a_checkpoint_as_the_estimator_of_that_epoch(tmp_path):
 
 
 def test_resume_without_a_file_starts_from_scratch(tmp_path):
-    assert_same_fit(fitted({}, [], resume=tmp_path / "none.safetensors"), fitted({}, []))
+    path = tmp_path / "none.safetensors"
+    with pytest.warns(UserWarning, match="no callback writes it") as found:
+        classifier = fitted({}, [], resume=path)
+    assert [w.filename for w in found if "callback" in str(w.message)] == [__file__]
+    assert_same_fit(classifier, fitted({}, []))
+    assert_same_fit(fitted({}, [gpunn.ModelCheckpoint(path)], resume=path), classifier)
 
 
 REFUSED = {

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -231,3 +232,31 @@ def test_a_gpu_and_a_cpu_resume_checkpoints_of_each_other(file, fake_cupy, monke
         assert net.device == ("cpu" if then == "cpu" else "cuda:0") and len(history.epoch) == EPOCHS
         for a, b in zip(net.get_weights(), whole, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+class _Saves(gpunn.Callback):
+    """A callback that writes its checkpoints itself."""
+
+    def on_epoch_complete(self, epoch, logs=None):
+        self.model.save_checkpoint("run.safetensors")
+
+
+WRITERS = {
+    "no callback": ([], True),
+    "one that writes another file": ([gpunn.ModelCheckpoint("other.safetensors")], True),
+    "one that writes none": ([gpunn.EarlyStopping("loss")], True),
+    "one that writes it": ([gpunn.ModelCheckpoint("./run.safetensors")], False),
+    "one with fields": ([gpunn.ModelCheckpoint("run{epoch}.safetensors")], False),
+    "one of the user": ([_Saves()], False),
+}
+
+
+@pytest.mark.parametrize(("callbacks", "warned"), WRITERS.values(), ids=WRITERS)
+def test_resuming_from_a_file_that_nothing_writes_warns_once(callbacks, warned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = gpunn.Sequential([gpunn.Dense(1)], seed=0).compile("sgd", "mse")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        net.fit(np.eye(3), np.ones((3, 1)), epochs=2, verbose=0, callbacks=callbacks, resume="run.safetensors")
+    assert [w.filename for w in found] == [__file__] * warned
+    assert all("add gpunn.ModelCheckpoint('run.safetensors') to callbacks" in str(w.message) for w in found)
