@@ -134,7 +134,7 @@ def load_torch(net: M, source: Source) -> M:
         A network with the same architecture. If its number of inputs is unknown, the source determines it.
     source : path or mapping
         A safetensors file of the state dict (`safetensors.torch.save_file(module.state_dict(), path)`), or the state
-        dict itself, of tensors or arrays.
+        dict itself, of tensors or arrays. float16 and bfloat16 become float32.
 
     Raises
     ------
@@ -318,8 +318,15 @@ def _layer_of(origin: str, k: int, arrays: dict[str, Any]) -> Layer:
     shape = tuple(getattr(arrays.get("weight"), "shape", ()))
     if len(shape) == 2:
         return layers.Dense(shape[0], use_bias="bias" in arrays)
+    if len(shape) == 1 and "running_mean" in arrays:
+        return layers.BatchNormalization()
+    if len(shape) == 1 and "bias" in arrays:
+        return layers.LayerNormalization()
     if len(shape) == 1:
-        return layers.BatchNormalization() if "running_mean" in arrays else layers.LayerNormalization()
+        raise CheckpointError(
+            f"{origin}: position {k} must have a bias, got a weight of shape {shape} alone, as in nn.PReLU or a "
+            f"normalization without bias; gpunn has neither. For LayerNorm or BatchNorm add '{k}.bias' with zeros"
+        )
     raise CheckpointError(
         f"{origin}: position {k} must be nn.Linear, nn.BatchNorm1d or nn.LayerNorm, got {_listed([*arrays])}"
     )
@@ -331,7 +338,7 @@ def _layer_of(origin: str, k: int, arrays: dict[str, Any]) -> Layer:
 def _read(source: Any) -> tuple[str, dict[str, Any]]:
     """Return a description of the source for messages, and its state dict."""
     if isinstance(source, Mapping):
-        return "the state dict", dict(source)
+        return "the state dict", {name: _without_bfloat16(array) for name, array in source.items()}
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a safetensors file or a state dict, got {type(source).__name__}")
     path = Path(source)
@@ -351,6 +358,13 @@ def _read(source: Any) -> tuple[str, dict[str, Any]]:
         return str(path), {name: _array(path, name, entry) for name, entry in entries}
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _without_bfloat16(array: Any) -> Any:
+    """Convert a bfloat16 tensor or array, which NumPy lacks, to float32; return anything else unchanged."""
+    if str(getattr(array, "dtype", "")) not in ("bfloat16", "torch.bfloat16"):
+        return array
+    return array.float() if hasattr(array, "float") else array.astype(np.float32)
 
 
 def _array(path: Path, name: str, entry: dict[str, Any]) -> np.ndarray:
