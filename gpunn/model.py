@@ -356,7 +356,7 @@ class Sequential:
             Maximum number of threads of a fit, BLAS included; None uses BLAS's setting. Needs the extra `threads`.
         strategy : DataParallel, optional
             Distributes the rows of every batch over the processes that `mpiexec` started; None trains in this process
-            only.
+            only. A script that is started without `mpiexec` is one process.
         eager : bool
             If true, every operation of a step is computed from Python, one after the other: slow, but a debugger can
             stop in the methods of layers, losses, metrics and optimizers, and print their arrays. The results are equal
@@ -370,9 +370,9 @@ class Sequential:
         DeviceError
             If the device cannot be used.
         RuntimeError
-            For a strategy without an MPI launch.
+            For a strategy, if `mpiexec` and mpi4py use different MPI libraries.
         ImportError
-            For `threads` without threadpoolctl, or a strategy without mpi4py.
+            For `threads` without threadpoolctl, or a strategy under `mpiexec` without mpi4py.
         """
         self._require_idle("compile")
         group = compile_options.process_group(strategy)

@@ -33,7 +33,6 @@ LAUNCHERS = (
 FAILURE_TIMEOUT = 10.0  # seconds that a failed process waits until the others receive its error
 ABORT_DELAY = 1.0  # seconds between the last message and the abort
 SMALL = 4096  # elements; smaller arrays of one type are packed into one message
-COMMAND = "mpiexec -n 4 python train.py"
 
 
 class ProcessError(RuntimeError):
@@ -63,16 +62,24 @@ _world: MpiWorld | None = None
 _lock = threading.Lock()
 
 
-def world() -> MpiWorld:
-    """Return the processes of this launch, created once. RuntimeError without mpiexec, ImportError without mpi4py."""
+def world() -> MpiWorld | None:
+    """Return the processes of this launch, created once. None for a process that no launcher started.
+
+    ImportError if a launcher started it, but mpi4py is missing. RuntimeError if they are of different MPI libraries.
+    """
     global _world
     with _lock:
         if _world is None:
             launched = mpi_rank_and_size()
-            MPI = load()
+            try:
+                MPI = load()
+            except ImportError:
+                if launched is None:
+                    return None
+                raise
             size = MPI.COMM_WORLD.size
             if launched is None and size == 1:
-                raise RuntimeError(f"strategy=DataParallel() needs processes started by mpiexec: {COMMAND}")
+                return None
             if launched is not None and launched[1] != size:
                 raise RuntimeError(
                     f"the launcher started {launched[1]} processes, but mpi4py sees {size}: they use different MPI "

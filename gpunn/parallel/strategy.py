@@ -9,6 +9,7 @@ from typing import Any
 from ..backend import Backend, local_device
 from ..kernels import Launch
 from ..program import Array
+from ..program.groups import SINGLE_PROCESS, SingleProcess
 from ..validation import boolean, positive, positive_integer
 from . import mpi
 
@@ -16,9 +17,10 @@ from . import mpi
 class DataParallel:
     """Divide the rows of every batch among the processes that `mpiexec` started, and sum their gradients.
 
-    Row counts of two ranks differ by at most one. P processes take the same steps as one (E6, E7: sums over rows).
-    Every process must run the same script and make the same calls with the same arguments. Passive callbacks, such as a
-    progress bar or `ModelCheckpoint`, are called on rank 0 only.
+    Row counts of two ranks differ by at most one. P processes take the same steps as one (E6, E7: sums over rows). A
+    script that is started without `mpiexec` trains in its one process, with no need for mpi4py. Every process must run
+    the same script and make the same calls with the same arguments. Passive callbacks, such as a progress bar or
+    `ModelCheckpoint`, are called on rank 0 only.
 
     Parameters
     ----------
@@ -36,9 +38,9 @@ class DataParallel:
     Raises
     ------
     ImportError
-        At `compile`, if mpi4py is not installed.
+        At `compile`, if `mpiexec` started the script, but mpi4py is not installed.
     RuntimeError
-        At `compile`, if the script was not started by `mpiexec`.
+        At `compile`, if `mpiexec` and mpi4py use different MPI libraries.
     ValueError
         On every process, if their arguments or data differ.
     """
@@ -50,9 +52,11 @@ class DataParallel:
         self.bucket_bytes = None if bucket_bytes is None else positive_integer("bucket_bytes", bucket_bytes)
         self.timeout = positive("timeout", timeout)
 
-    def start(self) -> DataParallelGroup:
+    def start(self) -> DataParallelGroup | SingleProcess:
         """Return the process group of this launch, without a device yet."""
         world = mpi.world()
+        if world is None:
+            return SINGLE_PROCESS
         world.timeout = self.timeout
         return DataParallelGroup(
             world, synchronized_batch_norm=self.synchronized_batch_norm, bucket_bytes=self.bucket_bytes

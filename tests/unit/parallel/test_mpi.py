@@ -137,18 +137,6 @@ def test_a_process_reads_only_its_own_rows(size, tmp_path):
     assert all(a[1] == b[0] for a, b in itertools.pairwise(ends))
 
 
-def test_without_mpiexec_the_error_shows_the_command():
-    code = (
-        "import gpunn\n"
-        "net = gpunn.Sequential([gpunn.Dense(1)], seed=0)\n"
-        "try:\n    net.compile('sgd', 'mse', strategy=gpunn.DataParallel())\n"
-        "except RuntimeError as error:\n    print(error)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
-    assert "mpiexec -n 4 python train.py" in done.stdout
-
-
 def test_different_mpi_libraries_are_detected():
     """The launcher reports four processes, the library one."""
     code = "import gpunn; gpunn.DataParallel().start()"
