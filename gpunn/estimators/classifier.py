@@ -30,16 +30,51 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
 
     Parameters
     ----------
-    hidden_layer_sizes, solver, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle
-        As in scikit-learn.
-    random_state, tol, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction
-        As in scikit-learn.
-    beta_1, beta_2, epsilon, n_iter_no_change, max_fun
-        As in scikit-learn.
-    alpha : float, default=0.0001
-        As in scikit-learn: the penalty of a batch is ½α ΣW²/Σw. That of E9 is not divided by Σw.
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        The number of units of each hidden layer.
     activation : str, Activation or list, default="relu"
         Activation of the hidden layers (E2): scikit-learn's and gpunn's names, or one entry per hidden layer.
+    solver : {"adam", "sgd", "lbfgs"}, default="adam"
+        The optimizer, in scikit-learn's form. "lbfgs" is a quasi-Newton method that uses all rows in every step.
+    alpha : float, default=0.0001
+        As in scikit-learn: the penalty of a batch is ½α ΣW²/Σw. That of E9 is not divided by Σw.
+    batch_size : int or "auto", default="auto"
+        Number of rows per step. "auto" is min(200, n); "lbfgs" does not use it.
+    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
+        The schedule of solver="sgd". "invscaling" divides by t ** `power_t`, where t counts rows. "adaptive" divides by
+        5 where the fit would otherwise stop on a plateau.
+    learning_rate_init : float, default=0.001
+        The initial learning rate η of "sgd" and "adam". (E8)
+    power_t : float, default=0.5
+        The exponent of learning_rate="invscaling".
+    max_iter : int, default=200
+        Maximum number of epochs, or of iterations of "lbfgs".
+    shuffle : bool, default=True
+        Draw a new order of the rows in every epoch of "sgd" and "adam".
+    random_state : int, RandomState or None, default=None
+        Seed of initial weights, row orders, the early-stopping split and dropout masks. An integer repeats the fit.
+    tol : float, default=0.0001
+        The smallest change of loss or validation score that counts as an improvement: see `n_iter_no_change`.
+    verbose : bool, int or "bar", default=False
+        Print the loss of every epoch, as scikit-learn does, or show a progress bar with "bar".
+    warm_start : bool, default=False
+        Start `fit` from the weights of the last one instead of new ones.
+    momentum : float, default=0.9
+        The momentum of solver="sgd", in [0, 1].
+    nesterovs_momentum : bool, default=True
+        Use Nesterov's form of that momentum.
+    early_stopping : bool, default=False
+        Stop by the score on `validation_fraction` of the rows, and keep the weights of the best epoch.
+    validation_fraction : float, default=0.1
+        The fraction of the rows that `early_stopping` does not train with.
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        The decay rates of Adam's moments, in [0, 1).
+    epsilon : float, default=1e-8
+        ε of Adam's denominator.
+    n_iter_no_change : int, default=10
+        Stop after more than this number of epochs without an improvement by `tol`.
+    max_fun : int, default=15000
+        Maximum number of evaluations of the loss by "lbfgs".
     loss : str, Loss or callable, default="log_loss"
         "log_loss" is scikit-learn's (E3). A loss of gpunn gets one-hot rows, or one 0/1 column for two classes.
     out_activation : str or Activation, optional
@@ -70,8 +105,6 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
         mean of their outputs, and `predict(X, return_std=True)` also returns the standard deviation.
     strategy : DataParallel, optional
         `gpunn.DataParallel()` trains one network in all processes that `mpiexec` started, each with the same arguments.
-    verbose : bool, int or "bar", default=False
-        As in scikit-learn, or "bar" for a progress bar.
 
     Attributes
     ----------
