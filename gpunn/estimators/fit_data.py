@@ -49,6 +49,9 @@ class MLPFitData(MLPWeights):
         """Labels by which the early-stopping split is stratified, or None."""
         return None
 
+    def _check_scale(self, y: Any) -> None:
+        """Warn if mini-batches hardly learn these targets (n, n_outputs)."""
+
     def _check_same_shape(self, y: Any) -> None:
         """Raise ValueError if a warm start or partial_fit would need weights of another shape."""
         *fitted_sizes, n_outputs = [b.shape[0] for b in self.intercepts_]

@@ -15,6 +15,7 @@ from ..activations import Activation
 from ..interchange import onnx
 from ..interchange.onnx_graph import Graph
 from ..losses import Loss
+from ..user_warnings import warn_user
 from .arrays import as_input_type, host_numbers
 from .base import BaseMLP
 from .sklearn_conventions import ScikitLearnPoisson, ScikitLearnSquaredError
@@ -27,11 +28,30 @@ SKLEARN_LOSSES = {
 }
 
 
+MAX_SCALE = 1e3  # of the standard deviation of y or its inverse, and of the mean in standard deviations
+
+
+def _warn_if_far_from_unit_scale(y: np.ndarray) -> None:
+    """Warn if mini-batches hardly learn a column of y, because its mean or standard deviation is far from 0 or 1."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = y.mean(axis=0, dtype=np.float64), y.std(axis=0, dtype=np.float64)
+        far = (std > 0) & ~((std >= 1 / MAX_SCALE) & (std <= MAX_SCALE) & (abs(mean) <= MAX_SCALE * std))
+    if far.any():
+        k = int(np.argmax(far))
+        warn_user(
+            f"y must be near unit scale, got mean {mean[k]:.3g} and standard deviation {std[k]:.3g}: standardize it, "
+            "for example with sklearn.compose.TransformedTargetRegressor(regressor=…, transformer=StandardScaler())"
+        )
+
+
 class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
     """scikit-learn's `MLPRegressor` on gpunn's network.
 
     Parameters, their order and defaults, and attributes are scikit-learn's. With the same `random_state`, in float64 on
     a CPU, weights, losses and scores equal scikit-learn's to rounding. gpunn's own parameters are keyword-only.
+
+    "adam" and "sgd" hardly learn values that are far from unit scale. `fit` warns if the standard deviation of y is
+    outside of 1e-3 to 1e3, or its mean above 1000 standard deviations.
 
     Parameters
     ----------
@@ -251,6 +271,10 @@ class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
         super()._check_output()
         if losses.get(self._output()[0]).targets == "class_index":
             raise ValueError(f"loss={self.loss!r} needs class labels: use MLPClassifier")
+
+    def _check_scale(self, y: Any) -> None:
+        if self._output()[1].name == "identity":
+            _warn_if_far_from_unit_scale(y)
 
     def _encode(self, y: Any) -> np.ndarray:
         y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")

@@ -91,6 +91,8 @@ class MLPStochasticFit(MLPFitData):
         model = self._network(layer_units, continues=continues)
         training = self._targets(model, X, y, self._combined_weights(y, sample_weight))
         validation = self._validation(model)
+        if not incremental:
+            self._check_scale(training[1])
         for layer in model.layers:
             if isinstance(layer, Dense):
                 layer.l2 = float(self.alpha)  # may differ from that of an earlier partial_fit
