@@ -119,6 +119,11 @@ def test_every_folder_with_code_is_a_listed_package():
     assert all((folder / "__init__.py").exists() for folder in folders)
 
 
+def test_an_editable_installation_is_a_folder_that_type_checkers_search():
+    """By default setuptools installs an import hook, since the kernels are in another folder; mypy does not run it."""
+    assert PROJECT["tool"]["distutils"]["editable_wheel"] == {"mode": "compat"}
+
+
 def test_a_checkout_works_from_another_folder_with_its_own_kernels(tmp_path):
     # another gpunn, installed in editable mode, offers its kernels too; and there is a foreign package named kernels
     (tmp_path / "kernels").mkdir()
