@@ -160,7 +160,8 @@ class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
     >>> from sklearn.datasets import load_diabetes
     >>> import gpunn
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> model = gpunn.MLPRegressor(solver="lbfgs", n_models=5, random_state=0).fit(X, y)
+    >>> model = gpunn.MLPRegressor(hidden_layer_sizes=(8,), solver="lbfgs", alpha=1.0, max_iter=2000, n_models=5)
+    >>> model = model.set_params(random_state=0).fit(X, y)
     >>> mean, std = model.predict(X[:3], return_std=True)
     """
 

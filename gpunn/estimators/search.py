@@ -53,7 +53,7 @@ class MLPSearchCV(GridSearchCV):
     >>> from sklearn.datasets import load_iris
     >>> import gpunn
     >>> X, y = load_iris(return_X_y=True)
-    >>> search = gpunn.MLPSearchCV(gpunn.MLPClassifier(max_iter=20, tol=0), {"alpha": [1e-4, 1e-2]}, cv=3)
+    >>> search = gpunn.MLPSearchCV(gpunn.MLPClassifier(max_iter=1000), {"alpha": [1e-4, 1e-2]}, cv=3)
     >>> search.fit(X, y).cv_results_["params"]  # doctest: +SKIP
     [{'alpha': 0.0001}, {'alpha': 0.01}]
     """

@@ -1,5 +1,6 @@
 """The docstrings of the estimators describe every parameter, in the order of the constructor and with its default."""
 
+import doctest
 import inspect
 import re
 
@@ -39,3 +40,11 @@ def test_common_parameters_have_one_description():
     common = (classifier.keys() & regressor.keys()) - OWN
     assert len(common) > 30
     assert [name for name in sorted(common) if classifier[name] != regressor[name]] == []
+
+
+@pytest.mark.parametrize("cls", [gpunn.MLPClassifier, gpunn.MLPRegressor, gpunn.MLPSearchCV])
+def test_the_examples_run_without_a_warning(cls):
+    names = {}
+    for example in doctest.DocTestParser().get_examples(cls.__doc__):
+        exec(example.source, names)
+    assert "gpunn" in names
