@@ -11,7 +11,7 @@ from .. import activations, initializers
 from ..layers import Dense
 from ..training import fit, resume
 from ..training.callbacks import ProgressBar
-from ..training.divergence import DivergenceError
+from ..training.divergence import DivergenceError, warn_if_loss_rose
 from ..training.shard import Shard
 from ..user_warnings import warn_user
 from .fit_data import DataRows, MLPFitData
@@ -151,7 +151,7 @@ class MLPStochasticFit(MLPFitData):
             order=stopping if self.shuffle else None,
         )
         settings = {"batch_size": batch_size, "shuffle": bool(self.shuffle)}
-        fit.run(self.net_, data, options, settings, self)
+        warn_if_loss_rose(fit.run(self.net_, data, options, settings, self))
 
     def _slow_path_reason(self) -> str | None:
         """Return the parameter that needs Python after every epoch, or None if epochs can run in compiled code."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.state import StateEntry
 from ..network import Network
+from ..user_warnings import warn_user
+from .history import History
 
 OVERFLOW = 3
 CAUSES = {
@@ -14,6 +18,13 @@ CAUSES = {
     2: "a gradient or a parameter is not finite",
     OVERFLOW: "an update would overflow",
 }
+
+
+LARGE_RATE = (
+    "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the rate, "
+    "clipnorm=1.0, or standardized inputs."
+)
+MAX_RISE = 1e6  # of the loss over a fit
 
 
 class DivergenceError(ArithmeticError):
@@ -38,6 +49,15 @@ def raise_if_diverged(net: Network, state: NDArray[np.float64], epoch: int | Non
     )
 
 
+def warn_if_loss_rose(history: History) -> None:
+    """Warn if the last loss is so much larger than the first one that training diverged, though it is finite."""
+    losses = history.history.get("loss", [math.nan])
+    first, last = losses[0], losses[-1]
+    # a loss that starts near 0 may rise by rounding
+    if last > MAX_RISE * max(first, 1.0):
+        warn_user(f"training diverged: the loss rose from {first:.3g} to {last:.3g}. {LARGE_RATE}")
+
+
 def _advice(update: int, cause: int) -> str:
     """Return a remedy. The first loss and gradient do not depend on the learning rate; the first update does."""
     if update == 0 and cause != OVERFLOW:
@@ -45,7 +65,4 @@ def _advice(update: int, cause: int) -> str:
             "No update was taken yet, so the likely cause is in the first outputs: inputs or targets that are not "
             "scaled, or outputs that the loss is not defined for (for example a ≤ 0 for poisson)."
         )
-    return (
-        "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the "
-        "rate, clipnorm=1.0, or standardized inputs."
-    )
+    return LARGE_RATE

@@ -32,7 +32,7 @@ from .datasets import (
     StreamBatches,
     step_spec,
 )
-from .divergence import raise_if_diverged
+from .divergence import raise_if_diverged, warn_if_loss_rose
 from .history import History
 from .inputs import Arrays
 from .learning_rates import learning_rate
@@ -121,7 +121,9 @@ def fit(model: Model, X: object, y: object, sample_weight: object, options: FitO
         raise ValueError("steps_per_epoch needs a stream; an epoch of an array uses all its rows")
     on_disk = any(isinstance(each, Rows) for each in given.values())
     data = (_rows if on_disk else _arrays)(model._net, given, options)
-    return run(model, data, options, {"batch_size": options.batch_size, "shuffle": options.shuffle})
+    history = run(model, data, options, {"batch_size": options.batch_size, "shuffle": options.shuffle})
+    warn_if_loss_rose(history)
+    return history
 
 
 # --- validated data ---------------------------------------------------------------------------------------------------
