@@ -99,10 +99,8 @@ def close_names(name: str, known: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name.lower(), known, n=1)
 
 
-class Configured:
-    """An object that its constructor's arguments describe: `repr` shows them, files store them.
-
-    A constructor reports an unknown keyword with the name of the class, and suggests another one.
+class KeywordChecked:
+    """An object whose constructor reports an unknown keyword with the name of the class, and suggests another one.
 
     Attributes
     ----------
@@ -116,6 +114,10 @@ class Configured:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = _with_known_keywords(vars(cls)["__init__"])  # type: ignore[method-assign]
+
+
+class Configured(KeywordChecked):
+    """An object that its constructor's arguments describe: `repr` shows them, files store them."""
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON."""
@@ -153,7 +155,7 @@ def _with_known_keywords(constructor: Callable[..., None]) -> Callable[..., None
     known = {p.name for p in parameters}
 
     @functools.wraps(constructor)
-    def checked(self: Configured, *args: Any, **keywords: Any) -> None:
+    def checked(self: KeywordChecked, *args: Any, **keywords: Any) -> None:
         for name in keywords:
             if name not in known:
                 raise TypeError(_unknown_keyword(type(self), name, known))

@@ -313,6 +313,10 @@ UNKNOWN_KEYWORDS = {
         lambda: gpunn.Dropout(0.5, xyz=1),
         "Dropout has no argument 'xyz'; its arguments are rate, form",
     ),
+    "of a callback": (
+        lambda: gpunn.EarlyStopping(patiense=3),
+        "EarlyStopping has no argument 'patiense'; did you mean patience?",
+    ),
     "of a class of the user": (lambda: _Slow(learning_rat=1), "_Slow has no argument 'learning_rat'; did you mean"),
 }
 

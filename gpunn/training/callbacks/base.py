@@ -11,6 +11,7 @@ from ...layers import Layer
 from ...network import Network
 from ...optimizers import Optimizer
 from ...program import Array
+from ...registry import KeywordChecked
 
 Logs = dict[str, float]
 
@@ -51,7 +52,7 @@ class CallbackModel(Protocol):
     def save_checkpoint(self, path: str | os.PathLike[str]) -> None: ...
 
 
-class Callback:
+class Callback(KeywordChecked):
     """Base class of callbacks. Override the hooks that are needed.
 
     Hooks are called in this order:
