@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunn.kernels._compiler import compiler as compiler_command
 from gpunn.kernels._compiler import cpu_cache
 
 from .process import ROOT, available_cores
@@ -53,7 +54,7 @@ def blas() -> str:
 
 def compiler() -> str:
     """The version line of the compiler of gpunn's kernels, or a note that their NumPy references run."""
-    command = cpu_cache.compiler()
+    command = compiler_command.find()
     if cpu_cache.status().implementation != "compiled" or command is None:
         return "none: gpunn's NumPy references run"
     try:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .gradient_check import check_gradients
     from .interchange.scikit_learn import from_sklearn
     from .io import load
+    from .kernels import SlowPathWarning
     from .layers import Activation, BatchNormalization, Dense, Dropout, Layer, LayerNormalization
     from .model import Sequential
     from .multi_fit import fit_many
@@ -104,6 +105,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "Rows",
     "Sequential",
+    "SlowPathWarning",
     "TerminateOnNaN",
     "__version__",
     "activations",
@@ -133,6 +135,7 @@ _HOMES = {
     "device_comparison": "compare_devices",
     "gradient_check": "check_gradients",
     "interchange.scikit_learn": "from_sklearn",
+    "kernels": "SlowPathWarning",
     "layers": "Activation BatchNormalization Dense Dropout Layer LayerNormalization",
     "io": "load",
     "multi_fit": "fit_many",

@@ -74,6 +74,7 @@ def summary(net: Network, batch_size: int | None) -> str:
     trained = sum(stop - start for start, stop in net.trainable_ranges())
     lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
     lines.append(f"device {net.backend.device}: {net.backend.reason}")
+    lines += [f"kernels {found}" for found in [net.backend.kernel_report()] if found]
     if net.precision is not None:
         unavailable = net.backend.lower_precision_error(explicit=True)
         lines.append(f"products in {net.precision}" + (f" on a GPU; here in {net.dtype}" if unavailable else ""))
@@ -81,7 +82,7 @@ def summary(net: Network, batch_size: int | None) -> str:
         net.prepare_training()
         with net.executable(step_spec(net, {batch_size: 1}, weighted=False)) as executable:
             lines.append(f"a training step on {batch_size} rows owns {_format_bytes(executable.bytes)}")
-            reasons = [*executable.slow_path_reasons, *net.capture_errors]
+            reasons = [*net.backend.slow_path_reasons(), *executable.slow_path_reasons, *net.capture_errors]
             lines += [f"leaves the fast path: {reason}" for reason in reasons] or ["nothing leaves the fast path"]
     return "\n".join(lines)
 

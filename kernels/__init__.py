@@ -35,6 +35,7 @@ import pkgutil
 
 from ._compiler.activation import ActivationKernels, activation, activation_kernels, all_activations
 from ._compiler.bfloat16 import widened
+from ._compiler.cpu_cache import SlowPathWarning
 from ._compiler.cuda_launch import DeviceLaunch
 from ._compiler.definition import ADD, MAX_OF_MAGNITUDES, Combine, Guard
 from ._compiler.registry import (
@@ -65,6 +66,7 @@ __all__ = [
     "Kernel",
     "KernelCall",
     "Launch",
+    "SlowPathWarning",
     "UpdateRule",
     "activation",
     "activation_kernels",

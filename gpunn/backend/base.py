@@ -182,6 +182,14 @@ class Backend:
         """A key of everything that an executor depends on, besides its launches."""
         return self.device
 
+    def kernel_report(self) -> str:
+        """The implementation of the kernels that runs, and the reason; "" if there is only one."""
+        return ""
+
+    def slow_path_reasons(self) -> list[str]:
+        """The reasons for which Python code runs where this device has compiled code."""
+        return []
+
     def runs_blocks(self) -> bool:
         """True if executors may run steps on blocks of larger arrays, see `Executor.run_blocks`."""
         return False

@@ -127,8 +127,9 @@ def doctor() -> Report:
         gpu.run("device", _selected_device)
         if eager_setting():
             gpu.run("steps", lambda: Check("steps", None, "eager mode by GPUNN_EAGER: computed from Python, slowly"))
-    # a missing CuPy is no fault, so any other one comes first
-    faults = sorted(gpu.faults + cpu.faults, key=lambda fault: fault.kind == "absent")
+    # the largest speed-up first: kernels, then a GPU that does not work; a missing CuPy is no fault
+    order = {"compiler": 0, "absent": 2}
+    faults = sorted(gpu.faults + cpu.faults, key=lambda fault: order.get(fault.kind, 1))
     verdict = faults[0].verdict if faults else "everything works"
     remedy = faults[0].remedy if faults else ""
     selected = gpu.checks[-1]
@@ -138,8 +139,8 @@ def doctor() -> Report:
     return Report((*cpu.checks, *gpu.checks), verdict, remedy, all(fault.kind == "absent" for fault in faults))
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def _first_line(error: BaseException, *, name: bool = True) -> str:
+    return (f"{type(error).__name__}: {error}" if name else str(error)).splitlines()[0]
 
 
 # --- the GPU ---
@@ -233,15 +234,25 @@ def _own_version() -> str:
     return str(version)
 
 
-def _cpu_kernels() -> str | Check:
-    from ..kernels._compiler import cpu_cache
+def _cpu_kernels() -> str | Check | Fault:
+    """Load one kernel, compiled if that is necessary, and run it."""
+    from ..kernels import get as kernel
+    from ..kernels._compiler import compiler, cpu_cache
 
-    status = cpu_cache.status()
-    return Check(
-        "CPU kernels",
-        True if status.implementation == "compiled" else None,
-        f"{status.implementation}: {status.reason}",
-    )
+    if not cpu_cache.compilation_enabled():
+        return Check("CPU kernels", None, "numpy: GPUNN_COMPILE=0")
+    try:
+        cpu_cache.load_probe()
+        x, y = np.arange(5.0), np.empty(5)
+        kernel("identity").bind_compiled(x, out=y)()
+        if not np.array_equal(x, y):
+            raise RuntimeError("the kernel identity returns wrong numbers")
+    except Exception as error:
+        reason = _first_line(error, name=False).removesuffix(f": {compiler.REMEDY}")
+        action = "let CXX name a compiler that works, or unset it" if os.environ.get("CXX") else compiler.REMEDY
+        remedy = f"{action}: small networks become up to 50 times faster"
+        return Fault("compiler", f"compiled kernels do not run: {reason}", remedy)
+    return f"compiled: {cpu_cache.status().reason}"
 
 
 def _cpu_steps() -> str | Check:
@@ -258,7 +269,7 @@ def _cpu_steps() -> str | Check:
     )
 
 
-def _cache_folder() -> str | Fault:
+def _cache_folder() -> str | Check | Fault:
     import tempfile
 
     from ..kernels._compiler import cpu_cache
@@ -270,4 +281,6 @@ def _cache_folder() -> str | Fault:
             return str(folder)
     except OSError as error:
         verdict = f"the cache folder {folder} cannot be written ({_first_line(error)})"
+        if cpu_cache.has_bundle():
+            return Check("cache folder", None, verdict)
         return Fault("cache", verdict, "set GPUNN_CACHE to a folder that you may write")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .. import __version__, backend
+from ..kernels._compiler.cpu_cache import compilation_notice
 from ..parallel import DataParallel
 from ..training import DivergenceError
 from . import doctor, predict, train
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stack.enter_context(redirect(devnull))
             elif isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # not every terminal can show R²
-        return _run(_parser().parse_args(arguments))
+        options = _parser().parse_args(arguments)
+        stack.enter_context(compilation_notice(lambda line: print(line, file=sys.stderr, flush=True)))
+        return _run(options)
 
 
 def _parser() -> argparse.ArgumentParser:

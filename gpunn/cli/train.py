@@ -164,12 +164,13 @@ def run(options: argparse.Namespace) -> int:
         files = output_files(options, table)
         options.checkpoint = files.checkpoint
         figure = curves.new_figure() if process_rank() == 0 else None
-    problem = _encode(table, options)
-    net = _compile(problem, options)
+        problem = _encode(table, options)
+        net = _compile(problem, options)
+        _report(problem, table)  # before the kernels are compiled
     n_training = len(problem.training)
     batch_size = options.batch_size or (32 if n_training < LARGE_TABLE_ROWS else 128)
     epochs = options.epochs or min(100, max(5, TARGET_SAMPLES // n_training))
-    _report(problem, table, net.summary(batch_size))
+    print(net.summary(batch_size), flush=True)
     history = _fit(net, problem, options, batch_size, epochs)
     if figure is not None:  # the process of rank 0
         score = _score(net, problem)
@@ -228,15 +229,15 @@ def _compile(problem: _Problem, options: argparse.Namespace) -> Sequential:
         )
 
 
-def _report(problem: _Problem, table: TrainingTable, summary: Any) -> None:
-    """Print the task, the table and the network, and on stderr the rows and columns that are not used."""
+def _report(problem: _Problem, table: TrainingTable) -> None:
+    """Print the task and the table, and on stderr the rows and columns that are not used."""
     tasks = ("classification", "regression") if problem.is_classification else ("regression", "classification")
     print(f"task: {tasks[0]} of {table.target!r} ({problem.description}); change it with --task {tasks[1]}")
     print(
         f"data: {table.source}, {len(problem.training)} training rows, {len(problem.validation)} validation rows, "
-        f"{problem.X.shape[1]} inputs"
+        f"{problem.X.shape[1]} inputs",
+        flush=True,
     )
-    print(summary, flush=True)
     if problem.n_without_target:
         print(
             f"{problem.n_without_target} rows without a value in {table.target!r} are not used{table.missing_targets}",

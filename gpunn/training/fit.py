@@ -286,7 +286,7 @@ def _resumed(record: TrainingRun, options: FitOptions) -> LoadedCheckpoint | Non
 
 def _may_write(callback: Callback, path: str) -> bool:
     """True if a callback may write a checkpoint to this path; a user's callback always may."""
-    if type(callback) is ModelCheckpoint:
+    if isinstance(callback, ModelCheckpoint):
         return "{" in callback.path or os.path.abspath(callback.path) == os.path.abspath(path)
     return not type(callback).__module__.startswith("gpunn.")
 

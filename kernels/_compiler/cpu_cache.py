@@ -1,7 +1,6 @@
-"""Compilation of C++ on a CPU, with a private cache of shared libraries.
+"""The compiled kernels of a CPU: from the user's cache, the installed package, GPUNN_PREBUILT, or the compiler.
 
-GPUNN_CACHE names the cache folder (default: the user's cache folder), GPUNN_COMPILE=0 disables compilation, CXX names
-the compiler.
+GPUNN_COMPILE=0 makes the NumPy references run.
 """
 
 from __future__ import annotations
@@ -9,33 +8,34 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
-import functools
-import hashlib
 import os
-import platform
-import shlex
-import shutil
-import stat
-import subprocess
-import sys
-import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from .cpu_codegen import CompilationUnit, cpu_source, unit_of
+from ...user_warnings import warn_user
+from . import compiler, library_cache, prebuilt
+from .compiler import CompileError, Source
+from .cpu_codegen import CompilationUnit, cpu_source, symbols_of, unit_of
 from .definition import DEFINITIONS, KernelDefinition
+from .library_cache import cache_folder
+from .prebuilt import BundleError
 
-# -fno-trapping-math changes no result; without it, comparisons of possible NaNs are not vectorized
-NUMERICS = ("-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
-FLAGS = ("-O3", *NUMERICS, "-std=c++17", "-fPIC", "-shared", "-w")
+__all__ = ["CompileError", "KernelStatus", "SlowPathWarning", "cache_folder", "library", "load", "status"]
 
 _lock = threading.RLock()
+_notice_lock = threading.Lock()
 _libraries: dict[CompilationUnit, ctypes.CDLL | None] = {}
-_compile_error: str | None = None
+_failure: str | None = None  # the last reason for which a source was not compiled
+_warned = False
 _use_numpy = contextvars.ContextVar("use_numpy", default=False)
+_write_notice: Callable[[str], object] | None = None  # tells a user once that sources are compiled
+NOTICE_SECONDS = 0.5
+
+
+class SlowPathWarning(UserWarning):
+    """Issued once per process if Python code runs where compiled kernels would. The message has reason and remedy."""
 
 
 @dataclass(frozen=True)
@@ -47,48 +47,7 @@ class KernelStatus:
     cache: str
 
 
-class CompileError(RuntimeError):
-    """A source that does not compile. The message contains the compiler's output."""
-
-
 # --- settings -------------------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """The cache folder: GPUNN_CACHE, or `gpunn` in the user's cache folder."""
-    named = os.environ.get("GPUNN_CACHE")
-    if named:
-        return Path(named).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "gpunn"
-
-
-def compiler() -> list[str] | None:
-    """The C++ compiler's command: CXX, or the first of c++, g++ and clang++ on the PATH. None if there is none."""
-    try:
-        named = shlex.split(os.environ.get("CXX", ""))
-    except ValueError:
-        return None
-    if named:
-        return named if shutil.which(named[0]) else None
-    for name in ("c++", "g++", "clang++"):
-        if shutil.which(name):
-            return [name]
-    return None
-
-
-def _no_compiler() -> str:
-    named = os.environ.get("CXX", "").strip()
-    try:
-        shlex.split(named)
-    except ValueError as error:
-        return f"CXX={named!r} is not a command ({error}): correct or unset it"
-    return f"CXX names {named}, which was not found" if named else "no C++ compiler was found: install g++ or clang++"
 
 
 @contextlib.contextmanager
@@ -111,99 +70,33 @@ def status() -> KernelStatus:
     cache = str(cache_folder())
     if not compilation_enabled():
         return KernelStatus("numpy", "GPUNN_COMPILE=0", cache)
-    command = compiler()
-    if command is None:
-        return KernelStatus("numpy", _no_compiler(), cache)
-    if _compile_error is not None:
-        return KernelStatus("numpy", _compile_error, cache)
-    try:
-        _private_folder()
-    except OSError as error:
-        return KernelStatus("numpy", f"the cache folder cannot be used: {error}", cache)
-    return KernelStatus("compiled", f"{shlex.join(command)} compiles each kernel once into the cache", cache)
+    if _failure is not None:
+        return KernelStatus("numpy", _failure, cache)
+    reasons = []
+    for open_bundle, origin in ((prebuilt.packaged, "the installed package"), (prebuilt.named, "GPUNN_PREBUILT")):
+        try:
+            bundle = open_bundle()
+        except BundleError as error:
+            reasons.append(str(error))
+        else:
+            if bundle is not None:
+                return KernelStatus("compiled", f"for {bundle.level}, from {origin}", cache)
+    command = compiler.find()
+    if command is not None:
+        unusable = library_cache.unusable()
+        into = "into the cache" if unusable is None else f"in every process again, because {unusable}"
+        reasons.append(f"{compiler.shown(command)} compiles each kernel once {into}")
+        return KernelStatus("compiled", "; ".join(reasons), cache)
+    if library_cache.find(_source(_probe())) is not None:
+        return KernelStatus("compiled", "; ".join([*reasons, "from the cache; no compiler was found"]), cache)
+    return KernelStatus("numpy", "; ".join([*reasons, compiler.missing()]), cache)
 
 
-# --- the cache of compiled sources ----------------------------------------------------------------------------------
+def _probe() -> CompilationUnit:
+    return unit_of(DEFINITIONS["identity"], {"T": "float64"})
 
 
-def _private_folder() -> Path:
-    """The cache folder, created with mode 0700.
-
-    Raises OSError if it belongs to another user, if others may write to it, or if it is not writable.
-    """
-    folder = cache_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if hasattr(os, "getuid"):
-        about = folder.stat()
-        if about.st_uid != os.getuid():
-            raise PermissionError(f"{folder} belongs to another user")
-        if stat.S_IMODE(about.st_mode) & 0o022:
-            # the mode is not changed, because the user may share the folder on purpose
-            raise PermissionError(f"{folder} can be written by others: chmod 700, or name another in GPUNN_CACHE")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} is not writable")
-    return folder
-
-
-@functools.cache
-def _cpu() -> str:
-    """The processor's model and features, on which -march=native depends."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-
-
-@functools.cache
-def _compiler_version(command: tuple[str, ...]) -> str:
-    return subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
-
-
-def compile_source(source: str, command: list[str], flags: tuple[str, ...] = ()) -> Path:
-    """Compile a translation unit into the cache, unless it is there, and return the path of the library.
-
-    The file name is a hash of source, compiler, flags and processor. The library is written to a temporary folder and
-    renamed, so that several processes may compile concurrently.
-
-    Parameters
-    ----------
-    source : str
-        C++ source.
-    command : list of str
-        The compiler and its arguments.
-    flags : tuple of str
-        Flags in addition to FLAGS.
-
-    Raises
-    ------
-    CompileError
-        With the compiler's output, if the source does not compile.
-    OSError
-        If the cache folder cannot be used.
-    """
-    folder = _private_folder()
-    key = "\0".join([source, *command, _compiler_version(tuple(command)), *FLAGS, *flags, _cpu()])
-    target = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            unit, built = Path(scratch) / "kernels.cpp", Path(scratch) / "kernels.so"
-            unit.write_text(source, encoding="utf-8")
-            done = subprocess.run(
-                [*command, *FLAGS, *flags, str(unit), "-o", str(built), "-lm"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                raise CompileError(done.stderr.strip() or f"{shlex.join(command)} exited with {done.returncode}")
-            os.replace(built, target)
-    if hasattr(os, "getuid") and target.stat().st_uid != os.getuid():
-        raise PermissionError(f"{target} belongs to another user")
-    return target
-
-
-# --- the kernels' libraries -----------------------------------------------------------------------------------------
+# --- libraries ------------------------------------------------------------------------------------------------------
 
 
 def library(unit: CompilationUnit) -> ctypes.CDLL | None:
@@ -216,55 +109,169 @@ def library(unit: CompilationUnit) -> ctypes.CDLL | None:
         pass
     with _lock:
         if unit not in _libraries:
-            _libraries[unit] = _load_or_compile(unit)
+            _libraries[unit] = load(_source(unit))
         return _libraries[unit]
 
 
-def _load_or_compile(unit: CompilationUnit) -> ctypes.CDLL | None:
-    global _compile_error
-    command = compiler()
-    if command is None:
-        return None
+def _source(unit: CompilationUnit) -> Source:
+    kernels = " ".join([unit.module.rpartition(".")[2], *(name for _, name in unit.types)])
+    return Source(kernels, cpu_source(unit), (), symbols_of(unit))
+
+
+def load(source: Source) -> ctypes.CDLL | None:
+    """The library of a source: from the cache, the package, GPUNN_PREBUILT, or compiled.
+
+    None, with a SlowPathWarning, if there is none and it cannot be compiled.
+    """
+    global _failure
     try:
-        return ctypes.CDLL(str(compile_source(cpu_source(unit), command)))
+        return find(source) or _compile_and_load(source)
     except (OSError, CompileError) as error:
-        _compile_error = f"compiling the kernels of {unit.module} failed: {error}"
+        _failure = str(error)
+        warn_slow_path(
+            f"NumPy code runs where compiled kernels would, up to 50 times slower for small networks: {error}"
+        )
         return None
+
+
+def find(source: Source) -> ctypes.CDLL | None:
+    """The library of a source, if it need not be compiled."""
+    found = library_cache.find(source)
+    for open_bundle in (prebuilt.packaged, prebuilt.named):
+        with contextlib.suppress(BundleError):
+            bundle = None if found is not None else open_bundle()
+            found = found if bundle is None else bundle.find(source)
+    return found
+
+
+def _compile_and_load(source: Source) -> ctypes.CDLL:
+    command = compiler.find()
+    if command is None:
+        raise CompileError("; ".join([*_bundle_errors(), compiler.missing()]))
+    unusable = library_cache.unusable()
+    if unusable is not None:
+        warn_slow_path(f"kernels are compiled again in every process, which takes seconds: {unusable}")
+    for _ in range(2):
+        with _announced([source]):
+            path = library_cache.compile_source(source, command)
+        try:
+            return library_cache.load(path, source.symbols)
+        except OSError as error:
+            reason = str(error)
+            library_cache.discard(path)
+    raise CompileError(f"a library that was compiled cannot be loaded: {reason}")
+
+
+def load_probe() -> None:
+    """Load the library of one kernel, compiled if necessary. CompileError or OSError if that fails."""
+    source = _source(_probe())
+    if find(source) is None:
+        _compile_and_load(source)
+
+
+def has_bundle() -> bool:
+    """True if the installed package or GPUNN_PREBUILT has compiled kernels for this machine."""
+    for open_bundle in (prebuilt.packaged, prebuilt.named):
+        with contextlib.suppress(BundleError):
+            if open_bundle() is not None:
+                return True
+    return False
+
+
+def _bundle_errors() -> list[str]:
+    found = []
+    for open_bundle in (prebuilt.packaged, prebuilt.named):
+        try:
+            open_bundle()
+        except BundleError as error:
+            found.append(str(error))
+    return found
+
+
+def warn_slow_path(message: str) -> None:
+    """Issue a SlowPathWarning, unless this process has issued one."""
+    global _warned
+    with _lock:
+        first, _warned = not _warned, True
+    if first:
+        warn_user(message, SlowPathWarning)
 
 
 def invalidate(module: str | None = None) -> None:
-    """Drop the loaded libraries of one module, or all libraries and the last compile error."""
-    global _compile_error
+    """Drop the loaded libraries of one module, or all libraries and the last failure."""
+    global _failure
     with _lock:
         for unit in [u for u in _libraries if module in (None, u.module)]:
             del _libraries[unit]
         if module is None:
-            _compile_error = None
+            _failure = None
+
+
+# --- compilation in advance -----------------------------------------------------------------------------------------
 
 
 def precompile(requests: Iterable[tuple[KernelDefinition, dict[str, str]]]) -> None:
-    """Compile in parallel the units of these kernels and types that are not in the cache."""
-    missing = {unit for unit in (unit_of(kernel, types) for kernel, types in requests) if unit not in _libraries}
-    if len(missing) < 2 or not compilation_enabled() or compiler() is None:
+    """Compile in parallel the units of these kernels and types that are not there yet."""
+    units = {unit_of(kernel, types) for kernel, types in requests}
+    missing = {unit for unit in units if unit not in _libraries}
+    if len(missing) < 2 or not compilation_enabled() or compiler.find() is None:
         return
+    sources = [source for source in map(_source, missing) if find(source) is None]
     # an error occurs again, and is reported, when the library is loaded
     with contextlib.suppress(CompileError, OSError):
-        _compile_in_parallel(missing)
+        compile_all(sources)
 
 
-def build() -> set[CompilationUnit]:
-    """Compile every registered kernel for all its types and return the units. Raises CompileError or OSError."""
-    if compiler() is None:
-        raise CompileError(_no_compiler())
+def all_sources() -> list[Source]:
+    """The sources of every registered kernel for all its types."""
     units = {unit_of(k, types) for k in DEFINITIONS.values() for types in k.signature.type_combinations()}
-    _compile_in_parallel(units)
-    return units
+    return [_source(unit) for unit in sorted(units)]
 
 
-def _compile_in_parallel(units: set[CompilationUnit]) -> None:
-    command = compiler()
-    assert command is not None
+def compile_all(sources: Iterable[Source], *, again: bool = False) -> None:
+    """Compile sources in parallel into the cache, also those that are there if `again`. CompileError or OSError."""
+    command = compiler.find()
+    if command is None:
+        raise CompileError(compiler.missing())
     # the longest source first, so that no thread ends with a long compilation while the others are idle
-    sources = sorted(map(cpu_source, units), key=len, reverse=True)
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        list(pool.map(lambda source: compile_source(source, command), sources))
+    ordered = sorted(sources, key=lambda source: len(source.text), reverse=True)
+    with _announced(ordered), ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        list(pool.map(lambda source: library_cache.compile_source(source, command, again=again), ordered))
+
+
+# --- notice ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def compilation_notice(write: Callable[[str], object]) -> Iterator[None]:
+    """Call `write` once with a line of text if a compilation within this context takes longer than NOTICE_SECONDS."""
+    global _write_notice
+    before, _write_notice = _write_notice, write
+    try:
+        yield
+    finally:
+        _write_notice = before
+
+
+@contextlib.contextmanager
+def _announced(sources: Sequence[Source]) -> Iterator[None]:
+    """Compile these sources within the context, with the notice."""
+
+    def notify() -> None:
+        global _write_notice
+        with _notice_lock:
+            write, _write_notice = _write_notice, None
+        if write is not None:
+            groups = "1 group" if len(sources) == 1 else f"{len(sources)} groups"
+            write(f"compiling {groups} of kernels once, into {library_cache.writable_folder()} …")
+
+    if _write_notice is None:
+        yield
+        return
+    timer = threading.Timer(NOTICE_SECONDS, notify)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -42,14 +42,24 @@ def symbol(kernel: KernelDefinition, types: dict[str, str]) -> str:
     return "__".join([kernel.name, *(types[v] for v in kernel.signature.type_variables)])
 
 
-def cpu_source(unit: CompilationUnit) -> str:
-    """The source of a unit: for each kernel one template and its instance. Kernels with column sums have none."""
-    types = dict(unit.types)
-    kernels = [
+def _kernels_of(unit: CompilationUnit) -> list[KernelDefinition]:
+    """The kernels of a unit. Those with column sums have no source."""
+    variables = tuple(variable for variable, _ in unit.types)
+    return [
         kernel
         for _, kernel in sorted(DEFINITIONS.items())
-        if kernel.module == unit.module and kernel.signature.type_variables == tuple(types) and kernel.form != "summed"
+        if kernel.module == unit.module and kernel.signature.type_variables == variables and kernel.form != "summed"
     ]
+
+
+def symbols_of(unit: CompilationUnit) -> tuple[str, ...]:
+    """The functions of a unit's library."""
+    return tuple(symbol(kernel, dict(unit.types)) for kernel in _kernels_of(unit))
+
+
+def cpu_source(unit: CompilationUnit) -> str:
+    """The source of a unit: for each kernel one template and its instance."""
+    types, kernels = dict(unit.types), _kernels_of(unit)
     parts = [
         "#include <cstddef>",
         # libstdc++'s special functions would double the compile time, and no kernel calls one

@@ -18,7 +18,16 @@ from gpunn.backend.cpu import executor as compiled_steps
 from gpunn.backend.cpu.backend import CPUBackend
 from gpunn.backend.cuda import cublaslt, graph
 from gpunn.backend.cuda.capture import StreamSet
-from gpunn.kernels._compiler import activation, arguments, cpu_cache, cuda_launch, definition, registry
+from gpunn.kernels._compiler import (
+    activation,
+    arguments,
+    compiler,
+    cpu_cache,
+    cuda_launch,
+    definition,
+    prebuilt,
+    registry,
+)
 from gpunn.kernels.state import StateEntry
 from gpunn.network import Executable, ExecutableSpec, cache, recorded
 from gpunn.optimizers import base as optimizers
@@ -390,39 +399,31 @@ def make_product(lt, *operands, **options):
 @contextmanager
 def no_libraries():
     """Forget all compiled kernels, and bring them back afterwards."""
-    before = dict(cpu_cache._libraries)
+    before, warned = dict(cpu_cache._libraries), cpu_cache._warned
     cpu_cache.invalidate()
+    prebuilt._opened.cache_clear()
+    cpu_cache._warned = False
     try:
         yield
     finally:
         cpu_cache.invalidate()
         cpu_cache._libraries.update(before)
+        cpu_cache._warned = warned
 
 
 def optimize(monkeypatch, level):
     """Compile kernels with another optimization level than -O3."""
-    monkeypatch.setattr(cpu_cache, "FLAGS", tuple(level if flag == "-O3" else flag for flag in cpu_cache.FLAGS))
+    monkeypatch.setattr(compiler, "FLAGS", tuple(level if flag == "-O3" else flag for flag in compiler.FLAGS))
 
 
 def add_flag(monkeypatch, flag):
     """Compile kernels with one more flag."""
-    monkeypatch.setattr(cpu_cache, "FLAGS", (*cpu_cache.FLAGS, flag))
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, flag))
 
 
 def set_processor(monkeypatch, name):
     """Compile kernels as on another processor."""
-    monkeypatch.setattr(cpu_cache, "_cpu", lambda: name)
-
-
-def trust_cache_folder(monkeypatch):
-    """Skip the check of the cache folder, so that only its files are checked."""
-    folder = cpu_cache._private_folder()
-    monkeypatch.setattr(cpu_cache, "_private_folder", lambda: folder)
-
-
-def compiler_version(command):
-    """The version that the compiler reports."""
-    return cpu_cache._compiler_version(tuple(command))
+    monkeypatch.setattr(compiler, "cpu", lambda: name)
 
 
 def pack(kernel, inputs, out, scalars):

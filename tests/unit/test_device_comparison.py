@@ -10,9 +10,9 @@ from helpers.oracles import strided_tensor
 
 import gpunn
 from gpunn.device_comparison import DeviceReport, Difference, _difference
-from gpunn.kernels._compiler import cpu_cache
+from gpunn.kernels._compiler import compiler, cpu_cache
 
-needs_compiler = pytest.mark.skipif(cpu_cache.compiler() is None, reason="there is no compiler")
+needs_compiler = pytest.mark.skipif(compiler.find() is None, reason="there is no compiler")
 RNG = np.random.default_rng(0)
 X, Y, VALUES = RNG.normal(size=(90, 6)), RNG.integers(0, 3, 90), RNG.normal(size=(90, 2))
 

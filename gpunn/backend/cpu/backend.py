@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...kernels._compiler import cpu_cache
 from ...program import Op, Rule
 from ..arrays import to_host
 from ..base import Backend, OnFallback
@@ -59,6 +60,14 @@ class CPUBackend(Backend):
 
     def executor_key(self) -> Any:
         return self.device, thread_setting()
+
+    def kernel_report(self) -> str:
+        found = cpu_cache.status()
+        return f"{found.implementation}: {found.reason}"
+
+    def slow_path_reasons(self) -> list[str]:
+        compiled = cpu_cache.status().implementation == "compiled"
+        return [] if compiled else ["the NumPy references of the kernels run, not the compiled kernels"]
 
     def runs_blocks(self) -> bool:
         return native.executor_library() is not None

@@ -28,7 +28,7 @@ extern "C" void use_blas_threads(void* get, void* set) {
   get_blas_threads = (int (*)())get, set_blas_threads = (void (*)(int))set;
 }
 
-// BLAS uses one thread while at least one of these exists.
+// BLAS uses one thread while at least one of these exists, or between begin() and end().
 struct SingleThreadedBlas {
   static pthread_mutex_t& mutex() {
     static pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER;
@@ -42,33 +42,26 @@ struct SingleThreadedBlas {
     static int n = 1;
     return n;
   }
-  const bool on;
-  explicit SingleThreadedBlas(bool wanted) : on(wanted && set_blas_threads) {
-    if (!on) return;
+  static void begin() {
     const ScopedLock lock(mutex());
-    if (users()++ == 0) {
-      before() = get_blas_threads();
-      set_blas_threads(1);
-    }
+    if (!set_blas_threads || users()++ != 0) return;
+    before() = get_blas_threads();
+    set_blas_threads(1);
+  }
+  static void end() {
+    const ScopedLock lock(mutex());
+    if (set_blas_threads && --users() == 0) set_blas_threads(before());
+  }
+  const bool on;
+  explicit SingleThreadedBlas(bool wanted) : on(wanted) {
+    if (on) begin();
   }
   ~SingleThreadedBlas() {
-    if (!on) return;
-    const ScopedLock lock(mutex());
-    if (--users() == 0) set_blas_threads(before());
+    if (on) end();
   }
 };
 
 // Limits BLAS to one thread until it is called with 0. Calls nest.
-extern "C" void limit_blas_threads(Int on) {
-  static SingleThreadedBlas* limit = nullptr;
-  static Int users = 0;
-  static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-  const ScopedLock lock(mutex);
-  if (on && users++ == 0) limit = new SingleThreadedBlas(true);
-  if (!on && --users == 0) {
-    delete limit;
-    limit = nullptr;
-  }
-}
+extern "C" void limit_blas_threads(Int on) { on ? SingleThreadedBlas::begin() : SingleThreadedBlas::end(); }
 
 #endif  // GPUNN_BLAS_H

@@ -183,7 +183,7 @@ def uses_small_gemm(
     library = native.gemm_library(dtype)
     if library is None or products <= SMALL_GEMM_MULTIPLICATIONS:
         return library is not None
-    vector_bytes = int(library.vector_bytes())
+    vector_bytes = int(getattr(library, f"vector_bytes__{dtype}")())
     columns = 2 * vector_bytes // np.dtype(dtype).itemsize  # of one tile
     if saves_a_pass and contiguous and m >= 4 * columns and b_size <= MAX_CACHED_B_FUSED.get(vector_bytes, 0):
         return True
@@ -207,9 +207,10 @@ def _bind_blas_gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray, address: int)
 def bind_small_gemm(arrays: list[np.ndarray], *, relu: bool = False) -> CompiledLaunch:
     """Bind out = a b for [a, b, out], or out = f(a b + bias) for [a, b, out, bias]."""
     a, b = arrays[:2]
-    library = native.gemm_library(type_name(a.dtype))
+    dtype = type_name(a.dtype)
+    library = native.gemm_library(dtype)
     assert library is not None
-    return _launch(load_function(library, "small_gemm"), arrays, [*_strides(a), *_strides(b)], relu=relu)
+    return _launch(load_function(library, f"small_gemm__{dtype}"), arrays, [*_strides(a), *_strides(b)], relu=relu)
 
 
 def _launch(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import threading
 from pathlib import Path
 
 from ...kernels._compiler import cpu_cache
+from ...kernels._compiler.compiler import Source
 
 # unlike a kernel, a product may contract a·b + c
 FLAGS = ("-ffp-contract=fast", "-pthread")
@@ -15,17 +17,37 @@ INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 C_TYPES = {"float32": "float", "float64": "double"}
 
 _lock = threading.Lock()
-_libraries: dict[tuple[str, ...], ctypes.CDLL | None] = {}
+_libraries: dict[Source, ctypes.CDLL | None] = {}
+
+
+@functools.cache
+def executor_source() -> Source:
+    """The source of the step executor, with the call of BLAS."""
+    return Source("executor", _text("executor.cpp"), FLAGS, ("run_cycle", "use_blas_threads", "limit_blas_threads"))
+
+
+@functools.cache
+def gemm_source(dtype: str) -> Source:
+    """The source of the products of small matrices of one type."""
+    flags = (*FLAGS, f"-DGEMM_TYPE={C_TYPES[dtype]}", f"-DGEMM_NAME(f)=f##__{dtype}")
+    return Source(
+        f"small_gemm {dtype}", _text("small_gemm.cpp"), flags, (f"small_gemm__{dtype}", f"vector_bytes__{dtype}")
+    )
+
+
+def sources() -> list[Source]:
+    """All sources of this package."""
+    return [executor_source(), *map(gemm_source, C_TYPES)]
 
 
 def executor_library() -> ctypes.CDLL | None:
     """The step executor, compiled at first use; None if it cannot be compiled (`gpunn doctor` gives the reason)."""
-    return _load("executor.cpp")
+    return _load(executor_source())
 
 
 def gemm_library(dtype: str) -> ctypes.CDLL | None:
     """The products of small matrices of one type, or None as for `executor_library`."""
-    return _load("small_gemm.cpp", f"-DGEMM_TYPE={C_TYPES[dtype]}")
+    return _load(gemm_source(dtype))
 
 
 def preload() -> None:
@@ -34,38 +56,26 @@ def preload() -> None:
     gemm_library("float32")
 
 
-def _load(file: str, *defines: str) -> ctypes.CDLL | None:
+def _load(source: Source) -> ctypes.CDLL | None:
     if not cpu_cache.compilation_enabled():
         return None
-    key = (file, *defines)
-    if key not in _libraries:
+    if source not in _libraries:
         with _lock:
-            if key not in _libraries:
-                _libraries[key] = _compile(file, defines)
-    return _libraries[key]
+            if source not in _libraries:
+                _libraries[source] = _declared(cpu_cache.load(source))
+    return _libraries[source]
 
 
-def _compile(file: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
-    command = cpu_cache.compiler()
-    if command is None:
-        return None
-    text = _source(file)
-    try:
-        library = ctypes.CDLL(str(cpu_cache.compile_source(text, command, (*FLAGS, *defines))))
-    except (OSError, cpu_cache.CompileError):
-        return None
+def _declared(library: ctypes.CDLL | None) -> ctypes.CDLL | None:
+    """A library whose functions have types."""
     pointer, integer = ctypes.c_void_p, ctypes.c_longlong
-    for function, arguments in (
-        ("run_cycle", (pointer, integer, pointer, integer, pointer, integer, ctypes.c_double)),
-        ("vector_bytes", ()),
-    ):
-        if hasattr(library, function):
-            getattr(library, function).argtypes = arguments
-            getattr(library, function).restype = integer
+    if library is not None and hasattr(library, "run_cycle"):
+        library.run_cycle.argtypes = (pointer, integer, pointer, integer, pointer, integer, ctypes.c_double)
+        library.run_cycle.restype = integer
     return library
 
 
-def _source(file: str) -> str:
+def _text(file: str) -> str:
     """The text of a file with its local headers in place: the cache names a library by the hash of one text."""
     text = Path(__file__).with_name(file).read_text(encoding="utf-8")
-    return INCLUDE.sub(lambda include: _source(include[1]), text)
+    return INCLUDE.sub(lambda include: _text(include[1]), text)

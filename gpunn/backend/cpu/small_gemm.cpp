@@ -1,10 +1,11 @@
 // Products of small matrices with the sums in vector registers, and bias and ReLU as their epilogue.
-// GEMM_TYPE is the element type: one library per type.
+// GEMM_TYPE is the element type: one translation unit per type, whose functions are named by GEMM_NAME.
 
 #include <string.h>
 
 #ifndef GEMM_TYPE
 #define GEMM_TYPE float
+#define GEMM_NAME(f) f##__float32
 #endif
 
 typedef long long Int;
@@ -17,7 +18,7 @@ enum { BYTES = 32 };
 #else
 enum { BYTES = 16 };
 #endif
-extern "C" Int vector_bytes() { return BYTES; }
+extern "C" Int GEMM_NAME(vector_bytes)() { return BYTES; }
 
 template <typename T>
 struct Vector;
@@ -184,6 +185,6 @@ static void small_gemm_call(void* const* pointers, const Int* s) {
   gemm((Int)s[0], s[1], s[2], (const T*)pointers[0], s[3], s[4], (const T*)pointers[1], s[5], s[6], (T*)pointers[2],
        s[7], Epilogue<T>{s[8] ? (const T*)pointers[3] : nullptr, s[9] != 0});
 }
-extern "C" void small_gemm(void* const* pointers, const Int* s, const double*) {
+extern "C" void GEMM_NAME(small_gemm)(void* const* pointers, const Int* s, const double*) {
   small_gemm_call<GEMM_TYPE>(pointers, s);
 }

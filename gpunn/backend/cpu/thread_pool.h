@@ -4,7 +4,9 @@
 
 #include <pthread.h>  // the headers of std::thread and std::mutex alone take half a second to compile
 #include <sched.h>
+#include <stdlib.h>
 #include <atomic>
+#include <new>  // placement only: no C++ library is linked, so memory is C's
 #ifndef _WIN32
 #include <unistd.h>
 #endif
@@ -120,7 +122,7 @@ struct ThreadPool {
   };
   static void* thread_main(void* argument) {
     const Worker worker = *(Worker*)argument;
-    delete (Worker*)argument;
+    free(argument);
     worker.pool->worker_loop(worker.thread);
     return nullptr;
   }
@@ -128,10 +130,11 @@ struct ThreadPool {
   // Starts workers until the pool has `threads` threads. False if the system starts no more.
   bool grow(Int threads) {
     for (; size < threads; ++size) {
-      Worker* const worker = new Worker{this, size};
+      Worker* const worker = (Worker*)malloc(sizeof(Worker));
       pthread_t thread;
-      if (pthread_create(&thread, nullptr, thread_main, worker) != 0) {
-        delete worker;
+      if (worker) *worker = Worker{this, size};
+      if (!worker || pthread_create(&thread, nullptr, thread_main, worker) != 0) {
+        free(worker);
         return false;
       }
       pthread_detach(thread);
@@ -166,7 +169,10 @@ static ThreadPool* thread_pool() {
 #else
   const long process = (long)getpid();
 #endif
-  if (!pool || owner != process) pool = new ThreadPool, owner = process;
+  if (!pool || owner != process) {
+    void* const memory = malloc(sizeof(ThreadPool));
+    pool = memory ? new (memory) ThreadPool : nullptr, owner = process;
+  }
   return pool;
 }
 

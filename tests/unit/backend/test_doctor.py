@@ -1,5 +1,6 @@
 """`gpunn doctor`: one verdict and one remedy for each fault, and never an exception."""
 
+import os
 import sys
 
 import pytest
@@ -286,6 +287,28 @@ def test_the_implementation_of_the_cpu_kernels_is_reported(monkeypatch):
     monkeypatch.setenv("GPUNN_COMPILE", "0")
     seen = check(doctor(), "CPU kernels")
     assert seen.ok is None and seen.detail == "numpy: GPUNN_COMPILE=0"
+
+
+def test_a_kernel_is_compiled_and_run(monkeypatch, tmp_path):
+    """A compiler that only exists is not enough. Its remedy comes first: it brings more than CuPy."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.delenv("GPUNN_COMPILE", raising=False)
+    monkeypatch.setenv("GPUNN_CACHE", str(tmp_path))
+    broken = tmp_path / "compiler"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o700)
+    for cxx, path, verdict, remedy in (
+        (str(broken), os.environ["PATH"], f"{broken} exited with 3, without a message", "let CXX name a compiler"),
+        ("", str(tmp_path), "no C++ compiler was found", "install g++ or clang++"),
+    ):
+        monkeypatch.setenv("CXX", cxx)
+        monkeypatch.setenv("PATH", path)
+        with internals.no_libraries():
+            report = doctor()
+        assert report.verdict == f"compiled kernels do not run: {verdict}; gpunn uses the CPU"
+        assert report.remedy.startswith(remedy) and report.remedy.endswith("up to 50 times faster") and not report.ok
+        assert check(report, "CPU kernels").ok is False
+        assert_readable(report)
 
 
 def test_eager_mode_by_the_environment_is_reported(monkeypatch):

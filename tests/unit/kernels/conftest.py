@@ -39,7 +39,7 @@ def compiled_kernels():
     """Compile all kernels for this CPU in parallel. Skips the test if that is not possible."""
     if cpu_cache.status().implementation != "compiled":
         pytest.skip(f"the kernels are not compiled here: {cpu_cache.status().reason}")
-    cpu_cache.build()
+    cpu_cache.compile_all(cpu_cache.all_sources())
 
 
 def _implementation_of(request):

@@ -9,9 +9,9 @@ import subprocess
 
 import numpy as np
 import pytest
-from helpers import internals
 
-from gpunn.kernels._compiler import cpu_cache, vector_math
+from gpunn.kernels._compiler import compiler, library_cache, vector_math
+from gpunn.kernels._compiler.compiler import Source
 from gpunn.kernels._compiler.headers import header
 
 FUNCTIONS = list(vector_math.ULP)
@@ -22,7 +22,7 @@ ODD = ["expm1", "tanh", "log1p"]  # functions that preserve the sign of zero
 COUNT = 20000  # random arguments per interval
 
 pytestmark = [
-    pytest.mark.skipif(cpu_cache.compiler() is None, reason="no C++ compiler was found"),
+    pytest.mark.skipif(compiler.find() is None, reason="no C++ compiler was found"),
     pytest.mark.parametrize("dtype", DTYPES),
 ]
 
@@ -59,7 +59,7 @@ class Functions:
 
 @pytest.fixture(scope="module")
 def functions():
-    return Functions(cpu_cache.compile_source(_source(), cpu_cache.compiler()))
+    return Functions(library_cache.compile_source(Source("test", _source()), compiler.find()))
 
 
 def _reference(name, x):
@@ -127,7 +127,9 @@ WRONG = {
 def test_a_wrong_coefficient_is_detected(name, dtype):
     right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]
     assert SOURCE.count(right) == 1
-    library = Functions(cpu_cache.compile_source(_source(SOURCE.replace(right, wrong)), cpu_cache.compiler()))
+    library = Functions(
+        library_cache.compile_source(Source("test", _source(SOURCE.replace(right, wrong))), compiler.find())
+    )
     x = _arguments(name, dtype)
     assert _errors(library(name, x), _reference(name, x)).max() > vector_math.ULP[name]
 
@@ -217,7 +219,7 @@ def test_results_do_not_depend_on_the_length(name, dtype, functions):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_results_do_not_depend_on_vectorization(name, dtype, functions):
     """-O0 gives the same bits, so no result depends on how the compiler arranges the sums."""
-    plain = Functions(cpu_cache.compile_source(_source(), cpu_cache.compiler(), ("-O0",)))
+    plain = Functions(library_cache.compile_source(Source("test", _source(), ("-O0",)), compiler.find()))
     x = np.concatenate([_arguments(name, dtype)[::7], _some(name, dtype)])
     _assert_same_bits(functions(name, x), plain(name, x))
 
@@ -233,12 +235,20 @@ def test_no_function_of_the_c_library_is_called(dtype, functions):
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64", "aarch64"), reason="needs vector registers")
 def test_loops_are_vectorized(dtype, tmp_path):
     """GCC reports the line of every vectorized loop."""
-    command = cpu_cache.compiler()
-    if "Free Software Foundation" not in internals.compiler_version(command):
+    command = compiler.find()
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
+    if "Free Software Foundation" not in version:
         pytest.skip("only GCC has this report")
     unit = tmp_path / "unit.cpp"
     unit.write_text(_source())
-    options = [*cpu_cache.FLAGS, "-fopt-info-vec-optimized", "-o", str(tmp_path / "unit.so")]
+    options = [
+        *compiler.FLAGS,
+        *compiler.NATIVE,
+        "-shared",
+        "-fopt-info-vec-optimized",
+        "-o",
+        str(tmp_path / "unit.so"),
+    ]
     report = subprocess.run([*command, *options, str(unit)], capture_output=True, text=True, check=True).stderr
     lines = _source().split("\n")
     for name in FUNCTIONS:
