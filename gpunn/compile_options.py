@@ -81,15 +81,15 @@ def resolve_eager(eager: Any, precision: str | None, group: DeviceGroup) -> bool
 _metric = metrics.get
 
 
-def check_agreement(group: DeviceGroup, net: Network, options: CompileOptions, model: str) -> None:
-    """Raise ValueError on every rank unless all ranks compile the same model, given as text, with the same options."""
+def check_agreement(group: DeviceGroup, net: Network, options: CompileOptions, model: object) -> None:
+    """Raise ValueError on every rank unless all ranks compile the same model, by its repr, with the same options."""
     group.check_agreement(
         "compile",
         lambda: {
             "gpunn's version": __version__,
             "NumPy's version": np.__version__,
             "seed": net.seed,
-            "the network": _strip_addresses(model),
+            "the network": _strip_addresses(repr(model)),
             "the initial weights": net.weights_checksum(),
             "optimizer": _strip_addresses(repr(options.optimizer)),
             "loss": options.loss.name,

@@ -108,6 +108,61 @@ def _format_bytes(count: int) -> str:
     return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
+# --- the duration of a step ---
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The launches of a training step with their durations.
+
+    Attributes
+    ----------
+    batch_size : int
+    rows : list of (str, float)
+        Name and shapes of each launch, in order, and microseconds.
+    """
+
+    batch_size: int
+    rows: list[tuple[str, float]]
+
+    @property
+    def total(self) -> float:
+        """The sum of all durations in microseconds."""
+        return sum(duration for _, duration in self.rows)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows)
+        lines = [f"{name:<{width}}  {t:>10.3f} µs  {100 * t / self.total:>5.1f} %" for name, t in self.rows]
+        lines.append(f"{f'{len(self.rows)} launches, {self.batch_size} rows':<{width}}  {self.total:>10.3f} µs")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def profile(net: Network, data: inputs.Arrays, batch_size: int) -> Profile:
+    """Time the launches of a training step on the first rows of a data set."""
+    rows = positive_integer("batch_size", batch_size)
+    if data[0].shape[0] < rows:
+        raise ValueError(f"profile needs at least batch_size rows, got {data[0].shape[0]} rows and batch_size={rows}")
+    if not net.is_built:
+        net.build(data[0].shape[1])
+    net.prepare_training()
+    arrays = dict(inputs.on_device(net, data).named())
+    arrays["order"] = net.backend.asarray(np.arange(data[0].shape[0]))
+    changed = [net.theta, net.running, net.state, net.metric_sums, *net.slots.values()]
+    before = [net.backend.asarray(np.array(net.backend.to_host(array))) for array in changed]
+    with (
+        net.backend.activate(),
+        net.executable(step_spec(net, {rows: 1}, weighted=data[2] is not None), arrays) as step,
+    ):
+        try:
+            net.state[StateEntry.OFFSET] = 0
+            return Profile(rows, step.profile(arrays))
+        finally:
+            for array, saved in zip(changed, before, strict=True):
+                array[...] = saved
+
+
 # --- the quantities of a step ---
 
 

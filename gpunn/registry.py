@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
@@ -136,14 +136,14 @@ class Configured(KeywordChecked):
 def call_text(cls: type, arguments: dict[str, Any]) -> str:
     """The call of a constructor as Python text, with the arguments that differ from their defaults."""
     shown = _non_defaults(cls, arguments).items()
-    required = {p.name for p in inspect.signature(cls).parameters.values() if p.default is p.empty}
+    required = {p.name for p in _parameters(cls).values() if p.default is p.empty}
     return f"{cls.__name__}({', '.join(text if name in required else f'{name}={text}' for name, text in shown)})"
 
 
 def _non_defaults(cls: type, arguments: dict[str, Any]) -> dict[str, str]:
     """The arguments of a constructor that differ from their defaults, as Python text."""
     texts = {k: v.as_argument() if isinstance(v, Configured) else repr(v) for k, v in arguments.items()}
-    parameters = inspect.signature(cls).parameters
+    parameters = _parameters(cls)
     return {k: text for k, text in texts.items() if k not in parameters or text != repr(parameters[k].default)}
 
 
@@ -225,6 +225,10 @@ def check_config(thing: Any, config: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
+def _parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls).parameters
+
+
 def _arguments_of(cls: Any) -> list[str]:
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p.name for p in inspect.signature(cls).parameters.values() if p.kind in named]
+    return [p.name for p in _parameters(cls).values() if p.kind in named]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
@@ -181,6 +182,15 @@ class Backend:
     def executor_key(self) -> Any:
         """A key of everything that an executor depends on, besides its launches."""
         return self.device
+
+    def time_launch(self, launch: Launch, times: int) -> float:
+        """Run a launch `times` times and return the seconds until the device has finished."""
+        self.synchronize()
+        begin = time.perf_counter()
+        for _ in range(times):
+            launch()
+        self.synchronize()
+        return time.perf_counter() - begin
 
     def kernel_report(self) -> str:
         """The implementation of the kernels that runs, and the reason; "" if there is only one."""

@@ -23,6 +23,7 @@ from .state import CompiledState
 from .step import StepOptions
 
 WINDOWS = ("x", "output", "largest")  # what `run_blocks` replaces
+PROFILE_FIRST, PROFILE_SECONDS, PROFILE_ROUNDS = 10, 2e-3, 5  # runs of a launch, then seconds per round, and rounds
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,20 @@ class Executable:
             for step in self.steps:
                 step.state = None
 
+    def profile(self, arrays: Arrays) -> list[tuple[str, float]]:
+        """Time each launch of a step of the first batch size alone: its name with the shapes, and microseconds.
+
+        The launches run many times, so variables and state change.
+        """
+        found = []
+        for launch in self._launches(self.steps[0], arrays):
+            self.backend.time_launch(launch, 1)
+            once = self.backend.time_launch(launch, PROFILE_FIRST) / PROFILE_FIRST
+            times = max(PROFILE_FIRST, int(PROFILE_SECONDS / max(once, 1e-9)))
+            best = min(self.backend.time_launch(launch, times) for _ in range(PROFILE_ROUNDS))
+            found.append((launch_label(launch), 1e6 * best / times))
+        return found
+
     def load(self, X: Table, y: Array = None, w: Array = None, start: int = 0) -> None:
         """Copy a batch, the rows of X from `start` on, to the first rows of the buffers."""
         with np.errstate(all="ignore"):
@@ -193,6 +208,14 @@ class Executable:
         if not self.rebindable or self.largest is None or self.output is self.x:
             return False
         return self._bound.run_blocks(steps, {"x": X, "output": result, "largest": largest})
+
+
+def launch_label(launch: Launch) -> str:
+    """The name of a launch, with the shapes of its arrays."""
+    function = getattr(launch, "function", launch)
+    name = str(getattr(function, "__name__", type(function).__name__)).split("__")[0]
+    shapes = " ".join("×".join(map(str, a.shape)) or "1" for a in getattr(launch, "arrays", ()))
+    return f"{name} {shapes}".rstrip()
 
 
 def shared_key(net: CompiledState, spec: ExecutableSpec, arrays: Arrays) -> Hashable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import input_checks as checks
 from ..backend.executor import POLL_SECONDS
 from ..kernels._compiler.compiled_launch import address_of
 from ..kernels.state import StateEntry
@@ -30,10 +31,14 @@ from ..network import (
 from ..program import Array, named_call
 from ..program.groups import SINGLE_PROCESS, BatchShard, ProcessGroup
 from . import collectives
-from .datasets import EVALUATION_ROWS, DeviceDataset, batches, named_rows
+from .datasets import EVALUATION_ROWS, DeviceDataset, batches, named_rows, row_chunks
 
 PREDICTION = StepOptions(training=False)
 MAX_BORROWED = 8
+# predictions of many rows, in blocks that are smaller than the batches that the caller allows
+BLOCK_BYTES = 52_000  # of the widest activation of a block: about the L1 cache, where the next layer reads it
+MIN_BLOCK_ROWS, MIN_BLOCKS = 64, 8
+MAX_BLOCK_PARAMETERS = 1 << 16  # bytes of the parameters, which every block reads again
 MAX_COPIED_BYTES = 1 << 16  # of a batch, which are copied faster than addresses are exchanged
 
 
@@ -194,14 +199,28 @@ def metric_values(
 # --- prediction -------------------------------------------------------------------------------------------------------
 
 
-def predict(net: Network, X: Table, batch_size: int, check: Callable[[], None]) -> Array:
-    """Return aᴸ (n, n_out) for X, a new array on the device. `check` raises if X has an invalid number.
+def predict(net: Network, X: Table, batch_size: int) -> Array:
+    """Return aᴸ (n, n_out) for X, in chunks that fit in the device's memory: a new array, there if there is one chunk.
+
+    ValueError if X has an invalid number.
+    """
+    chunks = row_chunks(net.backend, X)
+    found = [_predict(net, chunk, batch_size) for chunk in chunks]
+    return found[0] if len(found) == 1 else np.concatenate([net.backend.to_host(each) for each in found])
+
+
+def _predict(net: Network, given: Table, batch_size: int) -> Array:
+    """Return aᴸ on the device for rows that fit in its memory.
 
     The rows after the full batches are computed as the first of slightly more rows, so that few sizes occur. The
     further rows are 0, and a user's class does not get them.
     """
+    X = checks.on_device(given, net.backend)
     n = X.shape[0]
     result = net.backend.empty((n, net.n_out), net.dtype)
+    block = _block_rows(net)
+    if n >= MIN_BLOCKS * block:
+        batch_size = int(min(batch_size, block))
     full, rest = divmod(n, batch_size)
     at = full * batch_size
     valid = not full or _predict_blocks(net, X, result, batch_size, full)
@@ -210,8 +229,17 @@ def predict(net: Network, X: Table, batch_size: int, check: Callable[[], None]) 
         known = rows == rest or shared_key(net, _prediction(rows), {}) is not None
         valid = _predict_rest(net, X, result, at, rows if known else rest) and valid
     if not valid:
-        check()
+        checks.check_numbers(given, net.dtype)
     return result
+
+
+def _block_rows(net: Network) -> float:
+    """The number of rows whose activations stay in the L1 cache, if the parameters are few. Otherwise infinite."""
+    if not net.backend.runs_blocks() or net.theta.nbytes > MAX_BLOCK_PARAMETERS:
+        return math.inf
+    widest = max(net.n_in, *(layer.n_out or 0 for layer in net.layers))
+    rows = BLOCK_BYTES // (widest * net.dtype.itemsize)
+    return max(MIN_BLOCK_ROWS, 1 << max(0, rows.bit_length() - 1))
 
 
 def _padded(n: int) -> int:

@@ -137,6 +137,7 @@ def _elementwise(kernel: KernelDefinition) -> str:
     operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
     lines = [_prologue(kernel), "  const long long n = sizes[1], j0 = sizes[2], m = sizes[3];", *_strides(operands)]
     varying = [o for o in operands if o.kind != "col"]
+    lines += _single_column(kernel, operands)
     lines.append("  for (long long i = sizes[0]; i < n; ++i) {")
     for o in operands:
         lines.append(f"    auto* q_{o.name} = p_{o.name} + i * rs_{o.name};")
@@ -151,6 +152,23 @@ def _elementwise(kernel: KernelDefinition) -> str:
     lines += [f"    if ({_unit_strides(varying)}) {{", "#pragma GCC ivdep", *loop(lambda o: "j"), "    } else {"]
     lines += [*loop(lambda o: f"j * cs_{o.name}"), "    }", "  }"]
     return "\n".join(lines) + "\n"
+
+
+def _single_column(kernel: KernelDefinition, operands: list[Operand]) -> list[str]:
+    """The loop over the rows of a single column, which the compiler vectorizes."""
+    rows = [o for o in operands if o.kind != "row"]
+    contiguous = " && ".join(f"rs_{o.name} == 1" for o in rows) or "true"
+    loads = " ".join(_load(o, f"p_{o.name}[i]") for o in rows)
+    stores = " ".join(f"p_{o.name}[i] = {o.name};" for o in rows if o.role != "in")
+    return [
+        f"  if (j0 == 0 && m == 1 && {contiguous}) {{",
+        *("    " + _load(o, f"*p_{o.name}") for o in operands if o.kind == "row"),
+        "    const long long j = 0; (void)j;",
+        "#pragma GCC ivdep",
+        f"    for (long long i = sizes[0]; i < n; ++i) {{ {loads} {kernel.source} {stores} }}",
+        "    return;",
+        "  }",
+    ]
 
 
 def _by_row(kernel: KernelDefinition) -> str:

@@ -328,3 +328,25 @@ def test_rows_after_a_padded_prediction_are_zero(monkeypatch):
     monkeypatch.setattr(input_checks, "check_numbers", lambda *given: checked.append(given))
     one.predict(X[:17])
     assert not checked
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_many_rows_are_predicted_in_blocks_that_stay_in_the_cache(made, dtype):
+    """Few parameters: a block has 65, rounded down to 64, rows. Many: it has the rows that the caller allows."""
+    rows = RNG.normal(size=(1030, 100))
+    for width, sizes in ((8, {64, 6}), (200, {1024, 6})):
+        layers = gpunn.Dense(width, "tanh"), gpunn.Dense(3)
+        one = build_network(*layers, seed=0, dtype="float64", loss="mse", device="cpu")
+        one.build(100)
+        W1, b1, W2, b2 = one.get_weights()
+        made.clear()
+        found = one.predict(rows.astype(dtype))
+        np.testing.assert_allclose(found, np.tanh(rows @ W1 + b1) @ W2 + b2, rtol=0, atol=1e-5)
+        assert {spec.shards[0].n for spec in made} == sizes
+
+
+def test_a_caller_may_allow_smaller_blocks(made):
+    one = net()
+    one.build(6)
+    one.predict(np.ones((5000, 6)), batch_size=100)
+    assert {spec.shards[0].n for spec in made} == {100}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels._compiler import cpu_cache
+from ...kernels._compiler.compiled_launch import CompiledLaunch
 from ...program import Op, Rule
 from ..arrays import to_host
 from ..base import Backend, OnFallback
@@ -16,7 +17,7 @@ from ..executor import Executor, Launch
 from ..matmul import bind_xp_matmul
 from . import native, rules
 from .blas import bind_gemm, bind_small_gemm, single_threaded_blas, thread_count, thread_setting
-from .executor import build_executor, compile_launches
+from .executor import build_executor, compile_launches, time_launch
 
 
 class CPUBackend(Backend):
@@ -68,6 +69,11 @@ class CPUBackend(Backend):
     def slow_path_reasons(self) -> list[str]:
         compiled = cpu_cache.status().implementation == "compiled"
         return [] if compiled else ["the NumPy references of the kernels run, not the compiled kernels"]
+
+    def time_launch(self, launch: Launch, times: int) -> float:
+        if isinstance(launch, CompiledLaunch) and native.executor_library() is not None:
+            return time_launch(launch, times)
+        return super().time_launch(launch, times)
 
     def runs_blocks(self) -> bool:
         return native.executor_library() is not None

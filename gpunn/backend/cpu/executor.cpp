@@ -109,6 +109,14 @@ static Int run_steps(const Phase phase, const Cycle& cycle, const Changes change
   return done;
 }
 
+// Runs a task `times` times and returns the seconds that this took.
+extern "C" double time_task(const Task* task, Int times, Int flush) {
+  const FlushDenormals denormals(flush != 0);
+  const double begin = now();
+  for (Int k = 0; k < times; ++k) task->run(task->pointers, task->sizes, task->scalars);
+  return now() - begin;
+}
+
 // Runs steps from the cycle's position on and returns their number: `steps`, or fewer if `seconds` have passed or a
 // step set the flag.
 extern "C" Int run_cycle(Cycle* cycle, Int steps, const double* rates, Int first, const PointerStep* moves, Int n_moves,

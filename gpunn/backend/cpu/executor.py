@@ -161,6 +161,8 @@ class CompiledExecutor(Executor):
         self._cycle.phase, self._cycle.iteration = position(times, done)
 
     def release(self) -> None:
+        if not self._first_ranges:
+            return  # `rebind` stores addresses only
         for tasks in (*self._tasks, *([] if self._end is None else [self._end])):
             tasks.release(self._first_ranges)
         self._first_ranges = []
@@ -223,6 +225,14 @@ class CompiledExecutor(Executor):
             self._bound[name] = 0  # the addresses have moved
             self._move(name, address)
         return True
+
+
+def time_launch(launch: CompiledLaunch, times: int) -> float:
+    """Run a launch `times` times in compiled code, on this thread, and return the seconds that this took."""
+    library = native.executor_library()
+    assert library is not None
+    found: float = library.time_task(byref(_Task(*launch.node)), times, False)
+    return found
 
 
 def _within(found: Range, ranges: Sequence[Range]) -> bool:

@@ -23,7 +23,8 @@ _libraries: dict[Source, ctypes.CDLL | None] = {}
 @functools.cache
 def executor_source() -> Source:
     """The source of the step executor, with the call of BLAS."""
-    return Source("executor", _text("executor.cpp"), FLAGS, ("run_cycle", "use_blas_threads", "limit_blas_threads"))
+    symbols = "run_cycle", "time_task", "use_blas_threads", "limit_blas_threads"
+    return Source("executor", _text("executor.cpp"), FLAGS, symbols)
 
 
 @functools.cache
@@ -72,6 +73,7 @@ def _declared(library: ctypes.CDLL | None) -> ctypes.CDLL | None:
     if library is not None and hasattr(library, "run_cycle"):
         library.run_cycle.argtypes = (pointer, integer, pointer, integer, pointer, integer, ctypes.c_double)
         library.run_cycle.restype = integer
+        library.time_task.argtypes, library.time_task.restype = (pointer, integer, integer), ctypes.c_double
     return library
 
 
