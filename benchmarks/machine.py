@@ -47,9 +47,11 @@ def cpu_model() -> str:
 
 
 def blas() -> str:
-    """The BLAS that NumPy was built with."""
+    """The BLAS that NumPy was built with, and the kernels to which the environment limits it."""
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    name = f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    limit = os.environ.get("OPENBLAS_CORETYPE")
+    return f"{name} with the kernels of OPENBLAS_CORETYPE={limit}" if limit else name
 
 
 def compiler() -> str:

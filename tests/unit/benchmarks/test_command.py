@@ -15,7 +15,7 @@ from helpers import ROOT
 from helpers.processes import run_python
 
 from benchmarks import __main__ as command
-from benchmarks import cpu, results
+from benchmarks import cpu, machine, results
 
 pytestmark = pytest.mark.slow
 
@@ -104,11 +104,11 @@ def result(out):
 def test_a_quick_run(out, result):
     folder, printed = out
     assert printed.rstrip().splitlines()[-1].startswith("A ratio of 1 is met")
-    machine = result["machine"]
+    found = result["machine"]
     expected = "cpu cores python versions blas compiler threads precision seed rounds commit date".split()
-    assert machine.keys() >= {*expected}
-    assert machine["versions"].keys() >= {"numpy", "gpunn"}
-    assert machine["command"] == "python -m benchmarks " + " ".join(QUICK)
+    assert found.keys() >= {*expected}
+    assert found["versions"].keys() >= {"numpy", "gpunn"}
+    assert found["command"] == "python -m benchmarks " + " ".join(QUICK)
     assert results.find(result, "tabular", "train", "gpunn", 1)["ratios"].keys() == {"numpy"}
     left_out = [r["note"] for r in result["rows"] if r["contestant"] == "jax-scan"]
     assert left_out == ["not run (not in --peers)"] * 2
@@ -117,6 +117,14 @@ def test_a_quick_run(out, result):
     # without sweeps and memory there are two plots, if matplotlib is installed
     assert plots == ({"cpu.png", "cpu-ratios.png"} if importlib.util.find_spec("matplotlib") else set())
     assert all((folder / name).stat().st_size < 300 * 1024 for name in plots)
+
+
+def test_a_limited_blas_is_named(monkeypatch):
+    """With OPENBLAS_CORETYPE a contestant without OpenBLAS may use wider vectors than NumPy."""
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    name = machine.blas()
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert machine.blas() == f"{name} with the kernels of OPENBLAS_CORETYPE=Haswell"
 
 
 def test_results_contain_no_private_names(out):
