@@ -12,7 +12,7 @@ import numpy as np
 
 from ..program import Op, Rule
 from .arrays import to_host
-from .executor import Executor, Launch
+from .executor import Executor, Launch, execute
 
 OnFallback = Callable[[str], Any]
 
@@ -187,8 +187,7 @@ class Backend:
         """Run a launch `times` times and return the seconds until the device has finished."""
         self.synchronize()
         begin = time.perf_counter()
-        for _ in range(times):
-            launch()
+        execute(launch for _ in range(times))
         self.synchronize()
         return time.perf_counter() - begin
 

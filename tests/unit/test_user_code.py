@@ -6,6 +6,7 @@ from helpers import internals
 from helpers.messages import naming
 from helpers.networks import network_builder
 from helpers.snapshots import weights_of
+from helpers.summaries import slow_path
 
 import gpunn
 from gpunn.kernels import get as kernel
@@ -27,8 +28,7 @@ def _mode(request, monkeypatch):
 
 def reasons(net):
     """The reasons that summary() gives for Python code."""
-    lines = [line for line in net.summary().splitlines() if line.startswith("leaves the fast path: ")]
-    return [line.removeprefix("leaves the fast path: ") for line in lines if "eager mode" not in line]
+    return [reason for reason in slow_path(net.summary()) if "eager mode" not in reason]
 
 
 def assert_equal_training(nets, *, rtol=1e-12, **options):
