@@ -272,7 +272,7 @@ def _cpu_steps() -> str | Check:
 def _cache_folder() -> str | Check | Fault:
     import tempfile
 
-    from ..kernels._compiler import cpu_cache
+    from ..kernels._compiler import cpu_cache, prebuilt
 
     folder = cpu_cache.cache_folder()
     try:
@@ -281,6 +281,6 @@ def _cache_folder() -> str | Check | Fault:
             return str(folder)
     except OSError as error:
         verdict = f"the cache folder {folder} cannot be written ({_first_line(error)})"
-        if cpu_cache.has_bundle():
+        if prebuilt.bundles():
             return Check("cache folder", None, verdict)
         return Fault("cache", verdict, "set GPUNN_CACHE to a folder that you may write")

@@ -218,9 +218,9 @@ def _predict(net: Network, given: Table, batch_size: int) -> Array:
     X = checks.on_device(given, net.backend)
     n = X.shape[0]
     result = net.backend.empty((n, net.n_out), net.dtype)
-    block = _block_rows(net)
-    if n >= MIN_BLOCKS * block:
-        batch_size = int(min(batch_size, block))
+    if n >= MIN_BLOCKS * MIN_BLOCK_ROWS:
+        block = _block_rows(net)
+        batch_size = int(min(batch_size, block)) if n >= MIN_BLOCKS * block else batch_size
     full, rest = divmod(n, batch_size)
     at = full * batch_size
     valid = not full or _predict_blocks(net, X, result, batch_size, full)

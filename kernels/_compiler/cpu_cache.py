@@ -20,7 +20,6 @@ from .compiler import CompileError, Source
 from .cpu_codegen import CompilationUnit, cpu_source, symbols_of, unit_of
 from .definition import DEFINITIONS, KernelDefinition
 from .library_cache import cache_folder
-from .prebuilt import BundleError
 
 __all__ = ["CompileError", "KernelStatus", "SlowPathWarning", "cache_folder", "library", "load", "status"]
 
@@ -72,15 +71,9 @@ def status() -> KernelStatus:
         return KernelStatus("numpy", "GPUNN_COMPILE=0", cache)
     if _failure is not None:
         return KernelStatus("numpy", _failure, cache)
-    reasons = []
-    for open_bundle, origin in ((prebuilt.packaged, "the installed package"), (prebuilt.named, "GPUNN_PREBUILT")):
-        try:
-            bundle = open_bundle()
-        except BundleError as error:
-            reasons.append(str(error))
-        else:
-            if bundle is not None:
-                return KernelStatus("compiled", f"for {bundle.level}, from {origin}", cache)
+    for bundle in prebuilt.bundles():
+        return KernelStatus("compiled", f"for {bundle.level}, from {bundle.origin}", cache)
+    reasons = prebuilt.faults()
     command = compiler.find()
     if command is not None:
         unusable = library_cache.unusable()
@@ -136,18 +129,17 @@ def load(source: Source) -> ctypes.CDLL | None:
 
 def find(source: Source) -> ctypes.CDLL | None:
     """The library of a source, if it need not be compiled."""
-    found = library_cache.find(source)
-    for open_bundle in (prebuilt.packaged, prebuilt.named):
-        with contextlib.suppress(BundleError):
-            bundle = None if found is not None else open_bundle()
-            found = found if bundle is None else bundle.find(source)
-    return found
+    cached = library_cache.find(source)
+    if cached is not None:
+        return cached
+    found = (bundle.find(source) for bundle in prebuilt.bundles())
+    return next((library for library in found if library is not None), None)
 
 
 def _compile_and_load(source: Source) -> ctypes.CDLL:
     command = compiler.find()
     if command is None:
-        raise CompileError("; ".join([*_bundle_errors(), compiler.missing()]))
+        raise CompileError("; ".join([*prebuilt.faults(), compiler.missing()]))
     unusable = library_cache.unusable()
     if unusable is not None:
         warn_slow_path(f"kernels are compiled again in every process, which takes seconds: {unusable}")
@@ -167,25 +159,6 @@ def load_probe() -> None:
     source = _source(_probe())
     if find(source) is None:
         _compile_and_load(source)
-
-
-def has_bundle() -> bool:
-    """True if the installed package or GPUNN_PREBUILT has compiled kernels for this machine."""
-    for open_bundle in (prebuilt.packaged, prebuilt.named):
-        with contextlib.suppress(BundleError):
-            if open_bundle() is not None:
-                return True
-    return False
-
-
-def _bundle_errors() -> list[str]:
-    found = []
-    for open_bundle in (prebuilt.packaged, prebuilt.named):
-        try:
-            open_bundle()
-        except BundleError as error:
-            found.append(str(error))
-    return found
 
 
 def warn_slow_path(message: str) -> None:
@@ -216,7 +189,14 @@ def precompile(requests: Iterable[tuple[KernelDefinition, dict[str, str]]]) -> N
     missing = {unit for unit in units if unit not in _libraries}
     if len(missing) < 2 or not compilation_enabled() or compiler.find() is None:
         return
-    sources = [source for source in map(_source, missing) if find(source) is None]
+    sources = []
+    for unit in missing:
+        source = _source(unit)
+        found = find(source)
+        if found is None:
+            sources.append(source)
+        else:
+            _libraries.setdefault(unit, found)
     # an error occurs again, and is reported, when the library is loaded
     with contextlib.suppress(CompileError, OSError):
         compile_all(sources)

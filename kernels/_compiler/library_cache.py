@@ -58,7 +58,7 @@ def check_trusted(path: Path) -> None:
         raise PermissionError(f"{path} belongs to another user")
     if stat.S_IMODE(about.st_mode) & 0o022:
         # the mode is not changed, because the user may share the folder on purpose
-        raise PermissionError(f"{path} can be written by others: chmod 700, or name another in GPUNN_CACHE")
+        raise PermissionError(f"{path} can be written by others: chmod 700, or name another folder")
 
 
 def check_writable(folder: Path) -> None:

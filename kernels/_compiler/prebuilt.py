@@ -37,10 +37,6 @@ LEVELS: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
 }
 
 
-class BundleError(RuntimeError):
-    """A bundle that cannot be used on this machine. The message gives the reason."""
-
-
 @dataclass(frozen=True)
 class Target:
     """A platform for which a bundle is built.
@@ -107,8 +103,9 @@ def _features() -> dict[str, bool]:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: the library of one instruction set, and the keys of the sources that are in it."""
+    """A loaded bundle: its origin, the library of one instruction set, and the keys of the sources that are in it."""
 
+    origin: str
     level: str
     library: ctypes.CDLL
     keys: frozenset[str]
@@ -119,26 +116,33 @@ class Bundle:
         return self.library if there else None
 
 
-def packaged() -> Bundle | None:
-    """The bundle of the installed package; None in a pure wheel or a checkout. BundleError if it cannot be used."""
-    return _opened(PACKAGED) if (PACKAGED / MANIFEST).exists() else None
+def bundles() -> list[Bundle]:
+    """The usable bundles: that of the installed package, which only a platform wheel has, and GPUNN_PREBUILT's."""
+    return [found for found in _found() if isinstance(found, Bundle)]
 
 
-def named() -> Bundle | None:
-    """The bundle in the folder that GPUNN_PREBUILT names, if it does. BundleError if it cannot be used."""
+def faults() -> list[str]:
+    """The reasons for which a bundle that is there cannot be used."""
+    return [found for found in _found() if isinstance(found, str)]
+
+
+def _found() -> list[Bundle | str]:
     folder = os.environ.get("GPUNN_PREBUILT")
-    return _opened(Path(folder).expanduser(), check=True) if folder else None
+    found = [_opened(PACKAGED, "the installed package")] if (PACKAGED / MANIFEST).exists() else []
+    return found + ([_opened(Path(folder).expanduser(), "GPUNN_PREBUILT")] if folder else [])
 
 
 @functools.cache
-def _opened(folder: Path, *, check: bool = False) -> Bundle:
+def _opened(folder: Path, origin: str) -> Bundle | str:
+    """The bundle in a folder, or the reason for which it cannot be used."""
     try:
-        return _open(folder, check=check)
+        return _open(folder, origin)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"the compiled kernels in {folder} cannot be used: {error}") from None
+        return f"the compiled kernels in {folder} cannot be used: {error}"
 
 
-def _open(folder: Path, *, check: bool) -> Bundle:
+def _open(folder: Path, origin: str) -> Bundle:
+    check = folder != PACKAGED  # the package is as trustworthy as its Python code
     if check:
         check_trusted(folder)
         check_trusted(folder / MANIFEST)
@@ -156,7 +160,7 @@ def _open(folder: Path, *, check: bool) -> Bundle:
         check_trusted(path)
     if digest_of(path) != files[level]["sha256"]:
         raise ValueError(f"{path.name} is damaged: install or build it again")
-    return Bundle(level, load(path, ()), frozenset(manifest["sources"]))
+    return Bundle(origin, level, load(path, ()), frozenset(manifest["sources"]))
 
 
 # --- build ----------------------------------------------------------------------------------------------------------
