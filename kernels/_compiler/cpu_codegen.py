@@ -149,7 +149,7 @@ def _elementwise(kernel: KernelDefinition) -> str:
         stores = " ".join(f"q_{o.name}[{index(o)}] = {o.name};" for o in varying if o.role != "in")
         return ["for (long long j = j0; j < m; ++j) {", f"  {loads}", f"  {kernel.source}", f"  {stores}", "}"]
 
-    lines += [f"    if ({_unit_strides(varying)}) {{", "#pragma GCC ivdep", *loop(lambda o: "j"), "    } else {"]
+    lines += [f"    if ({_unit_strides(varying)}) {{", "VECTOR_LOOP", *loop(lambda o: "j"), "    } else {"]
     lines += [*loop(lambda o: f"j * cs_{o.name}"), "    }", "  }"]
     return "\n".join(lines) + "\n"
 
@@ -164,7 +164,7 @@ def _single_column(kernel: KernelDefinition, operands: list[Operand]) -> list[st
         f"  if (j0 == 0 && m == 1 && {contiguous}) {{",
         *("    " + _load(o, f"*p_{o.name}") for o in operands if o.kind == "row"),
         "    const long long j = 0; (void)j;",
-        "#pragma GCC ivdep",
+        "VECTOR_LOOP",
         f"    for (long long i = sizes[0]; i < n; ++i) {{ {loads} {kernel.source} {stores} }}",
         "    return;",
         "  }",
@@ -179,7 +179,7 @@ def _by_row(kernel: KernelDefinition) -> str:
     if widths and not any(o.kind == "raw" and o.role != "in" for o in kernel.signature.arrays):
         # rows of one column are one long row: with a constant width, the compiler vectorizes the loop over rows
         one = " && ".join(f"{x} == 1" for x in [*(f"sizes[{2 + k}]" for k in range(len(widths))), *steps.values()])
-        lines += [f"  if ({one}) {{", *(f"  const long long {w} = 1;" for w in widths), "#pragma GCC ivdep"]
+        lines += [f"  if ({one}) {{", *(f"  const long long {w} = 1;" for w in widths), "VECTOR_LOOP"]
         lines += [*_loop_over_rows(kernel, operands, lambda o: "1"), "  return; }"]
     lines += [f"  const long long {w} = sizes[{2 + k}];" for k, w in enumerate(widths)]
     lines += _loop_over_rows(kernel, operands, lambda o: steps[o.name])
@@ -238,7 +238,7 @@ def _reduce_rows(operands: list[Operand], out: str, term: Callable[[Callable[[Op
         "      for (long long i = top; i < end; ++i) {",
         *_row_pointers(operands),
         f"        if ({_unit_strides(operands)}) {{",
-        "#pragma GCC ivdep",
+        "VECTOR_LOOP",
         f"          for (long long j = 0; j < w; ++j) {{ {contiguous} part[j] = combine(part[j], {out}); }}",
         f"        }} else for (long long j = 0; j < w; ++j) {{ {strided} part[j] = combine(part[j], {out}); }}",
         "      }",
@@ -258,7 +258,7 @@ def _reduce_all(operands: list[Operand], out: str, term: Callable[[Callable[[Ope
         *_row_pointers(operands),
         "    long long j = j0;",
         f"    if ({_unit_strides(operands)}) for (; j + {LANES} <= m; j += {LANES}) {{",
-        "#pragma GCC ivdep",
+        "VECTOR_LOOP",
         f"      for (int l = 0; l < {LANES}; ++l) {{ {contiguous} lane[l] = combine(lane[l], {out}); }}",
         "    }",
         f"    for (int l = 0; j < m; ++j, l = (l + 1) % {LANES}) {{ {strided} lane[l] = combine(lane[l], {out}); }}",
