@@ -17,7 +17,7 @@ from ..optimizers import Optimizer
 from ..parallel import DataParallel
 from ..training.callbacks import Callback
 from ..validation import half_open_unit_interval, integer
-from .sklearn_private import Interval, StrOptions
+from .sklearn_private import Interval, StrOptions, validate_parameter_constraints
 
 # parameters that only scikit-learn's solvers read: optimizer= replaces them
 SOLVER_PARAMETERS = ("solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum",
@@ -27,11 +27,18 @@ ACTIVATIONS = StrOptions(
      "softplus", "swish", "tanh"}
 )  # fmt: skip
 OUTPUT_ACTIVATIONS = StrOptions({*ACTIVATIONS.options, "softmax"})
+PLAIN_TYPES = {bool, int, float, str, type(None)}
 
 
 @functools.cache
 def _parameter_names(cls: Any) -> tuple[str, ...]:
     return tuple(super(MLPParameters, cls)._get_param_names())
+
+
+@functools.lru_cache(maxsize=128, typed=True)
+def _validate(cls: Any, **parameters: Any) -> None:
+    """Raise ValueError if a parameter is invalid."""
+    validate_parameter_constraints(cls._parameter_constraints, parameters, caller_name=cls.__name__)
 
 
 class MLPParameters:
@@ -118,6 +125,16 @@ class MLPParameters:
         return np.dtype(X.dtype)
 
     # --- validation ---
+
+    def _validate_params(self) -> None:
+        """Raise ValueError if a parameter is invalid, by scikit-learn's rules. Plain values that were valid are valid
+        again."""
+        parameters = self.get_params(deep=False)
+        others = [v for v in parameters.values() if type(v) not in PLAIN_TYPES]
+        if all(type(v) is tuple and PLAIN_TYPES.issuperset(map(type, v)) for v in others):
+            _validate(type(self), **parameters)
+        else:
+            super()._validate_params()  # type: ignore[misc]
 
     def _check_gpunn_parameters(self, incremental: bool) -> None:
         """Raise ValueError or TypeError if gpunn's parameters conflict with each other or with scikit-learn's."""
