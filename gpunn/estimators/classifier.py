@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn import neural_network
 from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
@@ -344,6 +345,14 @@ class MLPClassifier(BaseMLP, neural_network.MLPClassifier):
 
     def _labels_of(self, y: Any) -> Any:
         return self._label_binarizer.inverse_transform(y)
+
+    def _encode_labels(self, y: np.ndarray) -> np.ndarray:
+        self._label_binarizer = LabelBinarizer().fit(y)
+        self.classes_ = self._label_binarizer.classes_
+        if len(self.classes_) == 1:
+            return np.zeros((len(y), 1), bool)
+        # LabelBinarizer.transform would determine the classes of y again, several times
+        return y[:, None] == (self.classes_[1:] if self._is_binary else self.classes_)
 
     def _stratify(self, y: Any) -> Any:
         # scikit-learn does not stratify multilabel targets

@@ -18,6 +18,16 @@ from .weights import MLPWeights
 DataRows = tuple[Any, Any, Any]  # X, y, sample_weight
 
 
+def is_valid(X: Any, y: Any) -> bool:
+    """True if scikit-learn's validation would return X and y unchanged: finite arrays of numbers (n, n_in) and (n,)."""
+    if not type(X) is type(y) is np.ndarray:
+        return False
+    if X.dtype not in (np.float64, np.float32) or y.dtype.kind not in "biuf" or X.ndim != 2 or y.shape != X.shape[:1]:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(X.size and np.isfinite(X.sum()) and np.isfinite(y.sum()))
+
+
 class MLPFitData(MLPWeights):
     """Training and validation data as the network reads them."""
 
@@ -44,6 +54,10 @@ class MLPFitData(MLPWeights):
     def _encode(self, y: Any) -> Any:
         """Encode validation targets as `_validate_input` encodes training targets: (n, n_outputs)."""
         raise NotImplementedError
+
+    def _encode_labels(self, y: Any) -> Any:
+        """Learn the classes in y (n,), which is valid, and encode it. A regressor has none."""
+        return y
 
     def _stratify(self, y: Any) -> Any:
         """Labels by which the early-stopping split is stratified, or None."""

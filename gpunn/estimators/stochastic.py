@@ -14,7 +14,7 @@ from ..training.callbacks import ProgressBar
 from ..training.divergence import DivergenceError, warn_if_loss_rose
 from ..training.shard import Shard
 from ..user_warnings import warn_user
-from .fit_data import DataRows, MLPFitData
+from .fit_data import DataRows, MLPFitData, is_valid
 from .saving import sklearn_name
 from .stopping import SklearnStopping, generator_from
 from .weights import step_count
@@ -38,7 +38,12 @@ class MLPStochasticFit(MLPFitData):
                 "resume cannot be combined with warm_start=True, since both set the initial weights: use a new "
                 "estimator, or clone it"
             )
-        X, y = super()._validate_input(X, y, incremental, reset)  # type: ignore[misc]
+        if incremental or self.warm_start or not is_valid(X, y):
+            X, y = super()._validate_input(X, y, incremental, reset)  # type: ignore[misc]
+        else:
+            vars(self).pop("feature_names_in_", None)
+            self.n_features_in_ = X.shape[1]
+            y = self._encode_labels(y)
         if not reset:
             self._check_same_shape(y)
         self._check_output()
