@@ -182,7 +182,8 @@ class Versioned(Configured):
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-        self.__dict__["_attribute_version"] = self.__dict__.get("_attribute_version", 0) + 1
+        attributes = self.__dict__
+        attributes["_attribute_version"] = attributes.get("_attribute_version", 0) + 1
 
 
 def attribute_version(owner: Versioned) -> object:

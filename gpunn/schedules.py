@@ -11,6 +11,9 @@ from .registry import Configured, Registry
 from .validation import boolean, one_of, positive, positive_integer, scalar, unit_interval
 
 
+_unit = one_of("step", "epoch")
+
+
 class Schedule(Configured):
     """A schedule of the learning rate: ``schedule(t)`` is η at step t, or at epoch t with per="epoch".
 
@@ -55,7 +58,7 @@ class Schedule(Configured):
             cls.is_constant = False
 
     def __init__(self, per: str = "step") -> None:
-        self.per = one_of("step", "epoch")("per", per)
+        self.per = _unit("per", per)
 
     def __call__(self, t: int) -> float:
         """Return η at t."""

@@ -160,6 +160,8 @@ def scalar(value: Any) -> Any:
 
 def _real(value: Any) -> float:
     """Return a real number or a 0-d array as a float, and NaN, which is in no range, for any other value."""
+    if type(value) is float:
+        return value
     number = scalar(value)
     with contextlib.suppress(OverflowError):
         if isinstance(number, Real) and not isinstance(number, bool):

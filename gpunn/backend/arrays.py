@@ -15,8 +15,8 @@ import numpy as np
 
 def is_device_array(x: Any) -> bool:
     """True for a CuPy array."""
-    kind = getattr(sys.modules.get("cupy"), "ndarray", None)
-    return kind is not None and isinstance(x, kind)
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, getattr(cupy, "ndarray", ()))
 
 
 def array_module(x: Any) -> Any:

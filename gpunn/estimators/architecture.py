@@ -73,6 +73,10 @@ class MLPArchitecture(MLPParameters):
 
         `explicit` as in `Sequential._move`.
         """
-        model.compile(self._network_optimizer(), self._output()[0], device=device, strategy=self.strategy)
-        model._move(device, self.precision, explicit=explicit)
+        precision = self.precision if explicit else None
+        model.compile(
+            self._network_optimizer(), self._output()[0], device=device, precision=precision, strategy=self.strategy
+        )
+        if not explicit:
+            model._move(device, self.precision, explicit=False)
         model._net.loss_convention = SKLEARN_CONVENTION

@@ -34,7 +34,8 @@ MAX_SCALE = 1e3  # of the standard deviation of y or its inverse, and of the mea
 def _warn_if_far_from_unit_scale(y: np.ndarray) -> None:
     """Warn if mini-batches hardly learn a column of y, because its mean or standard deviation is far from 0 or 1."""
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, std = y.mean(axis=0, dtype=np.float64), y.std(axis=0, dtype=np.float64)
+        mean = y.sum(axis=0, dtype=np.float64) / len(y)
+        std = np.sqrt(((y - mean) ** 2).sum(axis=0) / len(y))
         far = (std > 0) & ~((std >= 1 / MAX_SCALE) & (std <= MAX_SCALE) & (abs(mean) <= MAX_SCALE * std))
     if far.any():
         k = int(np.argmax(far))

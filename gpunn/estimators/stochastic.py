@@ -55,8 +55,8 @@ class MLPStochasticFit(MLPFitData):
         if state is not None:
             # draw the same weights, split and seed as the interrupted fit, whatever random_state is now
             self._random_state = generator_from(state, "initial")
-        # only its state: creating a generator takes longer than all draws of a small network
-        self._initial_generator_state = self._random_state.get_state(legacy=False)
+        # for checkpoints, which only callbacks write: reading the state takes longer than all draws of a small network
+        self._initial_generator_state = self._random_state.get_state(legacy=False) if self.callbacks else None
         self._next_layer = 0
         super()._initialize(y, layer_units, self._net_dtype)  # type: ignore[misc]
         del self._next_layer

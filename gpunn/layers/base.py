@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import activations
 from ..activations import Activation
@@ -13,8 +13,7 @@ from ..registry import Registry, Versioned, call_text, check_config
 from ..validation import boolean
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """A parameter of a layer.
 
     Attributes

@@ -5,6 +5,7 @@ Gradients and optimizer slots have the same layout, and layers use views.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,9 +46,9 @@ class PenaltyRange:
     l1: float
 
 
-def _check_names(layer: Layer) -> None:
+def _check_names(layer: Layer, parameters: list[Parameter]) -> None:
     """Raise ValueError if a name of a parameter or running statistic is used twice, or is that of another quantity."""
-    names = [p.name for p in layer.parameters()] + [r.name for r in layer.running()]
+    names = [p.name for p in parameters] + [r.name for r in layer.running()]
     for name in names:
         if name in RESERVED or names.count(name) > 1:
             raise ValueError(
@@ -92,13 +93,15 @@ class FlatParameters:
         for layer in self.layers:
             width = layer.build(width)
         self.n_in, self.n_out = n_in, width
-        listed = [(k, p) for k, layer in enumerate(self.layers) for p in layer.parameters()]
-        for layer in self.layers:
-            _check_names(layer)
+        listed = []
+        for k, layer in enumerate(self.layers):
+            parameters = layer.parameters()
+            _check_names(layer, parameters)
+            listed += [(k, p) for p in parameters]
         at = 0
         self.slices = []
         for k, p in sorted(listed, key=lambda pair: not pair[1].penalized):
-            size = int(np.prod(p.shape))
+            size = math.prod(p.shape)
             self.slices.append(ParameterSlice(k, p, at, at + size))
             at += size
         order = {id(p): number for number, (_, p) in enumerate(listed)}

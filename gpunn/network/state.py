@@ -289,7 +289,7 @@ class CompiledState(FlatParameters):
     def _check_parameters(self) -> None:
         """Raise ValueError if an attribute was set that changes a layer's parameters after `build`."""
         for k, layer in enumerate(self.layers):
-            built = {p.parameter.name: p.parameter.shape for p in self.slices if p.layer == k}
+            built = {p.parameter.name: p.parameter.shape for p in self.slices_of(k)}
             now = {p.name: p.shape for p in layer.parameters()}
             if now != built:
                 raise ValueError(
