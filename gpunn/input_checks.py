@@ -402,6 +402,8 @@ def tensor_to_numpy(x: Any, name: str) -> Any:
 
     Tensors that require gradients are detached, also in a list. TypeError if x cannot be read.
     """
+    if x is None or isinstance(x, np.ndarray):
+        return x
     try:
         if hasattr(x, "detach"):
             return x.detach().cpu().numpy()

@@ -214,7 +214,8 @@ def names_of(cls: type) -> tuple[str, ...]:
 
 def name_of(cls: type) -> str:
     """The name that files store for a class: the first of its own `names`, or its `__name__`."""
-    return next(iter(names_of(cls)), cls.__name__)
+    names = names_of(cls)
+    return names[0] if names else cls.__name__
 
 
 def check_config(thing: Any, config: dict[str, Any]) -> dict[str, Any]:

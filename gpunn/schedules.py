@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from .registry import Configured, Registry
 from .validation import boolean, one_of, positive, positive_integer, scalar, unit_interval
 
-
 _unit = one_of("step", "epoch")
 
 

@@ -112,9 +112,11 @@ def open_unit_interval(name: str, value: Any) -> float:
 
 def integer(name: str, value: Any) -> int:
     """Return an integer of Python or NumPy as an int. TypeError for any other value."""
-    with contextlib.suppress(TypeError):
+    try:
         if not isinstance(value, bool):
             return operator.index(value)
+    except TypeError:
+        pass
     raise TypeError(f"{name} must be an integer, got {value!r}")
 
 

@@ -132,7 +132,8 @@ class MLPParameters:
         parameters = self.get_params(deep=False)
         others = [v for v in parameters.values() if type(v) not in PLAIN_TYPES]
         if all(type(v) is tuple and PLAIN_TYPES.issuperset(map(type, v)) for v in others):
-            _validate(type(self), **parameters)
+            this: Any = type(self)
+            _validate(this, **parameters)
         else:
             super()._validate_params()  # type: ignore[misc]
 

@@ -271,7 +271,7 @@ class MLPRegressor(BaseMLP, neural_network.MLPRegressor):
 
     def _check_output(self) -> None:
         super()._check_output()
-        if losses.get(self._output()[0]).targets == "class_index":
+        if self._output()[0].targets == "class_index":
             raise ValueError(f"loss={self.loss!r} needs class labels: use MLPClassifier")
 
     def _check_scale(self, y: Any) -> None:

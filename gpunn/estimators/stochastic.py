@@ -98,7 +98,7 @@ class MLPStochasticFit(MLPFitData):
         validation = self._validation(model)
         if not incremental:
             self._check_scale(training[1])
-        for layer in model.layers:
+        for layer in model.layers if continues else ():
             if isinstance(layer, Dense):
                 layer.l2 = float(self.alpha)  # may differ from that of an earlier partial_fit
         stopping = SklearnStopping(self, early_stopping_data, rows)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend import is_device_array, to_host
 from ..kernels.state import StateEntry
+from ..layers import Dropout
 from ..model import Sequential
 from ..network import Network
 from ..program.groups import SINGLE_PROCESS
@@ -28,9 +29,10 @@ class MLPWeights(MLPArchitecture):
         one."""
         if continues:
             return self._continued_network()
+        layers = self._layers(layer_units)
         # drawn only if dropout uses it, so that scikit-learn's draws are unchanged
-        seed = int(self._random_state.randint(2**31 - 1)) if any(self._dropouts()) else 0
-        model = Sequential(self._layers(layer_units), seed=seed, dtype=self._net_dtype)
+        seed = int(self._random_state.randint(2**31 - 1)) if any(isinstance(f, Dropout) for f in layers) else 0
+        model = Sequential(layers, seed=seed, dtype=self._net_dtype)
         model._net.build(layer_units[0], draw=False)
         self._compile(model, self.device)
         write_parameters(model._net, self.coefs_, self.intercepts_)

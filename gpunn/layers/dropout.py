@@ -59,8 +59,5 @@ class Dropout(Layer):
             elements=n * width,
         )
 
-    def step_key(self) -> Any:
-        return self.trainable, self.get_config()
-
     def get_config(self) -> dict[str, Any]:
         return {"rate": self.rate, "form": self.form}

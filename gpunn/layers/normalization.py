@@ -78,9 +78,6 @@ class BatchNormalization(Layer):
         t.running_mean = update(t.mean, t.state, t.running_mean, momentum=self.momentum, factor=1.0)
         t.running_variance = update(t.variance, t.state, t.running_variance, momentum=self.momentum, factor=unbiased)
 
-    def step_key(self) -> Any:
-        return self.trainable, self.get_config()
-
     def get_config(self) -> dict[str, Any]:
         return {"momentum": self.momentum, "epsilon": self.epsilon}
 
@@ -116,9 +113,6 @@ class LayerNormalization(Layer):
         t.dgamma = kernel("column_dot")(t.grad_a, t.x_hat)
         t.dbeta = t.grad_a.sum(axis=0)
         t.grad_prev = kernel("layer_normalize_backward")(t.grad_a, t.x_hat, t.scale, t.gamma)
-
-    def step_key(self) -> Any:
-        return self.trainable, self.get_config()
 
     def get_config(self) -> dict[str, Any]:
         return {"epsilon": self.epsilon}

@@ -168,17 +168,8 @@ def structure(net: CompiledState, shard: BatchShard, options: StepOptions, *, wi
         net.n_in,
         tuple(types),
         tuple(USED_OF[kind](cls) for (kind, _), cls in zip(owners, types, strict=True)),
-        _frozen(net.attribute_values()),
+        tuple(net.attribute_values()),
         net.loss_convention,
         tuple(penalties),
         type(group),
     )
-
-
-def _frozen(value: object) -> Hashable:
-    """A hashable form of an attribute value."""
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_frozen, value))
-    if isinstance(value, dict):
-        return tuple((k, _frozen(v)) for k, v in value.items())
-    return value

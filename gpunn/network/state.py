@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +27,26 @@ from .parameters import FlatParameters, FloatDType
 # above these magnitudes a finite gradient may overflow in the update, which is then checked before it is written
 OVERFLOW_LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
 _versions = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Structures:
+    """Everything that the steps of a spec depend on. The hash is computed once: it takes as long as a small step.
+
+    Attributes
+    ----------
+    steps : tuple
+        For each batch size.
+    """
+
+    steps: tuple[Hashable, ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.steps)
 
 
 @dataclass(frozen=True)
@@ -96,7 +118,7 @@ class CompiledState(FlatParameters):
 
     def _reset_executables(self) -> None:
         """Drop the network's own executables. `version` differs from the one that all executables were made for."""
-        self.structures: dict[Hashable, tuple[Hashable, ...]] = {}  # what executables depend on, by task
+        self.structures: dict[Hashable, Structures] = {}  # what executables depend on, by task
         self.version = next(_versions)
 
     def compile(
@@ -121,7 +143,7 @@ class CompiledState(FlatParameters):
         self.slots, self.metric_sums, self.capture_errors = {}, None, {}
         if self.is_built:
             self._reset_state()
-        self._recorded, self._versions = self.step_key(), None
+        self._recorded, self._versions = self.step_key(), self._attribute_versions()
         self._reset_executables()
 
     def resolve(self, loss: Loss, metrics: Sequence[Metric]) -> tuple[Loss, list[Metric]]:
@@ -188,7 +210,7 @@ class CompiledState(FlatParameters):
         for name, value in optimizer.hyperparameters().items():
             with np.errstate(over="ignore", under="ignore"):
                 rounded = float(self.dtype.type(value))
-            if not np.isfinite(rounded) or (rounded == 0) != (value == 0):
+            if not math.isfinite(rounded) or (rounded == 0) != (value == 0):
                 raise ValueError(f"{name}={value!r} is {rounded} in {self.dtype}: change it, or use dtype='float64'")
 
     def reset_optimizer(self) -> None:

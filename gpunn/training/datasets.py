@@ -22,6 +22,7 @@ from ..program import Array, HostArray
 from ..program.groups import BatchShard
 
 STEP = StepOptions(training=True, loss=True, backward=True, update=True)
+WEIGHTED_STEP = dataclasses.replace(STEP, weighted=True)
 EVALUATION_ROWS = 1024
 BLOCK_BYTES = 1 << 26  # bytes of a block of rows that is copied to the device
 MAX_EPOCHS = 64  # epochs that run without a return to Python
@@ -109,8 +110,7 @@ def batches(n: int, batch_size: int) -> dict[int, int]:
 
 def step_spec(net: Network, sizes: Iterator[int] | dict[int, int], *, weighted: bool) -> ExecutableSpec:
     """The spec of training steps on batches of these sizes, or on this rank's shard of them."""
-    options = dataclasses.replace(STEP, weighted=weighted)
-    return ExecutableSpec(options, tuple(BatchShard.of(rows, net.group) for rows in sizes))
+    return ExecutableSpec(WEIGHTED_STEP if weighted else STEP, tuple(BatchShard.of(rows, net.group) for rows in sizes))
 
 
 @dataclass

@@ -74,8 +74,7 @@ class BorrowedExecutables:
         self._last = None
 
     def get(self, spec: ExecutableSpec, arrays: Arrays) -> Executable:
-        """The executable for a spec and arrays."""
-        self._net.apply_attribute_changes()
+        """The executable for a spec and arrays, after the network has applied attribute changes."""
         if self._net.version != self._version:
             self._return_all()
             self._version = self._net.version

@@ -305,7 +305,7 @@ def _record(
         net,
         model if owner is None else owner,
         hooks,
-        fit_settings={**_data_settings(net, data, with_checksums=compared), **settings},
+        fit_settings={**(_data_settings(net, data) if compared else {}), **settings},
         n_in=data.n_in,
         first_epoch=model._epochs,
     )
@@ -325,17 +325,15 @@ def _dataset(net: Network, data: FitData, options: FitOptions) -> Dataset:
     return ArrayBatches(net, found, batch_size=batch_size, rows=rows, order=data.order, epochs=options.epochs)
 
 
-def _data_settings(net: Network, data: FitData, *, with_checksums: bool) -> dict[str, object]:
+def _data_settings(net: Network, data: FitData) -> dict[str, object]:
     """Return the part of the fingerprint about the data, before a callback can change it. All ranks must call it."""
     validation, training = data.validation, data.training
     settings: dict[str, object] = {
         "training data": "a stream" if training is None else dataset_fingerprint(training[:3], data.n),
         "validation data": None if validation is None else dataset_fingerprint(validation[:3], validation.total_rows),
     }
-    if with_checksums:
-        named = {"the training data": training, "the validation data": validation}
-        settings |= {f"checksums of {k}": v.checksums(net.group) for k, v in named.items() if v is not None}
-    return settings
+    named = {"the training data": training, "the validation data": validation}
+    return settings | {f"checksums of {k}": v.checksums(net.group) for k, v in named.items() if v is not None}
 
 
 def _shared_settings(record: TrainingRun, epochs: int, first: int, done: int) -> dict[str, object]:
