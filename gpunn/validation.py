@@ -35,7 +35,7 @@ class Checked(Generic[T]):
         self.name = name
 
     def __set__(self, instance: Any, value: Any) -> None:
-        vars(instance)[self.name] = self.check(self.name, value)
+        instance.__dict__[self.name] = self.check(self.name, value)
 
     if TYPE_CHECKING:
 

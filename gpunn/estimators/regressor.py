@@ -36,13 +36,13 @@ def _warn_if_far_from_unit_scale(y: np.ndarray) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         mean = y.sum(axis=0, dtype=np.float64) / len(y)
         std = np.sqrt(((y - mean) ** 2).sum(axis=0) / len(y))
-        far = (std > 0) & ~((std >= 1 / MAX_SCALE) & (std <= MAX_SCALE) & (abs(mean) <= MAX_SCALE * std))
-    if far.any():
-        k = int(np.argmax(far))
-        warn_user(
-            f"y must be near unit scale, got mean {mean[k]:.3g} and standard deviation {std[k]:.3g}: standardize it, "
-            "for example with sklearn.compose.TransformedTargetRegressor(regressor=…, transformer=StandardScaler())"
-        )
+    for m, s in zip(mean.tolist(), std.tolist(), strict=True):
+        if s > 0 and not (1 / MAX_SCALE <= s <= MAX_SCALE and abs(m) <= MAX_SCALE * s):
+            warn_user(
+                f"y must be near unit scale, got mean {m:.3g} and standard deviation {s:.3g}: standardize it, for "
+                "example with sklearn.compose.TransformedTargetRegressor(regressor=…, transformer=StandardScaler())"
+            )
+            return
 
 
 class MLPRegressor(BaseMLP, neural_network.MLPRegressor):

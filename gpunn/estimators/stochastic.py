@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class MLPStochasticFit(MLPFitData):
         given = self.activation
         each = given if isinstance(given, (list, tuple)) else [given]
         logistic = bool(each) and activations.get(each[min(k, len(each) - 1)]).name == "sigmoid"
-        bound = np.sqrt((2.0 if logistic else 6.0) / (fan_in + fan_out))
+        bound = math.sqrt((2.0 if logistic else 6.0) / (fan_in + fan_out))
         W = self._random_state.uniform(-bound, bound, (fan_in, fan_out))
         b = self._random_state.uniform(-bound, bound, fan_out)
         return W.astype(dtype, copy=False), b.astype(dtype, copy=False)

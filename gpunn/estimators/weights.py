@@ -57,12 +57,12 @@ class MLPWeights(MLPArchitecture):
     def _export_weights(self) -> None:
         """Set `coefs_` and `intercepts_`: views of the network's parameters on a CPU, read-only copies on a GPU."""
         net = self.net_._net
+        theta = to_host(net.theta)
+        if is_device_array(net.theta):
+            theta.flags.writeable = False
         exported: dict[str, list[np.ndarray]] = {"W": [], "b": []}
         for part in net.slices_in_order():
-            array = to_host(part.of(net.theta))
-            if is_device_array(net.theta):
-                array.flags.writeable = False
-            exported[part.parameter.name].append(array)
+            exported[part.parameter.name].append(part.of(theta))
         self.coefs_, self.intercepts_ = exported["W"], exported["b"]
         self._exported = [*self.coefs_, *self.intercepts_]
 
@@ -97,12 +97,14 @@ def write_parameters(net: Network, coefs: list[Any], intercepts: list[Any]) -> N
     n_layers = len(net.slices) // 2
     if not len(coefs) == len(intercepts) == n_layers:
         raise ValueError(f"coefs_ and intercepts_ must have {n_layers} arrays each, one per layer")
+    theta = np.empty(net.size, net.dtype)
     for part in net.slices_in_order():
-        view = part.of(net.theta)
+        view = part.of(theta)
         array = np.asarray(next(given[part.parameter.name]))
         if array.shape != view.shape:
             raise ValueError(f"coefs_ and intercepts_ must keep their shapes: {view.shape}, got {array.shape}")
-        view[...] = net.backend.asarray(array.astype(net.dtype))
+        view[...] = array
+    net.theta[...] = net.backend.asarray(theta)
 
 
 def step_count(model: Sequential) -> int:

@@ -19,7 +19,7 @@ from ..program.groups import BatchShard
 from .batch_io import Arrays, CompressedRows, Table, advance, gather, load, store_rows
 from .bound_step import BoundStep
 from .recorded import structure, variable_layout
-from .state import CompiledState, Structures
+from .state import CompiledState
 from .step import StepOptions
 
 WINDOWS = ("x", "output", "largest")  # what `run_blocks` replaces
@@ -222,11 +222,11 @@ def shared_key(net: CompiledState, spec: ExecutableSpec, arrays: Arrays) -> Hash
     """Everything that an executable depends on, except addresses and λ. None if that is unknown."""
     if net.eager:
         return None
-    found = net.structures.get(spec)
-    if found is None:
-        found = Structures(tuple(structure(net, shard, spec.options, with_l2=False) for shard in spec.shards))
-        net.structures[spec] = found
-    return None if None in found.steps else (net.backend.executor_key(), found, layouts(arrays))
+    steps = net.structures.get(spec)
+    if steps is None:
+        steps = tuple(structure(net, shard, spec.options, with_l2=False) for shard in spec.shards)
+        net.structures[spec] = steps
+    return None if None in steps else (net.backend.executor_key(), steps, layouts(arrays))
 
 
 def layouts(arrays: Arrays) -> Hashable:

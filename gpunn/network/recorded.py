@@ -151,12 +151,14 @@ def structure(net: CompiledState, shard: BatchShard, options: StepOptions, *, wi
         owners += [(Loss, net.loss), *((Metric, metric) for metric in net.metrics)]
     if options.update:
         owners.append((Optimizer, net.optimizer))
-    # a user's class may depend on anything
-    if not all(tuple(type(owner).__module__.split(".")[:2]) in PACKAGES for _, owner in owners):
-        return None
-    if not all(vars(owner).keys().isdisjoint(USED[kind]) for kind, owner in owners):
-        return None  # a method or an attribute was replaced on one object
-    types = [type(owner) for _, owner in owners]
+    used = []
+    for kind, owner in owners:
+        cls = type(owner)
+        if tuple(cls.__module__.split(".")[:2]) not in PACKAGES:
+            return None  # a user's class may depend on anything
+        if not vars(owner).keys().isdisjoint(USED[kind]):
+            return None  # a method or an attribute was replaced on one object
+        used.append((cls, USED_OF[kind](cls)))
     return (
         shard.n,
         options,
@@ -166,8 +168,7 @@ def structure(net: CompiledState, shard: BatchShard, options: StepOptions, *, wi
         net.dtype,
         net.precision,
         net.n_in,
-        tuple(types),
-        tuple(USED_OF[kind](cls) for (kind, _), cls in zip(owners, types, strict=True)),
+        tuple(used),
         tuple(net.attribute_values()),
         net.loss_convention,
         tuple(penalties),

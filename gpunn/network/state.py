@@ -8,7 +8,6 @@ import math
 import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -21,32 +20,12 @@ from ..metrics import Metric
 from ..optimizers import Optimizer
 from ..program import Array
 from ..program.groups import SINGLE_PROCESS, ProcessGroup
-from ..registry import attribute_version
+from ..registry import Versioned, attribute_version
 from .parameters import FlatParameters, FloatDType
 
 # above these magnitudes a finite gradient may overflow in the update, which is then checked before it is written
 OVERFLOW_LIMITS = {"float32": 2.0**50, "float64": 2.0**400}
 _versions = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Structures:
-    """Everything that the steps of a spec depend on. The hash is computed once: it takes as long as a small step.
-
-    Attributes
-    ----------
-    steps : tuple
-        For each batch size.
-    """
-
-    steps: tuple[Hashable, ...]
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(self.steps)
 
 
 @dataclass(frozen=True)
@@ -118,7 +97,7 @@ class CompiledState(FlatParameters):
 
     def _reset_executables(self) -> None:
         """Drop the network's own executables. `version` differs from the one that all executables were made for."""
-        self.structures: dict[Hashable, Structures] = {}  # what executables depend on, by task
+        self.structures: dict[Hashable, tuple[Hashable, ...]] = {}  # what executables depend on, by task
         self.version = next(_versions)
 
     def compile(
@@ -202,8 +181,9 @@ class CompiledState(FlatParameters):
 
     def set_group(self, group: DeviceGroup) -> None:
         """Set the processes that share the steps."""
-        self.group = group
-        self._reset_executables()
+        if group is not self.group:
+            self.group = group
+            self._reset_executables()
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
         """Raise ValueError if a hyperparameter becomes 0 or infinite in the network's dtype."""
@@ -288,12 +268,10 @@ class CompiledState(FlatParameters):
 
     def _attribute_versions(self) -> list[object]:
         """The attribute versions of each layer and activation, of optimizer, loss and metrics."""
-        found = [attribute_version(layer) for layer in self.layers]
-        found += [attribute_version(layer.activation) for layer in self.layers]
+        owners: list[Versioned] = [*self.layers, *(layer.activation for layer in self.layers)]
         if self.given_loss is not None:
-            found += [attribute_version(self.optimizer), attribute_version(self.given_loss)]
-            found += [attribute_version(metric) for metric in self.given_metrics]
-        return found
+            owners += [self.optimizer, self.given_loss, *self.given_metrics]
+        return list(map(attribute_version, owners))
 
     def step_key(self) -> list[object]:
         """The attribute values of layers, optimizer, loss and metrics that a step depends on."""

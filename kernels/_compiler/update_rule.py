@@ -11,9 +11,9 @@ from ..step import IF_NEAR_OVERFLOW, IF_UPDATING
 from .registry import Kernel, elementwise, reduction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UpdateRule:
-    """The kernels of an update rule.
+    """The kernels of an update rule. A rule equals itself only.
 
     update                 writes θ and the slots
     update_with_bf16_copy  also writes the copy of θ that matrix products read
