@@ -55,12 +55,10 @@ class Registry(Generic[T]):
 
         ValueError for an unknown name; it suggests a similar one and lists the built-in ones.
         """
-        if isinstance(given, self.base):
-            return given
-        if isinstance(given, type) and issubclass(given, self.base):
-            return given()
         if not isinstance(given, str):
-            return None
+            if isinstance(given, type) and issubclass(given, self.base):
+                return given()
+            return given if isinstance(given, self.base) else None
         if given not in self.classes:
             similar = "".join(f"did you mean {name!r}? " for name in close_names(given, self.classes))
             raise ValueError(f"{self.kind} {given!r} is unknown; {similar}there are {', '.join(self.built_in())}")

@@ -139,6 +139,8 @@ def _integer_from(minimum: int, name: str, value: Any) -> int:
 
 def boolean(name: str, value: Any) -> bool:
     """Return True or False; 1 and 0 are accepted for them. ValueError for any other value."""
+    if isinstance(value, bool):
+        return value
     number = scalar(value)
     if not isinstance(number, Real) or number not in (True, False):
         raise ValueError(f"{name} must be True or False, got {value!r}")
