@@ -30,6 +30,7 @@ class CompileOptions:
     optimizer: Optimizer
     loss: Loss
     metrics: list[Metric]
+    resolved: tuple[Loss, list[Metric]]  # by `Network.resolve`
     threads: int | None
     backend: Backend
     precision: str | None  # None for products in the network's dtype
@@ -57,14 +58,14 @@ def resolve(
     if isinstance(metrics, str):
         raise TypeError(f"metrics must be a list: use metrics=[{metrics!r}]")
     found = [_metric(m) for m in as_list("metrics", metrics, "names or gpunn metrics")]
-    net.resolve(chosen, found)
+    resolved = net.resolve(chosen, found)
     if threads is not None:
         threads = positive_integer("threads", threads)
         if importlib.util.find_spec("threadpoolctl") is None:
             raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"')
     backend = group.backend(backends.get(device), device)
     lower = resolve_precision(precision, backend, net.dtype)
-    return CompileOptions(rule, chosen, found, threads, backend, lower, resolve_eager(eager, lower, group))
+    return CompileOptions(rule, chosen, found, resolved, threads, backend, lower, resolve_eager(eager, lower, group))
 
 
 def resolve_eager(eager: Any, precision: str | None, group: DeviceGroup) -> bool:

@@ -391,7 +391,11 @@ class Sequential:
             compile_options.check_agreement(group, self._net, options, self)
             self._net.move(options.backend)
             self._net.compile(
-                options.optimizer, options.loss, options.metrics, precision=options.precision, eager=options.eager
+                options.optimizer,
+                (options.loss, options.metrics),
+                options.resolved,
+                precision=options.precision,
+                eager=options.eager,
             )
             group.set_device(options.backend)
             self._net.set_group(group)

@@ -15,6 +15,7 @@ from .arrays import to_host
 from .executor import Executor, Launch, execute
 
 OnFallback = Callable[[str], Any]
+_NO_CONTEXT = contextlib.nullcontext()
 
 
 class Communicator(Protocol):
@@ -116,7 +117,7 @@ class Backend:
 
     def activate(self) -> AbstractContextManager[Any]:
         """A context in which allocations and launches use this device, and MemoryErrors contain the remedy."""
-        return contextlib.nullcontext()
+        return _NO_CONTEXT
 
     def max_concurrent_fits(self) -> int:
         """The number of small fits, one thread each, that run concurrently; 1 if each fit uses the whole device."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ FloatDType = np.dtype[np.float32] | np.dtype[np.float64]
 RESERVED = ("a_prev", "z", "a", "grad_a", "delta", "grad_prev", "state", "index", "training", "rows", "opaque")
 
 
-@dataclass(frozen=True)
-class ParameterSlice:
+class ParameterSlice(NamedTuple):
     """The range of the flat buffer that holds one parameter."""
 
     layer: int
@@ -36,8 +35,7 @@ class ParameterSlice:
         return flat[self.start : self.stop].reshape(self.parameter.shape)
 
 
-@dataclass(frozen=True)
-class PenaltyRange:
+class PenaltyRange(NamedTuple):
     """A range of the flat buffer with the same l2 and l1."""
 
     start: int

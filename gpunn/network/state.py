@@ -103,20 +103,19 @@ class CompiledState(FlatParameters):
     def compile(
         self,
         optimizer: Optimizer,
-        loss: Loss,
-        metrics: list[Metric],
-        loss_convention: LossConvention = LossConvention(),
-        precision: str | None = None,
+        given: tuple[Loss, list[Metric]],
+        resolved: tuple[Loss, list[Metric]],
         *,
-        eager: bool = False,
+        precision: str | None,
+        eager: bool,
     ) -> None:
         """Set optimizer, loss, metrics, precision and eager mode, and reset the optimizer to step 0.
 
-        ValueError if they do not fit each other; nothing is changed.
+        `resolved` is what `resolve` returned for the given loss and metrics.
         """
-        self.loss, self.metrics = self.resolve(loss, metrics)
-        self.given_loss, self.given_metrics = loss, metrics
-        self.optimizer, self.loss_convention = optimizer, loss_convention
+        self.loss, self.metrics = resolved
+        self.given_loss, self.given_metrics = given
+        self.optimizer, self.loss_convention = optimizer, LossConvention()
         self.precision, self.eager = precision, eager
         self.learning_rate_override = None
         self.slots, self.metric_sums, self.capture_errors = {}, None, {}
