@@ -173,6 +173,7 @@ class Versioned(Configured):
     """An object that counts how often its attributes were set, so that a change is found without comparing values."""
 
     _built_in = False  # True for gpunn's classes
+    _attribute_version = 0
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -180,17 +181,15 @@ class Versioned(Configured):
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-        attributes = self.__dict__
-        attributes["_attribute_version"] = attributes.get("_attribute_version", 0) + 1
+        self.__dict__["_attribute_version"] = self._attribute_version + 1
 
 
-def attribute_version(owner: Versioned) -> object:
-    """The number of times that an attribute of an object was set.
+def attribute_versions(owners: Iterable[Versioned]) -> list[object]:
+    """The number of times that an attribute of each object was set.
 
     For a user's class also its configuration, which may change without setting an attribute.
     """
-    count = owner.__dict__.get("_attribute_version", 0)
-    return count if owner._built_in else (count, repr(owner.get_config()))
+    return [o._attribute_version if o._built_in else (o._attribute_version, repr(o.get_config())) for o in owners]
 
 
 class Named(Configured):

@@ -31,4 +31,6 @@ def device_of(x: Any) -> AbstractContextManager[Any]:
 
 def to_host(x: Any) -> np.ndarray:
     """`x` as a NumPy array: copied from the GPU if it is a CuPy array, else `numpy.asarray(x)`."""
+    if type(x) is np.ndarray:
+        return x
     return np.asarray(x.get() if is_device_array(x) else x)

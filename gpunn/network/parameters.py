@@ -97,14 +97,15 @@ class FlatParameters:
             _check_names(layer, parameters)
             listed += [(k, p) for p in parameters]
         at = 0
-        self.slices = []
+        placed: dict[tuple[int, str], ParameterSlice] = {}
         for k, p in sorted(listed, key=lambda pair: not pair[1].penalized):
             size = math.prod(p.shape)
-            self.slices.append(ParameterSlice(k, p, at, at + size))
+            placed[k, p.name] = ParameterSlice(k, p, at, at + size)
             at += size
-        order = {id(p): number for number, (_, p) in enumerate(listed)}
-        in_order = sorted(self.slices, key=lambda piece: order[id(piece.parameter)])
-        self._slices_of = {k: [p for p in in_order if p.layer == k] for k in range(len(self.layers))}
+        self.slices = list(placed.values())
+        self._slices_of = {k: [] for k in range(len(self.layers))}
+        for k, p in listed:
+            self._slices_of[k].append(placed[k, p.name])
         theta = np.zeros(at, self.dtype)
         for k in range(len(self.layers) if draw else 0):
             generator = keyed_generator(self.seed, 2**64 - 1 - k)

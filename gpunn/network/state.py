@@ -20,7 +20,7 @@ from ..metrics import Metric
 from ..optimizers import Optimizer
 from ..program import Array
 from ..program.groups import SINGLE_PROCESS, ProcessGroup
-from ..registry import Versioned, attribute_version
+from ..registry import Versioned, attribute_versions
 from .parameters import FlatParameters, FloatDType
 
 # above these magnitudes a finite gradient may overflow in the update, which is then checked before it is written
@@ -270,7 +270,7 @@ class CompiledState(FlatParameters):
         owners: list[Versioned] = [*self.layers, *(layer.activation for layer in self.layers)]
         if self.given_loss is not None:
             owners += [self.optimizer, self.given_loss, *self.given_metrics]
-        return list(map(attribute_version, owners))
+        return attribute_versions(owners)
 
     def step_key(self) -> list[object]:
         """The attribute values of layers, optimizer, loss and metrics that a step depends on."""
