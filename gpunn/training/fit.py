@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -378,14 +379,12 @@ def _progress(verbose: int) -> Callback:
     return EpochLogger()
 
 
-@contextlib.contextmanager
-def _thread_limit(threads: int | None) -> Iterator[None]:
+def _thread_limit(threads: int | None) -> AbstractContextManager[object]:
     if threads is None:
-        yield
-        return
+        return contextlib.nullcontext()
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
         raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"') from None
-    with threadpool_limits(threads):
-        yield
+    limits: AbstractContextManager[object] = threadpool_limits(threads)
+    return limits
