@@ -48,6 +48,9 @@ class CPUBackend(Backend):
     def rewrite_key(self) -> Any:
         return self.device, native.gemm_library("float32") is None
 
+    def uses_csr_products(self, stored: float, columns: int, width: int) -> bool:
+        return cpu_cache.status().implementation == "compiled" and rules.csr_products_pay(stored, columns, width)
+
     def bind_op(self, op: Op, inputs: Sequence[Any], outputs: Sequence[Any], precision: str | None = None) -> Launch:
         # shapes and layouts were checked when the program was recorded
         if op.name == "matmul" and (launch := bind_gemm(inputs[0], inputs[1], outputs[0])):

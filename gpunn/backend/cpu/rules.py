@@ -16,6 +16,11 @@ def fits_small_gemm(match: Match, *, saves_a_pass: bool = False) -> bool:
     return blas.uses_small_gemm(x.shape, W.shape, type_name(x.dtype), contiguous=True, saves_a_pass=saves_a_pass)
 
 
+def csr_products_pay(stored: float, columns: int, width: int) -> bool:
+    """True if products of the stored values of a CSR table are faster than a dense copy and dense products."""
+    return stored * 8 < columns
+
+
 def rewrite_rules() -> list[Rule]:
     """The rules, in the order in which they are applied."""
     return _rules(declared_activations())
