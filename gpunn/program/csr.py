@@ -39,7 +39,9 @@ class CompressedBatch:
     ordered: bool
 
 
-def record_rows(program: Program, batch: CompressedBatch, shape: tuple[int, ...], dtype: DType, state: Tensor) -> Tensor:
+def record_rows(
+    program: Program, batch: CompressedBatch, shape: tuple[int, ...], dtype: DType, state: Tensor
+) -> Tensor:
     """Record the batch as a dense matrix x. The arrays of the table are inputs of unknown size, recorded as 0."""
     types = dict(zip(TABLE, (batch.values, np.dtype(np.int32), np.dtype(np.int64)), strict=True))
     if batch.ordered:
