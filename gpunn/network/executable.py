@@ -245,8 +245,8 @@ def shared_key(net: CompiledState, spec: ExecutableSpec, arrays: Arrays) -> Hash
 
 
 def layouts(arrays: Arrays) -> Hashable:
-    """The types and strides of arrays by name. An empty array has no address that could be exchanged."""
-    return tuple((name, a.dtype, a.strides, a.size == 0) for name, a in by_address(arrays).items())
+    """The types and strides of arrays by name."""
+    return tuple((name, a.dtype, a.strides) for name, a in by_address(arrays).items())
 
 
 def _network_variables(net: CompiledState, options: StepOptions) -> dict[str, Array]:

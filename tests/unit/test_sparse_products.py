@@ -313,6 +313,17 @@ def test_tables_of_any_size_share_an_executable(monkeypatch):
     assert STEP.compressed is None
 
 
+@compiled
+def test_an_executable_has_no_dense_rows():
+    made = net()
+    made.build(D)
+    network = internals.network(made)
+    network.prepare_training()
+    arrays = internals.on_device(made, sparse.csr_matrix(X), Y.astype(np.int32)).named()
+    with network.executable(ExecutableSpec(STEP, (BatchShard.of(N),)), arrays) as step:
+        assert step.x is None and step.bytes < N * D * 8
+
+
 def test_a_table_without_values_is_followed_by_one_with_values():
     internals.forget_executables()
     for table in (np.zeros((N, D)), X):

@@ -49,7 +49,7 @@ class CPUBackend(Backend):
         return self.device, native.gemm_library("float32") is None
 
     def uses_csr_products(self, stored: float, columns: int, width: int) -> bool:
-        return cpu_cache.status().implementation == "compiled" and rules.csr_products_pay(stored, columns, width)
+        return native.executor_library() is not None and rules.csr_products_pay(stored, columns, width)
 
     def bind_op(self, op: Op, inputs: Sequence[Any], outputs: Sequence[Any], precision: str | None = None) -> Launch:
         # shapes and layouts were checked when the program was recorded

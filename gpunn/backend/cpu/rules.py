@@ -19,8 +19,8 @@ def fits_small_gemm(match: Match, *, saves_a_pass: bool = False) -> bool:
 def csr_products_pay(stored: float, columns: int, width: int) -> bool:
     """True if products of the stored values of a CSR table are faster than a dense copy and dense products.
 
-    Measured with one thread and batches of 200 rows, both cost the same at 4 % stored values for a width of 4, at 14 %
-    for 16 and at 15 to 20 % for 100. The limit is below, 10 % for wide layers, since dense products gain more from threads.
+    With one thread and batches of 200 rows, both cost the same at 4 % stored values for a width of 4, at 14 % for 16
+    and at 15 to 20 % for 100. The limit is lower, 10 % for wide layers, since dense products gain more from threads.
     """
     return 10 * stored * (width + 5) < columns * width
 
