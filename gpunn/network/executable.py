@@ -99,7 +99,8 @@ class Executable:
         self.state, self.gradient = variables["state"], variables.get("gradient")
         self.metric_sums: Array = variables.get("metric_sums")
         first = self.steps[0]
-        self.x, self.y = getattr(first, "x", None), getattr(first, "y", None)
+        self.x: Array = getattr(first, "x", None)
+        self.y: Array = getattr(first, "y", None)
         self.output, self.grad_x = first.output, first.grad_x
         self.largest: Array = None
         if not spec.options.loss and "X" not in arrays and self.x.dtype.kind == "f":
