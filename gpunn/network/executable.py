@@ -103,7 +103,7 @@ class Executable:
         self.y: Array = getattr(first, "y", None)
         self.output, self.grad_x = first.output, first.grad_x
         self.largest: Array = None
-        if not spec.options.loss and "X" not in arrays and self.x.dtype.kind == "f":
+        if self.x is not None and not spec.options.loss and "X" not in arrays and self.x.dtype.kind == "f":
             # a prediction: a finite maximum of |x| shows that no number is invalid
             self.largest = self.backend.zeros((1,), np.float64)
         self._executor: Executor | None = self._new_executor(net, arrays)
