@@ -152,7 +152,8 @@ def profile(net: Network, data: inputs.Arrays, batch_size: int) -> Profile:
     changed = [net.theta, net.running, net.state, net.metric_sums, *net.slots.values()]
     before = [net.backend.asarray(np.array(net.backend.to_host(array))) for array in changed]
     net.apply_attribute_changes()
-    spec = step_spec(net, {rows: 1}, weighted=data[2] is not None).reading(compressed_batch(net, arrays))
+    spec = step_spec(net, {rows: 1}, weighted=data[2] is not None)
+    spec = spec.reading(compressed_batch(net, arrays, spec.options))
     with net.backend.activate():
         # a shared executable exchanges addresses for the whole step, and its single launches keep the first ones
         step = Executable(net, spec, arrays)

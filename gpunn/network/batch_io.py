@@ -51,14 +51,15 @@ def by_address(arrays: Arrays) -> dict[str, Array]:
     return found
 
 
-def compressed_batch(net: CompiledState, arrays: Arrays) -> CompressedBatch | None:
+def compressed_batch(net: CompiledState, arrays: Arrays, options: StepOptions) -> CompressedBatch | None:
     """The batches of X as steps read them from compressed rows. None if X is dense, or dense products are faster."""
     X = arrays.get("X")
     if not isinstance(X, CompressedRows) or net.eager:
         return None
     n, columns = X.shape
     width = net.layers[0].n_out or columns
-    if not net.backend.uses_csr_products(X.values.shape[0] / n, columns, width):
+    stored = X.values.shape[0] / n
+    if not net.backend.uses_csr_products(stored, columns, width, gradient=options.backward):
         return None
     return CompressedBatch(X.values.dtype, ORDER in arrays)
 

@@ -70,7 +70,7 @@ class Loan:
     """
 
     def __init__(self, net: CompiledState, own: ExecutableCache, spec: ExecutableSpec, arrays: Arrays) -> None:
-        spec = spec.reading(compressed_batch(net, arrays))
+        spec = spec.reading(compressed_batch(net, arrays, spec.options))
         self._net, self._own, self._spec, self._arrays = net, own, spec, arrays
         self._own_key = spec, net.backend.executor_key(), layouts(arrays) if arrays else ()
         self._shared_key = shared_key(net, spec, arrays) if arrays else None

@@ -222,7 +222,7 @@ def _predict(net: Network, given: Table, batch_size: int) -> Array:
     if n >= MIN_BLOCKS * MIN_BLOCK_ROWS:
         block = _block_rows(net)
         batch_size = int(min(batch_size, block)) if n >= MIN_BLOCKS * block else batch_size
-    if compressed_batch(net, {"X": X}) is not None:
+    if compressed_batch(net, {"X": X}, PREDICTION) is not None:
         _predict_compressed(net, X, result, batch_size)
         checks.check_numbers(given, net.dtype)
         return result

@@ -80,6 +80,7 @@ static inline void sum_rows(const S* values, const int* columns, long long count
     return;
   }
   for (; j + NARROW <= m; j += NARROW) sum_columns<Narrow<T>, 1>(values, columns, count, W + j, m, z + j);
+  for (; j + 2 <= m; j += 2) sum_columns<Single<T>, 2>(values, columns, count, W + j, m, z + j);
   for (; j < m; ++j) sum_columns<Single<T>, 1>(values, columns, count, W + j, m, z + j);
 }
 

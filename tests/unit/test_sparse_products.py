@@ -284,9 +284,11 @@ def test_a_program_shows_the_products():
 
 
 def test_the_products_are_used_where_few_values_are_stored():
-    assert rules.csr_products_pay(50, 5000, 100) and rules.csr_products_pay(100, 20000, 50)
-    assert not rules.csr_products_pay(50, 100, 100) and not rules.csr_products_pay(4, 13, 6)
-    assert not rules.csr_products_pay(50, 1000, 1)
+    pays = rules.csr_products_pay
+    assert pays(50, 5000, 100, gradient=True) and pays(100, 20000, 50, gradient=True)
+    assert not pays(50, 100, 100, gradient=True) and not pays(4, 13, 6, gradient=True)
+    assert not pays(50, 1000, 1, gradient=True) and pays(50, 1000, 1, gradient=False)
+    assert not pays(50, 100, 100, gradient=False)
 
 
 @compiled
@@ -295,7 +297,7 @@ def test_dense_rows_and_eager_steps_read_x():
     made = net(eager=True)
     assert_close(results(made, sparse.csr_matrix(X)), results(net(), X))
     arrays = internals.on_device(made, sparse.csr_matrix(X), Y.astype(np.int32)).named()
-    assert compressed_batch(internals.network(made), arrays) is None
+    assert compressed_batch(internals.network(made), arrays, STEP) is None
 
 
 # --- executables ------------------------------------------------------------------------------------------------------
