@@ -12,7 +12,7 @@ import numpy as np
 
 from . import input_checks as checks
 from .kernels.state import StateEntry
-from .network import Executable, ExecutableSpec, Network, StepOptions
+from .network import Executable, ExecutableSpec, Network, StepOptions, compressed_batch
 from .network.recorded import record_step
 from .program import Array, Program
 from .program.groups import BatchShard
@@ -151,10 +151,13 @@ def profile(net: Network, data: inputs.Arrays, batch_size: int) -> Profile:
     arrays["order"] = net.backend.asarray(np.arange(data[0].shape[0]))
     changed = [net.theta, net.running, net.state, net.metric_sums, *net.slots.values()]
     before = [net.backend.asarray(np.array(net.backend.to_host(array))) for array in changed]
-    with (
-        net.backend.activate(),
-        net.executable(step_spec(net, {rows: 1}, weighted=data[2] is not None), arrays) as step,
-    ):
+    net.apply_attribute_changes()
+    spec = step_spec(net, {rows: 1}, weighted=data[2] is not None)
+    spec = spec.reading(compressed_batch(net, arrays, spec.options))
+    with net.backend.activate():
+        # a shared executable exchanges addresses for the whole step, and its single launches keep the first ones
+        step = Executable(net, spec, arrays)
+        step.bind(net, arrays)
         try:
             net.state[StateEntry.OFFSET] = 0
             return Profile(rows, step.profile(arrays))

@@ -145,6 +145,13 @@ class Backend:
         """A key of everything that the rewrite rules depend on, besides the program."""
         return self.device
 
+    def uses_csr_products(self, stored: float, columns: int, width: int, *, gradient: bool) -> bool:
+        """True if products of compressed rows with a matrix (columns, width) are faster than those of dense rows.
+
+        `stored` is the mean number of stored values per row. `gradient`: the matrix has a gradient (E6).
+        """
+        return False
+
     def bind_op(self, op: Op, inputs: Sequence[Any], outputs: Sequence[Any], precision: str | None = None) -> Launch:
         """Bind an op that is no kernel: a product, or an op that a rewrite rule of this device introduced.
 

@@ -1,6 +1,6 @@
 """Networks: parameters in flat buffers, the state of training, and executables that compute steps."""
 
-from .batch_io import Arrays, CompressedRows, Table
+from .batch_io import Arrays, CompressedRows, Table, compressed_batch
 from .cache import Loan
 from .executable import Executable, ExecutableSpec, shared_key
 from .network import Network
@@ -24,6 +24,7 @@ __all__ = [
     "RowBuffer",
     "StepOptions",
     "Table",
+    "compressed_batch",
     "keyed_generator",
     "shared_key",
 ]

@@ -15,7 +15,11 @@ from ..kernels import get as kernel
 from ..kernels.state import StateEntry
 from ..program import Array
 from ..program.bfloat16 import accumulator, store
+from ..program.csr import ORDER, TABLE, CompressedBatch
+from ..program.groups import BatchShard
 from .bound_step import BoundStep
+from .state import CompiledState
+from .step import StepOptions
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,40 @@ class CompressedRows:
 
 Table = Array  # (n, m), or CompressedRows
 Arrays = Mapping[str, Table]
+
+
+def by_address(arrays: Arrays) -> dict[str, Array]:
+    """The arrays by name, those of compressed rows one by one."""
+    found: dict[str, Array] = {}
+    for name, table in arrays.items():
+        if isinstance(table, CompressedRows):
+            found |= {f"{name}.{part}": getattr(table, part) for part in ("values", "columns", "starts")}
+        else:
+            found[name] = table
+    return found
+
+
+def compressed_batch(net: CompiledState, arrays: Arrays, options: StepOptions) -> CompressedBatch | None:
+    """The batches of X as steps read them from compressed rows. None if X is dense, or dense products are faster."""
+    X = arrays.get("X")
+    if not isinstance(X, CompressedRows) or net.eager:
+        return None
+    n, columns = X.shape
+    width = net.layers[0].n_out or columns
+    stored = X.values.shape[0] / n
+    if not net.backend.uses_csr_products(stored, columns, width, gradient=options.backward):
+        return None
+    return CompressedBatch(X.values.dtype, ORDER in arrays)
+
+
+def compressed_table(options: StepOptions, shard: BatchShard, arrays: Arrays) -> dict[str, Array]:
+    """The arrays from which a step reads its batch of compressed rows, by name. Empty for a dense batch."""
+    if options.compressed is None:
+        return {}
+    found = {name: array for name, array in by_address(arrays).items() if name in (*TABLE, ORDER)}
+    if ORDER in found:
+        found[ORDER] = found[ORDER][shard.offset :]
+    return found
 
 
 def load(step: BoundStep, X: Table, y: Array = None, w: Array = None, start: int = 0) -> None:
@@ -63,7 +101,7 @@ def gather(step: BoundStep, arrays: Arrays) -> list[Launch]:
     order = arrays.get("order")
     if order is not None:
         order = order[step.shard.offset :]
-    calls = _gather_table(step, arrays["X"], step.x, order)
+    calls = [] if step.options.compressed is not None else _gather_table(step, arrays["X"], step.x, order)
     y, w = arrays.get("y"), arrays.get("sample_weight")
     if y is not None and step.class_labels:
         name, inputs = ("copy_labels", (y,)) if order is None else ("gather_labels", (y, order))

@@ -16,8 +16,9 @@ from ..program import SECTIONS, Array, Op, Program, Tensor, rewrite, unpacked
 from ..program.bfloat16 import store_in_bfloat16
 from ..program.buffers import ALIGNMENT, Arena
 from ..program.collectives import CollectiveBinder, insert_all_reduces
+from ..program.csr import bind_rows, multiply_stored_values
 from ..program.groups import SINGLE_PROCESS, ProcessGroup
-from ..program.op import COLLECTIVES
+from ..program.op import COLLECTIVES, CSR_ROWS
 from ..program.tensor import View, checked_results, read_only
 
 VERIFY = os.environ.get("GPUNN_VERIFY") == "1"
@@ -29,6 +30,7 @@ def optimize(program: Program, backend: Backend, group: ProcessGroup, *, rewritt
     if group is not SINGLE_PROCESS:
         passes.append(functools.partial(insert_all_reduces, program, group))
     if rewritten:
+        passes.append(functools.partial(multiply_stored_values, program))
         passes.append(functools.partial(rewrite, program, backend.rewrite_rules(), verify=VERIFY))
     if backend.stores_bfloat16(program.precision):
         passes.append(functools.partial(store_in_bfloat16, program))
@@ -147,6 +149,8 @@ class BoundProgram:
             return [kernel("identity").bind(inputs[0][:1], out=outputs[0][None, :])]
         if op.name == "zeros":
             return [functools.partial(outputs[0].fill, 0)]
+        if op.name == CSR_ROWS:
+            return [bind_rows(inputs, outputs[0])]
         if op.name in COLLECTIVES:
             return self._collectives.bind(op, inputs, outputs)
         return [self._backend.bind_op(op, inputs, outputs, self.program.precision)]

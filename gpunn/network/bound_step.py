@@ -33,7 +33,7 @@ class BoundStep:
         The launches of normalized weights, (1) and (2) forward, (3) loss, (4) and (5) backward, (6) update. Sections
         that the options lack are empty.
     x, y, sample_weight : array
-        The batch.
+        The batch. A step that reads a table in CSR format has no x.
     output : array (n, n_out)
         aᴸ.
     grad_x : array (n, n_in) or None
@@ -50,7 +50,12 @@ class BoundStep:
     w: Array
 
     def __init__(
-        self, net: CompiledState, shard: BatchShard, options: StepOptions, variables: Mapping[str, Array]
+        self,
+        net: CompiledState,
+        shard: BatchShard,
+        options: StepOptions,
+        variables: Mapping[str, Array],
+        table: Mapping[str, Array],
     ) -> None:
         self.n = shard.n
         self.shard = shard
@@ -63,8 +68,10 @@ class BoundStep:
         self.grad_x: Array = None
         self.layers: list[Quantities] = []
         self._penalties: list[tuple[int, CompiledLaunch]] = []  # the launches with λ: index of the range, launch
-        bind = self._bind_eager if net.eager else self._bind_program
-        self.sections, self.slow_path_reasons = bind(net, variables)
+        if net.eager:
+            self.sections, self.slow_path_reasons = self._bind_eager(net, variables)
+        else:
+            self.sections, self.slow_path_reasons = self._bind_program(net, variables, table)
 
     @property
     def bytes(self) -> int:
@@ -93,9 +100,11 @@ class BoundStep:
 
     # --- recorded ---
 
-    def _bind_program(self, net: CompiledState, variables: Mapping[str, Array]) -> tuple[list[list[Launch]], list[str]]:
-        """Record the step as a program, or find it in the cache, and bind it to buffers."""
-        recorded, bound = self._record_and_bind(net, variables)
+    def _bind_program(
+        self, net: CompiledState, variables: Mapping[str, Array], table: Mapping[str, Array]
+    ) -> tuple[list[list[Launch]], list[str]]:
+        """Record the step as a program, or find it in the cache, and bind it to buffers and to a table."""
+        recorded, bound = self._record_and_bind(net, variables, table)
         self._buffers += bound.owned
         self.output = bound.array(recorded.output)
         self.grad_x = None if recorded.grad_x is None else bound.array(recorded.grad_x)
@@ -109,14 +118,16 @@ class BoundStep:
                     self._penalties.append((index, launch))
         return bound.launches, bound.slow_path_reasons
 
-    def _record_and_bind(self, net: CompiledState, variables: Mapping[str, Array]) -> tuple[RecordedStep, BoundProgram]:
+    def _record_and_bind(
+        self, net: CompiledState, variables: Mapping[str, Array], table: Mapping[str, Array]
+    ) -> tuple[RecordedStep, BoundProgram]:
         """The step and its launches. It is recorded again without a fusion that the device refuses for its arrays."""
         while True:
             recorded = recorded_step(net, self.shard, self.options)
             program = recorded.program
             self._buffers.clear()
-            batch = self._allocate_batch({x.name: (x.shape, x.dtype) for x in program.inputs})
-            inputs = {x: batch[x.name] for x in program.inputs}
+            batch = self._allocate_batch({x.name: (x.shape, x.dtype) for x in program.inputs if x.name not in table})
+            inputs = {x: table[x.name] if x.name in table else batch[x.name] for x in program.inputs}
             try:
                 return recorded, BoundProgram(
                     program, recorded.arena, self.backend, self.shard.group, inputs, variables

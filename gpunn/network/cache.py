@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable
 
-from .batch_io import Arrays
+from .batch_io import Arrays, compressed_batch
 from .executable import Executable, ExecutableSpec, layouts, shared_key
 from .state import CompiledState
 
@@ -70,6 +70,7 @@ class Loan:
     """
 
     def __init__(self, net: CompiledState, own: ExecutableCache, spec: ExecutableSpec, arrays: Arrays) -> None:
+        spec = spec.reading(compressed_batch(net, arrays, spec.options))
         self._net, self._own, self._spec, self._arrays = net, own, spec, arrays
         self._own_key = spec, net.backend.executor_key(), layouts(arrays) if arrays else ()
         self._shared_key = shared_key(net, spec, arrays) if arrays else None
@@ -87,9 +88,9 @@ class Loan:
         return found
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        # after an error it may be in the middle of a step; an eager step refers to the network
+        # after an error it may be in the middle of a step; an eager step refers to the network, others to a table
         found = self._executable
-        if kind is not None or self._net.eager:
+        if kind is not None or not found.reusable:
             return
         if self._arrays:
             found.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from ..kernels import bind_all
 from ..kernels import get as kernel
 from ..layers import Quantities
 from ..program import Array
+from ..program.csr import CompressedBatch
 from ..program.groups import BatchShard
-from .batch_io import Arrays, CompressedRows, Table, advance, gather, load, store_rows
+from .batch_io import Arrays, Table, advance, by_address, compressed_table, gather, load, store_rows
 from .bound_step import BoundStep
 from .recorded import structure, variable_layout
 from .state import CompiledState
@@ -47,6 +49,12 @@ class ExecutableSpec:
     def _hash(self) -> int:
         return hash((self.options, self.shards))
 
+    def reading(self, compressed: CompressedBatch | None) -> ExecutableSpec:
+        """The same steps on batches that they read from a table in CSR format; itself for None."""
+        if compressed is None:
+            return self
+        return ExecutableSpec(dataclasses.replace(self.options, compressed=compressed), self.shards)
+
 
 class Executable:
     """A step on batches of one size or several, which runs on a device.
@@ -64,11 +72,13 @@ class Executable:
     Attributes
     ----------
     x, y, output, grad_x, layers
-        Buffers and results of the (first) batch size, as in `BoundStep`.
+        Buffers and results of the (first) batch size, as in `BoundStep`. x is None if the steps read a CSR table.
     state, gradient, metric_sums : array
         The network's if the spec updates parameters, otherwise its own.
     bytes : int
         The size of its buffers.
+    reusable : bool
+        It can be used for other arrays of the same layouts.
     largest : array (1,) or None
         max |x| of the batch of a prediction.
     slow_path_reasons : list of str
@@ -82,25 +92,31 @@ class Executable:
         layout = variable_layout(net, spec.options)
         self._owned = {name: self.backend.zeros(*each) for name, each in layout.items() if name not in variables}
         variables |= self._owned
-        self.steps = [BoundStep(net, shard, spec.options, variables) for shard in spec.shards]
+        self.steps = [
+            BoundStep(net, shard, spec.options, variables, compressed_table(spec.options, shard, arrays))
+            for shard in spec.shards
+        ]
         self.state, self.gradient = variables["state"], variables.get("gradient")
         self.metric_sums: Array = variables.get("metric_sums")
         first = self.steps[0]
-        self.x, self.y = first.x, getattr(first, "y", None)
+        self.x: Array = getattr(first, "x", None)
+        self.y: Array = getattr(first, "y", None)
         self.output, self.grad_x = first.output, first.grad_x
         self.largest: Array = None
-        if not spec.options.loss and "X" not in arrays and self.x.dtype.kind == "f":
+        if self.x is not None and not spec.options.loss and "X" not in arrays and self.x.dtype.kind == "f":
             # a prediction: a finite maximum of |x| shows that no number is invalid
             self.largest = self.backend.zeros((1,), np.float64)
         self._executor: Executor | None = self._new_executor(net, arrays)
         self.rebindable = self._executor.rebindable
+        # other arrays cannot be exchanged in the launches of a step
+        self.reusable = not net.eager and (self.rebindable or spec.options.compressed is None)
         self._l2: list[float] | None = None
         self.slow_path_reasons = list(dict.fromkeys(r for step in self.steps for r in step.slow_path_reasons))
         self.bytes = sum(step.bytes for step in self.steps) + sum(a.nbytes for a in self._owned.values())
 
     def _new_executor(self, net: CompiledState, arrays: Arrays) -> Executor:
         """The executor of the steps on these arrays."""
-        external = {**_network_variables(net, self.spec.options), **_flat(arrays)}
+        external = {**_network_variables(net, self.spec.options), **by_address(arrays)}
         phases = [self._launches(step, arrays) for step in self.steps]
         if self.largest is not None:
             phases[0] = bind_all([(kernel("max_abs"), (self.x,), self.largest, None, {})]) + phases[0]
@@ -146,7 +162,7 @@ class Executable:
         if self._executor is None:
             self._executor = self._new_executor(net, arrays)
         elif self.rebindable:
-            self._executor.rebind({**_network_variables(net, self.spec.options), **_flat(arrays)})
+            self._executor.rebind({**_network_variables(net, self.spec.options), **by_address(arrays)})
             if self.spec.options.update:
                 self.state, self.gradient, self.metric_sums = net.state, net.gradient, net.metric_sums
                 for step in self.steps:
@@ -231,7 +247,7 @@ def shared_key(net: CompiledState, spec: ExecutableSpec, arrays: Arrays) -> Hash
 
 def layouts(arrays: Arrays) -> Hashable:
     """The types and strides of arrays by name."""
-    return tuple((name, a.dtype, a.strides) for name, a in _flat(arrays).items())
+    return tuple((name, a.dtype, a.strides) for name, a in by_address(arrays).items())
 
 
 def _network_variables(net: CompiledState, options: StepOptions) -> dict[str, Array]:
@@ -239,15 +255,4 @@ def _network_variables(net: CompiledState, options: StepOptions) -> dict[str, Ar
     found = {"theta": net.theta, "running": net.running}
     if options.update:
         found |= {"state": net.state, "gradient": net.gradient, "metric_sums": net.metric_sums, **net.slots}
-    return found
-
-
-def _flat(arrays: Arrays) -> dict[str, Array]:
-    """The arrays by name, those of compressed rows one by one."""
-    found: dict[str, Array] = {}
-    for name, table in arrays.items():
-        if isinstance(table, CompressedRows):
-            found |= {f"{name}.{part}": getattr(table, part) for part in ("values", "columns", "starts")}
-        else:
-            found[name] = table
     return found

@@ -107,7 +107,8 @@ def record_step(net: CompiledState, shard: BatchShard, options: StepOptions) -> 
     """Record the step of a network on a shard of a batch, and apply all passes."""
     n = shard.n
     program = Program(nan_checked=options.update, precision=net.precision)
-    values = ProgramValues(program, batch_layout(net, n, loss=options.loss), variable_layout(net, options))
+    batch, variables = batch_layout(net, n, loss=options.loss), variable_layout(net, options)
+    values = ProgramValues(program, batch, variables, options.compressed)
     step = Step(net, n, shard, values, options)
     methods = (step.weights, step.forward, step.loss, step.backward, step.update)
     for index, (record, wanted) in enumerate(zip(methods, options.sections, strict=True)):

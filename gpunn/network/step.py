@@ -17,6 +17,7 @@ from ..kernels import get as kernel
 from ..kernels.state import SIZE, StateEntry
 from ..layers import Layer, Quantities
 from ..program import Array, named_call, python_call
+from ..program.csr import CompressedBatch
 from ..program.groups import SINGLE_PROCESS, BatchShard
 from ..program.tensor import REMEDY
 from .state import CompiledState
@@ -53,6 +54,8 @@ class StepOptions:
         ∂C/∂x is read after the step.
     rewritten : bool
         Apply the rewrite rules of the backend.
+    compressed : CompressedBatch or None
+        The step reads its batch from a table in CSR format, without a copy as a dense matrix where that is possible.
     """
 
     training: bool
@@ -64,6 +67,7 @@ class StepOptions:
     keep_activations: bool = False
     input_gradient: bool = False
     rewritten: bool = True
+    compressed: CompressedBatch | None = None
 
     @property
     def sections(self) -> tuple[bool, ...]:
@@ -112,7 +116,7 @@ class Step:
 
     def forward(self) -> None:
         """(1) a⁰ = x; (2) feed forward by E1 and E2."""
-        a = self.values.x
+        a = self.values.rows()
         self.quantities = []
         for index, layer in enumerate(self.layers):
             t = self._quantities(index, layer)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..kernels.state import SIZE
 from ..program import Array, Program, Tensor
+from ..program.csr import CompressedBatch, record_rows
+from ..program.op import STATE
 from ..program.tensor import ShapeAndType, View
 
 
@@ -15,6 +18,10 @@ class Values:
     y: Array
     sample_weight: Array
     w: Array
+
+    def rows(self) -> Array:
+        """a⁰ = x, the rows of the batch."""
+        return self.x
 
     def read(self, variable: str, start: int, stop: int, shape: tuple[int, ...] | None = None, name: str = "") -> Array:
         """A part of a variable."""
@@ -48,13 +55,26 @@ class ProgramValues(Values):
     """The batch and the variables as tensors: a step that uses them is recorded."""
 
     def __init__(
-        self, program: Program, batch: Mapping[str, ShapeAndType], variables: Mapping[str, ShapeAndType]
+        self,
+        program: Program,
+        batch: Mapping[str, ShapeAndType],
+        variables: Mapping[str, ShapeAndType],
+        compressed: CompressedBatch | None = None,
     ) -> None:
         self.program = program
+        self._x = batch["x"]
+        self._compressed = compressed
         for name, (shape, dtype) in variables.items():
             program.variable(name, shape[0], dtype)
         for name, (shape, dtype) in batch.items():
-            setattr(self, name, program.input(name, shape, dtype))
+            if name != "x" or compressed is None:
+                setattr(self, name, program.input(name, shape, dtype))
+
+    def rows(self) -> Tensor:
+        if self._compressed is None:
+            found: Tensor = self.x
+            return found
+        return record_rows(self.program, self._compressed, *self._x, self.read(STATE, 0, SIZE, name=STATE))
 
     def read(
         self, variable: str, start: int, stop: int, shape: tuple[int, ...] | None = None, name: str = ""

@@ -17,7 +17,7 @@ import numpy as np
 from ..kernels import KernelCall
 from ..kernels import get as kernel
 from ..kernels._compiler.definition import DEFINITIONS
-from .op import COLLECTIVES, Op
+from .op import COLLECTIVES, CSR_ROWS, Op
 from .program import Program
 from .tensor import Array, DType, Place, Tensor, Variable, View
 
@@ -64,7 +64,8 @@ def accumulator(into: Array, new: Callable[[tuple[int, ...], DType], Array]) -> 
 
 def is_product(op: Op) -> bool:
     """True for a matrix product, with or without an epilogue: its first two operands are the factors."""
-    return op.kernel is None and op.function is None and len(op.inputs) > 1 and op.name not in COLLECTIVES
+    others = (*COLLECTIVES, CSR_ROWS)
+    return op.kernel is None and op.function is None and len(op.inputs) > 1 and op.name not in others
 
 
 # --- storage ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from .tensor import ArrayFunction, Tensor, Variable, View
 
 COLLECTIVES = ("all_reduce", "start_all_reduce", "wait_all_reduce")
 COMMUNICATION = Variable("communication", 1, np.float64)  # all processes run the collectives in one order
+CSR_ROWS = "csr_rows"  # see csr.py
 STATE = "state"  # the variable whose entries kernels access by name
 SECTIONS = ("weights", "forward", "loss", "backward", "update")
 

@@ -26,6 +26,7 @@ from ..network import (
     RowBuffer,
     StepOptions,
     Table,
+    compressed_batch,
     shared_key,
 )
 from ..program import Array, named_call
@@ -220,6 +221,10 @@ def _predict(net: Network, given: Table, batch_size: int) -> Array:
     if n >= MIN_BLOCKS * MIN_BLOCK_ROWS:
         block = _block_rows(net)
         batch_size = int(min(batch_size, block)) if n >= MIN_BLOCKS * block else batch_size
+    if compressed_batch(net, {"X": X}, PREDICTION) is not None:
+        _predict_compressed(net, X, result, batch_size)
+        checks.check_numbers(given, net.dtype)
+        return result
     full, rest = divmod(n, batch_size)
     at = full * batch_size
     valid = not full or _predict_blocks(net, X, result, batch_size, full)
@@ -255,6 +260,16 @@ def _prediction(rows: int) -> ExecutableSpec:
 def _is_block(net: Network, X: Table) -> bool:
     """True if a step can read X in place of its own batch."""
     return not isinstance(X, CompressedRows) and X.dtype == net.dtype and bool(X.flags.c_contiguous)
+
+
+def _predict_compressed(net: Network, X: CompressedRows, result: Array, batch_size: int) -> None:
+    """Predict the rows of a CSR table in batches that are read from it."""
+    sizes = batches(X.shape[0], batch_size)
+    spec = ExecutableSpec(PREDICTION, tuple(map(BatchShard.of, sizes)))
+    with net.executable(spec, {"X": X, "predictions": result}) as executable:
+        executable.state[StateEntry.OFFSET] = 0
+        executable.set_times(tuple(sizes.values()))
+        run_all(executable, sum(sizes.values()))
 
 
 def _predict_blocks(net: Network, X: Table, result: Array, rows: int, times: int) -> bool:

@@ -148,6 +148,8 @@ def _check_shapes(kernel: KernelDefinition, arrays: list[Any], launch: _LaunchSh
     pairs = list(zip(kernel.signature.arrays, arrays, strict=True))
     for operand, array in pairs:
         expected = _expected_shape(kernel, operand, launch)
+        if operand.is_matrix:
+            expected = (*array.shape[:1], launch.widths[operand.width or ""])
         if operand.like is not None:
             expected = next(tuple(a.shape) for o, a in pairs if o.name == operand.like)
         if expected is not None and tuple(array.shape) != expected:

@@ -176,7 +176,7 @@ def _by_row(kernel: KernelDefinition) -> str:
     widths = kernel.signature.widths
     steps = {o.name: f"sizes[{2 + len(widths) + k}]" for k, o in enumerate(operands)}
     lines = [_prologue(kernel), "  const long long n = sizes[1];"]
-    if widths and not any(o.kind == "raw" and o.role != "in" for o in kernel.signature.arrays):
+    if widths and not kernel.ranges and not any(o.kind == "raw" and o.role != "in" for o in kernel.signature.arrays):
         # rows of one column are one long row: with a constant width, the compiler vectorizes the loop over rows
         one = " && ".join(f"{x} == 1" for x in [*(f"sizes[{2 + k}]" for k in range(len(widths))), *steps.values()])
         lines += [f"  if ({one}) {{", *(f"  const long long {w} = 1;" for w in widths), "VECTOR_LOOP"]
@@ -188,6 +188,9 @@ def _by_row(kernel: KernelDefinition) -> str:
 
 def _loop_over_rows(kernel: KernelDefinition, operands: list[Operand], step: Callable[[Operand], str]) -> list[str]:
     lines = ["  for (long long i = sizes[0]; i < n; ++i) {"]
+    if kernel.ranges:
+        lines = ["  if (const long long i = sizes[0], end = n; i < end) {"]
+        lines += [f"    const long long {o.name}_step = {step(o)};" for o in operands if o.kind == "rows"]
     for o in operands:
         at = f"p_{o.name} + i * {step(o)}"
         const = "const " if o.role == "in" else ""

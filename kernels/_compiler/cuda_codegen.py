@@ -241,6 +241,8 @@ def by_row_source(kernel: KernelDefinition, lanes: int, *, bf16: bool = False) -
     operands = [o for o in kernel.signature.arrays if o.kind != "raw"]
     pointers = _type_aliases(bf16=bf16) + [_pointer(o, o.name) for o in kernel.signature.arrays if o.kind == "raw"]
     load = [_load_row(o, bf16=bf16) for o in operands]
+    if kernel.ranges:
+        load += ["const ptrdiff_t end = i + 1;", *(f"const ptrdiff_t {o.name}_step = {o.name}_ld;" for o in operands)]
     store = [f"{o.name}_[i] = {o.name};" for o in operands if o.kind == "element" and o.role != "in"]
     statements = [*load, kernel.source, *store]
     if uses_lanes(kernel.source):

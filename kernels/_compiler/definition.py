@@ -62,6 +62,7 @@ class KernelDefinition:
     guard             condition under which the kernel writes
     combine, axis     of a reduction: the operation, and "rows" (one result per column) or "all" (one result)
     independent_rows  row i writes only its own part of a raw output, so threads may share the rows
+    ranges            of a kernel by row: the source is for consecutive rows i … end − 1
     ulp               allowed difference between source and reference in an elementwise kernel
     reads, writes     entries of the state array that source and prologue access. None without a state array
     shared            pairs (output, input) of a kernel by row that may share memory
@@ -79,6 +80,7 @@ class KernelDefinition:
     combine: Combine | None = None
     axis: str = ""
     independent_rows: bool = False
+    ranges: bool = False
     ulp: int = 4
     doc: str = field(default="", repr=False)
     reads: frozenset[int] | None = None

@@ -64,6 +64,22 @@ __device__ void convert_row(const S* from, T* x, long long m) {
   for (long long k = begin + lane; k < m; k += L) x[k] = (T)from[k];
 }
 
+// z = sum of values[k] times row columns[k] of W, which has m columns, in the order of the k < count
+template <int L, class S, class T>
+__device__ void sum_rows(const S* values, const int* columns, long long count, const T* W, long long m, T* z) {
+  for (long long j = threadIdx.x & (L - 1); j < m; j += L) {
+    T sum = (T)0;
+    for (long long k = 0; k < count; ++k) sum += (T)values[k] * W[columns[k] * m + j];
+    z[j] = sum;
+  }
+}
+
+// g += x d, for rows of m columns that do not overlap
+template <int L, class T>
+__device__ void add_scaled_row(T x, const T* d, T* g, long long m) {
+  for (long long j = threadIdx.x & (L - 1); j < m; j += L) g[j] += x * d[j];
+}
+
 // Philox blocks that one row of the dropout kernel computes
 enum { PHILOX_UNROLL = 1 };
 

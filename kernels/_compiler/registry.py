@@ -197,6 +197,7 @@ def by_row(
     writes: Entries = None,
     in_place: Mapping[str, Iterable[str]] | None = None,
     independent_rows: bool = False,
+    ranges: bool = False,
     name: str | None = None,
     module: str | None = None,
 ) -> Declaration:
@@ -212,6 +213,9 @@ def by_row(
         For an output, the inputs whose memory it may share: {"a": ("z",)} if every lane has read z before it writes a.
     independent_rows : bool
         Row i writes only its own part of a raw output, so that threads may share the rows.
+    ranges : bool
+        The source is for all consecutive rows i … end − 1 that one thread computes. An operand x of kind `rows[m]` is a
+        pointer to row i, and the next row begins x_step elements later.
     """
     make = functools.partial(
         Kernel,
@@ -223,6 +227,7 @@ def by_row(
         writes=_entries(writes),
         shared=tuple((output, x) for output, given in (in_place or {}).items() for x in given),
         independent_rows=independent_rows,
+        ranges=ranges,
     )
     return _declaration(make, name, module)
 

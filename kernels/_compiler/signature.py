@@ -11,6 +11,7 @@ Inputs are before the arrow, outputs after it; ``inout`` marks an output that is
 ``rows[m]``    by row only: a pointer to this row of m columns. Shape (n, m)
 ``raw``        a pointer to the entire contiguous array, which the source indexes (type S: in any layout)
 ``raw[m]``     by row only: as raw, with shape (m,), where m is the width of the rows
+``raw[:m]``    by row only: as raw, with m columns and any number of rows
 ``raw[x]``     output only: as raw, with the shape of the raw input x. All of it is written
 ``scalar``     a number, fixed when the launch is bound
 
@@ -62,7 +63,7 @@ RESERVED_IN_REDUCTIONS = set(
 )
 
 _OPERAND = re.compile(
-    r"^(?P<inout>inout\s+)?(?:(?P<kind>row|col|scalar|raw|(?:raw|rows)\[(?P<width>[a-z]\w*)\])\s+)?(?P<type>\w+)\s+(?P<name>[A-Za-z]\w*)$"
+    r"^(?P<inout>inout\s+)?(?:(?P<kind>row|col|scalar|raw|(?:raw|rows)\[(?P<matrix>:)?(?P<width>[a-z]\w*)\])\s+)?(?P<type>\w+)\s+(?P<name>[A-Za-z]\w*)$"
 )
 
 
@@ -70,8 +71,9 @@ _OPERAND = re.compile(
 class Operand:
     """One operand: name, type (T, S, H or a NumPy name), kind and role ("in", "out" or "inout").
 
-    width  the name of the row width in ``rows[m]`` and ``raw[m]``
-    like   the raw input whose shape an output ``raw[x]`` has
+    width      the name of the row width in ``rows[m]``, ``raw[m]`` and ``raw[:m]``
+    is_matrix  True for ``raw[:m]``
+    like       the raw input whose shape an output ``raw[x]`` has
     """
 
     name: str
@@ -79,6 +81,7 @@ class Operand:
     kind: str
     role: str
     width: str | None = None
+    is_matrix: bool = False
     like: str | None = None
 
     @property
@@ -164,7 +167,7 @@ def _parse_operand(text: str, side: str, signature: str) -> Operand:
         raise ValueError(f"kernel operand {text!r} in {signature!r} is not '[kind] type name'")
     kind = (found["kind"] or "element").partition("[")[0]
     role = "inout" if found["inout"] else side
-    operand = Operand(found["name"], found["type"], kind, role, found["width"])
+    operand = Operand(found["name"], found["type"], kind, role, found["width"], found["matrix"] is not None)
     if not operand.type_variable and operand.type not in C_TYPES:
         raise ValueError(f"kernel operand {text!r}: unknown type {operand.type!r}")
     if operand.name in RESERVED_NAMES:
@@ -173,6 +176,8 @@ def _parse_operand(text: str, side: str, signature: str) -> Operand:
         raise ValueError(f"kernel operand {text!r}: 'inout' must be after the arrow")
     if kind == "scalar" and side == "out":
         raise ValueError(f"kernel operand {text!r}: a scalar cannot be written")
+    if operand.is_matrix and (kind != "raw" or side == "out"):
+        raise ValueError(f"kernel operand {text!r}: '[:{operand.width}]' must be of a raw input")
     return operand
 
 

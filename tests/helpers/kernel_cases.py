@@ -139,6 +139,8 @@ class Request:
         axis = self.kernel.axis
         if operand.role == "out" and self.kernel.form == "reduction":
             return (self.m,) if axis == "rows" else (1,)
+        if operand.is_matrix:
+            return (max(self.n, 1), self.m)
         if operand.kind == "row" or (operand.kind == "raw" and operand.width):
             return (self.m,)
         if operand.kind == "col" or (operand.kind == "element" and self.kernel.form == "by_row"):
@@ -179,8 +181,10 @@ def _stored(request, operand):
 
 
 def _columns(request, operand):
-    """Random columns, with duplicates within a row."""
-    return request.rng.integers(0, request.m, size=(request.n + OFFSET) * request.m) if request.m else np.empty(0)
+    """Random columns, with duplicates within a row: of a matrix x, or rows of W."""
+    multiplies = any(o.name == "W" for o in request.kernel.signature.inputs)
+    count = max(request.n, 1) if multiplies else request.m
+    return request.rng.integers(0, count, size=(request.n + OFFSET) * request.m) if count else np.empty(0)
 
 
 def _targets(request, operand):

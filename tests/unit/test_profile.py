@@ -42,6 +42,16 @@ def test_a_profile_changes_nothing():
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_profile_changes_no_other_network_of_this_structure():
+    one, other = net(), net(seed=1)
+    one.fit(X, Y, epochs=1, batch_size=8, verbose=0)
+    one.profile(X, Y, batch_size=8)
+    before = one.get_weights()
+    other.profile(X, Y, batch_size=8)
+    for a, b in zip(before, one.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_more_rows_than_there_are_are_refused():
     with pytest.raises(ValueError, match="at least batch_size rows, got 40 rows and batch_size=41"):
         net().profile(X, Y, batch_size=41)

@@ -48,6 +48,10 @@ class CPUBackend(Backend):
     def rewrite_key(self) -> Any:
         return self.device, native.gemm_library("float32") is None
 
+    def uses_csr_products(self, stored: float, columns: int, width: int, *, gradient: bool) -> bool:
+        pays = rules.csr_products_pay(stored, columns, width, gradient=gradient)
+        return pays and native.executor_library() is not None
+
     def bind_op(self, op: Op, inputs: Sequence[Any], outputs: Sequence[Any], precision: str | None = None) -> Launch:
         # shapes and layouts were checked when the program was recorded
         if op.name == "matmul" and (launch := bind_gemm(inputs[0], inputs[1], outputs[0])):

@@ -67,6 +67,8 @@ def test_a_source_may_call_other_functions(source, scratch):
         ("T x -> T x", "uses a name twice"),
         ("rows T x -> T y", "is not"),
         ("row[m] T x -> T y", "is not"),
+        ("rows[:m] T x -> T y", naming("rows[:m] T x", "raw input")),
+        ("T x -> raw[:m] T y", naming("raw[:m] T y", "raw input")),
     ],
 )
 def test_invalid_signatures(signature, message):
@@ -88,6 +90,17 @@ def test_a_signature_is_parsed_in_order():
     assert [o.name for o in s.scalars] == ["alpha"]
     assert s.type_variables == ("T", "S") and s.widths == ("m",)
     assert len(s.type_combinations()) == 2 * 11
+
+
+def test_a_raw_matrix_has_the_width_of_the_rows():
+    called = kernels.get("copy_csr_product")
+    assert [o.name for o in called.signature.inputs if o.is_matrix] == ["W"]
+    table = np.ones(2), np.array([0, 4], np.int32), np.array([0, 1, 2]), np.zeros(SIZE)
+    W = np.arange(15.0).reshape(5, 3)
+    np.testing.assert_array_equal(called(*table, W, count=2), W[[0, 4]])
+    for wrong in (W[:, :2].copy(), W.ravel()):
+        with pytest.raises(ValueError, match=naming("copy_csr_product", "W must have shape")):
+            called.bind(*table, wrong, out=np.empty((2, 3)))
 
 
 def test_the_reference_must_have_the_parameters_of_the_signature(scratch):
