@@ -43,9 +43,10 @@ def record_rows(
     program: Program, batch: CompressedBatch, shape: tuple[int, ...], dtype: DType, state: Tensor
 ) -> Tensor:
     """Record the batch as a dense matrix x. The arrays of the table are inputs of unknown size, recorded as 0."""
-    types = dict(zip(TABLE, (batch.values, np.dtype(np.int32), np.dtype(np.int64)), strict=True))
+    int32, int64 = np.dtype(np.int32), np.dtype(np.int64)
+    types: dict[str, DType] = dict(zip(TABLE, (batch.values, int32, int64), strict=True))
     if batch.ordered:
-        types[ORDER] = np.dtype(np.int64)
+        types[ORDER] = int64
     inputs = [program.input(name, (0,), each, batch=False) for name, each in types.items()]
     x = program.new_tensor(shape, dtype, batch=True, name="x")
     program.append(CSR_ROWS, (*inputs, state), (x,))
