@@ -238,11 +238,14 @@ def _predict(net: Network, given: Table, batch_size: int) -> Array:
 
 
 def _block_rows(net: Network) -> float:
-    """The number of rows whose activations stay in the L1 cache, if the parameters are few. Otherwise infinite."""
+    """The number of rows whose activations stay in the L1 caches of all threads, if the parameters are few.
+
+    Otherwise infinite.
+    """
     if not net.backend.runs_blocks() or net.theta.nbytes > MAX_BLOCK_PARAMETERS:
         return math.inf
     widest = max(net.n_in, *(layer.n_out or 0 for layer in net.layers))
-    rows = BLOCK_BYTES // (widest * net.dtype.itemsize)
+    rows = net.backend.max_concurrent_fits() * BLOCK_BYTES // (widest * net.dtype.itemsize)
     return max(MIN_BLOCK_ROWS, 1 << max(0, rows.bit_length() - 1))
 
 
