@@ -26,7 +26,9 @@ from .builders import (
 
 def hidden_activations() -> list[Case]:
     """Every activation in hidden layers."""
-    names: dict[str, Any] = {n: n for n in ("relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "identity")}
+    names: dict[str, Any] = {
+        n: n for n in ("relu", "elu", "gelu", "silu", "selu", "mish", "softplus", "sigmoid", "tanh", "identity")
+    }
     names |= {
         "exponential": "exponential",
         "softmax": "softmax",

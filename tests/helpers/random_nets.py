@@ -25,6 +25,8 @@ HIDDEN = [
     activations.ELU(0.7),
     "gelu",
     "silu",
+    "selu",
+    "mish",
     "softplus",
     "sigmoid",
     "tanh",

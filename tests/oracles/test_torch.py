@@ -30,6 +30,8 @@ ACTIVATIONS = {
     "elu": lambda z, alpha: F.elu(z, alpha),
     "gelu": lambda z: F.gelu(z, approximate="tanh"),
     "silu": F.silu,
+    "selu": F.selu,
+    "mish": F.mish,
     "softplus": F.softplus,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,

@@ -39,6 +39,9 @@ def _gelu(z):
     return z / (1 + np.exp(-2 * np.sqrt(2 / LONG(math.pi)) * (z + LONG("0.044715") * z**3)))
 
 
+# Klambauer et al. 2017, equation 14
+SELU_SCALE, SELU_ALPHA = LONG("1.0507009873554804934193349852946"), LONG("1.6732632423543772848170429916717")
+
 # textbook formulas, which overflow in float64 but not in LONG
 ACTIVATIONS = {
     "identity": lambda z: z,
@@ -49,6 +52,8 @@ ACTIVATIONS = {
     "tanh": lambda z: 1 - 2 / (np.exp(2 * z) + 1),
     "softplus": lambda z: np.log1p(np.exp(z)),
     "silu": lambda z: z / (1 + np.exp(-z)),
+    "selu": lambda z: np.where(z > 0, SELU_SCALE * z, SELU_SCALE * SELU_ALPHA * np.expm1(z)),
+    "mish": lambda z: z * np.tanh(np.log1p(np.exp(z))),
     "gelu": _gelu,
 }
 CONSTANTS = {"leaky_relu": {"alpha": 0.25}, "elu": {"alpha": 0.75}}
@@ -135,6 +140,7 @@ def test_activations_do_not_overflow_far_from_zero(dtype, implementation):
         "tanh": [-1, 1],
         "softplus": [0, 1e4],
         "silu": [0, 1e4],
+        "mish": [0, 1e4],
         "gelu": [0, 1e4],
         "elu": [-0.75, 1e4],
     }
