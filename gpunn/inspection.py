@@ -71,7 +71,7 @@ def summary(net: Network, batch_size: int | None) -> str:
     """The summary of a built network; without a training step if `batch_size` is None."""
     lines = _layer_table(net)
     lines.append(lines[1])
-    trained = sum(stop - start for start, stop in net.trainable_ranges())
+    trained = sum(part.stop - part.start for part in net.update_ranges())
     lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
     lines.append(f"device {net.backend.device}: {net.backend.reason}")
     lines += [f"kernels {found}" for found in [net.backend.kernel_report()] if found]

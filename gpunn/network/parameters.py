@@ -6,7 +6,7 @@ Gradients and optimizer slots have the same layout, and layers use views.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from ..backend import Backend
 from ..kernels.state import SIZE, StateEntry
 from ..layers import Layer, Parameter
 from ..program import Array
-from ..program.ranges import merge
 
 FloatDType = np.dtype[np.float32] | np.dtype[np.float64]
 RESERVED = ("a_prev", "z", "a", "grad_a", "delta", "grad_prev", "state", "index", "training", "rows", "opaque")
@@ -43,6 +42,18 @@ class PenaltyRange:
     stop: int
     l2: float
     l1: float
+
+
+@dataclass(frozen=True)
+class UpdateRange:
+    """A range of trainable parameters that one call of an optimizer updates.
+
+    `are_weights` is None if weights and other parameters are not separated.
+    """
+
+    start: int
+    stop: int
+    are_weights: bool | None
 
 
 def _check_names(layer: Layer) -> None:
@@ -149,9 +160,20 @@ class FlatParameters:
             for name, (start, shape) in self.running_slices_of(layer).items()
         }
 
-    def trainable_ranges(self) -> list[tuple[int, int]]:
-        """The ranges of the flat buffer whose layers are trainable: one range if no layer is frozen."""
-        return merge((p.start, p.stop) for p in self.slices if self.layers[p.layer].trainable)
+    def update_ranges(self, *, separate_weights: bool = False) -> list[UpdateRange]:
+        """The ranges of the flat buffer whose layers are trainable: one range if no layer is frozen.
+
+        `separate_weights`: no range has weights and other parameters.
+        """
+        found: list[UpdateRange] = []
+        for p in self.slices:
+            if not self.layers[p.layer].trainable:
+                continue
+            piece = UpdateRange(p.start, p.stop, p.parameter.penalized if separate_weights else None)
+            if found and replace(found[-1], start=p.start, stop=p.stop) == piece and found[-1].stop == p.start:
+                piece = replace(piece, start=found.pop().start)
+            found.append(piece)
+        return found
 
     def penalties(self, *, trainable_only: bool = False) -> list[PenaltyRange]:
         """The ranges with a penalty: one range if all layers have the same l2 and l1. (E9)"""

@@ -19,6 +19,7 @@ from ..layers import Layer, Quantities
 from ..program import Array, named_call, python_call
 from ..program.groups import SINGLE_PROCESS, BatchShard
 from ..program.tensor import REMEDY
+from .parameters import UpdateRange
 from .state import CompiledState
 from .user_code import (
     after_update_opaque,
@@ -264,7 +265,8 @@ class Step:
         """θ ← θ − … and the optimizer's slots, unless a new value would not be finite. (E8)"""
         rule = self.net.optimizer
         names = ("theta", *rule.slots)
-        segments = [(start, self._segment(start, stop)) for start, stop in self.net.trainable_ranges()]
+        parts = self.net.update_ranges(separate_weights=rule.separates_weights)
+        segments = [(part.start, self._segment(part)) for part in parts]
         # all ranges are checked before the first one is stored
         if rule.uses_rule:
             for _, t in segments:
@@ -308,11 +310,11 @@ class Step:
             value = kernel("assign_if_updating")(value, self.state, current)
         self.values.assign(variable, start, value)
 
-    def _segment(self, start: int, stop: int) -> Quantities:
+    def _segment(self, part: UpdateRange) -> Quantities:
         """θ, g and the optimizer's slots of a range of trainable parameters."""
         names = ("theta", "gradient", *self.net.optimizer.slots)
-        theta, g, *slots = (self.values.read(name, start, stop) for name in names)
-        t = Quantities(theta=theta, g=g, state=self.state)
+        theta, g, *slots = (self.values.read(name, part.start, part.stop) for name in names)
+        t = Quantities(theta=theta, g=g, state=self.state, are_weights=part.are_weights)
         vars(t).update(zip(self.net.optimizer.slots, slots, strict=True))
         return t
 

@@ -48,6 +48,7 @@ ASSIGNED = {
     "Adam.beta_2": (optimizers.Adam, BELOW_1, NOT_BELOW_1),
     "Adam.epsilon": (optimizers.Adam, POSITIVE, NOT_POSITIVE),
     "AdamW.weight_decay": (optimizers.AdamW, NOT_NEGATIVE, NEGATIVE),
+    "AdamW.decay_weights_only": (optimizers.AdamW, TRUTHS, NO_TRUTHS),
     "Adagrad.initial_accumulator_value": (optimizers.Adagrad, NOT_NEGATIVE, NEGATIVE),
     "Adagrad.epsilon": (optimizers.Adagrad, POSITIVE, NOT_POSITIVE),
     "RMSprop.rho": (optimizers.RMSprop, BELOW_1, NOT_BELOW_1),

@@ -289,6 +289,7 @@ CHANGES = {
     "beta_2": ((gpunn.Adam(RATE), SPARSE), Y, (0, "beta_2", 0.1), "fit"),
     "epsilon": ((gpunn.Adam(RATE), SPARSE), Y, (0, "epsilon", 1.0), "fit"),
     "weight_decay": ((gpunn.AdamW(RATE), SPARSE), Y, (0, "weight_decay", 1.0), "fit"),
+    "decay_weights_only": ((gpunn.AdamW(RATE, 1.0), SPARSE), Y, (0, "decay_weights_only", True), "fit"),
     "rho": ((gpunn.RMSprop(RATE), SPARSE), Y, (0, "rho", 0.1), "fit"),
     "schedule": ((gpunn.SGD(RATE), SPARSE), Y, (0, "schedule", schedules.Constant(0.5)), "fit"),
     "delta": ((gpunn.SGD(RATE), HUBER), VALUES, (1, "delta", 0.01), "fit evaluate train loss"),

@@ -98,7 +98,7 @@ OPTIMIZERS = [
     gpunn.RMSprop(0.1, rho=0.8, epsilon=1e-6),
     gpunn.Adagrad(0.1, initial_accumulator_value=0.2),
     gpunn.Adam(0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-6),
-    gpunn.AdamW(0.1, weight_decay=0.02),
+    gpunn.AdamW(0.1, weight_decay=0.02, decay_weights_only=True),
     gpunn.SGD(schedules.StepDecay(0.1, 3, 0.5, per="epoch")),
     gpunn.SGD(schedules.ExponentialDecay(0.1, 3, 0.5, staircase=True)),
     gpunn.SGD(schedules.InverseTimeDecay(0.1, 3, 0.5)),

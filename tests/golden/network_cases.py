@@ -55,6 +55,7 @@ def optimizers() -> list[Case]:
         "adagrad": new("Adagrad", 0.0625),
         "adam": new("Adam", 0.015625, beta_1=0.75, beta_2=0.96875),
         "adamw": new("AdamW", 0.015625, weight_decay=0.125),
+        "adamw-weights-only": new("AdamW", 0.015625, weight_decay=0.125, decay_weights_only=True),
         "sgd-clipvalue": new("SGD", 0.125, clipvalue=0.0625),
         "momentum-clipnorm": new("Momentum", 0.125, clipnorm=0.25),
         "adam-clipnorm": new("Adam", 0.015625, clipnorm=0.5),

@@ -114,6 +114,7 @@ OPTIMIZERS = [
     gpunn.Adam(0.01, beta_1=1e-31, clipvalue=0.5, clipnorm=1.0),
     gpunn.AdamW(0.01, weight_decay=0.1),
     gpunn.AdamW(0.01, weight_decay=0.2),
+    gpunn.AdamW(0.01, weight_decay=0.2, decay_weights_only=True),
     gpunn.SGD(0.01),
     gpunn.Momentum(0.01, 0.9),
     gpunn.Momentum(0.01, 0.8),
