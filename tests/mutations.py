@@ -80,6 +80,7 @@ TABLE = {
         ("E3 half squared error", "(T)0.5 * ", ""),
         ("E3 half squared error", "= w * e", "= -w * e"),
         ("E3 mean", "1 / self.shard.rows", "1"),
+        ("E3 smoothing", " + share", ""),
         ("E3 weights", "/ weight", "* weight"),
         ("E4 softmax crossentropy", " - ", " + "),
         ("E4 softmax", " - ", " + "),

@@ -55,6 +55,8 @@ ASSIGNED = {
     "RMSprop.epsilon": (optimizers.RMSprop, POSITIVE, NOT_POSITIVE),
     "Huber.delta": (losses.Huber, POSITIVE, NOT_POSITIVE),
     "BinaryCrossentropy.from_logits": (losses.BinaryCrossentropy, *_with_none(TRUTHS, NO_TRUTHS)),
+    "SparseCategoricalCrossentropy.label_smoothing": (losses.SparseCategoricalCrossentropy, BELOW_1, NOT_BELOW_1),
+    "CategoricalCrossentropy.label_smoothing": (losses.CategoricalCrossentropy, BELOW_1, NOT_BELOW_1),
     "LeakyReLU.alpha": (gpunn.activations.LeakyReLU, NOT_NEGATIVE, NEGATIVE),
     "ELU.alpha": (gpunn.activations.ELU, NOT_NEGATIVE, NEGATIVE),
     "F1Score.threshold": (metrics.F1Score, _numbers(0.25), [*NOT_NUMBERS, 0, 1, None]),

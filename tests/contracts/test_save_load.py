@@ -140,6 +140,16 @@ def test_from_logits_of_a_cross_entropy_is_restored(file, from_logits):
     assert bits(again.predict_proba(X)) == bits(net.predict_proba(X))
 
 
+@pytest.mark.parametrize(
+    ("kind", "y"), [(losses.SparseCategoricalCrossentropy, Y), (losses.CategoricalCrossentropy, np.eye(3)[Y])]
+)
+def test_label_smoothing_is_restored(file, kind, y):
+    net = gpunn.Sequential([gpunn.Dense(3, "softmax")], input_shape=5, seed=1)
+    net.compile("sgd", kind(label_smoothing=0.25), device="cpu").save(file)
+    again = gpunn.load(file)
+    assert again.loss.label_smoothing == 0.25 and again.evaluate(X, y) == net.evaluate(X, y)
+
+
 def test_metrics_are_restored_under_their_names(file):
     watched = ["mae", "mse", metrics.RootMeanSquaredError(), metrics.MeanAbsoluteError(name="euros")]
     net = gpunn.Sequential([gpunn.Dense(1)], input_shape=5, seed=1).compile("sgd", "mse", watched, device="cpu")

@@ -174,6 +174,17 @@ def cross_entropies() -> list[Case]:
     return [*cases, network("loss-sparse-of-tanh", [dense(3, "tanh")], "labels 3", logits)]
 
 
+def smoothed_cross_entropies() -> list[Case]:
+    """Cross-entropies with label smoothing."""
+    return [
+        network(f"loss-{name}-smoothed", [dense(4, "softmax")], targets, loss(which, label_smoothing=0.125), SGD)
+        for name, which, targets in (
+            ("sparse", "SparseCategoricalCrossentropy", "labels 4"),
+            ("categorical", "CategoricalCrossentropy", "probabilities 4"),
+        )
+    ]
+
+
 def layers() -> list[Case]:
     """Layers and dropout."""
     return [

@@ -255,6 +255,17 @@ def test_cross_entropy_of_logits_never_overflows(dtype, implementation):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_smoothed_targets(dtype, implementation):
+    """(1 − ¾)y + ¾/3 in dyadic fractions, of rows and of labels. (E3)"""
+    y = np.array([[1, 0, 0], [0, 0.5, 0.5]], dtype)
+    smoothed = implementation("smooth_targets", y, out=np.empty_like(y), smoothing=0.75)
+    np.testing.assert_array_equal(smoothed, [[0.5, 0.25, 0.25], [0.25, 0.375, 0.375]])
+    labels = np.array([2, 0], np.int32)
+    smoothed = implementation("smooth_labels", y, labels, out=np.empty_like(y), smoothing=0.75)
+    np.testing.assert_array_equal(smoothed, [[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_softmax(dtype, implementation):
     """aₖ = e^zₖ/Σ e^zⱼ, invariant to adding a constant. Backward: the transposed Jacobian diag(a) − a aᵀ. (E2, E4)"""
     rng = np.random.default_rng(3)

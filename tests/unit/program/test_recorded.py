@@ -128,6 +128,8 @@ CLASSES = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], "
 CLASS_VARIANTS = [
     {"out": "identity"},
     {"loss": losses.SparseCategoricalCrossentropy(from_logits=True), "out": "tanh"},
+    {"loss": losses.SparseCategoricalCrossentropy(label_smoothing=0.1)},
+    {"loss": losses.SparseCategoricalCrossentropy(label_smoothing=0.2)},
     {"loss": "categorical_crossentropy"},
     {"loss": "binary_crossentropy", "out": "sigmoid"},
     {"metrics": [metrics.TopKCategoricalAccuracy(2)]},
