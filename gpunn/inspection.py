@@ -92,7 +92,8 @@ def _layer_table(net: Network) -> list[str]:
     rows = [("layer", "outputs", "parameters", "")]
     for k, layer in enumerate(net.layers):
         count = sum(p.stop - p.start for p in net.slices_of(k))
-        rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", "" if layer.trainable else "frozen"))
+        factor = "" if layer.learning_rate_factor == 1 else f"learning rate × {layer.learning_rate_factor:g}"
+        rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", factor if layer.trainable else "frozen"))
     widths = [max(len(row[c]) for row in rows) for c in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
     lines.insert(1, "-" * max(map(len, lines)))

@@ -90,6 +90,7 @@ TABLE = {
         ("E6 dense", "t.a_prev", "(-1 * t.a_prev)"),
         ("E7 dense", "t.delta", "2 * t.delta"),
         ("E7 column sum", "= x", "= (T)2 * x"),
+        ("E8 factor", "factor * ", ""),
         ("E8 sgd", " - ", " + "),
         ("E9 gradient", "g + ", "g - "),
         ("E9 penalty", "0.5 * ", ""),

@@ -53,6 +53,7 @@ class UpdateRange:
 
     start: int
     stop: int
+    learning_rate_factor: float
     are_weights: bool | None
 
 
@@ -161,15 +162,18 @@ class FlatParameters:
         }
 
     def update_ranges(self, *, separate_weights: bool = False) -> list[UpdateRange]:
-        """The ranges of the flat buffer whose layers are trainable: one range if no layer is frozen.
+        """The ranges of the flat buffer whose layers are trainable, each with one factor of the learning rate.
 
-        `separate_weights`: no range has weights and other parameters.
+        It is one range if no layer is frozen and all factors are equal. `separate_weights`: no range has weights and
+        other parameters.
         """
         found: list[UpdateRange] = []
         for p in self.slices:
-            if not self.layers[p.layer].trainable:
+            layer = self.layers[p.layer]
+            if not layer.trainable:
                 continue
-            piece = UpdateRange(p.start, p.stop, p.parameter.penalized if separate_weights else None)
+            are_weights = p.parameter.penalized if separate_weights else None
+            piece = UpdateRange(p.start, p.stop, layer.learning_rate_factor, are_weights)
             if found and replace(found[-1], start=p.start, stop=p.stop) == piece and found[-1].stop == p.start:
                 piece = replace(piece, start=found.pop().start)
             found.append(piece)

@@ -31,6 +31,7 @@ def _with_none(accepted, refused):
 
 ASSIGNED = {
     "Dense.trainable": (lambda: gpunn.Dense(3), TRUTHS, NO_TRUTHS),
+    "Dense.learning_rate_factor": (lambda: gpunn.Dense(3), POSITIVE, NOT_POSITIVE),
     "Dense.l2": (lambda: gpunn.Dense(3), NOT_NEGATIVE, NEGATIVE),
     "Dense.l1": (lambda: gpunn.Dense(3), NOT_NEGATIVE, NEGATIVE),
     "Dense.max_norm": (lambda: gpunn.Dense(3), *_with_none(POSITIVE, NOT_POSITIVE)),
