@@ -50,6 +50,7 @@ class Mutation:
 TESTS = {
     "theory": ["tests/unit/test_theory.py"],
     "step": ["tests/oracles/test_equations.py", "tests/unit/test_theory.py"],
+    "options": ["tests/unit/test_losses.py", "tests/unit/optimizers/test_learning_rate_factors.py"],
     "cublaslt": ["tests/unit/backend/cuda/test_cublaslt.py"],
 }
 TABLE = {
@@ -80,7 +81,6 @@ TABLE = {
         ("E3 half squared error", "(T)0.5 * ", ""),
         ("E3 half squared error", "= w * e", "= -w * e"),
         ("E3 mean", "1 / self.shard.rows", "1"),
-        ("E3 smoothing", " + share", ""),
         ("E3 weights", "/ weight", "* weight"),
         ("E4 softmax crossentropy", " - ", " + "),
         ("E4 softmax", " - ", " + "),
@@ -90,7 +90,6 @@ TABLE = {
         ("E6 dense", "t.a_prev", "(-1 * t.a_prev)"),
         ("E7 dense", "t.delta", "2 * t.delta"),
         ("E7 column sum", "= x", "= (T)2 * x"),
-        ("E8 factor", "factor * ", ""),
         ("E8 sgd", " - ", " + "),
         ("E9 gradient", "g + ", "g - "),
         ("E9 penalty", "0.5 * ", ""),
@@ -98,6 +97,10 @@ TABLE = {
         ("E10 he", "2 /", "1 /"),
         ("E11 scale", "1 / keep_probability", "keep_probability"),
         ("E11 backward", "self._scale(t, t.grad_a)", "t.grad_a"),
+    ],
+    "options": [
+        ("E3 smoothing", " + share", ""),
+        ("E8 factor", "factor * ", ""),
     ],
     "cublaslt": [
         ("E2 cublaslt", '"relu_mask"', '"gelu_z"'),
