@@ -241,6 +241,34 @@ class SiLU(KernelActivation):
     kernels = activation_kernels("silu")
 
 
+class SELU(KernelActivation):
+    """Scaled exponential linear unit, f(z) = λz for z > 0, else λα(eᶻ − 1), with λ ≈ 1.0507 and α ≈ 1.6733. (E2)
+
+    Outputs keep mean 0 and variance 1 from layer to layer if the inputs have them and the weights have variance 1/n_in.
+    So it is no rectifier for the default initial weights. (E10)
+
+    References
+    ----------
+    Klambauer, Unterthiner, Mayr and Hochreiter 2017.
+    """
+
+    names = ("selu",)
+    kernels = activation_kernels("selu")
+
+
+class Mish(KernelActivation):
+    """Mish, f(z) = z tanh(log(1 + eᶻ)), a smooth form of ReLU that is negative for z < 0. (E2)
+
+    References
+    ----------
+    Misra 2019.
+    """
+
+    names = ("mish",)
+    rectifier = True
+    kernels = activation_kernels("mish")
+
+
 class Softplus(KernelActivation):
     """Softplus, f(z) = log(1 + eᶻ). (E2)"""
 
@@ -342,10 +370,12 @@ def from_config(config: dict[str, Any], custom: dict[str, Any] | None = None) ->
 __all__ = [
     "ELU",
     "GELU",
+    "SELU",
     "Activation",
     "Exponential",
     "Identity",
     "LeakyReLU",
+    "Mish",
     "ReLU",
     "SiLU",
     "Sigmoid",

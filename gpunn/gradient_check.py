@@ -21,7 +21,7 @@ from .validation import boolean, positive_integer
 
 STEP = 6e-6  # near the cube root of float64's unit roundoff, where truncation and rounding errors are equal
 COST_ROUNDOFFS = 16  # rounding error of a cost in units of its roundoff
-KINKED = ("relu", "leaky_relu", "elu")
+KINKED = ("relu", "leaky_relu", "elu", "selu")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def summary(net: Network, batch_size: int | None) -> str:
     """The summary of a built network; without a training step if `batch_size` is None."""
     lines = _layer_table(net)
     lines.append(lines[1])
-    trained = sum(stop - start for start, stop in net.trainable_ranges())
+    trained = sum(part.stop - part.start for part in net.update_ranges())
     lines.append(f"inputs {net.n_in}, parameters {net.theta.shape[0]:,} ({trained:,} trained), {net.dtype}")
     lines.append(f"device {net.backend.device}: {net.backend.reason}")
     lines += [f"kernels {found}" for found in [net.backend.kernel_report()] if found]
@@ -92,7 +92,8 @@ def _layer_table(net: Network) -> list[str]:
     rows = [("layer", "outputs", "parameters", "")]
     for k, layer in enumerate(net.layers):
         count = sum(p.stop - p.start for p in net.slices_of(k))
-        rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", "" if layer.trainable else "frozen"))
+        factor = "" if layer.learning_rate_factor == 1 else f"learning rate × {layer.learning_rate_factor:g}"
+        rows.append((repr(layer), f"{layer.n_out}", f"{count:,}", factor if layer.trainable else "frozen"))
     widths = [max(len(row[c]) for row in rows) for c in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
     lines.insert(1, "-" * max(map(len, lines)))

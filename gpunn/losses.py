@@ -15,7 +15,7 @@ from .activations import Activation
 from .kernels import get as kernel
 from .program import Array
 from .registry import Named, Registry, Versioned, name_of, names_of
-from .validation import Checked, boolean, optional, positive
+from .validation import Checked, boolean, half_open_unit_interval, optional, positive
 
 
 class Loss(Named, Versioned):
@@ -187,8 +187,8 @@ class _CrossEntropy(Loss):
     """
 
     paired_activation: ClassVar[str]
-    logits_kernel: ClassVar[str]
-    probabilities_kernel: ClassVar[str]
+    logits_kernel: str
+    probabilities_kernel: str
     from_logits = Checked(optional(boolean))
 
     def __init__(self, from_logits: bool | None = None) -> None:
@@ -230,14 +230,18 @@ class _CrossEntropy(Loss):
     def evaluate(self, a: Array, y: Array, w: Array) -> tuple[Array, Array]:
         if self.takes_logits:
             # a are the logits, so ∂C/∂a is the δ of the paired activation
-            _, grad_a, row_losses = kernel(self.logits_kernel)(a, y, w)
+            _, grad_a, row_losses = self.from_z(a, y, w)
         else:
-            grad_a, row_losses = kernel(self.probabilities_kernel)(a, y, w)
+            grad_a, row_losses = kernel(self.probabilities_kernel)(a, self._targets(a, y), w)
         return grad_a, row_losses
 
     def from_z(self, z: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
-        a, delta, row_losses = kernel(self.logits_kernel)(z, y, w)
+        a, delta, row_losses = kernel(self.logits_kernel)(z, self._targets(z, y), w)
         return a, delta, row_losses
+
+    def _targets(self, a: Array, y: Array) -> Array:
+        """The targets of the kernels, for outputs or logits a."""
+        return y
 
     def get_config(self) -> dict[str, Any]:
         return {"from_logits": self.from_logits}
@@ -271,12 +275,29 @@ class CategoricalCrossentropy(_CrossEntropy):
     ----------
     from_logits : bool or None
         None decides by the last layer: softmax means probabilities, no activation means logits.
+    label_smoothing : float
+        s in [0, 1). The targets become (1 − s)y + s/n_out, also in `Sequential.evaluate`; metrics use y.
+
+    References
+    ----------
+    Szegedy, Vanhoucke, Ioffe, Shlens and Wojna 2016 (label smoothing).
     """
 
     names = ("categorical_crossentropy",)
     paired_activation = "softmax"
     logits_kernel = "softmax_crossentropy_dense"
     probabilities_kernel = "categorical_crossentropy"
+    label_smoothing = Checked(half_open_unit_interval)
+
+    def __init__(self, from_logits: bool | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__(from_logits)
+        self.label_smoothing = label_smoothing
+
+    def _targets(self, a: Array, y: Array) -> Array:
+        return kernel("smooth_targets")(y, smoothing=self.label_smoothing) if self.label_smoothing else y
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"label_smoothing": self.label_smoothing}
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         sums = y.sum(axis=1, dtype="float64")
@@ -290,17 +311,41 @@ class CategoricalCrossentropy(_CrossEntropy):
 class SparseCategoricalCrossentropy(_CrossEntropy):
     """Categorical cross-entropy of labels, ℓ = −log a_y for integers y = 0 … n_out − 1. (E3)
 
+    With label smoothing it is the loss of `CategoricalCrossentropy` for the one-hot rows of the labels.
+
     Parameters
     ----------
     from_logits : bool or None
         None decides by the last layer: softmax means probabilities, no activation means logits.
+    label_smoothing : float
+        s in [0, 1). The target of class k is s/n_out, plus 1 − s for k = y, also in `Sequential.evaluate`; metrics
+        use y.
     """
 
     names = ("sparse_categorical_crossentropy",)
     targets = "class_index"
     paired_activation = "softmax"
-    logits_kernel = "softmax_crossentropy"
-    probabilities_kernel = "sparse_categorical_crossentropy"
+    label_smoothing = Checked(half_open_unit_interval)
+
+    def __init__(self, from_logits: bool | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__(from_logits)
+        self.label_smoothing = label_smoothing
+
+    @property
+    def logits_kernel(self) -> str:  # type: ignore[override]
+        """The kernel for z or logits: that of smoothed rows with label smoothing."""
+        return "softmax_crossentropy_dense" if self.label_smoothing else "softmax_crossentropy"
+
+    @property
+    def probabilities_kernel(self) -> str:  # type: ignore[override]
+        """The kernel for probabilities: that of smoothed rows with label smoothing."""
+        return "categorical_crossentropy" if self.label_smoothing else "sparse_categorical_crossentropy"
+
+    def _targets(self, a: Array, y: Array) -> Array:
+        return kernel("smooth_labels")(a, y, smoothing=self.label_smoothing) if self.label_smoothing else y
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"label_smoothing": self.label_smoothing}
 
 
 class FunctionLoss(Loss):

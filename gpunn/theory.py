@@ -114,6 +114,11 @@ def _sigmoid(xp: Any, z: Array) -> Array:
     return xp.where(z >= 0, xp.ones_like(e), e) / (1 + e)
 
 
+def _softplus(xp: Any, z: Array) -> Array:
+    # log(1 + eᶻ) = z + log(1 + e⁻ᶻ)
+    return xp.maximum(z, 0) + xp.log1p(xp.exp(-abs(z)))
+
+
 def _tanh_of_gelu(xp: Any, z: Array) -> Array:
     # √(2/π) = 0.79788…
     return xp.tanh(0.7978845608028654 * (z + 0.044715 * z**3))
@@ -132,10 +137,21 @@ FUNCTIONS = {
         lambda xp, z: xp.where(z > 0, z, xp.expm1(xp.minimum(z, 0))),
         lambda xp, z: xp.exp(xp.minimum(z, 0)),
     ),
-    "softplus": Function(lambda xp, z: xp.maximum(z, 0) + xp.log1p(xp.exp(-abs(z))), _sigmoid),
+    "selu": Function(
+        # λ = 1.05070…, λα = 1.75809…
+        lambda xp, z: xp.where(z > 0, 1.0507009873554805 * z, 1.7580993408473766 * xp.expm1(xp.minimum(z, 0))),
+        lambda xp, z: xp.where(
+            z > 0, xp.full_like(z, 1.0507009873554805), 1.7580993408473766 * xp.exp(xp.minimum(z, 0))
+        ),
+    ),
+    "softplus": Function(_softplus, _sigmoid),
     "silu": Function(
         lambda xp, z: z * _sigmoid(xp, z),
         lambda xp, z: _sigmoid(xp, z) * (1 + z * _sigmoid(xp, -z)),
+    ),
+    "mish": Function(
+        lambda xp, z: z * xp.tanh(_softplus(xp, z)),
+        lambda xp, z: xp.tanh(_softplus(xp, z)) + z * (1 - xp.tanh(_softplus(xp, z)) ** 2) * _sigmoid(xp, z),
     ),
     "gelu": Function(
         lambda xp, z: 0.5 * z * (1 + _tanh_of_gelu(xp, z)),
@@ -157,11 +173,15 @@ def activate(z: Array, f: str = "relu") -> Array:
     tanh        tanh(z)
     leaky_relu  z for z > 0, else 0.01 z
     elu         z for z > 0, else eᶻ − 1
+    selu        λz for z > 0, else λα(eᶻ − 1)
     softplus    log(1 + eᶻ)
     silu        z σ(z)
+    mish        z tanh(log(1 + eᶻ))
     gelu        ½z(1 + tanh(√(2/π)(z + 0.044715 z³)))
     softmax     aₖ = e^zₖ / Σⱼ e^zⱼ in each row
     ==========  ====================================
+
+    The constants of selu are λ = 1.0507009873554805 and α = 1.6732632423543772.
 
     Softmax subtracts the largest z of each row first. The quotient is the same, and no exponential overflows.
 

@@ -1,4 +1,4 @@
-"""Cross-entropy fused with sigmoid, and the cross-entropies of probabilities."""
+"""Cross-entropy fused with sigmoid, the cross-entropies of probabilities, and smoothed targets."""
 
 import numpy as np
 
@@ -86,3 +86,31 @@ def sparse_categorical_crossentropy(a, y, w):
     g = np.zeros_like(a)
     g[rows, y] = -w / picked
     return g, -w * np.log(picked)
+
+
+# y ← (1 − s)y + s/m, m outputs
+_SMOOTHING = "const T keep = (T)(1.0 - smoothing), share = (T)(smoothing / (double)m);"
+
+
+@by_row(
+    "rows[m] T y, scalar float64 smoothing -> rows[m] T smoothed",
+    f"""{_SMOOTHING}
+// mutate: E3 smoothing
+for (long long k = LANE; k < m; k += LANES) smoothed[k] = keep * y[k] + share;
+""",
+    in_place={"smoothed": ("y",)},
+)
+def smooth_targets(y, smoothing):
+    """(1 − s)y + s/m for rows y of m probabilities: with probability s the class is drawn from all m ones. (E3)"""
+    return (1 - smoothing) * y + smoothing / y.shape[1]
+
+
+@by_row(
+    "rows[m] T a, int32 y, scalar float64 smoothing -> rows[m] T smoothed",
+    f"""{_SMOOTHING}
+for (long long k = LANE; k < m; k += LANES) smoothed[k] = k == y ? keep + share : share;
+""",
+)
+def smooth_labels(a, y, smoothing):
+    """As smooth_targets, for labels y. Only the shape of a is used. (E3)"""
+    return (1 - smoothing) * np.eye(a.shape[1])[y] + smoothing / a.shape[1]

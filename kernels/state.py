@@ -37,6 +37,7 @@ class StateEntry(IntEnum):
     NONFINITE_BATCH = 22  # index of that batch
     NET_INDEX = 23  # index of a network among several that are trained together; part of the counter of dropout masks
     EPOCHS_DONE = 24  # epochs completed in this run of compiled epochs
+    STEP_LR = 25  # η of this step while LR is that of layers with another learning_rate_factor
 
 
 SIZE = 32

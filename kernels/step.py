@@ -343,3 +343,25 @@ def advance_offset(rows, state):
 def set_scheduled_lr(rates, state):
     """η of step t is rates[1 + t − first], where rates[0] is first: a schedule computed in advance."""
     state[StateEntry.LR] = rates[1 + int(state[StateEntry.STEP] - rates[0])]
+
+
+@by_row(
+    "-> raw float64 state",
+    "state[STEP_LR] = state[LR];",
+    reads=(StateEntry.LR,),
+    writes=(StateEntry.STEP_LR,),
+)
+def store_lr(state):
+    """Keep η of the step before it is scaled."""
+    state[StateEntry.STEP_LR] = state[StateEntry.LR]
+
+
+@by_row(
+    "scalar float64 factor -> raw float64 state",
+    "state[LR] = factor * state[STEP_LR];",  # mutate: E8 factor
+    reads=(StateEntry.STEP_LR,),
+    writes=(StateEntry.LR,),
+)
+def scale_lr(factor, state):
+    """η of the next update is the factor of its layers times η of the step. (E8)"""
+    state[StateEntry.LR] = factor * state[StateEntry.STEP_LR]

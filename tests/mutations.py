@@ -50,6 +50,7 @@ class Mutation:
 TESTS = {
     "theory": ["tests/unit/test_theory.py"],
     "step": ["tests/oracles/test_equations.py", "tests/unit/test_theory.py"],
+    "options": ["tests/unit/test_losses.py", "tests/unit/optimizers/test_learning_rate_factors.py"],
     "cublaslt": ["tests/unit/backend/cuda/test_cublaslt.py"],
 }
 TABLE = {
@@ -96,6 +97,10 @@ TABLE = {
         ("E10 he", "2 /", "1 /"),
         ("E11 scale", "1 / keep_probability", "keep_probability"),
         ("E11 backward", "self._scale(t, t.grad_a)", "t.grad_a"),
+    ],
+    "options": [
+        ("E3 smoothing", " + share", ""),
+        ("E8 factor", "factor * ", ""),
     ],
     "cublaslt": [
         ("E2 cublaslt", '"relu_mask"', '"gelu_z"'),

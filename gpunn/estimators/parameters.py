@@ -23,8 +23,8 @@ from .sklearn_private import Interval, StrOptions, validate_parameter_constraint
 SOLVER_PARAMETERS = ("solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum",
                      "beta_1", "beta_2", "epsilon")  # fmt: skip
 ACTIVATIONS = StrOptions(
-    {"elu", "exp", "exponential", "gelu", "identity", "leaky_relu", "linear", "logistic", "relu", "sigmoid", "silu",
-     "softplus", "swish", "tanh"}
+    {"elu", "exp", "exponential", "gelu", "identity", "leaky_relu", "linear", "logistic", "mish", "relu", "selu",
+     "sigmoid", "silu", "softplus", "swish", "tanh"}
 )  # fmt: skip
 OUTPUT_ACTIVATIONS = StrOptions({*ACTIVATIONS.options, "softmax"})
 PLAIN_TYPES = {bool, int, float, str, type(None)}

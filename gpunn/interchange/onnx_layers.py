@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import activations, layers
 from ..activations import Activation
-from ..kernels import gelu
+from ..kernels import gelu, selu
 from ..layers import Layer
 from .onnx_graph import Graph
 
@@ -104,10 +104,20 @@ def _leaky_relu(graph: Graph, z: str, f: activations.LeakyReLU) -> str:
 
 
 def _elu(graph: Graph, z: str, f: activations.ELU) -> str:
-    """max(0, z) + α · 2t/(1 − t), t = tanh(min(0, z)/2): eᵐ − 1 = 2t/(1 − t) does not cancel near 0"""
+    """max(0, z) + α(eᵐ − 1), m = min(0, z)"""
+    return graph("Add", graph("Relu", z), _scaled_expm1(graph, z, f.alpha))
+
+
+def _selu(graph: Graph, z: str, f: activations.SELU) -> str:
+    """λ max(0, z) + λα(eᵐ − 1), m = min(0, z)"""
+    positive = graph("Mul", graph("Relu", z), selu.SCALE)
+    return graph("Add", positive, _scaled_expm1(graph, z, selu.LIMIT))
+
+
+def _scaled_expm1(graph: Graph, z: str, factor: float) -> str:
+    """factor · (eᵐ − 1), m = min(0, z), as factor · 2t/(1 − t), t = tanh(m/2), which does not cancel near 0"""
     t = graph("Tanh", graph("Mul", graph("Min", z, 0), 0.5))
-    negative = graph("Div", graph("Mul", t, 2 * f.alpha), graph("Sub", 1, t))
-    return graph("Add", graph("Relu", z), negative)
+    return graph("Div", graph("Mul", t, 2 * factor), graph("Sub", 1, t))
 
 
 def _gelu(graph: Graph, z: str, f: activations.GELU) -> str:
@@ -126,6 +136,16 @@ def _divided_by_one_plus_exp(graph: Graph, z: str, exponent: str) -> str:
     return graph("Div", z, graph("Add", graph("Exp", exponent), 1))
 
 
+def _mish(graph: Graph, z: str, f: activations.Mish) -> str:
+    """z p/(p + q), e = e^−|z|: p = 1 + 2e and q = 2e² for z ≥ 0, p = e(e + 2) and q = 2 for z < 0"""
+    e = graph("Exp", graph("Neg", graph("Abs", z)))
+    twice = graph("Mul", e, 2)
+    positive = graph("Greater", z, 0)
+    p = graph("Where", positive, graph("Add", twice, 1), graph("Mul", e, graph("Add", e, 2)))
+    q = graph("Where", positive, graph("Mul", twice, e), 2)
+    return graph("Mul", z, graph("Div", p, graph("Add", p, q)))
+
+
 def _softplus(graph: Graph, z: str, f: activations.Softplus) -> str:
     """max(0, z) + log(1 + e), e = e^−|z|: log(w) · e/(w − 1), w = 1 + e after rounding, is accurate for small e"""
     e = graph("Exp", graph("Neg", graph("Abs", z)))
@@ -140,6 +160,8 @@ ACTIVATIONS: dict[type[Activation], Callable[[Graph, str, Any], str]] = {
     activations.ELU: _elu,
     activations.GELU: _gelu,
     activations.SiLU: _silu,
+    activations.SELU: _selu,
+    activations.Mish: _mish,
     activations.Softplus: _softplus,
     activations.Exponential: lambda graph, z, f: graph("Exp", z),
     activations.Sigmoid: lambda graph, z, f: graph("Sigmoid", z),

@@ -5,7 +5,8 @@ Each layer becomes the modules that compute the same at prediction (`module.eval
 Dense(n, use_bias=…)           nn.Linear with weight = Wᵀ (n_out, n_in), bias = b, followed by a module for its
                                activation, unless that is the identity
 Activation(f)                  nn.ReLU(), nn.LeakyReLU(α), nn.ELU(α), nn.GELU(approximate='tanh'), nn.SiLU(),
-                               nn.Softplus(), nn.Sigmoid(), nn.Tanh(), nn.Softmax(dim=1), nn.Identity();
+                               nn.SELU(), nn.Mish(), nn.Softplus(), nn.Sigmoid(), nn.Tanh(),
+                               nn.Softmax(dim=1), nn.Identity();
                                the exponential and user-defined activations need a module of the user, without arrays
 Dropout(p)                     nn.Dropout(p)
 BatchNormalization             nn.BatchNorm1d: weight = γ, bias = β, running_mean, running_var, num_batches_tracked
@@ -263,6 +264,8 @@ _ACTIVATIONS: dict[type[Activation], Callable[[Any], str]] = {
     activations.ELU: lambda f: f"nn.ELU({f.alpha})",
     activations.GELU: lambda f: "nn.GELU(approximate='tanh')",
     activations.SiLU: lambda f: "nn.SiLU()",
+    activations.SELU: lambda f: "nn.SELU()",
+    activations.Mish: lambda f: "nn.Mish()",
     activations.Softplus: lambda f: "nn.Softplus()",
     activations.Sigmoid: lambda f: "nn.Sigmoid()",
     activations.Tanh: lambda f: "nn.Tanh()",

@@ -10,7 +10,7 @@ from .. import activations
 from ..activations import Activation
 from ..initializers import Initializer
 from ..registry import Registry, Versioned, call_text, check_config
-from ..validation import boolean
+from ..validation import boolean, positive
 
 
 class Parameter(NamedTuple):
@@ -88,8 +88,9 @@ class Layer(Versioned):
     functions raise TypeError. A class with ``opaque = True`` may use all of NumPy: its methods get arrays, which they
     must not change, each time the step runs. No op is fused with it, and `Sequential.summary` reports it.
 
-    A new value of an attribute that `get_config` returns takes effect at the next step, as does ``trainable``. A saved
-    network stores the name of the class and `get_config`; ``gpunn.load(…, custom={name: class})`` restores it.
+    A new value of an attribute that `get_config` returns takes effect at the next step, as do ``trainable`` and
+    ``learning_rate_factor``. A saved network stores them, the name of the class and `get_config`;
+    ``gpunn.load(…, custom={name: class})`` restores it.
 
     Examples
     --------
@@ -112,6 +113,8 @@ class Layer(Versioned):
         f, the identity for layers without one.
     trainable : bool
         False freezes the parameters, from the next step on.
+    learning_rate_factor : float
+        The factor > 0 of η for the layer's parameters, 1 by default, from the next step on.
     opaque : bool
         True if the methods take arrays only.
     batch_statistics : bool
@@ -146,6 +149,16 @@ class Layer(Versioned):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         vars(self)["trainable"] = boolean("trainable", value)
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """The factor of η for the layer's parameters. Setting it takes effect at the next step."""
+        found: float = self.__dict__.get("learning_rate_factor", 1.0)
+        return found
+
+    @learning_rate_factor.setter
+    def learning_rate_factor(self, value: float) -> None:
+        vars(self)["learning_rate_factor"] = positive("learning_rate_factor", value)
 
     def build(self, n_in: int) -> int:
         """Set the number of inputs and return the number of outputs, which is the same by default."""
@@ -193,9 +206,13 @@ REGISTRY: Registry[Layer] = Registry("layer", Layer, __package__)
 
 
 def to_config(layer: Layer) -> dict[str, Any]:
-    """Describe a layer as JSON: its class, its arguments, and whether it is frozen."""
-    trainable = boolean("trainable", layer.trainable)
-    return {"class": type(layer).__name__, "trainable": trainable, "config": check_config(layer, layer.get_config())}
+    """Describe a layer as JSON: its class, its arguments, whether it is frozen, and its factor of the learning rate."""
+    return {
+        "class": type(layer).__name__,
+        "trainable": boolean("trainable", layer.trainable),
+        "learning_rate_factor": layer.learning_rate_factor,
+        "config": check_config(layer, layer.get_config()),
+    }
 
 
 def from_config(config: dict[str, Any], custom: dict[str, Any]) -> Layer:
@@ -204,4 +221,5 @@ def from_config(config: dict[str, Any], custom: dict[str, Any]) -> Layer:
     if not isinstance(config["trainable"], bool):
         raise TypeError(f"trainable must be true or false, got {config['trainable']!r}")
     layer.trainable = config["trainable"]
+    layer.learning_rate_factor = config.get("learning_rate_factor", 1.0)  # earlier files do not have it
     return layer

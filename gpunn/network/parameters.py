@@ -16,7 +16,6 @@ from ..backend import Backend
 from ..kernels.state import SIZE, StateEntry
 from ..layers import Layer, Parameter
 from ..program import Array
-from ..program.ranges import merge
 
 FloatDType = np.dtype[np.float32] | np.dtype[np.float64]
 RESERVED = ("a_prev", "z", "a", "grad_a", "delta", "grad_prev", "state", "index", "training", "rows", "opaque")
@@ -42,6 +41,18 @@ class PenaltyRange(NamedTuple):
     stop: int
     l2: float
     l1: float
+
+
+class UpdateRange(NamedTuple):
+    """A range of trainable parameters that one call of an optimizer updates.
+
+    `are_weights` is None if weights and other parameters are not separated.
+    """
+
+    start: int
+    stop: int
+    learning_rate_factor: float
+    are_weights: bool | None
 
 
 def _check_names(layer: Layer, parameters: list[Parameter]) -> None:
@@ -151,9 +162,23 @@ class FlatParameters:
             for name, (start, shape) in self.running_slices_of(layer).items()
         }
 
-    def trainable_ranges(self) -> list[tuple[int, int]]:
-        """The ranges of the flat buffer whose layers are trainable: one range if no layer is frozen."""
-        return merge((p.start, p.stop) for p in self.slices if self.layers[p.layer].trainable)
+    def update_ranges(self, *, separate_weights: bool = False) -> list[UpdateRange]:
+        """The ranges of the flat buffer whose layers are trainable, each with one factor of the learning rate.
+
+        It is one range if no layer is frozen and all factors are equal. `separate_weights`: no range has weights and
+        other parameters.
+        """
+        found: list[UpdateRange] = []
+        for p in self.slices:
+            layer = self.layers[p.layer]
+            if not layer.trainable:
+                continue
+            are_weights = p.parameter.penalized if separate_weights else None
+            piece = UpdateRange(p.start, p.stop, layer.learning_rate_factor, are_weights)
+            if found and found[-1].stop == p.start and found[-1][2:] == piece[2:]:
+                piece = piece._replace(start=found.pop().start)
+            found.append(piece)
+        return found
 
     def penalties(self, *, trainable_only: bool = False) -> list[PenaltyRange]:
         """The ranges with a penalty: one range if all layers have the same l2 and l1. (E9)"""

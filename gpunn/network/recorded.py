@@ -31,7 +31,18 @@ USED = {
     Activation: ("forward", "backward", "f", "derivative", "opaque"),
     Loss: ("evaluate", "from_z", "opaque"),
     Metric: ("batch_sums", "rows", "accumulate", "opaque"),
-    Optimizer: ("clip", "bias_correction", "probe", "update", "hyperparameters", "rule", "slots", "opaque"),
+    Optimizer: (
+        "clip",
+        "bias_correction",
+        "probe",
+        "update",
+        "hyperparameters",
+        "hyperparameters_of",
+        "rule",
+        "slots",
+        "opaque",
+        "separates_weights",
+    ),
 }
 USED_OF = {kind: attrgetter(*names) for kind, names in USED.items()}
 PACKAGES = {("gpunn", name) for name in "layers activations losses metrics optimizers estimators".split()}

@@ -279,7 +279,7 @@ class CompiledState(FlatParameters):
 
     def attribute_values(self) -> list[object]:
         """The attribute values that a step depends on, except l1 and l2 of gpunn's layers."""
-        found = [layer.step_key() for layer in self.layers]
+        found: list[object] = [(layer.step_key(), layer.learning_rate_factor) for layer in self.layers]
         if self.given_loss is not None:
             found += [self.optimizer.step_key(), self.given_loss.step_key()]
             found += [metric.step_key() for metric in self.given_metrics]
@@ -300,5 +300,7 @@ class CompiledState(FlatParameters):
         """The magnitude above which an update is checked before it is written; 0 for extreme hyperparameters."""
         if not self.optimizer.uses_rule:
             return -1.0  # no limit is known
-        plain = all(h == 0 or 1e-30 <= abs(h) <= 1e6 for h in self.optimizer.hyperparameters().values())
+        factors = [layer.learning_rate_factor for layer in self.layers]
+        numbers = [*self.optimizer.hyperparameters().values(), *factors]
+        plain = all(number == 0 or 1e-30 <= abs(number) <= 1e6 for number in numbers)
         return OVERFLOW_LIMITS[self.dtype.name] if plain else 0.0

@@ -20,6 +20,7 @@ from ..program import Array, named_call, python_call
 from ..program.csr import CompressedBatch
 from ..program.groups import SINGLE_PROCESS, BatchShard
 from ..program.tensor import REMEDY
+from .parameters import UpdateRange
 from .state import CompiledState
 from .user_code import (
     after_update_opaque,
@@ -109,6 +110,7 @@ class Step:
             last.activation = Identity()
             self.layers[-1] = last
         self.quantities: list[Quantities] = []
+        self.learning_rate_factor = 1.0  # of η in the state array
         self.output: Array = None  # aᴸ
         self.grad_x: Array = None  # ∂C/∂x
 
@@ -268,17 +270,31 @@ class Step:
         """θ ← θ − … and the optimizer's slots, unless a new value would not be finite. (E8)"""
         rule = self.net.optimizer
         names = ("theta", *rule.slots)
-        segments = [(start, self._segment(start, stop)) for start, stop in self.net.trainable_ranges()]
+        parts = self.net.update_ranges(separate_weights=rule.separates_weights)
+        parts.sort(key=lambda part: part.learning_rate_factor)
+        segments = [(part, self._segment(part)) for part in parts]
         # all ranges are checked before the first one is stored
-        if rule.uses_rule:
-            for _, t in segments:
-                self._check_update(rule.probe(t))
-            for _, t in segments:
+        for part, t in segments if rule.uses_rule else ():
+            self._scale_learning_rate(part.learning_rate_factor)
+            self._check_update(rule.probe(t))
+        for part, t in segments:
+            self._scale_learning_rate(part.learning_rate_factor)
+            if rule.uses_rule:
                 rule.update(t)
-        else:
-            for _, t in segments:
+            else:
                 self._update_by_method(t, names)
-        self._assign_all([(name, start, getattr(t, name)) for start, t in segments for name in names])
+        self._scale_learning_rate(1.0)
+        self._assign_all([(name, part.start, getattr(t, name)) for part, t in segments for name in names])
+
+    def _scale_learning_rate(self, factor: float) -> None:
+        """Set η in the state array, and what the optimizer computes from it, for layers with this factor."""
+        if factor == self.learning_rate_factor:
+            return
+        if self.learning_rate_factor == 1:
+            kernel("store_lr")(self.state, count=1)
+        kernel("scale_lr")(self.state, count=1, factor=factor)
+        self.net.optimizer.bias_correction(self.state)
+        self.learning_rate_factor = factor
 
     def _update_by_method(self, t: Quantities, names: Sequence[str]) -> None:
         """Set the new values that a method of the optimizer computes, and check them."""
@@ -312,11 +328,11 @@ class Step:
             value = kernel("assign_if_updating")(value, self.state, current)
         self.values.assign(variable, start, value)
 
-    def _segment(self, start: int, stop: int) -> Quantities:
+    def _segment(self, part: UpdateRange) -> Quantities:
         """θ, g and the optimizer's slots of a range of trainable parameters."""
         names = ("theta", "gradient", *self.net.optimizer.slots)
-        theta, g, *slots = (self.values.read(name, start, stop) for name in names)
-        t = Quantities(theta=theta, g=g, state=self.state)
+        theta, g, *slots = (self.values.read(name, part.start, part.stop) for name in names)
+        t = Quantities(theta=theta, g=g, state=self.state, are_weights=part.are_weights)
         vars(t).update(zip(self.net.optimizer.slots, slots, strict=True))
         return t
 

@@ -67,6 +67,7 @@ def update_opaque(rule: Optimizer, t: Quantities) -> None:
 
     def update(state: Array, *arrays: Array) -> tuple[Array, ...]:
         inner = Quantities(learning_rate=float(state[StateEntry.LR]), step=int(state[StateEntry.STEP]))
+        inner.are_weights = t.are_weights
         vars(inner).update(zip(names, arrays, strict=True))
         rule.update(inner)
         return _collect(rule, inner, "update", results)

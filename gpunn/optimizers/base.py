@@ -38,6 +38,7 @@ class Optimizer(Versioned):
     ``t.theta``          (p,), parameters that one call updates: all trainable ones, or a range of them
     ``t.g``              (p,), their gradient, clipped
     ``t.SLOT``           (p,), each slot; `initial_value` before the first step
+    ``t.are_weights``    bool, True for weights, False for intercepts, γ and β; with `separates_weights`
     ``t.state``          float64, the state array, which only kernels read; if not opaque
     ``t.learning_rate``  float, η of this step; if opaque
     ``t.step``           int, the number of steps before this one; if opaque
@@ -69,6 +70,8 @@ class Optimizer(Versioned):
         The names of the state arrays, each as long as θ, such as ("m", "v").
     opaque : bool
         True if `update` takes arrays only.
+    separates_weights : bool
+        True if one call of `update` is given weights, and another call the other parameters. False by default.
 
     Raises
     ------
@@ -97,6 +100,7 @@ class Optimizer(Versioned):
     rule: UpdateRule | None = None
     slots: tuple[str, ...] = ()
     opaque = False
+    separates_weights = False
     keyword_hints: ClassVar[dict[str, str]] = {
         "lr": "learning_rate",
         "momentum": "gpunn.Momentum(momentum=…)",
@@ -130,6 +134,10 @@ class Optimizer(Versioned):
     def hyperparameters(self) -> dict[str, Any]:
         """The constants of the update rule, by their names in its kernel."""
         return {}
+
+    def hyperparameters_of(self, t: Any) -> dict[str, Any]:
+        """The constants of the update rule for the parameters of t, the same for all by default."""
+        return self.hyperparameters()
 
     def step_key(self) -> Any:
         """The attributes that a recorded step depends on. The step is recorded again when they change.
@@ -165,14 +173,15 @@ class Optimizer(Versioned):
     def update(self, t: Any) -> None:
         """Set θ and the slots. (E8)"""
         written = ("theta", *self.slots)
-        results = self._rule().update(t.g, t.state, *(getattr(t, name) for name in written), **self.hyperparameters())
+        values = (getattr(t, name) for name in written)
+        results = self._rule().update(t.g, t.state, *values, **self.hyperparameters_of(t))
         for name, value in zip(written, as_tuple(results), strict=True):
             setattr(t, name, value)
 
     def probe(self, t: Any) -> Array:
         """Return one number that is finite if the update is. It is computed only if numbers are near overflow."""
         slots = (getattr(t, name) for name in self.slots)
-        return self._rule().probe(t.g, t.theta, *slots, t.state, **self.hyperparameters())
+        return self._rule().probe(t.g, t.theta, *slots, t.state, **self.hyperparameters_of(t))
 
     def _rule(self) -> UpdateRule:
         if self.rule is None:

@@ -60,9 +60,10 @@ class TrainerState:
 
 
 def layer_attributes(net: Network) -> Attributes:
-    """Return the class and the settable attributes of each layer: its arguments and `trainable`."""
+    """Return the class of each layer and its settable attributes, with `trainable` and `learning_rate_factor`."""
+    names = ("trainable", "learning_rate_factor")
     return [
-        {"class": type(layer).__name__, "set": {**layer.get_config(), "trainable": layer.trainable}}
+        {"class": type(layer).__name__, "set": layer.get_config() | {name: getattr(layer, name) for name in names}}
         for layer in net.layers
     ]
 

@@ -31,6 +31,7 @@ def _with_none(accepted, refused):
 
 ASSIGNED = {
     "Dense.trainable": (lambda: gpunn.Dense(3), TRUTHS, NO_TRUTHS),
+    "Dense.learning_rate_factor": (lambda: gpunn.Dense(3), POSITIVE, NOT_POSITIVE),
     "Dense.l2": (lambda: gpunn.Dense(3), NOT_NEGATIVE, NEGATIVE),
     "Dense.l1": (lambda: gpunn.Dense(3), NOT_NEGATIVE, NEGATIVE),
     "Dense.max_norm": (lambda: gpunn.Dense(3), *_with_none(POSITIVE, NOT_POSITIVE)),
@@ -48,12 +49,15 @@ ASSIGNED = {
     "Adam.beta_2": (optimizers.Adam, BELOW_1, NOT_BELOW_1),
     "Adam.epsilon": (optimizers.Adam, POSITIVE, NOT_POSITIVE),
     "AdamW.weight_decay": (optimizers.AdamW, NOT_NEGATIVE, NEGATIVE),
+    "AdamW.decay_weights_only": (optimizers.AdamW, TRUTHS, NO_TRUTHS),
     "Adagrad.initial_accumulator_value": (optimizers.Adagrad, NOT_NEGATIVE, NEGATIVE),
     "Adagrad.epsilon": (optimizers.Adagrad, POSITIVE, NOT_POSITIVE),
     "RMSprop.rho": (optimizers.RMSprop, BELOW_1, NOT_BELOW_1),
     "RMSprop.epsilon": (optimizers.RMSprop, POSITIVE, NOT_POSITIVE),
     "Huber.delta": (losses.Huber, POSITIVE, NOT_POSITIVE),
     "BinaryCrossentropy.from_logits": (losses.BinaryCrossentropy, *_with_none(TRUTHS, NO_TRUTHS)),
+    "SparseCategoricalCrossentropy.label_smoothing": (losses.SparseCategoricalCrossentropy, BELOW_1, NOT_BELOW_1),
+    "CategoricalCrossentropy.label_smoothing": (losses.CategoricalCrossentropy, BELOW_1, NOT_BELOW_1),
     "LeakyReLU.alpha": (gpunn.activations.LeakyReLU, NOT_NEGATIVE, NEGATIVE),
     "ELU.alpha": (gpunn.activations.ELU, NOT_NEGATIVE, NEGATIVE),
     "F1Score.threshold": (metrics.F1Score, _numbers(0.25), [*NOT_NUMBERS, 0, 1, None]),

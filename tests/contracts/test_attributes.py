@@ -277,6 +277,7 @@ CALLS = {
 }
 RATE, SPARSE, HUBER = 0.05, losses.SparseCategoricalCrossentropy(), losses.Huber()
 F1, TOP = metrics.F1Score("macro"), metrics.TopKCategoricalAccuracy(1)
+SMOOTHED = losses.SparseCategoricalCrossentropy(label_smoothing=0.1)
 BINARY, BINARY_LOSS = (Y[:, None] == np.arange(3)).astype(float), losses.BinaryCrossentropy()
 # what is compiled, the targets, the change, and the calls whose result it changes
 CHANGES = {
@@ -289,8 +290,10 @@ CHANGES = {
     "beta_2": ((gpunn.Adam(RATE), SPARSE), Y, (0, "beta_2", 0.1), "fit"),
     "epsilon": ((gpunn.Adam(RATE), SPARSE), Y, (0, "epsilon", 1.0), "fit"),
     "weight_decay": ((gpunn.AdamW(RATE), SPARSE), Y, (0, "weight_decay", 1.0), "fit"),
+    "decay_weights_only": ((gpunn.AdamW(RATE, 1.0), SPARSE), Y, (0, "decay_weights_only", True), "fit"),
     "rho": ((gpunn.RMSprop(RATE), SPARSE), Y, (0, "rho", 0.1), "fit"),
     "schedule": ((gpunn.SGD(RATE), SPARSE), Y, (0, "schedule", schedules.Constant(0.5)), "fit"),
+    "label_smoothing": ((gpunn.SGD(RATE), SMOOTHED), Y, (1, "label_smoothing", 0.5), "fit evaluate train loss"),
     "delta": ((gpunn.SGD(RATE), HUBER), VALUES, (1, "delta", 0.01), "fit evaluate train loss"),
     "threshold": ((gpunn.SGD(RATE), BINARY_LOSS, F1), BINARY, (2, "threshold", 0.4), "fit evaluate"),
     "average": ((gpunn.SGD(RATE), BINARY_LOSS, F1), BINARY, (2, "average", "micro"), "fit evaluate"),

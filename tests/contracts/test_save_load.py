@@ -98,7 +98,7 @@ OPTIMIZERS = [
     gpunn.RMSprop(0.1, rho=0.8, epsilon=1e-6),
     gpunn.Adagrad(0.1, initial_accumulator_value=0.2),
     gpunn.Adam(0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-6),
-    gpunn.AdamW(0.1, weight_decay=0.02),
+    gpunn.AdamW(0.1, weight_decay=0.02, decay_weights_only=True),
     gpunn.SGD(schedules.StepDecay(0.1, 3, 0.5, per="epoch")),
     gpunn.SGD(schedules.ExponentialDecay(0.1, 3, 0.5, staircase=True)),
     gpunn.SGD(schedules.InverseTimeDecay(0.1, 3, 0.5)),
@@ -138,6 +138,16 @@ def test_from_logits_of_a_cross_entropy_is_restored(file, from_logits):
     again = gpunn.load(file)
     assert again.loss.from_logits is from_logits and again.evaluate(X, Y) == net.evaluate(X, Y)
     assert bits(again.predict_proba(X)) == bits(net.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("kind", "y"), [(losses.SparseCategoricalCrossentropy, Y), (losses.CategoricalCrossentropy, np.eye(3)[Y])]
+)
+def test_label_smoothing_is_restored(file, kind, y):
+    net = gpunn.Sequential([gpunn.Dense(3, "softmax")], input_shape=5, seed=1)
+    net.compile("sgd", kind(label_smoothing=0.25), device="cpu").save(file)
+    again = gpunn.load(file)
+    assert again.loss.label_smoothing == 0.25 and again.evaluate(X, y) == net.evaluate(X, y)
 
 
 def test_metrics_are_restored_under_their_names(file):

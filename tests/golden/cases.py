@@ -94,6 +94,7 @@ CASES: dict[str, Case] = {
         *network_cases.schedules(),
         *network_cases.regression_losses(),
         *network_cases.cross_entropies(),
+        *network_cases.smoothed_cross_entropies(),
         *network_cases.layers(),
         *network_cases.normalization(),
         *network_cases.layer_arguments(),

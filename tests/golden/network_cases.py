@@ -26,7 +26,9 @@ from .builders import (
 
 def hidden_activations() -> list[Case]:
     """Every activation in hidden layers."""
-    names: dict[str, Any] = {n: n for n in ("relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "identity")}
+    names: dict[str, Any] = {
+        n: n for n in ("relu", "elu", "gelu", "silu", "selu", "mish", "softplus", "sigmoid", "tanh", "identity")
+    }
     names |= {
         "exponential": "exponential",
         "softmax": "softmax",
@@ -53,6 +55,7 @@ def optimizers() -> list[Case]:
         "adagrad": new("Adagrad", 0.0625),
         "adam": new("Adam", 0.015625, beta_1=0.75, beta_2=0.96875),
         "adamw": new("AdamW", 0.015625, weight_decay=0.125),
+        "adamw-weights-only": new("AdamW", 0.015625, weight_decay=0.125, decay_weights_only=True),
         "sgd-clipvalue": new("SGD", 0.125, clipvalue=0.0625),
         "momentum-clipnorm": new("Momentum", 0.125, clipnorm=0.25),
         "adam-clipnorm": new("Adam", 0.015625, clipnorm=0.5),
@@ -169,6 +172,17 @@ def cross_entropies() -> list[Case]:
     ]
     logits = loss("SparseCategoricalCrossentropy", from_logits=True)
     return [*cases, network("loss-sparse-of-tanh", [dense(3, "tanh")], "labels 3", logits)]
+
+
+def smoothed_cross_entropies() -> list[Case]:
+    """Cross-entropies with label smoothing."""
+    return [
+        network(f"loss-{name}-smoothed", [dense(4, "softmax")], targets, loss(which, label_smoothing=0.125), SGD)
+        for name, which, targets in (
+            ("sparse", "SparseCategoricalCrossentropy", "labels 4"),
+            ("categorical", "CategoricalCrossentropy", "probabilities 4"),
+        )
+    ]
 
 
 def layers() -> list[Case]:

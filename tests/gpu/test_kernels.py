@@ -278,7 +278,7 @@ def test_gpu_derivative_and_column_sum_in_one_pass(kernel, types):
 
 def test_activations_have_a_kernel_with_column_sums():
     named = {p.values[0].name.removesuffix("_backward_summed") for p in SUMMED}
-    assert {"relu", "sigmoid", "tanh", "gelu", "silu", "elu", "softplus", "exp"} <= named
+    assert {"relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "mish", "softplus", "exp"} <= named
 
 
 def test_column_sums_in_one_pass_or_two(fake_cupy):

@@ -253,6 +253,7 @@ NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}
 SCALARS = {
     "alpha": 0.3, "epsilon": 1e-3, "beta1": 0.9, "beta2": 0.99, "rho": 0.9, "momentum": 0.55, "weight_decay": 0.01,
     "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "totals_n": 2,
+    "smoothing": 0.2,
 }  # fmt: skip
 THRESHOLD = 0x60000000  # of dropout: p = 3/8
 

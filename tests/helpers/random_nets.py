@@ -25,6 +25,8 @@ HIDDEN = [
     activations.ELU(0.7),
     "gelu",
     "silu",
+    "selu",
+    "mish",
     "softplus",
     "sigmoid",
     "tanh",
@@ -45,6 +47,9 @@ def _crossentropies():
         yield loss(), ["identity"], "logits"
         yield loss(from_logits=True), ["tanh", "elu", "relu"], "logits"
         yield loss(from_logits=False), [other, user_defined], "probabilities"
+        if fused == "softmax":
+            yield loss(label_smoothing=0.3), [fused], "merged"
+            yield loss(False, label_smoothing=0.3), [other, user_defined], "probabilities"
 
 
 # a loss, the last activations that fit it, and its interpretation of the outputs

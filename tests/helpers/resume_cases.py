@@ -117,6 +117,12 @@ def _regression(callbacks, optimizer=None, dtype="float64", **options):
     return net, (X, VALUES), {"validation_data": (VX, VVALUES), **options}, callbacks
 
 
+def _with_factors():
+    net = _classifier(optimizer=gpunn.Adam(0.02))
+    net[0].learning_rate_factor = 0.25
+    return net, (X, LABELS), {"validation_data": (VX, VLABELS)}, []
+
+
 def _unfrozen():
     layers = [gpunn.Dense(8, "relu"), gpunn.Dropout(0.5), gpunn.Dense(3, "softmax")]
     net = _classifier(*layers, optimizer=gpunn.Momentum(0.1))
@@ -168,6 +174,7 @@ CASES = {
     "adagrad": lambda: _plain(gpunn.Adagrad(0.1, initial_accumulator_value=0.2)),
     "adam": lambda: _plain(gpunn.Adam(0.02)),
     "adamw": lambda: _plain(gpunn.AdamW(0.02, weight_decay=0.1)),
+    "factors of the learning rate": _with_factors,
     "no shuffling": lambda: _plain(gpunn.Adam(0.02), shuffle=False),
     "sample and class weights": lambda: _plain(gpunn.Adam(0.02), sample_weight=WEIGHTS, class_weight={1: 3.0}),
     "a validation split": lambda: (*_plain(gpunn.Adam(0.02))[:2], {"validation_split": 0.2}, []),

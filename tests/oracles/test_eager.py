@@ -37,6 +37,7 @@ OPTIMIZERS = [
     gpunn.RMSprop(0.01),
     gpunn.Adam(0.01),
     gpunn.AdamW(0.01, weight_decay=0.1),
+    gpunn.AdamW(0.01, weight_decay=0.1, decay_weights_only=True),
 ]
 # a loss, the last activation, and metrics that fit it
 ENDS = {

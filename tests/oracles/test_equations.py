@@ -21,10 +21,10 @@ ENDS = [
 ]
 
 
-def _case(seed):
+def _case(seed, functions=HIDDEN):
     rng = np.random.default_rng(seed)
     depth = rng.integers(1, 4)
-    hidden = [str(f) for f in rng.choice(HIDDEN, depth)]
+    hidden = [str(f) for f in rng.choice(functions, depth)]
     end, loss, kind = ENDS[seed % len(ENDS)]
     sizes = [int(s) for s in rng.integers(1, 9, depth + 1)] + [int(rng.integers(2, 5))]
     n = int(rng.integers(1, 13))
@@ -65,9 +65,11 @@ def _masks(net, x, p):
     return masks
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_training_step_equals_the_six_steps_of_the_theory(seed):
-    net, x, y, w, lam, p, functions, kind = _case(seed)
+@pytest.mark.parametrize(
+    ("functions", "seed"), [*((HIDDEN, seed) for seed in range(60)), *((["selu", "mish"], seed) for seed in range(15))]
+)
+def test_training_step_equals_the_six_steps_of_the_theory(functions, seed):
+    net, x, y, w, lam, p, functions, kind = _case(seed, functions)
     for _ in range(3):
         flat = net.get_weights()
         parameters = list(zip(flat[::2], flat[1::2], strict=True))

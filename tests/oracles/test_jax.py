@@ -15,6 +15,8 @@ FUNCTIONS = {
     "elu": jax.nn.elu,
     "gelu": lambda z: jax.nn.gelu(z, approximate=True),
     "silu": jax.nn.silu,
+    "selu": jax.nn.selu,
+    "mish": jax.nn.mish,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
     "softplus": jax.nn.softplus,

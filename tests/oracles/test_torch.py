@@ -30,6 +30,8 @@ ACTIVATIONS = {
     "elu": lambda z, alpha: F.elu(z, alpha),
     "gelu": lambda z: F.gelu(z, approximate="tanh"),
     "silu": F.silu,
+    "selu": F.selu,
+    "mish": F.mish,
     "softplus": F.softplus,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -44,11 +46,16 @@ ACTIVATIONS = {
 def _row_losses(case, z, a, y):
     """ℓ of every row. A cross-entropy that gpunn fuses with its activation is computed from z, the logits."""
     loss = case.net.loss
+    smoothing = getattr(loss, "label_smoothing", 0.0)
     if case.meaning == "probabilities":
         return {
             "binary_crossentropy": lambda: F.binary_cross_entropy(a, y, reduction="none").sum(dim=1),
-            "categorical_crossentropy": lambda: -torch.xlogy(y, a).sum(dim=1),
-            "sparse_categorical_crossentropy": lambda: F.nll_loss(torch.log(a), y, reduction="none"),
+            "categorical_crossentropy": lambda: (
+                -torch.xlogy((1 - smoothing) * y + smoothing / a.shape[1], a).sum(dim=1)
+            ),
+            "sparse_categorical_crossentropy": lambda: (
+                (1 - smoothing) * F.nll_loss(torch.log(a), y, reduction="none") - smoothing * torch.log(a).mean(dim=1)
+            ),
         }[loss.name]()
     logits = z if case.meaning == "merged" else a
     return {
@@ -60,8 +67,10 @@ def _row_losses(case, z, a, y):
         "quartic": lambda: ((a - y) ** 4).sum(dim=1) / 4,
         "poisson": lambda: F.poisson_nll_loss(a, y, log_input=False, eps=0, reduction="none").mean(dim=1),
         "binary_crossentropy": lambda: F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(dim=1),
-        "categorical_crossentropy": lambda: F.cross_entropy(logits, y, reduction="none"),
-        "sparse_categorical_crossentropy": lambda: F.cross_entropy(logits, y, reduction="none"),
+        "categorical_crossentropy": lambda: F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing),
+        "sparse_categorical_crossentropy": lambda: F.cross_entropy(
+            logits, y, reduction="none", label_smoothing=smoothing
+        ),
     }[loss.name]()
 
 

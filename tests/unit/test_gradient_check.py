@@ -157,7 +157,7 @@ def _entries(report):
     return {entry.name: (entry.checked, entry.kinks) for entry in report.entries}
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu", activations.ELU(0.5)])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", activations.ELU(0.5), "selu"])
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_rectifier_on_its_kink(activation, apart):
     """z = (2·1 − 1·2, 1 + 2) = (0, 3): coordinates that change the first neuron have no derivative."""

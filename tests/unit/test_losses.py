@@ -1,5 +1,6 @@
 """Losses by hand: values and ∂C/∂a, cross-entropies after each kind of last layer, and custom functions."""
 
+import copy
 import math
 
 import numpy as np
@@ -88,6 +89,20 @@ CROSSENTROPIES = [
     ("categorical_crossentropy", "softmax", Z3, [0, 1, 0], 2 * LOG2, [0.5, -0.75, 0.25]),
     # −½ log ½ − ½ log ¼
     ("categorical_crossentropy", "softmax", Z3, [0.5, 0, 0.5], 1.5 * LOG2, [0, 0.25, -0.25]),
+    # ¼(1, 0, 0) + ¼: the targets equal the probabilities
+    (losses.SparseCategoricalCrossentropy(label_smoothing=0.75), "softmax", Z3, 0, 1.5 * LOG2, [0, 0, 0]),
+    # −¼ log ½ − ½ log ¼ − ¼ log ¼
+    (losses.SparseCategoricalCrossentropy(label_smoothing=0.75), "softmax", Z3, 1, 1.75 * LOG2, [0.25, -0.25, 0]),
+    (losses.CategoricalCrossentropy(label_smoothing=0.75), "softmax", Z3, [0, 1, 0], 1.75 * LOG2, [0.25, -0.25, 0]),
+    # ¼(½, 0, ½) + ¼ = (⅜, ¼, ⅜)
+    (
+        losses.CategoricalCrossentropy(label_smoothing=0.75),
+        "softmax",
+        Z3,
+        [0.5, 0, 0.5],
+        1.625 * LOG2,
+        [0.125, 0, -0.125],
+    ),
     ("binary_crossentropy", "sigmoid", Z1, [1], math.log(4 / 3), [-0.25]),
     ("binary_crossentropy", "sigmoid", Z1, [0], 2 * LOG2, [0.75]),
     # −¾ log ¾ − ¼ log ¼: the gradient vanishes where a = y
@@ -117,12 +132,30 @@ def test_cross_entropies_of_given_probabilities(loss, last, z, y, value, delta):
             return 0 * z + 1
 
     a = np.exp(z) / (np.exp(z).sum() if last == "softmax" else 1 + np.exp(z))
-    chosen = type(losses.get(loss))(from_logits=False)
+    chosen = copy.deepcopy(losses.get(loss))
+    chosen.from_logits = False
     net = _net_with_outputs(len(z), chosen, PassThrough())
     assert net.evaluate([a], [y])["loss"] == pytest.approx(value, rel=1e-14)
     t = np.array(y, float) if np.ndim(y) else np.eye(len(z))[y]
+    smoothing = getattr(chosen, "label_smoothing", 0)
+    t = (1 - smoothing) * t + smoothing / len(z)
     expected = -t / a + ((1 - t) / (1 - a) if last == "sigmoid" else 0)
     np.testing.assert_allclose(net.input_gradient([a], [y])[0], expected, rtol=1e-13, atol=1e-14)
+
+
+def test_metrics_use_the_targets_that_are_not_smoothed():
+    """z = (log 2, 0, 0): accuracy is right for the first label only, and the smoothed loss is as by hand."""
+    loss = losses.SparseCategoricalCrossentropy(label_smoothing=0.75)
+    net = build_network(gpunn.Activation("softmax"), dtype="float64", input_shape=3, loss=loss, metrics=["accuracy"])
+    found = net.evaluate([Z3, Z3], [0, 1])
+    assert found == {"loss": pytest.approx(1.625 * LOG2, rel=1e-14), "accuracy": 0.5}
+
+
+def test_without_smoothing_the_step_is_that_of_the_plain_loss():
+    for plain in (losses.SparseCategoricalCrossentropy, losses.CategoricalCrossentropy):
+        smoothed = [str(_net_with_outputs(3, plain(label_smoothing=s), "softmax").program(4)) for s in (0, 0.1)]
+        assert smoothed[0] == str(_net_with_outputs(3, plain(), "softmax").program(4))
+        assert "smooth" in smoothed[1] and "smooth" not in smoothed[0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -39,6 +39,9 @@ def _gelu(z):
     return z / (1 + np.exp(-2 * np.sqrt(2 / LONG(math.pi)) * (z + LONG("0.044715") * z**3)))
 
 
+# Klambauer et al. 2017, equation 14
+SELU_SCALE, SELU_ALPHA = LONG("1.0507009873554804934193349852946"), LONG("1.6732632423543772848170429916717")
+
 # textbook formulas, which overflow in float64 but not in LONG
 ACTIVATIONS = {
     "identity": lambda z: z,
@@ -49,6 +52,8 @@ ACTIVATIONS = {
     "tanh": lambda z: 1 - 2 / (np.exp(2 * z) + 1),
     "softplus": lambda z: np.log1p(np.exp(z)),
     "silu": lambda z: z / (1 + np.exp(-z)),
+    "selu": lambda z: np.where(z > 0, SELU_SCALE * z, SELU_SCALE * SELU_ALPHA * np.expm1(z)),
+    "mish": lambda z: z * np.tanh(np.log1p(np.exp(z))),
     "gelu": _gelu,
 }
 CONSTANTS = {"leaky_relu": {"alpha": 0.25}, "elu": {"alpha": 0.75}}
@@ -135,6 +140,7 @@ def test_activations_do_not_overflow_far_from_zero(dtype, implementation):
         "tanh": [-1, 1],
         "softplus": [0, 1e4],
         "silu": [0, 1e4],
+        "mish": [0, 1e4],
         "gelu": [0, 1e4],
         "elu": [-0.75, 1e4],
     }
@@ -246,6 +252,17 @@ def test_cross_entropy_of_logits_never_overflows(dtype, implementation):
     implementation("sigmoid_crossentropy", z, np.array([[1, 0], [0, 1]], dtype), one, out=(a, delta, loss))
     np.testing.assert_array_equal(loss, np.array([0, 10000], dtype))
     np.testing.assert_array_equal(delta, np.array([[0, 0], [1, -1]], dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_smoothed_targets(dtype, implementation):
+    """(1 − ¾)y + ¾/3 in dyadic fractions, of rows and of labels. (E3)"""
+    y = np.array([[1, 0, 0], [0, 0.5, 0.5]], dtype)
+    smoothed = implementation("smooth_targets", y, out=np.empty_like(y), smoothing=0.75)
+    np.testing.assert_array_equal(smoothed, [[0.5, 0.25, 0.25], [0.25, 0.375, 0.375]])
+    labels = np.array([2, 0], np.int32)
+    smoothed = implementation("smooth_labels", y, labels, out=np.empty_like(y), smoothing=0.75)
+    np.testing.assert_array_equal(smoothed, [[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

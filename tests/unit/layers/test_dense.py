@@ -117,9 +117,15 @@ def test_max_norm_does_not_change_a_frozen_layer():
     assert bits(net.get_weights()[0]) == bits(before) and np.linalg.norm(before) > 0.5
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "softplus"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus"])
 def test_default_weights_are_he_for_rectifiers_and_lecun_otherwise(activation):
-    for name, variance in ((activation, 2 / 400), ("tanh", 1 / 400), ("sigmoid", 1 / 400), (None, 1 / 400)):
+    for name, variance in (
+        (activation, 2 / 400),
+        ("tanh", 1 / 400),
+        ("sigmoid", 1 / 400),
+        ("selu", 1 / 400),
+        (None, 1 / 400),
+    ):
         w, b = _net(gpunn.Dense(300, name), n_in=400).get_weights()
         assert w.var() == pytest.approx(variance, rel=0.02)
         # not truncated

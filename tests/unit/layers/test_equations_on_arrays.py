@@ -12,7 +12,7 @@ from gpunn.layers import Parameter, Quantities
 
 RNG = np.random.default_rng(8)
 N, N_IN, N_OUT = 7, 4, 5
-FUNCTIONS = ["relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "softplus", "silu", "gelu"]
+FUNCTIONS = ["relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "softplus", "silu", "gelu", "selu", "mish"]
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
 
 

@@ -70,7 +70,9 @@ def step_of(*layers, rows=12, n_in=7, loss="half_squared_error", **options):
     return program
 
 
-@pytest.mark.parametrize("f", ["relu", "tanh", "gelu", "leaky_relu", "elu", "silu", "softplus", "sigmoid"])
+@pytest.mark.parametrize(
+    "f", ["relu", "tanh", "gelu", "leaky_relu", "elu", "silu", "selu", "mish", "softplus", "sigmoid"]
+)
 @pytest.mark.parametrize("width", [5, 64, 300])
 def test_hidden_layers_have_no_pass_for_the_bias(f, width):
     """Neither with products of BLAS nor with those of small matrices."""
@@ -96,7 +98,7 @@ def test_a_layer_without_bias_or_activation_is_not_fused():
 
 
 def test_z_is_written_only_where_the_derivative_needs_it():
-    for f, results in (("relu", 1), ("tanh", 1), ("gelu", 2), ("silu", 2)):
+    for f, results in (("relu", 1), ("tanh", 1), ("gelu", 2), ("silu", 2), ("mish", 2)):
         program = step_of(gpunn.Dense(300, f), gpunn.Dense(2), n_in=300)
         (op,) = [op for op in program.ops if op.name == f"bias_{f}"]
         assert len(op.outputs) == results

@@ -21,6 +21,7 @@ OPTIMIZERS = [
     gpunn.RMSprop(0.1),
     gpunn.Adam(0.1, clipvalue=0.01, clipnorm=0.01),
     gpunn.AdamW(0.1, weight_decay=0.1),
+    gpunn.AdamW(0.1, weight_decay=0.1, decay_weights_only=True),
 ]
 MODES = {
     "predict": {"training": False},

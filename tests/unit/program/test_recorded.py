@@ -114,6 +114,7 @@ OPTIMIZERS = [
     gpunn.Adam(0.01, beta_1=1e-31, clipvalue=0.5, clipnorm=1.0),
     gpunn.AdamW(0.01, weight_decay=0.1),
     gpunn.AdamW(0.01, weight_decay=0.2),
+    gpunn.AdamW(0.01, weight_decay=0.2, decay_weights_only=True),
     gpunn.SGD(0.01),
     gpunn.Momentum(0.01, 0.9),
     gpunn.Momentum(0.01, 0.8),
@@ -127,6 +128,8 @@ CLASSES = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], "
 CLASS_VARIANTS = [
     {"out": "identity"},
     {"loss": losses.SparseCategoricalCrossentropy(from_logits=True), "out": "tanh"},
+    {"loss": losses.SparseCategoricalCrossentropy(label_smoothing=0.1)},
+    {"loss": losses.SparseCategoricalCrossentropy(label_smoothing=0.2)},
     {"loss": "categorical_crossentropy"},
     {"loss": "binary_crossentropy", "out": "sigmoid"},
     {"metrics": [metrics.TopKCategoricalAccuracy(2)]},

@@ -181,13 +181,13 @@ def test_an_error_while_reading_reaches_the_caller(no_room, monkeypatch):
 
 @pytest.mark.parametrize("look", ["nothing", "predict", "evaluate"])
 @pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_batch_begin", "on_train_batch_end"])
-@pytest.mark.parametrize("setting", ["trainable", "l2"])
+@pytest.mark.parametrize("setting", ["trainable", "l2", "learning_rate_factor"])
 def test_a_change_by_a_callback_takes_effect_at_the_next_step(no_room, fake_cupy, setting, hook, look):
     """As for a dataset on the device, also if the model is used after the change."""
 
     def change(number, *_):
         if number == 1 and not seen:
-            setattr(net.layers[0], setting, {"trainable": False, "l2": 0.5}[setting])
+            setattr(net.layers[0], setting, {"trainable": False, "l2": 0.5, "learning_rate_factor": 2.0}[setting])
             {"nothing": lambda: None, "predict": lambda: net.predict(X), "evaluate": lambda: net.evaluate(X, y)}[look]()
             seen.append(net.get_weights()[0])
 
