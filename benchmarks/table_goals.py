@@ -48,11 +48,12 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal's outcome in one run: met, missed or not measured, with the measured value."""
+    """A goal's outcome in one run: met, missed or not measured, with the measured value and its number of folds."""
 
     goal: Goal
     outcome: Literal["met", "missed", "not measured"]
     value: float | None = None
+    folds: int = 0
 
 
 def verdicts(comparisons: Mapping[str, Comparison], tables: int) -> list[Verdict]:
@@ -72,9 +73,9 @@ def _verdict(goal: Goal, found: Comparison | None, tables: int) -> Verdict:
         is_met = value < 1
     else:
         is_met = value <= goal.limit
-    return Verdict(goal, "met" if is_met else "missed", value)
+    return Verdict(goal, "met" if is_met else "missed", value, found.folds)
 
 
 def to_json(verdict: Verdict) -> dict[str, Any]:
     """A verdict as JSON data."""
-    return {**vars(verdict.goal), "outcome": verdict.outcome, "value": verdict.value}
+    return {**vars(verdict.goal), "outcome": verdict.outcome, "value": verdict.value, "folds": verdict.folds}

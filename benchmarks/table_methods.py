@@ -27,7 +27,7 @@ class Fit(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its name in reports, its module under `peers/` and the packages whose versions are recorded."""
+    """A method: its name in reports, its module and the packages whose versions are recorded."""
 
     label: str
     module: str
@@ -36,14 +36,16 @@ class Method:
 
 
 METHODS = {
-    OURS: Method("gpunn", "tables_gpunn", ("gpunn",)),
-    BASELINE: Method("LightGBM", "tables_lightgbm", ("lightgbm",)),
-    "xgboost": Method("XGBoost", "tables_xgboost", ("xgboost",)),
-    "hist-gradient-boosting": Method("HistGradientBoosting", "tables_hist_gradient_boosting", ("scikit-learn",)),
-    "catboost": Method("CatBoost", "tables_catboost", ("catboost",), is_quick=False),
-    "random-forest": Method("random forest", "tables_random_forest", ("scikit-learn",)),
-    "scikit-learn-mlp": Method("scikit-learn's MLP", "tables_scikit_learn_mlp", ("scikit-learn",)),
-    "realmlp": Method("RealMLP-TD", "tables_realmlp", ("pytabkit", "torch"), is_quick=False),
+    OURS: Method("gpunn", "benchmarks.peers.tables_gpunn", ("gpunn",)),
+    BASELINE: Method("LightGBM", "benchmarks.peers.tables_lightgbm", ("lightgbm",)),
+    "xgboost": Method("XGBoost", "benchmarks.peers.tables_xgboost", ("xgboost",)),
+    "hist-gradient-boosting": Method(
+        "HistGradientBoosting", "benchmarks.peers.tables_hist_gradient_boosting", ("scikit-learn",)
+    ),
+    "catboost": Method("CatBoost", "benchmarks.peers.tables_catboost", ("catboost",), is_quick=False),
+    "random-forest": Method("random forest", "benchmarks.peers.tables_random_forest", ("scikit-learn",)),
+    "scikit-learn-mlp": Method("scikit-learn's MLP", "benchmarks.peers.tables_scikit_learn_mlp", ("scikit-learn",)),
+    "realmlp": Method("RealMLP-TD", "benchmarks.peers.tables_realmlp", ("pytabkit", "torch"), is_quick=False),
 }
 
 

@@ -71,7 +71,7 @@ class Report:
 
     @cached_property
     def verdicts(self) -> list[table_goals.Verdict]:
-        """The outcomes of the goals, which are for all tables and all folds of gpunn and the peer."""
+        """The outcomes of the goals, which are for all tables, on the folds that gpunn and the peer have."""
         ours = {c.b: c for c in self.comparisons(self.tables) if c.a == OURS}
         return table_goals.verdicts(ours, len(TABLES))
 
@@ -110,28 +110,30 @@ class Report:
     def _comparison_lines(self, tables: Sequence[str]) -> list[str]:
         ranks = mean_ranks({name: self.rows[name] for name in self.measured}, tables, self.folds)
         lines = [
-            "| A / B | tables | primary metric | A is better on | CPU | rank of A | rank of B |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| A / B | tables | folds | primary metric | A is better on | CPU | rank of A | rank of B |",
+            "| --- " + "| ---: " * 7 + "|",
         ]
         for c in self.comparisons(tables):
             cpu = "–" if c.cpu is None else f"{c.cpu:.3g}"
             shown = [f"{ranks[name]:.2f}" if name in ranks else "–" for name in (c.a, c.b)]
             lines.append(
-                f"| {METHODS[c.a].label} / {METHODS[c.b].label} | {c.tables} | {c.ratio:.3f} [{c.lower:.3f}, "
-                f"{c.upper:.3f}] | {100 * c.wins:.0f} % | {cpu} | {' | '.join(shown)} |"
+                f"| {METHODS[c.a].label} / {METHODS[c.b].label} | {c.tables} | {c.folds} | {c.ratio:.3f} "
+                f"[{c.lower:.3f}, {c.upper:.3f}] | {100 * c.wins:.0f} % | {cpu} | {' | '.join(shown)} |"
             )
         return lines
 
     def _goal_lines(self) -> list[str]:
         words = {"ratio": "ratio ≤", "upper": "upper bound ≤", "wins": "better on ≥", "cpu": "CPU ≤"}
-        lines = ["| against | goal | measured | outcome |", "| --- | --- | ---: | --- |"]
+        lines = ["| against | goal | measured | folds | outcome |", "| --- | --- | ---: | ---: | --- |"]
         for v in self.verdicts:
             goal, value = v.goal, "–" if v.value is None else f"{v.value:.3g}"
             if goal.what == "other":
-                lines.append(f"| – | {goal.against} {goal.limit:,g} | {value} | {v.outcome} |")
+                lines.append(f"| – | {goal.against} {goal.limit:,g} | {value} | {v.folds} | {v.outcome} |")
                 continue
             word = "upper bound <" if goal.what == "upper" and goal.limit == 1 else words[goal.what]
-            lines.append(f"| {METHODS[goal.against].label} | {word} {goal.limit:g} | {value} | {v.outcome} |")
+            lines.append(
+                f"| {METHODS[goal.against].label} | {word} {goal.limit:g} | {value} | {v.folds} | {v.outcome} |"
+            )
         return lines
 
     def _table_lines(self) -> list[str]:

@@ -134,8 +134,13 @@ class Running:
 
 def start(piece: Piece, core: int, data: Path) -> Running:
     """Start the process of a piece on a core, with one thread."""
-    module = f"benchmarks.peers.{METHODS[piece.method].module}"
-    request = {"module": module, "table": piece.table, "fold": piece.fold, "core": core, "data": str(data)}
+    request = {
+        "module": METHODS[piece.method].module,
+        "table": piece.table,
+        "fold": piece.fold,
+        "core": core,
+        "data": str(data),
+    }
     errors = tempfile.TemporaryFile()  # noqa: SIM115
     words = ["benchmarks.table_worker", json.dumps(request)]
     process = child.start(words, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, env=environment(1))

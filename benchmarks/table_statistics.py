@@ -62,7 +62,7 @@ def mean_ranks_of(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Method `a` divided by method `b` over `tables` tables.
+    """Method `a` divided by method `b` over `tables` tables, of which both have `folds` folds in total.
 
     ratio, lower, upper   the geometric mean of the tables' ratios of the primary metric, with a 95 % interval
     wins                  the share of tables on which `a` is better, ties counted half
@@ -72,6 +72,7 @@ class Comparison:
     a: str
     b: str
     tables: int
+    folds: int
     ratio: float
     lower: float
     upper: float
@@ -88,7 +89,8 @@ def compare(a: str, b: str, rows: Mapping[str, Rows], tables: Sequence[str], *, 
     cpu = list(table_ratios(rows[a], rows[b], tables, "cpu_s").values()) if same_cpu else []
     mean, lower, upper = geometric_mean(values)
     wins = float(np.mean((values < 1) + 0.5 * (values == 1)))
-    return Comparison(a, b, len(values), mean, lower, upper, wins, float(np.median(cpu)) if cpu else None)
+    folds = sum(key[0] in ratios and is_measured(rows[a], rows[b], key) for key in rows[a])
+    return Comparison(a, b, len(values), folds, mean, lower, upper, wins, float(np.median(cpu)) if cpu else None)
 
 
 def table_ratios(a: Rows, b: Rows, tables: Iterable[str], metric: str) -> dict[str, float]:
