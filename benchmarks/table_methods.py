@@ -51,9 +51,11 @@ METHODS = {
 
 def day_numbers(X: pd.DataFrame) -> pd.DataFrame:
     """The table with dates as days since 1970, NaN for missing dates."""
-    dates = X.select_dtypes("datetime").columns
-    epoch = np.datetime64(0, "s")
-    return X.assign(**{name: (X[name] - epoch) / np.timedelta64(1, "D") for name in dates})
+    # not `assign`, which refuses a column `self`
+    numbers, epoch = X.copy(), np.datetime64(0, "s")
+    for name in X.select_dtypes("datetime").columns:
+        numbers[name] = (X[name] - epoch) / np.timedelta64(1, "D")
+    return numbers
 
 
 def categories(X: pd.DataFrame) -> list[Any]:

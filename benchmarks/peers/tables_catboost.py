@@ -23,5 +23,7 @@ def fit(X: pd.DataFrame, y: np.ndarray, task: str, seed: int) -> Predict:
 
 
 def _prepared(X: pd.DataFrame) -> pd.DataFrame:
-    texts = {name: X[name].astype(object).fillna("missing") for name in categories(X)}
-    return day_numbers(X).assign(**texts)
+    prepared = day_numbers(X)
+    for name in categories(X):
+        prepared[name] = X[name].astype(object).fillna("missing")
+    return prepared

@@ -226,7 +226,10 @@ def test_a_report_without_results(tmp_path):
 )
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_peers_predict_a_table_of_mixed_columns(module, task):
-    """Numbers with missing values, a date, and categories, of which one is only in the tested rows."""
+    """Numbers with missing values, a date, and categories, of which one is only in the tested rows.
+
+    A column is named as the first argument of pandas' methods.
+    """
     pd = oracle("pandas")
     oracle("sklearn")
     if module in ("lightgbm", "xgboost", "catboost"):
@@ -237,7 +240,7 @@ def test_peers_predict_a_table_of_mixed_columns(module, task):
     texts = np.where(x > 0, "high", "low").astype(object)
     texts[:3], texts[n:] = None, "new"
     X = pd.DataFrame({"x": np.where(draws.random(120) < 0.1, np.nan, x), "k": np.arange(120) % 7})
-    X["text"] = pd.Series(texts).astype("category")
+    X["self"] = pd.Series(texts).astype("category")
     X["day"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(np.arange(120), unit="D")
     y = {"binary": (x > 0).astype(int), "multiclass": np.digitize(x, [-0.5, 0.5]), "regression": x}[task]
     found = np.asarray(peer.fit(X[:n], y[:n], task, 0)(X))
