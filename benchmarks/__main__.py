@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import cpu, devices, draw, gpu, gpu_check, kernels, launches, many, out_of_core, readme, scale, since
+from . import cpu, devices, draw, gpu, gpu_check, kernels, launches, many, out_of_core, readme, scale, since, tables
 
 COMMANDS: dict[str, Any] = {
     "cpu": cpu,
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Any] = {
     "out-of-core": out_of_core,
     "many": many,
     "scale": scale,
+    "tables": tables,
     "since": since,
     "draw": draw,
     "readme": readme,
