@@ -12,6 +12,7 @@ Optimizers                  SGD, Momentum, Nesterov, RMSprop, Adagrad, Adam, Ada
 Callbacks                   EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, LearningRateScheduler, CSVLogger,
                             ProgressBar, TerminateOnNaN, Callback
 scikit-learn estimators     MLPClassifier, MLPRegressor, MLPSearchCV, from_sklearn
+Tables                      TabularClassifier, TabularRegressor
 Many networks and ranks     fit_many, DataParallel, Rows
 Files                       load
 Inspection                  check_gradients, compare_devices, doctor
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .multi_fit import fit_many
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
     from .parallel import DataParallel, Rows
+    from .tabular import TabularClassifier, TabularRegressor
     from .training import CheckpointError, DivergenceError, History
     from .training.callbacks import (
         Callback,
@@ -106,6 +108,8 @@ __all__ = [
     "Rows",
     "Sequential",
     "SlowPathWarning",
+    "TabularClassifier",
+    "TabularRegressor",
     "TerminateOnNaN",
     "__version__",
     "activations",
@@ -142,6 +146,7 @@ _HOMES = {
     "model": "Sequential",
     "optimizers": "SGD Adagrad Adam AdamW Momentum Nesterov Optimizer RMSprop",
     "parallel": "DataParallel Rows",
+    "tabular": "TabularClassifier TabularRegressor",
     "training": "CheckpointError DivergenceError History",
     "training.callbacks": "CSVLogger Callback EarlyStopping LearningRateScheduler ModelCheckpoint ProgressBar "
     "ReduceLROnPlateau TerminateOnNaN",

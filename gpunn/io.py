@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import estimators
+from . import estimators, tabular
 from .model import Sequential
 from .tabular import TableModel
 from .training import checkpoint
 from .training.checkpoint import CheckpointError
 from .training.resume import model_tensors
+
+TABULAR = ("TabularClassifier", "TabularRegressor")
 
 
 def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, device: str = "cpu") -> Any:
@@ -27,7 +29,7 @@ def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, 
 
     Returns
     -------
-    Sequential, estimator or TableModel
+    Sequential, estimator, TabularClassifier, TabularRegressor or TableModel
         The model; of a checkpoint, the model at that epoch. The optimizer's state is not restored. The model of
         `gpunn train` has `predict(table)` and `.net`.
 
@@ -44,11 +46,14 @@ def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, 
     tensors = model_tensors(tensors, metadata)
     kind = metadata.get("kind")
     try:
+        if kind == "tabular":
+            tabular_classes: dict[object, Any] = {name: getattr(tabular, name) for name in TABULAR}
+            return tabular_classes[metadata["class"]].from_tensors(tensors, metadata, device=device)
         if kind == "table":
             return TableModel.from_tensors(tensors, metadata, custom=custom, device=device)
         if kind == "estimator":
-            classes: dict[object, Any] = {name: getattr(estimators, name) for name in estimators.__all__}
-            return classes[metadata["class"]].from_tensors(tensors, metadata, custom=custom, device=device)
+            estimator_classes: dict[object, Any] = {name: getattr(estimators, name) for name in estimators.__all__}
+            return estimator_classes[metadata["class"]].from_tensors(tensors, metadata, custom=custom, device=device)
         return Sequential.from_tensors(tensors, metadata, custom=custom, device=device)
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata does not describe a {kind!r}: {error!r}") from error

@@ -85,7 +85,7 @@ def table(net: Model, encoding: onnx_tables.TableEncoder) -> Graph:
     graph = Graph(net.dtype)
     x = onnx_tables.add_inputs(graph, encoding.columns)
     # encoded in float64, then rounded to float32, as for `predict`
-    a = _forward(graph, net, x if net.dtype == np.float32 else graph.cast(x, net.dtype))
+    a = forward(graph, net, x if net.dtype == np.float32 else graph.cast(x, net.dtype))
     target = encoding.target
     if isinstance(target, onnx_tables.ClassTarget):
         _add_classes(graph, net, a, target.labels)
@@ -96,11 +96,11 @@ def table(net: Model, encoding: onnx_tables.TableEncoder) -> Graph:
 
 def _from_X(graph: Graph, net: Model) -> str:
     net._require_built("export")
-    return _forward(graph, net, graph.input("X", net.dtype, net._net.n_in))
+    return forward(graph, net, graph.input("X", net.dtype, net._net.n_in))
 
 
-def _forward(graph: Graph, net: Model, x: str) -> str:
-    """aᴸ of a = x"""
+def forward(graph: Graph, net: Model, x: str) -> str:
+    """Add the forward pass of a network from a = x; return aᴸ."""
     backend = net._net.backend
     arrays = {name: np.array(backend.to_host(view)) for name, view in named_arrays(net._net).items()}
     size = sum(a.nbytes for a in arrays.values())
@@ -122,7 +122,7 @@ def _add_classes(graph: Graph, net: Model, a: str, labels: Any) -> None:
         graph.output("label", index, np.int64, n_out)
         graph.output("probabilities", p, net.dtype, n_out)
         return
-    classes = _onnx_labels(labels)
+    classes = onnx_labels(labels)
     if n_out == 1:
         if len(classes) not in (1, 2):
             raise ValueError(f"labels must be two for a single output, got {len(classes)}")
@@ -135,7 +135,7 @@ def _add_classes(graph: Graph, net: Model, a: str, labels: Any) -> None:
     graph.output("probabilities", p, net.dtype, len(classes))
 
 
-def _onnx_labels(labels: Any) -> np.ndarray:
+def onnx_labels(labels: Any) -> np.ndarray:
     """Convert labels to a type of ONNX: int64, float64, bool, or strings (object)."""
     array = np.asarray(labels)
     if array.dtype.kind == "O":

@@ -4,7 +4,21 @@
 that predictions take a table as the user has it and return the user's labels and units.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .encoder import TableEncoder
 from .model import TableModel
 
-__all__ = ["TableEncoder", "TableModel"]
+if TYPE_CHECKING:
+    from .estimators import TabularClassifier, TabularRegressor
+
+__all__ = ["TableEncoder", "TableModel", "TabularClassifier", "TabularRegressor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("TabularClassifier", "TabularRegressor"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(".estimators", __name__), name)

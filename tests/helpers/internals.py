@@ -350,6 +350,11 @@ def train_sequentially(monkeypatch):
     monkeypatch.setattr(CPUBackend, "max_concurrent_fits", lambda self: 1)
 
 
+def train_concurrently(monkeypatch, count):
+    """Train up to `count` networks at a time on a CPU."""
+    monkeypatch.setattr(CPUBackend, "max_concurrent_fits", lambda self: count)
+
+
 def hide_cublaslt(monkeypatch):
     """Find no cuBLASLt library."""
     monkeypatch.setattr(cublaslt, "candidates", lambda major: [])
