@@ -1,4 +1,4 @@
-"""The command line: `gpunn train`, `gpunn predict`, `gpunn doctor`. `python -m gpunn` is the same."""
+"""The command line: `gpunn train`, `gpunn predict`, `gpunn evaluate`, `gpunn doctor`. `python -m gpunn` is the same."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .. import __version__, backend
 from ..kernels._compiler.cpu_cache import compilation_notice
 from ..parallel import DataParallel
 from ..training import DivergenceError
-from . import doctor, predict, train
+from . import doctor, evaluate, predict, train
 from .arguments import CommandParser, n_processes, process_rank
 
-COMMANDS: dict[str, ModuleType] = {"train": train, "predict": predict, "doctor": doctor}
+COMMANDS: dict[str, ModuleType] = {"train": train, "predict": predict, "evaluate": evaluate, "doctor": doctor}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

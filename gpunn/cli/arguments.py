@@ -62,12 +62,20 @@ def dropout_rate(text: str) -> float:
     return value
 
 
-def learning_rate(text: str) -> float:
+def positive_number(text: str) -> float:
     """Parse a positive number."""
     value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
     return value
+
+
+learning_rate = positive_number
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Parse names, separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _number(text: str) -> float:

@@ -24,10 +24,10 @@ def draw(figure: Any, history: History, target: Target, title: str, *, has_dropo
     if isinstance(target, NumericTarget):
         metric = "mean_absolute_error"
         scales = {metric: target.scale}
-        labels = {"loss": "half squared error, standardized", metric: _plain(f"mean absolute error of {target.name}")}
+        labels = {"loss": "half squared error, standardized", metric: plain(f"mean absolute error of {target.name}")}
     names = ("training, with dropout" if has_dropout else "training", "validation")
     history.plot(["loss", metric], axes=figure.subplots(1, 2), labels=labels, scales=scales, names=names)
-    figure.suptitle(_plain(title))
+    figure.suptitle(plain(title))
 
 
 def as_png(figure: Any, tag: str) -> bytes:
@@ -37,6 +37,6 @@ def as_png(figure: Any, tag: str) -> bytes:
     return file.getvalue()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib does not parse as a formula."""
     return text.replace("$", r"\$")

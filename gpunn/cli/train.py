@@ -19,16 +19,19 @@ from ..tabular import TableEncoder, TableModel
 from ..tabular.cells import Cells, Frame
 from ..tabular.targets import ClassTarget, NumericTarget, Target, drop_missing_targets, infer_target
 from ..training import DivergenceError, History
-from ..training.callbacks import Callback, EpochLogger, ModelCheckpoint, ProgressBar
+from ..training.callbacks import Callback, EarlyStopping, EpochLogger, ModelCheckpoint, ProgressBar
 from ..training.callbacks.base import Logs
 from ..training.files import remove, write_bytes
-from . import curves
+from . import curves, train_ensemble
 from .arguments import (
     UsageError,
     dropout_rate,
     learning_rate,
+    n_processes,
+    names,
     positive_integer,
     positive_integers,
+    positive_number,
     process_rank,
     seed,
 )
@@ -41,17 +44,37 @@ LARGE_TABLE_ROWS = 20_000  # training rows from which the default batch is large
 CHECKPOINT_SECONDS = 1.0  # between two checkpoints
 TARGET_SAMPLES = 60_000  # training rows times epochs, approximately, if --epochs is not given
 
+SINGLE_DEFAULTS: dict[str, Any] = {
+    "hidden": (128, 64),
+    "activation": "relu",
+    "dropout": 0.2,
+    "epochs": None,
+    "batch_size": None,
+    "optimizer": "adam",
+    "lr": None,
+    "precision": None,
+    "resume": False,
+}
+ENSEMBLE_OPTIONS = ("networks", "time_limit", "test", "drop", "categorical", "date", "decimal", "class_weight")
+
 HELP = "train a network on a table"
 DESCRIPTION = """\
-Train a network on a table and measure it on validation rows, one row in five.
+Train an ensemble of networks on a table. It is measured on test rows, one row
+in five, which no network has seen; then it is trained again on all rows. The
+command reports scores by label, the score of the most frequent label, and the
+importance of the columns.
+
+--hidden N,N trains a single network instead, as for digits. It keeps the epoch
+of the smallest loss on validation rows, one row in five, which also measure it.
 
 DATA is a CSV file whose first line names the columns, or one of scikit-learn's
 bundled data sets, which need no download: digits, breast_cancer, wine,
 diabetes. The file is in UTF-8 and may be compressed by gzip; - is stdin.
 
-Numeric columns are standardized, and missing cells take the median. Categorical
-columns become one input per category. All of this is saved with the network, so
-that `gpunn predict` returns your own labels and units.
+Numbers are scaled, and missing cells take the median and are marked. Categories
+become one input each, dates become days, year, month, weekday and hour. Columns
+of identifiers are left out. All of this is saved with the networks, so that
+`gpunn predict` returns your own labels and units.
 
 Numbers may have a decimal comma, thousands separators, a currency sign or a
 percent sign (37% is 37), if a column can be read in one way only. "1,234" may
@@ -62,15 +85,18 @@ A cell is missing if it is empty or "?". In a column whose other cells are all
 numbers, or all true or false, "-", NA, NaN, null, None and similar words are
 missing too; in other columns they are text.
 
-Two files are written after training: the model, and a picture of its training
-and validation curves. Existing files are not overwritten. After Ctrl-C, the
-same command with --resume continues from the last checkpoint; one is written
-about every second, after a complete epoch."""
+Two files are written after training: the model, and a picture of predictions or
+training curves. Existing files are not overwritten. After Ctrl-C, an ensemble
+keeps the networks that are trained so far. The training of a single network is
+continued by the same command with --resume, from its last checkpoint; one is
+written about every second, after a complete epoch."""
 
 EXAMPLES = """\
 examples:
   gpunn train digits
   mpiexec -n 4 gpunn train digits
+  gpunn train houses.csv --target price --drop id --categorical zip
+  gpunn train churn.csv --target left --class-weight balanced --time-limit 60
   gpunn train houses.csv --target price --hidden 64,64 --epochs 200
   gpunn train pupils.csv --target grade --task regression --out grades"""
 
@@ -111,7 +137,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: text, true/false, or integers with at most 20 distinct values are classes",
     )
-    _add_network_arguments(parser.add_argument_group("network and training"))
+    _add_table_arguments(parser.add_argument_group("table"))
+    _add_ensemble_arguments(parser.add_argument_group("ensemble, the default"))
+    _add_network_arguments(parser.add_argument_group("a single network, trained with --hidden"))
+    both = parser.add_argument_group("training")
+    both.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights, split and order (default: 0)")
+    both.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
     files = parser.add_argument_group("files")
     files.add_argument(
         "--out",
@@ -122,19 +153,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--resume",
         action="store_true",
-        help="continue an interrupted run of the same command from its checkpoint, NAME.checkpoint.safetensors, which "
-        "is written during training and removed after it",
+        help="continue an interrupted training of a single network from NAME.checkpoint.safetensors, which is written "
+        "during training and removed after it",
+    )
+
+
+def _add_table_arguments(group: Any) -> None:
+    group.add_argument("--drop", type=names, default=(), metavar="COLUMNS", help="columns that are not used: A,B")
+    group.add_argument(
+        "--categorical", type=names, default=(), metavar="COLUMNS", help="columns of categories, for example zip codes"
+    )
+    group.add_argument("--date", type=names, default=(), metavar="COLUMNS", help="columns of dates, such as 2026-01-31")
+    group.add_argument("--sep", metavar="CHARACTER", help="between two cells (default: found in the first line)")
+    group.add_argument(
+        "--decimal", choices=[".", ","], metavar="MARK", help="the decimal mark of numbers that may be read in two ways"
+    )
+    group.add_argument("--encoding", metavar="NAME", help="of the file, for example cp1252 (default: UTF-8)")
+    group.add_argument("--test", metavar="FILE", help="a CSV file of test rows (default: one row in five)")
+
+
+def _add_ensemble_arguments(group: Any) -> None:
+    group.add_argument("--networks", type=positive_integer, metavar="N", help="networks to train (default: 20)")
+    group.add_argument("--time-limit", type=positive_number, metavar="SECONDS", help="for both trainings together")
+    group.add_argument(
+        "--class-weight", metavar="WEIGHTS", help="balanced, or a JSON object of weights by label: '{\"yes\": 5}'"
     )
 
 
 def _add_network_arguments(group: Any) -> None:
-    group.add_argument(
-        "--hidden", type=positive_integers, default=(128, 64), metavar="N,N", help="hidden layers (default: 128,64)"
-    )
-    group.add_argument("--activation", default="relu", metavar="NAME", help="of the hidden layers (default: relu)")
-    group.add_argument(
-        "--dropout", type=dropout_rate, default=0.2, metavar="P", help="after each hidden layer (default: 0.2)"
-    )
+    group.add_argument("--hidden", type=positive_integers, metavar="N,N", help="hidden layers, for example 128,64")
+    group.add_argument("--activation", metavar="NAME", help="of the hidden layers (default: relu)")
+    group.add_argument("--dropout", type=dropout_rate, metavar="P", help="after each hidden layer (default: 0.2)")
     group.add_argument(
         "--epochs",
         type=positive_integer,
@@ -147,17 +196,36 @@ def _add_network_arguments(group: Any) -> None:
         metavar="N",
         help=f"rows per step (default: 32; 128 from {LARGE_TABLE_ROWS} training rows)",
     )
-    group.add_argument(
-        "--optimizer", default="adam", metavar="NAME", help="sgd, momentum, …, adam, adamw (default: adam)"
-    )
+    group.add_argument("--optimizer", metavar="NAME", help="sgd, momentum, …, adam, adamw (default: adam)")
     group.add_argument("--lr", type=learning_rate, metavar="RATE", help="learning rate (default: the optimizer's)")
-    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights, split and order (default: 0)")
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
     group.add_argument("--precision", choices=["tf32", "bf16"], help="of matrix products on a GPU (default: float32)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, and write the model and its picture."""
+    if _trains_ensemble(options):
+        return train_ensemble.run(options)
+    return _run_single(options)
+
+
+def _trains_ensemble(options: argparse.Namespace) -> bool:
+    """True if the command trains an ensemble. Otherwise the defaults of a single network are filled in."""
+    single = options.hidden is not None or options.data == "digits"
+    given = [name for name in SINGLE_DEFAULTS if getattr(options, name) not in (None, False)]
+    if n_processes() > 1 and not single:
+        raise UsageError("an ensemble is trained by one process: --hidden N,N trains one network on several processes")
+    if given and not single:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for a single network, which --hidden N,N trains")
+    ensemble_only = [name for name in ENSEMBLE_OPTIONS if getattr(options, name) not in (None, ())]
+    if ensemble_only and single:
+        raise UsageError(f"--{ensemble_only[0].replace('_', '-')} is for an ensemble: leave out --hidden")
+    if single:
+        vars(options).update({name: value for name, value in SINGLE_DEFAULTS.items() if getattr(options, name) is None})
+    return not single
+
+
+def _run_single(options: argparse.Namespace) -> int:
+    """Train one network."""
     # a CSV file may be invalid, which is reported before anything is compiled
     with precompiling() if options.data in BUNDLED else contextlib.nullcontext():
         table = load_table(options)
@@ -171,8 +239,11 @@ def run(options: argparse.Namespace) -> int:
     batch_size = options.batch_size or (32 if n_training < LARGE_TABLE_ROWS else 128)
     epochs = options.epochs or min(100, max(5, TARGET_SAMPLES // n_training))
     print(net.summary(batch_size), flush=True)
-    history = _fit(net, problem, options, batch_size, epochs)
+    best = EarlyStopping(patience=epochs)  # it ends no fit, and restores the epoch of the smallest validation loss
+    history = _fit(net, problem, options, batch_size, epochs, best)
     if figure is not None:  # the process of rank 0
+        if best.best_epoch is not None:
+            print(f"best epoch: {best.best_epoch + 1} of {epochs}, validation loss {best.best:.4g}")
         score = _score(net, problem)
         curves.draw(figure, history, problem.target, f"{table.name}: {score}", has_dropout=bool(options.dropout))
         _write(TableModel(net, problem.encoder, table.source), figure, files)
@@ -247,7 +318,9 @@ def _report(problem: _Problem, table: TrainingTable) -> None:
         print(note, file=sys.stderr)
 
 
-def _fit(net: Sequential, problem: _Problem, options: argparse.Namespace, batch_size: int, epochs: int) -> History:
+def _fit(
+    net: Sequential, problem: _Problem, options: argparse.Namespace, batch_size: int, epochs: int, best: EarlyStopping
+) -> History:
     """Train, from the checkpoint if there is one to resume from."""
     if options.resume and options.checkpoint.exists():
         print(f"resuming from {options.checkpoint}")
@@ -260,7 +333,7 @@ def _fit(net: Sequential, problem: _Problem, options: argparse.Namespace, batch_
             batch_size=batch_size,
             epochs=epochs,
             validation_data=(problem.X[problem.validation], problem.y[problem.validation]),
-            callbacks=[_progress(problem.target), _Checkpoint(options.checkpoint)],
+            callbacks=[best, _progress(problem.target), _Checkpoint(options.checkpoint)],
             resume=options.checkpoint if options.resume else None,
             verbose=0,
         )

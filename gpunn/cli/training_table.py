@@ -62,8 +62,8 @@ def _load_csv(options: argparse.Namespace) -> TrainingTable:
     elif not path.exists():
         bundled = "" if path.suffix else f", and no bundled data set has that name ({', '.join(BUNDLED)})"
         raise UsageError(f"there is no file {options.data}{bundled}")
-    file = CsvFile.open(options.data)
-    frame = file.table()
+    file = CsvFile.open(options.data, separator=options.sep, encoding=options.encoding)
+    frame = file.table(options.categorical)
     if target is None:
         raise UsageError(f"--target COLUMN is missing: name the column to predict; {_columns(frame)}")
     if target not in frame.columns:

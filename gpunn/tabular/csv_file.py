@@ -66,12 +66,23 @@ class CsvFile:
     names: list[str]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> CsvFile:
-        """Read the file. Raises the errors of `read_csv`."""
+    def open(
+        cls, path: str | os.PathLike[str], *, separator: str | None = None, encoding: str | None = None
+    ) -> CsvFile:
+        """Read the file. Raises the errors of `read_csv`.
+
+        Parameters
+        ----------
+        path : str or path
+        separator : str or None
+            The character between two cells; None finds it in the first line.
+        encoding : str or None
+            The encoding of the text; None is UTF-8, or UTF-16 with a byte order mark.
+        """
         name = "stdin" if path == STDIN else os.fspath(path)
-        text = _read_text(path, name)
+        text = _read_text(path, name, encoding)
         head = _without_quoted_cells(io.StringIO(text).readline())
-        separator = max(",;\t|", key=head.count)
+        separator = separator or max(",;\t|", key=head.count)
         with _named_errors(name):
             names = [column.strip() for column in next(_rows(text, separator), [])]
         if not any(names):
@@ -154,7 +165,7 @@ def _rows(text: str, separator: str) -> Any:
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
 
 
-def _read_text(path: str | os.PathLike[str], name: str) -> str:
+def _read_text(path: str | os.PathLike[str], name: str, encoding: str | None) -> str:
     """The text of a file or of stdin. ValueError with a remedy if it is not in UTF-8."""
     data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
     if data.startswith(GZIP):
@@ -162,10 +173,14 @@ def _read_text(path: str | os.PathLike[str], name: str) -> str:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{name} must be a complete gzip file, got a damaged one: {error}") from None
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode(encoding)
+        return data.decode(encoding or ("utf-16" if is_utf16 else "utf-8-sig"))
+    except LookupError:
+        raise ValueError(f"encoding must be a name such as utf-8, latin-1 or cp1252, got {encoding!r}") from None
     except UnicodeDecodeError as error:
+        if encoding:
+            raise ValueError(f"{name} is not text in the encoding {encoding}: {error.reason}") from None
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
             f'{name} must be text in UTF-8, got other bytes in line {line}: save it in Excel as "CSV UTF-8", or '

@@ -65,10 +65,17 @@ class NumberFormat:
         return number if number is not None and has_unit else UNREAD
 
 
-def find_format(cells: Cells) -> NumberFormat | None:
-    """The format of a column of text if all its cells are numbers that can be read in one way only, else None."""
+def find_format(cells: Cells, decimal: str | None = None) -> NumberFormat | None:
+    """The format of a column of text if all its cells are numbers that can be read in one way only, else None.
+
+    With `decimal`, "." or ",", only numbers with this decimal mark are considered.
+    """
     texts = _texts(cells)
-    formats = [found for decimal in PATTERNS if (found := _common_format(texts, decimal)) is not None]
+    formats = [
+        found
+        for decimal in ([decimal] if decimal else PATTERNS)
+        if (found := _common_format(texts, decimal)) is not None
+    ]
     if len(formats) == 2 and not formats[0].numbers(cells).equals(formats[1].numbers(cells)):
         return None
     return formats[0] if formats else None

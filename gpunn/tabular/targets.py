@@ -61,7 +61,7 @@ class ClassTarget:
     def encode(self, cells: Cells) -> np.ndarray:
         """The class indices (n,), int32."""
         index = {label: k for k, label in enumerate(self.labels)}
-        return np.array([index[_label(value, self.kind)] for value in cells], dtype=np.int32)
+        return np.array([index[label_of(value, self.kind)] for value in cells], dtype=np.int32)
 
     def outputs(self, net: Predictor, X: np.ndarray) -> np.ndarray:
         """The class probabilities (n, n_out) that the network predicts."""
@@ -158,7 +158,7 @@ def infer_target(cells: Cells, task: str = "auto") -> tuple[Target, str]:
         else:
             cells = numbers
     name, kind = str(cells.name), _kind(cells)
-    labels = [_label(value, kind) for value in cells]
+    labels = [label_of(value, kind) for value in cells]
     distinct = len(set(labels))
     if distinct == 1:
         raise ValueError(f"column {name!r} contains {shown(labels[0])} in every row: there is nothing to learn")
@@ -223,6 +223,6 @@ def _kind(cells: Cells) -> str:
     return "integer"
 
 
-def _label(value: Any, kind: str) -> Any:
+def label_of(value: Any, kind: str) -> Any:
     """One cell of a target as str, bool, int or float."""
     return as_string(value) if kind == "text" else LABEL_TYPES[kind](value)

@@ -17,9 +17,11 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
+LONG = ["--hidden", "128,64", "--epochs", "100"]
+
 
 def test_classification_predicts_the_users_labels(run, table, folder, caplog):
-    status, out, _ = run("train", table, "--target", "sort")
+    status, out, _ = run("train", table, "--target", "sort", "--hidden", "128,64")
     assert status == 0
     lines = out.splitlines()
     assert lines[0] == "task: classification of 'sort' (text, 2 distinct values); change it with --task regression"
@@ -85,7 +87,7 @@ def test_classes_may_be_named_none_and_missing_targets_are_reported(run):
     words = ["None", "A", "B"]
     rows = [f"{x % 3},{words[x % 3]},{x if x % 7 else 'NA'}" for x in range(60)]
     Path("t.csv").write_text("x,word,number\n" + "\n".join(rows) + "\n1,?,\n", encoding="utf-8")
-    status, out, err = run("train", "t.csv", "--target", "word", "--epochs", "100", "--out", "w")
+    status, out, err = run("train", "t.csv", "--target", "word", *LONG, "--out", "w")
     assert out.endswith("model:   w.safetensors\npicture: w.png\n")
     assert status == 0 and out.startswith("task: classification of 'word' (text, 3 distinct values)")
     assert "1 rows without a value in 'word' are not used: 1 '?'\n" in err
@@ -167,7 +169,9 @@ def test_progress_is_in_the_units_of_the_result(run, table, caplog, monkeypatch,
 
 
 def test_regression_predicts_in_the_users_units(run, table):
-    status, out, _ = run("train", table, "--target", "weight", "--epochs", "100", "--dropout", "0", "--out", "m")
+    status, out, _ = run(
+        "train", table, "--target", "weight", "--hidden", "128,64", "--epochs", "100", "--dropout", "0", "--out", "m"
+    )
     assert status == 0
     assert out.startswith("task: regression of 'weight' (numbers, 60 distinct values); change it with --task class")
     assert float(re.search(r"validation R² ([\d.]+) \(mean absolute error", out)[1]) >= 0.9
@@ -190,7 +194,9 @@ def test_the_task_can_be_changed(run):
 
 def test_training_in_bfloat16_on_a_simulated_gpu(run, table, fake_cupy):
     """Train with bfloat16 products on the fake CuPy, and predict on the CPU in float32."""
-    status, out, _ = run("train", table, "--target", "sort", "--device", "cuda", "--precision", "bf16")
+    status, out, _ = run(
+        "train", table, "--target", "sort", "--hidden", "128,64", "--device", "cuda", "--precision", "bf16"
+    )
     assert status == 0 and "\nproducts in bf16\n" in out
     assert float(re.search(r"validation accuracy ([\d.]+)", out)[1]) >= 0.9
     assert gpunn.load("flowers.safetensors").net.precision == "bf16"

@@ -1,0 +1,96 @@
+"""`gpunn train` without --hidden: ensembles, their scores, and predictions by `gpunn predict` and `gpunn evaluate`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.command_line import flower_table
+
+import gpunn
+
+pd = pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+
+FEW = ["--networks", "2"]
+
+
+def test_classes_are_scored_on_test_rows_and_predicted_as_the_user_wrote_them(run, table):
+    status, out, err = run("train", table, "--target", "sort", *FEW)
+    lines = out.splitlines()
+    assert status == 0 and err == ""
+    assert lines[0] == "task: classification of 'sort' (text, 2 distinct values); change it with --task regression"
+    assert lines[1] == "data: flowers.csv, 48 training rows, 12 test rows, 3 columns"
+    assert float(re.search(r"^test accuracy ([\d.]+) \(\d+ of 12 rows correct\), log loss", out, re.M)[1]) >= 0.9
+    assert re.search(r"^always '(iris|rose)': accuracy 0\.5000$", out, re.M)
+    assert re.search(r"^importance of columns .*: (length|weight) ", out, re.M)
+    assert "trained again on all 60 rows" in lines
+    assert lines[-2:] == ["model:   flowers.safetensors", "picture: flowers.png"]
+    assert Path("flowers.png").read_bytes().startswith(b"\x89PNG")
+    model = gpunn.load("flowers.safetensors")
+    assert isinstance(model, gpunn.TabularClassifier) and model.classes_.tolist() == ["iris", "rose"]
+
+    Path("new.csv").write_text("id,color,length,weight\n7,blue,-1,500\n8,red,7,4500\n9,grey,,\n", encoding="utf-8")
+    status, out, _ = run("predict", "flowers.safetensors", "new.csv", "--proba", "--keep", "id")
+    rows = [line.split(",") for line in out.splitlines()]
+    assert status == 0 and rows[0] == ["id", "sort", "probability of iris", "probability of rose"]
+    assert [row[:2] for row in rows[1:3]] == [["7", "rose"], ["8", "iris"]] and rows[3][0] == "9"
+    np.testing.assert_allclose([float(row[2]) + float(row[3]) for row in rows[1:]], 1, atol=2e-6)
+    status, out, _ = run("evaluate", "flowers.safetensors", table)
+    assert status == 0 and float(re.match(r"accuracy ([\d.]+) ", out)[1]) >= 0.95
+
+
+def test_numbers_are_predicted_in_the_users_units(run, table):
+    status, out, _ = run("train", table, "--target", "weight", "--drop", "color", "--out", "m", *FEW)
+    assert status == 0 and float(re.search(r"^test R² ([\d.]+) \(mean absolute error", out, re.M)[1]) >= 0.5
+    assert gpunn.load("m.safetensors").feature_names_in_.tolist() == ["length", "sort"]
+    status, out, _ = run("predict", "m.safetensors", table)
+    predicted = np.array(out.split()[1:], dtype=float)
+    assert status == 0 and np.corrcoef(predicted, flower_table()["weight"])[0, 1] > 0.8
+    assert run("evaluate", "m.safetensors", table)[1].startswith("R² 0.")
+
+
+def test_test_rows_of_a_file_are_only_scored(run, table):
+    frame = flower_table()
+    frame.iloc[:40].to_csv("a.csv", index=False)
+    frame.iloc[40:].to_csv("b.csv", index=False)
+    status, out, _ = run("train", "a.csv", "--target", "sort", "--test", "b.csv", *FEW)
+    assert status == 0 and "40 training rows, 20 test rows" in out and "trained again" not in out
+    frame.iloc[40:].replace("rose", "tulip").to_csv("b.csv", index=False)
+    status, _, err = run("train", "a.csv", "--target", "sort", "--test", "b.csv", "--force", *FEW)
+    assert status == 2 and "'tulip'" in err and "'sort'" in err
+
+
+def test_columns_are_read_in_the_same_way_for_predictions(run):
+    """Numbers with a decimal comma, zip codes with a leading zero, dates."""
+    n = 40
+    price = [f"{k // 10},{k % 10}5" for k in range(n)]
+    frame = pd.DataFrame({"x": price, "zip": [f"0{k % 3}" for k in range(n)], "y": [k / 2 for k in range(n)]})
+    frame["day"] = [str(day.date()) for day in pd.date_range("2026-01-01", periods=n)]
+    frame.to_csv("t.csv", index=False, sep=";")
+    status, _, err = run("train", "t.csv", "--target", "y", "--decimal", ",", "--categorical", "zip", *FEW)
+    assert status == 0 and "read as numbers with a decimal comma: 'x'" in err
+    columns = gpunn.load("t.safetensors").columns_
+    assert columns["x"].startswith("scaled") and columns["zip"] == "3 categories" and columns["day"].startswith("day: ")
+    one = run("predict", "t.safetensors", "t.csv")[1].split()[6]
+    frame.iloc[5:6].to_csv("one.csv", index=False)
+    status, out, err = run("predict", "t.safetensors", "one.csv")
+    assert status == 0 and err == "" and float(out.split()[1]) == pytest.approx(float(one), rel=1e-5)
+
+
+def test_class_weights_move_predictions_to_the_rare_class(run):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=300)
+    frame = pd.DataFrame({"x": x, "y": np.where(x + generator.normal(size=300) > 2.0, "rare", "usual")})
+    frame.to_csv("t.csv", index=False)
+    counts = []
+    for weights in ([], ["--class-weight", "balanced"], ["--class-weight", '{"rare": 20}']):
+        assert run("train", "t.csv", "--target", "y", "--force", *weights, *FEW)[0] == 0
+        counts.append(run("predict", "t.safetensors", "t.csv")[1].count("rare"))
+    assert counts[0] < counts[1] and counts[0] < counts[2]
+
+
+def test_a_model_of_an_ensemble_replaces_its_own_output_only_with_force(run, table):
+    assert run("train", table, "--target", "sort", *FEW)[0] == 0
+    status, _, err = run("train", table, "--target", "sort", *FEW)
+    assert status == 2 and "--force" in err
