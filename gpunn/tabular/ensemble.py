@@ -21,7 +21,8 @@ from .settings import Settings
 
 Targets = np.ndarray  # class indices (n,), or standardized values (n, 1)
 
-HOLD_OUT = 5
+HOLD_OUT = 5  # one row in five validates the networks of a single fold
+GROUP = 4
 
 _log = logging.getLogger("gpunn")
 
@@ -179,9 +180,10 @@ def train(
 
 
 def _groups(n_networks: int, n_folds: int) -> Iterator[range]:
-    """Networks that are trained together: one per fold."""
-    for first in range(0, n_networks, n_folds):
-        yield range(first, min(first + n_folds, n_networks))
+    """Networks that are trained concurrently: one per fold, or GROUP networks of a single fold."""
+    size = n_folds if n_folds > 1 else GROUP
+    for first in range(0, n_networks, size):
+        yield range(first, min(first + size, n_networks))
 
 
 def _train_group(
