@@ -35,6 +35,9 @@ class TabularClassifier(ClassifierMixin, TabularModel):
         Columns that are categories, or dates, whatever their cells look like.
     random_state : int, Generator, RandomState or None
         Of folds, settings and networks.
+    n_jobs : int, optional
+        The number of networks that are trained concurrently, each in one thread (extra `threads`); None or -1 uses
+        BLAS's number of threads.
     device : str
         "auto", "cpu", "cuda" or "cuda:N".
     verbose : int
@@ -146,7 +149,7 @@ class TabularRegressor(RegressorMixin, TabularModel):
 
     Parameters
     ----------
-    n_networks, time_limit, categorical, dates, random_state, device, verbose
+    n_networks, time_limit, categorical, dates, random_state, n_jobs, device, verbose
         As in `TabularClassifier`.
 
     Attributes

@@ -16,6 +16,7 @@ from ..interchange.onnx_graph import Graph
 from ..model import Sequential
 from ..training import checkpoint
 from ..training.checkpoint import CheckpointError
+from ..training.fit import thread_limit
 from ..training.interrupts import run_concurrently
 from ..validation import positive, positive_integer, scalar
 from . import ensemble, onnx_export, saving
@@ -66,6 +67,7 @@ class TabularModel(BaseEstimator):
         categorical: Sequence[str] = (),
         dates: Sequence[str] = (),
         random_state: Any = 0,
+        n_jobs: int | None = None,
         device: str = "auto",
         verbose: int = 0,
     ) -> None:
@@ -74,6 +76,7 @@ class TabularModel(BaseEstimator):
         self.categorical = categorical
         self.dates = dates
         self.random_state = random_state
+        self.n_jobs = n_jobs
         self.device = device
         self.verbose = verbose
 
@@ -96,7 +99,9 @@ class TabularModel(BaseEstimator):
         n_networks = _within_limit(n_networks, encoded)
         n_folds = min(N_FOLDS, n_networks, table.n_rows) if table.n_rows <= MAX_ROWS_FOR_FOLDS else 1
         data = TrainingSet(encoded, y, w, n_out)
-        with Progress(n_networks, deadline, visible=bool(self.verbose)) as progress:
+        threads = None if self.n_jobs in (None, -1) else positive_integer("n_jobs", self.n_jobs)
+        progress_bar = Progress(n_networks, deadline, visible=bool(self.verbose))
+        with thread_limit(threads, "n_jobs"), progress_bar as progress:
             members = ensemble.train(
                 data, n_networks, n_folds, generator_from(self.random_state), device=self.device, deadline=deadline,
                 report=progress,

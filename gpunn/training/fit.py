@@ -259,7 +259,7 @@ def run(
             net.build(data.n_in)
         net.prepare_training()
         try:
-            with net.backend.activate(), _thread_limit(model._threads):
+            with net.backend.activate(), thread_limit(model._threads):
                 model._run = record
                 validation = None if data.validation is None else data.device.shard(net, data.validation)
                 dataset = _dataset(net, data, options)
@@ -379,12 +379,13 @@ def _progress(verbose: int) -> Callback:
     return EpochLogger()
 
 
-def _thread_limit(threads: int | None) -> AbstractContextManager[object]:
+def thread_limit(threads: int | None, argument: str = "threads") -> AbstractContextManager[object]:
+    """Limit the threads of BLAS, and so of fits. ImportError if a number is given and threadpoolctl is missing."""
     if threads is None:
         return contextlib.nullcontext()
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        raise ImportError('threads= needs threadpoolctl: pip install "gpunn[threads]"') from None
+        raise ImportError(f'{argument}= needs threadpoolctl: pip install "gpunn[threads]"') from None
     limits: AbstractContextManager[object] = threadpool_limits(threads)
     return limits

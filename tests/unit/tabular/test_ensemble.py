@@ -134,3 +134,13 @@ def test_settings_are_sampled_within_their_ranges():
     assert len({each.seed for each in found}) == 200
     assert sample(4, 1, 1, np.random.default_rng(0))[3].epochs == MAX_EPOCHS
     assert [batch_size(n) for n in (2499, 2500, 4999, 5000)] == [32, 64, 64, 128]
+
+
+def test_n_jobs_limits_the_threads_and_changes_no_network():
+    pytest.importorskip("threadpoolctl")
+    one, all_cores = (classifier(n_jobs=n).fit(TABLE, LABELS) for n in (1, -1))
+    assert [row["validation_loss"] for row in one.leaderboard_] == [
+        row["validation_loss"] for row in all_cores.leaderboard_
+    ]
+    with pytest.raises(ValueError, match=naming("n_jobs", 0)):
+        classifier(n_jobs=0).fit(TABLE, LABELS)
