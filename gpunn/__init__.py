@@ -7,7 +7,8 @@
 then `net.fit(X, y)`, `net.evaluate(X, y)`, `net.predict(X)` and `net.save("net.safetensors")`.
 
 ==========================  ====================================================================================
-Networks                    Sequential, Dense, Activation, Dropout, BatchNormalization, LayerNormalization, Layer
+Networks                    Sequential, Dense, Activation, Dropout, Embedding, BatchNormalization,
+                            LayerNormalization, Layer
 Optimizers                  SGD, Momentum, Nesterov, RMSprop, Adagrad, Adam, AdamW, Optimizer
 Callbacks                   EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, LearningRateScheduler, CSVLogger,
                             ProgressBar, TerminateOnNaN, Callback
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from .interchange.scikit_learn import from_sklearn
     from .io import load
     from .kernels import SlowPathWarning
-    from .layers import Activation, BatchNormalization, Dense, Dropout, Layer, LayerNormalization
+    from .layers import Activation, BatchNormalization, Dense, Dropout, Embedding, Layer, LayerNormalization
     from .model import Sequential
     from .multi_fit import fit_many
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
@@ -91,6 +92,7 @@ __all__ = [
     "DivergenceError",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
     "History",
     "Layer",
     "LayerNormalization",
@@ -140,7 +142,7 @@ _HOMES = {
     "gradient_check": "check_gradients",
     "interchange.scikit_learn": "from_sklearn",
     "kernels": "SlowPathWarning",
-    "layers": "Activation BatchNormalization Dense Dropout Layer LayerNormalization",
+    "layers": "Activation BatchNormalization Dense Dropout Embedding Layer LayerNormalization",
     "io": "load",
     "multi_fit": "fit_many",
     "model": "Sequential",

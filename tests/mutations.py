@@ -51,6 +51,7 @@ TESTS = {
     "theory": ["tests/unit/test_theory.py"],
     "step": ["tests/oracles/test_equations.py", "tests/unit/test_theory.py"],
     "options": ["tests/unit/test_losses.py", "tests/unit/optimizers/test_learning_rate_factors.py"],
+    "embedding": ["tests/unit/layers/test_embedding.py"],
     "cublaslt": ["tests/unit/backend/cuda/test_cublaslt.py"],
 }
 TABLE = {
@@ -101,6 +102,10 @@ TABLE = {
     "options": [
         ("E3 smoothing", " + share", ""),
         ("E8 factor", "factor * ", ""),
+    ],
+    "embedding": [
+        ("E1 embedding", "levels=levels", "levels=1"),
+        ("E6 embedding", "t.grad_a", "-1 * t.grad_a"),
     ],
     "cublaslt": [
         ("E2 cublaslt", '"relu_mask"', '"gelu_z"'),

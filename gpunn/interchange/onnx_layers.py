@@ -67,6 +67,20 @@ def _dropout(graph: Graph, x: str, layer: layers.Dropout, arrays: Arrays) -> str
     return graph("Mul", x, 1 - layer.rate) if layer.form == "textbook" and layer.rate > 0 else x
 
 
+def _embedding(graph: Graph, x: str, layer: layers.Embedding, arrays: Arrays) -> str:
+    """The other columns, then V[c] for each column of codes c, NaN for codes that V has no row for (E1)"""
+    kept = layer.kept_columns()
+    parts = [graph("Gather", x, graph.constant("kept", np.array(kept)), axis=1)] if kept else []
+    for k, (column, levels) in enumerate(zip(layer.columns, layer.n_levels, strict=True)):
+        code = graph("Gather", x, graph.constant("column", np.array([column])), axis=1)
+        code = graph("Floor", graph("Add", code, 0.5))
+        known = graph("And", graph("GreaterOrEqual", code, 0), graph("Less", code, levels))
+        row = graph.squeeze(graph.cast(graph("Where", known, code, 0), np.int64))
+        V = graph.constant(f"V{k + 1}", arrays[f"V{k + 1}"])
+        parts.append(graph("Where", known, graph("Gather", V, row, axis=0), np.nan))
+    return graph("Concat", *parts, axis=1)
+
+
 def _batch_normalization(graph: Graph, x: str, layer: layers.BatchNormalization, arrays: Arrays) -> str:
     """z = (x − μ) · γ/√(σ² + ε) + β. onnxruntime computes its operator BatchNormalization as x · s + (β − μs), which
     cancels where |μ| ≫ σ."""
@@ -90,6 +104,7 @@ LAYERS: dict[type[Layer], Callable[[Graph, str, Any, Arrays], str]] = {
     layers.Dense: _dense,
     layers.Activation: _activation,
     layers.Dropout: _dropout,
+    layers.Embedding: _embedding,
     layers.BatchNormalization: _batch_normalization,
     layers.LayerNormalization: _layer_normalization,
 }

@@ -4,6 +4,7 @@ from .activation import Activation
 from .base import Layer, Parameter, Quantities, RunningStat, from_config, to_config
 from .dense import Dense
 from .dropout import Dropout
+from .embedding import Embedding
 from .normalization import BatchNormalization, LayerNormalization
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "BatchNormalization",
     "Dense",
     "Dropout",
+    "Embedding",
     "Layer",
     "LayerNormalization",
     "Parameter",

@@ -227,10 +227,13 @@ class Program:
         for x in operands:
             if not isinstance(x, Tensor):
                 refuse(f"kernel {called.name} of {described(x)}")
-        reduces = called.form == "reduction"
+        # each row of a kernel by row reads all of a matrix `raw[:m]`: that of the batch is summed over its rows
+        summed = [x.batch for x, o in zip(operands, called.operands, strict=True) if o.is_matrix]
+        reduces = called.form == "reduction" or any(summed)
         batch = any(x.batch for x in operands)
         outputs = []
-        for (shape, dtype), updated in zip(called.output_layouts(operands), called.updated, strict=True):
+        layouts = called.output_layouts(operands, count, scalars)
+        for (shape, dtype), updated in zip(layouts, called.updated, strict=True):
             if updated is None:
                 outputs.append(self.new_tensor(shape, dtype, batch=batch and not reduces and bool(shape)))
             else:

@@ -71,7 +71,8 @@ def _verify_layouts(where: str, op: Op) -> None:
         assert a.dtype == b.dtype, f"{where} has factors of types {a.dtype} and {b.dtype}"
         expected: list[ShapeAndType] = [((a.shape[0], b.shape[1]), a.dtype)]
     elif op.kernel is not None:
-        expected = [(tuple(shape), dtype) for shape, dtype in op.kernel.output_layouts(op.inputs, op.count)]
+        layouts = op.kernel.output_layouts(op.inputs, op.count, op.scalars)
+        expected = [(tuple(shape), dtype) for shape, dtype in layouts]
     else:
         return
     found = [(x.shape, x.dtype) for x in op.outputs]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.state import StateEntry
+from ..layers import Embedding
 from ..network import Network
 from ..user_warnings import warn_user
 from .history import History
@@ -24,6 +25,7 @@ LARGE_RATE = (
     "The likely cause is a learning rate that is too large, or inputs that are not scaled: try a tenth of the rate, "
     "clipnorm=1.0, or standardized inputs."
 )
+UNKNOWN_CODE = " A code that an Embedding has no row for has this effect too: compare its columns of X with n_levels."
 MAX_RISE = 1e6  # of the loss over a fit
 
 
@@ -43,9 +45,10 @@ def raise_if_diverged(net: Network, state: NDArray[np.float64], epoch: int | Non
     where = "" if epoch is None else f" in epoch {epoch + 1}, step {step}"
     net.state[StateEntry.NONFINITE_STEP] = 0
     net.state[StateEntry.NONFINITE_CAUSE] = 0
+    codes = UNKNOWN_CODE if any(isinstance(layer, Embedding) for layer in net.layers) else ""
     raise DivergenceError(
         f"training diverged{where} (update {update}, learning rate {lr:.3g}): {CAUSES[cause]}. "
-        f"{_advice(update, cause)} The weights are those before that step."
+        f"{_advice(update, cause)}{codes} The weights are those before that step."
     )
 
 

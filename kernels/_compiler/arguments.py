@@ -133,6 +133,11 @@ def _launch_shape(kernel: KernelDefinition, arrays: list[Any], count: int | None
                 raise ValueError(f"kernel {kernel.name}: {o.name} must have one or two dimensions, got {a.shape}")
             flat = a.ndim == 1
             n, m = (1, a.shape[0]) if flat else a.shape
+    for o, a in zip(kernel.signature.arrays, arrays, strict=True):
+        if o.is_matrix and o.width is not None and o.width not in widths:
+            if a.ndim != 2:
+                raise ValueError(f"kernel {kernel.name}: {o.name} must have two dimensions, got shape {a.shape}")
+            widths[o.width] = a.shape[1]
     if n is None:
         raise TypeError(f"kernel {kernel.name}: pass count=, no operand determines the number of rows")
     if flat and (kernel.axis == "rows" or kernel.form == "summed"):
@@ -193,7 +198,9 @@ def _check_scalars(kernel: KernelDefinition, scalars: dict[str, Any]) -> None:
         raise TypeError(f"kernel {kernel.name} takes the scalars {sorted(names)}, got {sorted(scalars)}")
 
 
-def allocate_outputs(kernel: KernelDefinition, operands: Sequence[Any], count: int | None) -> Any:
+def allocate_outputs(
+    kernel: KernelDefinition, operands: Sequence[Any], count: int | None, scalars: dict[str, float]
+) -> Any:
     """The outputs of a functional call: new arrays, copies of `inout` operands, and the raw operands themselves."""
     for o, a in zip(kernel.operands, operands, strict=True):
         if not hasattr(a, "dtype") or not hasattr(a, "strides"):
@@ -204,7 +211,7 @@ def allocate_outputs(kernel: KernelDefinition, operands: Sequence[Any], count: i
                 f"kernel {kernel.name}: {o.name} must be floating point, got uint16; for bfloat16 pass out="
             )
     made = []
-    layouts = kernel.output_layouts(operands, count)
+    layouts = kernel.output_layouts(operands, count, scalars)
     for o, k, (shape, dtype) in zip(kernel.signature.outputs, kernel.updated, layouts, strict=True):
         if k is None:
             made.append(_empty_like(operands[0], shape, dtype))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -138,12 +138,16 @@ class KernelDefinition:
 
     @cached_property
     def _layouts(self) -> tuple[Layout, ...]:
-        call = CallForm(self.name, self.form, self.axis, self.operands, self.signature.supports_bf16)
-        return tuple(output_layout(call, o) for o in self.signature.outputs)
+        signature = self.signature
+        scalars = tuple(o.name for o in signature.scalars)
+        call = CallForm(self.name, self.form, self.axis, self.operands, scalars, signature.supports_bf16)
+        return tuple(output_layout(call, o) for o in signature.outputs)
 
-    def output_layouts(self, operands: Sequence[Any], count: int | None = None) -> list[tuple[tuple[int, ...], Any]]:
-        """(shape, dtype) of each output, for operands with a shape and a dtype. `count` as in a call."""
-        return [layout(operands, count) for layout in self._layouts]
+    def output_layouts(
+        self, operands: Sequence[Any], count: int | None = None, scalars: Mapping[str, float] | None = None
+    ) -> list[tuple[tuple[int, ...], Any]]:
+        """(shape, dtype) of each output, for operands with a shape and a dtype. `count` and `scalars` as in a call."""
+        return [layout(operands, count, scalars or {}) for layout in self._layouts]
 
 
 DEFINITIONS: dict[str, KernelDefinition] = {}

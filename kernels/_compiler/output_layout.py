@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from .signature import STORAGE_TO_COMPUTE, Operand
 
 Shape = tuple[int, ...]
-# (operands, count) → shape and dtype of one output
-Layout = Callable[[Sequence[Any], int | None], tuple[Shape, Any]]
+# (operands, count, scalars) → shape and dtype of one output
+Layout = Callable[[Sequence[Any], int | None, Mapping[str, float]], tuple[Shape, Any]]
 ShapeRule = Callable[[Sequence[Any], int | None], Shape]
 
 # the type of T if matrices are stored in another type
@@ -25,17 +25,26 @@ class CallForm(NamedTuple):
     form: str
     axis: str
     operands: tuple[Operand, ...]
+    scalars: tuple[str, ...]
     supports_bf16: bool
 
 
 def output_layout(call: CallForm, output: Operand) -> Layout:
     """The rule by which the layout of an output follows from the operands."""
-    shape, dtype = _shape(call, output), _dtype(call, output)
+    shape, dtype, width = _shape(call, output), _dtype(call, output), _width_scalar(call, output)
 
-    def layout(operands: Sequence[Any], count: int | None) -> tuple[Shape, Any]:
-        return shape(operands, count), dtype(operands)
+    def layout(operands: Sequence[Any], count: int | None, scalars: Mapping[str, float]) -> tuple[Shape, Any]:
+        found = shape(operands, count)
+        return (found if width is None else (*found, int(scalars[width]))), dtype(operands)
 
     return layout
+
+
+def _width_scalar(call: CallForm, output: Operand) -> str | None:
+    """The scalar that determines the width of an output ``rows[m]``. None if an operand does."""
+    scalar = f"width_{output.width}"
+    given = output.is_updated or any(o.width == output.width for o in call.operands)
+    return scalar if scalar in call.scalars and not given else None
 
 
 def _positions(call: CallForm, condition: Callable[[Operand], bool]) -> list[int]:
@@ -101,7 +110,7 @@ def _rows(call: CallForm, output: Operand) -> ShapeRule:
         n: int = operands[with_rows[0]].shape[0]
         return n
 
-    if output.kind != "rows":
+    if output.kind != "rows" or _width_scalar(call, output) is not None:
         return lambda operands, count: (n_rows(operands, count),)
     if not same_width:
         return _undetermined(call, output)

@@ -96,7 +96,7 @@ class Kernel(KernelDefinition):
             for operand in operands:
                 if hasattr(operand, "record_kernel"):
                     return operand.record_kernel(self, operands, count, scalars)
-            out = allocate_outputs(self, operands, count)
+            out = allocate_outputs(self, operands, count, scalars)
             operands = operands[: len(self.signature.inputs)]
         self.bind(*operands, out=out, count=count, **scalars)()
         return out

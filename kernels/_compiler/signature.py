@@ -22,7 +22,8 @@ output and each ``raw`` output, such as the state array, except ``raw[x]``. It r
     "raw T x, raw float64 state -> raw[x] T y"    y = dropout(x, state)
 
 The shape of a new output follows from the operands: that of the elements, (n, m) of ``rows[m]``, (n,) for one value per
-row, and (m,) or (1,) for a reduction. ``count=`` is the number of rows if no operand determines it.
+row, and (m,) or (1,) for a reduction. ``count=`` is the number of rows if no operand determines it, and the scalar
+``width_m`` the number of columns of ``rows[m]``.
 
 Types are ``T`` (float32 or float64, the same for all operands of type T), ``S`` (any real type: that of the caller's
 table), ``H`` (T, or bfloat16 if T is float32, the same for all operands of type H) or a NumPy type such as ``int32``.

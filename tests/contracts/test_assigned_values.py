@@ -39,6 +39,7 @@ ASSIGNED = {
     "Dropout.rate": (lambda: gpunn.Dropout(0.5), BELOW_1, NOT_BELOW_1),
     "Dropout.form": (lambda: gpunn.Dropout(0.5), [("textbook", "textbook")], ["upside down", None, 1]),
     "Dropout.trainable": (lambda: gpunn.Dropout(0.5), TRUTHS, NO_TRUTHS),
+    "Embedding.l2": (lambda: gpunn.Embedding([0], [2], 1), NOT_NEGATIVE, NEGATIVE),
     "BatchNormalization.momentum": (gpunn.BatchNormalization, [*_numbers(0.25), (1, 1.0)], [*NOT_NUMBERS, 2, None]),
     "BatchNormalization.epsilon": (gpunn.BatchNormalization, _numbers(0.25), [*NOT_NUMBERS, 0, 1, None]),
     "LayerNormalization.epsilon": (gpunn.LayerNormalization, _numbers(0.25), [*NOT_NUMBERS, 0, 1, None]),

@@ -205,6 +205,14 @@ def layers() -> list[Case]:
             ADAM,
         ),
         network("dropout", [dense(8, "relu"), new("Dropout", 0.375), dense(2)], "values 2", VALUES, MOMENTUM),
+        # the rectifier and the rounding of codes make levels 0 … 5 of the inputs
+        network(
+            "embedding",
+            [new("Activation", "relu"), new("Embedding", [3, 1], [6, 6], [1, 3], l2=0.0625), dense(2)],
+            "values 2",
+            VALUES,
+            MOMENTUM,
+        ),
         network(
             "dropout-textbook-of-inputs",
             [new("Dropout", 0.25, form="textbook"), dense(6, "tanh"), new("Dropout", 0.5), dense(3)],

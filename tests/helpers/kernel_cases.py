@@ -253,7 +253,7 @@ NON_NEGATIVE = {name for name, maker in SPECIAL.items() if maker is _magnitudes}
 SCALARS = {
     "alpha": 0.3, "epsilon": 1e-3, "beta1": 0.9, "beta2": 0.99, "rho": 0.9, "momentum": 0.55, "weight_decay": 0.01,
     "limit": 1.25, "l2": 0.1, "l1": 0.01, "layer": 5, "totals_n": 2,
-    "smoothing": 0.2,
+    "smoothing": 0.2, "column": 0, "first": 0, "start": 0,
 }  # fmt: skip
 THRESHOLD = 0x60000000  # of dropout: p = 3/8
 
@@ -352,7 +352,8 @@ def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed
             scalars |= {"row_step": steps[0], "column_step": steps[1]}
         (inputs if operand.role == "in" else outputs).append(arena)
         before[operand.name] = made
-    by_name = SCALARS | {"width": m, "elements": n * m, "rows": n, "factor": 1 / max(n, 1)} | scalars
+    by_name = SCALARS | {"width": m, "width_m": m, "elements": n * m, "rows": n, "factor": 1 / max(n, 1)} | scalars
+    by_name["levels"] = max(n, 1)
     for operand in kernel.signature.scalars:
         number = 0.4 if operand.type == "T" or operand.type.startswith("float") else 2
         scalars[operand.name] = (

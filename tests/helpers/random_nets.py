@@ -90,6 +90,10 @@ def random_case(number: int, rows: int = 17) -> Case:
     if not layers and rng.random() < 0.3:
         layers.append(gpunn.BatchNormalization())
     _last(rng, layers, last[rng.integers(len(last))], n_out)
+    own = np.random.default_rng([number, 3])
+    embedding = _embedding(own, n_in) if number % 9 == 4 else None
+    if embedding is not None:
+        layers.insert(0, embedding)
     net = _with_drawn_values(rng, layers, n_in, seed=number)
     net.compile(gpunn.SGD(0.1), loss, device="cpu")
     w = None
@@ -97,7 +101,16 @@ def random_case(number: int, rows: int = 17) -> Case:
         w = rng.uniform(0.1, 3, size=n) * (rng.random(n) < 0.8)
         w[rng.integers(n)] = 1.5
     x = rng.normal(size=(n, n_in))
+    if embedding is not None:
+        x[:, embedding.columns] = own.integers(0, embedding.n_levels, size=(n, len(embedding.columns)))
     return Case(net, x, _targets(rng, net.loss, n, n_out), w, bool(rng.random() < 0.7), meaning)
+
+
+def _embedding(rng, n_in):
+    """An embedding of one to all columns, with a penalty or without."""
+    columns = rng.permutation(n_in)[: rng.integers(1, n_in + 1)].tolist()
+    levels, dims = (rng.integers(1, top + 1, size=len(columns)).tolist() for top in (5, 3))
+    return gpunn.Embedding(columns, levels, dims, l2=float(rng.choice([0, 0.1])))
 
 
 def _block(rng, layers, activation, width):

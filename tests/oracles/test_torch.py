@@ -108,7 +108,7 @@ def reference(case):
     leaves, penalty, a, z = [], 0.0, x, x
     for k, layer in enumerate(net.layers):
         mine = {name.split(".")[-1]: t for name, t in tensors.items() if name.startswith(f"layers.{k}.")}
-        names = [name for name in ("W", "b", "gamma", "beta") if name in mine]
+        names = [p.name for p in layer.parameters()]
         for name in names:
             mine[name].requires_grad_(layer.trainable)
         leaves += [mine[name] for name in names]
@@ -116,6 +116,12 @@ def reference(case):
         if isinstance(layer, gpunn.Dense):
             z = a @ mine["W"] + mine.get("b", 0)
             penalty = penalty + layer.l2 / 2 * (mine["W"] ** 2).sum() + layer.l1 * mine["W"].abs().sum()
+        elif isinstance(layer, gpunn.Embedding):
+            kept = [c for c in range(layer.n_in) if c not in layer.columns]
+            V = [mine[name] for name in names]
+            embedded = [F.embedding(a[:, c].long(), v) for c, v in zip(layer.columns, V, strict=True)]
+            z = torch.cat([a[:, kept], *embedded], dim=1)
+            penalty = penalty + layer.l2 / 2 * sum((v**2).sum() for v in V)
         elif isinstance(layer, gpunn.Dropout):
             z = a * _mask(net, k, tuple(a.shape)) if case.training else a
             if layer.form == "textbook" and not case.training:
@@ -166,7 +172,11 @@ def test_random_cases_cover_every_layer_loss_and_option():
             "sparse_categorical_crossentropy",
         }
         assert ({net.layers[-1].activation.name for net in of} <= merged) == (meaning == "merged")
-    for kind in (gpunn.Dense, gpunn.Activation, gpunn.Dropout, gpunn.BatchNormalization, gpunn.LayerNormalization):
+    assert {layer.l2 > 0 for layer in layers if type(layer) is gpunn.Embedding} == {True, False}
+    for kind in (
+        *(gpunn.Dense, gpunn.Activation, gpunn.Dropout, gpunn.Embedding),
+        *(gpunn.BatchNormalization, gpunn.LayerNormalization),
+    ):
         assert {case.training for case in cases for layer in case.net.layers if type(layer) is kind} == {True, False}
     dense = [layer for layer in layers if type(layer) is gpunn.Dense]
     assert {layer.use_bias for layer in dense} == {layer.trainable for layer in dense} == {True, False}
@@ -258,6 +268,36 @@ def test_running_statistics_equal_torch(momentum):
     for name, values in before.items():
         stays = name.startswith("layers.1.")
         assert np.array_equal(after[name], values) == stays
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_embeddings_are_trained_as_by_torch(optimizer):
+    """nn.Embedding per column of codes, over several steps on batches in which most codes are missing."""
+    rng = np.random.default_rng(2)
+    net = gpunn.Sequential(
+        [gpunn.Embedding([1, 3], [12, 4], [3, 2]), gpunn.Dense(2)], input_shape=4, seed=1, dtype="float64"
+    )
+    rule = {"sgd": gpunn.SGD(0.1), "adam": gpunn.Adam(0.01, epsilon=1e-8)}[optimizer]
+    net.compile(rule, "mean_squared_error", device="cpu")
+    first, second, last = torch.nn.Embedding(12, 3), torch.nn.Embedding(4, 2), torch.nn.Linear(7, 2)
+    modules = torch.nn.ModuleList([first, second, last]).double()
+    with torch.no_grad():
+        for p, w, name in zip(modules.parameters(), net.get_weights(), ("V1", "V2", "W", "b"), strict=True):
+            p.copy_(torch.from_numpy(w.T if name == "W" else w))
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
+    steps = kind(modules.parameters(), {"sgd": 0.1, "adam": 0.01}[optimizer])
+    for rows in (8, 8, 3, 1, 13, 8):
+        x, y = rng.normal(size=(rows, 4)), rng.normal(size=(rows, 2))
+        x[:, 1], x[:, 3] = rng.integers(0, 12, rows), rng.integers(0, 4, rows)
+        codes = torch.from_numpy(x).long()
+        a = torch.cat([torch.from_numpy(x[:, [0, 2]]), first(codes[:, 1]), second(codes[:, 3])], dim=1)
+        loss = F.mse_loss(last(a), torch.from_numpy(y))
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+        assert net.train_on_batch(x, y) == pytest.approx(loss.item(), rel=1e-11)
+    for p, w, name in zip(modules.parameters(), net.get_weights(), ("V1", "V2", "W", "b"), strict=True):
+        np.testing.assert_allclose(w.T if name == "W" else w, p.detach().numpy(), rtol=1e-9, atol=1e-11)
 
 
 def test_a_batch_of_one_row_moves_the_running_variance_towards_0():

@@ -106,6 +106,8 @@ REPEATED = [
     gpunn.Dropout(1 / 3, form="textbook"),
     gpunn.BatchNormalization(0.2),
     gpunn.LayerNormalization(epsilon=1e-3),
+    gpunn.Embedding([2, 0], [3, 5], [1, 2], l2=0.1),
+    gpunn.Embedding([0], [3], 2, initializer="zeros"),
     _Shift(gpunn.activations.ELU(0.5), by=2.5),
 ]
 

@@ -73,6 +73,17 @@ def test_random_networks_in_onnxruntime(tmp_path, dtype):
     assert seen == layers | functions | {"no intercepts"}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_codes_that_an_embedding_lacks(tmp_path, dtype):
+    """Codes are rounded, and an unknown one gives NaN."""
+    net = gpunn.Sequential([gpunn.Embedding([1, 0], [3, 1], [2, 1])], input_shape=3, seed=0, dtype=dtype)
+    codes = [0, 2, 2.4, -0.4, 0.5, 3, 2.5, -1, 1e30, -1e30]
+    x = np.array([[0, code, 0.25] for code in codes], dtype)
+    wanted = net.predict(x)
+    assert np.isnan(wanted).any(axis=1).tolist() == [False] * 5 + [True] * 5
+    np.testing.assert_array_equal(export_and_run(net, tmp_path / "m.onnx", x), wanted)
+
+
 def test_every_activation_can_be_exported():
     assert {type(activations.get(f)) for f in OUTPUTS} == internals.exported_to_onnx()[1]
 

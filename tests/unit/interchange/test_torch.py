@@ -345,6 +345,7 @@ def test_invalid_files_are_refused(tmp_path):
     ("layer", "said"),
     [
         (Doubled(), naming("layers[1]", "Doubled")),
+        (gpunn.Embedding([0], [2], 1), naming("layers[1]", "Embedding")),
         (gpunn.Dropout(0.5, form="textbook"), r"Dropout\(0.5, form='textbook'\) scales at prediction"),
     ],
 )
@@ -396,8 +397,11 @@ def module_of(text, torch):
     return eval(text, {"nn": torch.nn, **own})
 
 
-def has_textbook_dropout(net):
-    return any(isinstance(layer, gpunn.Dropout) and layer.form == "textbook" for layer in net.layers)
+def torch_lacks_a_layer(net):
+    return any(
+        isinstance(layer, gpunn.Embedding) or (isinstance(layer, gpunn.Dropout) and layer.form == "textbook")
+        for layer in net.layers
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -409,7 +413,7 @@ def test_random_networks_predict_the_same_in_torch(tmp_path, dtype):
     own = {"UserSigmoid": UserSigmoid(), "UserSoftmax": UserSoftmax()}
     for number in range(CASES):
         case = random_case(number)
-        if has_textbook_dropout(case.net):
+        if torch_lacks_a_layer(case.net):
             continue
         tensors, metadata = case.net.to_tensors()
         metadata |= {"dtype": dtype, "compiled": None}
@@ -476,6 +480,6 @@ def test_names_equal_torchs_state_dict(tmp_path):
     torch = oracle("torch")
     for number in range(CASES):
         net = random_case(number).net
-        if not has_textbook_dropout(net):
+        if not torch_lacks_a_layer(net):
             module = module_of(torch_module(net), torch)
             assert [*torch_state_dict(net)] == [*module.state_dict()]

@@ -21,7 +21,7 @@ def _determined(kernel):
     """False for kernels whose outputs have a width that no operand determines."""
     try:
         case = make(kernel, kernel.signature.type_combinations()[0], 4, 5)
-        kernel.output_layouts(_operands(case), _count(case))
+        kernel.output_layouts(_operands(case), _count(case), case.scalars)
     except TypeError:
         return False
     return True
@@ -62,7 +62,7 @@ def test_a_functional_call_returns_the_outputs(kernel, types):
         before = [x.copy() for x in operands]
         found = kernel(*operands, count=_count(case), **case.scalars)
         outputs = found if isinstance(found, tuple) else (found,)
-        layouts = kernel.output_layouts(operands, _count(case))
+        layouts = kernel.output_layouts(operands, _count(case), case.scalars)
         pairs = zip(kernel.signature.outputs, outputs, wanted.results(), layouts, kernel.updated, strict=True)
         for o, got, expected, layout, k in pairs:
             np.testing.assert_array_equal(got, expected, err_msg=f"{case.description}: {o.name}")
@@ -107,6 +107,11 @@ def test_an_output_may_have_the_shape_of_a_raw_input():
         dropout(x, state, out=np.empty(6), **options)
     (y,) = parse("raw T x, rows[m] T z -> raw[x] T y").outputs
     assert (y.like, y.width, y.is_updated) == ("x", None, False)
+
+
+def test_a_scalar_may_be_the_width_of_an_output():
+    zeros = kernels.get("zero_columns")(np.ones((2, 3), np.float32), width_m=5)
+    assert zeros.shape == (2, 5) and zeros.dtype == np.float32 and not zeros.any()
 
 
 def test_the_layouts_of_bfloat16():
