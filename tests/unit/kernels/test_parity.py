@@ -115,7 +115,8 @@ def _planted(kernel):
         elif o.kind == "raw" or (o.type_variable != "T" and kernel.form != "reduction"):
             continue
         elif o.kind == "rows":
-            yield o, f"{kernel.source} for (long long q = 0; q < {o.width}; ++q) {o.name}[q] *= (T)1.001;"
+            error = f"{o.name}[q] = {o.name}[q] * (T)1.001 + (T)0.001;"
+            yield o, f"{kernel.source} for (long long q = 0; q < {o.width}; ++q) {error}"
         else:
             yield o, f"{kernel.source} {o.name} = {o.name} * 1.001 + 0.001;"
 
