@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import tabular
 from ..io import load
 from ..tabular import TableModel
 from ..tabular.cells import Frame, as_floats
 from ..tabular.csv_columns import CsvColumns
 from ..tabular.csv_file import read_csv
-from ..tabular.estimators import TabularClassifier
 from ..tabular.table import read_table
-from ..tabular.tabular_model import TabularModel
 from ..tabular.targets import ClassTarget, drop_missing_targets, label_of
 from . import scores
 from .arguments import UsageError
+
+if TYPE_CHECKING:  # it imports scikit-learn, which takes a second
+    from ..tabular.tabular_model import TabularModel
 
 # kinds of labels by NumPy's kind of their array
 LABEL_KINDS = {"U": "text", "b": "boolean", "i": "integer", "f": "number"}
@@ -71,7 +74,7 @@ def _of_ensemble(model: TabularModel, frame: Frame) -> list[str]:
     name = model.table_file["target"]
     frame, _ = drop_missing_targets(frame, name)
     table = read_table(frame.drop(columns=name))
-    if not isinstance(model, TabularClassifier):
+    if not isinstance(model, tabular.TabularClassifier):
         return scores.of_numbers(as_floats(frame[name]), model.predict(table))
     kind = LABEL_KINDS[model.classes_.dtype.kind]
     return _class_scores(model.classes_, _labels(frame, name, model.classes_, kind), model.predict_proba(table))

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +16,17 @@ from ..tabular.cells import Cells, Frame, is_categorical, listed
 from ..tabular.csv_columns import CsvColumns, find_formats
 from ..tabular.feature_encoder import FeatureEncoder
 from ..tabular.features import CategoricalColumn
+from ..tabular.settings import N_NETWORKS
 from ..tabular.table import Table, read_table
-from ..tabular.tabular_model import N_NETWORKS, Importance, TabularModel
 from ..tabular.targets import ClassTarget, Target, drop_missing_targets, infer_target
 from ..training.files import write_bytes
 from . import curves, scores
 from .arguments import UsageError
 from .output_files import description_tag, output_files
 from .training_table import TrainingTable, load_table
+
+if TYPE_CHECKING:  # it imports scikit-learn, which takes a second
+    from ..tabular.tabular_model import Importance, TabularModel
 
 TEST_EVERY = 5  # one row in five is a test row
 MAX_LABEL_BYTES = 1_000_000

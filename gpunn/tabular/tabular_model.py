@@ -24,11 +24,11 @@ from .ensemble import TrainedNetwork, TrainingSet
 from .feature_encoder import FeatureEncoder
 from .progress import Progress
 from .selection import mean_loss
+from .settings import N_NETWORKS
 from .sklearn_bases import BaseEstimator, NotFittedError
 from .table import Table, read_table
 from .target_checks import check_names, generator_from
 
-N_NETWORKS = 20
 MAX_ROWS_FOR_FOLDS = 10_000  # larger tables have one part of validation rows
 N_FOLDS = 5
 MAX_ENCODED_CELLS = 2e9  # encoded cells times networks

@@ -4,14 +4,17 @@ import gzip
 import io
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from helpers.command_line import QUICK, flower_table, gpunn_process
 
 import gpunn
+from gpunn.cli import training_table
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -246,3 +249,17 @@ def test_digits_accuracy_over_ten_splits(run):
         assert status == 0
         found.append(float(re.search(r"validation accuracy ([\d.]+)", out)[1]))
     assert np.mean(found) >= 0.97 and min(found) >= 0.95, found
+
+
+def test_digits_are_read_as_scikit_learn_reads_them():
+    datasets = pytest.importorskip("sklearn.datasets")
+    pd.testing.assert_frame_equal(training_table._digits(), datasets.load_digits(as_frame=True).frame)
+
+
+def test_the_command_line_does_not_import_scikit_learn_for_digits(folder):
+    pytest.importorskip("sklearn")
+    arguments = ["train", "digits", *QUICK]
+    code = f"import sys; from gpunn import cli; cli.main({arguments!r}); print('sklearn' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
