@@ -37,9 +37,8 @@ from .arguments import (
 )
 from .output_files import OutputFiles, description_tag, output_files
 from .precompile import precompiling
-from .training_table import BUNDLED, TrainingTable, load_table
+from .training_table import BUNDLED, HELD_OUT, TrainingTable, hold_out, load_table, task_line
 
-VALIDATION_EVERY = 5  # one row in five is a validation row
 LARGE_TABLE_ROWS = 20_000  # training rows from which the default batch is larger
 CHECKPOINT_SECONDS = 1.0  # between two checkpoints
 TARGET_SAMPLES = 60_000  # training rows times epochs, approximately, if --epochs is not given
@@ -266,15 +265,10 @@ def _encode(table: TrainingTable, options: argparse.Namespace) -> _Problem:
 def _split(frame: Frame, target: Target, random_seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The indices of training and validation rows, stratified by class."""
     n = len(frame)
-    if n < VALIDATION_EVERY:
-        raise UsageError(
-            f"the table must have at least {VALIDATION_EVERY} rows with a value in {target.name!r}, got {n} rows"
-        )
-    order = np.random.default_rng(random_seed).permutation(n)
-    if isinstance(target, ClassTarget):
-        order = order[np.argsort(target.encode(frame[target.name])[order], kind="stable")]
-    is_validation = np.arange(n) % VALIDATION_EVERY == VALIDATION_EVERY - 1
-    return np.sort(order[~is_validation]), np.sort(order[is_validation])
+    if n < HELD_OUT:
+        raise UsageError(f"the table must have at least {HELD_OUT} rows with a value in {target.name!r}, got {n} rows")
+    classes = target.encode(frame[target.name]) if isinstance(target, ClassTarget) else None
+    return hold_out(classes, n, random_seed)
 
 
 def _compile(problem: _Problem, options: argparse.Namespace) -> Sequential:
@@ -302,8 +296,7 @@ def _compile(problem: _Problem, options: argparse.Namespace) -> Sequential:
 
 def _report(problem: _Problem, table: TrainingTable) -> None:
     """Print the task and the table, and on stderr the rows and columns that are not used."""
-    tasks = ("classification", "regression") if problem.is_classification else ("regression", "classification")
-    print(f"task: {tasks[0]} of {table.target!r} ({problem.description}); change it with --task {tasks[1]}")
+    print(task_line(table.target, problem.description, is_classification=problem.is_classification))
     print(
         f"data: {table.source}, {len(problem.training)} training rows, {len(problem.validation)} validation rows, "
         f"{problem.X.shape[1]} inputs",

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import backend, tabular
-from ..tabular.cells import Cells, Frame, is_categorical, listed
+from ..tabular.cells import Cells, Frame, is_categorical
 from ..tabular.csv_columns import CsvColumns, find_formats
 from ..tabular.feature_encoder import FeatureEncoder
 from ..tabular.features import CategoricalColumn
 from ..tabular.settings import N_NETWORKS
-from ..tabular.table import Table, read_table
+from ..tabular.table import Table, listed, read_table
 from ..tabular.targets import ClassTarget, Target, drop_missing_targets, infer_target
 from ..training.files import write_bytes
 from . import curves, scores
 from .arguments import UsageError
 from .output_files import description_tag, output_files
-from .training_table import TrainingTable, load_table
+from .training_table import TrainingTable, hold_out, load_table, task_line
 
 if TYPE_CHECKING:  # it imports scikit-learn, which takes a second
     from ..tabular.tabular_model import Importance, TabularModel
 
-TEST_EVERY = 5  # one row in five is a test row
+MIN_ROWS = 10  # of which two are test rows
 MAX_LABEL_BYTES = 1_000_000
 SHOWN_COLUMNS = 10
 
@@ -135,7 +135,7 @@ def _read(table: TrainingTable, options: argparse.Namespace) -> _Problem:
         training, test = frame, _read_test(options, csv, target, inputs)
         y_test = _targets(test[table.target], target)
     rows, test_rows = (read_table(csv.numbers_in(part[inputs])) for part in (training, test))
-    _check(rows, y, target, options)
+    notes += _check(rows, y, target, options)
     return _Problem(target, csv, rows, y, test_rows, y_test, notes, description)
 
 
@@ -151,10 +151,13 @@ def _input_names(frame: Frame, target: str, options: argparse.Namespace) -> list
     return inputs
 
 
-def _check(rows: Table, y: np.ndarray, target: Target, options: argparse.Namespace) -> None:
-    """Raise an error of the options or the table before anything is printed or trained."""
+def _check(rows: Table, y: np.ndarray, target: Target, options: argparse.Namespace) -> list[str]:
+    """Raise an error of the options or the table before anything is printed or trained.
+
+    Otherwise return notes about the columns that are left out.
+    """
     backend.get(options.device)
-    FeatureEncoder.fit(rows, categorical=options.categorical, dates=options.date, target=target.name)
+    encoder = FeatureEncoder.fit(rows, categorical=options.categorical, dates=options.date, target=target.name)
     if options.class_weight is not None:
         if not isinstance(target, ClassTarget):
             raise UsageError(f"--class-weight needs classes, but {target.name!r} contains numbers")
@@ -167,6 +170,7 @@ def _check(rows: Table, y: np.ndarray, target: Target, options: argparse.Namespa
             f"labels may take {MAX_LABEL_BYTES} bytes of the model file, got {needed}; the longest has "
             f"{len(str(y[k]))} characters, in column {target.name!r}, {place}: shorten such labels"
         )
+    return encoder.notes
 
 
 def _read_test(options: argparse.Namespace, csv: CsvColumns, target: Target, inputs: list[str]) -> Frame:
@@ -193,15 +197,10 @@ def _targets(cells: Cells, target: Target) -> np.ndarray:
 def _split(y: np.ndarray, target: Target, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The indices of training and test rows, stratified by class."""
     n = len(y)
-    if n < 2 * TEST_EVERY:
-        raise UsageError(
-            f"the table must have at least {2 * TEST_EVERY} rows with a value in {target.name!r}, got {n} rows"
-        )
-    order = np.random.default_rng(seed).permutation(n)
-    if isinstance(target, ClassTarget):
-        order = order[np.argsort(np.unique(y, return_inverse=True)[1].reshape(-1)[order], kind="stable")]
-    is_test = np.arange(n) % TEST_EVERY == TEST_EVERY - 1
-    return np.sort(order[~is_test]), np.sort(order[is_test])
+    if n < MIN_ROWS:
+        raise UsageError(f"the table must have at least {MIN_ROWS} rows with a value in {target.name!r}, got {n} rows")
+    classes = np.unique(y, return_inverse=True)[1].reshape(-1) if isinstance(target, ClassTarget) else None
+    return hold_out(classes, n, seed)
 
 
 def _fit(
@@ -254,8 +253,7 @@ def _share(options: argparse.Namespace, begun: float, share: float) -> float | N
 
 def _report(problem: _Problem, table: TrainingTable) -> None:
     """Print the task and the table, and on stderr what is not used."""
-    tasks = ("classification", "regression") if problem.is_classification else ("regression", "classification")
-    print(f"task: {tasks[0]} of {table.target!r} ({problem.description}); change it with --task {tasks[1]}")
+    print(task_line(table.target, problem.description, is_classification=problem.is_classification))
     print(
         f"data: {table.source}, {problem.training.n_rows} training rows, {problem.test.n_rows} test rows, "
         f"{len(problem.training.columns)} columns",

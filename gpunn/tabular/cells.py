@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .table import shown
+
 Frame = Any  # pandas.DataFrame
 Cells = Any  # pandas.Series
 
@@ -124,14 +126,3 @@ def is_missing_number(cells: Cells) -> np.ndarray:
         return missing
     spelled: np.ndarray = missing | [isinstance(value, str) and value.strip() in MISSING_NUMBERS for value in cells]
     return spelled
-
-
-def shown(value: Any) -> str:
-    """A cell as an error message shows it, at most one line long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
-
-
-def listed(names: list[str], limit: int = 6) -> str:
-    """Names for an error message, the first `limit` of them."""
-    return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")

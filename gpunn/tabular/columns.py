@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..validation import boolean, finite, positive
-from .cells import MAX_INTEGER_CLASSES, Cells, as_floats, as_strings, floats_where_valid, mean_and_scale, place, shown
+from .cells import MAX_INTEGER_CLASSES, Cells, as_floats, as_strings, floats_where_valid, mean_and_scale, place
 from .number_formats import NumberFormat
+from .table import shown
 
 MAX_CATEGORIES = 100  # the most frequent ones become inputs
 

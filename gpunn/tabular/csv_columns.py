@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .cells import MISSING, Cells, Frame, listed
+from .cells import MISSING, Cells, Frame
 from .csv_file import CsvFile
 from .number_formats import NumberFormat, describe_unread_numbers, find_format
+from .table import listed
 
 
 @dataclass(frozen=True)

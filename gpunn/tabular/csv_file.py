@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cells import LINE, MISSING, MISSING_NUMBERS, Cells, Frame, is_numeric, listed, pandas
+from .cells import LINE, MISSING, MISSING_NUMBERS, Cells, Frame, is_numeric, pandas
+from .table import listed
 
 STDIN = "-"  # the path that means stdin
 GZIP = b"\x1f\x8b"  # the first bytes of a gzip file

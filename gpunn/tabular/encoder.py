@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..training import checkpoint
-from .cells import MISSING, MISSING_NUMBERS, Frame, as_floats, as_strings, is_categorical, listed, place
+from .cells import MISSING, MISSING_NUMBERS, Frame, as_floats, as_strings, is_categorical, place
 from .columns import CategoricalColumn, NumericColumn
 from .number_formats import NumberFormat, describe_unread_numbers, find_format
+from .table import listed
 from .targets import ClassTarget, NumericTarget, Target
 
 Column = NumericColumn | CategoricalColumn

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..training import checkpoint
 from .features import MAX_CATEGORIES, CategoricalColumn, Column, DateColumn, NumericColumn, Part, dates_of, texts
-from .table import Cells, Table
+from .table import Cells, Table, listed
 
 MAX_INPUTS = 1000  # wider tables get fewer bins per column
 BINS = 16
@@ -236,11 +236,6 @@ def _with_short_lists(columns: list[Column]) -> list[Column]:
     if len(json.dumps(rare)) <= MAX_RARE_BYTES:
         return columns
     return [replace(column, rare=()) if isinstance(column, CategoricalColumn) else column for column in columns]
-
-
-def listed(names: list[str], limit: int = 6) -> str:
-    """Names for a message, the first `limit` of them."""
-    return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _to_config(column: Column) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..validation import boolean, finite, positive
+from .cells import MISSING_NUMBERS
 from .table import DATE, Cells, shown
 
 MAX_CATEGORIES = 100  # the most frequent ones become inputs
@@ -18,10 +19,6 @@ CLIP = 3.0  # scaled numbers beyond it are compressed
 MAX_SCALED = 1e100  # squares of scaled numbers are finite up to here
 LARGEST = float(np.finfo(np.float64).max) / 4  # larger numbers count as this one, so that differences are finite
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
-MISSING_NUMBERS = frozenset(
-    {"", "?", "-", "NA", "N/A", "n/a", "<NA>", "#NA", "#N/A", "#N/A N/A", "NaN", "nan", "-NaN", "-nan", "NULL", "null"}
-    | {"None", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"}
-)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from .cells import MISSING_NUMBERS, Cells, as_floats, is_numeric, pandas, place, shown
+from .cells import MISSING_NUMBERS, Cells, as_floats, is_numeric, pandas, place
+from .table import shown
 
 SAMPLE = 1000  # if none of the first cells is a number, the column is text
 UNREAD = "not a number"

@@ -90,10 +90,6 @@ class Table:
         cells = [replace(each, name=name) for name, each in zip(names, self.columns.values(), strict=True)]
         return Table({each.name: each for each in cells}, self.n_rows, self.named)
 
-    def without(self, name: str) -> Table:
-        """The table without one column."""
-        return Table({key: cells for key, cells in self.columns.items() if key != name}, self.n_rows, self.named)
-
 
 def read_table(table: Any, argument: str = "X") -> Table:
     """Read a table.
@@ -350,3 +346,8 @@ def shown(value: object) -> str:
     """A value as an error message shows it, at most one line long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+
+
+def listed(names: list[str], limit: int = 6) -> str:
+    """Names for a message, the first `limit` of them."""
+    return ", ".join(map(repr, names[:limit])) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -17,13 +17,12 @@ from .cells import (
     has_only_booleans,
     is_categorical,
     is_missing_number,
-    listed,
     mean_and_scale,
     pandas,
     place,
-    shown,
 )
 from .number_formats import NumberFormat, describe_unread_numbers, find_format
+from .table import listed, shown
 
 MAX_TARGET = 1e150  # squares of targets, and float32 outputs times the scale, are finite in float64 up to here
 LABEL_TYPES = {"text": str, "boolean": bool, "integer": int, "number": float}

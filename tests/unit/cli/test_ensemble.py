@@ -90,6 +90,13 @@ def test_class_weights_move_predictions_to_the_rare_class(run):
     assert counts[0] < counts[1] and counts[0] < counts[2]
 
 
+def test_columns_that_are_left_out_are_reported(run, folder):
+    flower_table(80).assign(flower_id=range(80), same=1).to_csv("t.csv", index=False)
+    status, _, err = run("train", "t.csv", "--target", "sort", *FEW)
+    assert status == 0 and "left out, the same in every row: 'same'\n" in err
+    assert re.search(r"left out, an identifier.*: 'flower_id'\n", err)
+
+
 def test_a_model_of_an_ensemble_replaces_its_own_output_only_with_force(run, table):
     assert run("train", table, "--target", "sort", *FEW)[0] == 0
     status, _, err = run("train", table, "--target", "sort", *FEW)

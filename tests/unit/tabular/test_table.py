@@ -190,7 +190,6 @@ def test_tables_are_taken_and_renamed_with_the_labels_of_their_rows():
     assert content(part) == {"c": ("number", [3.0, 2.0]), "d": ("text", ["z", None])}
     assert part.columns["d"].name == "d" and part.n_rows == 2
     assert [part.columns["c"].where(k) for k in range(2)] == ["row 9", "row 5"]
-    assert content(part.without("c")) == {"d": ("text", ["z", None])}
     with pytest.raises(ValueError, match=naming("column 'a'", "row 9")):
         read_table(pd.DataFrame({"a": [1.0, 2.0, np.inf]}, index=[7, 5, 9]))
 
