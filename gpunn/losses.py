@@ -268,7 +268,21 @@ class BinaryCrossentropy(_CrossEntropy):
             )
 
 
-class CategoricalCrossentropy(_CrossEntropy):
+class _SoftmaxCrossEntropy(_CrossEntropy):
+    """The part of both categorical cross-entropies that does not depend on the form of the targets."""
+
+    paired_activation = "softmax"
+    label_smoothing = Checked(half_open_unit_interval)
+
+    def __init__(self, from_logits: bool | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__(from_logits)
+        self.label_smoothing = label_smoothing
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"label_smoothing": self.label_smoothing}
+
+
+class CategoricalCrossentropy(_SoftmaxCrossEntropy):
     """Categorical cross-entropy, ℓ = −Σ yₖ log aₖ, for rows y of probabilities such as one-hot rows. (E3)
 
     Parameters
@@ -284,20 +298,11 @@ class CategoricalCrossentropy(_CrossEntropy):
     """
 
     names = ("categorical_crossentropy",)
-    paired_activation = "softmax"
     logits_kernel = "softmax_crossentropy_dense"
     probabilities_kernel = "categorical_crossentropy"
-    label_smoothing = Checked(half_open_unit_interval)
-
-    def __init__(self, from_logits: bool | None = None, label_smoothing: float = 0.0) -> None:
-        super().__init__(from_logits)
-        self.label_smoothing = label_smoothing
 
     def _targets(self, a: Array, y: Array) -> Array:
         return kernel("smooth_targets")(y, smoothing=self.label_smoothing) if self.label_smoothing else y
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"label_smoothing": self.label_smoothing}
 
     def check_targets(self, y: Any, xp: Any, name: str) -> None:
         sums = y.sum(axis=1, dtype="float64")
@@ -308,7 +313,7 @@ class CategoricalCrossentropy(_CrossEntropy):
             )
 
 
-class SparseCategoricalCrossentropy(_CrossEntropy):
+class SparseCategoricalCrossentropy(_SoftmaxCrossEntropy):
     """Categorical cross-entropy of labels, ℓ = −log a_y for integers y = 0 … n_out − 1. (E3)
 
     With label smoothing it is the loss of `CategoricalCrossentropy` for the one-hot rows of the labels.
@@ -324,12 +329,6 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
 
     names = ("sparse_categorical_crossentropy",)
     targets = "class_index"
-    paired_activation = "softmax"
-    label_smoothing = Checked(half_open_unit_interval)
-
-    def __init__(self, from_logits: bool | None = None, label_smoothing: float = 0.0) -> None:
-        super().__init__(from_logits)
-        self.label_smoothing = label_smoothing
 
     @property
     def logits_kernel(self) -> str:  # type: ignore[override]
@@ -343,9 +342,6 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
 
     def _targets(self, a: Array, y: Array) -> Array:
         return kernel("smooth_labels")(a, y, smoothing=self.label_smoothing) if self.label_smoothing else y
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"label_smoothing": self.label_smoothing}
 
 
 class FunctionLoss(Loss):

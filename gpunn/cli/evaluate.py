@@ -19,7 +19,7 @@ from . import scores
 from .arguments import UsageError
 
 if TYPE_CHECKING:  # it imports scikit-learn, which takes a second
-    from ..tabular.tabular_model import TabularModel
+    from ..tabular.tabular_estimator import TabularEstimator
 
 # kinds of labels by NumPy's kind of their array
 LABEL_KINDS = {"U": "text", "b": "boolean", "i": "integer", "f": "number"}
@@ -68,7 +68,7 @@ def _of_network(model: TableModel, frame: Frame) -> list[str]:
     return _class_scores(labels, y, np.asarray(model.net.predict_proba(X)))
 
 
-def _of_ensemble(model: TabularModel, frame: Frame) -> list[str]:
+def _of_ensemble(model: TabularEstimator, frame: Frame) -> list[str]:
     """The scores of an ensemble."""
     assert model.table_file is not None
     name = model.table_file["target"]

@@ -26,7 +26,7 @@ from .output_files import description_tag, output_files
 from .training_table import TrainingTable, hold_out, load_table, task_line
 
 if TYPE_CHECKING:  # it imports scikit-learn, which takes a second
-    from ..tabular.tabular_model import Importance, TabularModel
+    from ..tabular.tabular_estimator import Importance, TabularEstimator
 
 MIN_ROWS = 10  # of which two are test rows
 MAX_LABEL_BYTES = 1_000_000
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(model: TabularModel, problem: _Problem) -> _Measured:
+def _measure(model: TabularEstimator, problem: _Problem) -> _Measured:
     """The predictions for the test rows, their scores, and the importance of the columns."""
     if isinstance(model, tabular.TabularClassifier):
         outputs = model.predict_proba(problem.test)
@@ -104,7 +104,7 @@ def _measure(model: TabularModel, problem: _Problem) -> _Measured:
     return _Measured(outputs, lines, model.permutation_importance(problem.test, problem.y_test))
 
 
-def _networks_used(model: TabularModel) -> str:
+def _networks_used(model: TabularEstimator) -> str:
     """The networks with a weight, in one line."""
     best = max(model.leaderboard_, key=lambda row: row["weight"])
     epochs = [row["best_epoch"] for row in model.leaderboard_ if row["weight"]]
@@ -205,7 +205,7 @@ def _split(y: np.ndarray, target: Target, seed: int) -> tuple[np.ndarray, np.nda
 
 def _fit(
     problem: _Problem, table: Table, y: np.ndarray, options: argparse.Namespace, time_limit: float | None
-) -> TabularModel:
+) -> TabularEstimator:
     """An ensemble trained on a table."""
     kind = tabular.TabularClassifier if problem.is_classification else tabular.TabularRegressor
     model = kind(
@@ -273,13 +273,13 @@ def _joined(first: Table, second: Table) -> Table:
     return Table(columns, first.n_rows + second.n_rows)
 
 
-def _csv_columns(model: TabularModel, csv: CsvColumns) -> CsvColumns:
+def _csv_columns(model: TabularEstimator, csv: CsvColumns) -> CsvColumns:
     """The reading of another file for predictions: categories as text."""
     categories = [column.name for column in model._encoder.columns if isinstance(column, CategoricalColumn)]
     return CsvColumns(tuple(categories), csv.formats, csv.missing)
 
 
-def _draw(figure: Any, model: TabularModel, problem: _Problem, measured: _Measured, title: str) -> None:
+def _draw(figure: Any, model: TabularEstimator, problem: _Problem, measured: _Measured, title: str) -> None:
     """Draw the predictions for the test rows, and the importance of the columns."""
     outputs = measured.outputs
     left, right = figure.subplots(1, 2)

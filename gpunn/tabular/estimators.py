@@ -12,11 +12,11 @@ from . import onnx_export, saving
 from .ensemble import TrainedNetwork, TrainingSet
 from .sklearn_bases import ClassifierMixin, RegressorMixin
 from .table import read_table
-from .tabular_model import TabularModel
+from .tabular_estimator import TabularEstimator
 from .target_checks import labels_of, values_of, weighted_rows
 
 
-class TabularClassifier(ClassifierMixin, TabularModel):
+class TabularClassifier(ClassifierMixin, TabularEstimator):
     """An ensemble of networks that classifies the rows of a table.
 
     Columns are numbers, texts, booleans, categories or dates, and cells may be missing; `columns_` says how each is
@@ -141,7 +141,7 @@ class TabularClassifier(ClassifierMixin, TabularModel):
         return labels
 
 
-class TabularRegressor(RegressorMixin, TabularModel):
+class TabularRegressor(RegressorMixin, TabularEstimator):
     """An ensemble of networks that predicts a number for each row of a table.
 
     As `TabularClassifier`, with the squared error. Targets are standardized, and predictions are limited to the range

@@ -7,7 +7,7 @@ import pytest
 from helpers.messages import naming
 from helpers.tabular_cases import LABELS, TABLE, classifier
 
-from gpunn.tabular import ensemble, tabular_model
+from gpunn.tabular import ensemble, tabular_estimator
 from gpunn.tabular.ensemble import TrainingSet, folds, predict, train
 from gpunn.tabular.selection import mean_loss
 from gpunn.tabular.settings import EPOCHS, MAX_EPOCHS, Settings, batch_size, sample
@@ -117,7 +117,7 @@ def test_ctrl_c_keeps_complete_groups(caplog, monkeypatch):
 
 
 def test_large_tables_have_one_part_of_validation_rows(monkeypatch):
-    monkeypatch.setattr(tabular_model, "MAX_ROWS_FOR_FOLDS", 50)
+    monkeypatch.setattr(tabular_estimator, "MAX_ROWS_FOR_FOLDS", 50)
     model = classifier(n_networks=6).fit(TABLE, LABELS)
     assert {row["fold"] for row in model.leaderboard_} == {0} and len(model.leaderboard_) == 6
 

@@ -15,7 +15,7 @@ from helpers.oracles import oracle
 from helpers.processes import run_python
 from helpers.tabular_cases import CASES, LABELS, SIZE, TABLE, VALUES, N, classifier, output, regressor, rows_of
 
-from gpunn.tabular import tabular_model
+from gpunn.tabular import tabular_estimator
 from gpunn.tabular.sklearn_bases import DataConversionWarning, NotFittedError
 
 # --- predictions --------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_large_tables_are_predicted_in_parts(make, y, monkeypatch):
     model = make().fit(TABLE, y)
     table = rows_of(TABLE, [*range(N), *reversed(range(N)), *range(N)])
     expected = np.frombuffer(output(model, table))
-    monkeypatch.setattr(tabular_model, "PREDICTION_ROWS", 70)
+    monkeypatch.setattr(tabular_estimator, "PREDICTION_ROWS", 70)
     # BLAS rounds a row differently for another number of rows
     np.testing.assert_allclose(np.frombuffer(output(model, table)), expected, rtol=1e-4, atol=1e-5)
 
@@ -133,7 +133,7 @@ def test_tables_of_few_rows(count, n_networks):
 
 def test_very_large_tables_get_fewer_networks(monkeypatch):
     width = classifier(n_networks=1).fit(TABLE, LABELS)._encoder.width
-    monkeypatch.setattr(tabular_model, "MAX_ENCODED_CELLS", 5.5 * N * width)
+    monkeypatch.setattr(tabular_estimator, "MAX_ENCODED_CELLS", 5.5 * N * width)
     with pytest.warns(UserWarning, match=naming("60 rows", "5 networks", "n_networks=8")) as caught:
         model = classifier(n_networks=8).fit(TABLE, LABELS)
     assert len(model.leaderboard_) == 5 and caught[0].filename == __file__

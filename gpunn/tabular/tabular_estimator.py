@@ -46,7 +46,7 @@ class Importance(NamedTuple):
     standard_error: float
 
 
-class TabularModel(BaseEstimator):
+class TabularEstimator(BaseEstimator):
     """The methods of `TabularClassifier` and `TabularRegressor` that do not depend on the kind of target."""
 
     _is_classifier: ClassVar[bool]
