@@ -24,8 +24,6 @@ IDENTIFIER_NAME = re.compile(r"(?i:(.*[_ .-])?id|index|key)|.*[a-z]I[dD]")
 ROW_NAME = re.compile(r"(?i:row|rownames|unnamed: 0)?")
 MAX_DISTINCT_SHARE = 0.5  # a column of text with more distinct texts per row contains names or identifiers
 TYPES: dict[str, type] = {cls.__name__: cls for cls in (NumericColumn, CategoricalColumn, DateColumn)}
-# names that earlier commits wrote to model files
-OLD_TYPES: dict[str, type] = {"Numbers": NumericColumn, "Categories": CategoricalColumn}
 
 
 @dataclass
@@ -247,11 +245,8 @@ def _to_config(column: Column) -> dict[str, Any]:
 
 def _from_config(config: dict[str, Any]) -> Any:
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    cls = {**OLD_TYPES, **TYPES}[str(fields.pop("type"))]
+    cls = TYPES[str(fields.pop("type"))]
     if cls is DateColumn:
         parts: list[tuple[str, Part]] = [(str(key), _from_config(part)) for key, part in fields["parts"]]
         return DateColumn(fields["name"], tuple(parts))
-    if cls is NumericColumn and "mean" in fields:  # an earlier version
-        fields["center"] = fields.pop("mean")
-    fields.pop("number_format", None)
     return cls(**fields)

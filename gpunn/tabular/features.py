@@ -30,7 +30,7 @@ class NumericColumn:
     median.
 
     median     of the training cells
-    center     the median, or the smaller number of a column of two numbers, or the mean in files of earlier versions
+    center     the median, or the smaller number of a column of two numbers
     scale      the interquartile range, or half of the range if that is 0; None if all training cells are equal
     indicator  True if a training cell was missing
     edges      the quantiles e₀ < e₁ < …, () without bins

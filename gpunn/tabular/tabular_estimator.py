@@ -145,7 +145,7 @@ class TabularEstimator(BaseEstimator):
     def _outputs_of(self, encoded: np.ndarray) -> np.ndarray:
         """The outputs (k, n, n_out) of the members for encoded rows."""
         n, n_in = encoded.shape
-        # full blocks: the rounding of a row depends less on the number of rows
+        # with full blocks, the rounding of a row depends less on the number of rows
         padded = np.concatenate([encoded, np.zeros((-n % BLOCK, n_in), np.float32)])
         outputs: list[np.ndarray] = [padded] * len(self._networks)
 
