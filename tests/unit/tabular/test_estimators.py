@@ -2,7 +2,6 @@
 
 import copy
 import datetime
-import json
 import logging
 import os
 import pickle
@@ -171,8 +170,11 @@ def test_the_number_of_threads_does_not_change_the_bits(make, y, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_number_of_blas_threads_does_not_change_the_networks():
-    """BLAS rounds predictions differently in two threads; training uses one thread per network."""
+@pytest.mark.skipif(
+    not gpunn.backend.get("cpu").kernel_report().startswith("compiled"),
+    reason="only compiled code limits BLAS to one thread per network",
+)
+def test_the_number_of_blas_threads_does_not_change_the_bits():
     script = (
         "import gpunn, numpy as np, hashlib, json\n"
         "X = np.random.default_rng(0).normal(size=(300, 8))\n"
@@ -180,15 +182,12 @@ def test_the_number_of_blas_threads_does_not_change_the_networks():
         "r = gpunn.TabularRegressor(n_networks=4).fit(X, X[:, 0])\n"
         "weights = [a.tobytes() for m in (c, r) for net in m._networks for a in net.get_weights()]\n"
         "losses = [row['validation_loss'] for m in (c, r) for row in m.leaderboard_]\n"
-        "print(hashlib.sha256(b''.join(weights)).hexdigest(), losses)\n"
-        "print(json.dumps([c.predict_proba(X).tolist(), r.predict(X).tolist()]))\n"
+        "predictions = [c.predict_proba(X).tolist(), r.predict(X).tolist()]\n"
+        "print(hashlib.sha256(b''.join(weights)).hexdigest(), json.dumps([losses, predictions]))\n"
     )
     found = [run_python(script, env=os.environ | {"OPENBLAS_NUM_THREADS": count}) for count in "12"]
     assert all(done.returncode == 0 for done in found), found[0].stderr + found[1].stderr
-    (first, one), (second, two) = (done.stdout.splitlines() for done in found)
-    assert first == second and len(first) > 64
-    for a, b in zip(json.loads(one), json.loads(two), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert found[0].stdout == found[1].stdout and len(found[0].stdout) > 64
 
 
 @pytest.mark.parametrize(("make", "y"), CASES)
