@@ -14,6 +14,7 @@ from helpers.oracles import oracle
 from helpers.processes import run_python
 from helpers.tabular_cases import CASES, LABELS, SIZE, TABLE, VALUES, N, classifier, output, regressor, rows_of
 
+import gpunn
 from gpunn.tabular import tabular_estimator
 from gpunn.tabular.sklearn_bases import DataConversionWarning, NotFittedError
 
