@@ -7,12 +7,9 @@ from typing import Any
 
 from . import estimators, tabular
 from .model import Sequential
-from .tabular import TableModel
 from .training import checkpoint
 from .training.checkpoint import CheckpointError
 from .training.resume import model_tensors
-
-TABULAR = ("TabularClassifier", "TabularRegressor")
 
 
 def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, device: str = "cpu") -> Any:
@@ -29,9 +26,9 @@ def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, 
 
     Returns
     -------
-    Sequential, estimator, TabularClassifier, TabularRegressor or TableModel
-        The model; of a checkpoint, the model at that epoch. The optimizer's state is not restored. The model of
-        `gpunn train` has `predict(table)` and `.net`.
+    Sequential, estimator, TabularClassifier or TabularRegressor
+        The model; of a checkpoint, the model at that epoch. The optimizer's state is not restored. A file of `gpunn
+        train` has one of the last two.
 
     Raises
     ------
@@ -47,10 +44,10 @@ def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, 
     kind = metadata.get("kind")
     try:
         if kind == "tabular":
-            tabular_classes: dict[object, Any] = {name: getattr(tabular, name) for name in TABULAR}
+            tabular_classes: dict[object, Any] = {name: getattr(tabular, name) for name in tabular.__all__}
             return tabular_classes[metadata["class"]].from_tensors(tensors, metadata, device=device)
         if kind == "table":
-            return TableModel.from_tensors(tensors, metadata, custom=custom, device=device)
+            raise CheckpointError(f"{path} is of an earlier version of `gpunn train`: train the model again")
         if kind == "estimator":
             estimator_classes: dict[object, Any] = {name: getattr(estimators, name) for name in estimators.__all__}
             return estimator_classes[metadata["class"]].from_tensors(tensors, metadata, custom=custom, device=device)

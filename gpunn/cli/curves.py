@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from ..tabular.targets import NumericTarget, Target
 from ..training import History
 
 
@@ -18,13 +17,18 @@ def new_figure() -> Any:
     return Figure(figsize=(9, 3.6), layout="constrained")
 
 
-def draw(figure: Any, history: History, target: Target, title: str, *, has_dropout: bool) -> None:
-    """Draw the loss and the metric of the training and the validation rows over the epochs."""
+def draw(
+    figure: Any, history: History, target: str, scale: float | None, title: str, *, has_dropout: bool
+) -> None:
+    """Draw the loss and the metric of the training and the validation rows over the epochs.
+
+    `scale` is the unit of a numeric target, None for classes.
+    """
     metric, scales, labels = "accuracy", {}, {"loss": "cross-entropy"}
-    if isinstance(target, NumericTarget):
+    if scale is not None:
         metric = "mean_absolute_error"
-        scales = {metric: target.scale}
-        labels = {"loss": "half squared error, standardized", metric: plain(f"mean absolute error of {target.name}")}
+        scales = {metric: scale}
+        labels = {"loss": "half squared error, standardized", metric: plain(f"mean absolute error of {target}")}
     names = ("training, with dropout" if has_dropout else "training", "validation")
     history.plot(["loss", metric], axes=figure.subplots(1, 2), labels=labels, scales=scales, names=names)
     figure.suptitle(plain(title))

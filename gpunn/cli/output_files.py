@@ -96,7 +96,7 @@ def _was_written_for(path: Path, source: str) -> bool:
         return description_tag(source).encode() in path.read_bytes()[:4096]
     try:
         metadata: dict[str, Any] = checkpoint.read(path)[1]
-        return bool(metadata["table"]["source"] == source)
+        return bool(metadata["table_file"]["source"] == source)
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -105,7 +105,8 @@ def _has_weights_of(model: Path, saved: Path) -> bool:
     """True if the model has the checkpoint's weights: a run was killed before it removed the checkpoint."""
     try:
         weights = checkpoint.read(model)[0]
-        last = model_tensors(*checkpoint.read(saved))
+        arrays = model_tensors(*checkpoint.read(saved))
     except (OSError, ValueError):
         return False
+    last = {f"0.{name}": array for name, array in arrays.items()}  # a model has several networks
     return weights.keys() == last.keys() and all(np.array_equal(weights[name], last[name]) for name in last)

@@ -8,16 +8,20 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..io import load
-from ..tabular import TableModel
+from ..tabular.cells import Frame
 from ..tabular.csv_columns import CsvColumns
-from ..tabular.table import read_table
-from ..tabular.targets import ClassTarget
+from ..tabular.table import Table, read_table
 from ..training.files import write_bytes
 from .arguments import UsageError, names
 from .output_files import check_writable
+
+if TYPE_CHECKING:  # it imports scikit-learn, which takes a second
+    from ..tabular.tabular_estimator import TabularEstimator
 
 HELP = "predict the target of a table's rows"
 DESCRIPTION = """\
@@ -48,12 +52,7 @@ def run(options: argparse.Namespace) -> int:
         check_writable(Path(options.out), options.model, options.data)
         if os.path.lexists(options.out) and not options.force:
             raise UsageError(f"{options.out} exists: --force overwrites it, --out FILE takes another name")
-    model = load(options.model, device=options.device)
-    if not (isinstance(model, TableModel) or getattr(model, "table_file", None)):
-        raise UsageError(
-            f"{options.model} must be a model file of `gpunn train`, got a network without the columns of a table"
-        )
-    text = _as_csv(*_predict(model, options))
+    text = _as_csv(*_predict(load_model(options), options))
     if options.out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as in a file: a label must not change
@@ -64,32 +63,58 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _predict(model: Any, options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns to write, and their cells by column."""
-    if isinstance(model, TableModel):
-        for option in ("proba", "keep"):
-            if getattr(options, option):
-                raise UsageError(f"--{option} needs a model of an ensemble: train without --hidden")
-        formatted = str if isinstance(model.encoder.target, ClassTarget) else "{:.7g}".format  # the digits of float32
-        return [model.target], [[formatted(value) for value in model.predict(options.data)]]
+def load_model(options: argparse.Namespace) -> TabularEstimator:
+    """The model that the command line names. UsageError for another file than that of `gpunn train`."""
+    model = load(options.model, device=options.device)
+    if getattr(model, "table_file", None) is None:
+        raise UsageError(f"{options.model} must be a model file of `gpunn train`, got one without the columns of a table")
+    found: TabularEstimator = model
+    return found
+
+
+def read_frame(model: TabularEstimator, options: argparse.Namespace) -> Frame:
+    """The table that the command line names, read as the training table."""
+    assert model.table_file is not None
     reader = CsvColumns.from_config(model.table_file["csv"])
-    frame = reader.read(options.data, separator=options.sep, encoding=options.encoding)
+    return reader.read(options.data, separator=options.sep, encoding=options.encoding)
+
+
+def outputs_of(model: TabularEstimator, table: Frame | Table) -> np.ndarray:
+    """The probabilities (n, number of labels) or numbers (n,) that a model predicts.
+
+    UsageError if a column has another type than in training.
+    """
+    if not isinstance(table, Table):
+        # other columns are not read: they may contain what no input may
+        known = [name for name in table.columns if name in model.columns_]
+        table = table[known] if known else table
+    try:
+        rows = read_table(table)
+        outputs: np.ndarray = model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
+    except TypeError as error:
+        raise UsageError(str(error)) from None
+    return outputs
+
+
+def _predict(model: TabularEstimator, options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns to write, and their cells by column."""
+    assert model.table_file is not None
+    frame = read_frame(model, options)
     unknown = [name for name in options.keep if name not in frame.columns]
     if unknown:
         raise UsageError(f"--keep must name columns of {options.data}, got {unknown[0]!r}")
-    table = read_table(frame)
-    kept = [["" if cell != cell else str(cell) for cell in frame[name]] for name in options.keep]
-    target = model.table_file["target"]
-    if not hasattr(model, "classes_"):
-        if options.proba:
-            raise UsageError("--proba is for classes, and the model predicts numbers")
-        return [*options.keep, target], [*kept, [f"{value:.7g}" for value in model.predict(table)]]
-    p = model.predict_proba(table)
-    labels = model.classes_[p.argmax(axis=1)]
-    header, columns = [*options.keep, target], [*kept, list(map(str, labels))]
+    classes = getattr(model, "classes_", None)
+    if options.proba and classes is None:
+        raise UsageError("--proba is for classes, and the model predicts numbers")
+    header = [*options.keep, model.table_file["target"]]
+    columns = [["" if cell != cell else str(cell) for cell in frame[name]] for name in options.keep]
+    outputs = outputs_of(model, frame)
+    if classes is None:
+        return header, [*columns, [f"{value:.7g}" for value in outputs]]  # the digits of float32
+    columns.append(list(map(str, classes[outputs.argmax(axis=1)])))
     if options.proba:
-        header += [f"probability of {label}" for label in model.classes_]
-        columns += [[f"{value:.6f}" for value in column] for column in p.T]
+        header += [f"probability of {label}" for label in classes]
+        columns += [[f"{value:.6f}" for value in column] for column in outputs.T]
     return header, columns
 
 

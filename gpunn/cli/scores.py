@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 SHOWN_CLASSES = 20
@@ -12,16 +10,18 @@ MATRIX_CLASSES = 6  # the confusion matrix of more classes does not fit into 80 
 
 def of_numbers(y: np.ndarray, a: np.ndarray) -> list[str]:
     """R² and errors of the predictions a (n,) for y (n,)."""
-    error = y - a
-    variance = float(((y - y.mean()) ** 2).sum())
+    deviation = y - y.mean()
+    unit = float(np.abs(deviation).max()) or 1.0  # so that no square overflows or underflows
+    error = (y - a) / unit
+    variance = float(((deviation / unit) ** 2).sum())
     r2 = f"{1 - float((error**2).sum()) / variance:.4f}" if variance else "undefined because all rows are equal"
     return [
-        f"R² {r2} (mean absolute error {np.abs(error).mean():.4g}, root mean squared error "
-        f"{np.sqrt((error**2).mean()):.4g} in {len(y)} rows)"
+        f"R² {r2} (mean absolute error {np.abs(error).mean() * unit:.4g}, root mean squared error "
+        f"{np.sqrt((error**2).mean()) * unit:.4g} in {len(y)} rows)"
     ]
 
 
-def of_classes(labels: np.ndarray, y: np.ndarray, p: np.ndarray, most_frequent: Any) -> list[str]:
+def of_classes(labels: np.ndarray, y: np.ndarray, p: np.ndarray, training_y: np.ndarray) -> list[str]:
     """Accuracy, log loss, the accuracy of the most frequent label, and precision and recall of each label.
 
     Parameters
@@ -32,10 +32,12 @@ def of_classes(labels: np.ndarray, y: np.ndarray, p: np.ndarray, most_frequent: 
         The labels of the rows.
     p : array (n, c)
         Predicted probabilities.
-    most_frequent : label
-        Of the training rows.
+    training_y : array
+        The labels whose most frequent one is compared with.
     """
     n = len(y)
+    found, counts = np.unique(training_y, return_counts=True)
+    most_frequent = found[counts.argmax()]
     predicted, true = p.argmax(axis=1), np.searchsorted(labels, y)
     n_correct = int((predicted == true).sum())
     log_loss = -np.log(np.clip(p[np.arange(n), true], 1e-7, 1)).mean()

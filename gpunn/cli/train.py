@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import time
 import warnings
@@ -15,14 +16,16 @@ import numpy as np
 from .. import backend, optimizers
 from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
-from ..tabular import TableEncoder, TableModel
-from ..tabular.cells import Cells, Frame
-from ..tabular.targets import ClassTarget, NumericTarget, Target, drop_missing_targets, infer_target
+from ..tabular.cells import mean_and_deviation
+from ..tabular.ensemble import TrainingSet, predict
+from ..tabular.saving import FittedModel, labels_to_config
+from ..tabular.selection import mean_loss
+from ..tabular.targets import ClassTarget
 from ..training import DivergenceError, History
 from ..training.callbacks import Callback, EarlyStopping, EpochLogger, ModelCheckpoint, ProgressBar
 from ..training.callbacks.base import Logs
 from ..training.files import remove, write_bytes
-from . import curves, train_ensemble
+from . import curves, scores, train_ensemble
 from .arguments import (
     UsageError,
     dropout_rate,
@@ -35,9 +38,10 @@ from .arguments import (
     process_rank,
     seed,
 )
-from .output_files import OutputFiles, description_tag, output_files
+from .output_files import description_tag, output_files
 from .precompile import precompiling
-from .training_table import BUNDLED, HELD_OUT, TrainingTable, hold_out, load_table, task_line
+from .problem import HELD_OUT, Problem, read_problem
+from .training_table import BUNDLED, load_table
 
 LARGE_TABLE_ROWS = 20_000  # training rows from which the default batch is larger
 CHECKPOINT_SECONDS = 1.0  # between two checkpoints
@@ -54,7 +58,7 @@ SINGLE_DEFAULTS: dict[str, Any] = {
     "precision": None,
     "resume": False,
 }
-ENSEMBLE_OPTIONS = ("networks", "time_limit", "test", "drop", "categorical", "date", "decimal", "class_weight")
+ENSEMBLE_OPTIONS = ("networks", "time_limit", "test")
 
 HELP = "train a network on a table"
 DESCRIPTION = """\
@@ -101,27 +105,17 @@ examples:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """A table as arrays: inputs X, encoded targets y, and the indices of training and validation rows."""
+class _Encoded:
+    """A problem as arrays: training and validation rows, and the fitted facts of the target for the model's file."""
 
-    encoder: TableEncoder
-    X: np.ndarray
-    y: np.ndarray
-    training: np.ndarray
-    validation: np.ndarray
-    validation_cells: Cells
-    description: str
-    n_without_target: int
+    training: TrainingSet
+    validation: TrainingSet
+    fitted: dict[str, Any]
 
     @property
-    def target(self) -> Target:
-        """The target."""
-        return self.encoder.target
-
-    @property
-    def is_classification(self) -> bool:
-        """True for classes, False for numbers."""
-        return isinstance(self.target, ClassTarget)
+    def scale(self) -> float | None:
+        """The unit of standardized targets, None for classes."""
+        return self.fitted.get("scale")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,15 +162,15 @@ def _add_table_arguments(group: Any) -> None:
         "--decimal", choices=[".", ","], metavar="MARK", help="the decimal mark of numbers that may be read in two ways"
     )
     group.add_argument("--encoding", metavar="NAME", help="of the file, for example cp1252 (default: UTF-8)")
-    group.add_argument("--test", metavar="FILE", help="a CSV file of test rows (default: one row in five)")
+    group.add_argument(
+        "--class-weight", metavar="WEIGHTS", help="balanced, or a JSON object of weights by label: '{\"yes\": 5}'"
+    )
 
 
 def _add_ensemble_arguments(group: Any) -> None:
     group.add_argument("--networks", type=positive_integer, metavar="N", help="networks to train (default: 20)")
     group.add_argument("--time-limit", type=positive_number, metavar="SECONDS", help="for both trainings together")
-    group.add_argument(
-        "--class-weight", metavar="WEIGHTS", help="balanced, or a JSON object of weights by label: '{\"yes\": 5}'"
-    )
+    group.add_argument("--test", metavar="FILE", help="a CSV file of test rows (default: one row in five)")
 
 
 def _add_network_arguments(group: Any) -> None:
@@ -227,106 +221,104 @@ def _run_single(options: argparse.Namespace) -> int:
     """Train one network."""
     # a CSV file may be invalid, which is reported before anything is compiled
     with precompiling() if options.data in BUNDLED else contextlib.nullcontext():
-        table = load_table(options)
-        files = output_files(options, table)
+        data = load_table(options)
+        files = output_files(options, data)
         options.checkpoint = files.checkpoint
         figure = curves.new_figure() if process_rank() == 0 else None
-        problem = _encode(table, options)
-        net = _compile(problem, options)
-        _report(problem, table)  # before the kernels are compiled
+        problem = read_problem(data, options, HELD_OUT)
+        encoded = _encode(problem)
+        net = _compile(encoded.training, options)
+        problem.report("validation")  # before the kernels are compiled
     n_training = len(problem.training)
     batch_size = options.batch_size or (32 if n_training < LARGE_TABLE_ROWS else 128)
     epochs = options.epochs or min(100, max(5, TARGET_SAMPLES // n_training))
     print(net.summary(batch_size), flush=True)
     best = EarlyStopping(patience=epochs)  # it ends no fit, and restores the epoch of the smallest validation loss
-    history = _fit(net, problem, options, batch_size, epochs, best)
+    begun = time.monotonic()
+    history = _fit(net, encoded, options, batch_size, epochs, best)
     if figure is not None:  # the process of rank 0
+        settings = {
+            "best_epoch": None if best.best_epoch is None else best.best_epoch + 1,
+            "seconds": time.monotonic() - begun,
+            **{name: getattr(options, name) for name in ("hidden", "activation", "dropout", "optimizer", "seed")},
+            "batch_size": batch_size,
+            "epochs": epochs,
+        }
         if best.best_epoch is not None:
             print(f"best epoch: {best.best_epoch + 1} of {epochs}, validation loss {best.best:.4g}")
-        score = _score(net, problem)
-        curves.draw(figure, history, problem.target, f"{table.name}: {score}", has_dropout=bool(options.dropout))
-        _write(TableModel(net, problem.encoder, table.source), figure, files)
-        print(f"{score}\nmodel:   {files.model}\npicture: {files.picture}")
+        model, lines = _as_model(net, problem, encoded, settings, options)
+        title = f"{data.name}: validation {lines[0]}"
+        curves.draw(figure, history, data.target, encoded.scale, title, has_dropout=bool(options.dropout))
+        picture = curves.as_png(figure, description_tag(data.source))
+        model.save(files.model)
+        write_bytes(files.picture, picture)
+        remove(files.checkpoint)
+        print("validation " + "\n".join(lines))
+        print(f"model:   {files.model}\npicture: {files.picture}")
     return 0
 
 
-def _encode(table: TrainingTable, options: argparse.Namespace) -> _Problem:
-    """Split the rows, learn the encoding from the training rows, and encode the table."""
-    frame, n_without_target = drop_missing_targets(table.frame, table.target)
-    target, description = infer_target(frame[table.target], options.task)
-    training, validation = _split(frame, target, options.seed)
-    encoder = TableEncoder.from_training_rows(frame, target, training)
-    X, _ = encoder.encode(frame)
-    cells = frame[table.target]
-    y = target.encode(cells)
-    return _Problem(encoder, X, y, training, validation, cells.iloc[validation], description, n_without_target)
+def _encode(problem: Problem) -> _Encoded:
+    """Encode inputs and targets. Numbers are standardized by mean and deviation of the training rows."""
+    parts = (problem.y[problem.training], problem.y_test)
+    if isinstance(problem.target, ClassTarget):
+        labels = np.array(problem.target.labels)
+        fitted, n_out = {"classes": labels_to_config(labels)}, len(labels)
+        targets = [np.searchsorted(labels, y).astype(np.int32) for y in parts]
+    else:
+        mean, deviation = mean_and_deviation(parts[0])
+        scale = deviation or 1.0
+        fitted, n_out = {"mean": mean, "scale": scale, "range": [float(parts[0].min()), float(parts[0].max())]}, 1
+        targets = [((y - mean) / scale)[:, None] for y in parts]
+    tables = (problem.table.take(problem.training), problem.test)
+    training, validation = (
+        TrainingSet(problem.encoder.encode(table)[0], z, problem.sample_weight(y), n_out)
+        for table, z, y in zip(tables, targets, parts, strict=True)
+    )
+    return _Encoded(training, validation, fitted)
 
 
-def _split(frame: Frame, target: Target, random_seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of training and validation rows, stratified by class."""
-    n = len(frame)
-    if n < HELD_OUT:
-        raise UsageError(f"the table must have at least {HELD_OUT} rows with a value in {target.name!r}, got {n} rows")
-    classes = target.encode(frame[target.name]) if isinstance(target, ClassTarget) else None
-    return hold_out(classes, n, random_seed)
-
-
-def _compile(problem: _Problem, options: argparse.Namespace) -> Sequential:
-    """The network that the options describe, ready for training."""
+def _compile(data: TrainingSet, options: argparse.Namespace) -> Sequential:
+    """The network that the options describe, ready for training. Its outputs are logits or standardized values."""
     layers: list[Layer] = []
     for units in options.hidden:
         layers.append(Dense(units, activation=options.activation))
         if options.dropout:
             layers.append(Dropout(options.dropout))
-    layers.append(Dense(problem.target.n_out, activation="softmax" if problem.is_classification else "identity"))
-    net = Sequential(layers, input_shape=problem.X.shape[1], seed=options.seed)
+    layers.append(Dense(data.n_out))
+    net = Sequential(layers, input_shape=data.X.shape[1], seed=options.seed)
     optimizer = optimizers.get(options.optimizer)
     with warnings.catch_warnings():
         # the summary reports the device and the reason for it
         warnings.simplefilter("ignore", backend.DeviceFallbackWarning)
         return net.compile(
             optimizer if options.lr is None else type(optimizer)(options.lr),
-            "sparse_categorical_crossentropy" if problem.is_classification else "half_squared_error",
-            ["accuracy" if problem.is_classification else "mean_absolute_error"],
+            "sparse_categorical_crossentropy" if data.classes else "half_squared_error",
+            ["accuracy" if data.classes else "mean_absolute_error"],
             device=options.device,
             precision=options.precision,
             strategy=options.strategy,
         )
 
 
-def _report(problem: _Problem, table: TrainingTable) -> None:
-    """Print the task and the table, and on stderr the rows and columns that are not used."""
-    print(task_line(table.target, problem.description, is_classification=problem.is_classification))
-    print(
-        f"data: {table.source}, {len(problem.training)} training rows, {len(problem.validation)} validation rows, "
-        f"{problem.X.shape[1]} inputs",
-        flush=True,
-    )
-    if problem.n_without_target:
-        print(
-            f"{problem.n_without_target} rows without a value in {table.target!r} are not used{table.missing_targets}",
-            file=sys.stderr,
-        )
-    for note in problem.encoder.notes:
-        print(note, file=sys.stderr)
-
-
 def _fit(
-    net: Sequential, problem: _Problem, options: argparse.Namespace, batch_size: int, epochs: int, best: EarlyStopping
+    net: Sequential, encoded: _Encoded, options: argparse.Namespace, batch_size: int, epochs: int, best: EarlyStopping
 ) -> History:
     """Train, from the checkpoint if there is one to resume from."""
     if options.resume and options.checkpoint.exists():
         print(f"resuming from {options.checkpoint}")
     if not options.resume and process_rank() == 0:
         remove(options.checkpoint)  # --force
+    training, validation = encoded.training, encoded.validation
     try:
         return net.fit(
-            problem.X[problem.training],
-            problem.y[problem.training],
+            training.X,
+            training.y,
+            sample_weight=training.w,
             batch_size=batch_size,
             epochs=epochs,
-            validation_data=(problem.X[problem.validation], problem.y[problem.validation]),
-            callbacks=[best, _progress(problem.target), _Checkpoint(options.checkpoint)],
+            validation_data=(validation.X, validation.y, validation.w)[: 2 if validation.w is None else 3],
+            callbacks=[best, _progress(encoded.scale), _Checkpoint(options.checkpoint)],
             resume=options.checkpoint if options.resume else None,
             verbose=0,
         )
@@ -334,6 +326,35 @@ def _fit(
         if not options.resume and process_rank() == 0:
             remove(options.checkpoint)  # the same command would diverge again
         raise
+
+
+def _as_model(
+    net: Sequential, problem: Problem, encoded: _Encoded, settings: dict[str, Any], options: argparse.Namespace
+) -> tuple[FittedModel, list[str]]:
+    """The model with one network, and its validation scores as lines."""
+    fitted, validation = dict(encoded.fitted), encoded.validation
+    outputs = predict(net, validation.X, classes=validation.classes)
+    loss = float(mean_loss(outputs, validation.y, validation.w))
+    if isinstance(problem.target, ClassTarget):
+        labels, training_y = np.array(problem.target.labels), problem.y[problem.training]
+        lines = scores.of_classes(labels, problem.y_test, outputs, training_y)
+    else:
+        values = np.clip(outputs[:, 0] * fitted["scale"] + fitted["mean"], *fitted["range"])
+        lines = scores.of_numbers(problem.y_test, values)
+        fitted["residual_std"] = fitted["scale"] * math.sqrt(loss)
+    parameters = {
+        "n_networks": 1,
+        "categorical": options.categorical,
+        "dates": options.date,
+        "random_state": options.seed,
+        "device": options.device,
+    }
+    row = {"network": 0, "weight": 1.0, "validation_loss": loss, "fold": 0, **settings}
+    class_name = "TabularClassifier" if validation.classes else "TabularRegressor"
+    model = FittedModel(
+        class_name, parameters, problem.encoder, [net], [1.0], fitted, [row], table_file=problem.table_file
+    )
+    return model, lines
 
 
 class _Checkpoint(ModelCheckpoint):
@@ -351,34 +372,10 @@ class _Checkpoint(ModelCheckpoint):
             self._written_at = time.monotonic()
 
 
-def _progress(target: Target) -> Callback:
+def _progress(scale: float | None) -> Callback:
     """A progress bar in a terminal if tqdm is installed, else one line per epoch; errors in the user's units."""
-    scales = {"mean_absolute_error": target.scale} if isinstance(target, NumericTarget) else {}
+    scales = {} if scale is None else {"mean_absolute_error": scale}
     if sys.stderr.isatty():
         with contextlib.suppress(ImportError):
             return ProgressBar(scales)
     return EpochLogger(scales)
-
-
-def _score(net: Sequential, problem: _Problem) -> str:
-    """The validation accuracy, or R² and the mean absolute error in the user's units."""
-    target, cells = problem.target, problem.validation_cells
-    outputs = target.outputs(net, problem.X[problem.validation])
-    predictions = target.decode(outputs)
-    n = len(predictions)
-    if isinstance(target, ClassTarget):
-        n_correct = int((np.array(target.labels)[target.encode(cells)] == predictions).sum())
-        return f"validation accuracy {n_correct / n:.4f} ({n_correct} of {n} rows correct)"
-    y = target.encode(cells)  # standardized, so that no square overflows or underflows
-    squared_error, variance = float(((y - outputs) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
-    r2 = f"{1 - squared_error / variance:.4f}" if variance else "undefined because all rows are equal"
-    error = np.abs(y - outputs).mean() * target.scale
-    return f"validation R² {r2} (mean absolute error {error:.4g} in {n} rows)"
-
-
-def _write(model: TableModel, figure: Any, files: OutputFiles) -> None:
-    """Write the model and the picture, then remove the checkpoint."""
-    picture = curves.as_png(figure, description_tag(model.source))
-    model.save(files.model)
-    write_bytes(files.picture, picture)
-    remove(files.checkpoint)

@@ -8,13 +8,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..tabular.cells import Cells, Frame, pandas
 from ..tabular.csv_file import STDIN, CsvFile
 from .arguments import UsageError, n_processes
 
-HELD_OUT = 5  # one row in five validates or tests
 BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 
 
@@ -50,22 +47,6 @@ def _load_bundled(options: argparse.Namespace) -> TrainingTable:
     if frame is None:
         frame = _load_from_scikit_learn(options.data)
     return TrainingTable(frame, "target", options.data, f"scikit-learn's {options.data}", bundled=True)
-
-
-def hold_out(classes: np.ndarray | None, n: int, random_seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of n rows in two parts, the second with one row in HELD_OUT, stratified by class if there are any."""
-    order = np.random.default_rng(random_seed).permutation(n)
-    if classes is not None:
-        order = order[np.argsort(classes[order], kind="stable")]
-    is_held_out = np.arange(n) % HELD_OUT == HELD_OUT - 1
-    return np.sort(order[~is_held_out]), np.sort(order[is_held_out])
-
-
-def task_line(target: str, description: str, *, is_classification: bool) -> str:
-    """The first line of a training: the task, and how to change it."""
-    tasks = ("classification", "regression")
-    task, other = tasks if is_classification else tasks[::-1]
-    return f"task: {task} of {target!r} ({description}); change it with --task {other}"
 
 
 def _digits() -> Frame | None:

@@ -1,6 +1,6 @@
 """Export to ONNX: graphs that compute what `predict` returns, for onnxruntime and other readers of the format.
 
-`network`, `classifier`, `regressor` and `table` build a graph, and `write` saves it. Numbers keep the network's dtype;
+`network`, `classifier` and `regressor` build a graph, and `write` saves it. Numbers keep the network's dtype;
 the batch axis is named "N" and has any length.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from .. import activations
 from ..training.files import write_bytes
 from ..training.parameter_arrays import named_arrays
-from . import onnx_layers, onnx_tables
+from . import onnx_layers
 from .model_protocol import Model
 from .onnx_graph import Graph
 
@@ -70,27 +70,6 @@ def regressor(net: Model) -> Graph:
         graph.output("variable", graph.squeeze(a), net.dtype)
     else:
         graph.output("variable", a, net.dtype, n_out)
-    return graph
-
-
-def table(net: Model, encoding: onnx_tables.TableEncoder) -> Graph:
-    """Build a graph with one input (N, 1) per column, named like the column.
-
-    A numeric column is float64, with NaN for missing cells; a categorical one has strings, the empty string for missing
-    cells. Outputs are those of `classifier`, or "variable" (N,), float64, in the target's units. An output with the
-    name of a column gets another one ("label_1").
-
-    Raise ValueError as `network` and `classifier`, and if a column has the empty string as well as missing cells.
-    """
-    graph = Graph(net.dtype)
-    x = onnx_tables.add_inputs(graph, encoding.columns)
-    # encoded in float64, then rounded to float32, as for `predict`
-    a = forward(graph, net, x if net.dtype == np.float32 else graph.cast(x, net.dtype))
-    target = encoding.target
-    if isinstance(target, onnx_tables.ClassTarget):
-        _add_classes(graph, net, a, target.labels)
-    else:
-        onnx_tables.add_values(graph, a, target)
     return graph
 
 

@@ -1,7 +1,7 @@
-"""Tables of numbers and categories: read CSV files, encode their columns for a network, decode its outputs.
+"""Tables of numbers, categories and dates: encode their columns, train networks on them, and predict.
 
-`TableEncoder.from_training_rows` learns the encoding from the training rows. `TableModel` saves it with the network, so
-that predictions take a table as the user has it and return the user's labels and units.
+`TabularClassifier` and `TabularRegressor` take tables of any kind. Files of `gpunn train` contain the same models, and
+the way in which the columns of a CSV file are read.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .encoder import TableEncoder
-from .model import TableModel
-
 if TYPE_CHECKING:
     from .estimators import TabularClassifier, TabularRegressor
 
-__all__ = ["TableEncoder", "TableModel", "TabularClassifier", "TabularRegressor"]
+__all__ = ["TabularClassifier", "TabularRegressor"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("TabularClassifier", "TabularRegressor"):
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(".estimators", __name__), name)

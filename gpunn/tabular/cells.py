@@ -1,4 +1,4 @@
-"""The cells of one column as numbers, strings or missing values. Needs pandas, which is imported on first use."""
+"""The cells of one column of a CSV file as numbers, strings or missing values. Needs pandas, imported on first use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def place(cells: Cells, k: int) -> str:
 
 def as_floats(cells: Cells) -> np.ndarray:
     """A column as float64, NaN for missing cells. ValueError names the first cell that is not a finite number."""
-    x, invalid = floats_where_valid(cells)
+    x: np.ndarray = pandas().to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    invalid = (np.isnan(x) & ~is_missing_number(cells)) | np.isinf(x)
     if invalid.any():
         k, count = int(invalid.argmax()), int(invalid.sum())
         raise ValueError(
@@ -50,58 +51,32 @@ def as_floats(cells: Cells) -> np.ndarray:
     return x
 
 
-def floats_where_valid(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """A column as float64, NaN for other cells, and a mask of the cells that are neither finite numbers nor missing."""
-    pd = pandas()
-    if cells.dtype.kind in "cmM" or isinstance(cells.dtype, (pd.CategoricalDtype, pd.DatetimeTZDtype)):
-        cells = cells.astype(object).map(str, na_action="ignore")
-    x: np.ndarray = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).copy()
-    invalid = (np.isnan(x) & ~is_missing_number(cells)) | np.isinf(x)
-    x[invalid] = np.nan
-    return x, invalid
-
-
-def as_strings(cells: Cells) -> list[str | None]:
-    """A column as strings, None for missing cells. An integer-valued float has no decimal point."""
-    missing = cells.isna().to_numpy()
-    return [None if is_missing else as_string(value) for value, is_missing in zip(cells, missing, strict=True)]
-
-
 def as_string(value: Any) -> str:
-    """One cell as a string without surrounding spaces."""
+    """One cell as a string without surrounding spaces. An integer-valued float has no decimal point."""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         value = int(value)
     return str(value).strip()
 
 
-def is_categorical(cells: Cells) -> bool:
-    """True if a column contains categories, False if it contains numbers or booleans.
+def check_numbers(cells: Cells) -> None:
+    """Raise ValueError for a column of numbers with some text among them, naming the first such cell.
 
-    ValueError if every cell is missing, or if it is a column of numbers with some text in it.
+    Codes such as 1, 2, 3, A are categories, as is text of which at most half is numbers.
     """
-    pd = pandas()
-    if cells.isna().all():
-        raise ValueError(f"column {cells.name!r} has no value in any row: delete the column or fill it")
     if is_numeric(cells):
-        return False
-    if cells.dtype.kind in "cmM" or isinstance(cells.dtype, pd.DatetimeTZDtype):
-        return True
+        return
     present = cells[~is_missing_number(cells)]
-    x = pd.to_numeric(present.astype(object), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    x = pandas().to_numeric(present, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     x = x[~np.isnan(x)]
     if 2 * len(x) <= len(present):
-        return True
-    # codes such as 1, 2, 3, A are categories; measurements with a word among them need correction
+        return
     if (x != np.floor(x)).any() or len(np.unique(x)) > min(MAX_INTEGER_CLASSES, len(present) // 2):
         as_floats(cells)
-        return False
-    return len(x) < len(present)
 
 
 def is_numeric(cells: Cells) -> bool:
     """True if pandas read a column as numbers or booleans."""
-    numeric = pandas().api.types.is_numeric_dtype(cells.dtype) and cells.dtype.kind != "c"
-    return bool(numeric) or has_only_booleans(cells.dropna())
+    return bool(pandas().api.types.is_numeric_dtype(cells.dtype)) or has_only_booleans(cells.dropna())
 
 
 def has_only_booleans(cells: Cells) -> bool:
@@ -109,14 +84,11 @@ def has_only_booleans(cells: Cells) -> bool:
     return {type(value) for value in cells} <= {bool, np.bool_}
 
 
-def mean_and_scale(x: np.ndarray) -> tuple[float, float | None]:
-    """Mean and standard deviation. The deviation is None if it is no larger than rounding errors."""
-    largest = float(np.abs(x).max())
-    if largest == 0:
-        return 0.0, None
-    # scaled first, so that no square overflows or underflows
-    mean, deviation = float((x / largest).mean()), float((x / largest).std())
-    return mean * largest, deviation * largest if deviation > 1e-12 and deviation * largest > 0 else None
+def mean_and_deviation(x: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of x (n,), scaled first, so that no square overflows or underflows."""
+    largest = float(np.abs(x).max()) or 1.0
+    scaled = x / largest
+    return float(scaled.mean()) * largest, float(scaled.std()) * largest
 
 
 def is_missing_number(cells: Cells) -> np.ndarray:

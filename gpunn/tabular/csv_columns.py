@@ -26,12 +26,12 @@ class CsvColumns:
     missing: tuple[str, ...] = MISSING
 
     def read(self, path: str, *, separator: str | None = None, encoding: str | None = None) -> Frame:
-        """Read a CSV file with the same columns. OSError and ValueError as `read_csv`."""
+        """Read a CSV file with the same columns. OSError and ValueError as `CsvFile`."""
         file = CsvFile.open(path, separator=separator, encoding=encoding)
         return self.numbers_in(file.table((*self.as_written, *self.formats), self.missing))
 
     def numbers_in(self, frame: Frame) -> Frame:
-        """The table with numbers in place of the texts of `formats`; other texts in such a column stay."""
+        """The table with the columns of `formats` as `NumberFormat.read` reads them."""
         return frame.assign(**{name: each.read(frame[name]) for name, each in self.formats.items() if name in frame})
 
     def get_config(self) -> dict[str, Any]:

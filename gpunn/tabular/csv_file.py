@@ -27,36 +27,6 @@ GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 _log = logging.getLogger("gpunn")
 
 
-def read_csv(
-    path: str | os.PathLike[str], as_written: tuple[str, ...] = (), missing: tuple[str, ...] = MISSING
-) -> Frame:
-    """Read a CSV file. Its first line names the columns and decides the separator: comma, semicolon, tab or bar.
-
-    Parameters
-    ----------
-    path : str or path
-        The file, in UTF-8, or in UTF-16 with a byte order mark; it may be compressed by gzip. "-" is stdin.
-    as_written : tuple of str
-        Columns whose cells are kept as written. Any other column is text if it contains a cell that is neither a
-        number nor missing.
-    missing : tuple of str
-        Spellings of a missing cell in columns of text. Numeric and boolean columns use MISSING_NUMBERS.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The rows. The index, named "line", has their lines in the file.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        The file is not such a table.
-    """
-    return CsvFile.open(path).table(as_written, missing)
-
-
 @dataclass(frozen=True)
 class CsvFile:
     """The text of a CSV file, and the names in its first line."""
@@ -70,15 +40,23 @@ class CsvFile:
     def open(
         cls, path: str | os.PathLike[str], *, separator: str | None = None, encoding: str | None = None
     ) -> CsvFile:
-        """Read the file. Raises the errors of `read_csv`.
+        """Read the file. Its first line names the columns and decides the separator: comma, semicolon, tab or bar.
 
         Parameters
         ----------
         path : str or path
+            The file, which may be compressed by gzip. "-" is stdin.
         separator : str or None
             The character between two cells; None finds it in the first line.
         encoding : str or None
             The encoding of the text; None is UTF-8, or UTF-16 with a byte order mark.
+
+        Raises
+        ------
+        OSError
+            The file cannot be read.
+        ValueError
+            The file is not such a table.
         """
         name = "stdin" if path == STDIN else os.fspath(path)
         text = _read_text(path, name, encoding)
@@ -94,7 +72,26 @@ class CsvFile:
         return cls(name, text, separator, names)
 
     def table(self, as_written: tuple[str, ...] = (), missing: tuple[str, ...] = MISSING) -> Frame:
-        """The table. Arguments and errors are those of `read_csv`."""
+        """Read the cells.
+
+        Parameters
+        ----------
+        as_written : tuple of str
+            Columns whose cells are kept as written. Any other column is text if it contains a cell that is neither a
+            number nor missing.
+        missing : tuple of str
+            Spellings of a missing cell in columns of text. Numeric and boolean columns use MISSING_NUMBERS.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The rows. The index, named "line", has their lines in the file.
+
+        Raises
+        ------
+        ValueError
+            The file is not such a table.
+        """
         known = [k for k, name in enumerate(self.names) if name in as_written]
         frame = self._read({k: missing if k in known else MISSING_NUMBERS for k in range(len(self.names))}, known)
         # "None" and "NA" are categories in a column of text, but which columns are text is known only now

@@ -9,6 +9,7 @@ import numpy as np
 from ..interchange.onnx_graph import Graph
 from ..validation import finite, nonnegative, positive
 from . import onnx_export, saving
+from .cells import mean_and_deviation
 from .ensemble import TrainedNetwork, TrainingSet
 from .sklearn_bases import ClassifierMixin, RegressorMixin
 from .table import read_table
@@ -182,7 +183,8 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         """
         table = read_table(X)
         table, values, w = weighted_rows(table, values_of(y, table.n_rows), sample_weight)
-        mean, scale = float(values.mean()), float(values.std()) or 1.0
+        mean, deviation = mean_and_deviation(values)
+        scale = deviation or 1.0
         z = ((values - mean) / scale)[:, None]
         members, data = self._train(table, z, 1, w)
         self._mean, self._scale = mean, scale

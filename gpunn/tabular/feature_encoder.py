@@ -154,6 +154,20 @@ class FeatureEncoder:
         return cls(columns, names, _notes(left_out), left_out)
 
 
+@dataclass(frozen=True)
+class EncodedTable(Table):
+    """A table with the encoder that was learned from its rows."""
+
+    encoder: FeatureEncoder = field(kw_only=True)
+
+
+def encoder_of(table: Table, *, categorical: Sequence[str] = (), dates: Sequence[str] = ()) -> FeatureEncoder:
+    """The encoder of an encoded table, and one that is learned now of any other table."""
+    if isinstance(table, EncodedTable):
+        return table.encoder
+    return FeatureEncoder.fit(table, categorical=categorical, dates=dates)
+
+
 def _kind(cells: Cells, categorical: bool, is_date: bool) -> Cells:
     """The column as the user or its cells say."""
     if categorical and cells.kind != "text":

@@ -6,11 +6,10 @@ import math
 import re
 from dataclasses import dataclass
 
-from .cells import MISSING_NUMBERS, Cells, as_floats, is_numeric, pandas, place
+from .cells import MISSING_NUMBERS, Cells, is_numeric, pandas, place
 from .table import shown
 
 SAMPLE = 1000  # if none of the first cells is a number, the column is text
-UNREAD = "not a number"
 CURRENCIES = "$¢£¤¥" + "".join(map(chr, range(0x20A0, 0x20C1)))  # the block of currency signs begins at U+20A0
 # spaces within numbers are often no-break spaces, which many fonts show as plain ones
 PLAIN = str.maketrans({"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2019": "'", "\u2212": "-"})
@@ -50,20 +49,23 @@ class NumberFormat:
         return f"a decimal {mark}" + (f" and {self.unit}" if self.unit else "")
 
     def read(self, cells: Cells) -> Cells:
-        """A column with its texts as numbers. A text that is neither such a number nor missing becomes UNREAD."""
-        return cells.astype(object).map(self._read, na_action="ignore")
+        """A column of such texts as floats, NaN for missing cells.
 
-    def numbers(self, cells: Cells) -> Cells:
-        """A column of such numbers as floats, NaN for missing cells."""
-        return pandas().Series(as_floats(self.read(cells)), index=cells.index, name=cells.name)
+        If a cell is neither, the column consists of texts: numbers as `float` reads them, and a note instead of the
+        text that is none.
+        """
+        found = cells.astype(object).map(self._read, na_action="ignore")
+        is_text = any(isinstance(cell, str) for cell in found)
+        return found.map(str, na_action="ignore") if is_text else found.astype(float)
 
     def _read(self, cell: object) -> object:
-        if not isinstance(cell, str) or cell.strip() in MISSING_NUMBERS:
-            return cell
-        number, unit = _read(cell, self.decimal)
+        text = str(cell).strip()
+        if text in MISSING_NUMBERS:
+            return math.nan
+        number, unit = _read(text, self.decimal)
         # 37 without its percent sign may be 0.37 or 37
         has_unit = unit == self.unit or (not unit and self.unit != "%")
-        return number if number is not None and has_unit else UNREAD
+        return number if number is not None and has_unit else f"{text} (not a number with {self})"
 
 
 def find_format(cells: Cells, decimal: str | None = None) -> NumberFormat | None:
@@ -77,7 +79,7 @@ def find_format(cells: Cells, decimal: str | None = None) -> NumberFormat | None
         for decimal in ([decimal] if decimal else PATTERNS)
         if (found := _common_format(texts, decimal)) is not None
     ]
-    if len(formats) == 2 and not formats[0].numbers(cells).equals(formats[1].numbers(cells)):
+    if len(formats) == 2 and not formats[0].read(cells).equals(formats[1].read(cells)):
         return None
     return formats[0] if formats else None
 

@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..model import Sequential
+from ..training import checkpoint
 from ..training.checkpoint import CheckpointError
+from .feature_encoder import FeatureEncoder
 
 LABEL_KINDS = "biufU"  # NumPy's kinds of labels that a file can contain
 
 
-def to_tensors(
-    model: Any, parameters: Mapping[str, Any], fitted: Mapping[str, Any]
-) -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays and the metadata of a fitted model's file.
+@dataclass(frozen=True)
+class FittedModel:
+    """A fitted `TabularClassifier` or `TabularRegressor`, without the class: `gpunn train` imports no scikit-learn.
 
-    Parameters
-    ----------
-    model : TabularClassifier or TabularRegressor
-    parameters : dict
-        Its parameters, as JSON data.
-    fitted : dict
-        Its fitted numbers, as JSON data.
+    class_name   of the estimator
+    parameters   of the estimator, as JSON data
+    encoder      of the columns
+    networks     the networks with a weight
+    weights      (k,) of the networks, which sum to 1
+    target       the fitted facts of the target, as JSON data
+    leaderboard  all trained networks
+    named        True if the training table has names
+    table_file   of `gpunn train`: the target's name, and how its file is read
     """
-    tensors: dict[str, np.ndarray] = {}
-    members = []
-    for k, (net, weight) in enumerate(zip(model._networks, model._weights, strict=True)):
-        arrays, description = net.to_tensors()
-        tensors |= {f"{k}.{name}": array for name, array in arrays.items()}
-        members.append({"net": description | {"compiled": None}, "weight": float(weight)})
-    metadata = {
-        "kind": "tabular",
-        "class": type(model).__name__,
-        "parameters": dict(parameters),
-        "fitted": dict(fitted),
-        "named": hasattr(model, "feature_names_in_"),
-        "encoder": model._encoder.get_config(),
-        "leaderboard": model.leaderboard_,
-        "table_file": model.table_file,
-        "members": members,
-    }
-    return tensors, metadata
+
+    class_name: str
+    parameters: Mapping[str, Any]
+    encoder: FeatureEncoder
+    networks: Sequence[Sequential]
+    weights: Sequence[float]
+    target: Mapping[str, Any]
+    leaderboard: list[dict[str, Any]]
+    named: bool = True
+    table_file: dict[str, Any] | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a safetensors file, atomically."""
+        tensors: dict[str, np.ndarray] = {}
+        members = []
+        for k, (net, weight) in enumerate(zip(self.networks, self.weights, strict=True)):
+            arrays, description = net.to_tensors()
+            tensors |= {f"{k}.{name}": array for name, array in arrays.items()}
+            members.append({"net": description | {"compiled": None}, "weight": float(weight)})
+        metadata = {
+            "kind": "tabular",
+            "class": self.class_name,
+            "parameters": dict(self.parameters),
+            "fitted": dict(self.target),
+            "named": self.named,
+            "encoder": self.encoder.get_config(),
+            "leaderboard": self.leaderboard,
+            "table_file": self.table_file,
+            "members": members,
+        }
+        checkpoint.write(path, tensors, metadata)
 
 
 def networks(

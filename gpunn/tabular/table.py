@@ -49,20 +49,6 @@ class Cells:
         """The cells of some rows."""
         return Cells(self.name, self.kind, self.values[rows], self.rows[rows], self.place)
 
-    def followed_by(self, other: Cells) -> Cells:
-        """These cells and then those of another column of the same kind."""
-        kind = self.kind if not self.missing.all() else other.kind
-        values = [each.values if each.kind == kind else each._as_missing(kind) for each in (self, other)]
-        return Cells(self.name, kind, np.concatenate(values), np.concatenate([self.rows, other.rows]), self.place)
-
-    def _as_missing(self, kind: Kind) -> np.ndarray:
-        """Missing cells of another kind. TypeError if a cell is not missing."""
-        if not self.missing.all():
-            raise TypeError(f"column {self.name!r} must contain cells of one kind, got {kind} and {self.kind}")
-        if kind == "text":
-            return np.array([None] * len(self), dtype=object)
-        return np.full(len(self), "NaT", dtype=DATE) if kind == "date" else np.full(len(self), np.nan)
-
     def where(self, k: int) -> str:
         """The place of cell k for a message."""
         return f"{self.place} {self.rows[k]}"

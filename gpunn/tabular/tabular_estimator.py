@@ -14,14 +14,14 @@ import numpy as np
 
 from ..interchange.onnx_graph import Graph
 from ..model import Sequential
-from ..training import checkpoint
 from ..training.checkpoint import CheckpointError
 from ..training.fit import thread_limit
 from ..training.interrupts import run_concurrently
 from ..validation import positive, positive_integer, scalar
 from . import ensemble, onnx_export, saving
 from .ensemble import TrainedNetwork, TrainingSet
-from .feature_encoder import FeatureEncoder
+from .csv_columns import CsvColumns
+from .feature_encoder import FeatureEncoder, encoder_of
 from .progress import Progress
 from .selection import mean_loss
 from .settings import N_NETWORKS
@@ -94,7 +94,7 @@ class TabularEstimator(BaseEstimator):
                 f"{type(self).__name__} needs at least 2 samples of positive weight, one to train and one to validate, "
                 f"got n_samples = {table.n_rows}"
             )
-        encoder = FeatureEncoder.fit(table, categorical=self.categorical, dates=self.dates)
+        encoder = encoder_of(table, categorical=self.categorical, dates=self.dates)
         encoded, _ = encoder.encode(table)
         n_networks = _within_limit(n_networks, encoded)
         n_folds = min(N_FOLDS, n_networks, table.n_rows) if table.n_rows <= MAX_ROWS_FOR_FOLDS else 1
@@ -257,8 +257,17 @@ class TabularEstimator(BaseEstimator):
                 f"random_state must be an integer or None to be saved, got {parameters['random_state']!r}: "
                 "set_params(random_state=None) does not change the fitted model"
             )
-        tensors, metadata = saving.to_tensors(self, parameters, self._fitted_config())
-        checkpoint.write(path, tensors, metadata)
+        saving.FittedModel(
+            type(self).__name__,
+            parameters,
+            self._encoder,
+            self._networks,
+            self._weights,
+            self._fitted_config(),
+            self.leaderboard_,
+            named=hasattr(self, "feature_names_in_"),
+            table_file=self.table_file,
+        ).save(path)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the encoding of the table and the networks as one ONNX graph, atomically.
@@ -295,6 +304,8 @@ class TabularEstimator(BaseEstimator):
         try:
             encoder = FeatureEncoder.from_config(metadata["encoder"])
             n_out = model._restore(metadata["fitted"])
+            if metadata["table_file"] is not None:
+                CsvColumns.from_config(metadata["table_file"]["csv"])
             model._networks, model._weights = saving.networks(tensors, metadata, encoder.width, n_out, device)
         except CheckpointError:
             raise

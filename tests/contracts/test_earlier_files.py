@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.messages import naming
 
 import gpunn
+from gpunn.training import checkpoint
 
 FOLDER = ROOT / "tests" / "files" / "earlier"
 X = np.random.default_rng(0).normal(size=(60, 5))  # the training rows of the stored models
@@ -40,13 +42,7 @@ def test_an_estimator(tmp_path, name):
             assert estimator.loss_curve_ == expected["loss_curve"]
 
 
-@pytest.mark.parametrize("name", ["table2", "table3"])
-def test_a_table_model(tmp_path, name):
-    pandas = pytest.importorskip("pandas")
-    rows, expected = pandas.DataFrame(EXPECTED[name]["rows"]), EXPECTED[name]["predicted"]
-    for model in reopened(name, tmp_path):
-        predicted = model.predict(rows)
-        if isinstance(expected[0], str):
-            assert predicted.tolist() == expected
-        else:
-            np.testing.assert_allclose(predicted, expected, rtol=1e-5)
+def test_a_single_network_of_an_earlier_command_is_trained_again(tmp_path):
+    checkpoint.write(tmp_path / "m.safetensors", {}, {"kind": "table", "net": {}, "table": {}})
+    with pytest.raises(gpunn.CheckpointError, match=naming("m.safetensors", "earlier version", "train the model again")):
+        gpunn.load(tmp_path / "m.safetensors")

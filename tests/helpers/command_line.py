@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from gpunn.tabular.cells import pandas
+from gpunn.training import checkpoint
 
 from . import ROOT
 
@@ -31,3 +32,8 @@ def gpunn_process(*arguments, check=True):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
     assert done.returncode == 0 or not check, done.stderr
     return done
+
+
+def arrays_in(path):
+    """The arrays of a model's file."""
+    return checkpoint.read(path)[0]

@@ -1,15 +1,11 @@
-"""Tables for the tests of this folder."""
+"""Tables in CSV files, for the tests of `gpunn.tabular`."""
 
-import numpy as np
-
-from gpunn.tabular import TableEncoder
-from gpunn.tabular.targets import infer_target
+from gpunn.tabular.csv_columns import CsvColumns
 
 
-def encoder_of(frame, target="y", rows=None, task="auto"):
-    """The encoder of a table, learned from all rows unless `rows` names some."""
-    learned, _ = infer_target(frame[target], task)
-    return TableEncoder.from_training_rows(frame, learned, np.arange(len(frame)) if rows is None else np.array(rows))
+def read_csv(path, *as_written):
+    """The table in a CSV file, with the cells of some columns as written."""
+    return CsvColumns(as_written).read(path)
 
 
 def written(folder, text, name="table.csv"):

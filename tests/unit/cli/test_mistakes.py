@@ -37,7 +37,10 @@ MISTAKES = {
     "text": (["train", "text.csv", "--target", "y"], naming("column 'x'", "line 4", "'abc'")),
     "text target": (["train", "words.csv", "--target", "y", "--task", "regression"], naming("column 'y'", "numbers")),
     "all missing": (["train", "missing.csv", "--target", "y"], naming("no column", "'x'", "no value")),
-    "all missing for a network": (["train", "missing.csv", "--target", "y", *QUICK], naming("column 'x'", "no value")),
+    "all missing for a network": (
+        ["train", "missing.csv", "--target", "y", *QUICK],
+        naming("no column", "'x'", "no value"),
+    ),
     "target missing": (["train", "missing.csv", "--target", "x"], naming("column 'x'", "no value")),
     "target alone": (["train", "alone.csv", "--target", "y"], naming("'y'", "no column")),
     "activation": (["train", "good.csv", "--target", "y", "--activation", "rleu", "--hidden", "8"], "'rleu'"),
@@ -53,6 +56,15 @@ MISTAKES = {
         ["train", "good.csv", "--target", "y", "--networks", "3", *QUICK],
         naming("--networks", "--hidden"),
     ),
+    "test rows of one": (
+        ["train", "good.csv", "--target", "y", "--test", "good.csv", *QUICK],
+        naming("--test", "--hidden"),
+    ),
+    "class weights of numbers": (
+        ["train", "good.csv", "--target", "y", "--class-weight", "balanced", *QUICK],
+        naming("--class-weight", "'y'"),
+    ),
+    "drop for a network": (["train", "good.csv", "--target", "y", "--drop", "z", *QUICK], naming("--drop", "'z'")),
     "drop": (["train", "good.csv", "--target", "y", "--drop", "z"], naming("--drop", "'z'")),
     "drop the target": (["train", "good.csv", "--target", "y", "--drop", "y"], naming("--drop", "'y'")),
     "date": (["train", "good.csv", "--target", "y", "--date", "x"], naming("column 'x'", "dates")),
@@ -97,10 +109,13 @@ MISTAKES = {
         ["predict", "model.safetensors", "words.csv"],
         naming("table", "lacks", "column 'x'"),
     ),
-    "predict: too far": (
-        ["predict", "model.safetensors", "far.csv"],
-        naming("column 'x'", "1e+45", "line 4"),
+    "predict: text": (
+        ["predict", "model.safetensors", "wrong.csv"],
+        naming("column 'x'", "numbers", "'abc'", "line 2"),
     ),
+    "evaluate: text": (["evaluate", "model.safetensors", "wrong.csv"], naming("column 'y'", "'low'", "line 2")),
+    "predict: keep": (["predict", "model.safetensors", "good.csv", "--keep", "z"], naming("--keep", "'z'")),
+    "predict: probabilities": (["predict", "model.safetensors", "good.csv", "--proba"], naming("--proba", "numbers")),
     "infinite class": (
         ["train", "infinite.csv", "--target", "y", "--task", "classification"],
         naming("column 'y'", "line 4", "'inf'"),
@@ -144,7 +159,7 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(run, folder, m
         "words": "z,y\n" + "1,low\n2,high\n" * 6,
         "missing": "x,y\n" + ",1\n,2\n,3\n,4\n,5\n" * 2,
         "infinite": "x,y\n" + "".join(f"{k},{[0.5, 1.5, 'inf'][k % 3]}\n" for k in range(10)),
-        "far": "x\n1\n2\n1e45\n4\n",
+        "wrong": "x,y\nabc,low\nde,high\n",
         "huge": "x,y\n" + "1,1e308\n2,-1e308\n3,1e308\n4,-1e308\n5,1e308\n" * 2,
         "long": "x,y\n" + "".join(f"{k / 2},{long if k % 5 == 2 else 'ab'[k % 2]}\n" for k in range(10)),
         "alone": "y\n" + "1.5\n2.5\n3\n4\n5\n" * 2,

@@ -6,9 +6,10 @@ import re
 
 import pytest
 from helpers.messages import naming
-from helpers.tables import encoder_of, written
+from helpers.tables import read_csv, written
 
-from gpunn.tabular.csv_file import CsvFile, read_csv
+from gpunn.tabular.cells import check_numbers
+from gpunn.tabular.csv_file import CsvFile
 
 pd = pytest.importorskip("pandas")
 
@@ -50,14 +51,14 @@ def test_spellings_of_missing_numbers_are_text_in_categorical_columns(tmp_path, 
     assert frame["d"].isna().tolist() == [False] * 4 + [True] and frame["d"].tolist()[0] == word
     assert CsvFile.open(tmp_path / "table.csv").column("c").tolist() == ["red", word, "", "?", "red"]
     # in a prediction the categorical columns are known from training
-    frame = read_csv(written(tmp_path, f"c\n{word}\n{word}\n"), ("c",))
+    frame = read_csv(written(tmp_path, f"c\n{word}\n{word}\n"), "c")
     assert frame["c"].tolist() == [word, word]
 
 
 def test_the_error_names_the_invalid_cell_rather_than_a_missing_one(tmp_path):
     frame = read_csv(written(tmp_path, "x,y\nNA,1.5\n1.5,2.5\n2.5,3.5\nabc,4.5\n3.5,5.5\n"))
     with pytest.raises(ValueError, match=naming("column 'x'", "line 5", "'abc'")):
-        encoder_of(frame)
+        check_numbers(frame["x"])
 
 
 def test_an_empty_line_is_a_missing_cell_if_there_is_one_column(tmp_path):
@@ -71,7 +72,7 @@ def test_columns_without_a_name_are_reported_unless_they_number_the_rows(tmp_pat
 
 
 def test_categorical_cells_are_read_as_written(tmp_path):
-    frame = read_csv(written(tmp_path, "code,x\n01,2\n1.0,3\n"), ("code",))
+    frame = read_csv(written(tmp_path, "code,x\n01,2\n1.0,3\n"), "code")
     assert frame["code"].tolist() == ["01", "1.0"] and frame["x"].tolist() == [2, 3]
 
 

@@ -1,15 +1,17 @@
 """Numbers with decimal comma, thousands separators and units: found in training, read alike in predictions."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 from helpers.messages import naming
-from helpers.tables import encoder_of, written
+from helpers.tables import read_csv, written
 
-from gpunn.tabular import TableEncoder
-from gpunn.tabular.csv_file import read_csv
+from gpunn.tabular.csv_columns import CsvColumns, find_formats
+from gpunn.tabular.feature_encoder import FeatureEncoder
 from gpunn.tabular.number_formats import NumberFormat, find_format
+from gpunn.tabular.table import read_table
 from gpunn.tabular.targets import ClassTarget, NumericTarget, drop_missing_targets, infer_target
 
 pd = pytest.importorskip("pandas")
@@ -33,7 +35,7 @@ def test_columns_in_one_format_are_read(name):
     texts, number_format, numbers = READ[name]
     cells = pd.Series([*texts, None, "?"])
     assert find_format(cells) == number_format
-    np.testing.assert_array_equal(number_format.numbers(cells), [*numbers, np.nan, np.nan])
+    np.testing.assert_array_equal(number_format.read(cells), [*numbers, np.nan, np.nan])
 
 
 @pytest.mark.parametrize(
@@ -58,35 +60,36 @@ def test_other_columns_are_not_read(texts):
     assert find_format(pd.Series(texts, dtype=object)) is None
 
 
-def table(**columns):
-    return pd.DataFrame({**columns, "y": np.arange(len(next(iter(columns.values())))) + 0.5})
-
-
 def test_predictions_read_the_format_of_the_training_table(tmp_path):
     lines = [f"{k},5;€ 1.{k:03d},50;{k % 7}%;{k / 2}" for k in range(100, 140)]
-    encoder = encoder_of(read_csv(written(tmp_path, "\n".join(["a;b;c;y", *lines]))))
-    assert encoder.notes == [
+    frame = read_csv(written(tmp_path, "\n".join(["a;b;c;y", *lines])))
+    formats, notes = find_formats(frame, ["a", "b", "c", "y"])
+    assert notes == [
         "read as numbers with a decimal comma: 'a'",
         "read as numbers with a decimal comma and €: 'b'",
         "read as numbers with a decimal point and %: 'c'",
+        "read with a decimal point, so that 1.234 is less than 2: 'y'",
     ]
-    encoder = TableEncoder.from_config(encoder.get_config())
+    encoder = FeatureEncoder.fit(read_table(CsvColumns(formats=formats).numbers_in(frame)[["a", "b", "c"]]))
+    csv = CsvColumns.from_config(json.loads(json.dumps(CsvColumns(formats=formats).get_config())))
     # 1.100 is 1.1 elsewhere; without a currency sign a number is clear, without a percent sign it is not
     path = written(tmp_path, "a;b;c\n1.100;1.100;3%\n100,5;€ 1.100,50;NA\n100.5;$5;0.03\n")
-    X, notes = encoder.encode(read_csv(path, encoder.as_written))
-    plain = pd.DataFrame({"a": [1100, 100.5, np.nan], "b": [1100, 1100.5, np.nan], "c": [3, np.nan, np.nan]})
-    assert X.tolist() == encoder.encode(plain)[0].tolist()
-    assert [note[:40] for note in notes if "not numbers" in note] == [
-        "column 'a': 1 of 3 cells are not numbers",
-        "column 'b': 1 of 3 cells are not numbers",
-        "column 'c': 1 of 3 cells are not numbers",
+    X, notes = encoder.encode(read_table(csv.read(path)))
+    plain = {"a": [1100, 100.5, None], "b": [1100, 1100.5, None], "c": [3, None, None]}
+    np.testing.assert_array_equal(X, encoder.encode(read_table(plain))[0])
+    assert [note[: note.index(";")] for note in notes if "not numbers" in note] == [
+        "column 'a': 1 of 3 cells are not numbers, the first is '100.5 (not a number with a decimal comma)' in line 4",
+        "column 'b': 1 of 3 cells are not numbers, the first is '$5 (not a number with a decimal comma and €)' in line 4",
+        "column 'c': 1 of 3 cells are not numbers, the first is '0.03 (not a number with a decimal point and %)' in "
+        "line 4",
     ]
 
 
 def test_decimal_points_next_to_decimal_commas_are_reported():
-    frame = table(a=["0,5", "1,5"], b=[1.234, 950.0], c=[1.0, np.nan])
-    assert encoder_of(frame).notes[1:] == ["read with a decimal point, so that 1.234 is less than 2: 'b'"]
-    assert encoder_of(frame[["b", "c", "y"]]).notes == []
+    frame = pd.DataFrame({"a": ["0,5", "1,5"], "b": [1.234, 950.0], "c": [1.0, np.nan]})
+    notes = find_formats(frame, ["a", "b", "c"])[1]
+    assert notes[1:] == ["read with a decimal point, so that 1.234 is less than 2: 'b'"]
+    assert find_formats(frame, ["b", "c"])[1] == []
 
 
 @pytest.mark.parametrize(
@@ -98,18 +101,14 @@ def test_decimal_points_next_to_decimal_commas_are_reported():
     ],
 )
 def test_text_that_looks_like_numbers_is_reported_with_a_remedy(cells, parts):
-    encoder = encoder_of(table(a=cells, x=range(len(cells))))
-    assert [column.name for column in encoder.columns] == ["x"]
-    (note,) = encoder.notes
-    assert re.search(naming("column 'a'", "looks like numbers", *parts), note)
-    repeated = encoder_of(table(a=cells * 3, x=range(3 * len(cells))))
-    assert "column 'a' is a column of text: it looks like numbers" in repeated.notes[0]
+    formats, (note,) = find_formats(pd.DataFrame({"a": cells}), ["a"])
+    assert formats == {} and re.search(naming("column 'a'", "looks like numbers", *parts), note)
     with pytest.raises(ValueError, match=naming("column 'a'", "looks like numbers", *parts)):
         infer_target(pd.Series(cells, name="a"))
 
 
 def test_codes_with_letters_do_not_look_like_numbers():
-    assert encoder_of(table(code=["1", "2", "3", "A"] * 9)).notes == []
+    assert find_formats(pd.DataFrame({"code": ["1", "2", "3", "A"] * 9}), ["code"]) == ({}, [])
 
 
 def test_targets_in_a_format_are_numbers_or_classes_as_they_are_written():
@@ -117,9 +116,9 @@ def test_targets_in_a_format_are_numbers_or_classes_as_they_are_written():
     frame, dropped = drop_missing_targets(prices.to_frame(), "y")
     target, description = infer_target(frame["y"])
     assert dropped == 1 and description == "numbers with a decimal comma and €, 40 distinct values"
-    assert isinstance(target, NumericTarget) and target.mean == pytest.approx(20)
-    np.testing.assert_allclose(target.decode(target.encode(frame["y"]))[:2], [0.5, 1.5])
+    assert target == NumericTarget("y", NumberFormat(",", "€"))
+    assert target.read(target.number_format.read(frame["y"]))[:2].tolist() == [0.5, 1.5]
     grades = pd.Series(["10%", "20%"] * 20, name="y")
-    assert infer_target(grades)[0] == ClassTarget("y", ("10%", "20%"), "text")
-    assert infer_target(grades, "regression")[0] == NumericTarget("y", 15, 5, NumberFormat(".", "%"))
+    assert infer_target(grades)[0] == ClassTarget("y", ("10%", "20%"))
+    assert infer_target(grades, "regression")[0] == NumericTarget("y", NumberFormat(".", "%"))
     assert infer_target(prices[:8].repeat(5), "classification")[0].labels[0] == "0,50 €"

@@ -10,7 +10,7 @@ from helpers.tabular_cases import LABELS, TABLE, VALUES, N, classifier, regresso
 
 from gpunn.tabular import features, onnx_export
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 from onnx.reference import ReferenceEvaluator
 
 START = datetime.datetime(1999, 11, 28)
@@ -104,3 +104,18 @@ def test_empty_texts_and_missing_cells_cannot_be_exported_together(tmp_path):
 def test_a_model_is_fitted_before_it_is_exported(tmp_path):
     with pytest.raises(ValueError, match="not fitted"):
         classifier().export(tmp_path / "m.onnx")
+
+
+def test_column_names_that_clash_with_graph_names(tmp_path):
+    """Inputs keep the columns' names, and outputs and nodes get others. The batch axis has any length."""
+    names = ["label", "probabilities", "layers.0.W", "Concat", "label.IsNaN", "X", "N", "ö ä.1"]
+    table = dict(zip(names, np.random.default_rng(1).normal(size=(len(names), N)), strict=True))
+    model = classifier().fit(table, LABELS)
+    model.export(tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert [x.name for x in graph.input] == names and [x.name for x in graph.output] == ["label_1", "probabilities_1"]
+    assert {x.doc_string for x in graph.input} == {"a number; NaN if missing"}
+    for value in (*graph.input, *graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_param == "N"
+    label, _ = interpreter(tmp_path / "m.onnx")(fed(model, table))
+    assert label.tolist() == model.predict(table).tolist()

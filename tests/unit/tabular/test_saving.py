@@ -130,6 +130,9 @@ def contents(tmp_path_factory):
 C, R = "TabularClassifier", "TabularRegressor"
 
 
+CSV = {"as_written": [], "formats": {}, "missing": ["", "?"]}
+
+
 def first(metadata):
     return metadata["encoder"]["columns"][0]
 
@@ -176,6 +179,13 @@ FORGED = {
     "no arrays": (C, lambda t, m: t.clear()),
     "an array less": (R, lambda t, m: t.pop(next(iter(t)))),
     "no leaderboard": (C, lambda t, m: m.pop("leaderboard")),
+    "a reading of its file that is none": (C, lambda t, m: m.update(table_file={})),
+    "columns as written that are a number": (C, lambda t, m: m.update(table_file={"csv": CSV | {"as_written": 3}})),
+    "missing cells that are a number": (C, lambda t, m: m.update(table_file={"csv": CSV | {"missing": 3}})),
+    "a number format that is none": (
+        R,
+        lambda t, m: m.update(table_file={"csv": CSV | {"formats": {"size": {"decimal": ";"}}}}),
+    ),
 }
 
 
