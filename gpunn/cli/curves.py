@@ -17,9 +17,7 @@ def new_figure() -> Any:
     return Figure(figsize=(9, 3.6), layout="constrained")
 
 
-def draw(
-    figure: Any, history: History, target: str, scale: float | None, title: str, *, has_dropout: bool
-) -> None:
+def draw(figure: Any, history: History, target: str, scale: float | None, title: str, *, has_dropout: bool) -> None:
     """Draw the loss and the metric of the training and the validation rows over the epochs.
 
     `scale` is the unit of a numeric target, None for classes.

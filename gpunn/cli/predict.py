@@ -67,7 +67,9 @@ def load_model(options: argparse.Namespace) -> TabularEstimator:
     """The model that the command line names. UsageError for another file than that of `gpunn train`."""
     model = load(options.model, device=options.device)
     if getattr(model, "table_file", None) is None:
-        raise UsageError(f"{options.model} must be a model file of `gpunn train`, got one without the columns of a table")
+        raise UsageError(
+            f"{options.model} must be a model file of `gpunn train`, got one without the columns of a table"
+        )
     found: TabularEstimator = model
     return found
 

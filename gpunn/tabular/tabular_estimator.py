@@ -19,8 +19,8 @@ from ..training.fit import thread_limit
 from ..training.interrupts import run_concurrently
 from ..validation import positive, positive_integer, scalar
 from . import ensemble, onnx_export, saving
-from .ensemble import TrainedNetwork, TrainingSet
 from .csv_columns import CsvColumns
+from .ensemble import TrainedNetwork, TrainingSet
 from .feature_encoder import FeatureEncoder, encoder_of
 from .progress import Progress
 from .selection import mean_loss

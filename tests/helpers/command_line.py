@@ -35,5 +35,5 @@ def gpunn_process(*arguments, check=True):
 
 
 def arrays_in(path):
-    """The arrays of a model's file."""
-    return checkpoint.read(path)[0]
+    """The arrays of a model's file by name, sorted."""
+    return dict(sorted(checkpoint.read(path)[0].items()))

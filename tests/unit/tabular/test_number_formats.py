@@ -79,7 +79,8 @@ def test_predictions_read_the_format_of_the_training_table(tmp_path):
     np.testing.assert_array_equal(X, encoder.encode(read_table(plain))[0])
     assert [note[: note.index(";")] for note in notes if "not numbers" in note] == [
         "column 'a': 1 of 3 cells are not numbers, the first is '100.5 (not a number with a decimal comma)' in line 4",
-        "column 'b': 1 of 3 cells are not numbers, the first is '$5 (not a number with a decimal comma and €)' in line 4",
+        "column 'b': 1 of 3 cells are not numbers, the first is '$5 (not a number with a decimal comma and €)' in "
+        "line 4",
         "column 'c': 1 of 3 cells are not numbers, the first is '0.03 (not a number with a decimal point and %)' in "
         "line 4",
     ]

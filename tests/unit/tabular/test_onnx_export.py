@@ -10,7 +10,8 @@ from helpers.tabular_cases import LABELS, TABLE, VALUES, N, classifier, regresso
 
 from gpunn.tabular import features, onnx_export
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
+import onnx
 from onnx.reference import ReferenceEvaluator
 
 START = datetime.datetime(1999, 11, 28)
