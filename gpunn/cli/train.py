@@ -20,6 +20,7 @@ from ..tabular.cells import mean_and_deviation
 from ..tabular.ensemble import TrainingSet, predict
 from ..tabular.saving import FittedModel, labels_to_config
 from ..tabular.selection import mean_loss
+from ..tabular.table import Table
 from ..tabular.targets import ClassTarget
 from ..training import DivergenceError, History
 from ..training.callbacks import Callback, EarlyStopping, EpochLogger, ModelCheckpoint, ProgressBar
@@ -260,22 +261,24 @@ def _run_single(options: argparse.Namespace) -> int:
 
 def _encode(problem: Problem) -> _Encoded:
     """Encode inputs and targets. Numbers are standardized by mean and deviation of the training rows."""
-    parts = (problem.y[problem.training], problem.y_test)
+    y = problem.y[problem.training]
+    fitted: dict[str, Any]
+    if isinstance(problem.target, ClassTarget):
+        fitted = {"classes": labels_to_config(np.array(problem.target.labels))}
+    else:
+        mean, deviation = mean_and_deviation(y)
+        fitted = {"mean": mean, "scale": deviation or 1.0, "range": [float(y.min()), float(y.max())]}
+    training = _encode_rows(problem, problem.table.take(problem.training), y, fitted)
+    return _Encoded(training, _encode_rows(problem, problem.test, problem.y_test, fitted), fitted)
+
+
+def _encode_rows(problem: Problem, table: Table, y: np.ndarray, fitted: dict[str, Any]) -> TrainingSet:
+    """Inputs, targets and weights of some rows as arrays."""
+    X, w = problem.encoder.encode(table)[0], problem.sample_weight(y)
     if isinstance(problem.target, ClassTarget):
         labels = np.array(problem.target.labels)
-        fitted, n_out = {"classes": labels_to_config(labels)}, len(labels)
-        targets = [np.searchsorted(labels, y).astype(np.int32) for y in parts]
-    else:
-        mean, deviation = mean_and_deviation(parts[0])
-        scale = deviation or 1.0
-        fitted, n_out = {"mean": mean, "scale": scale, "range": [float(parts[0].min()), float(parts[0].max())]}, 1
-        targets = [((y - mean) / scale)[:, None] for y in parts]
-    tables = (problem.table.take(problem.training), problem.test)
-    training, validation = (
-        TrainingSet(problem.encoder.encode(table)[0], z, problem.sample_weight(y), n_out)
-        for table, z, y in zip(tables, targets, parts, strict=True)
-    )
-    return _Encoded(training, validation, fitted)
+        return TrainingSet(X, np.searchsorted(labels, y).astype(np.int32), w, len(labels))
+    return TrainingSet(X, ((y - fitted["mean"]) / fitted["scale"])[:, None], w, 1)
 
 
 def _compile(data: TrainingSet, options: argparse.Namespace) -> Sequential:

@@ -262,7 +262,7 @@ class TabularEstimator(BaseEstimator):
             parameters,
             self._encoder,
             self._networks,
-            self._weights,
+            self._weights.tolist(),
             self._fitted_config(),
             self.leaderboard_,
             named=hasattr(self, "feature_names_in_"),
