@@ -12,7 +12,7 @@ import numpy as np
 
 from ..tabular.csv_file import STDIN
 from ..training import checkpoint
-from ..training.resume import model_tensors
+from ..training.resume import read_callback_state
 from .arguments import UsageError
 from .training_table import TrainingTable
 
@@ -102,11 +102,11 @@ def _was_written_for(path: Path, source: str) -> bool:
 
 
 def _has_weights_of(model: Path, saved: Path) -> bool:
-    """True if the model has the checkpoint's weights: a run was killed before it removed the checkpoint."""
+    """True if the model has the best weights of the checkpoint: a run was killed before it removed the checkpoint."""
     try:
-        weights = checkpoint.read(model)[0]
-        arrays = model_tensors(*checkpoint.read(saved))
-    except (OSError, ValueError):
+        arrays = checkpoint.read(model)[0].values()
+        best = (read_callback_state(saved, "EarlyStopping") or {})["best_theta"]
+        weights = np.concatenate([array.ravel() for array in arrays])
+    except (OSError, ValueError, KeyError):
         return False
-    last = {f"0.{name}": array for name, array in arrays.items()}  # a model has several networks
-    return weights.keys() == last.keys() and all(np.array_equal(weights[name], last[name]) for name in last)
+    return np.array_equal(np.sort(weights), np.sort(np.asarray(best)))  # the model's arrays have another order

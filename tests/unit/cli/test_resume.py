@@ -78,10 +78,12 @@ def test_resume_equals_an_uninterrupted_run(run, interrupted, table, folder, cap
 
 
 @pytest.mark.parametrize("killed_before", ["the picture", "the removal of the checkpoint"])
+@pytest.mark.parametrize("best", ["last", "another"])
 def test_resume_after_the_model_was_written_but_the_checkpoint_not_removed(
-    run, table, folder, monkeypatch, killed_before
+    run, table, folder, monkeypatch, killed_before, best
 ):
-    command = ["train", table, "--target", "sort", *QUICK, "--resume"]
+    options = QUICK if best == "last" else ["--hidden", "64", "--epochs", "40", "--lr", "0.1"]
+    command = ["train", table, "--target", "sort", *options, "--resume"]
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -91,7 +93,8 @@ def test_resume_after_the_model_was_written_but_the_checkpoint_not_removed(
         assert run(*command)[0] == 130
     assert Path("flowers.safetensors").exists() and Path("flowers.checkpoint.safetensors").exists()
     weights = arrays_in("flowers.safetensors")
-    assert run(*command)[0] == 0
+    status, out, _ = run(*command)
+    assert status == 0 and ("best epoch: 2 of 2," in out) == (best == "last") and "best epoch: 40 of 40" not in out
     assert_same(arrays_in("flowers.safetensors"), weights)
     assert sorted(os.listdir(folder)) == ["flowers.csv", "flowers.png", "flowers.safetensors"]
 

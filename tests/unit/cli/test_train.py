@@ -155,6 +155,22 @@ def test_targets_whose_squares_underflow_have_a_score(run):
     assert float(small[1]) == pytest.approx(float(plain[1]), abs=1e-3)
 
 
+@pytest.mark.parametrize("target", ["sort", "weight"])
+def test_a_single_network_is_exported_to_onnx(run, table, target):
+    reference = pytest.importorskip("onnx.reference")
+    assert run("train", table, "--target", target, "--epochs", "20", "--hidden", "8")[0] == 0
+    model = gpunn.load("flowers.safetensors")
+    model.export("m.onnx")
+    frame = flower_table().drop(columns=target)
+    inputs = {name: frame[[name]].to_numpy(object if frame[name].dtype == object else float) for name in frame}
+    outputs = reference.ReferenceEvaluator("m.onnx").run(None, inputs)
+    if target == "sort":
+        assert outputs[0].tolist() == model.predict(frame).tolist()
+        np.testing.assert_allclose(outputs[1], model.predict_proba(frame), atol=1e-6)
+    else:
+        np.testing.assert_allclose(outputs[0], model.predict(frame), rtol=1e-5)
+
+
 def test_options_of_the_table_apply_to_a_single_network(run):
     """Columns that are left out, categories, dates, numbers with a decimal comma, weights of labels."""
     n = 60
