@@ -67,7 +67,7 @@ class Problem:
         return None if weights is None else np.array([weights[label] for label in y.tolist()])
 
     def report(self, held_out: str) -> None:
-        """Print the task and the table, and on stderr the notes. `held_out` says what the rows held out do."""
+        """Print the task and the table, and on stderr the notes. `held_out` is the use of the rows held out."""
         tasks = ("classification", "regression")
         task, other = tasks if self.is_classification else tasks[::-1]
         print(f"task: {task} of {self.target.name!r} ({self.description}); change it with --task {other}")
@@ -101,7 +101,8 @@ def read_problem(data: TrainingTable, options: argparse.Namespace, min_rows: int
     as_written = [name for name, cells in table.columns.items() if cells.kind == "text"]
     if isinstance(target, ClassTarget):
         _check_labels(target, table, y)
-        as_written += [target.name] * isinstance(target.labels[0], str)
+        if isinstance(target.labels[0], str):
+            as_written.append(target.name)
     csv = CsvColumns(tuple(as_written), formats)
     training, test, y_test = np.arange(table.n_rows), table, y
     if options.test is None:

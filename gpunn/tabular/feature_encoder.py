@@ -162,7 +162,7 @@ class EncodedTable(Table):
 
 
 def encoder_of(table: Table, *, categorical: Sequence[str] = (), dates: Sequence[str] = ()) -> FeatureEncoder:
-    """The encoder of an encoded table, and one that is learned now of any other table."""
+    """The encoder of an `EncodedTable`; for any other table, one that is learned from its rows."""
     if isinstance(table, EncodedTable):
         return table.encoder
     return FeatureEncoder.fit(table, categorical=categorical, dates=dates)

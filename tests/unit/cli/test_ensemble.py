@@ -8,6 +8,7 @@ import pytest
 from helpers.command_line import flower_table
 
 import gpunn
+from gpunn.tabular.feature_encoder import FeatureEncoder
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -76,6 +77,30 @@ def test_columns_are_read_in_the_same_way_for_predictions(run):
     frame.iloc[5:6].to_csv("one.csv", index=False)
     status, out, err = run("predict", "t.safetensors", "one.csv")
     assert status == 0 and err == "" and float(out.split()[1]) == pytest.approx(float(one), rel=1e-5)
+
+
+def test_missing_cells_and_other_text_in_columns_with_a_format_are_read(run, caplog):
+    rows = [f"{k},5 €;{k / 2};{k},25" for k in range(40)]
+    Path("t.csv").write_text("\n".join(["x;z;y", *rows, "NA;1.5;3,5", "-;2.5;NA"]) + "\n", encoding="utf-8")
+    status, _, err = run("train", "t.csv", "--target", "y", *FEW)
+    assert status == 0 and "read as numbers with a decimal comma and €: 'x'\n" in err
+    assert "1 rows without a value in 'y' are not used\n" in err
+    assert run("evaluate", "t.safetensors", "t.csv")[1].startswith("R² ")
+    Path("new.csv").write_text("x;z\n1,5 €;1\n1.5;2\nNA;3\n", encoding="utf-8")
+    assert run("predict", "t.safetensors", "new.csv")[0] == 0
+    assert any("'1.5 (not a number with a decimal comma and €)' in line 3" in message for message in caplog.messages)
+
+
+def test_a_table_is_encoded_once_per_training(run, table, monkeypatch):
+    learned, fit = [], FeatureEncoder.fit
+
+    def counted(rows, **options):
+        learned.append(rows.n_rows)
+        return fit(rows, **options)
+
+    monkeypatch.setattr(FeatureEncoder, "fit", counted)
+    assert run("train", table, "--target", "sort", *FEW)[0] == 0
+    assert learned == [48, 60]
 
 
 def test_class_weights_move_predictions_to_the_rare_class(run):
