@@ -54,7 +54,7 @@ SINGLE_DEFAULTS: dict[str, Any] = {
     "precision": None,
     "resume": False,
 }
-ENSEMBLE_OPTIONS = ("networks", "time_limit", "test", "drop", "categorical", "date", "decimal", "class_weight")
+ENSEMBLE_OPTIONS = ("networks", "time_limit", "metric", "test", "drop", "categorical", "date", "decimal", "class_weight")
 
 HELP = "train a network on a table"
 DESCRIPTION = """\
@@ -174,6 +174,12 @@ def _add_table_arguments(group: Any) -> None:
 def _add_ensemble_arguments(group: Any) -> None:
     group.add_argument("--networks", type=positive_integer, metavar="N", help="networks to train (default: 20)")
     group.add_argument("--time-limit", type=positive_number, metavar="SECONDS", help="for both trainings together")
+    group.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="what predictions are measured by: log_loss (default), accuracy, balanced_accuracy or roc_auc for classes, "
+        "squared_error (default) or absolute_error for numbers",
+    )
     group.add_argument(
         "--class-weight", metavar="WEIGHTS", help="balanced, or a JSON object of weights by label: '{\"yes\": 5}'"
     )

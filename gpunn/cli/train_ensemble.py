@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import backend, tabular
+from ..tabular import criteria
 from ..tabular.cells import Cells, Frame, is_categorical
 from ..tabular.csv_columns import CsvColumns, find_formats
 from ..tabular.feature_encoder import FeatureEncoder
@@ -98,6 +99,10 @@ def _measure(model: TabularEstimator, problem: _Problem) -> _Measured:
         outputs = model.predict_proba(problem.test)
         labels, counts = np.unique(problem.y, return_counts=True)
         lines = scores.of_classes(model.classes_, problem.y_test, outputs, labels[counts.argmax()])
+        score = criteria.get(model.metric, classes=True).score
+        if score not in (None, criteria.accuracy):  # these are in the first line
+            true = np.searchsorted(model.classes_, problem.y_test)
+            lines.insert(1, f"{model.metric} {score(outputs, true, None):.4f}")
     else:
         outputs = model.predict(problem.test)
         lines = scores.of_numbers(problem.y_test, outputs)
@@ -157,6 +162,7 @@ def _check(rows: Table, y: np.ndarray, target: Target, options: argparse.Namespa
     Otherwise return notes about the columns that are left out.
     """
     backend.get(options.device)
+    criteria.get(options.metric, classes=isinstance(target, ClassTarget), argument="--metric")
     encoder = FeatureEncoder.fit(rows, categorical=options.categorical, dates=options.date, target=target.name)
     if options.class_weight is not None:
         if not isinstance(target, ClassTarget):
@@ -211,6 +217,7 @@ def _fit(
     model = kind(
         options.networks or N_NETWORKS,
         time_limit=time_limit,
+        metric=options.metric,
         random_state=options.seed,
         device=options.device,
         categorical=options.categorical,

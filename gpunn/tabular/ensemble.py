@@ -16,7 +16,8 @@ from ..training import DivergenceError
 from ..training.callbacks import Callback
 from ..training.callbacks.base import CallbackModel, Logs
 from . import settings as sampled
-from .selection import mean_loss, select, softmax
+from .criteria import Criterion
+from .selection import select, softmax
 from .settings import Settings
 
 Targets = np.ndarray  # class indices (n,), or standardized values (n, 1)
@@ -42,11 +43,6 @@ class TrainingSet:
     w: np.ndarray | None
     n_out: int
 
-    @property
-    def classes(self) -> bool:
-        """True for class indices."""
-        return self.y.ndim == 1
-
 
 @dataclass(eq=False)
 class TrainedNetwork:
@@ -58,6 +54,7 @@ class TrainedNetwork:
     net       with the parameters of its best epoch
     outputs   (n_validation, n_out) predictions of the validation rows at that epoch
     loss      their mean loss
+    metric    of these predictions
     epoch     the number of epochs after which the loss was smallest
     seconds   of training, with those trained concurrently
     weight    in the average prediction
@@ -69,6 +66,7 @@ class TrainedNetwork:
     net: Sequential
     outputs: np.ndarray
     loss: float
+    metric: float
     epoch: int
     seconds: float
     weight: float = 0.0
@@ -83,14 +81,14 @@ def predict(net: CallbackModel | Sequential, X: np.ndarray, *, classes: bool) ->
 class KeepBestEpoch(Callback):
     """Evaluate the validation rows after every epoch, and restore the parameters of the best epoch at the end."""
 
-    def __init__(self, X: np.ndarray, y: Targets, w: np.ndarray | None) -> None:
-        self._X, self._y, self._w = X, y, w
-        self.loss, self.epoch = np.inf, 0
+    def __init__(self, X: np.ndarray, y: Targets, w: np.ndarray | None, criterion: Criterion) -> None:
+        self._X, self._y, self._w, self._criterion = X, y, w, criterion
+        self.loss, self.metric, self.epoch = np.inf, np.nan, 0
         self.outputs: np.ndarray | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         outputs = predict(self.model, self._X, classes=self._y.ndim == 1)
-        loss = float(mean_loss(outputs, self._y, self._w))
+        loss = float(self._criterion.loss(outputs, self._y, self._w))
         if loss < self.loss:
             self.loss, self.epoch, self.outputs = loss, epoch + 1, outputs
             self._weights = self.model.get_weights()
@@ -101,6 +99,7 @@ class KeepBestEpoch(Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.outputs is not None:
             self.model.set_weights(self._weights)
+            self.metric = float(self._criterion.metric(self.outputs, self._y, self._w))
 
 
 def folds(y: Targets, count: int, generator: np.random.Generator) -> list[np.ndarray]:
@@ -118,6 +117,7 @@ def train(
     n_folds: int,
     generator: np.random.Generator,
     *,
+    criterion: Criterion,
     device: str,
     deadline: float | None = None,
     report: Callable[[list[TrainedNetwork]], None] = lambda members: None,
@@ -133,6 +133,8 @@ def train(
         Their numbers, with n_networks ≥ n_folds.
     generator : numpy Generator
         Draws folds, settings and seeds.
+    criterion : Criterion
+        Its loss trains the networks and chooses their epochs, its metric selects them.
     device : str
         The device of the networks.
     deadline : float or None
@@ -162,7 +164,9 @@ def train(
             if members and deadline is not None and time.monotonic() >= deadline:
                 _log.warning(f"time_limit: {group[0]} of {n_networks} networks are trained and used")
                 break
-            members += _train_group(data, [(k % n_folds, planned[k]) for k in group], validation, size, device)
+            members += _train_group(
+                data, [(k % n_folds, planned[k]) for k in group], validation, size, criterion, device
+            )
             report(members)
     except KeyboardInterrupt:
         if not members:
@@ -174,7 +178,8 @@ def train(
         of_fold = [member for member in members if member.fold == fold]
         rows = validation[fold]
         outputs = np.stack([member.outputs for member in of_fold])
-        for member, weight in zip(of_fold, select(outputs, data.y[rows], _weights(data, rows)), strict=True):
+        weights = select(criterion, outputs, data.y[rows], _weights(data, rows))
+        for member, weight in zip(of_fold, weights, strict=True):
             member.weight = float(weight) / len({each.fold for each in members})
     return members
 
@@ -187,7 +192,12 @@ def _groups(n_networks: int, n_folds: int) -> Iterator[range]:
 
 
 def _train_group(
-    data: TrainingSet, group: Sequence[tuple[int, Settings]], validation: list[np.ndarray], size: int, device: str
+    data: TrainingSet,
+    group: Sequence[tuple[int, Settings]],
+    validation: list[np.ndarray],
+    size: int,
+    criterion: Criterion,
+    device: str,
 ) -> list[TrainedNetwork]:
     """Train networks concurrently, each on the rows outside its fold."""
     begun = time.monotonic()
@@ -196,7 +206,7 @@ def _train_group(
     keepers = []
     for fold, settings in group:
         rows = validation[fold]
-        keeper = KeepBestEpoch(data.X[rows], data.y[rows], _weights(data, rows))
+        keeper = KeepBestEpoch(data.X[rows], data.y[rows], _weights(data, rows), criterion)
         keepers.append(keeper)
         training = np.delete(np.arange(n), rows)
         steps = settings.epochs * -(-len(training) // size)
@@ -209,21 +219,23 @@ def _train_group(
                 "callbacks": [keeper],
             }
         )
-    build = partial(_build, n_in=n_in, n_out=data.n_out, classes=data.classes, device=device)
+    build = partial(_build, n_in=n_in, n_out=data.n_out, loss=criterion.training_loss, device=device)
     try:
         fitted = fit_many(build, data.X, data.y, candidates, batch_size=size, sample_weight=data.w)
     except DivergenceError as error:
         fitted = error.fitted  # type: ignore[attr-defined]
     seconds = time.monotonic() - begun
     return [
-        TrainedNetwork(settings, fold, validation[fold], each.net, keeper.outputs, keeper.loss, keeper.epoch, seconds)
+        TrainedNetwork(
+            settings, fold, validation[fold], each.net, keeper.outputs, keeper.loss, keeper.metric, keeper.epoch, seconds
+        )
         for (fold, settings), each, keeper in zip(group, fitted, keepers, strict=True)
         if keeper.outputs is not None
     ]
 
 
-def _build(settings: Settings, steps: int, *, n_in: int, n_out: int, classes: bool, device: str) -> Sequential:
-    return settings.network(n_in, n_out, classes=classes, steps=steps, device=device)
+def _build(settings: Settings, steps: int, *, n_in: int, n_out: int, loss: str, device: str) -> Sequential:
+    return settings.network(n_in, n_out, loss=loss, steps=steps, device=device)
 
 
 def _weights(data: TrainingSet, rows: np.ndarray) -> np.ndarray | None:

@@ -46,7 +46,7 @@ class Settings:
     epochs: int
     seed: int
 
-    def network(self, n_in: int, n_out: int, *, classes: bool, steps: int, device: str) -> Sequential:
+    def network(self, n_in: int, n_out: int, *, loss: str, steps: int, device: str) -> Sequential:
         """A compiled network, whose output is a logit of each class, or a standardized value."""
         layers: list[Layer] = []
         for _ in range(self.depth):
@@ -56,7 +56,6 @@ class Settings:
         layers.append(Dense(n_out))
         net = Sequential(layers, input_shape=n_in, seed=self.seed)
         schedule = CosineDecay(self.learning_rate, steps)
-        loss = "sparse_categorical_crossentropy" if classes else "half_squared_error"
         return net.compile(AdamW(schedule, self.weight_decay, beta_2=BETA_2), loss, device=device)
 
 
