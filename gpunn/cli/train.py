@@ -54,7 +54,7 @@ SINGLE_DEFAULTS: dict[str, Any] = {
     "precision": None,
     "resume": False,
 }
-ENSEMBLE_OPTIONS = ("networks", "time_limit", "metric", "test", "drop", "categorical", "date", "decimal", "class_weight")
+ENSEMBLE_OPTIONS = "networks time_limit metric test drop categorical date decimal class_weight".split()
 
 HELP = "train a network on a table"
 DESCRIPTION = """\
@@ -177,7 +177,7 @@ def _add_ensemble_arguments(group: Any) -> None:
     group.add_argument(
         "--metric",
         metavar="NAME",
-        help="what predictions are measured by: log_loss (default), accuracy, balanced_accuracy or roc_auc for classes, "
+        help="what predictions are measured by: log_loss (default), accuracy, balanced_accuracy, roc_auc for classes; "
         "squared_error (default) or absolute_error for numbers",
     )
     group.add_argument(

@@ -54,10 +54,10 @@ class TrainedNetwork:
     net       with the parameters of its best epoch
     outputs   (n_validation, n_out) predictions of the validation rows at that epoch
     loss      their mean loss
-    metric    of these predictions
     epoch     the number of epochs after which the loss was smallest
     seconds   of training, with those trained concurrently
     weight    in the average prediction
+    metric    of `outputs`
     """
 
     settings: Settings
@@ -66,10 +66,10 @@ class TrainedNetwork:
     net: Sequential
     outputs: np.ndarray
     loss: float
-    metric: float
     epoch: int
     seconds: float
     weight: float = 0.0
+    metric: float = 0.0
 
 
 def predict(net: CallbackModel | Sequential, X: np.ndarray, *, classes: bool) -> np.ndarray:
@@ -83,7 +83,7 @@ class KeepBestEpoch(Callback):
 
     def __init__(self, X: np.ndarray, y: Targets, w: np.ndarray | None, criterion: Criterion) -> None:
         self._X, self._y, self._w, self._criterion = X, y, w, criterion
-        self.loss, self.metric, self.epoch = np.inf, np.nan, 0
+        self.loss, self.epoch = np.inf, 0
         self.outputs: np.ndarray | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -99,7 +99,6 @@ class KeepBestEpoch(Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.outputs is not None:
             self.model.set_weights(self._weights)
-            self.metric = float(self._criterion.metric(self.outputs, self._y, self._w))
 
 
 def folds(y: Targets, count: int, generator: np.random.Generator) -> list[np.ndarray]:
@@ -176,11 +175,11 @@ def train(
         raise DivergenceError("all networks diverged in their first epoch: remove extreme numbers from the table")
     for fold in {member.fold for member in members}:
         of_fold = [member for member in members if member.fold == fold]
-        rows = validation[fold]
-        outputs = np.stack([member.outputs for member in of_fold])
-        weights = select(criterion, outputs, data.y[rows], _weights(data, rows))
+        y, w = data.y[validation[fold]], _weights(data, validation[fold])
+        weights = select(criterion, np.stack([member.outputs for member in of_fold]), y, w)
         for member, weight in zip(of_fold, weights, strict=True):
             member.weight = float(weight) / len({each.fold for each in members})
+            member.metric = float(criterion.metric(member.outputs, y, w))
     return members
 
 
@@ -211,13 +210,7 @@ def _train_group(
         training = np.delete(np.arange(n), rows)
         steps = settings.epochs * -(-len(training) // size)
         candidates.append(
-            {
-                "settings": settings,
-                "steps": steps,
-                "rows": training,
-                "epochs": settings.epochs,
-                "callbacks": [keeper],
-            }
+            {"settings": settings, "steps": steps, "rows": training, "epochs": settings.epochs, "callbacks": [keeper]}
         )
     build = partial(_build, n_in=n_in, n_out=data.n_out, loss=criterion.training_loss, device=device)
     try:
@@ -226,9 +219,7 @@ def _train_group(
         fitted = error.fitted  # type: ignore[attr-defined]
     seconds = time.monotonic() - begun
     return [
-        TrainedNetwork(
-            settings, fold, validation[fold], each.net, keeper.outputs, keeper.loss, keeper.metric, keeper.epoch, seconds
-        )
+        TrainedNetwork(settings, fold, validation[fold], each.net, keeper.outputs, keeper.loss, keeper.epoch, seconds)
         for (fold, settings), each, keeper in zip(group, fitted, keepers, strict=True)
         if keeper.outputs is not None
     ]

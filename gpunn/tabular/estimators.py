@@ -151,8 +151,8 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
 class TabularRegressor(RegressorMixin, TabularEstimator):
     """An ensemble of networks that predicts a number for each row of a table.
 
-    As `TabularClassifier`, with the squared or the absolute error. Targets are standardized, and predictions are limited
-    to the range of the training targets.
+    As `TabularClassifier`, with the squared or absolute error. Targets are standardized, and predictions are limited to
+    the range of the training targets.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Metrics of an ensemble: equal to scikit-learn's, worked out by hand, and used in selection, fits, files and errors."""
+"""Metrics of an ensemble: scikit-learn's values, and their use in selection, fits and files."""
 
 import copy
 import math
@@ -54,7 +54,7 @@ def test_metrics_of_classes_are_those_of_scikit_learn(name, n_out, weighted):
     w = rng.uniform(0.1, 3, 80) if weighted else None
     found = of_classes(name).metric(p, y, w)
     np.testing.assert_allclose(found, [oracle_of_classes(name, y, each, w) for each in p], rtol=1e-12)
-    np.testing.assert_array_equal(of_classes(name).metric(p[1], y, w), found[1])
+    np.testing.assert_allclose(of_classes(name).metric(p[1], y, w), found[1], rtol=1e-14)
     np.testing.assert_allclose(
         of_classes(name).loss(p, y, w), [oracle_of_classes("log_loss", y, each, w) for each in p], rtol=1e-12
     )
@@ -219,12 +219,12 @@ def test_networks_are_trained_and_selected_by_the_metric(make, y, metric, monkey
 
 
 def test_the_absolute_error_predicts_the_median():
-    """Of y = 0 with probability 0.6, else 10: the median is 0, and the mean 4."""
+    """y is 0 with probability 0.75, else 10: its median is 0, and its mean 2.5."""
     rng = np.random.default_rng(0)
-    table, y = {"x": rng.normal(size=300)}, 10.0 * (rng.uniform(size=300) > 0.6)
+    table, y = {"x": rng.normal(size=300)}, 10.0 * (rng.uniform(size=300) > 0.75)
     median = np.median(regressor(metric="absolute_error", n_networks=5).fit(table, y).predict(table))
     mean = np.median(regressor(n_networks=5).fit(table, y).predict(table))
-    assert median < 1 and mean == pytest.approx(y.mean(), abs=1)
+    assert median < 0.5 and mean == pytest.approx(y.mean(), abs=1)
 
 
 def test_importance_is_the_increase_of_the_metrics_loss():
@@ -240,7 +240,9 @@ def test_importance_is_the_increase_of_the_metrics_loss():
 # --- parameters and files -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "y", "metric"), [(classifier, LABELS, "roc_auc"), (regressor, VALUES, "absolute_error")])
+@pytest.mark.parametrize(
+    ("make", "y", "metric"), [(classifier, LABELS, "roc_auc"), (regressor, VALUES, "absolute_error")]
+)
 def test_the_metric_is_saved_with_the_model(make, y, metric, tmp_path):
     model = make(metric=metric).fit(TABLE, y)
     model.save(tmp_path / "m.safetensors")
