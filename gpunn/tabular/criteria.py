@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..losses import SparseCategoricalCrossentropy
+from ..losses import HalfSquaredError, Huber, Loss, SparseCategoricalCrossentropy
 from ..metrics import AUC
 from ..validation import one_of
 
@@ -25,12 +25,12 @@ class Criterion:
     such as the accuracy. A score has few different values, and that of one network changes by chance from epoch to
     epoch, so that it chooses no epoch.
 
-    training_loss  of the networks, a name in `gpunn.losses`
+    training_loss  of the networks
     row_losses     ℓ (…, n) of outputs (…, n, n_out) and targets
     score          (outputs, y, w) → (…), which is maximized; None if the metric is the mean loss
     """
 
-    training_loss: str
+    training_loss: Loss
     row_losses: RowLosses
     score: Score | None = None
 
@@ -113,7 +113,8 @@ def roc_auc(outputs: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> np.ndar
     return found
 
 
-CROSS_ENTROPY = "sparse_categorical_crossentropy"
+KAPPA = 0.1  # of standardized targets: smaller errors count as squares, so that steps become small near the minimum
+CROSS_ENTROPY = SparseCategoricalCrossentropy()
 
 # the first one is the default
 OF_CLASSES = {
@@ -123,8 +124,8 @@ OF_CLASSES = {
     "roc_auc": Criterion(CROSS_ENTROPY, log_losses, roc_auc),
 }
 OF_NUMBERS = {
-    "squared_error": Criterion("half_squared_error", squared_errors),
-    "absolute_error": Criterion("mean_absolute_error", absolute_errors),
+    "squared_error": Criterion(HalfSquaredError(), squared_errors),
+    "absolute_error": Criterion(Huber(KAPPA), absolute_errors),
 }
 
 

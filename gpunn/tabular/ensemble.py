@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from ..losses import Loss
 from ..model import Sequential
 from ..multi_fit import fit_many
 from ..training import DivergenceError
@@ -225,7 +226,7 @@ def _train_group(
     ]
 
 
-def _build(settings: Settings, steps: int, *, n_in: int, n_out: int, loss: str, device: str) -> Sequential:
+def _build(settings: Settings, steps: int, *, n_in: int, n_out: int, loss: Loss, device: str) -> Sequential:
     return settings.network(n_in, n_out, loss=loss, steps=steps, device=device)
 
 

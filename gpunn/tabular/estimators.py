@@ -157,8 +157,9 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
     Parameters
     ----------
     metric : {"squared_error", "absolute_error"}, optional
-        What the predictions are measured by, by default the squared error. It is the loss that trains the networks,
-        chooses their epochs and selects them. E(a − y)² is smallest for the mean of y, and E|a − y| for its median.
+        What the predictions are measured by, by default the squared error. It chooses the epochs of the
+        networks and selects them. E(a − y)² is smallest for the mean of y, E|a − y| for its median. For the absolute
+        error, the networks are trained by the Huber loss with κ = 0.1 standard deviations of y.
     n_networks, time_limit, categorical, dates, random_state, n_jobs, device, verbose
         As in `TabularClassifier`.
 

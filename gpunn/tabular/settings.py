@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..layers import Dense, Dropout, Layer
+from ..losses import Loss
 from ..model import Sequential
 from ..optimizers import AdamW
 from ..schedules import CosineDecay
@@ -46,7 +47,7 @@ class Settings:
     epochs: int
     seed: int
 
-    def network(self, n_in: int, n_out: int, *, loss: str, steps: int, device: str) -> Sequential:
+    def network(self, n_in: int, n_out: int, *, loss: Loss, steps: int, device: str) -> Sequential:
         """A compiled network, whose output is a logit of each class, or a standardized value."""
         layers: list[Layer] = []
         for _ in range(self.depth):

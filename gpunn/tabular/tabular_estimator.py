@@ -148,7 +148,7 @@ class TabularEstimator(BaseEstimator):
         """The outputs (k, n, n_out) of the members for encoded rows."""
         n, n_in = encoded.shape
         # with full blocks, the rounding of a row depends less on the number of rows
-        padded = np.concatenate([encoded, np.zeros((-n % BLOCK, n_in), np.float32)])
+        padded = np.concatenate([encoded, np.zeros((-n % BLOCK, n_in), np.float32)]) if n % BLOCK else encoded
         outputs: list[np.ndarray] = [padded] * len(self._networks)
 
         def predict(k: int) -> None:

@@ -206,7 +206,7 @@ def test_networks_are_trained_and_selected_by_the_metric(make, y, metric, monkey
         own_w = data.w[member.rows]
         assert row["validation_loss"] == criterion.loss(member.outputs, data.y[member.rows], own_w)
         assert row["validation_metric"] == criterion.metric(member.outputs, data.y[member.rows], own_w)
-    assert {net.loss.name for net in model._networks} == {criterion.training_loss}
+    assert {net.loss.name for net in model._networks} == {criterion.training_loss.name}
     assert list(model.leaderboard_[0]) == list(usual.leaderboard_[0])
     if criterion is criteria.get(None, classes=make is classifier):
         assert output(model) == output(usual)
