@@ -44,6 +44,10 @@ class TrainingSet:
     w: np.ndarray | None
     n_out: int
 
+    def take(self, rows: np.ndarray) -> TrainingSet:
+        """Some of the rows."""
+        return TrainingSet(self.X[rows], self.y[rows], None if self.w is None else self.w[rows], self.n_out)
+
 
 @dataclass(eq=False)
 class TrainedNetwork:
@@ -80,19 +84,28 @@ def predict(net: CallbackModel | Sequential, X: np.ndarray, *, classes: bool) ->
 
 
 class KeepBestEpoch(Callback):
-    """Evaluate the validation rows after every epoch, and restore the parameters of the best epoch at the end."""
+    """Evaluate the validation rows after every epoch, and restore the parameters of the best epoch at the end.
 
-    def __init__(self, X: np.ndarray, y: Targets, w: np.ndarray | None, criterion: Criterion) -> None:
-        self._X, self._y, self._w, self._criterion = X, y, w, criterion
+    Halfway through its epochs, the training ends if the smallest loss so far is above the median of `rivals`, the final
+    losses of other networks: such a network is unlikely to be selected (Golovin et al. 2017, median stopping rule).
+    """
+
+    def __init__(self, rows: TrainingSet, criterion: Criterion, epochs: int, rivals: Sequence[float]) -> None:
+        self._rows, self._criterion = rows, criterion
+        self._halfway = -(-epochs // 2)
+        self._limit = float(np.median(rivals)) if rivals else np.inf
         self.loss, self.epoch = np.inf, 0
         self.outputs: np.ndarray | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        outputs = predict(self.model, self._X, classes=self._y.ndim == 1)
-        loss = float(self._criterion.loss(outputs, self._y, self._w))
+        X, y, w = self._rows.X, self._rows.y, self._rows.w
+        outputs = predict(self.model, X, classes=y.ndim == 1)
+        loss = float(self._criterion.loss(outputs, y, w))
         if loss < self.loss:
             self.loss, self.epoch, self.outputs = loss, epoch + 1, outputs
             self._weights = self.model.get_weights()
+        if epoch + 1 == self._halfway and self.loss > self._limit:
+            self.model.stop_training = True
 
     def on_divergence(self, error: ArithmeticError) -> None:
         self.model.stop_training = True  # the best epoch so far is kept
@@ -154,8 +167,9 @@ def train(
     KeyboardInterrupt
         On Ctrl-C before the first group is complete. Later, the networks of complete groups are used.
     """
-    validation = folds(data.y, n_folds, generator)
-    n_training = len(data.y) - len(validation[0])
+    rows = folds(data.y, n_folds, generator)
+    validation = [data.take(each) for each in rows]
+    n_training = len(data.y) - len(rows[0])
     size = sampled.batch_size(n_training)
     planned = sampled.sample(n_networks, n_folds, -(-n_training // size), generator)
     members: list[TrainedNetwork] = []
@@ -164,9 +178,8 @@ def train(
             if members and deadline is not None and time.monotonic() >= deadline:
                 _log.warning(f"time_limit: {group[0]} of {n_networks} networks are trained and used")
                 break
-            members += _train_group(
-                data, [(k % n_folds, planned[k]) for k in group], validation, size, criterion, device
-            )
+            plan = [(k % n_folds, planned[k]) for k in group]
+            members += _train_group(data, plan, rows, validation, members, size, criterion, device)
             report(members)
     except KeyboardInterrupt:
         if not members:
@@ -176,7 +189,7 @@ def train(
         raise DivergenceError("all networks diverged in their first epoch: remove extreme numbers from the table")
     for fold in {member.fold for member in members}:
         of_fold = [member for member in members if member.fold == fold]
-        y, w = data.y[validation[fold]], _weights(data, validation[fold])
+        y, w = validation[fold].y, validation[fold].w
         weights = select(criterion, np.stack([member.outputs for member in of_fold]), y, w)
         for member, weight in zip(of_fold, weights, strict=True):
             member.weight = float(weight) / len({each.fold for each in members})
@@ -194,21 +207,23 @@ def _groups(n_networks: int, n_folds: int) -> Iterator[range]:
 def _train_group(
     data: TrainingSet,
     group: Sequence[tuple[int, Settings]],
-    validation: list[np.ndarray],
+    rows: list[np.ndarray],
+    validation: list[TrainingSet],
+    earlier: list[TrainedNetwork],
     size: int,
     criterion: Criterion,
     device: str,
 ) -> list[TrainedNetwork]:
-    """Train networks concurrently, each on the rows outside its fold."""
+    """Train networks concurrently, each on the rows outside its fold. Those trained `earlier` are their rivals."""
     begun = time.monotonic()
     n, n_in = data.X.shape
     candidates = []
     keepers = []
     for fold, settings in group:
-        rows = validation[fold]
-        keeper = KeepBestEpoch(data.X[rows], data.y[rows], _weights(data, rows), criterion)
+        rivals = [member.loss for member in earlier if member.fold == fold]
+        keeper = KeepBestEpoch(validation[fold], criterion, settings.epochs, rivals)
         keepers.append(keeper)
-        training = np.delete(np.arange(n), rows)
+        training = np.delete(np.arange(n), rows[fold])
         steps = settings.epochs * -(-len(training) // size)
         candidates.append(
             {"settings": settings, "steps": steps, "rows": training, "epochs": settings.epochs, "callbacks": [keeper]}
@@ -220,7 +235,7 @@ def _train_group(
         fitted = error.fitted  # type: ignore[attr-defined]
     seconds = time.monotonic() - begun
     return [
-        TrainedNetwork(settings, fold, validation[fold], each.net, keeper.outputs, keeper.loss, keeper.epoch, seconds)
+        TrainedNetwork(settings, fold, rows[fold], each.net, keeper.outputs, keeper.loss, keeper.epoch, seconds)
         for (fold, settings), each, keeper in zip(group, fitted, keepers, strict=True)
         if keeper.outputs is not None
     ]
@@ -228,7 +243,3 @@ def _train_group(
 
 def _build(settings: Settings, steps: int, *, n_in: int, n_out: int, loss: Loss, device: str) -> Sequential:
     return settings.network(n_in, n_out, loss=loss, steps=steps, device=device)
-
-
-def _weights(data: TrainingSet, rows: np.ndarray) -> np.ndarray | None:
-    return None if data.w is None else data.w[rows]

@@ -62,8 +62,8 @@ def test_each_network_keeps_its_best_epoch_and_is_validated_on_other_rows(data, 
     class Watched(ensemble.KeepBestEpoch):
         def on_epoch_end(self, epoch, logs=None):
             super().on_epoch_end(epoch, logs)
-            outputs = predict(self.model, self._X, classes=data is CLASSES)
-            seen.append((id(self), float(loss_of(outputs, self._y, self._w))))
+            outputs = predict(self.model, self._rows.X, classes=data is CLASSES)
+            seen.append((id(self), float(loss_of(outputs, self._rows.y, self._rows.w))))
 
     monkeypatch.setattr(ensemble, "KeepBestEpoch", Watched)
     # large steps, so that the best epoch is not the last one
@@ -80,6 +80,33 @@ def test_each_network_keeps_its_best_epoch_and_is_validated_on_other_rows(data, 
         assert float(loss_of(outputs, data.y[member.rows], w)) == member.loss
     assert any(member.epoch < 8 for member in members)
     assert not set(members[0].rows.tolist()) & set(members[1].rows.tolist())
+
+
+def test_a_network_that_is_worse_than_the_median_at_half_of_its_epochs_is_stopped(monkeypatch):
+    epochs = []
+
+    class Watched(ensemble.KeepBestEpoch):
+        def on_train_begin(self, logs=None):
+            epochs.append(0)
+
+        def on_epoch_end(self, epoch, logs=None):
+            epochs[-1] += 1
+            super().on_epoch_end(epoch, logs)
+
+    monkeypatch.setattr(ensemble, "KeepBestEpoch", Watched)
+    good, bad = settings(learning_rate=3e-2, epochs=7), settings(learning_rate=1e-5, epochs=7)
+    monkeypatch.setattr(ensemble.sampled, "sample", lambda *_: [bad, good, bad, bad])
+    monkeypatch.setattr(ensemble, "GROUP", 1)
+    members = trained(CLASSES, 4, 1)
+    assert epochs == [7, 7, 4, 4]
+    assert members[1].loss < np.median([members[0].loss, members[1].loss]) < members[2].loss
+    epochs.clear()
+    trained(CLASSES, 4, 4)  # networks of other folds are no rivals
+    assert sum(epochs) == 28
+    epochs.clear()
+    monkeypatch.setattr(ensemble, "GROUP", 4)
+    trained(CLASSES, 4, 1)  # nor are those that are trained concurrently
+    assert sum(epochs) == 28
 
 
 def test_weights_are_those_of_the_folds_and_sum_to_one():
