@@ -8,7 +8,7 @@ then `net.fit(X, y)`, `net.evaluate(X, y)`, `net.predict(X)` and `net.save("net.
 
 ==========================  ====================================================================================
 Networks                    Sequential, Dense, Activation, Dropout, Embedding, BatchNormalization,
-                            LayerNormalization, Layer
+                            LayerNormalization, PeriodicEmbedding, Layer
 Optimizers                  SGD, Momentum, Nesterov, RMSprop, Adagrad, Adam, AdamW, Optimizer
 Callbacks                   EarlyStopping, ModelCheckpoint, ReduceLROnPlateau, LearningRateScheduler, CSVLogger,
                             ProgressBar, TerminateOnNaN, Callback
@@ -57,7 +57,16 @@ if TYPE_CHECKING:
     from .interchange.scikit_learn import from_sklearn
     from .io import load
     from .kernels import SlowPathWarning
-    from .layers import Activation, BatchNormalization, Dense, Dropout, Embedding, Layer, LayerNormalization
+    from .layers import (
+        Activation,
+        BatchNormalization,
+        Dense,
+        Dropout,
+        Embedding,
+        Layer,
+        LayerNormalization,
+        PeriodicEmbedding,
+    )
     from .model import Sequential
     from .multi_fit import fit_many
     from .optimizers import SGD, Adagrad, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSprop
@@ -104,6 +113,7 @@ __all__ = [
     "Momentum",
     "Nesterov",
     "Optimizer",
+    "PeriodicEmbedding",
     "ProgressBar",
     "RMSprop",
     "ReduceLROnPlateau",
@@ -142,7 +152,7 @@ _HOMES = {
     "gradient_check": "check_gradients",
     "interchange.scikit_learn": "from_sklearn",
     "kernels": "SlowPathWarning",
-    "layers": "Activation BatchNormalization Dense Dropout Embedding Layer LayerNormalization",
+    "layers": "Activation BatchNormalization Dense Dropout Embedding Layer LayerNormalization PeriodicEmbedding",
     "io": "load",
     "multi_fit": "fit_many",
     "model": "Sequential",

@@ -45,8 +45,8 @@ class Sequential:
     Parameters
     ----------
     layers : iterable of Layer
-        Dense, Activation, Dropout, Embedding, BatchNormalization, LayerNormalization, or subclasses of `gpunn.Layer`.
-        A layer belongs to one network.
+        Dense, Activation, Dropout, Embedding, BatchNormalization, LayerNormalization, PeriodicEmbedding, or subclasses
+        of `gpunn.Layer`. A layer belongs to one network.
     input_shape : int or (int,), optional
         Number of inputs; None takes it from the first X.
     seed : int, optional

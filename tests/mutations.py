@@ -52,6 +52,7 @@ TESTS = {
     "step": ["tests/oracles/test_equations.py", "tests/unit/test_theory.py"],
     "options": ["tests/unit/test_losses.py", "tests/unit/optimizers/test_learning_rate_factors.py"],
     "embedding": ["tests/unit/layers/test_embedding.py"],
+    "periodic": ["tests/unit/layers/test_periodic.py"],
     "cublaslt": ["tests/unit/backend/cuda/test_cublaslt.py"],
 }
 TABLE = {
@@ -106,6 +107,13 @@ TABLE = {
     "embedding": [
         ("E1 embedding", "levels=levels", "levels=1"),
         ("E6 embedding", "t.grad_a", "-1 * t.grad_a"),
+    ],
+    "periodic": [
+        ("E2 periodic", "t.w, t.b", "t.b, t.w"),
+        ("E5 periodic", "t.w", "t.b"),
+        ("E5 periodic derivative", "-6.28", "6.28"),
+        ("E6 periodic", "x_d", "d"),
+        ("E7 periodic", "d.sum", "x_d.sum"),
     ],
     "cublaslt": [
         ("E2 cublaslt", '"relu_mask"', '"gelu_z"'),

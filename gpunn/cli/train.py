@@ -16,10 +16,10 @@ import numpy as np
 from .. import backend, optimizers
 from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
+from ..tabular import criteria
 from ..tabular.cells import mean_and_deviation
 from ..tabular.ensemble import TrainingSet, predict
 from ..tabular.saving import FittedModel, labels_to_config
-from ..tabular.selection import mean_loss
 from ..tabular.table import Table
 from ..tabular.targets import ClassTarget
 from ..training import DivergenceError, History
@@ -59,7 +59,7 @@ SINGLE_DEFAULTS: dict[str, Any] = {
     "precision": None,
     "resume": False,
 }
-ENSEMBLE_OPTIONS = ("networks", "time_limit", "test")
+ENSEMBLE_OPTIONS = ("networks", "time_limit", "metric", "test")
 
 HELP = "train a network on a table"
 DESCRIPTION = """\
@@ -169,8 +169,14 @@ def _add_table_arguments(group: Any) -> None:
 
 
 def _add_ensemble_arguments(group: Any) -> None:
-    group.add_argument("--networks", type=positive_integer, metavar="N", help="networks to train (default: 20)")
+    group.add_argument("--networks", type=positive_integer, metavar="N", help="networks to train (default: 40)")
     group.add_argument("--time-limit", type=positive_number, metavar="SECONDS", help="for both trainings together")
+    group.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="what predictions are measured by: log_loss (default), accuracy, balanced_accuracy, roc_auc for classes; "
+        "squared_error (default) or absolute_error for numbers",
+    )
     group.add_argument("--test", metavar="FILE", help="a CSV file of test rows (default: one row in five)")
 
 
@@ -337,7 +343,8 @@ def _as_model(
     """The model with one network, and its validation scores as lines."""
     fitted, validation = dict(encoded.fitted), encoded.validation
     outputs = predict(net, validation.X, classes=validation.classes)
-    loss = float(mean_loss(outputs, validation.y, validation.w))
+    criterion = criteria.get(None, classes=validation.classes)
+    loss = float(criterion.loss(outputs, validation.y, validation.w))
     if isinstance(problem.target, ClassTarget):
         labels, training_y = np.array(problem.target.labels), problem.y[problem.training]
         lines = scores.of_classes(labels, problem.y_test, outputs, training_y)
@@ -352,7 +359,7 @@ def _as_model(
         "random_state": options.seed,
         "device": options.device,
     }
-    row = {"network": 0, "weight": 1.0, "validation_loss": loss, "fold": 0, **settings}
+    row = {"network": 0, "weight": 1.0, "validation_loss": loss, "validation_metric": loss, "fold": 0, **settings}
     class_name = "TabularClassifier" if validation.classes else "TabularRegressor"
     model = FittedModel(
         class_name, parameters, problem.encoder, [net], [1.0], fitted, [row], table_file=problem.table_file

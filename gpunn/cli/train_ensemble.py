@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import backend, tabular
+from ..tabular import criteria
 from ..tabular.feature_encoder import EncodedTable
 from ..tabular.settings import N_NETWORKS
 from ..tabular.table import Table
@@ -44,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
     files = output_files(options, data)
     figure = curves.new_figure()
     problem = read_problem(data, options, MIN_ROWS)
-    backend.get(options.device)  # an unknown device is an error before anything is printed
+    # an unknown device or metric is an error before anything is printed
+    backend.get(options.device)
+    criteria.get(options.metric, classes=problem.is_classification, argument="--metric")
     problem.report("test")
     training = problem.table.take(problem.training)
     encoded = EncodedTable(training.columns, training.n_rows, encoder=problem.encoder)
@@ -70,6 +73,10 @@ def _measure(model: TabularEstimator, problem: Problem) -> _Measured:
     outputs = outputs_of(model, problem.test)
     if isinstance(model, tabular.TabularClassifier):
         lines = scores.of_classes(model.classes_, problem.y_test, outputs, problem.y[problem.training])
+        score = criteria.get(model.metric, classes=True).score
+        if score not in (None, criteria.accuracy):  # these are in the first line
+            true = np.searchsorted(model.classes_, problem.y_test)
+            lines.insert(1, f"{model.metric} {score(outputs, true, None):.4f}")
     else:
         lines = scores.of_numbers(problem.y_test, outputs)
     return _Measured(outputs, lines, model.permutation_importance(problem.test, problem.y_test))
@@ -93,6 +100,7 @@ def _fit(
     model = kind(
         options.networks or N_NETWORKS,
         time_limit=time_limit,
+        metric=options.metric,
         random_state=options.seed,
         device=options.device,
         categorical=options.categorical,

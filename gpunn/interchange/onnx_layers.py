@@ -100,6 +100,17 @@ def _layer_normalization(graph: Graph, x: str, layer: layers.LayerNormalization,
     return graph("Add", scaled, graph.constant("beta", arrays["beta"]))
 
 
+def _periodic_embedding(graph: Graph, x: str, layer: layers.PeriodicEmbedding, arrays: Arrays) -> str:
+    """a = [a_prev, cos 2πu], u the difference of t = wx + b and the nearest integer (E2)"""
+    columns = graph("Gather", x, graph.constant("columns", np.array(layer.columns)), axis=1)
+    unsqueezed = graph("Unsqueeze", columns, graph.constant("axes", np.array([2])))
+    product = graph("Mul", unsqueezed, graph.constant("w", arrays["w"]))
+    t = graph("Add", product, graph.constant("b", arrays["b"]))
+    u = graph("Sub", t, graph("Round", t))
+    cosines = graph("Cos", graph("Mul", u, 2 * np.pi))
+    return graph("Concat", x, graph("Flatten", cosines, axis=1), axis=1)
+
+
 LAYERS: dict[type[Layer], Callable[[Graph, str, Any, Arrays], str]] = {
     layers.Dense: _dense,
     layers.Activation: _activation,
@@ -107,6 +118,7 @@ LAYERS: dict[type[Layer], Callable[[Graph, str, Any, Arrays], str]] = {
     layers.Embedding: _embedding,
     layers.BatchNormalization: _batch_normalization,
     layers.LayerNormalization: _layer_normalization,
+    layers.PeriodicEmbedding: _periodic_embedding,
 }
 
 

@@ -6,6 +6,7 @@ from .dense import Dense
 from .dropout import Dropout
 from .embedding import Embedding
 from .normalization import BatchNormalization, LayerNormalization
+from .periodic import PeriodicEmbedding
 
 __all__ = [
     "Activation",
@@ -16,6 +17,7 @@ __all__ = [
     "Layer",
     "LayerNormalization",
     "Parameter",
+    "PeriodicEmbedding",
     "Quantities",
     "RunningStat",
     "from_config",

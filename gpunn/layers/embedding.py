@@ -8,19 +8,12 @@ from typing import Any
 from .. import initializers
 from ..kernels import get as kernel
 from ..registry import call_text
-from ..validation import Checked, as_list, nonnegative, nonnegative_integer, positive_integer
+from ..validation import Checked, as_list, nonnegative, positive_integer
 from .base import Layer, Parameter, Quantities
+from .columns import FixedShapes, check_below, different_columns, runs
 
 MAX_LEVELS = 2**23  # float32 represents larger integers, but not with a half added
 STANDARD_NORMAL = initializers.Normal(0.0, 1.0)
-FIXED = ("columns", "n_levels", "dim")  # once the shapes of V are known
-
-
-def _columns(name: str, value: Any) -> tuple[int, ...]:
-    columns = tuple(nonnegative_integer(name, each) for each in as_list(name, value, "integers ≥ 0"))
-    if not columns or len(set(columns)) < len(columns):
-        raise ValueError(f"{name} must be one or more different columns, got {value!r}")
-    return columns
 
 
 def _level_counts(name: str, value: Any) -> tuple[int, ...]:
@@ -36,7 +29,7 @@ def _widths(name: str, value: Any) -> int | tuple[int, ...]:
     return positive_integer(name, value)
 
 
-class Embedding(Layer):
+class Embedding(FixedShapes, Layer):
     """Embeddings of integer codes: column k of codes c becomes the rows V_k[c], which are learned. (E1)
 
     a is (n, n_in − number of columns + Σ dim): the other columns of a_prev, in their order, then the embeddings in the
@@ -74,7 +67,8 @@ class Embedding(Layer):
     >>> layer = gpunn.Embedding([0, 3], [12, 5], dim=4)
     """
 
-    columns = Checked(_columns)
+    fixed = ("columns", "n_levels", "dim")
+    columns = Checked(different_columns)
     n_levels = Checked(_level_counts)
     dim = Checked(_widths)
     initializer = Checked(lambda _, value: initializers.get(value))
@@ -96,11 +90,6 @@ class Embedding(Layer):
         self.l2 = l2
         self._check_lengths()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in FIXED and self.n_in is not None:
-            raise AttributeError(f"{name} of an Embedding in a built network cannot be set: make a new layer")
-        super().__setattr__(name, value)
-
     def _check_lengths(self) -> None:
         for name, given in (("n_levels", self.n_levels), ("dim", self.dim)):
             if not isinstance(given, int) and len(given) != len(self.columns):
@@ -108,8 +97,7 @@ class Embedding(Layer):
 
     def build(self, n_in: int) -> int:
         self._check_lengths()
-        if max(self.columns) >= n_in:
-            raise ValueError(f"columns must be below the number of inputs, {n_in}, got {self.columns!r}")
+        check_below(n_in, self.columns)
         self.n_in = n_in
         self.n_out = n_in - len(self.columns) + sum(self._dims())
         return self.n_out
@@ -129,15 +117,6 @@ class Embedding(Layer):
         assert self.n_in is not None
         return [c for c in range(self.n_in) if c not in self.columns]
 
-    def _runs(self) -> Iterator[tuple[int, int, int]]:
-        """Yield the kept columns in runs: the first column of a_prev, the number of columns, the first column of a."""
-        kept = self.kept_columns()
-        begin = 0
-        for k in range(1, len(kept) + 1):
-            if k == len(kept) or kept[k] > kept[k - 1] + 1:
-                yield kept[begin], k - begin, begin
-                begin = k
-
     def _embeddings(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield the name of each V, its column of a_prev, its number of levels, and its first column of a."""
         start = len(self.kept_columns())
@@ -147,7 +126,7 @@ class Embedding(Layer):
 
     def forward(self, t: Quantities) -> None:
         t.a = kernel("zero_columns")(t.a_prev, width_m=self.n_out or 0)
-        for first, width, start in self._runs():
+        for first, width, start in runs(self.kept_columns()):
             t.a = kernel("copy_columns")(t.a_prev, t.a, first=first, width=width, start=start)
         for name, column, levels, start in self._embeddings():
             V = getattr(t, name)
@@ -160,7 +139,7 @@ class Embedding(Layer):
             dV = gradient(V, t.a_prev, t.grad_a, column=column, start=start, rows=rows)  # mutate: E6 embedding
             setattr(t, f"d{name}", dV)
         t.grad_prev = kernel("zero_columns")(t.grad_a, width_m=self.n_in or 0)
-        for first, width, start in self._runs():
+        for first, width, start in runs(self.kept_columns()):
             t.grad_prev = kernel("copy_columns")(t.grad_a, t.grad_prev, first=start, width=width, start=first)
 
     def get_config(self) -> dict[str, Any]:

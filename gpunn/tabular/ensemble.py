@@ -10,13 +10,15 @@ from functools import partial
 
 import numpy as np
 
+from ..losses import Loss
 from ..model import Sequential
 from ..multi_fit import fit_many
 from ..training import DivergenceError
 from ..training.callbacks import Callback
 from ..training.callbacks.base import CallbackModel, Logs
 from . import settings as sampled
-from .selection import mean_loss, select, softmax
+from .criteria import Criterion
+from .selection import select, softmax
 from .settings import Settings
 
 Targets = np.ndarray  # class indices (n,), or standardized values (n, 1)
@@ -47,6 +49,10 @@ class TrainingSet:
         """True for class indices."""
         return self.y.ndim == 1
 
+    def take(self, rows: np.ndarray) -> TrainingSet:
+        """Some of the rows."""
+        return TrainingSet(self.X[rows], self.y[rows], None if self.w is None else self.w[rows], self.n_out)
+
 
 @dataclass(eq=False)
 class TrainedNetwork:
@@ -61,6 +67,7 @@ class TrainedNetwork:
     epoch     the number of epochs after which the loss was smallest
     seconds   of training, with those trained concurrently
     weight    in the average prediction
+    metric    of `outputs`
     """
 
     settings: Settings
@@ -72,6 +79,7 @@ class TrainedNetwork:
     epoch: int
     seconds: float
     weight: float = 0.0
+    metric: float = 0.0
 
 
 def predict(net: CallbackModel | Sequential, X: np.ndarray, *, classes: bool) -> np.ndarray:
@@ -81,19 +89,28 @@ def predict(net: CallbackModel | Sequential, X: np.ndarray, *, classes: bool) ->
 
 
 class KeepBestEpoch(Callback):
-    """Evaluate the validation rows after every epoch, and restore the parameters of the best epoch at the end."""
+    """Evaluate the validation rows after every epoch, and restore the parameters of the best epoch at the end.
 
-    def __init__(self, X: np.ndarray, y: Targets, w: np.ndarray | None) -> None:
-        self._X, self._y, self._w = X, y, w
+    Halfway through its epochs, the training ends if the smallest loss so far is above the median of `rivals`, the final
+    losses of other networks: such a network is unlikely to be selected (Golovin et al. 2017, median stopping rule).
+    """
+
+    def __init__(self, rows: TrainingSet, criterion: Criterion, epochs: int, rivals: Sequence[float]) -> None:
+        self._rows, self._criterion = rows, criterion
+        self._halfway = -(-epochs // 2)
+        self._limit = float(np.median(rivals)) if rivals else np.inf
         self.loss, self.epoch = np.inf, 0
         self.outputs: np.ndarray | None = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        outputs = predict(self.model, self._X, classes=self._y.ndim == 1)
-        loss = float(mean_loss(outputs, self._y, self._w))
+        X, y, w = self._rows.X, self._rows.y, self._rows.w
+        outputs = predict(self.model, X, classes=self._rows.classes)
+        loss = float(self._criterion.loss(outputs, y, w))
         if loss < self.loss:
             self.loss, self.epoch, self.outputs = loss, epoch + 1, outputs
             self._weights = self.model.get_weights()
+        if epoch + 1 == self._halfway and self.loss > self._limit:
+            self.model.stop_training = True
 
     def on_divergence(self, error: ArithmeticError) -> None:
         self.model.stop_training = True  # the best epoch so far is kept
@@ -118,6 +135,7 @@ def train(
     n_folds: int,
     generator: np.random.Generator,
     *,
+    criterion: Criterion,
     device: str,
     deadline: float | None = None,
     report: Callable[[list[TrainedNetwork]], None] = lambda members: None,
@@ -133,6 +151,8 @@ def train(
         Their numbers, with n_networks ≥ n_folds.
     generator : numpy Generator
         Draws folds, settings and seeds.
+    criterion : Criterion
+        Its loss trains the networks and chooses their epochs, its metric selects them.
     device : str
         The device of the networks.
     deadline : float or None
@@ -152,8 +172,9 @@ def train(
     KeyboardInterrupt
         On Ctrl-C before the first group is complete. Later, the networks of complete groups are used.
     """
-    validation = folds(data.y, n_folds, generator)
-    n_training = len(data.y) - len(validation[0])
+    rows = folds(data.y, n_folds, generator)
+    validation = [data.take(each) for each in rows]
+    n_training = len(data.y) - len(rows[0])
     size = sampled.batch_size(n_training)
     planned = sampled.sample(n_networks, n_folds, -(-n_training // size), generator)
     members: list[TrainedNetwork] = []
@@ -162,7 +183,8 @@ def train(
             if members and deadline is not None and time.monotonic() >= deadline:
                 _log.warning(f"time_limit: {group[0]} of {n_networks} networks are trained and used")
                 break
-            members += _train_group(data, [(k % n_folds, planned[k]) for k in group], validation, size, device)
+            plan = [(k % n_folds, planned[k]) for k in group]
+            members += _train_group(data, plan, rows, validation, members, size, criterion, device)
             report(members)
     except KeyboardInterrupt:
         if not members:
@@ -172,10 +194,11 @@ def train(
         raise DivergenceError("all networks diverged in their first epoch: remove extreme numbers from the table")
     for fold in {member.fold for member in members}:
         of_fold = [member for member in members if member.fold == fold]
-        rows = validation[fold]
-        outputs = np.stack([member.outputs for member in of_fold])
-        for member, weight in zip(of_fold, select(outputs, data.y[rows], _weights(data, rows)), strict=True):
+        y, w = validation[fold].y, validation[fold].w
+        weights = select(criterion, np.stack([member.outputs for member in of_fold]), y, w)
+        for member, weight in zip(of_fold, weights, strict=True):
             member.weight = float(weight) / len({each.fold for each in members})
+            member.metric = float(criterion.metric(member.outputs, y, w))
     return members
 
 
@@ -187,44 +210,41 @@ def _groups(n_networks: int, n_folds: int) -> Iterator[range]:
 
 
 def _train_group(
-    data: TrainingSet, group: Sequence[tuple[int, Settings]], validation: list[np.ndarray], size: int, device: str
+    data: TrainingSet,
+    group: Sequence[tuple[int, Settings]],
+    rows: list[np.ndarray],
+    validation: list[TrainingSet],
+    earlier: list[TrainedNetwork],
+    size: int,
+    criterion: Criterion,
+    device: str,
 ) -> list[TrainedNetwork]:
-    """Train networks concurrently, each on the rows outside its fold."""
+    """Train networks concurrently, each on the rows outside its fold. Those trained `earlier` are their rivals."""
     begun = time.monotonic()
     n, n_in = data.X.shape
     candidates = []
     keepers = []
     for fold, settings in group:
-        rows = validation[fold]
-        keeper = KeepBestEpoch(data.X[rows], data.y[rows], _weights(data, rows))
+        rivals = [member.loss for member in earlier if member.fold == fold]
+        keeper = KeepBestEpoch(validation[fold], criterion, settings.epochs, rivals)
         keepers.append(keeper)
-        training = np.delete(np.arange(n), rows)
+        training = np.delete(np.arange(n), rows[fold])
         steps = settings.epochs * -(-len(training) // size)
         candidates.append(
-            {
-                "settings": settings,
-                "steps": steps,
-                "rows": training,
-                "epochs": settings.epochs,
-                "callbacks": [keeper],
-            }
+            {"settings": settings, "steps": steps, "rows": training, "epochs": settings.epochs, "callbacks": [keeper]}
         )
-    build = partial(_build, n_in=n_in, n_out=data.n_out, classes=data.classes, device=device)
+    build = partial(_build, n_in=n_in, n_out=data.n_out, loss=criterion.training_loss, device=device)
     try:
         fitted = fit_many(build, data.X, data.y, candidates, batch_size=size, sample_weight=data.w)
     except DivergenceError as error:
         fitted = error.fitted  # type: ignore[attr-defined]
     seconds = time.monotonic() - begun
     return [
-        TrainedNetwork(settings, fold, validation[fold], each.net, keeper.outputs, keeper.loss, keeper.epoch, seconds)
+        TrainedNetwork(settings, fold, rows[fold], each.net, keeper.outputs, keeper.loss, keeper.epoch, seconds)
         for (fold, settings), each, keeper in zip(group, fitted, keepers, strict=True)
         if keeper.outputs is not None
     ]
 
 
-def _build(settings: Settings, steps: int, *, n_in: int, n_out: int, classes: bool, device: str) -> Sequential:
-    return settings.network(n_in, n_out, classes=classes, steps=steps, device=device)
-
-
-def _weights(data: TrainingSet, rows: np.ndarray) -> np.ndarray | None:
-    return None if data.w is None else data.w[rows]
+def _build(settings: Settings, steps: int, *, n_in: int, n_out: int, loss: Loss, device: str) -> Sequential:
+    return settings.network(n_in, n_out, loss=loss, steps=steps, device=device)

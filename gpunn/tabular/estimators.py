@@ -22,8 +22,8 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
 
     Columns are numbers, texts, booleans, categories or dates, and cells may be missing; `columns_` says how each is
     encoded. `n_networks` networks with sampled settings are trained by AdamW (E1 to E8), each on all rows except those
-    of its fold, whose loss chooses its epoch. In each fold, networks are selected greedily by the loss of their average
-    probability, and the prediction is the mean over folds. The same `random_state` gives the same bits, unless
+    of its fold, whose log loss chooses its epoch. In each fold, networks are selected greedily by the metric of their
+    average probability, and the prediction is the mean over folds. The same `random_state` gives the same bits, unless
     `time_limit` ended the training.
 
     Parameters
@@ -32,6 +32,12 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         The number of networks that are trained. Very large tables get fewer, and a warning says so.
     time_limit : float, optional
         Seconds after which no further network is started.
+    metric : {"log_loss", "accuracy", "balanced_accuracy", "roc_auc"}, optional
+        What the predictions are measured by, by default the log loss. It selects the networks; between equal values
+        the log loss decides. "roc_auc" is the area under the ROC curve, for more than two classes the mean over the
+        classes, each against the rest. `predict` returns the most probable label with every metric: for
+        "balanced_accuracy" of unequal classes, a `sample_weight` of 1 / (rows of the class) also changes the
+        probabilities.
     categorical, dates : sequence of str
         Columns that are categories, or dates, whatever their cells look like.
     random_state : int, Generator, RandomState or None
@@ -49,7 +55,8 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
     classes_ : ndarray
         The labels, sorted.
     leaderboard_ : list of dict
-        The networks with settings, fold, validation loss, epochs, seconds and weight in the ensemble.
+        The networks with settings, fold, epochs, seconds and weight in the ensemble. "validation_loss" is the mean log
+        loss of the rows of the fold, "validation_metric" the metric of them.
     columns_ : dict
         What was done to each column.
     n_features_in_ : int
@@ -145,11 +152,15 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
 class TabularRegressor(RegressorMixin, TabularEstimator):
     """An ensemble of networks that predicts a number for each row of a table.
 
-    As `TabularClassifier`, with the squared error. Targets are standardized, and predictions are limited to the range
-    of the training targets.
+    As `TabularClassifier`, with the squared or absolute error. Targets are standardized, and predictions are limited to
+    the range of the training targets.
 
     Parameters
     ----------
+    metric : {"squared_error", "absolute_error"}, optional
+        What the predictions are measured by, by default the squared error. It chooses the epochs of the
+        networks and selects them. E(a − y)² is smallest for the mean of y, E|a − y| for its median. For the absolute
+        error, the networks are trained by the Huber loss with κ = 0.1 standard deviations of y.
     n_networks, time_limit, categorical, dates, random_state, n_jobs, device, verbose
         As in `TabularClassifier`.
 
@@ -158,7 +169,7 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
     residual_std_ : float
         The standard deviation of the out-of-fold errors, in units of y.
     leaderboard_, columns_, n_features_in_, feature_names_in_
-        As in `TabularClassifier`.
+        As in `TabularClassifier`. Losses are those of standardized targets.
     """
 
     _is_classifier = False

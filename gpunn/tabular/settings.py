@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..layers import Dense, Dropout, Layer
+from ..losses import Loss
 from ..model import Sequential
 from ..optimizers import AdamW
 from ..schedules import CosineDecay
 
-N_NETWORKS = 20
+N_NETWORKS = 40
 EPOCHS = (6, 12, 24, 48)  # used in turn by the networks of a fold
 MIN_STEPS = (150, 300, 600, 1200)  # small tables get more epochs, up to MAX_EPOCHS
 MAX_EPOCHS = 200
@@ -46,7 +47,7 @@ class Settings:
     epochs: int
     seed: int
 
-    def network(self, n_in: int, n_out: int, *, classes: bool, steps: int, device: str) -> Sequential:
+    def network(self, n_in: int, n_out: int, *, loss: Loss, steps: int, device: str) -> Sequential:
         """A compiled network, whose output is a logit of each class, or a standardized value."""
         layers: list[Layer] = []
         for _ in range(self.depth):
@@ -56,7 +57,6 @@ class Settings:
         layers.append(Dense(n_out))
         net = Sequential(layers, input_shape=n_in, seed=self.seed)
         schedule = CosineDecay(self.learning_rate, steps)
-        loss = "sparse_categorical_crossentropy" if classes else "half_squared_error"
         return net.compile(AdamW(schedule, self.weight_decay, beta_2=BETA_2), loss, device=device)
 
 

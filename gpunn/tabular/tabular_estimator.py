@@ -18,12 +18,11 @@ from ..training.checkpoint import CheckpointError
 from ..training.fit import thread_limit
 from ..training.interrupts import run_concurrently
 from ..validation import positive, positive_integer, scalar
-from . import ensemble, onnx_export, saving
+from . import criteria, ensemble, onnx_export, saving
 from .csv_columns import CsvColumns
 from .ensemble import TrainedNetwork, TrainingSet
 from .feature_encoder import FeatureEncoder, encoder_of
 from .progress import Progress
-from .selection import mean_loss
 from .settings import N_NETWORKS
 from .sklearn_bases import BaseEstimator, NotFittedError
 from .table import Table, read_table
@@ -64,6 +63,7 @@ class TabularEstimator(BaseEstimator):
         n_networks: int = N_NETWORKS,
         *,
         time_limit: float | None = None,
+        metric: str | None = None,
         categorical: Sequence[str] = (),
         dates: Sequence[str] = (),
         random_state: Any = 0,
@@ -73,6 +73,7 @@ class TabularEstimator(BaseEstimator):
     ) -> None:
         self.n_networks = n_networks
         self.time_limit = time_limit
+        self.metric = metric
         self.categorical = categorical
         self.dates = dates
         self.random_state = random_state
@@ -89,6 +90,7 @@ class TabularEstimator(BaseEstimator):
         begun = time.monotonic()
         n_networks = positive_integer("n_networks", self.n_networks)
         deadline = None if self.time_limit is None else begun + positive("time_limit", self.time_limit)
+        criterion = criteria.get(self.metric, classes=self._is_classifier)
         if table.n_rows < 2:
             raise ValueError(
                 f"{type(self).__name__} needs at least 2 samples of positive weight, one to train and one to validate, "
@@ -103,8 +105,8 @@ class TabularEstimator(BaseEstimator):
         progress_bar = Progress(n_networks, deadline, visible=bool(self.verbose))
         with thread_limit(threads, "n_jobs"), progress_bar as progress:
             members = ensemble.train(
-                data, n_networks, n_folds, generator_from(self.random_state), device=self.device, deadline=deadline,
-                report=progress,
+                data, n_networks, n_folds, generator_from(self.random_state), criterion=criterion, device=self.device,
+                deadline=deadline, report=progress,
             )  # fmt: skip
         for note in encoder.notes:
             _log.info(note)
@@ -146,7 +148,7 @@ class TabularEstimator(BaseEstimator):
         """The outputs (k, n, n_out) of the members for encoded rows."""
         n, n_in = encoded.shape
         # with full blocks, the rounding of a row depends less on the number of rows
-        padded = np.concatenate([encoded, np.zeros((-n % BLOCK, n_in), np.float32)])
+        padded = np.concatenate([encoded, np.zeros((-n % BLOCK, n_in), np.float32)]) if n % BLOCK else encoded
         outputs: list[np.ndarray] = [padded] * len(self._networks)
 
         def predict(k: int) -> None:
@@ -168,7 +170,8 @@ class TabularEstimator(BaseEstimator):
     ) -> dict[str, Importance]:
         """The importance of each column: the increase of the mean loss if its cells are permuted among the rows.
 
-        The loss is −log of the probability of the label, or the squared error in units of the target's variance. (E3)
+        The loss is −log of the probability of the label, or the squared error in units of the target's variance; with
+        the metric "absolute_error" it is the absolute error in units of its standard deviation. (E3)
 
         Parameters
         ----------
@@ -199,9 +202,10 @@ class TabularEstimator(BaseEstimator):
         targets = self._encode_targets(y, table.n_rows)
         encoded, _ = self._encoder.encode(table)
         generator = generator_from(random_state)
+        criterion = criteria.get(self.metric, classes=self._is_classifier)
 
         def loss(inputs: np.ndarray) -> float:
-            return float(mean_loss(np.tensordot(self._weights, self._outputs_of(inputs), 1), targets, None))
+            return float(criterion.loss(np.tensordot(self._weights, self._outputs_of(inputs), 1), targets, None))
 
         before, left = loss(encoded), 0
         found = dict.fromkeys(self._encoder.names, Importance(0.0, 0.0))
@@ -358,6 +362,7 @@ def _described(number: int, member: TrainedNetwork) -> dict[str, Any]:
         "network": number,
         "weight": member.weight,
         "validation_loss": member.loss,
+        "validation_metric": member.metric,
         "fold": member.fold,
         "best_epoch": member.epoch,
         "seconds": member.seconds,

@@ -1,4 +1,4 @@
-// exp, expm1, tanh, log1p and log that a compiler turns into vector instructions, for kernels on a CPU.
+// exp, expm1, tanh, log1p, log, cospi and sinpi that a compiler turns into vector instructions, for kernels on a CPU.
 //
 // A call of the C library is executed once per element: GCC vectorizes no loop around it. These functions contain no
 // call and no branch, only sums, products, quotients, integer shifts and selections, so a loop around them is
@@ -24,11 +24,17 @@
 //     log1p x = log u of the rounded u = 1 + x   f increases by 2⁻ᵏc, 1 + x = u + c; the rounding error of that sum is
 //                                                added to kL₂
 //
+// cos πx and sin πx. u = |x| − 2n with the integer n nearest to |x|/2, found as above, is exact, and so is r ≤ ¼, the
+// distance from |u| to 0, ½ or 1. One magnitude is cos πr = 1 + r²C(r²), the other sin πr = rπ₁ + r(π₂ + r²S(r²)),
+// π = π₁ + π₂. If |x| is so large that all numbers are even integers, u = 0.
+//
 // Coefficients. P and Q are polynomials fitted to (eʳ − 1 − r)/r² on |r| ≤ ½ ln 2, and to (2 artanh s − 2s)/s³ as a
 // function of s² ≤ (3 − 2√2)²: least squares on 160 Chebyshev points in 160 bits, with the error relative to eʳ − 1 and
 // to log(1 + f), and weights increased where it is large until the maximum is minimal (Lawson). Then the coefficients
 // are rounded one after another from the lowest, and the others fitted again each time. P has degree 5 for float
-// (relative error 2^−31.1) and 10 for double (2^−61.6), Q degree 2 (2^−30.2) and 6 (2^−59.5).
+// (relative error 2^−31.1) and 10 for double (2^−61.6), Q degree 2 (2^−30.2) and 6 (2^−59.5). S and C are fitted in the
+// same way to (sin πr − πr)/r³ and (cos πr − 1)/r² as functions of r² ≤ 1/16: S of degree 2 for float (relative error
+// of the sine 2^−27.9) and 5 for double (2^−57.9), C of degree 3 (2^−31.0) and 6 (2^−61.2).
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -56,6 +62,12 @@ struct Format<float> {
   }
 
   INLINE float q(float z) { return 0x1.55557ap-1f + z * (0x1.995ed6p-2f + z * 0x1.31e088p-2f); }
+
+  static constexpr float pi_high = 0x1.921fb6p+1f, pi_low = -0x1.777a5cp-24f;
+
+  INLINE float s(float z) { return -0x1.4abbbep+2f + z * (0x1.465fc4p+1f + z * -0x1.2dbd92p-1f); }
+
+  INLINE float c(float z) { return -0x1.3bd3ccp+2f + z * (0x1.03c1b2p+2f + z * (-0x1.55b43cp+0f + z * 0x1.d579fp-3f)); }
 };
 
 template <>
@@ -81,6 +93,23 @@ struct Format<double> {
     const double even =
         0x1.5555555555592p-1 + zz * (0x1.24924941e0ed7p-2 + zz * (0x1.74663ce9f4061p-3 + zz * 0x1.2f03cb74ae7acp-3));
     const double odd = 0x1.999999997ff20p-2 + zz * (0x1.c71c52148b021p-3 + zz * 0x1.39a1e823835d3p-3);
+    return even + z * odd;
+  }
+
+  static constexpr double pi_high = 0x1.921fb54442d18p+1, pi_low = 0x1.1a62633145c07p-53;
+
+  INLINE double s(double z) {
+    const double zz = z * z;
+    const double even = -0x1.4abbce625be46p+2 + zz * (-0x1.32d2cce31f886p-1 + zz * -0x1.e300951c2d4fap-8);
+    const double odd = 0x1.466bc67758c69p+1 + zz * (0x1.5078300822edcp-4 + zz * 0x1.e3fe0b0d455b9p-12);
+    return even + z * odd;
+  }
+
+  INLINE double c(double z) {
+    const double zz = z * z;
+    const double even = -0x1.3bd3cc9be45dep+2 +
+                        zz * (-0x1.55d3c7e3c02cfp+0 + zz * (-0x1.a6d1e2a2526d5p-6 + zz * -0x1.b05080de83515p-14));
+    const double odd = 0x1.03c1f081b5a54p+2 + zz * (0x1.e1f506762e09ap-3 + zz * 0x1.f9c50527e5153p-10);
     return even + z * odd;
   }
 };
@@ -185,6 +214,42 @@ INLINE T log_of(T x) {
   return x > (T)0 ? (x < (T)INFINITY ? y : x) : (x == (T)0 ? -(T)INFINITY : (T)NAN);
 }
 
+// |x| − 2n, n the integer nearest to |x|/2; NaN if x is infinite
+template <typename T>
+INLINE T half_turns(T x) {
+  typedef Format<T> F;
+  const T magnitude = std::fabs(x), n = ((T)0.5 * magnitude + F::two_to_digits) - F::two_to_digits;
+  return magnitude < (T)2 * F::two_to_digits ? magnitude - (T)2 * n : magnitude - magnitude;
+}
+
+// |sin πu| and |cos πu|, v = |u|
+template <typename T>
+struct Magnitudes {
+  T v, sine, cosine;
+};
+
+template <typename T>
+INLINE Magnitudes<T> magnitudes(T u) {
+  typedef Format<T> F;
+  const T v = std::fabs(u), h = v > (T)0.5 ? (T)1 - v : v;
+  const bool swapped = h > (T)0.25;
+  const T r = swapped ? (T)0.5 - h : h, z = r * r;
+  const T sine = r * F::pi_high + r * (F::pi_low + z * F::s(z)), cosine = (T)1 + z * F::c(z);
+  return {v, swapped ? cosine : sine, swapped ? sine : cosine};
+}
+
+template <typename T>
+INLINE T cospi_of(T x) {
+  const Magnitudes<T> m = magnitudes(half_turns(x));
+  return std::copysign(m.cosine, (T)0.5 - m.v);
+}
+
+template <typename T>
+INLINE T sinpi_of(T x) {
+  const T u = half_turns(x);
+  return std::copysign((T)1, x) * std::copysign(magnitudes(u).sine, u);
+}
+
 // overloads by the type of the argument, as in the C++ library
 INLINE float exp(float x) { return exp_of(x); }
 INLINE double exp(double x) { return exp_of(x); }
@@ -196,8 +261,16 @@ INLINE float log1p(float x) { return log1p_of(x); }
 INLINE double log1p(double x) { return log1p_of(x); }
 INLINE float log(float x) { return log_of(x); }
 INLINE double log(double x) { return log_of(x); }
+INLINE float cospi(float x) { return cospi_of(x); }
+INLINE double cospi(double x) { return cospi_of(x); }
+INLINE float sinpi(float x) { return sinpi_of(x); }
+INLINE double sinpi(double x) { return sinpi_of(x); }
 
 }  // namespace vector_math
+
+// CUDA has these functions, C++ does not.
+#define cospi(x) vector_math::cospi(x)
+#define sinpi(x) vector_math::sinpi(x)
 
 // Calls in a kernel mean these functions. With registers wider than the type (x87), the sums above would be rounded
 // differently, so the library's functions are used.

@@ -43,6 +43,7 @@ ASSIGNED = {
     "BatchNormalization.momentum": (gpunn.BatchNormalization, [*_numbers(0.25), (1, 1.0)], [*NOT_NUMBERS, 2, None]),
     "BatchNormalization.epsilon": (gpunn.BatchNormalization, _numbers(0.25), [*NOT_NUMBERS, 0, 1, None]),
     "LayerNormalization.epsilon": (gpunn.LayerNormalization, _numbers(0.25), [*NOT_NUMBERS, 0, 1, None]),
+    "PeriodicEmbedding.scale": (lambda: gpunn.PeriodicEmbedding([0], 2), POSITIVE, NOT_POSITIVE),
     "SGD.clipnorm": (optimizers.SGD, *_with_none(POSITIVE, NOT_POSITIVE)),
     "SGD.clipvalue": (optimizers.SGD, *_with_none(POSITIVE, NOT_POSITIVE)),
     "Momentum.momentum": (optimizers.Momentum, BELOW_1, NOT_BELOW_1),

@@ -31,6 +31,7 @@ def _layers():
         gpunn.Activation(activations.ELU(0.7)),
         gpunn.LayerNormalization(epsilon=1e-3),
         gpunn.Dropout(0.1),
+        gpunn.PeriodicEmbedding([1, 0], 2, scale=0.3),
         gpunn.Dense(3, "softmax"),
     ]
 
@@ -253,7 +254,8 @@ def test_the_file_is_safetensors_with_json_and_no_pickle(file, trained):
     assert tensors["layers.0.W"].shape == (5, 8)
     assert bits(tensors["layers.0.W"]) == bits(trained.get_weights()[0])
     assert set(tensors) == {
-        *(f"layers.{k}.{name}" for k, name in ((0, "W"), (0, "b"), (3, "W"), (7, "W"), (7, "b"))),
+        *(f"layers.{k}.{name}" for k in (0, 8) for name in ("W", "b")),
+        *("layers.3.W", "layers.7.w", "layers.7.b"),
         *(f"layers.1.{name}" for name in ("gamma", "beta", "running_mean", "running_variance")),
         *(f"layers.5.{name}" for name in ("gamma", "beta")),
     }

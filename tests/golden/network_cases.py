@@ -273,6 +273,13 @@ def layer_arguments() -> list[Case]:
             ADAM,
         ),
         network(
+            "periodic-embedding",
+            [new("PeriodicEmbedding", [1, 2, 0], 2), dense(5, "tanh"), dense(3)],
+            "labels 3",
+            LABELS,
+            ADAM,
+        ),
+        network(
             "no-intercepts", [dense(5, "sigmoid", use_bias=False), dense(2, use_bias=False)], "values 2", VALUES, ADAM
         ),
         network(

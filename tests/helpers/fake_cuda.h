@@ -4,6 +4,10 @@
 #include <string.h>
 #include <ucontext.h>
 #define __device__
+template <class T> static T fake_cospi(T x) { return (T)cosl(M_PIl * remainderl(x, 2)); }
+template <class T> static T fake_sinpi(T x) { return (T)sinl(M_PIl * remainderl(x, 2)); }
+#define cospi fake_cospi
+#define sinpi fake_sinpi
 template <class T> struct CArray {  // d: contiguous, ndim, size, shape, strides in bytes
   T* p; const ptrdiff_t* d;
   ptrdiff_t size() const { return d[2]; }

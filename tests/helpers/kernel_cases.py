@@ -15,6 +15,8 @@ from helpers import tolerances
 
 OFFSET = 2  # first row of the batch in the table
 POISON = 77
+PER_COLUMN = 2  # frequencies per column of a periodic embedding
+MULTIPLES = {"embedded": PER_COLUMN, "total": 1 + PER_COLUMN}  # row widths, as multiples of m
 LAYOUTS = ("C", "F", "strided", "offset", "reversed")
 SIZES = ((0, 3), (1, 1), (1, 31), (33, 1), (3, 33), (130, 67), (2, 8200))
 FLAT = (0, 1, 31, 33, 9001)
@@ -139,6 +141,8 @@ class Request:
         axis = self.kernel.axis
         if operand.role == "out" and self.kernel.form == "reduction":
             return (self.m,) if axis == "rows" else (1,)
+        if operand.kind == "rows":
+            return (self.n, MULTIPLES.get(operand.width, 1) * self.m)
         if operand.is_matrix:
             return (max(self.n, 1), self.m)
         if operand.kind == "row" or (operand.kind == "raw" and operand.width):
@@ -212,6 +216,11 @@ def _first(request, operand):
     return None if operand.width else request.rng.normal(size=2)
 
 
+def _per_column(request, operand):
+    """The frequencies or phases of m columns."""
+    return request.rng.normal(size=(request.m, PER_COLUMN))
+
+
 def _of_a_batch(request, operand):
     """The sums of a batch of two columns, with positive weights."""
     return np.abs(request.rng.normal(size=10)) + 0.05 if operand.kind == "raw" else None
@@ -241,6 +250,8 @@ SPECIAL = {
     "squares": _magnitudes,
     "squared_norm": lambda request, operand: np.array([9.0]),
     "scale": _magnitudes,
+    "frequency": _per_column,
+    "phase": _per_column,
     "key": lambda request, operand: request.rng.integers(0, 2**32, size=2),
     "rates": lambda request, operand: np.array([2.0, *request.rng.normal(size=3)]),  # for steps 2, 3 and 4
     "stored": _stored_rows,
@@ -354,6 +365,7 @@ def make(kernel, types, n, m, *, layout="C", values="ordinary", flat=False, seed
         before[operand.name] = made
     by_name = SCALARS | {"width": m, "width_m": m, "elements": n * m, "rows": n, "factor": 1 / max(n, 1)} | scalars
     by_name["levels"] = max(n, 1)
+    by_name |= {f"width_{name}": k * m for name, k in MULTIPLES.items()}
     for operand in kernel.signature.scalars:
         number = 0.4 if operand.type == "T" or operand.type.startswith("float") else 2
         scalars[operand.name] = (

@@ -90,6 +90,7 @@ def random_case(number: int, rows: int = 17) -> Case:
     if not layers and rng.random() < 0.3:
         layers.append(gpunn.BatchNormalization())
     _last(rng, layers, last[rng.integers(len(last))], n_out)
+    _periodic_embedding(np.random.default_rng([number, 4]), layers, n_in)
     own = np.random.default_rng([number, 3])
     embedding = _embedding(own, n_in) if number % 9 == 4 else None
     if embedding is not None:
@@ -129,6 +130,16 @@ def _block(rng, layers, activation, width):
         layers.append(gpunn.Activation(activation))
     for layer in layers[-2:]:
         layer.trainable = bool(rng.random() < 0.9)
+
+
+def _periodic_embedding(rng, layers, n_in):
+    """In some cases, a periodic embedding of one to all columns of the input or of a hidden layer."""
+    if rng.random() < 0.2:
+        last = max(k for k, layer in enumerate(layers) if isinstance(layer, gpunn.Dense))
+        position = rng.integers(last + 1)
+        widths = [n_in, *(layer.units for layer in layers[:position] if isinstance(layer, gpunn.Dense))]
+        columns = rng.permutation(widths[-1])[: rng.integers(1, widths[-1] + 1)].tolist()
+        layers.insert(position, gpunn.PeriodicEmbedding(columns, int(rng.integers(1, 4))))
 
 
 def _last(rng, layers, activation, n_out):

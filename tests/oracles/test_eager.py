@@ -27,6 +27,7 @@ LAYERS = (
     gpunn.Dropout(0.2, form="textbook"),
     gpunn.LayerNormalization(),
     gpunn.Activation("silu"),
+    gpunn.PeriodicEmbedding([1, 0], 2),
 )
 OPTIMIZERS = [
     gpunn.SGD(schedules.StepDecay(0.1, 3)),

@@ -126,6 +126,10 @@ def reference(case):
             z = a * _mask(net, k, tuple(a.shape)) if case.training else a
             if layer.form == "textbook" and not case.training:
                 z = a * (1 - layer.rate)
+        elif isinstance(layer, gpunn.PeriodicEmbedding):
+            x_of = a[:, layer.columns, None]
+            cosines = torch.cos(2 * torch.pi * (x_of * mine["w"] + mine["b"]))
+            z = torch.cat([a, cosines.flatten(1)], dim=1)
         elif not isinstance(layer, gpunn.Activation):
             z = _normalize(a, layer, mine, mine, case.training)
         a = ACTIVATIONS[layer.activation.name](z, *layer.activation.get_config().values())
@@ -174,7 +178,7 @@ def test_random_cases_cover_every_layer_loss_and_option():
         assert ({net.layers[-1].activation.name for net in of} <= merged) == (meaning == "merged")
     assert {layer.l2 > 0 for layer in layers if type(layer) is gpunn.Embedding} == {True, False}
     for kind in (
-        *(gpunn.Dense, gpunn.Activation, gpunn.Dropout, gpunn.Embedding),
+        *(gpunn.Dense, gpunn.Activation, gpunn.Dropout, gpunn.Embedding, gpunn.PeriodicEmbedding),
         *(gpunn.BatchNormalization, gpunn.LayerNormalization),
     ):
         assert {case.training for case in cases for layer in case.net.layers if type(layer) is kind} == {True, False}

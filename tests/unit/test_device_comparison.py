@@ -32,6 +32,7 @@ NETS = {
     "dropout": lambda dtype: classifier(gpunn.Dense(8, "gelu"), gpunn.Dropout(0.4), dtype=dtype),
     "normalized": lambda dtype: classifier(gpunn.BatchNormalization(), gpunn.Dense(8, "silu"), dtype=dtype),
     "layer norm": lambda dtype: classifier(gpunn.LayerNormalization(), gpunn.Dense(8, "elu", l2=0.1), dtype=dtype),
+    "periodic": lambda dtype: classifier(gpunn.PeriodicEmbedding([5, 1, 2], 4), gpunn.Dense(8, "tanh"), dtype=dtype),
     "clipped": lambda dtype: classifier(gpunn.Dense(8, "sigmoid"), optimizer=gpunn.RMSprop(clipnorm=0.1), dtype=dtype),
 }
 

@@ -108,6 +108,7 @@ REPEATED = [
     gpunn.LayerNormalization(epsilon=1e-3),
     gpunn.Embedding([2, 0], [3, 5], [1, 2], l2=0.1),
     gpunn.Embedding([0], [3], 2, initializer="zeros"),
+    gpunn.PeriodicEmbedding([2, 0], 3, scale=0.25),
     _Shift(gpunn.activations.ELU(0.5), by=2.5),
 ]
 

@@ -126,3 +126,15 @@ def test_a_model_of_an_ensemble_replaces_its_own_output_only_with_force(run, tab
     assert run("train", table, "--target", "sort", *FEW)[0] == 0
     status, _, err = run("train", table, "--target", "sort", *FEW)
     assert status == 2 and "--force" in err
+
+
+def test_the_metric_selects_the_networks_and_is_reported(run, table):
+    status, out, _ = run("train", table, "--target", "sort", "--metric", "roc_auc", *FEW)
+    lines = out.splitlines()
+    k = next(k for k, line in enumerate(lines) if line.startswith("test accuracy"))
+    assert status == 0 and float(re.fullmatch(r"roc_auc ([\d.]+)", lines[k + 1])[1]) >= 0.9
+    assert gpunn.load("flowers.safetensors").metric == "roc_auc"
+    for target, metric in (("sort", "accuracy"), ("weight", "absolute_error")):
+        status, out, _ = run("train", table, "--target", target, "--metric", metric, "--force", *FEW)
+        assert status == 0 and f"\n{metric} " not in out  # it is in the line of the scores
+        assert gpunn.load("flowers.safetensors").metric == metric

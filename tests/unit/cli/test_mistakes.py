@@ -77,6 +77,18 @@ MISTAKES = {
         ["train", "words.csv", "--target", "y", "--class-weight", "high"],
         naming("--class-weight", "JSON"),
     ),
+    "metric of numbers": (
+        ["train", "words.csv", "--target", "y", "--metric", "absolute_error"],
+        naming("--metric", "classes", "'balanced_accuracy'", "'absolute_error'"),
+    ),
+    "metric of classes": (
+        ["train", "good.csv", "--target", "y", "--metric", "accuracy"],
+        naming("--metric", "numbers", "'squared_error'", "'accuracy'"),
+    ),
+    "metric of one network": (
+        ["train", "good.csv", "--target", "y", "--metric", "squared_error", *QUICK],
+        naming("--metric", "--hidden"),
+    ),
     "test file": (["train", "good.csv", "--target", "y", "--test", "none.csv"], naming("none.csv", "No such file")),
     "test columns": (["train", "good.csv", "--target", "y", "--test", "words.csv"], naming("--test", "'x'")),
     "no such precision": (["train", "good.csv", "--precision", "fp16"], naming("--precision", "'fp16'")),

@@ -122,6 +122,16 @@ def test_normalization_with_large_means(tmp_path, layer):
     assert_same(export_and_run(net, tmp_path / "m.onnx", x), net.predict(x), 1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_periodic_embedding_of_large_numbers(tmp_path, dtype):
+    """Up to 10⁵ periods; the bound is the rounding of wx, times 2π."""
+    net = gpunn.Sequential([gpunn.PeriodicEmbedding([1, 0], 3, scale=10)], input_shape=2, dtype=dtype, seed=0)
+    x = np.random.default_rng(0).normal(0, 1e3, (50, 2)).astype(dtype)
+    got, wanted = export_and_run(net, tmp_path / "m.onnx", x), net.predict(x)
+    np.testing.assert_array_equal(got[:, :2], x)
+    np.testing.assert_allclose(got[:, 2:], wanted[:, 2:], rtol=0, atol=4 * np.finfo(dtype).eps)
+
+
 def test_small_network_by_hand(tmp_path):
     """a = max(0, xW + b) and a₁ − 2a₂, with numbers that are exact in float32."""
     net = gpunn.Sequential([gpunn.Dense(2, "relu"), gpunn.Dense(1, use_bias=False)], input_shape=2)

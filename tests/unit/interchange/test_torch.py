@@ -399,7 +399,8 @@ def module_of(text, torch):
 
 def torch_lacks_a_layer(net):
     return any(
-        isinstance(layer, gpunn.Embedding) or (isinstance(layer, gpunn.Dropout) and layer.form == "textbook")
+        isinstance(layer, (gpunn.Embedding, gpunn.PeriodicEmbedding))
+        or (isinstance(layer, gpunn.Dropout) and layer.form == "textbook")
         for layer in net.layers
     )
 

@@ -1,4 +1,4 @@
-"""exp, expm1, tanh, log1p and log of vector_math.h: errors, limits of the range, same bits in vectors and remainders.
+"""The functions of vector_math.h: errors, limits of the range, same bits in vectors and remainders.
 
 The reference is NumPy in the next wider type: float64 for float32, long double for float64 if it is wider.
 """
@@ -10,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from gpunn.kernels._compiler import compiler, library_cache, vector_math
+from gpunn.kernels._compiler import compiler, library_cache, prebuilt, vector_math
 from gpunn.kernels._compiler.compiler import Source
 from gpunn.kernels._compiler.headers import header
 
@@ -67,7 +67,23 @@ def _reference(name, x):
     if np.finfo(wider).nmant <= np.finfo(x.dtype).nmant:
         pytest.skip("long double is no wider than double here")
     with np.errstate(all="ignore"):
-        return getattr(np, name)(x.astype(wider))
+        return REFERENCES.get(name, getattr(np, name, None))(x.astype(wider))
+
+
+def _sin_of_half_turns(u):
+    """sin πu for |u| ≤ 1, accurate near its zeros −1, 0 and 1."""
+    pi = 4 * np.arctan(u.dtype.type(1))
+    return np.sin(pi * np.where(np.abs(u) > 0.5, np.copysign(1, u) - u, u))
+
+
+def _half_turns(x):
+    return x - 2 * np.rint(x / 2)
+
+
+REFERENCES = {
+    "cospi": lambda x: _sin_of_half_turns(x.dtype.type(0.5) - np.abs(_half_turns(x))),
+    "sinpi": lambda x: _sin_of_half_turns(_half_turns(x)),
+}
 
 
 def _errors(got, wanted):
@@ -90,6 +106,8 @@ INTERVALS = {
     "tanh": [(0.05, 0.07), (0.1, 0.126), (0.17, 0.35), (-1, 1), (-22, 22)],
     "log1p": [(-0.3, -0.28), (0.4, 0.43), (-0.5, 1), (-1, 3), (0, 1e4)],
     "log": [(0.69, 0.72), (1.38, 1.42), (0.5, 2), (0.99, 1.01), (0, 1e4)],
+    "cospi": [(0, 0.25), (0.24, 0.27), (0.49, 0.51), (0.74, 0.76), (-3, 3), (-1e4, 1e4)],
+    "sinpi": [(0, 0.25), (0.24, 0.27), (0.99, 1.01), (0.74, 0.76), (-3, 3), (-1e4, 1e4)],
 }
 
 
@@ -115,17 +133,26 @@ def test_errors_are_within_the_stated_bounds(name, dtype, functions):
     assert errors[worst] <= vector_math.ULP[name], f"{errors[worst]:.3f} ulp at {x[worst]!r}"
 
 
-# the coefficients of r³ and s⁵, and slightly wrong ones
+# the coefficients of r³ in eʳ, of s⁵ and of r³ in sin πr, and slightly wrong ones
 WRONG = {
-    "float32": {"exp": ("0x1.555554p-3f", "0.16668f"), "log": ("0x1.995ed6p-2f", "0.401f")},
-    "float64": {"exp": ("0x1.5555555555559p-3", "0.166666666667"), "log": ("0x1.999999997ff20p-2", "0.400000001")},
+    "float32": {
+        "exp": ("0x1.555554p-3f", "0.16668f"),
+        "log": ("0x1.995ed6p-2f", "0.401f"),
+        "sinpi": ("0x1.4abbbep+2f", "5.1678f"),
+    },
+    "float64": {
+        "exp": ("0x1.5555555555559p-3", "0.166666666667"),
+        "log": ("0x1.999999997ff20p-2", "0.400000001"),
+        "sinpi": ("0x1.4abbce625be46p+2", "5.1677127801"),
+    },
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_wrong_coefficient_is_detected(name, dtype):
-    right, wrong = WRONG[dtype]["log" if name in ("log", "log1p") else "exp"]
+    family = {"log1p": "log", "cospi": "sinpi"}.get(name, name)
+    right, wrong = WRONG[dtype].get(family, WRONG[dtype]["exp"])
     assert SOURCE.count(right) == 1
     library = Functions(
         library_cache.compile_source(Source("test", _source(SOURCE.replace(right, wrong))), compiler.find())
@@ -142,6 +169,19 @@ EDGES = {
     "expm1": [(INF, INF), (-INF, -1), (NAN, NAN), (1e30, INF), (-1e30, -1), (-50, -1)],
     "tanh": [(INF, 1), (-INF, -1), (NAN, NAN), (1e30, 1), (-1e30, -1), (25, 1), (-25, -1)],
     "log1p": [(INF, INF), (-1, -INF), (-1.5, NAN), (-1e30, NAN), (-INF, NAN), (NAN, NAN)],
+    "cospi": [
+        (0.0, 1),
+        (-0.0, 1),
+        (0.5, 0.0),
+        (-1.5, 0.0),
+        (1, -1),
+        (-3, -1),
+        (4, 1),
+        (-1e30, 1),
+        (INF, NAN),
+        (NAN, NAN),
+    ],
+    "sinpi": [(0.0, 0.0), (-0.0, -0.0), (0.5, 1), (-0.5, -1), (1.5, -1), (1e30, 0.0), (-INF, NAN), (NAN, NAN)],
     "log": [(0.0, -INF), (-0.0, -INF), (1, 0), (INF, INF), (-1, NAN), (-1e-30, NAN), (-INF, NAN), (NAN, NAN)],
 }
 
@@ -216,10 +256,16 @@ def test_results_do_not_depend_on_the_length(name, dtype, functions):
             _assert_same_bits(functions(name, x[first : first + n].copy()), alone[first : first + n])
 
 
+INSTRUCTION_SETS = [(f"-march={level}", *prebuilt.VECTOR_WIDTH.get(level, ())) for level in prebuilt.supported_levels()]
+
+
+@pytest.mark.parametrize("flags", [("-O0",), *INSTRUCTION_SETS], ids=" ".join)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_results_do_not_depend_on_vectorization(name, dtype, functions):
-    """-O0 gives the same bits, so no result depends on how the compiler arranges the sums."""
-    plain = Functions(library_cache.compile_source(Source("test", _source(), ("-O0",)), compiler.find()))
+def test_results_do_not_depend_on_vectorization(name, flags, dtype, functions):
+    """No result depends on how the compiler arranges the sums, on any instruction set of a bundle."""
+    if flags != ("-O0",) and tuple(compiler.find()) == compiler.ZIG:
+        pytest.skip("ziglang names processors differently")
+    plain = Functions(library_cache.compile_source(Source("test", _source(), flags), compiler.find()))
     x = np.concatenate([_arguments(name, dtype)[::7], _some(name, dtype)])
     _assert_same_bits(functions(name, x), plain(name, x))
 

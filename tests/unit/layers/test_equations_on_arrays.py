@@ -255,6 +255,14 @@ def test_the_gradients_of_layer_normalization():
     assert_gradients(layer, passed(layer))
 
 
+# --- PeriodicEmbedding -----------------------------------------------------------------------------------------------
+
+
+def test_the_gradients_of_the_periodic_embedding():
+    layer = built(gpunn.PeriodicEmbedding([3, 0, 1], 3))
+    assert_gradients(layer, passed(layer))
+
+
 # --- the caller's arrays and the base class --------------------------------------------------------------------------
 
 LAYERS = [
@@ -263,6 +271,7 @@ LAYERS = [
     gpunn.Dropout(0.5),
     gpunn.BatchNormalization(),
     gpunn.LayerNormalization(),
+    gpunn.PeriodicEmbedding([3, 0, 1], 2),
 ]
 
 
@@ -281,7 +290,7 @@ def test_a_layer_changes_none_of_its_arrays(layer):
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)
 def test_a_layer_sets_what_its_contract_says(layer):
     t = passed(built(layer))
-    shapes = {f"d{p.name}": p.shape for p in layer.parameters()} | {"a": (N, N_IN), "grad_prev": (N, N_IN)}
+    shapes = {f"d{p.name}": p.shape for p in layer.parameters()} | {"a": (N, layer.n_out), "grad_prev": (N, N_IN)}
     assert {name: getattr(t, name).shape for name in shapes} == shapes
 
 

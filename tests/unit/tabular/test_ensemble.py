@@ -7,9 +7,8 @@ import pytest
 from helpers.messages import naming
 from helpers.tabular_cases import LABELS, TABLE, classifier
 
-from gpunn.tabular import ensemble, tabular_estimator
+from gpunn.tabular import criteria, ensemble, tabular_estimator
 from gpunn.tabular.ensemble import TrainingSet, folds, predict, train
-from gpunn.tabular.selection import mean_loss
 from gpunn.tabular.settings import EPOCHS, MAX_EPOCHS, Settings, batch_size, sample
 from gpunn.training import DivergenceError
 
@@ -24,8 +23,13 @@ def settings(**changes):
     return Settings(**(usual | {"epochs": 4, "seed": 1} | changes))
 
 
+def criterion_of(data):
+    return criteria.get(None, classes=data.y.ndim == 1)
+
+
 def trained(data, n_networks=2, n_folds=2, **options):
-    return train(data, n_networks, n_folds, np.random.default_rng(0), device="cpu", **options)
+    generator = np.random.default_rng(0)
+    return train(data, n_networks, n_folds, generator, criterion=criterion_of(data), device="cpu", **options)
 
 
 def test_folds_are_disjoint_and_stratified_by_class():
@@ -53,12 +57,13 @@ def test_one_fold_is_a_fifth_of_the_rows():
 @pytest.mark.parametrize("data", [CLASSES, NUMBERS], ids=["classes", "numbers"])
 def test_each_network_keeps_its_best_epoch_and_is_validated_on_other_rows(data, monkeypatch):
     seen = []
+    loss_of = criterion_of(data).loss
 
     class Watched(ensemble.KeepBestEpoch):
         def on_epoch_end(self, epoch, logs=None):
             super().on_epoch_end(epoch, logs)
-            outputs = predict(self.model, self._X, classes=data.classes)
-            seen.append((id(self), float(mean_loss(outputs, self._y, self._w))))
+            outputs = predict(self.model, self._rows.X, classes=data is CLASSES)
+            seen.append((id(self), float(loss_of(outputs, self._rows.y, self._rows.w))))
 
     monkeypatch.setattr(ensemble, "KeepBestEpoch", Watched)
     # large steps, so that the best epoch is not the last one
@@ -70,11 +75,38 @@ def test_each_network_keeps_its_best_epoch_and_is_validated_on_other_rows(data, 
     for member, losses in zip(members, by_network.values(), strict=True):
         assert len(losses) == 8 and member.loss == min(losses) and member.epoch == losses.index(min(losses)) + 1
         w = None if data.w is None else data.w[member.rows]
-        outputs = predict(member.net, data.X[member.rows], classes=data.classes)
+        outputs = predict(member.net, data.X[member.rows], classes=data is CLASSES)
         np.testing.assert_array_equal(outputs, member.outputs)
-        assert float(mean_loss(outputs, data.y[member.rows], w)) == member.loss
+        assert float(loss_of(outputs, data.y[member.rows], w)) == member.loss
     assert any(member.epoch < 8 for member in members)
     assert not set(members[0].rows.tolist()) & set(members[1].rows.tolist())
+
+
+def test_a_network_that_is_worse_than_the_median_at_half_of_its_epochs_is_stopped(monkeypatch):
+    epochs = []
+
+    class Watched(ensemble.KeepBestEpoch):
+        def on_train_begin(self, logs=None):
+            epochs.append(0)
+
+        def on_epoch_end(self, epoch, logs=None):
+            epochs[-1] += 1
+            super().on_epoch_end(epoch, logs)
+
+    monkeypatch.setattr(ensemble, "KeepBestEpoch", Watched)
+    good, bad = settings(learning_rate=3e-2, epochs=7), settings(learning_rate=1e-5, epochs=7)
+    monkeypatch.setattr(ensemble.sampled, "sample", lambda *_: [bad, good, bad, bad])
+    monkeypatch.setattr(ensemble, "GROUP", 1)
+    members = trained(CLASSES, 4, 1)
+    assert epochs == [7, 7, 4, 4]
+    assert members[1].loss < np.median([members[0].loss, members[1].loss]) < members[2].loss
+    epochs.clear()
+    trained(CLASSES, 4, 4)  # networks of other folds are no rivals
+    assert sum(epochs) == 28
+    epochs.clear()
+    monkeypatch.setattr(ensemble, "GROUP", 4)
+    trained(CLASSES, 4, 1)  # nor are those that are trained concurrently
+    assert sum(epochs) == 28
 
 
 def test_weights_are_those_of_the_folds_and_sum_to_one():

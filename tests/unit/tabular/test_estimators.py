@@ -238,7 +238,7 @@ def test_clones_have_the_parameters_only():
     again = clone(model)
     assert again.get_params() == model.get_params() == {
         "n_networks": 2, "time_limit": 100.0, "categorical": (), "dates": (), "random_state": 3, "device": "cpu",
-        "n_jobs": None, "verbose": 0,
+        "n_jobs": None, "verbose": 0, "metric": None,
     }  # fmt: skip
     with pytest.raises(NotFittedError, match="TabularClassifier"):
         again.predict(TABLE)

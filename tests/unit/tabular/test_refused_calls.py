@@ -58,6 +58,7 @@ BAD_WEIGHTS = {
 BAD_PARAMETERS = {
     "n_networks": [0, 2.5, "2", None, True],
     "time_limit": [0, -1.0, float("nan"), "1"],
+    "metric": ["absolute_error", "auc", 1],
     "random_state": [-1, "a", 1.5],
     "device": ["tpu", None],
 }

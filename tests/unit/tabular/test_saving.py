@@ -90,7 +90,7 @@ def test_numbers_of_numpy_are_saved_as_parameters(tmp_path):
     again = saved(model.fit(TABLE, VALUES), tmp_path)
     assert again.get_params() == {
         "n_networks": 1, "time_limit": 1e6, "categorical": (), "dates": (), "random_state": 4, "device": "auto",
-        "n_jobs": None, "verbose": 0,
+        "n_jobs": None, "verbose": 0, "metric": None,
     }  # fmt: skip
 
 

@@ -218,6 +218,7 @@ def nets():
     yield "dropout", big, lambda: [gpunn.Dense(90, "relu"), gpunn.Dropout(0.3), *dense(gpunn.Dense(5, "softmax"))]
     yield "normalised", big, lambda: [gpunn.Dense(90), gpunn.BatchNormalization(), *dense(gpunn.Dense(5))]
     yield "layer", big, lambda: [gpunn.LayerNormalization(), gpunn.Dense(60, "gelu", max_norm=1.0), gpunn.Dense(5)]
+    yield "periodic", big, lambda: [gpunn.PeriodicEmbedding(range(60), 5), gpunn.Dense(60, "relu"), gpunn.Dense(5)]
 
 
 @pytest.mark.slow

@@ -49,6 +49,15 @@ NETS = {
         ],
         "rule": lambda: gpunn.Adam(0.01, clipnorm=1.0),
     },
+    "periodic": {
+        "layers": lambda: [
+            gpunn.PeriodicEmbedding([2, 0], 3),
+            gpunn.Dense(5, "tanh"),
+            gpunn.PeriodicEmbedding(range(1, 5), 2),
+            gpunn.Dense(4),
+        ],
+        "rule": lambda: gpunn.AdamW(0.01),
+    },
     "schedule": {
         "layers": lambda: [gpunn.Dense(5, "sigmoid"), gpunn.Dense(4)],
         "rule": lambda: gpunn.Momentum(gpunn.schedules.ExponentialDecay(0.2, decay_steps=3, decay_rate=0.8)),
