@@ -92,11 +92,14 @@ class KeepBestEpoch(Callback):
     """Evaluate the validation rows after every epoch, and restore the parameters of the best epoch at the end.
 
     Halfway through its epochs, the training ends if the smallest loss so far is above the median of `rivals`, the final
-    losses of other networks: such a network is unlikely to be selected (Golovin et al. 2017, median stopping rule).
+    losses of other networks: such a network is unlikely to be selected (Golovin et al. 2017, median stopping rule). It
+    also ends with the epoch in which `deadline` passes, a value of `time.monotonic`.
     """
 
-    def __init__(self, rows: TrainingSet, criterion: Criterion, epochs: int, rivals: Sequence[float]) -> None:
-        self._rows, self._criterion = rows, criterion
+    def __init__(
+        self, rows: TrainingSet, criterion: Criterion, epochs: int, rivals: Sequence[float], deadline: float | None
+    ) -> None:
+        self._rows, self._criterion, self._deadline = rows, criterion, deadline
         self._halfway = -(-epochs // 2)
         self._limit = float(np.median(rivals)) if rivals else np.inf
         self.loss, self.epoch = np.inf, 0
@@ -109,7 +112,8 @@ class KeepBestEpoch(Callback):
         if loss < self.loss:
             self.loss, self.epoch, self.outputs = loss, epoch + 1, outputs
             self._weights = self.model.get_weights()
-        if epoch + 1 == self._halfway and self.loss > self._limit:
+        worse = epoch + 1 == self._halfway and self.loss > self._limit
+        if worse or (self._deadline is not None and time.monotonic() >= self._deadline):
             self.model.stop_training = True
 
     def on_divergence(self, error: ArithmeticError) -> None:
@@ -156,7 +160,8 @@ def train(
     device : str
         The device of the networks.
     deadline : float or None
-        A value of `time.monotonic`, after which no further networks are started. Those of the first group always are.
+        A value of `time.monotonic`, after which networks end with their current epoch, and no further ones are started.
+        Those of the first group always are.
     report : callable
         Called after each group of networks with the members so far.
 
@@ -177,6 +182,7 @@ def train(
     n_training = len(data.y) - len(rows[0])
     size = sampled.batch_size(n_training)
     planned = sampled.sample(n_networks, n_folds, -(-n_training // size), generator)
+    task = _Task(data, rows, validation, size, criterion, device, deadline)
     members: list[TrainedNetwork] = []
     try:
         for group in _groups(n_networks, n_folds):
@@ -184,7 +190,7 @@ def train(
                 _log.warning(f"time_limit: {group[0]} of {n_networks} networks are trained and used")
                 break
             plan = [(k % n_folds, planned[k]) for k in group]
-            members += _train_group(data, plan, rows, validation, members, size, criterion, device)
+            members += _train_group(task, plan, members)
             report(members)
     except KeyboardInterrupt:
         if not members:
@@ -209,38 +215,50 @@ def _groups(n_networks: int, n_folds: int) -> Iterator[range]:
         yield range(first, min(first + size, n_networks))
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What the groups of networks have in common.
+
+    rows        the validation rows of each fold
+    validation  their inputs, targets and weights
+    size        rows per step
+    """
+
+    data: TrainingSet
+    rows: list[np.ndarray]
+    validation: list[TrainingSet]
+    size: int
+    criterion: Criterion
+    device: str
+    deadline: float | None
+
+
 def _train_group(
-    data: TrainingSet,
-    group: Sequence[tuple[int, Settings]],
-    rows: list[np.ndarray],
-    validation: list[TrainingSet],
-    earlier: list[TrainedNetwork],
-    size: int,
-    criterion: Criterion,
-    device: str,
+    task: _Task, group: Sequence[tuple[int, Settings]], earlier: list[TrainedNetwork]
 ) -> list[TrainedNetwork]:
     """Train networks concurrently, each on the rows outside its fold. Those trained `earlier` are their rivals."""
     begun = time.monotonic()
+    data = task.data
     n, n_in = data.X.shape
     candidates = []
     keepers = []
     for fold, settings in group:
         rivals = [member.loss for member in earlier if member.fold == fold]
-        keeper = KeepBestEpoch(validation[fold], criterion, settings.epochs, rivals)
+        keeper = KeepBestEpoch(task.validation[fold], task.criterion, settings.epochs, rivals, task.deadline)
         keepers.append(keeper)
-        training = np.delete(np.arange(n), rows[fold])
-        steps = settings.epochs * -(-len(training) // size)
+        training = np.delete(np.arange(n), task.rows[fold])
+        steps = settings.epochs * -(-len(training) // task.size)
         candidates.append(
             {"settings": settings, "steps": steps, "rows": training, "epochs": settings.epochs, "callbacks": [keeper]}
         )
-    build = partial(_build, n_in=n_in, n_out=data.n_out, loss=criterion.training_loss, device=device)
+    build = partial(_build, n_in=n_in, n_out=data.n_out, loss=task.criterion.training_loss, device=task.device)
     try:
-        fitted = fit_many(build, data.X, data.y, candidates, batch_size=size, sample_weight=data.w)
+        fitted = fit_many(build, data.X, data.y, candidates, batch_size=task.size, sample_weight=data.w)
     except DivergenceError as error:
         fitted = error.fitted  # type: ignore[attr-defined]
     seconds = time.monotonic() - begun
     return [
-        TrainedNetwork(settings, fold, rows[fold], each.net, keeper.outputs, keeper.loss, keeper.epoch, seconds)
+        TrainedNetwork(settings, fold, task.rows[fold], each.net, keeper.outputs, keeper.loss, keeper.epoch, seconds)
         for (fold, settings), each, keeper in zip(group, fitted, keepers, strict=True)
         if keeper.outputs is not None
     ]

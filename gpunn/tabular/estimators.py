@@ -31,7 +31,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
     n_networks : int
         The number of networks that are trained. Very large tables get fewer, and a warning says so.
     time_limit : float, optional
-        Seconds after which no further network is started.
+        Seconds after which networks end with their current epoch, and no further one is started.
     metric : {"log_loss", "accuracy", "balanced_accuracy", "roc_auc"}, optional
         What the predictions are measured by, by default the log loss. It selects the networks; between equal values
         the log loss decides. "roc_auc" is the area under the ROC curve, for more than two classes the mean over the

@@ -12,7 +12,7 @@ from ..model import Sequential
 from ..optimizers import AdamW
 from ..schedules import CosineDecay
 
-N_NETWORKS = 40
+N_NETWORKS = 30
 EPOCHS = (6, 12, 24, 48)  # used in turn by the networks of a fold
 MIN_STEPS = (150, 300, 600, 1200)  # small tables get more epochs, up to MAX_EPOCHS
 MAX_EPOCHS = 200

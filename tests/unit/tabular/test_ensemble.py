@@ -1,6 +1,7 @@
 """The training of an ensemble: folds, best epochs, networks that diverge, the deadline and Ctrl-C."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +132,15 @@ def test_no_network_is_started_after_the_deadline(caplog):
     assert len(trained(CLASSES, 6, deadline=time.monotonic())) == 2
     assert caplog.messages == ["time_limit: 2 of 6 networks are trained and used"]
     assert len(trained(CLASSES, 6, deadline=time.monotonic() + 1e6)) == 6
+
+
+def test_networks_end_with_the_epoch_in_which_the_deadline_passes(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(ensemble, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(ensemble.sampled, "sample", lambda *_: [settings(epochs=30)] * 3)
+    monkeypatch.setattr(ensemble, "GROUP", 1)
+    (member,) = trained(CLASSES, 3, 1, deadline=5.5)  # the first reading is that of the beginning
+    assert member.epoch == 6
 
 
 def test_ctrl_c_keeps_complete_groups(caplog, monkeypatch):

@@ -63,6 +63,14 @@ def assert_same_attributes(again, model):
         assert again.feature_names_in_.tolist() == model.feature_names_in_.tolist()
 
 
+def test_a_model_of_a_gpu_machine_predicts_on_a_cpu(tmp_path):
+    model = gpunn.TabularClassifier(n_networks=2).fit(TABLE, LABELS)
+    model.device = "cuda"  # as on a GPU machine; the file contains no device of the networks
+    again = saved(model, tmp_path)
+    assert again.device == "cuda" and {net._net.backend.device for net in again._networks} == {"cpu"}
+    np.testing.assert_array_equal(again.predict_proba(TABLE), model.predict_proba(TABLE))
+
+
 def test_a_loaded_model_is_saved_fitted_and_refused_as_the_first(tmp_path):
     model = gpunn.TabularClassifier(n_networks=2).fit(TABLE, LABELS)
     again = saved(saved(model, tmp_path), tmp_path, "again.safetensors")
