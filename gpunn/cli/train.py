@@ -169,7 +169,7 @@ def _add_table_arguments(group: Any) -> None:
 
 
 def _add_ensemble_arguments(group: Any) -> None:
-    group.add_argument("--networks", type=positive_integer, metavar="N", help="networks to train (default: 30)")
+    group.add_argument("--networks", type=positive_integer, metavar="N", help="networks to train (default: 40)")
     group.add_argument("--time-limit", type=positive_number, metavar="SECONDS", help="for both trainings together")
     group.add_argument(
         "--metric",

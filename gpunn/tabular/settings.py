@@ -12,9 +12,9 @@ from ..model import Sequential
 from ..optimizers import AdamW
 from ..schedules import CosineDecay
 
-N_NETWORKS = 30
-EPOCHS = (6, 12, 24, 48)  # used in turn by the networks of a fold
-MIN_STEPS = (150, 300, 600, 1200)  # small tables get more epochs, up to MAX_EPOCHS
+N_NETWORKS = 40
+EPOCHS = (5, 10, 20, 40)  # used in turn by the networks of a fold
+MIN_STEPS = (125, 250, 500, 1000)  # small tables get more epochs, up to MAX_EPOCHS
 MAX_EPOCHS = 200
 WIDTHS = (64, 128, 256)
 ACTIVATIONS = ("silu", "relu", "gelu")
