@@ -217,7 +217,7 @@ def _groups(n_networks: int, n_folds: int) -> Iterator[range]:
 
 @dataclass(frozen=True)
 class _Task:
-    """What the groups of networks have in common.
+    """The common part of all groups of networks.
 
     rows        the validation rows of each fold
     validation  their inputs, targets and weights
