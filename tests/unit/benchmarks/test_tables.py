@@ -261,6 +261,7 @@ def test_a_limit_of_one_core_is_respected(monkeypatch):
 
 
 def test_every_method_has_a_module_and_a_marker():
+    pytest.importorskip("matplotlib")
     from benchmarks import table_plot
 
     assert {*table_plot.STYLES, table_methods.BASELINE} == set(METHODS)
