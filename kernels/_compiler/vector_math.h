@@ -38,6 +38,13 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+// With registers wider than the type (x87), the sums below are rounded differently.
+#if !defined(__FLT_EVAL_METHOD__) || __FLT_EVAL_METHOD__ == 0 || __FLT_EVAL_METHOD__ == 16
+#define ROUNDS_TO_TYPE 1
+#else
+#define ROUNDS_TO_TYPE 0
+#endif
+
 namespace vector_math {
 
 template <typename T>
@@ -218,7 +225,12 @@ INLINE T log_of(T x) {
 template <typename T>
 INLINE T half_turns(T x) {
   typedef Format<T> F;
-  const T magnitude = std::fabs(x), n = ((T)0.5 * magnitude + F::two_to_digits) - F::two_to_digits;
+  const T magnitude = std::fabs(x), half = (T)0.5 * magnitude;
+#if ROUNDS_TO_TYPE
+  const T n = (half + F::two_to_digits) - F::two_to_digits;
+#else
+  const T n = std::nearbyint(half);
+#endif
   return magnitude < (T)2 * F::two_to_digits ? magnitude - (T)2 * n : magnitude - magnitude;
 }
 
@@ -272,9 +284,8 @@ INLINE double sinpi(double x) { return sinpi_of(x); }
 #define cospi(x) vector_math::cospi(x)
 #define sinpi(x) vector_math::sinpi(x)
 
-// Calls in a kernel mean these functions. With registers wider than the type (x87), the sums above would be rounded
-// differently, so the library's functions are used.
-#if !defined(__FLT_EVAL_METHOD__) || __FLT_EVAL_METHOD__ == 0 || __FLT_EVAL_METHOD__ == 16
+// Calls in a kernel mean these functions, or those of the C++ library, which has neither cospi nor sinpi.
+#if ROUNDS_TO_TYPE
 #define exp(x) vector_math::exp(x)
 #define expm1(x) vector_math::expm1(x)
 #define tanh(x) vector_math::tanh(x)
