@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import pytest
 from helpers import internals
+from helpers.layer_checks import check_ranks, check_simulated_gpu
 from helpers.messages import naming
 from helpers.networks import network_builder
 from helpers.snapshots import bits, weights_of
-from helpers.threaded_group import ThreadedGroup
 
 import gpunn
 from gpunn.layers import Quantities
@@ -150,26 +150,12 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, dtype):
 
 
 def test_ranks_take_the_steps_of_one_process():
-    def trained(strategy):
-        net = _net(strategy=strategy)
-        net.fit(CODES, Y, batch_size=32, epochs=3, verbose=0)
-        return net.get_weights()
-
-    one, ranks = trained(None), ThreadedGroup(3).run(trained)
-    for found in ranks:
-        for a, b in zip(found, one, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    check_ranks(_net, CODES, Y, batch_size=32)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_simulated_gpu(fake_cupy, dtype):
-    found = []
-    for device in ("cpu", "cuda"):
-        net = _net(device=device, dtype=dtype)
-        net.fit(CODES, Y, batch_size=64, epochs=2, verbose=0)
-        found.append([*net.get_weights(), net.predict(CODES)])
-    for a, b in zip(*found, strict=True):
-        np.testing.assert_allclose(b, a, rtol=0, atol=1e-4 if dtype == "float32" else 1e-12)
+    check_simulated_gpu(_net, CODES, Y, batch_size=64, dtype=dtype)
 
 
 # --- the program -----------------------------------------------------------------------------------------------------
