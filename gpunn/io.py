@@ -28,7 +28,7 @@ def load(path: str | os.PathLike[str], *, custom: dict[str, Any] | None = None, 
     -------
     Sequential, estimator, TabularClassifier or TabularRegressor
         The model; of a checkpoint, the model at that epoch. The optimizer's state is not restored. A file of `gpunn
-        train` has one of the last two.
+        train` contains one of the last two.
 
     Raises
     ------

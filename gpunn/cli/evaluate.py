@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..tabular.targets import ClassTarget, NumericTarget, drop_missing_targets
+from ..tabular.targets import ClassTarget, NumericTarget, rows_with_target
 from . import scores
-from .predict import load_model, outputs_of, read_frame
+from .predict import load_model, open_table, outputs_of
 
 HELP = "measure a model on a table"
 DESCRIPTION = """\
@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> int:
     model = load_model(options)
     assert model.table_file is not None
     name = model.table_file["target"]
-    frame, _ = drop_missing_targets(read_frame(model, options), name)
+    _, frame = open_table(model, options)
+    frame = frame[rows_with_target(frame, name)]
     labels = getattr(model, "classes_", None)
     target = NumericTarget(name) if labels is None else ClassTarget(name, tuple(labels.tolist()))
     y, outputs = target.read(frame[name]), outputs_of(model, frame)

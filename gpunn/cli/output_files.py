@@ -27,7 +27,7 @@ class OutputFiles:
 
     @property
     def picture(self) -> Path:
-        """The picture of the training curves."""
+        """The picture of the training curves, or of an ensemble's predictions."""
         return self.model.with_suffix(".png")
 
     @property

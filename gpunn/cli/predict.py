@@ -15,6 +15,7 @@ import numpy as np
 from ..io import load
 from ..tabular.cells import Frame
 from ..tabular.csv_columns import CsvColumns
+from ..tabular.csv_file import CsvFile
 from ..tabular.table import Table, read_table
 from ..training.files import write_bytes
 from .arguments import UsageError, names
@@ -74,11 +75,11 @@ def load_model(options: argparse.Namespace) -> TabularEstimator:
     return found
 
 
-def read_frame(model: TabularEstimator, options: argparse.Namespace) -> Frame:
-    """The table that the command line names, read as the training table."""
+def open_table(model: TabularEstimator, options: argparse.Namespace) -> tuple[CsvFile, Frame]:
+    """The file that the command line names, and its table, read as the training table."""
     assert model.table_file is not None
-    reader = CsvColumns.from_config(model.table_file["csv"])
-    return reader.read(options.data, separator=options.sep, encoding=options.encoding)
+    file = CsvFile.open(options.data, separator=options.sep, encoding=options.encoding)
+    return file, CsvColumns.from_config(model.table_file["csv"]).read(file)
 
 
 def outputs_of(model: TabularEstimator, table: Frame | Table) -> np.ndarray:
@@ -101,7 +102,7 @@ def outputs_of(model: TabularEstimator, table: Frame | Table) -> np.ndarray:
 def _predict(model: TabularEstimator, options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
     """The names of the columns to write, and their cells by column."""
     assert model.table_file is not None
-    frame = read_frame(model, options)
+    file, frame = open_table(model, options)
     unknown = [name for name in options.keep if name not in frame.columns]
     if unknown:
         raise UsageError(f"--keep must name columns of {options.data}, got {unknown[0]!r}")
@@ -109,7 +110,7 @@ def _predict(model: TabularEstimator, options: argparse.Namespace) -> tuple[list
     if options.proba and classes is None:
         raise UsageError("--proba is for classes, and the model predicts numbers")
     header = [*options.keep, model.table_file["target"]]
-    columns = [["" if cell != cell else str(cell) for cell in frame[name]] for name in options.keep]
+    columns = [file.column(name).tolist() for name in options.keep]  # as written
     outputs = outputs_of(model, frame)
     if classes is None:
         return header, [*columns, [f"{value:.7g}" for value in outputs]]  # the digits of float32

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ..tabular.cells import Frame, check_numbers
+from ..tabular.cells import Cells, Frame, check_numbers
 from ..tabular.csv_columns import CsvColumns, find_formats
+from ..tabular.csv_file import CsvFile
+from ..tabular.ensemble import HOLD_OUT
 from ..tabular.feature_encoder import FeatureEncoder
 from ..tabular.table import Table, listed, read_table
-from ..tabular.targets import ClassTarget, Target, drop_missing_targets, infer_target
+from ..tabular.targets import ClassTarget, Target, infer_target, rows_with_target
 from .arguments import UsageError
 from .training_table import TrainingTable
 
-HELD_OUT = 5  # one row in five validates or tests
 MAX_LABEL_BYTES = 1_000_000
 
 
@@ -85,15 +86,17 @@ def read_problem(data: TrainingTable, options: argparse.Namespace, min_rows: int
 
     ValueError if a column, an option or the number of rows is invalid.
     """
-    frame, without_target = drop_missing_targets(data.frame, data.target)
+    present = rows_with_target(data.frame, data.target, options.decimal)
+    frame = data.frame[present]
     target, description = infer_target(frame[data.target], options.task, options.decimal)
     inputs = _input_names(frame, data.target, options)
     formats, notes = find_formats(frame, [name for name in inputs if name not in options.categorical], options.decimal)
     for name in inputs:
         if name not in formats and name not in options.categorical:
             check_numbers(frame[name])
-    if without_target:
-        notes.append(f"{without_target} rows without a value in {data.target!r} are not used{data.missing_targets}")
+    if not present.all():
+        missing = "" if data.written is None else _counted(data.written[~present])
+        notes.append(f"{(~present).sum()} rows without a value in {data.target!r} are not used{missing}")
     if not isinstance(target, ClassTarget) and target.number_format is not None:
         formats[target.name] = target.number_format
     frame = CsvColumns(formats=formats).numbers_in(frame)
@@ -130,6 +133,14 @@ def _input_names(frame: Frame, target: str, options: argparse.Namespace) -> list
     return inputs
 
 
+def _counted(cells: Cells) -> str:
+    """The missing cells of a target as written, with their number; "" if all are empty."""
+    counts = cells.str.strip().value_counts()
+    if set(counts.index) <= {""}:
+        return ""
+    return ": " + ", ".join(f"{count} {word!r}" if word else f"{count} empty" for word, count in counts.items())
+
+
 def _check_labels(target: ClassTarget, table: Table, y: np.ndarray) -> None:
     """Raise UsageError if a model file has no space for the labels."""
     needed = len(json.dumps(target.labels))
@@ -144,15 +155,17 @@ def _check_labels(target: ClassTarget, table: Table, y: np.ndarray) -> None:
 
 
 def _split(y: np.ndarray, target: Target, seed: int, min_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of the rows in two parts, the second with one row in HELD_OUT, stratified by class."""
+    """The indices of the rows in two parts, the second with one row in HOLD_OUT, stratified by class."""
     n = len(y)
     if n < min_rows:
         raise UsageError(f"the table must have at least {min_rows} rows with a value in {target.name!r}, got {n} rows")
     order = np.random.default_rng(seed).permutation(n)
+    is_held_out = np.arange(n) % HOLD_OUT == HOLD_OUT - 1
     if isinstance(target, ClassTarget):
         classes = np.unique(y, return_inverse=True)[1].reshape(-1)
         order = order[np.argsort(classes[order], kind="stable")]
-    is_held_out = np.arange(n) % HELD_OUT == HELD_OUT - 1
+        # the only row of a label is a training row
+        is_held_out &= np.isin(classes[order], classes[order[~is_held_out]])
     return np.sort(order[~is_held_out]), np.sort(order[is_held_out])
 
 
@@ -160,11 +173,11 @@ def _read_test(
     options: argparse.Namespace, csv: CsvColumns, target: Target, inputs: list[str]
 ) -> tuple[Table, np.ndarray]:
     """Inputs and targets of the rows of --test that have a target."""
-    frame = csv.read(options.test, separator=options.sep, encoding=options.encoding)
+    frame = csv.read(CsvFile.open(options.test, separator=options.sep, encoding=options.encoding))
     absent = [name for name in inputs if name not in frame.columns]
     if absent:
         raise UsageError(f"--test must have every column of the training table, but it lacks {listed(absent)}")
-    frame, _ = drop_missing_targets(frame, target.name)
+    frame = frame[rows_with_target(frame, target.name)]
     return read_table(frame[inputs]), target.read(frame[target.name])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..tabular.criteria import log_losses
+
 SHOWN_CLASSES = 20
 MATRIX_CLASSES = 6  # the confusion matrix of more classes does not fit into 80 columns
 
@@ -40,19 +42,24 @@ def of_classes(labels: np.ndarray, y: np.ndarray, p: np.ndarray, training_y: np.
     most_frequent = found[counts.argmax()]
     predicted, true = p.argmax(axis=1), np.searchsorted(labels, y)
     n_correct = int((predicted == true).sum())
-    log_loss = -np.log(np.clip(p[np.arange(n), true], 1e-7, 1)).mean()
     lines = [
-        f"accuracy {n_correct / n:.4f} ({n_correct} of {n} rows correct), log loss {log_loss:.4f}",
+        f"accuracy {n_correct / n:.4f} ({n_correct} of {n} rows correct), log loss {log_losses(p, true).mean():.4f}",
         f"always {str(most_frequent)!r}: accuracy {(y == most_frequent).mean():.4f}",
     ]
     return lines + _per_class(labels, predicted, true)
 
 
+def confusion_matrix(count: int, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """The numbers of rows (count, count) by true and predicted index of the label."""
+    found = np.zeros((count, count), int)
+    np.add.at(found, (true, predicted), 1)
+    return found
+
+
 def _per_class(labels: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> list[str]:
     """Rows, precision and recall of each label, and the confusion matrix of few labels."""
     k = len(labels)
-    confusion = np.zeros((k, k), int)
-    np.add.at(confusion, (true, predicted), 1)
+    confusion = confusion_matrix(k, true, predicted)
     width = min(24, max(len("label"), *(len(str(label)) for label in labels)))
     lines = [f"{'label':{width}} {'rows':>6} {'precision':>9} {'recall':>6}"]
     for i in range(min(k, SHOWN_CLASSES)):

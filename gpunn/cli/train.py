@@ -1,4 +1,4 @@
-"""`gpunn train`: train a network on a table."""
+"""`gpunn train`: train an ensemble, or a single network, on a table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,11 @@ from .. import backend, optimizers
 from ..layers import Dense, Dropout, Layer
 from ..model import Sequential
 from ..tabular import criteria
-from ..tabular.cells import mean_and_deviation
-from ..tabular.ensemble import TrainingSet, predict
+from ..tabular.ensemble import HOLD_OUT, TrainingSet, predict
 from ..tabular.saving import FittedModel, labels_to_config
+from ..tabular.settings import N_NETWORKS
 from ..tabular.table import Table
+from ..tabular.target_scale import TargetScale
 from ..tabular.targets import ClassTarget
 from ..training import DivergenceError, History
 from ..training.callbacks import Callback, EarlyStopping, EpochLogger, ModelCheckpoint, ProgressBar
@@ -41,10 +43,11 @@ from .arguments import (
 )
 from .output_files import description_tag, output_files
 from .precompile import precompiling
-from .problem import HELD_OUT, Problem, read_problem
+from .problem import Problem, read_problem
 from .training_table import BUNDLED, load_table
 
 LARGE_TABLE_ROWS = 20_000  # training rows from which the default batch is larger
+MIN_ROWS = HOLD_OUT  # of which one is a validation row
 CHECKPOINT_SECONDS = 1.0  # between two checkpoints
 TARGET_SAMPLES = 60_000  # training rows times epochs, approximately, if --epochs is not given
 
@@ -61,12 +64,13 @@ SINGLE_DEFAULTS: dict[str, Any] = {
 }
 ENSEMBLE_OPTIONS = ("networks", "time_limit", "metric", "test")
 
-HELP = "train a network on a table"
+HELP = "train an ensemble, or a single network, on a table"
 DESCRIPTION = """\
 Train an ensemble of networks on a table. It is measured on test rows, one row
-in five, which no network has seen; then it is trained again on all rows. The
-command reports scores by label, the score of the most frequent label, and the
-importance of the columns.
+in five, which no network has seen; then it is trained again on all rows. With
+--test FILE, the rows of that file are the test rows, and it is trained once.
+The command reports scores by label and the score of the most frequent label, or
+R² and errors of numbers, and the importance of the columns.
 
 --hidden N,N trains a single network instead, as for digits. It keeps the epoch
 of the smallest loss on validation rows, one row in five, which also measure it.
@@ -90,10 +94,10 @@ numbers, or all true or false, "-", NA, NaN, null, None and similar words are
 missing too; in other columns they are text.
 
 Two files are written after training: the model, and a picture of predictions or
-training curves. Existing files are not overwritten. After Ctrl-C, an ensemble
-keeps the networks that are trained so far. The training of a single network is
-continued by the same command with --resume, from its last checkpoint; one is
-written about every second, after a complete epoch."""
+training curves. Existing files are not overwritten. Ctrl-C ends the training of
+an ensemble with the networks that are trained so far. The training of a single
+network is continued by the same command with --resume, from its last
+checkpoint; one is written about every second, after a complete epoch."""
 
 EXAMPLES = """\
 examples:
@@ -107,16 +111,16 @@ examples:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A problem as arrays: training and validation rows, and the fitted facts of the target for the model's file."""
+    """A problem as arrays: training and validation rows, and the scale of numeric targets, None for classes."""
 
     training: TrainingSet
     validation: TrainingSet
-    fitted: dict[str, Any]
+    scale: TargetScale | None
 
     @property
-    def scale(self) -> float | None:
+    def unit(self) -> float | None:
         """The unit of standardized targets, None for classes."""
-        return self.fitted.get("scale")
+        return None if self.scale is None else self.scale.deviation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--resume",
         action="store_true",
+        default=None,
         help="continue an interrupted training of a single network from NAME.checkpoint.safetensors, which is written "
         "during training and removed after it",
     )
@@ -169,15 +174,23 @@ def _add_table_arguments(group: Any) -> None:
 
 
 def _add_ensemble_arguments(group: Any) -> None:
-    group.add_argument("--networks", type=positive_integer, metavar="N", help="networks to train (default: 40)")
-    group.add_argument("--time-limit", type=positive_number, metavar="SECONDS", help="for both trainings together")
+    group.add_argument(
+        "--networks", type=positive_integer, metavar="N", help=f"networks to train (default: {N_NETWORKS})"
+    )
+    group.add_argument("--time-limit", type=positive_number, metavar="SECONDS", help="for all trainings together")
     group.add_argument(
         "--metric",
         metavar="NAME",
-        help="what predictions are measured by: log_loss (default), accuracy, balanced_accuracy, roc_auc for classes; "
-        "squared_error (default) or absolute_error for numbers",
+        help=f"the measure of the predictions: {_with_default(criteria.OF_CLASSES)} for classes, "
+        f"{_with_default(criteria.OF_NUMBERS)} for numbers",
     )
     group.add_argument("--test", metavar="FILE", help="a CSV file of test rows (default: one row in five)")
+
+
+def _with_default(names: Iterable[str]) -> str:
+    """The names, of which the first is the default."""
+    first, *others = names
+    return ", ".join([f"{first} (default)", *others])
 
 
 def _add_network_arguments(group: Any) -> None:
@@ -203,15 +216,17 @@ def _add_network_arguments(group: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, and write the model and its picture."""
-    if _trains_ensemble(options):
+    single = options.hidden is not None or options.data == "digits"
+    _check_kind(options, single=single)
+    if not single:
         return train_ensemble.run(options)
+    vars(options).update({name: value for name, value in SINGLE_DEFAULTS.items() if getattr(options, name) is None})
     return _run_single(options)
 
 
-def _trains_ensemble(options: argparse.Namespace) -> bool:
-    """True if the command trains an ensemble. Otherwise the defaults of a single network are filled in."""
-    single = options.hidden is not None or options.data == "digits"
-    given = [name for name in SINGLE_DEFAULTS if getattr(options, name) not in (None, False)]
+def _check_kind(options: argparse.Namespace, *, single: bool) -> None:
+    """Raise UsageError for an option that is not for a single network, or for an ensemble."""
+    given = [name for name in SINGLE_DEFAULTS if getattr(options, name) is not None]
     if n_processes() > 1 and not single:
         raise UsageError("an ensemble is trained by one process: --hidden N,N trains one network on several processes")
     if given and not single:
@@ -219,9 +234,6 @@ def _trains_ensemble(options: argparse.Namespace) -> bool:
     ensemble_only = [name for name in ENSEMBLE_OPTIONS if getattr(options, name) not in (None, ())]
     if ensemble_only and single:
         raise UsageError(f"--{ensemble_only[0].replace('_', '-')} is for an ensemble: leave out --hidden")
-    if single:
-        vars(options).update({name: value for name, value in SINGLE_DEFAULTS.items() if getattr(options, name) is None})
-    return not single
 
 
 def _run_single(options: argparse.Namespace) -> int:
@@ -230,9 +242,9 @@ def _run_single(options: argparse.Namespace) -> int:
     with precompiling() if options.data in BUNDLED else contextlib.nullcontext():
         data = load_table(options)
         files = output_files(options, data)
-        options.checkpoint = files.checkpoint
+        options.checkpoint = files.checkpoint  # which the message after Ctrl-C names
         figure = curves.new_figure() if process_rank() == 0 else None
-        problem = read_problem(data, options, HELD_OUT)
+        problem = read_problem(data, options, MIN_ROWS)
         encoded = _encode(problem)
         net = _compile(encoded.training, options)
         problem.report("validation")  # before the kernels are compiled
@@ -255,7 +267,7 @@ def _run_single(options: argparse.Namespace) -> int:
             print(f"best epoch: {best.best_epoch + 1} of {epochs}, validation loss {best.best:.4g}")
         model, lines = _as_model(net, problem, encoded, settings, options)
         title = f"{data.name}: validation {lines[0]}"
-        curves.draw(figure, history, data.target, encoded.scale, title, has_dropout=bool(options.dropout))
+        curves.draw(figure, history, data.target, encoded.unit, title, has_dropout=bool(options.dropout))
         picture = curves.as_png(figure, description_tag(data.source))
         model.save(files.model)
         write_bytes(files.picture, picture)
@@ -266,25 +278,21 @@ def _run_single(options: argparse.Namespace) -> int:
 
 
 def _encode(problem: Problem) -> _Encoded:
-    """Encode inputs and targets. Numbers are standardized by mean and deviation of the training rows."""
+    """Encode inputs and targets. Numbers are standardized with the scale of the training rows."""
     y = problem.y[problem.training]
-    fitted: dict[str, Any]
-    if isinstance(problem.target, ClassTarget):
-        fitted = {"classes": labels_to_config(np.array(problem.target.labels))}
-    else:
-        mean, deviation = mean_and_deviation(y)
-        fitted = {"mean": mean, "scale": deviation or 1.0, "range": [float(y.min()), float(y.max())]}
-    training = _encode_rows(problem, problem.table.take(problem.training), y, fitted)
-    return _Encoded(training, _encode_rows(problem, problem.test, problem.y_test, fitted), fitted)
+    scale = None if problem.is_classification else TargetScale.fit(y)
+    training = _encode_rows(problem, problem.table.take(problem.training), y, scale)
+    return _Encoded(training, _encode_rows(problem, problem.test, problem.y_test, scale), scale)
 
 
-def _encode_rows(problem: Problem, table: Table, y: np.ndarray, fitted: dict[str, Any]) -> TrainingSet:
+def _encode_rows(problem: Problem, table: Table, y: np.ndarray, scale: TargetScale | None) -> TrainingSet:
     """Inputs, targets and weights of some rows as arrays."""
     X, w = problem.encoder.encode(table)[0], problem.sample_weight(y)
     if isinstance(problem.target, ClassTarget):
         labels = np.array(problem.target.labels)
         return TrainingSet(X, np.searchsorted(labels, y).astype(np.int32), w, len(labels))
-    return TrainingSet(X, ((y - fitted["mean"]) / fitted["scale"])[:, None], w, 1)
+    assert scale is not None
+    return TrainingSet(X, scale.standardize(y), w, 1)
 
 
 def _compile(data: TrainingSet, options: argparse.Namespace) -> Sequential:
@@ -327,7 +335,7 @@ def _fit(
             batch_size=batch_size,
             epochs=epochs,
             validation_data=(validation.X, validation.y, validation.w)[: 2 if validation.w is None else 3],
-            callbacks=[best, _progress(encoded.scale), _Checkpoint(options.checkpoint)],
+            callbacks=[best, _progress(encoded.unit), _Checkpoint(options.checkpoint)],
             resume=options.checkpoint if options.resume else None,
             verbose=0,
         )
@@ -341,17 +349,19 @@ def _as_model(
     net: Sequential, problem: Problem, encoded: _Encoded, settings: dict[str, Any], options: argparse.Namespace
 ) -> tuple[FittedModel, list[str]]:
     """The model with one network, and its validation scores as lines."""
-    fitted, validation = dict(encoded.fitted), encoded.validation
+    validation, scale = encoded.validation, encoded.scale
     outputs = predict(net, validation.X, classes=validation.classes)
     criterion = criteria.get(None, classes=validation.classes)
     loss = float(criterion.loss(outputs, validation.y, validation.w))
+    target: dict[str, Any]
     if isinstance(problem.target, ClassTarget):
-        labels, training_y = np.array(problem.target.labels), problem.y[problem.training]
-        lines = scores.of_classes(labels, problem.y_test, outputs, training_y)
+        labels = np.array(problem.target.labels)
+        target = {"classes": labels_to_config(labels)}
+        lines = scores.of_classes(labels, problem.y_test, outputs, problem.y[problem.training])
     else:
-        values = np.clip(outputs[:, 0] * fitted["scale"] + fitted["mean"], *fitted["range"])
-        lines = scores.of_numbers(problem.y_test, values)
-        fitted["residual_std"] = fitted["scale"] * math.sqrt(loss)
+        assert scale is not None
+        target = scale.get_config() | {"residual_std": scale.deviation * math.sqrt(loss)}
+        lines = scores.of_numbers(problem.y_test, scale.restore(outputs[:, 0]))
     parameters = {
         "n_networks": 1,
         "categorical": options.categorical,
@@ -362,7 +372,7 @@ def _as_model(
     row = {"network": 0, "weight": 1.0, "validation_loss": loss, "validation_metric": loss, "fold": 0, **settings}
     class_name = "TabularClassifier" if validation.classes else "TabularRegressor"
     model = FittedModel(
-        class_name, parameters, problem.encoder, [net], [1.0], fitted, [row], table_file=problem.table_file
+        class_name, parameters, problem.encoder, [net], [1.0], target, [row], table_file=problem.table_file
     )
     return model, lines
 
@@ -382,9 +392,9 @@ class _Checkpoint(ModelCheckpoint):
             self._written_at = time.monotonic()
 
 
-def _progress(scale: float | None) -> Callback:
+def _progress(unit: float | None) -> Callback:
     """A progress bar in a terminal if tqdm is installed, else one line per epoch; errors in the user's units."""
-    scales = {} if scale is None else {"mean_absolute_error": scale}
+    scales = {} if unit is None else {"mean_absolute_error": unit}
     if sys.stderr.isatty():
         with contextlib.suppress(ImportError):
             return ProgressBar(scales)

@@ -49,15 +49,18 @@ def run(options: argparse.Namespace) -> int:
     backend.get(options.device)
     criteria.get(options.metric, classes=problem.is_classification, argument="--metric")
     problem.report("test")
-    training = problem.table.take(problem.training)
-    encoded = EncodedTable(training.columns, training.n_rows, encoder=problem.encoder)
-    model = _fit(problem, encoded, problem.y[problem.training], options, _share(options, begun, 0.5))
+    rows = problem.table.take(problem.training)
+    training = EncodedTable(rows.columns, rows.n_rows, encoder=problem.encoder)
+    share = 0.5 if options.test is None else 1.0
+    model = _fit(problem, training, problem.y[problem.training], options, _time_left(options, begun, share))
     measured = _measure(model, problem)
     print("test " + "\n".join(measured.lines))
     columns = ", ".join(f"{name} {each.mean:.3g}" for name, each in _first(measured.importance, 5))
     print(f"importance of columns (increase of the loss if permuted): {columns}")
-    if options.test is None:
-        model = _fit(problem, problem.table, problem.y, options, _share(options, begun, 1.0))
+    if model.interrupted_:
+        print("interrupted: not trained again on all rows")
+    elif options.test is None:
+        model = _fit(problem, problem.table, problem.y, options, _time_left(options, begun, 1.0))
         print(f"trained again on all {problem.table.n_rows} rows")
     print(_networks_used(model))
     model.table_file = problem.table_file
@@ -111,7 +114,7 @@ def _fit(
     return model
 
 
-def _share(options: argparse.Namespace, begun: float, share: float) -> float | None:
+def _time_left(options: argparse.Namespace, begun: float, share: float) -> float | None:
     """The seconds until a share of the time limit has passed."""
     if options.time_limit is None:
         return None
@@ -144,8 +147,7 @@ def _draw(figure: Any, model: TabularEstimator, problem: Problem, measured: _Mea
 
 def _draw_confusion(axes: Any, labels: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> None:
     k = len(labels)
-    confusion = np.zeros((k, k))
-    np.add.at(confusion, (true, predicted), 1)
+    confusion = scores.confusion_matrix(k, true, predicted)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if k <= scores.SHOWN_CLASSES:
@@ -154,6 +156,6 @@ def _draw_confusion(axes: Any, labels: np.ndarray, true: np.ndarray, predicted: 
         axes.set_yticks(range(k), words)
         for i in range(k):
             for j in range(k):
-                axes.text(j, i, int(confusion[i, j]), ha="center", va="center", fontsize=7,
+                axes.text(j, i, confusion[i, j], ha="center", va="center", fontsize=7,
                           color="white" if shares[i, j] > 0.5 else "black")  # fmt: skip
     axes.set(xlabel="predicted", ylabel="true", title="test rows")

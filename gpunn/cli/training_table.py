@@ -19,12 +19,12 @@ BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 class TrainingTable:
     """A table to learn from.
 
-    frame            the rows
-    target           the column to predict
-    name             the name of the output files, without a suffix
-    source           a description of the table
-    bundled          True for a data set of scikit-learn
-    missing_targets  the cells without a target, as written, for the user
+    frame    the rows
+    target   the column to predict
+    name     the name of the output files, without a suffix
+    source   a description of the table
+    bundled  True for a data set of scikit-learn
+    written  the cells of the target as written, None for a bundled table
     """
 
     frame: Frame
@@ -32,7 +32,7 @@ class TrainingTable:
     name: str
     source: str
     bundled: bool = False
-    missing_targets: str = ""
+    written: Cells | None = None
 
 
 def load_table(options: argparse.Namespace) -> TrainingTable:
@@ -95,7 +95,7 @@ def _load_csv(options: argparse.Namespace) -> TrainingTable:
         frame = frame.copy()
         frame[target] = written.mask(missing)
     name = Path(file.path.removesuffix(".gz")).stem
-    return TrainingTable(frame, target, name, file.path, missing_targets=_counted(written[missing]))
+    return TrainingTable(frame, target, name, file.path, written=written)
 
 
 def _must_stay_text(cells: Cells, spellings: set[str], task: str) -> bool:
@@ -108,14 +108,6 @@ def _must_stay_text(cells: Cells, spellings: set[str], task: str) -> bool:
         return max(map(len, spellings), default=0) > 15
     # as booleans they would be predicted as True and False
     return task != "regression" and spellings in ({"TRUE", "FALSE"}, {"true", "false"})
-
-
-def _counted(cells: Cells) -> str:
-    """The missing cells of a target as written, with their number; "" if all are empty."""
-    counts = cells.str.strip().value_counts()
-    if set(counts.index) <= {""}:
-        return ""
-    return ": " + ", ".join(f"{count} {word!r}" if word else f"{count} empty" for word, count in counts.items())
 
 
 def _columns(frame: Frame) -> str:

@@ -84,13 +84,6 @@ def has_only_booleans(cells: Cells) -> bool:
     return {type(value) for value in cells} <= {bool, np.bool_}
 
 
-def mean_and_deviation(x: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of x (n,), scaled first, so that no square overflows or underflows."""
-    largest = float(np.abs(x).max()) or 1.0
-    scaled = x / largest
-    return float(scaled.mean()) * largest, float(scaled.std()) * largest
-
-
 def is_missing_number(cells: Cells) -> np.ndarray:
     """True for the cells of a numeric column that are missing."""
     missing: np.ndarray = cells.isna().to_numpy()

@@ -57,7 +57,7 @@ class Criterion:
         """The score, or the mean loss if there is no score. The arguments are those of `loss`."""
         return (self.score or self.loss)(outputs, y, w)
 
-    def ranks(self, outputs: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> list[tuple[float, ...]]:
+    def sort_keys(self, outputs: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> list[tuple[float, ...]]:
         """(L,), or (−score, L), of each of the outputs (k, n, n_out). The smallest tuple is the best.
 
         Between equal scores the loss decides.
@@ -104,7 +104,7 @@ def balanced_accuracy(outputs: np.ndarray, y: np.ndarray, w: np.ndarray | None) 
 def roc_auc(outputs: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> np.ndarray:
     """The area under the ROC curve: Σ wᵢwⱼ([pᵢ > pⱼ] + ½[pᵢ = pⱼ]) / Σ wᵢwⱼ over rows i of class 1 and j of class 0.
 
-    For more classes it is the mean over the classes, each against the rest, and ½ if all rows are of one class.
+    For more classes it is the mean over the classes that have rows, each against the rest; ½ if there is only one.
     """
     auc = AUC()
     auc.resolve(SparseCategoricalCrossentropy(), outputs.shape[-1])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .cells import MISSING, Cells, Frame
+from .cells import Cells, Frame
 from .csv_file import CsvFile
 from .number_formats import NumberFormat, describe_unread_numbers, find_format
 from .table import listed
@@ -18,17 +18,14 @@ class CsvColumns:
 
     as_written  columns whose cells are kept as text
     formats     the format of numbers that `float` does not read, by column
-    missing     spellings of a missing cell in columns of text
     """
 
     as_written: tuple[str, ...] = ()
     formats: Mapping[str, NumberFormat] = field(default_factory=dict)
-    missing: tuple[str, ...] = MISSING
 
-    def read(self, path: str, *, separator: str | None = None, encoding: str | None = None) -> Frame:
-        """Read a CSV file with the same columns. OSError and ValueError as `CsvFile`."""
-        file = CsvFile.open(path, separator=separator, encoding=encoding)
-        return self.numbers_in(file.table((*self.as_written, *self.formats), self.missing))
+    def read(self, file: CsvFile) -> Frame:
+        """The table of a file with the same columns. ValueError as `CsvFile.table`."""
+        return self.numbers_in(file.table((*self.as_written, *self.formats)))
 
     def numbers_in(self, frame: Frame) -> Frame:
         """The table with the columns of `formats` as `NumberFormat.read` reads them."""
@@ -37,7 +34,7 @@ class CsvColumns:
     def get_config(self) -> dict[str, Any]:
         """The columns as JSON data."""
         formats = {name: asdict(each) for name, each in self.formats.items()}
-        return {"as_written": self.as_written, "formats": formats, "missing": self.missing}
+        return {"as_written": self.as_written, "formats": formats}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> CsvColumns:
@@ -45,7 +42,7 @@ class CsvColumns:
         formats = {str(name): NumberFormat(**each) for name, each in config["formats"].items()}
         for each in formats.values():
             each.check()
-        return cls(tuple(map(str, config["as_written"])), formats, tuple(map(str, config["missing"])))
+        return cls(tuple(map(str, config["as_written"])), formats)
 
 
 def find_formats(

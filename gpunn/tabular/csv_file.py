@@ -71,16 +71,14 @@ class CsvFile:
             raise ValueError(f"column names must be unique, but {name} has more than one column {listed(duplicates)}")
         return cls(name, text, separator, names)
 
-    def table(self, as_written: tuple[str, ...] = (), missing: tuple[str, ...] = MISSING) -> Frame:
-        """Read the cells.
+    def table(self, as_written: tuple[str, ...] = ()) -> Frame:
+        """Read the cells. The spellings of a missing cell are MISSING in columns of text, in others MISSING_NUMBERS.
 
         Parameters
         ----------
         as_written : tuple of str
             Columns whose cells are kept as written. Any other column is text if it contains a cell that is neither a
             number nor missing.
-        missing : tuple of str
-            Spellings of a missing cell in columns of text. Numeric and boolean columns use MISSING_NUMBERS.
 
         Returns
         -------
@@ -93,11 +91,11 @@ class CsvFile:
             The file is not such a table.
         """
         known = [k for k, name in enumerate(self.names) if name in as_written]
-        frame = self._read({k: missing if k in known else MISSING_NUMBERS for k in range(len(self.names))}, known)
+        frame = self._read({k: MISSING if k in known else MISSING_NUMBERS for k in range(len(self.names))}, known)
         # "None" and "NA" are categories in a column of text, but which columns are text is known only now
         found = [k for k in frame.columns if k not in known and frame[k].isna().any() and not is_numeric(frame[k])]
         if found:
-            reread = self._read(dict.fromkeys(found, missing), found)
+            reread = self._read(dict.fromkeys(found, MISSING), found)
             for k in found:
                 frame[k] = reread[k]
         frame.columns = self.names

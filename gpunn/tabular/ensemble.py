@@ -18,12 +18,12 @@ from ..training.callbacks import Callback
 from ..training.callbacks.base import CallbackModel, Logs
 from . import settings as sampled
 from .criteria import Criterion
-from .selection import select, softmax
+from .selection import select
 from .settings import Settings
 
 Targets = np.ndarray  # class indices (n,), or standardized values (n, 1)
 
-HOLD_OUT = 5  # one row in five validates the networks of a single fold
+HOLD_OUT = 5  # one row in five is held out if there are no folds
 GROUP = 4
 
 _log = logging.getLogger("gpunn")
@@ -82,6 +82,13 @@ class TrainedNetwork:
     metric: float = 0.0
 
 
+def softmax(z: np.ndarray) -> np.ndarray:
+    """a = eᶻ / Σ eᶻ of the last axis, in float64, so that a row's rounding does not depend on the other rows. (E2)"""
+    e = np.exp(z - z.max(axis=-1, keepdims=True), dtype=np.float64)
+    a: np.ndarray = e / e.sum(axis=-1, keepdims=True)
+    return a
+
+
 def predict(net: CallbackModel | Sequential, X: np.ndarray, *, classes: bool) -> np.ndarray:
     """Probabilities or standardized values (n, n_out) of a network, float64."""
     outputs = np.asarray(net.predict(X), dtype=np.float64)
@@ -91,17 +98,23 @@ def predict(net: CallbackModel | Sequential, X: np.ndarray, *, classes: bool) ->
 class KeepBestEpoch(Callback):
     """Evaluate the validation rows after every epoch, and restore the parameters of the best epoch at the end.
 
-    Halfway through its epochs, the training ends if the smallest loss so far is above the median of `rivals`, the final
-    losses of other networks: such a network is unlikely to be selected (Golovin et al. 2017, median stopping rule). It
-    also ends with the epoch in which `deadline` passes, a value of `time.monotonic`.
+    After half of its epochs, rounded up, the training ends if its smallest loss exceeds the median of `earlier_losses`,
+    the smallest losses of networks that were trained before. Such a network is unlikely to be selected. This simplifies
+    the median stopping rule of Golovin et al. 2017. The training also ends with the epoch in which `deadline` passes, a
+    value of `time.monotonic`.
     """
 
     def __init__(
-        self, rows: TrainingSet, criterion: Criterion, epochs: int, rivals: Sequence[float], deadline: float | None
+        self,
+        rows: TrainingSet,
+        criterion: Criterion,
+        epochs: int,
+        earlier_losses: Sequence[float],
+        deadline: float | None,
     ) -> None:
         self._rows, self._criterion, self._deadline = rows, criterion, deadline
         self._halfway = -(-epochs // 2)
-        self._limit = float(np.median(rivals)) if rivals else np.inf
+        self._limit = float(np.median(earlier_losses)) if earlier_losses else np.inf
         self.loss, self.epoch = np.inf, 0
         self.outputs: np.ndarray | None = None
 
@@ -127,7 +140,7 @@ class KeepBestEpoch(Callback):
 def folds(y: Targets, count: int, generator: np.random.Generator) -> list[np.ndarray]:
     """Disjoint validation rows of `count` folds, stratified by class or by value. One fold has one row in HOLD_OUT."""
     order = generator.permutation(len(y))
-    # classes, or neighbouring values, are dealt out in turn
+    # classes, or neighboring values, are dealt out in turn
     order = order[np.argsort(y.reshape(len(y))[order], kind="stable")]
     parts = min(max(count, HOLD_OUT), len(y)) if count == 1 else count
     return [np.sort(order[k::parts]) for k in range(count)]
@@ -143,7 +156,7 @@ def train(
     device: str,
     deadline: float | None = None,
     report: Callable[[list[TrainedNetwork]], None] = lambda members: None,
-) -> list[TrainedNetwork]:
+) -> tuple[list[TrainedNetwork], bool]:
     """Train the networks, network i validated on fold i mod `n_folds`, and weight them by `select` in each fold.
 
     The weights of the folds are averaged, so that the prediction is the mean over folds of their selected averages.
@@ -160,15 +173,17 @@ def train(
     device : str
         The device of the networks.
     deadline : float or None
-        A value of `time.monotonic`, after which networks end with their current epoch, and no further ones are started.
-        Those of the first group always are.
+        A value of `time.monotonic`, after which no further group of networks is started. The networks of the current
+        group end with their current epoch, or with their first.
     report : callable
         Called after each group of networks with the members so far.
 
     Returns
     -------
-    list of TrainedNetwork
-        In the order of training; those of a network that diverged in its first epoch are left out.
+    members : list of TrainedNetwork
+        In the order of training, without networks that diverged in their first epoch.
+    interrupted : bool
+        True if Ctrl-C ended the training.
 
     Raises
     ------
@@ -184,28 +199,38 @@ def train(
     planned = sampled.sample(n_networks, n_folds, -(-n_training // size), generator)
     task = _Task(data, rows, validation, size, criterion, device, deadline)
     members: list[TrainedNetwork] = []
+    late = interrupted = False
     try:
         for group in _groups(n_networks, n_folds):
-            if members and deadline is not None and time.monotonic() >= deadline:
-                _log.warning(f"time_limit: {group[0]} of {n_networks} networks are trained and used")
+            if late and members:
                 break
             plan = [(k % n_folds, planned[k]) for k in group]
             members += _train_group(task, plan, members)
             report(members)
+            late = deadline is not None and time.monotonic() >= deadline
     except KeyboardInterrupt:
         if not members:
             raise
-        _log.warning(f"interrupted: {len(members)} of {n_networks} networks are trained and used")
+        interrupted = True
+    if late or interrupted:
+        reason = "interrupted" if interrupted else "time_limit"
+        _log.warning(f"{reason}: the training ended with {len(members)} of {n_networks} networks")
     if not members:
         raise DivergenceError("all networks diverged in their first epoch: remove extreme numbers from the table")
-    for fold in {member.fold for member in members}:
+    _set_weights(members, validation, criterion)
+    return members, interrupted
+
+
+def _set_weights(members: list[TrainedNetwork], validation: list[TrainingSet], criterion: Criterion) -> None:
+    """Select the networks of each fold, and set weights, whose sum is equal in all folds, and metrics."""
+    used_folds = {member.fold for member in members}
+    for fold in used_folds:
         of_fold = [member for member in members if member.fold == fold]
         y, w = validation[fold].y, validation[fold].w
         weights = select(criterion, np.stack([member.outputs for member in of_fold]), y, w)
         for member, weight in zip(of_fold, weights, strict=True):
-            member.weight = float(weight) / len({each.fold for each in members})
+            member.weight = float(weight) / len(used_folds)
             member.metric = float(criterion.metric(member.outputs, y, w))
-    return members
 
 
 def _groups(n_networks: int, n_folds: int) -> Iterator[range]:
@@ -236,15 +261,15 @@ class _Task:
 def _train_group(
     task: _Task, group: Sequence[tuple[int, Settings]], earlier: list[TrainedNetwork]
 ) -> list[TrainedNetwork]:
-    """Train networks concurrently, each on the rows outside its fold. Those trained `earlier` are their rivals."""
+    """Train networks concurrently, each on the rows outside its fold. Losses of `earlier` ones decide which stop."""
     begun = time.monotonic()
     data = task.data
     n, n_in = data.X.shape
     candidates = []
     keepers = []
     for fold, settings in group:
-        rivals = [member.loss for member in earlier if member.fold == fold]
-        keeper = KeepBestEpoch(task.validation[fold], task.criterion, settings.epochs, rivals, task.deadline)
+        losses = [member.loss for member in earlier if member.fold == fold]
+        keeper = KeepBestEpoch(task.validation[fold], task.criterion, settings.epochs, losses, task.deadline)
         keepers.append(keeper)
         training = np.delete(np.arange(n), task.rows[fold])
         steps = settings.epochs * -(-len(training) // task.size)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from ..interchange.onnx_graph import Graph
-from ..validation import finite, nonnegative, positive
+from ..validation import nonnegative
 from . import onnx_export, saving
-from .cells import mean_and_deviation
 from .ensemble import TrainedNetwork, TrainingSet
 from .sklearn_bases import ClassifierMixin, RegressorMixin
 from .table import read_table
 from .tabular_estimator import TabularEstimator
 from .target_checks import labels_of, values_of, weighted_rows
+from .target_scale import TargetScale
 
 
 class TabularClassifier(ClassifierMixin, TabularEstimator):
@@ -22,22 +22,24 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
 
     Columns are numbers, texts, booleans, categories or dates, and cells may be missing; `columns_` says how each is
     encoded. `n_networks` networks with sampled settings are trained by AdamW (E1 to E8), each on all rows except those
-    of its fold, whose log loss chooses its epoch. In each fold, networks are selected greedily by the metric of their
-    average probability, and the prediction is the mean over folds. The same `random_state` gives the same bits, unless
+    of its fold, whose log loss chooses its epoch. A network that is worse than the median of the fold's earlier ones
+    ends after half of its epochs. In each fold, networks are selected greedily by the metric of their average
+    probability, and the prediction is the mean over folds. The same `random_state` gives the same bits, unless
     `time_limit` ended the training.
 
     Parameters
     ----------
     n_networks : int
-        The number of networks that are trained. Very large tables get fewer, and a warning says so.
+        The number of networks that are trained, by default 40. Very large tables get fewer, and a warning says so.
     time_limit : float, optional
-        Seconds after which networks end with their current epoch, and no further one is started.
+        Seconds after which no further group of networks is started. The networks of the current group end with their
+        current epoch, or with their first.
     metric : {"log_loss", "accuracy", "balanced_accuracy", "roc_auc"}, optional
-        What the predictions are measured by, by default the log loss. It selects the networks; between equal values
-        the log loss decides. "roc_auc" is the area under the ROC curve, for more than two classes the mean over the
-        classes, each against the rest. `predict` returns the most probable label with every metric: for
-        "balanced_accuracy" of unequal classes, a `sample_weight` of 1 / (rows of the class) also changes the
-        probabilities.
+        The measure of the predictions, by default the log loss. It selects the networks; between equal values the log
+        loss decides. "roc_auc" is the area under the ROC curve, for more than two classes the mean over the classes,
+        each against the rest, without classes that have no rows. `predict` returns the most probable label with every
+        metric: for "balanced_accuracy" of unequal classes, a `sample_weight` of 1 / (rows of the class) also changes
+        the probabilities.
     categorical, dates : sequence of str
         Columns that are categories, or dates, whatever their cells look like.
     random_state : int, Generator, RandomState or None
@@ -58,14 +60,17 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):
         The networks with settings, fold, epochs, seconds and weight in the ensemble. "validation_loss" is the mean log
         loss of the rows of the fold, "validation_metric" the metric of them.
     columns_ : dict
-        What was done to each column.
+        The encoding of each column, or the reason why it is left out.
+    interrupted_ : bool
+        True if Ctrl-C ended the training.
     n_features_in_ : int
     feature_names_in_ : ndarray
         Of tables with names.
 
     References
     ----------
-    Caruana et al. 2004 (selection); Gorishniy et al. 2022 (encoding of numbers); Holzmüller et al. 2024.
+    Caruana et al. 2004 (selection); Golovin et al. 2017 (median stopping rule); Gorishniy et al. 2022 (encoding of
+    numbers); Holzmüller et al. 2024.
 
     Examples
     --------
@@ -158,22 +163,23 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
     Parameters
     ----------
     metric : {"squared_error", "absolute_error"}, optional
-        What the predictions are measured by, by default the squared error. It chooses the epochs of the
-        networks and selects them. E(a − y)² is smallest for the mean of y, E|a − y| for its median. For the absolute
-        error, the networks are trained by the Huber loss with κ = 0.1 standard deviations of y.
+        The measure of the predictions, by default the squared error. It chooses the epochs of the networks and selects
+        them. E(a − y)² is smallest for the mean of y, E|a − y| for its median. For the absolute error, the networks are
+        trained with the Huber loss, κ = 0.1 standard deviations of y.
     n_networks, time_limit, categorical, dates, random_state, n_jobs, device, verbose
         As in `TabularClassifier`.
 
     Attributes
     ----------
     residual_std_ : float
-        The standard deviation of the out-of-fold errors, in units of y.
-    leaderboard_, columns_, n_features_in_, feature_names_in_
+        The root mean square of the out-of-fold errors, in units of y.
+    leaderboard_, columns_, interrupted_, n_features_in_, feature_names_in_
         As in `TabularClassifier`. Losses are those of standardized targets.
     """
 
     _is_classifier = False
     residual_std_: float
+    _scale: TargetScale
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TabularRegressor:
         """Train on a table.
@@ -194,30 +200,23 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
         """
         table = read_table(X)
         table, values, w = weighted_rows(table, values_of(y, table.n_rows), sample_weight)
-        mean, deviation = mean_and_deviation(values)
-        scale = deviation or 1.0
-        z = ((values - mean) / scale)[:, None]
-        members, data = self._train(table, z, 1, w)
-        self._mean, self._scale = mean, scale
-        self._range = float(values.min()), float(values.max())
-        self.residual_std_ = scale * _residual_std(members, data)
+        scale = TargetScale.fit(values)
+        members, data = self._train(table, scale.standardize(values), 1, w)
+        self._scale = scale
+        self.residual_std_ = scale.deviation * _residual_std(members, data)
         return self
 
     def _encode_targets(self, y: Any, n: int) -> np.ndarray:
-        return (values_of(y, n)[:, None] - self._mean) / self._scale
+        return self._scale.standardize(values_of(y, n))
 
     def _fitted_config(self) -> dict[str, Any]:
-        return {"mean": self._mean, "scale": self._scale, "range": self._range, "residual_std": self.residual_std_}
+        return {**self._scale.get_config(), "residual_std": self.residual_std_}
 
     def _add_onnx_outputs(self, graph: Graph, outputs: list[str], weights: np.ndarray) -> None:
-        onnx_export.add_values(graph, outputs, weights, self._mean, self._scale, self._range)
+        onnx_export.add_values(graph, outputs, weights, self._scale)
 
     def _restore(self, fitted: dict[str, Any]) -> int:
-        self._mean, self._scale = finite("mean", fitted["mean"]), positive("scale", fitted["scale"])
-        low, high = (finite("range", each) for each in fitted["range"])
-        if low > high:
-            raise ValueError(f"range must increase, got {fitted['range']}")
-        self._range = (low, high)
+        self._scale = TargetScale.from_config(fitted)
         self.residual_std_ = nonnegative("residual_std", fitted["residual_std"])
         return 1
 
@@ -244,7 +243,7 @@ class TabularRegressor(RegressorMixin, TabularEstimator):
             A column is missing, or has another type than in training.
         """
         z = self._outputs(X)[:, :, 0]
-        outputs = np.clip(z * self._scale + self._mean, *self._range)
+        outputs = self._scale.restore(z)
         a = self._weights @ outputs
         if not return_std:
             return a

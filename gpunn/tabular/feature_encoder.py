@@ -30,9 +30,10 @@ TYPES: dict[str, type] = {cls.__name__: cls for cls in (NumericColumn, Categoric
 class FeatureEncoder:
     """The encoding of a table's columns, learned from its training rows.
 
-    columns  the encoded columns, in the order of the inputs
-    names    all columns of the training table
-    notes    columns that were left out, and the reasons, for the user
+    columns   the encoded columns, in the order of the inputs
+    names     all columns of the training table
+    notes     the columns that were left out, by reason, for the user
+    left_out  the reason for each of these columns
     """
 
     columns: list[Column]

@@ -51,8 +51,7 @@ class NumberFormat:
     def read(self, cells: Cells) -> Cells:
         """A column of such texts as floats, NaN for missing cells.
 
-        If a cell is neither, the column consists of texts: numbers as `float` reads them, and a note instead of the
-        text that is none.
+        If a cell is neither, the column stays text: numbers as `float` reads them, and other cells with a note.
         """
         found = cells.astype(object).map(self._read, na_action="ignore")
         is_text = any(isinstance(cell, str) for cell in found)

@@ -12,6 +12,7 @@ from ..interchange import onnx
 from ..interchange.onnx_graph import Graph
 from ..model import Sequential
 from .features import MAX_SCALED, CategoricalColumn, Column, DateColumn, NumericColumn, Part
+from .target_scale import TargetScale
 
 CALENDAR_DAYS = 719_468  # from 0000-03-01 to 1970-01-01
 DAYS_OF_ERA = 146_097  # days of 400 years
@@ -58,15 +59,14 @@ def add_classes(graph: Graph, outputs: list[str], weights: np.ndarray, labels: n
     graph.output("probabilities", graph.cast(p, np.float32), np.float32, len(classes))
 
 
-def add_values(
-    graph: Graph, outputs: list[str], weights: np.ndarray, mean: float, scale: float, limits: tuple[float, float]
-) -> None:
-    """Add the output "variable" (N,), Σ wₖ min(max(aₖ · scale + mean, low), high) in float64."""
+def add_values(graph: Graph, outputs: list[str], weights: np.ndarray, scale: TargetScale) -> None:
+    """Add the output "variable" (N,), Σ wₖ min(max(aₖ · deviation + mean, low), high) in float64."""
     number = partial(_number, graph)
     values = []
     for a in outputs:
-        value = graph("Add", graph("Mul", graph.cast(graph.squeeze(a), np.float64), number(scale)), number(mean))
-        values.append(graph("Clip", value, *map(number, limits)))
+        product = graph("Mul", graph.cast(graph.squeeze(a), np.float64), number(scale.deviation))
+        value = graph("Add", product, number(scale.mean))
+        values.append(graph("Clip", value, number(scale.low), number(scale.high)))
     graph.output("variable", _weighted_sum(graph, values, weights), np.float64)
 
 

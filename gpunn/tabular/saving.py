@@ -28,6 +28,7 @@ class FittedModel:
     weights      (k,) of the networks, which sum to 1
     target       the fitted facts of the target, as JSON data
     leaderboard  all trained networks
+    interrupted  True if Ctrl-C ended the training
     named        True if the training table has names
     table_file   of `gpunn train`: the target's name, and how its file is read
     """
@@ -39,6 +40,7 @@ class FittedModel:
     weights: Sequence[float]
     target: Mapping[str, Any]
     leaderboard: list[dict[str, Any]]
+    interrupted: bool = False
     named: bool = True
     table_file: dict[str, Any] | None = None
 
@@ -58,6 +60,7 @@ class FittedModel:
             "named": self.named,
             "encoder": self.encoder.get_config(),
             "leaderboard": self.leaderboard,
+            "interrupted": self.interrupted,
             "table_file": self.table_file,
             "members": members,
         }

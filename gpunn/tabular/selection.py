@@ -9,13 +9,6 @@ from .criteria import Criterion
 ROUNDS = 32  # the size of a selected ensemble, networks counted as often as they are selected
 
 
-def softmax(z: np.ndarray) -> np.ndarray:
-    """a = eᶻ / Σ eᶻ of the last axis, in float64, so that a row's rounding does not depend on the other rows. (E2)"""
-    e = np.exp(z - z.max(axis=-1, keepdims=True), dtype=np.float64)
-    a: np.ndarray = e / e.sum(axis=-1, keepdims=True)
-    return a
-
-
 def select(
     criterion: Criterion, outputs: np.ndarray, y: np.ndarray, w: np.ndarray | None = None, rounds: int = ROUNDS
 ) -> np.ndarray:
@@ -41,10 +34,10 @@ def select(
     best: tuple[float, ...] = (np.inf,)
     size = 0
     for r in range(rounds):
-        ranks = criterion.ranks((total + outputs) / (r + 1), y, w)
-        k = min(range(len(ranks)), key=ranks.__getitem__)
+        keys = criterion.sort_keys((total + outputs) / (r + 1), y, w)
+        k = min(range(len(keys)), key=keys.__getitem__)
         chosen.append(k)
         total += outputs[k]
-        if ranks[k] < best:
-            best, size = ranks[k], r + 1
+        if keys[k] < best:
+            best, size = keys[k], r + 1
     return np.bincount(chosen[:size], minlength=len(outputs)) / size

@@ -53,6 +53,7 @@ class TabularEstimator(BaseEstimator):
     feature_names_in_: np.ndarray
     leaderboard_: list[dict[str, Any]]
     columns_: dict[str, str]
+    interrupted_: bool
     table_file: dict[str, Any] | None = None  # of `gpunn train`: the target's name, and how its file is read
     _encoder: FeatureEncoder
     _networks: list[Sequential]
@@ -104,7 +105,7 @@ class TabularEstimator(BaseEstimator):
         threads = None if self.n_jobs in (None, -1) else positive_integer("n_jobs", self.n_jobs)
         progress_bar = Progress(n_networks, deadline, visible=bool(self.verbose))
         with thread_limit(threads, "n_jobs"), progress_bar as progress:
-            members = ensemble.train(
+            members, interrupted = ensemble.train(
                 data, n_networks, n_folds, generator_from(self.random_state), criterion=criterion, device=self.device,
                 deadline=deadline, report=progress,
             )  # fmt: skip
@@ -112,6 +113,7 @@ class TabularEstimator(BaseEstimator):
             _log.info(note)
         selected = [member for member in members if member.weight]
         self._encoder, self._networks = encoder, [member.net for member in selected]
+        self.interrupted_ = interrupted
         self._weights = np.array([member.weight for member in selected])
         self._set_columns(list(table.columns), named=table.named)
         self.leaderboard_ = [_described(k, member) for k, member in enumerate(members)]
@@ -269,6 +271,7 @@ class TabularEstimator(BaseEstimator):
             self._weights.tolist(),
             self._fitted_config(),
             self.leaderboard_,
+            interrupted=self.interrupted_,
             named=hasattr(self, "feature_names_in_"),
             table_file=self.table_file,
         ).save(path)
@@ -318,6 +321,7 @@ class TabularEstimator(BaseEstimator):
         model._encoder = encoder
         model._set_columns(list(encoder.names), named=bool(metadata["named"]))
         model.leaderboard_ = metadata["leaderboard"]
+        model.interrupted_ = bool(metadata["interrupted"])
         if metadata["table_file"] is not None:
             model.table_file = metadata["table_file"]
         return model

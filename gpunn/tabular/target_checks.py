@@ -10,9 +10,9 @@ import numpy as np
 from ..validation import nonnegative
 from .sklearn_bases import DataConversionWarning
 from .table import Table, is_missing, shown
+from .target_scale import MAX_TARGET
 
 SMALLEST_WEIGHT = 1e-30  # the networks compute with float32
-MAX_TARGET = 1e150  # squares of larger targets overflow
 
 
 def generator_from(random_state: Any) -> np.random.Generator:

@@ -16,14 +16,13 @@ from .cells import (
     check_numbers,
     has_only_booleans,
     is_missing_number,
-    mean_and_deviation,
     pandas,
     place,
 )
 from .number_formats import NumberFormat, describe_unread_numbers, find_format
 from .table import listed, shown
+from .target_scale import MAX_TARGET, mean_and_deviation
 
-MAX_TARGET = 1e150  # squares of targets, and float32 outputs times the scale, are finite in float64 up to here
 MIN_DEVIATION = 1e-12  # of targets that differ by more than rounding errors, in units of the largest one
 LABEL_TYPES = {"text": str, "boolean": bool, "integer": int, "number": float}
 
@@ -66,8 +65,8 @@ class NumericTarget:
 Target = ClassTarget | NumericTarget
 
 
-def drop_missing_targets(frame: Frame, name: str) -> tuple[Frame, int]:
-    """The rows that have a target, and the number of rows that have none.
+def rows_with_target(frame: Frame, name: str, decimal: str | None = None) -> np.ndarray:
+    """True for the rows (n,) that have a target. `decimal` is the decimal mark of its numbers, if it is known.
 
     ValueError if there is no such column, or if no row has a target.
     """
@@ -75,12 +74,11 @@ def drop_missing_targets(frame: Frame, name: str) -> tuple[Frame, int]:
         raise ValueError(
             f"target must be a column of the table, got {name!r}; there are {listed([*frame.columns], 20)}"
         )
-    present = ~(is_missing_number(frame[name]) if find_format(frame[name]) else frame[name].isna().to_numpy())
-    if not present.any():
+    cells = frame[name]
+    missing: np.ndarray = is_missing_number(cells) if find_format(cells, decimal) else cells.isna().to_numpy()
+    if missing.all():
         raise ValueError(f"column {name!r} has no value in any row: there is nothing to learn")
-    if present.all():
-        return frame, 0
-    return frame[present], int((~present).sum())
+    return ~missing
 
 
 def infer_target(cells: Cells, task: str = "auto", decimal: str | None = None) -> tuple[Target, str]:

@@ -1,11 +1,11 @@
 """Tables in CSV files, for the tests of `gpunn.tabular`."""
 
-from gpunn.tabular.csv_columns import CsvColumns
+from gpunn.tabular.csv_file import CsvFile
 
 
 def read_csv(path, *as_written):
     """The table in a CSV file, with the cells of some columns as written."""
-    return CsvColumns(as_written).read(path)
+    return CsvFile.open(path).table(as_written)
 
 
 def written(folder, text, name="table.csv"):

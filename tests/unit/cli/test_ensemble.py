@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.command_line import flower_table
+from helpers.command_line import QUICK, flower_table
 
 import gpunn
+from gpunn.tabular import ensemble
 from gpunn.tabular.feature_encoder import FeatureEncoder
 
 pd = pytest.importorskip("pandas")
@@ -84,7 +85,7 @@ def test_missing_cells_and_other_text_in_columns_with_a_format_are_read(run, cap
     Path("t.csv").write_text("\n".join(["x;z;y", *rows, "NA;1.5;3,5", "-;2.5;NA"]) + "\n", encoding="utf-8")
     status, _, err = run("train", "t.csv", "--target", "y", *FEW)
     assert status == 0 and "read as numbers with a decimal comma and €: 'x'\n" in err
-    assert "1 rows without a value in 'y' are not used\n" in err
+    assert "1 rows without a value in 'y' are not used: 1 'NA'\n" in err
     assert run("evaluate", "t.safetensors", "t.csv")[1].startswith("R² ")
     Path("new.csv").write_text("x;z\n1,5 €;1\n1.5;2\nNA;3\n", encoding="utf-8")
     assert run("predict", "t.safetensors", "new.csv")[0] == 0
@@ -138,3 +139,66 @@ def test_the_metric_selects_the_networks_and_is_reported(run, table):
         status, out, _ = run("train", table, "--target", target, "--metric", metric, "--force", *FEW)
         assert status == 0 and f"\n{metric} " not in out  # it is in the line of the scores
         assert gpunn.load("flowers.safetensors").metric == metric
+
+
+def test_the_only_row_of_a_label_is_a_training_row(run):
+    lines = [f"{k},{'ab'[k % 2]}" for k in range(40)]
+    for seed in range(5):  # in sorted order it is the last row, the tenth of a fold
+        Path("t.csv").write_text("\n".join(["x,y", *lines[:39], "3,zebra"]) + "\n", encoding="utf-8")
+        status, out, err = run("train", "t.csv", "--target", "y", "--seed", str(seed), "--force", *FEW)
+        assert status == 0, err
+        assert re.search(r"^zebra +0 ", out, re.M)
+
+
+def test_rows_without_a_number_are_dropped_with_the_decimal_mark(run):
+    """Without --decimal, 1,234 may be 1234, and NA would be a word in a column of text."""
+    rows = [f"{k};{k // 7},{k % 7}25" for k in range(40)] + ["40;NA", "41;-", "42;"]
+    Path("t.csv").write_text("\n".join(["x;y", *rows]) + "\n", encoding="utf-8")
+    for options in (FEW, QUICK):
+        status, out, err = run("train", "t.csv", "--target", "y", "--decimal", ",", "--force", *options)
+        assert status == 0 and "32 training rows, 8 " in out, err
+        assert "3 rows without a value in 'y' are not used: 1 'NA', 1 '-', 1 empty" in err
+        predicted = [float(line) for line in run("predict", "t.safetensors", "t.csv")[1].split()[1:]]
+        assert len(predicted) == 43 and 0 <= min(predicted) < max(predicted) <= 5.425
+
+
+def test_kept_columns_are_written_as_in_the_file(run):
+    rows = [f"{k // 3},{k % 3}5;0{k};{k if k else ''};{k}" for k in range(30)]
+    Path("t.csv").write_text("\n".join(["price;code;count;y", *rows]) + "\n", encoding="utf-8")
+    assert run("train", "t.csv", "--target", "y", "--task", "regression", "--decimal", ",", *FEW)[0] == 0
+    status, out, _ = run("predict", "t.safetensors", "t.csv", "--keep", "price,code,count")
+    assert status == 0
+    assert out.splitlines()[1].startswith('"0,05",00,,') and out.splitlines()[5].startswith('"1,15",04,4,')
+
+
+def test_the_time_limit_is_shared_by_the_trainings(run, table, monkeypatch):
+    limits = []
+    fit = gpunn.TabularClassifier.fit
+
+    def watched(model, *arguments):
+        limits.append(model.time_limit)
+        return fit(model, *arguments)
+
+    monkeypatch.setattr(gpunn.TabularClassifier, "fit", watched)
+    assert run("train", table, "--target", "sort", "--time-limit", "1000", *FEW)[0] == 0
+    assert run("train", table, "--target", "sort", "--time-limit", "1000", "--test", table, "--force", *FEW)[0] == 0
+    first, second, only = limits
+    assert 400 < first <= 500 < 900 < second <= 1000 and 900 < only <= 1000
+
+
+def test_after_ctrl_c_an_ensemble_is_not_trained_again(run, table, monkeypatch):
+    train_group, groups = ensemble._train_group, []
+
+    def interrupted(*arguments):
+        groups.append(None)
+        if len(groups) == 2:
+            raise KeyboardInterrupt
+        return train_group(*arguments)
+
+    monkeypatch.setattr(ensemble, "_train_group", interrupted)
+    status, out, _ = run("train", table, "--target", "sort", "--networks", "20")
+    assert status == 0 and len(groups) == 2 and "of 5 networks are used" in out
+    assert "interrupted: not trained again on all rows" in out and "trained again on" not in out.replace(
+        "not trained", ""
+    )
+    assert gpunn.load("flowers.safetensors").interrupted_

@@ -51,6 +51,10 @@ MISTAKES = {
         ["train", "good.csv", "--target", "y", "--device", "cpu", "--precision", "bf16", "--hidden", "8"],
         naming("precision='bf16'", "GPUs", "CPU"),
     ),
+    "dropout of an ensemble": (
+        ["train", "good.csv", "--target", "y", "--dropout", "0"],
+        naming("--dropout", "--hidden"),
+    ),
     "epochs of an ensemble": (["train", "good.csv", "--target", "y", "--epochs", "3"], naming("--epochs", "--hidden")),
     "networks of one": (
         ["train", "good.csv", "--target", "y", "--networks", "3", *QUICK],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers.messages import naming
 
-from gpunn.tabular.cells import as_floats, check_numbers, mean_and_deviation
+from gpunn.tabular.cells import as_floats, check_numbers
 
 pd = pytest.importorskip("pandas")
 
@@ -42,16 +42,3 @@ def test_errors_shorten_long_cells():
     with pytest.raises(ValueError, match=r"column 'x'.* got 'qqq.* in row 2") as caught:
         as_floats(pd.Series(["1.5", "2.5", "q" * 1_000_000, "4"], name="x"))
     assert len(str(caught.value)) < 300
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("unit", [1.0, 1e300, 1e-300])
-def test_no_square_overflows_or_underflows(unit):
-    # of 1, 2, 2, 5 the mean is 5/2 and the variance (9/4 + 1/4 + 1/4 + 25/4)/4 = 9/4
-    mean, deviation = mean_and_deviation(np.array([1, 2, 2, 5]) * unit)
-    assert mean == pytest.approx(2.5 * unit, rel=1e-15) and deviation == pytest.approx(1.5 * unit, rel=1e-15)
-
-
-@pytest.mark.filterwarnings("error")
-def test_equal_numbers_have_no_deviation():
-    assert mean_and_deviation(np.full(3, 0.1)) == (0.1, 0.0) and mean_and_deviation(np.zeros(3)) == (0.0, 0.0)

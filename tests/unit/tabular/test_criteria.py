@@ -11,7 +11,8 @@ from helpers.tabular_cases import LABELS, TABLE, VALUES, N, classifier, output, 
 
 import gpunn
 from gpunn.tabular import criteria, ensemble
-from gpunn.tabular.selection import select, softmax
+from gpunn.tabular.ensemble import softmax
+from gpunn.tabular.selection import select
 
 MANY_LABELS = np.array(["a", "b", "c"])[np.arange(N) % 3]
 FITS = [
@@ -200,7 +201,7 @@ def test_networks_are_trained_and_selected_by_the_metric(make, y, metric, monkey
     w = np.linspace(0.5, 2, N)
     model = make(n_networks=10, metric=metric).fit(TABLE, y, sample_weight=w)
     usual = make(n_networks=10).fit(TABLE, y, sample_weight=w)
-    (members, data), (others, _) = trained
+    ((members, _), data), ((others, _), _) = trained
     criterion = criteria.get(metric, classes=make is classifier)
     for member, row in zip(members, model.leaderboard_, strict=True):
         own_w = data.w[member.rows]

@@ -30,7 +30,11 @@ def criterion_of(data):
 
 def trained(data, n_networks=2, n_folds=2, **options):
     generator = np.random.default_rng(0)
-    return train(data, n_networks, n_folds, generator, criterion=criterion_of(data), device="cpu", **options)
+    members, interrupted = train(
+        data, n_networks, n_folds, generator, criterion=criterion_of(data), device="cpu", **options
+    )
+    assert not interrupted
+    return members
 
 
 def test_folds_are_disjoint_and_stratified_by_class():
@@ -130,30 +134,38 @@ def test_a_network_that_diverges_is_left_out(monkeypatch):
 
 def test_no_network_is_started_after_the_deadline(caplog):
     assert len(trained(CLASSES, 6, deadline=time.monotonic())) == 2
-    assert caplog.messages == ["time_limit: 2 of 6 networks are trained and used"]
+    assert caplog.messages == ["time_limit: the training ended with 2 of 6 networks"]
     assert len(trained(CLASSES, 6, deadline=time.monotonic() + 1e6)) == 6
 
 
-def test_networks_end_with_the_epoch_in_which_the_deadline_passes(monkeypatch):
+def test_networks_end_with_the_epoch_in_which_the_deadline_passes(monkeypatch, caplog):
     clock = iter(range(1000))
     monkeypatch.setattr(ensemble, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(ensemble.sampled, "sample", lambda *_: [settings(epochs=30)] * 3)
     monkeypatch.setattr(ensemble, "GROUP", 1)
     (member,) = trained(CLASSES, 3, 1, deadline=5.5)  # the first reading is that of the beginning
     assert member.epoch == 6
+    assert caplog.messages == ["time_limit: the training ended with 1 of 3 networks"]
+    clock = iter(range(1000))
+    assert len(trained(CLASSES, 1, 1, deadline=5.5)) == 1  # a last group that is cut short is reported, too
+    assert caplog.messages[1:] == ["time_limit: the training ended with 1 of 1 networks"]
 
 
 def test_ctrl_c_keeps_complete_groups(caplog, monkeypatch):
     def interrupt(members):
         raise KeyboardInterrupt
 
-    assert len(trained(CLASSES, 6, report=interrupt)) == 2
-    assert caplog.messages == ["interrupted: 2 of 6 networks are trained and used"]
+    generator = np.random.default_rng(0)
+    members, interrupted = train(
+        CLASSES, 6, 2, generator, criterion=criterion_of(CLASSES), device="cpu", report=interrupt
+    )
+    assert len(members) == 2 and interrupted
+    assert caplog.messages == ["interrupted: the training ended with 2 of 6 networks"]
 
-    def interrupted(*arguments):
+    def at_once(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ensemble, "_train_group", interrupted)
+    monkeypatch.setattr(ensemble, "_train_group", at_once)
     with pytest.raises(KeyboardInterrupt):
         trained(CLASSES, 6)
 

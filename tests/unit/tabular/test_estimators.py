@@ -142,7 +142,7 @@ def test_very_large_tables_get_fewer_networks(monkeypatch):
 def test_time_limit_ends_after_the_first_networks_of_all_folds(caplog):
     model = classifier(n_networks=12, time_limit=1e-9).fit(TABLE, LABELS)
     assert [row["fold"] for row in model.leaderboard_] == [0, 1, 2, 3, 4]
-    assert caplog.messages == ["time_limit: 5 of 12 networks are trained and used"]
+    assert caplog.messages == ["time_limit: the training ended with 5 of 12 networks"]
     assert len(classifier(n_networks=12, time_limit=1e9).fit(TABLE, LABELS).leaderboard_) == 12
 
 

@@ -9,10 +9,11 @@ from helpers.messages import naming
 from helpers.tables import read_csv, written
 
 from gpunn.tabular.csv_columns import CsvColumns, find_formats
+from gpunn.tabular.csv_file import CsvFile
 from gpunn.tabular.feature_encoder import FeatureEncoder
 from gpunn.tabular.number_formats import NumberFormat, find_format
 from gpunn.tabular.table import read_table
-from gpunn.tabular.targets import ClassTarget, NumericTarget, drop_missing_targets, infer_target
+from gpunn.tabular.targets import ClassTarget, NumericTarget, infer_target, rows_with_target
 
 pd = pytest.importorskip("pandas")
 
@@ -74,7 +75,7 @@ def test_predictions_read_the_format_of_the_training_table(tmp_path):
     csv = CsvColumns.from_config(json.loads(json.dumps(CsvColumns(formats=formats).get_config())))
     # 1.100 is 1.1 elsewhere; without a currency sign a number is clear, without a percent sign it is not
     path = written(tmp_path, "a;b;c\n1.100;1.100;3%\n100,5;€ 1.100,50;NA\n100.5;$5;0.03\n")
-    X, notes = encoder.encode(read_table(csv.read(path)))
+    X, notes = encoder.encode(read_table(csv.read(CsvFile.open(path))))
     plain = {"a": [1100, 100.5, None], "b": [1100, 1100.5, None], "c": [3, None, None]}
     np.testing.assert_array_equal(X, encoder.encode(read_table(plain))[0])
     assert [note[: note.index(";")] for note in notes if "not numbers" in note] == [
@@ -112,11 +113,23 @@ def test_codes_with_letters_do_not_look_like_numbers():
     assert find_formats(pd.DataFrame({"code": ["1", "2", "3", "A"] * 9}), ["code"]) == ({}, [])
 
 
+def test_rows_without_a_target_are_found_with_the_decimal_mark():
+    """Without it, 1,234 is 1234 or 1.234, and the column is text, in which NA is a word."""
+    frame = pd.DataFrame({"y": ["1,234", "NA", "5,678", "-"]})
+    assert rows_with_target(frame, "y").all()
+    assert rows_with_target(frame, "y", ",").tolist() == [True, False, True, False]
+
+
 def test_targets_in_a_format_are_numbers_or_classes_as_they_are_written():
     prices = pd.Series([f"{k},50 €" for k in range(40)] + ["NA"], name="y")
-    frame, dropped = drop_missing_targets(prices.to_frame(), "y")
+    frame = prices.to_frame()
+    present = rows_with_target(frame, "y")
+    frame = frame[present]
     target, description = infer_target(frame["y"])
-    assert dropped == 1 and description == "numbers with a decimal comma and €, 40 distinct values"
+    assert (
+        present.tolist() == [True] * 40 + [False]
+        and description == "numbers with a decimal comma and €, 40 distinct values"
+    )
     assert target == NumericTarget("y", NumberFormat(",", "€"))
     assert target.read(target.number_format.read(frame["y"]))[:2].tolist() == [0.5, 1.5]
     grades = pd.Series(["10%", "20%"] * 20, name="y")

@@ -138,7 +138,7 @@ def contents(tmp_path_factory):
 C, R = "TabularClassifier", "TabularRegressor"
 
 
-CSV = {"as_written": [], "formats": {}, "missing": ["", "?"]}
+CSV = {"as_written": [], "formats": {}}
 
 
 def first(metadata):
@@ -189,7 +189,6 @@ FORGED = {
     "no leaderboard": (C, lambda t, m: m.pop("leaderboard")),
     "a reading of its file that is none": (C, lambda t, m: m.update(table_file={})),
     "columns as written that are a number": (C, lambda t, m: m.update(table_file={"csv": CSV | {"as_written": 3}})),
-    "missing cells that are a number": (C, lambda t, m: m.update(table_file={"csv": CSV | {"missing": 3}})),
     "a number format that is none": (
         R,
         lambda t, m: m.update(table_file={"csv": CSV | {"formats": {"size": {"decimal": ";"}}}}),

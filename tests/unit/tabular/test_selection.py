@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gpunn.tabular import criteria
-from gpunn.tabular.selection import select, softmax
+from gpunn.tabular.ensemble import softmax
+from gpunn.tabular.selection import select
 
 OF_CLASSES, OF_NUMBERS = (criteria.get(None, classes=classes) for classes in (True, False))
 Y = np.array([[2.0], [-1.0]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers.messages import naming
 
-from gpunn.tabular.targets import ClassTarget, NumericTarget, drop_missing_targets, infer_target
+from gpunn.tabular.targets import ClassTarget, NumericTarget, infer_target, rows_with_target
 
 pd = pytest.importorskip("pandas")
 
@@ -38,9 +38,10 @@ def test_the_task_can_be_chosen():
 
 
 def test_integers_with_missing_cells_stay_integers():
-    frame, dropped = drop_missing_targets(pd.DataFrame({"y": [1.0, np.nan, 2.0], "x": [1, 2, 3]}), "y")
-    assert dropped == 1 and frame["x"].tolist() == [1, 3]
-    assert infer_target(frame["y"])[0].labels == (1, 2)
+    frame = pd.DataFrame({"y": [1.0, np.nan, 2.0], "x": [1, 2, 3]})
+    present = rows_with_target(frame, "y")
+    assert present.tolist() == [True, False, True]
+    assert infer_target(frame["y"][present])[0].labels == (1, 2)
 
 
 def test_integers_written_as_floats_are_integers():
@@ -76,9 +77,9 @@ def test_invalid_targets_are_refused(cells, task, message):
 
 def test_tables_without_any_target_are_refused():
     with pytest.raises(ValueError, match=naming("target", "'z'", "'x', 'y'")):
-        drop_missing_targets(pd.DataFrame({"x": [1], "y": [2]}), "z")
+        rows_with_target(pd.DataFrame({"x": [1], "y": [2]}), "z")
     with pytest.raises(ValueError, match=naming("column 'y'", "no value")):
-        drop_missing_targets(pd.DataFrame({"x": [1], "y": [np.nan]}), "y")
+        rows_with_target(pd.DataFrame({"x": [1], "y": [np.nan]}), "y")
 
 
 @pytest.mark.parametrize(
